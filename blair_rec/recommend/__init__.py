@@ -1,0 +1,1 @@
+"""The training side: RecBole data set -> model -> trainer -> scores. Never imports transformers."""
