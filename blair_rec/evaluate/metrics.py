@@ -1,0 +1,114 @@
+"""Counts of better and equal candidates -> NDCG@k, Recall@k, Hit@k, MRR@k of every user (pure NumPy, float64).
+
+Every test case has one true item, so a metric is a function of that item's rank alone. Items with the same score have
+no order: the true item's 0-based rank is then `higher` + U{0..equal}, and a metric is its expectation over that draw. A
+scorer that gives every item the same score therefore gets chance level, not the top or the bottom of the ranking.
+Expected values under ties: McSherry and Najork, "Computing Information Retrieval Performance Measures Efficiently in
+the Presence of Tied Scores", ECIR 2008.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blair_rec.errors import ConfigError
+
+# What a true item is worth at 0-based rank r, for r below the cutoff k; from there on it is worth nothing. The ideal
+# DCG of one true item is 1, so NDCG needs no division; and one item is found or not, so Recall and Hit are the same.
+GAINS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "NDCG": lambda rank: 1.0 / np.log2(rank + 2.0),
+    "Recall": np.ones_like,
+    "Hit": np.ones_like,
+    "MRR": lambda rank: 1.0 / (rank + 1.0),
+}
+ALIASES = {"HR": "Hit"}
+KNOWN = "NDCG@k, Recall@k, Hit@k (or HR@k), MRR@k, with k = 1, 2, ..."
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A ranking metric and its cutoff; `str()` gives the name back, such as 'NDCG@10'."""
+
+    name: str
+    """A key of `GAINS`."""
+    k: int
+    """How many places of the ranking count, at least 1."""
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.k}"
+
+
+def parse_metric(text: str) -> Metric:
+    """'NDCG@10' -> Metric('NDCG', 10), upper or lower case. Raises ConfigError: an unknown name, or k below 1."""
+    found = re.fullmatch(r"([A-Za-z]+)@([0-9]{1,12})", text.strip())
+    if found is None:
+        raise ConfigError(f"{text!r} is not a metric; known: {KNOWN}")
+    names = {name.lower(): ALIASES.get(name, name) for name in (*GAINS, *ALIASES)}
+    name, k = names.get(found[1].lower()), int(found[2])
+    if name is None:
+        raise ConfigError(f"{text!r}: unknown metric {found[1]!r}; known: {KNOWN}")
+    if k < 1:
+        raise ConfigError(f"{text!r}: the cutoff has to be at least 1; known: {KNOWN}")
+    return Metric(name, k)
+
+
+def check_k(metrics: Sequence[str], candidates: int) -> None:
+    """Raises ConfigError where a metric looks further down than there are items to rank."""
+    for text in metrics:
+        if (k := parse_metric(text).k) > candidates:
+            raise ConfigError(
+                f"{text} looks at the first {k:,} places, but there are only {candidates:,} items to rank; "
+                f"choose k of at most {candidates:,}"
+            )
+
+
+def per_user(
+    metric: Metric | str,
+    higher: NDArray[np.int64],
+    equal: NDArray[np.int64],
+    miss: NDArray[np.bool_] | None = None,
+) -> NDArray[np.float64]:
+    """The metric of every test case, expected over a uniformly random order among equals.
+
+    higher, equal: [users] integers, how many other candidates score above, and the same as, the true item.
+    miss: [users] bool, True where the true item was no candidate at all: worth 0.
+    Returns [users] float64. Raises ConfigError (unknown metric), ValueError (counts that can't be counts).
+    """
+    if isinstance(metric, str):
+        metric = parse_metric(metric)
+    higher, equal = np.asarray(higher), np.asarray(equal)
+    for name, counts in (("higher", higher), ("equal", equal)):
+        if counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer):
+            raise ValueError(f"{name} has to be [users] integers, not {list(counts.shape)} {counts.dtype}")
+        if (negative := int((counts < 0).sum())) > 0:
+            raise ValueError(f"{name} counts items, but {negative} of {len(counts)} values are negative")
+    if higher.shape != equal.shape or (miss is not None and np.shape(miss) != higher.shape):
+        lengths = [len(higher), len(equal)] + ([] if miss is None else [np.size(miss)])
+        raise ValueError(f"higher, equal and miss disagree about the number of users: {lengths}")
+    if len(higher) == 0:
+        return np.zeros(0)
+    # The ranks that the draw can reach are higher .. higher + equal, so the expectation is a difference of two
+    # entries of the cumulative gain. Nobody ranks below `last`: a huge k needs no huge table.
+    last = int((higher + equal).max()) + 1
+    places = np.arange(min(metric.k, last), dtype=np.float64)
+    cumulative = np.concatenate([[0.0], np.cumsum(GAINS[metric.name](places))])
+    first, after = (np.minimum(ranks, len(places)) for ranks in (higher, higher + equal + 1))
+    values = (cumulative[after] - cumulative[first]) / (equal + 1)
+    return values if miss is None else np.where(np.asarray(miss, dtype=bool), 0.0, values)
+
+
+def metric_values(
+    metrics: Sequence[str],
+    higher: NDArray[np.int64],
+    equal: NDArray[np.int64],
+    miss: NDArray[np.bool_] | None = None,
+) -> dict[str, float]:
+    """Each metric's mean over the test cases, by the name it was asked for. Arguments and errors as in `per_user`."""
+    if len(higher) == 0:
+        raise ValueError("there are no test cases to average over")
+    return {text: float(per_user(text, higher, equal, miss).mean()) for text in metrics}

@@ -1,0 +1,84 @@
+"""`import blair_rec.recbole`: repairs RecBole and makes our models answer to its look-up by name.
+
+RecBole finds a model by module path, its data set and its trainer by attribute. After this import BLaIRSASRec runs from
+any RecBole config, and `with_text(YourModel)` does the same for a sequential model of your own.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from blair_rec.config import read_plugin_config
+from blair_rec.recommend.compat import repair_recbole
+
+repair_recbole()
+
+import recbole.data.dataset  # noqa: E402
+import recbole.model.sequential_recommender as sequential_models  # noqa: E402
+import recbole.trainer  # noqa: E402
+from recbole.quick_start import run_recbole  # noqa: E402
+
+from blair_rec.item_vectors import encoded_store, find_encoder, item_vectors  # noqa: E402
+from blair_rec.recommend.dataset import ItemVectors, TextSequentialDataset  # noqa: E402
+from blair_rec.recommend.models import with_text as _with_text  # noqa: E402
+from blair_rec.recommend.trainer import TextTrainer  # noqa: E402
+from blair_rec.text.store import open_store  # noqa: E402
+
+__all__ = ["BLaIRSASRec", "PluginDataset", "run_recbole", "with_text"]
+
+logger = logging.getLogger("blair_rec")
+
+
+class PluginDataset(TextSequentialDataset):
+    """The data set of a `blair_*` config: encodes the items' text, or opens the store, when it is built."""
+
+    def build(self) -> list[Any]:
+        """Train, validation and test split, each with the items' vectors where the config asks for text."""
+        self.item_vectors = self._item_vectors()
+        self.config["blair_store_sha256"] = self.item_vectors.store_sha256 if self.item_vectors else None
+        splits: list[Any] = super().build()
+        return splits
+
+    def _item_vectors(self) -> ItemVectors | None:
+        plugin = read_plugin_config({**self.config.external_config_dict})
+        if not plugin.variant.uses_text:
+            logger.info("blair_items is id: no item text is used; set blair_items and blair_text_fields to use it")
+            return None
+        if plugin.store and Path(plugin.store).exists():
+            store = open_store(Path(plugin.store))
+        else:
+            items = Path(self.config["data_path"]) / f"{self.dataset_name}.item"
+            stores = Path(plugin.store or Path(self.config["checkpoint_dir"]) / "stores")
+            store, path = encoded_store(plugin.text, items, stores, find_encoder(plugin.text))
+            logger.info("item vectors: %s", path)
+        return item_vectors(store, self.field2id_token[self.iid_field], plugin.text.missing_text)
+
+
+def with_text(base: type) -> type:
+    """BLaIR<Name> of a RecBole sequential model class, known to RecBole by that name from now on.
+
+    Raises:
+        ConfigError: not a class of sequential models.
+    """
+    model: type = _with_text(base)
+    name = model.__name__
+    path = f"recbole.model.sequential_recommender.{name.lower()}"
+    module = ModuleType(path, f"{name}, from blair_rec.")
+    module.__spec__ = ModuleSpec(path, None)
+    setattr(module, name, model)
+    model.__module__ = path
+    sys.modules[path] = module
+    setattr(sequential_models, name.lower(), module)
+    setattr(sequential_models, name, model)
+    setattr(recbole.data.dataset, f"{name}Dataset", PluginDataset)
+    setattr(recbole.trainer, f"{name}Trainer", TextTrainer)
+    return model
+
+
+BLaIRSASRec = with_text(sequential_models.SASRec)
+"""RecBole's SASRec with `blair_items` in the place of its item embedding."""

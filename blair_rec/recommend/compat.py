@@ -1,0 +1,196 @@
+"""RecBole 1.2 on today's numpy, pandas and torch: small named repairs, the only module that patches anything.
+
+Each repair names the upstream line that it answers and does nothing where upstream is already right. They go into
+RecBole's own modules; numpy gets the aliases that RecBole itself would have set, torch is never touched.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from packaging.version import Version
+
+from blair_rec.errors import CheckpointError, IncompatibleVersion
+
+_written: dict[Path, tuple[int, int, int]] = {}
+"""Checkpoints that this process wrote through RecBole: resolved path -> (inode, modification time, size)."""
+
+
+def repair_recbole() -> None:
+    """Make RecBole 1.2.0 and 1.2.1 work here; calling it again changes nothing.
+
+    Raises:
+        IncompatibleVersion: pandas 3, where RecBole would train on unfilled values without saying so.
+    """
+    refuse_pandas_3(pd.__version__)
+    restore_numpy_aliases()
+    import_quick_start_without_ray()
+    read_back_own_checkpoints()
+    let_models_complete_config()
+
+
+def refuse_pandas_3(version: str) -> None:
+    """`df[field].fillna(..., inplace=True)` (recbole/data/dataset/dataset.py, _load_feat and _fill_nan).
+
+    pandas 3 copies on `df[field]`, so the values stay missing and nothing is said.
+    """
+    if Version(version).major >= 3:
+        raise IncompatibleVersion(
+            "pandas", version, "RecBole fills missing values in a way that pandas 3 ignores", "pandas<3"
+        )
+
+
+def restore_numpy_aliases() -> None:
+    """`np.float = np.float_` and seven more (recbole/config/configurator.py, Config.compatibility_settings).
+
+    numpy 2 removed float_, complex_ and unicode_, so that every `Config(...)` raises AttributeError.
+    """
+    if hasattr(np, "float_"):
+        return
+    from recbole.config import Config
+
+    aliases: dict[str, Any] = {
+        "bool": np.bool_,
+        "int": np.int_,
+        "float": np.float64,
+        "complex": np.complex128,
+        "object": np.object_,
+        "str": np.str_,
+        "long": np.int_,
+        "unicode": np.str_,
+    }
+
+    def compatibility_settings(self: Any) -> None:
+        for name, meant in aliases.items():
+            if name not in np.__dict__:
+                setattr(np, name, meant)
+
+    Config.compatibility_settings = compatibility_settings
+
+
+class _RayOnDemand:
+    """Stands where quick_start.py expects `ray.tune`; imports the real one when it is first used."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            tune = importlib.import_module("ray.tune")
+        except ImportError as error:
+            raise ImportError(
+                f"recbole.quick_start.objective_function reports to Ray, and importing ray.tune failed ({error}); "
+                "install a Ray that works here, or call run_recbole, which needs none"
+            ) from error
+        return getattr(tune, name)
+
+
+def import_quick_start_without_ray() -> None:
+    """`from ray import tune` (recbole/quick_start/quick_start.py, line 21).
+
+    Only objective_function uses it, yet Ray 2.6.3, the newest that recbole 1.2.1 allows, can't be imported without
+    pkg_resources and np.bool8, and importing any Ray takes seconds.
+    """
+    if "recbole.quick_start.quick_start" in sys.modules:
+        return
+    stand_in = ModuleType("ray")
+    stand_in.tune = _RayOnDemand()  # type: ignore[attr-defined]
+    stand_in.__spec__ = ModuleSpec("ray", None)
+    before = sys.modules.get("ray")
+    sys.modules["ray"] = stand_in
+    try:
+        importlib.import_module("recbole.quick_start.quick_start")
+    finally:
+        if before is None:
+            del sys.modules["ray"]
+        else:
+            sys.modules["ray"] = before
+
+
+def read_back_own_checkpoints() -> None:
+    """`torch.load(checkpoint_file, map_location=...)` (recbole/trainer/trainer.py, Trainer.evaluate).
+
+    Since torch 2.6 that reads tensors only, while RecBole's checkpoint holds its whole Config. Allowing more means
+    running what the file says, so it is allowed for one kind of file alone: one that this very process wrote.
+    """
+    from recbole.trainer import trainer as upstream
+
+    if getattr(upstream.Trainer.evaluate, "repaired", False) or Version(torch.__version__).release < (2, 6):
+        return
+    save, evaluate = upstream.Trainer._save_checkpoint, upstream.Trainer.evaluate
+
+    @functools.wraps(save)
+    def save_and_remember(self: Any, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+        path = Path(kwargs.get("saved_model_file", self.saved_model_file))
+        save(self, epoch, verbose=verbose, **kwargs)
+        if path.exists():  # under DDP only the first process writes
+            _written[path.resolve()] = _fingerprint(path)
+
+    @functools.wraps(evaluate)
+    def evaluate_best(
+        self: Any, eval_data: Any, load_best_model: bool = True, model_file: Any = None, show_progress: bool = False
+    ) -> Any:
+        if eval_data and load_best_model:
+            path = Path(model_file or self.saved_model_file)
+            checkpoint = load_own_checkpoint(path, self.device)
+            self.model.load_state_dict(checkpoint["state_dict"])
+            self.model.load_other_parameter(checkpoint.get("other_parameter"))
+            self.logger.info(f"Loading model structure and parameters from {path}")
+        return evaluate(self, eval_data, load_best_model=False, model_file=model_file, show_progress=show_progress)
+
+    evaluate_best.repaired = True  # type: ignore[attr-defined]
+    upstream.Trainer._save_checkpoint = save_and_remember
+    upstream.Trainer.evaluate = evaluate_best
+
+
+def let_models_complete_config() -> None:
+    """`"../properties/model/" + model + ".yaml"` (recbole/config/configurator.py, Config._load_internal_config_dict).
+
+    Defaults are found by the name of the model, inside the wheel, so that a model from outside has none. A class with
+    `recbole_base` takes those of its base, and with `complete_config` may then add its own.
+    """
+    from recbole.config import Config
+
+    upstream = Config._load_internal_config_dict
+    if getattr(upstream, "repaired", False):
+        return
+
+    @functools.wraps(upstream)
+    def load(self: Any, model: str, model_class: Any, dataset: str) -> None:
+        base = getattr(model_class, "recbole_base", None)
+        upstream(self, base.__name__ if base else model, model_class, dataset)
+        if hasattr(model_class, "complete_config"):
+            model_class.complete_config(self)
+
+    load.repaired = True  # type: ignore[attr-defined]
+    Config._load_internal_config_dict = load
+
+
+def load_own_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """A stock RecBole checkpoint, if this process wrote it and nothing has touched it since.
+
+    Raises:
+        CheckpointError: the file is missing, from elsewhere, or changed.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not there; train with saved=True, or evaluate with load_best_model=False")
+    if _written.get(path.resolve()) != _fingerprint(path):
+        raise CheckpointError(
+            f"{path} was not written by this process, and reading a RecBole checkpoint runs code that the file holds; "
+            "if you trust it, load it yourself with torch.load(path, weights_only=False) and pass its 'state_dict' to "
+            "model.load_state_dict, then evaluate with load_best_model=False"
+        )
+    checkpoint: dict[str, Any] = torch.load(path, map_location=device, weights_only=False)
+    return checkpoint
+
+
+def _fingerprint(path: Path) -> tuple[int, int, int]:
+    status = os.stat(path)
+    return status.st_ino, status.st_mtime_ns, status.st_size

@@ -1,0 +1,97 @@
+"""A RecBole Config built from our typed one: no sys.argv, no evaluated strings, no change of the environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from recbole.config import Config
+
+from blair_rec.config import read_plugin_config
+from blair_rec.errors import CheckpointError, ConfigError
+
+
+class TypedConfig(Config):
+    """RecBole's Config without its reach into the process: values stay as typed, the environment as it is."""
+
+    def _load_cmd_line(self) -> dict[str, Any]:
+        return {}
+
+    def _convert_config_dict(self, config_dict: dict[str, Any]) -> dict[str, Any]:
+        return config_dict
+
+    def _init_device(self) -> None:
+        use_gpu = self.final_config_dict["use_gpu"] and torch.cuda.is_available()
+        self.final_config_dict.update(single_spec=True, local_rank=0, device=torch.device("cuda" if use_gpu else "cpu"))
+
+
+def recbole_config(model: str | type, folder: str, settings: Mapping[str, Any]) -> Config:
+    """A Config for `model` on the data set whose atomic files lie in `folder`; nothing is read from there yet."""
+    path = Path(folder)
+    merged = {"show_progress": False, "state": "WARNING", **settings, "data_path": str(path.parent)}
+    config = TypedConfig(model=model, dataset=path.name, config_dict=merged)
+    config["data_path"] = str(path)  # RecBole has a folder of its own for the name ml-100k
+    return config
+
+
+class ItemsOnly:
+    """What a model asks of a data set when it is built, where only the items are known: to load a trained one."""
+
+    def __init__(self, config: Config, n_items: int, item_vectors: Any) -> None:
+        self.item_num = n_items
+        self.item_vectors = item_vectors
+        self._item_field = config["ITEM_ID_FIELD"]
+
+    def num(self, field: str) -> int:
+        """Number of different values of a field, padding included.
+
+        Raises:
+            CheckpointError: any other field than the items'.
+        """
+        if field != self._item_field:
+            raise CheckpointError(f"this model can't be loaded without its data set: it asks for {field!r}")
+        return self.item_num
+
+
+def complete_config(config: Config) -> None:
+    """Defaults that our models add to RecBole's, where the user says nothing.
+
+    Cross entropy takes no sampled negatives, while RecBole's default asks for one and then refuses it; a sequential
+    model needs times, while RecBole's default leaves them in the file.
+
+    Raises:
+        ConfigError: an unknown `blair_*` key, or a value that can't be meant.
+    """
+    defaults, given = config.internal_config_dict, config.external_config_dict
+    plugin = read_plugin_config(given)
+    defaults.update(
+        blair_items=plugin.variant.items,
+        blair_transforms=list(plugin.variant.transforms),
+        blair_control=plugin.variant.control,
+        blair_loss=plugin.loss,
+    )
+    merged = {**defaults, **given}
+    if merged.get("loss_type") == "CE":
+        defaults["train_neg_sample_args"] = None
+    _refuse_stray_pickles(config, merged)
+    item = merged["ITEM_ID_FIELD"]
+    needed = [merged["USER_ID_FIELD"], item]
+    needed.append(item + merged["LIST_SUFFIX"] if merged.get("benchmark_filename") else merged["TIME_FIELD"])
+    columns = dict(defaults.get("load_col") or {})
+    columns["inter"] = list(dict.fromkeys([*(columns.get("inter") or []), *needed]))
+    defaults["load_col"] = columns
+
+
+def _refuse_stray_pickles(config: Config, merged: Mapping[str, Any]) -> None:
+    """RecBole unpickles a saved data set or loader just because it lies there (recbole/data/utils.py)."""
+    folder = Path(merged["checkpoint_dir"])
+    names = (f"{config.dataset}-PluginDataset.pth", f"{config.dataset}-for-{config.model}-dataloader.pth")
+    asked_for = {merged.get("dataset_save_path"), merged.get("dataloaders_save_path")}
+    for path in (folder / name for name in names):
+        if path.exists() and str(path) not in asked_for:
+            raise ConfigError(
+                f"{path} lies in checkpoint_dir, and RecBole would run what it holds (it is a pickle) "
+                "without being asked; remove it, or name it as dataset_save_path or dataloaders_save_path if you trust it"
+            )

@@ -1,0 +1,209 @@
+"""One (variant, seed) -> the best model by validation, and the history of how it got there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.dataloader import TrainDataLoader
+from recbole.data.utils import create_samplers
+from recbole.trainer import Trainer
+from recbole.utils import init_seed
+from torch import Tensor, nn
+
+from blair_rec.recommend.losses import check_finite, full_softmax
+from blair_rec.recommend.models import (
+    can_teach_every_position,
+    hidden_states,
+    item_side,
+    load_weights,
+    save_weights,
+    shared_items,
+)
+from blair_rec.recommend.sequences import TrainingSequences, training_sequences
+
+StepLosses = Iterator[tuple[Tensor, int]]
+"""For each step its mean loss and its number of targets; the optimiser steps before the next is asked for."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of history.jsonl."""
+
+    epoch: int
+    """From 1."""
+    loss: float
+    """Mean over the targets of the epoch."""
+    train_seconds: float
+    valid_seconds: float
+    valid: Mapping[str, float] | None
+    """Metrics by name; None in epochs without validation."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a finished training leaves, with the best weights back in the model."""
+
+    history: tuple[Epoch, ...]
+    best_epoch: int
+    best_value: float
+
+
+def every_position(
+    model: Any, sequences: TrainingSequences, width: int, targets_per_batch: int, seed: int
+) -> Callable[[int], StepLosses]:
+    """Step losses of an epoch, where one pass over a window teaches all its positions."""
+
+    def losses(epoch: int) -> StepLosses:
+        for batch in sequences.batches(width, targets_per_batch, seed=hash_seed(seed, epoch)):
+            items, targets = batch.items.to(model.device), batch.targets.to(model.device)
+            learnt = targets > 0
+            with shared_items(model):
+                hidden = hidden_states(model, items)[learnt]
+                yield full_softmax(hidden, targets[learnt], item_side(model).weight), len(hidden)
+
+    return losses
+
+
+def recbole_way(model: Any, loader: Any) -> Callable[[int], StepLosses]:
+    """Step losses of an epoch, with RecBole's own batches and the model's own loss."""
+
+    def losses(epoch: int) -> StepLosses:
+        for interaction in loader:
+            loss = model.calculate_loss(interaction.to(model.device))
+            whole: Tensor = sum(loss) if isinstance(loss, tuple) else loss
+            yield whole, len(interaction)
+
+    return losses
+
+
+def seed_everything(seed: int) -> None:
+    """Python, NumPy and torch, as RecBole does it."""
+    init_seed(seed, True)
+
+
+def recbole_batches(config: Any, train: Any) -> TrainDataLoader:
+    """RecBole's own loader over a training split, with the sampler that the config asks for."""
+    sampler, _, _ = create_samplers(config, train, [train, train, train])
+    return TrainDataLoader(config, train, sampler, shuffle=True)
+
+
+def run_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, losses: StepLosses) -> float:
+    """One pass of training; the mean loss over its targets.
+
+    Raises:
+        TrainingError: a loss that is not finite.
+    """
+    model.train()
+    total, seen = 0.0, 0
+    for step, (loss, n_targets) in enumerate(losses, start=1):
+        check_finite(loss, step)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        total += loss.item() * n_targets
+        seen += n_targets
+    return total / max(seen, 1)
+
+
+def fit(
+    model: nn.Module,
+    losses: Callable[[int], StepLosses],
+    validate: Callable[[], Mapping[str, float]],
+    *,
+    metric: str,
+    epochs: int,
+    patience: int,
+    eval_every: int,
+    learning_rate: float,
+    weight_decay: float,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+) -> Trained:
+    """Train until the validation metric has not risen for `patience` validations; the best weights are restored.
+
+    Raises:
+        TrainingError: a loss that is not finite.
+    """
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
+    history: list[Epoch] = []
+    best_epoch, best_value, without_best = 0, -np.inf, 0
+    best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for epoch in range(1, epochs + 1):
+        begin = time.perf_counter()
+        loss = run_epoch(model, optimizer, losses(epoch))
+        trained = time.perf_counter()
+        due = epoch % eval_every == 0 or epoch == epochs
+        valid = validate() if due else None
+        history.append(Epoch(epoch, loss, trained - begin, time.perf_counter() - trained, valid))
+        on_epoch(history[-1])
+        if valid is None:
+            continue
+        if valid[metric] > best_value:
+            best_epoch, best_value, without_best = epoch, valid[metric], 0
+            best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        else:
+            without_best += 1
+            if without_best > patience:
+                break
+    model.load_state_dict(best)
+    model.eval()
+    return Trained(tuple(history), best_epoch, float(best_value))
+
+
+def hash_seed(seed: int, epoch: int) -> int:
+    """A seed of its own for each epoch of a run."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+
+
+class TextTrainer(Trainer):
+    """RecBole's Trainer for our models: every-position steps, and checkpoints in safetensors instead of pickle."""
+
+    saved_model_file: str
+
+    def __init__(self, config: Any, model: Any) -> None:
+        super().__init__(config, model)
+        self.saved_model_file = str(Path(self.saved_model_file).with_suffix(".safetensors"))
+        self._sequences: TrainingSequences | None = None
+        self._store_sha256 = config["blair_store_sha256"]
+
+    def _train_epoch(
+        self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
+    ) -> float | tuple[float, ...]:
+        if self.config["blair_loss"] == "recbole" or not can_teach_every_position(self.model):
+            result: float | tuple[float, ...] = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
+            return result
+        if self._sequences is None:
+            self._sequences = training_sequences(train_data._dataset)
+        losses = every_position(
+            self.model,
+            self._sequences,
+            self.config["MAX_ITEM_LIST_LENGTH"],
+            self.config["train_batch_size"],
+            self.config["seed"],
+        )
+        return run_epoch(self.model, self.optimizer, losses(epoch_idx + 1))
+
+    def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+        path = Path(kwargs.get("saved_model_file", self.saved_model_file))
+        save_weights(self.model, path, self._store_sha256)
+        if verbose:
+            self.logger.info(f"Saving current: {path}")
+
+    def evaluate(
+        self, eval_data: Any, load_best_model: bool = True, model_file: Any = None, show_progress: bool = False
+    ) -> Any:
+        """As RecBole's; the best weights come from safetensors.
+
+        Raises:
+            CheckpointError: no such file, weights of another model, or trained over another store.
+        """
+        if eval_data and load_best_model:
+            load_weights(self.model, Path(model_file or self.saved_model_file), self._store_sha256)
+        self.model.eval()
+        with torch.no_grad(), shared_items(self.model):
+            return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)

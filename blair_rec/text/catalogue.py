@@ -1,0 +1,190 @@
+"""Item metadata: one record per item token, read from RecBole .item files and JSON lines."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from blair_rec.errors import CatalogueError
+
+Record: TypeAlias = Mapping[str, "str | list[str] | None"]
+
+RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
+JSON_SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
+ID_FIELDS = ("item_id", "parent_asin")
+"""Where the item token stands if nobody says: RecBole's name, then Amazon Reviews 2023's."""
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The metadata of a set of items."""
+
+    item_tokens: tuple[str, ...]
+    """The items' names in the data set, in file order, each once."""
+    records: tuple[Record, ...] = field(repr=False)
+    """[len(item_tokens)] what is known of each item; None is a field without a value."""
+    source: Path
+    """The file that was read."""
+
+    def __post_init__(self) -> None:
+        if len(self.item_tokens) != len(self.records):
+            raise CatalogueError(f"{self.source}: {len(self.item_tokens)} item tokens for {len(self.records)} records")
+        if not self.item_tokens:
+            raise CatalogueError(f"{self.source} holds no item; a catalogue needs at least one")
+        if surplus := len(self.item_tokens) - len(set(self.item_tokens)):
+            first = next(token for token, count in Counter(self.item_tokens).items() if count > 1)
+            raise CatalogueError(
+                f"{self.source}: {surplus} of {len(self.item_tokens)} rows repeat an item token (first: {first}); "
+                "keep one row per item"
+            )
+
+    def __len__(self) -> int:
+        return len(self.item_tokens)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Every field that at least one record has, in order of first appearance."""
+        return tuple(dict.fromkeys(name for record in self.records for name in record))
+
+
+def read_catalogue(path: str | Path, item_id: str | None = None) -> Catalogue:
+    """Item metadata from a RecBole `.item` file, or from JSON lines (`.jsonl`, `.json`, also with `.gz`).
+
+    `item_id` names the field that holds the item token; without it, `item_id` or else `parent_asin` is taken. All other
+    fields become text: numbers as they are written, lists as lists of texts, mappings as "key: value" texts; what is
+    empty or null is None.
+
+    Raises CatalogueError, with the line number, for anything in the file that can't be meant as written.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CatalogueError(f"{path} is not there, or not a file; name a RecBole .item file or JSON lines")
+    if path.name.endswith(".item"):
+        pairs = _recbole_items(path, item_id)
+    elif path.name.endswith(JSON_SUFFIXES):
+        pairs = _json_items(path, item_id)
+    else:
+        raise CatalogueError(f"{path}: unknown kind of file; known endings: .item, {', '.join(JSON_SUFFIXES)}")
+    item_tokens: list[str] = []
+    records: list[Record] = []
+    for item_token, record in pairs:
+        item_tokens.append(item_token)
+        records.append(record)
+    return Catalogue(tuple(item_tokens), tuple(records), path)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number from 1, line without its end) of all lines that are not blank."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    offset = 0
+    try:
+        with opener(path, "rb") as file:
+            # Split as bytes, decoded after: a file opened as text would also split at a lone carriage return.
+            for number, raw in enumerate(file, start=1):
+                try:
+                    line = raw.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise CatalogueError(
+                        f"{path}, line {number}: byte {offset + error.start} ({raw[error.start]:#04x}) is not UTF-8; "
+                        "save the file as UTF-8, for instance with `iconv -f latin1 -t utf-8`"
+                    ) from error
+                offset += len(raw)
+                if number == 1:
+                    line = line.removeprefix("\ufeff")  # the byte order mark that some editors write
+                if line := line.rstrip("\r\n"):
+                    yield number, line
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise CatalogueError(f"{path} is a broken gzip file ({error}); get it again") from error
+
+
+def _id_field(item_id: str | None, names: list[str], where: str) -> str:
+    """The field that holds the item token."""
+    for candidate in ID_FIELDS if item_id is None else (item_id,):
+        if candidate in names:
+            return candidate
+    asked = " or ".join(map(repr, ID_FIELDS)) if item_id is None else repr(item_id)
+    raise CatalogueError(f"{where}: no field {asked} that could name the item; fields: {', '.join(names)}")
+
+
+def _recbole_items(path: Path, item_id: str | None) -> Iterator[tuple[str, Record]]:
+    """Rows of a RecBole atomic file. No quoting: there, a quotation mark is a character like any other."""
+    names: list[str] = []
+    id_name = ""
+    for number, line in _lines(path):
+        cells = line.split("\t")
+        where = f"{path}, line {number}"
+        if not names:
+            for cell in cells:
+                name, _, kind = cell.partition(":")
+                if not name or kind not in RECBOLE_TYPES:
+                    raise CatalogueError(
+                        f"{where}: {cell!r} is no RecBole column; the first line names them, as in "
+                        f"item_id:token<tab>title:token_seq (types: {', '.join(RECBOLE_TYPES)})"
+                    )
+                if name in names:
+                    raise CatalogueError(f"{where}: two columns are called {name!r}; rename one")
+                names.append(name)
+            id_name = _id_field(item_id, names, where)
+            continue
+        if len(cells) != len(names):
+            raise CatalogueError(
+                f"{where}: {len(cells)} columns where the first line has {len(names)}; look for a tab inside a text, "
+                "or a line break"
+            )
+        record: dict[str, str | list[str] | None] = {
+            name: cell if cell.strip() else None for name, cell in zip(names, cells, strict=True)
+        }
+        yield _item_token(record.pop(id_name), id_name, where), record
+
+
+def _json_items(path: Path, item_id: str | None) -> Iterator[tuple[str, Record]]:
+    """Rows of JSON lines."""
+    id_name = ""
+    for number, line in _lines(path):
+        where = f"{path}, line {number}"
+        try:
+            # Numbers stay as they are written; NaN is how pandas writes a missing value.
+            row = json.loads(line, parse_float=str, parse_int=str, parse_constant=lambda _: None)
+        except json.JSONDecodeError as error:
+            raise CatalogueError(f"{where}: broken JSON ({error}); each line has to be one JSON object") from error
+        if not isinstance(row, dict):
+            raise CatalogueError(f"{where}: a {type(row).__name__}, not an object; each line has to be one JSON object")
+        id_name = id_name or _id_field(item_id, list(row), where)
+        item_token = row.pop(id_name, None)
+        record = {name: _text(value) for name, value in row.items()}
+        yield _item_token(item_token, id_name, where), record
+
+
+def _item_token(value: object, id_name: str, where: str) -> str:
+    if not isinstance(value, str) or not value:
+        what = "is empty or missing" if value is None or value == "" else f"is {value!r}"
+        raise CatalogueError(f"{where}: {id_name} {what}; every item needs a token of its own there")
+    return value
+
+
+def _text(value: Any) -> str | list[str] | None:
+    """One JSON value as text, or a list of texts; None where nothing is said."""
+    if isinstance(value, (list, dict)):
+        return _texts(value) or None
+    texts = _texts(value)
+    return texts[0] if texts else None
+
+
+def _texts(value: Any) -> list[str]:
+    """All texts in a JSON value, in order; those of a mapping as "key: value"."""
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        return [str(value).lower()]
+    if isinstance(value, list):
+        return [text for element in value for text in _texts(element)]
+    if isinstance(value, dict):
+        return [f"{key}: {', '.join(texts)}" for key, element in value.items() if (texts := _texts(element))]
+    text = str(value)
+    return [text] if text.strip() else []

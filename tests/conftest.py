@@ -1,0 +1,33 @@
+"""What every test can rely on: its own working directory, two threads, and the tiny data set."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Read by torch when it is imported, and by every process a test starts: no test pays for an import it doesn't need.
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "2"
+
+# A slow machine is no failure, and examples that failed are printed, not kept in a folder.
+settings.register_profile("blair_rec", deadline=None, database=None, print_blob=True)
+settings.load_profile("blair_rec")
+
+
+@pytest.fixture(autouse=True)
+def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """RecBole reads sys.argv and writes saved/, log/ and log_tensorboard/ where it stands: let it stand in tmp_path."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["pytest"])
+    return tmp_path
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """The folder of a copy of datasets/tiny, named tiny, that a test may change."""
+    return Path(shutil.copytree(REPOSITORY / "datasets" / "tiny", tmp_path / "datasets" / "tiny"))

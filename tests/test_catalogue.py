@@ -1,0 +1,177 @@
+"""Item metadata is read as it is written, and what can't be meant is named with its line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blair_rec.errors import CatalogueError
+from blair_rec.text.catalogue import Catalogue, read_catalogue
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_bytes(text.encode("utf-8"))
+    return path
+
+
+def test_a_recbole_file_gives_one_record_per_row(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.item", "item_id:token\ttitle:token_seq\tprice:float\nA1\tA red lamp\t19.90\nB2\t\t\n")
+    catalogue = read_catalogue(path)
+    assert catalogue.item_tokens == ("A1", "B2")
+    assert catalogue.records == ({"title": "A red lamp", "price": "19.90"}, {"title": None, "price": None})
+    assert catalogue.fields == ("title", "price")
+    assert catalogue.source == path
+    assert len(catalogue) == 2
+
+
+def test_quotation_marks_are_ordinary_characters(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.item", 'item_id:token\ttitle:token_seq\n1\t"Open quote\n2\t27" screen\n3\t"both"\n')
+    assert [record["title"] for record in read_catalogue(path).records] == ['"Open quote', '27" screen', '"both"']
+
+
+def test_rows_end_at_line_feeds_only(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.item", "\ufeffitem_id:token\ttitle:token_seq\r\n1\ta\x0bb\u2028c\x85d\r\n\r\n2\te\r\n")
+    catalogue = read_catalogue(path)
+    assert catalogue.item_tokens == ("1", "2")
+    assert catalogue.records[0]["title"] == "a\x0bb\u2028c\x85d"
+
+
+def test_the_item_token_is_kept_to_the_letter(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.item", "item_id:token\ttitle:token_seq\n007\ta\n 7\tb\n7\tc\n")
+    assert read_catalogue(path).item_tokens == ("007", " 7", "7")
+
+
+plain = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\t\n\r"), max_size=20)
+
+
+@given(st.lists(st.tuples(plain, plain), min_size=1, max_size=8))
+def test_every_text_without_tabs_and_line_ends_survives_a_recbole_file(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
+) -> None:
+    path = tmp_path_factory.mktemp("items") / "a.item"
+    lines = ["item_id:token\ttitle:token_seq\tnote:token_seq", *(f"i{i}\t{a}\t{b}" for i, (a, b) in enumerate(rows))]
+    catalogue = read_catalogue(written(path, "\n".join(lines)))
+    expected = [{"title": a if a.strip() else None, "note": b if b.strip() else None} for a, b in rows]
+    assert list(catalogue.records) == expected
+
+
+@pytest.mark.parametrize("name", ["meta.jsonl", "meta.json", "meta.jsonl.gz", "meta.json.gz"])
+def test_amazon_metadata_become_texts_and_lists_of_texts(tmp_path: Path, name: str) -> None:
+    row = {
+        "parent_asin": "B08",
+        "title": "Oil",
+        "price": 5.10,
+        "rating_number": 12,
+        "features": ["Pure", "", None, "Natural"],
+        "categories": [["Beauty", "Hair"], ["Oil"]],
+        "description": [],
+        "details": {"Brand": "Leaf", "Sizes": ["S", "M"], "Rank": {"Beauty": 3}, "UPC": None, "Vegan": True},
+        "store": None,
+        "subtitle": " ",
+        "bought_together": float("nan"),
+    }
+    data = (json.dumps(row) + "\n").encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    catalogue = read_catalogue(tmp_path / name)
+    assert catalogue.item_tokens == ("B08",)
+    assert catalogue.records[0] == {
+        "title": "Oil",
+        "price": "5.1",
+        "rating_number": "12",
+        "features": ["Pure", "Natural"],
+        "categories": ["Beauty", "Hair", "Oil"],
+        "description": None,
+        "details": ["Brand: Leaf", "Sizes: S, M", "Rank: Beauty: 3", "Vegan: true"],
+        "store": None,
+        "subtitle": None,
+        "bought_together": None,
+    }
+
+
+def test_item_id_goes_before_parent_asin_and_the_caller_before_both(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl", '{"parent_asin": "P", "item_id": 7, "sku": "S"}\n')
+    assert read_catalogue(path).item_tokens == ("7",)
+    assert read_catalogue(path, item_id="sku").item_tokens == ("S",)
+    assert read_catalogue(path, item_id="sku").fields == ("parent_asin", "item_id")
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.item", "", "holds no item"),
+        ("a.item", "item_id:token\ttitle:token_seq\n", "holds no item"),
+        ("a.item", "item_id:token\n1\n2\n1\n2\n1\n", r"3 of 5 rows repeat an item token \(first: 1\)"),
+        ("a.item", "item_id:token\ta:token\n1\tx\n2\tx\ty\n", r"line 3: 3 columns where the first line has 2"),
+        ("a.item", "item_id:token\ta:token\n1\n", r"line 2: 1 columns where the first line has 2"),
+        ("a.item", "item_id:token\ta:token\n\tx\n", r"line 2: item_id is empty or missing"),
+        ("a.item", "item_id:token\ta:token\ta:float\n", r"line 1: two columns are called 'a'"),
+        ("a.item", "1\tToy Story\n", r"line 1: '1' is no RecBole column"),
+        ("a.item", "item:token\ttitle:token\n1\tx\n", r"no field 'item_id' or 'parent_asin'.*fields: item, title"),
+        ("a.json", '{"asin": "1", "title": "x"}', r"no field 'item_id' or 'parent_asin'.*fields: asin, title"),
+        ("a.jsonl", '{"item_id": "1"}\n\n{"item_id": "2"\n', r"line 3: broken JSON"),
+        ("a.jsonl", '[{"item_id": "1"}]', r"line 1: a list, not an object"),
+        ("a.jsonl", '{"item_id": "1"}\n{"title": "x"}\n', r"line 2: item_id is empty or missing"),
+        ("a.jsonl", '{"item_id": ["1"]}\n', r"line 1: item_id is \['1'\]"),
+        ("a.jsonl", '{"item_id": "1"}\n{"item_id": 1}\n', r"1 of 2 rows repeat an item token \(first: 1\)"),
+        ("a.csv", "item_id,title\n", r"unknown kind of file; known endings: \.item, \.jsonl"),
+        ("a.jsonl.gz", "not gzip", r"broken gzip file"),
+    ],
+)
+def test_what_cannot_be_meant_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:
+    with pytest.raises(CatalogueError, match=message):
+        read_catalogue(written(tmp_path / name, content))
+
+
+def test_a_cut_off_gzip_file_is_broken(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"item_id": "1"}\n' * 99)[:-9])
+    with pytest.raises(CatalogueError, match="broken gzip file"):
+        read_catalogue(tmp_path / "a.jsonl.gz")
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CatalogueError, match=re.escape(f"{tmp_path / 'no.item'} is not there")):
+        read_catalogue(tmp_path / "no.item")
+    with pytest.raises(CatalogueError, match="not a file"):
+        read_catalogue(tmp_path)
+
+
+def test_an_asked_for_id_field_that_is_not_there_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.item", "item_id:token\n1\n")
+    with pytest.raises(CatalogueError, match="no field 'asin' that could name the item; fields: item_id"):
+        read_catalogue(path, item_id="asin")
+
+
+def test_bytes_that_are_not_utf8_are_found(tmp_path: Path) -> None:
+    data = "\ufeffitem_id:token\ttitle:token_seq\n1\tCafé\n".encode() + b"2\tCaf\xe9\n"
+    (tmp_path / "a.item").write_bytes(data)
+    byte = data.rindex(b"\xe9")
+    with pytest.raises(CatalogueError, match=rf"line 3: byte {byte} \(0xe9\) is not UTF-8.*iconv"):
+        read_catalogue(tmp_path / "a.item")
+
+
+def test_as_many_records_as_tokens() -> None:
+    with pytest.raises(CatalogueError, match="2 item tokens for 1 records"):
+        Catalogue(("a", "b"), ({},), Path("x.item"))
+
+
+def real_data() -> Path:
+    if not (folder := os.environ.get("BLAIR_REC_DATA")):
+        pytest.skip("BLAIR_REC_DATA is not set: the real data sets are not on this machine")
+    return Path(folder)
+
+
+def test_real_catalogues_can_be_read() -> None:
+    data = real_data()
+    beauty = read_catalogue(data / "Beauty" / "Beauty.item")
+    assert len(beauty) == 12101
+    assert sum(record["title"] is None for record in beauty.records) == 7
+    amazon = read_catalogue(data / "All_Beauty_2023" / "meta_All_Beauty.jsonl")
+    assert len(amazon) == 356
+    assert {"title", "features", "description", "details"} <= set(amazon.fields)

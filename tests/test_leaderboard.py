@@ -1,0 +1,220 @@
+"""Every number of the table, computed again from the files, and what the table refuses or remarks on."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_results import MINILM, fake_ranks, fake_run
+
+from blair_rec.errors import ConfigError, UnpairedRuns
+from blair_rec.evaluate.leaderboard import Score, build_leaderboard
+from blair_rec.evaluate.results import load_run, load_runs
+
+METRICS = ["NDCG@10", "Recall@5", "MRR@10"]
+
+
+@pytest.fixture
+def comparison(tmp_path: Path) -> Path:
+    for variant in ("id", "text", "shuffled"):
+        for seed in (1, 2, 3):
+            control = {"control": "shuffle"} if variant == "shuffled" else {}
+            fake_run(tmp_path, variant, seed, **control)
+    return tmp_path
+
+
+def value_in_files(folder: Path, metric: str, protocol: str) -> float:
+    """The metric of a run by its definition, one user and one place of the ranking at a time."""
+    name, k = metric.split("@")
+    ranks = np.load(folder / "ranks.npz")
+    total = []
+    for row in range(len(ranks["user"])):
+        higher, equal = int(ranks[f"higher_{protocol}"][row]), int(ranks[f"equal_{protocol}"][row])
+        places = [place for place in range(higher, higher + equal + 1) if place < int(k)]
+        if protocol == "masked" and ranks["target_in_history"][row]:
+            places = []
+        gain = {"NDCG": lambda place: 1 / math.log2(place + 2), "MRR": lambda place: 1 / (place + 1)}
+        total.append(math.fsum(gain.get(name, lambda place: 1.0)(place) for place in places) / (equal + 1))
+    return math.fsum(total) / len(total)
+
+
+def test_every_number_can_be_computed_again_from_the_files(comparison):
+    board = build_leaderboard(load_runs(comparison), "id", METRICS, "unmasked")
+    values = defaultdict(list)
+    for folder in sorted((comparison / "runs").iterdir()):
+        variant = json.loads((folder / "result.json").read_text())["variant"]
+        for protocol in ("unmasked", "masked"):
+            for metric in METRICS:
+                values[variant, protocol, metric].append(value_in_files(folder, metric, protocol))
+    checked = 0
+    for row in board.rows:
+        assert row.seeds == (1, 2, 3)
+        for protocol, summaries in row.metrics.items():
+            for metric, summary in summaries.items():
+                expected = values[row.variant, protocol, metric]
+                mean = sum(expected) / 3
+                baseline = sum(values["id", protocol, metric]) / 3
+                assert summary.per_seed == pytest.approx(expected, abs=1e-12)
+                assert summary.mean == pytest.approx(mean, abs=1e-12)
+                assert summary.std == pytest.approx(math.sqrt(sum((x - mean) ** 2 for x in expected) / 2), abs=1e-12)
+                if row.variant == "id":
+                    assert summary.versus_baseline is None
+                else:
+                    assert summary.versus_baseline.relative == pytest.approx((mean - baseline) / baseline, abs=1e-12)
+                checked += 1
+    assert checked == 3 * 2 * 3
+    ranks = np.load(comparison / "runs" / "id-1" / "ranks.npz")
+    assert (board.users, board.cases, board.candidates) == (40, 40, 30)
+    assert board.target_in_history == sum(map(bool, ranks["target_in_history"])) > 0
+    assert [row.train_seconds for row in board.rows] == pytest.approx([43.25] * 3)
+    assert {row.variant: row.encoder and row.encoder.name for row in board.rows} == {
+        "id": None,
+        "text": MINILM["name"],
+        "shuffled": MINILM["name"],
+    }
+
+
+@pytest.mark.parametrize("protocol", ["unmasked", "masked"])
+@pytest.mark.parametrize("metrics", [METRICS, METRICS[::-1]])
+def test_the_first_metric_under_the_chosen_protocol_orders_the_rows(comparison, protocol, metrics):
+    board = build_leaderboard(load_runs(comparison), "id", metrics, protocol)
+    means = [row.metrics[protocol][metrics[0]].mean for row in board.rows]
+    assert means == sorted(means, reverse=True)
+    assert len(set(means)) == 3
+
+
+def test_protocols_can_order_differently(tmp_path):
+    worst, best = np.full(40, 20), np.zeros(40, dtype=np.int64)
+    fake_run(tmp_path, "id", ranks=fake_ranks(higher_unmasked=best, higher_masked=worst))
+    fake_run(tmp_path, "text", ranks=fake_ranks(higher_unmasked=worst, higher_masked=best))
+    runs = load_runs(tmp_path)
+    for protocol, order in (("unmasked", ["id", "text"]), ("masked", ["text", "id"])):
+        assert [row.variant for row in build_leaderboard(runs, "id", METRICS, protocol).rows] == order
+
+
+def test_equal_variants_stand_in_the_order_of_their_names(tmp_path):
+    for variant in ("id", "b", "a"):
+        fake_run(tmp_path, variant, ranks=fake_ranks())
+    board = build_leaderboard(load_runs(tmp_path), "id", METRICS, "unmasked")
+    assert [row.variant for row in board.rows] == ["a", "b", "id"]
+    assert board.rows[0].metrics["masked"]["NDCG@10"].versus_baseline.relative == 0
+
+
+def test_the_order_of_the_runs_does_not_matter(comparison):
+    runs = load_runs(comparison)
+    shuffled = [runs[place] for place in np.random.default_rng(2).permutation(len(runs))]
+    ours, theirs = (build_leaderboard(some, "id", METRICS, "masked").to_json() for some in (runs, shuffled))
+    assert ours == theirs
+
+
+def test_one_seed_has_no_standard_deviation(tmp_path):
+    fake_run(tmp_path)
+    (row,) = build_leaderboard(load_runs(tmp_path), "id", ["NDCG@10"], "unmasked").rows
+    assert row.metrics["unmasked"]["NDCG@10"].std is None
+    assert len(row.metrics["unmasked"]["NDCG@10"].per_seed) == 1
+
+
+def test_a_baseline_that_finds_nothing_gives_no_relative_difference(tmp_path):
+    fake_run(tmp_path, "id", ranks=fake_ranks(higher_unmasked=np.full(40, 25)))
+    fake_run(tmp_path, "text")
+    board = build_leaderboard(load_runs(tmp_path), "id", ["NDCG@10"], "unmasked")
+    assert board.rows[0].variant == "text"
+    assert board.rows[0].metrics["unmasked"]["NDCG@10"].versus_baseline.relative is None
+
+
+def test_several_test_cases_of_one_user_are_one_user(tmp_path):
+    fake_run(tmp_path, ranks=fake_ranks(user=np.arange(40) // 4))
+    board = build_leaderboard(load_runs(tmp_path), "id", ["NDCG@10"], "unmasked")
+    assert (board.users, board.cases) == (10, 40)
+
+
+def test_missing_seeds_are_noted(comparison):
+    runs = [run for run in load_runs(comparison) if (run.variant, run.seed) != ("text", 3)]
+    board = build_leaderboard(runs, "id", METRICS, "unmasked")
+    assert board.notes == ("text has seeds 1, 2 of 1, 2, 3",)
+    assert build_leaderboard(load_runs(comparison), "id", METRICS, "unmasked").notes == ()
+
+
+def test_versions_that_differ_between_runs_are_noted_and_all_named(tmp_path):
+    fake_run(tmp_path, "id", provenance={"torch": "2.6.0", "machine": "a"})
+    fake_run(tmp_path, "text", provenance={"torch": "2.7.0", "machine": "a", "git_commit": "f00"})
+    board = build_leaderboard(load_runs(tmp_path), "id", METRICS, "unmasked")
+    assert board.notes == ("runs differ in git_commit: unknown, f00", "runs differ in torch: 2.6.0, 2.7.0")
+    assert board.provenance == {
+        "torch": ["2.6.0", "2.7.0"],
+        "machine": "a",
+        "git_commit": [None, "f00"],
+        "data_sha256": "d0",
+    }
+
+
+def test_seeds_of_one_variant_with_different_encoders_are_no_variant(tmp_path):
+    fake_run(tmp_path, "id")
+    fake_run(tmp_path, "text", 1)
+    fake_run(tmp_path, "text", 2, encoder={**MINILM, "name": "hyp1231/blair-roberta-base"})
+    with pytest.raises(UnpairedRuns, match="text-1 and text-2 .* encoder of this variant is gt-all.* in one and hyp"):
+        build_leaderboard(load_runs(tmp_path), "id", METRICS, "unmasked")
+
+
+def test_the_same_variant_and_seed_twice_is_refused(tmp_path):
+    one, two = (load_run(fake_run(tmp_path / name)) for name in ("one", "two"))
+    with pytest.raises(UnpairedRuns, match="one/runs/id-1 and .*two/runs/id-1 are the same variant and seed"):
+        build_leaderboard([one, two], "id", METRICS, "unmasked")
+
+
+def test_runs_from_different_data_are_refused_wherever_they_come_from(tmp_path):
+    one = load_run(fake_run(tmp_path / "one", "id"))
+    two = load_run(fake_run(tmp_path / "two", "text", ranks=fake_ranks(cases=41)))
+    with pytest.raises(UnpairedRuns, match="40 and 41 test cases"):
+        build_leaderboard([one, two], "id", METRICS, "unmasked")
+
+
+def test_what_cannot_be_asked_is_refused(comparison):
+    runs = load_runs(comparison)
+    with pytest.raises(ConfigError, match="baseline 'bm25' has no finished run; finished: id, shuffled, text"):
+        build_leaderboard(runs, "bm25", METRICS, "unmasked")
+    with pytest.raises(ConfigError, match="baseline 'id' has no finished run; finished: none"):
+        build_leaderboard([], "id", METRICS, "unmasked")
+    with pytest.raises(ConfigError, match="protocol is 'both'; known: unmasked, masked"):
+        build_leaderboard(runs, "id", METRICS, "both")
+    with pytest.raises(ConfigError, match="needs at least one metric"):
+        build_leaderboard(runs, "id", [], "unmasked")
+    with pytest.raises(ConfigError, match="'MAP@3': unknown metric"):
+        build_leaderboard(runs, "id", ["MAP@3"], "unmasked")
+    with pytest.raises(ConfigError, match="first 31 places, .* only 30 items"):
+        build_leaderboard(runs, "id", ["NDCG@31"], "unmasked")
+
+
+def test_the_json_follows_the_schema(comparison):
+    content = build_leaderboard(load_runs(comparison), "id", METRICS, "masked").to_json()
+    content = json.loads(json.dumps(content, allow_nan=False))
+    assert content["schema"] == 1
+    assert (content["dataset"], content["baseline"], content["protocol"]) == ("toy", "id", "masked")
+    assert content["metrics"] == METRICS
+    assert {"blair_rec", "torch", "git_commit", "data_sha256"} <= content["provenance"].keys()
+    rows = {row["variant"]: row for row in content["rows"]}
+    text = rows["text"]
+    assert text["seeds"] == [1, 2, 3]
+    assert text["encoder"] == MINILM
+    assert text["store_sha256"] == "ab" * 32
+    assert text["parameters"] == {"trained": 1234, "frozen": 0}
+    assert (text["trials"], text["items"], rows["shuffled"]["control"]) == (0, "text_init", "shuffle")
+    for protocol in ("unmasked", "masked"):
+        assert list(text["metrics"][protocol]) == METRICS
+        for summary in text["metrics"][protocol].values():
+            assert summary.keys() == {"mean", "std", "per_seed", "versus_baseline"}
+            assert summary["versus_baseline"].keys() == {"relative"}
+        assert rows["id"]["metrics"][protocol]["NDCG@10"]["versus_baseline"] is None
+
+
+def test_scores_are_the_numbers_that_were_averaged(comparison):
+    board = build_leaderboard(load_runs(comparison), "id", METRICS, "unmasked")
+    scores = board.scores()
+    assert len(scores) == 3 * 3 * 2 * 3
+    expected = value_in_files(comparison / "runs" / "text-2", "MRR@10", "masked")
+    (found,) = [s for s in scores if (s.variant, s.seed, s.protocol, s.metric) == ("text", 2, "masked", "MRR@10")]
+    assert found == Score("text", "toy", 2, "masked", "all", "MRR@10", pytest.approx(expected, abs=1e-12))

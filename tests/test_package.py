@@ -1,0 +1,78 @@
+"""The installed package: its version, its command, its pins, and what a checkout brings along."""
+
+from __future__ import annotations
+
+import configparser
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+import blair_rec
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def declared() -> list[Requirement]:
+    """Every requirement of setup.cfg, the extras' included."""
+    setup = configparser.ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg", encoding="utf-8")
+    texts = [setup["options"]["install_requires"], *setup["options.extras_require"].values()]
+    return [Requirement(line) for text in texts for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def pins() -> list[Requirement]:
+    """Every line of constraints.txt."""
+    lines = (REPOSITORY / "constraints.txt").read_text("utf-8").splitlines()
+    return [Requirement(line) for line in lines if not line.startswith("#")]
+
+
+def pinned(python: str) -> dict[str, Version]:
+    """Name -> version that constraints.txt gives to this Python, such as '3.11'."""
+    found: dict[str, Version] = {}
+    for pin in pins():
+        if pin.marker is None or pin.marker.evaluate({"python_version": python}):
+            (only,) = pin.specifier
+            assert only.operator == "==" and pin.name not in found
+            found[pin.name] = Version(only.version)
+    return found
+
+
+def test_the_installed_version_is_the_one_the_package_names() -> None:
+    assert metadata.version("blair-rec") == blair_rec.__version__
+
+
+def test_the_changelog_opens_with_the_version_of_the_package() -> None:
+    headings = [
+        line for line in (REPOSITORY / "CHANGELOG.md").read_text("utf-8").splitlines() if line.startswith("## ")
+    ]
+    assert headings[0].startswith(f"## [{blair_rec.__version__}]")
+
+
+def test_the_command_resolves() -> None:
+    (command,) = metadata.entry_points(group="console_scripts", name="blair-rec")
+    assert callable(command.load())
+
+
+def test_load_is_found_on_the_package() -> None:
+    from blair_rec.api import load
+
+    assert blair_rec.load is load
+
+
+def test_a_name_the_package_lacks_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'blair_rec' has no attribute 'lode'"):
+        blair_rec.lode  # noqa: B018
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
+def test_every_requirement_is_pinned_to_a_version_it_allows(python: str) -> None:
+    versions = {name.lower().replace("_", "-"): version for name, version in pinned(python).items()}
+    for requirement in declared():
+        assert versions[requirement.name.lower().replace("_", "-")] in requirement.specifier, requirement
+
+
+def test_recbole_follows_the_python() -> None:
+    assert [str(pinned(python)["recbole"]) for python in ("3.11", "3.12")] == ["1.2.1", "1.2.0"]

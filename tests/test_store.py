@@ -1,0 +1,331 @@
+"""Vectors come back from disk for the item tokens they were stored under, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blair_rec.errors import ConfigError, MissingEmbeddings, StoreError, TextlessItems
+from blair_rec.text.store import EmbeddingStore, open_store, text_hash, write_store
+
+ENCODER = {"name": "e", "asked_for": "e", "revision": "abc", "pooling": "cls", "max_length": 512}
+TEMPLATE = {"name": "fields", "version": 1, "fields": ["title"]}
+
+
+def make(path: Path, tokens: tuple[str, ...] = ("a", "b", "c"), width: int = 4, **other: Any) -> EmbeddingStore:
+    vectors = np.arange(len(tokens) * width, dtype=np.float32).reshape(len(tokens), width)
+    parts: dict[str, Any] = {"textless": ("t",), "encoder": ENCODER, "template": TEMPLATE, "text_sha256": "0" * 64}
+    return write_store(path, tokens, other.pop("vectors", vectors), **(parts | other))
+
+
+def change_header(path: Path, **changes: Any) -> None:
+    header = json.loads((path / "store.json").read_text())
+    (path / "store.json").write_text(json.dumps(header | changes))
+
+
+@given(st.permutations("abcdef"))
+def test_rows_come_back_in_the_order_asked_for(asked: list[str]) -> None:
+    store = EmbeddingStore(tuple("abcdef"), np.eye(6, dtype=np.float32))
+    assert [store.item_tokens[vector.argmax()] for vector in store.rows(asked)] == asked
+
+
+odd_tokens = st.lists(st.text(max_size=6), min_size=1, max_size=6, unique=True)
+
+
+@given(odd_tokens)
+def test_any_token_survives_the_disk(tmp_path_factory: pytest.TempPathFactory, tokens: list[str]) -> None:
+    path = tmp_path_factory.mktemp("stores") / "s"
+    odd = ["\n", "a\tb", '"', "\u2028", "\r", "007", *tokens]
+    make(path, tuple(dict.fromkeys(odd)), textless=())
+    store = open_store(path)
+    assert store.item_tokens == tuple(dict.fromkeys(odd))
+    for row, token in enumerate(store.item_tokens):
+        np.testing.assert_array_equal(store.rows([token]), store.vectors[row : row + 1])
+
+
+def test_everything_survives_the_disk_and_vectors_are_memory_mapped(tmp_path: Path) -> None:
+    written = make(tmp_path / "s")
+    store = open_store(tmp_path / "s")
+    assert isinstance(store.vectors, np.memmap)
+    assert store.vectors.dtype == np.float32
+    np.testing.assert_array_equal(store.vectors, np.arange(12, dtype=np.float32).reshape(3, 4))
+    assert (store.encoder, store.template, store.textless, store.text_sha256) == (ENCODER, TEMPLATE, ("t",), "0" * 64)
+    assert (store.text_dim, len(store), store.path) == (4, 3, tmp_path / "s")
+    assert store.store_sha256 == written.store_sha256
+    header = json.loads((tmp_path / "s" / "store.json").read_text())
+    assert (header["schema"], header["rows"], header["text_dim"], header["dtype"]) == (1, 3, 4, "float32")
+
+
+# What an item without a vector gets
+
+
+def test_unknown_items_and_items_without_text_are_told_apart() -> None:
+    store = EmbeddingStore(("a", "b"), np.eye(2, dtype=np.float32), textless=("t", "u"))
+    with pytest.raises(MissingEmbeddings, match=r"1 of 3 items are not in the embedding store \(first: z\)"):
+        store.table(["a", "z", "t"])
+    with pytest.raises(TextlessItems, match=r"2 of 3 items have no text \(first: u, t\).*missing_text: mean"):
+        store.table(["u", "a", "t"])
+    with pytest.raises(MissingEmbeddings, match="first: z"):
+        store.rows(["a", "z"])
+    with pytest.raises(TextlessItems, match="first: t"):
+        store.rows(["t", "a"])
+
+
+def test_mean_and_zeros_fill_in_for_unknown_and_textless_items() -> None:
+    vectors = np.array([[1, 2], [3, 6], [100, 100]], dtype=np.float32)
+    store = EmbeddingStore(("a", "b", "not asked for"), vectors, textless=("t",))
+    np.testing.assert_array_equal(store.table(["t", "b", "z", "a"], "zeros"), [[0, 0], [3, 6], [0, 0], [1, 2]])
+    table = store.table(["t", "b", "z", "a"], "mean")
+    np.testing.assert_array_equal(table, [[2, 4], [3, 6], [2, 4], [1, 2]])
+    assert table.dtype == np.float32
+
+
+def test_a_table_is_a_copy_that_may_be_written_to(tmp_path: Path) -> None:
+    store = make(tmp_path / "s")
+    table = store.table(["b"])
+    table += 1
+    np.testing.assert_array_equal(store.rows(["b"]), [[4, 5, 6, 7]])
+
+
+@pytest.mark.parametrize("missing_text", ["error", "mean", "zeros"])
+def test_a_store_that_knows_less_than_half_belongs_to_another_catalogue(missing_text: str) -> None:
+    store = EmbeddingStore(("a", "b"), np.eye(2, dtype=np.float32), textless=("t",))
+    with pytest.raises(
+        StoreError, match=r"belongs to another catalogue: it knows 0 of the 2 items \(unknown: x, y; its own: a, b\)"
+    ):
+        store.table(["x", "y"], missing_text)
+    with pytest.raises(StoreError, match="it knows 2 of the 5 items"):
+        store.table(["a", "t", "x", "y", "z"], missing_text)
+
+
+def test_a_store_that_knows_half_may_fill_the_rest() -> None:
+    store = EmbeddingStore(("a", "b"), np.eye(2, dtype=np.float32))
+    np.testing.assert_array_equal(store.table(["a", "x"], "zeros"), [[1, 0], [0, 0]])
+
+
+@pytest.mark.parametrize("missing_text", ["mean", "zeros"])
+def test_a_table_of_nothing_but_fillings_is_refused(missing_text: str) -> None:
+    store = EmbeddingStore(("a",), np.eye(1, dtype=np.float32), textless=("t", "u"))
+    with pytest.raises(StoreError, match="no vector for any of the 2 items"):
+        store.table(["t", "u"], missing_text)
+
+
+def test_an_unknown_way_to_fill_is_refused() -> None:
+    with pytest.raises(ConfigError, match="missing_text is 'median'; known: error, mean, zeros"):
+        EmbeddingStore(("a",), np.eye(1, dtype=np.float32)).table(["a"], "median")
+
+
+# What isn't a store
+
+
+def test_what_does_not_fit_together_is_refused_on_construction() -> None:
+    with pytest.raises(StoreError, match="2 item tokens for 3 vectors"):
+        EmbeddingStore(("a", "b"), np.eye(3, dtype=np.float32))
+    with pytest.raises(StoreError, match="vectors are float64"):
+        EmbeddingStore(("a", "b"), np.eye(2))
+    with pytest.raises(StoreError, match="1 item tokens are repeated"):
+        EmbeddingStore(("a", "b"), np.eye(2, dtype=np.float32), textless=("b",))
+
+
+def test_vectors_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
+    vectors = np.ones((3, 4), dtype=np.float32)
+    vectors[1, 2] = np.inf
+    with pytest.raises(StoreError, match=r"1 of 3 vectors hold NaN or infinity \(first rows: \[1\]\)"):
+        make(tmp_path / "s", vectors=vectors)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_without_any_vector_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no vector to store"):
+        make(tmp_path / "s", ())
+
+
+def test_a_folder_without_a_header_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"is not an embedding store \(it has no store.json\)"):
+        open_store(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"schema": 2}, "has schema 2, this version reads 1"),
+        ({"text_dim": 5}, r"vectors are float32 \(3, 4\), but the header says float32 \(3, 5\)"),
+        ({"rows": 2}, r"but the header says float32 \(2, 4\)"),
+        ({"dtype": "float16"}, "but the header says float16"),
+    ],
+)
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_header_that_says_otherwise_is_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str, verify: bool
+) -> None:
+    make(tmp_path / "s")
+    change_header(tmp_path / "s", **changes)
+    with pytest.raises(StoreError, match=message):
+        open_store(tmp_path / "s", verify=verify)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [("{", "can't be read"), ("[]", "is no store header"), ('{"schema": 1}', "lacks rows, text_dim")],
+)
+def test_a_broken_header_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    make(tmp_path / "s")
+    (tmp_path / "s" / "store.json").write_text(content)
+    with pytest.raises(StoreError, match=message):
+        open_store(tmp_path / "s")
+
+
+def test_a_changed_header_is_found_by_its_checksum(tmp_path: Path) -> None:
+    make(tmp_path / "s")
+    change_header(tmp_path / "s", encoder=ENCODER | {"name": "hyp1231/blair-roberta-base"})
+    with pytest.raises(StoreError, match=r"store\.json was changed since it was written"):
+        open_store(tmp_path / "s")
+
+
+@pytest.mark.parametrize("name", ["vectors.npy", "item_tokens.json"])
+def test_a_changed_byte_is_found_by_its_checksum(tmp_path: Path, name: str) -> None:
+    make(tmp_path / "s")
+    data = bytearray((tmp_path / "s" / name).read_bytes())
+    data[-3] ^= 8  # one bit of a vector, or of a token
+    (tmp_path / "s" / name).write_bytes(data)
+    with pytest.raises(StoreError, match=rf"{name} was changed or damaged since it was written"):
+        open_store(tmp_path / "s")
+    open_store(tmp_path / "s", verify=False)
+
+
+def test_a_cut_off_file_is_refused_even_unverified(tmp_path: Path) -> None:
+    make(tmp_path / "s")
+    data = (tmp_path / "s" / "vectors.npy").read_bytes()
+    (tmp_path / "s" / "vectors.npy").write_bytes(data[:-4])
+    with pytest.raises(StoreError, match=r"vectors\.npy can't be read"):
+        open_store(tmp_path / "s", verify=False)
+
+
+def test_objects_are_never_loaded(tmp_path: Path) -> None:
+    make(tmp_path / "s")
+    np.save(tmp_path / "s" / "vectors.npy", np.array([["x"] * 4] * 3, dtype=object), allow_pickle=True)
+    with pytest.raises(StoreError, match=r"vectors\.npy can't be read"):
+        open_store(tmp_path / "s", verify=False)
+
+
+def test_tokens_that_do_not_number_the_vectors_are_refused(tmp_path: Path) -> None:
+    make(tmp_path / "s")
+    (tmp_path / "s" / "item_tokens.json").write_text('["a", "b"]')
+    with pytest.raises(StoreError, match="does not list 3 item tokens"):
+        open_store(tmp_path / "s", verify=False)
+
+
+def test_vectors_that_are_not_finite_are_refused_though_every_checksum_holds(tmp_path: Path) -> None:
+    make(tmp_path / "s")
+    vectors = np.ones((3, 4), dtype=np.float32)
+    vectors[2] = np.nan
+    np.save(tmp_path / "s" / "vectors.npy", vectors)
+    # Another writer's store, made by the description of the format alone.
+    header = json.loads((tmp_path / "s" / "store.json").read_text())
+    header["sha256"]["vectors.npy"] = hashlib.sha256((tmp_path / "s" / "vectors.npy").read_bytes()).hexdigest()
+    content = {key: value for key, value in header.items() if key != "store_sha256"}
+    content["encoder"] = {key: value for key, value in header["encoder"].items() if key != "asked_for"}
+    header["store_sha256"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    (tmp_path / "s" / "store.json").write_text(json.dumps(header))
+    with pytest.raises(StoreError, match="1 of 3 vectors hold NaN or infinity"):
+        open_store(tmp_path / "s")
+
+
+# Identity
+
+
+def test_the_identity_of_a_store_is_its_content_alone(tmp_path: Path) -> None:
+    first = make(tmp_path / "s")
+    assert make(tmp_path / "deep" / "other").store_sha256 == first.store_sha256
+    by_another_name = make(tmp_path / "s2", encoder=ENCODER | {"asked_for": "what a fallback stands in for"})
+    assert by_another_name.store_sha256 == first.store_sha256
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"encoder": ENCODER | {"revision": "abd"}},
+        {"encoder": ENCODER | {"pooling": "mean"}},
+        {"template": TEMPLATE | {"fields": ["title", "brand"]}},
+        {"textless": ()},
+        {"text_sha256": "1" * 64},
+        {"tokens": ("a", "c", "b")},
+        {"vectors": np.ones((3, 4), dtype=np.float32)},
+    ],
+)
+def test_any_other_content_is_another_identity(tmp_path: Path, other: dict[str, Any]) -> None:
+    assert make(tmp_path / "s", **other).store_sha256 != make(tmp_path / "t").store_sha256
+
+
+def test_the_text_hash_keeps_apart_what_joining_would_confuse() -> None:
+    hashes = {
+        text_hash(pairs) for pairs in ([("a", "bc")], [("ab", "c")], [("a", "b"), ("", "c")], [("a\nb", "c")], [])
+    }
+    assert len(hashes) == 5
+    assert text_hash([("a", "b")]) == text_hash(iter([("a", "b")]))
+
+
+# Writing
+
+
+def test_a_store_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
+    old = make(tmp_path / "s")
+    np.testing.assert_array_equal(make(tmp_path / "s", ("x",)).rows(["x"]), [[0, 1, 2, 3]])
+    assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
+    np.testing.assert_array_equal(old.rows(["c"]), [[8, 9, 10, 11]])  # whoever has the old one open keeps it
+
+
+def test_a_failure_while_writing_leaves_the_old_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = make(tmp_path / "s")
+
+    def no_space(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        make(tmp_path / "s", ("x",))
+    assert open_store(tmp_path / "s").store_sha256 == old.store_sha256
+    assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
+
+
+def test_a_failure_in_the_last_step_brings_the_old_store_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = make(tmp_path / "s")
+    rename = os.rename
+
+    def rename_but_not_the_new_one(source: Path, target: Path) -> None:
+        if source.name.endswith(".new"):
+            raise OSError(5, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", rename_but_not_the_new_one)
+    with pytest.raises(OSError, match="Input/output error"):
+        make(tmp_path / "s", ("x",))
+    assert open_store(tmp_path / "s").store_sha256 == old.store_sha256
+    assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
+
+
+def test_files_of_others_are_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "thesis.tex").write_text("dear")
+    with pytest.raises(StoreError, match=r"holds files no store has \(first: thesis.tex\)"):
+        make(tmp_path / "s")
+    with pytest.raises(StoreError, match="is a file; a store is a folder"):
+        make(tmp_path / "s" / "thesis.tex")
+    assert (tmp_path / "s" / "thesis.tex").read_text() == "dear"
+
+
+def test_an_empty_folder_and_a_link_may_become_a_store(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    make(tmp_path / "s")
+    (tmp_path / "link").symlink_to(tmp_path / "s")
+    make(tmp_path / "link", ("x",))
+    assert open_store(tmp_path / "s").item_tokens == ("x",)
+    assert (tmp_path / "link").is_symlink()

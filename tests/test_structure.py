@@ -1,0 +1,382 @@
+"""The shape of the package, read from its source: who imports whom, who may print, what must never be called."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SIDES = ("blair_rec.text", "blair_rec.recommend", "blair_rec.evaluate")
+SHARED = ("blair_rec.errors", "blair_rec.config")
+COMPAT = "blair_rec.recommend.compat"  # where RecBole is patched, the one module with exceptions of its own
+
+
+@dataclass(frozen=True)
+class Module:
+    """One module of the package and its source."""
+
+    name: str
+    source: str
+    is_package: bool = False
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.source)
+
+    @cached_property
+    def imports(self) -> dict[str, int]:
+        """Dotted names this module imports, anywhere in it, and the line of each.
+
+        `from a import b` counts as both `a` and `a.b`, because b may be a module.
+        """
+        found: dict[str, int] = {}
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                base = self._absolute(node)
+                names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Call) and dotted(node.func).split(".")[-1] in {"import_module", "__import__"}:
+                names = [arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)]
+            else:
+                continue
+            found.update((name, node.lineno) for name in names)
+        return found
+
+    def _absolute(self, node: ast.ImportFrom) -> str:
+        if not node.level:
+            return node.module or ""
+        here = self.name.split(".")
+        parents = here[: len(here) - node.level + self.is_package]
+        return ".".join([*parents, *([node.module] if node.module else [])])
+
+    @cached_property
+    def aliases(self) -> dict[str, str]:
+        """Local names and what they stand for: {"np": "numpy", "load": "torch.load"}."""
+        found: dict[str, str] = {}
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                found.update((alias.asname, alias.name) for alias in node.names if alias.asname)
+            elif isinstance(node, ast.ImportFrom):
+                base = self._absolute(node)
+                found.update((alias.asname or alias.name, f"{base}.{alias.name}") for alias in node.names)
+        return found
+
+    def resolve(self, node: ast.AST) -> str:
+        """`np.load` -> numpy.load, whatever numpy is called here; '' for what is not a plain dotted name."""
+        head, dot, rest = dotted(node).partition(".")
+        return self.aliases.get(head, head) + dot + rest
+
+
+def dotted(node: ast.AST) -> str:
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        # Of `something().load` the last name is all there is to know.
+        return f"{dotted(node.value)}.{node.attr}"
+    return ""
+
+
+def inside(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+# Each check yields what is wrong with one module, as "line 3: ...".
+Check = Callable[[Module], Iterator[str]]
+
+
+def sides_stay_apart(module: Module) -> Iterator[str]:
+    """Of our own modules a side sees itself and what all share; what all share sees no side, so no detour is left."""
+    side = [side for side in SIDES if inside(module.name, side)]
+    if not side and module.name not in SHARED:
+        return
+    for name, at in module.imports.items():
+        harmless = name in {"blair_rec", "blair_rec.__version__"} or not inside(name, "blair_rec")
+        if not harmless and not any(inside(name, known) for known in (*SHARED, *side)):
+            yield f"line {at}: imports {name}"
+
+
+LIBRARIES_AT_HOME = {
+    "recbole": ("blair_rec.recommend", "blair_rec.recbole"),
+    "transformers": ("blair_rec.text",),
+    "huggingface_hub": ("blair_rec.text",),
+    "sentence_transformers": (),
+    "pandas": ("blair_rec.recommend", "blair_rec.prepare"),
+}
+
+
+def libraries_stay_at_home(module: Module) -> Iterator[str]:
+    for library, homes in LIBRARIES_AT_HOME.items():
+        if not any(inside(module.name, home) for home in homes):
+            yield from (f"line {at}: imports {name}" for name, at in module.imports.items() if inside(name, library))
+
+
+def the_report_side_is_light(module: Module) -> Iterator[str]:
+    if not inside(module.name, "blair_rec.evaluate"):
+        return
+    allowed = {"numpy", "scipy", "yaml", "blair_rec"} | sys.stdlib_module_names
+    if module.name == "blair_rec.evaluate.report":
+        allowed |= {"rich"}
+    yield from (
+        f"line {at}: imports {name}" for name, at in module.imports.items() if name.split(".")[0] not in allowed
+    )
+
+
+def declared_libraries() -> set[str]:
+    """What setup.cfg requires, by the name it is imported by. RecBole's own requirements are not ours to lean on."""
+    setup = configparser.ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg", encoding="utf-8")
+    lines = setup["options"]["install_requires"].split("\n")
+    names = {re.split(r"[<>=!~ ;\[]", line)[0].lower() for line in lines if line and not line.startswith("#")}
+    return {"yaml" if name == "pyyaml" else name.replace("-", "_") for name in names}
+
+
+DECLARED = declared_libraries()
+
+
+def every_library_is_declared(module: Module) -> Iterator[str]:
+    known = DECLARED | {"blair_rec"} | sys.stdlib_module_names
+    if module.name == COMPAT:
+        known |= {"ray"}  # RecBole's own, for who calls the one function of RecBole that uses it
+    yield from (f"line {at}: imports {name}" for name, at in module.imports.items() if name.split(".")[0] not in known)
+
+
+def nothing_imports_the_command_line(module: Module) -> Iterator[str]:
+    yield from (f"line {at}: imports {name}" for name, at in module.imports.items() if inside(name, "blair_rec.cli"))
+
+
+PRINTERS = {"print", "pprint.pprint", "pprint.pp", "rich.print", "sys.stdout.write", "sys.stderr.write", "click.echo"}
+
+
+def only_the_command_line_prints(module: Module) -> Iterator[str]:
+    if module.name == "blair_rec.cli":
+        return
+    for node in ast.walk(module.tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = module.resolve(node.func)
+        to_the_terminal = not any(keyword.arg == "file" for keyword in node.keywords)
+        if name in PRINTERS or (name == "rich.console.Console" and to_the_terminal):
+            yield f"line {node.lineno}: {name}()"
+
+
+def everything_public_has_a_docstring(module: Module) -> Iterator[str]:
+    first = module.tree.body[0] if module.tree.body else None
+    docstring = ast.get_docstring(module.tree, clean=False) or ""
+    if first is None or first.lineno != 1 or not docstring.partition("\n")[0].strip():
+        yield "line 1: no docstring on the first line"
+    for node in module.tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            if not (ast.get_docstring(node) or "").strip():
+                yield f"line {node.lineno}: {node.name} has no docstring"
+
+
+PICKLERS = ("pickle", "_pickle", "cPickle", "dill", "joblib", "cloudpickle", "shelve", "marshal")
+
+
+def nothing_is_pickled(module: Module) -> Iterator[str]:
+    for name, at in module.imports.items():
+        if name.partition(".")[0] in PICKLERS:
+            yield f"line {at}: imports {name}"
+    for node in ast.walk(module.tree):
+        if isinstance(node, (ast.Name, ast.Attribute)):
+            name = module.resolve(node)
+            # Functions named without being called count: they may be handed on. RecBole's evaluation loads the
+            # checkpoint that the same process wrote just before, which COMPAT has to repair.
+            if name == "torch.save" or (name == "torch.load" and module.name != COMPAT):
+                yield f"line {node.lineno}: {name}"
+            if name.endswith((".read_pickle", ".to_pickle")):
+                yield f"line {node.lineno}: {name}"
+        if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+            if not (isinstance(node.value, ast.Constant) and node.value.value is False):
+                yield f"line {node.value.lineno}: allow_pickle"
+
+
+def no_error_is_swallowed(module: Module) -> Iterator[str]:
+    """A broad `except` has to end in a bare `raise`: it may clean up, not decide."""
+
+    def broad(caught: ast.expr | None) -> bool:
+        if isinstance(caught, ast.Tuple):
+            return any(broad(one) for one in caught.elts)
+        return caught is None or module.resolve(caught).split(".")[-1] in {"Exception", "BaseException"}
+
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.ExceptHandler) and broad(node.type):
+            last = node.body[-1]
+            if not (isinstance(last, ast.Raise) and last.exc is None):
+                yield f"line {node.lineno}: broad except"
+        if isinstance(node, ast.Call) and module.resolve(node.func).split(".")[-1] == "suppress":
+            if any(broad(argument) for argument in node.args):
+                yield f"line {node.lineno}: suppresses everything"
+
+
+CHECKS: tuple[Check, ...] = (
+    sides_stay_apart,
+    libraries_stay_at_home,
+    the_report_side_is_light,
+    every_library_is_declared,
+    nothing_imports_the_command_line,
+    only_the_command_line_prints,
+    everything_public_has_a_docstring,
+    nothing_is_pickled,
+    no_error_is_swallowed,
+)
+
+
+def package_modules() -> list[Module]:
+    modules = []
+    for path in sorted((REPOSITORY / "blair_rec").rglob("*.py")):
+        parts = path.relative_to(REPOSITORY).with_suffix("").parts
+        is_package = parts[-1] == "__init__"
+        modules.append(Module(".".join(parts[:-1] if is_package else parts), path.read_text("utf-8"), is_package))
+    return modules
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_the_package_keeps_its_shape(check: Check) -> None:
+    modules = package_modules()
+    assert {"blair_rec", "blair_rec.errors", *SIDES} <= {module.name for module in modules}
+    wrongs = [f"{module.name}, {wrong}" for module in modules for wrong in check(module)]
+    assert not wrongs, "\n".join(wrongs)
+
+
+VIOLATIONS: list[tuple[Check, str, str, str]] = [
+    (sides_stay_apart, "blair_rec.text.store", "import blair_rec.recommend.items", "imports blair_rec.recommend.items"),
+    (sides_stay_apart, "blair_rec.text.store", "from blair_rec import evaluate", "imports blair_rec.evaluate"),
+    (sides_stay_apart, "blair_rec.evaluate.report", "from ..text import store", "imports blair_rec.text"),
+    (sides_stay_apart, "blair_rec.recommend.items", "def f():\n    from ..text.store import a", "line 2: imports"),
+    (sides_stay_apart, "blair_rec.recommend.x", "import_module('blair_rec.text')", "imports blair_rec.text"),
+    (libraries_stay_at_home, "blair_rec.compare", "def f():\n    import recbole.config", "imports recbole.config"),
+    (libraries_stay_at_home, "blair_rec.text.encoder", "from recbole import data", "imports recbole"),
+    (libraries_stay_at_home, "blair_rec.recommend.items", "import transformers", "imports transformers"),
+    (libraries_stay_at_home, "blair_rec.cli", "from huggingface_hub import errors", "imports huggingface_hub"),
+    (libraries_stay_at_home, "blair_rec.text.encoder", "import sentence_transformers", "imports sentence_transformers"),
+    (the_report_side_is_light, "blair_rec.evaluate.metrics", "import torch", "imports torch"),
+    (the_report_side_is_light, "blair_rec.evaluate.metrics", "import rich.table", "imports rich.table"),
+    (sides_stay_apart, "blair_rec.evaluate.report", "from blair_rec import compare", "imports blair_rec.compare"),
+    (sides_stay_apart, "blair_rec.config", "import blair_rec.text", "imports blair_rec.text"),
+    (every_library_is_declared, "blair_rec.text.encoder", "import ray", "imports ray"),
+    (
+        every_library_is_declared,
+        "blair_rec.compare",
+        "import tqdm",
+        "imports tqdm",
+    ),
+    (nothing_imports_the_command_line, "blair_rec.compare", "from blair_rec.cli import main", "imports blair_rec.cli"),
+    (nothing_imports_the_command_line, "blair_rec.text.store", "from .. import cli", "imports blair_rec.cli"),
+    (only_the_command_line_prints, "blair_rec.compare", "print('hello')", "print()"),
+    (only_the_command_line_prints, "blair_rec.compare", "import sys\nsys.stderr.write('x')", "sys.stderr.write()"),
+    (only_the_command_line_prints, "blair_rec.compare", "from rich.console import Console\nConsole()", "Console()"),
+    (everything_public_has_a_docstring, "blair_rec.compare", "", "no docstring on the first line"),
+    (everything_public_has_a_docstring, "blair_rec.compare", "# note\n'''Late.'''", "no docstring on the first line"),
+    (everything_public_has_a_docstring, "blair_rec.compare", "'''\nLate.\n'''", "no docstring on the first line"),
+    (everything_public_has_a_docstring, "blair_rec.compare", "'''A.'''\ndef f(): pass", "line 2: f has no docstring"),
+    (everything_public_has_a_docstring, "blair_rec.compare", "'''A.'''\nclass C: pass", "line 2: C has no docstring"),
+    (nothing_is_pickled, "blair_rec.compare", "from pickle import loads", "imports pickle"),
+    (nothing_is_pickled, "blair_rec.compare", "def f():\n    import joblib", "imports joblib"),
+    (nothing_is_pickled, "blair_rec.compare", "import torch\ntorch.load('x')", "line 2: torch.load"),
+    (nothing_is_pickled, "blair_rec.compare", "import torch as t\nf(t.load)", "line 2: torch.load"),
+    (nothing_is_pickled, "blair_rec.compare", "from torch import load as read\nread('x')", "line 2: torch.load"),
+    (nothing_is_pickled, COMPAT, "import torch\ntorch.save(a, 'x')", "line 2: torch.save"),
+    (nothing_is_pickled, "blair_rec.compare", "np.load('x', allow_pickle=True)", "line 1: allow_pickle"),
+    (nothing_is_pickled, "blair_rec.compare", "np.load('x', allow_pickle=flag)", "line 1: allow_pickle"),
+    (nothing_is_pickled, "blair_rec.compare", "frame().to_pickle('x')", "to_pickle"),
+    (no_error_is_swallowed, "blair_rec.compare", "try: a\nexcept: pass", "line 2: broad except"),
+    (no_error_is_swallowed, "blair_rec.compare", "try: a\nexcept Exception: pass", "line 2: broad except"),
+    (no_error_is_swallowed, "blair_rec.compare", "try: a\nexcept (OSError, BaseException): b", "line 2: broad except"),
+    (no_error_is_swallowed, "blair_rec.compare", "with contextlib.suppress(Exception): a", "suppresses everything"),
+]
+
+
+@pytest.mark.parametrize("check, name, source, expected", VIOLATIONS)
+def test_a_violation_is_seen(check: Check, name: str, source: str, expected: str) -> None:
+    wrongs = list(check(Module(name, source)))
+    assert any(expected in wrong for wrong in wrongs), wrongs
+
+
+def test_every_check_is_shown_to_fail() -> None:
+    assert {check for check, *_ in VIOLATIONS} == set(CHECKS)
+
+
+@pytest.mark.parametrize(
+    "name, source",
+    [
+        ("blair_rec.text.encoder", "import transformers\nfrom blair_rec.text import store"),
+        ("blair_rec.recbole", "import recbole.config\nimport blair_rec.recommend.compat"),
+        ("blair_rec.compare", "import blair_rec.recbole\nimport blair_rec.text.encode, blair_rec.recommend.models"),
+        ("blair_rec.evaluate.report", "import numpy, rich.table\nfrom blair_rec.errors import BlairRecError"),
+        ("blair_rec.recommend.settings", "from blair_rec import __version__, config"),
+        ("blair_rec.cli", "import rich\nprint('hello')"),
+        (COMPAT, "import torch\ntorch.load('x')\nimportlib.import_module('ray.tune')"),
+        ("blair_rec.compare", "np.load('x', allow_pickle=False)\njson.load(file)"),
+        ("blair_rec.compare", "try: a\nexcept BaseException:\n    clean_up()\n    raise"),
+        ("blair_rec.compare", "try: a\nexcept OSError as error: raise Problem() from error"),
+    ],
+)
+def test_what_is_allowed_passes(name: str, source: str) -> None:
+    module = Module(name, f"'''A module.'''\n{source}")
+    assert [wrong for check in CHECKS for wrong in check(module)] == []
+
+
+def test_relative_imports_are_resolved_from_packages_and_modules_alike() -> None:
+    assert "blair_rec.text.store" in Module("blair_rec.text.encode", "from . import store").imports
+    assert "blair_rec.text.store" in Module("blair_rec.text", "from . import store", is_package=True).imports
+    assert "blair_rec.errors" in Module("blair_rec.text", "from .. import errors", is_package=True).imports
+
+
+def modules_loaded_by(statement: str) -> set[str]:
+    code = f"import sys; before = set(sys.modules); {statement}; print(*(set(sys.modules) - before), sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_the_package_loads_nothing_but_itself_and_a_little_of_the_standard_library() -> None:
+    loaded = modules_loaded_by("import blair_rec")
+    assert {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names == {"blair_rec"}
+    assert {name for name in loaded if inside(name, "blair_rec")} == {"blair_rec"}
+    assert len(loaded) < 40
+
+
+def test_a_heavy_import_would_be_seen() -> None:
+    assert "numpy" in modules_loaded_by("import blair_rec, numpy")
+
+
+# Where a checkout, a home or a scratch folder would be on somebody's machine; not part of an address or a longer path.
+MACHINE_PATH = re.compile(r"(?<![\w.:/}~-])/(?:work|tmp|root|home|opt|mnt|Users)\b(?:/[\w.-]+)*|\b[A-Z]:\\\w+")
+TEXT_FILES = {".cfg", ".css", ".csv", ".html", ".json", ".jsonl", ".md", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml"}
+
+
+def repository_texts() -> Iterator[Path]:
+    """What is committed, as far as it is text; of a checkout's folders only those that the layout names."""
+    yield from (
+        path for path in REPOSITORY.iterdir() if path.suffix in TEXT_FILES or path.name in {"Makefile", "LICENSE"}
+    )
+    yield REPOSITORY / ".ci" / "run"
+    for folder in ("benchmarks", "blair_rec", "configs", "datasets", "tests"):
+        yield from (path for path in (REPOSITORY / folder).rglob("*") if path.suffix in TEXT_FILES)
+
+
+def test_no_file_names_a_path_of_somebodys_machine() -> None:
+    texts = list(repository_texts())
+    assert {"Makefile", "CONTRIBUTING.md", "run", "__init__.py"} <= {path.name for path in texts}
+    found = [
+        f"{path.relative_to(REPOSITORY)}: {match.group()}"
+        for path in texts
+        for match in MACHINE_PATH.finditer(path.read_text("utf-8"))
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("start", ["work", "tmp", "root", "home", "Users"])
+def test_a_path_of_somebodys_machine_is_seen(start: str) -> None:
+    assert MACHINE_PATH.search(f"run `cd /{start}/checkout` first")
+    assert not MACHINE_PATH.search(f"https://example.org/{start}/page, docs/{start}/page, ~/{start}, <{start}>")
