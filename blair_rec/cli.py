@@ -187,9 +187,7 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         if not key.startswith("--") or not equals:
             raise ConfigError(f"{key!r} is not --key=value")
         settings[name] = yaml.safe_load(value)
-    from recbole.quick_start import run_recbole
-
-    import blair_rec.recbole  # noqa: F401  (makes RecBole work here, and our models known to it)
+    from blair_rec.recbole import run_recbole
 
     known, sys.argv = sys.argv, sys.argv[:1]  # RecBole reads the command line by itself
     try:

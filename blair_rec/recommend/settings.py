@@ -93,5 +93,5 @@ def _refuse_stray_pickles(config: Config, merged: Mapping[str, Any]) -> None:
         if path.exists() and str(path) not in asked_for:
             raise ConfigError(
                 f"{path} lies in checkpoint_dir, and RecBole would run what it holds (it is a pickle) "
-                "without being asked; remove it, or name it as dataset_save_path or dataloaders_save_path if you trust it"
+                "without being asked; remove it, or name it as dataset_save_path or dataloaders_save_path"
             )

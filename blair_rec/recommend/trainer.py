@@ -76,8 +76,7 @@ def recbole_way(model: Any, loader: Any) -> Callable[[int], StepLosses]:
     def losses(epoch: int) -> StepLosses:
         for interaction in loader:
             loss = model.calculate_loss(interaction.to(model.device))
-            whole: Tensor = sum(loss) if isinstance(loss, tuple) else loss
-            yield whole, len(interaction)
+            yield torch.stack(loss).sum() if isinstance(loss, tuple) else loss, len(interaction)
 
     return losses
 
