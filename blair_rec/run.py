@@ -17,14 +17,16 @@ import torch
 
 import blair_rec.recbole  # noqa: F401  (repairs RecBole before anything of it is used)
 from blair_rec.config import CompareConfig
-from blair_rec.errors import DatasetError
+from blair_rec.errors import BlairRecError, DatasetError
 from blair_rec.evaluate.metrics import check_k, metric_values
 from blair_rec.evaluate.results import write_result
+from blair_rec.files import partial_of, put_in_place, write_text
 from blair_rec.item_vectors import item_vectors
-from blair_rec.plan import Run, write_text
+from blair_rec.plan import Run
 from blair_rec.provenance import provenance
 from blair_rec.recommend.dataset import TextSequentialDataset
-from blair_rec.recommend.models import can_teach_every_position, count_parameters, model_class, save_weights
+from blair_rec.recommend.models import count_parameters, model_class, save_weights
+from blair_rec.recommend.packing import can_pack
 from blair_rec.recommend.scoring import Ranks, rank
 from blair_rec.recommend.sequences import training_sequences
 from blair_rec.recommend.settings import recbole_config
@@ -46,12 +48,22 @@ RANK_ARRAYS = (
 
 
 class Data:
-    """The data set of a comparison, read and split once for all runs."""
+    """The data set of a comparison, read and split once for all runs.
+
+    Raises:
+        DatasetError: it can't be read, or leaves nothing to train, validate or test on.
+        ConfigError: no such model, or a metric that looks further down than there are items.
+    """
 
     def __init__(self, config: CompareConfig, folder: Path) -> None:
         self.model_class = model_class(config.model)
         self.folder = str(folder)
-        dataset = TextSequentialDataset(recbole_config(self.model_class, self.folder, config.recbole))
+        try:
+            dataset = TextSequentialDataset(recbole_config(self.model_class, self.folder, config.recbole))
+        except BlairRecError:
+            raise
+        except ValueError as error:  # RecBole's own, pandas', or text that is no UTF-8
+            raise DatasetError(f"data set {config.dataset!r} can't be read: {error}") from error
         self.train, self.valid, self.test = dataset.build()
         sizes = {"training": len(self.train), "validation": len(self.valid), "test": len(self.test)}
         if empty := [name for name, size in sizes.items() if size == 0]:
@@ -91,7 +103,7 @@ def train_run(
     seed_everything(run.seed)
     model = data.model_class(recbole, train).to(recbole["device"])
     width = recbole["MAX_ITEM_LIST_LENGTH"]
-    if config.train.loss == "recbole" or not can_teach_every_position(model):
+    if config.train.loss == "recbole" or not can_pack(model):
         losses = recbole_way(model, recbole_batches(recbole, train))
     else:
         losses = every_position(model, data.sequences, width, config.train.batch_size, run.seed)
@@ -116,7 +128,7 @@ def train_run(
     ranks = rank(model, data.test, config.evaluate.batch_size, k=TOP_K)
     valid = rank(model, data.valid, config.evaluate.batch_size)
 
-    partial = run.folder.with_name(f".{run.folder.name}.partial")
+    partial = partial_of(run.folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -160,7 +172,7 @@ def train_run(
         arrays["target_count"] = data.item_counts[ranks.item]
         arrays["n_candidates"] = np.array(len(data.item_tokens) - 1)
         write_result(partial, result, arrays)
-        partial.rename(run.folder)
+        put_in_place(run.folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return trained.best_value

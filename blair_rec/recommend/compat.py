@@ -34,6 +34,7 @@ def repair_recbole() -> None:
     """
     refuse_pandas_3(pd.__version__)
     restore_numpy_aliases()
+    import_models_without_anomaly_mode()
     import_quick_start_without_ray()
     read_back_own_checkpoints()
     let_models_complete_config()
@@ -76,6 +77,18 @@ def restore_numpy_aliases() -> None:
                 setattr(np, name, meant)
 
     Config.compatibility_settings = compatibility_settings
+
+
+def import_models_without_anomaly_mode() -> None:
+    """`torch.autograd.set_detect_anomaly(True)` (recbole/model/sequential_recommender/sine.py, line 25).
+
+    It runs when any sequential model is imported, and from then on every backward pass of the process looks for NaN
+    after each operation. The mode that was on before the import is put back.
+    """
+    before = torch.is_anomaly_enabled()
+    importlib.import_module("recbole.model.sequential_recommender")
+    if torch.is_anomaly_enabled() != before:
+        torch.autograd.set_detect_anomaly(before)
 
 
 class _RayOnDemand:

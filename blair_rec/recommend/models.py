@@ -8,20 +8,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import torch
 from recbole.model import sequential_recommender
 from recbole.model.abstract_recommender import SequentialRecommender
-from recbole.model.sequential_recommender import GRU4Rec, SASRec
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from blair_rec.errors import CheckpointError, ConfigError
 from blair_rec.recommend.items import Items, build_items
 from blair_rec.recommend.settings import complete_config
-
-EVERY_POSITION = (SASRec, GRU4Rec)
-"""Causal models whose hidden state at a position sees the items up to it: one pass teaches all positions."""
 
 
 def with_text(base: type[SequentialRecommender]) -> type[SequentialRecommender]:
@@ -36,6 +31,8 @@ def with_text(base: type[SequentialRecommender]) -> type[SequentialRecommender]:
     """
     if not (inspect.isclass(base) and issubclass(base, SequentialRecommender)):
         raise ConfigError(f"{base!r} is not a class of RecBole sequential models")
+    if hasattr(base, "recbole_base"):  # it has its item side replaced already
+        return base
 
     class TextModel(base):
         recbole_base = base
@@ -62,10 +59,6 @@ def with_text(base: type[SequentialRecommender]) -> type[SequentialRecommender]:
             parent, _, name = self.item_side_name.rpartition(".")
             setattr(self.get_submodule(parent), name, items)
 
-        def gather_indexes(self, output: Tensor, gather_index: Tensor) -> Tensor:
-            """As RecBole's; a matrix of indices asks for every position."""
-            return output if gather_index.dim() == 2 else super().gather_indexes(output, gather_index)
-
     TextModel.__name__ = TextModel.__qualname__ = f"BLaIR{base.__name__}"
     TextModel.__doc__ = f"RecBole's {base.__name__} with `blair_items` in the place of its item embedding."
     return TextModel
@@ -77,24 +70,24 @@ def model_class(name: str) -> type[SequentialRecommender]:
     Raises:
         ConfigError: RecBole has no such sequential model.
     """
-    base = getattr(sequential_recommender, name, None)
-    if base is None:
-        known = [key for key, value in vars(sequential_recommender).items() if inspect.isclass(value)]
-        near = get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+    known = {key: value for key, value in vars(sequential_recommender).items() if inspect.isclass(value)}
+    if name not in known:
+        as_written = {key.lower(): key for key in known}
+        near = get_close_matches(name.lower(), as_written, n=1)
+        hint = f"did you mean {as_written[near[0]]!r}?" if near else f"known: {', '.join(sorted(known))}"
         raise ConfigError(f"model is {name!r}, which is no sequential model of RecBole; {hint}")
-    return with_text(base)
+    return with_text(known[name])
 
 
 def item_embedding_name(model: nn.Module, n_items: int) -> str:
     """Where the one item embedding of a built RecBole model is.
 
     Raises:
-        ConfigError: none, or several: then replacing one would leave the others untouched.
+        ConfigError: none, or several (or one under several names): replacing one would leave the others untouched.
     """
     names = [
         name
-        for name, module in model.named_modules()
+        for name, module in model.named_modules(remove_duplicate=False)
         if isinstance(module, nn.Embedding) and module.num_embeddings >= n_items and "item" in name.lower()
     ]
     if len(names) != 1:
@@ -117,18 +110,6 @@ def shared_items(model: Any) -> AbstractContextManager[None]:
     return items.shared() if isinstance(items, Items) else nullcontext()
 
 
-def can_teach_every_position(model: nn.Module) -> bool:
-    """Whether one pass over a sequence gives the hidden state of each of its positions."""
-    return isinstance(model, EVERY_POSITION)
-
-
-def hidden_states(model: Any, items: Tensor) -> Tensor:
-    """[B, T] item ids, padded at the end -> [B, T, H]: the state after each item, from which the next is predicted."""
-    lengths = torch.arange(1, items.shape[1] + 1, device=items.device).expand_as(items)
-    states: Tensor = model.forward(items, lengths)
-    return states
-
-
 def count_parameters(model: nn.Module) -> dict[str, int]:
     """Numbers that training moves, and numbers that it reads but leaves (frozen tables)."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -148,12 +129,15 @@ def load_weights(model: nn.Module, path: Path, store_sha256: str | None) -> None
     """Put saved weights into a model built the same way.
 
     Raises:
-        CheckpointError: no such file, weights of another model, or trained over another store.
+        CheckpointError: no such file, not safetensors, weights of another model, or trained over another store.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no saved weights there")
-    with safe_open(path, framework="pt") as file:
-        needed = (file.metadata() or {}).get("store_sha256") or None
+    try:
+        with safe_open(path, framework="pt") as file:
+            needed = (file.metadata() or {}).get("store_sha256") or None
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} can't be read as safetensors ({error}); train again to make it anew") from None
     if needed is not None and needed != store_sha256:
         has = f"the store given is {store_sha256}" if store_sha256 else "no store was given"
         raise CheckpointError(

@@ -7,23 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from blair_rec.errors import DatasetError
-from blair_rec.recommend.dataset import LOG_POSITION, TextSequentialDataset, gather_windows
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Windows to learn from: item t of a window predicts target t.
-
-    Shapes: B windows, T the longest of them.
-    """
-
-    items: Tensor
-    """[B, T] int64 item ids, oldest first, padded with 0 at the end."""
-    targets: Tensor
-    """[B, T] int64 item ids, 0 where there is nothing to learn."""
+from blair_rec.recommend.dataset import LOG_POSITION, TextSequentialDataset
+from blair_rec.recommend.packing import Packed, pack
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +49,7 @@ class TrainingSequences:
         end = np.minimum(head[sequence] + nth * width, inputs[sequence])
         return self.offsets[sequence] + begin, end - begin
 
-    def batches(self, width: int, targets_per_batch: int, seed: int) -> Iterator[Batch]:
+    def batches(self, width: int, targets_per_batch: int, seed: int) -> Iterator[Packed]:
         """One epoch of random windows, about `targets_per_batch` targets in each batch.
 
         Windows are drawn at random over users: batches of equal-length windows would bias the training.
@@ -79,13 +66,7 @@ class TrainingSequences:
         for begin, end in zip(np.concatenate([[0], cuts[:-1]]), cuts, strict=True):
             if begin == end:
                 continue
-            lengths = torch.from_numpy(length[begin:end])
-            firsts = torch.from_numpy(first[begin:end])
-            longest = int(lengths.max())
-            yield Batch(
-                items=gather_windows(items, firsts, lengths, longest),
-                targets=gather_windows(targets, firsts + 1, lengths, longest),
-            )
+            yield pack(items, targets, first[begin:end], length[begin:end])
 
 
 def training_sequences(train: TextSequentialDataset) -> TrainingSequences:

@@ -16,15 +16,10 @@ from recbole.trainer import Trainer
 from recbole.utils import init_seed
 from torch import Tensor, nn
 
+from blair_rec.recommend.dropout import BitDropout
 from blair_rec.recommend.losses import check_finite, full_softmax
-from blair_rec.recommend.models import (
-    can_teach_every_position,
-    hidden_states,
-    item_side,
-    load_weights,
-    save_weights,
-    shared_items,
-)
+from blair_rec.recommend.models import item_side, load_weights, save_weights, shared_items
+from blair_rec.recommend.packing import can_pack, hidden_states
 from blair_rec.recommend.sequences import TrainingSequences, training_sequences
 
 StepLosses = Iterator[tuple[Tensor, int]]
@@ -60,12 +55,15 @@ def every_position(
     """Step losses of an epoch, where one pass over a window teaches all its positions."""
 
     def losses(epoch: int) -> StepLosses:
-        for batch in sequences.batches(width, targets_per_batch, seed=hash_seed(seed, epoch)):
-            items, targets = batch.items.to(model.device), batch.targets.to(model.device)
-            learnt = targets > 0
+        dropout = BitDropout(hash_seed(seed, epoch))
+        for packed in sequences.batches(width, targets_per_batch, seed=hash_seed(seed, epoch)):
+            packed = packed.to(model.device)
+            learnt = torch.nonzero(packed.targets).squeeze(1)
             with shared_items(model):
-                hidden = hidden_states(model, items)[learnt]
-                yield full_softmax(hidden, targets[learnt], item_side(model).weight), len(hidden)
+                hidden = hidden_states(model, packed, dropout)
+                if len(learnt) < len(hidden):
+                    hidden = hidden[learnt]
+                yield full_softmax(hidden, packed.targets[learnt], item_side(model).weight), len(learnt)
 
     return losses
 
@@ -173,7 +171,7 @@ class TextTrainer(Trainer):
     def _train_epoch(
         self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
     ) -> float | tuple[float, ...]:
-        if self.config["blair_loss"] == "recbole" or not can_teach_every_position(self.model):
+        if self.config["blair_loss"] == "recbole" or not can_pack(self.model):
             result: float | tuple[float, ...] = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
             return result
         if self._sequences is None:

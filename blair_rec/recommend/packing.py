@@ -1,0 +1,178 @@
+"""Many users' sequences in one row of tokens, so that nothing is computed for padding.
+
+Everything that looks at one token at a time works on the row as it is. Attention, where the tokens of a sequence meet,
+sees blocks of sequences of about one length; causality alone keeps the few empty slots of a block from being seen. A
+GRU gets torch's own packed sequences, whose state begins anew with each.
+
+Shapes: P tokens, W windows, S slots (P and the empty ones), H hidden_size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from recbole.model.sequential_recommender import GRU4Rec, SASRec
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+Dropout = Callable[[Tensor, float], Tensor]
+"""(x, probability) -> x with that share of its numbers zeroed and the rest scaled up."""
+
+LADDER = 1.25
+"""A block's sequences differ in length by this factor at most: few blocks, few empty slots."""
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Windows of sequences, shortest first, as one row: token t predicts target t."""
+
+    items: Tensor
+    """[P] int64 item ids; each window oldest first."""
+    targets: Tensor
+    """[P] int64 item ids, 0 where there is nothing to learn."""
+    positions: Tensor
+    """[P] int64 from 0, beginning anew with each window."""
+    lengths: np.ndarray
+    """[W] int64, ascending."""
+    blocks: tuple[tuple[int, int], ...]
+    """(windows, slots of each) of every block."""
+    token_of_slot: Tensor
+    """[S] int64; an empty slot, always behind its window's tokens, names token 0."""
+    slot_of_token: Tensor
+    """[P] int64."""
+
+    def to(self, device: torch.device) -> Packed:
+        """The same on another device."""
+        tensors = (self.items, self.targets, self.positions, self.token_of_slot, self.slot_of_token)
+        items, targets, positions, token_of_slot, slot_of_token = (tensor.to(device) for tensor in tensors)
+        return Packed(items, targets, positions, self.lengths, self.blocks, token_of_slot, slot_of_token)
+
+
+def pack(items: Tensor, targets: Tensor, first: np.ndarray, length: np.ndarray) -> Packed:
+    """Windows of a log of events, cut out and packed.
+
+    Shapes: items, targets [M] int64; first, length [W] int64. Window w reads items[first : first + length] and
+    predicts targets[first + 1 : first + length + 1].
+    """
+    order = np.argsort(length, kind="stable")
+    first, length = first[order], length[order]
+    ends = np.cumsum(length)
+    position = np.arange(ends[-1]) - np.repeat(ends - length, length)
+    event = torch.from_numpy(np.repeat(first, length) + position)
+    slots = _rungs(int(length[-1]))[np.searchsorted(_rungs(int(length[-1])), length)]
+    sizes, counts = np.unique(slots, return_counts=True)
+    slot_of_token = np.repeat(np.cumsum(slots) - slots, length) + position
+    token_of_slot = np.zeros(int(slots.sum()), dtype=np.int64)
+    token_of_slot[slot_of_token] = np.arange(len(position))
+    return Packed(
+        items[event],
+        targets[event + 1],
+        torch.from_numpy(position),
+        length,
+        tuple((int(count), int(size)) for count, size in zip(counts, sizes, strict=True)),
+        torch.from_numpy(token_of_slot),
+        torch.from_numpy(slot_of_token),
+    )
+
+
+def _rungs(longest: int) -> np.ndarray:
+    """Block lengths from 1 to `longest`, each about LADDER times the one before."""
+    rungs = [1]
+    while rungs[-1] < longest:
+        rungs.append(min(longest, max(rungs[-1] + 1, int(rungs[-1] * LADDER))))
+    return np.array(rungs)
+
+
+def can_pack(model: nn.Module) -> bool:
+    """Whether one pass over packed windows gives this model's hidden state at every position."""
+    return isinstance(model, (SASRec, GRU4Rec))
+
+
+def hidden_states(model: Any, packed: Packed, dropout: Dropout) -> Tensor:
+    """[P, H]: the model's state after each token, as its own forward gives it for each window alone.
+
+    Reads the modules of RecBole's classes, so weights and initialisation are theirs; `dropout` is called where they
+    drop out, in training mode alone.
+    """
+    drop = dropout if model.training else _keep
+    if isinstance(model, SASRec):
+        return _sasrec(model, packed, drop)
+    return _gru4rec(model, packed, drop)
+
+
+def _keep(x: Tensor, probability: float) -> Tensor:
+    return x
+
+
+def _sasrec(model: Any, packed: Packed, dropout: Dropout) -> Tensor:
+    x = model.item_embedding(packed.items) + F.embedding(packed.positions, model.position_embedding.weight)
+    x = dropout(model.LayerNorm(x), model.dropout.p)
+    masks = [_causal(size, x) for _, size in packed.blocks]
+    for layer in model.trm_encoder.layer:
+        x = _attention(layer.multi_head_attention, x, packed, masks, dropout)
+        x = _feed_forward(layer.feed_forward, x, dropout)
+    return x
+
+
+def _causal(size: int, like: Tensor) -> Tensor:
+    """[size, size] with -inf above the diagonal."""
+    return torch.full((size, size), -math.inf, dtype=like.dtype, device=like.device).triu_(1)
+
+
+class _Rearrange(torch.autograd.Function):
+    """Rows picked by one index, and put back by another: each row that matters is picked once."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (inverse,) = ctx.saved_tensors
+        return gradients[0].index_select(0, inverse), None, None
+
+
+def _attention(layer: Any, x: Tensor, packed: Packed, masks: Sequence[Tensor], dropout: Dropout) -> Tensor:
+    """RecBole's MultiHeadAttention, with its three projections in one product and each block on its own."""
+    heads, width = layer.num_attention_heads, layer.attention_head_size
+    projections = (layer.query, layer.key, layer.value)
+    weight = torch.cat([projection.weight for projection in projections])
+    bias = torch.cat([projection.bias for projection in projections])
+    slots = _Rearrange.apply(F.linear(x, weight, bias), packed.token_of_slot, packed.slot_of_token)
+    contexts = []
+    sizes = [count * size for count, size in packed.blocks]
+    for (count, size), mask, block in zip(packed.blocks, masks, slots.split(sizes), strict=True):
+        query, key, value = block.view(count, size, 3, heads, width).permute(2, 0, 3, 1, 4).flatten(1, 2)
+        scores = torch.baddbmm(mask, query, key.transpose(1, 2), alpha=1 / layer.sqrt_attention_head_size)
+        context = dropout(scores.softmax(-1), layer.attn_dropout.p) @ value
+        contexts.append(context.view(count, heads, size, width).transpose(1, 2).reshape(count * size, heads * width))
+    context = _Rearrange.apply(torch.cat(contexts), packed.slot_of_token, packed.token_of_slot)
+    added: Tensor = layer.LayerNorm(dropout(layer.dense(context), layer.out_dropout.p) + x)
+    return added
+
+
+def _feed_forward(layer: Any, x: Tensor, dropout: Dropout) -> Tensor:
+    """RecBole's FeedForward; its GELU is the exact one, which torch computes in one pass."""
+    activation = F.gelu if layer.intermediate_act_fn == layer.gelu else layer.intermediate_act_fn
+    added: Tensor = layer.LayerNorm(dropout(layer.dense_2(activation(layer.dense_1(x))), layer.dropout.p) + x)
+    return added
+
+
+def _gru4rec(model: Any, packed: Packed, dropout: Dropout) -> Tensor:
+    x = dropout(model.item_embedding(packed.items), model.emb_dropout.p)
+    window = np.repeat(np.arange(len(packed.lengths)), packed.lengths)
+    # torch packs time step by time step, the longest sequence first.
+    order = torch.from_numpy(np.lexsort((-window, packed.positions.cpu().numpy()))).to(x.device)
+    longer = np.bincount(packed.lengths)[::-1].cumsum()[::-1][1:].copy()
+    back = torch.empty_like(order)
+    back[order] = torch.arange(len(order), device=x.device)
+    states, _ = model.gru_layers(PackedSequence(_Rearrange.apply(x, order, back), torch.from_numpy(longer)))
+    dense: Tensor = model.dense(_Rearrange.apply(states.data, back, order))
+    return dense
