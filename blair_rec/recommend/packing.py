@@ -125,18 +125,30 @@ def _causal(size: int, like: Tensor) -> Tensor:
     return torch.full((size, size), -math.inf, dtype=like.dtype, device=like.device).triu_(1)
 
 
-class _Rearrange(torch.autograd.Function):
-    """Rows picked by one index, and put back by another: each row that matters is picked once."""
+class _Spread(torch.autograd.Function):
+    """Tokens into their slots: [P, H] -> [S, H]. What an empty slot holds is never seen, so it gets no gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(inverse)
-        return x.index_select(0, index)
+    def forward(ctx: Any, x: Tensor, packed: Packed) -> Tensor:
+        ctx.slot_of_token = packed.slot_of_token
+        return x.index_select(0, packed.token_of_slot)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (inverse,) = ctx.saved_tensors
-        return gradients[0].index_select(0, inverse), None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0].index_select(0, ctx.slot_of_token), None
+
+
+class _Collect(torch.autograd.Function):
+    """Tokens out of their slots: [S, H] -> [P, H]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, packed: Packed) -> Tensor:
+        ctx.slot_of_token, ctx.shape = packed.slot_of_token, x.shape
+        return x.index_select(0, packed.slot_of_token)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0].new_zeros(ctx.shape).index_copy_(0, ctx.slot_of_token, gradients[0]), None
 
 
 def _attention(layer: Any, x: Tensor, packed: Packed, masks: Sequence[Tensor], dropout: Dropout) -> Tensor:
@@ -145,7 +157,7 @@ def _attention(layer: Any, x: Tensor, packed: Packed, masks: Sequence[Tensor], d
     projections = (layer.query, layer.key, layer.value)
     weight = torch.cat([projection.weight for projection in projections])
     bias = torch.cat([projection.bias for projection in projections])
-    slots = _Rearrange.apply(F.linear(x, weight, bias), packed.token_of_slot, packed.slot_of_token)
+    slots = _Spread.apply(F.linear(x, weight, bias), packed)
     contexts = []
     sizes = [count * size for count, size in packed.blocks]
     for (count, size), mask, block in zip(packed.blocks, masks, slots.split(sizes), strict=True):
@@ -153,7 +165,7 @@ def _attention(layer: Any, x: Tensor, packed: Packed, masks: Sequence[Tensor], d
         scores = torch.baddbmm(mask, query, key.transpose(1, 2), alpha=1 / layer.sqrt_attention_head_size)
         context = dropout(scores.softmax(-1), layer.attn_dropout.p) @ value
         contexts.append(context.view(count, heads, size, width).transpose(1, 2).reshape(count * size, heads * width))
-    context = _Rearrange.apply(torch.cat(contexts), packed.slot_of_token, packed.token_of_slot)
+    context = _Collect.apply(torch.cat(contexts), packed)
     added: Tensor = layer.LayerNorm(dropout(layer.dense(context), layer.out_dropout.p) + x)
     return added
 
@@ -173,6 +185,6 @@ def _gru4rec(model: Any, packed: Packed, dropout: Dropout) -> Tensor:
     longer = np.bincount(packed.lengths)[::-1].cumsum()[::-1][1:].copy()
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order), device=x.device)
-    states, _ = model.gru_layers(PackedSequence(_Rearrange.apply(x, order, back), torch.from_numpy(longer)))
-    dense: Tensor = model.dense(_Rearrange.apply(states.data, back, order))
+    states, _ = model.gru_layers(PackedSequence(x[order], torch.from_numpy(longer)))
+    dense: Tensor = model.dense(states.data[back])
     return dense
