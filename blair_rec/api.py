@@ -12,7 +12,8 @@ import torch
 import blair_rec.recbole  # noqa: F401  (repairs RecBole before anything of it is used)
 from blair_rec.errors import CheckpointError, ConfigError, UnknownItems
 from blair_rec.item_vectors import item_vectors
-from blair_rec.recommend.models import load_weights, model_class, shared_items
+from blair_rec.recommend.checkpoint import load_weights
+from blair_rec.recommend.models import model_class, shared_items
 from blair_rec.recommend.settings import ItemsOnly, recbole_config
 from blair_rec.text.store import open_store
 
@@ -82,9 +83,12 @@ class Recommender:
             raise ConfigError("histories are lists of item tokens; got a string, so wrap it: [['item', ...]]")
         if empty := sum(len(history) == 0 for history in histories):
             raise ConfigError(f"{empty} of {len(histories)} histories are empty; a next item needs at least one")
-        unknown = [token for history in histories for token in history if token not in self._id_of]
+        tokens = [token for history in histories for token in history]
+        if wrong := [token for token in tokens if not isinstance(token, str)]:
+            raise ConfigError(f"item tokens are text, but {len(wrong)} of {len(tokens)} are not (first: {wrong[0]!r})")
+        unknown = [token for token in tokens if token not in self._id_of]
         if unknown:
-            raise UnknownItems(unknown, sum(len(history) for history in histories))
+            raise UnknownItems(unknown, len(tokens))
         taken = max((len(set(history)) for history in histories), default=0) if exclude_history else 0
         if not 1 <= k <= len(self.item_tokens) - taken:
             raise ConfigError(f"k is {k}; it has to be between 1 and {len(self.item_tokens) - taken}, the items left")
@@ -109,6 +113,8 @@ def load(run_dir: str | Path, store: str | Path | None = None) -> Recommender:
             f"{run_dir} is no finished run: it has no {Path(error.filename).name}; "
             "give a folder such as runs/text_init-1"
         ) from None
+    except (OSError, ValueError) as error:  # ValueError: no JSON, or no UTF-8
+        raise CheckpointError(f"{run_dir} can't be read ({error}); run the same comparison again") from error
     setup = result["setup"]
     settings = {
         **setup["recbole"],
@@ -128,7 +134,7 @@ def load(run_dir: str | Path, store: str | Path | None = None) -> Recommender:
                 f"{run_dir} was trained over the text vectors of store {needed}, and there is none at {path}; "
                 "pass store=, or make it again with `blair-rec encode`"
             )
-        vectors = item_vectors(open_store(path), item_tokens, setup["missing_text"])
+        vectors = item_vectors(open_store(path), item_tokens, setup["text"]["missing_text"])
     model = cls(config, ItemsOnly(config, len(item_tokens), vectors)).to(config["device"])
     load_weights(model, run_dir / "model.safetensors", vectors.store_sha256 if vectors else None)
     return Recommender(model, item_tokens, config["MAX_ITEM_LIST_LENGTH"])

@@ -18,16 +18,16 @@ from blair_rec.recommend.compat import repair_recbole
 
 repair_recbole()
 
-import recbole.data.dataset  # noqa: E402
-import recbole.model.sequential_recommender as sequential_models  # noqa: E402
-import recbole.trainer  # noqa: E402
-from recbole.quick_start import run_recbole  # noqa: E402
-
 from blair_rec.item_vectors import encoded_store, find_encoder, item_vectors  # noqa: E402
 from blair_rec.recommend.dataset import ItemVectors, TextSequentialDataset  # noqa: E402
 from blair_rec.recommend.models import with_text as _with_text  # noqa: E402
 from blair_rec.recommend.trainer import TextTrainer  # noqa: E402
 from blair_rec.text.store import open_store  # noqa: E402
+
+import recbole.data.dataset  # noqa: E402
+import recbole.model.sequential_recommender as sequential_models  # noqa: E402
+import recbole.trainer  # noqa: E402
+from recbole.quick_start import run_recbole  # noqa: E402
 
 __all__ = ["BLaIRSASRec", "PluginDataset", "run_recbole", "with_text"]
 
@@ -49,11 +49,11 @@ class PluginDataset(TextSequentialDataset):
         if not plugin.variant.uses_text:
             logger.info("blair_items is id: no item text is used; set blair_items and blair_text_fields to use it")
             return None
-        if plugin.store and Path(plugin.store).exists():
-            store = open_store(Path(plugin.store))
+        if plugin.store:
+            store = open_store(plugin.store)
         else:
             items = Path(self.config["data_path"]) / f"{self.dataset_name}.item"
-            stores = Path(plugin.store or Path(self.config["checkpoint_dir"]) / "stores")
+            stores = Path(self.config["checkpoint_dir"]) / "stores"
             store, path = encoded_store(plugin.text, items, stores, find_encoder(plugin.text))
             logger.info("item vectors: %s", path)
         return item_vectors(store, self.field2id_token[self.iid_field], plugin.text.missing_text)

@@ -24,13 +24,22 @@ from blair_rec.files import partial_of, put_in_place, write_text
 from blair_rec.item_vectors import item_vectors
 from blair_rec.plan import Run
 from blair_rec.provenance import provenance
+from blair_rec.recommend.checkpoint import save_weights
 from blair_rec.recommend.dataset import TextSequentialDataset
-from blair_rec.recommend.models import count_parameters, model_class, save_weights
+from blair_rec.recommend.models import count_parameters, model_class
 from blair_rec.recommend.packing import can_pack
 from blair_rec.recommend.scoring import Ranks, rank
 from blair_rec.recommend.sequences import training_sequences
 from blair_rec.recommend.settings import recbole_config
-from blair_rec.recommend.trainer import Epoch, every_position, fit, recbole_batches, recbole_way, seed_everything
+from blair_rec.recommend.trainer import (
+    Budget,
+    Epoch,
+    every_position,
+    fit,
+    recbole_batches,
+    recbole_way,
+    seed_everything,
+)
 from blair_rec.text.store import EmbeddingStore
 
 TOP_K = 20
@@ -116,12 +125,14 @@ def train_run(
         model,
         losses,
         lambda: measure(data.valid, config.evaluate.protocol),
-        metric=config.evaluate.metrics[0],
-        epochs=config.train.epochs,
-        patience=config.train.patience,
-        eval_every=config.train.eval_every,
-        learning_rate=config.train.learning_rate,
-        weight_decay=config.train.weight_decay,
+        config.evaluate.metrics[0],
+        Budget(
+            config.train.epochs,
+            config.train.patience,
+            config.train.eval_every,
+            config.train.learning_rate,
+            config.train.weight_decay,
+        ),
         on_epoch=on_epoch,
     )
     seconds = time.perf_counter() - begin

@@ -14,6 +14,7 @@ import blair_rec.recbole  # noqa: F401
 from blair_rec.recommend.losses import full_softmax
 from blair_rec.recommend.packing import Packed, can_pack, hidden_states, pack
 from blair_rec.recommend.settings import ItemsOnly, recbole_config
+
 from recbole.model.sequential_recommender import BERT4Rec, GRU4Rec, SASRec
 
 N_ITEMS, WIDTH = 30, 12
@@ -103,7 +104,9 @@ def test_gradients_are_those_of_training_each_sequence_alone(base: type) -> None
     for (name, one), other in zip(together.named_parameters(), apart.parameters(), strict=True):
         assert one.grad is not None and other.grad is not None, name
         # Positions beyond the longest window, and the padding row, get nothing from either.
-        torch.testing.assert_close(one.grad, other.grad, atol=1e-10, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            one.grad, other.grad, atol=1e-10, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.mark.parametrize("base", [SASRec, GRU4Rec])

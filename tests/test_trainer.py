@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from blair_rec.recommend.models import model_class
 from blair_rec.recommend.sequences import training_sequences
 from blair_rec.recommend.settings import recbole_config
 from blair_rec.recommend.trainer import (
+    Budget,
     Epoch,
+    TextTrainer,
     every_position,
     fit,
     recbole_batches,
@@ -27,6 +30,7 @@ from blair_rec.recommend.trainer import (
     seed_everything,
 )
 
+RATES = {"learning_rate": 0.01, "weight_decay": 0.0}
 SMALL = {"hidden_size": 8, "inner_size": 8, "n_layers": 1, "n_heads": 1, "MAX_ITEM_LIST_LENGTH": 6}
 
 
@@ -55,8 +59,8 @@ class Scripted:
         return {"m": self.values[len(self.seen) - 1]}
 
     def fit(self, **settings: Any) -> Any:
-        defaults = {"metric": "m", "epochs": len(self.values), "patience": 2, "eval_every": 1, "learning_rate": 0.01}
-        return fit(self.model, self.losses, self.validate, **{**defaults, "weight_decay": 0.0, **settings})
+        budget = Budget(**{"epochs": len(self.values), "patience": 2, "eval_every": 1, **settings, **RATES})
+        return fit(self.model, self.losses, self.validate, "m", budget)
 
 
 def test_it_stops_after_patience_and_puts_the_best_weights_back() -> None:
@@ -107,12 +111,8 @@ def fit_one(model: Any, losses: Any, epochs: list[Epoch]) -> None:
         model,
         losses,
         lambda: {"m": float(len(epochs))},
-        metric="m",
-        epochs=3,
-        patience=3,
-        eval_every=1,
-        learning_rate=0.01,
-        weight_decay=0.0,
+        "m",
+        Budget(epochs=3, patience=3, eval_every=1, **RATES),
         on_epoch=epochs.append,
     )
 
@@ -136,3 +136,49 @@ def test_training_lowers_the_loss(tiny: Path, way: str) -> None:
     fit_one(model, losses, epochs)
     assert epochs[0].loss <= np.log(train.item_num) + 0.1, "an untrained model guesses"
     assert epochs[-1].loss < epochs[0].loss - 0.05
+
+
+@pytest.mark.parametrize("way", ["every position", "recbole"])
+def test_stopping_and_going_on_gives_the_same_weights_bit_for_bit(tiny: Path, way: str) -> None:
+    def train(epochs: int, checkpoint: Path | None) -> dict[str, Tensor]:
+        model, config, train = built(tiny, train_batch_size=128)
+        if way == "recbole":  # draws its batches and its dropout from states that the checkpoint has to hold
+            loader = recbole_batches(config, train)
+            losses, generators = recbole_way(model, loader), {"loader": loader.generator}
+        else:
+            losses, generators = every_position(model, training_sequences(train), 6, 128, seed=1), {}
+        fit(
+            model,
+            losses,
+            lambda: {"m": next(rising)},
+            "m",
+            Budget(epochs=epochs, patience=9, eval_every=1, **RATES),
+            checkpoint=checkpoint,
+            generators=generators,
+        )
+        return dict(model.state_dict())
+
+    rising = itertools.count(0.0)  # the best epoch is always the last
+    path = tiny.parent / "checkpoint.safetensors"
+    train(2, path)
+    torch.manual_seed(99)  # another process has other random states
+    resumed = train(4, path)
+    whole = train(4, None)
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_recboles_resume_goes_on_bit_for_bit(tiny: Path) -> None:
+    def trainer(epochs: int) -> tuple[Any, Any]:
+        model, config, train = built(tiny, epochs=epochs, stopping_step=99, valid_metric="NDCG@10")
+        return TextTrainer(config, model), recbole_batches(config, train)
+
+    first, loader = trainer(2)
+    first.fit(loader, saved=True, verbose=False)
+    second, loader = trainer(4)
+    torch.manual_seed(99)
+    second.resume_checkpoint(first.saved_model_file)
+    second.fit(loader, saved=True, verbose=False)
+    whole, loader = trainer(4)
+    whole.fit(loader, saved=False, verbose=False)
+    expected = whole.model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in second.model.state_dict().items())

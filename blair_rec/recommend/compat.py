@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import os
 import sys
 from importlib.machinery import ModuleSpec
@@ -22,6 +23,8 @@ from packaging.version import Version
 
 from blair_rec.errors import CheckpointError, IncompatibleVersion
 
+import recbole
+
 _written: dict[Path, tuple[int, int, int]] = {}
 """Checkpoints that this process wrote through RecBole: resolved path -> (inode, modification time, size)."""
 
@@ -35,6 +38,7 @@ def repair_recbole() -> None:
     refuse_pandas_3(pd.__version__)
     restore_numpy_aliases()
     import_models_without_anomaly_mode()
+    import_models_without_kmeans()
     import_quick_start_without_ray()
     read_back_own_checkpoints()
     let_models_complete_config()
@@ -51,6 +55,18 @@ def refuse_pandas_3(version: str) -> None:
         )
 
 
+_NUMPY_NAMES: dict[str, Any] = {
+    "bool": np.bool_,
+    "int": np.int_,
+    "float": np.float64,
+    "complex": np.complex128,
+    "object": np.object_,
+    "str": np.str_,
+    "long": np.int_,
+    "unicode": np.str_,
+}
+
+
 def restore_numpy_aliases() -> None:
     """`np.float = np.float_` and seven more (recbole/config/configurator.py, Config.compatibility_settings).
 
@@ -60,23 +76,13 @@ def restore_numpy_aliases() -> None:
         return
     from recbole.config import Config
 
-    aliases: dict[str, Any] = {
-        "bool": np.bool_,
-        "int": np.int_,
-        "float": np.float64,
-        "complex": np.complex128,
-        "object": np.object_,
-        "str": np.str_,
-        "long": np.int_,
-        "unicode": np.str_,
-    }
+    Config.compatibility_settings = _set_numpy_names
 
-    def compatibility_settings(self: Any) -> None:
-        for name, meant in aliases.items():
-            if name not in np.__dict__:
-                setattr(np, name, meant)
 
-    Config.compatibility_settings = compatibility_settings
+def _set_numpy_names(self: Any) -> None:
+    for name, meant in _NUMPY_NAMES.items():
+        if name not in np.__dict__:
+            setattr(np, name, meant)
 
 
 def import_models_without_anomaly_mode() -> None:
@@ -91,13 +97,34 @@ def import_models_without_anomaly_mode() -> None:
         torch.autograd.set_detect_anomaly(before)
 
 
+def import_models_without_kmeans() -> None:
+    """`from kmeans_pytorch import kmeans` (recbole 1.2.0: recbole/model/general_recommender/ldiffrec.py, line 29).
+
+    Only LDiffRec uses that package and RecBole doesn't bring it along, yet without it no model of any kind is found,
+    since the look-up by name goes through this folder.
+    """
+    if Version(recbole.__version__) >= Version("1.2.1") or importlib.util.find_spec("kmeans_pytorch"):
+        return
+
+    def kmeans(*arguments: Any, **settings: Any) -> None:
+        raise ImportError("LDiffRec clusters items with kmeans_pytorch; run `pip install kmeans-pytorch`")
+
+    stand_in = ModuleType("kmeans_pytorch")
+    stand_in.kmeans = kmeans  # type: ignore[attr-defined]
+    sys.modules["kmeans_pytorch"] = stand_in
+    try:
+        importlib.import_module("recbole.model.general_recommender")
+    finally:
+        del sys.modules["kmeans_pytorch"]
+
+
 class _RayOnDemand:
     """Stands where quick_start.py expects `ray.tune`; imports the real one when it is first used."""
 
     def __getattr__(self, name: str) -> Any:
         try:
             tune = importlib.import_module("ray.tune")
-        except ImportError as error:
+        except (ImportError, AttributeError) as error:  # numpy 2 has no bool8
             raise ImportError(
                 f"recbole.quick_start.objective_function reports to Ray, and importing ray.tune failed ({error}); "
                 "install a Ray that works here, or call run_recbole, which needs none"

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from recbole.data.dataset import SequentialDataset
-from recbole.data.interaction import Interaction
 from scipy import sparse
 from torch import Tensor
 
 from blair_rec.errors import DatasetError
+
+from recbole.data.dataset import SequentialDataset
+from recbole.data.interaction import Interaction
 
 LOG_POSITION = "blair_log_position"
 """Field of every row: where its target stands in the log."""
@@ -57,12 +58,24 @@ class TextSequentialDataset(SequentialDataset):
     item_vectors: ItemVectors | None = None
     log: Log | None = None
 
+    def _remove_duplication(self) -> None:
+        super()._remove_duplication()
+        self.inter_feat.sort_index(inplace=True)  # RecBole sorts by time here, without keeping the order of ties
+
     def _change_feat_format(self) -> None:
         if self.config["benchmark_filename"] is None:
             self._order_by_exact_time()
-        elif self.iid_field + self.config["LIST_SUFFIX"] not in (self.config["alias_of_item_id"] or []):
-            raise DatasetError(_NO_ALIAS.format(name=self.iid_field + self.config["LIST_SUFFIX"]))
+            super()._change_feat_format()
+            return
+        name = self.iid_field + self.config["LIST_SUFFIX"]
+        if name not in (self.config["alias_of_item_id"] or []):
+            raise DatasetError(_NO_ALIAS.format(name=name))
         super()._change_feat_format()
+        if (longest := self.inter_feat[name].shape[1]) > self.max_item_list_len:
+            raise DatasetError(
+                f"the histories in {name!r} hold up to {longest} items, but MAX_ITEM_LIST_LENGTH is "
+                f"{self.max_item_list_len}; set it to {longest}, or write shorter histories (their last items)"
+            )
 
     def _order_by_exact_time(self) -> None:
         if self.time_field not in self.inter_feat:

@@ -5,26 +5,26 @@ from __future__ import annotations
 import inspect
 from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
-from pathlib import Path
+from functools import cache
 from typing import Any
 
-from recbole.model import sequential_recommender
-from recbole.model.abstract_recommender import SequentialRecommender
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from blair_rec.errors import CheckpointError, ConfigError
+from blair_rec.errors import ConfigError
 from blair_rec.recommend.items import Items, build_items
 from blair_rec.recommend.settings import complete_config
 
+from recbole.model import sequential_recommender
+from recbole.model.abstract_recommender import SequentialRecommender
 
+
+@cache
 def with_text(base: type[SequentialRecommender]) -> type[SequentialRecommender]:
     """A RecBole sequential model class whose item embedding can be replaced by an item side of ours.
 
     The new class is called BLaIR<Name>. It reads `blair_items`, `blair_transforms` and `blair_control` from its
     config and the text vectors from its data set (`item_vectors`). With `blair_items: id` it is the model that it
-    was, with the same initial weights.
+    was, with the same initial weights. The same base gives the same class.
 
     Raises:
         ConfigError: not a class of sequential models.
@@ -70,7 +70,8 @@ def model_class(name: str) -> type[SequentialRecommender]:
     Raises:
         ConfigError: RecBole has no such sequential model.
     """
-    known = {key: value for key, value in vars(sequential_recommender).items() if inspect.isclass(value)}
+    classes = vars(sequential_recommender).items()
+    known: dict[str, Any] = {key: value for key, value in classes if inspect.isclass(value)}
     if name not in known:
         as_written = {key.lower(): key for key in known}
         near = get_close_matches(name.lower(), as_written, n=1)
@@ -115,36 +116,3 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     return {"trained": trained, "frozen": frozen + sum(b.numel() for b in model.buffers() if b.is_floating_point())}
-
-
-def save_weights(model: nn.Module, path: Path, store_sha256: str | None) -> None:
-    """The trained weights as safetensors, under a temporary name first; frozen tables stay in their store."""
-    partial = path.with_name(f".{path.name}.partial")
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, partial, metadata={"store_sha256": store_sha256 or "", "model": type(model).__name__})
-    partial.replace(path)
-
-
-def load_weights(model: nn.Module, path: Path, store_sha256: str | None) -> None:
-    """Put saved weights into a model built the same way.
-
-    Raises:
-        CheckpointError: no such file, not safetensors, weights of another model, or trained over another store.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no saved weights there")
-    try:
-        with safe_open(path, framework="pt") as file:
-            needed = (file.metadata() or {}).get("store_sha256") or None
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} can't be read as safetensors ({error}); train again to make it anew") from None
-    if needed is not None and needed != store_sha256:
-        has = f"the store given is {store_sha256}" if store_sha256 else "no store was given"
-        raise CheckpointError(
-            f"{path} was trained over the text vectors of store {needed}, which a checkpoint does not carry, "
-            f"and {has}; point to that store, or make it again with `blair-rec encode`"
-        )
-    try:
-        model.load_state_dict(load_file(path))
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} holds weights of another model: {error}") from None

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from recbole.model.sequential_recommender import GRU4Rec, SASRec
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+
+from recbole.model.sequential_recommender import GRU4Rec, SASRec
 
 Dropout = Callable[[Tensor, float], Tensor]
 """(x, probability) -> x with that share of its numbers zeroed and the rest scaled up."""

@@ -56,9 +56,10 @@ class TrainingSequences:
         """
         generator = np.random.default_rng(seed)
         first, length = self.windows(width, generator)
-        order = generator.permutation(len(first))
-        first, length = first[order], length[order]
         learnt = np.concatenate([[0], np.cumsum(self.is_target)])
+        teaches = learnt[first + length + 1] > learnt[first + 1]  # a window may hold nothing but context
+        order = generator.permutation(np.flatnonzero(teaches))
+        first, length = first[order], length[order]
         before = np.cumsum(learnt[first + length + 1] - learnt[first + 1])
         cuts = np.flatnonzero(np.diff((before - 1) // targets_per_batch, prepend=0, append=-1))
         items = torch.from_numpy(self.items)

