@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -11,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,11 +25,11 @@ from rich.progress import (
 from rich.table import Table
 
 import blair_rec
-from blair_rec.compare import Listener, compare, leaderboard
-from blair_rec.config import CompareConfig, TextConfig, load_config, read_section
+from blair_rec.compare import Listener, compare, leaderboard, planned
+from blair_rec.config import CompareConfig, TextConfig, load_config, read_section, read_yaml
 from blair_rec.errors import BlairRecError, ConfigError
 from blair_rec.evaluate.report import to_terminal
-from blair_rec.plan import Run, changes, known_stores, plan
+from blair_rec.plan import Run, changes
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 
@@ -42,10 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.command(options, console)
     except BlairRecError as error:
         console.print("[bold red]error:[/]", end=" ")
-        console.print(str(error), markup=False, highlight=False)
+        _say(console, str(error))
         return EXIT_ERROR
     except KeyboardInterrupt:
-        console.print("interrupted; finished runs are kept: start the same command again to go on")
+        _say(console, "interrupted; what is finished is kept: start the same command again to go on")
         return EXIT_INTERRUPTED
     return 0
 
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "run",
         help="RecBole's quick start with the plugin in place",
+        allow_abbrev=False,  # --mod is some key of RecBole, not --model
         epilog="--key=value sets any RecBole or blair_* key",
     )
     command.add_argument("--model", required=True, help="such as BLaIRSASRec")
@@ -105,46 +107,81 @@ def _with_keys(parser: argparse.ArgumentParser) -> Any:
     return parse
 
 
+def _say(console: Console, text: str, style: str = "") -> None:
+    """One line as it is: no markup, and no breaks that a log or a search would stumble over."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _show(table: Table) -> None:
+    """A result, on standard output; wide enough for a leaderboard where no terminal says how wide it is."""
+    Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 100).print(table)
+
+
+class _Lines(logging.Handler):
+    """What the package logs, as lines that a progress bar makes room for."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warns = record.levelno >= logging.WARNING
+        _say(self.console, f"{record.levelname.lower()}: " * warns + record.getMessage(), "yellow" if warns else "")
+
+
 def _set_up_logging(console: Console) -> None:
-    handler = RichHandler(console=console, show_time=False, show_path=False, markup=False, highlighter=None)
     log = logging.getLogger("blair_rec")
-    log.handlers = [handler]
+    log.handlers = [_Lines(console)]
     log.setLevel(logging.INFO)
     log.propagate = False
+    # A table of weights that a checkpoint has or lacks; where it matters, the encoder raises an error itself.
+    logging.getLogger("transformers.modeling_utils").addFilter(_is_no_load_report)
     # RecBole fills missing values in a way that pandas announces to change; the declared pandas still does it.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
 
 
+def _is_no_load_report(record: logging.LogRecord) -> bool:
+    return "LOAD REPORT" not in record.getMessage()
+
+
 def _compare(options: argparse.Namespace, console: Console) -> None:
-    overrides = list(options.set)
-    if options.seeds:
+    overrides = []
+    if options.encoder is not None:  # how the other encoder is read is not how this one is
+        overrides += [f"text.encoder={json.dumps(options.encoder)}", "text.revision=null", "text.pooling=auto"]
+    overrides += options.set
+    if options.seeds is not None:
         overrides.append(f"seeds=[{options.seeds}]")
-    if options.encoder:
-        overrides.append(f"text.encoder={options.encoder}")
     config = load_config(options.config, overrides)
-    if options.variants:
+    if options.variants is not None:
         config = config.only([name.strip() for name in options.variants.split(",")])
     out = options.out or Path("runs") / options.config.stem
     if options.dry_run:
-        _show_plan(config, out)
+        _show_plan(config, out, console, options.fresh)
         return
     with _Live(console) as live:
         board = compare(config, out, fresh=options.fresh, listener=live)
     if board is None:
-        console.print(f"no leaderboard yet: the baseline {config.baseline!r} has no finished run in {out}")
+        _say(console, f"no leaderboard yet: the baseline {config.baseline!r} has no finished run in {out}")
         return
-    Console().print(to_terminal(board))
-    console.print(f"leaderboard.md, .csv, .json and the runs are in {out}")
+    _show(to_terminal(board))
+    _say(console, f"leaderboard.md, .csv, .json and the runs are in {out}")
 
 
-def _show_plan(config: CompareConfig, out: Path) -> None:
-    runs = plan(config, out, known_stores(config, out))
+def _show_plan(config: CompareConfig, out: Path, console: Console, fresh: bool) -> None:
+    encodings, runs = planned(config, out)
     table = Table("run", "items", "state", title=f"{config.dataset}, {config.model}: {len(runs)} runs in {out}")
     for run in runs:
-        changed = changes(run) if run.done else []
-        state = f"done, but changed since: {'; '.join(changed)}" if changed else "done" if run.done else "to do"
+        if not run.done:
+            state = "to do"
+        elif fresh:
+            state = "done, to do again (--fresh)"
+        else:
+            state = f"done, but changed since: {'; '.join(changed)}" if (changed := changes(run)) else "done"
         table.add_row(run.folder.name, config.variants[run.variant].items, state)
-    Console().print(table)
+    _show(table)
+    for encoding in dict.fromkeys(encodings.values()):
+        state = "to do" if encoding.known_sha256() is None else "done"
+        _say(console, f"encoding {len(encoding.catalogue)} items with {encoding.source.name}: {state}")
 
 
 def _encode(options: argparse.Namespace, console: Console) -> None:
@@ -164,31 +201,30 @@ def _encode(options: argparse.Namespace, console: Console) -> None:
             options.out,
             progress=lambda done, total: live.encoding(source.name, done, total),
         )
-    Console().print(
-        f"{len(store)} vectors of width {store.text_dim} by {source.name} in {options.out}", highlight=False
-    )
+    _say(Console(), f"{len(store)} vectors of width {store.text_dim} by {source.name} in {options.out}")
 
 
 def _leaderboard(options: argparse.Namespace, console: Console) -> None:
     for folder in options.folders:
         board = leaderboard(folder)
         if board is None:
-            console.print(f"{folder}: the baseline has no finished run yet")
+            _say(console, f"{folder}: the baseline has no finished run yet")
         else:
-            Console().print(to_terminal(board))
+            _show(to_terminal(board))
 
 
 def _run(options: argparse.Namespace, console: Console) -> None:
-    import yaml
-
     settings = {}
     for key in options.keys:
         name, equals, value = key.removeprefix("--").partition("=")
         if not key.startswith("--") or not equals:
             raise ConfigError(f"{key!r} is not --key=value")
-        settings[name] = yaml.safe_load(value)
-    from blair_rec.recbole import run_recbole
+        settings[name] = read_yaml(value, key)
+    from blair_rec.recbole import run_recbole, with_text
+    from blair_rec.recommend.models import model_class
 
+    if options.model.startswith("BLaIR"):  # of whichever model of RecBole it is made
+        with_text(model_class(options.model.removeprefix("BLaIR")).recbole_base)
     known, sys.argv = sys.argv, sys.argv[:1]  # RecBole reads the command line by itself
     try:
         result = run_recbole(
@@ -199,7 +235,7 @@ def _run(options: argparse.Namespace, console: Console) -> None:
     table = Table("metric", "valid", "test", title=f"{options.model} on {options.dataset}")
     for metric, value in result["test_result"].items():
         table.add_row(metric, f"{result['best_valid_result'][metric]:.4f}", f"{value:.4f}")
-    Console().print(table)
+    _show(table)
 
 
 class _Live(Listener):
@@ -216,6 +252,7 @@ class _Live(Listener):
             TextColumn("{task.fields[note]}"),
             console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self.runs: TaskID | None = None
         self.encodings: dict[str, TaskID] = {}
@@ -230,13 +267,14 @@ class _Live(Listener):
 
     def encoding(self, encoder: str, done: int, total: int) -> None:
         if encoder not in self.encodings:
-            self.encodings[encoder] = self.progress.add_task(f"encoding with {encoder}", total=total, note="")
-        self.progress.update(self.encodings[encoder], completed=done, total=total)
+            _say(self.console, f"encoding {total} texts with {encoder}")
+            self.encodings[encoder] = self.progress.add_task("encoding", total=total, note="")
+        self.progress.update(self.encodings[encoder], completed=done, total=total, visible=done < total)
 
     def planned(self, runs: list[Run]) -> None:
         done = sum(run.done for run in runs)
         if done:
-            self.console.print(f"{done} of {len(runs)} runs are done already", highlight=False)
+            _say(self.console, f"{done} of {len(runs)} runs are done already")
         self.runs = self.progress.add_task("runs", total=len(runs), completed=done, note="")
 
     def started(self, run: Run) -> None:
@@ -249,7 +287,7 @@ class _Live(Listener):
         self._note(f"{run.folder.name}: epoch {epoch.epoch}, loss {epoch.loss:.3f}, best {self.best:.4f}")
 
     def finished(self, run: Run, value: float, seconds: float) -> None:
-        self.console.print(f"{run.folder.name}: {value:.4f} on validation, {seconds:.0f} s", highlight=False)
+        _say(self.console, f"{run.folder.name}: {value:.4f} on validation, {seconds:.0f} s")
         if self.runs is not None:
             self.progress.advance(self.runs)
 

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from blair_rec.config import CompareConfig, TextConfig, VariantConfig, read_config, to_dict
-from blair_rec.errors import ChangedRuns, ConfigError, OutputError
+from blair_rec.config import CompareConfig, load_config, write_yaml
+from blair_rec.errors import ConfigError, OutputError
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
+from blair_rec.evaluate.metrics import parse_metric
 from blair_rec.evaluate.report import write_reports
-from blair_rec.evaluate.results import load_runs
-from blair_rec.plan import Run, changes, data_folder, plan, text_variants, write_text
+from blair_rec.evaluate.results import CONFIG_FILE, RUNS_FOLDER
+from blair_rec.files import alone_in, tidy, write_text
+from blair_rec.item_vectors import Encoding, find_encodings
+from blair_rec.plan import Run, data_folder, data_hash, finished_runs, plan, refuse_changed
+from blair_rec.text.store import EmbeddingStore
 
 # RecBole and torch are imported where training starts: planning and rendering take neither.
+
+STORES_FOLDER = "stores"
 
 
 class Listener:
@@ -45,36 +48,58 @@ def compare(
 ) -> Leaderboard | None:
     """Encode, train, evaluate, and rank; started again, it goes on where it stopped.
 
+    What can be wrong is looked for before anything is encoded, and again before anything is trained. With `fresh` all
+    runs are trained again; a finished one is there until its successor is whole.
+
     Returns the leaderboard, or None while the baseline has no finished run.
 
     Raises:
         ChangedRuns: `out` holds runs of another config, data set, store or version, and `fresh` was not said.
-        OutputError: `out` can't be written.
+        BadRun: `out` holds damaged runs, and `fresh` was not said.
+        OutputError: `out` can't be written, or another process is at work in it.
         ConfigError, DatasetError, and what encoding and training raise.
     """
     listener = listener or Listener()
-    _make_writable(out)
-    stores = {name: _encode(config, config.variants[name], out, listener) for name in text_variants(config)}
-    hashes = {name: store.store_sha256 for name, (store, _) in stores.items()}
-    runs = plan(config, out, hashes)
-    if fresh:
-        for run in runs:
-            shutil.rmtree(run.folder, ignore_errors=True)
-        runs = [dataclasses.replace(run, done=False) for run in runs]
-    _refuse_changed(runs, out)
-    write_text(out / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
-    listener.planned(runs)
-    pending = [run for run in runs if not run.done]
-    if pending:
-        from blair_rec.run import Data, train_run
+    with alone_in(out):
+        tidy(out / RUNS_FOLDER)
+        folder = data_folder(config.dataset)
+        encodings, runs = planned(config, out)
+        if fresh:
+            runs = [dataclasses.replace(run, done=False) for run in runs]
+        refuse_changed(runs, out)
+        pending = [run for run in runs if not run.done]
+        if pending:
+            from blair_rec.run import Data, train_run
 
-        data = Data(config, data_folder(config.dataset))
-        for run in pending:
+            data = Data(config, folder)
+            stores = _encode({run.variant: encodings[run.variant] for run in pending if run.store}, listener)
+            runs = [_with_store(run, stores) for run in runs]
+            refuse_changed(runs, out)
+        write_text(out / CONFIG_FILE, write_yaml(config))
+        listener.planned(runs)
+        for run in runs:
+            if run.done:
+                continue
             listener.started(run)
             begin = time.perf_counter()
-            value = train_run(config, run, data, stores.get(run.variant), on_epoch=partial(listener.epoch, run))
+            store = (stores[run.variant], run.store) if run.store else None
+            value = train_run(config, run, data, store, on_epoch=partial(listener.epoch, run))
             listener.finished(run, value, time.perf_counter() - begin)
     return leaderboard(out)
+
+
+def planned(config: CompareConfig, out: Path) -> tuple[dict[str, Encoding], list[Run]]:
+    """The vectors that the variants ask for, and the runs; nothing is encoded, trained or written.
+
+    Raises:
+        ConfigError: a metric that there isn't; DatasetError: no such data set.
+        CatalogueError, MissingField, EncoderUnavailable, UnknownEncoder: of the items' text and the encoder.
+    """
+    for metric in config.evaluate.metrics:
+        parse_metric(metric)
+    data = data_hash(config)
+    encodings = find_encodings(config, data_folder(config.dataset), out / STORES_FOLDER)
+    return encodings, plan(config, out, encodings, data)
 
 
 def leaderboard(out: Path) -> Leaderboard | None:
@@ -83,47 +108,34 @@ def leaderboard(out: Path) -> Leaderboard | None:
     None, and nothing written, while the baseline has no finished run.
 
     Raises:
-        NoRuns, BadRun, UnpairedRuns, ConfigError: the folder is not a comparison, or damaged.
+        NoRuns, BadRun, UnpairedRuns, ChangedRuns, ConfigError: the folder is not a comparison, or damaged.
+        OutputError: it can't be written.
     """
-    path = out / "config.yaml"
+    path = out / CONFIG_FILE
     if not path.is_file():
-        raise ConfigError(f"{out} is not the folder of a comparison: it has no config.yaml; give the folder of `-o`")
-    config = read_config(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
-    runs = [run for run in load_runs(out) if run.variant in config.variants and run.seed in config.seeds]
+        raise ConfigError(f"{out} is not the folder of a comparison: it has no {path.name}; give the folder of `-o`")
+    config = load_config(path)
+    runs = finished_runs(config, out)
     if not any(run.variant == config.baseline for run in runs):
         return None
     board = build_leaderboard(runs, config.baseline, config.evaluate.metrics, config.evaluate.protocol)  # type: ignore[arg-type]
-    write_reports(board, out)
+    try:
+        write_reports(board, out)
+    except OSError as error:
+        raise OutputError(f"{out} can't be written ({error.strerror}), so there is no leaderboard in it") from None
     return board
 
 
-def _encode(config: CompareConfig, variant: VariantConfig, out: Path, listener: Listener) -> Any:
-    from blair_rec.item_vectors import encoded_store, find_encoder
-
-    text: TextConfig = config.text_of(variant)
-    folder = data_folder(config.dataset)
-    source = find_encoder(text)
-    return encoded_store(
-        text,
-        folder / f"{folder.name}.item",
-        out / "stores",
-        source,
-        progress=lambda done, total: listener.encoding(source.name, done, total),
-    )
+def _encode(encodings: dict[str, Encoding], listener: Listener) -> dict[str, EmbeddingStore]:
+    """The store of each variant; one that several share is made, and read, once."""
+    stores: dict[Encoding, EmbeddingStore] = {}
+    for encoding in encodings.values():
+        if encoding not in stores:
+            stores[encoding] = encoding.encode(partial(listener.encoding, encoding.source.name))
+    return {name: stores[encoding] for name, encoding in encodings.items()}
 
 
-def _refuse_changed(runs: list[Run], out: Path) -> None:
-    stale = {run: words for run in runs if run.done and (words := changes(run))}
-    if stale:
-        words = list(dict.fromkeys(word for words in stale.values() for word in words))
-        raise ChangedRuns(out, [run.folder.name for run in stale], words)
-
-
-def _make_writable(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OutputError(f"{out} can't be written ({error.strerror}); choose another folder with -o") from None
+def _with_store(run: Run, stores: dict[str, EmbeddingStore]) -> Run:
+    if run.variant not in stores:
+        return run
+    return dataclasses.replace(run, hashes={**run.hashes, "store": stores[run.variant].store_sha256})

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -23,6 +25,8 @@ LOSSES = ("full_softmax", "recbole")
 PROTOCOLS = ("unmasked", "masked")
 MISSING_TEXT = ("error", "mean", "zeros")
 POOLINGS = ("auto", "cls", "mean")
+LARGEST_SEED = 2**32 - 1
+"""The largest that NumPy's generator takes."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,9 @@ class FallbackConfig:
 
     encoder: str
     """An offline package, a local folder, or another hub name."""
+
+    def __post_init__(self) -> None:
+        _refuse(_type_problems(self))
 
 
 @dataclass(frozen=True)
@@ -55,12 +62,13 @@ class TextConfig:
     """The item metadata: a RecBole .item file or JSON lines; the data set's own .item file if not given."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "fields", _names(self.fields, "text.fields"))
+        _freeze(self, "fields")
         if isinstance(self.fallback, Mapping):
-            object.__setattr__(self, "fallback", read_section(FallbackConfig, self.fallback, "text.fallback"))
-        _one_of(self.pooling, POOLINGS, "text.pooling")
-        _one_of(self.missing_text, MISSING_TEXT, "text.missing_text")
-        _at_least(self.max_length, 1, "text.max_length")
+            object.__setattr__(self, "fallback", read_section(FallbackConfig, self.fallback, "fallback"))
+        problems = _type_problems(self) + _one_of(self.pooling, POOLINGS, "pooling")
+        problems += _one_of(self.missing_text, MISSING_TEXT, "missing_text")
+        problems += _at_least(self.max_length, 1, "max_length")
+        _refuse(problems)
 
 
 @dataclass(frozen=True)
@@ -84,12 +92,13 @@ class TrainConfig:
     """Training targets in one step."""
 
     def __post_init__(self) -> None:
-        _one_of(self.loss, LOSSES, "train.loss")
+        problems = _type_problems(self) + _one_of(self.loss, LOSSES, "loss")
         for name in ("epochs", "eval_every", "batch_size"):
-            _at_least(getattr(self, name), 1, f"train.{name}")
-        _at_least(self.patience, 0, "train.patience")
-        if not 0 < self.learning_rate < float("inf"):
-            raise ConfigError(f"train.learning_rate is {self.learning_rate!r}; it has to be a positive number")
+            problems += _at_least(getattr(self, name), 1, name)
+        problems += _at_least(self.patience, 0, "patience") + _at_least(self.weight_decay, 0, "weight_decay")
+        if _is_number(self.learning_rate) and not 0 < self.learning_rate < math.inf:
+            problems.append(f"learning_rate is {self.learning_rate!r}; it has to be a positive number")
+        _refuse(problems)
 
 
 @dataclass(frozen=True)
@@ -104,11 +113,11 @@ class EvaluateConfig:
     """Users scored at once."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "metrics", _names(self.metrics, "evaluate.metrics"))
-        if not self.metrics:
-            raise ConfigError("evaluate.metrics is empty; name at least one, such as NDCG@10")
-        _one_of(self.protocol, PROTOCOLS, "evaluate.protocol")
-        _at_least(self.batch_size, 1, "evaluate.batch_size")
+        _freeze(self, "metrics")
+        problems = _type_problems(self) + _one_of(self.protocol, PROTOCOLS, "protocol")
+        if self.metrics == ():
+            problems.append("metrics is empty; name at least one, such as NDCG@10")
+        _refuse(problems + _at_least(self.batch_size, 1, "batch_size"))
 
 
 @dataclass(frozen=True)
@@ -125,14 +134,15 @@ class VariantConfig:
     """Keys of the text section that this variant has otherwise, such as its own encoder."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "transforms", _names(self.transforms, "transforms"))
-        _one_of(self.items, ITEM_KINDS, "items")
-        for transform in self.transforms:
-            _one_of(transform, TRANSFORMS, "transforms")
+        _freeze(self, "transforms")
+        problems = _type_problems(self) + _one_of(self.items, ITEM_KINDS, "items")
+        if isinstance(self.transforms, tuple):
+            problems += [line for name in self.transforms for line in _one_of(name, TRANSFORMS, "transforms")]
         if self.control is not None:
-            _one_of(self.control, CONTROLS, "control")
+            problems += _one_of(self.control, CONTROLS, "control")
         if self.items == "id" and (self.transforms or self.control or self.text):
-            raise ConfigError("items: id uses no text, so transforms, control and text have no meaning there")
+            problems.append("items: id uses no text, so transforms, control and text have no meaning there")
+        _refuse(problems)
 
     @property
     def uses_text(self) -> bool:
@@ -161,22 +171,38 @@ class CompareConfig:
     """Handed to RecBole as it is."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.seeds, int) and not isinstance(self.seeds, bool):
+            object.__setattr__(self, "seeds", (self.seeds,))
+        _freeze(self, "seeds")
+        problems = _type_problems(self)
+        if isinstance(self.dataset, str) and Path(self.dataset).name in ("", ".."):
+            problems.append(f"dataset is {self.dataset!r}; the files carry the folder's name, so give a path with it")
+        if isinstance(self.variants, Mapping):
+            problems += self._variant_problems()
+        if isinstance(self.seeds, tuple) and (not self.seeds or len(set(self.seeds)) != len(self.seeds)):
+            problems.append(f"seeds are {list(self.seeds)}; give at least one, each once")
+        if isinstance(self.recbole, Mapping):
+            problems += _recbole_problems(self.recbole)
+        _refuse(problems)
+
+    def _variant_problems(self) -> list[str]:
+        problems = []
         if not self.variants:
-            raise ConfigError("no variants; name at least the baseline, such as id: {items: id}")
-        for name in self.variants:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.]*", name):
-                raise ConfigError(f"variant {name!r}: a name is made of letters, digits, '_' and '.'")
-        if self.baseline not in self.variants:
-            raise ConfigError(f"baseline is {self.baseline!r}; variants: {', '.join(self.variants)}")
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise ConfigError(f"seeds are {list(self.seeds)}; give at least one, each once")
+            problems.append("no variants; name at least the baseline, such as id: {items: id}")
+        elif self.baseline not in self.variants:
+            problems.append(f"baseline is {self.baseline!r}; variants: {', '.join(map(str, self.variants))}")
         for name, variant in self.variants.items():
-            if variant.uses_text and not self.text_of(variant).fields:
-                raise ConfigError(f"variant {name!r} uses text, but text.fields names no metadata field")
-        for key in self.recbole:
-            if key in OWNED_BY or key.startswith("blair_"):
-                owner = OWNED_BY.get(key, "the typed sections")
-                raise ConfigError(f"recbole: {key!r} belongs to {owner}; set it there, so that one place decides")
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.]*", str(name)):
+                problems.append(f"variant {name!r}: a name is made of letters, digits, '_' and '.'")
+            if not isinstance(variant, VariantConfig):
+                problems.append(f"variant {name!r} is {variant!r}; expected keys and values")
+            elif variant.uses_text and isinstance(self.text, TextConfig):
+                try:
+                    if not self.text_of(variant).fields:
+                        problems.append(f"variant {name!r} uses text, but text.fields names no metadata field")
+                except ConfigError as error:
+                    problems += [f"variants.{name}.{line}" for line in str(error).splitlines()]
+        return problems
 
     def only(self, names: Sequence[str]) -> CompareConfig:
         """The same comparison with these variants alone.
@@ -184,15 +210,17 @@ class CompareConfig:
         Raises:
             ConfigError: a name that is no variant.
         """
-        for name in names:
-            _one_of(name, tuple(self.variants), "--variants")
+        _refuse([line for name in names for line in _one_of(name, tuple(self.variants), "--variants")])
         kept = {name: variant for name, variant in self.variants.items() if name in names}
         baseline = self.baseline if self.baseline in kept else next(iter(kept))
         return dataclasses.replace(self, variants=kept, baseline=baseline)
 
     def text_of(self, variant: VariantConfig) -> TextConfig:
         """The text section with what the variant has otherwise."""
-        return read_section(TextConfig, {**_shallow(self.text), **variant.text}, "variants.*.text")
+        shared = _shallow(self.text)
+        if "encoder" in variant.text:  # another encoder pools in its own way, and has its own revisions
+            del shared["revision"], shared["pooling"]
+        return read_section(TextConfig, {**shared, **variant.text}, "text")
 
 
 @dataclass(frozen=True)
@@ -203,6 +231,9 @@ class PluginConfig:
     text: TextConfig = field(default_factory=TextConfig)
     loss: str = "full_softmax"
     store: str | None = None
+
+    def __post_init__(self) -> None:
+        _refuse(_type_problems(self))
 
 
 PLUGIN_KEYS: dict[str, tuple[type, str]] = {
@@ -238,7 +269,7 @@ def read_plugin_config(flat: Mapping[str, Any]) -> PluginConfig:
             raise ConfigError(f"unknown key {key!r}; {hint}")
         cls, name = PLUGIN_KEYS[key]
         if name in ("fields", "transforms") and isinstance(value, str):  # as a command line gives it
-            value = yaml.safe_load(value) if value.startswith("[") else [value]
+            value = read_yaml(value, key) if value.startswith("[") else [value]
         if name == "fallback" and isinstance(value, str):
             value = {"encoder": value}
         sections[cls][name] = value
@@ -288,19 +319,18 @@ def read_section(cls: type[T], raw: Mapping[str, Any] | None, where: str) -> T:
     for key in sorted(set(raw) - set(known), key=str):
         near = get_close_matches(str(key), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-        problems.append(f"{where}: unknown key {key!r}; {hint}")
-    for f in fields(cls):  # type: ignore[arg-type]
-        if f.name in raw:
-            problems += _type_problem(f, raw[f.name], where)
+        problems.append(f"unknown key {key!r}; {hint}")
+    required = [f.name for f in fields(cls) if f.default is f.default_factory is dataclasses.MISSING]  # type: ignore[arg-type]
+    if missing := [name for name in required if name not in raw]:
+        problems.append(f"missing {', '.join(missing)}")
+    else:
+        try:
+            section = cls(**{name: raw[name] for name in known if name in raw})
+        except ConfigError as error:
+            problems += str(error).splitlines()
     if problems:
-        raise ConfigError("\n".join(problems))
-    try:
-        return cls(**raw)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-    except TypeError as error:  # a required key that is missing
-        missing = re.findall(r"'(\w+)'", str(error))
-        raise ConfigError(f"{where}: missing {', '.join(missing)}") from None
+        raise ConfigError("\n".join(f"{where}: {problem}" for problem in problems))
+    return section
 
 
 def read_config(raw: Mapping[str, Any], where: str = "config") -> CompareConfig:
@@ -311,19 +341,26 @@ def read_config(raw: Mapping[str, Any], where: str = "config") -> CompareConfig:
     """
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{where}: expected keys and values, got {type(raw).__name__}")
-    sections = dict(raw)
+    sections, problems = dict(raw), []
+
+    def read(cls: type[Any], value: Any, name: str) -> Any:
+        try:
+            return read_section(cls, value, f"{where}: {name}")
+        except ConfigError as error:
+            problems.append(str(error))
+
     for name, cls in (("text", TextConfig), ("train", TrainConfig), ("evaluate", EvaluateConfig)):
         if name in sections:
-            sections[name] = read_section(cls, sections[name], f"{where}: {name}")
+            sections[name] = read(cls, sections[name], name)
     if isinstance(sections.get("variants"), Mapping):
         sections["variants"] = {
-            str(name): read_section(VariantConfig, variant, f"{where}: variants.{name}")
+            str(name): read(VariantConfig, variant, f"variants.{name}")
             for name, variant in sections["variants"].items()
         }
-    if "seeds" in sections:
-        sections["seeds"] = _seeds(sections["seeds"])
     if sections.get("recbole") is None:
         sections.pop("recbole", None)
+    if problems:
+        raise ConfigError("\n".join(problems))
     return read_section(CompareConfig, sections, where)
 
 
@@ -335,18 +372,67 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CompareConfi
     """
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: can't be read ({error.strerror}); give the path of a comparison file") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from None
+    raw = read_yaml(text, str(path))
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected keys and values, got {type(raw).__name__}")
     for override in overrides:
         _set(raw, override)
     return read_config(raw, str(path))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as it is meant: 1e-3 is a number (YAML 1.1 makes it a text), and a key that stands twice is an error."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.composer.ComposerError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return node
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what _Loader reads back."""
+
+
+for _yaml in (_Loader, _Dumper):
+    _yaml.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+\Z"),
+        list("-+.0123456789"),
+    )
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """What a YAML text says.
+
+    Raises:
+        ConfigError: not YAML, or a key that stands twice in one place.
+    """
+    loader = None
+    try:
+        loader = _Loader(text)
+        return loader.get_single_data()
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: such as the 31st of February
+        raise ConfigError(f"{where}: not YAML: {error}") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def write_yaml(config: Any) -> str:
+    """A config as text that load_config makes the same config of."""
+    # Without allow_unicode, which would write some line breaks (U+0085) in a way that is read back as spaces.
+    text: str = yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False)
+    return text
 
 
 def to_dict(config: Any) -> Any:
@@ -366,52 +452,96 @@ def _set(raw: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: expected key=value, such as train.epochs=5")
     *sections, last = key.split(".")
     for section in sections:
-        raw = raw.setdefault(section, {})
+        if raw.get(section) is None:
+            raw[section] = {}
+        raw = raw[section]
         if not isinstance(raw, dict):
             raise ConfigError(f"--set {override}: {section!r} holds a value, not keys")
-    raw[last] = yaml.safe_load(value)
+    raw[last] = read_yaml(value, f"--set {override}")
 
 
 def _shallow(config: Any) -> dict[str, Any]:
     return {f.name: getattr(config, f.name) for f in fields(config)}
 
 
-def _names(value: Any, where: str) -> tuple[str, ...]:
-    if isinstance(value, str) or not isinstance(value, (list, tuple)):
-        raise ConfigError(f"{where} is {value!r}; expected a list, such as [{value}]")
-    if wrong := [name for name in value if not isinstance(name, str)]:
-        raise ConfigError(f"{where}: {wrong[0]!r} is not a name")
-    return tuple(value)
+def _freeze(config: Any, name: str) -> None:
+    """A list, as YAML gives it, becomes a tuple."""
+    if isinstance(value := getattr(config, name), list):
+        object.__setattr__(config, name, tuple(value))
 
 
-def _seeds(value: Any) -> tuple[int, ...]:
-    values = value if isinstance(value, (list, tuple)) else [value]
-    if wrong := [seed for seed in values if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0]:
-        raise ConfigError(f"seeds: {wrong[0]!r} is not a whole number of 0 or more")
-    return tuple(values)
+def _refuse(problems: Sequence[str]) -> None:
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
-def _one_of(value: Any, known: Sequence[str], where: str) -> None:
-    if value not in known:
-        near = get_close_matches(str(value), known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"{where} is {value!r}; {hint}known: {', '.join(known)}")
-
-
-def _at_least(value: int, least: int, where: str) -> None:
-    if value < least:
-        raise ConfigError(f"{where} is {value!r}; it has to be at least {least}")
-
-
-_SCALARS: dict[str, type | tuple[type, ...]] = {"int": int, "float": (int, float), "str": str, "bool": bool}
-
-
-def _type_problem(f: dataclasses.Field[Any], value: Any, where: str) -> list[str]:
-    """Scalars of the wrong type, such as epochs: many (annotations are strings here)."""
-    kind, _, optional = str(f.type).partition(" | ")
-    wanted = _SCALARS.get(kind)
-    if wanted is None or (value is None and optional == "None"):
+def _one_of(value: Any, known: Sequence[str], where: str) -> list[str]:
+    if not isinstance(value, str) or value in known:  # what is no text is a problem of type
         return []
-    if isinstance(value, bool) != (kind == "bool") or not isinstance(value, wanted):
-        return [f"{where}: {f.name} is {value!r}; expected {kind}"]
-    return []
+    near = get_close_matches(value, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return [f"{where} is {value!r}; {hint}known: {', '.join(known)}"]
+
+
+def _at_least(value: Any, least: int, where: str) -> list[str]:
+    if not _is_number(value) or least <= value < math.inf:
+        return []
+    return [f"{where} is {value!r}; it has to be at least {least}"]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _recbole_problems(settings: Mapping[str, Any]) -> list[str]:
+    """Keys that a typed section decides on, and values that no config file could hold."""
+    problems = []
+    for key, value in settings.items():
+        if key in OWNED_BY or str(key).startswith("blair_"):
+            owner = OWNED_BY.get(key, "the typed sections")
+            problems.append(f"recbole: {key!r} belongs to {owner}; set it there, so that one place decides")
+        try:
+            json.dumps(to_dict(value))
+        except (TypeError, ValueError) as error:
+            problems.append(f"recbole: {key!r} is {value!r}, which can't be handed on ({error})")
+    return problems
+
+
+def _type_problems(config: Any) -> list[str]:
+    """Fields of a config dataclass that hold another type than they say, such as epochs: many."""
+    problems = []
+    for f in fields(config):
+        value, kind = getattr(config, f.name), str(f.type)  # annotations are strings here
+        if value is None and kind.endswith(" | None"):
+            continue
+        fits, expected = _KINDS.get(kind.removesuffix(" | None"), _SECTION)
+        if not fits(value):
+            problems.append(f"{f.name} is {value!r}; expected {expected}")
+    return problems
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _has_names(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+
+
+_SECTION: tuple[Callable[[Any], bool], str] = (dataclasses.is_dataclass, "keys and values")
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "int": (_is_whole, "a whole number"),
+    "float": (_is_number, "a number"),
+    "str": (lambda value: isinstance(value, str), "text"),
+    "tuple[str, ...]": (
+        lambda value: isinstance(value, tuple) and all(isinstance(name, str) for name in value),
+        "a list of names, such as [a, b]",
+    ),
+    "tuple[int, ...]": (
+        lambda value: isinstance(value, tuple) and all(_is_whole(n) and 0 <= n <= LARGEST_SEED for n in value),
+        f"a list of whole numbers from 0 to {LARGEST_SEED}, such as [1, 2]",
+    ),
+    "Mapping[str, Any]": (_has_names, "keys and values"),
+    "Mapping[str, VariantConfig]": (_has_names, "keys and values"),
+}
+"""By annotation: what fits, and how a message says it."""

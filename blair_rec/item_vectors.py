@@ -3,19 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blair_rec.config import TextConfig
-from blair_rec.recommend.dataset import ItemVectors
-from blair_rec.text.catalogue import read_catalogue
+from blair_rec.config import CompareConfig, TextConfig
+from blair_rec.errors import StoreError
+from blair_rec.text.catalogue import Catalogue, read_catalogue
 from blair_rec.text.encode import encode_catalogue, store_name
 from blair_rec.text.encoder import EncoderSource, resolve_encoder
-from blair_rec.text.store import EmbeddingStore
+from blair_rec.text.store import HEADER, EmbeddingStore, open_store, text_hash
+from blair_rec.text.template import catalogue_texts
+
+if TYPE_CHECKING:  # takes torch and RecBole, which finding and reading stores does not
+    from blair_rec.recommend.dataset import ItemVectors
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) as the work goes on."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Vectors that are asked for: of which texts, by which encoder, and where their store is or will be."""
+
+    fields: tuple[str, ...]
+    catalogue: Catalogue = field(repr=False, compare=False)
+    source: EncoderSource
+    path: Path
+    """Differs wherever texts, encoder or its settings do, so that no store takes the place of another."""
+
+    def known_sha256(self) -> str | None:
+        """The hash of the store, if it is there already."""
+        try:
+            return open_store(self.path, verify=False).store_sha256 if (self.path / HEADER).is_file() else None
+        except StoreError:  # damaged: encode() says so and makes it again
+            return None
+
+    def encode(self, progress: Progress | None = None) -> EmbeddingStore:
+        """The store: read if it is there, otherwise made."""
+        return encode_catalogue(self.catalogue, self.fields, self.source, self.path, progress=progress)
 
 
 def find_encoder(text: TextConfig) -> EncoderSource:
@@ -30,13 +58,38 @@ def find_encoder(text: TextConfig) -> EncoderSource:
     )
 
 
+def find_encoding(text: TextConfig, items: Path, stores: Path, source: EncoderSource) -> Encoding:
+    """The vectors of an item file's texts, with their store inside the folder `stores`; nothing is encoded yet.
+
+    Raises:
+        CatalogueError: no such file, or one that can't be read; MissingField: a field that it doesn't have.
+    """
+    catalogue = read_catalogue(Path(text.items) if text.items else items)
+    made_from = text_hash(zip(catalogue.item_tokens, catalogue_texts(catalogue, text.fields), strict=True))
+    return Encoding(text.fields, catalogue, source, stores / f"{store_name(text.fields, source)}-{made_from[:8]}")
+
+
+def find_encodings(config: CompareConfig, folder: Path, stores: Path) -> dict[str, Encoding]:
+    """By variant, for all that use text; each encoder is looked for once, however many variants ask for it."""
+    sources: dict[object, EncoderSource] = {}
+    found = {}
+    for name, variant in config.variants.items():
+        if not variant.uses_text:
+            continue
+        text = config.text_of(variant)
+        asked = (text.encoder, text.revision, text.fallback, text.pooling, text.max_length)
+        if asked not in sources:
+            sources[asked] = find_encoder(text)
+        found[name] = find_encoding(text, folder / f"{folder.name}.item", stores, sources[asked])
+    return found
+
+
 def encoded_store(
     text: TextConfig, items: Path, stores: Path, source: EncoderSource, progress: Progress | None = None
 ) -> tuple[EmbeddingStore, Path]:
     """The store of an item file's vectors inside the folder `stores`: read if it is there, otherwise made."""
-    catalogue = read_catalogue(Path(text.items) if text.items else items)
-    path = stores / store_name(text.fields, source)
-    return encode_catalogue(catalogue, text.fields, source, path, progress=progress), path
+    encoding = find_encoding(text, items, stores, source)
+    return encoding.encode(progress), encoding.path
 
 
 def item_vectors(store: EmbeddingStore, item_tokens: Sequence[str], missing_text: str) -> ItemVectors:
@@ -45,6 +98,8 @@ def item_vectors(store: EmbeddingStore, item_tokens: Sequence[str], missing_text
     Raises:
         MissingEmbeddings, TextlessItems, StoreError: the store doesn't cover the data set.
     """
+    from blair_rec.recommend.dataset import ItemVectors
+
     rows = store.table([str(token) for token in item_tokens[1:]], missing_text)
     table = np.zeros((len(item_tokens), rows.shape[1]), dtype=np.float32)
     table[1:] = rows

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from blair_rec.config import CompareConfig, to_dict
-from blair_rec.errors import DatasetError
-from blair_rec.evaluate.results import RESULT_FILE, run_name
+from blair_rec.errors import ChangedRuns, DatasetError
+from blair_rec.evaluate.results import RESULT_FILE, RUNS_FOLDER, RunResult, load_run, load_runs, run_name
+from blair_rec.item_vectors import Encoding
 from blair_rec.provenance import code_hash, hash_files, hash_of
 
 # Planning takes neither torch nor RecBole, so that a dry run answers at once.
@@ -27,57 +28,83 @@ class Run:
     """The part of the config that this run depends on."""
     hashes: Mapping[str, str | None]
     """Of config, data, store and code; the store's is None for a variant without text or one not encoded yet."""
+    store: Path | None
+    """Where the vectors are, or will be; None for a variant without text."""
     folder: Path
     done: bool
 
 
-def plan(config: CompareConfig, out: Path, stores: Mapping[str, str | None]) -> list[Run]:
-    """The runs of a comparison, seed by seed, and which are finished; `stores` are the variants' store hashes."""
-    data = data_hash(config)
+def plan(config: CompareConfig, out: Path, encodings: Mapping[str, Encoding], data: str) -> list[Run]:
+    """The runs of a comparison, seed by seed, and which are finished.
+
+    `encodings` are the text variants' vectors, `data` is the data set's hash.
+    """
+    stores = {name: encoding.known_sha256() for name, encoding in encodings.items()}
     runs = []
     for seed in config.seeds:
-        for name, variant in config.variants.items():
-            setup = {
-                "dataset": config.dataset,
-                "model": config.model,
-                "recbole": to_dict(config.recbole),
-                "train": to_dict(config.train),
-                "evaluate": {"protocol": config.evaluate.protocol, "selection": config.evaluate.metrics[0]},
-                "items": variant.items,
-                "transforms": list(variant.transforms),
-                "control": variant.control,
-                "missing_text": config.text_of(variant).missing_text if variant.uses_text else None,
-                "seed": seed,
-            }
+        for name in config.variants:
+            setup = run_setup(config, name, seed)
             hashes = {"config": hash_of(setup), "data": data, "store": stores.get(name), "code": code_hash()}
-            folder = out / "runs" / run_name(name, seed)
-            runs.append(Run(name, seed, setup, hashes, folder, (folder / RESULT_FILE).is_file()))
+            store = encodings[name].path if name in encodings else None
+            folder = out / RUNS_FOLDER / run_name(name, seed)
+            runs.append(Run(name, seed, setup, hashes, store, folder, (folder / RESULT_FILE).is_file()))
     return runs
 
 
-def known_stores(config: CompareConfig, out: Path) -> dict[str, str | None]:
-    """Hashes of the stores that are there already, by variant, without encoding anything."""
-    from blair_rec.item_vectors import find_encoder
-    from blair_rec.text.encode import store_name
-    from blair_rec.text.store import HEADER, open_store
-
-    found: dict[str, str | None] = {}
-    for name in text_variants(config):
-        text = config.text_of(config.variants[name])
-        path = out / "stores" / store_name(text.fields, find_encoder(text))
-        found[name] = open_store(path, verify=False).store_sha256 if (path / HEADER).is_file() else None
-    return found
+def run_setup(config: CompareConfig, variant_name: str, seed: int) -> dict[str, Any]:
+    """The part of the config that decides on one run's numbers; the encoder's settings stand in the store."""
+    variant = config.variants[variant_name]
+    text = config.text_of(variant) if variant.uses_text else None
+    return {
+        "dataset": config.dataset,
+        "model": config.model,
+        "recbole": to_dict(config.recbole),
+        "train": to_dict(config.train),
+        "evaluate": {"protocol": config.evaluate.protocol, "selection": config.evaluate.metrics[0]},
+        "items": variant.items,
+        "transforms": list(variant.transforms),
+        "control": variant.control,
+        "text": text and {"encoder": text.encoder, "fields": list(text.fields), "missing_text": text.missing_text},
+        "seed": seed,
+    }
 
 
 def changes(run: Run) -> list[str]:
-    """How a finished run differs from what the config asks for now, in words; empty if it still holds."""
-    result = json.loads((run.folder / RESULT_FILE).read_text(encoding="utf-8"))
-    before, words = result["hashes"], []
-    if before["config"] != run.hashes["config"]:
-        words += _differences(result.get("setup", {}), run.setup)
-    what = {"data": "the data set's files", "store": "the text vectors", "code": "the version of blair_rec"}
-    words += [words_for for part, words_for in what.items() if before[part] != run.hashes[part]]
+    """How a finished run differs from what is asked for now, in words; empty if it still holds.
+
+    Raises:
+        BadRun: its files are missing or damaged.
+    """
+    result = load_run(run.folder)
+    words = _setup_changes(result, run.setup)
+    if result.hashes.get("data") != run.hashes["data"]:
+        words.append("the data set's files")
+    if run.store is not None:
+        if Path(_read(result).get("store") or "").name != run.store.name:
+            words.append("the items' text, or the encoder's weights or settings")
+        elif run.hashes["store"] not in (None, result.store_sha256):
+            words.append("the text vectors")
+    if result.hashes.get("code") != run.hashes["code"]:
+        words.append("the version of blair_rec")
     return words
+
+
+def refuse_changed(runs: list[Run], out: Path) -> None:
+    """Raises ChangedRuns if finished runs were made under other conditions, BadRun if they are damaged."""
+    _refuse({run.folder.name: changes(run) for run in runs if run.done}, out)
+
+
+def finished_runs(config: CompareConfig, out: Path) -> list[RunResult]:
+    """The finished runs of `config` in `out`; runs of other variants and seeds may lie beside them.
+
+    Raises:
+        NoRuns: there is none; BadRun: damaged ones; UnpairedRuns: over different test cases.
+        ChangedRuns: some were made with another config, as after a `--fresh` that was interrupted.
+    """
+    names = {run_name(variant, seed) for variant in config.variants for seed in config.seeds}
+    found = load_runs(out, only=names)
+    _refuse({r.folder.name: _setup_changes(r, run_setup(config, r.variant, r.seed)) for r in found}, out)
+    return found
 
 
 def data_folder(dataset: str) -> Path:
@@ -109,16 +136,22 @@ def data_hash(config: CompareConfig) -> str:
     return hash_files(files, folder)
 
 
-def text_variants(config: CompareConfig) -> list[str]:
-    """Names of the variants that use text."""
-    return [name for name, variant in config.variants.items() if variant.uses_text]
+def _refuse(changed: Mapping[str, list[str]], out: Path) -> None:
+    stale = [name for name, words in changed.items() if words]
+    if stale:
+        raise ChangedRuns(out, stale, list(dict.fromkeys(word for words in changed.values() for word in words)))
 
 
-def write_text(path: Path, text: str) -> None:
-    """A whole file or none: written under a temporary name and renamed."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+def _read(result: RunResult) -> dict[str, Any]:
+    """All of result.json, what RunResult leaves out included."""
+    raw: dict[str, Any] = json.loads((result.folder / RESULT_FILE).read_text(encoding="utf-8"))
+    return raw
+
+
+def _setup_changes(result: RunResult, setup: Mapping[str, Any]) -> list[str]:
+    if result.hashes.get("config") == hash_of(setup):
+        return []
+    return _differences(_read(result).get("setup", {}), setup) or ["its config"]
 
 
 def _differences(before: Any, now: Any, where: str = "") -> list[str]:

@@ -13,7 +13,7 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -221,14 +221,17 @@ def load_run(folder: Path) -> RunResult:
     return RunResult(**values, folder=folder, ranks=_ranks_of(folder, arrays))
 
 
-def load_runs(comparison: Path) -> list[RunResult]:
+def load_runs(comparison: Path, only: Collection[str] | None = None) -> list[RunResult]:
     """All finished runs of a comparison, by the order of variants in its config.yaml (by name without one), then seed.
+
+    `only` are the names of folders; others may hold runs of another comparison, and are not even looked into.
 
     Raises NoRuns, BadRun (a run that can't be read), UnpairedRuns (runs over different test cases), ConfigError.
     """
     comparison = Path(comparison)
     runs_folder = comparison / RUNS_FOLDER
     found = sorted(runs_folder.iterdir()) if runs_folder.is_dir() else []
+    found = [folder for folder in found if only is None or folder.name in only]
     runs = [load_run(folder) for folder in found if folder.is_dir() and not folder.name.startswith(".")]
     if not runs:
         raise NoRuns(comparison)

@@ -105,13 +105,7 @@ def resolve_encoder(
         if fallback is None:
             raise
         source = resolve_encoder(fallback, max_length=max_length)
-        logger.warning(
-            "Asked for encoder %s, used %s instead, as `fallback` says (%s): these vectors say nothing about %s",
-            name,
-            source.name,
-            unavailable.why,
-            name,
-        )
+        logger.warning("%s; asked for %s, using %s, as `fallback` says", unavailable.why, name, source.name)
         return dataclasses.replace(source, asked_for=name)
     config = _read_json(folder / "config.json")
     how = cast(Pooling, pooling) if pooling != "auto" else _pooling(folder, used)

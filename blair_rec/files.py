@@ -1,0 +1,79 @@
+"""Whole files and folders or none, and one process at a time in a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from blair_rec.errors import OutputError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: there nobody keeps two processes apart
+    fcntl = None  # type: ignore[assignment]
+
+
+def write_text(path: Path, text: str) -> None:
+    """A whole file or none: written under a temporary name and renamed."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def partial_of(folder: Path) -> Path:
+    """The temporary name of a folder that is being written."""
+    return folder.with_name(f".{folder.name}.partial")
+
+
+def put_in_place(folder: Path) -> None:
+    """Give the finished `partial_of(folder)` its name; what had it before goes only then.
+
+    There is an instant in which neither has the name: `tidy` then brings the old one back.
+    """
+    old = folder.with_name(f".{folder.name}.old")
+    if folder.exists():
+        folder.rename(old)
+    partial_of(folder).rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def tidy(parent: Path) -> None:
+    """What killed processes left in `parent`: half-written folders go, replaced ones without a successor return."""
+    for old in parent.glob(".*.old"):
+        folder = old.with_name(old.name.removeprefix(".").removesuffix(".old"))
+        if not folder.exists():
+            old.rename(folder)
+        else:
+            shutil.rmtree(old, ignore_errors=True)
+    for partial in parent.glob(".*.partial"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Make `folder` and keep other processes out of it; the system ends that when this one does, however it ends.
+
+    Raises:
+        OutputError: the folder can't be written, or another process is at work in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise OutputError(f"{folder} can't be written ({error.strerror}); choose another folder with -o") from None
+    with lock:
+        if fcntl is not None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OutputError(
+                    f"another compare is at work in {folder}; wait until it is done, or choose another folder with -o"
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+        yield

@@ -1,0 +1,86 @@
+"""Comparisons that train in no time, on a copy of the tiny data set, with a tiny encoder built on the spot."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from blair_rec.compare import Listener
+from blair_rec.config import CompareConfig, read_config
+from blair_rec.plan import Run
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+VARIANTS = {
+    "id": {"items": "id"},
+    "text": {"items": "text", "transforms": ["whiten"]},
+    "text_init": {"items": "text_init", "transforms": ["center"]},
+    "shuffled": {"items": "text", "transforms": ["whiten"], "control": "shuffle"},
+}
+
+
+def tiny_at(folder: Path) -> Path:
+    """A copy of datasets/tiny that a test may change, in folder/tiny."""
+    return Path(shutil.copytree(REPOSITORY / "datasets" / "tiny", folder / "tiny"))
+
+
+def raw_config(dataset: Path, encoder: str | Path, **sections: Any) -> dict[str, Any]:
+    """What a comparison file says; `sections` replace whole sections."""
+    return {
+        "dataset": str(dataset),
+        "text": {"fields": ["title"], "encoder": str(encoder), "pooling": "cls"},
+        "recbole": {"hidden_size": 8, "inner_size": 8, "n_layers": 1, "n_heads": 1, "MAX_ITEM_LIST_LENGTH": 10},
+        "train": {"epochs": 2, "learning_rate": 0.01},
+        "variants": VARIANTS,
+        "seeds": [1, 2],
+        **sections,
+    }
+
+
+def config_of(dataset: Path, encoder: str | Path, **sections: Any) -> CompareConfig:
+    """The same as a config."""
+    return read_config(raw_config(dataset, encoder, **sections))
+
+
+def write_config(path: Path, dataset: Path, encoder: str | Path, **sections: Any) -> Path:
+    """The same as a file."""
+    path.write_text(yaml.safe_dump(raw_config(dataset, encoder, **sections), sort_keys=False), encoding="utf-8")
+    return path
+
+
+class Recorder(Listener):
+    """Remembers what happened: the encoders that encoded, and the runs that were trained."""
+
+    def __init__(self) -> None:
+        self.encoded: list[str] = []
+        self.started_runs: list[str] = []
+        self.finished_runs: list[str] = []
+        self.epochs = 0
+
+    def encoding(self, encoder: str, done: int, total: int) -> None:
+        if done == total:
+            self.encoded.append(encoder)
+
+    def started(self, run: Run) -> None:
+        self.started_runs.append(run.folder.name)
+
+    def epoch(self, run: Run, epoch: Any) -> None:
+        self.epochs += 1
+
+    def finished(self, run: Run, value: float, seconds: float) -> None:
+        self.finished_runs.append(run.folder.name)
+
+
+class InterruptedIn(Recorder):
+    """Presses Ctrl-C in the given epoch, counted over all runs."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__()
+        self.stop = epoch
+
+    def epoch(self, run: Run, epoch: Any) -> None:
+        super().epoch(run, epoch)
+        if self.epochs == self.stop:
+            raise KeyboardInterrupt

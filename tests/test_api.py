@@ -1,0 +1,197 @@
+"""blair_rec.load: a finished run, loaded by another process, recommends what the run itself found best."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from comparisons import VARIANTS, config_of, tiny_at
+from test_encoder import build_roberta
+from worlds import read_log, store_for
+
+import blair_rec
+from blair_rec.compare import compare
+from blair_rec.errors import CheckpointError, ConfigError, MissingEmbeddings, StoreError, UnknownItems
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison with one run of each kind of variant; no test changes it."""
+    folder = tmp_path_factory.mktemp("done")
+    config = config_of(tiny_at(folder), build_roberta(folder / "tiny-roberta"), seeds=[1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        compare(config, folder / "out")
+    return folder
+
+
+@pytest.fixture
+def run(done: Path, tmp_path: Path) -> Path:
+    """A run over text, next to its store, to change."""
+    shutil.copytree(done / "out", tmp_path / "out")
+    return tmp_path / "out" / "runs" / "text-1"
+
+
+def histories_before_the_test(done: Path) -> dict[str, list[str]]:
+    """Every user's events before the last one, the true item of the test."""
+    events: dict[str, list[tuple[int, str]]] = {}
+    for user, item, time in read_log(done / "tiny"):
+        events.setdefault(user, []).append((time, item))
+    return {user: [item for _, item in sorted(found)][:-1] for user, found in events.items()}
+
+
+def first_numbering(done: Path) -> list[str]:
+    """The users by RecBole's ids, which number them in the order of the file."""
+    return list(dict.fromkeys(user for user, _, _ in read_log(done / "tiny")))
+
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+import blair_rec
+histories = json.loads(Path("histories.json").read_text())
+found = {}
+for variant in sys.argv[2:]:
+    model = blair_rec.load(Path(sys.argv[1]) / f"{variant}-1")
+    for name, masked in (("masked", True), ("unmasked", False)):
+        lists = model.recommend(histories, 20, exclude_history=masked, batch_size=50)
+        found[f"{variant} {name}"] = [[item for item, _ in row] for row in lists]
+        assert all(a.score >= b.score for row in lists for a, b in zip(row, row[1:]))
+print(json.dumps(found))
+"""
+
+
+def test_another_process_recommends_what_the_run_found_best(done: Path) -> None:
+    """All kinds of variants, the history left in and taken out, against topk.npz: the fresh process saw no data set."""
+    histories = histories_before_the_test(done)
+    users = first_numbering(done)
+    Path("histories.json").write_text(json.dumps([histories[user] for user in users]))
+    command = [sys.executable, "-c", SCRIPT, str(done / "out" / "runs"), *VARIANTS]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    different = set()
+    for variant in VARIANTS:
+        folder = done / "out" / "runs" / f"{variant}-1"
+        tokens = json.loads((folder / "items.json").read_text())
+        with np.load(folder / "topk.npz") as top, np.load(folder / "ranks.npz") as ranks:
+            order = ranks["user"] - 1
+            for protocol in ("masked", "unmasked"):
+                expected = [[tokens[item] for item in row] for row in top[protocol]]
+                ours = [found[f"{variant} {protocol}"][user] for user in order]
+                assert ours == expected, (variant, protocol)
+                different.add(json.dumps(ours))
+    assert len(different) == 2 * len(VARIANTS), "the lists have to differ for this to mean anything"
+
+
+def test_masked_recommendations_leave_out_the_whole_history(done: Path) -> None:
+    model = blair_rec.load(done / "out" / "runs" / "text_init-1")
+    histories = list(histories_before_the_test(done).values())
+    assert max(map(len, histories)) > 10, "longer than the window of the model"
+    for history, found in zip(histories, model.recommend(histories, 60), strict=True):
+        assert len({item for item, _ in found}) == 60 and not {item for item, _ in found} & set(history)
+
+
+def test_the_size_of_the_batch_changes_nothing(done: Path) -> None:
+    model = blair_rec.load(done / "out" / "runs" / "text-1")
+    histories = list(histories_before_the_test(done).values())[:7]
+    whole = model.recommend(histories, 5)
+    for size in (1, 3):
+        parts = model.recommend(histories, 5, batch_size=size)
+        assert [[item for item, _ in row] for row in parts] == [[item for item, _ in row] for row in whole]
+    assert model.recommend([], 5) == []
+
+
+def test_every_item_can_be_recommended(done: Path) -> None:
+    model = blair_rec.load(done / "out" / "runs" / "id-1")
+    assert len(model.item_tokens) == 80
+    [found] = model.recommend([["i01"]], 80, exclude_history=False)
+    assert {item for item, _ in found} == set(model.item_tokens)
+
+
+@pytest.mark.parametrize(
+    "histories, k, error, expected",
+    [
+        ("i01", 10, ConfigError, r"histories are lists of item tokens; got a string, so wrap it: \[\['item', ...\]\]"),
+        (["i01", "i02"], 10, ConfigError, r"histories are lists of item tokens; got a string"),
+        ([["i01"], []], 10, ConfigError, r"1 of 2 histories are empty; a next item needs at least one"),
+        ([["i01", "x1"], ["x2"]], 3, UnknownItems, r"2 of 3 item tokens are not among the model's items .first: x1, x"),
+        ([["[PAD]"]], 3, UnknownItems, r"1 of 1 item tokens are not among the model's items"),
+        ([["i01", 2]], 3, ConfigError, r"item tokens are text, but 1 of 2 are not \(first: 2\)"),
+        ([["i01"], ["i02", "i03", "i02"]], 79, ConfigError, r"k is 79; it has to be between 1 and 78, the items left"),
+        ([["i01"]], 0, ConfigError, r"k is 0; it has to be between 1 and 79"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_answered_is_told(
+    done: Path, histories: Any, k: int, error: type[Exception], expected: str
+) -> None:
+    with pytest.raises(error, match=expected):
+        blair_rec.load(done / "out" / "runs" / "id-1").recommend(histories, k)
+
+
+# Loading
+
+
+def sha256_of(run: Path) -> str:
+    return str(json.loads((run / "result.json").read_text())["store_sha256"])
+
+
+def only_store(run: Path) -> Path:
+    [store] = (run.parent.parent / "stores").iterdir()
+    return store
+
+
+def test_a_missing_store_is_named_by_its_hash(run: Path) -> None:
+    shutil.rmtree(only_store(run))
+    with pytest.raises(
+        CheckpointError, match=rf"over the text vectors of store {sha256_of(run)}, and there is none at"
+    ):
+        blair_rec.load(run)
+    blair_rec.load(run.with_name("id-1"))  # needs none
+
+
+def test_a_store_that_was_moved_can_be_pointed_to(run: Path, tmp_path: Path) -> None:
+    expected = blair_rec.load(run).recommend([["i01", "i02"]], 5)
+    only_store(run).rename(tmp_path / "moved")
+    assert blair_rec.load(run, store=tmp_path / "moved").recommend([["i01", "i02"]], 5) == expected
+
+
+def test_a_comparison_that_was_moved_as_a_whole_still_loads(run: Path, tmp_path: Path) -> None:
+    expected = blair_rec.load(run).recommend([["i01", "i02"]], 5)
+    (tmp_path / "out").rename(tmp_path / "elsewhere")
+    assert blair_rec.load(tmp_path / "elsewhere" / "runs" / "text-1").recommend([["i01", "i02"]], 5) == expected
+
+
+def test_another_store_is_refused(run: Path, tmp_path: Path) -> None:
+    tokens = json.loads((run / "items.json").read_text())[1:]
+    store_for(tmp_path / "same-items", tokens, text_dim=32)
+    with pytest.raises(CheckpointError, match=rf"was trained over the text vectors of store {sha256_of(run)}"):
+        blair_rec.load(run, store=tmp_path / "same-items")
+    store_for(tmp_path / "too-few", tokens[:60], text_dim=32)
+    with pytest.raises(MissingEmbeddings, match=r"20 of 80 items are not in the embedding store"):
+        blair_rec.load(run, store=tmp_path / "too-few")
+    store_for(tmp_path / "others", [f"x{n}" for n in range(80)], text_dim=32)
+    with pytest.raises(StoreError, match=r"belongs to another catalogue: it knows 0 of the 80 items"):
+        blair_rec.load(run, store=tmp_path / "others")
+
+
+@pytest.mark.parametrize("name", ["result.json", "items.json"])
+def test_a_folder_that_is_no_finished_run_is_told(run: Path, name: str) -> None:
+    with pytest.raises(CheckpointError, match=r"runs is no finished run: it has no result.json; give a folder such as"):
+        blair_rec.load(run.parent)
+    (run / name).write_bytes(b"{\xff")
+    with pytest.raises(CheckpointError, match=r"text-1 can't be read .*; run the same comparison again"):
+        blair_rec.load(run)
+    (run / name).unlink()
+    with pytest.raises(CheckpointError, match=rf"text-1 is no finished run: it has no {name}"):
+        blair_rec.load(run)
+
+
+def test_missing_weights_are_told(run: Path) -> None:
+    (run / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model.safetensors: no saved weights there"):
+        blair_rec.load(run)

@@ -1,0 +1,453 @@
+"""The command line: what it prints and where, its exit status, and one plain message for each thing that goes wrong."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from comparisons import tiny_at, write_config
+from test_encoder import build_roberta
+
+import blair_rec
+from blair_rec import cli
+from blair_rec.cli import main
+from blair_rec.compare import leaderboard
+from blair_rec.config import load_config
+from blair_rec.text.store import open_store
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """main() sets the package's logger up for the terminal; other tests want it as it was."""
+    log = logging.getLogger("blair_rec")
+    before = log.handlers, log.level, log.propagate
+    yield
+    log.handlers, log.level, log.propagate = before
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny RoBERTa in a folder that no test changes."""
+    return build_roberta(tmp_path_factory.mktemp("models") / "tiny-roberta")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Path:
+    """A folder with cfg.yaml, its data set, and its results in out; no test changes it."""
+    folder = tmp_path_factory.mktemp("done")
+    tiny_at(folder)
+    variants = {"id": {}, "text": {"items": "text", "transforms": ["whiten"]}}
+    write_config(folder / "cfg.yaml", Path("tiny"), encoder, variants=variants, seeds=[1, 2], train={"epochs": 1})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["compare", "cfg.yaml", "-o", "out"]) == 0
+    return folder
+
+
+@pytest.fixture
+def here(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, to change: the working directory of the test."""
+    shutil.copytree(done, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+class Said:
+    """What a command said: exit status, standard output and standard error, without the breaks of a narrow screen."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> None:
+        capsys.readouterr()
+        self.status = main([str(argument) for argument in arguments])
+        self.out, self.err = capsys.readouterr()
+        assert "\x1b" not in self.out + self.err and "\r" not in self.out + self.err, "control codes without a terminal"
+
+
+def refused(capsys: pytest.CaptureFixture[str], expected: str, *arguments: str | Path) -> None:
+    """The command ends with status 1, one message, and nothing on standard output."""
+    said = Said(capsys, *arguments)
+    assert (said.status, said.out) == (1, "")
+    assert said.err.startswith("error: ") and "Traceback" not in said.err
+    assert re.search(expected, said.err), said.err
+
+
+def trained(out: Path) -> dict[str, int]:
+    """The runs in a folder, and when their results were written."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in sorted((out / "runs").glob("*/result.json"))}
+
+
+# compare
+
+
+def test_the_table_goes_to_standard_output_and_progress_to_standard_error(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = Said(capsys, "compare", "cfg.yaml", "-o", "again")
+    assert said.status == 0
+    assert re.fullmatch(
+        r"encoding 80 texts with tiny-roberta\n"
+        r"(?:(?:id|text)-[12]: 0\.\d{4} on validation, \d+ s\n){4}"
+        r"leaderboard\.md, \.csv, \.json and the runs are in again\n",
+        said.err,
+    ), said.err
+    for word in ("variant", "NDCG@10", "unmasked", "masked", "baseline", "80 items", "120 users", "tiny-roberta"):
+        assert word in said.out
+    assert (trained(here / "again").keys(), len(said.err.splitlines())) == (trained(here / "out").keys(), 6)
+
+
+def test_a_second_time_it_says_that_all_is_done(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = trained(here / "out")
+    said = Said(capsys, "compare", "cfg.yaml", "-o", "out")
+    assert said.err == "4 of 4 runs are done already\nleaderboard.md, .csv, .json and the runs are in out\n"
+    assert trained(here / "out") == before
+
+
+def test_the_output_folder_is_called_after_the_config(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert Said(capsys, "compare", "cfg.yaml", "--seeds", "1", "--variants", "id").status == 0
+    assert list(trained(here / "runs" / "cfg")) == ["id-1"]
+
+
+def test_seeds_variants_and_single_keys_can_be_said_on_the_command_line(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--seeds", "7,8", "--variants", "id", "--set", "train.epochs=3", "--set", "train.learning_rate=2e-3"]
+    assert Said(capsys, "compare", "cfg.yaml", "-o", "o", *arguments).status == 0
+    assert list(trained(here / "o")) == ["id-7", "id-8"]
+    config = load_config("o/config.yaml")
+    assert (config.train.epochs, config.train.learning_rate, config.seeds) == (3, 0.002, (7, 8))
+    assert len((here / "o" / "runs" / "id-7" / "history.jsonl").read_text("utf-8").splitlines()) == 3
+
+
+def test_another_encoder_can_be_said_on_the_command_line(
+    here: Path, encoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name that YAML would take apart, and an encoder that says by itself how it pools."""
+    other = here / "a: b #1"
+    shutil.copytree(encoder, other)
+    (other / "1_Pooling").mkdir()
+    (other / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean"}')
+    Said(capsys, "compare", "cfg.yaml", "-o", "o", "--encoder", other, "--seeds", "1")
+    used = json.loads((here / "o" / "runs" / "text-1" / "result.json").read_text("utf-8"))["encoder"]
+    assert (used["asked_for"], used["pooling"]) == (str(other), "mean")
+    Said(capsys, "compare", "cfg.yaml", "-o", "p", "--encoder", other, "--seeds", "1", "--set", "text.pooling=cls")
+    used = json.loads((here / "p" / "runs" / "text-1" / "result.json").read_text("utf-8"))["encoder"]
+    assert used["pooling"] == "cls"
+
+
+def test_an_interruption_ends_with_status_130_and_keeps_what_is_finished(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(self: Any, run: Any, epoch: Any) -> None:
+        if run.folder.name == "id-2":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli._Live, "epoch", interrupt)
+        said = Said(capsys, "compare", "cfg.yaml", "-o", "o")
+    assert (said.status, said.out) == (130, "")
+    assert said.err.splitlines()[-1] == ("interrupted; what is finished is kept: start the same command again to go on")
+    assert sorted(path.name for path in (here / "o" / "runs").iterdir()) == ["id-1", "text-1"]
+    said = Said(capsys, "compare", "cfg.yaml", "-o", "o")
+    assert said.status == 0 and said.err.startswith("2 of 4 runs are done already\nid-2: ")
+
+
+@pytest.mark.parametrize(
+    "setting, expected",
+    [
+        ("variants.text.items=txt", r"cfg.yaml: variants.text: items is 'txt'; did you mean 'text'\? known: id, text"),
+        ("trian.epochs=3", r"cfg.yaml: unknown key 'trian'; did you mean 'train'\?"),
+        ("text.fields=[titel]", r"tiny.item: no item has a field 'titel'; did you mean 'title'\?"),
+        ("evaluate.metrics=[NDGC@10]", r"'NDGC@10': unknown metric 'NDGC'; known: NDCG@k"),
+        ("evaluate.metrics=[NDCG@100]", r"NDCG@100 looks at the first 100 places, but there are only 80 items"),
+        ("recbole.epochs=3", r"recbole: 'epochs' belongs to train.epochs; set it there, so that one place decides"),
+        ("dataset=nowhere", r"data set 'nowhere': there is no such folder; give a folder of atomic files"),
+        ("model=SASRce", r"model is 'SASRce', which is no sequential model of RecBole; did you mean 'SASRec'\?"),
+        ("baseline=base", r"cfg.yaml: baseline is 'base'; variants: id, text"),
+        ("text.items=x.csv", r"x.csv is not there, or not a file; name a RecBole .item file or JSON lines"),
+        ("text.encoder=./nowhere", r"the encoder folder ./nowhere is not there; name a folder with a config.json"),
+        ("seeds=x", r"seeds is 'x'; expected a list of whole numbers"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_message(
+    here: Path, capsys: pytest.CaptureFixture[str], setting: str, expected: str
+) -> None:
+    refused(capsys, expected, "compare", "cfg.yaml", "-o", "new", "--set", setting)
+    assert not (here / "new" / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (["absent.yaml"], r"absent.yaml: can't be read \(No such file or directory\); give the path of a comparison"),
+        (["cfg.yaml", "--variants", "txt"], r"--variants is 'txt'; did you mean 'text'\? known: id, text"),
+        (["cfg.yaml", "--variants", ""], r"--variants is ''; known: id, text"),
+        (["cfg.yaml", "--seeds", ""], r"seeds are \[\]; give at least one, each once"),
+        (["cfg.yaml", "--seeds", "1,x"], r"seeds is \(1, 'x'\); expected a list of whole numbers"),
+        (["cfg.yaml", "--set", "train.epochs=["], r"--set train.epochs=\[: not YAML"),
+        (["cfg.yaml", "-o", "cfg.yaml/out"], r"cfg.yaml/out can't be written \(Not a directory\); choose another"),
+        (
+            ["cfg.yaml", "-o", "out", "--set", "train.epochs=2"],
+            r"4 finished runs in out \(id-1, text-1, id-2\) were made otherwise: train.epochs: 1 -> 2\. .* --fresh",
+        ),
+    ],
+)
+def test_what_is_wrong_in_the_arguments_is_told_in_one_message(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
+    refused(capsys, expected, "compare", *arguments)
+
+
+def test_a_damaged_run_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "out" / "runs" / "text-1" / "ranks.npz").write_bytes(b"")
+    expected = r"out/runs/text-1/ranks.npz: can't be read: .*; delete out/runs/text-1 and run the same"
+    refused(capsys, expected, "compare", "cfg.yaml", "-o", "out")
+    refused(capsys, expected, "leaderboard", "out")
+
+
+def test_brackets_in_a_message_are_no_markup(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(capsys, r"data set '\[red\]nowhere\[/\]'", "compare", "cfg.yaml", "--set", "dataset='[red]nowhere[/]'")
+
+
+@pytest.mark.parametrize("arguments", [[], ["compare"], ["compare", "cfg.yaml", "--epoch=3"], ["leaderboard"], ["fly"]])
+def test_a_command_that_is_none_ends_with_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "usage: blair-rec" in capsys.readouterr().err
+
+
+def test_it_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"blair-rec {blair_rec.__version__}\n"
+
+
+# --dry-run
+
+
+def states(table: str) -> dict[str, str]:
+    """The rows of the plan: run -> state."""
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines() if "│" in line]
+    return {row[0]: row[2] for row in rows}
+
+
+def test_a_dry_run_tells_what_is_to_be_done_and_writes_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(str(path) for path in here.rglob("*"))
+    said = Said(capsys, "compare", "cfg.yaml", "-o", "new", "--dry-run")
+    assert states(said.out) == dict.fromkeys(["id-1", "text-1", "id-2", "text-2"], "to do")
+    assert said.err == "encoding 80 items with tiny-roberta: to do\n"
+
+    shutil.rmtree(here / "out" / "runs" / "id-2")
+    said = Said(capsys, "compare", "cfg.yaml", "-o", "out", "--dry-run")
+    assert states(said.out) == {"id-1": "done", "text-1": "done", "id-2": "to do", "text-2": "done"}
+    assert said.err == "encoding 80 items with tiny-roberta: done\n"
+
+    said = Said(capsys, "compare", "cfg.yaml", "-o", "out", "--dry-run", "--set", "recbole.hidden_size=16")
+    assert states(said.out)["text-2"] == "done, but changed since: recbole.hidden_size: 8 -> 16"
+    said = Said(capsys, "compare", "cfg.yaml", "-o", "out", "--dry-run", "--fresh")
+    assert states(said.out)["text-2"] == "done, to do again (--fresh)"
+    gone = {name for name in before if "/out/runs/id-2" in name}
+    assert sorted(str(path) for path in here.rglob("*")) == sorted(set(before) - gone)
+
+
+def test_a_dry_run_notices_changed_text_without_encoding(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = here / "tiny" / "tiny.item"
+    path.write_text(path.read_text("utf-8").replace("lamp", "torch"), encoding="utf-8")
+    said = Said(capsys, "compare", "cfg.yaml", "-o", "out", "--dry-run", "--seeds", "1")
+    assert states(said.out) == {
+        "id-1": "done",
+        "text-1": "done, but changed since: the items' text, or the encoder's weights or settings",
+    }
+    assert said.err == "encoding 80 items with tiny-roberta: to do\n"
+
+
+def test_a_dry_run_loads_neither_torch_nor_recbole_and_asks_the_hub_once(here: Path) -> None:
+    script = (
+        "import sys, blair_rec.text.encoder as encoder\n"
+        "from blair_rec.errors import EncoderUnavailable\n"
+        "def unreachable(name, revision):\n"
+        "    print('asked for', name)\n"
+        "    raise EncoderUnavailable(name, 'the hub can\\'t be reached (no route)')\n"
+        "encoder._hub = unreachable\n"
+        "from blair_rec.cli import main\n"
+        "status = main(['compare', 'cfg.yaml', '--dry-run', '-o', 'new', '--encoder', 'hyp1231/blair-roberta-base',\n"
+        "               '--set', f'text.fallback={{encoder: {sys.argv[1]}}}', '--set', 'variants.b={items: text}'])\n"
+        "print('loaded', sorted({'torch', 'recbole', 'transformers', 'pandas'} & set(sys.modules)), status)\n"
+    )
+    fallback = Path(shutil.copytree(load_config("cfg.yaml").text.encoder, "stand-in"))
+    (fallback / "1_Pooling").mkdir()
+    (fallback / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean"}')
+    done = subprocess.run([sys.executable, "-c", script, str(fallback)], capture_output=True, text=True, check=True)
+    assert done.stdout.count("asked for hyp1231/blair-roberta-base\n") == 1
+    assert done.stdout.endswith("loaded [] 0\n")
+    assert done.stderr == (
+        "warning: the hub can't be reached (no route); asked for hyp1231/blair-roberta-base, using stand-in, "
+        "as `fallback` says\nencoding 80 items with stand-in: to do\n"
+    )
+    assert not (here / "new").exists()
+
+
+# Noise
+
+
+def test_no_noise_of_others_reaches_the_terminal(here: Path, encoder: Path) -> None:
+    """Weights without a pooler and with a head, which transformers reports; gaps, which make RecBole's pandas warn."""
+    from transformers import RobertaConfig, RobertaForMaskedLM
+
+    own = shutil.copytree(encoder, here / "with-a-head")
+    RobertaForMaskedLM(RobertaConfig.from_pretrained(own)).save_pretrained(own)
+    command = [sys.executable, "-m", "blair_rec.cli", "compare", "cfg.yaml", "-o", "o", "--seeds", "1"]
+    command += ["--encoder", str(own), "--set", "text.pooling=cls"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert re.fullmatch(
+        r"encoding 80 texts with with-a-head\n"
+        r"id-1: 0\.\d{4} on validation, \d+ s\n"
+        r"text-1: 0\.\d{4} on validation, \d+ s\n"
+        r"leaderboard\.md, \.csv, \.json and the runs are in o\n",
+        said.stderr,
+    ), said.stderr
+    assert "\x1b" not in said.stdout and said.stdout.count("\n") < 25
+    assert sorted(path.name for path in here.iterdir()) == ["cfg.yaml", "o", "out", "tiny", "with-a-head"]
+
+
+def test_warnings_of_others_are_not_hidden(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        cli._set_up_logging(cli.Console(stderr=True))
+        for module in ("recbole.data.dataset.dataset", "recbole_of_mine", "mine"):
+            warnings.warn_explicit(module, FutureWarning, "file.py", 1, module=module)
+        warnings.warn_explicit("user", UserWarning, "file.py", 2, module="recbole.data")
+    assert [str(warning.message) for warning in seen] == ["recbole_of_mine", "mine", "user"]
+    transformers = logging.getLogger("transformers.modeling_utils")
+    record = logging.LogRecord(transformers.name, logging.WARNING, "file.py", 1, "something else", None, None)
+    assert transformers.filter(record)
+    record.msg = "RobertaModel LOAD REPORT from: x"
+    assert not transformers.filter(record)
+
+
+# leaderboard
+
+
+def test_the_leaderboard_is_rendered_again_as_compare_showed_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Said(capsys, "compare", "cfg.yaml", "-o", "out").out
+    again = Said(capsys, "leaderboard", "out", "out")
+    assert (again.status, again.out, again.err) == (0, shown * 2, "")
+    board = leaderboard(Path("out"))
+    assert board is not None and all(f"{row.metrics['masked']['NDCG@10'].mean:.4f}" in shown for row in board.rows)
+
+
+def test_the_table_is_a_hundred_columns_wide_unless_told_otherwise(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert max(len(line.rstrip()) for line in Said(capsys, "leaderboard", "out").out.splitlines()) <= 100
+    monkeypatch.setenv("COLUMNS", "70")
+    assert max(len(line.rstrip()) for line in Said(capsys, "leaderboard", "out").out.splitlines()) <= 70
+
+
+def test_a_folder_without_a_comparison_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(capsys, r"tiny is not the folder of a comparison: it has no config.yaml", "leaderboard", "tiny")
+    (here / "out" / "config.yaml").write_text("dataset: [")
+    refused(capsys, r"out/config.yaml: not YAML", "leaderboard", "out")
+
+
+def test_a_comparison_whose_baseline_is_not_done_yet_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for run in ("id-1", "id-2"):
+        shutil.rmtree(here / "out" / "runs" / run)
+    said = Said(capsys, "leaderboard", "out")
+    assert (said.status, said.out, said.err) == (0, "", "out: the baseline has no finished run yet\n")
+
+
+# encode
+
+
+def test_encode_makes_a_store_and_then_reads_it(here: Path, encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["encode", "--items", "tiny/tiny.item", "--fields", "title, category", "--encoder", encoder]
+    said = Said(capsys, *arguments, "--pooling", "cls", "-o", "store")
+    assert (said.status, said.out) == (0, "80 vectors of width 32 by tiny-roberta in store\n")
+    assert said.err == "encoding 80 texts with tiny-roberta\n"
+    store = open_store("store")
+    assert store.template["fields"] == ["title", "category"] and np.isfinite(store.vectors).all()
+    again = Said(capsys, *arguments, "--pooling", "cls", "-o", "store")
+    assert (again.out, again.err) == (said.out, "")
+
+
+@pytest.mark.parametrize(
+    "changed, expected",
+    [
+        (["--fields", "titel"], r"no item has a field 'titel'; did you mean 'title'\?"),
+        (["--pooling", "max"], r"pooling is 'max'; known: auto, cls, mean"),
+        (["--max-length", "0"], r"max_length is 0; it has to be at least 1"),
+        (["--items", "nowhere.item"], r"nowhere.item is not there"),
+        (["--out", "cfg.yaml"], r"cfg.yaml is a file; a store is a folder: choose another place"),
+        (["--pooling", "auto"], r"does not say how it pools"),
+    ],
+)
+def test_what_encode_cannot_do_is_told(
+    here: Path, encoder: Path, capsys: pytest.CaptureFixture[str], changed: list[str], expected: str
+) -> None:
+    arguments = ["--items", "tiny/tiny.item", "--fields", "title", "--encoder", encoder, "--pooling", "cls", "-o", "s"]
+    refused(capsys, expected, "encode", *arguments, *changed)
+
+
+# run
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`blair-rec run` in a process of its own: RecBole sets up logging for all that follows."""
+    command = [sys.executable, "-m", "blair_rec.cli", "run", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+SMALL = ["--epochs=1", "--hidden_size=8", "--inner_size=8", "--n_layers=1", "--n_heads=1"]
+
+
+def metric(table: str, name: str) -> float:
+    """The last number of a metric's row."""
+    [row] = [line for line in table.splitlines() if f"│ {name} " in line]
+    return float(row.split("│")[-2])
+
+
+def test_run_is_recboles_quick_start_with_text_in_it(here: Path, encoder: Path) -> None:
+    Path("more.yaml").write_text("topk: [20]\nmetrics: [NDCG]\nvalid_metric: NDCG@20\n")
+    said = run(
+        "--model", "BLaIRSASRec", "--dataset", "tiny", "--config-files", "more.yaml", f"--data_path={here}", *SMALL,
+        "--blair_items=text", "--blair_text_fields=[title]", f"--blair_encoder={encoder}", "--blair_pooling=cls",
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr
+    assert 0 < metric(said.stdout, "ndcg@20") < 1
+    [store] = (here / "saved" / "stores").iterdir()
+    assert len(open_store(store)) == 80
+
+
+def test_run_takes_recboles_own_data_set_and_any_of_our_models(here: Path) -> None:
+    said = run("--model", "BLaIRGRU4Rec", "--dataset", "ml-100k", *SMALL, "--MAX_ITEM_LIST_LENGTH=10")
+    assert said.returncode == 0, said.stderr
+    assert 0 < metric(said.stdout, "recall@10") < 1
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (["--model", "BLaIRSASRce", "--dataset", "tiny"], r"model is 'SASRce', .*did you mean 'SASRec'\?"),
+        (["--model", "SASRec", "--dataset", "tiny", "--epochs", "3"], r"'--epochs' is not --key=value"),
+        (["--model", "SASRec", "--dataset", "tiny", "--epochs=["], r"--epochs=\[: not YAML"),
+        (["--model", "BLaIRSASRec", "--dataset", "tiny", "--blair_item=id"], r"unknown key 'blair_item'; did you mean"),
+    ],
+)
+def test_what_run_cannot_do_is_told(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
+    refused(capsys, expected, "run", *arguments)

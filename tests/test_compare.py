@@ -1,0 +1,742 @@
+"""A comparison from end to end: what is finished is never done again, never lost, never mixed with something else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from comparisons import InterruptedIn, Recorder, config_of, raw_config, tiny_at, write_config
+from test_encoder import build_roberta
+from worlds import write_log
+
+import blair_rec.compare
+from blair_rec import item_vectors
+from blair_rec.compare import compare, leaderboard
+from blair_rec.config import CompareConfig, load_config, read_config
+from blair_rec.errors import (
+    BadRun,
+    BlairRecError,
+    CatalogueError,
+    ChangedRuns,
+    ConfigError,
+    DatasetError,
+    EncoderUnavailable,
+    EncodingError,
+    MissingField,
+    NoRuns,
+    OutputError,
+    StoreError,
+    TextlessItems,
+)
+from blair_rec.evaluate.leaderboard import Leaderboard
+from blair_rec.files import alone_in, put_in_place, tidy
+from blair_rec.text.encode import encode_catalogue
+from blair_rec.text.encoder import resolve_encoder
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny RoBERTa in a folder that no test changes."""
+    return build_roberta(tmp_path_factory.mktemp("models") / "tiny-roberta")
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A comparison that is done."""
+
+    config: CompareConfig
+    out: Path
+    board: Leaderboard
+    listener: Recorder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Finished:
+    """Four variants, two seeds; no test changes it."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        (folder / "cwd").mkdir()
+        patch.chdir(folder / "cwd")
+        config, listener = config_of(tiny_at(folder), encoder), Recorder()
+        board = compare(config, folder / "out", listener=listener)
+    assert board is not None
+    return Finished(config, folder / "out", board, listener)
+
+
+@pytest.fixture
+def own(finished: Finished, tmp_path: Path) -> Finished:
+    """A copy of it, and of its data set, that the test may change."""
+    tiny = tiny_at(tmp_path)
+    out = Path(shutil.copytree(finished.out, tmp_path / "out"))
+    # The runs know their data set by its path.
+    for path in (out / "runs").glob("*/result.json"):
+        result = json.loads(path.read_text("utf-8"))
+        result["setup"]["dataset"] = result["dataset"] = str(tiny)
+        result["hashes"]["config"] = blair_rec.compare.plan.__globals__["hash_of"](result["setup"])
+        path.write_text(json.dumps(result), encoding="utf-8")
+    config = dataclasses.replace(finished.config, dataset=str(tiny))
+    (out / "config.yaml").write_text(
+        (out / "config.yaml").read_text("utf-8").replace(finished.config.dataset, str(tiny)), encoding="utf-8"
+    )
+    return Finished(config, out, finished.board, finished.listener)
+
+
+def ranks(out: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Every array of every run's ranks.npz and topk.npz."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for path in sorted((out / "runs").glob("*/*.npz")):
+        with np.load(path) as arrays:
+            found[f"{path.parent.name}/{path.name}"] = {name: arrays[name] for name in arrays.files}
+    return found
+
+
+def assert_same_ranks(ours: Path, theirs: Path) -> None:
+    first, second = ranks(ours), ranks(theirs)
+    assert first.keys() == second.keys() and first
+    for name, arrays in first.items():
+        assert arrays.keys() == second[name].keys()
+        for key, array in arrays.items():
+            np.testing.assert_array_equal(array, second[name][key], err_msg=f"{name} {key}")
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+ALL = ["id-1", "text-1", "text_init-1", "shuffled-1", "id-2", "text-2", "text_init-2", "shuffled-2"]
+
+
+# What a comparison leaves
+
+
+def test_every_variant_is_trained_with_every_seed_and_the_texts_are_encoded_once(finished: Finished) -> None:
+    assert finished.listener.finished_runs == finished.listener.started_runs == ALL
+    assert finished.listener.encoded == ["tiny-roberta"]
+    assert {row.variant: row.seeds for row in finished.board.rows} == dict.fromkeys(finished.config.variants, (1, 2))
+
+
+def test_nothing_is_written_outside_the_output_folder(finished: Finished) -> None:
+    assert list((finished.out.parent / "cwd").iterdir()) == []
+    assert {path.name for path in finished.out.iterdir()} == {
+        ".lock", "config.yaml", "runs", "stores", "results.jsonl",
+        "leaderboard.md", "leaderboard.csv", "leaderboard.json",
+    }  # fmt: skip
+    assert {path.name for path in (finished.out / "runs").iterdir()} == set(ALL)
+    for run in ALL:
+        assert {path.name for path in (finished.out / "runs" / run).iterdir()} == {
+            "result.json", "ranks.npz", "topk.npz", "history.jsonl", "model.safetensors", "items.json",
+        }  # fmt: skip
+
+
+def test_the_written_config_is_the_one_that_ran(finished: Finished) -> None:
+    assert load_config(finished.out / "config.yaml") == finished.config
+
+
+def gain(metric: str, position: int, k: int) -> float:
+    """What a true item at a place (from 1) is worth, by the definitions."""
+    if position > k:
+        return 0.0
+    return {"NDCG": 1 / math.log2(position + 1), "Recall": 1.0}[metric]
+
+
+def test_the_leaderboard_is_the_mean_over_users_of_what_the_ranks_say(finished: Finished) -> None:
+    """Brute force: every place that ties leave to the true item, one by one."""
+    for row in finished.board.rows:
+        for protocol in ("unmasked", "masked"):
+            for name in ("NDCG@10", "Recall@10"):
+                metric, k = name.split("@")
+                means = []
+                for seed in row.seeds:
+                    arrays = ranks(finished.out)[f"{row.variant}-{seed}/ranks.npz"]
+                    values = []
+                    for user in range(len(arrays["user"])):
+                        higher, equal = (int(arrays[f"{part}_{protocol}"][user]) for part in ("higher", "equal"))
+                        places = [gain(metric, higher + tie + 1, int(k)) for tie in range(equal + 1)]
+                        missed = protocol == "masked" and arrays["target_in_history"][user]
+                        values.append(0.0 if missed else sum(places) / len(places))
+                    means.append(sum(values) / len(values))
+                summary = row.metrics[protocol][name]  # type: ignore[index]
+                assert summary.per_seed == pytest.approx(means, abs=1e-12)
+                assert summary.mean == pytest.approx(sum(means) / 2, abs=1e-12)
+                assert summary.std == pytest.approx(abs(means[0] - means[1]) / math.sqrt(2), abs=1e-12)
+
+
+def test_the_rows_stand_in_the_order_of_the_first_metric(finished: Finished) -> None:
+    means = [row.metrics["unmasked"]["NDCG@10"].mean for row in finished.board.rows]
+    assert means == sorted(means, reverse=True)
+
+
+def test_ranks_and_top_k_tell_the_same_story(finished: Finished) -> None:
+    """A true item without ties stands in the top 20 exactly where its rank says."""
+    for run in ALL:
+        arrays, top = (ranks(finished.out)[f"{run}/{name}.npz"] for name in ("ranks", "topk"))
+        for protocol in ("unmasked", "masked"):
+            hit = top[protocol] == arrays["item"][:, None]
+            candidate = ~arrays["target_in_history"] if protocol == "masked" else np.ones(len(hit), bool)
+            alone = (arrays[f"equal_{protocol}"] == 0) & candidate
+            expected = np.where(arrays[f"higher_{protocol}"] < 20, arrays[f"higher_{protocol}"], -1)
+            found = np.where(hit.any(axis=1), hit.argmax(axis=1), -1)
+            assert alone.sum() > 50
+            np.testing.assert_array_equal(found[alone], expected[alone])
+
+
+def test_rendering_again_writes_the_same_files(own: Finished) -> None:
+    before = {path.name: path.read_bytes() for path in own.out.glob("leaderboard.*")}
+    assert len(before) == 3
+    for name in before:
+        (own.out / name).unlink()
+    board = leaderboard(own.out)
+    assert board is not None
+    assert [row.metrics for row in board.rows] == [row.metrics for row in own.board.rows]
+    old, new = (str(path).encode() for path in (own.board.dataset, own.config.dataset))
+    again = {path.name: path.read_bytes() for path in own.out.glob("leaderboard.*")}
+    assert again == {name: text.replace(old, new) for name, text in before.items()}
+
+
+# Again
+
+
+def test_a_second_time_nothing_is_encoded_or_trained(finished: Finished) -> None:
+    before, listener = contents(finished.out / "runs"), Recorder()
+    board = compare(finished.config, finished.out, listener=listener)
+    assert (listener.encoded, listener.started_runs, listener.epochs) == ([], [], 0)
+    assert contents(finished.out / "runs") == before
+    assert board == finished.board
+
+
+def test_the_same_config_in_another_folder_gives_the_same_ranks(finished: Finished, tmp_path: Path) -> None:
+    compare(finished.config, tmp_path / "again")
+    assert_same_ranks(tmp_path / "again", finished.out)
+
+
+def test_an_interrupted_comparison_keeps_what_is_finished_and_goes_on_where_it_stopped(
+    finished: Finished, tmp_path: Path
+) -> None:
+    out, listener = tmp_path / "out", InterruptedIn(epoch=6)  # the second epoch of the third run
+    with pytest.raises(KeyboardInterrupt):
+        compare(finished.config, out, listener=listener)
+    assert listener.finished_runs == ALL[:2] and listener.started_runs == ALL[:3]
+    assert sorted(path.name for path in (out / "runs").iterdir()) == sorted(ALL[:2])
+    rest = Recorder()
+    compare(finished.config, out, listener=rest)
+    assert rest.started_runs == ALL[2:] and rest.encoded == []
+    assert_same_ranks(out, finished.out)
+
+
+def test_a_process_that_is_killed_loses_only_the_run_at_work(finished: Finished, encoder: Path, tmp_path: Path) -> None:
+    path = write_config(tmp_path / "cfg.yaml", Path(finished.config.dataset), encoder)
+    script = (
+        "import os, signal, blair_rec.cli as cli\n"
+        "class Live(cli._Live):\n"
+        "    def epoch(self, run, epoch):\n"
+        "        if run.folder.name == 'text-1' and epoch.epoch == 2:\n"
+        "            run.folder.with_name('.text-1.partial').mkdir()\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "cli._Live = Live\n"
+        "cli.main(['compare', 'cfg.yaml', '-o', 'out'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    runs = tmp_path / "out" / "runs"
+    assert {path.name for path in runs.iterdir()} == {"id-1", ".text-1.partial"}
+
+    listener = Recorder()
+    compare(load_config(path), tmp_path / "out", listener=listener)  # the lock died with its process
+    assert listener.started_runs == ALL[1:] and listener.encoded == []
+    assert {path.name for path in runs.iterdir()} == set(ALL)
+    assert_same_ranks(tmp_path / "out", finished.out)
+
+
+def test_more_seeds_and_variants_train_only_what_is_new(own: Finished) -> None:
+    variants = {**own.config.variants, "more": own.config.variants["text_init"]}
+    config, listener = dataclasses.replace(own.config, seeds=(1, 2, 3), variants=variants), Recorder()
+    board = compare(config.only(["id", "more"]), own.out, listener=listener)
+    assert listener.started_runs == ["more-1", "more-2", "id-3", "more-3"]
+    assert board is not None and {row.variant for row in board.rows} == {"id", "more"}
+
+
+def test_metrics_and_the_size_of_a_batch_of_users_may_change_without_training(own: Finished) -> None:
+    evaluate = dataclasses.replace(own.config.evaluate, metrics=("NDCG@10", "hr@3", "MRR@80"), batch_size=7)
+    listener = Recorder()
+    board = compare(dataclasses.replace(own.config, evaluate=evaluate), own.out, listener=listener)
+    assert listener.started_runs == []
+    assert board is not None and board.metrics == ("NDCG@10", "hr@3", "MRR@80")
+
+
+# Changed conditions
+
+
+def refused(config: CompareConfig, out: Path, match: str) -> None:
+    """The comparison is refused, and nothing below `out` changes: neither is anything encoded first."""
+    before, listener = contents(out), Recorder()
+    with pytest.raises(ChangedRuns, match=match):
+        compare(config, out, listener=listener)
+    assert contents(out) == before
+    assert (listener.encoded, listener.started_runs) == ([], [])
+
+
+def test_a_changed_config_is_refused_and_the_change_named(own: Finished) -> None:
+    train = dataclasses.replace(own.config.train, epochs=1, loss="recbole")
+    refused(
+        dataclasses.replace(own.config, train=train),
+        own.out,
+        r"^8 finished runs in .*out \(id-1, text-1, text_init-1\) were made otherwise: "
+        r"train.loss: 'full_softmax' -> 'recbole'; train.epochs: 2 -> 1\. .*another folder \(-o\).*--fresh$",
+    )
+
+
+def test_only_the_variants_that_changed_are_named(own: Finished) -> None:
+    variants = {**own.config.variants, "text": dataclasses.replace(own.config.variants["text"], transforms=("l2",))}
+    refused(
+        dataclasses.replace(own.config, variants=variants),
+        own.out,
+        r"^2 finished runs in .* \(text-1, text-2\) were made otherwise: transforms: \['whiten'\] -> \['l2'\]\.",
+    )
+
+
+def test_changed_text_fields_are_named(own: Finished) -> None:
+    text = dataclasses.replace(own.config.text, fields=("category", "title"))
+    expected = r"^6 finished runs .*: text.fields: \['title'\] -> \['category', 'title'\]; the items' text, or"
+    refused(dataclasses.replace(own.config, text=text), own.out, expected)
+
+
+def test_a_changed_data_file_is_named(own: Finished) -> None:
+    with (Path(own.config.dataset) / "tiny.inter").open("a") as file:
+        file.write("u000\ti01\t1900000000\n")
+    refused(own.config, own.out, r"^8 finished runs .* were made otherwise: the data set's files\.")
+
+
+def test_changed_text_is_named_before_anything_is_encoded(own: Finished) -> None:
+    path = Path(own.config.dataset) / "tiny.item"
+    path.write_text(path.read_text("utf-8").replace("lamp", "torch"), encoding="utf-8")
+    refused(own.config, own.out, r"^6 finished runs in .* \(text-1, .* were made otherwise: the items' text, or the")
+
+
+def test_another_encoder_of_the_same_name_is_named(own: Finished, encoder: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(encoder, tmp_path / "other" / encoder.name))
+    settings = json.loads((other / "config.json").read_text("utf-8"))
+    (other / "config.json").write_text(json.dumps({**settings, "layer_norm_eps": 0.1}), encoding="utf-8")
+    config = dataclasses.replace(own.config, text=dataclasses.replace(own.config.text, encoder=str(other)))
+    refused(config, own.out, r"text.encoder: '.*' -> '.*'; the items' text, or the encoder's weights or settings")
+
+
+def test_another_version_is_named(own: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blair_rec.plan.code_hash", lambda: "0.0.1+abc")
+    refused(own.config, own.out, r"^8 finished runs .* were made otherwise: the version of blair_rec\.")
+
+
+def test_fresh_trains_all_again_and_each_old_run_stays_until_its_successor_is_whole(own: Finished) -> None:
+    config = dataclasses.replace(own.config, train=dataclasses.replace(own.config.train, epochs=1))
+    before = contents(own.out / "runs")
+    with pytest.raises(KeyboardInterrupt):
+        compare(config, own.out, fresh=True, listener=InterruptedIn(epoch=3))
+    after = contents(own.out / "runs")
+    assert after.keys() == before.keys()
+    assert {name.split("/")[0] for name in after if after[name] != before[name]} == {"id-1", "text-1"}
+
+    with pytest.raises(ChangedRuns, match=r"^6 finished runs .*train.epochs: 2 -> 1"):
+        leaderboard(own.out)  # two runs of one epoch and six of two: no table
+
+    listener = Recorder()
+    board = compare(config, own.out, fresh=True, listener=listener)
+    assert listener.started_runs == ALL and listener.encoded == []
+    assert board is not None and {row.epochs for row in board.rows} == {1}
+    assert {path.name for path in (own.out / "runs").iterdir()} == set(ALL)
+
+
+@pytest.mark.parametrize("killed_after", [0, 1, 2])
+def test_a_run_that_was_being_replaced_is_there_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: int
+) -> None:
+    """Killed after so many of its steps, put_in_place has left the old run or the new one, which `tidy` finds."""
+    for name in ("run", ".run.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(name)
+    steps = 0
+
+    def or_killed(step: Callable[..., Any]) -> Callable[..., Any]:
+        def take(*arguments: Any, **options: Any) -> Any:
+            nonlocal steps
+            if steps == killed_after:
+                raise KeyboardInterrupt
+            steps += 1
+            return step(*arguments, **options)
+
+        return take
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", or_killed(Path.rename))
+        patch.setattr(shutil, "rmtree", or_killed(shutil.rmtree))
+        with pytest.raises(KeyboardInterrupt):
+            put_in_place(tmp_path / "run")
+    tidy(tmp_path)
+    assert contents(tmp_path) == {"run/result.json": b".run.partial" if killed_after == 2 else b"run"}
+
+
+def test_what_a_killed_replacement_left_is_put_right(own: Finished) -> None:
+    runs = own.out / "runs"
+    before = contents(runs)
+    (runs / "id-1").rename(runs / ".id-1.old")
+    shutil.copytree(runs / "id-2", runs / ".id-1.partial")
+    shutil.copytree(runs / "id-2", runs / ".id-2.old")
+    listener = Recorder()
+    compare(own.config, own.out, listener=listener)
+    assert listener.started_runs == [] and contents(runs) == before
+
+
+# Damage
+
+
+@pytest.mark.parametrize(
+    "damage, expected",
+    [
+        (lambda run: (run / "ranks.npz").unlink(), r"text-2/ranks.npz: is missing; delete .*text-2 and run the same"),
+        (lambda run: (run / "ranks.npz").write_bytes(b"PK"), r"text-2/ranks.npz: can't be read"),
+        (lambda run: (run / "result.json").write_text("{"), r"text-2/result.json: can't be read"),
+        (lambda run: (run / "result.json").write_text("{}"), r"text-2/result.json: has schema None"),
+    ],
+)
+def test_a_damaged_run_is_named_before_anything_is_trained(
+    own: Finished, damage: Callable[[Path], Any], expected: str
+) -> None:
+    shutil.rmtree(own.out / "runs" / "id-1")
+    damage(own.out / "runs" / "text-2")
+    listener = Recorder()
+    with pytest.raises(BadRun, match=expected):
+        compare(own.config, own.out, listener=listener)
+    assert listener.started_runs == []
+
+
+def test_a_damaged_run_that_is_deleted_as_told_is_made_again(own: Finished, finished: Finished) -> None:
+    (own.out / "runs" / "text-2" / "ranks.npz").unlink()
+    shutil.rmtree(own.out / "runs" / "text-2")
+    listener = Recorder()
+    compare(own.config, own.out, listener=listener)
+    assert listener.started_runs == ["text-2"]
+    assert_same_ranks(own.out, finished.out)
+
+
+def test_a_run_without_its_result_is_made_again(own: Finished, finished: Finished) -> None:
+    (own.out / "runs" / "text-2" / "result.json").unlink()
+    listener = Recorder()
+    compare(own.config, own.out, listener=listener)
+    assert listener.started_runs == ["text-2"]
+    assert_same_ranks(own.out, finished.out)
+
+
+def test_fresh_replaces_damaged_runs(own: Finished, finished: Finished) -> None:
+    (own.out / "runs" / "text-2" / "result.json").write_text("{")
+    compare(own.config, own.out, fresh=True)
+    assert_same_ranks(own.out, finished.out)
+
+
+def test_a_damaged_store_is_made_again_as_it_was(
+    own: Finished, finished: Finished, caplog: pytest.LogCaptureFixture
+) -> None:
+    [store] = (own.out / "stores").iterdir()
+    vectors = np.load(store / "vectors.npy")
+    vectors[3, 0] = np.nan
+    np.save(store / "vectors.npy", vectors)
+    shutil.rmtree(own.out / "runs" / "text-2")
+    listener = Recorder()
+    compare(own.config, own.out, listener=listener)
+    assert listener.encoded == ["tiny-roberta"] and listener.started_runs == ["text-2"]
+    assert "vectors.npy was changed or damaged since it was written" in caplog.text
+    assert_same_ranks(own.out, finished.out)
+
+
+def test_runs_of_something_else_in_the_same_folder_do_no_harm(own: Finished) -> None:
+    old = own.out / "runs" / "old-1"
+    shutil.copytree(own.out / "runs" / "id-1", old)
+    (old / "ranks.npz").write_bytes(b"damaged, too")
+    board = compare(own.config, own.out)
+    assert board is not None and {row.variant for row in board.rows} == set(own.config.variants)
+
+
+def test_a_copied_run_does_not_count_as_another_seed(own: Finished) -> None:
+    shutil.rmtree(own.out / "runs" / "id-2")
+    shutil.copytree(own.out / "runs" / "id-1", own.out / "runs" / "id-2")
+    with pytest.raises(ChangedRuns, match=r"\(id-2\) were made otherwise: seed: 1 -> 2\."):
+        compare(own.config, own.out)
+
+
+def test_a_folder_that_is_no_comparison_is_told(tmp_path: Path, own: Finished) -> None:
+    with pytest.raises(ConfigError, match=r"is not the folder of a comparison: it has no config.yaml; give the folder"):
+        leaderboard(tmp_path)
+    shutil.rmtree(own.out / "runs")
+    with pytest.raises(NoRuns, match="holds no finished run"):
+        leaderboard(own.out)
+
+
+def test_there_is_no_leaderboard_without_the_baseline(own: Finished) -> None:
+    for run in ("id-1", "id-2"):
+        shutil.rmtree(own.out / "runs" / run)
+    assert leaderboard(own.out) is None
+
+
+# One process at a time
+
+
+def test_two_comparisons_in_one_folder_exclude_each_other(finished: Finished, tmp_path: Path) -> None:
+    with alone_in(tmp_path / "out"):
+        with pytest.raises(OutputError, match=r"^another compare is at work in .*out; wait until it is"):
+            compare(finished.config, tmp_path / "out")
+        with alone_in(tmp_path / "other"):
+            pass
+    assert not (tmp_path / "out" / "runs").exists()
+    with alone_in(tmp_path / "out"):
+        pass
+
+
+def test_the_lock_is_of_the_system_and_ends_with_the_process(tmp_path: Path) -> None:
+    script = (
+        "import sys, time, pathlib\nfrom blair_rec.files import alone_in\n"
+        "with alone_in(pathlib.Path('out')):\n    print('in', flush=True)\n    time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "in\n"
+    with pytest.raises(OutputError, match="another compare is at work"), alone_in(tmp_path / "out"):
+        pass
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    with alone_in(tmp_path / "out"):
+        pass
+
+
+@pytest.mark.parametrize("below", ["file", "file/deeper/out"])
+def test_an_output_folder_that_cannot_be_written_is_told(finished: Finished, tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("")
+    expected = r"file.* can't be written \((File exists|Not a directory)\); choose another folder with -o"
+    with pytest.raises(OutputError, match=expected):
+        compare(finished.config, tmp_path / below)
+
+
+# Encoders and stores
+
+
+def test_each_encoder_is_looked_for_once_and_each_store_made_once(
+    finished: Finished, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def resolve(name: str, **settings: Any) -> Any:
+        asked.append(name)
+        return resolve_encoder(name, **settings)
+
+    opened: list[Path] = []
+
+    def encode(catalogue: Any, fields: Any, source: Any, path: Path, **settings: Any) -> Any:
+        opened.append(path)
+        return encode_catalogue(catalogue, fields, source, path, **settings)
+
+    monkeypatch.setattr(item_vectors, "resolve_encoder", resolve)
+    monkeypatch.setattr(item_vectors, "encode_catalogue", encode)
+    again = {"encoder": str(encoder), "pooling": "cls"}  # the same, in the variant's own words
+    mean = {"encoder": str(encoder), "pooling": "mean"}
+    config = config_of(
+        Path(finished.config.dataset), encoder, seeds=[1, 2], train={"epochs": 1}, variants={
+            "id": {}, "a": {"items": "text"}, "b": {"items": "text_init"}, "c": {"items": "text", "text": again},
+            "d": {"items": "text", "text": mean}, "e": {"items": "text", "text": {"fields": ["category"]}},
+        },
+    )  # fmt: skip
+    listener = Recorder()
+    compare(config, tmp_path / "out", listener=listener)
+    assert asked == [str(encoder)] * 2
+    assert listener.encoded == ["tiny-roberta"] * 3
+    assert sorted(opened) == sorted((tmp_path / "out" / "stores").iterdir()) and len(opened) == 3
+
+
+def test_variants_with_items_files_of_their_own_keep_their_stores_apart(own: Finished, tmp_path: Path) -> None:
+    other = tmp_path / "other.item"
+    other.write_text((Path(own.config.dataset) / "tiny.item").read_text("utf-8").replace("lamp", "torch"), "utf-8")
+    variants = dict(own.config.variants)
+    variants["other"] = dataclasses.replace(variants["text"], text={"items": str(other)})
+    config, listener = dataclasses.replace(own.config, variants=variants), Recorder()
+    compare(config, own.out, listener=listener)
+    assert listener.encoded == ["tiny-roberta"] and listener.started_runs == ["other-1", "other-2"]
+    again = Recorder()
+    compare(config, own.out, listener=again)
+    assert (again.encoded, again.started_runs) == ([], [])
+    stores = {
+        json.loads((own.out / "runs" / run / "result.json").read_text("utf-8"))["store_sha256"]
+        for run in ("text-1", "other-1")
+    }
+    assert len(stores) == 2
+
+
+def test_the_fallback_is_told_once(
+    finished: Finished, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The hub is asked once, and the words are few."""
+    (tmp_path / "enc").symlink_to(encoder)
+    own = Path(shutil.copytree(encoder, tmp_path / "stand-in"))
+    (own / "1_Pooling").mkdir()
+    (own / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean"}')
+    asked: list[str] = []
+
+    def unreachable(name: str, revision: str | None) -> Any:
+        asked.append(name)
+        raise EncoderUnavailable(name, "the hub can't be reached (no route)")
+
+    monkeypatch.setattr("blair_rec.text.encoder._hub", unreachable)
+    text = {"fields": ["title"], "encoder": "hyp1231/blair-roberta-base", "fallback": {"encoder": str(own)}}
+    config = config_of(Path(finished.config.dataset), encoder, text=text, seeds=[1], train={"epochs": 1})
+    with caplog.at_level(logging.WARNING, logger="blair_rec"):
+        board = compare(config, tmp_path / "out")
+    assert asked == ["hyp1231/blair-roberta-base"]
+    assert caplog.messages == [
+        "the hub can't be reached (no route); asked for hyp1231/blair-roberta-base, using stand-in, as `fallback` says"
+    ]
+    assert board is not None
+    [used] = {str(row.encoder) for row in board.rows if row.encoder}
+    assert used == "stand-in (asked for: hyp1231/blair-roberta-base)"
+
+    # The same vectors under the name that they really have: the table would otherwise name two encoders for one row.
+    direct = config_of(
+        Path(finished.config.dataset), encoder, text={**text, "encoder": str(own)}, train={"epochs": 1}, seeds=[1, 2]
+    )
+    with pytest.raises(ChangedRuns, match=r"\(text-1, .*: text.encoder: 'hyp1231/blair-roberta-base' -> '"):
+        compare(direct, tmp_path / "out")
+
+
+# What can be wrong is found before anything is encoded
+
+
+def not_begun(config: CompareConfig, error: type[BlairRecError], match: str) -> None:
+    listener, out = Recorder(), Path("not_begun")
+    with pytest.raises(error, match=match):
+        compare(config, out, listener=listener)
+    assert (listener.encoded, listener.started_runs) == ([], [])
+    assert not (out / "config.yaml").exists() and not (out / "runs").exists()
+
+
+def bad(tiny: Path, encoder: Path, **sections: Any) -> CompareConfig:
+    return read_config(raw_config(tiny, encoder, **sections))
+
+
+def test_an_unknown_metric(tiny: Path, encoder: Path) -> None:
+    config = bad(tiny, encoder, evaluate={"metrics": ["NDCG@10", "NDGC@5"]})
+    not_begun(config, ConfigError, r"'NDGC@5': unknown metric 'NDGC'; known: NDCG@k, Recall@k")
+
+
+def test_a_k_beyond_the_items(tiny: Path, encoder: Path) -> None:
+    config = bad(tiny, encoder, evaluate={"metrics": ["NDCG@10", "Recall@81"]})
+    not_begun(config, ConfigError, r"Recall@81 looks at the first 81 places, but there are only 80 items to rank")
+
+
+def test_an_unknown_model(tiny: Path, encoder: Path) -> None:
+    not_begun(bad(tiny, encoder, model="SASRce"), ConfigError, r"model is 'SASRce', .*did you mean 'SASRec'\?")
+
+
+def test_an_unknown_data_set(encoder: Path, tmp_path: Path) -> None:
+    not_begun(bad(tmp_path / "nowhere", encoder), DatasetError, r"nowhere': there is no such folder; give a folder of")
+    (tmp_path / "empty").mkdir()
+    not_begun(bad(tmp_path / "empty", encoder), DatasetError, r"empty holds no empty.inter; a data set's files carry")
+
+
+def test_an_unknown_text_field(tiny: Path, encoder: Path) -> None:
+    text = {"fields": ["titel"], "encoder": str(encoder), "pooling": "cls"}
+    not_begun(
+        bad(tiny, encoder, text=text), MissingField, r"tiny.item: no item has a field 'titel'; did you mean 'title'"
+    )
+
+
+def items(tiny: Path, change: Callable[[list[str]], list[str]]) -> None:
+    path = tiny / "tiny.item"
+    path.write_text("\n".join(change(path.read_text("utf-8").splitlines())) + "\n", encoding="utf-8")
+
+
+def test_an_empty_catalogue(tiny: Path, encoder: Path) -> None:
+    items(tiny, lambda lines: lines[:1])
+    not_begun(bad(tiny, encoder), CatalogueError, r"tiny.item holds no item; a catalogue needs at least one")
+
+
+def test_an_item_that_stands_twice(tiny: Path, encoder: Path) -> None:
+    items(tiny, lambda lines: [*lines, lines[5]])
+    not_begun(
+        bad(tiny, encoder), CatalogueError, r"1 of 81 rows repeat an item token \(first: i\d+\); keep one row per"
+    )
+
+
+def test_no_catalogue(tiny: Path, encoder: Path) -> None:
+    (tiny / "tiny.item").unlink()
+    not_begun(bad(tiny, encoder), CatalogueError, r"tiny.item is not there, or not a file; name a RecBole .item file")
+
+
+@pytest.mark.parametrize(
+    "name, error, expected",
+    [
+        ("tiny.item", CatalogueError, r"tiny.item, line 1: byte 2 \(0xe9\) is not UTF-8; save the file as UTF-8"),
+        ("tiny.inter", DatasetError, r"tiny' can't be read: 'utf-8' codec can't decode byte 0xe9"),
+    ],
+)
+def test_a_file_that_is_not_utf_8(
+    tiny: Path, encoder: Path, name: str, error: type[BlairRecError], expected: str
+) -> None:
+    path = tiny / name
+    text = path.read_bytes()
+    path.write_bytes(text[:2] + b"\xe9" + text[2:] if name == "tiny.item" else text + b"u\xe9\ti01\t1\n")
+    not_begun(bad(tiny, encoder), error, expected)
+
+
+def test_a_file_without_column_types(tiny: Path, encoder: Path) -> None:
+    path = tiny / "tiny.inter"
+    path.write_text(path.read_text("utf-8").replace(":token", "").replace(":float", ""), encoding="utf-8")
+    not_begun(bad(tiny, encoder), DatasetError, r"tiny' can't be read: ")
+
+
+@pytest.mark.parametrize("events", [1, 2])
+def test_users_with_too_few_events(encoder: Path, tmp_path: Path, events: int) -> None:
+    log = [(f"u{user}", f"i{user + event}", event) for user in range(5) for event in range(events)]
+    config = bad(write_log(tmp_path / "short", log), encoder, variants={"id": {}}, evaluate={"metrics": ["NDCG@2"]})
+    not_begun(config, DatasetError, r"short': (no user has two events|the split leaves no validation and no)")
+
+
+def test_nan_vectors(tiny: Path, encoder: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    broken = Path(shutil.copytree(encoder, tmp_path / "broken"))
+    weights = load_file(broken / "model.safetensors")
+    weights["embeddings.word_embeddings.weight"][:] = np.nan
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(EncodingError, match=r"broken gave NaN or infinity for 80 of 80 texts"):
+        compare(bad(tiny, broken), tmp_path / "out")
+    assert not (tmp_path / "out" / "runs").exists() and not any((tmp_path / "out").glob("stores/*"))
+
+
+def test_items_of_another_data_set(tiny: Path, encoder: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.item").write_text("item_id:token\ttitle:token_seq\nx1\tred lamp\nx2\tblue lamp\n", "utf-8")
+    text = {"fields": ["title"], "encoder": str(encoder), "pooling": "cls", "items": str(tmp_path / "other.item")}
+    with pytest.raises(StoreError, match=r"belongs to another catalogue: it knows 0 of the 80 items"):
+        compare(bad(tiny, encoder, text=text, variants={"t": {"items": "text"}}, baseline="t"), tmp_path / "out")
+
+
+def test_items_without_text(tiny: Path, encoder: Path, tmp_path: Path) -> None:
+    items(tiny, lambda lines: [*lines[:-2], *("\t".join([line.split("\t")[0], "", "x"]) for line in lines[-2:])])
+    config = bad(tiny, encoder, variants={"id": {}, "t": {"items": "text"}}, seeds=[1])
+    with pytest.raises(TextlessItems, match=r"2 of 80 items have no text .*set `missing_text: mean`"):
+        compare(config, tmp_path / "out")
+    # Found, although late, it costs nothing to mend: the baseline's run and the store are kept.
+    text = dataclasses.replace(config.text, missing_text="zeros")
+    listener = Recorder()
+    compare(dataclasses.replace(config, text=text), tmp_path / "out", listener=listener)
+    assert (listener.encoded, listener.started_runs) == ([], ["t-1"])
+
+
+def test_the_working_directory_is_left_alone(finished: Finished, tmp_path: Path) -> None:
+    compare(finished.config.only(["id"]), tmp_path / "out", listener=Recorder())
+    assert os.listdir(tmp_path) == ["out"]

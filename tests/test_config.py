@@ -1,0 +1,372 @@
+"""A config says what it means or is refused: misspelt keys, wrong types, and values that nobody can have meant."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blair_rec.config import (
+    LARGEST_SEED,
+    OWNED_BY,
+    PLUGIN_KEYS,
+    CompareConfig,
+    EvaluateConfig,
+    FallbackConfig,
+    TextConfig,
+    TrainConfig,
+    VariantConfig,
+    load_config,
+    read_config,
+    read_plugin_config,
+    to_dict,
+    write_yaml,
+)
+from blair_rec.errors import ConfigError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+LEAST: dict[str, Any] = {"dataset": "tiny", "variants": {"id": {"items": "id"}}}
+
+
+def problems(**sections: Any) -> list[str]:
+    """The lines of the error that a config of these sections raises."""
+    with pytest.raises(ConfigError) as caught:
+        read_config({**LEAST, **sections}, "cfg.yaml")
+    return str(caught.value).splitlines()
+
+
+def test_the_least_config_has_the_documented_defaults() -> None:
+    config = read_config(LEAST)
+    assert (config.model, config.baseline, config.seeds) == ("SASRec", "id", (1, 2, 3))
+    assert config.text.encoder == "hyp1231/blair-roberta-base"
+    assert (config.train, config.evaluate) == (TrainConfig(), EvaluateConfig())
+
+
+@pytest.mark.parametrize(
+    "sections, expected",
+    [
+        # keys
+        ({"trian": {}}, "cfg.yaml: unknown key 'trian'; did you mean 'train'?"),
+        ({"train": {"epoch": 3}}, "cfg.yaml: train: unknown key 'epoch'; did you mean 'epochs'?"),
+        ({"text": {"encodr": "x"}}, "cfg.yaml: text: unknown key 'encodr'; did you mean 'encoder'?"),
+        ({"evaluate": {"zzz": 1}}, "cfg.yaml: evaluate: unknown key 'zzz'; known keys: protocol, metrics, batch_size"),
+        ({"variants": {"id": {"item": "id"}}}, "cfg.yaml: variants.id: unknown key 'item'; did you mean 'items'?"),
+        ({"text": {3: 4}}, "cfg.yaml: text: unknown key 3; known keys: "),
+        # sections that are none
+        ({"text": []}, "cfg.yaml: text: expected keys and values, got []"),
+        ({"train": "fast"}, "cfg.yaml: train: expected keys and values, got 'fast'"),
+        ({"variants": {"a": 3}}, "cfg.yaml: variants.a: expected keys and values, got 3"),
+        ({"variants": ["id", "text"]}, "cfg.yaml: variants is ['id', 'text']; expected keys and values"),
+        ({"variants": {}}, "cfg.yaml: no variants; name at least the baseline"),
+        ({"variants": None}, "cfg.yaml: variants is None; expected keys and values"),
+        ({"recbole": ["x"]}, "cfg.yaml: recbole is ['x']; expected keys and values"),
+        ({"recbole": {1: 2}}, "cfg.yaml: recbole is {1: 2}; expected keys and values"),
+        ({"text": {"fallback": "minilm"}}, "cfg.yaml: text: fallback is 'minilm'; expected keys and values"),
+        ({"text": {"fallback": {}}}, "cfg.yaml: text: fallback: missing encoder"),
+        # types
+        ({"train": {"epochs": "many"}}, "cfg.yaml: train: epochs is 'many'; expected a whole number"),
+        ({"train": {"epochs": 2.5}}, "cfg.yaml: train: epochs is 2.5; expected a whole number"),
+        ({"train": {"epochs": True}}, "cfg.yaml: train: epochs is True; expected a whole number"),
+        ({"train": {"learning_rate": "high"}}, "cfg.yaml: train: learning_rate is 'high'; expected a number"),
+        ({"dataset": 7}, "cfg.yaml: dataset is 7; expected text"),
+        ({"model": None}, "cfg.yaml: model is None; expected text"),
+        ({"text": {"encoder": ["a"]}}, "cfg.yaml: text: encoder is ['a']; expected text"),
+        ({"text": {"pooling": 3}}, "cfg.yaml: text: pooling is 3; expected text"),
+        ({"text": {"fields": "title"}}, "cfg.yaml: text: fields is 'title'; expected a list of names, such as [a, b]"),
+        ({"text": {"fields": [1]}}, "cfg.yaml: text: fields is (1,); expected a list of names"),
+        ({"evaluate": {"metrics": "NDCG@10"}}, "cfg.yaml: evaluate: metrics is 'NDCG@10'; expected a list of names"),
+        ({"variants": {"id": {"transforms": "l2"}}}, "cfg.yaml: variants.id: transforms is 'l2'; expected a list"),
+        ({"variants": {"id": {"text": 5}}}, "cfg.yaml: variants.id: text is 5; expected keys and values"),
+        ({"seeds": "1,2"}, "cfg.yaml: seeds is '1,2'; expected a list of whole numbers from 0 to"),
+        ({"seeds": [1, "b"]}, "cfg.yaml: seeds is (1, 'b'); expected a list of whole numbers"),
+        ({"seeds": [-1]}, "cfg.yaml: seeds is (-1,); expected a list of whole numbers from 0 to"),
+        ({"seeds": [LARGEST_SEED + 1]}, f"expected a list of whole numbers from 0 to {LARGEST_SEED}"),
+        ({"seeds": True}, "cfg.yaml: seeds is True; expected a list of whole numbers"),
+        # values
+        ({"train": {"epochs": -1}}, "cfg.yaml: train: epochs is -1; it has to be at least 1"),
+        ({"train": {"patience": -1}}, "cfg.yaml: train: patience is -1; it has to be at least 0"),
+        ({"train": {"weight_decay": -0.1}}, "cfg.yaml: train: weight_decay is -0.1; it has to be at least 0"),
+        ({"train": {"weight_decay": float("nan")}}, "cfg.yaml: train: weight_decay is nan; it has to be at least 0"),
+        ({"train": {"learning_rate": 0}}, "cfg.yaml: train: learning_rate is 0; it has to be a positive number"),
+        ({"train": {"learning_rate": float("inf")}}, "learning_rate is inf; it has to be a positive number"),
+        ({"train": {"loss": "full_sofmax"}}, "train: loss is 'full_sofmax'; did you mean 'full_softmax'? known: "),
+        ({"text": {"max_length": 0}}, "cfg.yaml: text: max_length is 0; it has to be at least 1"),
+        ({"text": {"pooling": "men"}}, "cfg.yaml: text: pooling is 'men'; did you mean 'mean'? known: auto, cls, mean"),
+        ({"text": {"missing_text": "zero"}}, "missing_text is 'zero'; did you mean 'zeros'?"),
+        ({"evaluate": {"protocol": "mask"}}, "evaluate: protocol is 'mask'; did you mean 'masked'?"),
+        ({"evaluate": {"metrics": []}}, "cfg.yaml: evaluate: metrics is empty; name at least one, such as NDCG@10"),
+        ({"variants": {"id": {"items": "texts"}}}, "variants.id: items is 'texts'; did you mean 'text'? known: id, "),
+        ({"variants": {"id": {"transforms": ["centre"]}}}, "transforms is 'centre'; did you mean 'center'?"),
+        ({"variants": {"id": {"control": "shuffled"}}}, "control is 'shuffled'; did you mean 'shuffle'?"),
+        ({"variants": {"id": {"control": "shuffle"}}}, "variants.id: items: id uses no text, so transforms, control"),
+        ({"variants": {"a-b": {}}, "baseline": "a-b"}, "variant 'a-b': a name is made of letters, digits, '_' and '.'"),
+        ({"variants": {"../x": {}}, "baseline": "../x"}, "variant '../x': a name is made of letters"),
+        ({"variants": {"a": {}, "b": {}}}, "cfg.yaml: baseline is 'id'; variants: a, b"),
+        ({"variants": {"id": {}, "t": {"items": "text"}}}, "variant 't' uses text, but text.fields names no metadata"),
+        (
+            {"variants": {"id": {}, "t": {"items": "text", "text": {"feilds": ["a"]}}}},
+            "cfg.yaml: variants.t.text: unknown key 'feilds'; did you mean 'fields'?",
+        ),
+        ({"seeds": []}, "cfg.yaml: seeds are []; give at least one, each once"),
+        ({"seeds": [1, 1]}, "cfg.yaml: seeds are [1, 1]; give at least one, each once"),
+        ({"dataset": ""}, "cfg.yaml: dataset is ''; the files carry the folder's name"),
+        ({"dataset": "."}, "cfg.yaml: dataset is '.'; the files carry the folder's name"),
+        ({"recbole": {"blair_items": "id"}}, "recbole: 'blair_items' belongs to the typed sections"),
+        ({"recbole": {"x": {1, 2}}}, "recbole: 'x' is {1, 2}, which can't be handed on"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_refused(sections: dict[str, Any], expected: str) -> None:
+    lines = problems(**sections)
+    assert any(expected in line for line in lines), lines
+
+
+@pytest.mark.parametrize("key", OWNED_BY)
+def test_a_recbole_key_that_a_typed_section_owns_is_refused_and_the_section_named(key: str) -> None:
+    [line] = problems(recbole={key: 1})
+    assert line == f"cfg.yaml: recbole: {key!r} belongs to {OWNED_BY[key]}; set it there, so that one place decides"
+
+
+def test_all_problems_of_all_sections_are_told_at_once() -> None:
+    lines = problems(
+        train={"epochs": 0, "batch_size": "big", "patiense": 3, "learning_rate": -1},
+        text={"pooling": "max", "max_lenght": 3},
+        variants={"id": {"items": "idd"}, "b": 3},
+    )
+    assert [re.sub(r";.*", "", line) for line in lines] == [
+        "cfg.yaml: text: unknown key 'max_lenght'",
+        "cfg.yaml: text: pooling is 'max'",
+        "cfg.yaml: train: unknown key 'patiense'",
+        "cfg.yaml: train: batch_size is 'big'",
+        "cfg.yaml: train: epochs is 0",
+        "cfg.yaml: train: learning_rate is -1",
+        "cfg.yaml: variants.id: items is 'idd'",
+        "cfg.yaml: variants.b: expected keys and values, got 3",
+    ]
+
+
+def test_a_missing_key_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"^cfg: missing dataset, variants$"):
+        read_config({}, "cfg")
+
+
+def test_a_config_made_in_python_is_checked_as_well() -> None:
+    with pytest.raises(ConfigError, match=r"epochs is 'x'; expected a whole number\nloss is 'y'; known: "):
+        TrainConfig(epochs="x", loss="y")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="variant 'id' is {}; expected keys and values"):
+        CompareConfig("tiny", {"id": {}})  # type: ignore[dict-item]
+
+
+def test_a_single_seed_is_a_list_of_one() -> None:
+    assert read_config({**LEAST, "seeds": 5}).seeds == (5,)
+
+
+# Variants with text of their own
+
+
+def test_a_variant_may_bring_its_own_text_and_shares_the_rest() -> None:
+    text = TextConfig(fields=("title",), encoder="a", missing_text="mean", fallback=FallbackConfig("b"))
+    config = CompareConfig("tiny", {"id": VariantConfig()}, text=text)
+    assert config.text_of(VariantConfig("text", text={"fields": ["brand"]})) == dataclasses.replace(
+        text, fields=("brand",)
+    )
+
+
+def test_another_encoder_takes_neither_revision_nor_pooling_from_the_shared_one() -> None:
+    text = TextConfig(fields=("title",), encoder="a", revision="v1", pooling="mean", max_length=64)
+    config = CompareConfig("tiny", {"id": VariantConfig()}, text=text)
+    own = config.text_of(VariantConfig("text", text={"encoder": "b"}))
+    assert (own.encoder, own.revision, own.pooling, own.max_length) == ("b", None, "auto", 64)
+    assert config.text_of(VariantConfig("text", text={"encoder": "b", "pooling": "cls"})).pooling == "cls"
+
+
+def test_only_keeps_the_named_variants_in_their_order_and_a_baseline_among_them() -> None:
+    variants = {name: VariantConfig() for name in "abc"}
+    config = CompareConfig("tiny", variants, baseline="b")
+    assert list(config.only(["c", "b"]).variants) == ["b", "c"] and config.only(["c", "b"]).baseline == "b"
+    assert config.only(["c"]).baseline == "c"
+    with pytest.raises(ConfigError, match=r"--variants is 'd'; known: a, b, c\n--variants is ''"):
+        config.only(["d", "a", ""])
+
+
+# Files
+
+
+def load(tmp_path: Path, text: str, *overrides: str) -> CompareConfig:
+    path = tmp_path / "cfg.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_config(path, overrides)
+
+
+LEAST_TEXT = "dataset: tiny\nvariants: {id: {items: id}}\n"
+
+
+def test_a_number_with_an_exponent_is_a_number(tmp_path: Path) -> None:
+    text = LEAST_TEXT + "train: {learning_rate: 1e-3, weight_decay: .5E-2}\nrecbole: {a: 1.e+2, b: 12e1x, c: e5}\n"
+    config = load(tmp_path, text, "train.weight_decay=-0e3")
+    assert (config.train.learning_rate, config.train.weight_decay) == (0.001, 0.0)
+    assert config.recbole == {"a": 100.0, "b": "12e1x", "c": "e5"}
+
+
+def test_a_key_that_stands_twice_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"the key 'text' stands twice\n.*line 2, column 30"):
+        load(tmp_path, "dataset: tiny\nvariants: {id: {}, text: {}, text: {}}\n")
+
+
+def test_merged_keys_may_be_overridden(tmp_path: Path) -> None:
+    text = "dataset: tiny\nbaseline: a\ntext: {fields: [t]}\nvariants:\n  a: &a {items: text, transforms: [l2]}\n"
+    config = load(tmp_path, text + "  b: &b {<<: *a, control: random}\n  c: {<<: *b, control: shuffle}\n")
+    assert config.variants["b"] == VariantConfig("text", ("l2",), "random")
+    assert config.variants["c"] == VariantConfig("text", ("l2",), "shuffle")
+
+
+@pytest.mark.parametrize(
+    "content, expected",
+    [
+        (b"dataset: t\xfcny", r"cfg.yaml: not UTF-8 at byte 10; save the file as UTF-8"),
+        (b"dataset: [", r"cfg.yaml: not YAML: "),
+        (b"", r"cfg.yaml: expected keys and values, got NoneType"),
+        (b"- a", r"cfg.yaml: expected keys and values, got list"),
+        (b"dataset: !!python/object:os.system x", r"cfg.yaml: not YAML: could not determine a constructor"),
+        (b"dataset: 2023-02-31", r"cfg.yaml: not YAML: day is out of range"),
+    ],
+)
+def test_a_file_that_is_no_config_is_refused(tmp_path: Path, content: bytes, expected: str) -> None:
+    (tmp_path / "cfg.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=expected):
+        load_config(tmp_path / "cfg.yaml")
+
+
+@pytest.mark.parametrize("name", ["absent.yaml", "."])
+def test_a_file_that_cannot_be_read_is_told(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"can't be read \((No such file|Is a directory).*give the path"):
+        load_config(name)
+
+
+def test_overrides_reach_into_sections_and_make_missing_ones(tmp_path: Path) -> None:
+    text = LEAST_TEXT + "train: {epochs: 3, patience: 2}\nrecbole:\n"
+    overrides = ["train.epochs=7", "recbole.hidden_size=8", "seeds=[4]", "variants.b={items: id}"]
+    config = load(tmp_path, text, *overrides, "evaluate.protocol=masked")
+    assert (config.train.epochs, config.train.patience, config.seeds) == (7, 2, (4,))
+    assert (config.recbole, list(config.variants), config.evaluate.protocol) == (
+        {"hidden_size": 8},
+        ["id", "b"],
+        "masked",
+    )
+
+
+@pytest.mark.parametrize(
+    "override, expected",
+    [
+        ("train.epochs", r"--set train.epochs: expected key=value, such as train.epochs=5"),
+        ("=5", r"--set =5: expected key=value"),
+        ("dataset.name=x", r"--set dataset.name=x: 'dataset' holds a value, not keys"),
+        ("train.epochs=[", r"--set train.epochs=\[: not YAML"),
+        ("train.epoch=5", r"train: unknown key 'epoch'; did you mean 'epochs'\?"),
+        ("trian.epochs=5", r"unknown key 'trian'; did you mean 'train'\?"),
+    ],
+)
+def test_an_override_that_cannot_be_meant_is_refused(tmp_path: Path, override: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        load(tmp_path, LEAST_TEXT, override)
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_the_configs_of_the_repository_load(path: Path) -> None:
+    assert load_config(path).baseline == "id"
+
+
+words = st.text(min_size=1, max_size=8) | st.sampled_from(["1e3", "no", "null", "1:30", ".5E-3", "~", "=", "<<"])
+plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | words
+free = words.filter(lambda key: not key.startswith("blair_") and key not in OWNED_BY)
+settings = st.dictionaries(free, plain | st.lists(plain))
+texts = st.builds(
+    TextConfig,
+    fields=st.lists(words, min_size=1, max_size=3),
+    encoder=words,
+    revision=st.none() | words,
+    pooling=st.sampled_from(["auto", "cls", "mean"]),
+    max_length=st.integers(1, 512),
+    fallback=st.none() | st.builds(FallbackConfig, encoder=words),
+    items=st.none() | words,
+)
+trains = st.builds(
+    TrainConfig,
+    epochs=st.integers(1, 9),
+    learning_rate=st.floats(1e-300, 1e300),
+    weight_decay=st.floats(0, 1e300),
+)
+variants = st.just(VariantConfig()) | st.builds(
+    VariantConfig,
+    items=st.sampled_from(["text", "text_init"]),
+    transforms=st.lists(st.sampled_from(["center", "l2", "whiten"])),
+    control=st.sampled_from([None, "shuffle", "random"]),
+    text=st.fixed_dictionaries({}, optional={"encoder": words, "fields": st.lists(words, min_size=1)}),
+)
+names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.]{0,5}", fullmatch=True) | st.sampled_from(["1e3", "no", "null", "1_0"])
+configs = st.dictionaries(names, variants, min_size=1, max_size=3).flatmap(
+    lambda found: st.builds(
+        CompareConfig,
+        dataset=words.filter(lambda name: Path(name).name not in ("", "..")),
+        variants=st.just(found),
+        baseline=st.sampled_from(sorted(found)),
+        model=words,
+        seeds=st.lists(st.integers(0, LARGEST_SEED), min_size=1, max_size=3, unique=True),
+        text=texts,
+        train=trains,
+        recbole=settings,
+    )
+)
+
+
+@given(configs)
+def test_what_is_written_is_read_back_as_the_same_config(config: CompareConfig) -> None:
+    path = Path("config.yaml")
+    path.write_text(write_yaml(config), encoding="utf-8")
+    again = load_config(path)
+    assert again == config and list(again.variants) == list(config.variants)
+
+
+def test_what_is_written_is_plain_yaml() -> None:
+    config = read_config({**LEAST, "train": {"learning_rate": 0.01}})
+    assert yaml.safe_load(write_yaml(config)) == to_dict(config)
+
+
+# The flat keys of a RecBole config
+
+
+def test_flat_keys_fill_the_typed_sections_and_others_are_left_alone() -> None:
+    plugin = read_plugin_config(
+        {
+            "blair_items": "text", "blair_text_fields": "[title, brand]", "blair_transforms": "whiten",
+            "blair_fallback": "minilm", "blair_loss": "recbole", "blair_store": "s", "hidden_size": 8,
+        }
+    )  # fmt: skip
+    assert plugin.variant == VariantConfig("text", ("whiten",))
+    assert plugin.text == TextConfig(("title", "brand"), fallback=FallbackConfig("minilm"))
+    assert (plugin.loss, plugin.store) == ("recbole", "s")
+
+
+@pytest.mark.parametrize(
+    "flat, expected",
+    [
+        ({"blair_item": "text"}, r"unknown key 'blair_item'; did you mean 'blair_items'\?"),
+        ({"blair_items": "txt"}, r"items is 'txt'; did you mean 'text'\?"),
+        ({"blair_items": "text"}, r"blair_items is 'text', but neither blair_text_fields names .* nor blair_store"),
+        ({"blair_items": "text", "blair_text_fields": "[a"}, r"blair_text_fields: not YAML"),
+        ({"blair_store": 3}, r"store is 3; expected text"),
+    ],
+)
+def test_flat_keys_that_cannot_be_meant_are_refused(flat: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        read_plugin_config(flat)
+
+
+def test_every_flat_key_stands_for_a_field_that_there_is() -> None:
+    for key, (cls, name) in PLUGIN_KEYS.items():
+        assert name in {field.name for field in dataclasses.fields(cls)}, key
