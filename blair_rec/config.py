@@ -22,6 +22,7 @@ ITEM_KINDS = ("id", "text", "text_init")
 CONTROLS = ("shuffle", "random")
 TRANSFORMS = ("center", "l2", "whiten")
 LOSSES = ("full_softmax", "recbole")
+TIES = ("stored", "shuffled")
 PROTOCOLS = ("unmasked", "masked")
 MISSING_TEXT = ("error", "mean", "zeros")
 POOLINGS = ("auto", "cls", "mean")
@@ -164,9 +165,14 @@ class CompareConfig:
     """A RecBole sequential model with an item embedding."""
     seeds: tuple[int, ...] = (1, 2, 3)
     """Every variant is trained once with each."""
+    ties: str = "stored"
+    """Events of one user at one time: stored (as the file has them) or shuffled (by lot, alike for all runs)."""
     text: TextConfig = field(default_factory=TextConfig)
+    """How item text becomes vectors; a variant may have some of it otherwise."""
     train: TrainConfig = field(default_factory=TrainConfig)
+    """The budget and the loss, the same for every variant."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    """What is measured, and what validation selects on."""
     recbole: Mapping[str, Any] = field(default_factory=dict)
     """Handed to RecBole as it is."""
 
@@ -181,8 +187,15 @@ class CompareConfig:
             problems += self._variant_problems()
         if isinstance(self.seeds, tuple) and (not self.seeds or len(set(self.seeds)) != len(self.seeds)):
             problems.append(f"seeds are {list(self.seeds)}; give at least one, each once")
+        problems += _one_of(self.ties, TIES, "ties")
         if isinstance(self.recbole, Mapping):
             problems += _recbole_problems(self.recbole)
+            loss_type = self.recbole.get("loss_type", "CE")
+            if isinstance(self.train, TrainConfig) and self.train.loss == "full_softmax" and loss_type != "CE":
+                problems.append(
+                    f"recbole: loss_type is {loss_type!r}, but train.loss is 'full_softmax', a cross entropy; "
+                    "leave loss_type out, or set train.loss to recbole"
+                )
         _refuse(problems)
 
     def _variant_problems(self) -> list[str]:
@@ -228,12 +241,18 @@ class PluginConfig:
     """What the `blair_*` keys of a RecBole config say."""
 
     variant: VariantConfig = field(default_factory=VariantConfig)
+    """The item side."""
     text: TextConfig = field(default_factory=TextConfig)
+    """How item text becomes vectors."""
     loss: str = "full_softmax"
+    """As train.loss."""
+    ties: str = "stored"
+    """Events of one user at one time: stored (as the file has them) or shuffled (by RecBole's seed)."""
     store: str | None = None
+    """A store that is there already, instead of encoding the item file."""
 
     def __post_init__(self) -> None:
-        _refuse(_type_problems(self))
+        _refuse([*_type_problems(self), *_one_of(self.ties, TIES, "ties")])
 
 
 PLUGIN_KEYS: dict[str, tuple[type, str]] = {
@@ -249,6 +268,7 @@ PLUGIN_KEYS: dict[str, tuple[type, str]] = {
     "blair_fallback": (TextConfig, "fallback"),
     "blair_missing_text": (TextConfig, "missing_text"),
     "blair_loss": (TrainConfig, "loss"),
+    "blair_ties": (PluginConfig, "ties"),
     "blair_store": (PluginConfig, "store"),
 }
 """The flat keys of a RecBole config, and the typed field that each stands for."""
@@ -306,6 +326,17 @@ OWNED_BY = {
     "checkpoint_dir": "the output folder (-o)",
 }
 """RecBole keys that a typed section decides on, and where."""
+
+WITHOUT_EFFECT = (
+    "clip_grad_norm",
+    "enable_amp",
+    "enable_scaler",
+    "nproc",
+    "save_dataset",
+    "save_dataloaders",
+    "worker",
+)
+"""RecBole keys that its own trainer and quick start read, and a comparison doesn't."""
 
 
 def read_section(cls: type[T], raw: Mapping[str, Any] | None, where: str) -> T:
@@ -500,6 +531,8 @@ def _recbole_problems(settings: Mapping[str, Any]) -> list[str]:
         if key in OWNED_BY or str(key).startswith("blair_"):
             owner = OWNED_BY.get(key, "the typed sections")
             problems.append(f"recbole: {key!r} belongs to {owner}; set it there, so that one place decides")
+        if key in WITHOUT_EFFECT:
+            problems.append(f"recbole: {key!r} has no effect in a comparison; leave it out")
         try:
             json.dumps(to_dict(value))
         except (TypeError, ValueError) as error:

@@ -57,6 +57,7 @@ def run_setup(config: CompareConfig, variant_name: str, seed: int) -> dict[str, 
     text = config.text_of(variant) if variant.uses_text else None
     return {
         "dataset": config.dataset,
+        "ties": config.ties,
         "model": config.model,
         "recbole": to_dict(config.recbole),
         "train": to_dict(config.train),

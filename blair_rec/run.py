@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import logging
 import os
 import shutil
 import time
@@ -42,6 +43,8 @@ from blair_rec.recommend.trainer import (
 )
 from blair_rec.text.store import EmbeddingStore
 
+logger = logging.getLogger("blair_rec")
+
 TOP_K = 20
 """Items kept per test case, for coverage, popularity and examples in reports."""
 RANK_ARRAYS = (
@@ -67,8 +70,9 @@ class Data:
     def __init__(self, config: CompareConfig, folder: Path) -> None:
         self.model_class = model_class(config.model)
         self.folder = str(folder)
+        settings = {**config.recbole, "blair_ties": config.ties}
         try:
-            dataset = TextSequentialDataset(recbole_config(self.model_class, self.folder, config.recbole))
+            dataset = TextSequentialDataset(recbole_config(self.model_class, self.folder, settings))
         except BlairRecError:
             raise
         except ValueError as error:  # RecBole's own, pandas', or text that is no UTF-8
@@ -80,6 +84,10 @@ class Data:
                 f"data set {config.dataset!r}: the split leaves no {' and no '.join(empty)} case; "
                 "leave-one-out needs users with at least three events"
             )
+        if self.train.tied_neighbours:
+            pairs = f"{self.train.tied_neighbours:,} of {self.train.neighbours:,} neighbouring events of a user"
+            how = "their order is the file's" if config.ties == "stored" else "their order was drawn by lot"
+            logger.info("%s have equal times; %s", pairs, how)
         self.item_tokens: list[str] = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
         check_k(config.evaluate.metrics, len(self.item_tokens) - 1)
         self.sequences = training_sequences(self.train)
@@ -173,6 +181,7 @@ def train_run(
             "store_sha256": run.hashes["store"],
             "store": os.path.relpath(store[1], run.folder) if store else None,
             "parameters": count_parameters(model),
+            "tied_neighbours": data.train.tied_neighbours,
             "trials": 0,
             "hashes": dict(run.hashes),
             "setup": run.setup,

@@ -370,3 +370,17 @@ def test_flat_keys_that_cannot_be_meant_are_refused(flat: dict[str, Any], expect
 def test_every_flat_key_stands_for_a_field_that_there_is() -> None:
     for key, (cls, name) in PLUGIN_KEYS.items():
         assert name in {field.name for field in dataclasses.fields(cls)}, key
+
+
+def test_a_loss_type_that_the_loss_would_not_follow_is_refused() -> None:
+    raw = {"dataset": "d", "variants": {"id": None}, "recbole": {"loss_type": "BPR"}}
+    with pytest.raises(
+        ConfigError, match="loss_type is 'BPR', but train.loss is 'full_softmax'.*set train.loss to recbole"
+    ):
+        read_config(raw)
+    assert read_config({**raw, "train": {"loss": "recbole"}}).recbole["loss_type"] == "BPR"
+
+
+def test_a_recbole_key_that_would_do_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'clip_grad_norm' has no effect in a comparison"):
+        read_config({"dataset": "d", "variants": {"id": None}, "recbole": {"clip_grad_norm": {"max_norm": 1}}})

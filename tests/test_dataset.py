@@ -103,6 +103,23 @@ def test_equal_times_stay_in_the_order_of_the_file(tmp_path: Path) -> None:
     assert set(cases(splits)) == expected_cases(events, 6)
 
 
+def test_ties_are_counted_and_shuffled_by_the_seed_where_asked_for(tmp_path: Path) -> None:
+    events = [("u", f"i{n}", n // 4) for n in range(12)]  # three moments of four events
+    folder = write_log(tmp_path / "ties", events)
+    orders = []
+    for seed in (1, 1, 2):
+        _, splits = built(TextSequentialDataset, folder, blair_ties="shuffled", seed=seed)
+        assert (splits[0].neighbours, splits[0].tied_neighbours) == (11, 9)
+        log, tokens = splits[0].log, splits[0].field2id_token["item_id"]
+        assert log is not None
+        orders.append([str(tokens[item]) for item in log.item])
+    stored = [item for _, item, _ in events]
+    assert orders[0] == orders[1] != orders[2]
+    for order in orders:
+        assert order != stored
+        assert [sorted(order[n : n + 4]) for n in (0, 4, 8)] == [sorted(stored[n : n + 4]) for n in (0, 4, 8)]
+
+
 @pytest.mark.parametrize("keep", ["first", "last"])
 def test_equal_times_stay_in_the_order_of_the_file_when_duplicates_are_removed(tmp_path: Path, keep: str) -> None:
     random = np.random.default_rng(0)

@@ -153,7 +153,7 @@ def test_what_can_not_be_meant_is_an_error(settings: dict[str, Any], message: st
 def test_it_has_all_settings_of_sasrec() -> None:
     theirs = Config(model="SASRec", dataset="tiny", config_dict={"train_neg_sample_args": None})
     ours = Config(model="BLaIRSASRec", dataset="tiny")
-    own = {"model", "load_col", "blair_items", "blair_transforms", "blair_control", "blair_loss"}
+    own = {"model", "load_col", "blair_items", "blair_transforms", "blair_control", "blair_loss", "blair_ties"}
     assert (ours["n_layers"], ours["hidden_size"], ours["loss_type"]) == (2, 64, "CE")
     for key, value in theirs.final_config_dict.items():
         assert key in own or ours[key] == value, key

@@ -47,16 +47,20 @@ class Log:
 class TextSequentialDataset(SequentialDataset):
     """RecBole's SequentialDataset with three differences.
 
-    Events are ordered by their times in float64, ties in the order of the file, before RecBole rounds times to
-    float32 (128 s for epoch seconds). The log is held once and `item_id_list` is made for the rows that are asked
-    for, instead of being written out for every prefix. And `item_vectors` carries what a store knows of the items.
-    Filtering, numbering and splitting are RecBole's own. Benchmark files, which hold the lists themselves, are
-    taken as RecBole reads them.
+    Events are ordered by their times in float64, before RecBole rounds times to float32 (128 s for epoch seconds);
+    ties stay in the order of the file, or are shuffled by the seed (`blair_ties`). The log is held once and
+    `item_id_list` is made for the rows that are asked for, instead of being written out for every prefix. And
+    `item_vectors` carries what a store knows of the items. Filtering, numbering and splitting are RecBole's own.
+    Benchmark files, which hold the lists themselves, are taken as RecBole reads them.
     """
 
     inter_feat: Any
     item_vectors: ItemVectors | None = None
     log: Log | None = None
+    neighbours = 0
+    """Pairs of events that follow each other in a user's history; 0 for benchmark files, which hold no times."""
+    tied_neighbours = 0
+    """Those of equal time: their order is the file's, or drawn by lot with `blair_ties: shuffled`."""
 
     def _remove_duplication(self) -> None:
         super()._remove_duplication()
@@ -84,7 +88,14 @@ class TextSequentialDataset(SequentialDataset):
                 "so the order of events is unknown; add it to load_col, or name it with TIME_FIELD "
                 f"(columns: {', '.join(self.inter_feat)})"
             )
-        order = np.lexsort((self.inter_feat[self.time_field].to_numpy(), self.inter_feat[self.uid_field].to_numpy()))
+        time, user = self.inter_feat[self.time_field].to_numpy(), self.inter_feat[self.uid_field].to_numpy()
+        keys = [time, user]  # the last one counts most; what they leave open stays as it stands in the file
+        if self.config["blair_ties"] == "shuffled":
+            keys.insert(0, np.random.default_rng(self.config["seed"]).random(len(time)))
+        order = np.lexsort(keys)
+        time, user = time[order], user[order]
+        self.neighbours = int((user[1:] == user[:-1]).sum())
+        self.tied_neighbours = int(((user[1:] == user[:-1]) & (time[1:] == time[:-1])).sum())
         self.inter_feat = self.inter_feat.iloc[order].reset_index(drop=True)
 
     def data_augmentation(self) -> None:

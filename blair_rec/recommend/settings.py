@@ -72,6 +72,7 @@ def complete_config(config: Config) -> None:
         "blair_transforms": list(plugin.variant.transforms),
         "blair_control": plugin.variant.control,
         "blair_loss": plugin.loss,
+        "blair_ties": plugin.ties,
     }
     defaults.update(as_read)
     given.update({key: value for key, value in as_read.items() if key in given})  # a command line gives texts
