@@ -56,7 +56,7 @@ def run_setup(config: CompareConfig, variant_name: str, seed: int) -> dict[str, 
     variant = config.variants[variant_name]
     text = config.text_of(variant) if variant.uses_text else None
     return {
-        "dataset": config.dataset,
+        "dataset": Path(config.dataset).name,
         "ties": config.ties,
         "model": config.model,
         "recbole": to_dict(config.recbole),

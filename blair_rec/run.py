@@ -118,11 +118,13 @@ def train_run(
         train.item_vectors = item_vectors(store[0], data.item_tokens, text.missing_text)
     recbole = recbole_config(data.model_class, data.folder, settings)
     seed_everything(run.seed)
-    model = data.model_class(recbole, train).to(recbole["device"])
-    width = recbole["MAX_ITEM_LIST_LENGTH"]
-    if config.train.loss == "recbole" or not can_pack(model):
-        losses = recbole_way(model, recbole_batches(recbole, train))
+    if config.train.loss == "recbole" or not can_pack(data.model_class):
+        batches = recbole_batches(recbole, train)  # before the model, which asks the config what the loader put there
+        model = data.model_class(recbole, train).to(recbole["device"])
+        losses = recbole_way(model, batches)
     else:
+        model = data.model_class(recbole, train).to(recbole["device"])
+        width = recbole["MAX_ITEM_LIST_LENGTH"]
         losses = every_position(model, data.sequences, width, config.train.batch_size, run.seed)
 
     def measure(split: Any, protocol: str) -> dict[str, float]:
@@ -168,7 +170,7 @@ def train_run(
             "items": variant.items,
             "control": variant.control,
             "transforms": list(variant.transforms),
-            "dataset": config.dataset,
+            "dataset": Path(data.folder).name,
             "selection": {
                 "protocol": config.evaluate.protocol,
                 "metric": config.evaluate.metrics[0],

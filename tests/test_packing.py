@@ -141,6 +141,5 @@ def test_every_token_has_one_slot_and_stands_behind_its_own_window(lengths: list
 
 
 def test_models_that_look_at_both_sides_are_not_packed() -> None:
-    assert not issubclass(BERT4Rec, (SASRec, GRU4Rec))
-    assert can_pack(build(SASRec)) and can_pack(build(GRU4Rec))
-    assert not can_pack(torch.nn.Linear(2, 2))
+    assert can_pack(SASRec) and can_pack(GRU4Rec)
+    assert not can_pack(BERT4Rec)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from recbole.model.sequential_recommender import GRU4Rec, SASRec
@@ -90,9 +90,9 @@ def _rungs(longest: int) -> np.ndarray:
     return np.array(rungs)
 
 
-def can_pack(model: nn.Module) -> bool:
-    """Whether one pass over packed windows gives this model's hidden state at every position."""
-    return isinstance(model, (SASRec, GRU4Rec))
+def can_pack(model_class: type) -> bool:
+    """Whether one pass over packed windows gives such a model's hidden state at every position."""
+    return issubclass(model_class, (SASRec, GRU4Rec))
 
 
 def hidden_states(model: Any, packed: Packed, dropout: Dropout) -> Tensor:

@@ -76,8 +76,9 @@ def recbole_way(model: Any, loader: Any) -> Callable[[int], StepLosses]:
 
     def losses(epoch: int) -> StepLosses:
         for interaction in loader:
-            loss = model.calculate_loss(interaction.to(model.device))
-            yield torch.stack(loss).sum() if isinstance(loss, tuple) else loss, len(interaction)
+            with shared_items(model):
+                loss = model.calculate_loss(interaction.to(model.device))
+                yield torch.stack(loss).sum() if isinstance(loss, tuple) else loss, len(interaction)
 
     return losses
 
@@ -206,7 +207,7 @@ class TextTrainer(Trainer):
     def _train_epoch(
         self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
     ) -> float | tuple[float, ...]:
-        if self.config["blair_loss"] == "recbole" or not can_pack(self.model):
+        if self.config["blair_loss"] == "recbole" or not can_pack(type(self.model)):
             result: float | tuple[float, ...] = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
             return result
         if self._sequences is None:
