@@ -26,10 +26,11 @@ from rich.table import Table
 
 import blair_rec
 from blair_rec.compare import Listener, compare, leaderboard, planned
-from blair_rec.config import CompareConfig, TextConfig, load_config, read_section, read_yaml
+from blair_rec.config import CompareConfig, TextConfig, load_config
 from blair_rec.errors import BlairRecError, ConfigError
 from blair_rec.evaluate.report import to_terminal
 from blair_rec.plan import Run, changes
+from blair_rec.sections import read_section, read_yaml
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 

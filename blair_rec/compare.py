@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from blair_rec.config import CompareConfig, load_config, write_yaml
+from blair_rec.config import CompareConfig, load_config
 from blair_rec.errors import ConfigError, OutputError
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
 from blair_rec.evaluate.metrics import parse_metric
@@ -17,6 +17,7 @@ from blair_rec.evaluate.results import CONFIG_FILE, RUNS_FOLDER
 from blair_rec.files import alone_in, tidy, write_text
 from blair_rec.item_vectors import Encoding, find_encodings
 from blair_rec.plan import Run, data_folder, data_hash, finished_runs, plan, refuse_changed
+from blair_rec.sections import write_yaml
 from blair_rec.text.store import EmbeddingStore
 
 # RecBole and torch are imported where training starts: planning and rendering take neither.

@@ -6,17 +6,25 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
-
-import yaml
+from typing import Any
 
 from blair_rec.errors import ConfigError
-
-T = TypeVar("T")
+from blair_rec.sections import (
+    at_least,
+    freeze,
+    is_number,
+    one_of,
+    read_section,
+    read_yaml,
+    refuse,
+    shallow,
+    to_dict,
+    type_problems,
+)
 
 ITEM_KINDS = ("id", "text", "text_init")
 CONTROLS = ("shuffle", "random")
@@ -26,8 +34,6 @@ TIES = ("stored", "shuffled")
 PROTOCOLS = ("unmasked", "masked")
 MISSING_TEXT = ("error", "mean", "zeros")
 POOLINGS = ("auto", "cls", "mean")
-LARGEST_SEED = 2**32 - 1
-"""The largest that NumPy's generator takes."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class FallbackConfig:
     """An offline package, a local folder, or another hub name."""
 
     def __post_init__(self) -> None:
-        _refuse(_type_problems(self))
+        refuse(type_problems(self))
 
 
 @dataclass(frozen=True)
@@ -63,13 +69,13 @@ class TextConfig:
     """The item metadata: a RecBole .item file or JSON lines; the data set's own .item file if not given."""
 
     def __post_init__(self) -> None:
-        _freeze(self, "fields")
+        freeze(self, "fields")
         if isinstance(self.fallback, Mapping):
             object.__setattr__(self, "fallback", read_section(FallbackConfig, self.fallback, "fallback"))
-        problems = _type_problems(self) + _one_of(self.pooling, POOLINGS, "pooling")
-        problems += _one_of(self.missing_text, MISSING_TEXT, "missing_text")
-        problems += _at_least(self.max_length, 1, "max_length")
-        _refuse(problems)
+        problems = type_problems(self) + one_of(self.pooling, POOLINGS, "pooling")
+        problems += one_of(self.missing_text, MISSING_TEXT, "missing_text")
+        problems += at_least(self.max_length, 1, "max_length")
+        refuse(problems)
 
 
 @dataclass(frozen=True)
@@ -93,13 +99,13 @@ class TrainConfig:
     """Training targets in one step."""
 
     def __post_init__(self) -> None:
-        problems = _type_problems(self) + _one_of(self.loss, LOSSES, "loss")
+        problems = type_problems(self) + one_of(self.loss, LOSSES, "loss")
         for name in ("epochs", "eval_every", "batch_size"):
-            problems += _at_least(getattr(self, name), 1, name)
-        problems += _at_least(self.patience, 0, "patience") + _at_least(self.weight_decay, 0, "weight_decay")
-        if _is_number(self.learning_rate) and not 0 < self.learning_rate < math.inf:
+            problems += at_least(getattr(self, name), 1, name)
+        problems += at_least(self.patience, 0, "patience") + at_least(self.weight_decay, 0, "weight_decay")
+        if is_number(self.learning_rate) and not 0 < self.learning_rate < math.inf:
             problems.append(f"learning_rate is {self.learning_rate!r}; it has to be a positive number")
-        _refuse(problems)
+        refuse(problems)
 
 
 @dataclass(frozen=True)
@@ -114,11 +120,11 @@ class EvaluateConfig:
     """Users scored at once."""
 
     def __post_init__(self) -> None:
-        _freeze(self, "metrics")
-        problems = _type_problems(self) + _one_of(self.protocol, PROTOCOLS, "protocol")
+        freeze(self, "metrics")
+        problems = type_problems(self) + one_of(self.protocol, PROTOCOLS, "protocol")
         if self.metrics == ():
             problems.append("metrics is empty; name at least one, such as NDCG@10")
-        _refuse(problems + _at_least(self.batch_size, 1, "batch_size"))
+        refuse(problems + at_least(self.batch_size, 1, "batch_size"))
 
 
 @dataclass(frozen=True)
@@ -135,15 +141,15 @@ class VariantConfig:
     """Keys of the text section that this variant has otherwise, such as its own encoder."""
 
     def __post_init__(self) -> None:
-        _freeze(self, "transforms")
-        problems = _type_problems(self) + _one_of(self.items, ITEM_KINDS, "items")
+        freeze(self, "transforms")
+        problems = type_problems(self) + one_of(self.items, ITEM_KINDS, "items")
         if isinstance(self.transforms, tuple):
-            problems += [line for name in self.transforms for line in _one_of(name, TRANSFORMS, "transforms")]
+            problems += [line for name in self.transforms for line in one_of(name, TRANSFORMS, "transforms")]
         if self.control is not None:
-            problems += _one_of(self.control, CONTROLS, "control")
+            problems += one_of(self.control, CONTROLS, "control")
         if self.items == "id" and (self.transforms or self.control or self.text):
             problems.append("items: id uses no text, so transforms, control and text have no meaning there")
-        _refuse(problems)
+        refuse(problems)
 
     @property
     def uses_text(self) -> bool:
@@ -179,15 +185,15 @@ class CompareConfig:
     def __post_init__(self) -> None:
         if isinstance(self.seeds, int) and not isinstance(self.seeds, bool):
             object.__setattr__(self, "seeds", (self.seeds,))
-        _freeze(self, "seeds")
-        problems = _type_problems(self)
+        freeze(self, "seeds")
+        problems = type_problems(self)
         if isinstance(self.dataset, str) and Path(self.dataset).name in ("", ".."):
             problems.append(f"dataset is {self.dataset!r}; the files carry the folder's name, so give a path with it")
         if isinstance(self.variants, Mapping):
             problems += self._variant_problems()
         if isinstance(self.seeds, tuple) and (not self.seeds or len(set(self.seeds)) != len(self.seeds)):
             problems.append(f"seeds are {list(self.seeds)}; give at least one, each once")
-        problems += _one_of(self.ties, TIES, "ties")
+        problems += one_of(self.ties, TIES, "ties")
         if isinstance(self.recbole, Mapping):
             problems += _recbole_problems(self.recbole)
             loss_type = self.recbole.get("loss_type", "CE")
@@ -196,7 +202,7 @@ class CompareConfig:
                     f"recbole: loss_type is {loss_type!r}, but train.loss is 'full_softmax', a cross entropy; "
                     "leave loss_type out, or set train.loss to recbole"
                 )
-        _refuse(problems)
+        refuse(problems)
 
     def _variant_problems(self) -> list[str]:
         problems = []
@@ -223,14 +229,14 @@ class CompareConfig:
         Raises:
             ConfigError: a name that is no variant.
         """
-        _refuse([line for name in names for line in _one_of(name, tuple(self.variants), "--variants")])
+        refuse([line for name in names for line in one_of(name, tuple(self.variants), "--variants")])
         kept = {name: variant for name, variant in self.variants.items() if name in names}
         baseline = self.baseline if self.baseline in kept else next(iter(kept))
         return dataclasses.replace(self, variants=kept, baseline=baseline)
 
     def text_of(self, variant: VariantConfig) -> TextConfig:
         """The text section with what the variant has otherwise."""
-        shared = _shallow(self.text)
+        shared = shallow(self.text)
         if "encoder" in variant.text:  # another encoder pools in its own way, and has its own revisions
             del shared["revision"], shared["pooling"]
         return read_section(TextConfig, {**shared, **variant.text}, "text")
@@ -252,7 +258,7 @@ class PluginConfig:
     """A store that is there already, instead of encoding the item file."""
 
     def __post_init__(self) -> None:
-        _refuse([*_type_problems(self), *_one_of(self.ties, TIES, "ties")])
+        refuse([*type_problems(self), *one_of(self.ties, TIES, "ties")])
 
 
 PLUGIN_KEYS: dict[str, tuple[type, str]] = {
@@ -339,31 +345,6 @@ WITHOUT_EFFECT = (
 """RecBole keys that its own trainer and quick start read, and a comparison doesn't."""
 
 
-def read_section(cls: type[T], raw: Mapping[str, Any] | None, where: str) -> T:
-    """A config dataclass from one YAML section. A misspelt key is an error, never a silent default."""
-    if raw is None:
-        raw = {}
-    if not isinstance(raw, Mapping):
-        raise ConfigError(f"{where}: expected keys and values, got {raw!r}")
-    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
-    problems = []
-    for key in sorted(set(raw) - set(known), key=str):
-        near = get_close_matches(str(key), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-        problems.append(f"unknown key {key!r}; {hint}")
-    required = [f.name for f in fields(cls) if f.default is f.default_factory is dataclasses.MISSING]  # type: ignore[arg-type]
-    if missing := [name for name in required if name not in raw]:
-        problems.append(f"missing {', '.join(missing)}")
-    else:
-        try:
-            section = cls(**{name: raw[name] for name in known if name in raw})
-        except ConfigError as error:
-            problems += str(error).splitlines()
-    if problems:
-        raise ConfigError("\n".join(f"{where}: {problem}" for problem in problems))
-    return section
-
-
 def read_config(raw: Mapping[str, Any], where: str = "config") -> CompareConfig:
     """A whole comparison from a mapping, as YAML gives it.
 
@@ -416,67 +397,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CompareConfi
     return read_config(raw, str(path))
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as it is meant: 1e-3 is a number (YAML 1.1 makes it a text), and a key that stands twice is an error."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.composer.ComposerError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
-        return node
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes what _Loader reads back."""
-
-
-for _yaml in (_Loader, _Dumper):
-    _yaml.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+\Z"),
-        list("-+.0123456789"),
-    )
-
-
-def read_yaml(text: str, where: str) -> Any:
-    """What a YAML text says.
-
-    Raises:
-        ConfigError: not YAML, or a key that stands twice in one place.
-    """
-    loader = None
-    try:
-        loader = _Loader(text)
-        return loader.get_single_data()
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: such as the 31st of February
-        raise ConfigError(f"{where}: not YAML: {error}") from None
-    finally:
-        if loader is not None:
-            loader.dispose()
-
-
-def write_yaml(config: Any) -> str:
-    """A config as text that load_config makes the same config of."""
-    # Without allow_unicode, which would write some line breaks (U+0085) in a way that is read back as spaces.
-    text: str = yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False)
-    return text
-
-
-def to_dict(config: Any) -> Any:
-    """Plain dicts, lists and scalars of a config dataclass: what YAML and JSON can hold."""
-    if dataclasses.is_dataclass(config):
-        return {f.name: to_dict(getattr(config, f.name)) for f in fields(config)}
-    if isinstance(config, Mapping):
-        return {key: to_dict(value) for key, value in config.items()}
-    if isinstance(config, (tuple, list)):
-        return [to_dict(value) for value in config]
-    return config
-
-
 def _set(raw: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
@@ -489,39 +409,6 @@ def _set(raw: dict[str, Any], override: str) -> None:
         if not isinstance(raw, dict):
             raise ConfigError(f"--set {override}: {section!r} holds a value, not keys")
     raw[last] = read_yaml(value, f"--set {override}")
-
-
-def _shallow(config: Any) -> dict[str, Any]:
-    return {f.name: getattr(config, f.name) for f in fields(config)}
-
-
-def _freeze(config: Any, name: str) -> None:
-    """A list, as YAML gives it, becomes a tuple."""
-    if isinstance(value := getattr(config, name), list):
-        object.__setattr__(config, name, tuple(value))
-
-
-def _refuse(problems: Sequence[str]) -> None:
-    if problems:
-        raise ConfigError("\n".join(problems))
-
-
-def _one_of(value: Any, known: Sequence[str], where: str) -> list[str]:
-    if not isinstance(value, str) or value in known:  # what is no text is a problem of type
-        return []
-    near = get_close_matches(value, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return [f"{where} is {value!r}; {hint}known: {', '.join(known)}"]
-
-
-def _at_least(value: Any, least: int, where: str) -> list[str]:
-    if not _is_number(value) or least <= value < math.inf:
-        return []
-    return [f"{where} is {value!r}; it has to be at least {least}"]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _recbole_problems(settings: Mapping[str, Any]) -> list[str]:
@@ -538,43 +425,3 @@ def _recbole_problems(settings: Mapping[str, Any]) -> list[str]:
         except (TypeError, ValueError) as error:
             problems.append(f"recbole: {key!r} is {value!r}, which can't be handed on ({error})")
     return problems
-
-
-def _type_problems(config: Any) -> list[str]:
-    """Fields of a config dataclass that hold another type than they say, such as epochs: many."""
-    problems = []
-    for f in fields(config):
-        value, kind = getattr(config, f.name), str(f.type)  # annotations are strings here
-        if value is None and kind.endswith(" | None"):
-            continue
-        fits, expected = _KINDS.get(kind.removesuffix(" | None"), _SECTION)
-        if not fits(value):
-            problems.append(f"{f.name} is {value!r}; expected {expected}")
-    return problems
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _has_names(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
-
-
-_SECTION: tuple[Callable[[Any], bool], str] = (dataclasses.is_dataclass, "keys and values")
-_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "int": (_is_whole, "a whole number"),
-    "float": (_is_number, "a number"),
-    "str": (lambda value: isinstance(value, str), "text"),
-    "tuple[str, ...]": (
-        lambda value: isinstance(value, tuple) and all(isinstance(name, str) for name in value),
-        "a list of names, such as [a, b]",
-    ),
-    "tuple[int, ...]": (
-        lambda value: isinstance(value, tuple) and all(_is_whole(n) and 0 <= n <= LARGEST_SEED for n in value),
-        f"a list of whole numbers from 0 to {LARGEST_SEED}, such as [1, 2]",
-    ),
-    "Mapping[str, Any]": (_has_names, "keys and values"),
-    "Mapping[str, VariantConfig]": (_has_names, "keys and values"),
-}
-"""By annotation: what fits, and how a message says it."""

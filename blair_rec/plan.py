@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blair_rec.config import CompareConfig, to_dict
+from blair_rec.config import CompareConfig
 from blair_rec.errors import ChangedRuns, DatasetError
 from blair_rec.evaluate.results import RESULT_FILE, RUNS_FOLDER, RunResult, load_run, load_runs, run_name
 from blair_rec.item_vectors import Encoding
 from blair_rec.provenance import code_hash, hash_files, hash_of
+from blair_rec.sections import to_dict
 
 # Planning takes neither torch nor RecBole, so that a dry run answers at once.
 

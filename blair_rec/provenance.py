@@ -15,7 +15,7 @@ from typing import Any
 import blair_rec
 
 PACKAGES = ("recbole", "torch", "numpy", "scipy", "pandas", "transformers")
-TRAINING_SIDE = ("recommend", "config.py", "item_vectors.py", "run.py")
+TRAINING_SIDE = ("recommend", "config.py", "sections.py", "item_vectors.py", "run.py")
 """What decides, next to data and config, on the numbers of a run."""
 
 

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blair_rec.config import (
-    LARGEST_SEED,
     OWNED_BY,
     PLUGIN_KEYS,
     CompareConfig,
@@ -25,10 +24,9 @@ from blair_rec.config import (
     load_config,
     read_config,
     read_plugin_config,
-    to_dict,
-    write_yaml,
 )
 from blair_rec.errors import ConfigError
+from blair_rec.sections import LARGEST_SEED, to_dict, write_yaml
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LEAST: dict[str, Any] = {"dataset": "tiny", "variants": {"id": {"items": "id"}}}

@@ -16,7 +16,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SIDES = ("blair_rec.text", "blair_rec.recommend", "blair_rec.evaluate")
-SHARED = ("blair_rec.errors", "blair_rec.config")
+SHARED = ("blair_rec.errors", "blair_rec.config", "blair_rec.sections")
 COMPAT = "blair_rec.recommend.compat"  # where RecBole is patched, the one module with exceptions of its own
 
 
