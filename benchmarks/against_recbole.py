@@ -85,7 +85,7 @@ def main() -> None:
         sys.argv = sys.argv[:1]
         train_one(options.one, options.dataset, options.epochs, int(options.seeds))
         return
-    from blair_rec.provenance import provenance
+    from blair_rec.provenance import git_commit, provenance
 
     path = RESULTS / f"against_recbole-{options.dataset}"
     seeds = options.seeds.split(",")
@@ -107,7 +107,7 @@ def main() -> None:
             )
             if done.returncode:
                 sys.exit(done.stderr)
-            records.append(json.loads(done.stdout.splitlines()[-1]))
+            records.append({**json.loads(done.stdout.splitlines()[-1]), "git_commit": git_commit()})
             print(json.dumps(records[-1]), flush=True)
     import torch
 
