@@ -1,12 +1,13 @@
-"""Stock RecBole SASRec and BLaIRSASRec with `blair_items: id`, both through run_recbole.
+"""Stock RecBole SASRec and BLaIRSASRec with `blair_items: id` at equal epochs: same data, settings and evaluation.
 
-Same data, epochs and settings.
+    python benchmarks/against_recbole.py --model SASRec --seeds 1,2,3 --epochs 8 [--dataset ml-100k] [--data-path DIR]
+    python benchmarks/against_recbole.py --model BLaIRSASRec --seeds 1,2,3,4,5 --epochs 30
+    python benchmarks/against_recbole.py --at 8
 
-    python benchmarks/against_recbole.py [--epochs 8] [--dataset ml-100k] [--seeds 1,2,3,4,5] [--keep-stock]
-
-Each trains in a process of its own, one after the other. Stock RecBole trains one target per padded row; ours learns
-the same targets from packed sequences. Stock RecBole, which takes minutes an epoch, runs with the first seed only;
-`--keep-stock` takes its run from the last record. Written to benchmarks/results/against_recbole-DATASET.{md,json}.
+Trains with RecBole's own defaults and writes one learning curve per model and seed, with the test metrics at every new
+best of validation, so that a long run also holds what a shorter one would have given. A curve that is as long as asked
+for is kept (stock RecBole takes minutes an epoch); `--at` renders the record at that many epochs. Curves and record are
+benchmarks/results/against_recbole-DATASET.{json,md}. Speed is another script's matter: training_speed.py.
 """
 
 from __future__ import annotations
@@ -14,149 +15,157 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 MODELS = ("SASRec", "BLaIRSASRec")
 SETTINGS = {
     "train_neg_sample_args": None,
     "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+    "MAX_ITEM_LIST_LENGTH": 50,
     "metrics": ["NDCG", "Recall"],
     "topk": [10],
     "valid_metric": "NDCG@10",
     "metric_decimal_place": 6,
     "show_progress": False,
     "state": "ERROR",
+    "stopping_step": 10,
 }
 
 
-def train_one(model: str, dataset: str, epochs: int, seed: int) -> None:
-    """Train one model in this process and print its record as JSON."""
+def learning_curve(model_name: str, dataset: str, data_path: str | None, seed: int, epochs: int) -> dict[str, Any]:
+    """Train as run_recbole does, and note the validation of every epoch and the test metrics of every new best."""
     import blair_rec.recbole  # noqa: F401
-    from blair_rec.recbole import run_recbole
 
-    from recbole.trainer import BLaIRSASRecTrainer, Trainer
+    from recbole.config import Config
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import get_model, get_trainer, init_seed
 
-    seconds: list[float] = []
-    curve: list[float] = []
-    for cls in (Trainer, BLaIRSASRecTrainer):
-        train_epoch = cls._train_epoch
+    settings = {**SETTINGS, "epochs": epochs, "seed": seed}
+    if data_path is not None:
+        settings["data_path"] = data_path
+    config = Config(model=model_name, dataset=dataset, config_dict=settings)
+    init_seed(config["seed"], config["reproducibility"])
+    train_data, valid_data, test_data = data_preparation(config, create_dataset(config))
+    init_seed(config["seed"], config["reproducibility"])
+    model = get_model(config["model"])(config, train_data._dataset).to(config["device"])
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    valid: list[float] = []
+    tests: list[dict[str, float]] = []
 
-        def timed(self, *args, _train_epoch=train_epoch, **kwargs):
-            if type(self)._train_epoch.__wrapped__ is not _train_epoch:  # called through super()
-                return _train_epoch(self, *args, **kwargs)
-            begin = time.perf_counter()
-            result = _train_epoch(self, *args, **kwargs)
-            seconds.append(time.perf_counter() - begin)
-            return result
+    def note(epoch: int, score: float) -> None:
+        if not valid or score > max(valid):
+            result = trainer.evaluate(test_data, load_best_model=False, show_progress=False)
+            tests.append({"epoch": epoch, **{name: float(value) for name, value in result.items()}})
+        valid.append(float(score))
+        print(f"{model_name}, seed {seed}, epoch {epoch}: {score:.4f}", flush=True)
 
-        timed.__wrapped__ = train_epoch
-        cls._train_epoch = timed
-    valid_epoch = Trainer._valid_epoch
+    trainer.fit(train_data, valid_data, verbose=False, saved=False, show_progress=False, callback_fn=note)
+    return {"model": model_name, "seed": seed, "epochs": epochs, "valid_ndcg@10": valid, "test_at_new_best": tests}
 
-    def watched(self, *args, **kwargs):
-        score, result = valid_epoch(self, *args, **kwargs)
-        curve.append(float(score))
-        return score, result
 
-    Trainer._valid_epoch = watched
-    result = run_recbole(model=model, dataset=dataset, config_dict={**SETTINGS, "epochs": epochs, "seed": seed})
-    test = {name: float(value) for name, value in result["test_result"].items()}
-    print(
-        json.dumps({"model": model, "seed": seed, "seconds_per_epoch": seconds, "valid_ndcg@10": curve, "test": test})
-    )
+def read_runs(path: Path) -> list[dict[str, Any]]:
+    """The curves that are there already."""
+    return json.loads(path.read_text(encoding="utf-8"))["runs"] if path.is_file() else []
+
+
+def keep(path: Path, run: dict[str, Any]) -> None:
+    """Put one curve in the place of an older one of the same model and seed."""
+    runs = [known for known in read_runs(path) if (known["model"], known["seed"]) != (run["model"], run["seed"])]
+    runs = sorted([*runs, run], key=lambda run: (MODELS.index(run["model"]), run["seed"]))
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"settings": SETTINGS, "runs": runs}, indent=1) + "\n", encoding="utf-8")
+
+
+def up_to(run: dict[str, Any], epochs: int) -> dict[str, float]:
+    """What the run had to show after so many epochs: its best validation, and test at that epoch."""
+    best = max(run["valid_ndcg@10"][:epochs])
+    test = [test for test in run["test_at_new_best"] if test["epoch"] < epochs][-1]
+    return {"valid": best, "epoch": test["epoch"] + 1, "ndcg": test["ndcg@10"], "recall": test["recall@10"]}
+
+
+def to_markdown(dataset: str, runs: list[dict[str, Any]], epochs: int) -> str:
+    """The record at so many epochs as a page."""
+    runs = [run for run in runs if run["epochs"] >= epochs]
+    lines = [
+        f"# Stock RecBole SASRec and ours after {epochs} epochs, {dataset}",
+        "",
+        "RecBole's own defaults (2 layers, width 64, dropout 0.5, batches of 2048 targets, Adam, learning rate 0.001, "
+        "window of 50), no item text, history not masked, everything evaluated by RecBole. Test is read at the epoch "
+        f"that is best on validation among the first {epochs}.",
+        "",
+        "| model | seed | best epoch | NDCG@10 on validation | test NDCG@10 | test Recall@10 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for run in runs:
+        at = up_to(run, epochs)
+        values = f"{at['valid']:.4f} | {at['ndcg']:.4f} | {at['recall']:.4f}"
+        lines.append(f"| {run['model']} | {run['seed']} | {at['epoch']:.0f} | {values} |")
+    lines.append("")
+    for model in MODELS:
+        found = [up_to(run, epochs) for run in runs if run["model"] == model]
+        if len(found) > 1:
+            spread = {
+                name: f"{mean(f[name] for f in found):.4f} ± {stdev(f[name] for f in found):.4f}" for name in found[0]
+            }
+            lines.append(
+                f"- {model} over {len(found)} seeds, mean ± standard deviation: validation NDCG@10 {spread['valid']}, "
+                f"test NDCG@10 {spread['ndcg']}, test Recall@10 {spread['recall']}"
+            )
+    lines += ["", "NDCG@10 on validation, epoch by epoch:", ""]
+    lines += [
+        f"- {run['model']}, seed {run['seed']}: {', '.join(f'{v:.4f}' for v in run['valid_ndcg@10'])}" for run in runs
+    ]
+    lines += ["", "| model | seed | date | machine | versions | commit |", "|---|---|---|---|---|---|"]
+    for run in runs:
+        made = run["provenance"]
+        versions = ", ".join(f"{name} {made[name]}" for name in ("recbole", "torch", "numpy", "python"))
+        commit = (run["git_commit"] or "")[:7]
+        lines.append(f"| {run['model']} | {run['seed']} | {run['date']} | {made['machine']} | {versions} | {commit} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Run both, one after the other, and write the record."""
+    """Train what is asked for and not there yet, or render the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS)
+    parser.add_argument("--seeds", default="1")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--dataset", default="ml-100k")
-    parser.add_argument("--seeds", default="1,2,3,4,5")
-    parser.add_argument("--keep-stock", action="store_true")
-    parser.add_argument("--one", choices=MODELS, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--data-path", type=Path, help="folder that holds DATASET/; RecBole's own example data if not given"
+    )
+    parser.add_argument("--at", type=int, help="render the record at this many epochs")
+    parser.add_argument("--curves", type=Path, help="another JSON file of curves than the record's")
     options = parser.parse_args()
-    if options.one:
-        sys.argv = sys.argv[:1]
-        train_one(options.one, options.dataset, options.epochs, int(options.seeds))
+    path = options.curves or RESULTS / f"against_recbole-{options.dataset}.json"
+    if options.at:
+        page = to_markdown(options.dataset, read_runs(path), options.at)
+        path.with_suffix(".md").write_text(page, encoding="utf-8")
+    if not options.model:
         return
-    from blair_rec.provenance import git_commit, provenance
+    import os
+    import sys
 
-    path = RESULTS / f"against_recbole-{options.dataset}"
-    seeds = options.seeds.split(",")
-    records = []
-    wanted = [("SASRec", seeds[0]), *(("BLaIRSASRec", seed) for seed in seeds)]
-    if options.keep_stock:
-        last = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        records = [run for run in last["runs"] if run["model"] == "SASRec"]
-        wanted = wanted[1:]
-    with tempfile.TemporaryDirectory() as folder:
-        for model, seed in wanted:
-            command = [sys.executable, str(Path(__file__).resolve()), "--one", model, "--dataset", options.dataset]
-            done = subprocess.run(
-                [*command, "--epochs", str(options.epochs), "--seeds", seed],
-                cwd=folder,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode:
-                sys.exit(done.stderr)
-            records.append({**json.loads(done.stdout.splitlines()[-1]), "git_commit": git_commit()})
-            print(json.dumps(records[-1]), flush=True)
     import torch
 
-    record = {
-        "date": datetime.date.today().isoformat(),
-        "dataset": options.dataset,
-        "epochs": options.epochs,
-        "provenance": provenance(torch.get_num_threads()),
-        "runs": records,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(to_markdown(record), encoding="utf-8")
+    from blair_rec.provenance import git_commit, provenance
 
-
-def to_markdown(record: dict) -> str:
-    """The record as a page."""
-    machine = record["provenance"]
-    lines = [
-        f"# Stock RecBole SASRec and ours at equal epochs, {record['dataset']}",
-        "",
-        f"{record['epochs']} epochs each, RecBole's own defaults (2 layers, width 64, dropout 0.5, batches of 2048 "
-        "targets, Adam, learning rate 0.001), no item text, history not masked, both evaluated by RecBole.",
-        "",
-        "| model | seed | median s per epoch | best NDCG@10 on validation | test NDCG@10 | test Recall@10 |",
-        "|---|---|---|---|---|---|",
-    ]
-    for run in record["runs"]:
-        seconds = sorted(run["seconds_per_epoch"])[len(run["seconds_per_epoch"]) // 2]
-        test = run["test"]
-        best = max(run["valid_ndcg@10"])
-        measured = f"{seconds:.1f} | {best:.4f} | {test['ndcg@10']:.4f} | {test['recall@10']:.4f}"
-        lines.append(f"| {run['model']} | {run['seed']} | {measured} |")
-    ours = [run for run in record["runs"] if run["model"] != "SASRec"]
-    if len(ours) > 1:
-        valid, test = [max(run["valid_ndcg@10"]) for run in ours], [run["test"]["ndcg@10"] for run in ours]
-        lines += [
-            "",
-            f"Ours over {len(ours)} seeds, mean ± standard deviation: {mean(valid):.4f} ± {stdev(valid):.4f} "
-            f"on validation, {mean(test):.4f} ± {stdev(test):.4f} on test.",
-        ]
-    lines += ["", "NDCG@10 on validation, epoch by epoch:", ""]
-    lines += [
-        f"- {run['model']}, seed {run['seed']}: {', '.join(f'{v:.4f}' for v in run['valid_ndcg@10'])}"
-        for run in record["runs"]
-    ]
-    versions = ", ".join(f"{name} {machine[name]}" for name in ("blair_rec", "recbole", "torch", "numpy", "python"))
-    lines += ["", f"{record['date']}; {machine['machine']}, {machine['threads']} threads; {versions}."]
-    return "\n".join(lines) + "\n"
+    sys.argv, home = sys.argv[:1], Path.cwd()  # RecBole reads the command line, and writes into the working folder
+    data_path = str(options.data_path.resolve()) if options.data_path else None
+    path, made = path.resolve(), {"date": datetime.date.today().isoformat(), "git_commit": git_commit()}
+    for seed in map(int, options.seeds.split(",")):
+        known = [run for run in read_runs(path) if (run["model"], run["seed"]) == (options.model, seed)]
+        if known and known[0]["epochs"] >= options.epochs:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            run = learning_curve(options.model, options.dataset, data_path, seed, options.epochs)
+            os.chdir(home)
+        keep(path, {**run, **made, "provenance": provenance(torch.get_num_threads())})
 
 
 if __name__ == "__main__":

@@ -153,3 +153,7 @@ class UnknownItems(BlairRecError, LookupError):
             f"{len(unknown)} of {total} item tokens are not among the model's items (first: {first_of(unknown)}); "
             "leave them out of the histories"
         )
+
+
+class MissingExtra(BlairRecError):
+    """A library that only this job needs is not installed; the message names the pip command."""

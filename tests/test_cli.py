@@ -21,8 +21,7 @@ from comparisons import tiny_at, write_config
 from test_encoder import build_roberta
 
 import blair_rec
-from blair_rec import cli
-from blair_rec.cli import main
+from blair_rec.cli import main, terminal
 from blair_rec.compare import leaderboard
 from blair_rec.config import load_config
 from blair_rec.text.store import open_store
@@ -153,7 +152,7 @@ def test_an_interruption_ends_with_status_130_and_keeps_what_is_finished(
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cli._Live, "epoch", interrupt)
+        patch.setattr(terminal.Live, "epoch", interrupt)
         said = Said(capsys, "compare", "cfg.yaml", "-o", "o")
     assert (said.status, said.out) == (130, "")
     assert said.err.splitlines()[-1] == ("interrupted; what is finished is kept: start the same command again to go on")
@@ -325,7 +324,7 @@ def test_no_noise_of_others_reaches_the_terminal(here: Path, encoder: Path) -> N
 def test_warnings_of_others_are_not_hidden(capsys: pytest.CaptureFixture[str]) -> None:
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        cli._set_up_logging(cli.Console(stderr=True))
+        terminal.set_up_logging(terminal.Console(stderr=True))
         for module in ("recbole.data.dataset.dataset", "recbole_of_mine", "mine"):
             warnings.warn_explicit(module, FutureWarning, "file.py", 1, module=module)
         warnings.warn_explicit("user", UserWarning, "file.py", 2, module="recbole.data")

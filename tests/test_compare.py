@@ -232,13 +232,15 @@ def test_an_interrupted_comparison_keeps_what_is_finished_and_goes_on_where_it_s
 def test_a_process_that_is_killed_loses_only_the_run_at_work(finished: Finished, encoder: Path, tmp_path: Path) -> None:
     path = write_config(tmp_path / "cfg.yaml", Path(finished.config.dataset), encoder)
     script = (
-        "import os, signal, blair_rec.cli as cli\n"
-        "class Live(cli._Live):\n"
+        "import os, signal\n"
+        "import blair_rec.cli.compare as commands\n"
+        "import blair_rec.cli as cli\n"
+        "class Live(commands.Live):\n"
         "    def epoch(self, run, epoch):\n"
         "        if run.folder.name == 'text-1' and epoch.epoch == 2:\n"
         "            run.folder.with_name('.text-1.partial').mkdir()\n"
         "            os.kill(os.getpid(), signal.SIGKILL)\n"
-        "cli._Live = Live\n"
+        "commands.Live = Live\n"
         "cli.main(['compare', 'cfg.yaml', '-o', 'out'])\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -1,0 +1,53 @@
+"""blair-rec run: RecBole's own quick start, with the plugin in place."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from blair_rec.cli.terminal import show
+from blair_rec.errors import ConfigError
+from blair_rec.sections import read_yaml
+
+
+def add(commands: Any) -> None:
+    """Register the command."""
+    command = commands.add_parser(
+        "run",
+        help="RecBole's quick start with the plugin in place",
+        allow_abbrev=False,  # --mod is some key of RecBole, not --model
+        epilog="--key=value sets any RecBole or blair_* key",
+    )
+    command.add_argument("--model", required=True, help="such as BLaIRSASRec")
+    command.add_argument("--dataset", required=True, help="as RecBole finds it, such as ml-100k")
+    command.add_argument("--config-files", nargs="*", default=[], metavar="F", help="RecBole YAML files")
+    command.set_defaults(command=_run, takes_keys=True)
+
+
+def _run(options: argparse.Namespace, console: Console) -> None:
+    settings = {}
+    for key in options.keys:
+        name, equals, value = key.removeprefix("--").partition("=")
+        if not key.startswith("--") or not equals:
+            raise ConfigError(f"{key!r} is not --key=value")
+        settings[name] = read_yaml(value, key)
+    from blair_rec.recbole import run_recbole, with_text
+    from blair_rec.recommend.models import model_class
+
+    if options.model.startswith("BLaIR"):  # of whichever model of RecBole it is made
+        with_text(model_class(options.model.removeprefix("BLaIR")).recbole_base)
+    known, sys.argv = sys.argv, sys.argv[:1]  # RecBole reads the command line by itself
+    try:
+        result = run_recbole(
+            model=options.model, dataset=options.dataset, config_file_list=options.config_files, config_dict=settings
+        )
+    finally:
+        sys.argv = known
+    table = Table("metric", "valid", "test", title=f"{options.model} on {options.dataset}")
+    for metric, value in result["test_result"].items():
+        table.add_row(metric, f"{result['best_valid_result'][metric]:.4f}", f"{value:.4f}")
+    show(table)
