@@ -1,0 +1,69 @@
+"""blair-rec pretrain: BLaIR's recipe on pairs of your own."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from blair_rec.cli.terminal import say, show
+from blair_rec.extras import need
+from blair_rec.sections import load_yaml
+
+
+def add(commands: Any) -> None:
+    """Register the command."""
+    command = commands.add_parser("pretrain", help="continue the training of an encoder on pairs of texts")
+    command.add_argument("config", type=Path, metavar="CONFIG", help="a pre-training file (YAML)")
+    command.add_argument("-o", "--out", type=Path, required=True, help="folder of the trained encoder")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as epochs=3")
+    command.add_argument("--fresh", action="store_true", help="begin again, whatever is there")
+    command.set_defaults(command=_pretrain, takes_processes=True)
+
+
+def _pretrain(options: argparse.Namespace, console: Console) -> None:
+    need("accelerate", "pretrain", "pre-training")
+    from blair_rec.pretrain.settings import read_pretrain_config
+    from blair_rec.pretrain.train import pretrain
+    from blair_rec.text.encoder import resolve_encoder
+
+    config = read_pretrain_config(load_yaml(options.config, options.set), str(options.config))
+    source = resolve_encoder(
+        config.encoder, revision=config.revision, pooling=config.pooling, max_length=config.max_length
+    )
+    alone = os.environ.get("RANK", "0") == "0"
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("contrastive loss {task.fields[loss]:.3f}"),
+        console=console,
+        transient=True,
+        disable=not (alone and console.is_terminal),
+    )
+    with bar:
+        task = bar.add_task(source.name, total=None, loss=float("nan"))
+        record = pretrain(
+            config,
+            source.path,
+            source.pooling,
+            options.out,
+            fresh=options.fresh,
+            progress=lambda done, total, loss: bar.update(task, completed=done, total=total, loss=loss),
+        )
+    if not alone:
+        return
+    if record["before"] is not None:
+        held_out = f"{record['before']['contexts']} contexts, {record['before']['items']} items"
+        table = Table("held out", "before", "after", title=held_out)
+        for name in ("recall@10", "mrr"):
+            table.add_row(name, f"{record['before'][name]:.4f}", f"{record['after'][name]:.4f}")
+        show(table)
+    say(console, f"the encoder is in {options.out}; encode with --encoder {options.out}")

@@ -1,0 +1,47 @@
+"""Pairs to tensors: tokenised, cut, padded, and some words masked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
+
+from blair_rec.pretrain.pairs import Pair
+
+
+@dataclass(frozen=True)
+class PairCollator:
+    """A batch of pairs as PairModel reads it."""
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    mlm_probability: float | None
+    """None: no words are masked."""
+    seed: int
+    """Of the words masked: drawn anew for every batch, and alike whenever the batch is the same."""
+
+    def __call__(self, pairs: Sequence[Pair]) -> dict[str, Tensor]:
+        """[B] pairs -> input_ids, attention_mask [B, S, L], item_keys, context_keys [B], and the masked words."""
+        texts = [text for pair in pairs for text in (pair.context, pair.item, pair.hard_negative) if text is not None]
+        read = self.tokenizer(
+            texts, truncation=True, max_length=self.max_length, padding=True, return_tensors="pt", verbose=False
+        )
+        batch: dict[str, Any] = {"input_ids": read["input_ids"], "attention_mask": read["attention_mask"]}
+        if self.mlm_probability is not None:
+            collator = DataCollatorForLanguageModeling(self.tokenizer, mlm_probability=self.mlm_probability)
+            # Not torch's own random state: loaders work ahead of the model, so it would not resume bit for bit.
+            collator.generator = torch.Generator().manual_seed(self._seed_of(pairs))
+            masked, labels = collator.torch_mask_tokens(read["input_ids"].clone())
+            batch |= {"mlm_input_ids": masked, "mlm_labels": labels}
+        batch = {name: tensor.view(len(pairs), len(texts) // len(pairs), -1) for name, tensor in batch.items()}
+        batch["item_keys"] = torch.tensor([pair.item_key for pair in pairs])
+        batch["context_keys"] = torch.tensor([pair.context_key for pair in pairs])
+        return batch
+
+    def _seed_of(self, pairs: Sequence[Pair]) -> int:
+        return int(np.random.SeedSequence([self.seed, *(pair.row for pair in pairs)]).generate_state(1)[0])

@@ -1,0 +1,169 @@
+"""An encoder in training: texts to vectors, and masked words to words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from blair_rec.errors import PretrainingError
+from blair_rec.pretrain.loss import contrastive_loss, gather, processes, same_pairs
+
+Batch = Mapping[str, Tensor]
+
+
+class PairModel(nn.Module):
+    """BLaIR's training model: an encoder, a head for cls vectors, and the encoder's own masked-language-modelling head.
+
+    Where `chunk_size` is given, the activations of so many pairs alone are held: the vectors of all are computed
+    without, the loss is taken over them, and the backward pass computes each chunk once more. That is the technique of
+    GradCache (Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup, RepL4NLP 2021), here
+    by torch's own checkpoint, which also brings back the random state, so that dropout falls alike both times.
+    """
+
+    def __init__(
+        self,
+        language_model: PreTrainedModel,
+        pooling: str,
+        *,
+        temperature: float,
+        mlm_weight: float,
+        mask_false_negatives: bool = True,
+        chunk_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.language_model = language_model
+        self.pooling = pooling
+        self.temperature = temperature
+        self.mlm_weight = mlm_weight
+        self.mask_false_negatives = mask_false_negatives
+        self.chunk_size = chunk_size
+        width = language_model.config.hidden_size
+        self.head = nn.Sequential(nn.Linear(width, width), nn.Tanh()) if pooling == "cls" else nn.Identity()
+        for module in self.head.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=language_model.config.initializer_range)
+                nn.init.zeros_(module.bias)
+
+    @property
+    def encoder(self) -> nn.Module:
+        """What is kept in the end."""
+        encoder: nn.Module = self.language_model.base_model
+        return encoder
+
+    @property
+    def words(self) -> nn.Module:
+        """[n, H] hidden states -> [n, vocabulary] scores: what a masked language model has on top of its encoder."""
+        (head,) = word_heads(self.language_model)
+        return head
+
+    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
+        """The losses of one step.
+
+        Shapes: input_ids, attention_mask [B, S, L] int64 with S texts a pair (context, item and maybe a hard negative);
+        item_keys, context_keys [B] int64; with masked words also mlm_input_ids, mlm_labels [B, S, L] (-100: not asked
+        for). Returns loss (to be minimised), contrastive and mlm, each [] float.
+        """
+        vectors = self._vectors(batch)
+        texts = [gather(vectors[:, text]) for text in range(vectors.shape[1])]
+        keys = [gather(batch[name]) for name in ("item_keys", "context_keys")]
+        contrastive = contrastive_loss(
+            texts[0],
+            texts[1],
+            self.temperature,
+            hard_negatives=texts[2] if len(texts) == 3 else None,
+            same=same_pairs(keys[0], keys[1]) if self.mask_false_negatives else None,
+        )
+        # Data-parallel training takes the mean over processes, each of which has a part of the gradient of the one
+        # loss that all of them see: the gradient is multiplied, the value is not.
+        loss = contrastive + (processes() - 1) * (contrastive - contrastive.detach())
+        mlm = contrastive.new_zeros(())
+        if self.mlm_weight and "mlm_input_ids" in batch:
+            mlm = self._mlm_loss(batch)
+            loss = loss + self.mlm_weight * mlm
+        return {"loss": loss, "contrastive": contrastive.detach(), "mlm": mlm.detach()}
+
+    def _vectors(self, batch: Batch) -> Tensor:
+        """[B, S, H]."""
+        parts = self._chunks(self._encode, batch["input_ids"], batch["attention_mask"])
+        return torch.cat(parts)
+
+    def _encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        hidden = self.encoder(input_ids.flatten(0, 1), attention_mask=attention_mask.flatten(0, 1)).last_hidden_state
+        pooled: Tensor = self.head(pool(hidden, attention_mask.flatten(0, 1), self.pooling))
+        return pooled.view(*input_ids.shape[:2], -1)
+
+    def _mlm_loss(self, batch: Batch) -> Tensor:
+        """Mean over the asked-for words of all processes."""
+        asked = gather((batch["mlm_labels"] >= 0).sum().reshape(1)).sum().clamp(min=1) / processes()
+        parts = self._chunks(self._mlm_sum, batch["mlm_input_ids"], batch["attention_mask"], batch["mlm_labels"])
+        return torch.stack(parts).sum() / asked
+
+    def _mlm_sum(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
+        hidden = self.encoder(input_ids.flatten(0, 1), attention_mask=attention_mask.flatten(0, 1)).last_hidden_state
+        asked = labels.flatten(0, 1) >= 0  # one word in seven: scores over the vocabulary are the dearest part
+        scores = self.words(hidden[asked])
+        total: Tensor = nn.functional.cross_entropy(scores, labels.flatten(0, 1)[asked], reduction="sum")
+        return total
+
+    def _chunks(self, compute: Any, *tensors: Tensor) -> list[Tensor]:
+        if self.chunk_size is None:
+            return [compute(*tensors)]
+        chunks = zip(*(tensor.split(self.chunk_size) for tensor in tensors), strict=True)
+        if not torch.is_grad_enabled():
+            return [compute(*chunk) for chunk in chunks]
+        return [checkpoint(compute, *chunk, use_reentrant=False) for chunk in chunks]
+
+
+def pool(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
+    """[B, L, H], [B, L] -> [B, H]: the first token's vector (cls), or the mean over all tokens but the padding."""
+    if pooling == "cls":
+        return hidden[:, 0]
+    weight = attention_mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * weight).sum(1) / weight.sum(1)
+
+
+def load_language_model(path: Path, tokenizer: PreTrainedTokenizerBase, mlm: bool) -> PreTrainedModel:
+    """The encoder at `path` with a masked-language-modelling head, in float32; a head that it lacks begins anew.
+
+    Raises:
+        PretrainingError: the tokenizer knows more words than the model, or has no mask token to guess behind.
+    """
+    model: PreTrainedModel = AutoModelForMaskedLM.from_pretrained(path, dtype=torch.float32)
+    if len(tokenizer) > model.config.vocab_size:
+        raise PretrainingError(
+            f"the tokenizer in {path} has {len(tokenizer)} words, the model {model.config.vocab_size}: they do not "
+            "belong together; name a folder that holds both"
+        )
+    if mlm and len(word_heads(model)) != 1:
+        raise PretrainingError(
+            f"{type(model).__name__} guesses words with {len(word_heads(model))} modules in a way that is not known "
+            "here; set mlm_weight: 0 to train without"
+        )
+    if mlm and tokenizer.mask_token is None:
+        raise PretrainingError(f"the tokenizer in {path} has no mask token; set mlm_weight: 0 to train without")
+    return model
+
+
+def word_heads(model: PreTrainedModel) -> list[nn.Module]:
+    """What a masked language model consists of, next to its encoder: one module in BERT, RoBERTa, MPNet and others."""
+    return [module for name, module in model.named_children() if name != model.base_model_prefix]
+
+
+def export(model: PairModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """The encoder alone as a plain Hugging Face folder, with its pooling where sentence-transformers looks for it."""
+    encoder = model.encoder
+    assert isinstance(encoder, PreTrainedModel)
+    encoder.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    modes = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}
+    config = {"word_embedding_dimension": encoder.config.hidden_size}
+    config |= {flag: mode == model.pooling for mode, flag in modes.items()}
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

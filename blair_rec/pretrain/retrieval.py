@@ -1,0 +1,79 @@
+"""Does a context find its item? Recall and MRR of held-out contexts over the held-out items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from blair_rec.pretrain.model import pool
+from blair_rec.pretrain.pairs import Pairs
+
+Embed = Callable[[Sequence[str]], np.ndarray]
+"""Texts -> [n, H] vectors."""
+
+
+def retrieval(embed: Embed, pairs: Pairs, k: int = 10) -> dict[str, float]:
+    """recall@k and MRR, by cosine among all items of `pairs`; equal scores count as their expectation.
+
+    A context that stands for several items has found one when it has found any.
+    """
+    rows = list(pairs)
+    text_of = {pair.item_key: pair.item for pair in rows}
+    items = {key: row for row, key in enumerate(text_of)}
+    found = {pair.context_key: pair.context for pair in rows}
+    relevant = np.zeros((len(found), len(items)), dtype=bool)
+    contexts = {key: row for row, key in enumerate(found)}
+    for pair in rows:
+        relevant[contexts[pair.context_key], items[pair.item_key]] = True
+    scores = _unit(embed(list(found.values()))) @ _unit(embed(list(text_of.values()))).T
+    return measures(scores, relevant, k)
+
+
+def measures(scores: np.ndarray, relevant: np.ndarray, k: int = 10) -> dict[str, float]:
+    """recall@k (share of contexts with a relevant item among the first k) and MRR of [contexts, items] scores."""
+    best = np.where(relevant, scores, -np.inf).max(axis=1, keepdims=True)
+    higher = ((scores > best) & ~relevant).sum(axis=1)
+    equal = ((scores == best) & ~relevant).sum(axis=1)
+    within = np.clip((k - higher) / (equal + 1), 0, 1)
+    reciprocal = [np.mean(1 / (h + 1 + np.arange(e + 1))) for h, e in zip(higher, equal, strict=True)]
+    return {
+        f"recall@{k}": float(within.mean()),
+        "mrr": float(np.mean(reciprocal)),
+        "contexts": len(scores),
+        "items": scores.shape[1],
+    }
+
+
+def embedder(
+    encoder: nn.Module, tokenizer: PreTrainedTokenizerBase, pooling: str, max_length: int, batch_size: int = 64
+) -> Embed:
+    """What the exported encoder makes of texts: pooled, without the head that only training has."""
+
+    @torch.no_grad()
+    def embed(texts: Sequence[str]) -> np.ndarray:
+        was_training, device = encoder.training, next(encoder.parameters()).device
+        encoder.eval()
+        order = np.argsort([len(text) for text in texts], kind="stable")
+        vectors = [np.empty(0)] * len(texts)
+        for begin in range(0, len(texts), batch_size):
+            some = order[begin : begin + batch_size]
+            read = tokenizer(
+                [texts[i] for i in some], truncation=True, max_length=max_length, padding=True, return_tensors="pt"
+            ).to(device)
+            hidden = encoder(read["input_ids"], attention_mask=read["attention_mask"]).last_hidden_state
+            for i, vector in zip(
+                some, pool(hidden, read["attention_mask"], pooling).float().cpu().numpy(), strict=True
+            ):
+                vectors[i] = vector
+        encoder.train(was_training)
+        return np.stack(vectors)
+
+    return embed
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -1,0 +1,263 @@
+"""Pre-training from a config to a plain Hugging Face folder, by Hugging Face's Trainer; goes on where it was killed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_model, save_model
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.utils import logging as transformers_logging
+
+from blair_rec.errors import OutputError, PretrainingError
+from blair_rec.files import partial_of, put_in_place, write_text
+from blair_rec.pretrain.batches import PairCollator
+from blair_rec.pretrain.model import PairModel, export, load_language_model
+from blair_rec.pretrain.pairs import Pairs, open_pairs, split_pairs
+from blair_rec.pretrain.retrieval import embedder, retrieval
+from blair_rec.pretrain.settings import PretrainConfig
+
+logger = logging.getLogger("blair_rec")
+
+RECORD, WEIGHTS, WHOLE = "pretraining.json", "model.safetensors", "whole"
+Progress = Callable[[int, int, float], None]
+"""Called with (steps done, steps in all, loss)."""
+
+
+class PairTrainer(Trainer):
+    """Hugging Face's Trainer over PairModel; weights that are tied are stored once, and nothing is pickled here."""
+
+    losses: dict[str, float]
+
+    def compute_loss(  # type: ignore[override]
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, **_: Any
+    ) -> Any:
+        """The loss of one step.
+
+        Raises:
+            PretrainingError: it is not a number.
+        """
+        outputs = model(**inputs)
+        if not torch.isfinite(outputs["loss"]):
+            raise PretrainingError(
+                f"the loss is {outputs['loss'].item()} at step {self.state.global_step + 1}; lower learning_rate, or "
+                "set precision: float32"
+            )
+        self.losses = {name: float(outputs[name]) for name in ("contrastive", "mlm")}
+        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """As Hugging Face's for a plain data set; its own takes any folder named datasets for a library of theirs."""
+        loader = DataLoader(
+            self.train_dataset,  # type: ignore[arg-type]
+            batch_size=self.args.train_batch_size,
+            shuffle=True,
+            drop_last=True,  # a smaller last batch would have fewer negatives
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        return prepared
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        assert isinstance(self.model, nn.Module)
+        save_model(self.model, str(folder / WEIGHTS))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        model = model or self.model
+        assert isinstance(model, nn.Module)
+        load_model(model, Path(resume_from_checkpoint) / WEIGHTS)
+
+
+class _Notes(TrainerCallback):
+    """Tells the progress, and marks the checkpoints that are whole."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress = progress
+        self.trainer: PairTrainer | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.progress is not None and self.trainer is not None and state.is_world_process_zero:
+            self.progress(state.global_step, state.max_steps, self.trainer.losses["contrastive"])
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
+
+
+def pretrain(
+    config: PretrainConfig,
+    start: Path,
+    pooling: str,
+    out: Path,
+    *,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train from the encoder at `start` and leave a folder that `AutoModel.from_pretrained` reads at `out`.
+
+    Checkpoints lie in a hidden folder beside `out` until training is done; the same call goes on from the last one.
+    Under torchrun every process calls this. Returns the record, which also stands in `out`/pretraining.json: settings,
+    the pairs' hash, the losses, and the retrieval of held-out pairs before and after.
+
+    Raises:
+        PairsError: pairs that can't be read or learnt from.
+        PretrainingError: a tokenizer of another model, a loss that is not a number, or checkpoints of another config.
+        OutputError: `out` is there already, or can't be written.
+    """
+    if out.exists() and not fresh:
+        raise OutputError(f"{out} is there already; choose another folder with -o, or train again with --fresh")
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    pairs = open_pairs(config.pairs, config.context, config.item, config.item_id, config.hard_negative)
+    training, held_out = split_pairs(pairs, config.held_out, config.seed)
+    steps = len(training) // config.batch_size
+    if steps == 0:
+        raise PretrainingError(
+            f"{len(training)} pairs to train on are less than one batch of {config.batch_size}; lower batch_size"
+        )
+    work = partial_of(out).with_suffix(".training")
+    identity = {**dataclasses.asdict(config), "pairs_sha256": pairs.sha256, "start": str(start), "pooling": pooling}
+    checkpoint = _resume(work, identity, fresh)
+    tokenizer = AutoTokenizer.from_pretrained(start)
+    set_seed(config.seed)
+    model = PairModel(
+        load_language_model(start, tokenizer, mlm=config.mlm_weight > 0),
+        pooling,
+        temperature=config.temperature,
+        mlm_weight=config.mlm_weight,
+        mask_false_negatives=config.mask_false_negatives,
+        chunk_size=config.chunk_size,
+    )
+    masked = config.mlm_probability if config.mlm_weight else None
+    notes = _Notes(progress)
+    trainer = PairTrainer(
+        model=model,
+        args=_arguments(config, work),
+        train_dataset=training,
+        data_collator=PairCollator(tokenizer, config.max_length, masked, config.seed),
+        callbacks=[notes],
+    )
+    notes.trainer = trainer
+    trainer.remove_callback(PrinterCallback)
+    before = _measure(model, tokenizer, held_out, config)
+    set_seed(config.seed)
+    logger.info("training on %d pairs of %d items, %d pairs held out", len(training), training.n_items, len(held_out))
+    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    record = {
+        "config": dataclasses.asdict(config),
+        "pairs_sha256": pairs.sha256,
+        "training_pairs": len(training),
+        "training_items": training.n_items,
+        "held_out_pairs": len(held_out),
+        "steps": trainer.state.global_step,
+        "processes": trainer.args.world_size,
+        "train_seconds": result.metrics["train_runtime"],
+        "losses": [line for line in trainer.state.log_history if "loss" in line],
+        "before": before,
+        "after": _measure(model, tokenizer, held_out, config),
+    }
+    if trainer.is_world_process_zero():
+        _write(model, tokenizer, record, out)
+        shutil.rmtree(work, ignore_errors=True)
+    return record
+
+
+def _arguments(config: PretrainConfig, work: Path) -> TrainingArguments:
+    gpu = torch.cuda.is_available()
+    precision = config.precision
+    if precision == "auto":
+        precision = "bfloat16" if gpu and torch.cuda.is_bf16_supported() else "float32"
+    return TrainingArguments(
+        output_dir=str(work),
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.accumulation,
+        num_train_epochs=config.epochs,
+        max_steps=config.max_steps or -1,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        warmup_steps=config.warmup,
+        lr_scheduler_type="linear",
+        bf16=precision == "bfloat16",
+        fp16=precision == "float16",
+        use_cpu=not gpu,
+        seed=config.seed,
+        data_seed=config.seed,
+        save_strategy="steps",
+        save_steps=config.save_steps,
+        save_total_limit=2,
+        logging_steps=10,
+        logging_nan_inf_filter=False,
+        report_to=["tensorboard"] if config.tensorboard else [],
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        dataloader_pin_memory=gpu,
+    )
+
+
+def _resume(work: Path, identity: dict[str, Any], fresh: bool) -> Path | None:
+    """The last whole checkpoint of the same training, if there is one."""
+    first = int(os.environ.get("RANK", "0")) == 0
+    if fresh and first:
+        shutil.rmtree(work, ignore_errors=True)
+    mark = work / "identity.json"
+    text = json.dumps(identity, indent=1, sort_keys=True)
+    if mark.is_file() and mark.read_text(encoding="utf-8") != text:
+        known = json.loads(mark.read_text(encoding="utf-8"))
+        changed = [name for name in sorted(identity) if known.get(name) != json.loads(text).get(name)]
+        raise PretrainingError(
+            f"{work} holds checkpoints of another training ({', '.join(changed)} differ); "
+            "set things back, or train again with --fresh"
+        )
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        if first and not mark.is_file():
+            write_text(mark, text)
+    except OSError as error:
+        raise OutputError(f"{work.parent} can't be written ({error.strerror}); choose another folder with -o") from None
+    for broken in work.glob("checkpoint-*"):
+        if first and not (broken / WHOLE).is_file():
+            shutil.rmtree(broken, ignore_errors=True)
+    whole = [folder for folder in work.glob("checkpoint-*") if (folder / WHOLE).is_file()]
+    return max(whole, key=lambda folder: int(folder.name.split("-")[1]), default=None)
+
+
+def _measure(
+    model: PairModel, tokenizer: PreTrainedTokenizerBase, held_out: Pairs, config: PretrainConfig
+) -> dict[str, float] | None:
+    if len(held_out) == 0:
+        return None
+    return retrieval(embedder(model.encoder, tokenizer, model.pooling, config.max_length), held_out)
+
+
+def _write(model: PairModel, tokenizer: PreTrainedTokenizerBase, record: dict[str, Any], out: Path) -> None:
+    partial = partial_of(out)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    export(model, tokenizer, partial)
+    write_text(partial / RECORD, json.dumps(record, indent=1, default=_plain) + "\n")
+    put_in_place(out)
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else str(value)

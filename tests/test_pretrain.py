@@ -1,0 +1,466 @@
+"""Pre-training: the loss against float64 loops, a world that can be learnt, and what happens when it is killed."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+from blair_rec.cli import main
+from blair_rec.errors import ConfigError, OutputError, PairsError, PretrainingError
+from blair_rec.pretrain.batches import PairCollator
+from blair_rec.pretrain.loss import contrastive_loss, same_pairs
+from blair_rec.pretrain.model import PairModel, load_language_model
+from blair_rec.pretrain.pairs import Pair, Pairs, open_pairs, split_pairs
+from blair_rec.pretrain.retrieval import measures
+from blair_rec.pretrain.settings import PretrainConfig, read_pretrain_config
+from blair_rec.pretrain.train import pretrain
+from blair_rec.text.encoder import TextEncoder, resolve_encoder
+
+SLOTS, VALUES = 4, 5
+"""Items of the world have four attributes of five values each; items and contexts name them in different words."""
+
+
+def item_words(values: Sequence[int]) -> str:
+    return " ".join(f"item{slot}x{value}" for slot, value in enumerate(values))
+
+
+def context_words(values: Sequence[int], generator: np.random.Generator) -> str:
+    words = [f"said{slot}x{value}" for slot, value in enumerate(values)]
+    return " ".join(generator.permutation([*words, f"noise{generator.integers(5)}"]))
+
+
+def build_encoder(folder: Path, *, seed: int = 0, width: int = 32, dropout: float = 0.0) -> Path:
+    """A BERT that knows the world's words and nothing about them."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"noise{n}" for n in range(5))]
+    words += [f"{kind}{slot}x{value}" for kind in ("item", "said") for slot in range(SLOTS) for value in range(VALUES)]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, mask_token="[MASK]", **names).save_pretrained(folder)
+    torch.manual_seed(seed)
+    shape = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 1, "num_attention_heads": 2}
+    drop = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    config = BertConfig(vocab_size=len(words), max_position_embeddings=16, initializer_range=0.2, **shape, **drop)
+    BertForMaskedLM(config).save_pretrained(folder)
+    return folder
+
+
+def write_world(path: Path, n_items: int, contexts: int, *, shuffled: bool = False, seed: int = 0) -> Path:
+    """Pairs of the world: each item and what is said of it; shuffled, said of any other."""
+    generator = np.random.default_rng(seed)
+    codes = generator.permutation(VALUES**SLOTS)[:n_items]
+    items = [[code // VALUES**slot % VALUES for slot in range(SLOTS)] for code in codes for _ in range(contexts)]
+    said = [context_words(values, generator) for values in items]
+    if shuffled:
+        said = [said[i] for i in generator.permutation(len(said))]
+    rows = [f"{context}\t{item_words(values)}" for context, values in zip(said, items, strict=True)]
+    path.write_text("\n".join(["review\tmeta", *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+def small(pairs: Path, **settings: object) -> PretrainConfig:
+    """A training of a few steps."""
+    few = {"batch_size": 16, "max_steps": 4, "save_steps": 2, "max_length": 8, "learning_rate": 1e-3, "held_out": 0.2}
+    return read_pretrain_config({"pairs": str(pairs), **few, **settings}, "test")
+
+
+# The loss
+
+
+def reference_loss(
+    contexts: np.ndarray, items: np.ndarray, temperature: float, hard: np.ndarray | None, same: np.ndarray | None
+) -> float:
+    """In float64, one context and one candidate after the other."""
+
+    def cosine(a: np.ndarray, b: np.ndarray) -> float:
+        return float(a @ b) / math.sqrt(float(a @ a) * float(b @ b))
+
+    losses = []
+    for i, context in enumerate(contexts):
+        candidates = [item for j, item in enumerate(items) if i == j or same is None or not same[i, j]] + (
+            [] if hard is None else list(hard)
+        )
+        total = sum(math.exp(cosine(context, candidate) / temperature) for candidate in candidates)
+        losses.append(math.log(total) - cosine(context, items[i]) / temperature)
+    return sum(losses) / len(losses)
+
+
+@given(
+    seed=st.integers(0, 1000),
+    n=st.integers(2, 7),
+    temperature=st.floats(0.05, 2),
+    hard=st.booleans(),
+    keys=st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_the_contrastive_loss_is_that_of_plain_loops(
+    seed: int, n: int, temperature: float, hard: bool, keys: bool
+) -> None:
+    generator = np.random.default_rng(seed)
+    contexts, items, negatives = generator.standard_normal((3, n, 5))
+    item_keys, context_keys = generator.integers(0, 4, (2, n))
+    same = (item_keys[:, None] == item_keys) | (context_keys[:, None] == context_keys)
+    ours = contrastive_loss(
+        torch.from_numpy(contexts),
+        torch.from_numpy(items),
+        temperature,
+        hard_negatives=torch.from_numpy(negatives) if hard else None,
+        same=same_pairs(torch.from_numpy(item_keys), torch.from_numpy(context_keys)) if keys else None,
+    )
+    expected = reference_loss(contexts, items, temperature, negatives if hard else None, same if keys else None)
+    assert ours.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def a_batch(encoder: Path, n: int = 6, *, hard: bool = False) -> tuple[PairCollator, list[Pair]]:
+    generator = np.random.default_rng(1)
+    pairs = []
+    for row in range(n):
+        values, other = generator.integers(0, 2, (2, SLOTS))
+        item = item_words(values)
+        said = context_words(values, generator)
+        pairs.append(Pair(said, item, item_words(other) if hard else None, hash(item) >> 1, hash(said) >> 1, row))
+    return PairCollator(AutoTokenizer.from_pretrained(encoder), 8, 0.3, seed=0), pairs
+
+
+def a_model(encoder: Path, pooling: str = "cls", **settings: object) -> PairModel:
+    torch.manual_seed(3)
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
+    model = load_language_model(encoder, tokenizer, mlm=True)
+    given: dict[str, object] = {"temperature": 0.05, "mlm_weight": 0.1, **settings}
+    return PairModel(model, pooling, **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("hard", [False, True])
+@pytest.mark.parametrize("mlm_weight", [0.0, 0.1])
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_the_whole_loss_is_contrast_plus_masked_words(
+    encoder: Path, pooling: str, mlm_weight: float, hard: bool
+) -> None:
+    collator, pairs = a_batch(encoder, hard=hard)
+    batch = collator(pairs)
+    model = a_model(encoder, pooling, mlm_weight=mlm_weight).double().eval()
+    assert (batch["mlm_labels"] >= 0).sum() > 3
+    losses = model(**batch)
+    with torch.no_grad():  # each text alone, without padding, through the parts of the model
+        vectors = np.empty((*batch["input_ids"].shape[:2], model.language_model.config.hidden_size))
+        words = []
+        for at in np.ndindex(*batch["input_ids"].shape[:2]):
+            length = int(batch["attention_mask"][at].sum())
+            hidden = model.encoder(batch["input_ids"][at][None, :length]).last_hidden_state[0]
+            pooled = hidden[0] if pooling == "cls" else hidden.mean(0)
+            vectors[at] = model.head(pooled).numpy()
+            scores = model.language_model(batch["mlm_input_ids"][at][None, :length]).logits[0].log_softmax(-1)
+            labels = batch["mlm_labels"][at][:length]
+            words += [-float(scores[place, label]) for place, label in enumerate(labels.tolist()) if label >= 0]
+    same = np.array([[a.item == b.item or a.context == b.context for b in pairs] for a in pairs])
+    assert same.sum() > len(pairs), "the batch has to hold an item twice"
+    contrast = reference_loss(vectors[:, 0], vectors[:, 1], 0.05, vectors[:, 2] if hard else None, same)
+    assert losses["contrastive"].item() == pytest.approx(contrast, rel=1e-9)
+    assert losses["loss"].item() == pytest.approx(contrast + mlm_weight * float(np.mean(words)), rel=1e-9)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 4])
+def test_chunks_give_the_loss_and_the_gradients_of_the_plain_step(encoder: Path, chunk_size: int) -> None:
+    collator, pairs = a_batch(encoder)
+    batch = collator(pairs)
+
+    def step(chunk: int | None) -> tuple[float, dict[str, torch.Tensor]]:
+        model = a_model(encoder, chunk_size=chunk).train()
+        loss = model(**batch)["loss"]
+        loss.backward()
+        return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    plain, plain_gradients = step(None)
+    chunked, chunked_gradients = step(chunk_size)
+    assert chunked == pytest.approx(plain, rel=1e-6)
+    assert plain_gradients.keys() == chunked_gradients.keys() and len(plain_gradients) > 10
+    for name, gradient in plain_gradients.items():
+        torch.testing.assert_close(chunked_gradients[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_recomputed_chunks_drop_out_the_same(tmp_path: Path) -> None:
+    """With dropout on, the gradient of chunks still is that of the loss they gave: checked by a small step along it."""
+    folder = build_encoder(tmp_path / "encoder", dropout=0.3)
+    collator, pairs = a_batch(folder)
+    batch = collator(pairs)
+    model = a_model(folder, chunk_size=2, temperature=1.0).double().train()
+
+    def loss() -> torch.Tensor:
+        torch.manual_seed(5)
+        value: torch.Tensor = model(**batch)["loss"]
+        return value
+
+    before = loss()
+    before.backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    slope = sum(float(g.square().sum()) for g in gradients)
+    step = 1e-6
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter -= step * parameter.grad
+    assert (before - loss()).item() / step == pytest.approx(slope, rel=1e-3)
+
+
+TWO_PROCESSES = """
+import sys, torch, torch.distributed as dist
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_pretrain import a_batch, a_model
+encoder, out = Path({encoder!r}), Path({out!r})
+dist.init_process_group("gloo")
+collator, pairs = a_batch(encoder, 8)
+batch = collator(pairs)
+rank = dist.get_rank()
+model = torch.nn.parallel.DistributedDataParallel(a_model(encoder).double().train())
+half = slice(4 * rank, 4 * rank + 4)
+losses = model(**{{name: tensor[half] for name, tensor in batch.items()}})
+losses["loss"].backward()
+mean = losses["loss"].detach().clone()
+dist.all_reduce(mean)
+if rank == 0:
+    grads = {{name: p.grad for name, p in model.module.named_parameters() if p.grad is not None}}
+    from safetensors.torch import save_file
+    save_file({{**grads, "loss": mean / 2}}, str(out))
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_have_the_loss_and_the_gradients_of_one(encoder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "gradients.safetensors"
+    script = tmp_path / "two.py"
+    here = str(Path(__file__).parent)
+    script.write_text(TWO_PROCESSES.format(tests=here, encoder=str(encoder), out=str(out)), encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    # Equal texts get equal keys in all processes only if Python hashes them alike.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = load_file(out)
+    collator, pairs = a_batch(encoder, 8)
+    batch = collator(pairs)
+    model = a_model(encoder).double().train()
+    loss = model(**batch)["loss"]
+    loss.backward()
+    assert found.pop("loss").item() == pytest.approx(loss.item(), rel=1e-9)
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert found.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-8, atol=1e-10, msg=name)
+
+
+# Retrieval
+
+
+@given(data=st.data())
+@settings(max_examples=50, deadline=None)
+def test_recall_and_mrr_are_expectations_over_the_order_of_ties(data: st.DataObject) -> None:
+    n, items, k = data.draw(st.integers(1, 4)), data.draw(st.integers(2, 7)), data.draw(st.integers(1, 5))
+    scores = np.array(
+        data.draw(st.lists(st.lists(st.integers(0, 2), min_size=items, max_size=items), min_size=n, max_size=n))
+    )
+    own = np.array(data.draw(st.lists(st.integers(0, items - 1), min_size=n, max_size=n)))
+    relevant = np.arange(items) == own[:, None]
+    generator = np.random.default_rng(0)
+    recall, mrr, draws = 0.0, 0.0, 4000
+    for case in range(n):
+        noise = generator.random((draws, items))
+        key = scores[case] + noise / 2  # a random order among equals
+        rank = 1 + (key > key[:, own[case]][:, None]).sum(axis=1)
+        recall += np.mean(rank <= k) / n
+        mrr += np.mean(1 / rank) / n
+    found = measures(scores.astype(float), relevant, k)
+    assert found[f"recall@{k}"] == pytest.approx(recall, abs=0.06)
+    assert found["mrr"] == pytest.approx(mrr, abs=0.06)
+
+
+# Worlds
+
+
+def test_held_out_contexts_find_their_items_after_training_and_not_before(encoder: Path, tmp_path: Path) -> None:
+    pairs = write_world(tmp_path / "pairs.tsv", 400, 3)
+    config = small(pairs, batch_size=64, max_steps=60, save_steps=1000, learning_rate=3e-3)
+    record = pretrain(config, encoder, "mean", tmp_path / "trained")
+    chance = 10 / record["before"]["items"]
+    assert record["before"]["recall@10"] < 2.5 * chance < 0.4
+    assert record["after"]["recall@10"] > 0.8
+
+
+def test_nothing_is_learnt_from_shuffled_pairs(encoder: Path, tmp_path: Path) -> None:
+    pairs = write_world(tmp_path / "pairs.tsv", 400, 3, shuffled=True)
+    config = small(pairs, batch_size=64, max_steps=60, save_steps=1000, learning_rate=3e-3)
+    record = pretrain(config, encoder, "mean", tmp_path / "trained")
+    assert record["after"]["recall@10"] < 2 * 10 / record["after"]["items"]
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=2, max_size=30),
+    share=st.floats(0.05, 0.6),
+    seed=st.integers(0, 5),
+)
+@settings(max_examples=60, deadline=None)
+def test_no_item_and_no_context_stands_on_both_sides_of_the_split(
+    rows: list[tuple[int, int]], share: float, seed: int
+) -> None:
+    item, context = np.array(rows).T
+    pairs = Pairs(lambda row: ("", "", None), np.arange(len(rows)), item, context, "")
+    try:
+        training, held_out = split_pairs(pairs, share, seed)
+    except PairsError:  # too few items would be left
+        return
+    assert len(held_out) > 0 and training.n_items > 1
+    assert not set(training.item_keys) & set(held_out.item_keys)
+    assert not set(training.context_keys) & set(held_out.context_keys)
+
+
+# What it leaves
+
+
+def test_the_result_is_a_plain_folder_that_the_text_side_reads(encoder: Path, tmp_path: Path) -> None:
+    pairs = write_world(tmp_path / "pairs.tsv", 60, 2)
+    out = tmp_path / "trained"
+    pretrain(small(pairs), encoder, "mean", out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pairs.tsv", "trained"], "no checkpoints are left"
+    trained, begun = AutoModel.from_pretrained(out), AutoModel.from_pretrained(encoder)
+    assert not any("head" in name or "cls." in name for name in load_file(out / "model.safetensors"))
+    moved = (trained.embeddings.word_embeddings.weight - begun.embeddings.word_embeddings.weight).abs().max()
+    assert moved > 1e-4
+    source = resolve_encoder(str(out), pooling="auto")
+    assert source.pooling == "mean" and len(source.revision) == 16
+    vectors = TextEncoder(source).encode(["item0x1 item1x2", "said0x1"])
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    with torch.no_grad():
+        hidden = trained.eval()(**tokenizer("item0x1 item1x2", return_tensors="pt")).last_hidden_state[0].mean(0)
+    np.testing.assert_allclose(vectors[0], hidden.numpy(), atol=1e-5)
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(encoder: Path, tmp_path: Path) -> None:
+    folder = build_encoder(tmp_path / "encoder", dropout=0.1)
+    pairs = write_world(tmp_path / "pairs.tsv", 200, 3)
+    config = {"pairs": str(pairs), "encoder": str(folder), "pooling": "cls", "batch_size": 16, "max_length": 8}
+    config |= {"max_steps": 60, "save_steps": 10, "learning_rate": 1e-3}
+    path = tmp_path / "pretrain.yaml"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    assert main(["pretrain", str(path), "-o", str(tmp_path / "whole")]) == 0
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "blair_rec.cli", "pretrain", str(path), "-o", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    work = tmp_path / ".killed.training"
+    end = time.monotonic() + 60
+    while not (work / "checkpoint-20").is_dir() and time.monotonic() < end:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not out.exists() and list(work.glob("checkpoint-*"))
+    assert main(["pretrain", str(path), "-o", str(out)]) == 0
+    whole, resumed = (load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", out))
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert not work.exists()
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "review\tmeta\nnice\t\nnice\titem a\n \titem b\n",
+            r"2 of 3 pairs have an empty review or meta \(row 1, row 3\)",
+        ),
+        ("review\tmeta\nnice\titem a\ngood\titem a\n", "2 pairs of 1 item; contrast needs at least two"),
+        ("review\ttext\nnice\titem a\n", "no column 'meta'; there are: review, text"),
+        ("review\tmeta\nnice\n", "a row has 1 columns, the header 2"),
+    ],
+)
+def test_a_file_that_nothing_can_be_learnt_from_is_an_error(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "pairs.tsv"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(PairsError, match=message):
+        open_pairs(path, "review", "meta")
+
+
+def test_a_file_that_is_no_utf8_or_not_there_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.tsv"
+    path.write_bytes(b"review\tmeta\nnice\t\xff\xfe\n")
+    with pytest.raises(PairsError, match="not UTF-8"):
+        open_pairs(path, "review", "meta")
+    with pytest.raises(PairsError, match="no such file"):
+        open_pairs(tmp_path / "none.tsv", "review", "meta")
+
+
+def test_json_lines_read_as_the_same_pairs(tmp_path: Path) -> None:
+    rows = [("said \tone", "item a", "1"), ("said two", "item b", "2")]
+    lines = [json.dumps({"said": said, "about": item, "id": number}) for said, item, number in rows]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    pairs = open_pairs(path, "said", "about", item_id="id")
+    assert [(pair.context, pair.item) for pair in pairs] == [(said, item) for said, item, _ in rows]
+    assert pairs.n_items == 2
+    path.write_text("{broken\n", encoding="utf-8")
+    with pytest.raises(PairsError, match="a line is no JSON"):
+        open_pairs(path, "said", "about")
+
+
+def test_a_loss_that_is_not_a_number_is_named_at_once(encoder: Path, tmp_path: Path) -> None:
+    pairs = write_world(tmp_path / "pairs.tsv", 60, 2)
+    with pytest.raises(PretrainingError, match=r"the loss is (nan|inf) at step \d; lower learning_rate"):
+        pretrain(small(pairs, learning_rate=1e38), encoder, "mean", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_of_another_model_is_an_error(encoder: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
+    tokenizer.add_tokens(["onemore"])
+    with pytest.raises(PretrainingError, match="has 51 words, the model 50: they do not belong together"):
+        load_language_model(encoder, tokenizer, mlm=True)
+
+
+def test_what_would_be_lost_or_mixed_is_an_error(encoder: Path, tmp_path: Path) -> None:
+    pairs = write_world(tmp_path / "pairs.tsv", 60, 2)
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(OutputError, match="is there already"):
+        pretrain(small(pairs), encoder, "mean", out)
+    out.rmdir()
+    with pytest.raises(PretrainingError, match="less than one batch of 4096"):
+        pretrain(small(pairs, batch_size=4096), encoder, "mean", out)
+    work = tmp_path / ".out.training"
+    work.mkdir()
+    (work / "identity.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(PretrainingError, match="holds checkpoints of another training .*temperature"):
+        pretrain(small(pairs), encoder, "mean", out)
+
+
+def test_settings_that_cannot_be_meant_are_errors() -> None:
+    with pytest.raises(ConfigError, match="unknown key 'temprature'; did you mean 'temperature'"):
+        read_pretrain_config({"pairs": "p.tsv", "temprature": 1}, "cfg")
+    with pytest.raises(ConfigError, match="batch_size is 1"):
+        read_pretrain_config({"pairs": "p.tsv", "batch_size": 1}, "cfg")
+    with pytest.raises(ConfigError, match="held_out is 1"):
+        read_pretrain_config({"pairs": "p.tsv", "held_out": 1}, "cfg")
