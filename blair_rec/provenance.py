@@ -7,6 +7,7 @@ import hashlib
 import json
 import platform
 import subprocess
+import sys
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -14,8 +15,13 @@ from typing import Any
 
 import blair_rec
 
+try:
+    import resource
+except ImportError:  # not on Windows, which has no such count
+    resource = None  # type: ignore[assignment]
+
 PACKAGES = ("recbole", "torch", "numpy", "scipy", "pandas", "transformers")
-TRAINING_SIDE = ("recommend", "config.py", "sections.py", "item_vectors.py", "run.py")
+TRAINING_SIDE = ("recommend", "config.py", "sections.py", "item_vectors.py", "plan.py", "fit.py", "run.py")
 """What decides, next to data and config, on the numbers of a run."""
 
 
@@ -73,6 +79,14 @@ def git_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + ("-dirty" if changed else "")
+
+
+def peak_memory_mb() -> int | None:
+    """The most memory that this process has held so far, in MiB (ru_maxrss); None where the system can't say."""
+    if resource is None:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit >> 20
 
 
 @functools.cache

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_results import MINILM, fake_ranks, fake_run
+from test_results import MINILM, fake_decided, fake_ranks, fake_run
 
 from blair_rec.errors import ConfigError, UnpairedRuns
 from blair_rec.evaluate.leaderboard import Score, build_leaderboard
-from blair_rec.evaluate.results import load_run, load_runs
+from blair_rec.evaluate.metrics import top_lists
+from blair_rec.evaluate.results import PROTOCOLS, load_run, load_runs
+from blair_rec.evaluate.significance import Pair, corrected, differences
+from blair_rec.evaluate.slices import slices
 
 METRICS = ["NDCG@10", "Recall@5", "MRR@10"]
 
@@ -149,6 +152,7 @@ def test_versions_that_differ_between_runs_are_noted_and_all_named(tmp_path):
         "machine": "a",
         "git_commit": [None, "f00"],
         "data_sha256": "d0",
+        "code": "c0",
     }
 
 
@@ -207,14 +211,119 @@ def test_the_json_follows_the_schema(comparison):
         assert list(text["metrics"][protocol]) == METRICS
         for summary in text["metrics"][protocol].values():
             assert summary.keys() == {"mean", "std", "per_seed", "versus_baseline"}
-            assert summary["versus_baseline"].keys() == {"relative"}
+            assert summary["versus_baseline"].keys() == {
+                "relative", "ci95", "seeds_ci95", "effect_size", "verdict",
+                "p_users", "p_seeds", "p_value", "p_adjusted",
+            }  # fmt: skip
         assert rows["id"]["metrics"][protocol]["NDCG@10"]["versus_baseline"] is None
+    tail = text["slices"]["tail"]
+    assert tail.keys() == {"label", "by", "users", "cases", "metrics"}
+    assert tail["metrics"].keys() == {"unmasked", "masked"}
+    assert text["top_lists"]["masked"].keys() == {"k", "coverage", "popularity", "gini"}
+    assert (text["wall_seconds"], text["peak_memory_mb"]) == (52.5, 703)
+    assert text["config_sha256"] == ["text-1", "text-2", "text-3"]
 
 
 def test_scores_are_the_numbers_that_were_averaged(comparison):
     board = build_leaderboard(load_runs(comparison), "id", METRICS, "unmasked")
     scores = board.scores()
-    assert len(scores) == 3 * 3 * 2 * 3
+    parts = {name for row in board.rows for name in row.slices}
+    assert len(scores) == 3 * 3 * 2 * 3 * (1 + len(parts))
     expected = value_in_files(comparison / "runs" / "text-2", "MRR@10", "masked")
-    (found,) = [s for s in scores if (s.variant, s.seed, s.protocol, s.metric) == ("text", 2, "masked", "MRR@10")]
+    (found,) = [
+        s
+        for s in scores
+        if (s.variant, s.seed, s.protocol, s.slice, s.metric) == ("text", 2, "masked", "all", "MRR@10")
+    ]
     assert found == Score("text", "toy", 2, "masked", "all", "MRR@10", pytest.approx(expected, abs=1e-12))
+
+
+# What is claimed
+
+
+@pytest.fixture
+def decided(tmp_path: Path) -> Path:
+    return fake_decided(tmp_path)
+
+
+def test_claims_are_corrected_over_all_variants_and_metrics_of_a_protocol(decided):
+    runs = load_runs(decided)
+    board = build_leaderboard(runs, "id", METRICS, "unmasked")
+    rows = {row.variant: row for row in board.rows}
+    for protocol in PROTOCOLS:
+        asked = [(variant, metric) for variant in ("shuffled", "text", "worst") for metric in METRICS]
+        values = {
+            (run.variant, metric): np.stack([r.per_user(metric, protocol) for r in runs if r.variant == run.variant])
+            for run in runs
+            for metric in METRICS
+        }
+        pairs = [Pair(values[key], values["id", key[1]]) for key in asked]
+        expected = corrected(differences(pairs, runs[0].ranks.user))
+        assert [rows[variant].metrics[protocol][metric].versus_baseline for variant, metric in asked] == expected
+    verdicts = {variant: rows[variant].metrics["unmasked"]["NDCG@10"].versus_baseline.verdict for variant, _ in asked}
+    assert verdicts == {"text": "better", "worst": "worse", "shuffled": "no difference found"}
+
+
+def test_slices_are_the_same_numbers_over_some_of_the_cases(decided):
+    runs = load_runs(decided)
+    board = build_leaderboard(runs, "id", METRICS, "unmasked")
+    parts = {part.name: part for part in slices(runs[0].ranks) if part.cases.any()}
+    raw, asked = [], []
+    for part in parts.values():
+        for variant in ("shuffled", "text", "worst"):
+            for metric in METRICS:
+                stacked = [
+                    np.stack([r.per_user(metric, "masked")[part.cases] for r in runs if r.variant == name])
+                    for name in (variant, "id")
+                ]
+                raw += differences([Pair(*stacked)], runs[0].ranks.user[part.cases])
+                asked.append((part.name, variant, metric, stacked[0]))
+    rows = {row.variant: row for row in board.rows}
+    for (name, variant, metric, values), expected in zip(asked, corrected(raw), strict=True):
+        found = rows[variant].slices[name]
+        assert (found.users, found.cases) == (parts[name].cases.sum(),) * 2
+        summary = found.metrics["masked"][metric]
+        assert summary.per_seed == pytest.approx(values.mean(axis=1))
+        # Pairs handed over one by one get the same signs, so even what is drawn by lot is the same.
+        versus = summary.versus_baseline
+        assert versus.verdict == expected.verdict
+        assert (versus.relative is None) == (expected.relative is None)
+        if expected.p_seeds is not None:
+            assert versus.p_seeds == pytest.approx(expected.p_seeds)
+            assert versus.p_users == pytest.approx(expected.p_users, abs=0.02)
+    assert rows["text"].slices["repeated"].metrics["masked"]["NDCG@10"].mean == 0, "misses by definition"
+    assert {rows["text"].slices[name].by for name in ("tail", "long", "new")} == {"popularity", "history", "repetition"}
+
+
+def test_slices_with_few_users_say_so(tmp_path):
+    few = np.where(np.arange(100) < 30, 0, 7)
+    for variant in ("id", "text"):
+        for seed in (1, 2):
+            ranks = fake_ranks(seed + len(variant), cases=100)
+            counts = np.arange(1, 31) % 8  # of every item, so that true items agree with it
+            ranks["item"] = np.where(few == 0, 8, 7) + 0 * ranks["item"]
+            fake_run(tmp_path, variant, seed, ranks={**ranks, "target_count": np.where(few == 0, 0, 7) + 0 * counts[0]})
+    (row,) = (r for r in build_leaderboard(load_runs(tmp_path), "id", METRICS, "unmasked").rows if r.variant == "text")
+    assert row.slices["cold"].users == 30
+    assert row.slices["cold"].metrics["unmasked"]["NDCG@10"].versus_baseline.verdict == "too few users"
+    assert row.slices["head"].metrics["unmasked"]["NDCG@10"].versus_baseline.verdict != "too few users"
+    assert "tail" not in row.slices, "nobody's"
+
+
+def test_what_is_recommended_is_the_mean_over_seeds_of_the_first_metrics_k(comparison):
+    runs = load_runs(comparison)
+    board = build_leaderboard(runs, "id", ["Recall@5", "NDCG@10"], "unmasked")
+    for row in board.rows:
+        for protocol in PROTOCOLS:
+            found = [top_lists(r.topk(protocol), r.item_counts, 5) for r in runs if r.variant == row.variant]
+            lists = row.top_lists[protocol]
+            assert lists.k == 5
+            for name in ("coverage", "popularity", "gini"):
+                assert getattr(lists, name) == pytest.approx(sum(getattr(one, name) for one in found) / 3)
+
+
+def test_what_checks_of_the_data_found_stands_in_the_notes_once(tmp_path):
+    fake_run(tmp_path, "id", notes=["2 of 9 users have no test case"])
+    fake_run(tmp_path, "text", notes=["2 of 9 users have no test case", "3 items share their text"])
+    board = build_leaderboard(load_runs(tmp_path), "id", METRICS, "unmasked")
+    assert board.notes == ("2 of 9 users have no test case", "3 items share their text")

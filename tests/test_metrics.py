@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blair_rec.errors import ConfigError
-from blair_rec.evaluate.metrics import Metric, check_k, metric_values, parse_metric, per_user
+from blair_rec.evaluate.metrics import Metric, check_k, metric_values, parse_metric, per_user, top_lists
 
 NAMES = ("NDCG", "Recall", "Hit", "MRR")
 counts = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=8)
@@ -158,3 +158,20 @@ def test_no_users_have_no_mean():
     assert per_user("NDCG@10", nobody, nobody).shape == (0,)
     with pytest.raises(ValueError, match="no test cases to average over"):
         metric_values(["NDCG@10"], nobody, nobody)
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 6), min_size=4, max_size=4), min_size=1, max_size=8),
+    st.lists(st.integers(0, 9), min_size=6, max_size=6),
+    st.integers(1, 4),
+)
+def test_what_is_recommended_is_counted_place_by_place(lists, counts, k):
+    """Places with 0 are empty; the Gini coefficient by its definition, over all pairs of items."""
+    shown = [item for places in lists for item in places[:k] if item > 0]
+    often = [shown.count(item) for item in range(1, 7)]
+    found = top_lists(np.array(lists, dtype=np.int32), np.array([0, *counts]), k)
+    assert found.k == k
+    assert found.coverage == pytest.approx(len(set(shown)) / 6)
+    assert found.popularity == pytest.approx(sum(counts[item - 1] for item in shown) / len(shown) if shown else 0.0)
+    pairs = sum(abs(one - other) for one in often for other in often) / 36
+    assert found.gini == pytest.approx(pairs / (2 * sum(often) / 6) if shown else 0.0)

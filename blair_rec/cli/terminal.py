@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -24,14 +26,23 @@ from blair_rec.compare import Listener
 from blair_rec.plan import Run
 
 
+def processes() -> int:
+    """How many of us `torchrun` started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def say(console: Console, text: str, style: str = "") -> None:
     """One line as it is: no markup, and no breaks that a log or a search would stumble over."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    console.print(text, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
-def show(table: Table) -> None:
-    """A result, on standard output; wide enough for a leaderboard where no terminal says how wide it is."""
-    Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 100).print(table)
+def show(result: Table | str) -> None:
+    """A result, on standard output; a table is wide enough for a leaderboard where no terminal says how wide it is."""
+    console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 100)
+    if isinstance(result, str):
+        say(console, result)
+    else:
+        console.print(result)
 
 
 class _Lines(logging.Handler):
@@ -63,10 +74,14 @@ def _is_no_load_report(record: logging.LogRecord) -> bool:
 
 
 class Live(Listener):
-    """Progress on the terminal: encoding, then runs, each with its epoch, loss and best metric so far."""
+    """Progress on the terminal: encoding, then all runs, and the one at work with its epoch, loss and best metric.
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    Without a terminal a line per finished run is all; with `quiet` there is none. Where `events` names a folder,
+    learning curves are written into it for TensorBoard, run by run, as they come.
+    """
+
+    def __init__(self, console: Console, quiet: bool = False, events: Path | None = None) -> None:
+        self.console, self.quiet, self.events = console, quiet, events
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -76,11 +91,13 @@ class Live(Listener):
             TextColumn("{task.fields[note]}"),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=quiet or not console.is_terminal,
         )
-        self.runs: TaskID | None = None
         self.encodings: dict[str, TaskID] = {}
+        self.runs = self.run = TaskID(-1)
+        self.done, self.epoch_done, self.epochs = 0, 0, 1
         self.best = float("-inf")
+        self.writer: Any = None
 
     def __enter__(self) -> Live:
         self.progress.start()
@@ -88,33 +105,64 @@ class Live(Listener):
 
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
+        if self.writer is not None:
+            self.writer.close()
 
     def encoding(self, encoder: str, done: int, total: int) -> None:
         if encoder not in self.encodings:
-            say(self.console, f"encoding {total} texts with {encoder}")
+            self._say(f"encoding {total} texts with {encoder}")
             self.encodings[encoder] = self.progress.add_task("encoding", total=total, note="")
-        self.progress.update(self.encodings[encoder], completed=done, total=total, visible=done < total)
+        task = self.encodings[encoder]
+        self.progress.update(task, completed=done, total=total, visible=done < total)
+        if speed := self.progress.tasks[self.progress.task_ids.index(task)].speed:
+            self.progress.update(task, note=f"{speed:,.0f} items/s")
 
     def planned(self, runs: list[Run]) -> None:
-        done = sum(run.done for run in runs)
-        if done:
-            say(self.console, f"{done} of {len(runs)} runs are done already")
-        self.runs = self.progress.add_task("runs", total=len(runs), completed=done, note="")
+        self.done = sum(run.done for run in runs)
+        if self.done:
+            self._say(f"{self.done} of {len(runs)} runs are done already")
+        self.runs = self.progress.add_task("runs", total=len(runs), completed=self.done, note="")
 
     def started(self, run: Run) -> None:
-        self.best = float("-inf")
-        self._note(f"{run.folder.name}")
+        self.best, self.epoch_done, self.epochs = float("-inf"), 0, (run.setup.get("train") or {}).get("epochs", 1)
+        self.run = self.progress.add_task(run.folder.name, total=self.epochs, note="")
+        if self.events is not None:
+            self.writer = _event_writer(self.events / run.folder.name)
+
+    def step(self, run: Run, done: int, total: int, loss: float) -> None:
+        self._move(self.epoch_done + min(1.0, done / total), loss)
 
     def epoch(self, run: Run, epoch: Any) -> None:
         if epoch.valid:
             self.best = max(self.best, next(iter(epoch.valid.values())))
-        self._note(f"{run.folder.name}: epoch {epoch.epoch}, loss {epoch.loss:.3f}, best {self.best:.4f}")
+        self.epoch_done = epoch.epoch
+        self._move(epoch.epoch, epoch.loss)
+        if self.writer is not None:
+            for name, value in {"loss": epoch.loss, **(epoch.valid or {})}.items():
+                self.writer.add_scalar(name, value, epoch.epoch)
+
+    def _move(self, epochs: float, loss: float) -> None:
+        best = f", best {self.best:.4f}" if self.epoch_done else ""
+        self.progress.update(self.run, completed=epochs, note=f"loss {loss:.3f}{best}")
+        # Parts of a run count, so that the time left is known before the first one is over.
+        self.progress.update(self.runs, completed=self.done + epochs / self.epochs)
 
     def finished(self, run: Run, value: float, seconds: float) -> None:
-        say(self.console, f"{run.folder.name}: {value:.4f} on validation, {seconds:.0f} s")
-        if self.runs is not None:
-            self.progress.advance(self.runs)
+        self._say(f"{run.folder.name}: {value:.4f} on validation, {seconds:.0f} s")
+        self.done += 1
+        self.progress.update(self.runs, completed=self.done)
+        self.progress.remove_task(self.run)
+        if self.writer is not None:
+            self.writer.close()
 
-    def _note(self, text: str) -> None:
-        if self.runs is not None:
-            self.progress.update(self.runs, note=text)
+    def _say(self, text: str) -> None:
+        if not self.quiet:
+            say(self.console, text)
+
+
+def _event_writer(folder: Path) -> Any:
+    """Writes scalars into a folder of event files, empty at first."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    shutil.rmtree(folder, ignore_errors=True)
+    return SummaryWriter(str(folder))

@@ -1,4 +1,4 @@
-"""Finished runs -> one ordered table: every variant, both protocols, each difference to the baseline."""
+"""Finished runs -> one ordered table: every variant, both protocols, slices, each difference to the baseline."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blair_rec.errors import ConfigError, UnpairedRuns
-from blair_rec.evaluate.metrics import check_k
+from blair_rec.evaluate.metrics import TopLists, check_k, parse_metric, top_lists
 from blair_rec.evaluate.results import (
     PROTOCOLS,
     EncoderUsed,
@@ -19,8 +20,12 @@ from blair_rec.evaluate.results import (
     check_paired,
     run_name,
 )
+from blair_rec.evaluate.significance import Difference, Floats, Pair, corrected, differences
+from blair_rec.evaluate.slices import Slice, slices
 
 SCHEMA = 1
+NEIGHBOURS = ("last_item", "mean_history")
+"""Of `items`: what scores by the text alone, with nothing trained."""
 # What the seeds of one variant have in common; otherwise their mean would be the mean of different things.
 SHARED_BY_SEEDS = ("model", "items", "control", "transforms", "encoder", "store_sha256", "trials", "parameters")
 
@@ -35,18 +40,10 @@ class Score(NamedTuple):
     seed: int
     protocol: ProtocolName
     slice: str
-    """Which test cases: "all"."""
+    """Which test cases: "all", or the name of a slice."""
     metric: str
     """Such as "NDCG@10", on the test split."""
     value: float
-
-
-@dataclass(frozen=True)
-class VersusBaseline:
-    """How a variant's mean differs from the baseline's."""
-
-    relative: float | None
-    """mean / baseline's mean - 1; None where the baseline's mean is 0."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +56,25 @@ class Summary:
     """Over seeds, with the divisor n - 1; None for a single seed."""
     per_seed: tuple[float, ...]
     """In the order of the row's seeds."""
-    versus_baseline: VersusBaseline | None
+    versus_baseline: Difference | None
     """None for the baseline itself."""
+
+
+Summaries = Mapping[ProtocolName, Mapping[str, Summary]]
+"""By protocol, then by metric."""
+
+
+@dataclass(frozen=True)
+class SliceSummary:
+    """One variant on some of the test cases."""
+
+    label: str
+    """Which these are: "tail items (1 to 5 training events)"."""
+    by: str
+    """What divides test cases into this slice and others: "popularity", "history" or "repetition"."""
+    users: int
+    cases: int
+    metrics: Summaries
 
 
 @dataclass(frozen=True)
@@ -82,9 +96,19 @@ class Row:
     parameters: Parameters
     train_seconds: float
     """Mean over seeds."""
+    wall_seconds: float
+    """Training, scoring and writing; mean over seeds."""
+    peak_memory_mb: int | None
+    """The most over seeds; of the whole process, so that runs before it count, too. None where the system can't say."""
     epochs: float
     """Mean over seeds."""
-    metrics: Mapping[ProtocolName, Mapping[str, Summary]]
+    config_sha256: tuple[str | None, ...]
+    """Of what each run depends on, in the order of the seeds."""
+    metrics: Summaries
+    slices: Mapping[str, SliceSummary]
+    """By name; empty slices are left out."""
+    top_lists: Mapping[ProtocolName, TopLists]
+    """What it recommends; mean over seeds."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +143,10 @@ class Leaderboard:
     def scores(self) -> list[Score]:
         """Every number that was averaged, one record each."""
         return [
-            Score(row.variant, self.dataset, seed, protocol, "all", metric, value)
+            Score(row.variant, self.dataset, seed, protocol, name, metric, value)
             for row in self.rows
-            for protocol, summaries in row.metrics.items()
+            for name, of_part in {"all": row.metrics, **{key: part.metrics for key, part in row.slices.items()}}.items()
+            for protocol, summaries in of_part.items()
             for metric, summary in summaries.items()
             for seed, value in zip(row.seeds, summary.per_seed, strict=True)
         ]
@@ -152,9 +177,17 @@ def build_leaderboard(
         _check_same_setup(variant_runs)
     ranks = runs[0].ranks
     check_k(metrics, ranks.candidates)
-    per_seed = {variant: _per_seed(variant_runs, metrics) for variant, variant_runs in variants.items()}
+    everyone = Slice("all", "", "all test cases", np.ones(len(ranks.user), dtype=bool))
+    parts = [part for part in slices(ranks) if part.cases.any()]
+    whole = _summaries(variants, baseline, metrics, [everyone])["all"]
+    of_slices = _summaries(variants, baseline, metrics, parts)
     rows = [
-        _row(variant_runs, per_seed[variant], None if variant == baseline else per_seed[baseline])
+        _row(
+            variant_runs,
+            whole[variant],
+            {part.name: _slice_summary(part, ranks.user, of_slices[part.name][variant]) for part in parts},
+            min(parse_metric(metrics[0]).k, *(run.topk("unmasked").shape[1] for run in runs)),
+        )
         for variant, variant_runs in variants.items()
     ]
     provenance, differing = _provenance(runs)
@@ -170,26 +203,57 @@ def build_leaderboard(
         candidates=ranks.candidates,
         target_in_history=int(ranks.target_in_history.sum()),
         provenance=provenance,
-        notes=(*_seed_notes(variants), *differing),
+        notes=(
+            *dict.fromkeys(note for run in runs for note in run.notes),
+            *_seed_notes(variants),
+            *_neighbour_notes(rows, protocol, metrics[0]),
+            *differing,
+        ),
         rows=tuple(sorted(rows, key=lambda row: (-row.metrics[protocol][metrics[0]].mean, row.variant))),
     )
 
 
-def _per_seed(runs: Sequence[RunResult], metrics: Sequence[str]) -> dict[ProtocolName, dict[str, tuple[float, ...]]]:
-    """Means over test cases, one per run, by protocol and metric."""
-    return {
-        protocol: {metric: tuple(float(run.per_user(metric, protocol).mean()) for run in runs) for metric in metrics}
-        for protocol in PROTOCOLS
+def _summaries(
+    variants: Mapping[str, Sequence[RunResult]], baseline: str, metrics: Sequence[str], parts: Sequence[Slice]
+) -> dict[str, dict[str, dict[ProtocolName, dict[str, Summary]]]]:
+    """By slice, variant, protocol and metric. What is claimed of all these slices is corrected for all together."""
+    found: dict[str, dict[str, dict[ProtocolName, dict[str, Summary]]]] = {
+        part.name: {variant: {protocol: {} for protocol in PROTOCOLS} for variant in variants} for part in parts
     }
+    user = next(iter(variants.values()))[0].ranks.user
+    others = [variant for variant in variants if variant != baseline]
+    for protocol in PROTOCOLS:
+        values = {
+            (variant, metric): np.stack([run.per_user(metric, protocol) for run in runs])
+            for variant, runs in variants.items()
+            for metric in metrics
+        }
+        raw: list[Difference] = []
+        for part in parts:
+            pairs = [
+                Pair(values[variant, metric][:, part.cases], values[baseline, metric][:, part.cases])
+                for variant in others
+                for metric in metrics
+            ]
+            raw += differences(pairs, user[part.cases])
+        versus = iter(corrected(raw))
+        for part in parts:
+            for variant in (*others, baseline):
+                for metric in metrics:
+                    per_seed = values[variant, metric][:, part.cases].mean(axis=1)
+                    difference = None if variant == baseline else next(versus)
+                    found[part.name][variant][protocol][metric] = _summary(per_seed, difference)
+    return found
 
 
-def _row(
-    runs: Sequence[RunResult],
-    values: Mapping[ProtocolName, Mapping[str, tuple[float, ...]]],
-    baseline: Mapping[ProtocolName, Mapping[str, tuple[float, ...]]] | None,
-) -> Row:
-    """The runs of one variant, with their values; `baseline` is None for the baseline itself."""
+def _slice_summary(part: Slice, user: NDArray[np.int64], metrics: Summaries) -> SliceSummary:
+    return SliceSummary(part.label, part.by, len(np.unique(user[part.cases])), int(part.cases.sum()), metrics)
+
+
+def _row(runs: Sequence[RunResult], metrics: Summaries, of_slices: Mapping[str, SliceSummary], k: int) -> Row:
+    """The runs of one variant, with what was measured."""
     run = runs[0]
+    memory = [run.peak_memory_mb for run in runs if run.peak_memory_mb is not None]
     return Row(
         variant=run.variant,
         model=run.model,
@@ -202,27 +266,27 @@ def _row(
         trials=run.trials,
         parameters=run.parameters,
         train_seconds=float(np.mean([run.train_seconds for run in runs])),
+        wall_seconds=float(np.mean([run.wall_seconds for run in runs])),
+        peak_memory_mb=max(memory, default=None),
         epochs=float(np.mean([run.epochs for run in runs])),
-        metrics={
-            protocol: {
-                metric: _summary(per_seed, None if baseline is None else baseline[protocol][metric])
-                for metric, per_seed in by_metric.items()
-            }
-            for protocol, by_metric in values.items()
-        },
+        config_sha256=tuple(run.hashes.get("config") for run in runs),
+        metrics=metrics,
+        slices=of_slices,
+        top_lists={protocol: _mean_top_lists(runs, protocol, k) for protocol in PROTOCOLS},
     )
 
 
-def _summary(per_seed: tuple[float, ...], baseline: tuple[float, ...] | None) -> Summary:
-    mean = float(np.mean(per_seed))
-    versus = None
-    if baseline is not None:
-        level = float(np.mean(baseline))
-        versus = VersusBaseline(relative=mean / level - 1 if level > 0 else None)
+def _mean_top_lists(runs: Sequence[RunResult], protocol: ProtocolName, k: int) -> TopLists:
+    found = [top_lists(run.topk(protocol), run.item_counts, k) for run in runs]
+    coverage, popularity, gini = np.mean([(one.coverage, one.popularity, one.gini) for one in found], axis=0)
+    return TopLists(k, float(coverage), float(popularity), float(gini))
+
+
+def _summary(per_seed: Floats, versus: Difference | None) -> Summary:
     return Summary(
-        mean=mean,
-        std=float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else None,
-        per_seed=per_seed,
+        mean=float(per_seed.mean()),
+        std=float(per_seed.std(ddof=1)) if len(per_seed) > 1 else None,
+        per_seed=tuple(per_seed.tolist()),
         versus_baseline=versus,
     )
 
@@ -251,11 +315,31 @@ def _seed_notes(variants: Mapping[str, Sequence[RunResult]]) -> list[str]:
     ]
 
 
+def _neighbour_notes(rows: Sequence[Row], protocol: ProtocolName, metric: str) -> list[str]:
+    """A note for every model trained on text that does no better than the same text without any training."""
+
+    def mean(row: Row) -> float:
+        return row.metrics[protocol][metric].mean
+
+    untrained = [row for row in rows if row.items in NEIGHBOURS and row.control is None]
+    if not untrained:
+        return []
+    best = max(untrained, key=mean)
+    return [
+        f"{row.variant} does not beat nearest neighbours on text without any training: {metric} {protocol} "
+        f"{mean(row):.4f}, {best.variant} {mean(best):.4f}"
+        for row in rows
+        if row.encoder is not None and row.items not in NEIGHBOURS and row.control is None and mean(row) <= mean(best)
+    ]
+
+
 def _provenance(runs: Sequence[RunResult]) -> tuple[dict[str, Scalar | list[Scalar]], list[str]]:
     """What the runs were made with, and a note for each thing that was not the same for all of them."""
     merged: dict[str, Scalar | list[Scalar]] = {}
     notes = []
-    records = [{**run.provenance, "data_sha256": run.hashes.get("data")} for run in runs]
+    records = [
+        {**run.provenance, "data_sha256": run.hashes.get("data"), "code": run.hashes.get("code")} for run in runs
+    ]
     for key in sorted({key for record in records for key in record}):
         values = list(dict.fromkeys(record.get(key) for record in records))
         merged[key] = values[0] if len(values) == 1 else values

@@ -112,3 +112,38 @@ def metric_values(
     if len(higher) == 0:
         raise ValueError("there are no test cases to average over")
     return {text: float(per_user(text, higher, equal, miss).mean()) for text in metrics}
+
+
+@dataclass(frozen=True)
+class TopLists:
+    """What the first k places of all test cases are made of: a gain may be bought with popular items alone."""
+
+    k: int
+    coverage: float
+    """Share of all items that stand in at least one list."""
+    popularity: float
+    """Training events of a recommended item, on average over all places."""
+    gini: float
+    """Of how often items are recommended: 0 all alike, towards 1 the same few for everybody."""
+
+
+def top_lists(topk: NDArray[np.int32], item_counts: NDArray[np.int64], k: int) -> TopLists:
+    """topk: [cases, at least k] item ids, best first, 0 where there is none; item_counts: [N] training events by id."""
+    shown = topk[:, :k].ravel()
+    shown = shown[shown > 0]
+    often = np.bincount(shown, minlength=len(item_counts))[1:]
+    return TopLists(
+        k=k,
+        coverage=float((often > 0).mean()),
+        popularity=float(item_counts[shown].mean()) if len(shown) else 0.0,
+        gini=gini(often),
+    )
+
+
+def gini(amounts: NDArray[np.int64]) -> float:
+    """Gini coefficient of amounts that are not negative: mean absolute difference of two of them / twice the mean."""
+    if amounts.sum() == 0:
+        return 0.0
+    ordered = np.sort(amounts.astype(np.float64))
+    places = np.arange(1, len(ordered) + 1)
+    return float(((2 * places - len(ordered) - 1) * ordered).sum() / (len(ordered) * ordered.sum()))

@@ -11,16 +11,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blair_rec.evaluate.across import standings
+from blair_rec.evaluate.answer import answer, p_value
 from blair_rec.evaluate.leaderboard import Leaderboard, Row, Summary
 from blair_rec.evaluate.results import PROTOCOLS, ProtocolName
+from blair_rec.evaluate.significance import Interval
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 HISTORY: dict[ProtocolName, str] = {"unmasked": "history not masked", "masked": "history masked"}
 VERSIONS = ("blair_rec", "recbole", "torch", "numpy", "python", "git_commit")
-TERMINAL_METRICS = 3
-"""That many fit into 100 columns next to the difference and the other protocol."""
+TERMINAL_METRICS = 2
+"""That many fit into 100 columns next to the difference, its interval and the other protocol."""
+MARKS = {"better": "▲", "worse": "▼", "too few seeds": "?", "too few users": "?"}
 
 
 def caption(leaderboard: Leaderboard) -> str:
@@ -35,6 +39,7 @@ def caption(leaderboard: Leaderboard) -> str:
         f"{leaderboard.target_in_history:,} of {leaderboard.cases:,} true items stand in their own history: "
         "misses where it is masked",
         "equal scores count as their mean over all orders",
+        _claims_part(leaderboard),
         encoders(leaderboard),
     ]
     if versions := _versions(leaderboard):
@@ -56,7 +61,7 @@ def encoders(leaderboard: Leaderboard) -> str:
 
 
 def to_terminal(leaderboard: Leaderboard) -> Table:
-    """A table for 100 columns: up to three metrics under the chosen protocol, the first one under the other, too."""
+    """A table for 100 columns: up to two metrics under the chosen protocol, the first one under the other, too."""
     # Only the command line shows tables, and everything else stays free of rich.
     from rich import box
     from rich.table import Table
@@ -82,6 +87,7 @@ def to_terminal(leaderboard: Leaderboard) -> Table:
         table.add_column(f"{metric}\n{protocol}", justify="right", no_wrap=True)
         if place == 0:
             table.add_column(Text(f"vs\n{leaderboard.baseline}"), justify="right", no_wrap=True, max_width=12)
+            table.add_column("95%\ninterval", justify="right", no_wrap=True)
     best = {column: _best(leaderboard, *column) for column in columns}
     for row in leaderboard.rows:
         cells: list[Text] = [Text(_name(row))]
@@ -89,16 +95,45 @@ def to_terminal(leaderboard: Leaderboard) -> Table:
             summary = row.metrics[protocol][metric]
             cells.append(Text(_value(summary), style="bold" if summary.mean == best[protocol, metric] else ""))
             if place == 0:
-                cells.append(Text(_difference(summary)))
+                cells += [Text(_marked(summary), style=_colour(summary)), Text(_interval(summary))]
         table.add_row(*cells)
     return table
 
 
+def to_terminal_across(leaderboards: Sequence[Leaderboard]) -> Table:
+    """Several leaderboards side by side: the first metric of the variants that all have, Borda count and mean rank."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    first = leaderboards[0]
+    table = Table(
+        title=Text(f"{len(leaderboards)} leaderboards, {first.metrics[0]}: {HISTORY[first.protocol]}", style="bold"),
+        caption=Text(
+            "Borda: variants beaten, summed over leaderboards, half for a tie; mean rank: 1 is best. "
+            "Neither says how sure a difference is: the marks do, each for its own leaderboard"
+        ),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+    )
+    for name in ("variant", "mean rank", "Borda", *(board.dataset for board in leaderboards)):
+        table.add_column(Text(name), justify="left" if name == "variant" else "right", overflow="fold")
+    for one in standings(leaderboards):
+        cells = [f"{summary.mean:.4f} {_marked(summary)}" for summary in one.summaries]
+        table.add_row(Text(one.variant), f"{one.mean_rank:.2f}", f"{one.borda:g}", *(Text(cell) for cell in cells))
+    return table
+
+
 def to_markdown(leaderboard: Leaderboard) -> str:
-    """A heading, one table per protocol (the chosen one first), the caption and the notes."""
-    blocks = [f"# {_escaped(leaderboard.dataset)}"]
+    """A heading, the answer, one table per protocol (the chosen one first), slices, caption and notes."""
+    blocks = [f"# {_escaped(leaderboard.dataset)}", f"**{_escaped(answer(leaderboard))}.**"]
     for protocol in sorted(PROTOCOLS, key=lambda protocol: protocol != leaderboard.protocol):
         blocks += [f"## {HISTORY[protocol].capitalize()} ({protocol})", _markdown_table(leaderboard, protocol)]
+    protocol, first = leaderboard.protocol, leaderboard.metrics[0]
+    blocks += [f"## For whom: {_escaped(first)}, {HISTORY[protocol]}", _slice_table(leaderboard)]
+    k = leaderboard.rows[0].top_lists[protocol].k
+    blocks += [f"## What is recommended: first {k} places, {HISTORY[protocol]}", _top_lists_table(leaderboard)]
     blocks.append(f"{_escaped(caption(leaderboard))}.")
     if leaderboard.notes:
         blocks.append("\n".join(f"- Note: {_escaped(note)}" for note in leaderboard.notes))
@@ -106,11 +141,12 @@ def to_markdown(leaderboard: Leaderboard) -> str:
 
 
 def to_csv(leaderboard: Leaderboard) -> str:
-    """Tidy: one line per variant, protocol and metric, each with the whole context, so that files can be joined."""
+    """Tidy: one line per variant, slice, protocol and metric, each with its context, so that files can be joined."""
     text = io.StringIO()
     records = [
-        _csv_record(leaderboard, row, protocol, metric)
+        _csv_record(leaderboard, row, name, protocol, metric)
         for row in leaderboard.rows
+        for name in ("all", *row.slices)
         for protocol in PROTOCOLS
         for metric in leaderboard.metrics
     ]
@@ -121,8 +157,8 @@ def to_csv(leaderboard: Leaderboard) -> str:
 
 
 def to_json(leaderboard: Leaderboard) -> str:
-    """The content of leaderboard.json: `Leaderboard.to_json()` and the caption. A NaN is a ValueError."""
-    content = {**leaderboard.to_json(), "caption": caption(leaderboard)}
+    """The content of leaderboard.json: `Leaderboard.to_json()`, the caption and the answer. A NaN is a ValueError."""
+    content = {**leaderboard.to_json(), "caption": caption(leaderboard), "answer": answer(leaderboard)}
     return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
@@ -157,6 +193,13 @@ def _seeds_part(leaderboard: Leaderboard) -> str:
     if len(common) == 1:
         return f"one seed ({common[0]}), so no standard deviation"
     return f"mean ± standard deviation over {len(common)} seeds ({_listed(common)})"
+
+
+def _claims_part(leaderboard: Leaderboard) -> str:
+    return (
+        f"{MARKS['better']} {MARKS['worse']}: better, worse than {leaderboard.baseline}, p of at most .05 over users "
+        "and over seeds, corrected for all variants and metrics (Holm)"
+    )
 
 
 def _protocol_part(leaderboard: Leaderboard) -> str:
@@ -201,32 +244,88 @@ def _difference(summary: Summary) -> str:
     return "n/a" if relative is None else f"{relative:+.1%}"
 
 
+def _marked(summary: Summary) -> str:
+    """'▲ +12.3%'."""
+    versus = summary.versus_baseline
+    return f"{MARKS.get(versus.verdict, '') if versus else ''} {_difference(summary)}".strip()
+
+
+def _colour(summary: Summary) -> str:
+    verdict = summary.versus_baseline.verdict if summary.versus_baseline else ""
+    return {"better": "green", "worse": "red"}.get(verdict, "")
+
+
+def _interval(summary: Summary) -> str:
+    """'[+8.1, +16.3]' in percent, over seeds and users; '' where there is none."""
+    interval = summary.versus_baseline.seeds_ci95 if summary.versus_baseline else None
+    return "" if interval is None else "[{:+.1f}, {:+.1f}]".format(*(100 * end for end in interval))
+
+
+def _claim(summary: Summary) -> str:
+    """'+12.3% [+8.1, +16.3], p = .003: better', or why nothing can be claimed."""
+    versus = summary.versus_baseline
+    if versus is None:
+        return "baseline"
+    p = "" if versus.p_adjusted is None else f", {p_value(versus.p_adjusted)}"
+    return f"{' '.join(filter(None, [_difference(summary), _interval(summary)]))}{p}: {versus.verdict}"
+
+
 def _markdown_table(leaderboard: Leaderboard, protocol: ProtocolName) -> str:
     """Every metric with its difference to the baseline, and what the variant costs."""
     header = ["variant", "items"]
     for metric in leaderboard.metrics:
         header += [metric, f"vs {leaderboard.baseline}"]
-    header += ["seeds", "trained parameters", "training (s)"]
-    lines = [header, ["---", "---"] + ["---:"] * (len(header) - 2)]
+    header += ["seeds", "trials", "trained parameters", "training (s)", "peak memory (MB)"]
+    lines = []
     best = {metric: _best(leaderboard, protocol, metric) for metric in leaderboard.metrics}
     for row in leaderboard.rows:
         cells = [_name(row), row.items]
         for metric in leaderboard.metrics:
             summary = row.metrics[protocol][metric]
-            cells += [_value(summary), _difference(summary)]
-        cells += [str(len(row.seeds)), f"{row.parameters.trained:,}", f"{row.train_seconds:,.1f}"]
-        cells = [_escaped(cell) for cell in cells]
+            cells += [_value(summary), _claim(summary)]
+        memory = "unknown" if row.peak_memory_mb is None else f"{row.peak_memory_mb:,}"
+        costs = [f"{row.parameters.trained:,}", f"{row.train_seconds:,.1f}", memory]
+        cells = [_escaped(cell) for cell in [*cells, str(len(row.seeds)), str(row.trials), *costs]]
         for place, metric in enumerate(leaderboard.metrics):
             if row.metrics[protocol][metric].mean == best[metric]:
                 cells[2 + 2 * place] = f"**{cells[2 + 2 * place]}**"
         lines.append(cells)
-    lines[0] = [_escaped(cell) for cell in header]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return _table([_escaped(cell) for cell in header], lines, left=2)
 
 
-def _csv_record(leaderboard: Leaderboard, row: Row, protocol: ProtocolName, metric: str) -> dict[str, Any]:
+def _slice_table(leaderboard: Leaderboard) -> str:
+    """The first metric on every slice: the baseline's value, and how the variants differ from it."""
+    protocol, first = leaderboard.protocol, leaderboard.metrics[0]
+    others = [row for row in leaderboard.rows if row.variant != leaderboard.baseline]
+    (baseline,) = (row for row in leaderboard.rows if row.variant == leaderboard.baseline)
+    lines = []
+    for name, part in baseline.slices.items():
+        value = _value(part.metrics[protocol][first])
+        claims = [_claim(row.slices[name].metrics[protocol][first]) for row in others]
+        lines.append([_escaped(cell) for cell in [part.label, f"{part.users:,}", value, *claims]])
+    header = ["test cases", "users", leaderboard.baseline, *(f"{_name(row)}" for row in others)]
+    return _table([_escaped(cell) for cell in header], lines, left=1)
+
+
+def _top_lists_table(leaderboard: Leaderboard) -> str:
+    """What the variants recommend: a gain bought with popular items alone is seen here."""
+    lines = []
+    for row in leaderboard.rows:
+        lists = row.top_lists[leaderboard.protocol]
+        lines.append([_escaped(_name(row)), f"{lists.coverage:.1%}", f"{lists.popularity:,.1f}", f"{lists.gini:.3f}"])
+    return _table(["variant", "items recommended to anyone", "training events per item", "Gini"], lines, left=1)
+
+
+def _table(header: Sequence[str], lines: Sequence[Sequence[str]], left: int) -> str:
+    """A Markdown table of escaped cells; all columns but the first `left` are numbers."""
+    rule = ["---"] * left + ["---:"] * (len(header) - left)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, rule, *lines])
+
+
+def _csv_record(leaderboard: Leaderboard, row: Row, name: str, protocol: ProtocolName, metric: str) -> dict[str, Any]:
     """One line of leaderboard.csv; None becomes an empty cell."""
-    summary = row.metrics[protocol][metric]
+    part = row.slices.get(name)
+    summary = (row.metrics if part is None else part.metrics)[protocol][metric]
     versus = summary.versus_baseline
     return {
         "dataset": leaderboard.dataset,
@@ -234,15 +333,22 @@ def _csv_record(leaderboard: Leaderboard, row: Row, protocol: ProtocolName, metr
         "items": row.items,
         "control": row.control,
         "protocol": protocol,
-        "slice": "all",
+        "slice": name,
         "metric": metric,
         "mean": summary.mean,
         "std": summary.std,
         "baseline": leaderboard.baseline,
-        "relative": None if versus is None else versus.relative,
+        "relative": versus and versus.relative,
+        **_ends("ci95", versus.ci95 if versus else None),
+        **_ends("seeds_ci95", versus.seeds_ci95 if versus else None),
+        "p_users": versus and versus.p_users,
+        "p_seeds": versus and versus.p_seeds,
+        "p_adjusted": versus and versus.p_adjusted,
+        "effect_size": versus and versus.effect_size,
+        "verdict": versus and versus.verdict,
         "seeds": " ".join(str(seed) for seed in row.seeds),
-        "users": leaderboard.users,
-        "cases": leaderboard.cases,
+        "users": leaderboard.users if part is None else part.users,
+        "cases": leaderboard.cases if part is None else part.cases,
         "candidates": leaderboard.candidates,
         "target_in_history": leaderboard.target_in_history,
         "selected_on": _listed(leaderboard.selected_on),
@@ -253,8 +359,15 @@ def _csv_record(leaderboard: Leaderboard, row: Row, protocol: ProtocolName, metr
         "frozen_parameters": row.parameters.frozen,
         "trials": row.trials,
         "train_seconds": row.train_seconds,
+        "wall_seconds": row.wall_seconds,
+        "peak_memory_mb": row.peak_memory_mb,
         "versions": _versions(leaderboard),
     }
+
+
+def _ends(name: str, interval: Interval | None) -> dict[str, float | None]:
+    low, high = interval or (None, None)
+    return {f"{name}_low": low, f"{name}_high": high}
 
 
 def _escaped(text: str) -> str:

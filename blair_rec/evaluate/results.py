@@ -3,8 +3,13 @@
     DIR/config.yaml                       the comparison; the order of its variants is kept
     DIR/runs/text_init-1/result.json      a `Result`: what was run, with what, and what validation saw
     DIR/runs/text_init-1/ranks.npz        `Ranks`: where the true item of every test case stood
+    DIR/runs/text_init-1/topk.npz         by protocol, the items ranked first in every test case
+    DIR/runs/text_init-1/histories.npz    `Histories`: the last items before every true item, and how common items are
+    DIR/runs/text_init-1/items.json       item tokens by item id
+    DIR/runs/text_init-1/history.jsonl    an `Epoch` a line: the learning curve, empty where nothing was trained
 
-A folder of a run is complete: it is made under a name with a leading dot, which is skipped here, and then renamed.
+The first two are read at once, the others when they are asked for; all are checked when written and when read. A folder
+of a run is complete: it is made under a name with a leading dot, which is skipped here, and then renamed.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ import zipfile
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cached_property
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -30,6 +36,10 @@ ProtocolName = Literal["unmasked", "masked"]
 PROTOCOLS: tuple[ProtocolName, ...] = ("unmasked", "masked")
 SCHEMA = 1
 RESULT_FILE, RANKS_FILE, CONFIG_FILE, RUNS_FOLDER = "result.json", "ranks.npz", "config.yaml", "runs"
+TOPK_FILE, HISTORIES_FILE, ITEMS_FILE, CURVE_FILE = "topk.npz", "histories.npz", "items.json", "history.jsonl"
+WEIGHTS_FILE = "model.safetensors"
+LAST_ITEMS = 20
+"""Of each history, that many items are kept: enough to show it."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,10 @@ class Result:
     epochs: int
     """Epochs that ran, the ones after the best included."""
     train_seconds: float
+    wall_seconds: float
+    """From the first to the last step of the run: training, scoring and writing."""
+    peak_memory_mb: int | None
+    """The most that the process has held so far; None where the system can't say."""
     encoder: EncoderUsed | None
     """None for a variant without text."""
     store_sha256: str | None
@@ -97,6 +111,8 @@ class Result:
     """Versions, commit, machine."""
     valid: dict[ProtocolName, dict[str, float]]
     """Metrics on the validation split."""
+    notes: list[str]
+    """What checks of data and text found before training, for a reader to know."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,11 +180,85 @@ class Ranks:
 
 
 @dataclass(frozen=True, eq=False)
+class Histories:
+    """histories.npz, array by array. Checked when made; raises ValueError saying what is wrong."""
+
+    offsets: NDArray[np.int64]
+    """[cases + 1] the history of case c is items[offsets[c] : offsets[c + 1]]."""
+    items: NDArray[np.int32]
+    """[offsets[-1]] item ids: of every test case up to the last 20 items before the true one, oldest first."""
+    item_counts: NDArray[np.int64]
+    """[N] training events by item id; 0 for the padding."""
+
+    def __post_init__(self) -> None:
+        for name, dtype in (("offsets", np.int64), ("items", np.int32), ("item_counts", np.int64)):
+            array = getattr(self, name)
+            if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != 1:
+                raise ValueError(f"{name} has to be one row of {np.dtype(dtype)}")
+        lengths = np.diff(self.offsets)
+        if len(self.offsets) == 0 or self.offsets[0] != 0 or self.offsets[-1] != len(self.items):
+            raise ValueError(f"offsets have to lead from 0 to the {len(self.items)} items")
+        if wrong := int(((lengths < 0) | (lengths > LAST_ITEMS)).sum()):
+            raise ValueError(f"{wrong} of {len(lengths)} histories are shorter than 0 or longer than {LAST_ITEMS}")
+        if wrong := int(((self.items < 1) | (self.items >= len(self.item_counts))).sum()):
+            raise ValueError(f"{wrong} of {len(self.items)} items are none of 1 to {len(self.item_counts) - 1}")
+        if len(self.item_counts) == 0 or self.item_counts[0] != 0 or (self.item_counts < 0).any():
+            raise ValueError("item_counts can't be counts: none may be negative, and the padding's is 0")
+
+    def of(self, case: int) -> NDArray[np.int32]:
+        """[up to 20] item ids of one test case, oldest first."""
+        return self.items[self.offsets[case] : self.offsets[case + 1]]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of history.jsonl."""
+
+    epoch: int
+    """From 1."""
+    loss: float
+    """Mean over the targets of the epoch."""
+    train_seconds: float
+    valid_seconds: float
+    valid: dict[str, float] | None
+    """Metrics under the protocol of the selection; None in epochs without validation."""
+
+
+@dataclass(frozen=True, eq=False)
 class RunResult(Result):
-    """A finished run: its result.json, its ranks, and where they lie."""
+    """A finished run: its result.json, its ranks, and where they lie. The rest is read when it is first asked for."""
 
     folder: Path
     ranks: Ranks
+
+    @cached_property
+    def histories(self) -> Histories:
+        """What stood before every true item. Raises BadRun."""
+        return _histories_of(self.folder, _read_arrays(self.folder, HISTORIES_FILE), self.ranks)
+
+    @property
+    def item_counts(self) -> NDArray[np.int64]:
+        """[N] training events by item id. Raises BadRun."""
+        return self.histories.item_counts
+
+    def topk(self, protocol: ProtocolName) -> NDArray[np.int32]:
+        """[cases, k] item ids, best first; 0 where fewer candidates are left. Raises BadRun."""
+        return self._topk[protocol]
+
+    @cached_property
+    def _topk(self) -> dict[ProtocolName, NDArray[np.int32]]:
+        return _topk_of(self.folder, _read_arrays(self.folder, TOPK_FILE), self.ranks)
+
+    @cached_property
+    def item_tokens(self) -> tuple[str, ...]:
+        """[N] by item id; the first one is the padding's. Raises BadRun."""
+        return _tokens_of(self.folder, _read_json(self.folder, ITEMS_FILE), self.ranks)
+
+    @cached_property
+    def curve(self) -> tuple[Epoch, ...]:
+        """The epochs that ran; none where nothing was trained. Raises BadRun."""
+        lines = _read_text(self.folder, CURVE_FILE).splitlines()
+        return _curve_of(self.folder, [_parse_json(self.folder, CURVE_FILE, line) for line in lines])
 
     def per_user(self, metric: Metric | str, protocol: ProtocolName) -> NDArray[np.float64]:
         """[cases] float64, the metric of every test case, in an order that all runs of a comparison share."""
@@ -199,26 +289,51 @@ def write_result(folder: Path, result: Mapping[str, Any], ranks: Mapping[str, np
     np.savez_compressed(folder / RANKS_FILE, **arrays)
 
 
+def write_lists(
+    folder: Path,
+    ranks: Mapping[str, np.ndarray],
+    topk: Mapping[str, np.ndarray],
+    histories: Mapping[str, np.ndarray],
+    item_tokens: Sequence[str],
+    curve: Sequence[Mapping[str, Any]],
+) -> None:
+    """The other files of a run: topk.npz, histories.npz, items.json and history.jsonl, next to `write_result`.
+
+    ranks: as for `write_result`; the other files have to fit them. topk: [cases, k] integers, best first.
+    histories: the arrays of `Histories`. curve: the keys of `Epoch`, one mapping an epoch.
+    Raises BadRun for anything that a `RunResult` would not read back; nothing is written then.
+    """
+    checked = _ranks_of(folder, {name: np.asarray(array) for name, array in ranks.items()})
+    topk = {protocol: np.asarray(items).astype(np.int32) for protocol, items in topk.items()}
+    _topk_of(folder, topk, checked)
+    _histories_of(folder, histories, checked)
+    _tokens_of(folder, list(item_tokens), checked)
+    _curve_of(folder, curve)
+    arrays: dict[str, Any] = {protocol: topk[protocol] for protocol in PROTOCOLS}
+    np.savez_compressed(folder / TOPK_FILE, **arrays)
+    arrays = {field.name: histories[field.name] for field in fields(Histories)}
+    np.savez_compressed(folder / HISTORIES_FILE, **arrays)
+    (folder / ITEMS_FILE).write_text(json.dumps(list(item_tokens)), encoding="utf-8")
+    (folder / CURVE_FILE).write_text("".join(json.dumps(line) + "\n" for line in curve), encoding="utf-8")
+
+
+def last_items(row: np.ndarray, item: np.ndarray, cases: int) -> tuple[np.ndarray, np.ndarray]:
+    """`offsets` and `items` of a `Histories` from whole histories.
+
+    row: [P] int64, the test case (0 .. cases - 1, ascending) that each item is a part of; item: [P] ids, oldest first.
+    """
+    ends = np.searchsorted(row, np.arange(cases), side="right")
+    kept = ends[row] - np.arange(len(row)) <= LAST_ITEMS
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(row[kept], minlength=cases))])
+    return offsets.astype(np.int64), item[kept].astype(np.int32)
+
+
 def load_run(folder: Path) -> RunResult:
     """One finished run. Raises BadRun naming the file that is missing, damaged, or not what it should be."""
     folder = Path(folder)
-    try:
-        raw = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadRun(folder, RESULT_FILE, "is missing") from None
-    except (OSError, ValueError) as error:  # ValueError: no JSON, or no UTF-8
-        raise BadRun(folder, RESULT_FILE, f"can't be read: {error}") from error
-    result = _result_of(folder, raw)
-    try:
-        arrays = _arrays_in(folder / RANKS_FILE)
-    except FileNotFoundError:
-        raise BadRun(folder, RANKS_FILE, "is missing") from None
-    # What a cut or overwritten file raises depends on where it was hit: the zip (RuntimeError: a flag or method that is
-    # not ours), a stream inside, or an array's header.
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise BadRun(folder, RANKS_FILE, f"can't be read: {error}") from error
+    result = _result_of(folder, _read_json(folder, RESULT_FILE))
     values = {field.name: getattr(result, field.name) for field in fields(Result)}
-    return RunResult(**values, folder=folder, ranks=_ranks_of(folder, arrays))
+    return RunResult(**values, folder=folder, ranks=_ranks_of(folder, _read_arrays(folder, RANKS_FILE)))
 
 
 def load_runs(comparison: Path, only: Collection[str] | None = None) -> list[RunResult]:
@@ -293,24 +408,108 @@ def _result_of(folder: Path, raw: Any) -> Result:
         raise BadRun(folder, RESULT_FILE, str(error)) from error
 
 
-def _arrays_in(path: Path) -> dict[str, np.ndarray]:
+def _read_text(folder: Path, file: str) -> str:
+    try:
+        return (folder / file).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise BadRun(folder, file, "is missing") from None
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8
+        raise BadRun(folder, file, f"can't be read: {error}") from error
+
+
+def _parse_json(folder: Path, file: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise BadRun(folder, file, f"can't be read: {error}") from error
+
+
+def _read_json(folder: Path, file: str) -> Any:
+    return _parse_json(folder, file, _read_text(folder, file))
+
+
+def _read_arrays(folder: Path, file: str) -> dict[str, np.ndarray]:
     """Every array of an .npz file; pickled objects are refused."""
-    loaded = np.load(path, allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        raise ValueError("it holds a single array")
-    with loaded as archive:
-        return {name: archive[name] for name in archive.files}
+    try:
+        loaded = np.load(folder / file, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise ValueError("it holds a single array")
+        with loaded as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise BadRun(folder, file, "is missing") from None
+    # What a cut or overwritten file raises depends on where it was hit: the zip (RuntimeError: a flag or method that is
+    # not ours), a stream inside, or an array's header.
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise BadRun(folder, file, f"can't be read: {error}") from error
+
+
+def _pick(folder: Path, file: str, arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """These arrays out of a file's; what else a later version put there is left alone."""
+    if missing := [name for name in names if name not in arrays]:
+        raise BadRun(folder, file, f"lacks {len(missing)} of {len(names)} arrays ({first_of(missing)})")
+    return {name: arrays[name] for name in names}
 
 
 def _ranks_of(folder: Path, arrays: Mapping[str, np.ndarray]) -> Ranks:
     """The arrays of a ranks.npz as Ranks."""
-    names = [field.name for field in fields(Ranks)]
-    if missing := [name for name in names if name not in arrays]:
-        raise BadRun(folder, RANKS_FILE, f"lacks {len(missing)} of {len(names)} arrays ({first_of(missing)})")
+    picked = _pick(folder, RANKS_FILE, arrays, [field.name for field in fields(Ranks)])
     try:
-        return Ranks(**{name: arrays[name] for name in names})
+        return Ranks(**picked)
     except ValueError as error:
         raise BadRun(folder, RANKS_FILE, str(error)) from error
+
+
+def _histories_of(folder: Path, arrays: Mapping[str, np.ndarray], ranks: Ranks) -> Histories:
+    """The arrays of a histories.npz as Histories of the same test cases."""
+    picked = _pick(folder, HISTORIES_FILE, arrays, [field.name for field in fields(Histories)])
+    try:
+        histories = Histories(**picked)
+    except ValueError as error:
+        raise BadRun(folder, HISTORIES_FILE, str(error)) from error
+    sizes = len(histories.offsets) - 1, len(histories.item_counts) - 1
+    if sizes != (len(ranks.user), ranks.candidates):
+        problem = f"holds {sizes[0]} test cases and {sizes[1]} items"
+        raise BadRun(folder, HISTORIES_FILE, f"{problem}, the ranks {len(ranks.user)} and {ranks.candidates}")
+    for name, ours, theirs in (
+        ("history_length", np.diff(histories.offsets), np.minimum(ranks.history_length, LAST_ITEMS)),
+        ("target_count", histories.item_counts[ranks.item], ranks.target_count),
+    ):
+        if differing := int((ours != theirs).sum()):
+            raise BadRun(folder, HISTORIES_FILE, f"contradicts {name} of {differing} of {len(ours)} test cases")
+    return histories
+
+
+def _topk_of(folder: Path, arrays: Mapping[str, np.ndarray], ranks: Ranks) -> dict[ProtocolName, NDArray[np.int32]]:
+    """The arrays of a topk.npz, by protocol."""
+    _pick(folder, TOPK_FILE, arrays, PROTOCOLS)
+    for protocol in PROTOCOLS:
+        items = arrays[protocol]
+        if items.dtype != np.int32 or items.ndim != 2 or len(items) != len(ranks.user):
+            found = f"{items.dtype} {list(items.shape)}"
+            raise BadRun(folder, TOPK_FILE, f"{protocol} is {found}, expected int32 [{len(ranks.user)}, k]")
+        if wrong := int(((items < 0) | (items > ranks.candidates)).any(axis=1).sum()):
+            raise BadRun(folder, TOPK_FILE, f"{protocol} names items that there aren't in {wrong} test cases")
+    return {protocol: arrays[protocol] for protocol in PROTOCOLS}
+
+
+def _tokens_of(folder: Path, raw: Any, ranks: Ranks) -> tuple[str, ...]:
+    """A parsed items.json."""
+    try:
+        tokens = _typed(list[str], raw, "items")
+    except ValueError as error:
+        raise BadRun(folder, ITEMS_FILE, str(error)) from error
+    if len(tokens) != ranks.candidates + 1:
+        raise BadRun(folder, ITEMS_FILE, f"names {len(tokens)} items, expected {ranks.candidates} and the padding")
+    return tuple(tokens)
+
+
+def _curve_of(folder: Path, raw: Sequence[Any]) -> tuple[Epoch, ...]:
+    """The parsed lines of a history.jsonl."""
+    try:
+        return tuple(_typed(Epoch, line, f"line {number}") for number, line in enumerate(raw, start=1))
+    except ValueError as error:
+        raise BadRun(folder, CURVE_FILE, str(error)) from error
 
 
 def _typed(kind: Any, value: Any, where: str) -> Any:

@@ -1,0 +1,76 @@
+"""A new comparison against an older one: do the results agree, and which metric moved beyond noise?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from blair_rec.errors import ConfigError
+from blair_rec.evaluate.results import PROTOCOLS, ProtocolName, RunResult, check_paired
+from blair_rec.evaluate.significance import Difference, Floats, Pair, corrected, differences
+
+
+@dataclass(frozen=True)
+class Move:
+    """One metric of one variant, then and now."""
+
+    variant: str
+    protocol: ProtocolName
+    metric: str
+    then: float
+    """Mean over the older seeds."""
+    now: float
+    identical: bool
+    """The same seeds gave the same ranks."""
+    difference: Difference
+    """Now against then, corrected for all moves; better and worse are beyond noise."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether nothing moved beyond noise; a single seed can show that only by being identical."""
+        return self.identical or self.difference.verdict == "no difference found"
+
+    def __str__(self) -> str:
+        what = f"{self.variant}: {self.metric} ({self.protocol}) {self.then:.4f} -> {self.now:.4f}"
+        if self.identical:
+            return f"{what}, identical"
+        p = self.difference.p_adjusted
+        sure = "" if p is None else f", p = {p:.2g}"
+        return f"{what}{sure}, {'within noise' if self.agrees else self.difference.verdict}"
+
+
+def moves(now: Sequence[RunResult], then: Sequence[RunResult], metrics: Sequence[str]) -> list[Move]:
+    """Every metric of every variant that both comparisons have run, under both protocols.
+
+    Raises:
+        UnpairedRuns: they ranked other items or test cases.
+        ConfigError: they have no variant in common.
+    """
+    check_paired([*now, *then])
+    variants = [name for name in dict.fromkeys(run.variant for run in now) if name in {run.variant for run in then}]
+    if not variants:
+        raise ConfigError("the two comparisons have no variant in common, so there is nothing to check")
+    asked = [(variant, protocol, metric) for variant in variants for protocol in PROTOCOLS for metric in metrics]
+    pairs = [Pair(_values(now, *key), _values(then, *key)) for key in asked]
+    verdicts = corrected(differences(pairs, now[0].ranks.user))
+    return [
+        Move(*key, float(pair.baseline.mean()), float(pair.variant.mean()), _identical(now, then, key[0]), difference)
+        for key, pair, difference in zip(asked, pairs, verdicts, strict=True)
+    ]
+
+
+def _values(runs: Sequence[RunResult], variant: str, protocol: ProtocolName, metric: str) -> Floats:
+    return np.stack([run.per_user(metric, protocol) for run in runs if run.variant == variant])
+
+
+def _identical(now: Sequence[RunResult], then: Sequence[RunResult], variant: str) -> bool:
+    """Whether the same seeds were run and every rank is the same."""
+    ours, theirs = ({run.seed: run.ranks for run in runs if run.variant == variant} for runs in (now, then))
+    return ours.keys() == theirs.keys() and all(
+        np.array_equal(one, other)
+        for seed in ours
+        for protocol in PROTOCOLS
+        for one, other in zip(ours[seed].counts(protocol), theirs[seed].counts(protocol), strict=True)
+    )

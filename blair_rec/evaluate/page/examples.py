@@ -1,0 +1,148 @@
+"""Test cases to look at: the history, the true item, and what each variant put first, where they disagree most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blair_rec.evaluate.page.cards import ItemCards
+from blair_rec.evaluate.results import ProtocolName, RunResult
+
+EXAMPLES = 12
+SHOWN_ITEMS = 8
+"""Of each history, the last ones."""
+TOP = 5
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item as the page names it."""
+
+    token: str
+    title: str | None
+    hit: bool = False
+    """It is the true item."""
+    seen: bool = False
+    """It stands among the last items of the history, as far as the run kept them."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What one variant made of a test case."""
+
+    variant: str
+    higher: int
+    """Candidates that score above the true item."""
+    equal: int
+    """Other candidates that score the same."""
+    miss: bool
+    """The true item was no candidate: it stands in its own history, which was masked."""
+    top: tuple[Item, ...]
+    """Best first."""
+
+    def depth(self) -> float:
+        """Mean number of candidates above the true item, over all orders of equals."""
+        return self.higher + self.equal / 2
+
+    @property
+    def place(self) -> str:
+        """Where the true item stood: "1", or "3 to 7" among equals."""
+        if self.miss:
+            return "not a candidate"
+        first, last = self.higher + 1, self.higher + self.equal + 1
+        return f"{first:,}" if first == last else f"{first:,} to {last:,}"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One test case."""
+
+    user: int
+    """RecBole's user id."""
+    target: Item
+    target_count: int
+    """Training events of the true item."""
+    history: tuple[Item, ...]
+    """The last items, oldest first."""
+    earlier: int
+    """Events before those."""
+    rankings: tuple[Ranking, ...]
+    """In the order of `variants`."""
+
+    @property
+    def best(self) -> Ranking:
+        """The one that has the true item highest."""
+        return min(self.rankings, key=Ranking.depth)
+
+    @property
+    def worst(self) -> Ranking:
+        """The one that has it lowest."""
+        return max(self.rankings, key=Ranking.depth)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The cases, and how they were chosen."""
+
+    seed: int
+    metric: str
+    protocol: ProtocolName
+    cases: tuple[Example, ...]
+
+
+def pick_examples(
+    runs: Sequence[RunResult], variants: Sequence[str], metric: str, protocol: ProtocolName, cards: ItemCards
+) -> Examples:
+    """The dozen test cases where `variants` disagree most, of the seed that most of them have.
+
+    Disagreement is the gap between the best and the worst variant's metric of the case; where gaps are the same, fewer
+    items that two top lists share, on average, come first. Raises BadRun.
+    """
+    of_seed: dict[int, dict[str, RunResult]] = {}
+    for run in runs:
+        of_seed.setdefault(run.seed, {})[run.variant] = run
+    seed = min(of_seed, key=lambda seed: (-len(of_seed[seed]), seed))
+    chosen = [of_seed[seed][variant] for variant in variants if variant in of_seed[seed]]
+    values = np.array([run.per_user(metric, protocol) for run in chosen])
+    gap = values.max(axis=0) - values.min(axis=0)
+    shared = _shared([run.topk(protocol)[:, :TOP] for run in chosen])
+    order = np.lexsort([shared, -gap.round(12)])[:EXAMPLES]
+    cases = tuple(_example(chosen, int(case), protocol, cards) for case in order)
+    return Examples(seed, metric, protocol, cases)
+
+
+def _shared(tops: Sequence[NDArray[np.int32]]) -> NDArray[np.float64]:
+    """[cases] items that the top lists of two variants share, on average over all pairs; padding is no item."""
+    total = np.zeros(len(tops[0]))
+    for ours, theirs in combinations(tops, 2):
+        total += ((ours[:, :, None] == theirs[:, None, :]) & (ours[:, :, None] > 0)).sum(axis=(1, 2))
+    return total
+
+
+def _example(runs: Sequence[RunResult], case: int, protocol: ProtocolName, cards: ItemCards) -> Example:
+    first = runs[0]
+    tokens, ranks = first.item_tokens, first.ranks
+    target, history = int(ranks.item[case]), first.histories.of(case).tolist()
+
+    def item(item_id: int) -> Item:
+        token = tokens[item_id]
+        return Item(token, cards.titles.get(token), hit=item_id == target, seen=item_id in history)
+
+    rankings = []
+    for run in runs:
+        higher, equal, miss = run.ranks.counts(protocol)
+        top = tuple(item(item_id) for item_id in run.topk(protocol)[case, :TOP].tolist() if item_id > 0)
+        rankings.append(Ranking(run.variant, int(higher[case]), int(equal[case]), bool(miss[case]), top))
+    shown = history[-SHOWN_ITEMS:]
+    return Example(
+        user=int(ranks.user[case]),
+        target=item(target),
+        target_count=int(ranks.target_count[case]),
+        history=tuple(item(item_id) for item_id in shown),
+        earlier=int(ranks.history_length[case]) - len(shown),
+        rankings=tuple(rankings),
+    )

@@ -1,0 +1,131 @@
+"""PageData -> leaderboard.html: charts, tables and words in one file that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from blair_rec.evaluate.answer import p_value
+from blair_rec.evaluate.leaderboard import Leaderboard
+from blair_rec.evaluate.page.cards import read_cards
+from blair_rec.evaluate.page.data import OTHER, MapData, PageData, page_data
+from blair_rec.evaluate.page.plots import MAP_COLOURS, curve_plot, interval_plot, map_plot, time_plot
+from blair_rec.evaluate.report import HISTORY, encoders
+from blair_rec.evaluate.results import CONFIG_FILE, PROTOCOLS, RunResult
+from blair_rec.files import write_text
+
+PAGE_FILE = "leaderboard.html"
+
+
+def write_page(board: Leaderboard, runs: Sequence[RunResult], folder: Path) -> None:
+    """leaderboard.html into the folder of a comparison, whose config and item cards it shows.
+
+    Raises:
+        BadRun, BadItemCards: files that are missing or damaged.
+    """
+    path = Path(folder) / CONFIG_FILE
+    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    write_text(Path(folder) / PAGE_FILE, to_html(page_data(board, runs, read_cards(folder)), config))
+
+
+def to_html(data: PageData, config: Mapping[str, Any]) -> str:
+    """The whole page, with the configuration that repeats it.
+
+    Everything that comes from files is escaped by the template engine; charts hold no text but numbers and the names
+    of variants and metrics, which Matplotlib escapes.
+    """
+    board = data.board
+    engine = Environment(
+        loader=PackageLoader("blair_rec.evaluate.page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return engine.get_template("page.html").render(
+        data=data,
+        board=board,
+        protocols=sorted(PROTOCOLS, key=lambda protocol: protocol != board.protocol),
+        history=HISTORY,
+        best={
+            (protocol, metric): max(row.metrics[protocol][metric].mean for row in board.rows)
+            for protocol in PROTOCOLS
+            for metric in board.metrics
+        },
+        slices=next(row.slices for row in board.rows),
+        encoders=encoders(board),
+        charts=_charts(data),
+        map_colours=[_colours(one) for one in data.maps],
+        p_value=p_value,
+        command=_command(board),
+        config=yaml.safe_dump(_without_folders(config), sort_keys=False, allow_unicode=True),
+    )
+
+
+def _without_folders(value: Any) -> Any:
+    """Absolute paths by their last part alone: where they lie on this machine is nobody else's business."""
+    if isinstance(value, Mapping):
+        return {key: _without_folders(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(one) for one in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def _command(board: Leaderboard) -> str:
+    """What repeats the comparison, line by line, as far as the runs recorded it."""
+    commit, version = board.provenance.get("git_commit"), board.provenance.get("blair_rec")
+    if isinstance(commit, str):
+        checkout = f"git checkout {commit.removesuffix('-dirty')}"
+        lines = [checkout + "  # and the changes that were not committed" * commit.endswith("-dirty")]
+        lines.append("pip install -c constraints.txt -e .")
+    else:
+        lines = [f"pip install blair-rec=={version}"] if isinstance(version, str) else []
+    return "\n".join([*lines, "blair-rec compare config.yaml -o repeated"])
+
+
+def _charts(data: PageData) -> dict[str, Any]:
+    """Every chart as SVG, by its place on the page."""
+    board = data.board
+    baseline = data.curves.get(board.baseline, ())
+    return {
+        "gains": {
+            metric: {
+                protocol: interval_plot(
+                    gains, f"{metric}, {HISTORY[protocol]}: difference to {board.baseline}", percent=True
+                )
+                for protocol, gains in by_protocol.items()
+            }
+            for metric, by_protocol in data.gains.items()
+        },
+        "slices": {
+            variant: interval_plot(gains, f"{board.metrics[0]} of {variant} by slice", percent=False)
+            for variant, gains in data.slices.items()
+        },
+        "curves": {
+            variant: curve_plot(
+                curves,
+                () if variant == board.baseline else baseline,
+                data.curve_metric,
+                f"learning curves of {variant}",
+            )
+            for variant, curves in data.curves.items()
+        },
+        "time": time_plot(data.curves, board.baseline, "validation metric against seconds") if data.curves else "",
+        "maps": [map_plot(one.map, _point_colours(one), f"item vectors of {one.map.encoder}") for one in data.maps],
+    }
+
+
+def _colours(one: MapData) -> dict[str, str]:
+    """By label of the legend; the last colour is for all others, if there are any to tell them from."""
+    labels = [label for label, _ in one.legend]
+    colours = dict(zip(labels, MAP_COLOURS, strict=False))
+    return {**colours, OTHER: MAP_COLOURS[-1]} if len(labels) > 1 else colours
+
+
+def _point_colours(one: MapData) -> list[str]:
+    colours = _colours(one)
+    return [colours[label] for label in one.labels]

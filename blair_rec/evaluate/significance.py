@@ -1,0 +1,240 @@
+"""Is a variant better than the baseline? Over users and over seeds, corrected for how often that is asked.
+
+Two things are left to chance: which users the data holds, and the seed of a training. A gain that users agree on may
+still be the luck of one seed, and three lucky seeds may have met lucky users. So a claim rests on two tests:
+
+* over users: signs of the users' differences (of seed-averaged metrics) flipped at random. It tests the mean that the
+  table shows, which Wilcoxon's ranks don't, and nine users in ten who find nothing in either variant don't disturb it.
+* over seeds and users at once: t, with the variance of a mean over crossed random effects. The variance over seeds
+  says nothing of the users; adding both counts the noise of a user in one training twice, so it is taken off once.
+  Variance: Roe and Metz 1997; degrees of freedom: Hillis 2007 (many readers, many cases: here seeds and users).
+
+The larger p-value is what a claim rests on (an intersection-union test), and Holm's correction (1979) is applied to it.
+`benchmarks/false_claims.py` measures how often that claims a difference where there is none.
+
+Shapes: S seeds, C test cases, U users, M comparisons.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+Interval = tuple[float, float]
+Verdict = Literal["better", "worse", "no difference found", "too few seeds", "too few users"]
+
+ALPHA = 0.05
+FLIPS = 9_999
+RESAMPLES = 1_999
+MIN_USERS = 50
+"""Fewer can't tell anything about a metric that is zero for nine users in ten."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How a variant's metric differs from the baseline's. None where it can't be said: see `verdict`."""
+
+    relative: float | None
+    """mean / baseline's mean - 1; None where the baseline's mean is 0."""
+    ci95: Interval | None
+    """Of `relative`, over users alone: bootstrap, with the trainings as they are."""
+    seeds_ci95: Interval | None
+    """Of `relative`, over seeds and users: where it would lie with other seeds and other users."""
+    p_users: float | None
+    """Two-sided, over users alone."""
+    p_seeds: float | None
+    """Two-sided, over seeds and users."""
+    p_value: float | None
+    """The larger of both."""
+    p_adjusted: float | None
+    """The same after Holm's correction over all comparisons of its table."""
+    effect_size: float | None
+    """Cohen's d_z: mean over users of the difference, in standard deviations of it; None where all are alike."""
+    verdict: Verdict
+    """better or worse where p_adjusted is at most .05."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """One metric of a variant and of the baseline, on the same test cases."""
+
+    variant: Floats
+    """[S, C]"""
+    baseline: Floats
+    """[S', C]"""
+
+
+def differences(
+    pairs: Sequence[Pair], user: NDArray[np.int64], *, flips: int = FLIPS, resamples: int = RESAMPLES
+) -> list[Difference]:
+    """Each pair by itself, not corrected yet: hand the whole table to `corrected`.
+
+    user: [C] whose test case it is. A user's cases stay together in everything that is drawn by lot.
+    flips, resamples: how much is drawn, for the p-value over users and for the bootstrap; 0 resamples: no `ci95`.
+    """
+    if not pairs:
+        return []
+    counts = np.bincount(np.unique(user, return_inverse=True)[1])
+    by_user = [Pair(_sums(pair.variant, user), _sums(pair.baseline, user)) for pair in pairs]
+    if len(counts) < MIN_USERS:
+        return [_undecided(pair, "too few users") for pair in by_user]
+    variant = np.stack([pair.variant.mean(axis=0) for pair in by_user], axis=1)
+    baseline = np.stack([pair.baseline.mean(axis=0) for pair in by_user], axis=1)
+    p_users = sign_flip_p_values(variant - baseline, flips)
+    intervals = relative_intervals(variant, baseline, resamples) if resamples else [None] * len(pairs)
+    return [
+        _difference(pair, counts, float(p), interval)
+        for pair, p, interval in zip(by_user, p_users, intervals, strict=True)
+    ]
+
+
+def corrected(found: Sequence[Difference]) -> list[Difference]:
+    """All comparisons of one table, with p-values after Holm's correction over them, and verdicts."""
+    tested = [difference for difference in found if difference.p_value is not None]
+    adjusted = iter(holm([difference.p_value for difference in tested if difference.p_value is not None]))
+    return [_judged(one, float(next(adjusted))) if one.p_value is not None else one for one in found]
+
+
+def sign_flip_p_values(differing: Floats, flips: int = FLIPS, seed: int = 0) -> Floats:
+    """Two-sided p-values of mean 0, from random signs for every user; all columns get the same signs.
+
+    differing: [U, M] a user's difference. Returns [M], at least 1 / (flips + 1).
+    """
+    moved = differing[(differing != 0).any(axis=1)]  # a sign of nothing changes nothing
+    total = moved.sum(axis=0)
+    # Sums of thirds and logarithms that are equal on paper may differ in the last bits.
+    limit = np.abs(total) - 1e-9 * np.abs(moved).sum(axis=0)
+    generator = np.random.default_rng(seed)
+    at_least = np.ones(differing.shape[1])
+    for begin in range(0, flips, 256):
+        plus = generator.integers(0, 2, (min(256, flips - begin), len(moved)), dtype=np.int8)
+        at_least += (np.abs(2 * (plus.astype(np.float64) @ moved) - total) >= limit).sum(axis=0)
+    return at_least / (flips + 1)
+
+
+def relative_intervals(
+    variant: Floats, baseline: Floats, resamples: int = RESAMPLES, seed: int = 0
+) -> list[Interval | None]:
+    """95% bootstrap intervals (percentiles) of sum(variant) / sum(baseline) - 1, users drawn with replacement.
+
+    variant, baseline: [U, M], a column per comparison. None where a sample has nothing to divide by.
+    """
+    users, width = variant.shape
+    columns = np.concatenate([variant, baseline], axis=1)
+    # Most users find nothing anywhere and add nothing to any sum: only how many of the others are drawn matters.
+    columns = columns[(columns != 0).any(axis=1)]
+    generator = np.random.default_rng(seed)
+    drawn = generator.binomial(users, len(columns) / users, resamples)
+    sums = np.zeros((resamples, 2 * width))
+    for begin in range(0, resamples, 256) if len(columns) else ():
+        weights = [
+            np.bincount(generator.integers(0, len(columns), size), minlength=len(columns))
+            for size in drawn[begin : begin + 256]
+        ]
+        sums[begin : begin + 256] = np.array(weights, dtype=np.float64) @ columns
+    above, below = sums[:, :width], sums[:, width:]
+    defined = np.all(below > 0, axis=0)
+    ratio = above / np.where(below > 0, below, 1) - 1
+    low, high = np.percentile(ratio, [100 * ALPHA / 2, 100 * (1 - ALPHA / 2)], axis=0)
+    return [(float(low[m]), float(high[m])) if defined[m] else None for m in range(width)]
+
+
+@dataclass(frozen=True)
+class SeedTest:
+    """The difference of two means over seeds and users, and how sure it is."""
+
+    difference: float
+    margin: float
+    """The 95% interval is difference ± margin."""
+    p_value: float
+
+
+def seed_test(pair: Pair, counts: NDArray[np.int64]) -> SeedTest | None:
+    """t-test of a difference of means over seeds and users; None unless both have two seeds at least.
+
+    pair: [S, U] sums over a user's cases; counts: [U] how many these are.
+    """
+    cases, users = counts.sum(), len(counts)
+    sides = (pair.variant, pair.baseline)
+    if any(len(side) < 2 for side in sides):
+        return None
+    difference = float(pair.variant.mean(axis=0).sum() - pair.baseline.mean(axis=0).sum()) / float(cases)
+    scale = users / (users - 1) / cases**2
+    of_users = scale * ((pair.variant.mean(axis=0) - pair.baseline.mean(axis=0) - difference * counts) ** 2).sum()
+    of_seeds, shared = [], []
+    for side in sides:
+        seeds, means = len(side), side.sum(axis=1) / cases
+        of_seeds.append(means.var(ddof=1) / seeds)
+        rest = side - side.mean(axis=0) - (means - means.mean())[:, None] * counts
+        shared.append(scale * (rest**2).sum() / (seeds - 1) / seeds)
+    # What a user's metric happens to be in one training is noise in both; it is counted once.
+    variance = max(of_users + sum(of_seeds) - sum(shared), of_users, sum(of_seeds))
+    if variance == 0:
+        return SeedTest(difference, 0.0, float(difference == 0))
+    uncertain = sum(part**2 / (len(side) - 1) for part, side in zip(of_seeds, sides, strict=True))
+    freedom = variance**2 / (uncertain + of_users**2 / (users - 1))
+    error = float(np.sqrt(variance))
+    return SeedTest(
+        difference,
+        margin=error * float(stats.t.ppf(1 - ALPHA / 2, freedom)),
+        p_value=2 * float(stats.t.sf(abs(difference) / error, freedom)),
+    )
+
+
+def holm(p_values: Sequence[float]) -> Floats:
+    """[M] p-values such that claiming all up to alpha is wrong anywhere with probability alpha at most."""
+    order = np.argsort(p_values)
+    steps = np.maximum.accumulate(np.asarray(p_values, dtype=np.float64)[order] * np.arange(len(order), 0, -1))
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.minimum(steps, 1)
+    return adjusted
+
+
+def _sums(values: Floats, user: NDArray[np.int64]) -> Floats:
+    """[S, C] -> [S, U], over each user's cases."""
+    present, place = np.unique(user, return_inverse=True)
+    if len(present) == len(user):
+        return values[:, np.argsort(place)]
+    return np.stack([np.bincount(place, weights=of_seed) for of_seed in values])
+
+
+def _difference(pair: Pair, counts: NDArray[np.int64], p_users: float, interval: Interval | None) -> Difference:
+    found = seed_test(pair, counts)
+    if found is None:
+        return dataclasses.replace(_undecided(pair, "too few seeds"), ci95=interval, p_users=p_users)
+    level = float(pair.baseline.mean(axis=0).sum() / counts.sum())
+    each = (pair.variant.mean(axis=0) - pair.baseline.mean(axis=0)) / counts
+    spread = float(each.std(ddof=1))
+    low, high = found.difference - found.margin, found.difference + found.margin
+    return Difference(
+        relative=_relative(pair),
+        ci95=interval,
+        seeds_ci95=(low / level, high / level) if level > 0 else None,
+        p_users=p_users,
+        p_seeds=found.p_value,
+        p_value=max(p_users, found.p_value),
+        p_adjusted=None,
+        effect_size=float(each.mean()) / spread if spread > 1e-12 else None,
+        verdict="better" if found.difference > 0 else "worse",
+    )
+
+
+def _judged(difference: Difference, p_adjusted: float) -> Difference:
+    verdict = difference.verdict if p_adjusted <= ALPHA else "no difference found"
+    return dataclasses.replace(difference, p_adjusted=p_adjusted, verdict=verdict)
+
+
+def _undecided(pair: Pair, verdict: Verdict) -> Difference:
+    return Difference(_relative(pair), None, None, None, None, None, None, None, verdict)
+
+
+def _relative(pair: Pair) -> float | None:
+    level = float(pair.baseline.mean(axis=0).sum())
+    return float(pair.variant.mean(axis=0).sum()) / level - 1 if level > 0 else None

@@ -1,0 +1,120 @@
+"""What a catalogue and stores tell a reader about items: titles, categories, and a map of the vectors for the page."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from blair_rec.errors import CatalogueError
+from blair_rec.evaluate.page.cards import ItemCards, ItemMap
+from blair_rec.item_vectors import Encoding
+from blair_rec.recommend.transforms import center, pca
+from blair_rec.text.catalogue import Catalogue, read_catalogue, texts_in
+from blair_rec.text.store import HEADER, EmbeddingStore, as_float32, open_store
+
+logger = logging.getLogger("blair_rec")
+
+TITLE_FIELDS = ("title", "movie_title", "item_title", "product_title", "name", "item_name", "text")
+CATEGORY_FIELDS = ("category", "categories", "class", "genre", "genres", "main_category")
+LONGEST_TITLE = 120
+"""Characters; what is longer is cut for the page."""
+MOST_POINTS = 5_000
+"""Points of a map; of larger stores so many are drawn by lot."""
+SAYS_LITTLE = 0.8
+"""A label that so large a share of the items carries tells them not apart: the next finer one is taken."""
+
+
+def gather_cards(
+    item_tokens: Sequence[str], catalogue: Catalogue | None, stores: Iterable[EmbeddingStore]
+) -> ItemCards:
+    """Cards of the items of a data set; `catalogue` is None for a data set without one."""
+    wanted = set(item_tokens)
+    records = {} if catalogue is None else dict(zip(catalogue.item_tokens, catalogue.records, strict=True))
+    records = {token: record for token, record in records.items() if token in wanted}
+    known = {name for record in records.values() for name in record}
+    title, category = _first(TITLE_FIELDS, known), _first(CATEGORY_FIELDS, known)
+    return ItemCards(
+        titles={token: _clipped(text) for token, record in records.items() if (text := texts_in(record.get(title)))},
+        categories=telling_labels(
+            {token: _labels(texts_in(record.get(category))) for token, record in records.items()}
+        ),
+        maps=tuple(item_map(store, item_tokens) for store in stores),
+    )
+
+
+def comparison_cards(folder: Path, encodings: Iterable[Encoding], item_tokens: Sequence[str]) -> ItemCards:
+    """Cards from the catalogue and the stores of a comparison; titles of the data set's own where nobody uses text.
+
+    `folder` holds the data set's atomic files.
+    """
+    encodings = list(encodings)
+    catalogue = encodings[0].catalogue if encodings else _own_catalogue(folder)
+    paths = dict.fromkeys(encoding.path for encoding in encodings if (encoding.path / HEADER).is_file())
+    return gather_cards(item_tokens, catalogue, [open_store(path, verify=False) for path in paths])
+
+
+def _own_catalogue(folder: Path) -> Catalogue | None:
+    """The data set's .item file; none where it is missing, or not such that titles could be read."""
+    path = folder / f"{folder.name}.item"
+    if not path.is_file():
+        return None
+    try:
+        return read_catalogue(path)
+    except CatalogueError as error:  # no variant needs it: the page does without titles
+        logger.warning("the page shows no titles: %s", error)
+        return None
+
+
+def telling_labels(labels: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """By item token one of its labels, which run from coarse to fine: the coarsest level that tells items apart.
+
+    Every item of Amazon's Industrial & Scientific begins with that name; the label after it says more.
+    """
+    labels = {token: of_item for token, of_item in labels.items() if of_item}
+    deepest = max((len(of_item) for of_item in labels.values()), default=0)
+    for level in range(deepest):
+        chosen = {token: of_item[min(level, len(of_item) - 1)] for token, of_item in labels.items()}
+        ((_, most),) = Counter(chosen.values()).most_common(1)
+        if most <= SAYS_LITTLE * len(chosen):
+            return chosen
+    return {token: of_item[0] for token, of_item in labels.items()}
+
+
+def item_map(store: EmbeddingStore, item_tokens: Sequence[str]) -> ItemMap:
+    """The vectors of a data set's items along their two principal directions, the same on every machine."""
+    rows = store.tokens.find(item_tokens)
+    rows = rows[(rows >= 0) & (rows < len(store))]
+    items = len(rows)
+    if items > MOST_POINTS:
+        rows = np.sort(np.random.default_rng(0).choice(rows, MOST_POINTS, replace=False))
+    vectors = as_float32(store.vectors[rows], store.dtype).astype(np.float64)
+    points = pca(vectors, 2)
+    total = float(np.square(center(vectors)).sum())
+    first, second = (float(share) for share in np.square(points).sum(axis=0) / (total or 1.0))
+    x, y = (tuple(float(f"{value:.5g}") for value in column) for column in points.T)
+    encoder = str(store.encoder.get("name", "unknown"))
+    tokens = tuple(store.tokens.at(rows))
+    return ItemMap(encoder, store.store_sha256, (first, second), items, tokens, x, y)
+
+
+def _first(names: Sequence[str], known: set[str]) -> str:
+    """The first of `names` that is there, whatever its case; '' without any."""
+    by_lower = {name.lower(): name for name in sorted(known, reverse=True)}
+    return next((by_lower[name] for name in names if name in by_lower), "")
+
+
+def _labels(pieces: Sequence[str]) -> list[str]:
+    """['Toys', 'Puzzles'] from a list, or from a line with commas, bars or arrows; otherwise the line is one label."""
+    if len(pieces) == 1:
+        pieces = re.split(r"[|,;>]", pieces[0])
+    return [" ".join(piece.split()) for piece in pieces if piece.strip()]
+
+
+def _clipped(texts: Sequence[str]) -> str:
+    text = " ".join(" ".join(texts).split())
+    return text if len(text) <= LONGEST_TITLE else text[: LONGEST_TITLE - 1].rstrip() + "…"

@@ -1,0 +1,124 @@
+"""The answer in a sentence, for each way a comparison can end."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_results import fake_decided, fake_ranks, fake_run
+
+from blair_rec.evaluate.answer import answer, p_value
+from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
+from blair_rec.evaluate.results import load_runs
+
+
+@pytest.fixture(scope="module")
+def decided(tmp_path_factory: pytest.TempPathFactory) -> Leaderboard:
+    folder = fake_decided(tmp_path_factory.mktemp("decided"))
+    return build_leaderboard(load_runs(folder), "id", ["NDCG@10", "Recall@5"], "unmasked")
+
+
+def with_claims(board: Leaderboard, **of_variants: dict[str, Any]) -> Leaderboard:
+    """The same board where the first metric of these variants differs otherwise; slices of the others are kept."""
+    rows = []
+    for row in board.rows:
+        if row.variant in of_variants:
+            summary = row.metrics["unmasked"]["NDCG@10"]
+            assert summary.versus_baseline is not None
+            versus = dataclasses.replace(summary.versus_baseline, **of_variants[row.variant])
+            changed = {**row.metrics["unmasked"], "NDCG@10": dataclasses.replace(summary, versus_baseline=versus)}
+            row = dataclasses.replace(row, metrics={**row.metrics, "unmasked": changed})
+        rows.append(row)
+    return dataclasses.replace(board, rows=tuple(rows))
+
+
+def without(board: Leaderboard, *variants: str) -> Leaderboard:
+    return dataclasses.replace(board, rows=tuple(row for row in board.rows if row.variant not in variants))
+
+
+TWELVE = {"relative": 0.123, "seeds_ci95": (0.08, 0.163), "p_adjusted": 0.0034, "verdict": "better"}
+NONE = {"relative": 0.02, "seeds_ci95": (-0.041, 0.081), "p_adjusted": 0.4, "verdict": "no difference found"}
+
+
+def test_a_winner_is_named_with_interval_p_value_and_the_items_that_gain(decided):
+    gaining = [
+        name
+        for name in ("cold", "tail", "head")
+        if {r.variant: r for r in decided.rows}["text"]
+        .slices[name]
+        .metrics["unmasked"]["NDCG@10"]
+        .versus_baseline.verdict
+        == "better"
+    ]
+    assert gaining == ["tail", "head"]
+    board = with_claims(decided, text=TWELVE)
+    expected = "text beats id by 12% [8, 16], p = .003, on NDCG@10 (unmasked); gains come from tail and head items"
+    assert answer(board) == expected
+    assert answer(with_claims(decided, text={**TWELVE, "p_adjusted": 0.0002})).startswith(
+        "text beats id by 12% [8, 16], p < .001"
+    )
+
+
+def test_further_winners_and_controls_that_win_are_named(decided):
+    board = with_claims(decided, text=TWELVE, worst=TWELVE, shuffled=TWELVE)
+    assert answer(board).endswith(
+        "; better, too: worst by 12% [8, 16], p = .003; "
+        "but shuffled by 12% [8, 16], p = .003 is better as well, and its text means nothing"
+    )
+
+
+def test_a_control_alone_is_no_winner(decided):
+    sentence = answer(with_claims(without(decided, "worst"), text=NONE, shuffled=TWELVE))
+    assert sentence.startswith("no variant differs from id on NDCG@10 (unmasked): text +2% [-4, 8]")
+    assert sentence.endswith("but shuffled by 12% [8, 16], p = .003 is better as well, and its text means nothing")
+
+
+def test_losses_are_told_as_losses(decided):
+    worse = {"relative": -0.05, "seeds_ci95": (-0.09, -0.012), "p_adjusted": 0.02, "verdict": "worse"}
+    sentence = answer(with_claims(decided, text=NONE, worst=worse, shuffled=NONE))
+    assert sentence == "no variant beats id on NDCG@10 (unmasked); worse: worst by 5% [1, 9], p = .020"
+
+
+def test_no_difference_is_stated_as_such(decided):
+    sentence = answer(with_claims(without(decided, "worst", "shuffled"), text=NONE))
+    assert sentence == "no variant differs from id on NDCG@10 (unmasked): text +2% [-4, 8]"
+
+
+def test_what_cannot_be_told_is_not_told(tmp_path: Path):
+    fake_run(tmp_path / "alone", "id")
+    few = fake_ranks(cases=40)
+    one = fake_ranks(cases=60)
+    for variant in ("id", "text"):
+        for seed in (1, 2):
+            fake_run(tmp_path / "few", variant, seed, ranks=few)
+        fake_run(tmp_path / "one", variant, ranks=one)
+    sentences = {
+        name: answer(build_leaderboard(load_runs(tmp_path / name), "id", ["NDCG@10"], "masked"))
+        for name in ("alone", "few", "one")
+    }
+    assert sentences == {
+        "alone": "only id has been run: there is nothing to compare it with",
+        "few": "no claim on NDCG@10 (masked): 40 users are too few",
+        "one": "no claim on NDCG@10 (masked): a single seed can't tell a difference from luck; "
+        "give at least two, better five",
+    }
+
+
+def test_a_baseline_that_finds_nothing_is_beaten_without_a_percentage(tmp_path: Path):
+    last, first = np.full(200, 25), np.zeros(200, dtype=np.int64)
+    for seed in (1, 2):
+        for variant, higher in (("id", last), ("text", first)):
+            ranks = fake_ranks(cases=200, higher_unmasked=higher, equal_unmasked=first)
+            fake_run(tmp_path, variant, seed, ranks=ranks)
+    sentence = answer(build_leaderboard(load_runs(tmp_path), "id", ["NDCG@10"], "unmasked"))
+    assert sentence.startswith("text beats id, p < .001, on NDCG@10 (unmasked)")
+
+
+@pytest.mark.parametrize(
+    "p, words", [(0.0004, "p < .001"), (0.0034, "p = .003"), (0.05, "p = .050"), (0.4, "p = .400"), (1.0, "p = 1")]
+)
+def test_p_values_are_written_as_usual(p, words):
+    assert p_value(p) == words
