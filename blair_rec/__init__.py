@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from blair_rec.api import export_vectors as export_vectors
     from blair_rec.api import load as load
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "export_vectors", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """`blair_rec.load`, imported on first use: `import blair_rec` alone has to stay instant."""
-    if name == "load":
-        from blair_rec.api import load
+    """What is imported on first use: `import blair_rec` alone has to stay instant."""
+    if name in __all__:
+        from blair_rec import api
 
-        return load
+        return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blair_rec.config import CompareConfig, load_config
 from blair_rec.errors import ConfigError, OutputError
+from blair_rec.evaluate.agreement import Move, moves
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
 from blair_rec.evaluate.metrics import parse_metric
+from blair_rec.evaluate.page.cards import write_cards
 from blair_rec.evaluate.report import write_reports
-from blair_rec.evaluate.results import CONFIG_FILE, RUNS_FOLDER
+from blair_rec.evaluate.results import CONFIG_FILE, RUNS_FOLDER, load_run, load_runs
 from blair_rec.files import alone_in, tidy, write_text
+from blair_rec.item_cards import comparison_cards
 from blair_rec.item_vectors import Encoding, find_encodings
-from blair_rec.plan import Run, data_folder, data_hash, finished_runs, plan, refuse_changed
+from blair_rec.leakage import leaks_of, text_notes
+from blair_rec.plan import (
+    Run,
+    data_folder,
+    data_hash,
+    finished_runs,
+    plan,
+    refuse_changed,
+    with_members,
+)
 from blair_rec.sections import write_yaml
 from blair_rec.text.store import EmbeddingStore
+
+if TYPE_CHECKING:
+    from blair_rec.run import Data
+
+logger = logging.getLogger("blair_rec")
 
 # RecBole and torch are imported where training starts: planning and rendering take neither.
 
@@ -36,6 +54,9 @@ class Listener:
 
     def started(self, run: Run) -> None:
         """A training begins."""
+
+    def step(self, run: Run, done: int, total: int, loss: float) -> None:
+        """`done` of about `total` training steps of an epoch of the run are done; `loss` is the last one's."""
 
     def epoch(self, run: Run, epoch: Any) -> None:
         """An epoch (recommend.trainer.Epoch) of the run is over."""
@@ -70,10 +91,11 @@ def compare(
         refuse_changed(runs, out)
         pending = [run for run in runs if not run.done]
         if pending:
-            from blair_rec.run import Data, train_run
+            from blair_rec.run import Data, make_run
 
             data = Data(config, folder)
-            stores = _encode({run.variant: encodings[run.variant] for run in pending if run.store}, listener)
+            data.notes = _notes(data, encodings)
+            stores = encode_stores({run.variant: encodings[run.variant] for run in pending if run.store}, listener)
             runs = [_with_store(run, stores) for run in runs]
             refuse_changed(runs, out)
         write_text(out / CONFIG_FILE, write_yaml(config))
@@ -81,11 +103,14 @@ def compare(
         for run in runs:
             if run.done:
                 continue
+            run = with_members(run)  # they are finished by now
             listener.started(run)
             begin = time.perf_counter()
             store = (stores[run.variant], run.store) if run.store else None
-            value = train_run(config, run, data, store, on_epoch=partial(listener.epoch, run))
+            value = make_run(config, run, data, store, partial(listener.epoch, run), partial(listener.step, run))
             listener.finished(run, value, time.perf_counter() - begin)
+        tokens = load_run(runs[0].folder).item_tokens
+        write_cards(out, comparison_cards(folder, encodings.values(), tokens))
     return leaderboard(out)
 
 
@@ -104,7 +129,7 @@ def planned(config: CompareConfig, out: Path) -> tuple[dict[str, Encoding], list
 
 
 def leaderboard(out: Path) -> Leaderboard | None:
-    """Render a comparison folder's finished runs again: leaderboard.{md,csv,json} and results.jsonl.
+    """Render a comparison folder's finished runs again: leaderboard.{md,csv,json,html} and results.jsonl.
 
     None, and nothing written, while the baseline has no finished run.
 
@@ -112,28 +137,58 @@ def leaderboard(out: Path) -> Leaderboard | None:
         NoRuns, BadRun, UnpairedRuns, ChangedRuns, ConfigError: the folder is not a comparison, or damaged.
         OutputError: it can't be written.
     """
-    path = out / CONFIG_FILE
-    if not path.is_file():
-        raise ConfigError(f"{out} is not the folder of a comparison: it has no {path.name}; give the folder of `-o`")
-    config = load_config(path)
+    config = _config_in(out)
     runs = finished_runs(config, out)
     if not any(run.variant == config.baseline for run in runs):
         return None
     board = build_leaderboard(runs, config.baseline, config.evaluate.metrics, config.evaluate.protocol)  # type: ignore[arg-type]
+    from blair_rec.evaluate.page.render import write_page  # brings Matplotlib, which planning does without
+
     try:
         write_reports(board, out)
+        write_page(board, runs, out)
     except OSError as error:
         raise OutputError(f"{out} can't be written ({error.strerror}), so there is no leaderboard in it") from None
     return board
 
 
-def _encode(encodings: dict[str, Encoding], listener: Listener) -> dict[str, EmbeddingStore]:
+def check(out: Path, other: Path) -> list[Move]:
+    """How every metric of a comparison's finished runs moved against those of an older one, and whether beyond noise.
+
+    Raises:
+        NoRuns, BadRun, ConfigError: one of the folders is no comparison, or damaged, or they share no variant.
+        UnpairedRuns: they ranked other items or test cases.
+    """
+    config = _config_in(out)
+    return moves(finished_runs(config, out), load_runs(other), config.evaluate.metrics)
+
+
+def _config_in(out: Path) -> CompareConfig:
+    path = out / CONFIG_FILE
+    if not path.is_file():
+        raise ConfigError(f"{out} is not the folder of a comparison: it has no {path.name}; give the folder of `-o`")
+    return load_config(path)
+
+
+def encode_stores(encodings: dict[str, Encoding], listener: Listener) -> dict[str, EmbeddingStore]:
     """The store of each variant; one that several share is made, and read, once."""
     stores: dict[Encoding, EmbeddingStore] = {}
     for encoding in encodings.values():
         if encoding not in stores:
             stores[encoding] = encoding.encode(partial(listener.encoding, encoding.source.name))
     return {name: stores[encoding] for name, encoding in encodings.items()}
+
+
+def _notes(data: Data, encodings: dict[str, Encoding]) -> tuple[str, ...]:
+    """What a reader of the results has to know about the data and its texts; logged, and written into every run."""
+    found = leaks_of(data.train, data.valid, data.test).notes()
+    known = set(data.item_tokens)
+    for encoding in dict.fromkeys(encodings.values()):
+        found += text_notes(encoding.template.fields, encoding.texts(known))
+    notes = tuple(dict.fromkeys(found))
+    for note in notes:
+        logger.info("data: %s", note)
+    return notes
 
 
 def _with_store(run: Run, stores: dict[str, EmbeddingStore]) -> Run:

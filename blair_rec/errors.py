@@ -157,3 +157,35 @@ class UnknownItems(BlairRecError, LookupError):
 
 class MissingExtra(BlairRecError):
     """A library that only this job needs is not installed; the message names the pip command."""
+
+
+class BadItemCards(BlairRecError, ValueError):
+    """Titles, categories and maps of a comparison's items that can't be read."""
+
+    def __init__(self, path: Path, problem: object) -> None:
+        super().__init__(
+            f"{path} can't be read ({problem}); delete it: the page does without titles until "
+            "the same `blair-rec compare` writes it again"
+        )
+
+
+class SourceError(BlairRecError, ValueError):
+    """A raw file that can't be had, read, or understood."""
+
+
+class RejectedLines(SourceError):
+    """More broken lines than a file that is what it claims would have."""
+
+    def __init__(self, count: int, total: int, limit: float, first: Sequence[str]) -> None:
+        super().__init__(
+            f"{count:,} of {total:,} lines can't be used, and at most {limit:.3g} of them may be "
+            f"({'; '.join(first)}); get the file again, or allow more with --max-rejected"
+        )
+
+
+class PairsError(BlairRecError):
+    """Pairs of texts that can't be read, or that nothing can be learnt from."""
+
+
+class PretrainingError(BlairRecError):
+    """A pre-training that can't begin, or that went astray."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import glob
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,21 +41,27 @@ def put_in_place(folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def tidy(parent: Path) -> None:
-    """What killed processes left in `parent`: half-written folders go, replaced ones without a successor return."""
-    for old in parent.glob(".*.old"):
+def tidy(parent: Path, name: str | None = None) -> None:
+    """What killed processes left in `parent`: half-written folders go, replaced ones without a successor return.
+
+    Of the folder `name` alone, if that is given: others may be at work on its neighbours.
+    """
+    pattern = "*" if name is None else glob.escape(name)
+    for old in parent.glob(f".{pattern}.old"):
         folder = old.with_name(old.name.removeprefix(".").removesuffix(".old"))
         if not folder.exists():
             old.rename(folder)
         else:
             shutil.rmtree(old, ignore_errors=True)
-    for partial in parent.glob(".*.partial"):
+    for partial in parent.glob(f".{pattern}.partial"):
         shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path, busy: str | None = None) -> Iterator[None]:
     """Make `folder` and keep other processes out of it; the system ends that when this one does, however it ends.
+
+    `busy` is what to tell the others.
 
     Raises:
         OutputError: the folder can't be written, or another process is at work in it.
@@ -70,10 +78,20 @@ def alone_in(folder: Path) -> Iterator[None]:
         if fcntl is not None:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not _is_file(lock.fileno(), folder / ".lock"):  # who had it has just removed the folder
+                    raise BlockingIOError
             except BlockingIOError:
+                at_work = f"another compare is at work in {folder}"
                 raise OutputError(
-                    f"another compare is at work in {folder}; wait until it is done, or choose another folder with -o"
+                    busy or f"{at_work}; wait until it is done, or choose another folder with -o"
                 ) from None
             except OSError:  # a file system without locks
                 pass
         yield
+
+
+def _is_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

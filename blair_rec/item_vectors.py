@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +14,8 @@ from blair_rec.errors import StoreError
 from blair_rec.text.catalogue import Catalogue, read_catalogue
 from blair_rec.text.encode import encode_catalogue, store_name
 from blair_rec.text.encoder import EncoderSource, resolve_encoder
-from blair_rec.text.store import HEADER, EmbeddingStore, open_store, text_hash
-from blair_rec.text.template import catalogue_texts
+from blair_rec.text.store import HEADER, EmbeddingStore, open_store
+from blair_rec.text.template import ItemTexts, Template, catalogue_texts
 
 if TYPE_CHECKING:  # takes torch and RecBole, which finding and reading stores does not
     from blair_rec.recommend.dataset import ItemVectors
@@ -28,11 +28,16 @@ Progress = Callable[[int, int], None]
 class Encoding:
     """Vectors that are asked for: of which texts, by which encoder, and where their store is or will be."""
 
-    fields: tuple[str, ...]
+    template: Template
     catalogue: Catalogue = field(repr=False, compare=False)
     source: EncoderSource
     path: Path
     """Differs wherever texts, encoder or its settings do, so that no store takes the place of another."""
+
+    def texts(self, item_tokens: Collection[str]) -> list[str]:
+        """The lines of text of these items, as far as the catalogue has them."""
+        lines = zip(self.catalogue.item_tokens, catalogue_texts(self.catalogue, self.template), strict=True)
+        return [text for token, text in lines if token in item_tokens]
 
     def known_sha256(self) -> str | None:
         """The hash of the store, if it is there already."""
@@ -43,7 +48,7 @@ class Encoding:
 
     def encode(self, progress: Progress | None = None) -> EmbeddingStore:
         """The store: read if it is there, otherwise made."""
-        return encode_catalogue(self.catalogue, self.fields, self.source, self.path, progress=progress)
+        return encode_catalogue(self.catalogue, self.template, self.source, self.path, progress=progress)
 
 
 def find_encoder(text: TextConfig) -> EncoderSource:
@@ -54,7 +59,12 @@ def find_encoder(text: TextConfig) -> EncoderSource:
     """
     fallback = text.fallback.encoder if text.fallback else None
     return resolve_encoder(
-        text.encoder, revision=text.revision, fallback=fallback, pooling=text.pooling, max_length=text.max_length
+        text.encoder,
+        revision=text.revision,
+        fallback=fallback,
+        pooling=text.pooling,
+        max_length=text.max_length,
+        dtype=text.dtype,
     )
 
 
@@ -65,8 +75,9 @@ def find_encoding(text: TextConfig, items: Path, stores: Path, source: EncoderSo
         CatalogueError: no such file, or one that can't be read; MissingField: a field that it doesn't have.
     """
     catalogue = read_catalogue(Path(text.items) if text.items else items)
-    made_from = text_hash(zip(catalogue.item_tokens, catalogue_texts(catalogue, text.fields), strict=True))
-    return Encoding(text.fields, catalogue, source, stores / f"{store_name(text.fields, source)}-{made_from[:8]}")
+    template = Template(text.template, text.fields)
+    made_from = ItemTexts.of(catalogue, template).sha256
+    return Encoding(template, catalogue, source, stores / f"{store_name(template, source)}-{made_from[:8]}")
 
 
 def find_encodings(config: CompareConfig, folder: Path, stores: Path) -> dict[str, Encoding]:
@@ -77,7 +88,7 @@ def find_encodings(config: CompareConfig, folder: Path, stores: Path) -> dict[st
         if not variant.uses_text:
             continue
         text = config.text_of(variant)
-        asked = (text.encoder, text.revision, text.fallback, text.pooling, text.max_length)
+        asked = (text.encoder, text.revision, text.fallback, text.pooling, text.max_length, text.dtype)
         if asked not in sources:
             sources[asked] = find_encoder(text)
         found[name] = find_encoding(text, folder / f"{folder.name}.item", stores, sources[asked])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 from collections.abc import Mapping
@@ -9,9 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blair_rec.config import CompareConfig
-from blair_rec.errors import ChangedRuns, DatasetError
-from blair_rec.evaluate.results import RESULT_FILE, RUNS_FOLDER, RunResult, load_run, load_runs, run_name
+from blair_rec.config import PLUGIN_KEYS, CompareConfig, VariantConfig
+from blair_rec.errors import BadRun, ChangedRuns, DatasetError
+from blair_rec.evaluate.results import (
+    RANKS_FILE,
+    RESULT_FILE,
+    RUNS_FOLDER,
+    WEIGHTS_FILE,
+    RunResult,
+    load_run,
+    load_runs,
+    run_name,
+)
 from blair_rec.item_vectors import Encoding
 from blair_rec.provenance import code_hash, hash_files, hash_of
 from blair_rec.sections import to_dict
@@ -28,7 +38,8 @@ class Run:
     setup: Mapping[str, Any]
     """The part of the config that this run depends on."""
     hashes: Mapping[str, str | None]
-    """Of config, data, store and code; the store's is None for a variant without text or one not encoded yet."""
+    """Of config, data, store and code, and of the members' runs for an average; the store's is None for a variant
+    without text or one not encoded yet, the members' while one of them is not finished."""
     store: Path | None
     """Where the vectors are, or will be; None for a variant without text."""
     folder: Path
@@ -36,38 +47,77 @@ class Run:
 
 
 def plan(config: CompareConfig, out: Path, encodings: Mapping[str, Encoding], data: str) -> list[Run]:
-    """The runs of a comparison, seed by seed, and which are finished.
+    """The runs of a comparison, seed by seed, an average after its members, and which are finished.
+
+    An average is finished while its members are the runs that it was made of; to make it again takes no training.
 
     `encodings` are the text variants' vectors, `data` is the data set's hash.
     """
     stores = {name: encoding.known_sha256() for name, encoding in encodings.items()}
     runs = []
     for seed in config.seeds:
-        for name in config.variants:
+        for name, variant in sorted(config.variants.items(), key=lambda item: bool(item[1].average)):
             setup = run_setup(config, name, seed)
             hashes = {"config": hash_of(setup), "data": data, "store": stores.get(name), "code": code_hash()}
             store = encodings[name].path if name in encodings else None
             folder = out / RUNS_FOLDER / run_name(name, seed)
-            runs.append(Run(name, seed, setup, hashes, store, folder, (folder / RESULT_FILE).is_file()))
+            run = Run(name, seed, setup, hashes, store, folder, (folder / RESULT_FILE).is_file())
+            if variant.average:
+                run = with_members(run)
+                same = run.done and run.hashes["members"] is not None and run.hashes["members"] == _made_of(folder)
+                run = dataclasses.replace(run, done=same)
+            runs.append(run)
     return runs
+
+
+def member_folders(folder: Path, setup: Mapping[str, Any]) -> list[Path]:
+    """The folders of the runs that the run in `folder` averages; none if it is no average."""
+    return [folder.with_name(run_name(member, setup["seed"])) for member in setup.get("average", ())]
+
+
+def with_members(run: Run) -> Run:
+    """The run with the hash of the runs that it averages, as they are now."""
+    if not member_folders(run.folder, run.setup):
+        return run
+    return dataclasses.replace(run, hashes={**run.hashes, "members": members_hash(run.folder, run.setup)})
+
+
+def members_hash(folder: Path, setup: Mapping[str, Any]) -> str | None:
+    """Of the runs that an average is made of, as they are now; None while one of them is not finished."""
+    files = [member / name for member in member_folders(folder, setup) for name in (RANKS_FILE, WEIGHTS_FILE)]
+    return hash_files(files, folder.parent) if all(path.is_file() for path in files) else None
+
+
+def _made_of(folder: Path) -> str | None:
+    """The hash of the runs that a finished average is made of; None for a damaged one, which is made again."""
+    try:
+        return load_run(folder).hashes.get("members")
+    except BadRun:
+        return None
 
 
 def run_setup(config: CompareConfig, variant_name: str, seed: int) -> dict[str, Any]:
     """The part of the config that decides on one run's numbers; the encoder's settings stand in the store."""
     variant = config.variants[variant_name]
     text = config.text_of(variant) if variant.uses_text else None
-    return {
+    shared = {
         "dataset": Path(config.dataset).name,
         "ties": config.ties,
-        "model": config.model,
-        "recbole": to_dict(config.recbole),
-        "train": to_dict(config.train),
+        "split": to_dict(config.split),
         "evaluate": {"protocol": config.evaluate.protocol, "selection": config.evaluate.metrics[0]},
-        "items": variant.items,
-        "transforms": list(variant.transforms),
-        "control": variant.control,
-        "text": text and {"encoder": text.encoder, "fields": list(text.fields), "missing_text": text.missing_text},
+        "trials": variant.trials,
         "seed": seed,
+    }
+    if variant.average:  # all else stands in the runs of its members
+        return {**shared, "average": list(variant.average), "weights": variant.weights}
+    return {
+        **shared,
+        "model": config.model,
+        "recbole": to_dict(config.recbole_of(variant)),
+        "train": to_dict(config.train_of(variant)) if variant.is_trained else None,
+        "scorer": variant.scorer,
+        **{name: to_dict(getattr(variant, name)) for cls, name in PLUGIN_KEYS.values() if cls is VariantConfig},
+        "text": text and {"encoder": text.encoder, "fields": list(text.fields), "missing_text": text.missing_text},
     }
 
 
@@ -105,7 +155,13 @@ def finished_runs(config: CompareConfig, out: Path) -> list[RunResult]:
     """
     names = {run_name(variant, seed) for variant in config.variants for seed in config.seeds}
     found = load_runs(out, only=names)
-    _refuse({r.folder.name: _setup_changes(r, run_setup(config, r.variant, r.seed)) for r in found}, out)
+    changed = {}
+    for result in found:
+        setup = run_setup(config, result.variant, result.seed)
+        changed[result.folder.name] = _setup_changes(result, setup)
+        if "average" in setup and result.hashes.get("members") != members_hash(result.folder, setup):
+            changed[result.folder.name].append("the runs that it averages")
+    _refuse(changed, out)
     return found
 
 

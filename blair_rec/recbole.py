@@ -1,7 +1,8 @@
 """`import blair_rec.recbole`: repairs RecBole and makes our models answer to its look-up by name.
 
-RecBole finds a model by module path, its data set and its trainer by attribute. After this import BLaIRSASRec runs from
-any RecBole config, and `with_text(YourModel)` does the same for a sequential model of your own.
+RecBole finds a model by module path, its data set and its trainer by attribute. After this import BLaIRSASRec, and
+BLaIR<Name> of every other sequential model of RecBole, runs from any RecBole config, or says why it can't take item
+text; `with_text(YourModel)` does the same for a model of your own, and `eligibility(YourModel)` tries it out.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ repair_recbole()
 
 from blair_rec.item_vectors import encoded_store, find_encoder, item_vectors  # noqa: E402
 from blair_rec.recommend.dataset import ItemVectors, TextSequentialDataset  # noqa: E402
+from blair_rec.recommend.eligibility import Eligible, eligibility, recbole_models  # noqa: E402
 from blair_rec.recommend.models import with_text as _with_text  # noqa: E402
 from blair_rec.recommend.trainer import TextTrainer  # noqa: E402
 from blair_rec.text.store import open_store  # noqa: E402
@@ -29,7 +31,7 @@ import recbole.model.sequential_recommender as sequential_models  # noqa: E402
 import recbole.trainer  # noqa: E402
 from recbole.quick_start import run_recbole  # noqa: E402
 
-__all__ = ["BLaIRSASRec", "PluginDataset", "run_recbole", "with_text"]
+__all__ = ["BLaIRSASRec", "Eligible", "PluginDataset", "eligibility", "run_recbole", "with_text"]
 
 logger = logging.getLogger("blair_rec")
 
@@ -80,5 +82,8 @@ def with_text(base: type) -> type:
     return model
 
 
-BLaIRSASRec = with_text(sequential_models.SASRec)
-"""RecBole's SASRec with `blair_items` in the place of its item embedding."""
+BLaIRSASRec: type
+"""RecBole's SASRec with `blair_items` in the place of its item embedding; the others of RecBole's stand beside it."""
+
+for _base in recbole_models().values():
+    globals()[f"BLaIR{_base.__name__}"] = with_text(_base)

@@ -1,49 +1,38 @@
-"""One run: train a variant with a seed, evaluate it, and write its folder."""
+"""One run: fit a variant with a seed, evaluate it on the test split, and write its folder."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
-import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-import blair_rec.recbole  # noqa: F401  (repairs RecBole before anything of it is used)
+from blair_rec.api import load_model
 from blair_rec.config import CompareConfig
-from blair_rec.errors import BlairRecError, DatasetError
-from blair_rec.evaluate.metrics import check_k, metric_values
-from blair_rec.evaluate.results import write_result
-from blair_rec.files import partial_of, put_in_place, write_text
-from blair_rec.item_vectors import item_vectors
-from blair_rec.plan import Run
-from blair_rec.provenance import provenance
+from blair_rec.errors import TrainingError
+from blair_rec.evaluate.metrics import metric_values
+from blair_rec.evaluate.results import RESULT_FILE, WEIGHTS_FILE, last_items, load_run, write_lists, write_result
+from blair_rec.files import partial_of, put_in_place
+from blair_rec.fit import Fitted, TrainingData, fit_variant, measured
+from blair_rec.plan import Run, member_folders
+from blair_rec.provenance import peak_memory_mb, provenance
+from blair_rec.recommend import parallel
 from blair_rec.recommend.checkpoint import save_weights
 from blair_rec.recommend.dataset import TextSequentialDataset
-from blair_rec.recommend.models import count_parameters, model_class
-from blair_rec.recommend.packing import can_pack
-from blair_rec.recommend.scoring import Ranks, rank
-from blair_rec.recommend.sequences import training_sequences
-from blair_rec.recommend.settings import recbole_config
-from blair_rec.recommend.trainer import (
-    Budget,
-    Epoch,
-    every_position,
-    fit,
-    recbole_batches,
-    recbole_way,
-    seed_everything,
-)
-from blair_rec.text.store import EmbeddingStore
-
-logger = logging.getLogger("blair_rec")
+from blair_rec.recommend.ensemble import Ensemble, choose_weights
+from blair_rec.recommend.models import transform_report
+from blair_rec.recommend.scoring import rank
+from blair_rec.recommend.trainer import Epoch, OnStep
+from blair_rec.sections import to_dict
+from blair_rec.steps import step_name
+from blair_rec.text.store import EmbeddingStore, open_store
 
 TOP_K = 20
 """Items kept per test case, for coverage, popularity and examples in reports."""
@@ -59,148 +48,170 @@ RANK_ARRAYS = (
 )
 
 
-class Data:
-    """The data set of a comparison, read and split once for all runs.
+class Data(TrainingData):
+    """All three splits of a data set, read once for all runs of a comparison."""
 
-    Raises:
-        DatasetError: it can't be read, or leaves nothing to train, validate or test on.
-        ConfigError: no such model, or a metric that looks further down than there are items.
-    """
+    notes: Sequence[str] = ()
+    """What checks of the data and its texts found, for readers of the results."""
 
-    def __init__(self, config: CompareConfig, folder: Path) -> None:
-        self.model_class = model_class(config.model)
-        self.folder = str(folder)
-        settings = {**config.recbole, "blair_ties": config.ties}
-        try:
-            dataset = TextSequentialDataset(recbole_config(self.model_class, self.folder, settings))
-        except BlairRecError:
-            raise
-        except ValueError as error:  # RecBole's own, pandas', or text that is no UTF-8
-            raise DatasetError(f"data set {config.dataset!r} can't be read: {error}") from error
-        self.train, self.valid, self.test = dataset.build()
-        sizes = {"training": len(self.train), "validation": len(self.valid), "test": len(self.test)}
-        if empty := [name for name, size in sizes.items() if size == 0]:
-            raise DatasetError(
-                f"data set {config.dataset!r}: the split leaves no {' and no '.join(empty)} case; "
-                "leave-one-out needs users with at least three events"
-            )
-        if self.train.tied_neighbours:
-            pairs = f"{self.train.tied_neighbours:,} of {self.train.neighbours:,} neighbouring events of a user"
-            how = "their order is the file's" if config.ties == "stored" else "their order was drawn by lot"
-            logger.info("%s have equal times; %s", pairs, how)
-        self.item_tokens: list[str] = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
-        check_k(config.evaluate.metrics, len(self.item_tokens) - 1)
-        self.sequences = training_sequences(self.train)
-        self.item_counts = np.bincount(self.sequences.items, minlength=len(self.item_tokens))
+    def _receive_test(self, test: TextSequentialDataset) -> None:
+        self.test = test
+        row, item = (part.numpy() for part in test.histories())
+        offsets, items = last_items(row, item, len(test))
+        self.histories = {"offsets": offsets, "items": items, "item_counts": self.item_counts}
 
 
-def train_run(
+def make_run(
     config: CompareConfig,
     run: Run,
     data: Data,
     store: tuple[EmbeddingStore, Path] | None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_step: OnStep = lambda done, total, loss: None,
 ) -> float:
-    """Train, evaluate and write one run; its folder appears when it is whole."""
-    variant, train = config.variants[run.variant], copy.copy(data.train)
-    settings = {
-        **config.recbole,
-        "blair_items": variant.items,
-        "blair_transforms": list(variant.transforms),
-        "blair_control": variant.control,
-        "blair_text_fields": list(config.text_of(variant).fields) or None,
-        "train_batch_size": config.train.batch_size,
-        "seed": run.seed,
-    }
-    settings = {key: value for key, value in settings.items() if value is not None}
-    if store is not None:
-        text = config.text_of(variant)
-        train.item_vectors = item_vectors(store[0], data.item_tokens, text.missing_text)
-    recbole = recbole_config(data.model_class, data.folder, settings)
-    seed_everything(run.seed)
-    if config.train.loss == "recbole" or not can_pack(data.model_class):
-        batches = recbole_batches(recbole, train)  # before the model, which asks the config what the loader put there
-        model = data.model_class(recbole, train).to(recbole["device"])
-        losses = recbole_way(model, batches)
+    """Fit, evaluate and write one run; its folder appears when it is whole.
+
+    Returns the metric that selects, on validation.
+
+    Raises:
+        BadRun, CheckpointError: a member of an average is damaged.
+        TrainingError, ScoringError: a loss or scores that are not finite.
+    """
+    variant, begin = config.variants[run.variant], time.perf_counter()
+    if variant.average:
+        fitted = average(config, run, data)
     else:
-        model = data.model_class(recbole, train).to(recbole["device"])
-        width = recbole["MAX_ITEM_LIST_LENGTH"]
-        losses = every_position(model, data.sequences, width, config.train.batch_size, run.seed)
-
-    def measure(split: Any, protocol: str) -> dict[str, float]:
-        return _metrics(config, rank(model, split, config.evaluate.batch_size), protocol)
-
-    begin = time.perf_counter()
-    trained = fit(
-        model,
-        losses,
-        lambda: measure(data.valid, config.evaluate.protocol),
-        config.evaluate.metrics[0],
-        Budget(
-            config.train.epochs,
-            config.train.patience,
-            config.train.eval_every,
-            config.train.learning_rate,
-            config.train.weight_decay,
-        ),
-        on_epoch=on_epoch,
-    )
-    seconds = time.perf_counter() - begin
-    ranks = rank(model, data.test, config.evaluate.batch_size, k=TOP_K)
-    valid = rank(model, data.valid, config.evaluate.batch_size)
+        if variant.is_trained:
+            call = {"variant": run.variant, "seed": run.seed, "store": str(store[1]) if store else None}
+            parallel.from_first(lambda: call)  # the other processes of torchrun train along: see follow
+        fitted = fit_variant(
+            config, run.variant, run.seed, data, store[0] if store else None, on_epoch, on_step=on_step
+        )
+    ranks = rank(fitted.model, data.test, config.evaluate.batch_size, k=TOP_K)
+    valid = rank(fitted.model, data.valid, config.evaluate.batch_size)
+    values = {protocol: measured(config, valid, protocol) for protocol in ("unmasked", "masked")}
+    selection = {
+        "protocol": config.evaluate.protocol,
+        "metric": config.evaluate.metrics[0],
+        "value": values[config.evaluate.protocol][config.evaluate.metrics[0]],
+        "epoch": fitted.best_epoch,
+    }
 
     partial = partial_of(run.folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        save_weights(model, partial / "model.safetensors", run.hashes["store"])
-        write_text(
-            partial / "history.jsonl", "".join(json.dumps(dataclasses.asdict(e)) + "\n" for e in trained.history)
-        )
-        write_text(partial / "items.json", json.dumps(data.item_tokens))
-        np.savez_compressed(
-            partial / "topk.npz",
-            unmasked=ranks.topk_unmasked.astype(np.int32),
-            masked=ranks.topk_masked.astype(np.int32),
-        )
+        save_weights(fitted.model, partial / WEIGHTS_FILE, run.hashes["store"])
         result = {
             "variant": run.variant,
             "seed": run.seed,
             "model": config.model,
-            "items": variant.items,
+            "items": variant.kind,
             "control": variant.control,
-            "transforms": list(variant.transforms),
+            "transforms": [step_name(step) for step in variant.transforms],
+            "transform_report": transform_report(fitted.model),
             "dataset": Path(data.folder).name,
-            "selection": {
-                "protocol": config.evaluate.protocol,
-                "metric": config.evaluate.metrics[0],
-                "value": trained.best_value,
-                "epoch": trained.best_epoch,
-            },
-            "epochs": len(trained.history),
-            "train_seconds": seconds,
+            "selection": None if fitted.best_value is None else selection,
+            "epochs": len(fitted.history),
+            "train_seconds": fitted.seconds,
+            "mean_context": fitted.mean_context,
+            "wall_seconds": time.perf_counter() - begin,
+            "peak_memory_mb": peak_memory_mb(),
+            "notes": [*data.notes, *_notes(config, run, fitted)],
+            "test_evaluations": _test_evaluations(run.folder) + 1,
             "encoder": dict(store[0].encoder) if store else None,
             "store_sha256": run.hashes["store"],
             "store": os.path.relpath(store[1], run.folder) if store else None,
-            "parameters": count_parameters(model),
+            "parameters": dict(fitted.parameters),
             "tied_neighbours": data.train.tied_neighbours,
-            "trials": 0,
+            "trials": fitted.trials,
+            "weights": dict(fitted.weights),
             "hashes": dict(run.hashes),
             "setup": run.setup,
             "provenance": provenance(torch.get_num_threads()),
-            "valid": {protocol: _metrics(config, valid, protocol) for protocol in ("unmasked", "masked")},
+            "valid": values,
         }
         arrays = {name: getattr(ranks, name) for name in RANK_ARRAYS}
         arrays["target_count"] = data.item_counts[ranks.item]
         arrays["n_candidates"] = np.array(len(data.item_tokens) - 1)
         write_result(partial, result, arrays)
+        topk = {"unmasked": ranks.topk_unmasked, "masked": ranks.topk_masked}
+        curve = [dataclasses.asdict(epoch) for epoch in fitted.history]
+        write_lists(partial, arrays, topk, data.histories, data.item_tokens, curve)
         put_in_place(run.folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return trained.best_value
+    return values[config.evaluate.protocol][config.evaluate.metrics[0]]
 
 
-def _metrics(config: CompareConfig, ranks: Ranks, protocol: str) -> dict[str, float]:
-    miss = ranks.target_in_history if protocol == "masked" else None
-    higher, equal = getattr(ranks, f"higher_{protocol}"), getattr(ranks, f"equal_{protocol}")
-    return metric_values(config.evaluate.metrics, higher, equal, miss)
+def _notes(config: CompareConfig, run: Run, fitted: Fitted) -> list[str]:
+    """What a reader has to know of this run: settings of its own, and the weights of an average."""
+    variant = config.variants[run.variant]
+    shared = {"train": to_dict(config.train), "recbole": config.recbole}
+    own = [
+        f"{section}.{key} is {value} (shared: {shared[section].get(key, 'as in RecBole')})"
+        for section in ("train", "recbole")
+        for key, value in getattr(variant, section).items()
+        if shared[section].get(key) != value
+    ]
+    notes = [f"{run.variant} has settings of its own: {'; '.join(own)}"] if own else []
+    if fitted.weights:
+        weights = ", ".join(f"{name} {weight:.2g}" for name, weight in fitted.weights.items())
+        how = "chosen on validation" if variant.weights == "validation" else "equal"
+        notes.append(f"weights of {run.variant}, seed {run.seed}: {weights} ({how})")
+    if before := _test_evaluations(run.folder):
+        notes.append(f"{run.variant} was evaluated on the test split {before + 1} times in this folder")
+    return notes
+
+
+def _test_evaluations(folder: Path) -> int:
+    """How often a run that is being replaced was evaluated on the test split; 0 where there is none."""
+    try:
+        return int(json.loads((folder / RESULT_FILE).read_text(encoding="utf-8")).get("test_evaluations", 1))
+    except FileNotFoundError:
+        return 0
+    except (OSError, ValueError):  # damaged, but it had been there
+        return 1
+
+
+def follow(config: CompareConfig, folder: Path) -> None:
+    """What the other processes of torchrun do while the first one makes runs: train along, until it says None.
+
+    What goes wrong in training goes wrong in all of them alike, and is the first one's to tell.
+    """
+    data = None
+    while (call := parallel.from_first(lambda: None)) is not None:
+        data = data or TrainingData(config, folder)
+        store = open_store(call["store"]) if call["store"] else None
+        with suppress(TrainingError):
+            fit_variant(config, call["variant"], call["seed"], data, store)
+
+
+def average(config: CompareConfig, run: Run, data: TrainingData) -> Fitted:
+    """The ensemble of finished runs of the same seed; what it took is what its members took, and the choice of weights.
+
+    Raises:
+        BadRun, CheckpointError: a member's run is damaged.
+    """
+    variant, begin = config.variants[run.variant], time.perf_counter()
+    folders = member_folders(run.folder, run.setup)
+    results = [load_run(folder) for folder in folders]
+    ensemble, best = Ensemble([load_model(folder, dataset=data.train).model for folder in folders]), None
+    if variant.weights == "validation":
+        first = config.evaluate.metrics[:1]
+        weights, best = choose_weights(
+            ensemble,
+            data.valid,
+            config.evaluate.protocol == "masked",
+            lambda *ranks: metric_values(first, *ranks)[first[0]],
+            config.evaluate.batch_size,
+        )
+        ensemble = Ensemble(ensemble.members, weights)
+    return Fitted(
+        ensemble,
+        time.perf_counter() - begin + sum(result.train_seconds for result in results),
+        {part: sum(getattr(result.parameters, part) for result in results) for part in ("trained", "frozen")},
+        sum(result.trials for result in results),
+        best_value=best,
+        weights=dict(zip(variant.average, ensemble.weights.tolist(), strict=True)),
+    )

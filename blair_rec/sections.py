@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
@@ -86,6 +87,41 @@ def read_yaml(text: str, where: str) -> Any:
     finally:
         if loader is not None:
             loader.dispose()
+
+
+def load_yaml(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a YAML file says, with `section.key=value` overrides on top (values read as YAML).
+
+    Raises:
+        ConfigError: file missing, not UTF-8, not YAML, or no keys and values.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read ({error.strerror}); give the path of a YAML file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from None
+    raw = read_yaml(text, str(path))
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected keys and values, got {type(raw).__name__}")
+    for override in overrides:
+        _set(raw, override)
+    return raw
+
+
+def _set(raw: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override}: expected key=value, such as train.epochs=5")
+    *sections, last = key.split(".")
+    for section in sections:
+        if raw.get(section) is None:
+            raw[section] = {}
+        raw = raw[section]
+        if not isinstance(raw, dict):
+            raise ConfigError(f"--set {override}: {section!r} holds a value, not keys")
+    raw[last] = read_yaml(value, f"--set {override}")
 
 
 def write_yaml(config: Any) -> str:
@@ -169,6 +205,7 @@ _SECTION: tuple[Callable[[Any], bool], str] = (dataclasses.is_dataclass, "keys a
 
 
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "bool": (lambda value: isinstance(value, bool), "true or false"),
     "int": (_is_whole, "a whole number"),
     "float": (is_number, "a number"),
     "str": (lambda value: isinstance(value, str), "text"),
@@ -176,6 +213,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: isinstance(value, tuple) and all(isinstance(name, str) for name in value),
         "a list of names, such as [a, b]",
     ),
+    "tuple[Step, ...]": (lambda value: isinstance(value, tuple), "a list, such as [center, {pca: 64}]"),
     "tuple[int, ...]": (
         lambda value: isinstance(value, tuple) and all(_is_whole(n) and 0 <= n <= LARGEST_SEED for n in value),
         f"a list of whole numbers from 0 to {LARGEST_SEED}, such as [1, 2]",

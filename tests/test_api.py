@@ -18,6 +18,7 @@ from worlds import read_log, store_for
 import blair_rec
 from blair_rec.compare import compare
 from blair_rec.errors import CheckpointError, ConfigError, MissingEmbeddings, StoreError, UnknownItems
+from blair_rec.text.store import open_store, write_store
 
 
 @pytest.fixture(scope="module")
@@ -195,3 +196,89 @@ def test_missing_weights_are_told(run: Path) -> None:
     (run / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"model.safetensors: no saved weights there"):
         blair_rec.load(run)
+
+
+# Items that came after training
+
+
+def more_items(run: Path, path: Path, **changed: Any) -> Path:
+    """A store like the run's with two items more: `twin` has the text of i05, `textless` none."""
+    own = open_store(only_store(run))
+    tokens = [*own.item_tokens, "twin"]
+    vectors = np.vstack([own.vectors, own.rows(["i05"])])
+    made = {"encoder": dict(own.encoder), "template": dict(own.template), **changed}
+    write_store(path, tokens, vectors, textless=("textless",), text_sha256="0" * 64, **made)
+    return path
+
+
+def test_an_item_from_a_larger_store_is_recommended_and_read_as_the_one_whose_text_it_shares(
+    run: Path, tmp_path: Path
+) -> None:
+    before = blair_rec.load(run)
+    model = blair_rec.load(run, extra_items=more_items(run, tmp_path / "more"))
+    assert model.item_tokens == (*before.item_tokens, "twin")
+    histories = [["i01", "i02"], ["i03"]]
+    scores = [dict(found) for found in model.recommend(histories, 81, exclude_history=False)]
+    for found, known in zip(scores, before.recommend(histories, 80, exclude_history=False), strict=True):
+        assert found["twin"] == pytest.approx(found["i05"], rel=1e-5, abs=1e-6)
+        assert {token: found[token] for token, _ in known} == pytest.approx(dict(known), rel=1e-5, abs=1e-6)
+    of_twin, of_known = (
+        dict(model.recommend([["i01", token]], 81, exclude_history=False)[0]) for token in ("twin", "i05")
+    )
+    assert of_twin == pytest.approx(of_known, rel=1e-5, abs=1e-6)
+
+
+def test_a_run_that_knows_items_by_their_events_takes_no_new_ones(run: Path, tmp_path: Path) -> None:
+    more = more_items(run, tmp_path / "more")
+    with pytest.raises(ConfigError, match="after training can't be scored: items: id knows items by their events"):
+        blair_rec.load(run.with_name("id-1"), extra_items=more)
+    with pytest.raises(ConfigError, match="after training can't be scored: items: text_init trains a vector for each"):
+        blair_rec.load(run.with_name("text_init-1"), extra_items=more)
+
+
+def test_extra_items_that_were_encoded_otherwise_are_refused(run: Path, tmp_path: Path) -> None:
+    template = {"name": "plain", "version": 1, "fields": ["category"]}
+    encoder = {"name": "another", "asked_for": "another", "revision": None, "pooling": "mean", "max_length": 8}
+    for given, message in (
+        ({"template": template}, "another template than"),
+        ({"template": template, "encoder": encoder}, "another encoder and template than"),
+    ):
+        with pytest.raises(StoreError, match=f"more was made with {message}.*encode the extra items as those were"):
+            blair_rec.load(run, extra_items=more_items(run, tmp_path / "more", **given))
+    own = dict(open_store(only_store(run)).encoder)
+    more_items(run, tmp_path / "more", encoder={**own, "asked_for": "a nickname"})
+    assert "twin" in blair_rec.load(run, extra_items=tmp_path / "more").item_tokens
+
+
+def test_every_kind_of_item_side_comes_back_with_its_options_and_its_transforms(done: Path, tmp_path: Path) -> None:
+    variants: dict[str, Any] = {
+        "id": {},
+        "delta": {"items": "text_delta", "max_delta": 0.2, "transforms": ["center", {"pca": 6}]},
+        "gate": {"items": "id_text", "fusion": "gate", "transforms": [{"whiten": "pca"}, {"rescale": 1.0}]},
+        "experts": {"items": "unisrec", "transforms": [{"shrink": 0.5}]},
+        "product": {"items": "unisrec", "train": {"temperature": None}},
+        "adaptor": {"items": "sasrec_text", "control": "shuffle"},
+    }
+    settings: dict[str, Any] = {"variants": variants, "seeds": [1], "train": {"epochs": 1, "learning_rate": 0.01}}
+    compare(config_of(done / "tiny", done / "tiny-roberta", **settings), tmp_path / "out")
+    histories, users = histories_before_the_test(done), first_numbering(done)
+    for variant, said in variants.items():
+        folder = tmp_path / "out" / "runs" / f"{variant}-1"
+        result = json.loads((folder / "result.json").read_text())
+        steps = [line["step"] for line in result["transform_report"]]
+        assert steps[: len(result["transforms"])] == result["transforms"]
+        assert steps[len(result["transforms"]) :] == (["pca: 8", "l2"] if variant == "delta" else [])
+        assert result["setup"]["train"]["temperature"] == (0.07 if variant == "experts" else None)
+        assert [result["setup"][name] for name in ("fusion", "max_delta")] == [
+            said.get("fusion"),
+            said.get("max_delta"),
+        ]
+        model = blair_rec.load(folder)
+        with np.load(folder / "topk.npz") as top, np.load(folder / "ranks.npz") as ranks:
+            asked = [histories[users[user - 1]] for user in ranks["user"]]
+            tokens = json.loads((folder / "items.json").read_text())
+            expected = [[tokens[item] for item in row] for row in top["masked"]]
+        for found, tokens in zip(model.recommend(asked, 20), expected, strict=True):
+            score_of = dict(found)  # those that score the same but for rounding may stand in another order
+            ours = [score_of.get(token, found[-1].score) for token in tokens]
+            assert ours == pytest.approx([score for _, score in found], rel=1e-5, abs=1e-6), variant

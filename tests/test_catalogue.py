@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blair_rec.errors import CatalogueError
-from blair_rec.text.catalogue import Catalogue, read_catalogue
+from blair_rec.text.catalogue import Catalogue, Number, read_catalogue, texts_in
 
 
 def written(path: Path, text: str) -> Path:
@@ -63,7 +63,7 @@ def test_every_text_without_tabs_and_line_ends_survives_a_recbole_file(
 
 
 @pytest.mark.parametrize("name", ["meta.jsonl", "meta.json", "meta.jsonl.gz", "meta.json.gz"])
-def test_amazon_metadata_become_texts_and_lists_of_texts(tmp_path: Path, name: str) -> None:
+def test_amazon_metadata_are_kept_as_they_are_written(tmp_path: Path, name: str) -> None:
     row = {
         "parent_asin": "B08",
         "title": "Oil",
@@ -85,13 +85,26 @@ def test_amazon_metadata_become_texts_and_lists_of_texts(tmp_path: Path, name: s
         "title": "Oil",
         "price": "5.1",
         "rating_number": "12",
+        "features": ["Pure", "", None, "Natural"],
+        "categories": [["Beauty", "Hair"], ["Oil"]],
+        "description": [],
+        "details": {"Brand": "Leaf", "Sizes": ["S", "M"], "Rank": {"Beauty": "3"}, "UPC": None, "Vegan": True},
+        "store": None,
+        "subtitle": " ",
+        "bought_together": None,
+    }
+    assert isinstance(catalogue.records[0]["price"], Number)
+    assert {name: texts_in(value) for name, value in catalogue.records[0].items()} == {
+        "title": ["Oil"],
+        "price": ["5.1"],
+        "rating_number": ["12"],
         "features": ["Pure", "Natural"],
         "categories": ["Beauty", "Hair", "Oil"],
-        "description": None,
+        "description": [],
         "details": ["Brand: Leaf", "Sizes: S, M", "Rank: Beauty: 3", "Vegan: true"],
-        "store": None,
-        "subtitle": None,
-        "bought_together": None,
+        "store": [],
+        "subtitle": [],
+        "bought_together": [],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -24,6 +25,9 @@ import blair_rec
 from blair_rec.cli import main, terminal
 from blair_rec.compare import leaderboard
 from blair_rec.config import load_config
+from blair_rec.evaluate.answer import answer
+from blair_rec.evaluate.results import Epoch, load_run
+from blair_rec.plan import Run
 from blair_rec.text.store import open_store
 
 
@@ -95,20 +99,23 @@ def test_the_table_goes_to_standard_output_and_progress_to_standard_error(
     said = Said(capsys, "compare", "cfg.yaml", "-o", "again")
     assert said.status == 0
     assert re.fullmatch(
+        r"data: 117 of 120 test cases are earlier than some training event of another user, .*\n"
         r"encoding 80 texts with tiny-roberta\n"
         r"(?:(?:id|text)-[12]: 0\.\d{4} on validation, \d+ s\n){4}"
-        r"leaderboard\.md, \.csv, \.json and the runs are in again\n",
+        r"leaderboard\.html, \.md, \.csv, \.json and the runs are in again\n",
         said.err,
     ), said.err
     for word in ("variant", "NDCG@10", "unmasked", "masked", "baseline", "80 items", "120 users", "tiny-roberta"):
         assert word in said.out
-    assert (trained(here / "again").keys(), len(said.err.splitlines())) == (trained(here / "out").keys(), 6)
+    assert (trained(here / "again").keys(), len(said.err.splitlines())) == (trained(here / "out").keys(), 7)
+    board = leaderboard(Path("again"))
+    assert board is not None and said.out.splitlines()[-1] == answer(board), "the answer comes last"
 
 
 def test_a_second_time_it_says_that_all_is_done(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = trained(here / "out")
     said = Said(capsys, "compare", "cfg.yaml", "-o", "out")
-    assert said.err == "4 of 4 runs are done already\nleaderboard.md, .csv, .json and the runs are in out\n"
+    assert said.err == "4 of 4 runs are done already\nleaderboard.html, .md, .csv, .json and the runs are in out\n"
     assert trained(here / "out") == before
 
 
@@ -158,7 +165,7 @@ def test_an_interruption_ends_with_status_130_and_keeps_what_is_finished(
     assert said.err.splitlines()[-1] == ("interrupted; what is finished is kept: start the same command again to go on")
     assert sorted(path.name for path in (here / "o" / "runs").iterdir()) == ["id-1", "text-1"]
     said = Said(capsys, "compare", "cfg.yaml", "-o", "o")
-    assert said.status == 0 and said.err.startswith("2 of 4 runs are done already\nid-2: ")
+    assert said.status == 0 and "\n2 of 4 runs are done already\nid-2: " in said.err
 
 
 @pytest.mark.parametrize(
@@ -188,7 +195,7 @@ def test_what_is_wrong_is_told_in_one_message(
 @pytest.mark.parametrize(
     "arguments, expected",
     [
-        (["absent.yaml"], r"absent.yaml: can't be read \(No such file or directory\); give the path of a comparison"),
+        (["absent.yaml"], r"absent.yaml: can't be read \(No such file or directory\); give the path of a YAML file"),
         (["cfg.yaml", "--variants", "txt"], r"--variants is 'txt'; did you mean 'text'\? known: id, text"),
         (["cfg.yaml", "--variants", ""], r"--variants is ''; known: id, text"),
         (["cfg.yaml", "--seeds", ""], r"seeds are \[\]; give at least one, each once"),
@@ -231,6 +238,95 @@ def test_it_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"blair-rec {blair_rec.__version__}\n"
+
+
+# --quiet, --json, --check, --tensorboard
+
+
+def test_quiet_leaves_the_results(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loud = Said(capsys, "compare", "cfg.yaml", "-o", "out")
+    quiet = Said(capsys, "compare", "cfg.yaml", "-o", "out", "--quiet")
+    assert (quiet.status, quiet.out, quiet.err) == (0, loud.out, "")
+    assert Said(capsys, "compare", "cfg.yaml", "-o", "new", "--quiet").err == ""
+
+
+def test_json_is_the_leaderboard_and_nothing_else(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = Said(capsys, "compare", "cfg.yaml", "-o", "new", "--json")
+    assert (said.status, said.err) == (0, "")
+    assert said.out == (here / "new" / "leaderboard.json").read_text("utf-8")
+    assert {row["variant"] for row in json.loads(said.out)["rows"]} == {"id", "text"}
+
+
+def test_the_same_comparison_again_agrees_to_the_last_digit(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = Said(capsys, "compare", "cfg.yaml", "-o", "new", "--quiet", "--check", "out")
+    assert said.status == 0
+    lines = said.err.splitlines()
+    assert len(lines) == 2 * 2 * 2 + 1 and lines[-1] == "agrees with out"
+    assert all(line.endswith(", identical") for line in lines[:-1])
+
+
+def test_results_that_moved_beyond_noise_are_named_and_end_with_status_1(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The older runs found every true item first."""
+    for path in (here / "out" / "runs").glob("text-*/ranks.npz"):
+        with np.load(path) as file:
+            arrays = dict(file)
+        for name in ("higher_unmasked", "equal_unmasked", "higher_masked", "equal_masked"):
+            arrays[name][:] = 0
+        np.savez_compressed(path, **arrays)
+    said = Said(capsys, "compare", "cfg.yaml", "-o", "new", "--json", "--check", "out")
+    assert said.status == 1
+    assert json.loads(said.out)["baseline"] == "id"
+    assert re.search(r"^id: NDCG@10 \(unmasked\) .*, identical$", said.err, re.M)
+    assert re.search(r"^text: NDCG@10 \(unmasked\) 1\.0000 -> 0\.\d+, p = .*, worse$", said.err, re.M)
+    assert said.err.endswith("4 of 8 metrics moved\n")
+
+
+def test_an_older_comparison_that_is_none_is_told_before_anything_is_trained(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(capsys, r"nowhere holds no finished run", "compare", "cfg.yaml", "-o", "new", "--check", "nowhere")
+    assert not (here / "new").exists()
+
+
+def test_event_files_hold_the_learning_curve(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    arguments = ["--seeds", "5", "--set", "train.epochs=3", "--tensorboard"]
+    assert Said(capsys, "compare", "cfg.yaml", "-o", "new", *arguments).status == 0
+    assert sorted(path.name for path in (here / "new" / "tensorboard").iterdir()) == ["id-5", "text-5"]
+    for run in ("id-5", "text-5"):
+        events = EventAccumulator(str(here / "new" / "tensorboard" / run))
+        events.Reload()
+        curve = load_run(here / "new" / "runs" / run).curve
+        assert [(event.step, event.value) for event in events.Scalars("loss")] == [
+            (epoch.epoch, pytest.approx(epoch.loss, rel=1e-6)) for epoch in curve
+        ]
+        assert [event.value for event in events.Scalars("NDCG@10")] == pytest.approx(
+            [epoch.valid["NDCG@10"] for epoch in curve if epoch.valid], rel=1e-6
+        )
+
+
+def test_on_a_terminal_runs_and_epochs_are_seen_and_the_time_that_is_left() -> None:
+    file = io.StringIO()
+    console = terminal.Console(file=file, force_terminal=True, width=100)
+    runs = [
+        Run("id", seed, {"train": {"epochs": 4}}, {}, None, Path(f"runs/id-{seed}"), done=seed == 1)
+        for seed in (1, 2, 3)
+    ]
+    with terminal.Live(console) as live:
+        live.planned(runs)
+        live.started(runs[1])
+        for number in (1, 2):
+            live.epoch(runs[1], Epoch(number, 5.0 - number, 1.0, 0.1, {"NDCG@10": 0.04 * number}))
+        overall, running = live.progress.tasks
+        assert (overall.completed, overall.total) == (1.5, 3), "half a run counts as half a run"
+        assert (running.description, running.completed, running.total) == ("id-2", 2, 4)
+        assert running.fields["note"] == "loss 3.000, best 0.0800"
+        live.finished(runs[1], 0.08, 4.4)
+        assert [(task.description, task.completed) for task in live.progress.tasks] == [("runs", 2)]
+    assert "id-2: 0.0800 on validation, 4 s" in file.getvalue()
 
 
 # --dry-run
@@ -311,13 +407,14 @@ def test_no_noise_of_others_reaches_the_terminal(here: Path, encoder: Path) -> N
     command += ["--encoder", str(own), "--set", "text.pooling=cls"]
     said = subprocess.run(command, capture_output=True, text=True, check=True)
     assert re.fullmatch(
+        r"data: .*\n"
         r"encoding 80 texts with with-a-head\n"
         r"id-1: 0\.\d{4} on validation, \d+ s\n"
         r"text-1: 0\.\d{4} on validation, \d+ s\n"
-        r"leaderboard\.md, \.csv, \.json and the runs are in o\n",
+        r"leaderboard\.html, \.md, \.csv, \.json and the runs are in o\n",
         said.stderr,
     ), said.stderr
-    assert "\x1b" not in said.stdout and said.stdout.count("\n") < 25
+    assert "\x1b" not in said.stdout and said.stdout.count("\n") < 30
     assert sorted(path.name for path in here.iterdir()) == ["cfg.yaml", "o", "out", "tiny", "with-a-head"]
 
 
@@ -342,7 +439,10 @@ def test_warnings_of_others_are_not_hidden(capsys: pytest.CaptureFixture[str]) -
 def test_the_leaderboard_is_rendered_again_as_compare_showed_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = Said(capsys, "compare", "cfg.yaml", "-o", "out").out
     again = Said(capsys, "leaderboard", "out", "out")
-    assert (again.status, again.out, again.err) == (0, shown * 2, "")
+    assert (again.status, again.err) == (0, "")
+    assert again.out.startswith(shown * 2)
+    side_by_side = again.out.removeprefix(shown * 2)
+    assert "2 leaderboards, NDCG@10" in side_by_side and re.search(r"\n +\w+ +1\.00 +2 ", side_by_side)
     board = leaderboard(Path("out"))
     assert board is not None and all(f"{row.metrics['masked']['NDCG@10'].mean:.4f}" in shown for row in board.rows)
 
@@ -350,10 +450,15 @@ def test_the_leaderboard_is_rendered_again_as_compare_showed_it(here: Path, caps
 def test_the_table_is_a_hundred_columns_wide_unless_told_otherwise(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The answer after it is one line, however long: nobody has to put it together again."""
+
+    def width() -> int:
+        return max(len(line.rstrip()) for line in Said(capsys, "leaderboard", "out").out.splitlines()[:-1])
+
     monkeypatch.delenv("COLUMNS", raising=False)
-    assert max(len(line.rstrip()) for line in Said(capsys, "leaderboard", "out").out.splitlines()) <= 100
+    assert width() <= 100
     monkeypatch.setenv("COLUMNS", "70")
-    assert max(len(line.rstrip()) for line in Said(capsys, "leaderboard", "out").out.splitlines()) <= 70
+    assert width() <= 70
 
 
 def test_a_folder_without_a_comparison_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -437,6 +542,20 @@ def test_run_takes_recboles_own_data_set_and_any_of_our_models(here: Path) -> No
     assert 0 < metric(said.stdout, "recall@10") < 1
 
 
+def test_models_tells_of_each_model_of_recbole_whether_it_can_take_item_text(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    assert main(["models"]) == 0
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    told = {row[0]: row[1:] for row in rows if row}
+    assert told["SASRec"] == ["yes", "every position, packed", "yes"]
+    assert told["NARM"] == ["yes", "RecBole's way", "yes"]
+    assert told["BERT4Rec"] == ["yes", "RecBole's way", "no"]
+    assert told["DIN"][0].startswith("no: it scores one item at a time")
+    assert len(told) >= 30 and all(row[0] == "yes" or row[0].startswith("no: it ") for row in told.values())
+
+
 @pytest.mark.parametrize(
     "arguments, expected",
     [
@@ -444,6 +563,7 @@ def test_run_takes_recboles_own_data_set_and_any_of_our_models(here: Path) -> No
         (["--model", "SASRec", "--dataset", "tiny", "--epochs", "3"], r"'--epochs' is not --key=value"),
         (["--model", "SASRec", "--dataset", "tiny", "--epochs=["], r"--epochs=\[: not YAML"),
         (["--model", "BLaIRSASRec", "--dataset", "tiny", "--blair_item=id"], r"unknown key 'blair_item'; did you mean"),
+        (["--model", "BLaIRHGN", "--dataset", "tiny"], r"HGN can't take item text: it has 2 item embeddings"),
     ],
 )
 def test_what_run_cannot_do_is_told(

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 from comparisons import InterruptedIn, Recorder, config_of, raw_config, tiny_at, write_config
 from test_encoder import build_roberta
-from worlds import write_log
+from worlds import read_log, write_log
 
 from blair_rec import item_vectors
 from blair_rec.compare import compare, leaderboard
@@ -40,6 +41,7 @@ from blair_rec.errors import (
     TextlessItems,
 )
 from blair_rec.evaluate.leaderboard import Leaderboard
+from blair_rec.evaluate.results import load_run
 from blair_rec.files import alone_in, put_in_place, tidy
 from blair_rec.text.encode import encode_catalogue
 from blair_rec.text.encoder import resolve_encoder
@@ -125,12 +127,12 @@ def test_nothing_is_written_outside_the_output_folder(finished: Finished) -> Non
     assert list((finished.out.parent / "cwd").iterdir()) == []
     assert {path.name for path in finished.out.iterdir()} == {
         ".lock", "config.yaml", "runs", "stores", "results.jsonl",
-        "leaderboard.md", "leaderboard.csv", "leaderboard.json",
+        "leaderboard.md", "leaderboard.csv", "leaderboard.json", "leaderboard.html", "item_cards.json",
     }  # fmt: skip
     assert {path.name for path in (finished.out / "runs").iterdir()} == set(ALL)
     for run in ALL:
         assert {path.name for path in (finished.out / "runs" / run).iterdir()} == {
-            "result.json", "ranks.npz", "topk.npz", "history.jsonl", "model.safetensors", "items.json",
+            "result.json", "ranks.npz", "topk.npz", "histories.npz", "history.jsonl", "model.safetensors", "items.json",
         }  # fmt: skip
 
 
@@ -186,9 +188,28 @@ def test_ranks_and_top_k_tell_the_same_story(finished: Finished) -> None:
             np.testing.assert_array_equal(found[alone], expected[alone])
 
 
+def test_histories_and_counts_are_those_of_the_log(finished: Finished) -> None:
+    """Leave-one-out by hand: the last event is the true item, the one before it validation's, the rest is training."""
+    events: dict[str, list[tuple[int, str]]] = {}
+    for user, item, time in read_log(Path(finished.config.dataset)):
+        events.setdefault(user, []).append((time, item))
+    logs = [[item for _, item in sorted(log, key=lambda event: event[0])] for log in events.values()]
+    counts = Counter(item for log in logs for item in log[:-2])
+    for run in ALL[:2]:
+        result = load_run(finished.out / "runs" / run)
+        tokens = result.item_tokens
+        assert {tokens[item]: count for item, count in enumerate(result.item_counts) if count} == dict(counts)
+        found = [
+            ([tokens[item] for item in result.histories.of(case)], tokens[true])
+            for case, true in enumerate(result.ranks.item)
+        ]
+        assert sorted(found) == sorted((log[-21:-1], log[-1]) for log in logs if len(log) > 2)
+        assert len(result.curve) == result.epochs and max(e.valid["NDCG@10"] for e in result.curve if e.valid) > 0
+
+
 def test_rendering_again_writes_the_same_files(own: Finished) -> None:
     before = {path.name: path.read_bytes() for path in own.out.glob("leaderboard.*")}
-    assert len(before) == 3
+    assert len(before) == 4
     for name in before:
         (own.out / name).unlink()
     board = leaderboard(own.out)

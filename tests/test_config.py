@@ -18,6 +18,7 @@ from blair_rec.config import (
     CompareConfig,
     EvaluateConfig,
     FallbackConfig,
+    SplitConfig,
     TextConfig,
     TrainConfig,
     VariantConfig,
@@ -27,6 +28,7 @@ from blair_rec.config import (
 )
 from blair_rec.errors import ConfigError
 from blair_rec.sections import LARGEST_SEED, to_dict, write_yaml
+from blair_rec.steps import read_step, step_name
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LEAST: dict[str, Any] = {"dataset": "tiny", "variants": {"id": {"items": "id"}}}
@@ -115,6 +117,13 @@ def test_the_least_config_has_the_documented_defaults() -> None:
         ({"seeds": [1, 1]}, "cfg.yaml: seeds are [1, 1]; give at least one, each once"),
         ({"dataset": ""}, "cfg.yaml: dataset is ''; the files carry the folder's name"),
         ({"dataset": "."}, "cfg.yaml: dataset is '.'; the files carry the folder's name"),
+        ({"split": {"valid_from": 3}}, "cfg.yaml: split: missing test_from"),
+        ({"split": {"valid_from": "May", "test_from": 9}}, "cfg.yaml: split: valid_from is 'May'; expected a number"),
+        ({"split": {"valid_from": 9, "test_from": 9}}, "split: valid_from is 9 and test_from 9; validation comes"),
+        (
+            {"split": {"valid_from": 1, "test_from": 9}, "recbole": {"eval_args": {"split": {"LS": "valid_and_test"}}}},
+            "recbole: eval_args has a split of its own next to `split`; leave one of them out",
+        ),
         ({"recbole": {"blair_items": "id"}}, "recbole: 'blair_items' belongs to the typed sections"),
         ({"recbole": {"x": {1, 2}}}, "recbole: 'x' is {1, 2}, which can't be handed on"),
     ],
@@ -302,7 +311,7 @@ trains = st.builds(
 variants = st.just(VariantConfig()) | st.builds(
     VariantConfig,
     items=st.sampled_from(["text", "text_init"]),
-    transforms=st.lists(st.sampled_from(["center", "l2", "whiten"])),
+    transforms=st.lists(st.sampled_from(["center", "l2", "whiten", {"pca": 3}, {"whiten": "pca"}, {"shrink": 0.5}])),
     control=st.sampled_from([None, "shuffle", "random"]),
     text=st.fixed_dictionaries({}, optional={"encoder": words, "fields": st.lists(words, min_size=1)}),
 )
@@ -317,6 +326,7 @@ configs = st.dictionaries(names, variants, min_size=1, max_size=3).flatmap(
         seeds=st.lists(st.integers(0, LARGEST_SEED), min_size=1, max_size=3, unique=True),
         text=texts,
         train=trains,
+        split=st.none() | st.builds(SplitConfig, valid_from=st.integers(-9, 0), test_from=st.floats(1, 1e300)),
         recbole=settings,
     )
 )
@@ -347,7 +357,10 @@ def test_flat_keys_fill_the_typed_sections_and_others_are_left_alone() -> None:
     )  # fmt: skip
     assert plugin.variant == VariantConfig("text", ("whiten",))
     assert plugin.text == TextConfig(("title", "brand"), fallback=FallbackConfig("minilm"))
-    assert (plugin.loss, plugin.store) == ("recbole", "s")
+    assert (plugin.train.loss, plugin.store) == ("recbole", "s")
+    for split in ("{valid_from: 1e3, test_from: 2000}", {"valid_from": 1000, "test_from": 2000}):
+        assert read_plugin_config({"blair_split": split}).split == SplitConfig(1000, 2000)
+    assert read_plugin_config({"blair_split": None}).split is None
 
 
 @pytest.mark.parametrize(
@@ -358,6 +371,8 @@ def test_flat_keys_fill_the_typed_sections_and_others_are_left_alone() -> None:
         ({"blair_items": "text"}, r"blair_items is 'text', but neither blair_text_fields names .* nor blair_store"),
         ({"blair_items": "text", "blair_text_fields": "[a"}, r"blair_text_fields: not YAML"),
         ({"blair_store": 3}, r"store is 3; expected text"),
+        ({"blair_split": "leave-one-out"}, r"blair_split: expected keys and values, got 'leave-one-out'"),
+        ({"blair_split": {"valid": 1, "test_from": 2}}, r"blair_split: unknown key 'valid'; did you mean 'valid_from'"),
     ],
 )
 def test_flat_keys_that_cannot_be_meant_are_refused(flat: dict[str, Any], expected: str) -> None:
@@ -382,3 +397,82 @@ def test_a_loss_type_that_the_loss_would_not_follow_is_refused() -> None:
 def test_a_recbole_key_that_would_do_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="'clip_grad_norm' has no effect in a comparison"):
         read_config({"dataset": "d", "variants": {"id": None}, "recbole": {"clip_grad_norm": {"max_norm": 1}}})
+
+
+# The item sides and the steps of their transforms
+
+
+def test_steps_of_transforms_are_names_or_names_with_a_value() -> None:
+    text = "{items: text, transforms: [center, l2, {pca: 128}, {whiten: zca}, whiten, {shrink: 0.5}, {rescale: 1.0}]}"
+    steps = VariantConfig(**yaml.safe_load(text)).transforms
+    names = ["center", "l2", "pca: 128", "whiten: zca", "whiten", "shrink: 0.5", "rescale: 1.0"]
+    assert [step_name(step) for step in steps] == names
+    assert [read_step(step) for step in steps[3:5]] == [("whiten", "zca"), ("whiten", "zca")]
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ("centre", "transforms is 'centre'; did you mean 'center'?"),
+        ({"whitten": "zca"}, "transforms is 'whitten'; did you mean 'whiten'?"),
+        ("pca", r"transforms: pca is given None; expected a width, such as \{pca: 64\}"),
+        ({"pca": 0}, "transforms: pca is given 0; expected a width"),
+        ({"pca": 2.5}, "transforms: pca is given 2.5; expected a width"),
+        ({"pca": True}, "transforms: pca is given True; expected a width"),
+        ({"l2": 1}, "transforms: l2 is given 1; expected no value"),
+        ({"whiten": "zcb"}, "transforms: whiten is given 'zcb'; expected .*zca.* or .*pca"),
+        ({"whiten": ["zca"]}, "transforms: whiten is given .*; expected .*zca.* or .*pca"),
+        ({"shrink": 0}, "transforms: shrink is given 0; expected a degree above 0, up to 1"),
+        ({"shrink": 1.5}, "transforms: shrink is given 1.5; expected a degree above 0, up to 1"),
+        ({"rescale": -1}, "transforms: rescale is given -1; expected a size"),
+        ({"rescale": float("inf")}, "transforms: rescale is given inf; expected a size"),
+        ({"pca": 3, "shrink": 0.5}, "transforms holds .*; expected a name, or one name with its value"),
+        ({}, "transforms holds .*; expected a name, or one name with its value"),
+        (7, "transforms holds 7; expected a name, or one name with its value"),
+    ],
+)
+def test_a_step_that_can_not_be_meant_is_an_error(step: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        VariantConfig("text", transforms=(step,))
+
+
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [
+        ({"items": "id_text", "fusion": "add"}, "fusion is 'add'; known: sum, concat, gate"),
+        ({"items": "text", "fusion": "sum"}, "fusion is for items: id_text alone, and this variant's are text"),
+        ({"items": "text_delta", "max_delta": 0}, "max_delta is 0; it has to be a positive number"),
+        ({"items": "text_delta", "max_delta": "much"}, "max_delta is 'much'; expected a number"),
+        ({"items": "unisrec", "max_delta": 0.5}, "max_delta is for items: text_delta alone, and this variant"),
+    ],
+)
+def test_options_of_an_item_side_are_for_that_one_alone(variant: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        VariantConfig(**variant)
+
+
+def test_unisrec_scores_by_cosine_unless_something_else_is_said() -> None:
+    def temperature(variant: dict[str, Any], **train: Any) -> float | None:
+        raw = {"dataset": "tiny", "text": {"fields": ["title"]}, "train": train, "variants": {"id": variant}}
+        config = read_config(raw)
+        return config.train_of(config.variants["id"]).temperature
+
+    assert temperature({"items": "unisrec"}) == 0.07
+    assert temperature({"items": "unisrec"}, temperature=0.2) == 0.2
+    assert temperature({"items": "unisrec", "train": {"temperature": 0.3}}, temperature=0.2) == 0.3
+    assert temperature({"items": "unisrec", "train": {"temperature": None}}) is None
+    assert temperature({"items": "unisrec"}, loss="recbole") is None
+    assert temperature({"items": "text"}) is None
+    assert read_plugin_config({"blair_items": "unisrec", "blair_store": "s"}).train.temperature == 0.07
+    said = {"blair_items": "unisrec", "blair_store": "s", "blair_temperature": 1.0}
+    assert read_plugin_config(said).train.temperature == 1.0
+
+
+def test_steps_reach_the_plugin_as_a_command_line_gives_them() -> None:
+    flat = {"blair_items": "text", "blair_store": "s"}
+    for text, steps in (
+        ("[center, {pca: 4}]", ("center", {"pca": 4})),
+        ("{pca: 4}", ({"pca": 4},)),
+        ("center", ("center",)),
+    ):
+        assert read_plugin_config({**flat, "blair_transforms": text}).variant.transforms == steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging.version import Version
-from worlds import STOCK, Event, built, cases, read_log, with_small_times, write_log
+from worlds import SMALL, STOCK, Event, built, cases, read_log, with_small_times, write_log
 
+from blair_rec.config import read_config
 from blair_rec.errors import DatasetError
-from blair_rec.recommend.dataset import TextSequentialDataset, gather_windows
+from blair_rec.fit import TrainingData
+from blair_rec.recommend.dataset import TextSequentialDataset
+from blair_rec.recommend.log import LOG_POSITION, gather_windows
+from blair_rec.recommend.models import model_class
+from blair_rec.recommend.sequences import training_sequences
+from blair_rec.recommend.settings import recbole_config
 
 import recbole
 from recbole.data.dataset import SequentialDataset
+from recbole.data.utils import data_preparation
+from recbole.model.sequential_recommender import FEARec, SASRec
+from recbole.trainer import Trainer
+from recbole.utils import init_seed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -135,9 +146,9 @@ def test_equal_times_stay_in_the_order_of_the_file_when_duplicates_are_removed(t
 @pytest.mark.parametrize("name", SPLITS)
 @pytest.mark.parametrize("width", [3, 50])
 def test_every_row_is_recboles(small_times: Path, name: str, width: int) -> None:
-    settings = {"eval_args": {"order": "TO", "mode": "full", **SPLITS[name]}, "MAX_ITEM_LIST_LENGTH": width}
-    _, theirs = built(SequentialDataset, small_times, **settings)
-    _, ours = built(TextSequentialDataset, small_times, **settings)
+    said = {"eval_args": {"order": "TO", "mode": "full", **SPLITS[name]}, "MAX_ITEM_LIST_LENGTH": width}
+    _, theirs = built(SequentialDataset, small_times, **said)
+    _, ours = built(TextSequentialDataset, small_times, **said)
     assert [len(split) for split in ours] == [len(split) for split in theirs]
     assert len(theirs[0]) > 300
     for our_split, their_split in zip(ours, theirs, strict=True):
@@ -149,6 +160,141 @@ def test_every_row_is_recboles(small_times: Path, name: str, width: int) -> None
         for field in their_rows.columns:
             assert our_rows[field].dtype == their_rows[field].dtype, field
             assert torch.equal(our_rows[field], their_rows[field]), field
+
+
+few_events = st.lists(st.tuples(st.sampled_from("abcde"), st.sampled_from("uvwxyz")), min_size=2, max_size=40)
+
+
+@settings(max_examples=40)
+@given(few_events, st.sampled_from(list(SPLITS)))
+def test_splits_of_any_log_are_recboles_row_by_row(log: list[tuple[str, str]], name: str) -> None:
+    if len({user for user, _ in log}) == len(log):
+        return  # no user has a history
+    eval_args = {"order": "TO", "mode": "full", **SPLITS[name]}
+    with tempfile.TemporaryDirectory() as place:
+        folder = write_log(Path(place) / "any", [(user, item, at // 2) for at, (user, item) in enumerate(log)])
+        theirs, ours = (
+            built(cls, folder, eval_args=eval_args)[1] for cls in (SequentialDataset, TextSequentialDataset)
+        )
+    assert [cases([split]) for split in ours] == [cases([split]) for split in theirs]
+
+
+@pytest.mark.parametrize(
+    "broken", [{"split": {"LS": "all"}}, {"split": {"RS": 0.5}}, {"split": {"XY": [1]}}, {"order": "RO"}]
+)
+def test_a_split_that_recbole_does_not_know_is_recboles_error(small_times: Path, broken: dict[str, Any]) -> None:
+    eval_args = {"order": "TO", "mode": "full", "split": {"LS": "valid_and_test"}, **broken}
+    errors = []
+    for cls in (SequentialDataset, TextSequentialDataset):
+        with pytest.raises((ValueError, NotImplementedError)) as raised:
+            built(cls, small_times, eval_args=eval_args)
+        errors.append(str(raised.value))
+    assert errors[0] == errors[1]
+
+
+@pytest.mark.parametrize("name", ["leave one out", "by ratio in time"])
+def test_a_stock_model_trains_and_evaluates_as_with_recboles_data_set(small_times: Path, name: str) -> None:
+    found = []
+    for cls in (SequentialDataset, TextSequentialDataset):
+        eval_args = {"order": "TO", "mode": "full", **SPLITS[name]}
+        config = recbole_config("SASRec", str(small_times), {**SMALL, **STOCK, "eval_args": eval_args, "epochs": 2})
+        init_seed(5, True)
+        train, valid, test = data_preparation(config, cls(config))
+        model = SASRec(config, train._dataset)
+        trainer = Trainer(config, model)
+        best = trainer.fit(train, valid, saved=False, show_progress=False, verbose=False)
+        found.append((trainer.train_loss_dict, best, trainer.evaluate(test, load_best_model=False)))
+    assert len(found[0][0]) == 2 and found[0] == found[1]
+
+
+def test_fearec_which_reads_lists_by_row_trains_as_with_recboles_data_set(small_times: Path) -> None:
+    losses = []
+    for cls in (SequentialDataset, TextSequentialDataset):
+        said = {**SMALL, **STOCK, "n_layers": 2, "contrast": "us_x", "tau": 1, "sim": "dot", "train_batch_size": 64}
+        config = recbole_config("FEARec", str(small_times), said)
+        train = cls(config).build()[0]
+        init_seed(5, True)
+        model = FEARec(config, train)
+        optimizer = torch.optim.Adam(model.parameters())
+        for rows in (slice(0, 16), slice(16, 32)):
+            loss = model.calculate_loss(train[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    assert losses[:2] == losses[2:] and losses[0] != losses[1]
+
+
+CUT: dict[str, Any] = {"blair_split": {"valid_from": 100.5, "test_from": 200}}
+
+
+def test_cut_off_times_divide_all_events_alike_and_lose_none(tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    events = [(f"u{user}", f"i{item}", int(at)) for user, item, at in random.integers(0, [60, 25, 300], (400, 3))]
+    events += [("edge", "i1", 100), ("edge", "i2", 101), ("edge", "i3", 199), ("edge", "i4", 200), ("edge", "i5", 201)]
+    events += [("new", "i1", 150), ("late", "i2", 250), ("late", "i3", 260), ("once", "i4", 10)]
+    _, splits = built(TextSequentialDataset, write_log(tmp_path / "cut", events), **CUT)
+    expected: list[list[tuple[str, tuple[str, ...], str]]] = [[], [], []]
+    first = [0, 0, 0]
+    by_user = defaultdict(list)
+    for event in sorted(events, key=lambda event: event[2]):
+        by_user[event[0]].append(event)
+    for user, of_user in by_user.items():
+        for at, (_, item, time) in enumerate(of_user):
+            part = int(time >= 100.5) + int(time >= 200)
+            if at:
+                expected[part].append((user, tuple(known for _, known, _ in of_user[max(0, at - 6) : at]), item))
+            else:
+                first[part] += 1
+    assert [sorted(cases([split])) for split in splits] == [sorted(rows) for rows in expected]
+    assert [split.without_history for split in splits] == first and min(first) > 0
+    assert sum(len(split) + split.without_history for split in splits) == len(events)
+
+
+def test_no_event_from_the_cut_off_on_reaches_training(tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    events = [(f"u{user}", f"i{at}", int(at)) for at, user in enumerate(random.integers(0, 9, 300))]
+    train = built(TextSequentialDataset, write_log(tmp_path / "cut", events), **CUT)[1][0]
+    rows, sequences = train[:], training_sequences(train)
+    assert max(rows["timestamp"].max(), rows["timestamp_list"].max()) == 100
+    tokens = train.field2id_token["item_id"]
+    assert {str(token) for token in tokens[sequences.items]} == {f"i{at}" for at in range(101)}
+    users, items = train.inter_matrix().nonzero()
+    assert {str(token) for token in tokens[items]} == {f"i{at}" for at in range(101)} and len(users) == 101
+
+
+def test_cut_off_times_are_compared_with_times_that_float32_can_not_hold(tmp_path: Path) -> None:
+    split = {"valid_from": 1628643415042, "test_from": 1628643460000}
+    _, splits = built(TextSequentialDataset, write_log(tmp_path / "ms", MILLISECONDS), blair_split=split)
+    assert [sorted(cases([split])) for split in splits] == [
+        [("ann", ("first",), "second")],
+        [("ann", ("first", "second"), "third"), ("bob", ("first",), "third")],
+        [("bob", ("first", "third"), "second")],
+    ]
+
+
+def test_what_has_no_history_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_log(tmp_path / "cut", [("a", "x", 1), ("a", "y", 2), ("b", "x", 150), ("c", "x", 250)])
+    with caplog.at_level("INFO", logger="blair_rec"):
+        built(TextSequentialDataset, folder, **CUT)
+    assert "no history predicts: 1 of training, 1 of validation, 1 of test" in caplog.text
+
+
+def test_a_comparison_and_a_plugin_config_hand_their_cut_off_times_on(tiny: Path) -> None:
+    cut = {"valid_from": 1723390827, "test_from": 1728143976}
+    variants = {"variants": {"id": {}}, "recbole": {"MAX_ITEM_LIST_LENGTH": 5}}
+    compared = TrainingData(read_config({"dataset": str(tiny), "split": cut, **variants}), tiny).train
+    plugin = built(TextSequentialDataset, tiny, model_class("SASRec"), blair_split=cut)[1][0]
+    assert cases([compared]) and cases([plugin])
+    for train in (compared, plugin):
+        assert train.event_times[train.inter_feat[LOG_POSITION].numpy()].max() < cut["valid_from"]
+        assert len(train) + train.without_history == (train.event_times < cut["valid_from"]).sum()
+
+
+def test_benchmark_files_are_a_split_already(tmp_path: Path) -> None:
+    write_benchmark(tmp_path / "bench")
+    with pytest.raises(DatasetError, match="benchmark files, which are a split already; leave cut-off times out"):
+        built(TextSequentialDataset, tmp_path / "bench", alias_of_item_id=["item_id_list"], **BENCHMARK, **CUT)
 
 
 def test_a_batch_is_the_same_by_slice_by_array_and_by_tensor(small_times: Path) -> None:
@@ -181,6 +327,9 @@ def test_histories_are_all_events_before_the_target(tiny: Path, name: str) -> No
         for history, (user, window, _) in zip(found, cases([split]), strict=True):
             assert history == by_user[user][: len(history)]
             assert history[-6:] == list(window)
+        row, item = split.histories(slice(2, 4))
+        assert row.unique().tolist() == list(range(len(found[2:4])))
+        assert [str(token) for token in split.field2id_token["item_id"][item]] == sum(found[2:4], [])
     assert max(map(len, by_user.values())) > 6 + 2  # so that a window is not the whole history
 
 
@@ -226,6 +375,13 @@ def test_benchmark_files_hold_what_they_say(tmp_path: Path) -> None:
     _, splits = built(TextSequentialDataset, tmp_path / "bench", alias_of_item_id=["item_id_list"], **BENCHMARK)
     assert [len(split) for split in splits] == [3, 1, 2]
     assert cases(splits) == written
+    theirs = built(SequentialDataset, tmp_path / "bench", alias_of_item_id=["item_id_list"], **{**STOCK, **BENCHMARK})[
+        1
+    ]
+    for split, their_split in zip(splits, theirs, strict=True):
+        assert set(split[:].columns) == set(their_split[:].columns)
+        for field, values in their_split[:].interaction.items():
+            assert split[:][field].dtype == values.dtype and torch.equal(split[:][field], values), field
     row, item = splits[2].histories()
     assert row.tolist() == [0] * 4 + [1] * 4
     assert [str(token) for token in splits[2].field2id_token["item_id"][item]] == list("abcddcba")

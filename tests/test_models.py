@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,29 +13,45 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from worlds import SMALL, STOCK, built, vectors_for, with_small_times
+from worlds import SMALL, STOCK, built, read_log, store_for, vectors_for, with_small_times
 
+from blair_rec.config import ITEM_KINDS, read_config
 from blair_rec.errors import CheckpointError, ConfigError
+from blair_rec.fit import TrainingData, fit_variant
 from blair_rec.recommend.checkpoint import load_weights, save_weights
 from blair_rec.recommend.dataset import TextSequentialDataset
+from blair_rec.recommend.eligibility import Eligible, eligibility, recbole_models
+from blair_rec.recommend.epochs import recbole_batches, seed_everything
 from blair_rec.recommend.models import (
+    append_items,
     count_parameters,
     item_embedding_name,
     item_side,
     model_class,
     shared_items,
+    transform_report,
     with_text,
 )
-from blair_rec.recommend.settings import recbole_config
-from blair_rec.recommend.trainer import recbole_batches, seed_everything
+from blair_rec.recommend.scoring import rank
+from blair_rec.recommend.settings import model_keys, recbole_config
+from blair_rec.recommend.transforms import pca
 
 from recbole.data.dataset import SequentialDataset
-from recbole.model import sequential_recommender
 from recbole.model.sequential_recommender import SASRec
 from recbole.utils import get_flops
 
 KINDS = ["id", "text", "text_init"]
 MODELS = ["SASRec", "GRU4Rec", "NARM", "BERT4Rec"]
+SMALL_ALL: dict[str, Any] = {
+    **SMALL,
+    "n_layers": 2,  # FEARec divides by one less
+    "embedding_size": 8,
+    "prototype_size": 20,
+    "reranker_CAN_NUM": 20,
+    "selected_features": ["category"],
+}
+"""What makes any model of RecBole small enough, and fit for datasets/tiny."""
+ELIGIBLE = {name: found for name in recbole_models() if isinstance(found := eligibility(name), Eligible)}
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +59,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """datasets/tiny with times that float32 holds exactly."""
     tiny = Path(__file__).parent.parent / "datasets" / "tiny"
     return with_small_times(Path(shutil.copytree(tiny, tmp_path_factory.mktemp("models") / "tiny")))
+
+
+@pytest.fixture(scope="module")
+def store(folder: Path) -> Any:
+    """A made-up vector for every item of it."""
+    return store_for(folder.parent / "vectors", sorted({item for _, item, _ in read_log(folder)}))
 
 
 @pytest.fixture(scope="module")
@@ -238,13 +261,265 @@ def test_a_second_name_for_the_same_table_is_an_error() -> None:
         item_embedding_name(Alias(), 9)
 
 
-REFUSED = ["HGN", "GRU4RecCPR"] if hasattr(sequential_recommender, "GRU4RecCPR") else ["HGN"]  # new in RecBole 1.2.1
+# Which of RecBole's models can take item text
 
 
-@pytest.mark.parametrize("model", REFUSED)
-def test_models_of_recbole_with_a_second_table_or_name_are_refused(train: Any, model: str) -> None:
-    with pytest.raises(ConfigError, match=f"BLaIR{model} has 2 item embeddings"):
-        make(train, "text", model, embedding_size=8, reg_weight=[0.0, 0.0], loss_type="CE")
+WHY_NOT = {
+    "DIEN": "needs more than events and item features: RecBole reads its data with DIENDataset",
+    "DIN": "scores one item at a time .*, so it can't rank a catalogue",
+    "FPMC": r"has 3 item embeddings \(IU_emb, LI_emb, IL_emb\); exactly one can be replaced",
+    "GRU4RecCPR": r"has 2 item embeddings \(item_embedding, out_item_embedding\)",  # one table under two names
+    "GRU4RecKG": "needs more than events and item features: RecBole reads its data with GRU4RecKGDataset",
+    "HGN": r"has 2 item embeddings \(item_embedding, item_embedding_for_prediction\)",
+    "KSR": "needs more than events and item features: RecBole reads its data with KSRDataset",
+    "NPE": r"has 2 item embeddings \(item_embedding, embedding_seq_item\)",
+    "RepeatNet": r"learns more of each item than its vector \(explore_recommendation_decoder.*\), which text can't",
+    "S3Rec": "is trained in stages of its own, by RecBole's S3RecTrainer",
+}
+NOT_IN_EVERY_RECBOLE = {"GRU4RecCPR", "SASRecCPR"}  # new in 1.2.1
+
+
+def test_every_model_of_recbole_takes_item_text_or_there_is_a_reason() -> None:
+    eligible = {
+        "BERT4Rec", "CORE", "Caser", "FDSA", "FEARec", "FOSSIL", "GCSAN", "GRU4Rec", "GRU4RecF", "HRM", "LightSANs",
+        "NARM", "NextItNet", "SASRec", "SASRecCPR", "SASRecF", "SHAN", "SINE", "SRGNN", "STAMP", "TransRec",
+    }  # fmt: skip
+    assert set(ELIGIBLE) | NOT_IN_EVERY_RECBOLE >= eligible and set(ELIGIBLE) <= eligible
+    assert set(recbole_models()) - set(ELIGIBLE) | NOT_IN_EVERY_RECBOLE >= set(WHY_NOT)
+    assert {name for name, found in ELIGIBLE.items() if found.packed} == {"SASRec", "GRU4Rec"}
+
+
+@pytest.mark.parametrize("model", sorted(set(recbole_models()) - set(ELIGIBLE)))
+def test_a_model_that_can_not_take_text_says_why_wherever_it_is_asked_for(train: Any, model: str) -> None:
+    assert re.match(WHY_NOT[model], str(eligibility(model)))
+    with pytest.raises(ConfigError, match=f"{model} can't take item text: it {WHY_NOT[model]}"):
+        model_class(model)
+    with pytest.raises(ConfigError, match=f"{model} can't take item text: it {WHY_NOT[model]}"):
+        with_text(recbole_models()[model])(train.config, train)
+
+
+@pytest.mark.parametrize("model", sorted(ELIGIBLE))
+def test_a_model_that_can_take_text_trains_an_epoch_and_is_ranked(folder: Path, store: Any, model: str) -> None:
+    """As a comparison does it, and RecBole's own losses too; its vectors stay what the store says where frozen."""
+    variants = {"id": {}, "text": {"items": "text"}, "text_init": {"items": "text_init"}}
+    load_col = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "category"]}
+    known = set(model_keys(with_text(recbole_models()[model]))) | {"MAX_ITEM_LIST_LENGTH"}
+    recbole = {key: value for key, value in SMALL_ALL.items() if key in known}
+    config = read_config(
+        {
+            "dataset": str(folder),
+            "text": {"fields": ["title"]},
+            "model": model,
+            "recbole": {**recbole, "load_col": load_col},
+            "train": {"epochs": 1, "batch_size": 512, "learning_rate": 0.01},
+            "variants": variants,
+        }
+    )
+    data = TrainingData(config, folder)
+    values = {}
+    for name in variants:
+        fitted = fit_variant(config, name, 1, data, None if name == "id" else store)
+        assert np.isfinite(fitted.history[0].loss) and 0 <= fitted.best_value <= 1
+        scores = rank(fitted.model, data.valid, 512, k=10)
+        values[name] = scores.topk_unmasked.tolist()
+        if name != "id":
+            side: Any = item_side(fitted.model)
+            assert not side.weight[0].any() and side.weight.isfinite().all()
+    assert values["id"] != values["text"] != values["text_init"] != values["id"]
+    table: Any = item_side(fitted.model).table  # of text_init
+    started = pca(store.rows([str(token) for token in data.item_tokens[1:]]).astype(np.float64), table.shape[1])
+    assert not np.allclose(table.detach().numpy() / table.norm().item(), started / np.linalg.norm(started))
+
+
+def test_trying_a_model_leaves_no_trace_in_what_is_drawn_later() -> None:
+    seed_everything(3)
+    expected = torch.rand(3), np.random.rand(3)  # noqa: NPY002
+    seed_everything(3)
+    for name in ("SINE", "CORE"):
+        eligibility(name)
+    assert torch.equal(torch.rand(3), expected[0])
+    np.testing.assert_array_equal(np.random.rand(3), expected[1])  # noqa: NPY002
+
+
+class SecondTable(SASRec):
+    """One that scores by another table than it reads."""
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.for_prediction = nn.Embedding(self.n_items, self.hidden_size)
+
+
+class Deaf(SASRec):
+    """One that reads a history by its ids alone."""
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.code = nn.Embedding(7, self.hidden_size)
+
+    def forward(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
+        return self.code(item_seq % 7).sum(dim=1)
+
+
+class Popular(SASRec):
+    """One whose scores know nothing of the item's vector."""
+
+    def full_sort_predict(self, interaction: Any) -> torch.Tensor:
+        state = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        return state.sum(1, keepdim=True) * torch.arange(self.n_items)
+
+
+class Biased(SASRec):
+    """One with a number of its own for each item."""
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.popularity = nn.Parameter(torch.zeros(self.n_items))
+
+    def full_sort_predict(self, interaction: Any) -> torch.Tensor:
+        scores: torch.Tensor = super().full_sort_predict(interaction) + self.popularity
+        return scores
+
+
+SASREC = {
+    "n_layers": 1, "n_heads": 1, "hidden_size": 8, "inner_size": 8, "hidden_act": "gelu", "layer_norm_eps": 1e-12,
+    "hidden_dropout_prob": 0.5, "attn_dropout_prob": 0.5, "initializer_range": 0.02, "loss_type": "CE",
+}  # fmt: skip
+
+
+def test_a_class_of_ones_own_is_tried_in_the_same_way() -> None:
+    assert eligibility(Biased, SASREC) == Eligible(packed=True, cold_items=False)
+    assert eligibility(with_text(SASRec)) == eligibility("SASRec") == Eligible(packed=True, cold_items=True)
+    assert "has 2 item embeddings (item_embedding, for_prediction)" in str(eligibility(SecondTable, SASREC))
+    assert eligibility(Deaf, SASREC) == "reads a history by something else than its items' vectors"
+    assert eligibility(Popular, SASREC) == "scores an item by something else than its vector"
+
+
+def test_features_that_the_data_set_lacks_are_named(folder: Path) -> None:
+    load_col = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "category"]}
+    cls = model_class("SASRecF")
+    config = recbole_config(cls, str(folder), {**SMALL, "load_col": load_col})
+    with pytest.raises(ConfigError, match="SASRecF reads 'class' of each item, which the data set doesn't have; name"):
+        cls(config, TextSequentialDataset(config).build()[0])
+
+
+# Upstream's text models, from their equations, over the modules of the built model
+
+
+def sasrec_states(model: Any, item_vectors: torch.Tensor, batch: Any) -> torch.Tensor:
+    """[B, H]: SASRec's reading of histories whose items have these vectors [N, H]."""
+    sequences = batch["item_id_list"]
+    x = model.LayerNorm(item_vectors[sequences] + model.position_embedding.weight)
+    x = model.trm_encoder(x, model.get_attention_mask(sequences), output_all_encoded_layers=True)[-1]
+    return model.gather_indexes(x, batch["item_length"] - 1)
+
+
+def moved(train: Any, kind: str) -> Any:
+    """A model all of whose parameters are somewhere else than they start."""
+    model = make(train, kind)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    return model
+
+
+def test_sasrec_over_sasrec_text_is_upstreams_sasrectext(train: Any) -> None:
+    """Where upstream's padding is the adaptor of zeros, and ours is zero: no score of an item depends on it."""
+    model, batch = moved(train, "sasrec_text"), train[torch.arange(60)]
+    side: Any = item_side(model)
+    table = torch.from_numpy(train.item_vectors.table)  # row 0 is zero, as in upstream's plm_embedding
+    adapted = torch.relu(table @ side.first.weight.T + side.first.bias) @ side.second.weight.T + side.second.bias
+    assert adapted[0].any() and (batch["item_length"] < 6).any()
+    with torch.no_grad():
+        expected = sasrec_states(model, adapted, batch) @ adapted.T
+        ours = model.full_sort_predict(batch)
+    torch.testing.assert_close(ours[:, 1:], expected[:, 1:], rtol=1e-5, atol=1e-5)
+
+
+def test_sasrec_over_unisrec_is_upstreams_unisrec_and_its_temperature_is_there_by_default(train: Any) -> None:
+    model, batch = moved(train, "unisrec"), train[torch.arange(60)]
+    side: Any = item_side(model)
+    table = torch.from_numpy(train.item_vectors.table)
+    gates = torch.softmax(table @ side.gate, dim=-1)
+    experts = torch.stack([(table - b) @ w for b, w in zip(side.shift, side.projection, strict=True)], dim=-2)
+    adapted = (gates.unsqueeze(-1) * experts).sum(dim=-2)
+    with torch.no_grad():
+        states = sasrec_states(model, adapted, batch)
+        expected = torch.nn.functional.normalize(states, dim=1) @ torch.nn.functional.normalize(adapted, dim=1).T
+        ours = model.full_sort_predict(batch)
+    torch.testing.assert_close(ours[:, 1:] * 0.07, expected[:, 1:], rtol=1e-5, atol=1e-5)
+
+
+def test_the_temperature_of_unisrec_is_what_the_config_says_where_it_says_something(train: Any) -> None:
+    assert make(train, "unisrec").blair_temperature == 0.07
+    assert make(train, "unisrec", blair_temperature=0.5).blair_temperature == 0.5
+    assert make(train, "unisrec", blair_temperature=None).blair_temperature is None
+    assert make(train, "unisrec", blair_loss="recbole").blair_temperature is None
+    assert make(train, "text").blair_temperature is None
+
+
+@pytest.mark.parametrize("kind", ITEM_KINDS)
+@pytest.mark.parametrize("model", ["SASRec", "CORE", "STAMP", "FEARec"])
+def test_every_kind_of_item_side_fits_into_a_model(train: Any, kind: str, model: str) -> None:
+    """CORE draws every parameter anew, its padding as well; STAMP adds the padding up."""
+    given = {"blair_temperature": None} if model != "SASRec" else {}
+    built_model = make(train, kind, model, **{**SMALL_ALL, **given})
+    side = item_side(built_model)
+    if kind != "id":
+        assert not side.weight[0].any()
+        assert transform_report(built_model) == list(side.transforms.report)  # type: ignore[union-attr]
+    else:
+        assert transform_report(built_model) == []
+    batch = train[torch.arange(20)]
+    with torch.no_grad():
+        scores = built_model.full_sort_predict(batch)
+        with shared_items(built_model):
+            torch.testing.assert_close(built_model.full_sort_predict(batch), scores)
+    assert scores.isfinite().all()
+
+
+# Items that come after training
+
+
+COLD = ["SASRec", "GRU4Rec", "CORE", "NARM", "STAMP", "NextItNet", "LightSANs"]
+
+
+@pytest.mark.parametrize("model", COLD)
+@pytest.mark.parametrize("kind", ["text", "text_delta", "unisrec"])
+def test_an_appended_item_with_a_known_text_scores_and_reads_as_the_known_one(
+    train: Any, model: str, kind: str
+) -> None:
+    built_model = make(train, kind, model, **{**SMALL_ALL, "blair_temperature": None, "blair_transforms": ["whiten"]})
+    batch = train[torch.arange(40)]
+    known = int(batch["item_id_list"][0, 0])
+    with torch.no_grad():
+        before = built_model.full_sort_predict(batch)
+        append_items(built_model, train.item_vectors.table[[known, known]] + [[0.0], [1.0]])
+        after = built_model.full_sort_predict(batch)
+        assert after.shape == (40, train.item_num + 2)
+        batch["item_id_list"] = torch.where(batch["item_id_list"] == known, train.item_num, batch["item_id_list"])
+        again = built_model.full_sort_predict(batch)
+
+    def apart(a: torch.Tensor, b: torch.Tensor) -> float:
+        return float((a - b).abs().max() / before.abs().max())  # STAMP's scores are of the size 1e-10 here
+
+    assert apart(after[:, : train.item_num], before) < 1e-5, "scores of the other items"
+    assert apart(after[:, train.item_num], before[:, known]) < 1e-5, "its own score"
+    assert apart(again, after) < 1e-4, "the reading of histories that hold it"
+    assert apart(after[:, train.item_num + 1], before[:, known]) > 1e-3, "another text"
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "message"),
+    [
+        ("SASRec", "id", "items: id knows items by their events"),
+        ("SASRec", "text_init", "text_init trains a vector for each item"),
+        ("SASRec", "id_text", "id_text has one half that is trained for each item"),
+        ("BERT4Rec", "text", "BERT4Rec keeps more of each item than its vector"),
+    ],
+)
+def test_what_can_not_take_new_items_says_why(train: Any, model: str, kind: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"came after training can't be scored: .*{message}"):
+        append_items(make(train, kind, model), train.item_vectors.table[:2])
 
 
 def test_text_without_vectors_is_an_error(train: Any) -> None:

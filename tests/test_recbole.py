@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import pickle
@@ -21,6 +22,7 @@ from blair_rec.config import read_plugin_config
 from blair_rec.errors import ConfigError, DatasetError, MissingEmbeddings, StoreError
 from blair_rec.evaluate.metrics import metric_values
 from blair_rec.recommend.checkpoint import load_weights
+from blair_rec.recommend.eligibility import recbole_models
 from blair_rec.recommend.scoring import rank
 from blair_rec.recommend.settings import recbole_config
 from blair_rec.recommend.trainer import TextTrainer
@@ -274,6 +276,43 @@ def test_recbole_finds_model_data_set_and_trainer_by_name() -> None:
     assert get_trainer(ModelType.SEQUENTIAL, "BLaIRSASRec") is TextTrainer
     assert type(create_dataset(config_of())) is plugin.PluginDataset
     assert get_model("SASRec") is SASRec
+
+
+def test_every_model_of_recbole_answers_to_its_name_with_ours_before_it() -> None:
+    for name in recbole_models():
+        model = get_model(f"BLaIR{name}")
+        assert getattr(plugin, f"BLaIR{name}") is model and model.recbole_base is recbole_models()[name]
+        assert get_trainer(ModelType.SEQUENTIAL, f"BLaIR{name}") is TextTrainer
+
+
+@pytest.mark.usefixtures("store")
+def test_another_model_than_sasrec_runs_from_a_recbole_config() -> None:
+    settings = {**settings_for("text_init"), "embedding_size": 8, "hidden_size": 8}
+    result = plugin.run_recbole(model="BLaIRNARM", dataset="tiny", config_dict=settings)
+    assert 0 < result["test_result"]["recall@10"] < 1
+    assert written() == [".safetensors"]
+
+
+@pytest.mark.usefixtures("store")
+def test_the_options_of_an_item_side_reach_the_model() -> None:
+    kinds: list[tuple[str, dict[str, Any]]] = [
+        ("id_text", {"blair_fusion": "gate"}),
+        ("id_text", {"blair_fusion": "sum"}),
+        ("text_delta", {"blair_max_delta": 0.1}),
+        ("text_delta", {"blair_max_delta": 5}),
+        ("unisrec", {}),
+        ("unisrec", {"blair_temperature": 1.0}),
+        ("sasrec_text", {}),
+    ]
+    settings = settings_for("text", metric_decimal_place=12)
+    found = [run({**settings, "blair_items": kind, **given}) for kind, given in kinds]
+    assert len({json.dumps(result, default=float) for result in found}) == len(kinds)
+
+
+def test_a_model_that_can_not_take_text_says_so_instead_of_running() -> None:
+    settings = {**settings_for("id"), "embedding_size": 8, "reg_weight": [0.0, 0.0]}
+    with pytest.raises(ConfigError, match="HGN can't take item text: it has 2 item embeddings"):
+        plugin.run_recbole(model="BLaIRHGN", dataset="tiny", config_dict=settings)
 
 
 class MySASRec(SASRec):

@@ -15,10 +15,13 @@ from worlds import built, vectors_for, write_log
 
 from blair_rec.errors import ScoringError
 from blair_rec.evaluate.metrics import metric_values
-from blair_rec.recommend.dataset import LOG_POSITION, TextSequentialDataset
+from blair_rec.recommend import scoring
+from blair_rec.recommend.dataset import TextSequentialDataset
+from blair_rec.recommend.epochs import seed_everything
+from blair_rec.recommend.log import LOG_POSITION
 from blair_rec.recommend.models import model_class
-from blair_rec.recommend.scoring import Ranks, rank
-from blair_rec.recommend.trainer import seed_everything
+from blair_rec.recommend.scoring import Items, Products, Ranks, count, rank, states
+from blair_rec.recommend.similarity import item_matrix, user_vectors
 
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.trainer import Trainer
@@ -76,7 +79,7 @@ def check_against_counting(ranks: Ranks, split: Any, scores: Tensor, k: int) -> 
     assert len(ranks.item) == len(split)
     for case, position in enumerate(positions):
         own = scores[position].numpy().astype(np.float64)
-        history = log.item[int(log.start[position]) : position].tolist()
+        history = log.item[position - int(log.before(torch.tensor(position))) : position].tolist()
         item = int(log.item[position])
         assert (ranks.user[case], ranks.item[case]) == (int(log.user[position]), item)
         assert ranks.history_length[case] == len(history)
@@ -166,6 +169,171 @@ def test_scores_for_other_items_are_refused(splits: list[Any]) -> None:
     scores = torch.zeros(len(splits[0].log.item), splits[0].item_num + 1)
     with pytest.raises(ScoringError, match=r"Oracle gave scores of shape \(\d+, 12\) for 11 items"):
         rank(Oracle(scores), splits[2], 64)
+
+
+def product_model(train: Any, config: Any, name: str = "SASRec", seed: int = 0) -> Any:
+    """An untrained model whose item vectors hold equal ones, nearly equal ones, and zeros."""
+    seed_everything(seed)
+    model = model_class(name)(config, train).eval()
+    with torch.no_grad():
+        weight = model.item_embedding.weight
+        weight.normal_()
+        weight[5], weight[9], weight[12] = weight[3], weight[3], weight[4]
+        weight[11] = torch.nextafter(weight[4], torch.tensor(torch.inf))
+        weight[[15, 16, 17]] = 0
+    return model
+
+
+def in_float64(model: Any, split: Any) -> np.ndarray:
+    """[cases, items] of the whole split, at once; column 0 means nothing."""
+    rows = split[torch.arange(len(split))]
+    with torch.no_grad():
+        return (user_vectors(model, rows).double() @ item_matrix(model).double().T).numpy()
+
+
+@pytest.mark.parametrize("name", ["SASRec", "GRU4Rec", "NARM"])
+def test_ranks_of_products_are_those_of_float64(tiny_splits: tuple[Any, list[Any]], name: str) -> None:
+    said = {"embedding_size": 8, "num_layers": 1, "dropout_prob": 0.1, "dropout_probs": [0.1, 0.1]}
+    config, (train, _, test) = built(
+        TextSequentialDataset, Path(__file__).parent.parent / "datasets" / "tiny", model_class(name), **said
+    )
+    model = product_model(train, config, name)
+    scores = in_float64(model, test)
+    ranks = rank(model, test, batch_size=50, k=7)
+    row, item = test.histories()
+    checked = ties = 0
+    for case, target in enumerate(ranks.item.tolist()):
+        own, equal = scores[case], np.isin(np.arange(scores.shape[1]), twins(target))
+        if (np.abs(own - own[target]) < 1e-6)[~equal].any():
+            continue  # too close for states that were computed twice, with and without padding
+        candidate = np.arange(len(own)) > 0
+        candidate[target] = False
+        for protocol, history in (("unmasked", []), ("masked", item[row == case].tolist())):
+            candidate[history] = False
+            higher = (own > own[target]) & ~equal & candidate
+            assert getattr(ranks, f"higher_{protocol}")[case] == higher.sum()
+            assert getattr(ranks, f"equal_{protocol}")[case] == (equal & candidate).sum()
+        checked += 1
+        ties += ranks.equal_unmasked[case]
+    assert checked > 0.8 * len(test) and ties > 0
+
+
+def twins(item: int) -> list[int]:
+    """Items that have the same vector in `product_model`."""
+    return next((group for group in ([3, 5, 9], [4, 12], [15, 16, 17]) if item in group), [item])
+
+
+worlds_of_vectors = st.tuples(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 24), st.integers(1, 30))
+
+
+@settings(max_examples=40)
+@given(worlds_of_vectors, st.integers(1, 200))
+def test_ranks_of_products_do_not_depend_on_chunks_and_are_those_of_float64(
+    world: tuple[int, int, int, int], chunk: int
+) -> None:
+    seed, n_items, n_cases, width = world
+    random = torch.Generator().manual_seed(seed)
+    vectors = torch.randn(n_items + 1, width, generator=random)
+    twin = torch.randint(1, n_items + 1, (2, n_items // 2 + 1), generator=random)
+    vectors[twin[0]] = vectors[twin[1]]  # equal ones, and some that float32 hardly tells apart
+    vectors[twin[0, 0]] *= 1 + 2**-23
+    cases = torch.randn(n_cases, width, generator=random)
+    target = torch.randint(1, n_items + 1, (n_cases,), generator=random)
+    row = torch.randint(n_cases, (3 * n_cases,), generator=random).sort().values
+    item = torch.randint(1, n_items + 1, (3 * n_cases,), generator=random)
+    found = []
+    for size in (1 << 19, chunk):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(scoring.CHUNK, "cpu", size)
+            found.append(scoring._rank(Products(cases, Items(vectors)), target, row, item, k=4))
+    for name, values in found[0].items():
+        assert torch.equal(values, found[1][name]), name
+    exact = cases.double() @ vectors.double().T
+    difference = exact - exact.gather(1, target[:, None])
+    difference[(vectors[None, :] == vectors[target][:, None]).all(2)] = 0
+    candidate = torch.ones(n_cases, n_items + 1, dtype=torch.bool)
+    candidate[:, 0] = candidate[torch.arange(n_cases), target] = False
+    left = candidate.clone()
+    left[row, item] = False
+    for protocol, mask in (("unmasked", candidate), ("masked", left)):
+        assert torch.equal(found[0][f"higher_{protocol}"], ((difference > 0) & mask).sum(1))
+        assert torch.equal(found[0][f"equal_{protocol}"], ((difference == 0) & mask).sum(1))
+    shown, left[torch.arange(n_cases), target] = found[0]["topk_masked"], True
+    left[row, item] = False
+    for case in range(n_cases):
+        best = exact[case][left[case]].sort(descending=True).values[:4]
+        torch.testing.assert_close(exact[case][shown[case][shown[case] > 0]], best, rtol=1e-12, atol=1e-12)
+
+
+def test_float32_alone_would_rank_otherwise() -> None:
+    random = torch.Generator().manual_seed(0)
+    cases, vectors = torch.randn(64, 48, generator=random), torch.randn(4000, 48, generator=random)
+    vectors[2000:] = vectors[:2000] * (1 + 2**-23)  # further from nought by less than float32 tells
+    own = (cases.double() * vectors[:64].double()).sum(1)
+    slack = Products(cases, Items(vectors)).slack
+    exact, _ = count(cases.double() @ vectors.double().T, own, slack[torch.float64])
+    plain, _ = count(cases @ vectors.T, own, torch.zeros(64, dtype=torch.float64))
+    above, close = count(cases @ vectors.T, own, slack[torch.float32])
+    assert (plain != exact).any()
+    assert ((above <= exact) & (exact <= above + close)).all() and (close < 10).all()
+
+
+def test_no_more_scores_are_held_than_allowed(tiny_splits: tuple[Any, list[Any]], monkeypatch: Any) -> None:
+    _, (train, _, test) = tiny_splits
+    config, _ = built(TextSequentialDataset, Path(__file__).parent.parent / "datasets" / "tiny", model_class("SASRec"))
+    model, held, part = product_model(train, config), [], Products.part
+
+    def note(self: Products, begin: int, end: int) -> Tensor:
+        held.append(part(self, begin, end))
+        return held[-1]
+
+    whole = rank(model, test, 50, k=5)
+    monkeypatch.setattr(Products, "part", note)
+    monkeypatch.setitem(scoring.CHUNK, "cpu", 700)
+    parts = rank(model, test, 50, k=5)
+    assert max(scores.numel() for scores in held) <= 700 and len(held) > 10
+    for name in vars(whole):
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name), err_msg=name)
+
+
+def test_models_that_give_all_scores_are_asked_for_few_cases_at_a_time(splits: list[Any], monkeypatch: Any) -> None:
+    scores, asked = torch.zeros(len(splits[0].log.item), splits[0].item_num), []
+
+    class Counting(Oracle):
+        def full_sort_predict(self, interaction: Any) -> Tensor:
+            asked.append(len(interaction))
+            return super().full_sort_predict(interaction)
+
+    monkeypatch.setattr(scoring, "WRITTEN_OUT", 2 * splits[0].item_num + 1)
+    rank(Counting(scores), splits[2], 64)
+    assert max(asked) == 2 and sum(asked) == len(splits[2])
+
+
+def test_vectors_that_are_not_finite_are_refused(tiny_splits: tuple[Any, list[Any]]) -> None:
+    _, (train, _, test) = tiny_splits
+    config, _ = built(TextSequentialDataset, Path(__file__).parent.parent / "datasets" / "tiny", model_class("SASRec"))
+    model = product_model(train, config)
+    with torch.no_grad():
+        model.item_embedding.weight[7, 0] = torch.nan
+    with pytest.raises(ScoringError, match="50 of 50 cases have scores that are not a number"):
+        rank(model, test, 50)
+
+
+@pytest.mark.parametrize("name", ["SASRec", "GRU4Rec"])
+def test_states_without_padding_are_the_models_own(tiny_splits: tuple[Any, list[Any]], name: str) -> None:
+    config, (train, _, test) = built(
+        TextSequentialDataset,
+        Path(__file__).parent.parent / "datasets" / "tiny",
+        model_class(name),
+        embedding_size=8,
+        num_layers=1,
+        dropout_prob=0.1,
+    )
+    model, rows = product_model(train, config, name), slice(3, 40)
+    with torch.no_grad():
+        found, expected = states(model, train, rows), user_vectors(model, train[rows])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert len(train[rows]["item_length"].unique()) > 3
 
 
 @pytest.mark.parametrize("kind", ["id", "text"])

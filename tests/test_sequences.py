@@ -103,6 +103,45 @@ def test_equal_seeds_give_equal_epochs_and_other_seeds_others() -> None:
     assert len(set.union(*cut)) > len(cut[0]) + 20  # and is cut anywhere else
 
 
+class Always:
+    """A generator that draws the same offset for every sequence."""
+
+    def __init__(self, offset: int) -> None:
+        self.offset = offset
+
+    def integers(self, low: int, high: int, size: int) -> np.ndarray:
+        assert low <= self.offset < high
+        return np.full(size, self.offset)
+
+
+@given(worlds, st.integers(1, 9))
+def test_the_mean_context_is_that_of_all_offsets(world: tuple[list[int], list[int]], width: int) -> None:
+    sequences = numbered(*world)
+    if not sequences.n_targets:
+        return
+    contexts = []
+    for offset in range(1, width + 1):
+        first, length = sequences.windows(width, Always(offset))  # type: ignore[arg-type]
+        for begin, size in zip(first, length, strict=True):
+            contexts += [n for n in range(1, size + 1) if sequences.is_target[begin + n]]
+    assert len(contexts) == width * sequences.n_targets
+    assert sequences.mean_context(width, cut=True) == pytest.approx(np.mean(contexts))
+    uncut = [
+        min(at - begin, width)
+        for begin, end in pairwise(sequences.offsets)
+        for at in range(begin, end)
+        if sequences.is_target[at]
+    ]
+    assert sequences.mean_context(width, cut=False) == pytest.approx(np.mean(uncut))
+
+
+def test_recboles_rows_have_the_mean_context_of_uncut_sequences(tiny: Path) -> None:
+    train = built(TextSequentialDataset, tiny)[1][0]
+    mean = train.inter_feat["item_length"].double().mean().item()
+    assert training_sequences(train).mean_context(6, cut=False) == pytest.approx(mean)
+    assert 1 < training_sequences(train).mean_context(6, cut=True) < mean < 6
+
+
 def test_windows_of_one_batch_come_from_all_over() -> None:
     lengths = [3] * 50 + [12] * 50
     first = epoch(numbered(lengths), 12, 200)[0]

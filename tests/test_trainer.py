@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,45 +14,57 @@ import torch
 from torch import Tensor, nn
 
 import blair_rec.recbole  # noqa: F401
-from blair_rec.errors import TrainingError
+from blair_rec.config import TrainConfig
+from blair_rec.errors import ConfigError, TrainingError
 from blair_rec.recommend.dataset import TextSequentialDataset
-from blair_rec.recommend.models import model_class
+from blair_rec.recommend.epochs import EveryPosition, RecboleWay, build_training, recbole_batches, seed_everything
+from blair_rec.recommend.models import item_side, model_class
+from blair_rec.recommend.optimizer import LearningRate, RowAdam
 from blair_rec.recommend.sequences import training_sequences
 from blair_rec.recommend.settings import recbole_config
-from blair_rec.recommend.trainer import (
-    Budget,
-    Epoch,
-    TextTrainer,
-    every_position,
-    fit,
-    recbole_batches,
-    recbole_way,
-    run_epoch,
-    seed_everything,
-)
+from blair_rec.recommend.trainer import Epoch, TextTrainer, fit, make_optimizer, run_epoch
 
-RATES = {"learning_rate": 0.01, "weight_decay": 0.0}
+torch.set_num_threads(1)  # on models so small two would only wait for each other
+
 SMALL = {"hidden_size": 8, "inner_size": 8, "n_layers": 1, "n_heads": 1, "MAX_ITEM_LIST_LENGTH": 6}
+SETUPS: dict[str, dict[str, Any]] = {
+    "full_softmax": {},
+    "recbole": {"loss": "recbole"},
+    "bfloat16": {"precision": "bfloat16"},
+    "cosine": {"temperature": 0.2},
+    "sampled_softmax": {"loss": "sampled_softmax", "negatives": 16, "log_q": True, "sampling": "popularity"},
+    "gbce": {"loss": "gbce", "negatives": 16},
+    "bpr": {"loss": "bpr", "negatives": 16, "temperature": 0.2},
+    "decayed": {"loss": "bpr", "negatives": 16, "weight_decay": 0.01},
+}
 
 
-def built(tiny: Path, **settings: Any) -> tuple[Any, Any, Any]:
-    """A small SASRec, its config and its training split."""
-    cls = model_class("SASRec")
-    config = recbole_config(cls, str(tiny), {**SMALL, "seed": 1, **settings})
-    train, _, _ = TextSequentialDataset(config).build()
-    seed_everything(1)
-    return cls(config, train), config, train
+def train_config(**settings: Any) -> TrainConfig:
+    return TrainConfig(**{"epochs": 3, "patience": 9, "learning_rate": 0.01, "batch_size": 128, **settings})
+
+
+def built(tiny: Path, train: TrainConfig, model: str = "SASRec", **settings: Any) -> tuple[Any, Any, Any]:
+    """A small model, the steps of its training, and its training split."""
+    cls = model_class(model)
+    given = {**SMALL, "seed": 1, "train_batch_size": train.batch_size, "blair_temperature": train.temperature}
+    config = recbole_config(cls, str(tiny), {**given, **settings})
+    split, _, _ = TextSequentialDataset(config).build()
+    model, steps = build_training(cls, config, split, training_sequences(split), train, seed=1)
+    return model, steps, split
 
 
 class Scripted:
-    """A model of one number, and validation results that are given."""
+    """A model of one number, steps of one step, and validation results that are given."""
 
     def __init__(self, values: list[float]) -> None:
         self.model = nn.Linear(1, 1, bias=False)
         self.values = values
         self.seen: list[float] = []
 
-    def losses(self, epoch: int) -> Iterator[tuple[Tensor, int]]:
+    def __len__(self) -> int:
+        return 1
+
+    def __call__(self, epoch: int) -> Iterator[tuple[Tensor, int]]:
         yield (self.model.weight**2).sum(), 1
 
     def validate(self) -> Mapping[str, float]:
@@ -59,8 +72,8 @@ class Scripted:
         return {"m": self.values[len(self.seen) - 1]}
 
     def fit(self, **settings: Any) -> Any:
-        budget = Budget(**{"epochs": len(self.values), "patience": 2, "eval_every": 1, **settings, **RATES})
-        return fit(self.model, self.losses, self.validate, "m", budget)
+        train = train_config(**{"epochs": len(self.values), "patience": 2, **settings})
+        return fit(self.model, self, self.validate, "m", train)
 
 
 def test_it_stops_after_patience_and_puts_the_best_weights_back() -> None:
@@ -76,109 +89,286 @@ def test_it_validates_every_so_often_and_always_at_the_end() -> None:
     assert [epoch.valid is not None for epoch in trained.history] == [False, True, False, True, True]
 
 
-def test_a_loss_that_is_not_a_number_is_named_with_its_step() -> None:
-    model = nn.Linear(1, 1)
+def test_a_loss_that_is_not_a_number_is_named_with_its_step_before_it_moves_a_weight() -> None:
+    model, after = nn.Linear(1, 1), []
 
     def losses() -> Iterator[tuple[Tensor, int]]:
         yield model.weight.sum(), 1
+        after.append(model.weight.item())
         yield model.weight.sum() * torch.nan, 1
 
     with pytest.raises(TrainingError, match="the loss is nan at step 2; lower train.learning_rate"):
         run_epoch(model, torch.optim.SGD(model.parameters(), lr=0.1), losses())
+    assert model.weight.item() == after[0]
 
 
-def test_the_loss_of_an_epoch_is_the_mean_over_its_targets() -> None:
-    model = nn.Linear(1, 1)
+def test_the_loss_of_an_epoch_is_the_mean_over_its_targets_and_every_step_is_told() -> None:
+    model, told = nn.Linear(1, 1), []
     values = [(2.0, 3), (6.0, 1)]
     losses = ((model.weight.sum() * 0 + value, n) for value, n in values)
-    assert run_epoch(model, torch.optim.SGD(model.parameters(), lr=0.1), losses) == pytest.approx(3.0)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    assert run_epoch(model, sgd, losses, lambda done, loss: told.append((done, loss))) == pytest.approx(3.0)
+    assert told == [(1, 2.0), (2, 6.0)]
 
 
-def test_one_seed_trains_to_the_same_weights_bit_for_bit(tiny: Path) -> None:
-    results = []
-    for _ in range(2):
-        model, config, train = built(tiny)
-        losses = every_position(model, training_sequences(train), 6, 64, seed=1)
-        epochs: list[Epoch] = []
-        fit_one(model, losses, epochs)
-        results.append(([epoch.loss for epoch in epochs], [p.detach().clone() for p in model.parameters()]))
-    assert results[0][0] == results[1][0]
-    assert all(torch.equal(one, other) for one, other in zip(results[0][1], results[1][1], strict=True))
+def run(tiny: Path, train: TrainConfig, **settings: Any) -> tuple[list[Epoch], dict[str, Tensor], Any]:
+    """A training from beginning to end, where the last epoch is always the best."""
+    model, steps, split = built(tiny, train)
+    rising = itertools.count(0.0)
+    trained = fit(model, steps, lambda: {"m": next(rising)}, "m", train, **settings)
+    return list(trained.history), dict(model.state_dict()), split
 
 
-def fit_one(model: Any, losses: Any, epochs: list[Epoch]) -> None:
-    fit(
-        model,
-        losses,
-        lambda: {"m": float(len(epochs))},
-        "m",
-        Budget(epochs=3, patience=3, eval_every=1, **RATES),
-        on_epoch=epochs.append,
-    )
+@pytest.mark.parametrize("name", SETUPS)
+def test_training_lowers_the_loss(tiny: Path, name: str) -> None:
+    epochs, _, split = run(tiny, train_config(**SETUPS[name]))
+    assert epochs[-1].loss < epochs[0].loss - 0.01
+    if name in ("full_softmax", "recbole", "bfloat16"):
+        assert epochs[0].loss <= np.log(split.item_num) + 0.1, "an untrained model guesses"
 
 
-def test_every_position_learns_each_target_once_an_epoch(tiny: Path) -> None:
-    model, _, train = built(tiny)
-    sequences = training_sequences(train)
-    model.train()
-    seen = sum(n for _, n in every_position(model, sequences, 6, 64, seed=3)(1))
-    assert seen == sequences.n_targets == len(train)
+@pytest.mark.parametrize("name", SETUPS)
+def test_one_seed_trains_to_the_same_weights_bit_for_bit(tiny: Path, name: str) -> None:
+    train = train_config(**SETUPS[name], epochs=2)
+    (one, weights, _), (other, same, _) = run(tiny, train), run(tiny, train)
+    assert [epoch.loss for epoch in one] == [epoch.loss for epoch in other]
+    assert all(torch.equal(weights[key], same[key]) for key in weights)
 
 
-@pytest.mark.parametrize("way", ["every position", "recbole"])
-def test_training_lowers_the_loss(tiny: Path, way: str) -> None:
-    model, config, train = built(tiny, train_batch_size=128)
-    if way == "recbole":
-        losses = recbole_way(model, recbole_batches(config, train))
-    else:
-        losses = every_position(model, training_sequences(train), 6, 128, seed=1)
-    epochs: list[Epoch] = []
-    fit_one(model, losses, epochs)
-    assert epochs[0].loss <= np.log(train.item_num) + 0.1, "an untrained model guesses"
-    assert epochs[-1].loss < epochs[0].loss - 0.05
+class Interrupted(Exception):
+    """Somebody pulled the plug."""
 
 
-@pytest.mark.parametrize("way", ["every position", "recbole"])
-def test_stopping_and_going_on_gives_the_same_weights_bit_for_bit(tiny: Path, way: str) -> None:
-    def train(epochs: int, checkpoint: Path | None) -> dict[str, Tensor]:
-        model, config, train = built(tiny, train_batch_size=128)
-        if way == "recbole":  # draws its batches and its dropout from states that the checkpoint has to hold
-            loader = recbole_batches(config, train)
-            losses, generators = recbole_way(model, loader), {"loader": loader.generator}
-        else:
-            losses, generators = every_position(model, training_sequences(train), 6, 128, seed=1), {}
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize("name", SETUPS)
+def test_stopping_and_going_on_gives_the_same_weights_bit_for_bit(tiny: Path, name: str, schedule: str) -> None:
+    train = train_config(**SETUPS[name], epochs=4, schedule=schedule, warmup_steps=3)
+    path, rising = tiny.parent / "checkpoint.safetensors", itertools.count(0.0)  # the best epoch is always the last
+
+    def go(checkpoint: Path | None, until: int = 4) -> dict[str, Tensor]:
+        model, steps, _ = built(tiny, train)
+
+        def on_epoch(epoch: Epoch) -> None:
+            if epoch.epoch > until:
+                raise Interrupted
+
+        generators = {"loader": steps.loader.generator} if isinstance(steps, RecboleWay) else {}
         fit(
             model,
-            losses,
+            steps,
             lambda: {"m": next(rising)},
             "m",
-            Budget(epochs=epochs, patience=9, eval_every=1, **RATES),
+            train,
             checkpoint=checkpoint,
             generators=generators,
+            on_epoch=on_epoch,
         )
         return dict(model.state_dict())
 
-    rising = itertools.count(0.0)  # the best epoch is always the last
-    path = tiny.parent / "checkpoint.safetensors"
-    train(2, path)
+    with pytest.raises(Interrupted):
+        go(path, until=2)
     torch.manual_seed(99)  # another process has other random states
-    resumed = train(4, path)
-    whole = train(4, None)
-    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    resumed, whole = go(path), go(None)
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
 
 
-def test_recboles_resume_goes_on_bit_for_bit(tiny: Path) -> None:
-    def trainer(epochs: int) -> tuple[Any, Any]:
-        model, config, train = built(tiny, epochs=epochs, stopping_step=99, valid_metric="NDCG@10")
-        return TextTrainer(config, model), recbole_batches(config, train)
+def test_every_position_learns_each_target_once_an_epoch(tiny: Path) -> None:
+    model, steps, split = built(tiny, train_config(batch_size=64))
+    model.train()
+    seen = [n for _, n in steps(1)]
+    assert sum(seen) == steps.sequences.n_targets == len(split) and len(seen) == len(steps)
 
-    first, loader = trainer(2)
-    first.fit(loader, saved=True, verbose=False)
-    second, loader = trainer(4)
+
+def test_steps_are_told_with_their_number(tiny: Path) -> None:
+    told: list[tuple[int, int, float]] = []
+    epochs, _, _ = run(tiny, train_config(epochs=1), on_step=lambda *step: told.append(step))
+    assert [step[0] for step in told] == list(range(1, len(told) + 1)) and told[-1][1] == len(told) > 1
+    assert min(step[2] for step in told) <= epochs[0].loss <= max(step[2] for step in told)
+
+
+@pytest.mark.parametrize("temperature", [None, 0.2])
+@pytest.mark.parametrize("model", ["SASRec", "GRU4Rec"])
+def test_training_minimises_the_scores_that_are_ranked(tiny: Path, model: str, temperature: float | None) -> None:
+    """The loss of an epoch is the cross entropy of full_sort_predict, target by target."""
+    still = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "dropout_prob": 0.0, "MAX_ITEM_LIST_LENGTH": 50}
+    net, steps, split = built(tiny, train_config(temperature=temperature), model, **still)
+    with torch.no_grad():
+        learnt = sum(float(loss) * n for loss, n in steps(1)) / len(split)
+        rows = split[torch.arange(len(split))]
+        scores = net.full_sort_predict(rows)[:, 1:]
+    assert learnt == pytest.approx(nn.functional.cross_entropy(scores, rows["item_id"] - 1).item(), rel=1e-5)
+
+
+# Models and losses
+
+
+@pytest.mark.parametrize(
+    "given, named",
+    [({"loss": "bpr"}, "loss: bpr"), ({"temperature": 0.1}, "temperature"), ({"precision": "bfloat16"}, "precision")],
+)
+def test_what_recboles_training_would_ignore_is_refused(tiny: Path, given: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=f"BLaIRNARM trains RecBole's way, .* which {named} doesn't reach"):
+        built(tiny, train_config(**given), model="NARM", blair_temperature=None)
+    assert isinstance(built(tiny, train_config(), model="NARM")[1], RecboleWay)
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ({"log_q": True}, "log_q has no effect with loss: full_softmax; .* one of sampled_softmax"),
+        ({"loss": "gbce", "sampling": "popularity"}, "sampling has no effect with loss: gbce"),
+        ({"loss": "recbole", "temperature": 0.1}, "temperature has no effect with loss: recbole"),
+        ({"loss": "bpr", "precision": "bfloat16"}, "precision has no effect with loss: bpr"),
+        ({"loss": "bpr", "gbce_t": 0.5}, "gbce_t has no effect with loss: bpr"),
+        ({"negatives": 8}, "negatives has no effect with loss: full_softmax"),
+        ({"loss": "gbce", "gbce_t": 1.5}, "gbce_t is 1.5; it has to lie between 0 and 1"),
+        ({"temperature": 0}, "temperature is 0; it has to be a positive number"),
+        ({"loss": "bpr", "negatives": 0}, "negatives is 0; it has to be at least 1"),
+        ({"log_q": "yes"}, "log_q is 'yes'; expected true or false"),
+        ({"schedule": "cosin"}, "schedule is 'cosin'; did you mean 'cosine'"),
+    ],
+)
+def test_settings_that_would_do_nothing_or_harm_are_refused(given: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        TrainConfig(**given)
+
+
+# The optimiser
+
+
+def test_rows_that_every_step_reads_are_moved_as_adam_moves_them() -> None:
+    tables = [nn.Embedding(5, 3, sparse=sparse) for sparse in (True, False)]
+    tables[1].load_state_dict(tables[0].state_dict())
+    ours = RowAdam(tables[0].parameters(), 0.01, 0.0)
+    adam = torch.optim.Adam(tables[1].parameters(), lr=0.01)
+    ids = torch.tensor([4, 0, 1, 2, 3, 3, 0])  # some twice: their gradients add up
+    for step in range(5):
+        for table, optimizer in zip(tables, (ours, adam), strict=True):
+            optimizer.zero_grad(set_to_none=True)
+            (table(ids) * torch.arange(21.0).view(7, 3).add(step)).tanh().sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(tables[0].weight, tables[1].weight, rtol=1e-5, atol=1e-6)
+
+
+def test_rows_are_moved_as_in_torchs_sparse_adam_and_others_stay() -> None:
+    tables = [nn.Embedding(6, 3, sparse=True) for _ in range(2)]
+    tables[1].load_state_dict(tables[0].state_dict())
+    before = tables[0].weight.detach().clone()
+    optimizers = [RowAdam(tables[0].parameters(), 0.01, 0.0), torch.optim.SparseAdam(tables[1].parameters(), lr=0.01)]
+    for ids in (torch.tensor([1, 2]), torch.tensor([2, 3, 3]), torch.tensor([1])):
+        for table, optimizer in zip(tables, optimizers, strict=True):
+            optimizer.zero_grad(set_to_none=True)
+            table(ids).square().sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(tables[0].weight, tables[1].weight, rtol=1e-5, atol=1e-6)
+    moved = (tables[0].weight != before).any(dim=1)
+    assert moved.tolist() == [False, True, True, True, False, False]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_with_drawn_items_only_rows_that_were_read_move_unless_all_decay(tiny: Path, decay: float) -> None:
+    train = train_config(loss="bpr", negatives=3, batch_size=8, weight_decay=decay)
+    model, steps, _ = built(tiny, train)
+    before = item_side(model).weight.detach().clone()
+    optimizer = make_optimizer(model, train)
+    model.train()
+    one = itertools.islice(steps(1), 1)
+    run_epoch(model, optimizer, one)
+    moved = int((item_side(model).weight != before).any(dim=1).sum())
+    assert (0 < moved < len(before) - 1) if decay == 0 else moved >= len(before) - 1
+
+
+# The course of the learning rate
+
+
+def rates(steps: int, **given: Any) -> list[float]:
+    """The learning rate of each step, as the optimiser sees it."""
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([weight], lr=123.0)
+    LearningRate(optimizer, **{"height": 0.5, "warmup_steps": 0, "schedule": "constant", "total_steps": steps, **given})
+    seen = []
+    for _ in range(steps):
+        before = weight.item()
+        weight.grad = torch.ones(1)
+        optimizer.step()
+        seen.append(before - weight.item())
+    return seen
+
+
+def test_the_rate_stays_or_rises_or_falls_as_told() -> None:
+    assert rates(3) == pytest.approx([0.5] * 3)
+    assert rates(5, warmup_steps=4) == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5])
+    half = [(1 + math.cos(math.pi * step / 4)) / 4 for step in range(4)]
+    assert rates(4, schedule="cosine") == pytest.approx(half)
+    assert rates(6, schedule="cosine", warmup_steps=2) == pytest.approx([0.25, 0.5, *half])
+
+
+def test_behind_the_last_step_a_cosine_stays_at_nothing() -> None:
+    assert rates(6, schedule="cosine", total_steps=4)[4:] == pytest.approx([0.0, 0.0], abs=1e-7)
+
+
+def test_the_schedule_reaches_the_training(tiny: Path) -> None:
+    _, constant, _ = run(tiny, train_config(epochs=1))
+    _, warm, _ = run(tiny, train_config(epochs=1, warmup_steps=10**6))
+    start = built(tiny, train_config())[0].state_dict()
+    far, near = (sum(float((w[key] - start[key]).norm()) for key in start) for w in (constant, warm))
+    assert 0 < near < far / 1000
+
+
+# RecBole's own trainer
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"blair_loss": "recbole", "blair_schedule": "cosine", "blair_warmup_steps": 3},
+        {"blair_loss": "sampled_softmax", "blair_negatives": 9, "blair_schedule": "cosine", "blair_temperature": 0.3},
+        {"blair_loss": "gbce", "blair_negatives": 9, "learner": "adagrad"},
+    ],
+    ids=lambda given: given.get("blair_loss", "default"),
+)
+def test_recboles_resume_goes_on_bit_for_bit(tiny: Path, given: dict[str, Any]) -> None:
+    cls = model_class("SASRec")
+    settings = {**SMALL, "seed": 1, "train_batch_size": 128, "epochs": 4, "stopping_step": 99}
+    config = recbole_config(cls, str(tiny), {**settings, "valid_metric": "NDCG@10", **given})
+
+    def trainer() -> tuple[Any, Any]:
+        split, _, _ = TextSequentialDataset(config).build()
+        seed_everything(1)
+        loader = recbole_batches(config, split)
+        return TextTrainer(config, cls(config, split)), loader
+
+    first, loader = trainer()
+    save = first._save_checkpoint
+
+    def save_and_stop(epoch: int, *args: Any, **kwargs: Any) -> None:
+        save(epoch, *args, **kwargs)
+        if epoch == 1:
+            raise Interrupted
+
+    first._save_checkpoint = save_and_stop
+    with pytest.raises(Interrupted):
+        first.fit(loader, saved=True, verbose=False)
+    second, loader = trainer()
     torch.manual_seed(99)
     second.resume_checkpoint(first.saved_model_file)
     second.fit(loader, saved=True, verbose=False)
-    whole, loader = trainer(4)
+    whole, loader = trainer()
     whole.fit(loader, saved=False, verbose=False)
     expected = whole.model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in second.model.state_dict().items())
+
+
+def test_recboles_trainer_reads_the_flat_keys(tiny: Path) -> None:
+    cls = model_class("SASRec")
+    keys = {"blair_loss": "gbce", "blair_negatives": 9, "blair_gbce_t": 0.5, "blair_schedule": "cosine"}
+    config = recbole_config(cls, str(tiny), {**SMALL, "learning_rate": 0.02, "epochs": 7, **keys})
+    split, _, _ = TextSequentialDataset(config).build()
+    trainer = TextTrainer(config, cls(config, split))
+    loader = recbole_batches(config, split)
+    trainer._prepare(loader)
+    assert isinstance(trainer._steps, EveryPosition)
+    told = trainer._steps.train
+    assert (told.loss, told.negatives, told.gbce_t, told.schedule) == ("gbce", 9, 0.5, "cosine")
+    assert (trainer._rate.height, trainer._rate.total_steps) == (0.02, 7 * len(trainer._steps))

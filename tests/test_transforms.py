@@ -1,6 +1,8 @@
-"""Centring, L2, whitening and PCA of text vectors, against scikit-learn and SciPy."""
+"""Centring, L2, PCA, whitening, shrinkage and size of text vectors, against scikit-learn, SciPy and plain SVDs."""
 
 from __future__ import annotations
+
+import json
 
 import numpy as np
 import pytest
@@ -9,9 +11,41 @@ from hypothesis import strategies as st
 from scipy import linalg
 from sklearn.decomposition import PCA
 
-from blair_rec.recommend.transforms import TRANSFORMS, apply_transforms, center, l2, pca, whiten
+from blair_rec.recommend.transforms import apply_transforms, center, fit_transforms, pca
+from blair_rec.steps import STEPS, Step, step_name
 
 Shape = tuple[int, int]
+
+EVERY_STEP: list[Step] = [
+    "center",
+    "l2",
+    {"pca": 3},
+    {"pca": 20},
+    "whiten",
+    {"whiten": "pca"},
+    {"shrink": 0.5},
+    {"shrink": 1.0},
+    {"rescale": 2.0},
+]
+
+
+def l2(vectors: np.ndarray) -> np.ndarray:
+    """The step alone."""
+    return apply_transforms(vectors, ["l2"])
+
+
+def whiten(vectors: np.ndarray) -> np.ndarray:
+    """The step alone."""
+    return apply_transforms(vectors, ["whiten"])
+
+
+def rank_of(vectors: np.ndarray) -> int:
+    """Directions that carry any variance."""
+    return int(np.linalg.matrix_rank(vectors - vectors.mean(axis=0), tol=1e-9))
+
+
+def test_every_step_of_the_config_is_tried_here() -> None:
+    assert {step_name(step).partition(":")[0] for step in EVERY_STEP} == set(STEPS)
 
 
 def anisotropic(n: int, width: int, seed: int = 0) -> np.ndarray:
@@ -101,19 +135,111 @@ def test_pca_of_degenerate_vectors_keeps_all_distances(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", degenerate)
-@pytest.mark.parametrize("name", TRANSFORMS)
-def test_no_transform_makes_numbers_that_are_not_finite(case: str, name: str) -> None:
-    result = TRANSFORMS[name](degenerate[case])
-    assert result.shape == degenerate[case].shape and result.dtype == np.float64
+@pytest.mark.parametrize("step", EVERY_STEP, ids=step_name)
+def test_no_transform_makes_numbers_that_are_not_finite(case: str, step: Step) -> None:
+    result = apply_transforms(degenerate[case], [step])
+    width = step["pca"] if isinstance(step, dict) and "pca" in step else degenerate[case].shape[1]
+    assert result.shape == (len(degenerate[case]), width) and result.dtype == np.float64
     assert np.isfinite(result).all()
 
 
 @given(shapes, st.integers(0, 99))
 def test_equal_vectors_stay_equal(shape: Shape, seed: int) -> None:
     vectors = np.repeat(anisotropic(*shape, seed=seed), 2, axis=0)
-    for name in TRANSFORMS:
-        result = TRANSFORMS[name](vectors)
+    for step in EVERY_STEP:
+        result = apply_transforms(vectors, [step])
         np.testing.assert_allclose(result[::2], result[1::2], atol=1e-9)
+
+
+@given(shapes, st.integers(0, 99), st.lists(st.sampled_from(EVERY_STEP), max_size=4))
+def test_rows_that_come_later_go_through_the_map_that_was_fitted(shape: Shape, seed: int, steps: list[Step]) -> None:
+    """Those of the catalogue, one by one and in any company, come out as they did; the fit doesn't see the others."""
+    vectors = anisotropic(*shape, seed=seed)
+    fitted, result = fit_transforms(vectors, steps)
+    scale = 1 + np.abs(result).max()
+    np.testing.assert_allclose(fitted.apply(vectors), result, atol=1e-9 * scale)
+    company = np.vstack([vectors[-1:], 100 * anisotropic(3, shape[1], seed=seed + 1)])
+    np.testing.assert_allclose(fitted.apply(company)[0], result[-1], atol=1e-7 * scale)
+    np.testing.assert_allclose(fitted.apply(vectors), result, atol=1e-9 * scale)
+
+
+@given(shapes, st.integers(0, 99))
+def test_every_spectral_step_is_what_the_singular_values_say(shape: Shape, seed: int) -> None:
+    """Against U, s, V of the centred vectors in float64; directions without variance are zero in all of them."""
+    vectors = anisotropic(*shape, seed=seed)
+    u, s, v = np.linalg.svd(vectors - vectors.mean(axis=0), full_matrices=False)
+    kept = s > 1e-5 * max(s[0], 1e-300) if rank_of(vectors) else np.zeros(len(s), dtype=bool)
+    u, s, v = u[:, kept], s[kept], v[kept]
+    n, variances = len(vectors), s**2 / len(vectors)
+    expected: dict[str, np.ndarray] = {
+        "whiten": np.sqrt(n) * u @ v,
+        "shrink: 0.5": u * np.sqrt(n * np.sqrt(variances * variances.mean())) @ v if len(s) else 0 * vectors,
+        "shrink: 1.0": u * np.sqrt(n * variances.mean()) @ v if len(s) else 0 * vectors,
+    }
+    steps: list[Step] = ["whiten", {"shrink": 0.5}, {"shrink": 1.0}]
+    for step in steps:
+        wanted = expected[step_name(step)]
+        np.testing.assert_allclose(apply_transforms(vectors, [step]), wanted, atol=1e-6 * (1 + np.abs(wanted).max()))
+    turned = apply_transforms(vectors, [{"whiten": "pca"}])
+    signs = np.sign(np.sum(turned[:, : len(s)] * u, axis=0))
+    np.testing.assert_allclose(turned[:, : len(s)], np.sqrt(n) * u * signs, atol=1e-6 * n)
+    assert not turned[:, len(s) :].any()
+
+
+@pytest.mark.parametrize("degree", [0.01, 0.3, 0.7, 1.0])
+def test_shrinkage_draws_the_spectrum_towards_its_mean_and_turns_nothing(degree: float) -> None:
+    vectors = anisotropic(300, 8)
+    before, after = covariance(vectors), covariance(apply_transforms(vectors, [{"shrink": degree}]))
+    values, directions = np.linalg.eigh(before)
+    np.testing.assert_allclose(after @ directions, directions * values ** (1 - degree) * values.mean() ** degree)
+    np.testing.assert_allclose(apply_transforms(vectors, [{"shrink": degree}]).mean(axis=0), 0, atol=1e-9)
+
+
+def test_whole_shrinkage_is_whitening_at_the_size_of_the_vectors() -> None:
+    vectors = anisotropic(300, 8)
+    shrunk = apply_transforms(vectors, [{"shrink": 1.0}])
+    np.testing.assert_allclose(shrunk, whiten(vectors) * np.sqrt(np.trace(covariance(vectors)) / 8), rtol=1e-8)
+    assert np.trace(covariance(shrunk)) == pytest.approx(np.trace(covariance(vectors)))
+
+
+@given(shapes, st.integers(0, 99), st.floats(1e-3, 1e3))
+def test_rescale_gives_the_root_mean_square_and_changes_no_direction(shape: Shape, seed: int, size: float) -> None:
+    vectors = anisotropic(*shape, seed=seed)
+    result = apply_transforms(vectors, [{"rescale": size}])
+    assert np.sqrt(np.mean(result**2)) == pytest.approx(size)
+    np.testing.assert_allclose(l2(result), l2(vectors), atol=1e-12)
+
+
+def test_l2_makes_nothing_of_what_is_only_rounding() -> None:
+    """The mean of all vectors, which an item without text may get, is no direction once it is centred."""
+    vectors = anisotropic(40, 6).astype(np.float32)
+    vectors[7] = np.delete(vectors, 7, axis=0).mean(axis=0)
+    result = apply_transforms(vectors, ["center", "l2"])
+    assert not result[7].any()
+    np.testing.assert_allclose(np.linalg.norm(np.delete(result, 7, axis=0), axis=1), 1)
+
+
+# What the run keeps of them
+
+
+def test_the_report_tells_width_size_rank_and_what_is_kept() -> None:
+    vectors = np.hstack([anisotropic(30, 4), np.full((30, 3), 0.1)])
+    theirs = PCA(2, svd_solver="full").fit(vectors)
+    fitted, result = fit_transforms(vectors, ["center", {"pca": 2}, {"rescale": 1.0}])
+    report = fitted.report
+    assert [line["step"] for line in report] == ["center", "pca: 2", "rescale: 1.0"]
+    assert [line["width"] for line in report] == [7, 2, 2]
+    assert [line.get("rank") for line in report] == [None, 4, None]
+    assert report[1]["explained_variance"] == pytest.approx(theirs.explained_variance_ratio_.sum())
+    norms = [np.linalg.norm(rows, axis=1).mean() for rows in (vectors, center(vectors), pca(vectors, 2), result)]
+    assert [line["mean_norm"] for line in report] == [pytest.approx(norms[at : at + 2]) for at in range(3)]
+    assert json.loads(json.dumps(report)) == list(report)
+
+
+def test_all_that_is_kept_of_one_text_for_all_is_said_to_be_nothing() -> None:
+    fitted, result = fit_transforms(np.ones((5, 3)), [{"pca": 2}, "whiten"])
+    assert not result.any()
+    assert [(line["rank"], line["explained_variance"]) for line in fitted.report] == [(0, 1.0), (0, 1.0)]
 
 
 @given(st.integers(2, 60), st.integers(0, 99))

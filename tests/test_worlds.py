@@ -11,7 +11,7 @@ from worlds import write_log
 from blair_rec.config import CompareConfig, TextConfig, TrainConfig, VariantConfig
 from blair_rec.evaluate.results import PROTOCOLS, ProtocolName, RunResult, load_run
 from blair_rec.plan import Run, run_setup
-from blair_rec.run import Data, train_run
+from blair_rec.run import Data, make_run
 from blair_rec.text.store import EmbeddingStore, write_store
 
 GROUPS, PER_GROUP, USERS, EVENTS = 30, 100, 600, 6
@@ -94,7 +94,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[RunResul
             run = Run(
                 name, seed, run_setup(config, name, seed), hashes, path, folder / "runs" / f"{name}-{seed}", done=False
             )
-            train_run(config, run, data, (store, path) if path else None)
+            make_run(config, run, data, (store, path) if path else None)
             found.setdefault(name, []).append(load_run(run.folder))
     return found
 

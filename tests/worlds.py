@@ -54,6 +54,25 @@ def read_log(folder: Path) -> list[Event]:
     return [(user, item, int(time)) for user, item, time in (row.split("\t") for row in rows)]
 
 
+def with_other_last_items(log: Sequence[Event]) -> list[Event]:
+    """The same log where most users end with another item; RecBole numbers items and users as before.
+
+    Numbers follow the first appearance in the file, so an item gives way, and only to another, where both were seen
+    before.
+    """
+    last = {user: max(time for who, _, time in log if who == user) for user, *_ in log}
+    seen: list[str] = []
+    changed = []
+    for user, item, time in log:
+        if time == last[user] and item in seen and len(seen) > 1:
+            changed.append((user, seen[seen.index(item) - 1], time))
+        else:
+            changed.append((user, item, time))
+            if item not in seen:
+                seen.append(item)
+    return changed
+
+
 def with_small_times(folder: Path) -> Path:
     """The same log with times 1, 2, 3, ... in the same order, which float32 holds exactly."""
     events = read_log(folder)

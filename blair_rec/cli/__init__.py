@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 
 import blair_rec
-from blair_rec.cli import compare, run, text
-from blair_rec.cli.terminal import say, set_up_logging
-from blair_rec.errors import BlairRecError
+from blair_rec.cli import compare, prepare, pretrain, run, text, tune
+from blair_rec.cli.terminal import processes, say, set_up_logging
+from blair_rec.errors import BlairRecError, ConfigError
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, 1 (an error, told in one message), 2 (usage) or 130 (interrupted)."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")  # of torchrun's processes one speaks
     options = _parser().parse_args(arguments)
     set_up_logging(console)
     try:
-        options.command(options, console)
+        if processes() > 1 and not getattr(options, "takes_processes", False):
+            raise ConfigError("several processes are for `compare` and `pretrain`; start this one without torchrun")
+        return options.command(options, console) or 0
     except BlairRecError as error:
         console.print("[bold red]error:[/]", end=" ")
         say(console, str(error))
@@ -30,14 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say(console, "interrupted; what is finished is kept: start the same command again to go on")
         return EXIT_INTERRUPTED
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="blair-rec", description="Does item text help a sequential recommender?")
     parser.add_argument("--version", action="version", version=f"blair-rec {blair_rec.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (compare, run, text):
+    for module in (compare, tune, run, text, prepare, pretrain):
         module.add(commands)
     parser.parse_args = _with_keys(parser)  # type: ignore[method-assign]
     return parser

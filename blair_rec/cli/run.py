@@ -1,4 +1,4 @@
-"""blair-rec run: RecBole's own quick start, with the plugin in place."""
+"""blair-rec run: RecBole's own quick start, with the plugin in place; blair-rec models: which models it is for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from blair_rec.cli.terminal import show
 from blair_rec.errors import ConfigError
@@ -15,7 +15,7 @@ from blair_rec.sections import read_yaml
 
 
 def add(commands: Any) -> None:
-    """Register the command."""
+    """Register the commands."""
     command = commands.add_parser(
         "run",
         help="RecBole's quick start with the plugin in place",
@@ -27,6 +27,9 @@ def add(commands: Any) -> None:
     command.add_argument("--config-files", nargs="*", default=[], metavar="F", help="RecBole YAML files")
     command.set_defaults(command=_run, takes_keys=True)
 
+    command = commands.add_parser("models", help="RecBole's sequential models: which can take item text, or why not")
+    command.set_defaults(command=_models)
+
 
 def _run(options: argparse.Namespace, console: Console) -> None:
     settings = {}
@@ -35,11 +38,11 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         if not key.startswith("--") or not equals:
             raise ConfigError(f"{key!r} is not --key=value")
         settings[name] = read_yaml(value, key)
-    from blair_rec.recbole import run_recbole, with_text
+    from blair_rec.recbole import run_recbole
     from blair_rec.recommend.models import model_class
 
-    if options.model.startswith("BLaIR"):  # of whichever model of RecBole it is made
-        with_text(model_class(options.model.removeprefix("BLaIR")).recbole_base)
+    if options.model.startswith("BLaIR"):
+        model_class(options.model)  # tells a misspelt name, or one that can't take text
     known, sys.argv = sys.argv, sys.argv[:1]  # RecBole reads the command line by itself
     try:
         result = run_recbole(
@@ -50,4 +53,20 @@ def _run(options: argparse.Namespace, console: Console) -> None:
     table = Table("metric", "valid", "test", title=f"{options.model} on {options.dataset}")
     for metric, value in result["test_result"].items():
         table.add_row(metric, f"{result['best_valid_result'][metric]:.4f}", f"{value:.4f}")
+    show(table)
+
+
+def _models(options: argparse.Namespace, console: Console) -> None:
+    from blair_rec.recbole import eligibility
+    from blair_rec.recommend.eligibility import recbole_models
+
+    reason = Column("item text", overflow="fold")
+    table = Table("model", reason, "trained", "items after training", title="RecBole's sequential models")
+    for name in recbole_models():
+        found = eligibility(name)
+        if isinstance(found, str):
+            table.add_row(name, f"no: it {found}", "", "")
+        else:
+            trained = "every position, packed" if found.packed else "RecBole's way"
+            table.add_row(name, "yes", trained, "yes" if found.cold_items else "no")
     show(table)

@@ -1,45 +1,183 @@
-"""blair-rec encode: the text side alone."""
+"""blair-rec encode and blair-rec store: the text side alone."""
 
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from blair_rec.cli.terminal import Live, say
-from blair_rec.config import TextConfig
+from blair_rec.config import DTYPES, TEMPLATES, TextConfig
+from blair_rec.errors import ConfigError
 from blair_rec.sections import read_section
+
+if TYPE_CHECKING:
+    from blair_rec.text.template import Template
 
 
 def add(commands: Any) -> None:
-    """Register the command."""
+    """Register the commands."""
+    _add_encode(commands)
+    _add_store(commands)
+
+
+def _add_encode(commands: Any) -> None:
+    default = TextConfig()
     command = commands.add_parser("encode", help="precompute the text vectors of a catalogue")
     command.add_argument("--items", required=True, metavar="FILE", help="a RecBole .item file or JSON lines")
-    command.add_argument("--fields", required=True, help="metadata fields that make up the text: title,brand")
-    command.add_argument("--encoder", default=TextConfig().encoder, help="hub name, local folder or offline package")
+    command.add_argument("--fields", default="", help="metadata fields that make up the text: title,brand")
+    command.add_argument("--template", default=default.template, help=f"instead of fields: {', '.join(TEMPLATES[1:])}")
+    command.add_argument("--encoder", default=default.encoder, help="hub name, local folder or offline package")
     command.add_argument("--pooling", default="auto", help="auto, cls or mean")
-    command.add_argument("--max-length", type=int, default=TextConfig().max_length, help="tokens read per item")
+    command.add_argument("--max-length", type=int, default=default.max_length, help="tokens read per item")
+    command.add_argument("--dtype", default=default.dtype, help=f"to compute in: {', '.join(DTYPES)} (on a GPU)")
+    command.add_argument("--store-dtype", default="float32", help=f"on disk: {', '.join(DTYPES)}")
+    command.add_argument("--device", help="cpu, cuda, cuda:1, ...; a GPU if there is one")
+    command.add_argument("--shard", metavar="i/n", help="part i of n alone, from 0/n on; RANK and WORLD_SIZE if set")
+    command.add_argument(
+        "--ray-workers", type=int, metavar="N", help="on a Ray cluster: N workers read --items, part by part"
+    )
+    command.add_argument(
+        "--parts", type=int, metavar="N", help="with --ray-workers: how many parts; one for each worker"
+    )
     command.add_argument("-o", "--out", type=Path, required=True, metavar="STORE", help="folder of the store")
     command.set_defaults(command=_encode)
 
 
 def _encode(options: argparse.Namespace, console: Console) -> None:
+    from blair_rec.text.template import Template
+
+    raw = {
+        "fields": [name.strip() for name in options.fields.split(",") if name.strip()],
+        **{key: getattr(options, key) for key in ("template", "encoder", "pooling", "max_length", "dtype")},
+    }
+    text = read_section(TextConfig, raw, "encode")
+    template = Template(text.template, text.fields)
+    if options.ray_workers is None:
+        _encode_here(options, text, template, console)
+    else:
+        _encode_with_ray(options, text, template, console)
+
+
+def _encode_with_ray(options: argparse.Namespace, text: TextConfig, template: Template, console: Console) -> None:
+    from blair_rec.item_vectors import find_encoder
+    from blair_rec.text.ray_encode import encode_with_ray
+
+    if options.ray_workers < 1 or (options.parts or 1) < 1:
+        raise ConfigError(f"--ray-workers is {options.ray_workers}, --parts is {options.parts}; at least 1 of each")
+    with Live(console) as live:
+        stores = encode_with_ray(
+            [options.items],
+            template,
+            partial(find_encoder, text),
+            options.out,
+            parts=options.parts or options.ray_workers,
+            workers=options.ray_workers,
+            store_dtype=options.store_dtype,
+            progress=lambda done, total: live.encoding("Ray", done, total),
+        )
+    say(Console(), f"{len(stores)} parts, {stores[0]} and so on; `blair-rec store merge` joins them")
+
+
+def _encode_here(options: argparse.Namespace, text: TextConfig, template: Template, console: Console) -> None:
     from blair_rec.item_vectors import find_encoder
     from blair_rec.text.catalogue import read_catalogue
     from blair_rec.text.encode import encode_catalogue
+    from blair_rec.text.encoder import best_device
+    from blair_rec.text.shards import parse_shard, shard_from_environment
 
-    fields = [name.strip() for name in options.fields.split(",")]
-    raw = {"fields": fields, "encoder": options.encoder, "pooling": options.pooling, "max_length": options.max_length}
-    text = read_section(TextConfig, raw, "encode")
+    shard = parse_shard(options.shard) if options.shard else shard_from_environment()
     source = find_encoder(text)
     with Live(console) as live:
         store = encode_catalogue(
             read_catalogue(options.items),
-            text.fields,
+            template,
             source,
             options.out,
+            store_dtype=options.store_dtype,
+            shard=shard,
+            device=options.device or best_device(),
             progress=lambda done, total: live.encoding(source.name, done, total),
         )
-    say(Console(), f"{len(store)} vectors of width {store.text_dim} by {source.name} in {options.out}")
+    say(Console(), f"{len(store)} vectors of width {store.text_dim} by {source.name} in {store.path}")
+    if far := store.encoder.get("from_float32"):
+        cosines = f"{far['cosine_min']:.6f} at least, {far['cosine_mean']:.6f} on average"
+        say(Console(), f"cosine of {source.dtype} to float32 on {far['texts']} texts: {cosines}")
+
+
+def _add_store(commands: Any) -> None:
+    store = commands.add_parser("store", help="look at, check, join and convert stores of text vectors")
+    jobs = store.add_subparsers(metavar="JOB", required=True)
+    info = jobs.add_parser("info", help="what a store holds")
+    info.add_argument("store", type=Path)
+    info.set_defaults(command=_info)
+    verify = jobs.add_parser("verify", help="read every byte and check it")
+    verify.add_argument("stores", type=Path, nargs="+", metavar="STORE")
+    verify.set_defaults(command=_verify)
+    merge = jobs.add_parser("merge", help="one store of several, such as the parts that encode --shard wrote")
+    merge.add_argument("parts", type=Path, nargs="+", metavar="STORE")
+    merge.add_argument("-o", "--out", type=Path, required=True, metavar="STORE")
+    merge.set_defaults(command=_merge)
+    export = jobs.add_parser("export", help="write .npy, .parquet, .feature or .itememb, by the ending of FILE")
+    export.add_argument("store", type=Path)
+    export.add_argument("-o", "--out", type=Path, required=True, metavar="FILE")
+    export.set_defaults(command=_export)
+    take = jobs.add_parser("import", help="a store of a .npy, .parquet, .feature or .itememb file")
+    take.add_argument("file", type=Path)
+    take.add_argument("--ids", type=Path, help="the .ids.json or .data_maps file, if it doesn't stand beside FILE")
+    take.add_argument("--encoder", default="unknown", help="the name to record for what made the vectors")
+    take.add_argument("--store-dtype", default="float32", help=f"on disk: {', '.join(DTYPES)}")
+    take.add_argument("-o", "--out", type=Path, required=True, metavar="STORE")
+    take.set_defaults(command=_import)
+
+
+def _info(options: argparse.Namespace, console: Console) -> None:
+    from blair_rec.text.store import open_store
+
+    store = open_store(options.store, verify=False)
+    said = {
+        "vectors": f"{len(store)} of width {store.text_dim}, {store.dtype}",
+        "items without text": len(store.tokens) - len(store),
+        "part": f"{store.shard[0]} of {store.shard[1]}, from 0" if store.shard else None,
+        "first items": ", ".join(store.tokens.at(range(min(3, len(store))))),
+        **{f"encoder {key}": value for key, value in store.encoder.items()},
+        **{f"template {key}": value for key, value in store.template.items()},
+        "text_sha256": store.text_sha256,
+        "store_sha256": store.store_sha256,
+    }
+    for key, value in said.items():
+        if value not in (None, ""):
+            say(Console(), f"{key}: {value}")
+
+
+def _verify(options: argparse.Namespace, console: Console) -> None:
+    from blair_rec.text.store import open_store
+
+    for path in options.stores:
+        say(Console(), f"{path}: {len(open_store(path))} vectors, every byte as it was written")
+
+
+def _merge(options: argparse.Namespace, console: Console) -> None:
+    from blair_rec.text.shards import merge_stores
+
+    store = merge_stores(options.parts, options.out)
+    say(Console(), f"{len(store)} vectors of {len(options.parts)} stores in {options.out}")
+
+
+def _export(options: argparse.Namespace, console: Console) -> None:
+    from blair_rec.text.exchange import export_store
+    from blair_rec.text.store import open_store
+
+    store = open_store(options.store)
+    files = export_store(store, options.out)
+    say(Console(), f"{len(store)} vectors of width {store.text_dim} in {', '.join(map(str, files))}")
+
+
+def _import(options: argparse.Namespace, console: Console) -> None:
+    from blair_rec.text.exchange import import_store
+
+    store = import_store(options.file, options.out, encoder=options.encoder, ids=options.ids, dtype=options.store_dtype)
+    say(Console(), f"{len(store)} vectors of width {store.text_dim} in {options.out}")

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy import sparse
 from torch import Tensor
 
+from blair_rec.config import SplitConfig
 from blair_rec.errors import DatasetError
+from blair_rec.recommend.log import LOG_POSITION, Log, LogRows
+from blair_rec.recommend.reading import QuicklyRead
 
-from recbole.data.dataset import SequentialDataset
-from recbole.data.interaction import Interaction
+logger = logging.getLogger("blair_rec")
 
-LOG_POSITION = "blair_log_position"
-"""Field of every row: where its target stands in the log."""
+LEFT_OUT = {"valid_and_test": (1, 2), "valid_only": (1,), "test_only": (2,)}
+"""Which of training (0), validation (1) and test (2) get one of a user's last events, by RecBole's name for it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,38 +34,28 @@ class ItemVectors:
     """Of the store they came from."""
 
 
-@dataclass(frozen=True, eq=False)
-class Log:
-    """All events, user by user, oldest first: held once, whatever is made of them.
-
-    Shapes: M events, U users that have any.
-    """
-
-    user: Tensor
-    """[M] int64 user ids, ascending."""
-    item: Tensor
-    """[M] int64 item ids."""
-    start: Tensor
-    """[M] int64: where the events of the same user begin."""
-
-
-class TextSequentialDataset(SequentialDataset):
-    """RecBole's SequentialDataset with three differences.
+class TextSequentialDataset(QuicklyRead):
+    """RecBole's SequentialDataset with four differences.
 
     Events are ordered by their times in float64, before RecBole rounds times to float32 (128 s for epoch seconds);
     ties stay in the order of the file, or are shuffled by the seed (`blair_ties`). The log is held once and
-    `item_id_list` is made for the rows that are asked for, instead of being written out for every prefix. And
-    `item_vectors` carries what a store knows of the items. Filtering, numbering and splitting are RecBole's own.
+    `item_id_list` is made for the rows that are asked for, instead of being written out for every prefix. With
+    `blair_split` the log is cut at two points of time. And `item_vectors` carries what a store knows of the items.
+    Filtering, numbering and all other splits give what RecBole's own do, without a loop over events or users.
     Benchmark files, which hold the lists themselves, are taken as RecBole reads them.
     """
 
     inter_feat: Any
     item_vectors: ItemVectors | None = None
     log: Log | None = None
+    event_times: np.ndarray | None = None
+    """[M] float64, the times of the log's events; None for benchmark files."""
     neighbours = 0
     """Pairs of events that follow each other in a user's history; 0 for benchmark files, which hold no times."""
     tied_neighbours = 0
     """Those of equal time: their order is the file's, or drawn by lot with `blair_ties: shuffled`."""
+    without_history = 0
+    """Events of this part of a `blair_split` that are their user's first: there is nothing to predict them from."""
 
     def _remove_duplication(self) -> None:
         super()._remove_duplication()
@@ -74,12 +69,22 @@ class TextSequentialDataset(SequentialDataset):
         name = self.iid_field + self.config["LIST_SUFFIX"]
         if name not in (self.config["alias_of_item_id"] or []):
             raise DatasetError(_NO_ALIAS.format(name=name))
+        if self._cutoffs is not None:
+            raise DatasetError(
+                f"data set {self.dataset_name!r} comes in benchmark files, which are a split already; "
+                "leave cut-off times out"
+            )
         super()._change_feat_format()
         if (longest := self.inter_feat[name].shape[1]) > self.max_item_list_len:
             raise DatasetError(
                 f"the histories in {name!r} hold up to {longest} items, but MAX_ITEM_LIST_LENGTH is "
                 f"{self.max_item_list_len}; set it to {longest}, or write shorter histories (their last items)"
             )
+
+    @property
+    def _cutoffs(self) -> SplitConfig | None:
+        split = self.config["blair_split"]
+        return SplitConfig(**split) if split else None
 
     def _order_by_exact_time(self) -> None:
         if self.time_field not in self.inter_feat:
@@ -88,44 +93,108 @@ class TextSequentialDataset(SequentialDataset):
                 "so the order of events is unknown; add it to load_col, or name it with TIME_FIELD "
                 f"(columns: {', '.join(self.inter_feat)})"
             )
-        time, user = self.inter_feat[self.time_field].to_numpy(), self.inter_feat[self.uid_field].to_numpy()
-        keys = [time, user]  # the last one counts most; what they leave open stays as it stands in the file
+        order = np.arange(len(self.inter_feat))  # what no key decides stays as it stands in the file
         if self.config["blair_ties"] == "shuffled":
-            keys.insert(0, np.random.default_rng(self.config["seed"]).random(len(time)))
-        order = np.lexsort(keys)
-        time, user = time[order], user[order]
-        self.neighbours = int((user[1:] == user[:-1]).sum())
-        self.tied_neighbours = int(((user[1:] == user[:-1]) & (time[1:] == time[:-1])).sum())
-        self.inter_feat = self.inter_feat.iloc[order].reset_index(drop=True)
+            order = np.random.default_rng(self.config["seed"]).random(len(order)).argsort()
+        for field in (self.time_field, self.uid_field):
+            key = torch.from_numpy(self.inter_feat[field].to_numpy()[order])
+            order = order[torch.argsort(key, stable=True).numpy()]
+        frame, self.inter_feat = self.inter_feat, None  # column by column, so that there are never two logs
+        self.inter_feat = pd.DataFrame({field: frame.pop(field).to_numpy()[order] for field in list(frame)}, copy=False)
+        time, user = self.inter_feat[self.time_field].to_numpy(), self.inter_feat[self.uid_field].to_numpy()
+        same_user = user[1:] == user[:-1]
+        self.event_times = time.astype(np.float64, copy=False)
+        self.neighbours = int(same_user.sum())
+        self.tied_neighbours = int((same_user & (time[1:] == time[:-1])).sum())
 
     def data_augmentation(self) -> None:
-        """One row per event that has a history; the history itself is made in __getitem__."""
+        """One row per event that has a history; the history itself is made when the row is asked for."""
         self._aug_presets()
         self._check_field("uid_field", "time_field")
-        user = self.inter_feat[self.uid_field]
-        position = torch.arange(len(user))
-        first = torch.ones(len(user), dtype=torch.bool)
-        first[1:] = user[1:] != user[:-1]
-        start = torch.cummax(torch.where(first, position, 0), dim=0).values
-        self.log = Log(user, self.inter_feat[self.iid_field], start)
-        self._log_fields = {field: self.inter_feat[field] for field in self.inter_feat if field != self.uid_field}
-        rows = torch.nonzero(~first).squeeze(1)
+        fields = {field: self.inter_feat[field] for field in self.inter_feat}
+        offsets = torch.searchsorted(fields[self.uid_field], torch.arange(self.user_num + 1))
+        self.log = Log(fields, self.uid_field, self.iid_field, offsets)
+        position = torch.arange(len(self.log.user))
+        rows = position[self.log.before(position) > 0]
         if len(rows) == 0:
             raise DatasetError(f"data set {self.dataset_name!r}: no user has two events: nothing to predict")
-        columns = {field: self.inter_feat[field][rows] for field in self.inter_feat}
-        columns[self.item_list_length_field] = (rows - start[rows]).clamp(max=self.max_item_list_len)
-        columns[LOG_POSITION] = rows
-        self.inter_feat = Interaction(columns)
+        lists = {getattr(self, f"{field}_list_field"): field for field in fields if field != self.uid_field}
+        self.inter_feat = LogRows(self.log, rows, lists, self.item_list_length_field, self.max_item_list_len)
 
-    def __getitem__(self, index: Any, join: bool = True) -> Interaction:
-        rows = self.inter_feat[index]
-        if self.log is not None and LOG_POSITION in rows:
-            length = rows[self.item_list_length_field]
-            before = rows[LOG_POSITION] - length
-            for field, values in self._log_fields.items():
-                list_field = getattr(self, f"{field}_list_field")
-                rows[list_field] = gather_windows(values, before, length, self.max_item_list_len)
-        return self.join(rows) if join else rows
+    def build(self) -> list[Any]:
+        """Training, validation and test split: RecBole's by `eval_args`, or by time under `blair_split`.
+
+        Under `blair_split` an event before `valid_from` is a training target, one before `test_from` a validation
+        target, and any other a test target, each with all that came before it in time as its history.
+        """
+        if self._cutoffs is None:
+            splits: list[Any] = super().build()
+            return splits
+        self._change_feat_format()
+        assert self.event_times is not None
+        cutoffs = [self._cutoffs.valid_from, self._cutoffs.test_from]
+        of_event = np.searchsorted(cutoffs, self.event_times, side="right")
+        of_row = of_event[self.inter_feat.position]
+        splits = self._split_rows([np.flatnonzero(of_row == number) for number in range(3)])
+        for number, split in enumerate(splits):
+            split.without_history = int((of_event == number).sum()) - len(split)
+        lost = ", ".join(f"{split.without_history:,} of {name}" for split, name in zip(splits, _PARTS, strict=True))
+        logger.info("events that are their user's first, which no history predicts: %s", lost)
+        return splits
+
+    def leave_one_out(self, group_by: str | None, leave_one_mode: str) -> list[Any]:
+        """As RecBole's: the last events of every user that has others."""
+        if group_by is None or leave_one_mode not in LEFT_OUT:
+            splits: list[Any] = super().leave_one_out(group_by, leave_one_mode)  # which says what is wrong
+            return splits
+        parts = LEFT_OUT[leave_one_mode]
+
+        def cuts(size: np.ndarray) -> list[np.ndarray]:
+            # What comes first goes short first: with two events the last one is for testing.
+            left_out = [np.minimum(size - 1, sum(part >= number for part in parts)) for number in (1, 2)]
+            return [size - count for count in left_out]
+
+        return self._split_groups(self.inter_feat[group_by].numpy(), cuts)
+
+    def split_by_ratio(self, ratios: Sequence[float], group_by: str | None = None) -> list[Any]:
+        """As RecBole's: by shares of all rows, or of each user's."""
+        shares = [ratio / sum(ratios) for ratio in ratios]
+        group = np.zeros(len(self), dtype=np.int64) if group_by is None else self.inter_feat[group_by].numpy()
+
+        def cuts(size: np.ndarray) -> list[np.ndarray]:
+            known, of_group = np.unique(size, return_inverse=True)  # groups of one size are split alike
+            return list(np.array([self._calcu_split_ids(int(tot), shares) for tot in known])[of_group].T)
+
+        return self._split_groups(group, cuts)
+
+    def time_based_split(self, ratios: Sequence[float], group_by: str | None) -> list[Any]:
+        """As RecBole 1.2.1's: the last share of all time for testing, the rest by shares of each user's events."""
+        if group_by is None:
+            splits: list[Any] = super().time_based_split(ratios, group_by)
+            return splits
+        shares = [ratio / sum(ratios) for ratio in ratios]
+        time, group = self.inter_feat[self.time_field].numpy(), self.inter_feat[group_by].numpy()
+        early = time <= np.percentile(time, 100 * (1 - shares[-1]))
+        codes = pd.factorize(group)[0]
+        size = np.bincount(codes, weights=early).astype(np.int64)
+        return self._split_groups(group, lambda _: [(size * (shares[0] / (1 - shares[2]))).astype(np.int64), size])
+
+    def _split_groups(self, group: np.ndarray, cuts: Callable[[np.ndarray], Sequence[np.ndarray]]) -> list[Any]:
+        """Rows into parts by where they stand in their group; groups stay in the order of their first rows.
+
+        `cuts` makes of the group sizes [G] the bounds between the parts of each group, an [G] array for each.
+        """
+        codes = pd.factorize(group)[0]
+        order = np.argsort(codes, kind="stable")
+        size = np.bincount(codes)
+        nth = np.arange(len(order)) - np.repeat(np.cumsum(size) - size, size)
+        bounds = cuts(size)
+        part = sum((nth >= np.repeat(bound, size)).astype(np.int8) for bound in bounds)
+        return self._split_rows([order[part == number] for number in range(len(bounds) + 1)])
+
+    def _split_rows(self, parts: Sequence[np.ndarray]) -> list[Any]:
+        self._drop_unused_col()
+        return [self.copy(self.inter_feat.select(rows)) for rows in parts]
 
     def inter_matrix(self, form: str = "coo", value_field: str | None = None) -> Any:
         """[user_num, item_num] sparse counts of the events up to the last row of each user in this split."""
@@ -136,19 +205,20 @@ class TextSequentialDataset(SequentialDataset):
         shape = (self.user_num, self.item_num)
         return sparse.coo_matrix((np.ones(len(user), np.float32), (user, item)), shape=shape).asformat(form)
 
-    def histories(self) -> tuple[Tensor, Tensor]:
-        """Every event before each row's target, the whole history and not just the window: (row [P], item_id [P])."""
+    def histories(self, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Every event before each row's target, the whole history and not just the window: (row [P], item_id [P]).
+
+        With `rows` those of some rows alone, which are then numbered from 0.
+        """
         if self.log is None:  # benchmark files hold no more than the window
-            items = self.inter_feat[self.iid_field + self.config["LIST_SUFFIX"]]
+            items = self.inter_feat[self.iid_field + self.config["LIST_SUFFIX"]][rows]
             row, column = torch.nonzero(items, as_tuple=True)
             return row, items[row, column]
-        position = self.inter_feat[LOG_POSITION]
-        start = self.log.start[position]
-        length = position - start
+        position = self.inter_feat[LOG_POSITION][rows]
+        length = self.log.before(position)
         row = torch.repeat_interleave(torch.arange(len(position)), length)
-        ends = torch.cumsum(length, 0)
-        step = torch.arange(int(ends[-1]) if len(ends) else 0) - torch.repeat_interleave(ends - length, length)
-        return row, self.log.item[start[row] + step]
+        nth = torch.arange(len(row)) - torch.repeat_interleave(torch.cumsum(length, 0) - length, length)
+        return row, self.log.item[(position - length)[row] + nth]
 
     def events_up_to_last_row(self) -> Tensor:
         """[M] bool: events that stand at or before the last row of their user in this split."""
@@ -158,16 +228,9 @@ class TextSequentialDataset(SequentialDataset):
         return torch.arange(len(self.log.item)) <= last[self.log.user]
 
 
+_PARTS = ("training", "validation", "test")
+
 _NO_ALIAS = (
     "benchmark files hold the histories in {name!r}, but alias_of_item_id does not name it, "
     "so RecBole would number its items apart from the targets; add `alias_of_item_id: [{name}]`"
 )
-
-
-def gather_windows(values: Tensor, first: Tensor, length: Tensor, width: int) -> Tensor:
-    """values[first : first + length] of each row, padded with zeros: [M, ...], [B], [B] -> [B, width, ...]."""
-    column = torch.arange(width)
-    index = (first.unsqueeze(1) + column).clamp(max=len(values) - 1)
-    inside = column < length.unsqueeze(1)
-    picked = values[index]
-    return picked * inside.view(*inside.shape, *[1] * (picked.dim() - 2)).to(picked.dtype)

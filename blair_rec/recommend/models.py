@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import inspect
 from contextlib import AbstractContextManager, nullcontext
-from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
+import numpy as np
 from torch import nn
 
+from blair_rec.config import PLUGIN_KEYS, VariantConfig
 from blair_rec.errors import ConfigError
-from blair_rec.recommend.items import Items, build_items
+from blair_rec.recommend.eligibility import (
+    Eligible,
+    eligibility,
+    item_embedding_name,
+    recbole_model,
+    replace_items,
+    why_not,
+)
+from blair_rec.recommend.items import Items
 from blair_rec.recommend.settings import complete_config
+from blair_rec.recommend.similarity import Similarity
 
-from recbole.model import sequential_recommender
 from recbole.model.abstract_recommender import SequentialRecommender
 
 
@@ -22,42 +31,42 @@ from recbole.model.abstract_recommender import SequentialRecommender
 def with_text(base: type[SequentialRecommender]) -> type[SequentialRecommender]:
     """A RecBole sequential model class whose item embedding can be replaced by an item side of ours.
 
-    The new class is called BLaIR<Name>. It reads `blair_items`, `blair_transforms` and `blair_control` from its
-    config and the text vectors from its data set (`item_vectors`). With `blair_items: id` it is the model that it
-    was, with the same initial weights. The same base gives the same class.
+    The new class is called BLaIR<Name>. It reads the `blair_*` keys of a variant from its config and the text vectors
+    from its data set (`item_vectors`). With `blair_items: id` it is the model that it was, with the same initial
+    weights. The same base gives the same class. Whether a class of your own is read right is what `eligibility` tries.
 
     Raises:
-        ConfigError: not a class of sequential models.
+        ConfigError: not a class of sequential models; from the new class: it can't take item text (and why).
     """
     if not (inspect.isclass(base) and issubclass(base, SequentialRecommender)):
         raise ConfigError(f"{base!r} is not a class of RecBole sequential models")
     if hasattr(base, "recbole_base"):  # it has its item side replaced already
         return base
 
-    class TextModel(base):
+    class TextModel(Similarity, base):
         recbole_base = base
         complete_config = staticmethod(complete_config)
 
         def __init__(self, config: Any, dataset: Any) -> None:
-            super().__init__(config, dataset)
+            _refuse_ineligible(base)
+            try:
+                super().__init__(config, dataset)
+            except KeyError as error:
+                if error.args[0] not in (config["selected_features"] or ()):
+                    raise
+                raise ConfigError(
+                    f"{base.__name__} reads {error.args[0]!r} of each item, which the data set doesn't have; "
+                    "name the columns of its .item file to read in selected_features"
+                ) from error
             self.item_side_name = item_embedding_name(self, self.n_items)
-            kind = config["blair_items"] or "id"
-            if kind == "id":
+            self.set_temperature(config["blair_temperature"])
+            variant = _variant_of(config)
+            if variant.items == "id":
                 return
             vectors = getattr(dataset, "item_vectors", None)
             if vectors is None:
-                raise ConfigError(f"blair_items is {kind!r}, but the data set carries no text vectors")
-            replaced = self.get_submodule(self.item_side_name)
-            items = build_items(
-                kind,
-                vectors.table,
-                tuple(config["blair_transforms"] or ()),
-                config["blair_control"],
-                replaced,
-                seed=config["seed"],
-            )
-            parent, _, name = self.item_side_name.rpartition(".")
-            setattr(self.get_submodule(parent), name, items)
+                raise ConfigError(f"blair_items is {variant.items!r}, but the data set carries no text vectors")
+            replace_items(self, self.item_side_name, variant, vectors.table, config["seed"])
 
     TextModel.__name__ = TextModel.__qualname__ = f"BLaIR{base.__name__}"
     TextModel.__doc__ = f"RecBole's {base.__name__} with `blair_items` in the place of its item embedding."
@@ -68,35 +77,11 @@ def model_class(name: str) -> type[SequentialRecommender]:
     """BLaIR<name> for the name of a RecBole sequential model.
 
     Raises:
-        ConfigError: RecBole has no such sequential model.
+        ConfigError: RecBole has no such sequential model, or it can't take item text (and why).
     """
-    classes = vars(sequential_recommender).items()
-    known: dict[str, Any] = {key: value for key, value in classes if inspect.isclass(value)}
-    if name not in known:
-        as_written = {key.lower(): key for key in known}
-        near = get_close_matches(name.lower(), as_written, n=1)
-        hint = f"did you mean {as_written[near[0]]!r}?" if near else f"known: {', '.join(sorted(known))}"
-        raise ConfigError(f"model is {name!r}, which is no sequential model of RecBole; {hint}")
-    return with_text(known[name])
-
-
-def item_embedding_name(model: nn.Module, n_items: int) -> str:
-    """Where the one item embedding of a built RecBole model is.
-
-    Raises:
-        ConfigError: none, or several (or one under several names): replacing one would leave the others untouched.
-    """
-    names = [
-        name
-        for name, module in model.named_modules(remove_duplicate=False)
-        if isinstance(module, nn.Embedding) and module.num_embeddings >= n_items and "item" in name.lower()
-    ]
-    if len(names) != 1:
-        found = ", ".join(names) or "none"
-        raise ConfigError(
-            f"{type(model).__name__} has {len(names)} item embeddings ({found}); exactly one can be replaced"
-        )
-    return names[0]
+    base = recbole_model(name.removeprefix("BLaIR"))
+    _refuse_ineligible(base)
+    return with_text(base)
 
 
 def item_side(model: Any) -> nn.Embedding | Items:
@@ -107,8 +92,39 @@ def item_side(model: Any) -> nn.Embedding | Items:
 
 def shared_items(model: Any) -> AbstractContextManager[None]:
     """Compute the item vectors once within this block, where computing them costs anything."""
+    if hasattr(model, "shared_items"):  # an ensemble shares its members', a baseline has nothing to compute
+        own: AbstractContextManager[None] = model.shared_items()
+        return own
     items = item_side(model)
     return items.shared() if isinstance(items, Items) else nullcontext()
+
+
+def append_items(model: Any, vectors: np.ndarray) -> None:
+    """Items that came after training get the next ids of a trained model: [M, E] text vectors as the store has them.
+
+    Raises:
+        ConfigError: this model, or its item side, knows items by more than their text.
+    """
+    refused = "an item that came after training can't be scored: "
+    if hasattr(model, "append"):  # neighbours on text
+        model.append(vectors)
+        return
+    if not hasattr(model, "item_side_name"):
+        raise ConfigError(f"{refused}{type(model).__name__} is made of the items that it was given at first")
+    items = item_side(model)
+    if not isinstance(items, Items):
+        raise ConfigError(f"{refused}items: id knows items by their events alone")
+    found = eligibility(model.recbole_base)
+    if isinstance(found, Eligible) and not found.cold_items:
+        raise ConfigError(f"{refused}{model.recbole_base.__name__} keeps more of each item than its vector")
+    items.append(vectors)
+
+
+def transform_report(model: Any) -> list[dict[str, Any]]:
+    """What each transform of the text vectors found in the catalogue; nothing where no item side comes from text."""
+    made_from_text = item_side(model) if hasattr(model, "item_side_name") else model
+    fitted = getattr(made_from_text, "transforms", None)
+    return [] if fitted is None else list(fitted.report)
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
@@ -116,3 +132,14 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     return {"trained": trained, "frozen": frozen + sum(b.numel() for b in model.buffers() if b.is_floating_point())}
+
+
+def _refuse_ineligible(base: Any) -> None:
+    if reason := why_not(base):
+        raise ConfigError(f"{base.__name__} can't take item text: it {reason}")
+
+
+def _variant_of(config: Any) -> VariantConfig:
+    """What the `blair_*` keys of a RecBole config say of the item side."""
+    keys = {key: name for key, (section, name) in PLUGIN_KEYS.items() if section is VariantConfig}
+    return VariantConfig(**{name: config[key] for key, name in keys.items() if config[key] is not None})

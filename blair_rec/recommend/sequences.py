@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from blair_rec.errors import DatasetError
-from blair_rec.recommend.dataset import LOG_POSITION, TextSequentialDataset
+from blair_rec.recommend.dataset import TextSequentialDataset
+from blair_rec.recommend.log import LOG_POSITION
 from blair_rec.recommend.packing import Packed, pack
 
 
@@ -38,6 +39,26 @@ class TrainingSequences:
         """Targets in one epoch."""
         return int(self.is_target.sum())
 
+    def mean_context(self, width: int, cut: bool) -> float:
+        """How many items a target is predicted from, in the mean over all targets.
+
+        Args:
+            width: the most that the model reads.
+            cut: whether long sequences are cut as `windows` does, of which this is the mean over all offsets, or every
+                target has all that comes before it, as RecBole's rows do.
+        """
+        length = np.diff(self.offsets)
+        before = (np.arange(len(self.items)) - np.repeat(self.offsets[:-1], length))[self.is_target]
+        if not cut:
+            return float(np.minimum(before, width).mean())
+        # An event with b events before it is in the first window if that is b or longer, and else as far behind its
+        # window's beginning as the offset has it, 1 to width alike.
+        longer = np.repeat(length - 1 > width, length)[self.is_target]
+        within = np.minimum(before, width)
+        mean = within * (width - within + 1) / width + within * (within - 1) / (2 * width)
+        mean[before > width] = (width + 1) / 2
+        return float(np.where(longer, mean, before).mean())
+
     def windows(self, width: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """First event and number of inputs of each window: ([W], [W]) int64, in the order of the sequences."""
         inputs = np.diff(self.offsets) - 1  # the last event is never an input
@@ -49,10 +70,11 @@ class TrainingSequences:
         end = np.minimum(head[sequence] + nth * width, inputs[sequence])
         return self.offsets[sequence] + begin, end - begin
 
-    def batches(self, width: int, targets_per_batch: int, seed: int) -> Iterator[Packed]:
+    def batches(self, width: int, targets_per_batch: int, seed: int, share: slice = slice(None)) -> Iterator[Packed]:
         """One epoch of random windows, about `targets_per_batch` targets in each batch.
 
-        Windows are drawn at random over users: batches of equal-length windows would bias the training.
+        Windows are drawn at random over users: batches of equal-length windows would bias the training. Of each batch
+        come the windows of `share`, counted from the shortest to the longest; where that is none, one without targets.
         """
         generator = np.random.default_rng(seed)
         first, length = self.windows(width, generator)
@@ -67,7 +89,11 @@ class TrainingSequences:
         for begin, end in zip(np.concatenate([[0], cuts[:-1]]), cuts, strict=True):
             if begin == end:
                 continue
-            yield pack(items, targets, first[begin:end], length[begin:end])
+            mine = begin + np.argsort(length[begin:end], kind="stable")[share]
+            if len(mine):
+                yield pack(items, targets, first[mine], length[mine])
+            else:
+                yield pack(items, torch.zeros_like(targets), first[begin : begin + 1], length[begin : begin + 1])
 
 
 def training_sequences(train: TextSequentialDataset) -> TrainingSequences:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from blair_rec.config import read_plugin_config
 from blair_rec.errors import CheckpointError, ConfigError
+from blair_rec.sections import read_yaml, to_dict
 
 from recbole.config import Config
 
@@ -37,6 +39,13 @@ def recbole_config(model: str | type, folder: str, settings: Mapping[str, Any]) 
     return config
 
 
+def model_keys(model: type) -> tuple[str, ...]:
+    """The settings of a RecBole model itself, such as hidden_size: those that RecBole's own file of defaults names."""
+    name = getattr(model, "recbole_base", model).__name__
+    text = (resources.files("recbole") / "properties" / "model" / f"{name}.yaml").read_text(encoding="utf-8")
+    return tuple(read_yaml(text, f"RecBole's defaults of {name}"))
+
+
 class ItemsOnly:
     """What a model asks of a data set when it is built, where only the items are known: to load a trained one."""
 
@@ -44,6 +53,18 @@ class ItemsOnly:
         self.item_num = n_items
         self.item_vectors = item_vectors
         self._item_field = config["ITEM_ID_FIELD"]
+        self.field2seqlen = {self._item_field + config["LIST_SUFFIX"]: config["MAX_ITEM_LIST_LENGTH"]}
+        self.inter_feat = {self._item_field: torch.zeros(0, dtype=torch.int64)}
+
+    def __getattr__(self, name: str) -> Any:
+        """Anything else.
+
+        Raises:
+            CheckpointError: it is the data set's, such as its users or the features of its items.
+        """
+        if name.startswith("_"):  # Python asks for some, to copy for example
+            raise AttributeError(name)
+        raise CheckpointError(f"this model can't be loaded without its data set: it asks for {name!r}")
 
     def num(self, field: str) -> int:
         """Number of different values of a field, padding included.
@@ -71,21 +92,24 @@ def complete_config(config: Config) -> None:
         "blair_items": plugin.variant.items,
         "blair_transforms": list(plugin.variant.transforms),
         "blair_control": plugin.variant.control,
-        "blair_loss": plugin.loss,
+        "blair_loss": plugin.train.loss,
         "blair_ties": plugin.ties,
+        "blair_split": to_dict(plugin.split),
     }
+    if plugin.train.temperature is not None:
+        as_read["blair_temperature"] = plugin.train.temperature
     defaults.update(as_read)
     given.update({key: value for key, value in as_read.items() if key in given})  # a command line gives texts
     merged = {**defaults, **given}
     if merged.get("loss_type") == "CE":
         defaults["train_neg_sample_args"] = None
-    elif plugin.loss == "full_softmax":  # a cross entropy, too
+    elif plugin.train.loss != "recbole":  # one of ours
         if "blair_loss" in given:
             raise ConfigError(
-                f"blair_loss is full_softmax, but loss_type is {merged.get('loss_type')!r}; "
+                f"blair_loss is {plugin.train.loss}, but loss_type is {merged.get('loss_type')!r}; "
                 "leave blair_loss out to train with loss_type, or set loss_type to CE"
             )
-        defaults["blair_loss"] = "recbole"
+        defaults.update(blair_loss="recbole", blair_temperature=None)
     if not isinstance(config, TypedConfig):  # run_recbole looks for them; a comparison doesn't
         _refuse_stray_pickles(config, merged)
     item = merged["ITEM_ID_FIELD"]

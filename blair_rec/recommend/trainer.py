@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from blair_rec.config import SAMPLED_LOSSES, TrainConfig, read_plugin_config
+from blair_rec.recommend import parallel
 from blair_rec.recommend.checkpoint import load_training, load_weights, save_training
-from blair_rec.recommend.dropout import BitDropout
-from blair_rec.recommend.losses import check_finite, full_softmax
+from blair_rec.recommend.epochs import EveryPosition, RecboleWay, StepLosses, Steps, check_loss
+from blair_rec.recommend.losses import check_finite
 from blair_rec.recommend.models import item_side, shared_items
-from blair_rec.recommend.packing import can_pack, hidden_states
-from blair_rec.recommend.sequences import TrainingSequences, training_sequences
+from blair_rec.recommend.optimizer import LearningRate, RowAdam
+from blair_rec.recommend.packing import can_pack
+from blair_rec.recommend.sequences import training_sequences
 
-from recbole.data.dataloader import TrainDataLoader
-from recbole.data.utils import create_samplers
 from recbole.trainer import Trainer
-from recbole.utils import init_seed
 
-StepLosses = Iterator[tuple[Tensor, int]]
-"""For each step its mean loss and its number of targets; the optimiser steps before the next is asked for."""
+OnStep = Callable[[int, int, float], None]
+"""Told after each step of an epoch: how many are done, of about how many, and the loss of this one."""
 
 
 @dataclass(frozen=True)
@@ -52,49 +52,24 @@ class Trained:
     best_value: float
 
 
-def every_position(
-    model: Any, sequences: TrainingSequences, width: int, targets_per_batch: int, seed: int
-) -> Callable[[int], StepLosses]:
-    """Step losses of an epoch, where one pass over a window teaches all its positions."""
+def make_optimizer(model: Any, train: TrainConfig) -> RowAdam:
+    """Adam; where a step reads few rows of an embedding of item ids, it moves no others.
 
-    def losses(epoch: int) -> StepLosses:
-        dropout = BitDropout(hash_seed(seed, epoch))
-        for packed in sequences.batches(width, targets_per_batch, seed=hash_seed(seed, epoch)):
-            packed = packed.to(model.device)
-            learnt = torch.nonzero(packed.targets).squeeze(1)
-            with shared_items(model):
-                hidden = hidden_states(model, packed, dropout)
-                if len(learnt) < len(hidden):
-                    hidden = hidden[learnt]
-                yield full_softmax(hidden, packed.targets[learnt], item_side(model).weight), len(learnt)
-
-    return losses
+    A weight decay concerns every row, so with one the whole table is moved.
+    """
+    if train.loss in SAMPLED_LOSSES and not train.weight_decay and parallel.adds_rows():
+        items = item_side(model)
+        if isinstance(items, nn.Embedding):
+            items.sparse = True
+    return RowAdam(model.parameters(), train.learning_rate, train.weight_decay)
 
 
-def recbole_way(model: Any, loader: Any) -> Callable[[int], StepLosses]:
-    """Step losses of an epoch, with RecBole's own batches and the model's own loss."""
-
-    def losses(epoch: int) -> StepLosses:
-        for interaction in loader:
-            with shared_items(model):
-                loss = model.calculate_loss(interaction.to(model.device))
-                yield torch.stack(loss).sum() if isinstance(loss, tuple) else loss, len(interaction)
-
-    return losses
-
-
-def seed_everything(seed: int) -> None:
-    """Python, NumPy and torch, as RecBole does it."""
-    init_seed(seed, True)
-
-
-def recbole_batches(config: Any, train: Any) -> TrainDataLoader:
-    """RecBole's own loader over a training split, with the sampler that the config asks for."""
-    sampler, _, _ = create_samplers(config, train, [train, train, train])
-    return TrainDataLoader(config, train, sampler, shuffle=True)
-
-
-def run_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, losses: StepLosses) -> float:
+def run_epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    losses: StepLosses,
+    on_step: Callable[[int, float], None] = lambda done, loss: None,
+) -> float:
     """One pass of training; the mean loss over its targets.
 
     Raises:
@@ -103,51 +78,43 @@ def run_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, losses: StepLo
     model.train()
     total, seen = 0.0, 0
     for step, (loss, n_targets) in enumerate(losses, start=1):
-        check_finite(loss, step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        value, n_targets = parallel.average(model.parameters(), loss.item(), n_targets)
+        check_finite(value, step)
         optimizer.step()
-        total += loss.item() * n_targets
+        total += value * n_targets
         seen += n_targets
+        on_step(step, value)
     return total / max(seen, 1)
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long and how fast to train."""
-
-    epochs: int
-    patience: int
-    """Validations in a row without a new best before training stops."""
-    eval_every: int
-    """Epochs between two validations."""
-    learning_rate: float
-    weight_decay: float
 
 
 def fit(
     model: nn.Module,
-    losses: Callable[[int], StepLosses],
+    steps: Steps,
     validate: Callable[[], Mapping[str, float]],
     metric: str,
-    budget: Budget,
+    train: TrainConfig,
     *,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_step: OnStep = lambda done, total, loss: None,
     checkpoint: Path | None = None,
     generators: Mapping[str, torch.Generator] | None = None,
+    until: int | None = None,
 ) -> Trained:
-    """Train until the validation metric has not risen for `patience` validations; the best weights are restored.
+    """Train until the validation metric has not risen for `train.patience` validations; the best weights are restored.
 
     Where a `checkpoint` is named it is written after every epoch, and one that is there already is trained on from,
-    bit for bit as if training had never stopped. `generators` are what the losses draw from, next to the global ones.
+    bit for bit as if training had never stopped. `generators` are what the steps draw from, next to the global ones.
+    Of several processes the first one alone validates and writes. `until` is an epoch to stop after for now, for
+    training that its checkpoint goes on with.
 
     Raises:
         TrainingError: a loss that is not finite.
         CheckpointError: a checkpoint of another model, or not a whole one.
     """
-    optimizer = torch.optim.Adam(
-        model.parameters(), lr=budget.learning_rate, weight_decay=budget.weight_decay, fused=True
-    )
+    optimizer = make_optimizer(model, train)
+    rate = LearningRate(optimizer, train.learning_rate, train.warmup_steps, train.schedule, train.epochs * len(steps))
     history: list[Epoch] = []
     best_epoch, best_value, without_best = 0, -np.inf, 0
     best = _copy(model)
@@ -155,26 +122,29 @@ def fit(
         state, best = load_training(checkpoint, model, optimizer, generators or {})
         history = [Epoch(**epoch) for epoch in state["history"]]
         best_epoch, best_value, without_best = state["best_epoch"], state["best_value"], state["without_best"]
-    for epoch in range(len(history) + 1, budget.epochs + 1):
-        if without_best > budget.patience:
+        rate.step = state["steps"]
+    last = train.epochs if until is None else min(until, train.epochs)
+    for epoch in range(len(history) + 1, last + 1):
+        if without_best > train.patience:
             break
         begin = time.perf_counter()
-        loss = run_epoch(model, optimizer, losses(epoch))
+        loss = run_epoch(model, optimizer, steps(epoch), lambda done, loss: on_step(done, len(steps), loss))
         trained = time.perf_counter()
-        due = epoch % budget.eval_every == 0 or epoch == budget.epochs
-        valid = dict(validate()) if due else None
+        due = epoch % train.eval_every == 0 or epoch == train.epochs
+        valid = parallel.from_first(lambda: dict(validate())) if due else None
         history.append(Epoch(epoch, loss, trained - begin, time.perf_counter() - trained, valid))
         on_epoch(history[-1])
         if valid is not None and valid[metric] > best_value:
             best_epoch, best_value, without_best, best = epoch, valid[metric], 0, _copy(model)
         elif valid is not None:
             without_best += 1
-        if checkpoint is not None:
+        if checkpoint is not None and parallel.rank() == 0:
             state = {
                 "history": [dataclasses.asdict(line) for line in history],
                 "best_epoch": best_epoch,
                 "best_value": best_value,
                 "without_best": without_best,
+                "steps": rate.step,
             }
             save_training(checkpoint, model, optimizer, state, generators or {}, best)
     model.load_state_dict(best)
@@ -186,44 +156,52 @@ def _copy(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-def hash_seed(seed: int, epoch: int) -> int:
-    """A seed of its own for each epoch of a run."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-
-
 class TextTrainer(Trainer):
     """RecBole's Trainer for our models: every-position steps, and checkpoints in safetensors instead of pickle."""
 
     saved_model_file: str
+    _steps: Steps
+    _rate: LearningRate
 
     def __init__(self, config: Any, model: Any) -> None:
+        self._train = dataclasses.replace(
+            read_plugin_config(config.external_config_dict).train,
+            loss=config["blair_loss"],
+            batch_size=config["train_batch_size"],
+            learning_rate=config["learning_rate"],
+            weight_decay=config["weight_decay"],
+            epochs=config["epochs"],
+        )
+        check_loss(type(model), self._train)
+        self._every_position = self._train.loss != "recbole" and can_pack(type(model))
         super().__init__(config, model)
         self.saved_model_file = str(Path(self.saved_model_file).with_suffix(".safetensors"))
-        self._sequences: TrainingSequences | None = None
         self._store_sha256 = config["blair_store_sha256"]
         self._generators: dict[str, torch.Generator] = {}
         self._resume_from: Path | None = None
 
+    def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
+        if self._every_position and self.learner.lower() == "adam":
+            return make_optimizer(self.model, self._train)
+        optimizer: torch.optim.Optimizer = super()._build_optimizer(**kwargs)
+        return optimizer
+
     def _train_epoch(
         self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
     ) -> float | tuple[float, ...]:
-        if self.config["blair_loss"] == "recbole" or not can_pack(type(self.model)):
+        if not self._every_position:
             result: float | tuple[float, ...] = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
             return result
-        if self._sequences is None:
-            self._sequences = training_sequences(train_data._dataset)
-        losses = every_position(
-            self.model,
-            self._sequences,
-            self.config["MAX_ITEM_LIST_LENGTH"],
-            self.config["train_batch_size"],
-            self.config["seed"],
-        )
-        return run_epoch(self.model, self.optimizer, losses(epoch_idx + 1))
+        return run_epoch(self.model, self.optimizer, self._steps(epoch_idx + 1))
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         path = Path(kwargs.get("saved_model_file", self.saved_model_file))
-        state = {"epoch": epoch, "cur_step": self.cur_step, "best_valid_score": float(self.best_valid_score)}
+        state = {
+            "epoch": epoch,
+            "cur_step": self.cur_step,
+            "best_valid_score": float(self.best_valid_score),
+            "steps": self._rate.step,
+        }
         save_training(path, self.model, self.optimizer, state, self._generators, store_sha256=self._store_sha256)
         if verbose:
             self.logger.info(f"Saving current: {path}")
@@ -235,14 +213,25 @@ class TextTrainer(Trainer):
             CheckpointError: a checkpoint of another model, or trained over another store.
             TrainingError: a loss that is not finite.
         """
-        self._generators = {"loader": train_data.generator}
+        if not hasattr(self, "_rate"):
+            self._prepare(train_data)
         if self._resume_from is not None:
             path, self._resume_from = self._resume_from, None
             state, _ = load_training(path, self.model, self.optimizer, self._generators, self._store_sha256)
             self.start_epoch, self.cur_step = state["epoch"] + 1, state["cur_step"]
-            self.best_valid_score = state["best_valid_score"]
+            self.best_valid_score, self._rate.step = state["best_valid_score"], state["steps"]
             self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
         return super().fit(train_data, *args, **kwargs)
+
+    def _prepare(self, train_data: Any) -> None:
+        train, width, seed = self._train, self.config["MAX_ITEM_LIST_LENGTH"], self.config["seed"]
+        self._generators = {"loader": train_data.generator}
+        if self._every_position:
+            self._steps = EveryPosition(self.model, training_sequences(train_data._dataset), width, train, seed)
+        else:
+            self._steps = RecboleWay(self.model, train_data)
+        total = self.epochs * len(self._steps)
+        self._rate = LearningRate(self.optimizer, self.learning_rate, train.warmup_steps, train.schedule, total)
 
     def resume_checkpoint(self, resume_file: str | Path) -> None:
         """Train on from a checkpoint of this trainer: the next `fit` does."""

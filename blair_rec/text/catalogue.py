@@ -6,19 +6,25 @@ import gzip
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from blair_rec.errors import CatalogueError
 
-Record: TypeAlias = Mapping[str, "str | list[str] | None"]
+Value: TypeAlias = "str | bool | list[Any] | dict[str, Any] | None"
+"""What a field of an item may hold, as the file has it."""
+Record: TypeAlias = Mapping[str, Value]
 
 RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
 JSON_SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 ID_FIELDS = ("item_id", "parent_asin")
 """Where the item token stands if nobody says: RecBole's name, then Amazon Reviews 2023's."""
+
+
+class Number(str):
+    """A number of a JSON file, to the letter: 5.10 stays 5.10."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,7 @@ class Catalogue:
     item_tokens: tuple[str, ...]
     """The items' names in the data set, in file order, each once."""
     records: tuple[Record, ...] = field(repr=False)
-    """[len(item_tokens)] what is known of each item; None is a field without a value."""
+    """[len(item_tokens)] what is known of each item, as the file has it; `texts_in` makes texts of it."""
     source: Path
     """The file that was read."""
 
@@ -57,8 +63,7 @@ def read_catalogue(path: str | Path, item_id: str | None = None) -> Catalogue:
     """Item metadata from a RecBole `.item` file, or from JSON lines (`.jsonl`, `.json`, also with `.gz`).
 
     `item_id` names the field that holds the item token; without it, `item_id` or else `parent_asin` is taken. All other
-    fields become text: numbers as they are written, lists as lists of texts, mappings as "key: value" texts; what is
-    empty or null is None.
+    fields are kept as they are, numbers as they are written; null, NaN and a blank column of a .item file are None.
 
     Raises CatalogueError, with the line number, for anything in the file that can't be meant as written.
     """
@@ -148,43 +153,51 @@ def _json_items(path: Path, item_id: str | None) -> Iterator[tuple[str, Record]]
     id_name = ""
     for number, line in _lines(path):
         where = f"{path}, line {number}"
-        try:
-            # Numbers stay as they are written; NaN is how pandas writes a missing value.
-            row = json.loads(line, parse_float=str, parse_int=str, parse_constant=lambda _: None)
-        except json.JSONDecodeError as error:
-            raise CatalogueError(f"{where}: broken JSON ({error}); each line has to be one JSON object") from error
-        if not isinstance(row, dict):
-            raise CatalogueError(f"{where}: a {type(row).__name__}, not an object; each line has to be one JSON object")
+        row = json_row(line, where)
         id_name = id_name or _id_field(item_id, list(row), where)
-        item_token = row.pop(id_name, None)
-        record = {name: _text(value) for name, value in row.items()}
-        yield _item_token(item_token, id_name, where), record
+        yield _item_token(row.pop(id_name, None), id_name, where), row
+
+
+def json_row(line: str, where: str) -> dict[str, Value]:
+    """One line of a JSON lines file. Raises CatalogueError, beginning with `where`."""
+    try:
+        # Numbers stay as they are written; NaN is how pandas writes a missing value.
+        row = json.loads(line, parse_float=Number, parse_int=Number, parse_constant=lambda _: None)
+    except json.JSONDecodeError as error:
+        raise CatalogueError(f"{where}: broken JSON ({error}); each line has to be one JSON object") from error
+    if not isinstance(row, dict):
+        raise CatalogueError(f"{where}: a {type(row).__name__}, not an object; each line has to be one JSON object")
+    return row
+
+
+def catalogue_of(rows: Iterable[dict[str, Value]], source: Path, item_id: str | None = None) -> Catalogue:
+    """A catalogue of rows that hold their item token. Raises as read_catalogue does, counting rows from 1."""
+    item_tokens: list[str] = []
+    records: list[Record] = []
+    id_name = ""
+    for number, row in enumerate(rows, start=1):
+        where = f"{source}, row {number}"
+        id_name = id_name or _id_field(item_id, list(row), where)
+        item_tokens.append(_item_token(row.pop(id_name, None), id_name, where))
+        records.append(row)
+    return Catalogue(tuple(item_tokens), tuple(records), source)
 
 
 def _item_token(value: object, id_name: str, where: str) -> str:
     if not isinstance(value, str) or not value:
         what = "is empty or missing" if value is None or value == "" else f"is {value!r}"
         raise CatalogueError(f"{where}: {id_name} {what}; every item needs a token of its own there")
-    return value
+    return str(value)  # a number is a token like any other
 
 
-def _text(value: Any) -> str | list[str] | None:
-    """One JSON value as text, or a list of texts; None where nothing is said."""
-    if isinstance(value, (list, dict)):
-        return _texts(value) or None
-    texts = _texts(value)
-    return texts[0] if texts else None
-
-
-def _texts(value: Any) -> list[str]:
-    """All texts in a JSON value, in order; those of a mapping as "key: value"."""
+def texts_in(value: Value) -> list[str]:
+    """All texts in a value, in order, blank ones left out; those of a mapping as "key: value"."""
     if value is None:
         return []
     if isinstance(value, bool):
         return [str(value).lower()]
     if isinstance(value, list):
-        return [text for element in value for text in _texts(element)]
+        return [text for element in value for text in texts_in(element)]
     if isinstance(value, dict):
-        return [f"{key}: {', '.join(texts)}" for key, element in value.items() if (texts := _texts(element))]
-    text = str(value)
-    return [text] if text.strip() else []
+        return [f"{key}: {', '.join(texts)}" for key, element in value.items() if (texts := texts_in(element))]
+    return [value] if value.strip() else []

@@ -2,62 +2,77 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import os
 import shutil
-import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from tokenize import TokenError
+from typing import Any, NoReturn
 
 import numpy as np
 
 from blair_rec.errors import ConfigError, MissingEmbeddings, StoreError, TextlessItems, first_of
+from blair_rec.files import alone_in, partial_of, put_in_place, tidy
+from blair_rec.text.tokens import NO_DIGESTS, DigestIndex, Digests, TokenTable
 
-SCHEMA = 1
-HEADER, VECTORS, TOKENS = "store.json", "vectors.npy", "item_tokens.json"
+SCHEMA = 2
+HEADER, VECTORS, TEXTS = "store.json", "vectors.npy", "text_digests.npy"
+TOKENS, ENDS, INDEX = "item_tokens.bin", "item_token_ends.npy", "item_token_index.npy"
+FILES = (VECTORS, TEXTS, TOKENS, ENDS, INDEX)
 MISSING_TEXT = ("error", "mean", "zeros")
+ON_DISK = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
+"""NumPy has no bfloat16: its 16 bits are stored as they are, and the header says what they mean."""
+BLOCK = 65536
+"""Rows read or written at once, since a store may be larger than the memory."""
 
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingStore:
     """Text vectors of items, one row per item token that has text.
 
-    On disk a folder: `vectors.npy`, `item_tokens.json` (a JSON list, since tokens may hold any character) and the
-    header `store.json`, which carries everything else and the checksums of the two.
+    On disk a folder of plain arrays (`vectors.npy`, `text_digests.npy`, `item_token_ends.npy`, `item_token_index.npy`),
+    all item tokens in UTF-8 (`item_tokens.bin`), and the header `store.json` with everything else and the checksums. A
+    store is opened without being read: everything but the header is memory-mapped.
     """
 
-    item_tokens: tuple[str, ...] = field(repr=False)
-    """Items with a vector, in row order."""
+    tokens: TokenTable = field(repr=False)
+    """Items with a vector, in row order, and behind them those without text."""
     vectors: np.ndarray = field(repr=False)
-    """[len(item_tokens), text_dim] float32, as the encoder gave them (not normalised); memory-mapped when opened."""
-    textless: tuple[str, ...] = field(default=(), repr=False)
-    """Items of the catalogue whose text is empty: they have no row."""
+    """[rows, text_dim] as they lie on disk, not normalised; `rows`, `table` and `blocks` give float32."""
+    dtype: str = "float32"
+    """float32, float16, or bfloat16 (then `vectors` are its bits as uint16)."""
+    text_digests: Digests = field(default_factory=lambda: NO_DIGESTS, repr=False)
+    """[rows, 2] of the texts that were encoded; [0, 2] for vectors from elsewhere."""
     encoder: Mapping[str, Any] = field(default_factory=dict)
-    """name, asked_for, revision, pooling, max_length of the encoder."""
+    """name, asked_for, revision, pooling, max_length and dtype of the encoder, and how far it is from float32."""
     template: Mapping[str, Any] = field(default_factory=dict)
     """name, version and fields of the template that made the lines."""
     text_sha256: str = ""
-    """Over all (item token, text) pairs."""
+    """Over all item tokens and texts."""
     store_sha256: str = ""
     """Identity of the content: equal for equal vectors made in the same way, wherever and whenever."""
+    shard: tuple[int, int] | None = None
+    """(i, n): this is part i of n of a catalogue, counted from 0."""
     path: Path | None = None
     """The folder, if there is one."""
 
-    def __post_init__(self) -> None:
-        if self.vectors.ndim != 2 or self.vectors.dtype != np.float32:
-            what = f"{self.vectors.dtype} {self.vectors.shape}"
-            raise StoreError(f"vectors are {what}; they have to be float32 [rows, text_dim]")
-        if len(self.item_tokens) != len(self.vectors):
-            raise StoreError(f"{len(self.item_tokens)} item tokens for {len(self.vectors)} vectors")
-        if surplus := len(self.item_tokens) + len(self.textless) - len({*self.item_tokens, *self.textless}):
-            raise StoreError(f"{surplus} item tokens are repeated; each item has one row, or none if it has no text")
+    @classmethod
+    def of(
+        cls, item_tokens: Sequence[str], vectors: np.ndarray, textless: Sequence[str] = (), **other: Any
+    ) -> EmbeddingStore:
+        """A store in memory; `vectors` are [len(item_tokens), text_dim] float32."""
+        if vectors.ndim != 2 or vectors.dtype != np.float32:
+            raise StoreError(f"vectors are {vectors.dtype} {vectors.shape}; they have to be float32 [rows, text_dim]")
+        if len(item_tokens) != len(vectors):
+            raise StoreError(f"{len(item_tokens)} item tokens for {len(vectors)} vectors")
+        return cls(_token_table(item_tokens, textless), vectors, **other)
 
     def __len__(self) -> int:
-        return len(self.item_tokens)
+        return len(self.vectors)
 
     @property
     def text_dim(self) -> int:
@@ -65,9 +80,19 @@ class EmbeddingStore:
         return int(self.vectors.shape[1])
 
     @cached_property
-    def row_of(self) -> dict[str, int]:
-        """Row of each item token."""
-        return {item_token: row for row, item_token in enumerate(self.item_tokens)}
+    def item_tokens(self) -> tuple[str, ...]:
+        """Items with a vector, in row order; read when first asked for. `tokens.at(rows)` reads a few."""
+        return self.tokens.between(0, len(self))
+
+    @cached_property
+    def textless(self) -> tuple[str, ...]:
+        """Items of the catalogue whose text is empty: they have no row."""
+        return self.tokens.between(len(self), len(self.tokens))
+
+    def blocks(self, rows: int = BLOCK) -> Iterator[np.ndarray]:
+        """[at most `rows`, text_dim] float32, one block after the other: the whole store in bounded memory."""
+        for start in range(0, len(self), rows):
+            yield as_float32(self.vectors[start : start + rows], self.dtype)
 
     def rows(self, item_tokens: Sequence[str]) -> np.ndarray:
         """[len(item_tokens), text_dim] float32, in the order asked for.
@@ -87,24 +112,22 @@ class EmbeddingStore:
         """
         if missing_text not in MISSING_TEXT:
             raise ConfigError(f"missing_text is {missing_text!r}; known: {', '.join(MISSING_TEXT)}")
-        known_textless = set(self.textless)
-        textless = [token for token in item_tokens if token in known_textless]
-        unknown = [token for token in item_tokens if token not in self.row_of and token not in known_textless]
+        rows = self.tokens.find(item_tokens)
+        has_vector = (rows >= 0) & (rows < len(self))
+        unknown = [item_tokens[at] for at in np.flatnonzero(rows < 0).tolist()]
         if len(unknown) * 2 > len(item_tokens):
             raise StoreError(
                 f"{self._where} belongs to another catalogue: it knows {len(item_tokens) - len(unknown)} of the "
-                f"{len(item_tokens)} items (unknown: {first_of(unknown)}; its own: {first_of(self.item_tokens)}); "
-                "encode the data set's own items"
+                f"{len(item_tokens)} items (unknown: {first_of(unknown)}; its own: "
+                f"{first_of(self.tokens.at(range(min(3, len(self)))))}); encode the data set's own items"
             )
         if missing_text == "error":
             if unknown:
                 raise MissingEmbeddings(unknown, wanted=len(item_tokens))
-            if textless:
+            if textless := [item_tokens[at] for at in np.flatnonzero(rows >= len(self)).tolist()]:
                 raise TextlessItems(textless, wanted=len(item_tokens))
-        rows = np.array([self.row_of.get(token, -1) for token in item_tokens], dtype=np.int64)
-        has_vector = rows >= 0
         table = np.zeros((len(rows), self.text_dim), dtype=np.float32)
-        table[has_vector] = self.vectors[rows[has_vector]]
+        table[has_vector] = as_float32(self.vectors[rows[has_vector]], self.dtype)
         if len(rows) and not has_vector.any():
             raise StoreError(f"{self._where} has no vector for any of the {len(rows)} items; choose more text fields")
         if missing_text == "mean":
@@ -116,12 +139,54 @@ class EmbeddingStore:
         return f"the store {self.path}" if self.path else "the store"
 
 
-def text_hash(pairs: Iterable[tuple[str, str]]) -> str:
-    """SHA-256 over (item token, text) pairs, in order; JSON keeps apart what plain joining would confuse."""
-    digest = hashlib.sha256()
-    for pair in pairs:
-        digest.update(json.dumps(pair).encode() + b"\n")
-    return digest.hexdigest()
+def as_float32(raw: np.ndarray, dtype: str) -> np.ndarray:
+    """Vectors as they lie on disk -> float32, of the same shape."""
+    if dtype == "bfloat16":  # the upper half of a float32
+        return (raw.astype(np.uint32) << 16).view(np.float32)
+    return raw.astype(np.float32, copy=False)
+
+
+def as_stored(vectors: np.ndarray, dtype: str) -> np.ndarray:
+    """float32 vectors -> what lies on disk, of the same shape; rounded to the nearest, and to even between two."""
+    if dtype == "bfloat16":
+        bits = np.ascontiguousarray(vectors, np.float32).view(np.uint32)
+        rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+        return np.where(np.isnan(vectors), 0x7FC0, rounded).astype("<u2")
+    with np.errstate(over="ignore"):  # what is too large for float16 becomes infinite, which no store takes
+        return vectors.astype(ON_DISK[dtype])
+
+
+@contextlib.contextmanager
+def at_work_on(path: str | Path) -> Iterator[Path]:
+    """A hidden folder beside a store, for what it will be made of; only one process at a time has it.
+
+    What an earlier process that was killed left half-written is cleared away first. The folder is removed at the end;
+    after an error it stays if there are pieces in it, so that the next process can go on.
+
+    Raises StoreError if `path` is no place for a store, OutputError if it can't be written, or another process has it.
+    """
+    check_replaceable(path)  # before the work, not after it
+    target = Path(path).resolve()  # a link keeps pointing to where the store is
+    work = _work_folder(target)
+    with alone_in(work, f"another process is writing the store {path}; wait until it is done, or choose another place"):
+        tidy(target.parent, target.name)
+        try:
+            yield work
+        except BaseException:
+            if not any(work.glob("*.npy")):
+                shutil.rmtree(work)
+            raise
+        shutil.rmtree(work)
+
+
+def has_leftovers(path: str | Path) -> bool:
+    """Whether somebody is at work on a store, or was killed there; at_work_on tells, and clears up."""
+    target = Path(path).resolve()
+    return _work_folder(target).exists()  # made before and removed after everything else
+
+
+def _work_folder(target: Path) -> Path:
+    return target.with_name(f".{target.name}.work")
 
 
 def write_store(
@@ -129,49 +194,117 @@ def write_store(
     item_tokens: Sequence[str],
     vectors: np.ndarray,
     *,
-    textless: Sequence[str],
+    textless: Sequence[str] = (),
     encoder: Mapping[str, Any],
     template: Mapping[str, Any],
-    text_sha256: str,
+    text_sha256: str = "",
+    dtype: str = "float32",
 ) -> EmbeddingStore:
-    """Write a store and open it. What stood at `path` is replaced if it was a store (see check_replaceable).
+    """Write [len(item_tokens), text_dim] float32 vectors as a store, in `dtype`, and open it.
 
-    The folder is complete before it gets its name, so that nobody ever opens half a store. POSIX has no exchange of two
-    folders: while an old store is replaced there is an instant without any, and if that step fails the old one returns.
-
-    Raises StoreError for vectors that aren't finite, or don't fit the tokens.
+    Raises as at_work_on and put_store do.
     """
-    check_replaceable(path)
-    EmbeddingStore(tuple(item_tokens), vectors, tuple(textless))  # the same checks as on reading
-    if not len(vectors):
+    EmbeddingStore.of(item_tokens, vectors, textless)  # the same checks as on reading
+    blocks = (as_stored(vectors[start : start + BLOCK], dtype) for start in range(0, len(vectors), BLOCK))
+    header = {"encoder": dict(encoder), "template": dict(template), "text_sha256": text_sha256, "shard": None}
+    with at_work_on(path):
+        return put_store(path, item_tokens, textless, NO_DIGESTS, blocks, vectors.shape[1], dtype, header)
+
+
+def put_store(
+    path: str | Path,
+    item_tokens: Sequence[str],
+    textless: Sequence[str],
+    text_digests: Digests,
+    blocks: Iterable[np.ndarray],
+    text_dim: int,
+    dtype: str,
+    said: Mapping[str, Any],
+) -> EmbeddingStore:
+    """Write a store, inside at_work_on, and open it. What stood at `path` is replaced.
+
+    `blocks` are the vectors as they shall lie on disk, one after the other; `said` is encoder, template, text_sha256
+    and shard. The folder is complete before it gets its name, so that nobody ever opens half a store. POSIX has no
+    exchange of two folders: while an old store is replaced there is an instant without any; after a crash at that point
+    whoever writes next brings the old one back.
+
+    Raises StoreError for vectors that aren't finite, tokens that are repeated, or a disk that is full.
+    """
+    if not len(item_tokens):
         raise StoreError("there is no vector to store; at least one item needs text")
-    if broken := _broken_rows(vectors):
-        raise StoreError(f"{len(broken)} of {len(vectors)} vectors hold NaN or infinity (first rows: {broken[:3]})")
-    target = Path(path).resolve()  # a link keeps pointing to where the store is
-    target.parent.mkdir(parents=True, exist_ok=True)
-    mark = uuid.uuid4().hex[:8]
-    fresh, old = target.with_name(f".{target.name}.{mark}.new"), target.with_name(f".{target.name}.{mark}.old")
-    fresh.mkdir()
+    tokens = _token_table(item_tokens, textless)
+    target = Path(path).resolve()
+    fresh = partial_of(target)
+    fresh.mkdir(parents=True)
     try:
-        np.save(fresh / VECTORS, vectors, allow_pickle=False)
-        (fresh / TOKENS).write_text(json.dumps(list(item_tokens)), encoding="utf-8")
+        shape = (len(item_tokens), text_dim)
         header: dict[str, Any] = {
             "schema": SCHEMA,
-            "rows": len(vectors),
-            "text_dim": int(vectors.shape[1]),
-            "dtype": str(vectors.dtype),
-            "encoder": dict(encoder),
-            "template": dict(template),
-            "text_sha256": text_sha256,
-            "textless": list(textless),
-            "sha256": {name: _file_sha256(fresh / name) for name in (VECTORS, TOKENS)},
+            "rows": shape[0],
+            "textless": len(textless),
+            "text_dim": text_dim,
+            "dtype": dtype,
+            "text_digests": len(text_digests),
+            **said,
+            "sha256": {
+                VECTORS: _write_vectors(fresh / VECTORS, blocks, shape, dtype),
+                TOKENS: _write(fresh / TOKENS, lambda file: file.write(tokens.blob.tobytes())),
+            },
         }
+        for name, array in ((TEXTS, text_digests), (ENDS, tokens.ends), (INDEX, tokens.index.table)):
+            header["sha256"][name] = _write(fresh / name, lambda file, array=array: np.save(file, array, False))  # type: ignore[misc]
         header["store_sha256"] = _identity(header)
-        (fresh / HEADER).write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
-        _swap(fresh, target, old)
+        _write(fresh / HEADER, lambda file: file.write((json.dumps(header, indent=2) + "\n").encode()))
+        put_in_place(target)
+    except OSError as error:
+        cannot_write(path, error)
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        tidy(target.parent, target.name)
     return open_store(path, verify=False)
+
+
+def cannot_write(path: str | Path, error: OSError) -> NoReturn:
+    """Raise StoreError for what the system answered to a write."""
+    raise StoreError(
+        f"the store {path} can't be written ({error.strerror}); what is finished is kept: make room or choose another "
+        "place, and start the same command again"
+    ) from error
+
+
+def _token_table(item_tokens: Sequence[str], textless: Sequence[str]) -> TokenTable:
+    table = TokenTable.of([*item_tokens, *textless])
+    if surplus := len(table) - len(table.index.first_rows()):
+        raise StoreError(f"{surplus} item tokens are repeated; each item has one row, or none if it has no text")
+    return table
+
+
+def _write(path: Path, write: Callable[[Any], object]) -> str:
+    """Write one file, and say the SHA-256 of what now lies there."""
+    with path.open("wb") as file:
+        write(file)
+    return file_sha256(path)
+
+
+def _write_vectors(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int], dtype: str) -> str:
+    written, broken = 0, []
+
+    def write(file: Any) -> None:
+        nonlocal written, broken
+        # Written, not mapped: on a full disk a write is an error, where a mapping kills the process.
+        header = {"descr": ON_DISK[dtype], "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for block in blocks:
+            finite = np.isfinite(as_float32(block, dtype)).all(axis=1)
+            broken += (written + np.flatnonzero(~finite)).tolist()
+            file.write(np.ascontiguousarray(block).data)
+            written += len(block)
+
+    checksum = _write(path, write)
+    if broken:
+        raise StoreError(f"{len(broken)} of {shape[0]} vectors hold NaN or infinity (first rows: {broken[:3]})")
+    if written != shape[0]:
+        raise StoreError(f"{written} vectors for {shape[0]} item tokens")
+    return checksum
 
 
 def check_replaceable(path: str | Path) -> None:
@@ -181,82 +314,95 @@ def check_replaceable(path: str | Path) -> None:
         return
     if not path.is_dir():
         raise StoreError(f"{path} is a file; a store is a folder: choose another place")
-    if foreign := sorted({file.name for file in path.iterdir()} - {HEADER, VECTORS, TOKENS}):
+    ours = {HEADER, *FILES, "item_tokens.json"}  # the last one stands in stores of schema 1
+    if foreign := sorted({file.name for file in path.iterdir()} - ours):
         raise StoreError(f"{path} holds files no store has (first: {first_of(foreign)}); choose another place")
 
 
 def open_store(path: str | Path, verify: bool = True) -> EmbeddingStore:
-    """Open a store; its vectors are memory-mapped.
+    """Open a store; its arrays are memory-mapped.
 
-    `verify` reads everything once: the checksums of both files and of the header, and that all vectors are finite.
-    Without it only schema, dtype, shape and counts are checked.
+    `verify` reads everything once: the checksums of all files and of the header, and that all vectors are finite.
+    Without it only schema, dtypes, shapes and sizes are checked, whatever the number of rows.
 
     Raises StoreError that says which of these failed.
     """
     path = Path(path)
-    if not (path / HEADER).is_file():
-        raise StoreError(f"{path} is not an embedding store (it has no {HEADER}); run `blair-rec encode` to make one")
-    again = "encode again"
-    header = _read_json(path / HEADER)
-    if not isinstance(header, dict) or "schema" not in header:
-        raise StoreError(f"{path / HEADER} is no store header; {again}")
-    if header["schema"] != SCHEMA:
-        raise StoreError(f"{path} has schema {header['schema']!r}, this version reads {SCHEMA}; {again}")
-    wanted = ("rows", "text_dim", "dtype", "encoder", "template", "text_sha256", "textless", "sha256", "store_sha256")
-    if lacking := [key for key in wanted if key not in header]:
-        raise StoreError(f"{path / HEADER} lacks {', '.join(lacking)}; {again}")
-    try:
-        vectors = np.load(path / VECTORS, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise StoreError(f"{path / VECTORS} can't be read ({error}); {again}") from error
-    said = (header["dtype"], (header["rows"], header["text_dim"]))
-    if (str(vectors.dtype), vectors.shape) != said:
-        found = f"{vectors.dtype} {vectors.shape}"
-        raise StoreError(f"{path}: vectors are {found}, but the header says {said[0]} {said[1]}; {again}")
-    item_tokens = _read_json(path / TOKENS)
-    if not isinstance(item_tokens, list) or len(item_tokens) != len(vectors):
-        raise StoreError(f"{path / TOKENS} does not list {len(vectors)} item tokens, one per vector; {again}")
+    header = _read_header(path)
     if verify:
-        for name in (VECTORS, TOKENS):
-            if _file_sha256(path / name) != header["sha256"].get(name):
-                raise StoreError(
-                    f"{path / name} was changed or damaged since it was written (checksum differs); {again}"
-                )
-        if _identity(header) != header["store_sha256"]:
-            raise StoreError(f"{path / HEADER} was changed since it was written (checksum differs); {again}")
-        if broken := _broken_rows(vectors):
-            raise StoreError(f"{path}: {len(broken)} of {len(vectors)} vectors hold NaN or infinity; {again}")
-    return EmbeddingStore(
-        item_tokens=tuple(item_tokens),
+        _verify_checksums(path, header)
+    rows, count = header["rows"], header["rows"] + header["textless"]
+    vectors = _mapped(path / VECTORS, ON_DISK.get(header["dtype"], "none"), (rows, header["text_dim"]), header["dtype"])
+    text_digests = _mapped(path / TEXTS, "<u8", (header["text_digests"], 2))
+    ends = _mapped(path / ENDS, "<i8", (count + 1,))
+    index = _mapped(path / INDEX, "<u8", (3, count))
+    try:
+        size = (path / TOKENS).stat().st_size
+    except OSError as error:
+        raise StoreError(f"{path / TOKENS} can't be read ({error.strerror}); encode again") from error
+    if size != ends[-1]:
+        raise StoreError(f"{path / TOKENS} is cut off or damaged ({size} bytes, not {ends[-1]}); encode again")
+    blob = np.memmap(path / TOKENS, np.uint8, "r") if size else np.empty(0, np.uint8)
+    store = EmbeddingStore(
+        tokens=TokenTable(blob, ends, DigestIndex(index)),
         vectors=vectors,
-        textless=tuple(header["textless"]),
+        dtype=header["dtype"],
+        text_digests=text_digests,
         encoder=header["encoder"],
         template=header["template"],
         text_sha256=header["text_sha256"],
         store_sha256=header["store_sha256"],
+        shard=tuple(header["shard"]) if header["shard"] else None,
         path=path,
     )
+    if verify and (broken := sum(int((~np.isfinite(block).all(axis=1)).sum()) for block in store.blocks())):
+        raise StoreError(f"{path}: {broken} of {len(store)} vectors hold NaN or infinity; encode again")
+    return store
 
 
-def _swap(fresh: Path, path: Path, old: Path) -> None:
-    """Give `fresh` the name `path`, and remove what had it before."""
-    if not path.exists():
-        os.rename(fresh, path)
-        return
-    os.rename(path, old)
+def _read_header(path: Path) -> dict[str, Any]:
+    if not (path / HEADER).is_file():
+        raise StoreError(f"{path} is not an embedding store (it has no {HEADER}); run `blair-rec encode` to make one")
     try:
-        os.rename(fresh, path)
-    except OSError:
-        os.rename(old, path)
-        raise
-    shutil.rmtree(old)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        header = json.loads((path / HEADER).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
+        raise StoreError(f"{path / HEADER} can't be read ({error}); encode again") from error
+    if not isinstance(header, dict) or "schema" not in header:
+        raise StoreError(f"{path / HEADER} is no store header; encode again")
+    if header["schema"] != SCHEMA:
+        which = "an older version wrote it" if header["schema"] == 1 else "another version wrote it"
+        raise StoreError(f"{path} has schema {header['schema']!r} ({which}), this one reads {SCHEMA}; encode again")
+    wanted = ("rows", "textless", "text_dim", "dtype", "text_digests", "encoder", "template", "text_sha256", "shard",
+              "sha256", "store_sha256")  # fmt: skip
+    if lacking := [key for key in wanted if key not in header]:
+        raise StoreError(f"{path / HEADER} lacks {', '.join(lacking)}; encode again")
+    return header
+
+
+def _mapped(path: Path, dtype: str, shape: tuple[int, ...], name: str = "") -> np.ndarray:
+    """An array file, memory-mapped, if it is what the header says."""
+    try:
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:  # the last two: a damaged first line
         raise StoreError(f"{path} can't be read ({error}); encode again") from error
+    if array.dtype.str != dtype or array.shape != shape:
+        said = f"{name or dtype} {shape}"
+        raise StoreError(f"{path} holds {array.dtype} {array.shape}, but the header says {said}; encode again")
+    return array
+
+
+def _verify_checksums(path: Path, header: Mapping[str, Any]) -> None:
+    for name in FILES:
+        try:
+            checksum = file_sha256(path / name)
+        except OSError as error:
+            raise StoreError(f"{path / name} can't be read ({error.strerror}); encode again") from error
+        if checksum != header["sha256"].get(name):
+            raise StoreError(
+                f"{path / name} was changed or damaged since it was written (checksum differs); encode again"
+            )
+    if _identity(header) != header["store_sha256"]:
+        raise StoreError(f"{path / HEADER} was changed since it was written (checksum differs); encode again")
 
 
 def _identity(header: Mapping[str, Any]) -> str:
@@ -266,18 +412,10 @@ def _identity(header: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _file_sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _broken_rows(vectors: np.ndarray, block: int = 65536) -> list[int]:
-    """Rows that are not finite; found block by block, since a store may be larger than the memory."""
-    broken: list[int] = []
-    for start in range(0, len(vectors), block):
-        finite = np.isfinite(vectors[start : start + block]).all(axis=1)
-        broken += (start + np.flatnonzero(~finite)).tolist()
-    return broken

@@ -1,0 +1,163 @@
+"""blair-rec prepare: raw files to a data set, pairs of texts, or a search benchmark."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from blair_rec.cli.terminal import say
+
+
+def add(commands: Any) -> None:
+    """Register the command and its kinds of source."""
+    command = commands.add_parser("prepare", help="make a data set of your own files, or of Amazon Reviews 2023")
+    kinds = command.add_subparsers(metavar="KIND", required=True)
+
+    own = kinds.add_parser("csv", help="your own CSV, TSV, JSON lines or Parquet files")
+    own.add_argument("--events", type=Path, required=True, metavar="FILE", help="a row for each event")
+    own.add_argument("--user", required=True, metavar="COL", help="its column of users")
+    own.add_argument("--item", required=True, metavar="COL", help="its column of items")
+    own.add_argument("--time", required=True, metavar="COL", help="its column of times")
+    own.add_argument("--time-format", help="whole, number, or a pattern such as '%%d.%%m.%%Y' (default: found)")
+    own.add_argument("--items", type=Path, metavar="FILE", help="a row for each item")
+    own.add_argument("--item-id", metavar="COL", help="its column of items (default: as --item)")
+    own.add_argument("--fields", default="", help="a,b: its columns that are text worth reading")
+    own.add_argument("--core", type=int, default=0, metavar="K", help="leave out users and items with fewer events")
+    own.add_argument("--repeats", choices=("keep", "first"), default="keep", help="events of one user with one item")
+    own.add_argument("--unknown", choices=("keep", "drop"), default="keep", help="items that --items doesn't have")
+    own.add_argument("--dry-run", action="store_true", help="tell what is there and stop")
+    _add_common(own, _own)
+
+    amazon = kinds.add_parser("amazon-2023", help="a category of Amazon Reviews 2023")
+    amazon.add_argument("--category", required=True, help="such as All_Beauty")
+    amazon.add_argument("--core", type=int, default=5, metavar="K", help="0 or 5 as published, or another (default: 5)")
+    amazon.add_argument("--split", choices=("last_out", "timestamp"), default="last_out")
+    amazon.add_argument("--source", type=Path, metavar="DIR", help="a folder with the files (default: the hub)")
+    amazon.add_argument("--raw", action="store_true", help="from the raw reviews, not from the prepared files")
+    amazon.add_argument("--benchmark", action="store_true", help="train, valid and test files, as RecBole splits them")
+    amazon.add_argument("--pairs", action="store_true", help="pairs of review and metadata to train an encoder on")
+    amazon.add_argument("--share", type=float, default=0.1, help="with --pairs: of the reviews (default: 0.1)")
+    amazon.add_argument("--seed", type=int, default=0, help="with --pairs: which reviews (default: 0)")
+    _add_common(amazon, _amazon)
+
+    for name in ("amazon-c4", "esci"):
+        search = kinds.add_parser(name, help=f"queries, items and grades of {name} for search-eval")
+        search.add_argument("--source", type=Path, metavar="DIR", help="a folder with the files")
+        search.set_defaults(name=name)
+        _add_common(search, _search)
+
+
+def _add_common(command: Any, handler: Callable[[argparse.Namespace, Console], None]) -> None:
+    command.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="DIR", help="output folder; it names the data"
+    )
+    command.add_argument(
+        "--max-rejected", type=float, default=0.01, metavar="SHARE", help="of lines that may be broken"
+    )
+    command.add_argument("--fresh", action="store_true", help="replace what was prepared there before")
+    command.set_defaults(command=handler)
+
+
+def _own(options: argparse.Namespace, console: Console) -> None:
+    from blair_rec.prepare.own import OwnData, prepare_own
+
+    asked = OwnData(
+        options.events,
+        options.user,
+        options.item,
+        options.time,
+        options.time_format,
+        options.items,
+        options.item_id,
+        tuple(name.strip() for name in options.fields.split(",") if name.strip()),
+        options.core,
+        options.repeats == "keep",
+        options.unknown == "keep",
+        options.max_rejected,
+    )
+    with Reading(console) as reading:
+        made = prepare_own(asked, options.out, reading.tell, reading.progress, fresh=options.fresh, dry=options.dry_run)
+    if not options.dry_run:
+        _say_made(options.out, made, console)
+        _say_what_next(options.out, console)
+
+
+def _amazon(options: argparse.Namespace, console: Console) -> None:
+    from blair_rec.prepare.amazon import Amazon, prepare_amazon
+    from blair_rec.prepare.pairs import Pairs, prepare_pairs
+
+    with Reading(console) as reading:
+        if options.pairs:
+            pairs = Pairs(options.category, options.source, options.share, options.seed, options.max_rejected)
+            made = prepare_pairs(pairs, options.out, reading.tell, reading.progress, fresh=options.fresh)
+        else:
+            asked = Amazon(
+                options.category,
+                options.core,
+                options.split,
+                options.source,
+                options.raw,
+                options.benchmark,
+                options.max_rejected,
+            )
+            made = prepare_amazon(asked, options.out, reading.tell, reading.progress, fresh=options.fresh)
+    _say_made(options.out, made, console)
+    if not options.pairs:
+        _say_what_next(options.out, console)
+
+
+def _search(options: argparse.Namespace, console: Console) -> None:
+    from blair_rec.prepare.search import SearchData, prepare_search
+
+    asked = SearchData(options.name, options.source, options.max_rejected)
+    with Reading(console) as reading:
+        made = prepare_search(asked, options.out, reading.tell, reading.progress, fresh=options.fresh)
+    _say_made(options.out, made, console)
+
+
+def _say_made(out: Path, made: bool, console: Console) -> None:
+    say(console, f"{out} is {'ready' if made else 'there already, made by the same command from the same files'}")
+
+
+def _say_what_next(out: Path, console: Console) -> None:
+    say(console, f"next: blair-rec compare {out / out.name}.yaml")
+
+
+class Reading:
+    """Progress bars while files are read, and the lines of the summary between them."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Reading:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def tell(self, line: str) -> None:
+        """One line of the summary."""
+        say(self.console, line)
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """A file is read; some are read twice."""
+        if what not in self.tasks:
+            self.tasks[what] = self.bars.add_task(what, total=total)
+        self.bars.update(self.tasks[what], completed=done, total=total, visible=done < total)

@@ -1,0 +1,211 @@
+"""A variant and a seed -> what scores its items: trained or counted on the training split, selected on validation.
+
+The test split has no part in this module, and tuning sees nothing else of a data set.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import blair_rec.recbole  # noqa: F401  (repairs RecBole before anything of it is used)
+from blair_rec.config import PLUGIN_KEYS, CompareConfig, VariantConfig
+from blair_rec.errors import BlairRecError, ConfigError, DatasetError
+from blair_rec.evaluate.metrics import check_k, metric_values
+from blair_rec.item_vectors import item_vectors
+from blair_rec.plan import run_setup
+from blair_rec.recommend.baselines import Counted, build_baseline
+from blair_rec.recommend.dataset import ItemVectors, TextSequentialDataset
+from blair_rec.recommend.epochs import RecboleWay, build_training, check_loss
+from blair_rec.recommend.log import LOG_POSITION
+from blair_rec.recommend.models import count_parameters, model_class
+from blair_rec.recommend.scoring import Ranks, rank
+from blair_rec.recommend.sequences import training_sequences
+from blair_rec.recommend.settings import model_keys, recbole_config
+from blair_rec.recommend.trainer import Epoch, OnStep, fit
+from blair_rec.sections import to_dict
+from blair_rec.text.store import EmbeddingStore
+
+logger = logging.getLogger("blair_rec")
+
+
+class TrainingData:
+    """The training and the validation split of a data set, read once: all that training and selection may see.
+
+    Raises:
+        DatasetError: it can't be read, or leaves nothing to train, validate or test on.
+        ConfigError: no such model or setting of it, a loss that it can't be trained with, or a metric that looks further down than there are items.
+    """
+
+    def __init__(self, config: CompareConfig, folder: Path) -> None:
+        self.model_class = model_class(config.model)
+        self.folder = str(folder)
+        for variant in config.variants.values():
+            if variant.is_trained:
+                check_loss(self.model_class, config.train_of(variant))
+        ours = {"blair_ties": config.ties, "blair_split": to_dict(config.split)}
+        recbole = recbole_config(self.model_class, self.folder, {**config.recbole, **ours})
+        _refuse_other_data(config, self.model_class)
+        try:
+            dataset = TextSequentialDataset(recbole)
+        except BlairRecError:
+            raise
+        except ValueError as error:  # RecBole's own, pandas', or text that is no UTF-8
+            raise DatasetError(f"data set {config.dataset!r} can't be read: {error}") from error
+        self.train, self.valid, test = dataset.build()
+        sizes = {"training": len(self.train), "validation": len(self.valid), "test": len(test)}
+        if empty := [name for name, size in sizes.items() if size == 0]:
+            raise DatasetError(
+                f"data set {config.dataset!r}: the split leaves no {' and no '.join(empty)} case; "
+                "leave-one-out needs users with at least three events"
+            )
+        if self.train.tied_neighbours:
+            pairs = f"{self.train.tied_neighbours:,} of {self.train.neighbours:,} neighbouring events of a user"
+            how = "their order is the file's" if config.ties == "stored" else "their order was drawn by lot"
+            logger.info("%s have equal times; %s", pairs, how)
+        self.item_tokens: list[str] = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
+        check_k(config.evaluate.metrics, len(self.item_tokens) - 1)
+        self.sequences = training_sequences(self.train)
+        self.item_counts = np.bincount(self.sequences.items, minlength=len(self.item_tokens))
+        self._receive_test(test)
+
+    def _receive_test(self, test: TextSequentialDataset) -> None:
+        """What becomes of the test split: here it is let go, and the true items of its cases leave the log."""
+        if self.train.log is not None:  # all splits share it
+            self.train.log.item[test.inter_feat[LOG_POSITION]] = 0
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What scores the items of a variant, and what it took to make it."""
+
+    model: Any
+    """A model, a baseline or an ensemble, ready to be ranked."""
+    seconds: float
+    parameters: Mapping[str, int]
+    """trained and frozen."""
+    trials: int
+    """Configurations that were tried before this one was chosen."""
+    history: tuple[Epoch, ...] = ()
+    best_epoch: int = 0
+    """The epoch whose weights validation chose; 0 where nothing was trained."""
+    best_value: float | None = None
+    """What it reached on validation; None where validation chose nothing."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Of an ensemble: by member."""
+    mean_context: float | None = None
+    """Items that a training target was predicted from, in the mean: what a speed has to be read beside."""
+
+
+def fit_variant(
+    config: CompareConfig,
+    name: str,
+    seed: int,
+    data: TrainingData,
+    store: EmbeddingStore | None,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    checkpoint: Path | None = None,
+    on_step: OnStep = lambda done, total, loss: None,
+    until: int | None = None,
+) -> Fitted:
+    """Train a variant with a seed, or count it; an average is made of finished runs instead (run.py).
+
+    Args:
+        store: the text vectors of a variant that uses text.
+        checkpoint: written after every epoch, and trained on from where it is there already.
+        until: an epoch to stop after for now; the checkpoint goes on from there.
+
+    Raises:
+        MissingEmbeddings, TextlessItems, StoreError: the store doesn't cover the items.
+        TrainingError, ScoringError: a loss or scores that are not finite.
+    """
+    variant, setup, vectors = config.variants[name], run_setup(config, name, seed), None
+    if store is not None:
+        vectors = item_vectors(store, data.item_tokens, config.text_of(variant).missing_text)
+    if variant.is_trained:
+        return _train(config, variant, setup, data, vectors, on_epoch, on_step, checkpoint, until)
+    begin = time.perf_counter()
+    recbole = recbole_config(data.model_class, data.folder, setup["recbole"])
+    baseline = build_baseline(setup, recbole, len(data.item_tokens), vectors)
+    if isinstance(baseline, Counted):
+        baseline.count(data.sequences)
+    return Fitted(baseline, time.perf_counter() - begin, count_parameters(baseline), variant.trials)
+
+
+def model_settings(setup: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model is built from, out of a run's set-up (plan.run_setup): alike to train it and to load it."""
+    settings = {
+        **setup["recbole"],
+        **{key: setup[name] for key, (cls, name) in PLUGIN_KEYS.items() if cls is VariantConfig},
+        "blair_text_fields": setup["text"] and setup["text"]["fields"],
+        "seed": setup["seed"],
+    }
+    said = {key: value for key, value in settings.items() if value is not None}
+    return {**said, "blair_temperature": setup["train"]["temperature"]}  # None is said, too: no cosines
+
+
+def measured(config: CompareConfig, ranks: Ranks, protocol: str) -> dict[str, float]:
+    """The metrics of the comparison under a protocol, by name."""
+    miss = ranks.target_in_history if protocol == "masked" else None
+    higher, equal = getattr(ranks, f"higher_{protocol}"), getattr(ranks, f"equal_{protocol}")
+    return metric_values(config.evaluate.metrics, higher, equal, miss)
+
+
+def _refuse_other_data(config: CompareConfig, model_class: type) -> None:
+    """Variants share one data set: what one of them has otherwise can only be a setting of the model."""
+    known = model_keys(model_class)
+    for name, variant in config.variants.items():
+        if others := [key for key in variant.recbole if key not in known]:
+            raise ConfigError(
+                f"variants.{name}.recbole: {', '.join(others)} is no setting of {config.model} itself, and all else "
+                f"is the same for all variants; known: {', '.join(known)}"
+            )
+
+
+def _train(
+    config: CompareConfig,
+    variant: VariantConfig,
+    setup: Mapping[str, Any],
+    data: TrainingData,
+    vectors: ItemVectors | None,
+    on_epoch: Callable[[Epoch], None],
+    on_step: OnStep,
+    checkpoint: Path | None,
+    until: int | None,
+) -> Fitted:
+    train, split, seed = config.train_of(variant), copy.copy(data.train), setup["seed"]
+    split.item_vectors = vectors
+    settings = {**model_settings(setup), "train_batch_size": train.batch_size}
+    recbole = recbole_config(data.model_class, data.folder, settings)
+    model, steps = build_training(data.model_class, recbole, split, data.sequences, train, seed)
+    width, whole = recbole["MAX_ITEM_LIST_LENGTH"], isinstance(steps, RecboleWay)
+    context = data.sequences.mean_context(width, cut=not whole)
+    logger.debug("a training target is predicted from %.1f items in the mean", context)
+
+    def validate() -> dict[str, float]:
+        return measured(config, rank(model, data.valid, config.evaluate.batch_size), config.evaluate.protocol)
+
+    begin = time.perf_counter()
+    trained = fit(
+        model,
+        steps,
+        validate,
+        config.evaluate.metrics[0],
+        train,
+        on_epoch=on_epoch,
+        on_step=on_step,
+        checkpoint=checkpoint,
+        generators={"loader": steps.loader.generator} if isinstance(steps, RecboleWay) else None,
+        until=until,
+    )
+    seconds = time.perf_counter() - begin
+    history, epoch, value = trained.history, trained.best_epoch, trained.best_value
+    parameters = count_parameters(model)
+    return Fitted(model, seconds, parameters, variant.trials, history, epoch, value, mean_context=context)

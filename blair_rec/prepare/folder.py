@@ -1,0 +1,116 @@
+"""The folder that a preparation leaves: whole or not at all, with a record of what it was made from."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from blair_rec import __version__
+from blair_rec.errors import OutputError
+from blair_rec.files import partial_of, put_in_place, write_text
+
+RECORD = "prepared.json"
+REJECTED = "rejected.jsonl"
+
+Tell = Callable[[str], None]
+"""Called with each line of the summary."""
+
+
+def is_done(folder: Path, asked: Mapping[str, Any], sources: Sequence[Path], fresh: bool = False) -> bool:
+    """Whether the folder was made by the same command from the same files, so that nothing is left to do.
+
+    Raises:
+        OutputError: there is a folder that was not: only what a preparation left may be replaced, and only if `fresh`.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        same = record["asked"] == _plain(asked) and record["sources"] == _stamps(sources)
+    except (OSError, ValueError, TypeError, KeyError):
+        raise OutputError(
+            f"{folder} is there and was not made by `blair-rec prepare`; choose another folder with -o"
+        ) from None
+    if not same and not fresh:
+        raise OutputError(
+            f"{folder} was prepared otherwise, or from other files ({folder / RECORD} says how); "
+            "choose another folder with -o, or replace it with --fresh"
+        )
+    return same and not fresh
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into that gets its name when everything is in it; if anything fails, nothing is left.
+
+    Raises:
+        OutputError: it can't be written.
+    """
+    partial = partial_of(folder)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)  # what a killed process left
+        partial.mkdir(parents=True)
+        yield partial
+        put_in_place(folder)
+    except OSError as error:
+        raise OutputError(f"{folder} can't be written ({error.strerror or error}); choose another with -o") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def need_room(folder: Path, size: int, tell: Tell) -> None:
+    """Say how many bytes are about to be written, and make sure that they fit.
+
+    Raises:
+        OutputError: they don't.
+    """
+    parent = next(parent for parent in folder.absolute().parents if parent.exists())
+    free = shutil.disk_usage(parent).free
+    tell(f"disk: about {as_bytes(size)} for {folder}; {as_bytes(free)} are free")
+    if size > free:
+        raise OutputError(f"{folder} needs about {as_bytes(size)}, and {as_bytes(free)} are free; choose another disk")
+
+
+def as_bytes(size: float) -> str:
+    """1234567 -> '1.2 MB'."""
+    for unit in ("bytes", "KB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def write_record(partial: Path, asked: Mapping[str, Any], sources: Sequence[Path], found: Mapping[str, Any]) -> None:
+    """What was asked for, of which files, and what came of it."""
+    record = {
+        "made_by": f"blair_rec {__version__}",
+        "asked": asked,
+        "sources": _stamps(sources),
+        "found": found,
+        "files": {file.name: sha256_of(file) for file in sorted(partial.iterdir())},
+    }
+    write_text(partial / RECORD, json.dumps(_plain(record), indent=1, ensure_ascii=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _stamps(sources: Sequence[Path]) -> list[dict[str, Any]]:
+    stats = [(path, path.stat()) for path in sources]
+    return [{"name": path.name, "bytes": stat.st_size, "changed_ns": stat.st_mtime_ns} for path, stat in stats]
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

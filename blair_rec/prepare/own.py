@@ -1,0 +1,136 @@
+"""Anyone's log of events, and maybe a file about the items, to a RecBole data set: `blair-rec prepare csv`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from blair_rec.errors import ConfigError, SourceError, first_of
+from blair_rec.prepare.dataset import ItemFile, check_fields, write_comparison, write_items, write_log
+from blair_rec.prepare.events import Log, collect, first_of_each_pair, in_order, k_core, without_doubles
+from blair_rec.prepare.folder import REJECTED, Tell, is_done, need_room, new_folder, write_record
+from blair_rec.prepare.records import Progress, Rejected, read_table
+from blair_rec.prepare.times import describe
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """What is asked for: the columns of the files, and what to leave out."""
+
+    events: Path
+    """CSV, TSV, JSON lines or Parquet: a row for each event."""
+    user: str
+    item: str
+    time: str
+    time_format: str | None = None
+    """`whole`, `number`, or a pattern of strptime; found from the first thousand rows if not given."""
+    items: Path | None = None
+    """The same kinds of file: a row for each item."""
+    item_id: str | None = None
+    """The column of `items` that names the item; as `item` if not given."""
+    fields: tuple[str, ...] = ()
+    """The columns of `items` that are text worth reading."""
+    core: int = 0
+    """Users and items with fewer events go, until none is left."""
+    repeats: bool = True
+    """Whether a user may have several events with one item; otherwise the first one counts."""
+    unknown: bool = True
+    """Whether events with items that `items` doesn't have stay; their items then have no text."""
+    max_rejected: float = 0.01
+    """The share of lines that may be unusable."""
+
+    def __post_init__(self) -> None:
+        if (self.items is None) != (not self.fields):
+            raise ConfigError("the items file and its text columns belong together: give both --items and --fields")
+        if len({self.user, self.item, self.time}) < 3:
+            raise ConfigError("user, item and time have to be three columns")
+        check_fields(self.fields)
+
+    @property
+    def item_file(self) -> ItemFile | None:
+        """The file about items, if there is one."""
+        return ItemFile(self.items, self.item_id or self.item, self.fields) if self.items is not None else None
+
+    @property
+    def sources(self) -> list[Path]:
+        """The files that are read."""
+        return [self.events, *([self.items] if self.items is not None else [])]
+
+
+def prepare_own(
+    asked: OwnData,
+    folder: Path,
+    tell: Tell,
+    progress: Progress | None = None,
+    *,
+    fresh: bool = False,
+    dry: bool = False,
+) -> bool:
+    """The data set in `folder`, named as it: NAME.inter, NAME.item, NAME.yaml, prepared.json, maybe rejected.jsonl.
+
+    Events stand user by user, each one's by time; equal times as the file has them. `tell` gets a summary before
+    anything is written; `dry` stops there. False if the folder was made by the same command before.
+
+    Raises:
+        SourceError: a file that can't be read or lacks a column, no known time format, or no event left.
+        RejectedLines: too many lines can't be used.
+        OutputError: the folder can't be written, or holds something else.
+    """
+    if dry:
+        _read(asked, Rejected(Path(os.devnull), asked.max_rejected), tell, progress)
+        return True
+    if is_done(folder, asdict(asked), asked.sources, fresh):
+        return False
+    with new_folder(folder) as partial:
+        log, found = _read(asked, Rejected(partial / REJECTED, asked.max_rejected), tell, progress)
+        need_room(folder, 60 * log.table.height + (asked.items.stat().st_size if asked.items else 0), tell)
+        write_log(partial / f"{folder.name}.inter", log)
+        textless = 0
+        if asked.item_file is not None:
+            wanted = log.item_names()
+            rows = asked.item_file.rows(wanted, progress)
+            textless = write_items(partial / f"{folder.name}.item", rows, asked.fields)
+            tell(f"items without text: {textless:,} of {len(wanted):,}")
+        write_comparison(partial / f"{folder.name}.yaml", folder, {"fields": asked.fields} if asked.fields else {})
+        write_record(partial, asdict(asked), asked.sources, {**found, "textless_items": textless})
+    return True
+
+
+def _read(asked: OwnData, rejected: Rejected, tell: Tell, progress: Progress | None) -> tuple[Log, dict[str, Any]]:
+    """The log with everything left out that is to be left out, and what was found on the way."""
+    columns = [asked.user, asked.item, asked.time]
+    chunks = ((asked.events, chunk) for chunk in read_table(asked.events, columns, rejected, progress))
+    log, time_format = collect(chunks, columns, rejected, asked.time_format)
+    known = asked.item_file.names(rejected, progress) if asked.item_file is not None else None
+    counts: dict[str, dict[str, int]] = {}
+
+    def step(name: str, log: Log) -> Log:
+        counts[name] = log.counts
+        tell(f"{name}: " + ", ".join(f"{count:,} {what}" for what, count in counts[name].items()))
+        return log
+
+    log = step("without doubles", without_doubles(in_order(step("read", log))))
+    if not asked.repeats:
+        log = step("first of each user and item", first_of_each_pair(log))
+    unknown = sorted(log.item_names() - known) if known is not None else []
+    if unknown and not asked.unknown:
+        log = step("with known items", log.without_items(unknown))
+    if asked.core > 1:
+        log = step(f"{asked.core}-core", k_core(log, asked.core))
+    if not log.table.height:
+        raise SourceError(f"no event is left of {counts['read']['events']:,}; the summary says which step took them")
+    tell(f"times: {describe(log.table['time'], time_format)}")
+    if unknown:
+        what = "they stay, without text" if asked.unknown else "their events went"
+        tell(f"items that {asked.items} doesn't have: {len(unknown):,} (first: {first_of(unknown)}); {what}")
+    if rejected.count:
+        tell(f"lines that can't be used: {rejected.count:,} (first: {rejected.first[0]}); they are in {REJECTED}")
+    found = {
+        "steps": counts,
+        "time_format": time_format,
+        "unknown_items": len(unknown),
+        "rejected_lines": rejected.count,
+    }
+    return log, found

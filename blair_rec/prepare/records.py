@@ -1,0 +1,410 @@
+"""CSV, TSV, JSON lines and Parquet, block by block; lines that can't be read are kept apart with their numbers."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from blair_rec.errors import RejectedLines, SourceError
+
+BLOCK = 4 << 20
+"""Bytes read at once."""
+LONGEST_LINE = 64 << 20
+"""Bytes without a line end after which a file is no text file."""
+AHEAD = 2
+"""Blocks parsed while the one before is worked on."""
+QUOTED_ROWS = 50_000
+"""Rows at once where quoting has to be taken apart row by row."""
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+JSON_LINES = (".jsonl", ".json", ".ndjson")
+KINDS = (*SEPARATORS, *JSON_LINES, ".parquet")
+
+Parse = Callable[[bytes], pl.DataFrame]
+"""Whole lines -> a row for each; raises where it can't."""
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being read, bytes done, bytes in all)."""
+
+
+class Chunk(NamedTuple):
+    """Some rows of a file, in its order."""
+
+    table: pl.DataFrame
+    """[rows] the columns asked for, all of them text; null where a JSON line lacks the field."""
+    lines: np.ndarray
+    """[rows] int64: the line of the file on which each row begins (of a Parquet file the row, from 1)."""
+
+
+@dataclass
+class Rejected:
+    """Lines that can't be used: counted, written to a file, and too many of them are an error."""
+
+    path: Path
+    """JSON lines with file, line, why and text; there is no file if nothing was rejected."""
+    limit: float = 0.01
+    """The share of the lines read that may be rejected."""
+    count: int = 0
+    lines: int = 0
+    """Read so far, the rejected ones included."""
+    first: list[str] = field(default_factory=list)
+    """What to show of them."""
+
+    def add(self, source: Path, line: int, why: str, text: str) -> None:
+        """Keep one line apart.
+
+        Raises:
+            RejectedLines: there are too many for the file to be what it was taken for.
+        """
+        self.count += 1
+        if len(self.first) < 3:
+            self.first.append(f"{source.name}, line {line}: {why}")
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"file": source.name, "line": int(line), "why": why, "text": text[:2000]}) + "\n")
+        if self.count > 1000:  # a small file is judged when it has been read
+            self.check()
+
+    def check(self) -> None:
+        """
+        Raises:
+            RejectedLines: more than the limit allows of what was read.
+        """
+        if self.count > self.limit * max(self.lines, self.count):
+            raise RejectedLines(self.count, self.lines, self.limit, self.first)
+
+
+def kind_of(path: Path) -> str:
+    """The ending that says how a file is read: .csv, .jsonl, ...; `.gz` behind it doesn't count.
+
+    Raises:
+        SourceError: no such file, or an ending that says nothing.
+    """
+    if not path.is_file():
+        raise SourceError(f"{path} is not there, or not a file")
+    name = path.name.removesuffix(".gz")
+    kind = next((kind for kind in KINDS if name.lower().endswith(kind)), None)
+    if kind is None or (kind == ".parquet" and path.suffix == ".gz"):
+        raise SourceError(
+            f"{path}: unknown kind of file; known endings: {', '.join(KINDS)}, and .gz behind all but the last"
+        )
+    return kind
+
+
+def columns_of(path: Path) -> list[str]:
+    """The columns of a file: its first line, or the fields of the first thousand JSON lines.
+
+    Raises:
+        SourceError: the file can't be read, or names no column.
+    """
+    kind = kind_of(path)
+    if kind == ".parquet":
+        return list(_parquet_types(path))
+    if kind in JSON_LINES:
+        return _json_fields(path)
+    return _header(path, SEPARATORS[kind])
+
+
+def read_table(
+    path: Path,
+    columns: Sequence[str],
+    rejected: Rejected,
+    progress: Progress | None = None,
+    *,
+    names: Sequence[str] | None = None,
+) -> Iterator[Chunk]:
+    """These columns of a file, some rows at a time. Lines that can't be parsed go to `rejected`.
+
+    `names` are the columns of a CSV file whose first line is already a row; they count only if it is no header.
+
+    Raises:
+        SourceError: no such file, not of its kind, cut off, or without one of the columns.
+        RejectedLines: more lines than the limit allows can't be parsed.
+    """
+    kind = kind_of(path)
+    known = columns_of(path)
+    headless = names is not None and not set(columns) <= set(known) and len(known) == len(names)
+    if headless:
+        known = list(names or ())
+    for column in columns:
+        if column not in known:
+            raise SourceError(
+                f"{path}: no column {column!r}; {_near(column, known)}columns: {', '.join(known) or 'none'}"
+            )
+    if kind == ".parquet":
+        yield from _parquet(path, columns, rejected)
+    elif kind in JSON_LINES:
+        yield from _lines(path, _JsonLines(columns), rejected, progress)
+    elif kind == ".csv" and any(b'"' in block for block in _blocks(path, None)):
+        yield from _quoted(path, known, columns, rejected, progress, skip=not headless)
+    else:
+        yield from _lines(path, _Separated(known, columns, SEPARATORS[kind]), rejected, progress, skip=not headless)
+
+
+class _JsonLines:
+    """Parses whole lines of JSON objects; scalars become text, lists and objects JSON text."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.schema = dict.fromkeys(columns, pl.String)
+
+    def __call__(self, block: bytes) -> pl.DataFrame:
+        return pl.read_ndjson(block, schema=self.schema)
+
+
+class _Separated:
+    """Parses whole lines of cells without quoting."""
+
+    def __init__(self, known: Sequence[str], columns: Sequence[str], separator: str) -> None:
+        self.separator, self.width = separator, len(known)
+        # By position: a header may repeat the name of a column that nobody asked for.
+        self.place = {column: f"c{list(known).index(column)}" for column in columns}
+
+    def __call__(self, block: bytes) -> pl.DataFrame:
+        # Polars fills up what is too short, and complains only of what is too long.
+        if block.count(self.separator.encode()) != (self.width - 1) * _count_lines(block):
+            raise _Misfit(f"other than {self.width} columns")
+        table = pl.read_csv(
+            block,
+            has_header=False,
+            separator=self.separator,
+            quote_char=None,
+            empty_string_is_null=False,
+            schema={f"c{number}": pl.String for number in range(self.width)},
+        )
+        return table.select(pl.col(place).alias(name) for name, place in self.place.items())
+
+
+class _Misfit(ValueError):
+    """A block that would be read as something else than it says."""
+
+
+def _lines(
+    path: Path, parse: Parse, rejected: Rejected, progress: Progress | None, skip: bool = False
+) -> Iterator[Chunk]:
+    """Chunks of a file in which each line is a row; the first line is skipped where it is a header."""
+    number = 1
+    for block, count, parsed in _parsed(
+        parse, _without_header(_blocks(path, progress)) if skip else _blocks(path, progress)
+    ):
+        number += skip and number == 1
+        rejected.lines += count
+        for table, lines in _salvage(path, parse, block, number, count, parsed, rejected):
+            if table.height:
+                yield Chunk(table, lines)
+        number += count
+
+
+def _without_header(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    first = next(blocks, b"")
+    yield first[first.find(b"\n") + 1 or len(first) :]
+    yield from blocks
+
+
+def _parsed(parse: Parse, blocks: Iterator[bytes]) -> Iterator[tuple[bytes, int, pl.DataFrame | str]]:
+    """Each block, its lines, and its rows or why there are none; the next blocks are parsed meanwhile."""
+
+    def parsed(block: bytes) -> tuple[bytes, int, pl.DataFrame | str]:
+        count = _count_lines(block)
+        return block, count, _try(parse, block, count)
+
+    with ThreadPoolExecutor(AHEAD) as pool:
+        waiting: deque[Future[tuple[bytes, int, pl.DataFrame | str]]] = deque()
+        for block in blocks:
+            waiting.append(pool.submit(parsed, block))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        for task in waiting:
+            yield task.result()
+
+
+def _try(parse: Parse, block: bytes, count: int) -> pl.DataFrame | str:
+    try:
+        table = parse(block)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, _Misfit) as error:
+        return _first_line(error)
+    return table if table.height == count else "no row"
+
+
+def _salvage(
+    path: Path, parse: Parse, block: bytes, number: int, count: int, parsed: pl.DataFrame | str, rejected: Rejected
+) -> Iterator[Chunk]:
+    """The block's rows; where it can't be parsed, those of its halves, down to the lines that are broken."""
+    if isinstance(parsed, pl.DataFrame):
+        yield Chunk(parsed, np.arange(number, number + count))
+    elif count > 1:
+        cut = _middle(block)
+        first, second = block[:cut], block[cut:]
+        lines = _count_lines(first)
+        yield from _salvage(path, parse, first, number, lines, _try(parse, first, lines), rejected)
+        number, lines = number + lines, count - lines
+        yield from _salvage(path, parse, second, number, lines, _try(parse, second, lines), rejected)
+    elif block.strip():
+        cut_off = "" if block.endswith(b"\n") else "; the file ends here without a line end, as one that was cut off"
+        rejected.add(path, number, parsed + cut_off, block.decode("utf-8", "backslashreplace").rstrip("\r\n"))
+    else:
+        rejected.lines -= count  # an empty line is nothing, neither good nor bad
+
+
+def _middle(block: bytes) -> int:
+    """Where the line ends that is nearest behind the middle, or else before it; there are at least two lines."""
+    cut = block.find(b"\n", len(block) // 2) + 1
+    return cut if 0 < cut < len(block) else block.rfind(b"\n", 0, len(block) // 2) + 1 or block.find(b"\n") + 1
+
+
+def _count_lines(block: bytes) -> int:
+    return block.count(b"\n") + (not block.endswith(b"\n") and bool(block))
+
+
+def _quoted(
+    path: Path, known: Sequence[str], columns: Sequence[str], rejected: Rejected, progress: Progress | None, skip: bool
+) -> Iterator[Chunk]:
+    """Chunks of a CSV file with quoted cells, which may hold separators and line breaks."""
+    places = [list(known).index(column) for column in columns]
+    reader = csv.reader(_texts(path, progress), strict=True)
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    while True:
+        begin = reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            break
+        except csv.Error as error:
+            rejected.lines += 1
+            rejected.add(path, begin, str(error), "")
+            continue
+        if not row or (skip and begin == 1):
+            continue
+        rejected.lines += 1
+        problem = f"{len(row)} columns where there should be {len(known)}" if len(row) != len(known) else ""
+        if not problem and not all(map(_is_unicode, row)):
+            problem = "not UTF-8"
+        if problem:
+            rejected.add(path, begin, problem, json.dumps(row))
+            continue
+        rows.append([row[place] for place in places])
+        lines.append(begin)
+        if len(rows) == QUOTED_ROWS:
+            yield _chunk(rows, lines, columns)
+            rows, lines = [], []
+    if rows:
+        yield _chunk(rows, lines, columns)
+
+
+def _chunk(rows: list[list[str]], lines: list[int], columns: Sequence[str]) -> Chunk:
+    table = pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String), orient="row")
+    return Chunk(table, np.array(lines))
+
+
+def _texts(path: Path, progress: Progress | None) -> Iterator[str]:
+    for block in _blocks(path, progress):
+        # Split at \n alone: str.splitlines would also split at characters that a cell may hold.
+        yield from io.TextIOWrapper(io.BytesIO(block), encoding="utf-8", errors="surrogateescape", newline="\n")
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether the text held nothing but UTF-8 when it was read with surrogates in place of other bytes."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _parquet_types(path: Path) -> dict[str, pl.DataType]:
+    try:
+        return dict(pl.read_parquet_schema(path))
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path} is no Parquet file, or a broken one ({_first_line(error)}); get it again") from None
+
+
+def _parquet(path: Path, columns: Sequence[str], rejected: Rejected) -> Iterator[Chunk]:
+    """Chunks of a Parquet file; lists of texts are joined by spaces."""
+    types = _parquet_types(path)
+    as_text = []
+    for column in columns:
+        if isinstance(types[column], (pl.Struct, pl.Array, pl.Object)):
+            raise SourceError(
+                f"{path}: column {column!r} holds {types[column]}; make it text, a number or a list of texts"
+            )
+        is_list = isinstance(types[column], pl.List)
+        text = pl.col(column).cast(pl.List(pl.String)).list.join(" ") if is_list else pl.col(column).cast(pl.String)
+        as_text.append(text)
+    number = 1
+    try:
+        for table in pl.scan_parquet(path).select(as_text).collect_batches():
+            rejected.lines += table.height
+            yield Chunk(table, np.arange(number, number + table.height))
+            number += table.height
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        raise SourceError(f"{path}: broken behind row {number - 1} ({_first_line(error)}); get it again") from None
+
+
+def _header(path: Path, separator: str) -> list[str]:
+    first = next(_texts(path, None), "")
+    if not _is_unicode(first) or "\0" in first:
+        raise SourceError(f"{path}, line 1 is not UTF-8; save the file as UTF-8, for instance with `iconv -t utf-8`")
+    try:
+        cells = (
+            next(csv.reader([first], strict=True), []) if separator == "," else first.rstrip("\r\n").split(separator)
+        )
+    except csv.Error as error:
+        raise SourceError(f"{path}, line 1: {error}; the first line has to name the columns") from None
+    if not any(cells):
+        raise SourceError(f"{path} is empty, or its first line is; the first line has to name the columns")
+    return cells
+
+
+def _json_fields(path: Path) -> list[str]:
+    """Fields of the first lines, in order of first appearance."""
+    fields: dict[str, None] = {}
+    for number, line in enumerate(_texts(path, None)):
+        if number == 1000:
+            break
+        try:
+            row = json.loads(line)
+        except ValueError:  # the reader says which lines are broken
+            continue
+        fields.update(dict.fromkeys(row if isinstance(row, dict) else ()))
+    if not fields:
+        raise SourceError(f"{path}: none of the first lines is a JSON object; each line has to be one")
+    return list(fields)
+
+
+def _blocks(path: Path, progress: Progress | None) -> Iterator[bytes]:
+    """Blocks of whole lines; the last one may lack its line end."""
+    size, first = path.stat().st_size, True
+    try:
+        with path.open("rb") as raw, _opened(path, raw) as file:
+            while block := file.read(BLOCK):
+                if not block.endswith(b"\n"):
+                    block += file.readline(LONGEST_LINE)
+                    if not block.endswith(b"\n") and file.read(1):
+                        raise SourceError(f"{path}: a line of more than {LONGEST_LINE >> 20} MiB; this is no text file")
+                yield block.removeprefix(b"\xef\xbb\xbf") if first else block  # the mark that some editors write
+                first = False
+                if progress is not None:
+                    progress(path.name, raw.tell(), size)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise SourceError(f"{path} is a broken or cut off gzip file ({error}); get it again") from None
+    except OSError as error:
+        raise SourceError(f"{path} can't be read ({error.strerror or error})") from None
+
+
+def _opened(path: Path, raw: BinaryIO) -> BinaryIO:
+    return gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw  # type: ignore[return-value]
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    near = get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}? " if near else ""

@@ -1,0 +1,180 @@
+"""Finished variants -> one: scores normalised per user and averaged, with weights that validation chooses.
+
+A member's scores become z-scores over all items, user by user. The mean shifts all items of a user alike and leaves
+the order as it is; the standard deviation decides how much a member counts for this user. It is taken over all items,
+the history among them, so that an item's score doesn't depend on whether the history is masked: the masked ranking is
+the other one with the history taken out. A member that scores all items alike for a user adds nothing there.
+
+Shapes: K members, B cases, N item ids with the padding row 0, D the members' vectors side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from blair_rec.errors import ScoringError
+from blair_rec.recommend.dataset import TextSequentialDataset
+from blair_rec.recommend.models import shared_items
+from blair_rec.recommend.similarity import item_matrix, scores_by_product, user_vectors
+
+CONSTANT = 1e-6
+"""Scores that differ by less than this share of their size differ by rounding alone."""
+
+
+class Ensemble(nn.Module):
+    """The weighted mean of its members' z-scores. Its weights are all that is saved: members have runs of their own."""
+
+    weights: Tensor
+
+    def __init__(self, members: Sequence[Any], weights: Sequence[float] | None = None) -> None:
+        """`members` are models and baselines over the same items; `weights` [K] are equal if not given."""
+        super().__init__()
+        self.members = tuple(members)  # a tuple, so that their weights are not saved once more
+        equal = [1 / len(self.members)] * len(self.members)
+        self.register_buffer("weights", torch.tensor(weights or equal, dtype=torch.float32))
+        self.ITEM_SEQ, self.ITEM_SEQ_LEN = self.members[0].ITEM_SEQ, self.members[0].ITEM_SEQ_LEN
+        self.device = self.members[0].device
+
+    def eval(self) -> Ensemble:
+        """As torch's; the members, too."""
+        for member in self.members:
+            member.eval()
+        return super().eval()
+
+    def shared_items(self) -> AbstractContextManager[Any]:
+        """As models.shared_items, for all members."""
+        stack = ExitStack()
+        for member in self.members:
+            stack.enter_context(shared_items(member))
+        return stack
+
+    def full_sort_predict(self, interaction: Any) -> Tensor:
+        """[B, N] float32; the column of the padding means nothing."""
+        return torch.einsum("k,kbn->bn", self.weights.to(self.device), self.member_scores(interaction))
+
+    def member_scores(self, interaction: Any) -> Tensor:
+        """[K, B, N] float32 z-scores.
+
+        Raises:
+            ScoringError: a member's scores that are not finite.
+        """
+        return torch.stack([standardised(member.full_sort_predict(interaction)) for member in self.members])
+
+    @property
+    def scores_by_product(self) -> bool:
+        """Whether all members do, so that `user_vectors @ item_matrix.T` ranks as the ensemble does."""
+        return all(scores_by_product(member) for member in self.members)
+
+    def item_matrix(self) -> Tensor:
+        """[N, D]: the members' item vectors side by side."""
+        return torch.cat([item_matrix(member).float() for member in self.members], dim=1)
+
+    def user_vectors(self, interaction: Any) -> Tensor:
+        """[B, D]: the members' user vectors, each times its weight over the standard deviation of its scores.
+
+        The products with `item_matrix` are the ensemble's scores but for the members' means, which are the same for all
+        items of a user: items are ordered exactly alike, while products of different users don't compare. The
+        deviation follows from the covariance C of a member's item vectors as sqrt(u' C u), so that no item has to be
+        scored. Normalisations that are not linear in the scores (by rank, by the largest) can't be had this way.
+        """
+        parts = []
+        for member, weight, (covariance, longest) in zip(self.members, self.weights, self._spreads, strict=True):
+            user = user_vectors(member, interaction).float()
+            wide = user.double()
+            deviation = ((wide @ covariance) * wide).sum(dim=1, keepdim=True).clamp(min=0).sqrt().float()
+            parts.append(user * weight * _inverse(deviation, longest * user.norm(dim=1, keepdim=True)))
+        return torch.cat(parts, dim=1)
+
+    @cached_property
+    def _spreads(self) -> list[tuple[Tensor, Tensor]]:
+        """Of each member: the covariance [H, H] float64 of its item vectors, and the length [] of the longest."""
+        tables = [item_matrix(member)[1:].double() for member in self.members]
+        covariances = [torch.cov(table.T, correction=0).reshape(table.shape[1], -1) for table in tables]
+        return [(c, table.norm(dim=1).max().float()) for c, table in zip(covariances, tables, strict=True)]
+
+
+def standardised(scores: Tensor) -> Tensor:
+    """[B, N] at mean 0 and standard deviation 1 over the items of each row; 0 where they are all alike.
+
+    Raises:
+        ScoringError: scores that are not finite.
+    """
+    items = scores[:, 1:].float()
+    if not_finite := int((~torch.isfinite(items)).any(dim=1).sum()):
+        raise ScoringError(f"{not_finite} of {len(items)} cases have scores that are not finite, so no mean")
+    deviation, mean = torch.std_mean(items, dim=1, keepdim=True, correction=0)
+    result = torch.zeros_like(scores, dtype=torch.float32)
+    result[:, 1:] = (items - mean) * _inverse(deviation, items.abs().amax(dim=1, keepdim=True))
+    return result
+
+
+def _inverse(deviation: Tensor, size: Tensor) -> Tensor:
+    """1 / deviation, and 0 where it is but rounding of scores of this size."""
+    return torch.where(deviation > CONSTANT * size, 1 / deviation, 0)
+
+
+def simplex(members: int) -> list[tuple[float, ...]]:
+    """Weightings that sum to 1: in tenths for two or three members, in fifths for more; the most equal ones first."""
+    steps = 10 if members <= 3 else 5
+
+    def shares(left: int, parts: int) -> Iterator[tuple[int, ...]]:
+        if parts == 1:
+            yield (left,)
+        else:
+            for first in range(left + 1):
+                yield from ((first, *rest) for rest in shares(left - first, parts - 1))
+
+    grid = sorted(shares(steps, members), key=lambda share: (sum(part**2 for part in share), share))
+    return [tuple(part / steps for part in share) for share in grid]
+
+
+@torch.no_grad()
+def choose_weights(
+    ensemble: Ensemble,
+    split: TextSequentialDataset,
+    masked: bool,
+    measure: Callable[[np.ndarray, np.ndarray, np.ndarray | None], float],
+    batch_size: int,
+) -> tuple[tuple[float, ...], float]:
+    """The weighting of `simplex` whose ranks on a split `measure` best, and what it reaches.
+
+    Among equals it is the most equal weighting. Members score each case once, whatever the size of the grid.
+
+    Args:
+        masked: whether the history is taken out of the candidates.
+        measure: of (higher [cases], equal [cases], miss [cases] or None), as in evaluate.metrics.
+    """
+    grid = simplex(len(ensemble.members))
+    history_row, history_item = split.histories()
+    higher, equal = (torch.zeros(len(grid), len(split), dtype=torch.int64) for _ in range(2))
+    miss = torch.zeros(len(split), dtype=torch.bool)
+    ensemble.eval()
+    with ensemble.shared_items():
+        for begin in range(0, len(split), batch_size):
+            rows = torch.arange(begin, min(begin + batch_size, len(split)))
+            interaction = split[rows]
+            scores = ensemble.member_scores(interaction.to(ensemble.device)).cpu()
+            out = torch.zeros(scores.shape[1:], dtype=torch.bool)  # what is no candidate
+            out[:, 0] = True
+            if masked:
+                first, after = torch.searchsorted(history_row, torch.tensor([begin, int(rows[-1]) + 1]))
+                out[history_row[first:after] - begin, history_item[first:after]] = True
+            case, item = torch.arange(len(rows)), interaction[split.iid_field].cpu()
+            miss[rows] = out[case, item]
+            out[case, item] = True
+            for place, weights in enumerate(grid):
+                mixed = torch.einsum("k,kbn->bn", torch.tensor(weights), scores)
+                own = mixed[case, item].unsqueeze(1)
+                mixed.masked_fill_(out, -torch.inf)
+                higher[place, rows], equal[place, rows] = (mixed > own).sum(1), (mixed == own).sum(1)
+    missed = miss.numpy() if masked else None
+    values = [measure(*counts, missed) for counts in zip(higher.numpy(), equal.numpy(), strict=True)]
+    best = int(np.argmax(values))
+    return grid[best], values[best]

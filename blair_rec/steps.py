@@ -1,0 +1,52 @@
+"""The steps of `transforms:` as a config names them, such as [center, {pca: 128}]: what each is given, and checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from blair_rec.sections import is_number, one_of
+
+Step = str | Mapping[str, Any]
+"""A name, or {name: value}."""
+
+WHITENINGS = ("zca", "pca")
+
+
+def read_step(step: Step) -> tuple[str, Any]:
+    """('pca', 128) from {pca: 128}; a name alone has its default, and None where it takes no value."""
+    if isinstance(step, str):
+        return step, "zca" if step == "whiten" else None
+    ((name, value),) = step.items()
+    return name, value
+
+
+def step_name(step: Step) -> str:
+    """'pca: 128' from {pca: 128}; a name alone as it is."""
+    return step if isinstance(step, str) else ": ".join(map(str, read_step(step)))
+
+
+def step_problems(step: Any) -> list[str]:
+    """What is wrong with one step: no such name, a value where none belongs, none where one does, or a wrong one."""
+    if not isinstance(step, str) and not (isinstance(step, Mapping) and len(step) == 1):
+        return [f"transforms holds {step!r}; expected a name, or one name with its value, such as {{pca: 64}}"]
+    name, value = read_step(step)
+    if not isinstance(name, str) or name not in STEPS:
+        return one_of(str(name), tuple(STEPS), "transforms")
+    fits, expected = STEPS[name]
+    return [] if fits(value) else [f"transforms: {name} is given {value!r}; expected {expected}"]
+
+
+def _is_width(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+STEPS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "center": (lambda value: value is None, "no value: center"),
+    "l2": (lambda value: value is None, "no value: l2"),
+    "pca": (_is_width, "a width, such as {pca: 64}"),
+    "whiten": (lambda value: value in WHITENINGS, "{whiten: zca} or {whiten: pca}"),
+    "shrink": (lambda value: is_number(value) and 0 < value <= 1, "a degree above 0, up to 1, such as {shrink: 0.5}"),
+    "rescale": (lambda value: is_number(value) and 0 < value < float("inf"), "a size, such as {rescale: 1.0}"),
+}
+"""By name: which values fit, and how a message says it."""

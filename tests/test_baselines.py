@@ -1,0 +1,306 @@
+"""Baselines: they count the training split alone, and score as their definitions say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from comparisons import Recorder, config_of
+from test_encoder import build_roberta
+from test_results import MINILM, fake_ranks, fake_run
+from worlds import built, cases, read_log, vectors_for, write_log
+
+import blair_rec
+from blair_rec.compare import compare
+from blair_rec.config import VariantConfig, read_config
+from blair_rec.errors import ConfigError
+from blair_rec.evaluate.leaderboard import build_leaderboard
+from blair_rec.evaluate.results import load_runs
+from blair_rec.recommend.baselines import Counted, Markov, Popularity, build_baseline
+from blair_rec.recommend.checkpoint import load_weights, save_weights
+from blair_rec.recommend.dataset import ItemVectors, TextSequentialDataset
+from blair_rec.recommend.models import count_parameters
+from blair_rec.recommend.scoring import rank
+from blair_rec.recommend.sequences import training_sequences
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_roberta(tmp_path_factory.mktemp("models") / "tiny-roberta")
+
+
+def made(scorer: str, splits: list[Any], vectors: ItemVectors | None = None, **setup: Any) -> Any:
+    """A baseline over a data set's training split."""
+    train = splits[0]
+    whole = {"scorer": scorer, "transforms": [], "control": None, "seed": 1, **setup}
+    baseline = build_baseline(whole, train.config, train.item_num, vectors)
+    if isinstance(baseline, Counted):
+        baseline.count(training_sequences(train))
+    return baseline
+
+
+def scores(baseline: Any, split: Any) -> np.ndarray:
+    """[B, N] of every case of a split."""
+    return baseline.full_sort_predict(split[torch.arange(len(split))]).numpy()
+
+
+def training_events(folder: Path) -> list[tuple[str, list[str]]]:
+    """(user, items in order) of all but the last two events, straight from the file."""
+    events: dict[str, list[tuple[int, int, str]]] = {}
+    for line, (user, item, time) in enumerate(read_log(folder)):
+        events.setdefault(user, []).append((time, line, item))
+    return [(user, [item for *_, item in sorted(of_user)[:-2]]) for user, of_user in events.items()]
+
+
+def token_ids(split: Any) -> dict[str, int]:
+    return {str(token): number for number, token in enumerate(split.field2id_token["item_id"])}
+
+
+def test_popularity_counts_training_events_and_none_of_validation_or_test(tiny: Path) -> None:
+    _, splits = built(TextSequentialDataset, tiny)
+    expected = np.zeros(splits[0].item_num)
+    for _, items in training_events(tiny):
+        for item in items:
+            expected[token_ids(splits[0])[item]] += 1
+    found = scores(made("popularity", splits), splits[2])
+    np.testing.assert_array_equal(found, np.tile(expected, (len(splits[2]), 1)))
+
+
+def test_the_most_popular_item_of_a_known_world_is_first_for_everybody(tmp_path: Path) -> None:
+    """b is in three training histories, a and c in one each; that d ends everybody's test case counts for nothing."""
+    histories = {"u1": "abed", "u2": "bced", "u3": "bfed"}
+    log = [(user, item, time) for user, items in histories.items() for time, item in enumerate(items)]
+    _, splits = built(TextSequentialDataset, write_log(tmp_path / "known", log))
+    ids = token_ids(splits[0])
+    ranks = rank(made("popularity", splits), splits[2], batch_size=2, k=1)
+    assert (ranks.topk_unmasked[:, 0] == ids["b"]).all()
+    assert set(ranks.higher_unmasked) == {4} and set(ranks.equal_unmasked) == {1}  # d like e: no training event
+
+
+def test_markov_scores_are_transition_counts_with_popularity_among_equals(tiny: Path) -> None:
+    _, splits = built(TextSequentialDataset, tiny)
+    ids, n_items = token_ids(splits[0]), splits[0].item_num
+    counts, popularity = np.zeros((n_items, n_items)), np.zeros(n_items)
+    for _, items in training_events(tiny):
+        for item in items:
+            popularity[ids[item]] += 1
+        for before, after in zip(items, items[1:], strict=False):
+            counts[ids[before], ids[after]] += 1
+    found = scores(made("markov", splits), splits[2])
+    lasts = [ids[history[-1]] for _, history, _ in cases([splits[2]])]
+    np.testing.assert_allclose(found, counts[lasts] + popularity / (1 + popularity.max()), rtol=1e-6)
+    for last, row in zip(lasts, found, strict=True):
+        by_definition = sorted(range(n_items), key=lambda item: (-counts[last, item], -popularity[item]))
+        keys = [(counts[last, item], popularity[item]) for item in by_definition]
+        ours = [(counts[last, item], popularity[item]) for item in np.argsort(-row, kind="stable")]
+        assert ours == keys
+
+
+def test_markov_falls_back_to_popularity_after_an_item_that_training_never_continued(tmp_path: Path) -> None:
+    """Both users' validation item x is never followed in training, so y's history ends in the unknown."""
+    log = [(user, item, time) for user in ("u1", "u2") for time, item in enumerate("aabxy")]
+    _, splits = built(TextSequentialDataset, write_log(tmp_path / "unseen", log))
+    popularity, markov = (scores(made(name, splits), splits[2]) for name in ("popularity", "markov"))
+    np.testing.assert_array_equal(np.argsort(-popularity, axis=1), np.argsort(-markov, axis=1))
+    assert markov.max() < 1
+
+
+@pytest.mark.parametrize("scorer", ["popularity", "markov"])
+def test_another_validation_or_test_item_changes_no_count(tiny: Path, tmp_path: Path, scorer: str) -> None:
+    _, splits = built(TextSequentialDataset, tiny)
+    log = read_log(tiny)
+    last_times = {user: sorted(time for who, _, time in log if who == user)[-2:] for user, *_ in log}
+    items = sorted({item for _, item, _ in log})
+    changed = [
+        (user, items[(items.index(item) + 1) % len(items)] if time in last_times[user] else item, time)
+        for user, item, time in log
+    ]
+    _, others = built(TextSequentialDataset, write_log(tmp_path / "changed", changed))
+    assert changed != log
+
+    def by_token(splits: list[Any]) -> dict[tuple[str, str], float]:
+        """The score of every item after every item, whatever their numbers are."""
+        ids, n_items = token_ids(splits[0]), splits[0].item_num
+        every = {"item_id_list": torch.arange(n_items).unsqueeze(1), "item_length": torch.ones(n_items, dtype=int)}
+        table = made(scorer, splits).full_sort_predict(every).tolist()
+        return {(last, item): table[ids[last]][ids[item]] for last in items for item in items}
+
+    assert by_token(others) == by_token(splits)
+
+
+def brute_force_cosines(table: np.ndarray, history: list[int]) -> np.ndarray:
+    """[N] mean cosine of every item to the items of a history, one pair at a time, in float64."""
+    table = table.astype(np.float64)
+
+    def cosine(a: np.ndarray, b: np.ndarray) -> float:
+        size = np.sqrt((a * a).sum()) * np.sqrt((b * b).sum())
+        return float((a * b).sum() / size) if size > 0 else 0.0
+
+    return np.array([np.mean([cosine(row, table[item]) for item in history]) for row in table])
+
+
+@pytest.mark.parametrize("scorer, seen", [("last_item", 1), ("mean_history", 6)])
+def test_neighbours_score_by_the_mean_cosine_to_what_they_look_at(tiny: Path, scorer: str, seen: int) -> None:
+    config, splits = built(TextSequentialDataset, tiny)
+    assert config["MAX_ITEM_LIST_LENGTH"] == 6
+    vectors = vectors_for(splits[0].item_num)
+    vectors.table[5] = 0  # an item without text is no neighbour of anything
+    found, ids = scores(made(scorer, splits, vectors), splits[2]), token_ids(splits[0])
+    for row, (_, history, _) in list(zip(found, cases([splits[2]]), strict=True))[::10]:
+        expected = brute_force_cosines(vectors.table, [ids[item] for item in history[-seen:]])
+        np.testing.assert_allclose(row, expected, atol=1e-6)
+
+
+def test_neighbours_look_at_transformed_vectors(tiny: Path) -> None:
+    _, splits = built(TextSequentialDataset, tiny)
+    vectors = vectors_for(splits[0].item_num)
+    centred = vectors.table.astype(np.float64)
+    centred[1:] -= centred[1:].mean(axis=0)
+    plain, found = (scores(made("last_item", splits, vectors, transforms=t), splits[2]) for t in ([], ["center"]))
+    by_hand = scores(made("last_item", splits, ItemVectors(centred, "")), splits[2])
+    np.testing.assert_allclose(found, by_hand, atol=1e-6)
+    assert np.abs(found - plain).max() > 0.1
+
+
+def test_a_control_shuffles_the_neighbours_texts_by_the_seed(tiny: Path) -> None:
+    _, splits = built(TextSequentialDataset, tiny)
+    vectors = vectors_for(splits[0].item_num)
+    plain, first, again, other = (
+        made("last_item", splits, vectors, control=control, seed=seed).unit
+        for control, seed in ((None, 1), ("shuffle", 1), ("shuffle", 1), ("shuffle", 2))
+    )
+    assert torch.equal(first, again) and not torch.equal(first, other) and not torch.equal(first, plain)
+    assert torch.equal(first.sum(1).sort().values, plain.sum(1).sort().values)
+
+
+@pytest.mark.parametrize("scorer", ["popularity", "markov", "last_item", "mean_history"])
+def test_what_was_counted_is_read_back_bit_for_bit(tiny: Path, tmp_path: Path, scorer: str) -> None:
+    _, splits = built(TextSequentialDataset, tiny)
+    vectors = vectors_for(splits[0].item_num) if scorer in ("last_item", "mean_history") else None
+    sha256 = vectors.store_sha256 if vectors else None
+    baseline = made(scorer, splits, vectors)
+    save_weights(baseline, tmp_path / "model.safetensors", sha256)
+    setup = {"scorer": scorer, "transforms": [], "control": None, "seed": 1}
+    again = build_baseline(setup, splits[0].config, splits[0].item_num, vectors)
+    load_weights(again, tmp_path / "model.safetensors", sha256)
+    np.testing.assert_array_equal(scores(again, splits[2]), scores(baseline, splits[2]))
+    assert count_parameters(baseline)["trained"] == 0
+
+
+def test_baselines_are_models_without_a_gradient() -> None:
+    for baseline in (Popularity(5, "items", "length"), Markov(5, "items", "length")):
+        assert list(baseline.parameters()) == [] and baseline.eval() is baseline
+
+
+# In a comparison
+
+BASELINES = {
+    "id": {"items": "id"},
+    "popular": {"scorer": "popularity"},
+    "markov": {"scorer": "markov"},
+    "neighbours": {"scorer": "last_item", "transforms": ["center"]},
+    "mean_neighbours": {"scorer": "mean_history"},
+}
+
+
+def test_baselines_stand_on_the_leaderboard_without_an_epoch(tiny: Path, encoder: Path, tmp_path: Path) -> None:
+    config, listener = config_of(tiny, encoder, variants=BASELINES, seeds=[1, 2], train={"epochs": 1}), Recorder()
+    board = compare(config, tmp_path / "out", listener=listener)
+    assert board is not None and listener.epochs == 2  # of id, once with each seed
+    rows = {row.variant: row for row in board.rows}
+    assert {name: row.items for name, row in rows.items()} == {
+        "id": "id", "popular": "popularity", "markov": "markov", "neighbours": "last_item",
+        "mean_neighbours": "mean_history",
+    }  # fmt: skip
+    for name in set(BASELINES) - {"id"}:
+        assert rows[name].epochs == 0 and rows[name].parameters.trained == 0 and rows[name].trials == 0
+        summary = rows[name].metrics["masked"]["NDCG@10"]
+        assert summary.per_seed[0] == summary.per_seed[1] and summary.mean > 0
+        result = json.loads((tmp_path / "out" / "runs" / f"{name}-1" / "result.json").read_text("utf-8"))
+        assert result["selection"] is None
+    assert rows["neighbours"].encoder is not None and rows["popular"].encoder is None
+
+    again = Recorder()
+    compare(config, tmp_path / "out", listener=again)
+    assert again.started_runs == []
+
+    longer = config_of(tiny, encoder, variants=BASELINES, seeds=[1, 2], train={"epochs": 2})
+    only = longer.only(["popular", "markov", "neighbours"])
+    compare(only, tmp_path / "out", listener=again)  # what isn't trained doesn't ask for how long
+    assert again.started_runs == []
+
+
+def test_a_baseline_recommends_like_any_run(tiny: Path, encoder: Path, tmp_path: Path) -> None:
+    variants = {name: BASELINES[name] for name in ("popular", "markov", "neighbours", "mean_neighbours")}
+    config = config_of(tiny, encoder, variants=variants, baseline="popular", seeds=[1])
+    compare(config, tmp_path / "out")
+    histories = [history for _, history, _ in cases([built(TextSequentialDataset, tiny)[1][2]])][:5]
+    for name in variants:
+        folder = tmp_path / "out" / "runs" / f"{name}-1"
+        found = blair_rec.load(folder).recommend(histories, k=3, exclude_history=False)
+        tokens = json.loads((folder / "items.json").read_text("utf-8"))
+        with np.load(folder / "topk.npz") as top:
+            best = [tokens[item] for item in top["unmasked"][:5, 0]]
+        assert [row[0].item_token for row in found] == best or name == "popular"
+        assert all(row[0].score >= row[1].score >= row[2].score for row in found)
+
+
+def test_text_models_that_neighbours_beat_are_told_so(tmp_path: Path) -> None:
+    """Of four models on text only `worse` and `equal` are named: not controls, ids, better ones, or neighbours."""
+    places = {"id": 9, "worse": 5, "equal": 2, "better": 0, "shuffled": 9, "near": 2, "far": 5}
+    for variant, place in places.items():
+        scorer = variant in ("near", "far")
+        ranks = fake_ranks(
+            cases=40,
+            higher_unmasked=np.full(40, place),
+            higher_masked=np.full(40, place),
+            equal_unmasked=np.zeros(40, dtype=np.int64),
+            equal_masked=np.zeros(40, dtype=np.int64),
+        )
+        fake_run(
+            tmp_path,
+            variant,
+            1,
+            ranks=ranks,
+            items="last_item" if scorer else "id" if variant == "id" else "text",
+            encoder=None if variant == "id" else MINILM,
+            control="shuffle" if variant == "shuffled" else None,
+        )
+    board = build_leaderboard(load_runs(tmp_path), "id", ["MRR@10"], "unmasked")
+    assert [note for note in board.notes if "neighbours" in note] == [
+        f"{name} does not beat nearest neighbours on text without any training: MRR@10 unmasked {1 / (place + 1):.4f}, "
+        "near 0.3333"
+        for name, place in (("equal", 2), ("worse", 5))
+    ]
+
+
+# What a config may say
+
+
+@pytest.mark.parametrize(
+    "variant, message",
+    [
+        ({"scorer": "popularty"}, r"scorer is 'popularty'; did you mean 'popularity'\?"),
+        ({"scorer": "markov", "items": "text"}, r"scorer: markov is not trained, so items has no meaning there"),
+        ({"scorer": "last_item", "train": {"epochs": 3}}, r"scorer: last_item is not trained, so train has no meaning"),
+        (
+            {"scorer": "popularity", "transforms": ["l2"]},
+            r"scorer: popularity uses no text, so transforms, control and",
+        ),
+        ({"scorer": "markov", "recbole": {"n_layers": 1}}, r"scorer: markov is not trained, so recbole has no meaning"),
+    ],
+)
+def test_a_baseline_takes_no_settings_that_mean_nothing_to_it(variant: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        VariantConfig(**variant)
+
+
+def test_neighbours_need_text_fields() -> None:
+    raw = {"dataset": "d", "variants": {"id": {}, "near": {"scorer": "last_item"}}}
+    with pytest.raises(ConfigError, match=r"variant 'near' uses text, but text.fields names no metadata field"):
+        read_config(raw)
+    assert read_config({**raw, "variants": {"id": {}, "popular": {"scorer": "popularity"}}}).variants["popular"].kind

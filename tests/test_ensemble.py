@@ -1,0 +1,377 @@
+"""Ensembles: normalised scores of finished runs, weights from validation alone, and the same ranking as vectors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from comparisons import InterruptedIn, Recorder, config_of, raw_config, tiny_at
+from hypothesis import given
+from hypothesis import strategies as st
+from test_encoder import build_roberta
+from worlds import read_log, with_other_last_items, write_log
+
+import blair_rec
+from blair_rec.compare import compare, leaderboard
+from blair_rec.config import CompareConfig, read_config
+from blair_rec.errors import ChangedRuns, CheckpointError, ConfigError, ScoringError
+from blair_rec.evaluate.leaderboard import Leaderboard
+from blair_rec.evaluate.metrics import metric_values
+from blair_rec.plan import data_folder
+from blair_rec.recommend.baselines import Baseline
+from blair_rec.recommend.ensemble import Ensemble, choose_weights, simplex, standardised
+from blair_rec.recommend.scoring import rank
+from blair_rec.run import Data
+from blair_rec.text.store import open_store, write_store
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "both": {"average": ["id", "text"]},
+    "id": {"items": "id"},
+    "text": {"items": "text", "transforms": ["center"]},
+    "near": {"scorer": "last_item", "transforms": ["center"]},
+    "markov": {"scorer": "markov"},
+    "equal": {"average": ["id", "near"], "weights": "equal"},
+    "by_text": {"average": ["text", "near"], "weights": "equal"},
+    "three": {"average": ["text", "near", "markov"]},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A comparison that is done."""
+
+    config: CompareConfig
+    out: Path
+    board: Leaderboard
+    listener: Recorder
+
+    def result(self, run: str) -> dict[str, Any]:
+        """What result.json says."""
+        read: dict[str, Any] = json.loads((self.out / "runs" / run / "result.json").read_text("utf-8"))
+        return read
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_roberta(tmp_path_factory.mktemp("models") / "tiny-roberta")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Finished:
+    """Models, baselines and averages of them, two seeds; no test changes it."""
+    folder = tmp_path_factory.mktemp("finished")
+    config, listener = config_of(tiny_at(folder), encoder, variants=VARIANTS), Recorder()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        board = compare(config, folder / "out", listener=listener)
+    assert board is not None
+    return Finished(config, folder / "out", board, listener)
+
+
+@pytest.fixture
+def own(finished: Finished, tmp_path: Path) -> Finished:
+    """A copy of it that the test may change."""
+    return dataclasses.replace(finished, out=Path(shutil.copytree(finished.out, tmp_path / "out")))
+
+
+@pytest.fixture(scope="module")
+def data(finished: Finished) -> Data:
+    return Data(finished.config, data_folder(finished.config.dataset))
+
+
+# Scores
+
+
+def by_hand(scores: list[np.ndarray], weights: list[float]) -> np.ndarray:
+    """[B, N - 1] float64: the weighted z-scores of the items, user by user."""
+    total = np.zeros_like(scores[0][:, 1:], dtype=np.float64)
+    for member, weight in zip(scores, weights, strict=True):
+        for user, row in enumerate(member[:, 1:].astype(np.float64)):
+            total[user] += weight * (row - row.mean()) / np.sqrt(((row - row.mean()) ** 2).mean())
+    return total
+
+
+@pytest.mark.parametrize("name", ["both", "equal", "three"])
+def test_an_ensemble_scores_the_weighted_z_scores_of_its_members_runs(
+    finished: Finished, data: Data, name: str
+) -> None:
+    interaction = data.test[torch.arange(len(data.test))]
+
+    def scores(variant: str) -> np.ndarray:
+        model = blair_rec.load(finished.out / "runs" / f"{variant}-2")._model
+        with torch.no_grad():
+            return model.full_sort_predict(interaction).numpy()
+
+    weights = finished.result(f"{name}-2")["weights"]
+    assert set(weights) == set(VARIANTS[name]["average"])
+    expected = by_hand([scores(member) for member in weights], list(weights.values()))
+    np.testing.assert_allclose(scores(name)[:, 1:], expected, atol=2e-5)
+    assert sum(weights.values()) == pytest.approx(1)
+
+
+def test_the_ranks_on_disk_are_those_of_the_averaged_scores(finished: Finished, data: Data) -> None:
+    for name in ("both", "equal", "three"):
+        model = blair_rec.load(finished.out / "runs" / f"{name}-1")._model
+        again = rank(model, data.test, batch_size=50)
+        with np.load(finished.out / "runs" / f"{name}-1" / "ranks.npz") as saved:
+            for protocol in ("unmasked", "masked"):
+                np.testing.assert_array_equal(saved[f"higher_{protocol}"], getattr(again, f"higher_{protocol}"))
+
+
+@given(
+    st.integers(0, 2**32 - 1), st.floats(-10, 10), st.floats(0.1, 1e3)
+)  # fmt: skip
+def test_shift_and_scale_of_a_members_scores_make_no_difference(seed: int, shift: float, scale: float) -> None:
+    scores = torch.from_numpy(np.random.default_rng(seed).standard_normal((3, 30)))
+    torch.testing.assert_close(standardised(scores * scale + shift), standardised(scores), rtol=0, atol=1e-3)
+
+
+def test_z_scores_leave_the_padding_out_and_constant_users_at_zero() -> None:
+    scores = torch.tensor([[9e9, 1.0, 2.0, 3.0], [0.0, 0.1, 0.1, 0.1]])
+    found = standardised(scores)
+    np.testing.assert_allclose(found[0, 1:], [-(1.5**0.5), 0, 1.5**0.5], rtol=1e-6)
+    assert torch.equal(found[1, 1:], torch.zeros(3))
+
+
+def test_scores_without_a_mean_are_told() -> None:
+    with pytest.raises(ScoringError, match=r"1 of 2 cases have scores that are not finite"):
+        standardised(torch.tensor([[0.0, 1.0, torch.inf], [0.0, 1.0, 2.0]]))
+
+
+# Weights
+
+
+@pytest.mark.parametrize("members, size", [(2, 11), (3, 66), (4, 56)])
+def test_the_grid_covers_the_simplex_from_its_middle_to_its_corners(members: int, size: int) -> None:
+    grid = simplex(members)
+    assert len(grid) == len(set(grid)) == size
+    np.testing.assert_allclose(np.sum(grid, axis=1), 1)
+    assert min(map(min, grid)) == 0
+    for corner in np.eye(members):
+        assert tuple(corner) in grid
+    spread = [round(float(np.var(weights)), 9) for weights in grid]
+    assert spread == sorted(spread)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_chosen_weights_are_the_best_of_the_grid_when_each_is_ranked_by_itself(
+    finished: Finished, data: Data, masked: bool
+) -> None:
+    members = blair_rec.load(finished.out / "runs" / "three-1")._model.members
+    weights, value = choose_weights(
+        Ensemble(members), data.valid, masked, lambda *ranks: metric_values(["MRR@80"], *ranks)["MRR@80"], 37
+    )
+    values = {}
+    for grid_point in simplex(3):
+        found = rank(Ensemble(members, grid_point), data.valid, batch_size=1000)
+        if masked:
+            counts = found.higher_masked, found.equal_masked, found.target_in_history
+        else:
+            counts = found.higher_unmasked, found.equal_unmasked, None
+        values[grid_point] = metric_values(["MRR@80"], *counts)["MRR@80"]
+    assert values[weights] == pytest.approx(value, abs=1e-12) and value == pytest.approx(max(values.values()), abs=1e-9)
+
+
+def test_weights_are_reported_with_what_chose_them(finished: Finished) -> None:
+    chosen, equal = finished.result("both-1"), finished.result("equal-1")
+    assert chosen["selection"]["value"] == pytest.approx(chosen["valid"]["unmasked"]["NDCG@10"], abs=1e-12)
+    assert chosen["selection"]["epoch"] == 0
+    assert equal["selection"] is None and equal["weights"] == {"id": 0.5, "near": 0.5}
+    assert chosen["valid"]["unmasked"]["NDCG@10"] >= max(
+        finished.result(f"{member}-1")["valid"]["unmasked"]["NDCG@10"] for member in ("id", "text")
+    )
+    said = [note for note in finished.board.notes if note.startswith("weights of both, seed 1: id 0.")]
+    assert len(said) == 1 and said[0].endswith("(chosen on validation)")
+
+
+def test_other_test_items_leave_the_weights_as_they_are(finished: Finished, encoder: Path, tmp_path: Path) -> None:
+    """The last event of most users becomes another one; what is trained and the weights are the same to the bit."""
+    tiny = tiny_at(tmp_path)
+    log = read_log(tiny)
+    changed = with_other_last_items(log)
+    assert sum(ours != theirs for ours, theirs in zip(log, changed, strict=True)) > 60
+    write_log(tiny, changed)
+    variants = {name: VARIANTS[name] for name in ("id", "text", "both")}
+    compare(config_of(tiny, encoder, variants=variants, seeds=[1]), tmp_path / "out")
+    result = json.loads((tmp_path / "out" / "runs" / "both-1" / "result.json").read_text("utf-8"))
+    assert result["valid"] == finished.result("both-1")["valid"]
+    assert result["weights"] == finished.result("both-1")["weights"]
+
+
+# Runs
+
+
+def test_members_come_first_and_nothing_is_trained_again(finished: Finished) -> None:
+    order = ["id", "text", "near", "markov", "both", "equal", "by_text", "three"]
+    assert finished.listener.finished_runs == [f"{name}-{seed}" for seed in (1, 2) for name in order]
+    assert finished.listener.epochs == 2 * 2 * 2
+    rows = {row.variant: row for row in finished.board.rows}
+    assert rows["both"].items == "average" and rows["both"].epochs == 0
+    assert rows["both"].parameters.trained == sum(rows[name].parameters.trained for name in ("id", "text"))
+
+
+def test_an_average_is_made_again_when_a_member_was(own: Finished) -> None:
+    again = Recorder()
+    compare(own.config, own.out, listener=again)
+    assert again.started_runs == []
+
+    shutil.rmtree(own.out / "runs" / "text-2")
+    compare(own.config, own.out, listener=again)
+    assert again.started_runs == ["text-2", "both-2", "by_text-2", "three-2"]
+
+
+def test_an_average_of_runs_that_are_no_longer_there_is_neither_shown_nor_loaded(own: Finished) -> None:
+    train = dataclasses.replace(own.config.train, epochs=1)
+    changed = dataclasses.replace(own.config, train=train, seeds=(1,))
+    with pytest.raises(KeyboardInterrupt):
+        compare(changed, own.out, fresh=True, listener=InterruptedIn(epoch=2))  # id is another, text is not
+    with pytest.raises(CheckpointError, match=r"both-1 averages id, text, and one of these runs is gone or was"):
+        blair_rec.load(own.out / "runs" / "both-1")
+
+    compare(changed.only(["id", "text"]), own.out, fresh=True)
+    (own.out / "config.yaml").write_text(
+        (own.out / "config.yaml")
+        .read_text("utf-8")
+        .replace("variants:\n", "variants:\n  both: {average: [id, text]}\n")
+    )
+    with pytest.raises(ChangedRuns, match=r"1 finished runs in .* \(both-1\) were made otherwise: the runs that it av"):
+        leaderboard(own.out)
+    again = Recorder()
+    compare(changed.only(["id", "text", "both"]), own.out, listener=again)
+    assert again.started_runs == ["both-1"]
+
+
+@pytest.mark.parametrize(
+    "variants, message",
+    [
+        ({"both": {"average": ["id", "txt"]}}, r"variants.both: average names 'txt', which is no variant here"),
+        ({"both": {"average": ["id"]}}, r"average is \['id'\]; name at least two variants, each once"),
+        ({"both": {"average": ["id", "id"]}}, r"average is \['id', 'id'\]; name at least two"),
+        (
+            {"a": {"average": ["id", "t"]}, "b": {"average": ["id", "a"]}},
+            r"variants.b: average names 'a', which is",
+        ),
+        (
+            {"both": {"average": ["id", "t"], "items": "text"}},
+            r"the members are what they are, so items has",
+        ),
+        ({"both": {"average": ["id", "t"], "weights": "test"}}, r"weights is 'test'; known: validation, equal"),
+        ({"t": {"items": "text", "weights": "equal"}}, r"weights is 'equal', but there is no average to weigh"),
+    ],
+)
+def test_an_average_that_can_not_be_meant(variants: dict[str, Any], message: str) -> None:
+    raw = raw_config(Path("tiny"), "encoder", variants={"id": {}, "t": {"items": "text"}, **variants})
+    with pytest.raises(ConfigError, match=message):
+        read_config(raw)
+
+
+def test_an_average_without_its_members_is_refused(finished: Finished) -> None:
+    with pytest.raises(ConfigError, match=r"variants.both: average names 'text', which is no variant here"):
+        finished.config.only(["id", "both"])
+
+
+# One vector space
+
+
+def histories(finished: Finished) -> list[list[str]]:
+    events: dict[str, list[tuple[int, str]]] = {}
+    for user, item, time in read_log(Path(finished.config.dataset)):
+        events.setdefault(user, []).append((time, item))
+    return [[item for _, item in sorted(of_user)][:-1] for of_user in events.values()]
+
+
+@pytest.mark.parametrize("name", ["both", "equal", "near", "id"])
+def test_the_inner_product_of_exported_vectors_ranks_as_the_run_does(
+    finished: Finished, tmp_path: Path, name: str
+) -> None:
+    run = finished.out / "runs" / f"{name}-1"
+    folder = blair_rec.export_vectors(run, tmp_path / "vectors")
+    items, tokens = np.load(folder / "items.npy", allow_pickle=False), json.loads((folder / "items.json").read_text())
+    recommender, asked = blair_rec.load(run), histories(finished)
+    users = recommender.user_vectors(asked, batch_size=50)
+    assert items.dtype == users.dtype == np.float32 and tokens == list(recommender.item_tokens)
+    assert items.shape[1] == users.shape[1] == {"both": 16, "equal": 8 + 32, "near": 32, "id": 8}[name]
+    products = users.astype(np.float64) @ items.astype(np.float64).T
+    ranked = recommender.recommend(asked, k=len(tokens), exclude_history=False)
+    for row, found in zip(products, ranked, strict=True):
+        scores = np.array([score for _, score in found])
+        ours = np.array([row[tokens.index(token)] for token, _ in found])
+        # Alike but for one number for all items of the user, so the order is the same as far as scores differ at all.
+        np.testing.assert_allclose(ours - ours.mean(), scores - scores.mean(), atol=2e-5)
+        falls = -np.diff(scores) > 1e-4
+        assert falls.sum() > 30 and (np.diff(ours)[falls] < 0).all()
+
+
+def test_a_markov_chain_has_no_vectors_and_recommends_all_the_same(finished: Finished, tmp_path: Path) -> None:
+    run = finished.out / "runs" / "three-1"
+    with pytest.raises(ConfigError, match=r"scores of BLaIRSASRec and LastItem and Markov are not all inner products"):
+        blair_rec.export_vectors(run, tmp_path / "vectors")
+    assert not (tmp_path / "vectors").exists()
+    assert len(blair_rec.load(run).recommend(histories(finished)[:2], k=3)[0]) == 3
+
+
+# Items that came later
+
+
+def with_a_twin(finished: Finished, path: Path) -> Path:
+    """A store of one more item, whose text is that of i05."""
+    first = open_store(next((finished.out / "stores").iterdir()))
+    write_store(
+        path,
+        ["i05", "twin"],
+        first.rows(["i05", "i05"]),
+        textless=(),
+        encoder=first.encoder,
+        template=first.template,
+        text_sha256="0" * 64,
+    )
+    return path
+
+
+@pytest.mark.parametrize("name", ["near", "by_text"])
+def test_an_item_that_came_later_is_scored_by_its_text(finished: Finished, tmp_path: Path, name: str) -> None:
+    run = finished.out / "runs" / f"{name}-1"
+    later = blair_rec.load(run, extra_items=with_a_twin(finished, tmp_path / "more"))
+    assert later.item_tokens == (*blair_rec.load(run).item_tokens, "twin")
+    for found in later.recommend([["i07", "i20"], ["twin"]], k=81, exclude_history=False):
+        score = dict(found)
+        assert score["twin"] == pytest.approx(score["i05"], abs=1e-5)
+    near = blair_rec.load(finished.out / "runs" / "near-1", extra_items=tmp_path / "more").recommend([["twin"]], k=1)
+    assert near[0][0].item_token == "i05" and near[0][0].score == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name, why", [("both", "id knows items by their events"), ("markov", "Markov is made of")])
+def test_an_item_that_came_later_means_nothing_to_what_counts_events(
+    finished: Finished, tmp_path: Path, name: str, why: str
+) -> None:
+    more = with_a_twin(finished, tmp_path / "more")
+    with pytest.raises(ConfigError, match=f"an item that came after training can't be scored: .*{why}"):
+        blair_rec.load(finished.out / "runs" / f"{name}-1", extra_items=more)
+
+
+class Fixed(Baseline):
+    """Scores that don't depend on the user."""
+
+    def __init__(self, items: list[float], by_product: bool) -> None:
+        super().__init__(len(items) + 1, "items", "length")
+        self.table, self.scores_by_product = torch.tensor([[0.0], *([item] for item in items)]), by_product
+
+    def user_vectors(self, interaction: Any) -> torch.Tensor:
+        return torch.ones(len(interaction["length"]), 1)
+
+    def item_matrix(self) -> torch.Tensor:
+        return self.table
+
+
+def test_a_member_that_likes_all_alike_weighs_nothing_in_scores_and_vectors() -> None:
+    ensemble = Ensemble([Fixed([1.0, 2.0, 4.0], True), Fixed([0.1, 0.1, 0.1], True)])
+    interaction = {"items": torch.ones(2, 1, dtype=torch.int64), "length": torch.ones(2, dtype=torch.int64)}
+    alone = Ensemble([Fixed([1.0, 2.0, 4.0], True)], [0.5]).full_sort_predict(interaction)
+    assert torch.equal(ensemble.full_sort_predict(interaction), alone)
+    assert torch.equal(ensemble.user_vectors(interaction)[:, 1], torch.zeros(2))

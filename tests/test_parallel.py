@@ -1,0 +1,161 @@
+"""Training on several processes, really started by torchrun: the same numbers as on one, and one voice."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from blair_rec.errors import ScoringError, TrainingError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SMALL: dict[str, Any] = {
+    "hidden_size": 8,
+    "inner_size": 8,
+    "n_layers": 1,
+    "n_heads": 1,
+    "MAX_ITEM_LIST_LENGTH": 6,
+    "hidden_dropout_prob": 0.0,
+    "attn_dropout_prob": 0.0,
+    "dropout_prob": 0.0,
+    "dropout_probs": [0.0, 0.0],
+}
+SETUPS: dict[str, dict[str, Any]] = {
+    "full_softmax": {"batch_size": 100},
+    "few_windows": {"batch_size": 5, "epochs": 1},  # of many batches the second process gets none
+    "gru4rec": {"model": "GRU4Rec", "batch_size": 60, "temperature": 0.2},
+    "rows": {"loss": "sampled_softmax", "negatives": 20, "log_q": True, "batch_size": 5, "epochs": 1},
+    "bpr": {"loss": "bpr", "negatives": 20, "weight_decay": 0.001, "batch_size": 50},
+    "recbole": {"loss": "recbole", "batch_size": 101},
+    "narm": {"model": "NARM", "batch_size": 64},
+}
+
+
+def train(folder: Path, name: str, **more: Any) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Two epochs of one of the set-ups: the losses, and the weights in the end."""
+    import blair_rec.recbole  # noqa: F401
+    from blair_rec.config import TrainConfig
+    from blair_rec.recommend.dataset import TextSequentialDataset
+    from blair_rec.recommend.epochs import build_training
+    from blair_rec.recommend.models import model_class
+    from blair_rec.recommend.sequences import training_sequences
+    from blair_rec.recommend.settings import recbole_config
+    from blair_rec.recommend.trainer import fit
+
+    torch.set_num_threads(1)  # two would only wait for each other
+    given = {**SETUPS[name], **more}
+    cls = model_class(given.pop("model", "SASRec"))
+    config = TrainConfig(**{"epochs": 2, "learning_rate": 0.01, "warmup_steps": 5, **given})
+    settings = {"train_batch_size": config.batch_size, "blair_temperature": config.temperature, "seed": 1}
+    recbole = recbole_config(cls, str(folder), {**SMALL, **settings})
+    split, _, _ = TextSequentialDataset(recbole).build()
+    model, steps = build_training(cls, recbole, split, training_sequences(split), config, seed=1)
+    trained = fit(model, steps, iter([{"m": 1.0}, {"m": 2.0}]).__next__, "m", config)
+    return [epoch.loss for epoch in trained.history], dict(model.state_dict())
+
+
+def in_a_group(folder: Path, out: Path) -> None:
+    """What each process of the test does: all set-ups, one after another."""
+    from blair_rec.recommend import parallel
+
+    with parallel.group():
+        assert parallel.count() == 2
+        told = parallel.from_first(lambda: {"only": "the first", "rank": parallel.rank()})
+        assert told == {"only": "the first", "rank": 0}
+        error = TrainingError if parallel.rank() else ScoringError
+        with pytest.raises(error, match="the first process could not go on" if parallel.rank() else "no scores"):
+            parallel.from_first(scoreless)
+        with pytest.raises(TrainingError, match="the loss is nan at step"):
+            train(folder, "full_softmax", learning_rate=1e30)
+        for name in SETUPS:
+            losses, weights = train(folder, name)
+            save_file(weights, out / f"{name}-{parallel.rank()}.safetensors", {"losses": json.dumps(losses)})
+
+
+def scoreless() -> None:
+    raise ScoringError("no scores")
+
+
+def torchrun(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Two processes on this machine, and what they say."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
+    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def trained_by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights and losses of all set-ups, trained by two processes."""
+    out = tmp_path_factory.mktemp("parallel")
+    done = torchrun(str(Path(__file__)), str(REPOSITORY / "datasets" / "tiny"), str(out), cwd=out)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+@pytest.mark.parametrize("name", SETUPS)
+def test_two_processes_train_to_the_losses_and_weights_of_one(trained_by_two: Path, name: str) -> None:
+    losses, weights = train(REPOSITORY / "datasets" / "tiny", name)
+    first, second = (trained_by_two / f"{name}-{rank}.safetensors" for rank in (0, 1))
+    for path in (first, second):
+        with safe_open(path, framework="pt") as file:
+            assert json.loads(file.metadata()["losses"]) == pytest.approx(losses, abs=1e-5)
+    one, other = load_file(first), load_file(second)
+    for key in weights:
+        assert torch.equal(one[key], other[key]), f"{key}: both processes hold the same model"
+        if not key.endswith("key.bias"):  # attention doesn't depend on it: its gradient is rounding alone
+            torch.testing.assert_close(one[key], weights[key], rtol=1e-3, atol=1e-4)
+
+
+COMPARISON = """
+dataset: {folder}
+recbole: {{n_layers: 1, n_heads: 1, hidden_size: 8, inner_size: 8, MAX_ITEM_LIST_LENGTH: 6,
+          hidden_dropout_prob: 0.0, attn_dropout_prob: 0.0}}
+train: {{epochs: 2, batch_size: 200, learning_rate: 0.01}}
+variants:
+  id: {{items: id}}
+  popularity: {{scorer: popularity}}
+seeds: [1]
+"""
+
+
+def test_a_comparison_on_two_processes_ends_in_the_leaderboard_of_one(tmp_path: Path) -> None:
+    from blair_rec.cli import main
+
+    config = tmp_path / "c.yaml"
+    config.write_text(COMPARISON.format(folder=REPOSITORY / "datasets" / "tiny"), encoding="utf-8")
+    assert main(["compare", str(config), "-o", str(tmp_path / "one")]) == 0
+    done = torchrun("-m", "blair_rec.cli", "compare", str(config), "-o", str(tmp_path / "two"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("id-1: ") == 1, "one process speaks"
+    one, two = (json.loads((tmp_path / name / "leaderboard.json").read_text()) for name in ("one", "two"))
+    assert [row["variant"] for row in one["rows"]] == [row["variant"] for row in two["rows"]]
+    for alone, together in zip(one["rows"], two["rows"], strict=True):
+        assert alone.keys() == together.keys() and alone["parameters"] == together["parameters"]
+        for name, value in alone["metrics"]["unmasked"].items():
+            assert together["metrics"]["unmasked"][name]["mean"] == pytest.approx(value["mean"], abs=2e-3), name
+    files = [sorted(path.name for path in (tmp_path / name).rglob("*")) for name in ("one", "two")]
+    assert files[0] == files[1]
+
+
+def test_other_commands_refuse_several_processes(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    from blair_rec.cli import main
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["leaderboard", "."]) == 1
+    assert "several processes are for `compare` and `pretrain`" in capsys.readouterr().err
+    monkeypatch.setenv("RANK", "1")
+    assert main(["leaderboard", "."]) == 1
+    assert capsys.readouterr().err == ""
+
+
+if __name__ == "__main__":
+    in_a_group(Path(sys.argv[1]), Path(sys.argv[2]))

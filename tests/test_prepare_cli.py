@@ -1,0 +1,120 @@
+"""blair-rec prepare on the command line, and from a user's own files to a leaderboard in three commands."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+from test_encoder import build_roberta
+from test_prepare_amazon import a_source, some_reviews, write_texts
+from test_prepare_search import upstream_form
+from worlds import read_log
+
+from blair_rec.cli import main
+from blair_rec.text.store import open_store
+
+SMALL = "recbole={MAX_ITEM_LIST_LENGTH: 10, hidden_size: 8, inner_size: 8, n_layers: 1, n_heads: 1}"
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """main() sets the package's logger up for the terminal; other tests want it as it was."""
+    log = logging.getLogger("blair_rec")
+    before = log.handlers, log.level, log.propagate
+    yield
+    log.handlers, log.level, log.propagate = before
+
+
+def test_three_commands_lead_from_a_users_csv_to_a_leaderboard(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tiny world as somebody's export: other names, dates instead of numbers, one broken line."""
+    encoder = str(build_roberta(tmp_path / "encoder"))
+    log = pl.DataFrame(read_log(tiny), schema=["customer", "article", "at"], orient="row")
+    log = log.with_columns(pl.from_epoch("at", time_unit="s").dt.strftime("%Y-%m-%d %H:%M:%S"))
+    Path("orders.csv").write_text(log.write_csv() + "u001,i01\n")
+    items = pl.read_csv(tiny / "tiny.item", separator="\t", new_columns=["sku", "name", "kind"])
+    items.write_csv("articles.csv")
+
+    prepare = ["prepare", "csv", "--events", "orders.csv", "--user", "customer", "--item", "article", "--time", "at"]
+    assert main([*prepare, "--items", "articles.csv", "--item-id", "sku", "--fields", "name,kind", "-o", "shop"]) == 0
+    said = capsys.readouterr().err
+    assert (
+        "lines that can't be used: 1 (first: orders.csv, line" in said
+        and "next: blair-rec compare shop/shop.yaml" in said
+    )
+    encode = ["encode", "--items", "shop/shop.item", "--fields", "name,kind", "--encoder", encoder]
+    assert main([*encode, "--pooling", "cls", "-o", "store"]) == 0
+    assert len(open_store("store").item_tokens) == 80
+    compare = [
+        "compare",
+        "shop/shop.yaml",
+        "-o",
+        "out",
+        "--encoder",
+        encoder,
+        "--seeds",
+        "1",
+        "--variants",
+        "id,text_init",
+    ]
+    assert main([*compare, "--set", "text.pooling=cls", "--set", "train={epochs: 2}", "--set", SMALL]) == 0
+    board = json.loads(Path("out/leaderboard.json").read_text("utf-8"))
+    assert {row["variant"] for row in board["rows"]} == {"id", "text_init"}
+
+    same = [(user, item) for user, item, _ in sorted(read_log(tiny), key=lambda event: (event[0], event[2]))]
+    shop = [(user, item) for user, item, _ in read_log(Path("shop"))]
+    assert sorted(same) == sorted(shop) and [i for u, i in same if u == "u007"] == [i for u, i in shop if u == "u007"]
+
+
+@pytest.mark.parametrize("split", ["last_out", "timestamp"])
+def test_three_commands_lead_from_amazon_reviews_to_a_leaderboard(tmp_path: Path, split: str) -> None:
+    encoder = str(build_roberta(tmp_path / "encoder"))
+    source = a_source(tmp_path / "source", some_reviews(11), "rating_only")
+    prepare = ["prepare", "amazon-2023", "--category", "X", "--core", "4", "--split", split, "--source", str(source)]
+    assert main([*prepare, "-o", "X"]) == 0
+    fields = ["--template", "blair"]
+    assert (
+        main(["encode", "--items", "X/items.jsonl", *fields, "--encoder", encoder, "--pooling", "cls", "-o", "s"]) == 0
+    )
+    compare = ["compare", "X/X.yaml", "-o", "out", "--encoder", encoder, "--seeds", "1", "--variants", "id,text"]
+    assert main([*compare, "--set", "text.pooling=cls", "--set", "train={epochs: 1}", "--set", SMALL]) == 0
+    assert Path("out/leaderboard.md").is_file()
+
+
+def test_files_with_written_out_histories_compare_too(tmp_path: Path) -> None:
+    source = a_source(tmp_path / "source", some_reviews(11), "rating_only")
+    prepare = ["prepare", "amazon-2023", "--category", "X", "--core", "4", "--benchmark", "--source", str(source)]
+    assert main([*prepare, "-o", "X"]) == 0
+    compare = ["compare", "X/X.yaml", "-o", "out", "--seeds", "1", "--variants", "id", "--set", "train={epochs: 1}"]
+    assert main([*compare, *(f"--set=recbole.{key}" for key in ("hidden_size=8", "inner_size=8"))]) == 0
+
+
+def test_pairs_and_search_data_come_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts, c4 = write_texts(tmp_path / "texts", 300), upstream_form(tmp_path / "c4", "sampled_item_metadata_1M.jsonl")
+    amazon = ["prepare", "amazon-2023", "--category", "X", "--source", str(texts), "--pairs"]
+    assert main([*amazon, "--share", "0.5", "--seed", "3", "-o", "pairs"]) == 0
+    assert Path("pairs/pairs.tsv").read_text("utf-8").startswith("item_id\treview\tmeta\n")
+    assert main(["prepare", "amazon-c4", "--source", str(c4), "-o", "search"]) == 0
+    assert "items: 3, queries: 3, grades: 3" in capsys.readouterr().err
+    assert {path.name for path in Path("search").iterdir()} == {
+        "items.jsonl",
+        "queries.jsonl",
+        "qrels.tsv",
+        "prepared.json",
+    }
+
+
+def test_a_dry_run_and_a_second_time_say_what_there_is(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pl.DataFrame(read_log(tiny), schema=["u", "i", "t"], orient="row").write_csv("e.csv")
+    prepare = ["prepare", "csv", "--events", "e.csv", "--user", "u", "--item", "i", "--time", "t", "-o", "mine"]
+    assert main([*prepare, "--dry-run"]) == 0 and not Path("mine").exists()
+    assert "120 users, 80 items" in capsys.readouterr().err
+    assert main(prepare) == 0 and main(prepare) == 0
+    assert "mine is there already" in capsys.readouterr().err
+    assert main([*prepare, "--core", "3"]) == 1
+    assert "error: mine was prepared otherwise" in capsys.readouterr().err

@@ -1,0 +1,154 @@
+"""Logs of events: their order, repeats, k-cores and splits, against the published rules written out in plain Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from published_rules import Review, in_plain_python, splits_in_plain_python
+
+from blair_rec.errors import RejectedLines, SourceError
+from blair_rec.prepare.events import (
+    UNUSABLE,
+    VALID_FROM,
+    Log,
+    benchmark_rules,
+    by_time,
+    collect,
+    exact_times,
+    in_order,
+    k_core,
+    last_out,
+    position_and_length,
+    without_doubles,
+)
+from blair_rec.prepare.records import Chunk, Rejected
+
+NAMES = st.sampled_from([f"n{number}" for number in range(6)])
+REVIEWS = st.lists(
+    st.tuples(NAMES, NAMES, st.sampled_from([1.0, 4.5]), st.integers(VALID_FROM - 2, VALID_FROM + 3)),
+    min_size=1,
+    max_size=60,
+)
+
+
+def log_of(reviews: list[Review], rejected: Rejected | None = None, form: str | None = None) -> Log:
+    """Collected from chunks of three rows, all of them text, as the reader gives them."""
+    table = pl.DataFrame(
+        [[str(cell) for cell in review] for review in reviews], schema=["user", "item", "rating", "time"], orient="row"
+    )
+    chunks = [
+        (Path("x.csv"), Chunk(table[begin : begin + 3], range(begin + 2, begin + 2 + table[begin : begin + 3].height)))  # type: ignore[arg-type]
+        for begin in range(0, table.height, 3)
+    ]
+    return collect(chunks, ["user", "item", "time", "rating"], rejected or Rejected(Path("rejected.jsonl")), form)[0]
+
+
+def rows(log: Log) -> list[Review]:
+    return [(log.users[user], log.items[item], rating, time) for user, item, time, rating in log.table.iter_rows()]
+
+
+@settings(max_examples=40)
+@given(REVIEWS, st.integers(0, 3))
+def test_order_repeats_and_k_core_are_the_published_ones(reviews: list[Review], k: int) -> None:
+    assert rows(benchmark_rules(log_of(reviews), k)) == in_plain_python(reviews, k)
+
+
+@settings(max_examples=40)
+@given(REVIEWS)
+def test_both_splits_are_the_published_ones(reviews: list[Review]) -> None:
+    log = benchmark_rules(log_of(reviews), 0)
+    moments = (VALID_FROM, VALID_FROM + 2)
+    for split, ours in (("last_out", last_out(log)), ("timestamp", by_time(log, *moments))):
+        expected = splits_in_plain_python(in_plain_python(reviews, 0), split, *moments)
+        for number, part in enumerate(("train", "valid", "test")):
+            found = [row for row, place in zip(rows(log), ours.tolist(), strict=True) if place == number]
+            assert found == [case[:4] for case in expected[part]], (split, part)
+
+
+@settings(max_examples=40)
+@given(REVIEWS, st.integers(2, 4))
+def test_a_k_core_is_the_largest_part_that_no_more_can_be_taken_from(reviews: list[Review], k: int) -> None:
+    """Also with repeats, which count: taking away one user or item at a time ends in the same part."""
+    left = list(reviews)
+    while True:
+        weak = [
+            (place, name)
+            for place in (0, 1)
+            for name in {review[place] for review in left}
+            if sum(review[place] == name for review in left) < k
+        ]
+        if not weak:
+            break
+        place, name = weak[0]
+        left = [review for review in left if review[place] != name]
+    assert sorted(rows(k_core(log_of(reviews), k))) == sorted(left)
+
+
+@settings(max_examples=40)
+@given(REVIEWS)
+def test_positions_count_from_the_first_event_of_each_user(reviews: list[Review]) -> None:
+    log = in_order(log_of(reviews))
+    position, length = position_and_length(log)
+    users = [row[0] for row in rows(log)]
+    assert position.tolist() == [users[:row].count(user) for row, user in enumerate(users)]
+    assert length.tolist() == [users.count(user) for user in users]
+
+
+def test_names_are_numbered_in_the_order_in_which_they_come() -> None:
+    """Users keep that order in every file that is written."""
+    log = log_of([(f"u{number * 7 % 100}", "i", 1.0, number) for number in range(300)])
+    assert log.users.to_list() == [f"u{number * 7 % 100}" for number in range(100)]
+    assert log.table["user"].to_list() == [number % 100 for number in range(300)]
+
+
+def test_events_without_a_usable_name_time_or_rating_are_kept_apart_with_their_lines(tmp_path: Path) -> None:
+    rejected = Rejected(tmp_path / "rejected.jsonl", limit=1.0)
+    reviews = [
+        ("u", "i", 1.0, 1),
+        ("", "i", 1.0, 2),
+        ("u", "[PAD]", 1.0, 3),
+        ("u", "i", "nan", 4),
+        ("u", "i", 1.0, "x"),
+    ]
+    assert rows(
+        log_of([*reviews, ("u v", "i", 1.0, 5), ("u", 'i"', 1.0, 6), ("u", "NA", 1, 7)], rejected, "whole")
+    ) == [  # type: ignore[list-item]
+        ("u", "i", 1.0, 1)
+    ]
+    told = rejected.path.read_text("utf-8").splitlines()
+    assert [int(line.split('"line": ')[1].split(",")[0]) for line in told] == [3, 4, 5, 6, 7, 8, 9]
+    assert "user '' can't be used" in told[0] and "time 'x'" in told[3] and "item 'NA'" in told[6]
+
+
+def test_what_pandas_takes_for_nothing_is_no_name() -> None:
+    from pandas._libs.parsers import STR_NA_VALUES
+
+    assert set(UNUSABLE) == {*STR_NA_VALUES, "[PAD]"}
+
+
+def test_too_many_unusable_events_are_an_error() -> None:
+    reviews: list[Review] = [("u", "i", 1.0, 1)] * 98 + [("", "i", 1.0, 1)] * 2
+    with pytest.raises(RejectedLines, match=r"2 of 100 lines.*x\.csv, line 100: user '' can't be used.*--max-rejected"):
+        log_of(reviews, Rejected(Path("rejected.jsonl"), lines=100))
+    log_of(reviews, Rejected(Path("rejected.jsonl"), lines=100, limit=0.02))
+
+
+def test_no_event_at_all_is_an_error() -> None:
+    with pytest.raises(SourceError, match=r"no usable event among 0 lines \(no line\)"):
+        collect([], ["user", "item", "time"], Rejected(Path("rejected.jsonl")))
+
+
+def test_events_that_agree_in_everything_are_one() -> None:
+    log = without_doubles(log_of([("u", "i", 1.0, 1), ("u", "i", 4.5, 1), ("u", "i", 1.0, 2)]))
+    assert rows(log) == [("u", "i", 1.0, 1), ("u", "i", 1.0, 2)]
+
+
+def test_nanoseconds_become_what_float64_holds_and_keep_their_order() -> None:
+    log = exact_times(log_of([("u", "i", 1.0, 1628643414042000001), ("u", "j", 1.0, 1628643414042000002)]))
+    assert log.table["time"].to_list() == [1628643414042000] * 2
+    assert [row[1] for row in rows(log)] == ["i", "j"]
+    assert exact_times(log_of([("u", "i", 1.0, 2**53 - 1)])).table["time"].to_list() == [2**53 - 1]

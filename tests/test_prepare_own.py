@@ -1,0 +1,305 @@
+"""Anyone's files to a data set: what is found, what is written, and what becomes of files with something wrong."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import polars as pl
+import pytest
+from mutations import mutated
+
+from blair_rec.config import load_config
+from blair_rec.errors import BlairRecError, ConfigError, OutputError, RejectedLines, SourceError
+from blair_rec.prepare.own import OwnData, prepare_own
+from blair_rec.text.catalogue import read_catalogue
+
+EVENTS = [
+    ("ann", "cup", 3),
+    ("bob", "cup", 1),
+    ("ann", "jug", 1),
+    ("ann", "cup", 3),
+    ("bob", "pan", 2),
+    ("ann", "cup", 9),
+]
+ITEMS = [("cup", "A cup", "kitchen"), ("jug", 'A "big" jug,\n 2 l', ""), ("sofa", "A sofa", "living")]
+
+
+def write_events(path: Path, events: Sequence[tuple[Any, ...]] = EVENTS) -> Path:
+    """In the kind of file that the ending says."""
+    table = pl.DataFrame(events, schema=["who", "what", "when"], orient="row")
+    if path.suffix == ".parquet":
+        table.write_parquet(path)
+    elif path.suffix == ".jsonl":
+        table.write_ndjson(path)
+    else:
+        table.write_csv(path, separator="\t" if path.suffix == ".tsv" else ",")
+    return path
+
+
+def write_items(path: Path) -> Path:
+    pl.DataFrame(ITEMS, schema=["sku", "name", "room"], orient="row").write_csv(path)
+    return path
+
+
+def prepared(out: Path, events: Path, **asked: Any) -> list[str]:
+    """The lines of the summary."""
+    told: list[str] = []
+    data = OwnData(events, **{"user": "who", "item": "what", "time": "when", **asked})
+    assert prepare_own(data, out, told.append)
+    assert not list(out.parent.glob(".*.partial"))
+    return told
+
+
+def rows(path: Path) -> list[list[str]]:
+    return [line.split("\t") for line in path.read_text("utf-8").splitlines()]
+
+
+def in_folder(out: Path) -> list[str]:
+    return sorted(path.name for path in out.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
+def test_every_kind_of_file_gives_the_same_log(tmp_path: Path, kind: str) -> None:
+    """User by user as they first appear, by time; the same event twice is one."""
+    prepared(tmp_path / "mine", write_events(tmp_path / f"events.{kind}"))
+    assert rows(tmp_path / "mine" / "mine.inter") == [
+        ["user_id:token", "item_id:token", "timestamp:float"],
+        ["ann", "jug", "1"],
+        ["ann", "cup", "3"],
+        ["ann", "cup", "9"],
+        ["bob", "cup", "1"],
+        ["bob", "pan", "2"],
+    ]
+    assert in_folder(tmp_path / "mine") == ["mine.inter", "mine.yaml", "prepared.json"]
+
+
+def test_items_get_their_text_and_those_without_are_told(tmp_path: Path) -> None:
+    asked = {"items": write_items(tmp_path / "items.csv"), "item_id": "sku", "fields": ("name", "room")}
+    told = prepared(tmp_path / "mine", write_events(tmp_path / "events.csv"), **asked)
+    assert rows(tmp_path / "mine" / "mine.item") == [
+        ["item_id:token", "name:token_seq", "room:token_seq"],
+        ["cup", "A cup", "kitchen"],
+        ["jug", 'A "big" jug, 2 l', ""],
+        ["pan", "", ""],
+    ]
+    assert len(read_catalogue(tmp_path / "mine" / "mine.item")) == 3
+    assert f"items that {tmp_path / 'items.csv'} doesn't have: 1 (first: pan); they stay, without text" in told
+    config = load_config(tmp_path / "mine" / "mine.yaml")
+    assert (config.dataset, config.text.fields) == (str(tmp_path / "mine"), ("name", "room"))
+    assert config.text.missing_text == "mean" and set(config.variants) == {"id", "text", "text_init", "shuffled"}
+    told = prepared(tmp_path / "known", tmp_path / "events.csv", unknown=False, **asked)
+    assert [row[1] for row in rows(tmp_path / "known" / "known.inter")[1:]] == ["jug", "cup", "cup", "cup"]
+    assert "items without text: 0 of 2" in told
+
+
+def test_repeats_can_go_and_a_core_be_taken(tmp_path: Path) -> None:
+    events = [*EVENTS, ("bob", "jug", 4)]
+    told = prepared(tmp_path / "mine", write_events(tmp_path / "events.csv", events), repeats=False, core=2)
+    assert told[:4] == [
+        "read: 2 users, 3 items, 7 events",
+        "without doubles: 2 users, 3 items, 6 events",
+        "first of each user and item: 2 users, 3 items, 5 events",
+        "2-core: 2 users, 2 items, 4 events",
+    ]
+    assert rows(tmp_path / "mine" / "mine.inter")[1:] == [
+        ["ann", "jug", "1"],
+        ["ann", "cup", "3"],
+        ["bob", "cup", "1"],
+        ["bob", "jug", "4"],
+    ]
+
+
+def test_a_core_that_nothing_is_left_in_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    events = write_events(tmp_path / "events.csv")
+    with pytest.raises(SourceError, match="no event is left of 6"):
+        prepared(tmp_path / "mine", events, core=9)
+    assert in_folder(tmp_path) == ["events.csv"]
+
+
+@pytest.mark.parametrize(
+    "times, form, written, told",
+    [
+        (["2020-01-01", "2020-01-02"], None, [1577836800000, 1577923200000], "2020-01-01 to 2020-01-02 (%Y-%m-%d)"),
+        (["2020-01-01T01:00:00+01:00", "2020-01-01T00:00:00.5Z"], None, [1577836800000, 1577836800500], "2020-01-01"),
+        (["1577836800", "1577923200"], None, [1577836800, 1577923200], "2020-01-01 to 2020-01-02 (seconds since"),
+        (["1577836800000", "1577836800001"], None, [1577836800000, 1577836800001], "(milliseconds since 1970)"),
+        (["-2", "1.5"], None, [-2.0, 1.5], "-2 to 1.5"),
+        (["02.01.2020", "01.02.2020"], "%d.%m.%Y", [1577923200000, 1580515200000], "2020-01-02 to 2020-02-01"),
+        (["1577836800000000000", "1577836800000000001"], None, [1577836800000000] * 2, "(nanoseconds since 1970)"),
+    ],
+)
+def test_times_are_found_or_told(tmp_path: Path, times: list[str], form: str | None, written: Any, told: str) -> None:
+    """The later event stands first in the file, and behind the other in the data set."""
+    events = [("ann", "later", times[1]), ("ann", "sooner", times[0])]
+    lines = prepared(tmp_path / "mine", write_events(tmp_path / "events.csv", events), time_format=form)
+    found = rows(tmp_path / "mine" / "mine.inter")[1:]
+    assert [row[1] for row in found] == ["sooner", "later"] and [float(row[2]) for row in found] == written
+    assert any(line.startswith("times: ") and told in line for line in lines), lines
+
+
+def test_one_absurd_time_does_not_change_the_others(tmp_path: Path) -> None:
+    events = write_events(tmp_path / "events.csv", [*EVENTS, ("ann", "jug", 10**18)])
+    prepared(tmp_path / "mine", events, max_rejected=0.2)
+    assert {row[2] for row in rows(tmp_path / "mine" / "mine.inter")[1:]} == {"1", "2", "3", "9"}
+    assert "when '1000000000000000000' can't be used" in (tmp_path / "mine" / "rejected.jsonl").read_text()
+
+
+def test_a_time_nobody_can_tell_asks_for_its_format(tmp_path: Path) -> None:
+    events = write_events(tmp_path / "events.csv", [("ann", "cup", "03/04/2020"), ("ann", "jug", "04/03/2020")])
+    with pytest.raises(SourceError, match=r"column 'when': no known format.*'03/04/2020'.*--time-format"):
+        prepared(tmp_path / "mine", events)
+
+
+def test_broken_lines_lie_beside_the_data_set(tmp_path: Path) -> None:
+    events = write_events(tmp_path / "events.csv")
+    events.write_bytes(events.read_bytes() + b"ann,cup,never\nann\n")
+    with pytest.raises(RejectedLines, match="2 of 8 lines"):
+        prepared(tmp_path / "mine", events)
+    assert in_folder(tmp_path) == ["events.csv"]
+    told = prepared(tmp_path / "mine", events, max_rejected=0.25)
+    rejected = [json.loads(line) for line in (tmp_path / "mine" / "rejected.jsonl").read_text().splitlines()]
+    assert [(one["line"], one["why"]) for one in rejected] == [
+        (9, "other than 3 columns"),
+        (8, "when 'never' can't be used"),
+    ]
+    assert any(line.startswith("lines that can't be used: 2 (first: events.csv, line") for line in told)
+
+
+def test_the_same_command_has_nothing_left_to_do(tmp_path: Path) -> None:
+    asked = OwnData(write_events(tmp_path / "events.csv"), "who", "what", "when")
+    out = tmp_path / "mine"
+    assert prepare_own(asked, out, print)
+    before = (out / "mine.inter").stat().st_mtime_ns
+    assert not prepare_own(asked, out, print)
+    assert (out / "mine.inter").stat().st_mtime_ns == before
+    other = OwnData(asked.events, "who", "what", "when", repeats=False)
+    with pytest.raises(OutputError, match=r"was prepared otherwise.*--fresh"):
+        prepare_own(other, out, print)
+    assert prepare_own(other, out, print, fresh=True) and len(rows(out / "mine.inter")) == 5
+    write_events(tmp_path / "events.csv", [*EVENTS, ("bob", "jug", 4)])
+    with pytest.raises(OutputError, match="or from other files"):
+        prepare_own(other, out, print)
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_folder_that_holds_something_else_is_never_touched(tmp_path: Path, fresh: bool) -> None:
+    asked = OwnData(write_events(tmp_path / "events.csv"), "who", "what", "when")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("all I have")
+    with pytest.raises(OutputError, match="was not made by `blair-rec prepare`"):
+        prepare_own(asked, tmp_path / "mine", print, fresh=fresh)
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "all I have"
+
+
+def test_a_dry_run_tells_and_writes_nothing(tmp_path: Path) -> None:
+    told: list[str] = []
+    prepare_own(
+        OwnData(write_events(tmp_path / "events.csv"), "who", "what", "when"), tmp_path / "x", told.append, dry=True
+    )
+    assert told[-1] == "times: 1 to 9" and in_folder(tmp_path) == ["events.csv"]
+
+
+def test_the_record_names_what_was_written(tmp_path: Path) -> None:
+    prepared(tmp_path / "mine", write_events(tmp_path / "events.csv"))
+    record = json.loads((tmp_path / "mine" / "prepared.json").read_text("utf-8"))
+    written = hashlib.sha256((tmp_path / "mine" / "mine.inter").read_bytes()).hexdigest()
+    assert record["files"]["mine.inter"] == written
+    assert record["sources"][0]["bytes"] == (tmp_path / "events.csv").stat().st_size
+    assert record["found"]["steps"]["without doubles"] == {"users": 2, "items": 3, "events": 5}
+
+
+@pytest.mark.parametrize(
+    "asked, message",
+    [
+        ({"items": Path("items.csv")}, "give both --items and --fields"),
+        ({"item": "who"}, "have to be three columns"),
+        ({"items": Path("items.csv"), "fields": ("item_id",)}, "'item_id' can't be a column of an .item file"),
+        ({"items": Path("items.csv"), "fields": ("a:b",)}, "'a:b' can't be a column of an .item file"),
+    ],
+)
+def test_what_can_not_be_meant_is_refused(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises((ConfigError, SourceError), match=message):
+        OwnData(Path("events.csv"), **{"user": "who", "item": "what", "time": "when", **asked})
+
+
+# Files with something wrong
+
+
+def independently(content: bytes, kind: str) -> set[tuple[str, str, int]] | None:
+    """The events of a file without quoting, by the standard library; None where names or times are odd by accident."""
+    found = set()
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    for number, line in enumerate(lines):
+        try:
+            if kind == "csv":
+                who, what, when = line.decode().removesuffix("\r").split(",")
+            else:
+                row = json.loads(
+                    line.decode(), object_pairs_hook=lambda pairs: dict(reversed(pairs)), parse_constant=_refuse
+                )
+                who, what, when = row["who"], row["what"], row["when"]
+        except (ValueError, KeyError, TypeError):
+            continue
+        if number == 0 and kind == "csv":
+            continue
+        if not all(isinstance(name, str) and name.isalnum() and name.isascii() for name in (who, what)):
+            return None
+        if not str(when).isdecimal() or not str(when).isascii():
+            return None
+        if int(when) < 2**53:
+            found.add((who, what, int(when)))
+    return found
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def try_one(folder: Path, kind: str, seed: int) -> str:
+    """Prepare a file after some accidents: 'refused', 'read', or 'compared' where an independent reading agreed."""
+    random = Random(seed)
+    events = [(f"u{random.randrange(5)}", f"i{random.randrange(9)}", random.randrange(10**9)) for _ in range(40)]
+    path = write_events(folder / f"events.{kind}", events)
+    content = mutated(path.read_bytes(), random)
+    path.write_bytes(content)
+    if random.random() < 0.2:
+        packed = gzip.compress(content)
+        path = path.rename(path.with_suffix(f".{kind}.gz"))
+        path.write_bytes(mutated(packed, random) if random.random() < 0.5 else packed)
+    out = folder / "out"
+    before = in_folder(folder)
+    try:
+        prepared(out, path, max_rejected=0.5)
+    except BlairRecError:
+        assert in_folder(folder) == before
+        return "refused"
+    record = json.loads((out / "prepared.json").read_text("utf-8"))
+    assert {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in record["files"]} == record["files"]
+    written = rows(out / "out.inter")[1:]
+    assert written and all(len(row) == 3 and row[0] and row[1] and float(row[2]) is not None for row in written)
+    expected = (
+        independently(content, kind)
+        if kind in ("csv", "jsonl") and b'"' not in content[: 0 if kind == "jsonl" else None]
+        else None
+    )
+    if expected is None or record["found"]["time_format"] != "whole":
+        return "read"
+    assert {(who, what, int(when)) for who, what, when in written} == expected
+    return "compared"
+
+
+@pytest.mark.parametrize("kind, files", [("csv", 120), ("tsv", 60), ("jsonl", 120), ("parquet", 60)])
+def test_a_file_with_something_wrong_gives_a_clear_error_or_its_good_lines(
+    tmp_path: Path, kind: str, files: int
+) -> None:
+    outcomes = []
+    for seed in range(files):
+        (folder := tmp_path / str(seed)).mkdir()
+        outcomes.append(try_one(folder, kind, seed))
+    assert "refused" in outcomes and ("compared" in outcomes or kind in ("tsv", "parquet")), outcomes

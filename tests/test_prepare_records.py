@@ -1,0 +1,216 @@
+"""Files block by block: what is read of each kind, and what becomes of broken lines."""
+
+from __future__ import annotations
+
+import datetime
+import gzip
+import importlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from blair_rec.errors import MissingExtra, RejectedLines, SourceError
+from blair_rec.prepare import records
+from blair_rec.prepare.records import Rejected, columns_of, read_table
+
+Row = tuple[str | None, ...]
+
+
+def read(path: Path, *columns: str, limit: float = 1.0, **how: Any) -> tuple[dict[int, Row], list[dict[str, Any]]]:
+    """The rows by line, and what was rejected."""
+    rejected = Rejected(path.parent / "rejected.jsonl", limit)
+    rejected.path.unlink(missing_ok=True)
+    found: dict[int, Row] = {}
+    for table, lines in read_table(path, columns, rejected, **how):
+        assert list(table.columns) == list(columns) and set(table.dtypes) <= {pl.String}
+        found.update(zip(lines.tolist(), table.rows(), strict=True))
+    rejected.check()
+    lines = rejected.path.read_text("utf-8").splitlines() if rejected.path.exists() else []
+    assert len(lines) == rejected.count and len(found) + rejected.count == rejected.lines
+    return found, [json.loads(line) for line in lines]
+
+
+@pytest.fixture(params=[None, 16], ids=["in one block", "in blocks of a line or two"])
+def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param:
+        monkeypatch.setattr(records, "BLOCK", request.param)
+
+
+KINDS = {
+    "a.csv": b"user,item,when\nu1,a,1\nu2,b,2\n",
+    "crlf.csv": b"user,item,when\r\nu1,a,1\r\nu2,b,2\r\n",
+    "unended.csv": b"user,item,when\nu1,a,1\nu2,b,2",
+    "marked.csv": b"\xef\xbb\xbfuser,item,when\nu1,a,1\nu2,b,2\n",
+    "quoted.csv": b'"user",item,when\n"u1","a",1\nu2,"b",2\n',
+    "a.tsv": b"user\titem\twhen\nu1\ta\t1\nu2\tb\t2\n",
+    "a.jsonl": b'{"user": "u1", "item": "a", "when": 1}\n{"when": 2, "x": [1], "user": "u2", "item": "b"}\n',
+    "blank.jsonl": b'{"user": "u1", "item": "a", "when": "1"}\n\n \r\n{"when": 2, "user": "u2", "item": "b"}',
+}
+
+
+@pytest.mark.usefixtures("_blocks")
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, name: str, zipped: bool) -> None:
+    path = tmp_path / (f"{name}.gz" if zipped else name)
+    path.write_bytes(gzip.compress(KINDS[name]) if zipped else KINDS[name])
+    found, rejected = read(path, "item", "user", "when")
+    assert list(found.values()) == [("a", "u1", "1"), ("b", "u2", "2")] and not rejected
+    assert list(found) == {"a.jsonl": [1, 2], "blank.jsonl": [1, 4]}.get(name, [2, 3])
+
+
+def test_parquet_is_read_as_text(tmp_path: Path) -> None:
+    moment = datetime.datetime(2020, 1, 2, 3, 4, 5)
+    table = pl.DataFrame({"user": [1, 2], "when": [moment, None], "tags": [["a", "b"], []]})
+    table.write_parquet(tmp_path / "a.parquet")
+    found, _ = read(tmp_path / "a.parquet", "user", "when", "tags")
+    assert found == {1: ("1", "2020-01-02 03:04:05.000000", "a b"), 2: ("2", None, "")}
+    table.select(pl.struct("user", "when").alias("both")).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(SourceError, match="column 'both' holds Struct.*make it text"):
+        read(tmp_path / "a.parquet", "both")
+
+
+@pytest.mark.usefixtures("_blocks")
+def test_a_quoted_cell_may_hold_separators_quotes_and_line_breaks(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b'id,title,x\n1,"TV, 40"" wide\nand\r\nhigh",\n2,"b",3\n')
+    found, _ = read(tmp_path / "a.csv", "id", "title")
+    assert found == {2: ("1", 'TV, 40" wide\nand\r\nhigh'), 5: ("2", "b")}
+
+
+def test_a_quotation_mark_in_tsv_is_a_character_like_any_other(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_bytes(b'id\ttitle\n1\t"TV\n2\tb"\n')
+    assert read(tmp_path / "a.tsv", "title")[0] == {2: ('"TV',), 3: ('b"',)}
+
+
+def test_json_lists_and_mappings_stay_json_and_missing_fields_are_null(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"a": ["x", "y"], "b": {"k": 1}}\n{"a": null, "b": true}\n{"b": "1"}\n')
+    found, _ = read(tmp_path / "a.jsonl", "a", "b")
+    assert found == {1: ('["x", "y"]', '{"k": 1}'), 2: (None, "true"), 3: (None, "1")}
+
+
+BROKEN = {
+    "short.csv": (b"a,b\n1,2\n3\n4,5\n", 3, "other than 2 columns"),
+    "long.csv": (b"a,b\n1,2\n3,4,5\n4,5\n", 3, "other than 2 columns"),
+    "both.csv": (b"a,b\n3,4,5\n1,2\n4,5\n", 2, "other than 2 columns"),
+    "latin.csv": (b"a,b\n1,2\n3,\xe4\n4,5\n", 3, "utf-8"),
+    "short-quoted.csv": (b'a,b\n1,"2"\n3\n4,5\n', 3, "1 columns where there should be 2"),
+    "latin-quoted.csv": (b'a,b\n1,"2"\n3,\xe4\n4,5\n', 3, "not UTF-8"),
+    "open-quote.csv": (b'a,b\n1,"2"\n4,5\n3,"4', 4, "unexpected end of data"),
+    "half.jsonl": (b'{"a": 1, "b": 2}\n{"a": 4, "b": 5}\n{"a": 3, "b', 3, "ends here without a line end"),
+    "list.jsonl": (b'{"a": 1, "b": 2}\n[1]\n{"a": 4, "b": 5}\n', 2, "expected to contain JSON object"),
+    "latin.jsonl": (b'{"a": 1, "b": 2}\n{"a": 3, "b": "\xe4"}\n{"a": 4, "b": 5}\n', 2, "(?i)utf8"),
+    "two.jsonl": (b'{"a": 1, "b": 2}\n{"a": 3, "b": 3}{}\n{"a": 4, "b": 5}\n', 2, "error parsing"),
+}
+
+
+@pytest.mark.usefixtures("_blocks")
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_line_is_kept_apart_with_its_number_and_the_others_are_read(tmp_path: Path, name: str) -> None:
+    content, line, why = BROKEN[name]
+    (tmp_path / name).write_bytes(content)
+    found, rejected = read(tmp_path / name, "a", "b")
+    assert sorted(found.values()) == [("1", "2"), ("4", "5")] and line not in found  # type: ignore[type-var]
+    assert [(one["file"], one["line"]) for one in rejected] == [(name, line)]
+    assert re.search(why, rejected[0]["why"]), rejected[0]["why"]
+
+
+LINES = {b'{"a": 1}': ("1",), b'{"a": 1} ': ("1",), b'{"b": 2}': (None,)}
+BAD_LINES = (b"{", b'{"a": "\xff"}', b"[]", b'{"a": 1}}', b'{"a": nan}')
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from([*LINES, *BAD_LINES, b""]), max_size=40))
+def test_each_line_of_json_is_judged_by_itself(tmp_path: Path, lines: list[bytes]) -> None:
+    """As if every line were parsed alone, wherever the broken ones stand."""
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join([b'{"a": 0}', *lines]))
+    found, rejected = read(tmp_path / "a.jsonl", "a")
+    assert found == {1: ("0",), **{number: LINES[line] for number, line in enumerate(lines, 2) if line in LINES}}
+    assert [one["line"] for one in rejected] == [number for number, line in enumerate(lines, 2) if line in BAD_LINES]
+
+
+def test_more_broken_lines_than_allowed_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"a,b\n" + b"1,2\n" * 98 + b"x\ny\n")
+    with pytest.raises(RejectedLines, match=r"2 of 100 lines can't be used, and at most 0\.019.*line 100.*line 101"):
+        read(tmp_path / "a.csv", "a", limit=0.019)
+    assert len(read(tmp_path / "a.csv", "a", limit=0.02)[0]) == 98
+
+
+def test_a_file_that_is_something_else_is_given_up_early(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"a,b\n" + b"x\n" * 5000)
+    rejected = Rejected(tmp_path / "rejected.jsonl")
+    with pytest.raises(RejectedLines, match=r"1,001 of"):
+        list(read_table(tmp_path / "a.csv", ["a"], rejected))
+
+
+def test_a_cut_off_gzip_file_is_an_error(tmp_path: Path) -> None:
+    whole = gzip.compress(b"a,b\n" + b"".join(b"%d,2\n" % number for number in range(9999)))
+    for content in (whole[:-100], whole[:50], b"not gzip at all"):
+        (tmp_path / "a.csv.gz").write_bytes(content)
+        with pytest.raises(SourceError, match=r"a\.csv\.gz is a broken or cut off gzip file .* get it again"):
+            read(tmp_path / "a.csv.gz", "a")
+
+
+def test_a_broken_parquet_file_is_an_error(tmp_path: Path) -> None:
+    pl.DataFrame({"a": list(range(1000))}).write_parquet(tmp_path / "a.parquet")
+    (tmp_path / "a.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-20])
+    with pytest.raises(SourceError, match=r"a\.parquet is no Parquet file, or a broken one"):
+        read(tmp_path / "a.parquet", "a")
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.csv", b"usr,item\n", r"no column 'user'; did you mean 'usr'\? columns: usr, item"),
+        ("a.jsonl", b'{"item": 1}\n', "no column 'user'; columns: item"),
+        ("a.csv", b"", "is empty, or its first line is"),
+        ("a.csv", "user,item\n".encode("utf-16"), "line 1 is not UTF-8"),
+        ("a.jsonl", b"[1]\n[2]\n", "none of the first lines is a JSON object"),
+        ("a.xlsx", b"", r"unknown kind of file; known endings: \.csv, \.tsv"),
+    ],
+)
+def test_a_file_without_the_column_is_an_error(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match=message):
+        read(tmp_path / name, "user")
+
+
+def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"no\.csv is not there"):
+        columns_of(tmp_path / "no.csv")
+
+
+def test_a_line_without_an_end_is_no_text_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "LONGEST_LINE", 1 << 10)
+    monkeypatch.setattr(records, "BLOCK", 1 << 10)
+    (tmp_path / "a.csv").write_bytes(b"a,b\n" + b"x" * (1 << 12))
+    with pytest.raises(SourceError, match="this is no text file"):
+        read(tmp_path / "a.csv", "a")
+
+
+def test_columns_of_a_file_without_a_first_line_are_told(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"u1,a\nu2,b\n")
+    assert read(tmp_path / "a.csv", "user", names=["user", "item"])[0] == {1: ("u1",), 2: ("u2",)}
+    (tmp_path / "a.csv").write_bytes(b"user,item\nu2,b\n")
+    assert read(tmp_path / "a.csv", "user", names=["user", "item"])[0] == {2: ("u2",)}
+
+
+def test_progress_ends_with_the_whole_file(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"a,b\n1,2\n")
+    seen: list[tuple[str, int, int]] = []
+    read(tmp_path / "a.csv", "a", progress=lambda *step: seen.append(step))
+    assert seen == [("a.csv", 8, 8)]
+
+
+def test_without_polars_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import blair_rec.extras
+    import blair_rec.prepare
+
+    monkeypatch.setattr(blair_rec.extras, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"preparing data needs polars.*pip install 'blair-rec\[prepare\]'"):
+        importlib.reload(blair_rec.prepare)

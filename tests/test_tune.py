@@ -1,0 +1,409 @@
+"""Tuning: as many trials for everybody, chosen on validation alone, never done twice, and a config that compares."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from comparisons import Recorder, config_of, tiny_at, write_config
+from test_encoder import build_roberta
+from worlds import read_log, with_other_last_items, write_log
+
+from blair_rec import cli
+from blair_rec import tune as tuning
+from blair_rec.compare import compare
+from blair_rec.config import CompareConfig, load_config
+from blair_rec.errors import ConfigError, TrainingError
+from blair_rec.fit import TrainingData, fit_variant
+from blair_rec.plan import data_folder
+from blair_rec.recommend.dataset import TextSequentialDataset
+from blair_rec.run import Data
+from blair_rec.tune import Trial, draw, grid_of, read_trials, tune, with_settings
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "id": {"items": "id"},
+    "text": {"items": "text"},
+    "moved": {"items": "text_delta"},
+    "shuffled": {"items": "text", "control": "shuffle"},
+    "popular": {"scorer": "popularity"},
+    "near": {"scorer": "last_item"},
+    "both": {"average": ["id", "text"]},
+}
+TUNE: dict[str, Any] = {
+    "space": {"train.learning_rate": [0.003, 0.01, 0.03], "recbole.hidden_dropout_prob": [0.1, 0.5]},
+    "text_space": {"transforms": [["center"], ["whiten"]], "max_delta": [0.25, 1.0]},
+    "budget": 4,
+    "rungs": [1],
+}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_roberta(tmp_path_factory.mktemp("models") / "tiny-roberta")
+
+
+def tuned_config(tiny: Path, encoder: Path, **sections: Any) -> CompareConfig:
+    return config_of(tiny, encoder, **{"variants": VARIANTS, "seeds": [1], "tune": TUNE, **sections})
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """A comparison before and after."""
+
+    before: CompareConfig
+    after: CompareConfig
+    out: Path
+    trials: list[Trial]
+
+    def of(self, variant: str, epochs: int) -> list[Trial]:
+        """The trials of a variant that went as far."""
+        return [trial for trial in self.trials if (trial.variant, trial.epochs) == (variant, epochs)]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Tuned:
+    """No test changes it."""
+    folder = tmp_path_factory.mktemp("tuned")
+    config, seen = tuned_config(tiny_at(folder), encoder), list[Trial]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        after = tune(config, folder / "out", on_trial=seen.append)
+    return Tuned(config, after, folder / "out", seen)
+
+
+# How many, and which
+
+
+def test_every_variant_is_given_as_many_trials(done: Tuned) -> None:
+    first = Counter(trial.variant for trial in done.trials if trial.epochs <= 1)
+    assert first == {"id": 4, "text": 4, "moved": 4, "shuffled": 4, "near": 2}  # two transforms are all that near has
+    assert {name: variant.trials for name, variant in done.after.variants.items()} == {
+        "id": 4, "text": 4, "moved": 4, "shuffled": 4, "near": 2, "popular": 0, "both": 0,
+    }  # fmt: skip
+    for variant in first:
+        settings = [
+            json.dumps(trial.settings) for trial in done.trials if trial.variant == variant and trial.epochs < 2
+        ]
+        assert len(set(settings)) == len(settings)
+
+
+def test_the_better_third_goes_on_and_the_best_of_the_last_rung_is_chosen(done: Tuned) -> None:
+    for variant in ("id", "text", "moved", "shuffled"):
+        first, last = done.of(variant, 1), done.of(variant, 2)
+        best = sorted(first, key=lambda trial: -trial.value)[: math.ceil(4 / 3)]
+        assert [trial.settings for trial in last] == [trial.settings for trial in best]
+        winner = max(last, key=lambda trial: trial.value)
+        assert tuning.chosen(done.after, variant) == winner.settings
+        assert winner.value >= max(trial.value for trial in first if trial.settings == winner.settings)
+
+
+def test_the_id_model_is_tuned_first_and_its_choice_is_shared(done: Tuned) -> None:
+    assert [trial.variant for trial in done.trials[:6]] == ["id"] * 6
+    chosen = tuning.chosen(done.after, "id")
+    assert done.after.train.learning_rate == chosen["train.learning_rate"]
+    assert done.after.recbole["hidden_dropout_prob"] == chosen["recbole.hidden_dropout_prob"]
+    for name in ("text", "moved", "shuffled"):
+        variant = done.after.variants[name]
+        assert set(variant.train) == {"learning_rate"} and variant.recbole == {}
+        assert done.after.recbole_of(variant) == done.after.recbole
+    assert set(tuning.chosen(done.after, "moved")) == {"train.learning_rate", "transforms", "max_delta"}
+    assert set(tuning.chosen(done.after, "text")) == {"train.learning_rate", "transforms"}
+    assert done.after.variants["both"] == done.before.variants["both"]
+
+
+def test_a_control_is_given_the_same_points_as_what_it_controls(done: Tuned) -> None:
+    ours, theirs = ([trial.settings for trial in done.of(name, 1)] for name in ("text", "shuffled"))
+    assert ours == theirs
+
+
+def test_the_seed_decides_and_a_larger_budget_begins_with_the_same_trials(done: Tuned) -> None:
+    def drawn(**changes: Any) -> list[Any]:
+        config = dataclasses.replace(done.before, tune=dataclasses.replace(done.before.tune, **changes))
+        return draw(config, "id", grid_of(config, "id"))
+
+    assert drawn(budget=6)[:4] == drawn(budget=4) == [trial.settings for trial in done.of("id", 1)]
+    assert drawn(seed=1, budget=6) != drawn(budget=6)
+    assert {json.dumps(point) for point in drawn(budget=6)} == {
+        json.dumps({"train.learning_rate": rate, "recbole.hidden_dropout_prob": dropout})
+        for rate in (0.003, 0.01, 0.03)
+        for dropout in (0.1, 0.5)
+    }
+
+
+# Again
+
+
+class Stop(Exception):
+    """Pulls the plug."""
+
+
+def test_what_is_finished_is_not_tried_again(done: Tuned, tmp_path: Path) -> None:
+    again: list[Trial] = []
+    assert tune(done.before, done.out, on_trial=again.append) == done.after and again == []
+    assert sorted(path.name for path in done.out.iterdir()) == [".lock", "stores", "trials.jsonl", "tuned.yaml"]
+
+
+def test_an_interrupted_search_ends_as_one_that_was_not(done: Tuned, tmp_path: Path) -> None:
+    def stop_after(count: int) -> Any:
+        seen: list[Trial] = []
+
+        def on_trial(trial: Trial) -> None:
+            seen.append(trial)
+            if len(seen) == count:
+                raise Stop
+
+        return on_trial
+
+    config = dataclasses.replace(done.before, variants={name: done.before.variants[name] for name in ("id", "text")})
+    for _ in range(2):  # within the first rung of id, then of text
+        with pytest.raises(Stop):
+            tune(config, tmp_path / "out", on_trial=stop_after(5 if _ else 3))
+    rest: list[Trial] = []
+    after = tune(config, tmp_path / "out", on_trial=rest.append)
+    assert [(trial.variant, trial.number) for trial in rest][0] == ("text", 3)
+    assert after.variants["text"] == done.after.variants["text"] and after.train == done.after.train
+    found, expected = (
+        [(t.variant, t.settings, t.epochs, t.value, t.key) for t in trials if t.variant in ("id", "text")]
+        for trials in (read_trials(tmp_path / "out" / "trials.jsonl"), done.trials)
+    )
+    assert found == expected
+
+
+def test_a_trial_that_went_on_from_its_rung_is_as_good_as_one_that_never_stopped(done: Tuned) -> None:
+    trial = done.of("id", 2)[0]
+    config = with_settings(done.before, "id", trial.settings)
+    data = TrainingData(config, data_folder(config.dataset))
+    fitted = fit_variant(config, "id", 0, data, None)
+    assert (fitted.best_value, fitted.best_epoch) == (trial.value, trial.best_epoch)
+    [first] = [one for one in done.of("id", 1) if one.settings == trial.settings]
+    assert fitted.history[0].valid is not None and fitted.history[0].valid["NDCG@10"] == first.value
+
+
+def test_trials_of_another_grid_count_as_tried(done: Tuned, encoder: Path, tmp_path: Path) -> None:
+    """What was looked at, was looked at."""
+    only = {"id": VARIANTS["id"]}
+    config = tuned_config(Path(done.before.dataset), encoder, variants=only, tune={**TUNE, "rungs": []})
+    assert tune(config, tmp_path / "out").variants["id"].trials == 4
+    space = {"train.learning_rate": [0.02, 0.04, 0.05, 0.06]}
+    other = tuned_config(Path(done.before.dataset), encoder, variants=only, tune={"space": space, "budget": 4})
+    assert tune(other, tmp_path / "out").variants["id"].trials == 8
+
+
+def test_a_damaged_line_is_named(done: Tuned, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "trials.jsonl").write_text((done.out / "trials.jsonl").read_text("utf-8") + "{}\n")
+    with pytest.raises(
+        ConfigError, match=rf"trials.jsonl, line {len(done.trials) + 1} is no trial \(.*delete the line"
+    ):
+        tune(done.before, tmp_path / "out")
+
+
+def test_a_training_that_diverges_is_the_worst_and_ends_nothing(
+    done: Tuned, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = fit_variant
+
+    def diverge(config: CompareConfig, *arguments: Any, **settings: Any) -> Any:
+        if config.train.learning_rate == 0.03:
+            raise TrainingError("loss is nan")
+        return fit(config, *arguments, **settings)
+
+    monkeypatch.setattr("blair_rec.fit.fit_variant", diverge)
+    config = tuned_config(
+        Path(done.before.dataset), encoder, variants={"id": VARIANTS["id"]}, tune={**TUNE, "budget": 6}
+    )
+    seen: list[Trial] = []
+    after = tune(config, tmp_path / "out", on_trial=seen.append)
+    assert [trial.value for trial in seen if trial.settings["train.learning_rate"] == 0.03] == [0.0, 0.0]
+    assert after.train.learning_rate != 0.03
+
+
+# Validation alone
+
+
+def test_other_test_items_change_no_trial(done: Tuned, encoder: Path, tmp_path: Path) -> None:
+    tiny = tiny_at(tmp_path)
+    log = read_log(tiny)
+    changed = with_other_last_items(log)
+    assert sum(ours != theirs for ours, theirs in zip(log, changed, strict=True)) > 60
+    write_log(tiny, changed)
+    variants = {name: VARIANTS[name] for name in ("id", "text", "near")}
+    seen: list[Trial] = []
+    after = tune(tuned_config(tiny, encoder, variants=variants), tmp_path / "out", on_trial=seen.append)
+    ours, theirs = (
+        [(t.variant, t.settings, t.epochs, t.value) for t in trials if t.variant in variants]
+        for trials in (done.trials, seen)
+    )
+    assert ours == theirs and after.variants["text"] == done.after.variants["text"]
+
+
+def test_the_data_that_tuning_sees_holds_no_test_case(done: Tuned) -> None:
+    folder = data_folder(done.before.dataset)
+    data, whole = TrainingData(done.before, folder), Data(done.before, folder)
+    splits = [value for value in vars(data).values() if isinstance(value, TextSequentialDataset)]
+    assert splits == [data.train, data.valid]
+    for split in splits:
+        held = torch.unique(split.log.item[split.log.item > 0], return_counts=True)[1].sum()
+        assert held == len(whole.train.log.item) - len(whole.test)
+        assert (split.log.item[whole.test.inter_feat["blair_log_position"]] == 0).all()
+    for ours, theirs in ((data.train, whole.train), (data.valid, whole.valid)):
+        rows = torch.arange(len(theirs))
+        for field in ("item_id", "item_id_list", "item_length"):
+            assert torch.equal(ours[rows][field], theirs[rows][field])
+
+
+def test_a_trial_is_worth_what_a_comparison_finds_on_validation(done: Tuned, tmp_path: Path) -> None:
+    for trial in (done.of("text", 2)[0], done.of("near", 0)[0]):
+        config = with_settings(done.after, trial.variant, trial.settings).only([trial.variant])
+        compare(dataclasses.replace(config, seeds=(0,)), tmp_path / trial.variant)
+        run = tmp_path / trial.variant / "runs" / f"{trial.variant}-0"
+        assert json.loads((run / "result.json").read_text("utf-8"))["valid"]["unmasked"]["NDCG@10"] == trial.value
+
+
+def test_the_modules_of_tuning_never_speak_of_the_test_split() -> None:
+    """Runs evaluate on test, in run.py: neither module imports it, and none reads an attribute of that name."""
+    for module in (tuning, __import__("blair_rec.fit", fromlist=["fit"])):
+        tree = ast.parse(Path(str(module.__file__)).read_text("utf-8"))
+        names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert not names & {"blair_rec.run", "blair_rec.api"}
+        assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "test"]
+
+
+# What comes of it
+
+
+def test_the_tuned_config_compares_and_its_trials_stand_on_the_rows(done: Tuned, tmp_path: Path) -> None:
+    config = load_config(done.out / "tuned.yaml")
+    assert config == done.after
+    listener = Recorder()
+    board = compare(config.only(["id", "text", "near", "popular", "both"]), tmp_path / "out", listener=listener)
+    assert board is not None
+    assert {row.variant: row.trials for row in board.rows} == {"id": 4, "text": 4, "near": 2, "popular": 0, "both": 8}
+    rate = config.variants["text"].train["learning_rate"]
+    said = f"text has settings of its own: train.learning_rate is {rate} (shared: {config.train.learning_rate})"
+    assert (said in board.notes) == (rate != config.train.learning_rate)
+    setup = json.loads((tmp_path / "out" / "runs" / "text-1" / "result.json").read_text("utf-8"))["setup"]
+    assert setup["train"]["learning_rate"] == rate
+    assert setup["recbole"]["hidden_dropout_prob"] == config.recbole["hidden_dropout_prob"]
+
+
+def test_the_command_tells_every_trial_and_where_the_config_is(
+    tiny: Path, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_config(
+        tmp_path / "cfg.yaml", tiny, encoder, variants={"id": VARIANTS["id"]}, train={"epochs": 1}, tune=TUNE
+    )
+    assert cli.main(["tune", str(path), "--budget", "2", "-o", "out"]) == 0
+    out, err = capsys.readouterr()
+    assert err.count("on validation") == 2 and "id, trial 1, to epoch 1: 0." in err
+    assert "written to out/tuned.yaml: `blair-rec compare out/tuned.yaml` evaluates it" in err
+    assert "chosen on validation" in out and "learning_rate" in out
+    assert load_config("out/tuned.yaml").variants["id"].trials == 2
+
+
+def test_runs_that_are_made_again_say_how_often_the_test_split_was_looked_at(
+    tiny: Path, encoder: Path, tmp_path: Path
+) -> None:
+    config = config_of(tiny, encoder, variants={"popular": {"scorer": "popularity"}}, baseline="popular", seeds=[1, 2])
+    boards = [compare(config, tmp_path / "out", fresh=fresh) for fresh in (False, False, True, True)]
+    said = [[note for note in board.notes if "on the test split" in note] for board in boards if board]
+    assert said[:2] == [[], []]
+    assert said[2:] == [[f"popular was evaluated on the test split {times} times in this folder"] for times in (2, 3)]
+
+
+# What a config may say
+
+
+@pytest.mark.parametrize(
+    "section, message",
+    [
+        (
+            {"space": {"train.lerning_rate": [1]}},
+            r"space: a key is 'train.lerning_rate'; did you mean 'train.learning_r",
+        ),
+        ({"space": {"train.epochs": [1, 2]}}, r"space: a key is 'train.epochs'; .*"),
+        ({"space": {"transforms": [["l2"]]}}, r"space: a key is 'transforms'; "),
+        ({"space": {"train.learning_rate": 0.1}}, r"space: train.learning_rate is 0.1; expected a list of values"),
+        ({"space": {"train.learning_rate": [0.1, 0.1]}}, r"expected a list of values, each once"),
+        ({"rungs": [3, 2]}, r"rungs are \[3, 2\]; give epochs from 1 on, in rising order"),
+        ({"budget": 0}, r"budget is 0; it has to be at least 1"),
+        ({"spaces": {}}, r"unknown key 'spaces'; did you mean 'space'\?"),
+    ],
+)
+def test_a_grid_that_can_not_be_meant(section: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tuned_config(Path("tiny"), Path("encoder"), tune=section)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"tune": None}, r"there is no tune section; give it a grid"),
+        (
+            {"tune": {**TUNE, "budget": 7}},
+            r"the grid of 'id' has 6 points \(.*fewer than the budget of 7; every variant",
+        ),
+        (
+            {"tune": {**TUNE, "space": {"train.learning_rate": [0.1, -1, 2, 3]}}},
+            r"tune: id with learning_rate -1: learn",
+        ),
+        ({"baseline": "text"}, r"baseline is 'text'; to tune, it has to be a model with items: id and no settings of"),
+        ({"train": {"eval_every": 2}}, r"tune: rungs \[1\] are no multiples of train.eval_every \(2\)"),
+    ],
+)
+def test_what_can_not_be_tuned_is_told_before_anything_is_encoded(
+    tiny: Path, encoder: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tune(tuned_config(tiny, encoder, **changes), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# Settings of a variant's own
+
+
+def test_a_variant_trains_with_its_own_settings_and_the_others_do_not(
+    tiny: Path, encoder: Path, tmp_path: Path
+) -> None:
+    wide = {"items": "id", "train": {"epochs": 1}, "recbole": {"hidden_size": 16, "inner_size": 4}}
+    config = config_of(tiny, encoder, variants={"id": {"items": "id"}, "wide": wide}, seeds=[1])
+    board = compare(config, tmp_path / "out")
+    assert board is not None
+    rows = {row.variant: row for row in board.rows}
+    assert (rows["id"].epochs, rows["wide"].epochs) == (2, 1)
+    assert rows["wide"].parameters.trained > rows["id"].parameters.trained
+    said = [note for note in board.notes if "settings of its own" in note]
+    assert said == [
+        "wide has settings of its own: train.epochs is 1 (shared: 2); recbole.hidden_size is 16 (shared: 8); "
+        "recbole.inner_size is 4 (shared: 8)"
+    ]
+
+
+@pytest.mark.parametrize(
+    "variant, message",
+    [
+        ({"train": {"epoch": 1}}, r"variants.b.train: unknown key 'epoch'; did you mean 'epochs'\?"),
+        ({"train": {"epochs": 0}}, r"variants.b.train: epochs is 0; it has to be at least 1"),
+        ({"recbole": {"seed": 1}}, r"variants.b.recbole: 'seed' belongs to seeds"),
+        (
+            {"recbole": {"loss_type": "BPR"}},
+            r"variants.b.recbole: loss_type is 'BPR', but train.loss is 'full_softmax'",
+        ),
+    ],
+)
+def test_settings_of_a_variant_are_checked_like_the_sections(variant: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config_of(Path("tiny"), "encoder", variants={"id": {}, "b": variant})
+
+
+def test_a_variant_has_no_data_of_its_own(tiny: Path, encoder: Path, tmp_path: Path) -> None:
+    variants = {"id": {}, "b": {"recbole": {"MAX_ITEM_LIST_LENGTH": 5}}}
+    with pytest.raises(ConfigError, match=r"variants.b.recbole: MAX_ITEM_LIST_LENGTH is no setting of SASRec itself"):
+        compare(config_of(tiny, encoder, variants=variants), tmp_path / "out")
