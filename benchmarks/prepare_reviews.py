@@ -1,0 +1,155 @@
+"""Raw reviews as JSON lines to a 5-core RecBole data set: seconds and memory of ours, and of upstream's way in Python.
+
+    python benchmarks/prepare_reviews.py --folder DIR [--lines 1000000] [--rounds 1] [--way ours]
+
+Writes made-up reviews with the fields of Amazon Reviews 2023 into DIR (about 0.6 KB a line, kept for the next time),
+prepares them in both ways, in processes of their own, and checks that both .inter files are the same bytes. The peer
+does what upstream's kcore_filtering.py does, in our words: every line through json.loads, tuples in lists, dicts of
+counts, a pass over the list for each round of the filter; it takes about 0.5 GB for a million lines. Neither is charged
+for item metadata. Recorded in benchmarks/results/prepare_reviews-LINES.{json,md}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from side_by_side import in_turn, measured, middle, write_record
+
+SENTENCES = 4096
+K = 5
+
+
+def write_reviews(path: Path, lines: int, seed: int = 0) -> None:
+    """Reviews of users and items whose activity has a long tail, in random order, some of them twice."""
+    random = np.random.default_rng(seed)
+    users, items = max(lines // 4, 20), max(lines // 50, 20)
+    words = np.array([f"word{number}" for number in range(5000)])
+    texts = [" ".join(random.choice(words, size=size)) for size in random.integers(5, 70, SENTENCES)]
+    partial = path.with_suffix(".partial")
+    with partial.open("w") as file:
+        for begin in range(0, lines, 1_000_000):
+            size = min(1_000_000, lines - begin)
+            user = (users * random.random(size) ** 3).astype(int)
+            item = (items * random.random(size) ** 2).astype(int)
+            moment = random.integers(1_300_000_000_000, 1_690_000_000_000, size)
+            rating, text = random.integers(1, 6, size), random.integers(0, SENTENCES, size)
+            for u, i, t, r, s in zip(
+                user.tolist(), item.tolist(), moment.tolist(), rating.tolist(), text.tolist(), strict=True
+            ):
+                file.write(
+                    f'{{"rating": {r}.0, "title": "{texts[-s - 1][:40]}", "text": "{texts[s]}", "images": [], '
+                    f'"asin": "B{i:09d}", "parent_asin": "B{i:09d}", "user_id": "A{u:027d}", "timestamp": {t}, '
+                    f'"helpful_vote": 0, "verified_purchase": true}}\n'
+                )
+    partial.replace(path)
+
+
+def ours(reviews: Path, out: Path) -> None:
+    """What `blair-rec prepare amazon-2023` does of it, up to the .inter file."""
+    from blair_rec.prepare.amazon import read_reviews
+    from blair_rec.prepare.dataset import write_log
+    from blair_rec.prepare.events import benchmark_rules
+    from blair_rec.prepare.records import Rejected
+
+    write_log(out, benchmark_rules(read_reviews([reviews], Rejected(Path(os.devnull))), K))
+
+
+def upstream(reviews: Path, out: Path) -> None:
+    """The same with the data structures of upstream's script."""
+    events = []
+    with reviews.open() as file:
+        for line in file:
+            review = json.loads(line.strip())
+            user, item, rating, moment = (review[name] for name in ("user_id", "parent_asin", "rating", "timestamp"))
+            events.append((user, item, float(rating), int(moment)))
+    by_user = defaultdict(list)
+    for user, item, rating, moment in events:
+        by_user[user].append((user, item, rating, moment))
+    events = []
+    for own in by_user.values():
+        own.sort(key=lambda event: event[3])
+        seen = set()
+        for event in own:
+            if event[1] not in seen:
+                seen.add(event[1])
+                events.append(event)
+    while True:
+        users, items = Counter(event[0] for event in events), Counter(event[1] for event in events)
+        kept_users = {user for user, count in users.items() if count >= K}
+        kept_items = {item for item, count in items.items() if count >= K}
+        if len(kept_users) == len(users) and len(kept_items) == len(items):
+            break
+        events = [event for event in events if event[0] in kept_users and event[1] in kept_items]
+    with out.open("w") as file:
+        file.write("user_id:token\titem_id:token\trating:float\ttimestamp:float\n")
+        for user, item, rating, moment in events:
+            file.write(f"{user}\t{item}\t{rating}\t{moment}\n")
+
+
+WAYS = {"upstream": upstream, "ours": ours}
+
+
+def to_page(runs: dict[str, list[dict[str, Any]]], lines: int, size: int) -> list[str]:
+    """The record as lines of Markdown."""
+    page = [
+        f"# Raw reviews to a {K}-core data set: {lines:,} JSON lines, {size / 1e9:.1f} GB",
+        "",
+        "| | seconds | CPU seconds | peak MiB |",
+        "|---|---|---|---|",
+    ]
+    for way, found in runs.items():
+        seconds, cpu, peak = (middle(found, key) for key in ("seconds", "cpu_seconds", "peak_mib"))
+        page.append(f"| {way} | {seconds:.1f} | {cpu:.1f} | {peak:,.0f} |")
+    if len(runs) == 2:
+        wall, cpu = (middle(runs["upstream"], key) / middle(runs["ours"], key) for key in ("seconds", "cpu_seconds"))
+        page += [
+            "",
+            f"Ours is {wall:.1f} times as fast, takes {1 / cpu:.2f} of the CPU time, and writes the same bytes.",
+        ]
+    return page
+
+
+def main() -> None:
+    """Make the reviews, prepare them in both ways, compare and record; or be one of the ways."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="where the reviews are written, and found again")
+    parser.add_argument("--lines", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--way", choices=WAYS, help="only this one, without a record")
+    parser.add_argument("--child", choices=WAYS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    folder = options.folder.resolve()
+    reviews, outs = folder / f"reviews-{options.lines}.jsonl", {way: folder / f"{way}.inter" for way in WAYS}
+    if options.child:
+
+        def job() -> dict[str, float]:
+            WAYS[options.child](reviews, outs[options.child])
+            return {"cpu_seconds": time.process_time()}
+
+        measured(job)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    if not reviews.is_file():
+        write_reviews(reviews, options.lines)
+    command = [str(Path(__file__).resolve()), "--folder", str(folder), "--lines", str(options.lines), "--child"]
+    ways = [options.way] if options.way else list(WAYS)
+    runs = in_turn({way: [*command, way] for way in ways}, options.rounds, str(folder))
+    if options.way:
+        return
+    if outs["ours"].read_bytes() != outs["upstream"].read_bytes():
+        sys.exit("the two ways don't agree")
+    settings = {"lines": options.lines, "bytes": reviews.stat().st_size, "core": K, "rounds": options.rounds}
+    page = to_page(runs, options.lines, reviews.stat().st_size)
+    write_record(f"prepare_reviews-{options.lines}", settings, runs, page)
+
+
+if __name__ == "__main__":
+    main()
