@@ -138,8 +138,9 @@ class TrainConfig:
     """What it does then: constant, or cosine (falls to nothing at the last of all `epochs`)."""
     weight_decay: float = 0.0
     """L2 penalty, as in torch.optim.Adam."""
-    batch_size: int = 2048
-    """Training targets in one step."""
+    batch_size: int = 512
+    """Training targets in one step. Those of one window resemble each other: fewer of them than RecBole's 2048, which
+    are drawn one by one, teach more in an epoch."""
 
     def __post_init__(self) -> None:
         problems = type_problems(self) + one_of(self.loss, LOSSES, "loss")

@@ -21,7 +21,7 @@ except ImportError:  # not on Windows, which has no such count
     resource = None  # type: ignore[assignment]
 
 PACKAGES = ("recbole", "torch", "numpy", "scipy", "pandas", "transformers")
-TRAINING_SIDE = ("recommend", "config.py", "sections.py", "item_vectors.py", "plan.py", "fit.py", "run.py")
+TRAINING_SIDE = ("recommend", "config.py", "sections.py", "item_vectors.py", "plan.py", "steps.py", "fit.py", "run.py")
 """What decides, next to data and config, on the numbers of a run."""
 
 
@@ -59,7 +59,7 @@ def code_hash() -> str:
     """Version and a hash over the sources that training depends on: changed reports don't call for new runs."""
     package = Path(__file__).parent
     files = [
-        path for name in TRAINING_SIDE for path in ([package / name] if "." in name else (package / name).glob("*.py"))
+        path for name in TRAINING_SIDE for path in ([package / name] if "." in name else (package / name).rglob("*.py"))
     ]
     return f"{blair_rec.__version__}+{hash_files(files, package)[:12]}"
 

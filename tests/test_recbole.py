@@ -156,6 +156,7 @@ def test_it_has_all_settings_of_sasrec() -> None:
     theirs = Config(model="SASRec", dataset="tiny", config_dict={"train_neg_sample_args": None})
     ours = Config(model="BLaIRSASRec", dataset="tiny")
     own = {"model", "load_col", "blair_items", "blair_transforms", "blair_control", "blair_loss", "blair_ties"}
+    own |= {"blair_split"}
     assert (ours["n_layers"], ours["hidden_size"], ours["loss_type"]) == (2, 64, "CE")
     for key, value in theirs.final_config_dict.items():
         assert key in own or ours[key] == value, key

@@ -1,0 +1,77 @@
+"""A frozen Hugging Face model made fast on a CPU: the same arithmetic by quicker kernels, as far as they are there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+
+PRODUCTS = "blair_rec_products"
+"""Our attention's name in transformers' registry."""
+
+
+def make_fast(model: Any) -> None:
+    """Change the modules of a model, on the CPU and in evaluation mode, in place.
+
+    On 2 cores with AVX512-BF16 MiniLM gains a sixth in float32 and a fifth in bfloat16.
+    """
+    if _has_kernels(model.dtype):
+        _pack_linears(model)
+    # Only models that take their attention from transformers' registry, as BERT and RoBERTa do.
+    if model.dtype == torch.bfloat16 and getattr(model, "_supports_attention_backend", False):
+        AttentionInterface.register(PRODUCTS, attention_by_products)
+        AttentionMaskInterface.register(PRODUCTS, sdpa_mask)
+        model.set_attn_implementation(PRODUCTS)
+
+
+def _has_kernels(dtype: torch.dtype) -> bool:
+    """Whether torch has oneDNN, and the processor what oneDNN needs for this dtype."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+class PackedLinear(nn.Module):
+    """nn.Linear whose weight lies as oneDNN reads it, instead of being brought into that order at every call."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        # The kernels that torch.compile chooses on a CPU, too.
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
+        self.bias = None if linear.bias is None else linear.bias.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return y
+
+
+def _pack_linears(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if type(child) is nn.Linear:
+            setattr(module, name, PackedLinear(child))
+        else:
+            _pack_linears(child)
+
+
+def attention_by_products(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention as two plain products, in bfloat16 half the time of torch's own kernel for texts of these lengths.
+
+    Shapes: query, key, value [texts, heads, tokens, width]; attention_mask [texts, 1, tokens, tokens], False where
+    nobody may look; returns [texts, tokens, heads, width].
+    """
+    scores = (query * (scaling or query.shape[-1] ** -0.5)) @ key.transpose(-1, -2)
+    if attention_mask is not None:
+        scores = scores.masked_fill_(~attention_mask, float("-inf"))
+    return (scores.softmax(dim=-1) @ value).transpose(1, 2).contiguous(), None
