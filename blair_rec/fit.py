@@ -41,7 +41,8 @@ class TrainingData:
 
     Raises:
         DatasetError: it can't be read, or leaves nothing to train, validate or test on.
-        ConfigError: no such model or setting of it, a loss that it can't be trained with, or a metric that looks further down than there are items.
+        ConfigError: no such model or setting of it, a loss that it can't be trained with, or a metric that looks
+            further down than there are items.
     """
 
     def __init__(self, config: CompareConfig, folder: Path) -> None:

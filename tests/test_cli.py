@@ -324,6 +324,9 @@ def test_on_a_terminal_runs_and_epochs_are_seen_and_the_time_that_is_left() -> N
         assert (overall.completed, overall.total) == (1.5, 3), "half a run counts as half a run"
         assert (running.description, running.completed, running.total) == ("id-2", 2, 4)
         assert running.fields["note"] == "loss 3.000, best 0.0800"
+        live.step(runs[1], 30, 40, 2.5)
+        assert (overall.completed, running.completed) == (1 + 2.75 / 4, 2.75), "and a part of an epoch as that part"
+        assert running.fields["note"] == "loss 2.500, best 0.0800"
         live.finished(runs[1], 0.08, 4.4)
         assert [(task.description, task.completed) for task in live.progress.tasks] == [("runs", 2)]
     assert "id-2: 0.0800 on validation, 4 s" in file.getvalue()

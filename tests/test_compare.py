@@ -712,7 +712,9 @@ def test_a_file_that_is_not_utf_8(
 def test_a_file_without_column_types(tiny: Path, encoder: Path) -> None:
     path = tiny / "tiny.inter"
     path.write_text(path.read_text("utf-8").replace(":token", "").replace(":float", ""), encoding="utf-8")
-    not_begun(bad(tiny, encoder), DatasetError, "the column 'user_id' is none of RecBole's; write its kind behind a colon")
+    not_begun(
+        bad(tiny, encoder), DatasetError, "the column 'user_id' is none of RecBole's; write its kind behind a colon"
+    )
 
 
 @pytest.mark.parametrize("events", [1, 2])

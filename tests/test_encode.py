@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from test_encoder import build_roberta
+from test_store import small_disk
 
 from blair_rec.errors import ConfigError, EncodingError, MissingField, StoreError
 from blair_rec.text import encode, template
@@ -356,6 +357,30 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(source: EncoderSour
     assert sorted(entry.name for entry in (tmp_path / "out").iterdir()) == sorted(["whole", *(n for n, _ in killed)])
     whole = contents(tmp_path / "out" / "whole")
     assert all(contents(tmp_path / "out" / name) == whole for name, _ in killed)
+
+
+FULL_DISK = """
+import os, subprocess
+from test_encode import *
+encode.CHUNK = 64
+source = resolve_encoder({model!r}, pooling="cls")
+catalogue = shop(*(f"lamp {{number}}" for number in range(700)))
+try:
+    encode_catalogue(catalogue, TITLE, source, "disk/s")
+except StoreError as error:
+    print(error)
+print(os.listdir("disk"), len(list(Path("disk/.s.work").glob("*.npy"))) > 0)
+subprocess.run(["mount", "-o", "remount,size=4m", "disk"], check=True)
+counts = counting(pytest.MonkeyPatch())
+encode_catalogue(catalogue, TITLE, source, "disk/s")
+print(0 < counts[0] < 700, os.listdir("disk"))
+"""
+
+
+def test_a_full_disk_keeps_what_is_encoded_until_there_is_room(source: EncoderSource) -> None:
+    said = small_disk(96, FULL_DISK.format(model=str(source.path))).splitlines()
+    assert said[0].startswith("the store disk/s can't be written (No space left on device); what is finished is kept")
+    assert said[1:] == ["['.s.work'] True", "True ['s']"]
 
 
 # Parts of a catalogue

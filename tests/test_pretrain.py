@@ -21,7 +21,6 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from blair_rec.cli import main
 from blair_rec.errors import ConfigError, OutputError, PairsError, PretrainingError
 from blair_rec.pretrain.batches import PairCollator
 from blair_rec.pretrain.loss import contrastive_loss, same_pairs
@@ -365,10 +364,10 @@ def test_a_killed_training_goes_on_to_the_same_weights(encoder: Path, tmp_path: 
     config |= {"max_steps": 60, "save_steps": 10, "learning_rate": 1e-3}
     path = tmp_path / "pretrain.yaml"
     path.write_text(json.dumps(config), encoding="utf-8")
-    assert main(["pretrain", str(path), "-o", str(tmp_path / "whole")]) == 0
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "blair_rec.cli", "pretrain", str(path), "-o", str(out)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "blair_rec.cli", "pretrain", str(path), "-o"]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    process = subprocess.Popen([*command, str(out)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     work = tmp_path / ".killed.training"
     end = time.monotonic() + 60
     while not (work / "checkpoint-20").is_dir() and time.monotonic() < end:
@@ -376,7 +375,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(encoder: Path, tmp_path: 
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not out.exists() and list(work.glob("checkpoint-*"))
-    assert main(["pretrain", str(path), "-o", str(out)]) == 0
+    subprocess.run([*command, str(out)], check=True, capture_output=True)
     whole, resumed = (load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", out))
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

@@ -24,9 +24,25 @@ from recbole.model import sequential_recommender
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.model.sequential_recommender import SASRec
 
-PRODUCT = (
-    "SASRec GRU4Rec FDSA FEARec GCSAN GRU4RecF LightSANs NARM SASRecF SINE SRGNN STAMP NextItNet Caser FOSSIL HRM SHAN"
-).split()
+PRODUCT = [
+    "SASRec",
+    "GRU4Rec",
+    "FDSA",
+    "FEARec",
+    "GCSAN",
+    "GRU4RecF",
+    "LightSANs",
+    "NARM",
+    "SASRecF",
+    "SINE",
+    "SRGNN",
+    "STAMP",
+    "NextItNet",
+    "Caser",
+    "FOSSIL",
+    "HRM",
+    "SHAN",
+]
 FEATURES = {
     "selected_features": ["category"],
     "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "category"]},

@@ -398,6 +398,8 @@ def test_bfloat16_is_that_of_torch() -> None:
 
     values = np.random.default_rng(0).integers(0, 2**32, 20_000, dtype=np.uint32).view(np.float32)
     values = np.concatenate([values[np.isfinite(values)], np.float32([0, -0.0, 1, 65504, 1e-45, np.inf, np.nan])])
+    halfway = np.arange(0x3F808000, 0x3F888000, 0x10000, dtype=np.uint32).view(np.float32)  # between two of them
+    values = np.concatenate([values, halfway])
     with np.errstate(all="ignore"):
         ours = as_float32(as_stored(values, "bfloat16"), "bfloat16")
     np.testing.assert_array_equal(ours, torch.from_numpy(values).bfloat16().float().numpy())

@@ -307,6 +307,21 @@ def test_behind_the_last_step_a_cosine_stays_at_nothing() -> None:
     assert rates(6, schedule="cosine", total_steps=4)[4:] == pytest.approx([0.0, 0.0], abs=1e-7)
 
 
+def test_a_step_counts_once_whatever_optimisers_there_were_before() -> None:
+    torch.optim.Adam([nn.Parameter(torch.ones(1))])  # torch changes the class when its first object is made
+    table = nn.Embedding(3, 2, sparse=True)
+    optimizer = RowAdam(table.parameters(), 0.5, 0.0)
+    rate = LearningRate(optimizer, 0.5, warmup_steps=4, schedule="constant", total_steps=9)
+    before = table.weight.detach().clone()
+    for _ in range(2):
+        optimizer.zero_grad(set_to_none=True)
+        table(torch.tensor([1])).sum().backward()
+        optimizer.step()
+    assert rate.steps == 2
+    moved = (before - table.weight)[1]
+    torch.testing.assert_close(moved, torch.full((2,), 0.125 + 0.25))  # Adam moves by the rate where gradients are one
+
+
 def test_the_schedule_reaches_the_training(tiny: Path) -> None:
     _, constant, _ = run(tiny, train_config(epochs=1))
     _, warm, _ = run(tiny, train_config(epochs=1, warmup_steps=10**6))

@@ -24,9 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     set_up_logging(console)
     try:
         if processes() > 1 and not getattr(options, "takes_processes", False):
-            raise ConfigError("several processes are for `compare` and `pretrain`; start this one without torchrun")
+            known = "`compare`, `encode` and `pretrain`"
+            raise ConfigError(f"several processes are for {known}; start this one without torchrun")
         return options.command(options, console) or 0
     except BlairRecError as error:
+        if getattr(options, "takes_parts", False):  # the others' parts may be well
+            console.quiet = False
         console.print("[bold red]error:[/]", end=" ")
         say(console, str(error))
         return EXIT_ERROR

@@ -44,7 +44,7 @@ def _add_encode(commands: Any) -> None:
         "--parts", type=int, metavar="N", help="with --ray-workers: how many parts; one for each worker"
     )
     command.add_argument("-o", "--out", type=Path, required=True, metavar="STORE", help="folder of the store")
-    command.set_defaults(command=_encode)
+    command.set_defaults(command=_encode, takes_processes=True, takes_parts=True)
 
 
 def _encode(options: argparse.Namespace, console: Console) -> None:

@@ -20,16 +20,17 @@ class RowAdam(torch.optim.Adam):
 
     def __init__(self, parameters: Any, learning_rate: float, weight_decay: float) -> None:
         super().__init__(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
+        # Not a step of its own that calls Adam's: torch would call the hooks of both.
+        self.register_step_pre_hook(self._move_sparse)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """One step; the sparse gradients are gone afterwards."""
+    def _move_sparse(self, *_: Any) -> None:
+        """Before each step: what has a sparse gradient is moved, and has none for the step itself."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None and parameter.grad.is_sparse:
                     self._move_rows(parameter, group)
                     parameter.grad = None
-        return super().step(closure)
 
     def _move_rows(self, parameter: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
@@ -51,7 +52,7 @@ class RowAdam(torch.optim.Adam):
 
 @dataclass
 class LearningRate:
-    """The learning rate of an optimiser, set before each of its steps, whoever asks for the step.
+    """The learning rate of an optimiser, set for the first step and after each one for the next, whoever asks for it.
 
     It rises over `warmup_steps` to `height` and stays there (constant) or falls along a cosine to nothing at the end
     of `total_steps` (Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, ICLR 2017).
@@ -62,16 +63,18 @@ class LearningRate:
     warmup_steps: int
     schedule: str
     total_steps: int
-    step: int = 0
-    """Steps taken so far: all that a checkpoint has to hold."""
+    steps: int = 0
+    """Taken so far: all that a checkpoint has to hold."""
 
     def __post_init__(self) -> None:
-        self.optimizer.register_step_pre_hook(self._set)
+        self.go_on_from(self.steps)
+        self.optimizer.register_step_post_hook(lambda *_: self.go_on_from(self.steps + 1))
 
-    def _set(self, *_: Any) -> None:
-        self.step += 1
+    def go_on_from(self, steps: int) -> None:
+        """Set the rate for the step behind so many."""
+        self.steps = steps
         for group in self.optimizer.param_groups:
-            group["lr"] = self.height * self.share(self.step)
+            group["lr"] = self.height * self.share(steps + 1)
 
     def share(self, step: int) -> float:
         """Of the height, at a step that counts from 1."""

@@ -95,9 +95,10 @@ class QuicklyRead(SequentialDataset):
         if not remap_list:
             return
         if len(remap_list) == 1 and remap_list[0][2] == FeatureType.TOKEN:
-            tokens, starts = remap_list[0][0][remap_list[0][1]].array, []  # categories, numbered without their texts
+            tokens, starts = remap_list[0][0][remap_list[0][1]], []  # categories, numbered without their texts
         else:
-            tokens, starts = self._concat_remaped_tokens(remap_list)
+            several, starts = self._concat_remaped_tokens(remap_list)
+            tokens = np.asarray(several, dtype=object)
         ids, known = pd.factorize(tokens)
         names = np.array(["[PAD]", *known])
         for (feat, field, kind), numbers in zip(remap_list, np.split(ids + 1, starts), strict=True):

@@ -122,7 +122,7 @@ def fit(
         state, best = load_training(checkpoint, model, optimizer, generators or {})
         history = [Epoch(**epoch) for epoch in state["history"]]
         best_epoch, best_value, without_best = state["best_epoch"], state["best_value"], state["without_best"]
-        rate.step = state["steps"]
+        rate.go_on_from(state["steps"])
     last = train.epochs if until is None else min(until, train.epochs)
     for epoch in range(len(history) + 1, last + 1):
         if without_best > train.patience:
@@ -144,7 +144,7 @@ def fit(
                 "best_epoch": best_epoch,
                 "best_value": best_value,
                 "without_best": without_best,
-                "steps": rate.step,
+                "steps": rate.steps,
             }
             save_training(checkpoint, model, optimizer, state, generators or {}, best)
     model.load_state_dict(best)
@@ -200,7 +200,7 @@ class TextTrainer(Trainer):
             "epoch": epoch,
             "cur_step": self.cur_step,
             "best_valid_score": float(self.best_valid_score),
-            "steps": self._rate.step,
+            "steps": self._rate.steps,
         }
         save_training(path, self.model, self.optimizer, state, self._generators, store_sha256=self._store_sha256)
         if verbose:
@@ -219,7 +219,8 @@ class TextTrainer(Trainer):
             path, self._resume_from = self._resume_from, None
             state, _ = load_training(path, self.model, self.optimizer, self._generators, self._store_sha256)
             self.start_epoch, self.cur_step = state["epoch"] + 1, state["cur_step"]
-            self.best_valid_score, self._rate.step = state["best_valid_score"], state["steps"]
+            self.best_valid_score = state["best_valid_score"]
+            self._rate.go_on_from(state["steps"])
             self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
         return super().fit(train_data, *args, **kwargs)
 

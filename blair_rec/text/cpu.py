@@ -29,7 +29,7 @@ def make_fast(model: Any) -> None:
 
 def _has_kernels(dtype: torch.dtype) -> bool:
     """Whether torch has oneDNN, and the processor what oneDNN needs for this dtype."""
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if not torch.backends.mkldnn.is_available():
         return False
     return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 

@@ -1,0 +1,107 @@
+"""blair-rec encode and blair-rec store do what they say, and tell what they can't."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_encoder import build_roberta
+
+from blair_rec.cli import main
+from blair_rec.text.store import open_store
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_roberta(tmp_path_factory.mktemp("models") / "tiny-roberta")
+
+
+@pytest.fixture
+def items(tmp_path: Path) -> Path:
+    return Path(shutil.copy(REPOSITORY / "datasets" / "tiny" / "tiny.item", tmp_path / "tiny.item"))
+
+
+def encode(model: Path, items: Path, *more: str) -> int:
+    return main(["encode", "--items", str(items), "--encoder", str(model), "--pooling", "cls", "-o", "s", *more])
+
+
+def told(capsys: pytest.CaptureFixture[str], status: int, *arguments: str) -> str:
+    """What a command says on standard output, or its error."""
+    assert main(list(arguments)) == status
+    said = capsys.readouterr()
+    return said.err if status else said.out
+
+
+def test_parts_are_encoded_and_merged(model: Path, items: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for part in ("0/2", "1/2"):
+        assert encode(model, items, "--fields", "title", "--shard", part) == 0
+    capsys.readouterr()
+    assert told(capsys, 0, "store", "merge", "s.1of2", "s.0of2", "-o", "s") == "80 vectors of 2 stores in s\n"
+    assert told(capsys, 0, "store", "verify", "s", "s.0of2") == (
+        "s: 80 vectors, every byte as it was written\ns.0of2: 40 vectors, every byte as it was written\n"
+    )
+    assert encode(model, items, "--fields", "title") == 0
+    assert capsys.readouterr().err == "", "the merged store is the catalogue's own: nothing is encoded"
+
+
+def test_torchrun_decides_on_the_part(
+    model: Path, items: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert encode(model, items, "--fields", "title") == 0
+    assert open_store("s.1of4").shard == (1, 4)
+    capsys.readouterr()
+    assert encode(model, items, "--fields", "titel") == 1
+    assert "did you mean 'title'" in capsys.readouterr().err, "each process tells its own errors"
+
+
+def test_what_a_store_holds_is_told(model: Path, items: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert encode(model, items, "--fields", "title", "--dtype", "bfloat16", "--store-dtype", "float16") == 0
+    assert "cosine of bfloat16 to float32 on 32 texts: 0.99" in capsys.readouterr().out
+    said = told(capsys, 0, "store", "info", "s")
+    for line in ("vectors: 80 of width 32, float16", "encoder name: tiny-roberta", "encoder dtype: bfloat16"):
+        assert f"{line}\n" in said
+    assert "template fields: ['title']" in said and "from_float32: {'texts': 32" in said
+
+
+@pytest.mark.parametrize("template", ["blair", "blair_unicode", "blair_pretrain"])
+def test_blairs_own_templates_need_no_fields(model: Path, tmp_path: Path, template: str) -> None:
+    row = {"parent_asin": "x", "title": "Lamp", "features": ["bright"], "categories": [], "description": []}
+    (tmp_path / "i.jsonl").write_text(json.dumps(row) + "\n")
+    assert encode(model, tmp_path / "i.jsonl", "--template", template) == 0
+    assert open_store("s").template["name"] == template
+
+
+def test_vectors_go_out_and_come_back(model: Path, items: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert encode(model, items, "--fields", "title") == 0
+    capsys.readouterr()
+    said = told(capsys, 0, "store", "export", "s", "-o", "tiny.blair.feature")
+    assert said == "80 vectors of width 32 in tiny.blair.feature, tiny.data_maps\n"
+    assert "80 vectors" in told(capsys, 0, "store", "import", "tiny.blair.feature", "-o", "t", "--encoder", "blair")
+    np.testing.assert_array_equal(open_store("t").vectors, open_store("s").vectors)
+    assert open_store("t").encoder["name"] == "blair"
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (["store", "info", "nowhere"], "nowhere is not an embedding store"),
+        (["store", "verify", "nowhere"], "nowhere is not an embedding store"),
+        (["store", "merge", "a", "-o", "s"], "a is not an embedding store"),
+        (["store", "import", "a.npy", "-o", "s"], "a.npy is not there"),
+        (["encode", "--items", "i", "-o", "s"], "text fields are (); name at least one in a list"),
+        (["encode", "--items", "i", "--fields", "t", "--template", "blair", "-o", "s"], "chooses its own fields"),
+        (["encode", "--items", "i", "--template", "blare", "-o", "s"], "did you mean 'blair'?"),
+        (["encode", "--items", "i", "--fields", "t", "--dtype", "int8", "-o", "s"], "dtype is 'int8'; "),
+        (["encode", "--items", "i", "--fields", "t", "--shard", "2/2", "-o", "s"], "shard is '2/2'; it has to be i/n"),
+        (["encode", "--items", "i", "--fields", "t", "--ray-workers", "0", "-o", "s"], "at least 1 of each"),
+    ],
+)
+def test_what_cannot_be_done_is_told(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert expected in told(capsys, 1, *arguments)
