@@ -43,7 +43,7 @@ Progress = Callable[[int, int, float], None]
 
 
 class PairTrainer(Trainer):
-    """Hugging Face's Trainer over PairModel; weights that are tied are stored once, and nothing is pickled here."""
+    """Hugging Face's Trainer over PairModel. Tied weights are stored once; the optimiser is stored its way."""
 
     losses: dict[str, float]
 
