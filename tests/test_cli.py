@@ -156,7 +156,7 @@ def test_an_interruption_ends_with_status_130_and_keeps_what_is_finished(
 ) -> None:
     def interrupt(self: Any, run: Any, epoch: Any) -> None:
         if run.folder.name == "id-2":
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)  # to this very thread, so that it arrives here
 
     with monkeypatch.context() as patch:
         patch.setattr(terminal.Live, "epoch", interrupt)
