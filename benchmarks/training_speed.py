@@ -29,6 +29,7 @@ WINDOW, WIDTH, LAYERS, HEADS, DROPOUT, BATCH = 50, 64, 2, 2, 0.5, 2048
 RECTOOLS_BATCH = 128  # users, its default
 NAMES = {
     "ours": "blair_rec, every position packed",
+    "ours_bfloat16": "the same, softmax in bfloat16",
     "recbole": "RecBole SASRec",
     "rectools": "RecTools SASRec, softmax",
 }
@@ -45,7 +46,10 @@ def tell(**values: Any) -> None:
     print(json.dumps(values), flush=True)
 
 
-def recbole_trainer(model_name: str, dataset: str, data_path: str | None) -> tuple[Any, Any]:
+PRECISIONS = {"ours": "float32", "ours_bfloat16": "bfloat16"}
+
+
+def recbole_trainer(model_name: str, dataset: str, data_path: str | None, **also: Any) -> tuple[Any, Any]:
     """RecBole's own trainer and training data for a model, built as run_recbole builds them."""
     import blair_rec.recbole  # noqa: F401
 
@@ -67,6 +71,7 @@ def recbole_trainer(model_name: str, dataset: str, data_path: str | None) -> tup
         "state": "ERROR",
         "seed": 1,
         **({"data_path": data_path} if data_path else {}),
+        **also,
     }
     config = Config(model=model_name, dataset=dataset, config_dict=settings)
     init_seed(1, True)
@@ -75,9 +80,12 @@ def recbole_trainer(model_name: str, dataset: str, data_path: str | None) -> tup
     return get_trainer(config["MODEL_TYPE"], config["model"])(config, model), train_data
 
 
-def train_with_recbole(model_name: str, dataset: str, data_path: str | None) -> None:
+def train_with_recbole(worker: str, dataset: str, data_path: str | None) -> None:
     """A process that trains epochs of a model that RecBole knows."""
-    trainer, train_data = recbole_trainer(model_name, dataset, data_path)
+    if worker in PRECISIONS:
+        trainer, train_data = recbole_trainer("BLaIRSASRec", dataset, data_path, blair_precision=PRECISIONS[worker])
+    else:
+        trainer, train_data = recbole_trainer("SASRec", dataset, data_path)
     tell(ready=True)
     epoch = 0
     while True:
@@ -173,9 +181,12 @@ def training_split(dataset: str, data_path: str | None, path: Path) -> dict[str,
     return {
         "items": int(trainer.model.n_items) - 1,
         "users": len(length),
-        "targets": {"ours": sequences.n_targets, "recbole": sequences.n_targets, "rectools": int(kept.sum())},
+        "targets": {
+            **dict.fromkeys(("ours", "ours_bfloat16", "recbole"), sequences.n_targets),
+            "rectools": int(kept.sum()),
+        },
         "mean_context": {
-            "ours": float((cut * (cut + 1) / 2).sum() / cut.sum()),
+            **dict.fromkeys(PRECISIONS, float((cut * (cut + 1) / 2).sum() / cut.sum())),
             "recbole": float(np.minimum(position, WINDOW).mean()),
             "rectools": float((kept * (kept + 1) / 2).sum() / kept.sum()),
         },
@@ -216,7 +227,7 @@ def where_time_goes(dataset: str, data_path: str | None, top: int = 12) -> list[
 
 def to_markdown(record: dict[str, Any]) -> str:
     """The record as a page."""
-    ours = record["nanoseconds_per_target"]["ours"]
+    ours = [record["nanoseconds_per_target"][name] for name in PRECISIONS]
     lines = [
         f"# Seconds per training target, {record['dataset']}",
         "",
@@ -224,11 +235,11 @@ def to_markdown(record: dict[str, Any]) -> str:
         f"epoch of each in turn, {record['rounds']} rounds ({record['rounds'] * record['ours_per_round']} epochs of "
         "ours), medians.",
         "",
-        "| trainer | targets an epoch | mean context | s an epoch | µs a target | ours is faster by |",
+        "| trainer | targets an epoch | mean context | s an epoch | µs a target | ours / in bfloat16 is faster by |",
         "|---|---|---|---|---|---|",
     ]
     for name, per_target in record["nanoseconds_per_target"].items():
-        faster = "" if name == "ours" else f"{per_target / ours:.1f}x"
+        faster = "" if name in PRECISIONS else " / ".join(f"{per_target / own:.1f}x" for own in ours)
         lines.append(
             f"| {NAMES[name]} | {record['targets'][name]:,} | {record['mean_context'][name]:.1f} | "
             f"{record['median_seconds'][name]:.2f} | {per_target / 1000:.2f} | {faster} |"
@@ -243,8 +254,8 @@ def to_markdown(record: dict[str, Any]) -> str:
         f"The arithmetic of one of our epochs takes {needed + softmax:.2f} s at the rate at which this machine "
         f"multiplies float32 matrices of these shapes ({record['rate']['model'] / 1e9:.0f} GFLOP/s for the model: "
         f"{needed:.2f} s; {record['rate']['softmax'] / 1e9:.0f} GFLOP/s for the softmax: {softmax:.2f} s): "
-        f"{(needed + softmax) / record['median_seconds']['ours']:.0%} of the epoch. Where the epoch goes, by operator "
-        "(torch's profiler, own time):",
+        f"{(needed + softmax) / record['median_seconds']['ours']:.0%} of the epoch in float32. Where it goes, by "
+        "operator (torch's profiler, own time):",
         "",
         "| operator | share |",
         "|---|---|",
@@ -265,7 +276,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--ours-per-round", type=int, default=3, help="epochs of ours in each round")
     parser.add_argument("--rectools", help="python of an environment that has RecTools")
-    parser.add_argument("--worker", choices=["ours", "recbole", "rectools"], help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=list(NAMES), help=argparse.SUPPRESS)
     parser.add_argument("--events", help=argparse.SUPPRESS)
     options = parser.parse_args()
     data_path = str(options.data_path.resolve()) if options.data_path else None
@@ -273,7 +284,7 @@ def main() -> None:
         train_with_rectools(options.events)
         return
     if options.worker:
-        train_with_recbole({"ours": "BLaIRSASRec", "recbole": "SASRec"}[options.worker], options.dataset, data_path)
+        train_with_recbole(options.worker, options.dataset, data_path)
         return
     import torch
 
@@ -291,7 +302,7 @@ def main() -> None:
                 peers[name] = Peer(command, folder)
         for turn in range(options.rounds):
             for name, peer in peers.items():
-                for _ in range(options.ours_per_round if name == "ours" else 1):
+                for _ in range(options.ours_per_round if name in PRECISIONS else 1):
                     print(f"round {turn + 1}: {name} {peer.epoch():.2f} s", flush=True)
         for peer in peers.values():
             peer.process.communicate("stop\n")

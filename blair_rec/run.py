@@ -167,10 +167,10 @@ def _notes(config: CompareConfig, run: Run, fitted: Fitted) -> list[str]:
 def _test_evaluations(folder: Path) -> int:
     """How often a run that is being replaced was evaluated on the test split; 0 where there is none."""
     try:
-        return int(json.loads((folder / RESULT_FILE).read_text(encoding="utf-8")).get("test_evaluations", 1))
+        return int(json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))["test_evaluations"])
     except FileNotFoundError:
         return 0
-    except (OSError, ValueError):  # damaged, but it had been there
+    except (OSError, ValueError, KeyError, TypeError):  # damaged, but it had been there
         return 1
 
 

@@ -7,7 +7,6 @@ import json
 import logging
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import warnings
@@ -155,7 +154,7 @@ def test_an_interruption_ends_with_status_130_and_keeps_what_is_finished(
 ) -> None:
     def interrupt(self: Any, run: Any, epoch: Any) -> None:
         if run.folder.name == "id-2":
-            signal.raise_signal(signal.SIGINT)  # to this very thread, so that it arrives here
+            raise KeyboardInterrupt  # as Ctrl-C does; a test run in the background is started with SIGINT ignored
 
     with monkeypatch.context() as patch:
         patch.setattr(terminal.Live, "epoch", interrupt)

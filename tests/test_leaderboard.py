@@ -206,6 +206,7 @@ def test_the_json_follows_the_schema(comparison):
     assert text["encoder"] == MINILM
     assert text["store_sha256"] == "ab" * 32
     assert text["parameters"] == {"trained": 1234, "frozen": 0}
+    assert text["test_evaluations"] == 1
     assert (text["trials"], text["items"], rows["shuffled"]["control"]) == (0, "text_init", "shuffle")
     for protocol in ("unmasked", "masked"):
         assert list(text["metrics"][protocol]) == METRICS

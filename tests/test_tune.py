@@ -313,6 +313,7 @@ def test_runs_that_are_made_again_say_how_often_the_test_split_was_looked_at(
 ) -> None:
     config = config_of(tiny, encoder, variants={"popular": {"scorer": "popularity"}}, baseline="popular", seeds=[1, 2])
     boards = [compare(config, tmp_path / "out", fresh=fresh) for fresh in (False, False, True, True)]
+    assert [board.rows[0].test_evaluations for board in boards if board] == [1, 1, 2, 3]
     said = [[note for note in board.notes if "on the test split" in note] for board in boards if board]
     assert said[:2] == [[], []]
     assert said[2:] == [[f"popular was evaluated on the test split {times} times in this folder"] for times in (2, 3)]

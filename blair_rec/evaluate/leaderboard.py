@@ -93,6 +93,9 @@ class Row:
     store_sha256: str | None
     seeds: tuple[int, ...]
     trials: int
+    """Configurations that validation chose this one from."""
+    test_evaluations: int
+    """The most over seeds; more than 1 where the variant was changed after its test metrics were seen."""
     parameters: Parameters
     train_seconds: float
     """Mean over seeds."""
@@ -264,6 +267,7 @@ def _row(runs: Sequence[RunResult], metrics: Summaries, of_slices: Mapping[str, 
         store_sha256=run.store_sha256,
         seeds=tuple(run.seed for run in runs),
         trials=run.trials,
+        test_evaluations=max(run.test_evaluations for run in runs),
         parameters=run.parameters,
         train_seconds=float(np.mean([run.train_seconds for run in runs])),
         wall_seconds=float(np.mean([run.wall_seconds for run in runs])),

@@ -275,7 +275,7 @@ def _markdown_table(leaderboard: Leaderboard, protocol: ProtocolName) -> str:
     header = ["variant", "items"]
     for metric in leaderboard.metrics:
         header += [metric, f"vs {leaderboard.baseline}"]
-    header += ["seeds", "trials", "trained parameters", "training (s)", "peak memory (MB)"]
+    header += ["seeds", "trials", "test evaluations", "trained parameters", "training (s)", "peak memory (MB)"]
     lines = []
     best = {metric: _best(leaderboard, protocol, metric) for metric in leaderboard.metrics}
     for row in leaderboard.rows:
@@ -285,7 +285,9 @@ def _markdown_table(leaderboard: Leaderboard, protocol: ProtocolName) -> str:
             cells += [_value(summary), _claim(summary)]
         memory = "unknown" if row.peak_memory_mb is None else f"{row.peak_memory_mb:,}"
         costs = [f"{row.parameters.trained:,}", f"{row.train_seconds:,.1f}", memory]
-        cells = [_escaped(cell) for cell in [*cells, str(len(row.seeds)), str(row.trials), *costs]]
+        cells = [
+            _escaped(cell) for cell in [*cells, str(len(row.seeds)), str(row.trials), str(row.test_evaluations), *costs]
+        ]
         for place, metric in enumerate(leaderboard.metrics):
             if row.metrics[protocol][metric].mean == best[metric]:
                 cells[2 + 2 * place] = f"**{cells[2 + 2 * place]}**"
@@ -358,6 +360,7 @@ def _csv_record(leaderboard: Leaderboard, row: Row, name: str, protocol: Protoco
         "trained_parameters": row.parameters.trained,
         "frozen_parameters": row.parameters.frozen,
         "trials": row.trials,
+        "test_evaluations": row.test_evaluations,
         "train_seconds": row.train_seconds,
         "wall_seconds": row.wall_seconds,
         "peak_memory_mb": row.peak_memory_mb,

@@ -105,6 +105,8 @@ class Result:
     parameters: Parameters
     trials: int
     """Configurations that were tried before this one was chosen."""
+    test_evaluations: int
+    """Times that this variant was evaluated on the test split with this seed in this folder, changes of it included."""
     hashes: dict[str, str | None]
     """Of "config", "data", "store" and "code": a run is finished while they hold."""
     provenance: dict[str, str | int | None]

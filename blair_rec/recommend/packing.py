@@ -91,8 +91,11 @@ def _rungs(longest: int) -> np.ndarray:
 
 
 def can_pack(model_class: type) -> bool:
-    """Whether one pass over packed windows gives such a model's hidden state at every position."""
-    return issubclass(model_class, (SASRec, GRU4Rec))
+    """Whether one pass over packed windows gives such a model's hidden state at every position.
+
+    A subclass with a forward of its own computes something else, and trains as RecBole trains it.
+    """
+    return any(issubclass(model_class, base) and model_class.forward is base.forward for base in (SASRec, GRU4Rec))
 
 
 def hidden_states(model: Any, packed: Packed, dropout: Dropout) -> Tensor:
