@@ -163,6 +163,7 @@ def training_split(dataset: str, data_path: str | None, path: Path) -> dict[str,
     """Write the training events as user, item, order; how many targets they hold for whom, and in what context."""
     import numpy as np
 
+    import blair_rec.recbole  # noqa: F401  (first of all: RecBole's models turn on a debugging mode of torch)
     from blair_rec.recommend.sequences import training_sequences
 
     trainer, train_data = recbole_trainer("BLaIRSASRec", dataset, data_path)

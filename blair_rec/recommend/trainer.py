@@ -192,6 +192,7 @@ class TextTrainer(Trainer):
         if not self._every_position:
             result: float | tuple[float, ...] = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
             return result
+        self._prepare(train_data)
         return run_epoch(self.model, self.optimizer, self._steps(epoch_idx + 1))
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
@@ -213,8 +214,7 @@ class TextTrainer(Trainer):
             CheckpointError: a checkpoint of another model, or trained over another store.
             TrainingError: a loss that is not finite.
         """
-        if not hasattr(self, "_rate"):
-            self._prepare(train_data)
+        self._prepare(train_data)
         if self._resume_from is not None:
             path, self._resume_from = self._resume_from, None
             state, _ = load_training(path, self.model, self.optimizer, self._generators, self._store_sha256)
@@ -225,6 +225,9 @@ class TextTrainer(Trainer):
         return super().fit(train_data, *args, **kwargs)
 
     def _prepare(self, train_data: Any) -> None:
+        """What needs the training data; once."""
+        if hasattr(self, "_rate"):
+            return
         train, width, seed = self._train, self.config["MAX_ITEM_LIST_LENGTH"], self.config["seed"]
         self._generators = {"loader": train_data.generator}
         if self._every_position:
