@@ -14,15 +14,12 @@ from blair_rec.errors import CatalogueError
 from blair_rec.evaluate.page.cards import ItemCards, ItemMap
 from blair_rec.item_vectors import Encoding
 from blair_rec.recommend.transforms import center, pca
-from blair_rec.text.catalogue import Catalogue, read_catalogue, texts_in
+from blair_rec.text.catalogue import TITLE_FIELDS, Catalogue, first_field, read_catalogue, short_title, texts_in
 from blair_rec.text.store import HEADER, EmbeddingStore, as_float32, open_store
 
 logger = logging.getLogger("blair_rec")
 
-TITLE_FIELDS = ("title", "movie_title", "item_title", "product_title", "name", "item_name", "text")
 CATEGORY_FIELDS = ("category", "categories", "class", "genre", "genres", "main_category")
-LONGEST_TITLE = 120
-"""Characters; what is longer is cut for the page."""
 MOST_POINTS = 5_000
 """Points of a map; of larger stores so many are drawn by lot."""
 SAYS_LITTLE = 0.8
@@ -37,9 +34,9 @@ def gather_cards(
     records = {} if catalogue is None else dict(zip(catalogue.item_tokens, catalogue.records, strict=True))
     records = {token: record for token, record in records.items() if token in wanted}
     known = {name for record in records.values() for name in record}
-    title, category = _first(TITLE_FIELDS, known), _first(CATEGORY_FIELDS, known)
+    title, category = first_field(TITLE_FIELDS, known), first_field(CATEGORY_FIELDS, known)
     return ItemCards(
-        titles={token: _clipped(text) for token, record in records.items() if (text := texts_in(record.get(title)))},
+        titles={token: short_title(text) for token, record in records.items() if (text := texts_in(record.get(title)))},
         categories=telling_labels(
             {token: _labels(texts_in(record.get(category))) for token, record in records.items()}
         ),
@@ -102,19 +99,8 @@ def item_map(store: EmbeddingStore, item_tokens: Sequence[str]) -> ItemMap:
     return ItemMap(encoder, store.store_sha256, (first, second), items, tokens, x, y)
 
 
-def _first(names: Sequence[str], known: set[str]) -> str:
-    """The first of `names` that is there, whatever its case; '' without any."""
-    by_lower = {name.lower(): name for name in sorted(known, reverse=True)}
-    return next((by_lower[name] for name in names if name in by_lower), "")
-
-
 def _labels(pieces: Sequence[str]) -> list[str]:
     """['Toys', 'Puzzles'] from a list, or from a line with commas, bars or arrows; otherwise the line is one label."""
     if len(pieces) == 1:
         pieces = re.split(r"[|,;>]", pieces[0])
     return [" ".join(piece.split()) for piece in pieces if piece.strip()]
-
-
-def _clipped(texts: Sequence[str]) -> str:
-    text = " ".join(" ".join(texts).split())
-    return text if len(text) <= LONGEST_TITLE else text[: LONGEST_TITLE - 1].rstrip() + "…"

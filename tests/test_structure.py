@@ -113,6 +113,7 @@ LIBRARIES_AT_HOME = {
     "pyarrow": ("blair_rec.text", "blair_rec.prepare", "blair_rec.pretrain"),
     "faiss": ("blair_rec.text",),
     "bm25s": ("blair_rec.text",),
+    "Stemmer": ("blair_rec.text",),
     "ray": ("blair_rec.text", COMPAT),
     "accelerate": ("blair_rec.pretrain",),
     "sentence_transformers": (),
@@ -139,7 +140,7 @@ def the_report_side_is_light(module: Module) -> Iterator[str]:
     )
 
 
-IMPORTED_AS = {"pyyaml": "yaml", "faiss-cpu": "faiss"}
+IMPORTED_AS = {"pyyaml": "yaml", "faiss-cpu": "faiss", "pystemmer": "Stemmer"}
 
 
 def declared_libraries() -> set[str]:

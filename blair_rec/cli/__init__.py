@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 import blair_rec
-from blair_rec.cli import compare, prepare, pretrain, run, text, tune
+from blair_rec.cli import compare, prepare, pretrain, run, search, text, tune
 from blair_rec.cli.terminal import processes, say, set_up_logging
 from blair_rec.errors import BlairRecError, ConfigError
 
@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="blair-rec", description="Does item text help a sequential recommender?")
     parser.add_argument("--version", action="version", version=f"blair-rec {blair_rec.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (compare, tune, run, text, prepare, pretrain):
+    for module in (compare, tune, run, text, search, prepare, pretrain):
         module.add(commands)
     parser.parse_args = _with_keys(parser)  # type: ignore[method-assign]
     return parser

@@ -90,7 +90,7 @@ def _rungs(longest: int) -> np.ndarray:
     return np.array(rungs)
 
 
-def can_pack(model_class: type) -> bool:
+def can_pack(model_class: type[Any]) -> bool:
     """Whether one pass over packed windows gives such a model's hidden state at every position.
 
     A subclass with a forward of its own computes something else, and trains as RecBole trains it.

@@ -6,7 +6,7 @@ import gzip
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,6 +21,10 @@ RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
 JSON_SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 ID_FIELDS = ("item_id", "parent_asin")
 """Where the item token stands if nobody says: RecBole's name, then Amazon Reviews 2023's."""
+TITLE_FIELDS = ("title", "movie_title", "item_title", "product_title", "name", "item_name", "text")
+"""Where a reader looks for an item's name, in this order."""
+LONGEST_TITLE = 120
+"""Characters of a title that a reader is shown; what is longer is cut."""
 
 
 class Number(str):
@@ -67,21 +71,27 @@ def read_catalogue(path: str | Path, item_id: str | None = None) -> Catalogue:
 
     Raises CatalogueError, with the line number, for anything in the file that can't be meant as written.
     """
+    item_tokens: list[str] = []
+    records: list[Record] = []
+    for item_token, record in iter_catalogue(path, item_id):
+        item_tokens.append(item_token)
+        records.append(record)
+    return Catalogue(tuple(item_tokens), tuple(records), Path(path))
+
+
+def iter_catalogue(path: str | Path, item_id: str | None = None) -> Iterator[tuple[str, Record]]:
+    """(item token, record) of each item, one after the other: a catalogue that need not fit into memory.
+
+    Arguments and errors are those of read_catalogue, but nobody looks for items that are there twice.
+    """
     path = Path(path)
     if not path.is_file():
         raise CatalogueError(f"{path} is not there, or not a file; name a RecBole .item file or JSON lines")
     if path.name.endswith(".item"):
-        pairs = _recbole_items(path, item_id)
-    elif path.name.endswith(JSON_SUFFIXES):
-        pairs = _json_items(path, item_id)
-    else:
-        raise CatalogueError(f"{path}: unknown kind of file; known endings: .item, {', '.join(JSON_SUFFIXES)}")
-    item_tokens: list[str] = []
-    records: list[Record] = []
-    for item_token, record in pairs:
-        item_tokens.append(item_token)
-        records.append(record)
-    return Catalogue(tuple(item_tokens), tuple(records), path)
+        return _recbole_items(path, item_id)
+    if path.name.endswith(JSON_SUFFIXES):
+        return _json_items(path, item_id)
+    raise CatalogueError(f"{path}: unknown kind of file; known endings: .item, {', '.join(JSON_SUFFIXES)}")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -201,3 +211,15 @@ def texts_in(value: Value) -> list[str]:
     if isinstance(value, dict):
         return [f"{key}: {', '.join(texts)}" for key, element in value.items() if (texts := texts_in(element))]
     return [value] if value.strip() else []
+
+
+def first_field(names: Sequence[str], known: Iterable[str]) -> str:
+    """The first of `names` that is among the known fields, whatever its case; "" without any."""
+    by_lower = {name.lower(): name for name in sorted(known, reverse=True)}
+    return next((by_lower[name] for name in names if name in by_lower), "")
+
+
+def short_title(texts: Sequence[str]) -> str:
+    """Texts as one line for a reader, of at most LONGEST_TITLE characters."""
+    text = " ".join(" ".join(texts).split())
+    return text if len(text) <= LONGEST_TITLE else text[: LONGEST_TITLE - 1].rstrip() + "…"

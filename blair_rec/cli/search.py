@@ -1,0 +1,181 @@
+"""blair-rec search and blair-rec search-eval: what lies near a sentence, and how well that works."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from blair_rec.cli.terminal import Live, say, show
+from blair_rec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from blair_rec.text.search import Hit, TextSearch
+    from blair_rec.text.search_eval import Judgement, Line
+
+
+def add(commands: Any) -> None:
+    """Register the commands."""
+    search = commands.add_parser("search", help="the items whose text lies nearest to a sentence")
+    _add_common(search)
+    search.add_argument(
+        "queries", nargs="+", metavar="QUERY", help='a sentence, such as "something to rinse grains in"'
+    )
+    search.add_argument("--items", type=Path, metavar="FILE", help="the catalogue, for titles")
+    search.add_argument("-k", type=int, default=10, help="how many items (default: 10)")
+    search.add_argument("--json", action="store_true", help="a JSON object for each query, line by line")
+    search.set_defaults(command=_search)
+
+    evaluate = commands.add_parser("search-eval", help="NDCG, recall and MRR of a store on queries with known answers")
+    _add_common(evaluate)
+    evaluate.add_argument("--data", type=Path, metavar="DIR", help="a folder as `prepare amazon-c4 | esci` writes it")
+    evaluate.add_argument("--queries", type=Path, metavar="FILE", help="query_id, query: .csv, .tsv or .jsonl")
+    evaluate.add_argument(
+        "--qrels", type=Path, metavar="FILE", help="query_id, item_id, grade; not if --queries has it"
+    )
+    evaluate.add_argument("--items", type=Path, metavar="FILE", help="the catalogue, for BM25 and categories")
+    evaluate.add_argument("--bm25", action="store_true", help="a BM25 baseline on the same text")
+    evaluate.add_argument("--fusion", action="store_true", help="both searches as one, their scores added up")
+    evaluate.add_argument("--fields", default="", help="title,brand: the text for BM25 (default: the store's)")
+    evaluate.add_argument(
+        "--relevant-from", type=float, default=1.0, metavar="GRADE", help="below it a grade counts for nothing (1)"
+    )
+    evaluate.add_argument("--json", action="store_true", help="the report as one JSON object")
+    evaluate.set_defaults(command=_evaluate)
+
+
+def _add_common(command: Any) -> None:
+    command.add_argument("store", type=Path, metavar="STORE", help="a folder that `encode` wrote")
+    command.add_argument("--encoder", help="where the store's encoder is, if not where it was")
+    command.add_argument("--metric", default="cosine", help="cosine or dot (default: cosine)")
+    command.add_argument("--approximate", action="store_true", help="by faiss, whose index is kept beside the store")
+    command.add_argument("--device", help="cpu, cuda, cuda:1, ... for the encoder; a GPU if there is one")
+
+
+def _open(options: argparse.Namespace) -> TextSearch:
+    from blair_rec.text.search import TextSearch
+
+    return TextSearch(
+        options.store,
+        options.encoder,
+        options.items,
+        metric=options.metric,
+        approximate=options.approximate,
+        device=options.device,
+    )
+
+
+def _search(options: argparse.Namespace, console: Console) -> None:
+    found = _open(options).search(options.queries, options.k)
+    for query, hits in zip(options.queries, found, strict=True):
+        if options.json:
+            say(Console(), json.dumps({"query": query, "items": [asdict(hit) for hit in hits]}, ensure_ascii=False))
+        else:
+            show(query)
+            show(_table(hits, titled=options.items is not None))
+
+
+def _table(hits: list[Hit], titled: bool) -> Table:
+    table = Table(box=None, header_style="bold")
+    table.add_column("score", justify="right")
+    table.add_column("item", no_wrap=True)
+    if titled:
+        table.add_column("title")
+    for hit in hits:
+        cells = [f"{hit.score:.4f}", hit.item_token, *([hit.title] if titled else [])]
+        table.add_row(*map(Text, cells))  # Text, because a title may hold what rich would take for its markup
+    return table
+
+
+def _evaluate(options: argparse.Namespace, console: Console) -> None:
+    from blair_rec.text.search_eval import Judgement, SearchFiles, item_facts, read_queries, text_template
+
+    if (options.data is None) == (options.queries is None):
+        raise ConfigError("name either --data, a folder, or --queries, a file")
+    files = SearchFiles.in_folder(options.data) if options.data else SearchFiles(options.queries)
+    files = SearchFiles(files.queries, options.qrels or files.grades, options.items or files.items)
+    if files.items is None and (options.bm25 or options.fusion):
+        raise ConfigError("BM25 reads the items' text; name the catalogue with --items")
+    search = _open(options)
+    fields = tuple(name.strip() for name in options.fields.split(",") if name.strip())
+    template = text_template(search.store, fields) if options.bm25 or options.fusion else None
+    texts, categories = item_facts(files.items, search.store, template) if files.items else ([], {})
+    queries = read_queries(files, categories)
+    judgement = Judgement.of(queries, search.store, options.relevant_from)
+    with Live(console) as live:
+        lines = _lines(options, search, judgement, texts, live)
+    facts = {
+        "queries": len(judgement.queries),
+        "without_relevant_item": len(queries) - len(judgement.queries),
+        "items": len(search.store),
+        "relevant_without_vector": judgement.lost,
+        "relevant_from": options.relevant_from,
+        "encoder": search.encoder.source.name,
+        "store_sha256": search.store.store_sha256,
+    }
+    if options.json:
+        say(Console(), json.dumps({**facts, "report": [asdict(line) for line in lines]}, ensure_ascii=False))
+    else:
+        _show_report(facts, lines)
+
+
+def _lines(
+    options: argparse.Namespace, search: TextSearch, judgement: Judgement, texts: list[str], live: Live
+) -> list[Line]:
+    """The report of each search that is asked for."""
+    from blair_rec.text.bm25 import WordIndex
+    from blair_rec.text.search_eval import CUTOFFS, FUSION_DEPTH, fuse, report
+
+    wanted = [query.text for query in judgement.queries]
+    depth = FUSION_DEPTH if options.fusion else max(CUTOFFS)
+    name = search.encoder.source.name
+    vectors = search.encoder.encode(wanted, progress=lambda done, total: live.encoding(name, done, total))
+    found = {"vectors": search.index.search(vectors, depth)}
+    if options.bm25 or options.fusion:
+        found["BM25"] = WordIndex(texts).search(wanted, depth)
+    if options.fusion:
+        least = -1.0 if options.metric == "cosine" else None
+        found["both"] = fuse(found["vectors"], found["BM25"], max(CUTOFFS), least)
+    return [line for name, one in found.items() for line in report(name, judgement, judgement.measures(one))]
+
+
+def _show_report(facts: dict[str, Any], lines: list[Line]) -> None:
+    """All queries, every metric; then each category, by one metric."""
+    metrics = list(lines[0].metrics)
+    whole = Table(box=None, header_style="bold")
+    for column in ("search", *metrics):
+        whole.add_column(column, justify="left" if column == "search" else "right")
+    for line in lines:
+        if line.category == "all":
+            whole.add_row(line.search, *(f"{line.metrics[metric]:.4f}" for metric in metrics))
+    show(whole)
+    searches = list(dict.fromkeys(line.search for line in lines))
+    if len(lines) > len(searches):
+        show(_by_category(lines, searches, metrics[-3]))
+    said = [f"{facts['queries']:,} queries over {facts['items']:,} items by {facts['encoder']}"]
+    said.append(f"relevant from grade {facts['relevant_from']:g} on")
+    if facts["without_relevant_item"]:
+        said.append(f"{facts['without_relevant_item']:,} more queries have no relevant item")
+    if facts["relevant_without_vector"]:
+        said.append(f"{facts['relevant_without_vector']:,} relevant items have no vector and count as missed")
+    show("; ".join(said))
+
+
+def _by_category(lines: list[Line], searches: list[str], metric: str) -> Table:
+    table = Table(box=None, header_style="bold")
+    table.add_column("category")
+    table.add_column("queries", justify="right")
+    for search in searches:
+        table.add_column(f"{metric}, {search}", justify="right")
+    value = {(line.category, line.search): line.metrics[metric] for line in lines}
+    for line in lines:
+        if line.search == searches[0] and line.category != "all":
+            values = (f"{value[line.category, search]:.4f}" for search in searches)
+            table.add_row(Text(line.category), str(line.queries), *values)
+    return table

