@@ -336,6 +336,28 @@ def test_states_without_padding_are_the_models_own(tiny_splits: tuple[Any, list[
     assert len(train[rows]["item_length"].unique()) > 3
 
 
+def test_states_of_benchmark_files_are_the_models_own(tmp_path: Path) -> None:
+    (tmp_path / "bench").mkdir()
+    histories = ["a b c", "d", "c b a d e a", "e d"]
+    lines = ["user_id:token\titem_id_list:token_seq\titem_id:token"]
+    lines += [f"u{user}\t{history}\tf" for user, history in enumerate(histories)]
+    for part in ("train", "valid", "test"):
+        (tmp_path / "bench" / f"bench.{part}.inter").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    config, (train, _, test) = built(
+        TextSequentialDataset,
+        tmp_path / "bench",
+        model_class("SASRec"),
+        benchmark_filename=["train", "valid", "test"],
+        alias_of_item_id=["item_id_list"],
+        load_col={"inter": ["user_id", "item_id_list", "item_id"]},
+    )
+    model = model_class("SASRec")(config, train).eval()
+    for rows in (slice(0, 4), slice(1, 3)):
+        with torch.no_grad():
+            found, expected = states(model, test, rows), user_vectors(model, test[rows])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["id", "text"])
 def test_metrics_from_ranks_are_those_of_recboles_evaluator(tiny_splits: tuple[Any, list[Any]], kind: str) -> None:
     _, (train, valid, test) = tiny_splits

@@ -90,15 +90,24 @@ def rank(model: Any, split: TextSequentialDataset, batch_size: int, k: int = 0) 
 
 def states(model: Any, split: TextSequentialDataset, rows: slice) -> Tensor:
     """[B, H] of the rows' histories, ready to meet the items; a model that can be packed computes no padding."""
-    if split.log is None or not can_pack(type(model)):
+    if not can_pack(type(model)):
         return user_vectors(model, split[rows].to(model.device))
-    position, length = (split.inter_feat[name][rows] for name in (LOG_POSITION, split.item_list_length_field))
-    packed = pack(split.log.item, split.log.item, (position - length).numpy(), length.numpy()).to(model.device)
+    items, first, length = _windows(split, rows)
+    packed = pack(items, items, first.numpy(), length.numpy()).to(model.device)
     last = torch.from_numpy(np.cumsum(packed.lengths) - 1).to(model.device)
     hidden = hidden_states(model, packed, F.dropout)[last]
     in_order = torch.empty_like(hidden)
     in_order[torch.argsort(length, stable=True).to(model.device)] = hidden  # packed windows stand shortest first
     return as_query(in_order, model.blair_temperature)
+
+
+def _windows(split: TextSequentialDataset, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+    """Items [M] of which row r's window is those from first[r] [B] on, length[r] [B] of them; never the last item."""
+    length = split.inter_feat[split.item_list_length_field][rows]
+    if split.log is not None:
+        return split.log.item, split.inter_feat[LOG_POSITION][rows] - length, length
+    _, items = split.histories(rows)  # of benchmark files: the windows and nothing else
+    return F.pad(items, (0, 1)), length.cumsum(0) - length, length
 
 
 class Scores(Protocol):
