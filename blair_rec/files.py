@@ -6,6 +6,7 @@ import contextlib
 import glob
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,14 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def share(path: Path) -> None:
+    """Give a file the permissions of any new file here; safetensors writes what nobody but its owner can read."""
+    new = path.with_name(f".{path.name}.new")
+    new.touch()
+    path.chmod(stat.S_IMODE(new.stat().st_mode))
+    new.unlink()
 
 
 def partial_of(folder: Path) -> Path:

@@ -134,6 +134,8 @@ def test_nothing_is_written_outside_the_output_folder(finished: Finished) -> Non
         assert {path.name for path in (finished.out / "runs" / run).iterdir()} == {
             "result.json", "ranks.npz", "topk.npz", "histories.npz", "history.jsonl", "model.safetensors", "items.json",
         }  # fmt: skip
+        modes = {path.stat().st_mode for path in (finished.out / "runs" / run).iterdir()}
+        assert len(modes) == 1, "whoever can read one file of a run can read all"
 
 
 def test_the_written_config_is_the_one_that_ran(finished: Finished) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -336,6 +337,34 @@ def test_no_item_and_no_context_stands_on_both_sides_of_the_split(
     assert not set(training.context_keys) & set(held_out.context_keys)
 
 
+@given(rows=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_rows_with_an_id_or_a_text_in_common_are_of_one_item(tmp_path: Path, rows: list[tuple[int, int]]) -> None:
+    rows = [*rows, (8, 8), (9, 9)]
+    lines = [f"said\ttext {text}\tid {number}" for number, text in rows]
+    path = tmp_path / "pairs.tsv"
+    path.write_text("\n".join(["review\tmeta\titem_id", *lines]) + "\n", encoding="utf-8")
+    item = list(range(len(rows)))
+    for _ in rows:  # the smallest row that can be reached, step by step
+        for a, b in itertools.product(range(len(rows)), repeat=2):
+            if rows[a][0] == rows[b][0] or rows[a][1] == rows[b][1]:
+                item[a] = item[b] = min(item[a], item[b])
+    found = open_pairs(path, "review", "meta", item_id="item_id").item_keys
+    np.testing.assert_array_equal(found[:, None] == found, np.equal.outer(item, item))
+
+
+@pytest.mark.skipif("BLAIR_REC_DATA" not in os.environ, reason="BLAIR_REC_DATA names no folder of real data")
+@pytest.mark.parametrize("item_id", [None, "item_id"])
+def test_no_text_of_real_held_out_pairs_is_trained_on(item_id: str | None) -> None:
+    path = Path(os.environ["BLAIR_REC_DATA"]) / "ReviewPairs" / "pairs.tsv"
+    fields = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+    training, held_out = split_pairs(open_pairs(path, "review", "meta", item_id), 0.25, seed=1)
+    seen = {field for row in training.rows for field in fields[row]}
+    secret = {field for row in held_out.rows for field in fields[row]}
+    assert len(training) > 2_500 and len(held_out) > 500
+    assert not seen & secret
+
+
 # What it leaves
 
 
@@ -344,6 +373,7 @@ def test_the_result_is_a_plain_folder_that_the_text_side_reads(encoder: Path, tm
     out = tmp_path / "trained"
     pretrain(small(pairs), encoder, "mean", out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pairs.tsv", "trained"], "no checkpoints are left"
+    assert {path.stat().st_mode for path in out.iterdir() if path.is_file()} == {pairs.stat().st_mode}, "as any file"
     trained, begun = AutoModel.from_pretrained(out), AutoModel.from_pretrained(encoder)
     assert not any("head" in name or "cls." in name for name in load_file(out / "model.safetensors"))
     moved = (trained.embeddings.word_embeddings.weight - begun.embeddings.word_embeddings.weight).abs().max()
@@ -355,6 +385,16 @@ def test_the_result_is_a_plain_folder_that_the_text_side_reads(encoder: Path, tm
     with torch.no_grad():
         hidden = trained.eval()(**tokenizer("item0x1 item1x2", return_tensors="pt")).last_hidden_state[0].mean(0)
     np.testing.assert_allclose(vectors[0], hidden.numpy(), atol=1e-5)
+
+
+def test_what_is_read_of_a_text_is_no_more_than_before(tmp_path: Path) -> None:
+    folder = build_encoder(tmp_path / "encoder")
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 11}', encoding="utf-8")
+    pretrain(small(write_world(tmp_path / "pairs.tsv", 60, 2)), folder, "mean", tmp_path / "trained")
+    assert (
+        resolve_encoder(str(tmp_path / "trained")).max_length == resolve_encoder(str(folder), pooling="mean").max_length
+    )
+    assert resolve_encoder(str(tmp_path / "trained")).max_length == 11
 
 
 def test_a_killed_training_goes_on_to_the_same_weights(encoder: Path, tmp_path: Path) -> None:

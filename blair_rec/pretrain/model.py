@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from blair_rec.errors import PretrainingError
+from blair_rec.files import share
 from blair_rec.pretrain.loss import contrastive_loss, gather, processes, same_pairs
 
 Batch = Mapping[str, Tensor]
@@ -161,6 +162,8 @@ def export(model: PairModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -
     encoder = model.encoder
     assert isinstance(encoder, PreTrainedModel)
     encoder.save_pretrained(folder)
+    for weights in folder.glob("*.safetensors"):
+        share(weights)
     tokenizer.save_pretrained(folder)
     modes = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}
     config = {"word_embedding_dimension": encoder.config.hidden_size}

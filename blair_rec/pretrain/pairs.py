@@ -72,7 +72,8 @@ def open_pairs(
     """The rows of a TSV (header, no quoting), JSON lines (.jsonl) or Parquet (.parquet) file.
 
     The file is read through once, to find its rows and to check them; of a TSV or JSON lines file 24 bytes a row stay
-    in memory, of a Parquet file its text columns in Arrow's memory.
+    in memory, of a Parquet file its text columns in Arrow's memory. Where `item_id` names a column, rows that share the
+    id or the text are of one item: else the text of a held-out id could be trained on under another.
 
     Raises:
         PairsError: no such file, a missing column, rows without text (how many, and where), fewer than two items.
@@ -82,14 +83,16 @@ def open_pairs(
         raise PairsError(f"{path}: no such file; `pairs` names a TSV, .jsonl or .parquet file")
     columns = [context, item, *([hard_negative] if hard_negative else [])]
     reader = {".jsonl": _json_lines, ".parquet": _parquet}.get(path.suffix, _tsv)
-    item_keys, context_keys, empty = [], [], []
+    item_keys, id_keys, context_keys, empty = [], [], [], []
     try:
         read, fields = reader(path, [*columns, *([item_id] if item_id else [])])
         for row, values in enumerate(fields):
             if not all(value.strip() for value in values):
                 empty.append(f"row {row + 1}")
             context_keys.append(_key(values[0]))
-            item_keys.append(_key(values[-1] if item_id else values[1]))
+            item_keys.append(_key(values[1]))
+            if item_id:
+                id_keys.append(_key(values[-1]))
     except UnicodeDecodeError as error:
         raise PairsError(f"{path}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
     if empty:
@@ -100,7 +103,7 @@ def open_pairs(
     pairs = Pairs(
         lambda row: _three(read(row), len(columns)),
         np.arange(len(item_keys)),
-        np.array(item_keys, dtype=np.int64),
+        _joined(id_keys, item_keys) if item_id else np.array(item_keys, dtype=np.int64),
         np.array(context_keys, dtype=np.int64),
         _sha256(path),
     )
@@ -207,6 +210,19 @@ def _check_columns(path: Path, columns: list[str], known: Any) -> None:
 
 def _three(values: list[str], n_texts: int) -> tuple[str, str, str | None]:
     return values[0], values[1], values[2] if n_texts == 3 else None
+
+
+def _joined(ids: list[int], texts: list[int]) -> np.ndarray:
+    """[n] int64: equal for rows that have an id or a text in common, or hang together by other rows that have."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    distinct, id_of = np.unique(ids, return_inverse=True)
+    others, text_of = np.unique(texts, return_inverse=True)
+    size = len(distinct) + len(others)
+    edges = coo_array((np.ones(len(ids), dtype=bool), (id_of, len(distinct) + text_of)), shape=(size, size))
+    item_of: np.ndarray = connected_components(edges, directed=False)[1]
+    return item_of[id_of].astype(np.int64)
 
 
 def _key(text: str) -> int:

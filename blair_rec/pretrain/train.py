@@ -38,6 +38,8 @@ from blair_rec.pretrain.settings import PretrainConfig
 logger = logging.getLogger("blair_rec")
 
 RECORD, WEIGHTS, WHOLE = "pretraining.json", "model.safetensors", "whole"
+READS = "sentence_bert_config.json"
+"""Where sentence-transformers says how much of a text a model reads: not more after training than before."""
 Progress = Callable[[int, int, float], None]
 """Called with (steps done, steps in all, loss)."""
 
@@ -178,7 +180,7 @@ def pretrain(
         "after": _measure(model, tokenizer, held_out, config),
     }
     if trainer.is_world_process_zero():
-        _write(model, tokenizer, record, out)
+        _write(model, tokenizer, start, record, out)
         shutil.rmtree(work, ignore_errors=True)
     return record
 
@@ -250,11 +252,15 @@ def _measure(
     return retrieval(embedder(model.encoder, tokenizer, model.pooling, config.max_length), held_out)
 
 
-def _write(model: PairModel, tokenizer: PreTrainedTokenizerBase, record: dict[str, Any], out: Path) -> None:
+def _write(
+    model: PairModel, tokenizer: PreTrainedTokenizerBase, start: Path, record: dict[str, Any], out: Path
+) -> None:
     partial = partial_of(out)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     export(model, tokenizer, partial)
+    if (start / READS).is_file():
+        shutil.copyfile(start / READS, partial / READS)
     write_text(partial / RECORD, json.dumps(record, indent=1, default=_plain) + "\n")
     put_in_place(out)
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from blair_rec.errors import CheckpointError
+from blair_rec.files import share
 
 STATE = "training_state"
 """Key of the metadata that holds the JSON half of a checkpoint; the tensors are the other half of the same file."""
@@ -25,6 +26,7 @@ def save_weights(model: nn.Module, path: Path, store_sha256: str | None) -> None
     partial = path.with_name(f".{path.name}.partial")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, partial, metadata={"store_sha256": store_sha256 or "", "model": type(model).__name__})
+    share(partial)
     partial.replace(path)
 
 
@@ -85,6 +87,7 @@ def save_training(
     partial = path.with_name(f".{path.name}.partial")
     metadata = {"store_sha256": store_sha256 or "", "model": type(model).__name__, STATE: json.dumps(everything)}
     save_file(tensors, partial, metadata=metadata)
+    share(partial)
     partial.replace(path)
 
 

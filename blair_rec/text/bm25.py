@@ -20,6 +20,9 @@ K1, B = 0.9, 0.4
 class WordIndex:
     """Texts found by the words of a query, lower-cased and cut to English stems by Snowball; Lucene's variant of BM25.
 
+    The, of, with and thirty other words of Lucene's list count for nothing: in queries of whole sentences they would
+    outweigh what is asked for.
+
     Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond", 2009; bm25s: Lu, arXiv 2407.03618.
     """
 
@@ -57,5 +60,5 @@ def _words(texts: Sequence[str], return_ids: bool) -> Any:
 
     stemmer = Stemmer.Stemmer("english")
     return bm25s.tokenize(
-        list(texts), token_pattern=WORD, stopwords=[], stemmer=stemmer, return_ids=return_ids, show_progress=False
+        list(texts), token_pattern=WORD, stopwords="en", stemmer=stemmer, return_ids=return_ids, show_progress=False
     )
