@@ -7,7 +7,7 @@ evaluation read: RecBole's data set and its three loaders; ours as a comparison 
 and test are ranked as they are, and training sequences); and ours under RecBole's own `data_preparation`, as
 run_recbole builds it, with RecBole's samplers and loaders. Seconds, and peak memory above the imports, which stand
 beside it. All run one after the other in processes of their own, several times; medians are recorded in
-benchmarks/results/dataset_building.{json,md}.
+benchmarks/results/dataset_building.{json,md}, or under the name that --record gives.
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=50_000)
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--record", default="dataset_building", metavar="NAME")
     parser.add_argument("--peer", choices=PEERS, help=argparse.SUPPRESS)
     parser.add_argument("--data", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -98,7 +99,7 @@ def main() -> None:
     cases = {peer: found[0]["cases"] for peer, found in runs.items()}
     if len({tuple(counts) for counts in cases.values()}) > 1:
         sys.exit(f"the peers don't hold the same cases: {cases}")
-    write_record("dataset_building", vars(options), runs, to_page(runs, options))
+    write_record(options.record, vars(options), runs, to_page(runs, options))
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ def model_settings(setup: Mapping[str, Any]) -> dict[str, Any]:
     settings = {
         **setup["recbole"],
         **{key: setup[name] for key, (cls, name) in PLUGIN_KEYS.items() if cls is VariantConfig},
-        "blair_text_fields": setup["text"] and setup["text"]["fields"],
+        **{f"blair_text_{name}": setup["text"].get(name) for name in ("fields", "template") if setup["text"]},
         "seed": setup["seed"],
     }
     said = {key: value for key, value in settings.items() if value is not None}

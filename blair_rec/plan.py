@@ -117,7 +117,8 @@ def run_setup(config: CompareConfig, variant_name: str, seed: int) -> dict[str, 
         "train": to_dict(config.train_of(variant)) if variant.is_trained else None,
         "scorer": variant.scorer,
         **{name: to_dict(getattr(variant, name)) for cls, name in PLUGIN_KEYS.values() if cls is VariantConfig},
-        "text": text and {"encoder": text.encoder, "fields": list(text.fields), "missing_text": text.missing_text},
+        "text": text
+        and {name: to_dict(getattr(text, name)) for name in ("encoder", "fields", "template", "missing_text")},
     }
 
 

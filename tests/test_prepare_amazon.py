@@ -212,7 +212,7 @@ def test_the_items_come_with_their_text_and_a_catalogue(tmp_path: Path) -> None:
     assert catalogue.item_tokens == ("B2", "B0", "B1", "B3", "B4")
     assert catalogue.records[0]["features"] == ["soft,\nwarm", "red"]
     config = load_config(tmp_path / "out" / "out.yaml")
-    assert config.text.fields == ("title", "features", "categories", "description")
+    assert (config.text.template, config.text.fields) == ("blair", ())
     assert (config.text.items, config.text.missing_text) == (str(tmp_path / "out" / "items.jsonl"), "mean")
     digest = hashlib.sha256((source / "benchmark/0core/rating_only/X.csv").read_bytes()).hexdigest()
     assert f"# X.csv: sha256 {digest}\n" in (tmp_path / "out" / "out.yaml").read_text()

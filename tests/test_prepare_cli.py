@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from test_encoder import build_roberta
@@ -14,6 +15,7 @@ from test_prepare_amazon import a_source, some_reviews, write_texts
 from test_prepare_search import upstream_form
 from worlds import read_log
 
+import blair_rec
 from blair_rec.cli import main
 from blair_rec.text.store import open_store
 
@@ -84,6 +86,9 @@ def test_three_commands_lead_from_amazon_reviews_to_a_leaderboard(tmp_path: Path
     compare = ["compare", "X/X.yaml", "-o", "out", "--encoder", encoder, "--seeds", "1", "--variants", "id,text"]
     assert main([*compare, "--set", "text.pooling=cls", "--set", "train={epochs: 1}", "--set", SMALL]) == 0
     assert Path("out/leaderboard.md").is_file()
+    (store,) = Path("out/stores").iterdir()
+    assert np.array_equal(open_store(store).vectors, open_store("s").vectors), "the text is BLaIR's own in both"
+    assert blair_rec.load("out/runs/text-1").recommend([["B1"]], 3)
 
 
 def test_files_with_written_out_histories_compare_too(tmp_path: Path) -> None:

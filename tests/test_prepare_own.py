@@ -296,10 +296,11 @@ def try_one(folder: Path, kind: str, seed: int) -> str:
 
 @pytest.mark.parametrize("kind, files", [("csv", 120), ("tsv", 60), ("jsonl", 120), ("parquet", 60)])
 def test_a_file_with_something_wrong_gives_a_clear_error_or_its_good_lines(
-    tmp_path: Path, kind: str, files: int
+    tmp_path: Path, kind: str, files: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     outcomes = []
     for seed in range(files):
         (folder := tmp_path / str(seed)).mkdir()
         outcomes.append(try_one(folder, kind, seed))
     assert "refused" in outcomes and ("compared" in outcomes or kind in ("tsv", "parquet")), outcomes
+    assert capfd.readouterr() == ("", ""), "no library speaks to the terminal"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import runpy
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from blair_rec.prepare.amazon import Amazon, prepare_amazon
+from blair_rec.prepare.folder import sha256_of
 from blair_rec.prepare.own import OwnData, prepare_own
 from blair_rec.prepare.pairs import Pairs, prepare_pairs
 from blair_rec.prepare.search import SearchData, prepare_search
@@ -67,3 +71,15 @@ def test_search_data_is_what_is_shown(tmp_path: Path) -> None:
 
 def test_no_sample_is_longer_than_ten_lines() -> None:
     assert len(SAMPLES) == 22 and max(sample.count("\n") for sample in SAMPLES.values()) <= 10
+
+
+def test_the_files_that_were_measured_with_are_named_by_their_hashes() -> None:
+    """On the page and in the script that makes them; and they are what the tests with real data read."""
+    shown = dict(re.findall(r"^\| `([\w.-]+)` \| `(\w{64})` \|$", README.read_text("utf-8"), re.MULTILINE))
+    made = runpy.run_path(str(README.with_name("make_public.py")))["SHA256"]
+    bundled = Path(find_spec("recbole").origin).parent / "dataset_example" / "ml-100k"  # type: ignore[union-attr, arg-type]
+    hashes = {name: sha256_of(bundled / name) for name in ("ml-100k.inter", "ml-100k.item")}
+    assert shown == {**hashes, **made}
+    if "BLAIR_REC_DATA" in os.environ:
+        real = Path(os.environ["BLAIR_REC_DATA"])
+        assert {name: sha256_of(real / name.partition(".")[0] / name) for name in made} == made

@@ -94,6 +94,29 @@ def test_json_lists_and_mappings_stay_json_and_missing_fields_are_null(tmp_path:
     assert found == {1: ('["x", "y"]', '{"k": 1}'), 2: (None, "true"), 3: (None, "1")}
 
 
+NUMBERS = ["1", "-3", "1.5", "1000.0", "1e3", '"12"', '"x"', "null", "true", "[1]", "99999999999999999999", "1.7e308"]
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(NUMBERS), st.sampled_from(NUMBERS)), min_size=1, max_size=5))
+def test_what_is_read_as_numbers_is_what_the_texts_say(tmp_path: Path, values: list[tuple[str, str]]) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"a": {a}, "b": {b}, "c": "5"}}\n' for a, b in values))
+    kinds = {"a": pl.Int64, "b": pl.Float64}
+    rejected = Rejected(tmp_path / "rejected.jsonl")
+    typed, texts = (
+        pl.concat(chunk.table for chunk in read_table(tmp_path / "a.jsonl", ["a", "b", "c"], rejected, numbers=numbers))
+        for numbers in (kinds, None)
+    )
+    assert typed.cast(kinds, strict=False).rows() == texts.cast(kinds, strict=False).rows()  # type: ignore[arg-type]
+    assert not rejected.count
+
+
+def test_numbers_are_read_as_such(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"a": 1, "b": 2}\n{"a": null}\n')
+    chunks = read_table(tmp_path / "a.jsonl", ["a", "b"], Rejected(tmp_path / "r"), numbers={"a": pl.Int64})
+    assert [chunk.table.schema for chunk in chunks] == [{"a": pl.Int64, "b": pl.String}]
+
+
 BROKEN = {
     "short.csv": (b"a,b\n1,2\n3\n4,5\n", 3, "other than 2 columns"),
     "long.csv": (b"a,b\n1,2\n3,4,5\n4,5\n", 3, "other than 2 columns"),

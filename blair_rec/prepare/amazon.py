@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from blair_rec.errors import ConfigError, SourceError, first_of
 from blair_rec.prepare.dataset import (
@@ -36,9 +37,10 @@ from blair_rec.prepare.events import (
     last_out,
     position_and_length,
 )
-from blair_rec.prepare.folder import REJECTED, Tell, is_done, need_room, new_folder, sha256_of, write_record
+from blair_rec.prepare.folder import REJECTED, Hashes, Tell, is_done, need_room, new_folder, reading_of, write_record
+from blair_rec.prepare.kept import PART, Chunk
 from blair_rec.prepare.published import Published, categories, published, rounded
-from blair_rec.prepare.records import Chunk, Progress, Rejected, columns_of, read_table
+from blair_rec.prepare.records import BLOCK, JSON_LINES, Progress, Rejected, columns_of, kind_of, read_table
 from blair_rec.prepare.sources import Find, in_folder, need, on_hub
 from blair_rec.prepare.times import WHOLE
 
@@ -48,9 +50,9 @@ COLUMNS = ("user_id", "parent_asin", "rating", "timestamp")
 FIELDS = ("title", "features", "categories", "description", "store", "main_category", "price", "details")
 """Of the metadata, what goes into the data set."""
 TEXT = ("title", "features", "categories", "description")
-"""What BLaIR reads of an item (upstream's process_amazon_2023.py)."""
-
-
+"""Of these, what BLaIR reads."""
+NUMBERS = {"rating": pl.Float64, "timestamp": pl.Int64}
+"""What the raw reviews have as such."""
 CATALOGUE = "items.jsonl"
 
 
@@ -119,7 +121,11 @@ def prepare_amazon(
         return False
     with new_folder(folder) as partial:
         rejected = Rejected(partial / REJECTED, asked.max_rejected)
-        log = read_reviews(reviews, rejected, progress)
+        size = sum(path.stat().st_size for path in reviews)
+        if kind_of(reviews[0]) in JSON_LINES and size > PART * BLOCK:
+            need_room(reading_of(folder), size // 5, tell)
+        log = read_reviews(reviews, rejected, progress, reading_of(folder))
+        hashes = Hashes(sources)  # not before: reading takes all cores, what follows leaves some idle
         tell(f"reviews: {log.table.height:,} in {', '.join(path.name for path in reviews)}")
         log = benchmark_rules(log, asked.core)
         if not log.table.height:
@@ -138,11 +144,12 @@ def prepare_amazon(
         rows = items.rows(log.item_names(), progress)
         write_items(partial / f"{folder.name}.item", rows, items.fields, partial / CATALOGUE)
         comments = [f"Amazon Reviews 2023, {asked.category}, {asked.core}-core, {asked.split}; from {HUB}"]
-        comments += [f"{path.name}: sha256 {sha256_of(path)}" for path in sources]
-        text = {"fields": [name for name in TEXT if name in items.fields], "items": str(folder / CATALOGUE)}
+        comments += [f"{path.name}: sha256 {sha256}" for path, sha256 in hashes.all().items()]
+        says_what = {"template": "blair"} if set(TEXT) <= set(items.fields) else {"fields": items.fields}
+        text = {**says_what, "items": str(folder / CATALOGUE)}
         write_comparison(partial / f"{folder.name}.yaml", folder, text, settings, comments)
         found |= {"items_without_metadata": len(unknown), "rejected_lines": rejected.count}
-        write_record(partial, asdict(asked), sources, found)
+        write_record(partial, asdict(asked), hashes, found)
     return True
 
 
@@ -191,8 +198,12 @@ def meta_file(category: str, find: Find) -> Path:
     return need(find, [f"raw/meta_categories/meta_{category}.jsonl"])[0]
 
 
-def read_reviews(files: list[Path], rejected: Rejected, progress: Progress | None = None) -> Log:
+def read_reviews(
+    files: list[Path], rejected: Rejected, progress: Progress | None = None, keep: Path | None = None
+) -> Log:
     """All reviews as they stand in the files; of a split's files those of training first.
+
+    `keep` is a folder for what has been read, from which an interrupted reading goes on.
 
     Raises:
         SourceError: a file can't be read, or holds no review.
@@ -201,7 +212,7 @@ def read_reviews(files: list[Path], rejected: Rejected, progress: Progress | Non
 
     def chunks() -> Iterator[tuple[Path, Chunk]]:
         for path in files:
-            for chunk in read_table(path, COLUMNS, rejected, progress, names=COLUMNS):
+            for chunk in read_table(path, COLUMNS, rejected, progress, names=COLUMNS, numbers=NUMBERS, keep=keep):
                 yield path, chunk
 
     user, item, rating, time = COLUMNS

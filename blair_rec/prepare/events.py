@@ -17,7 +17,8 @@ import numpy as np
 import polars as pl
 
 from blair_rec.errors import SourceError
-from blair_rec.prepare.records import Chunk, Rejected
+from blair_rec.prepare.kept import Chunk
+from blair_rec.prepare.records import Rejected
 from blair_rec.prepare.times import EXACT, WHOLE, find_format, read_times
 
 SPLITS = ("train", "valid", "test")
@@ -71,25 +72,34 @@ class _Names:
         self.alive = pl.Series(dtype=self.kind)  # without a column of the kind, the dictionary would be forgotten
         self.parts = [pl.Series(dtype=pl.String)]
         self.known = 0
-        self.unusable = pl.Series(dtype=pl.UInt32)
+        self.unusable = np.zeros(0, dtype=np.int64)
 
     def encode(self, texts: pl.Series) -> tuple[pl.Series, np.ndarray]:
         """The number of each text, and which of them can't be used."""
+        # NumPy where it can do it: whatever Polars evaluates as an expression waits for the blocks that it parses.
         numbers = texts.cast(self.kind).to_physical()
-        new = texts.filter(numbers >= self.known).unique(maintain_order=True)
+        wrong = _is_null(numbers)
+        rows = (numbers.cast(pl.Int64).fill_null(-1) if wrong.any() else numbers).to_numpy().astype(np.int64)
+        highest_before = np.maximum.accumulate(np.append(self.known - 1, rows))[:-1]
+        new = texts.filter(pl.Series(rows > highest_before))
         if len(new):
-            bad = new.is_in(UNUSABLE) | new.str.contains(SEVERAL_WORDS)
-            self.unusable.append(bad.arg_true() + self.known)
+            bad = new.to_frame("name").select(
+                pl.col("name").is_in(UNUSABLE) | pl.col("name").str.contains(SEVERAL_WORDS)
+            )
+            self.unusable = np.append(self.unusable, np.flatnonzero(bad.to_series().to_numpy()) + self.known)
             self.parts.append(new)
             self.known += len(new)
-        wrong = numbers.is_null()
         if len(self.unusable):
-            wrong |= numbers.is_in(self.unusable.implode())
-        return numbers, wrong.to_numpy()
+            wrong |= np.isin(rows, self.unusable)
+        return numbers, wrong
 
     def names(self) -> pl.Series:
         """All texts; the place of each is its number."""
         return pl.concat(self.parts)
+
+
+def _is_null(series: pl.Series) -> np.ndarray:
+    return series.is_null().to_numpy() if series.null_count() else np.zeros(len(series), dtype=bool)
 
 
 def collect(
@@ -117,10 +127,10 @@ def collect(
         item_numbers, no_item = items.encode(table[item])
         times = read_times(table[time], time_format or WHOLE)
         part = {"user": user_numbers, "item": item_numbers, "time": times}
-        wrongs = [(user, no_user), (item, no_item), (time, times.is_null().to_numpy())]
+        wrongs = [(user, no_user), (item, no_item), (time, _is_null(times))]
         for name in rating:
             part["rating"] = table[name].cast(pl.Float64, strict=False)
-            wrongs.append((name, ~part["rating"].is_finite().fill_null(False).to_numpy()))
+            wrongs.append((name, ~np.isfinite(part["rating"].to_numpy())))
         wrong = np.logical_or.reduce([bad for _, bad in wrongs])
         for row in np.flatnonzero(wrong):
             name = next(name for name, bad in wrongs if bad[row])
@@ -150,12 +160,14 @@ def _first_rows(stream: Iterator[tuple[Path, Chunk]]) -> list[tuple[Path, Chunk]
 
 def in_order(log: Log) -> Log:
     """Users in the order of their first lines, each one's events by time; equal times stay as they stand."""
-    return replace(log, table=log.table.sort("user", "time", maintain_order=True))
+    # One stable sort for each column takes a third of the time of one sort by both.
+    return replace(log, table=log.table.sort("time", maintain_order=True).sort("user", maintain_order=True))
 
 
 def first_of_each_pair(log: Log) -> Log:
     """Of the events of one user and one item only the first that stands there."""
-    return replace(log, table=log.table.unique(["user", "item"], keep="first", maintain_order=True))
+    pair = pl.col("user").cast(pl.UInt64) * 2**32 + pl.col("item")
+    return replace(log, table=log.table.filter(pair.is_first_distinct()))
 
 
 def without_doubles(log: Log) -> Log:

@@ -6,7 +6,9 @@ import contextlib
 import hashlib
 import json
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,9 @@ def is_done(folder: Path, asked: Mapping[str, Any], sources: Sequence[Path], fre
         return False
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        same = record["asked"] == _plain(asked) and record["sources"] == _stamps(sources)
-    except (OSError, ValueError, TypeError, KeyError):
+        stamps = [{key: value for key, value in one.items() if key != "sha256"} for one in record["sources"]]
+        same = record["asked"] == _plain(asked) and stamps == _stamps(sources)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         raise OutputError(
             f"{folder} is there and was not made by `blair-rec prepare`; choose another folder with -o"
         ) from None
@@ -57,10 +60,16 @@ def new_folder(folder: Path) -> Iterator[Path]:
         partial.mkdir(parents=True)
         yield partial
         put_in_place(folder)
+        shutil.rmtree(reading_of(folder), ignore_errors=True)
     except OSError as error:
         raise OutputError(f"{folder} can't be written ({error.strerror or error}); choose another with -o") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def reading_of(folder: Path) -> Path:
+    """Where is kept what has been read of long files, until a preparation of this folder is through."""
+    return folder.with_name(f".{folder.name}.read")
 
 
 def need_room(folder: Path, size: int, tell: Tell) -> None:
@@ -85,12 +94,14 @@ def as_bytes(size: float) -> str:
     return f"{size:.1f} GB"
 
 
-def write_record(partial: Path, asked: Mapping[str, Any], sources: Sequence[Path], found: Mapping[str, Any]) -> None:
+def write_record(partial: Path, asked: Mapping[str, Any], sources: Hashes, found: Mapping[str, Any]) -> None:
     """What was asked for, of which files, and what came of it."""
+    hashes = sources.all()
+    stamps = _stamps(list(hashes))
     record = {
         "made_by": f"blair_rec {__version__}",
         "asked": asked,
-        "sources": _stamps(sources),
+        "sources": [{**stamp, "sha256": digest} for stamp, digest in zip(stamps, hashes.values(), strict=True)],
         "found": found,
         "files": {file.name: sha256_of(file) for file in sorted(partial.iterdir())},
     }
@@ -109,8 +120,31 @@ def _stamps(sources: Sequence[Path]) -> list[dict[str, Any]]:
 
 def sha256_of(path: Path) -> str:
     """Of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    digest, buffer = hashlib.sha256(), bytearray(1 << 18)
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(buffer):
+            digest.update(memoryview(buffer)[:size])
     return digest.hexdigest()
+
+
+class Hashes:
+    """SHA-256 of files, computed beside other work: it takes a third of the time of parsing them."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.found: Future[dict[Path, str]] = Future()
+        # Not a pool, for which the interpreter would wait after an interruption.
+        threading.Thread(target=self._compute, args=[paths], daemon=True).start()
+
+    def _compute(self, paths: Sequence[Path]) -> None:
+        try:
+            self.found.set_result({path: sha256_of(path) for path in paths})
+        except OSError as error:
+            self.found.set_exception(error)
+
+    def all(self) -> dict[Path, str]:
+        """By file, when all are there.
+
+        Raises:
+            OSError: a file can't be read.
+        """
+        return self.found.result()

@@ -10,7 +10,7 @@ from typing import Any
 from blair_rec.errors import ConfigError, SourceError, first_of
 from blair_rec.prepare.dataset import ItemFile, check_fields, write_comparison, write_items, write_log
 from blair_rec.prepare.events import Log, collect, first_of_each_pair, in_order, k_core, without_doubles
-from blair_rec.prepare.folder import REJECTED, Tell, is_done, need_room, new_folder, write_record
+from blair_rec.prepare.folder import REJECTED, Hashes, Tell, is_done, need_room, new_folder, write_record
 from blair_rec.prepare.records import Progress, Rejected, read_table
 from blair_rec.prepare.times import describe
 
@@ -85,6 +85,7 @@ def prepare_own(
         return False
     with new_folder(folder) as partial:
         log, found = _read(asked, Rejected(partial / REJECTED, asked.max_rejected), tell, progress)
+        hashes = Hashes(asked.sources)
         need_room(folder, 60 * log.table.height + (asked.items.stat().st_size if asked.items else 0), tell)
         write_log(partial / f"{folder.name}.inter", log)
         textless = 0
@@ -94,7 +95,7 @@ def prepare_own(
             textless = write_items(partial / f"{folder.name}.item", rows, asked.fields)
             tell(f"items without text: {textless:,} of {len(wanted):,}")
         write_comparison(partial / f"{folder.name}.yaml", folder, {"fields": asked.fields} if asked.fields else {})
-        write_record(partial, asdict(asked), asked.sources, {**found, "textless_items": textless})
+        write_record(partial, asdict(asked), hashes, {**found, "textless_items": textless})
     return True
 
 

@@ -18,7 +18,7 @@ from blair_rec.errors import ConfigError, SourceError
 from blair_rec.prepare.amazon import check_category, finder, meta_file, raw_reviews
 from blair_rec.prepare.dataset import ItemFile, flat
 from blair_rec.prepare.events import VALID_FROM
-from blair_rec.prepare.folder import REJECTED, Tell, is_done, need_room, new_folder, write_record
+from blair_rec.prepare.folder import REJECTED, Hashes, Tell, is_done, need_room, new_folder, write_record
 from blair_rec.prepare.records import Progress, Rejected, columns_of, read_table
 from blair_rec.prepare.times import WHOLE, read_times
 
@@ -67,6 +67,7 @@ def prepare_pairs(
     if is_done(folder, asdict(asked), sources, fresh):
         return False
     with new_folder(folder) as partial:
+        hashes = Hashes(sources)
         rejected = Rejected(partial / REJECTED, asked.max_rejected)
         need_room(folder, int(sum(path.stat().st_size for path in sources) * asked.share), tell)
         drawn = partial / "drawn"  # between the two passes; which items are needed is known only behind the first
@@ -78,7 +79,7 @@ def prepare_pairs(
             raise SourceError(f"no pair is left of {rejected.lines:,} lines")
         tell(f"pairs: {count:,} about {meta.height:,} items")
         found: dict[str, Any] = {"pairs": count, "rejected_lines": rejected.count}
-        write_record(partial, asdict(asked), sources, found)
+        write_record(partial, asdict(asked), hashes, found)
     return True
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from blair_rec.errors import SourceError, first_of
-from blair_rec.prepare.folder import REJECTED, Tell, is_done, need_room, new_folder, write_record
+from blair_rec.prepare.folder import REJECTED, Hashes, Tell, is_done, need_room, new_folder, write_record
 from blair_rec.prepare.records import Progress, Rejected, columns_of, read_table
 from blair_rec.prepare.sources import in_folder, need, on_hub
 
@@ -69,12 +69,13 @@ def prepare_search(
     if is_done(folder, asdict(asked), sources, fresh):
         return False
     with new_folder(folder) as partial:
+        hashes = Hashes(sources)
         need_room(folder, 2 * sum(path.stat().st_size for path in sources), tell)
         rejected = Rejected(partial / REJECTED, asked.max_rejected)
         counts = (_graded if original else _one_item_each)(sources, partial, rejected, progress)
         rejected.check()
         tell(", ".join(f"{name}: {count:,}" for name, count in counts.items()))
-        write_record(partial, asdict(asked), sources, {**counts, "rejected_lines": rejected.count})
+        write_record(partial, asdict(asked), hashes, {**counts, "rejected_lines": rejected.count})
     return True
 
 

@@ -47,14 +47,16 @@ def read_times(texts: pl.Series, form: str) -> pl.Series:
     """[n] int64 (float64 for NUMBER): numbers as they are, dates as milliseconds since 1970 (UTC unless they say).
 
     Null where a text is not written this way. WHOLE and NUMBER go up to where float64 has gaps, NANOSECONDS begins
-    there: a sample shows which of them a log has, and a stray number of the other kind is no time.
+    there: a sample shows which of them a log has, and a stray number of the other kind is no time. Where whole numbers
+    are asked for, they may have been read as such.
 
     Raises:
         SourceError: a pattern that means nothing.
     """
-    texts = texts.str.strip_chars()
+    is_text = texts.dtype == pl.String
+    texts = texts.str.strip_chars() if is_text else texts
     if form in (WHOLE, NANOSECONDS):
-        numbers = texts.str.to_integer(strict=False, dtype=pl.Int64)
+        numbers = texts.str.to_integer(strict=False, dtype=pl.Int64) if is_text else texts
         return numbers.set((numbers.abs() < EXACT) != (form == WHOLE), None)
     if form == NUMBER:
         numbers = texts.cast(pl.Float64, strict=False)
