@@ -158,7 +158,7 @@ def _notes(config: CompareConfig, run: Run, fitted: Fitted) -> list[str]:
     if fitted.weights:
         weights = ", ".join(f"{name} {weight:.2g}" for name, weight in fitted.weights.items())
         how = "chosen on validation" if variant.weights == "validation" else "equal"
-        notes.append(f"weights of {run.variant}, seed {run.seed}: {weights} ({how})")
+        notes.append(f"weights of {run.variant}: {weights} ({how})")  # seeds that agree say so once
     if before := _test_evaluations(run.folder):
         notes.append(f"{run.variant} was evaluated on the test split {before + 1} times in this folder")
     return notes

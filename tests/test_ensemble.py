@@ -186,7 +186,7 @@ def test_weights_are_reported_with_what_chose_them(finished: Finished) -> None:
     assert chosen["valid"]["unmasked"]["NDCG@10"] >= max(
         finished.result(f"{member}-1")["valid"]["unmasked"]["NDCG@10"] for member in ("id", "text")
     )
-    said = [note for note in finished.board.notes if note.startswith("weights of both, seed 1: id 0.")]
+    said = [note for note in finished.board.notes if note.startswith("weights of both: id 0.")]
     assert len(said) == 1 and said[0].endswith("(chosen on validation)")
 
 

@@ -15,6 +15,7 @@ from blair_rec.prepare.events import (
     UNUSABLE,
     VALID_FROM,
     Log,
+    _Names,
     benchmark_rules,
     by_time,
     collect,
@@ -25,7 +26,8 @@ from blair_rec.prepare.events import (
     position_and_length,
     without_doubles,
 )
-from blair_rec.prepare.records import Chunk, Rejected
+from blair_rec.prepare.kept import Chunk
+from blair_rec.prepare.records import Rejected
 
 NAMES = st.sampled_from([f"n{number}" for number in range(6)])
 REVIEWS = st.lists(
@@ -103,6 +105,17 @@ def test_names_are_numbered_in_the_order_in_which_they_come() -> None:
     log = log_of([(f"u{number * 7 % 100}", "i", 1.0, number) for number in range(300)])
     assert log.users.to_list() == [f"u{number * 7 % 100}" for number in range(100)]
     assert log.table["user"].to_list() == [number % 100 for number in range(300)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(st.sampled_from(["a", "b", "c", "d", "", "NA", "x y", None]), max_size=9), max_size=4))
+def test_names_are_numbered_block_by_block_as_a_dictionary_would(blocks: list[list[str | None]]) -> None:
+    names, known = _Names(), dict[str | None, int]()
+    for block in blocks:
+        numbers, wrong = names.encode(pl.Series(block, dtype=pl.String))
+        expected = [known.setdefault(name, len(known)) if name is not None else None for name in block]
+        assert numbers.to_list() == expected and wrong.tolist() == [name in ("", "NA", "x y", None) for name in block]
+    assert names.names().to_list() == list(known)
 
 
 def test_events_without_a_usable_name_time_or_rating_are_kept_apart_with_their_lines(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def markdown_rows(text: str) -> list[list[str]]:
 def test_markdown_holds_both_protocols_the_chosen_one_first(board):
     text = to_markdown(board)
     assert text.index("## History not masked (unmasked)") < text.index("## History masked (masked)")
-    rows = [cells for cells in markdown_rows(text) if len(cells) == 11]
+    rows = [cells for cells in markdown_rows(text) if len(cells) == 12]
     per_table = len(board.rows) + 2
     assert len(rows) == 2 * per_table
     for table, protocol in enumerate(("unmasked", "masked")):
@@ -216,7 +216,7 @@ def test_markdown_holds_both_protocols_the_chosen_one_first(board):
             versus = summary.versus_baseline
             claim = "" if versus is None else f"{100 * versus.relative:+.1f}%: {versus.verdict}"
             assert cells[3] == ("baseline" if versus is None else claim)
-            assert cells[6:] == ["3", "0", "1,234", "43.2", "703"]
+            assert cells[6:] == ["3", "0", "1", "1,234", "43.2", "703"]
     assert any(cells[0] == "shuffled (shuffle control)" for cells in rows)
 
 
@@ -225,7 +225,7 @@ def test_markdown_cells_are_escaped(tmp_path):
     fake_run(tmp_path, "text_init", dataset="a|b *c* [d](e) _f_", items="x|y")
     text = to_markdown(board_of(tmp_path))
     assert text.startswith("# a\\|b \\*c\\* \\[d\\](e) \\_f\\_\n")
-    assert {len(cells) for cells in markdown_rows(text)} == {11, 4}
+    assert {len(cells) for cells in markdown_rows(text)} == {12, 4}
     assert "| text_init | x\\|y |" in text
 
 

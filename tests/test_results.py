@@ -347,7 +347,7 @@ def test_result_json_that_is_no_result_is_refused(tmp_path):
         ("[1]", "holds a list, expected an object"),
         (json.dumps({**good, "schema": 7}), "has schema 7"),
         (json.dumps({"variant": "id"}), "has schema None"),
-        (json.dumps({"schema": 1, "seed": 1}), "lacks 19 of 20 keys"),
+        (json.dumps({"schema": 1, "seed": 1}), "lacks 20 of 21 keys"),
         (json.dumps(good).replace("41.25", "NaN").replace("42.25", "NaN"), "train_seconds is nan"),
     ]:
         file.write_text(content, encoding="utf-8")
