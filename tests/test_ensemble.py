@@ -187,7 +187,7 @@ def test_weights_are_reported_with_what_chose_them(finished: Finished) -> None:
         finished.result(f"{member}-1")["valid"]["unmasked"]["NDCG@10"] for member in ("id", "text")
     )
     said = [note for note in finished.board.notes if note.startswith("weights of both: id 0.")]
-    assert len(said) == 1 and said[0].endswith("(chosen on validation)")
+    assert len(said) == 2 and all(note.endswith("(chosen on validation)") for note in said), "one for each seed"
 
 
 def test_other_test_items_leave_the_weights_as_they_are(finished: Finished, encoder: Path, tmp_path: Path) -> None:
