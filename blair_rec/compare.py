@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 import time
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from blair_rec.plan import (
     refuse_changed,
     with_members,
 )
+from blair_rec.provenance import hash_of
 from blair_rec.sections import write_yaml
 from blair_rec.text.store import EmbeddingStore
 
@@ -40,7 +42,7 @@ logger = logging.getLogger("blair_rec")
 
 # RecBole and torch are imported where training starts: planning and rendering take neither.
 
-STORES_FOLDER = "stores"
+STORES_FOLDER, CHECKPOINTS_FOLDER = "stores", "checkpoints"
 
 
 class Listener:
@@ -68,7 +70,7 @@ class Listener:
 def compare(
     config: CompareConfig, out: Path, *, fresh: bool = False, listener: Listener | None = None
 ) -> Leaderboard | None:
-    """Encode, train, evaluate, and rank; started again, it goes on where it stopped.
+    """Encode, train, evaluate, and rank; started again, it goes on where it stopped, with the epoch that it was in.
 
     What can be wrong is looked for before anything is encoded, and again before anything is trained. With `fresh` all
     runs are trained again; a finished one is there until its successor is whole.
@@ -88,6 +90,7 @@ def compare(
         encodings, runs = planned(config, out)
         if fresh:
             runs = [dataclasses.replace(run, done=False) for run in runs]
+            shutil.rmtree(out / CHECKPOINTS_FOLDER, ignore_errors=True)
         refuse_changed(runs, out)
         pending = [run for run in runs if not run.done]
         if pending:
@@ -107,8 +110,10 @@ def compare(
             listener.started(run)
             begin = time.perf_counter()
             store = (stores[run.variant], run.store) if run.store else None
-            value = make_run(config, run, data, store, partial(listener.epoch, run), partial(listener.step, run))
+            told = partial(listener.epoch, run), partial(listener.step, run)
+            value = make_run(config, run, data, store, *told, checkpoint=_checkpoint(run, out))
             listener.finished(run, value, time.perf_counter() - begin)
+        shutil.rmtree(out / CHECKPOINTS_FOLDER, ignore_errors=True)
         tokens = load_run(runs[0].folder).item_tokens
         write_cards(out, comparison_cards(folder, encodings.values(), tokens))
     return leaderboard(out)
@@ -189,6 +194,13 @@ def _notes(data: Data, encodings: dict[str, Encoding]) -> tuple[str, ...]:
     for note in notes:
         logger.info("data: %s", note)
     return notes
+
+
+def _checkpoint(run: Run, out: Path) -> Path:
+    """Where a run that is being trained is kept: under another name for any other config, data, store or version."""
+    folder = out / CHECKPOINTS_FOLDER
+    folder.mkdir(exist_ok=True)
+    return folder / f"{run.folder.name}-{hash_of(dict(run.hashes))[:16]}.safetensors"
 
 
 def _with_store(run: Run, stores: dict[str, EmbeddingStore]) -> Run:

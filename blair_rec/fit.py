@@ -193,7 +193,6 @@ def _train(
     def validate() -> dict[str, float]:
         return measured(config, rank(model, data.valid, config.evaluate.batch_size), config.evaluate.protocol)
 
-    begin = time.perf_counter()
     trained = fit(
         model,
         steps,
@@ -206,7 +205,7 @@ def _train(
         generators={"loader": steps.loader.generator} if isinstance(steps, RecboleWay) else None,
         until=until,
     )
-    seconds = time.perf_counter() - begin
     history, epoch, value = trained.history, trained.best_epoch, trained.best_value
+    seconds = sum(line.train_seconds + line.valid_seconds for line in history)  # in however many sittings
     parameters = count_parameters(model)
     return Fitted(model, seconds, parameters, variant.trials, history, epoch, value, mean_context=context)

@@ -68,8 +68,12 @@ def make_run(
     store: tuple[EmbeddingStore, Path] | None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     on_step: OnStep = lambda done, total, loss: None,
+    checkpoint: Path | None = None,
 ) -> float:
     """Fit, evaluate and write one run; its folder appears when it is whole.
+
+    Its training goes on from `checkpoint` where there is one, which is gone once the run is written. Several processes
+    that train together write none: each has random states of its own.
 
     Returns the metric that selects, on validation.
 
@@ -85,7 +89,14 @@ def make_run(
             call = {"variant": run.variant, "seed": run.seed, "store": str(store[1]) if store else None}
             parallel.from_first(lambda: call)  # the other processes of torchrun train along: see follow
         fitted = fit_variant(
-            config, run.variant, run.seed, data, store[0] if store else None, on_epoch, on_step=on_step
+            config,
+            run.variant,
+            run.seed,
+            data,
+            store[0] if store else None,
+            on_epoch,
+            checkpoint if parallel.count() == 1 else None,
+            on_step,
         )
     ranks = rank(fitted.model, data.test, config.evaluate.batch_size, k=TOP_K)
     valid = rank(fitted.model, data.valid, config.evaluate.batch_size)
@@ -139,6 +150,8 @@ def make_run(
         curve = [dataclasses.asdict(epoch) for epoch in fitted.history]
         write_lists(partial, arrays, topk, data.histories, data.item_tokens, curve)
         put_in_place(run.folder)
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return values[config.evaluate.protocol][config.evaluate.metrics[0]]

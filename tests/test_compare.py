@@ -249,7 +249,19 @@ def test_an_interrupted_comparison_keeps_what_is_finished_and_goes_on_where_it_s
     rest = Recorder()
     compare(finished.config, out, listener=rest)
     assert rest.started_runs == ALL[2:] and rest.encoded == []
+    assert rest.epochs == finished.listener.epochs - 5, "the epochs before the interrupted one are trained again"
     assert_same_ranks(out, finished.out)
+    assert not (out / "checkpoints").exists()
+
+
+def test_an_interrupted_training_is_not_gone_on_with_under_another_config(finished: Finished, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        compare(finished.config, tmp_path / "out", listener=InterruptedIn(epoch=2))
+    assert [path.name[:5] for path in (tmp_path / "out" / "checkpoints").iterdir()] == ["id-1-"]
+    slower = dataclasses.replace(finished.config.train, learning_rate=finished.config.train.learning_rate / 2)
+    listener = Recorder()
+    compare(dataclasses.replace(finished.config, train=slower), tmp_path / "out", listener=listener)
+    assert listener.epochs == finished.listener.epochs
 
 
 def test_a_process_that_is_killed_loses_only_the_run_at_work(finished: Finished, encoder: Path, tmp_path: Path) -> None:

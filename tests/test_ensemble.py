@@ -25,7 +25,7 @@ from blair_rec.evaluate.leaderboard import Leaderboard
 from blair_rec.evaluate.metrics import metric_values
 from blair_rec.plan import data_folder
 from blair_rec.recommend.baselines import Baseline
-from blair_rec.recommend.ensemble import Ensemble, choose_weights, simplex, standardised
+from blair_rec.recommend.ensemble import WHOLE, Ensemble, choose_weights, neighbours, simplex, standardised
 from blair_rec.recommend.scoring import rank
 from blair_rec.run import Data
 from blair_rec.text.store import open_store, write_store
@@ -151,31 +151,42 @@ def test_scores_without_a_mean_are_told() -> None:
 def test_the_grid_covers_the_simplex_from_its_middle_to_its_corners(members: int, size: int) -> None:
     grid = simplex(members)
     assert len(grid) == len(set(grid)) == size
-    np.testing.assert_allclose(np.sum(grid, axis=1), 1)
-    assert min(map(min, grid)) == 0
-    for corner in np.eye(members):
-        assert tuple(corner) in grid
+    assert set(map(sum, grid)) == {WHOLE} and min(map(min, grid)) == 0
+    for corner in np.eye(members, dtype=int) * WHOLE:
+        assert tuple(corner.tolist()) in grid
     spread = [round(float(np.var(weights)), 9) for weights in grid]
     assert spread == sorted(spread)
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_the_chosen_weights_are_the_best_of_the_grid_when_each_is_ranked_by_itself(
-    finished: Finished, data: Data, masked: bool
+@pytest.mark.parametrize("metric", ["MRR@80", "NDCG@5"])
+def test_the_chosen_weights_are_the_top_of_the_hill_above_the_grid(
+    finished: Finished, data: Data, masked: bool, metric: str
 ) -> None:
+    """Each weighting ranked by itself: none of the grid is better, and none that is a step away."""
     members = blair_rec.load(finished.out / "runs" / "three-1")._model.members
-    weights, value = choose_weights(
-        Ensemble(members), data.valid, masked, lambda *ranks: metric_values(["MRR@80"], *ranks)["MRR@80"], 37
-    )
-    values = {}
-    for grid_point in simplex(3):
-        found = rank(Ensemble(members, grid_point), data.valid, batch_size=1000)
+
+    def value_of(shares: tuple[int, ...]) -> float:
+        found = rank(Ensemble(members, [share / WHOLE for share in shares]), data.valid, batch_size=1000)
         if masked:
             counts = found.higher_masked, found.equal_masked, found.target_in_history
         else:
             counts = found.higher_unmasked, found.equal_unmasked, None
-        values[grid_point] = metric_values(["MRR@80"], *counts)["MRR@80"]
-    assert values[weights] == pytest.approx(value, abs=1e-12) and value == pytest.approx(max(values.values()), abs=1e-9)
+        return metric_values([metric], *counts)[metric]
+
+    weights, value = choose_weights(
+        Ensemble(members), data.valid, masked, lambda *ranks: metric_values([metric], *ranks)[metric], 37
+    )
+    shares = tuple(round(weight * WHOLE) for weight in weights)
+    assert sum(shares) == WHOLE
+    assert value_of(shares) == pytest.approx(value, abs=1e-12)
+    others = [*simplex(3), *neighbours(shares, 1)]
+    assert max(map(value_of, others)) <= value + 1e-9
+
+
+def test_neighbours_give_one_share_from_one_member_to_another() -> None:
+    assert set(neighbours((20, 0, 0), 2)) == {(18, 2, 0), (18, 0, 2)}
+    assert set(neighbours((19, 1, 0), 1)) == {(18, 2, 0), (18, 1, 1), (20, 0, 0), (19, 0, 1)}
 
 
 def test_weights_are_reported_with_what_chose_them(finished: Finished) -> None:

@@ -337,6 +337,19 @@ def test_no_item_and_no_context_stands_on_both_sides_of_the_split(
     assert not set(training.context_keys) & set(held_out.context_keys)
 
 
+@pytest.mark.parametrize("item_id", [None, "item_id"])
+def test_no_hard_negative_is_the_text_of_a_held_out_item(tmp_path: Path, item_id: str | None) -> None:
+    path = tmp_path / "pairs.tsv"
+    lines = [f"said {row}\ttext {row}\ttext {(7 * row + 3) % 40}\tid {row}" for row in range(30)]  # 30 to 39: of none
+    path.write_text("\n".join(["review\tmeta\tother\titem_id", *lines]) + "\n", encoding="utf-8")
+    training, held_out = split_pairs(open_pairs(path, "review", "meta", item_id, "other"), 0.3, seed=1)
+    texts = {pair.item for pair in held_out}
+    kept = {pair.row: pair for pair in training}
+    assert len(texts) == 9
+    for row in range(30):  # a row is trained on unless one of its texts is held out
+        assert (row in kept) == (not texts & {f"text {row}", f"text {(7 * row + 3) % 40}"})
+
+
 @given(rows=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_rows_with_an_id_or_a_text_in_common_are_of_one_item(tmp_path: Path, rows: list[tuple[int, int]]) -> None:

@@ -45,6 +45,8 @@ class Pairs:
     """[n] int64."""
     sha256: str
     """Of the file."""
+    negative_keys: np.ndarray | None = None
+    """[n] int64: the keys of the items whose text the hard negatives are; None without hard negatives."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -58,7 +60,9 @@ class Pairs:
 
     def take(self, which: np.ndarray) -> Pairs:
         """Those rows alone: [k] indices or [n] bool."""
-        return Pairs(self.read, self.rows[which], self.item_keys[which], self.context_keys[which], self.sha256)
+        keys = self.item_keys[which], self.context_keys[which]
+        negatives = None if self.negative_keys is None else self.negative_keys[which]
+        return Pairs(self.read, self.rows[which], *keys, self.sha256, negatives)
 
     @property
     def n_items(self) -> int:
@@ -83,29 +87,34 @@ def open_pairs(
         raise PairsError(f"{path}: no such file; `pairs` names a TSV, .jsonl or .parquet file")
     columns = [context, item, *([hard_negative] if hard_negative else [])]
     reader = {".jsonl": _json_lines, ".parquet": _parquet}.get(path.suffix, _tsv)
-    item_keys, id_keys, context_keys, empty = [], [], [], []
+    text_keys, id_keys, context_keys, negative_keys, empty = [], [], [], [], []
     try:
         read, fields = reader(path, [*columns, *([item_id] if item_id else [])])
         for row, values in enumerate(fields):
             if not all(value.strip() for value in values):
                 empty.append(f"row {row + 1}")
             context_keys.append(_key(values[0]))
-            item_keys.append(_key(values[1]))
+            text_keys.append(_key(values[1]))
+            if hard_negative:
+                negative_keys.append(_key(values[2]))
             if item_id:
                 id_keys.append(_key(values[-1]))
     except UnicodeDecodeError as error:
         raise PairsError(f"{path}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
     if empty:
         raise PairsError(
-            f"{path}: {len(empty)} of {len(item_keys)} pairs have an empty {' or '.join(columns)} "
+            f"{path}: {len(empty)} of {len(text_keys)} pairs have an empty {' or '.join(columns)} "
             f"({first_of(empty)}); leave those rows out"
         )
+    texts = np.array(text_keys, dtype=np.int64)
+    items = _joined(id_keys, text_keys) if item_id else texts
     pairs = Pairs(
         lambda row: _three(read(row), len(columns)),
-        np.arange(len(item_keys)),
-        _joined(id_keys, item_keys) if item_id else np.array(item_keys, dtype=np.int64),
+        np.arange(len(texts)),
+        items,
         np.array(context_keys, dtype=np.int64),
         _sha256(path),
+        _items_of(np.array(negative_keys, dtype=np.int64), texts, items) if hard_negative else None,
     )
     if pairs.n_items < 2:
         raise PairsError(f"{path}: {len(pairs)} pairs of {pairs.n_items} item; contrast needs at least two items")
@@ -115,7 +124,8 @@ def open_pairs(
 def split_pairs(pairs: Pairs, held_out: float, seed: int) -> tuple[Pairs, Pairs]:
     """(training, held out): a share of the items, drawn by lot, is held out with all its pairs.
 
-    A context that is also said of a held-out item leaves the training part, too, so that no text is on both sides.
+    A row whose context is also said of a held-out item, or whose hard negative is the text of one, leaves the training
+    part, too, so that no text is on both sides.
 
     Raises:
         PairsError: fewer than two items would be left to train on.
@@ -124,7 +134,10 @@ def split_pairs(pairs: Pairs, held_out: float, seed: int) -> tuple[Pairs, Pairs]
     count = min(max(round(held_out * len(items)), 1), len(items)) if held_out else 0
     chosen = np.random.default_rng(seed).permutation(items)[:count]
     out = np.isin(pairs.item_keys, chosen)
-    training = pairs.take(~out & ~np.isin(pairs.context_keys, pairs.context_keys[out]))
+    shared = np.isin(pairs.context_keys, pairs.context_keys[out])
+    if pairs.negative_keys is not None:
+        shared |= np.isin(pairs.negative_keys, chosen)
+    training = pairs.take(~out & ~shared)
     if training.n_items < 2:
         raise PairsError(
             f"holding out {count} of {len(items)} items leaves {len(training)} pairs of {training.n_items} items to "
@@ -223,6 +236,13 @@ def _joined(ids: list[int], texts: list[int]) -> np.ndarray:
     edges = coo_array((np.ones(len(ids), dtype=bool), (id_of, len(distinct) + text_of)), shape=(size, size))
     item_of: np.ndarray = connected_components(edges, directed=False)[1]
     return item_of[id_of].astype(np.int64)
+
+
+def _items_of(texts: np.ndarray, known: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """[n] int64: the item of each text by `known` texts and their `items`; -1 for the text of none."""
+    distinct, first = np.unique(known, return_index=True)
+    place = np.searchsorted(distinct, texts).clip(max=len(distinct) - 1)
+    return np.where(distinct[place] == texts, items[first[place]], -1)
 
 
 def _key(text: str) -> int:

@@ -10,6 +10,7 @@ Shapes: K members, B cases, N item ids with the padding row 0, D the members' ve
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
@@ -26,6 +27,11 @@ from blair_rec.recommend.similarity import item_matrix, scores_by_product, user_
 
 CONSTANT = 1e-6
 """Scores that differ by less than this share of their size differ by rounding alone."""
+WHOLE = 20
+"""Weights are chosen in twentieths."""
+
+Shares = tuple[int, ...]
+"""A weighting: what each member has of WHOLE."""
 
 
 class Ensemble(nn.Module):
@@ -120,11 +126,11 @@ def _inverse(deviation: Tensor, size: Tensor) -> Tensor:
     return torch.where(deviation > CONSTANT * size, 1 / deviation, 0)
 
 
-def simplex(members: int) -> list[tuple[float, ...]]:
-    """Weightings that sum to 1: in tenths for two or three members, in fifths for more; the most equal ones first."""
+def simplex(members: int) -> list[Shares]:
+    """Weightings in shares of WHOLE: tenths for two or three members, fifths for more; the most equal ones first."""
     steps = 10 if members <= 3 else 5
 
-    def shares(left: int, parts: int) -> Iterator[tuple[int, ...]]:
+    def shares(left: int, parts: int) -> Iterator[Shares]:
         if parts == 1:
             yield (left,)
         else:
@@ -132,7 +138,19 @@ def simplex(members: int) -> list[tuple[float, ...]]:
                 yield from ((first, *rest) for rest in shares(left - first, parts - 1))
 
     grid = sorted(shares(steps, members), key=lambda share: (sum(part**2 for part in share), share))
-    return [tuple(part / steps for part in share) for share in grid]
+    return [tuple(part * (WHOLE // steps) for part in share) for share in grid]
+
+
+def neighbours(shares: Shares, step: int) -> list[Shares]:
+    """The weightings in which one member has given `step` of its share to another one."""
+    found = []
+    for giver, taker in itertools.permutations(range(len(shares)), 2):
+        if shares[giver] >= step:
+            moved = list(shares)
+            moved[giver] -= step
+            moved[taker] += step
+            found.append(tuple(moved))
+    return found
 
 
 @torch.no_grad()
@@ -143,38 +161,60 @@ def choose_weights(
     measure: Callable[[np.ndarray, np.ndarray, np.ndarray | None], float],
     batch_size: int,
 ) -> tuple[tuple[float, ...], float]:
-    """The weighting of `simplex` whose ranks on a split `measure` best, and what it reaches.
+    """The weighting whose ranks on a split `measure` best, and what it reaches.
 
-    Among equals it is the most equal weighting. Members score each case once, whatever the size of the grid.
+    First the best of `simplex`, among equals the most equal one; then up the hill from there, by the best of the
+    `neighbours` for as long as one is better, in tenths and in twentieths.
 
     Args:
         masked: whether the history is taken out of the candidates.
         measure: of (higher [cases], equal [cases], miss [cases] or None), as in evaluate.metrics.
     """
-    grid = simplex(len(ensemble.members))
-    history_row, history_item = split.histories()
-    higher, equal = (torch.zeros(len(grid), len(split), dtype=torch.int64) for _ in range(2))
-    miss = torch.zeros(len(split), dtype=torch.bool)
+
+    def best_of(grid: list[Shares]) -> tuple[Shares, float]:
+        weightings = torch.tensor(grid, dtype=torch.float32) / WHOLE
+        higher, equal, miss = _ranks(ensemble, split, masked, weightings, batch_size)
+        values = [measure(*counts, miss) for counts in zip(higher, equal, strict=True)]
+        best = int(np.argmax(values))
+        return grid[best], values[best]
+
     ensemble.eval()
     with ensemble.shared_items():
-        for begin in range(0, len(split), batch_size):
-            rows = torch.arange(begin, min(begin + batch_size, len(split)))
-            interaction = split[rows]
-            scores = ensemble.member_scores(interaction.to(ensemble.device)).cpu()
-            out = torch.zeros(scores.shape[1:], dtype=torch.bool)  # what is no candidate
-            out[:, 0] = True
-            if masked:
-                first, after = torch.searchsorted(history_row, torch.tensor([begin, int(rows[-1]) + 1]))
-                out[history_row[first:after] - begin, history_item[first:after]] = True
-            case, item = torch.arange(len(rows)), interaction[split.iid_field].cpu()
-            miss[rows] = out[case, item]
-            out[case, item] = True
-            for place, weights in enumerate(grid):
-                mixed = torch.einsum("k,kbn->bn", torch.tensor(weights), scores)
-                own = mixed[case, item].unsqueeze(1)
-                mixed.masked_fill_(out, -torch.inf)
-                higher[place, rows], equal[place, rows] = (mixed > own).sum(1), (mixed == own).sum(1)
-    missed = miss.numpy() if masked else None
-    values = [measure(*counts, missed) for counts in zip(higher.numpy(), equal.numpy(), strict=True)]
-    best = int(np.argmax(values))
-    return grid[best], values[best]
+        chosen, value = best_of(simplex(len(ensemble.members)))
+        for step in (WHOLE // 10, WHOLE // 20):
+            while near := neighbours(chosen, step):
+                candidate, reached = best_of(near)
+                if reached <= value:
+                    break
+                chosen, value = candidate, reached
+    return tuple(share / WHOLE for share in chosen), value
+
+
+def _ranks(
+    ensemble: Ensemble, split: TextSequentialDataset, masked: bool, weightings: Tensor, batch_size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """How many items score higher than the true one and how many the same [W, cases], and the cases that are misses.
+
+    Members score each case once for all `weightings` [W, K].
+    """
+    history_row, history_item = split.histories()
+    higher, equal = (torch.zeros(len(weightings), len(split), dtype=torch.int64) for _ in range(2))
+    miss = torch.zeros(len(split), dtype=torch.bool)
+    for begin in range(0, len(split), batch_size):
+        rows = torch.arange(begin, min(begin + batch_size, len(split)))
+        interaction = split[rows]
+        scores = ensemble.member_scores(interaction.to(ensemble.device)).cpu()
+        out = torch.zeros(scores.shape[1:], dtype=torch.bool)  # what is no candidate
+        out[:, 0] = True
+        if masked:
+            first, after = torch.searchsorted(history_row, torch.tensor([begin, int(rows[-1]) + 1]))
+            out[history_row[first:after] - begin, history_item[first:after]] = True
+        case, item = torch.arange(len(rows)), interaction[split.iid_field].cpu()
+        miss[rows] = out[case, item]
+        out[case, item] = True
+        for place, weights in enumerate(weightings):
+            mixed = torch.einsum("k,kbn->bn", weights, scores)
+            own = mixed[case, item].unsqueeze(1)
+            mixed.masked_fill_(out, -torch.inf)
+            higher[place, rows], equal[place, rows] = (mixed > own).sum(1), (mixed == own).sum(1)
+    return higher.numpy(), equal.numpy(), miss.numpy() if masked else None
