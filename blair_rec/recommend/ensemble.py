@@ -27,6 +27,10 @@ from blair_rec.recommend.similarity import item_matrix, scores_by_product, user_
 
 CONSTANT = 1e-6
 """Scores that differ by less than this share of their size differ by rounding alone."""
+LOWEST = -1e30
+"""The score of what is no candidate: a number, so that no weight makes anything but a very low one of it."""
+CELLS, WEIGHTINGS = 1 << 16, 8
+"""Scores of a member, and weightings of them, that are mixed at once."""
 WHOLE = 20
 """Weights are chosen in twentieths."""
 
@@ -195,11 +199,11 @@ def _ranks(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """How many items score higher than the true one and how many the same [W, cases], and the cases that are misses.
 
-    Members score each case once for all `weightings` [W, K].
+    Members score each case once for all `weightings` [W, K]; what is mixed of their scores stays in a cache.
     """
     history_row, history_item = split.histories()
-    higher, equal = (torch.zeros(len(weightings), len(split), dtype=torch.int64) for _ in range(2))
-    miss = torch.zeros(len(split), dtype=torch.bool)
+    higher, equal = (np.zeros((len(weightings), len(split)), dtype=np.int64) for _ in range(2))
+    miss = np.zeros(len(split), dtype=bool)
     for begin in range(0, len(split), batch_size):
         rows = torch.arange(begin, min(begin + batch_size, len(split)))
         interaction = split[rows]
@@ -210,11 +214,17 @@ def _ranks(
             first, after = torch.searchsorted(history_row, torch.tensor([begin, int(rows[-1]) + 1]))
             out[history_row[first:after] - begin, history_item[first:after]] = True
         case, item = torch.arange(len(rows)), interaction[split.iid_field].cpu()
-        miss[rows] = out[case, item]
-        out[case, item] = True
-        for place, weights in enumerate(weightings):
-            mixed = torch.einsum("k,kbn->bn", weights, scores)
-            own = mixed[case, item].unsqueeze(1)
-            mixed.masked_fill_(out, -torch.inf)
-            higher[place, rows], equal[place, rows] = (mixed > own).sum(1), (mixed == own).sum(1)
-    return higher.numpy(), equal.numpy(), miss.numpy() if masked else None
+        miss[rows.numpy()] = out[case, item].numpy()
+        out[case, item] = False  # a true item is always there, to be compared with
+        scores.masked_fill_(out, LOWEST)
+        few = max(1, CELLS // scores.shape[2])
+        for some in case.split(few):
+            cells = scores[:, some].flatten(1)
+            for which in torch.arange(len(weightings)).split(WEIGHTINGS):
+                mixed = (weightings[which] @ cells).view(len(which), len(some), -1)
+                own = mixed.gather(2, item[some].expand(len(which), -1).unsqueeze(2)).numpy()
+                place = np.ix_(which.numpy(), begin + some.numpy())
+                # NumPy counts bits twice as fast as torch adds them up.
+                higher[place] = np.count_nonzero(mixed.numpy() > own, axis=2)
+                equal[place] = np.count_nonzero(mixed.numpy() == own, axis=2) - 1
+    return higher, equal, miss if masked else None

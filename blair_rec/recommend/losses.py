@@ -81,9 +81,10 @@ def full_softmax(
     loss reads 87 (float32) where it is more; its gradient is right all the same.
 
     With `precision` torch.bfloat16 the three products are made of numbers rounded to 8 bits, and everything between
-    them stays as it is. On a processor with AVX512-BF16 the loss of 512 targets over 12,000 items took 0.4 to 0.6 times as
-    long (H of 128 and 64, one thread, torch 2.13); the gradients were off by 0.2% for vectors as RecBole initialises them, by 1% for vectors as long as
-    the states (norm of the difference over norm). On a processor without it, it is slower than float32.
+    them stays as it is. On a processor with AVX512-BF16 the loss of 512 targets over 12,000 items took 0.4 to 0.6 times
+    as long (H of 128 and 64, one thread, torch 2.13); the gradients were off by 0.2% for vectors as RecBole initialises
+    them, by 1% for vectors as long as the states (norm of the difference over norm). On a processor without it, it is
+    slower than float32.
     """
     chunk = chunk or max(16, CHUNK // len(weight))
     loss: Tensor = _FullSoftmax.apply(hidden, targets - 1, weight[1:], chunk, precision or hidden.dtype)
