@@ -34,7 +34,7 @@ UNISREC_TEMPERATURE = 0.07
 CONTROLS = ("shuffle", "random")
 TEXT_SCORERS = ("last_item", "mean_history")
 SCORERS = ("popularity", "markov", *TEXT_SCORERS)
-WEIGHTS = ("validation", "equal")
+WEIGHTS = ("validation", "masked", "unmasked", "equal")
 SAMPLED_LOSSES = ("sampled_softmax", "gbce", "bpr")
 OUR_LOSSES = ("full_softmax", *SAMPLED_LOSSES)
 LOSSES = (*OUR_LOSSES, "recbole")
@@ -225,7 +225,8 @@ class VariantConfig:
     average: tuple[str, ...] = ()
     """Instead of a model: the variants whose scores are normalised and averaged."""
     weights: str = "validation"
-    """Of the average: validation (the best there, on a grid) or equal."""
+    """Of the average: validation (the best there, by evaluate.protocol), masked or unmasked (the best there by that
+    protocol, whatever the members were selected on), or equal."""
 
     def __post_init__(self) -> None:
         freeze(self, "transforms")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from blair_rec.api import load_model
-from blair_rec.config import CompareConfig
+from blair_rec.config import CompareConfig, VariantConfig
 from blair_rec.errors import TrainingError
 from blair_rec.evaluate.metrics import metric_values
 from blair_rec.evaluate.results import RESULT_FILE, WEIGHTS_FILE, last_items, load_run, write_lists, write_result
@@ -101,10 +101,11 @@ def make_run(
     ranks = rank(fitted.model, data.test, config.evaluate.batch_size, k=TOP_K)
     valid = rank(fitted.model, data.valid, config.evaluate.batch_size)
     values = {protocol: measured(config, valid, protocol) for protocol in ("unmasked", "masked")}
+    protocol, metric = selects_on(config, variant), config.evaluate.metrics[0]
     selection = {
-        "protocol": config.evaluate.protocol,
-        "metric": config.evaluate.metrics[0],
-        "value": values[config.evaluate.protocol][config.evaluate.metrics[0]],
+        "protocol": protocol,
+        "metric": metric,
+        "value": values[protocol][metric],
         "epoch": fitted.best_epoch,
     }
 
@@ -154,7 +155,12 @@ def make_run(
             checkpoint.unlink(missing_ok=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return values[config.evaluate.protocol][config.evaluate.metrics[0]]
+    return values[protocol][metric]
+
+
+def selects_on(config: CompareConfig, variant: VariantConfig) -> str:
+    """The protocol by which validation chooses a variant's weights, trained or averaged: masked or unmasked."""
+    return variant.weights if variant.weights in ("masked", "unmasked") else config.evaluate.protocol
 
 
 def _notes(config: CompareConfig, run: Run, fitted: Fitted) -> list[str]:
@@ -170,7 +176,8 @@ def _notes(config: CompareConfig, run: Run, fitted: Fitted) -> list[str]:
     notes = [f"{run.variant} has settings of its own: {'; '.join(own)}"] if own else []
     if fitted.weights:
         weights = ", ".join(f"{name} {weight:.2g}" for name, weight in fitted.weights.items())
-        how = "chosen on validation" if variant.weights == "validation" else "equal"
+        by = "" if variant.weights == "validation" else f", {variant.weights}"
+        how = "equal" if variant.weights == "equal" else f"chosen on validation{by}"
         notes.append(f"weights of {run.variant}: {weights} ({how})")  # seeds that agree say so once
     if before := _test_evaluations(run.folder):
         notes.append(f"{run.variant} was evaluated on the test split {before + 1} times in this folder")
@@ -210,12 +217,12 @@ def average(config: CompareConfig, run: Run, data: TrainingData) -> Fitted:
     folders = member_folders(run.folder, run.setup)
     results = [load_run(folder) for folder in folders]
     ensemble, best = Ensemble([load_model(folder, dataset=data.train).model for folder in folders]), None
-    if variant.weights == "validation":
+    if variant.weights != "equal":
         first = config.evaluate.metrics[:1]
         weights, best = choose_weights(
             ensemble,
             data.valid,
-            config.evaluate.protocol == "masked",
+            selects_on(config, variant) == "masked",
             lambda *ranks: metric_values(first, *ranks)[first[0]],
             config.evaluate.batch_size,
         )

@@ -39,6 +39,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "equal": {"average": ["id", "near"], "weights": "equal"},
     "by_text": {"average": ["text", "near"], "weights": "equal"},
     "three": {"average": ["text", "near", "markov"]},
+    "masked": {"average": ["id", "text"], "weights": "masked"},
 }
 
 
@@ -189,6 +190,18 @@ def test_neighbours_give_one_share_from_one_member_to_another() -> None:
     assert set(neighbours((19, 1, 0), 1)) == {(18, 2, 0), (18, 1, 1), (20, 0, 0), (19, 0, 1)}
 
 
+def test_weights_may_be_chosen_by_the_other_protocol(finished: Finished, data: Data) -> None:
+    by_config, by_other = finished.result("both-1"), finished.result("masked-1")
+    assert by_config["selection"]["protocol"] == "unmasked" and by_other["selection"]["protocol"] == "masked"
+    assert by_other["selection"]["value"] == by_other["valid"]["masked"]["NDCG@10"]
+    assert by_other["valid"]["masked"]["NDCG@10"] >= by_config["valid"]["masked"]["NDCG@10"]
+    assert by_other["valid"]["unmasked"]["NDCG@10"] <= by_config["valid"]["unmasked"]["NDCG@10"]
+    assert finished.board.selected_on == ("NDCG@10 unmasked",), "what the models were selected on"
+    assert any(
+        note.startswith("weights of masked: ") and "validation, masked)" in note for note in finished.board.notes
+    )
+
+
 def test_weights_are_reported_with_what_chose_them(finished: Finished) -> None:
     chosen, equal = finished.result("both-1"), finished.result("equal-1")
     assert chosen["selection"]["value"] == pytest.approx(chosen["valid"]["unmasked"]["NDCG@10"], abs=1e-12)
@@ -219,7 +232,7 @@ def test_other_test_items_leave_the_weights_as_they_are(finished: Finished, enco
 
 
 def test_members_come_first_and_nothing_is_trained_again(finished: Finished) -> None:
-    order = ["id", "text", "near", "markov", "both", "equal", "by_text", "three"]
+    order = ["id", "text", "near", "markov", "both", "equal", "by_text", "three", "masked"]
     assert finished.listener.finished_runs == [f"{name}-{seed}" for seed in (1, 2) for name in order]
     assert finished.listener.epochs == 2 * 2 * 2
     rows = {row.variant: row for row in finished.board.rows}

@@ -194,7 +194,9 @@ def build_leaderboard(
         for variant, variant_runs in variants.items()
     ]
     provenance, differing = _provenance(runs)
-    selected_on = {f"{run.selection.metric} {run.selection.protocol}" for run in runs if run.selection is not None}
+    selected = [run for run in runs if run.selection is not None]
+    trained = [run for run in selected if run.items != "average"] or selected  # an average tells its own in a note
+    selected_on = {f"{run.selection.metric} {run.selection.protocol}" for run in trained if run.selection is not None}
     return Leaderboard(
         dataset=runs[0].dataset,
         baseline=baseline,
