@@ -247,7 +247,7 @@ def test_an_average_is_made_again_when_a_member_was(own: Finished) -> None:
 
     shutil.rmtree(own.out / "runs" / "text-2")
     compare(own.config, own.out, listener=again)
-    assert again.started_runs == ["text-2", "both-2", "by_text-2", "three-2"]
+    assert again.started_runs == ["text-2", "both-2", "by_text-2", "three-2", "masked-2"]
 
 
 def test_an_average_of_runs_that_are_no_longer_there_is_neither_shown_nor_loaded(own: Finished) -> None:
