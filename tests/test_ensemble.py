@@ -285,7 +285,10 @@ def test_an_average_of_runs_that_are_no_longer_there_is_neither_shown_nor_loaded
             {"both": {"average": ["id", "t"], "items": "text"}},
             r"the members are what they are, so items has",
         ),
-        ({"both": {"average": ["id", "t"], "weights": "test"}}, r"weights is 'test'; known: validation, masked, unmasked, equal"),
+        (
+            {"both": {"average": ["id", "t"], "weights": "test"}},
+            r"weights is 'test'; known: validation, masked, unmasked, equal",
+        ),
         ({"t": {"items": "text", "weights": "equal"}}, r"weights is 'equal', but there is no average to weigh"),
     ],
 )

@@ -161,12 +161,37 @@ class TestContract:
     def test_shared_computes_the_rows_once(self, items: Items, monkeypatch: pytest.MonkeyPatch) -> None:
         calls = []
         rows = items.rows
-        monkeypatch.setattr(items, "rows", lambda: calls.append(1) or rows())
+        monkeypatch.setattr(items, "rows", lambda *which: calls.append(1) or rows(*which))
         with items.shared():
             items(torch.tensor([1]))
             items(torch.tensor([2]))
             _ = items.weight
         assert len(calls) == 1
+
+    def test_shared_of_some_ids_gives_their_values(self, items: Items) -> None:
+        a_few_steps(items)
+        items.eval()
+        ids = torch.tensor([[7, 0], [30, 2]])
+        alone = items(ids)
+        with items.shared(ids):
+            torch.testing.assert_close(items(ids), alone)
+            torch.testing.assert_close(items(torch.tensor([2, 2])), alone[1, [1, 1]])
+
+    @pytest.mark.parametrize("sparse", [False, True])
+    def test_shared_of_some_ids_gives_the_same_gradients(self, items: Items, sparse: bool) -> None:
+        items.eval()
+        other = copy.deepcopy(items)
+        other.sparse = sparse
+        ids = torch.tensor([1, 2, 2, 0])
+        items(ids).sin().sum().backward()
+        with other.shared(ids):
+            other(ids).sin().sum().backward()
+        for (name, alone), some in zip(items.named_parameters(), other.parameters(), strict=True):
+            if alone.grad is None:  # of noise, which is for training alone
+                assert some.grad is None
+                continue
+            gradient = some.grad.to_dense() if some.grad.is_sparse else some.grad
+            torch.testing.assert_close(gradient, alone.grad, msg=name)
 
     def test_nothing_old_is_left_after_shared(self, items: Items) -> None:
         with items.shared():

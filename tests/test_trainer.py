@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import blair_rec.recbole  # noqa: F401
 from blair_rec.config import TrainConfig
 from blair_rec.errors import ConfigError, TrainingError
-from blair_rec.recommend.dataset import TextSequentialDataset
+from blair_rec.recommend.dataset import ItemVectors, TextSequentialDataset
 from blair_rec.recommend.epochs import EveryPosition, RecboleWay, build_training, recbole_batches, seed_everything
 from blair_rec.recommend.models import item_side, model_class
 from blair_rec.recommend.optimizer import LearningRate, RowAdam
@@ -49,6 +49,10 @@ def built(tiny: Path, train: TrainConfig, model: str = "SASRec", **settings: Any
     given = {**SMALL, "seed": 1, "train_batch_size": train.batch_size, "blair_temperature": train.temperature}
     config = recbole_config(cls, str(tiny), {**given, **settings})
     split, _, _ = TextSequentialDataset(config).build()
+    n_items = split.num(split.iid_field)
+    vectors = np.random.default_rng(0).standard_normal((n_items, 24), dtype=np.float32)
+    vectors[0] = 0
+    split.item_vectors = ItemVectors(vectors, "")
     model, steps = build_training(cls, config, split, training_sequences(split), train, seed=1)
     return model, steps, split
 
@@ -265,17 +269,35 @@ def test_rows_are_moved_as_in_torchs_sparse_adam_and_others_stay() -> None:
     assert moved.tolist() == [False, True, True, True, False, False]
 
 
+@pytest.mark.parametrize("items", ["id", "text_init", "text_delta"])
 @pytest.mark.parametrize("decay", [0.0, 0.01])
-def test_with_drawn_items_only_rows_that_were_read_move_unless_all_decay(tiny: Path, decay: float) -> None:
+def test_with_drawn_items_only_rows_that_were_read_move_unless_all_decay(tiny: Path, decay: float, items: str) -> None:
     train = train_config(loss="bpr", negatives=3, batch_size=8, weight_decay=decay)
-    model, steps, _ = built(tiny, train)
+    model, steps, _ = built(tiny, train, blair_items=items, blair_text_fields=["title"])
     before = item_side(model).weight.detach().clone()
     optimizer = make_optimizer(model, train)
     model.train()
     one = itertools.islice(steps(1), 1)
     run_epoch(model, optimizer, one)
     moved = int((item_side(model).weight != before).any(dim=1).sum())
-    assert (0 < moved < len(before) - 1) if decay == 0 else moved >= len(before) - 1
+    if decay == 0:
+        assert 0 < moved < len(before) - 1
+    elif items != "text_delta":  # a delta that is nothing yet decays to nothing
+        assert moved >= len(before) - 1
+
+
+@pytest.mark.parametrize("items", ["text", "id_text", "unisrec", "sasrec_text"])
+def test_with_drawn_items_only_rows_that_are_read_are_computed(
+    tiny: Path, items: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = train_config(loss="sampled_softmax", negatives=3, batch_size=8)
+    model, steps, _ = built(tiny, train, blair_items=items, blair_text_fields=["title"])
+    computed = []
+    rows = item_side(model).rows
+    monkeypatch.setattr(item_side(model), "rows", lambda which: computed.append(which) or rows(which))
+    run_epoch(model, make_optimizer(model, train), itertools.islice(steps(1), 4))
+    assert len(computed) == 4
+    assert all(len(which.unique()) == len(which) < model.n_items / 2 for which in computed)
 
 
 # The course of the learning rate

@@ -63,26 +63,27 @@ class EveryPosition:
         for packed in self.sequences.batches(self.width, self.train.batch_size, seed, parallel.share()):
             packed = packed.to(model.device)
             learnt = torch.nonzero(packed.targets).squeeze(1)
-            with shared_items(model):
+            drawn = tuple(part.to(model.device) for part in negatives.draw()) if negatives is not None else None
+            read = torch.cat([packed.items, packed.targets, drawn[0]]) if drawn is not None else None
+            with shared_items(model, read):
                 hidden = hidden_states(model, packed, dropout)
                 if len(learnt) < len(hidden):
                     hidden = hidden[learnt]
-                yield self._loss(hidden, packed.targets[learnt], negatives), len(learnt)
+                yield self._loss(hidden, packed.targets[learnt], drawn), len(learnt)
 
     def _negatives(self, seed: int) -> Negatives:
         """Of an epoch, the same in all processes."""
         return Negatives(self.target_counts, self.train.negatives, self.train.sampling, seed)
 
-    def _loss(self, hidden: Tensor, targets: Tensor, negatives: Negatives | None) -> Tensor:
+    def _loss(self, hidden: Tensor, targets: Tensor, drawn: tuple[Tensor, ...] | None) -> Tensor:
         train, items = self.train, item_side(self.model)
         hidden = as_query(hidden, train.temperature)
-        drawn = negatives.draw() if negatives is not None else None
         if len(targets) == 0:
             return hidden.sum()
         if drawn is None:
             weight = as_key(items.weight, train.temperature)
             return full_softmax(hidden, targets, weight, precision=getattr(torch, train.precision))
-        ids, log_counts = (part.to(hidden.device) for part in drawn)
+        ids, log_counts = drawn
         own, others = sampled_scores(hidden, targets, ids, lambda ids: as_key(items(ids), train.temperature))
         if train.loss == "sampled_softmax":
             return sampled_softmax(own, others, log_counts if train.log_q else None)

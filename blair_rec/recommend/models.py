@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from blair_rec.config import PLUGIN_KEYS, VariantConfig
 from blair_rec.errors import ConfigError
@@ -90,13 +90,13 @@ def item_side(model: Any) -> nn.Embedding | Items:
     return side
 
 
-def shared_items(model: Any) -> AbstractContextManager[None]:
-    """Compute the item vectors once within this block, where computing them costs anything."""
+def shared_items(model: Any, ids: Tensor | None = None) -> AbstractContextManager[None]:
+    """Compute the item vectors once within this block, where computing them costs anything; those of `ids` alone."""
     if hasattr(model, "shared_items"):  # an ensemble shares its members', a baseline has nothing to compute
         own: AbstractContextManager[None] = model.shared_items()
         return own
     items = item_side(model)
-    return items.shared() if isinstance(items, Items) else nullcontext()
+    return items.shared(ids) if isinstance(items, Items) else nullcontext()
 
 
 def append_items(model: Any, vectors: np.ndarray) -> None:

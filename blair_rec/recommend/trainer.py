@@ -53,14 +53,12 @@ class Trained:
 
 
 def make_optimizer(model: Any, train: TrainConfig) -> RowAdam:
-    """Adam; where a step reads few rows of an embedding of item ids, it moves no others.
+    """Adam; where a step reads few rows of a table that has one for each item, it moves no others.
 
     A weight decay concerns every row, so with one the whole table is moved.
     """
     if train.loss in SAMPLED_LOSSES and not train.weight_decay and parallel.adds_rows():
-        items = item_side(model)
-        if isinstance(items, nn.Embedding):
-            items.sparse = True
+        item_side(model).sparse = True
     return RowAdam(model.parameters(), train.learning_rate, train.weight_decay)
 
 

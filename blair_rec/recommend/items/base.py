@@ -28,6 +28,8 @@ from blair_rec.steps import Step
 class Items(nn.Module):
     """A table computed once for as many look-ups as a step needs; a kind says how, in `rows`."""
 
+    sparse = False
+    """Whether parameters with a row for each item get gradients of the rows that were read alone, as nn.Embedding's."""
     cold: ClassVar[str | None] = None
     """Why an item that came after training can't be scored, or None where it can."""
     table: Tensor
@@ -50,14 +52,15 @@ class Items(nn.Module):
         n_extra = replaced.num_embeddings - len(vectors) - 1
         self.extra = nn.Parameter(torch.randn(n_extra, self.embedding_dim) * self._start) if n_extra else None
         self._shared: Tensor | None = None
+        self._some: tuple[Tensor, Tensor] | None = None
 
     @staticmethod
     def steps(hidden_size: int) -> tuple[Step, ...]:
         """Transforms that this kind needs behind those of the config."""
         return ()
 
-    def rows(self) -> Tensor:
-        """[C - 1, H]: the items without padding and extras."""
+    def rows(self, which: Tensor | None = None) -> Tensor:
+        """[C - 1, H]: the items without padding and extras; [K, H] with `which` [K] int64 of them, from 0."""
         raise NotImplementedError
 
     @property
@@ -73,16 +76,27 @@ class Items(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """[...] int64 -> [..., H] float32."""
+        if self._some is not None:
+            known, rows = self._some
+            return F.embedding(torch.searchsorted(known, ids), rows)
         return F.embedding(ids, self.weight)
 
     @contextmanager
-    def shared(self) -> Iterator[None]:
-        """Within this block the table is computed once: one training step, or one evaluation."""
-        self._shared = self.weight
+    def shared(self, ids: Tensor | None = None) -> Iterator[None]:
+        """Within this block the table is computed once: one training step, or one evaluation.
+
+        With `ids` [...] int64 only their rows are, and look-ups of others are an error.
+        """
+        if ids is None or self.extra is not None:
+            self._shared = self.weight
+        else:
+            known = torch.cat([ids.new_zeros(1), ids.flatten()]).unique()
+            rows = self.rows(known[1:] - 1)
+            self._some = known, torch.cat([rows.new_zeros(1, rows.shape[1]), rows])
         try:
             yield
         finally:
-            self._shared = None
+            self._shared = self._some = None
 
     def append(self, vectors: np.ndarray) -> None:
         """Items that came after training get the ids from N on: [M, E] text vectors as the store has them.
@@ -100,6 +114,10 @@ class Items(nn.Module):
     def _append(self, rows: Tensor) -> None:
         """[M, E'] behind the table."""
         self.table = torch.cat([self.table, rows])
+
+    def _of(self, parameter: Tensor, which: Tensor | None) -> Tensor:
+        """The rows `which` of a parameter [C - 1, ...] that has one for each item; all of them if None."""
+        return parameter if which is None else F.embedding(which, parameter, sparse=self.sparse)
 
     def _keep_frozen(self, vectors: Tensor) -> None:
         # The store can give the [C - 1, E] vectors again, so checkpoints do not carry them.

@@ -31,13 +31,14 @@ class IdTextItems(Items):
             nn.init.zeros_(self.gate.bias)
         self._start_at_size(self.ids, *self.mlp[2].parameters())
 
-    def rows(self) -> Tensor:
-        """[C - 1, H]."""
-        text: Tensor = self.mlp(self.table)
+    def rows(self, which: Tensor | None = None) -> Tensor:
+        """[C - 1, H], or [K, H] of `which` [K]."""
+        text: Tensor = self.mlp(self._of(self.table, which))
+        ids = self._of(self.ids, which)
         if self.fusion == "sum":
-            return text + self.ids
-        both = torch.cat([text, self.ids], dim=1)
+            return text + ids
+        both = torch.cat([text, ids], dim=1)
         if self.fusion == "concat":
             joined: Tensor = self.join(both)
             return joined
-        return torch.lerp(self.ids, text, torch.sigmoid(self.gate(both)))
+        return torch.lerp(ids, text, torch.sigmoid(self.gate(both)))

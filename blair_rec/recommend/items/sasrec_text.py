@@ -29,8 +29,8 @@ class SASRecTextItems(Items):
             nn.init.zeros_(layer.bias)
         self._start_at_size(self.second.weight)
 
-    def rows(self) -> Tensor:
-        """[C - 1, H]."""
+    def rows(self, which: Tensor | None = None) -> Tensor:
+        """[C - 1, H], or [K, H] of `which` [K]."""
         drop = self._dropout()
-        rows: Tensor = self.second(drop(F.relu(self.first(drop(self.table, DROPOUT))), DROPOUT))
+        rows: Tensor = self.second(drop(F.relu(self.first(drop(self._of(self.table, which), DROPOUT))), DROPOUT))
         return rows

@@ -20,7 +20,7 @@ class TextItems(Items):
         self.mlp = nn.Sequential(nn.Linear(vectors.shape[1], width), nn.GELU(), nn.Linear(width, width))
         self._start_at_size(*self.mlp[2].parameters())
 
-    def rows(self) -> Tensor:
-        """[C - 1, H]."""
-        rows: Tensor = self.mlp(self.table)
+    def rows(self, which: Tensor | None = None) -> Tensor:
+        """[C - 1, H], or [K, H] of `which` [K]."""
+        rows: Tensor = self.mlp(self._of(self.table, which))
         return rows

@@ -33,11 +33,12 @@ class TextDeltaItems(Items):
         """The principal components, at the model's width, all of length 1."""
         return ({"pca": hidden_size}, "l2")
 
-    def rows(self) -> Tensor:
-        """[C - 1, H]."""
+    def rows(self, which: Tensor | None = None) -> Tensor:
+        """[C - 1, H], or [K, H] of `which` [K]."""
         bound = self.max_delta * self.length
-        size = self.delta.norm(dim=1, keepdim=True)
-        return self.length * self.table + self.delta * (bound / size.clamp(min=bound))
+        content, delta = self._of(self.table, which), self._of(self.delta, which)
+        size = delta.norm(dim=1, keepdim=True)
+        return self.length * content + delta * (bound / size.clamp(min=bound))
 
     def _append(self, rows: Tensor) -> None:
         super()._append(rows)

@@ -23,6 +23,6 @@ class TextInitItems(Items):
         """The principal components, at the model's width."""
         return ({"pca": hidden_size},)
 
-    def rows(self) -> Tensor:
-        """[C - 1, H]."""
-        return self.table
+    def rows(self, which: Tensor | None = None) -> Tensor:
+        """[C - 1, H], or [K, H] of `which` [K]."""
+        return self._of(self.table, which)

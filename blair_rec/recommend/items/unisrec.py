@@ -35,19 +35,20 @@ class UniSRecItems(Items):
         self.noise = nn.Parameter(torch.zeros(text_dim, EXPERTS))
         self._start_at_size(self.projection)
 
-    def rows(self) -> Tensor:
-        """[C - 1, H]."""
-        gates, drop = self._gates(), self._dropout()
+    def rows(self, which: Tensor | None = None) -> Tensor:
+        """[C - 1, H], or [K, H] of `which` [K]."""
+        table = self._of(self.table, which)
+        gates, drop = self._gates(table), self._dropout()
         # (x - shift) W as x W - shift W: no gradient of the size of the table is needed for the shift.
         rows = -gates @ torch.einsum("ke,keh->kh", self.shift, self.projection)
         for expert in range(EXPERTS):
-            rows = torch.addcmul(rows, gates[:, expert, None], drop(self.table, DROPOUT) @ self.projection[expert])
+            rows = torch.addcmul(rows, gates[:, expert, None], drop(table, DROPOUT) @ self.projection[expert])
         return rows
 
-    def _gates(self) -> Tensor:
+    def _gates(self, table: Tensor) -> Tensor:
         """[C - 1, K], each row adding up to 1."""
-        logits = self.table @ self.gate
+        logits = table @ self.gate
         if self.training:
-            deviation = F.softplus(self.table @ self.noise) + LEAST_NOISE
+            deviation = F.softplus(table @ self.noise) + LEAST_NOISE
             logits = logits + torch.randn_like(logits) * deviation
         return logits.softmax(dim=1)
