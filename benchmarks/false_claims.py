@@ -5,7 +5,7 @@
 Simulates comparisons of variants that are equally good by construction, with everything that makes them look different:
 users that are drawn anew, a seed that lifts or lowers all of a training's users together, users that a variant happens
 to suit, and chance. What is claimed then is false. The record, with the power to find effects of known size and what
-simpler rules would have claimed, is benchmarks/results/false_claims.{json,md}. A few minutes on one thread.
+simpler rules would have claimed, is benchmarks/results/false_claims.{json,md}. A quarter of an hour on one thread.
 
 The world is a latent normal for every user and training; its upper tenth is found among the first ten, at ranks as on
 Beauty (22,363 users, NDCG@10 about .05, nine zeros in ten). Correlations of a user's NDCG@10 are those of configs/

@@ -177,6 +177,13 @@ class TestContract:
             torch.testing.assert_close(items(ids), alone)
             torch.testing.assert_close(items(torch.tensor([2, 2])), alone[1, [1, 1]])
 
+    @pytest.mark.parametrize("other", [1, 5, 29])
+    def test_shared_of_some_ids_gives_no_other_items_vector(self, items: Items, other: int) -> None:
+        if items.extra is not None:
+            pytest.skip("special rows of a model: the whole table is shared")
+        with pytest.raises(IndexError, match="1 looked-up items"), items.shared(torch.tensor([7, 2])):
+            items(torch.tensor([2, other]))
+
     @pytest.mark.parametrize("sparse", [False, True])
     def test_shared_of_some_ids_gives_the_same_gradients(self, items: Items, sparse: bool) -> None:
         items.eval()

@@ -78,14 +78,17 @@ class Items(nn.Module):
         """[...] int64 -> [..., H] float32."""
         if self._some is not None:
             known, rows = self._some
-            return F.embedding(torch.searchsorted(known, ids), rows)
+            place = torch.searchsorted(known, ids).clamp(max=len(known) - 1)
+            if not torch.equal(known[place], ids):  # it would be given another item's vector
+                raise IndexError(f"{int((known[place] != ids).sum())} looked-up items are not among the shared ids")
+            return F.embedding(place, rows)
         return F.embedding(ids, self.weight)
 
     @contextmanager
     def shared(self, ids: Tensor | None = None) -> Iterator[None]:
         """Within this block the table is computed once: one training step, or one evaluation.
 
-        With `ids` [...] int64 only their rows are, and look-ups of others are an error.
+        With `ids` [...] int64 only their rows are, and a look-up of another one raises an IndexError.
         """
         if ids is None or self.extra is not None:
             self._shared = self.weight
