@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from blair_rec.fit import model_settings
 from blair_rec.item_vectors import item_vectors
 from blair_rec.plan import member_folders, members_hash
 from blair_rec.recommend.baselines import build_baseline
-from blair_rec.recommend.checkpoint import load_weights
+from blair_rec.recommend.checkpoint import load_weights, saved_transforms
 from blair_rec.recommend.dataset import ItemVectors
 from blair_rec.recommend.ensemble import Ensemble
 from blair_rec.recommend.models import append_items, model_class, shared_items
@@ -239,6 +240,7 @@ def load_model(run_dir: Path, store: str | Path | None = None, dataset: Any = No
             )
         opened = open_store(path)
         vectors = item_vectors(opened, item_tokens, setup["text"]["missing_text"])
+        vectors = dataclasses.replace(vectors, fitted=saved_transforms(run_dir / WEIGHTS_FILE) or None)
     cls = model_class(setup["model"])
     settings = model_settings(setup) if setup["scorer"] is None else setup["recbole"]
     config = recbole_config(cls, str(setup["dataset"]), settings)

@@ -26,7 +26,7 @@ from blair_rec.sections import (
     to_dict,
     type_problems,
 )
-from blair_rec.steps import Step, step_problems
+from blair_rec.steps import Step, order_problems, step_problems
 
 ITEM_KINDS = ("id", "text", "text_init", "text_delta", "id_text", "unisrec", "sasrec_text")
 FUSIONS = ("sum", "concat", "gate")
@@ -233,7 +233,8 @@ class VariantConfig:
         freeze(self, "average")
         problems = type_problems(self) + one_of(self.items, ITEM_KINDS, "items")
         if isinstance(self.transforms, tuple):
-            problems += [line for step in self.transforms for line in step_problems(step)]
+            wrong = [line for step in self.transforms for line in step_problems(step)]
+            problems += wrong or order_problems(self.transforms)
         if self.control is not None:
             problems += one_of(self.control, CONTROLS, "control")
         if self.fusion is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from blair_rec.sections import is_number, one_of
@@ -35,6 +35,31 @@ def step_problems(step: Any) -> list[str]:
         return one_of(str(name), tuple(STEPS), "transforms")
     fits, expected = STEPS[name]
     return [] if fits(value) else [f"transforms: {name} is given {value!r}; expected {expected}"]
+
+
+def order_problems(steps: Sequence[Step]) -> list[str]:
+    """Principal components after whitening, where all directions have the same variance and rounding would choose."""
+    whitened = False
+    for step in steps:
+        if whitened and read_step(step)[0] == "pca":
+            return [
+                "transforms: pca comes after whitening, which leaves no direction larger than another; put it before"
+            ]
+        whitened = whitened or equalises(step)
+    return []
+
+
+def equalises(step: Step) -> bool:
+    """Whether all directions have the same variance after it."""
+    name, value = read_step(step)
+    return name == "whiten" or (name == "shrink" and value == 1)
+
+
+def followed_by(steps: Sequence[Step], own: Sequence[Step]) -> list[Step]:
+    """The steps of a config and behind them a kind's own; but its principal components come before whitening."""
+    place = next((place for place, step in enumerate(steps) if equalises(step)), len(steps))
+    reducing = [step for step in own if read_step(step)[0] == "pca"]
+    return [*steps[:place], *reducing, *steps[place:], *(step for step in own if step not in reducing)]
 
 
 def _is_width(value: Any) -> bool:

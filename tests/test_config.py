@@ -28,7 +28,7 @@ from blair_rec.config import (
 )
 from blair_rec.errors import ConfigError
 from blair_rec.sections import LARGEST_SEED, to_dict, write_yaml
-from blair_rec.steps import read_step, step_name
+from blair_rec.steps import order_problems, read_step, step_name
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LEAST: dict[str, Any] = {"dataset": "tiny", "variants": {"id": {"items": "id"}}}
@@ -311,7 +311,9 @@ trains = st.builds(
 variants = st.just(VariantConfig()) | st.builds(
     VariantConfig,
     items=st.sampled_from(["text", "text_init"]),
-    transforms=st.lists(st.sampled_from(["center", "l2", "whiten", {"pca": 3}, {"whiten": "pca"}, {"shrink": 0.5}])),
+    transforms=st.lists(
+        st.sampled_from(["center", "l2", "whiten", {"pca": 3}, {"whiten": "pca"}, {"shrink": 0.5}])
+    ).filter(lambda steps: not order_problems(steps)),
     control=st.sampled_from([None, "shuffle", "random"]),
     text=st.fixed_dictionaries({}, optional={"encoder": words, "fields": st.lists(words, min_size=1)}),
 )
@@ -434,6 +436,16 @@ def test_steps_of_transforms_are_names_or_names_with_a_value() -> None:
 def test_a_step_that_can_not_be_meant_is_an_error(step: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         VariantConfig("text", transforms=(step,))
+
+
+@pytest.mark.parametrize(
+    "steps", [("whiten", {"pca": 3}), ("center", {"whiten": "pca"}, "l2", {"pca": 3}), ({"shrink": 1.0}, {"pca": 3})]
+)
+def test_components_can_not_be_told_apart_after_whitening(steps: tuple[Any, ...]) -> None:
+    with pytest.raises(ConfigError, match="transforms: pca comes after whitening, .* put it before"):
+        VariantConfig("text", transforms=steps)
+    VariantConfig("text", transforms=({"pca": 3}, *(step for step in steps if step != {"pca": 3})))
+    VariantConfig("text", transforms=({"shrink": 0.9}, {"pca": 3}))
 
 
 @pytest.mark.parametrize(

@@ -324,6 +324,17 @@ def test_transforms_come_before_anything_is_learned() -> None:
     np.testing.assert_allclose(build("text", transforms=("center", "l2")).table.numpy(), expected, atol=1e-7)
 
 
+@pytest.mark.parametrize("kind", ["text_init", "text_delta"])
+def test_whitening_comes_behind_the_components_that_a_kind_keeps(kind: str) -> None:
+    """After it all directions have the same variance, and which of them are kept would be left to rounding."""
+    items = build(kind, transforms=("center", "whiten"))
+    own = ["l2"] if kind == "text_delta" else []
+    assert [line["step"] for line in items.transforms.report] == ["center", f"pca: {HIDDEN}", "whiten", *own]
+    expected = apply_transforms(vectors()[1:], ["center", {"pca": HIDDEN}, "whiten", *own])
+    found = items.weight[1:].detach().double().numpy()
+    np.testing.assert_allclose(found / found.std(), expected / expected.std(), atol=1e-5)
+
+
 def test_the_padding_row_has_no_part_in_the_transforms() -> None:
     centred = build("text", transforms=("center",)).table
     np.testing.assert_allclose(centred.mean(dim=0).numpy(), 0, atol=1e-6)

@@ -18,7 +18,7 @@ from worlds import SMALL, STOCK, built, read_log, store_for, vectors_for, with_s
 from blair_rec.config import ITEM_KINDS, read_config
 from blair_rec.errors import CheckpointError, ConfigError
 from blair_rec.fit import TrainingData, fit_variant
-from blair_rec.recommend.checkpoint import load_weights, save_weights
+from blair_rec.recommend.checkpoint import load_weights, save_weights, saved_transforms
 from blair_rec.recommend.dataset import TextSequentialDataset
 from blair_rec.recommend.eligibility import Eligible, eligibility, recbole_models
 from blair_rec.recommend.epochs import recbole_batches, seed_everything
@@ -578,6 +578,21 @@ def test_weights_over_text_ask_for_their_store_by_its_hash(train: Any, tmp_path:
         load_weights(model, path, None)
     with pytest.raises(CheckpointError, match=f"vectors of store {'a' * 64}, .* the store given is {'b' * 64}"):
         load_weights(model, path, "b" * 64)
+
+
+def test_weights_over_text_that_was_transformed_otherwise_are_refused(train: Any, tmp_path: Path) -> None:
+    saved, path = make(train, "text", blair_transforms=[{"pca": 8}]), tmp_path / "model.safetensors"
+    sha256 = train.item_vectors.store_sha256
+    save_weights(saved, path, sha256)
+    found = saved_transforms(path)
+    assert {name: array.tobytes() for name, array in found.items()} == {
+        name: array.tobytes() for name, array in item_side(saved).transforms.arrays.items()
+    }
+    other = make(train, "text", blair_transforms=[{"pca": 8}])
+    load_weights(other, path, sha256)
+    item_side(other).transforms.steps[0].arrays["matrix"][:, 3] *= -1
+    with pytest.raises(CheckpointError, match=r"transformed otherwise than those of this model \(0.matrix\)"):
+        load_weights(other, path, sha256)
 
 
 def test_weights_of_another_model_are_refused(train: Any, tmp_path: Path) -> None:

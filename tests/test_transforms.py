@@ -163,6 +163,26 @@ def test_rows_that_come_later_go_through_the_map_that_was_fitted(shape: Shape, s
     np.testing.assert_allclose(fitted.apply(vectors), result, atol=1e-9 * scale)
 
 
+@given(shapes, st.integers(0, 99), st.lists(st.sampled_from(EVERY_STEP), max_size=4))
+def test_what_a_fit_has_found_is_all_it_takes_to_map_alike(shape: Shape, seed: int, steps: list[Step]) -> None:
+    vectors, others = anisotropic(*shape, seed=seed), anisotropic(3, shape[1], seed=seed + 1)
+    fitted, result = fit_transforms(vectors, steps)
+    again, mapped = fit_transforms(others, steps, fitted.arrays)
+    assert mapped.tobytes() == fitted.apply(others).tobytes()
+    assert again.apply(vectors).tobytes() == result.tobytes()
+    told = [{**line, "mean_norm": 0} for line in fitted.report]
+    assert [{**line, "mean_norm": 0} for line in again.report] == told
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_rounding_does_not_choose_the_sign_of_a_direction(sign: int) -> None:
+    """Two coordinates of the direction are as large as each other: the first one decides, whatever rounding adds."""
+    along = np.array([1.0, 0.0, sign * (1 + 1e-12)])
+    for one in (along, along[::-1]):
+        scores = pca(np.linspace(-1, 1, 9)[:, None] * one, 1)[:, 0]
+        assert scores[-1] * one[0] > 0
+
+
 @given(shapes, st.integers(0, 99))
 def test_every_spectral_step_is_what_the_singular_values_say(shape: Shape, seed: int) -> None:
     """Against U, s, V of the centred vectors in float64; directions without variance are zero in all of them."""

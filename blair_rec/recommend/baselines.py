@@ -149,10 +149,21 @@ class LastItem(Baseline):
 
     unit: Tensor
 
-    def __init__(self, vectors: np.ndarray, transforms: Sequence[Step], item_seq: str, item_seq_len: str) -> None:
-        """`vectors`: [N - 1, E] as the store has them, without a row for the padding."""
+    def __init__(
+        self,
+        vectors: np.ndarray,
+        transforms: Sequence[Step],
+        item_seq: str,
+        item_seq_len: str,
+        fitted: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """
+        Args:
+            vectors: [N - 1, E] as the store has them, without a row for the padding.
+            fitted: what the transforms found in them before; None: they are fitted now.
+        """
         super().__init__(len(vectors) + 1, item_seq, item_seq_len)
-        self.transforms, rows = fit_transforms(vectors, transforms)
+        self.transforms, rows = fit_transforms(vectors, transforms, fitted)
         # The store can give them again, so checkpoints do not carry them.
         self.register_buffer("unit", F.pad(unit_length(rows), (0, 0, 1, 0)), persistent=False)
 
@@ -191,7 +202,7 @@ def build_baseline(setup: Mapping[str, Any], recbole: Any, n_items: int, vectors
         return COUNTED[setup["scorer"]](n_items, *fields)
     assert vectors is not None  # the config asks for text fields
     rows = controlled(vectors.table[1:], setup["control"], setup["seed"])
-    return NEIGHBOURS[setup["scorer"]](rows, setup["transforms"], *fields)
+    return NEIGHBOURS[setup["scorer"]](rows, setup["transforms"], *fields, vectors.fitted)
 
 
 def unit_length(vectors: np.ndarray) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,8 @@ class ItemVectors:
     """[N, E] float32 over item ids; row 0, the padding, is zero."""
     store_sha256: str
     """Of the store they came from."""
+    fitted: Mapping[str, np.ndarray] | None = None
+    """What transforms found in them before (FittedTransforms.arrays); None: they are fitted anew."""
 
 
 class TextSequentialDataset(QuicklyRead):

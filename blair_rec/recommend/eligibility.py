@@ -119,10 +119,17 @@ def item_embedding_name(model: nn.Module, n_items: int) -> str:
     return names[0]
 
 
-def replace_items(model: nn.Module, name: str, variant: VariantConfig, vectors: np.ndarray, seed: int) -> Items:
+def replace_items(
+    model: nn.Module,
+    name: str,
+    variant: VariantConfig,
+    vectors: np.ndarray,
+    seed: int,
+    fitted: Mapping[str, np.ndarray] | None = None,
+) -> Items:
     """Put a variant's item side where the embedding of this name is; vectors: [N, E] by item id."""
     replaced: Any = model.get_submodule(name)
-    items = build_items(variant, vectors, replaced, seed=seed)
+    items = build_items(variant, vectors, replaced, seed=seed, fitted=fitted)
     parent, _, last = name.rpartition(".")
     setattr(model.get_submodule(parent), last, items)
     return items

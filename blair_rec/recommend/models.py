@@ -23,6 +23,7 @@ from blair_rec.recommend.eligibility import (
 from blair_rec.recommend.items import Items
 from blair_rec.recommend.settings import complete_config
 from blair_rec.recommend.similarity import Similarity
+from blair_rec.recommend.transforms import FittedTransforms
 
 from recbole.model.abstract_recommender import SequentialRecommender
 
@@ -66,7 +67,7 @@ def with_text(base: type[SequentialRecommender]) -> type[SequentialRecommender]:
             vectors = getattr(dataset, "item_vectors", None)
             if vectors is None:
                 raise ConfigError(f"blair_items is {variant.items!r}, but the data set carries no text vectors")
-            replace_items(self, self.item_side_name, variant, vectors.table, config["seed"])
+            replace_items(self, self.item_side_name, variant, vectors.table, config["seed"], vectors.fitted)
 
     TextModel.__name__ = TextModel.__qualname__ = f"BLaIR{base.__name__}"
     TextModel.__doc__ = f"RecBole's {base.__name__} with `blair_items` in the place of its item embedding."
@@ -120,10 +121,16 @@ def append_items(model: Any, vectors: np.ndarray) -> None:
     items.append(vectors)
 
 
+def fitted_transforms(model: Any) -> FittedTransforms | None:
+    """Of the text vectors that a model or a baseline is made from; None where there are none."""
+    made_from_text = item_side(model) if hasattr(model, "item_side_name") else model
+    found: FittedTransforms | None = getattr(made_from_text, "transforms", None)
+    return found
+
+
 def transform_report(model: Any) -> list[dict[str, Any]]:
     """What each transform of the text vectors found in the catalogue; nothing where no item side comes from text."""
-    made_from_text = item_side(model) if hasattr(model, "item_side_name") else model
-    fitted = getattr(made_from_text, "transforms", None)
+    fitted = fitted_transforms(model)
     return [] if fitted is None else list(fitted.report)
 
 

@@ -6,7 +6,7 @@ later go through the same map. Shapes: n items, E their width, r directions that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,15 @@ RELATIVE_LENGTH = 1e-5
 
 
 class Transform:
-    """One step. `fit` looks at the vectors of the catalogue and returns the step itself; `apply` maps any rows."""
+    """One step. `fit` looks at the vectors of the catalogue; `apply` maps any rows."""
 
-    def fit(self, vectors: np.ndarray) -> Transform:
+    def __init__(self) -> None:
+        self.arrays: dict[str, np.ndarray] = {}
+        """What the fit found: all that `apply` and `report` read."""
+
+    def fit(self, vectors: np.ndarray) -> None:
         """[n, E] float64."""
-        return self
+        raise NotImplementedError
 
     def apply(self, vectors: np.ndarray) -> np.ndarray:
         """[m, E] -> [m, E'] float64, one row from one row: those of the catalogue, or others."""
@@ -39,63 +43,60 @@ class Transform:
 class Center(Transform):
     """`center`: the mean vector is taken away."""
 
-    def fit(self, vectors: np.ndarray) -> Center:
+    def fit(self, vectors: np.ndarray) -> None:
         """[n, E] float64."""
         # One of the vectors goes first, so that a coordinate that all of them share becomes 0 and not the rounding of
         # a mean, which whitening would blow up to variance 1.
-        self._first = vectors[:1].copy()
-        self._mean = (vectors - self._first).mean(axis=0)
-        return self
+        first = vectors[:1].copy()
+        self.arrays = {"first": first, "mean": (vectors - first).mean(axis=0)}
 
     def apply(self, vectors: np.ndarray) -> np.ndarray:
         """[m, E] -> [m, E]."""
-        return vectors - self._first - self._mean
+        return vectors - self.arrays["first"] - self.arrays["mean"]
 
 
 class L2(Transform):
     """`l2`: every vector at length 1; what is no more than rounding becomes zero."""
 
-    def fit(self, vectors: np.ndarray) -> L2:
+    def fit(self, vectors: np.ndarray) -> None:
         """[n, E] float64."""
-        self._least = RELATIVE_LENGTH * np.linalg.norm(vectors, axis=1).max()
-        return self
+        self.arrays = {"least": np.array(RELATIVE_LENGTH * np.linalg.norm(vectors, axis=1).max())}
 
     def apply(self, vectors: np.ndarray) -> np.ndarray:
         """[m, E] -> [m, E]."""
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > self._least)
+        return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > self.arrays["least"])
 
 
 class Rescale(Transform):
     """`{rescale: x}`: one factor for all, so that the root mean square of the numbers is x; all zeros stay zeros."""
 
     def __init__(self, rms: float) -> None:
+        super().__init__()
         self._rms = rms
 
-    def fit(self, vectors: np.ndarray) -> Rescale:
+    def fit(self, vectors: np.ndarray) -> None:
         """[n, E] float64."""
         found = np.sqrt(np.mean(vectors**2))
-        self._factor = self._rms / found if found > 0 else 1.0
-        return self
+        self.arrays = {"factor": np.array(self._rms / found if found > 0 else 1.0)}
 
     def apply(self, vectors: np.ndarray) -> np.ndarray:
         """[m, E] -> [m, E]."""
-        return vectors * self._factor
+        return vectors * self.arrays["factor"]
 
 
-class Spectral(Transform):
+class Spectral(Center):
     """Base of the steps that centre and then treat each principal direction in its own way.
 
     Directions without variance end at zero, so all of them are exact for fewer items than dimensions, too.
     """
 
-    def fit(self, vectors: np.ndarray) -> Spectral:
+    def fit(self, vectors: np.ndarray) -> None:
         """[n, E] float64."""
-        self._center = Center().fit(vectors)
-        directions, variances = _principal(self._center.apply(vectors))
-        self._rank, self._explained = len(variances), 1.0
-        self._matrix = self.matrix(directions, variances)
-        return self
+        super().fit(vectors)
+        directions, variances = _principal(super().apply(vectors))
+        self.arrays["rank"], self.arrays["explained_variance"] = np.array(len(variances)), np.array(1.0)
+        self.arrays["matrix"] = self.matrix(directions, variances)
 
     def matrix(self, directions: np.ndarray, variances: np.ndarray) -> np.ndarray:
         """[E, E'] that centred vectors are multiplied by.
@@ -106,24 +107,25 @@ class Spectral(Transform):
 
     def apply(self, vectors: np.ndarray) -> np.ndarray:
         """[m, E] -> [m, E']."""
-        return self._center.apply(vectors) @ self._matrix
+        return super().apply(vectors) @ self.arrays["matrix"]
 
     def report(self) -> dict[str, float]:
         """rank: directions that carry any variance; explained_variance: the share of it that is kept."""
-        return {"rank": self._rank, "explained_variance": self._explained}
+        return {"rank": int(self.arrays["rank"]), "explained_variance": float(self.arrays["explained_variance"])}
 
 
 class PCA(Spectral):
     """`{pca: width}`: scores on the first principal directions, zeros beyond the rank of the vectors."""
 
     def __init__(self, width: int) -> None:
+        super().__init__()
         self._width = width
 
     def matrix(self, directions: np.ndarray, variances: np.ndarray) -> np.ndarray:
         """[E, width]."""
         kept = min(self._width, len(variances))
         if len(variances):
-            self._explained = float(variances[:kept].sum() / variances.sum())
+            self.arrays["explained_variance"] = np.array(variances[:kept].sum() / variances.sum())
         return _widened(directions[:kept].T, self._width)
 
 
@@ -135,6 +137,7 @@ class Whiten(Spectral):
     """
 
     def __init__(self, kind: str) -> None:
+        super().__init__()
         self._kind = kind
 
     def matrix(self, directions: np.ndarray, variances: np.ndarray) -> np.ndarray:
@@ -152,6 +155,7 @@ class Shrink(Spectral):
     """
 
     def __init__(self, degree: float) -> None:
+        super().__init__()
         self._degree = degree
 
     def matrix(self, directions: np.ndarray, variances: np.ndarray) -> np.ndarray:
@@ -170,6 +174,13 @@ class FittedTransforms:
     report: tuple[dict[str, Any], ...]
     """Of each step: its name, the width it leaves, the mean norm before and after, and what the fit found."""
 
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What the fits found, as '0.mean': all that a checkpoint has to carry."""
+        return {
+            f"{place}.{name}": array for place, step in enumerate(self.steps) for name, array in step.arrays.items()
+        }
+
     def apply(self, vectors: np.ndarray) -> np.ndarray:
         """[m, E] -> [m, E'] float64: rows that the fit has not seen, through the same map."""
         result = np.asarray(vectors, dtype=np.float64)
@@ -178,14 +189,24 @@ class FittedTransforms:
         return result
 
 
-def fit_transforms(vectors: np.ndarray, steps: Sequence[Step]) -> tuple[FittedTransforms, np.ndarray]:
-    """The steps fitted on a catalogue, and what they make of it: [n, E] -> [n, E'] float64."""
+def fit_transforms(
+    vectors: np.ndarray, steps: Sequence[Step], found: Mapping[str, np.ndarray] | None = None
+) -> tuple[FittedTransforms, np.ndarray]:
+    """The steps fitted on a catalogue, and what they make of it: [n, E] -> [n, E'] float64.
+
+    With what an earlier fit `found` (FittedTransforms.arrays) nothing is fitted: the map is that one, on any machine.
+    """
     result = np.asarray(vectors, dtype=np.float64)
     fitted, report = [], []
-    for step in steps:
+    for place, step in enumerate(steps):
         name, value = read_step(step)
         transform: Transform = _KINDS[name]() if value is None else _KINDS[name](value)
-        before, result = result, transform.fit(result).apply(result)
+        if found is None:
+            transform.fit(result)
+        else:
+            own = f"{place}."
+            transform.arrays = {key.removeprefix(own): found[key] for key in found if key.startswith(own)}
+        before, result = result, transform.apply(result)
         norms = [float(np.linalg.norm(rows, axis=1).mean()) for rows in (before, result)]
         fitted.append(transform)
         report.append(
@@ -228,12 +249,14 @@ def _principal(centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Directions [r, E] and variances [r] of the r directions that carry any, largest first.
 
     The covariance is E x E, so the cost does not grow with the square of the number of items. The sign of a
-    direction is fixed by its largest coordinate, which makes the result the same on every machine.
+    direction is fixed by its largest coordinate, the first of those that rounding can't tell apart, which makes the
+    result the same on every machine.
     """
     variances, directions = np.linalg.eigh(centred.T @ centred / max(len(centred), 1))
     variances, directions = variances[::-1], directions[:, ::-1].T
     kept = variances > RELATIVE_RANK * max(variances[0], np.finfo(np.float64).tiny)
     variances, directions = variances[kept], directions[kept]
-    largest = np.abs(directions).argmax(axis=1)
+    sizes = np.abs(directions)
+    largest = (sizes >= (1 - 1e-6) * sizes.max(axis=1, keepdims=True)).argmax(axis=1) if len(sizes) else []
     directions = directions * np.sign(directions[np.arange(len(directions)), largest])[:, None]
     return directions, variances

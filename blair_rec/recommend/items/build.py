@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import nn
@@ -15,6 +17,7 @@ from blair_rec.recommend.items.text_delta import TextDeltaItems
 from blair_rec.recommend.items.text_init import TextInitItems
 from blair_rec.recommend.items.unisrec import UniSRecItems
 from blair_rec.recommend.transforms import fit_transforms
+from blair_rec.steps import followed_by
 
 KINDS: dict[str, type[Items]] = {
     "text": TextItems,
@@ -27,18 +30,27 @@ KINDS: dict[str, type[Items]] = {
 """By the name in the config; `id` is the model's own embedding."""
 
 
-def build_items(variant: VariantConfig, vectors: np.ndarray, replaced: nn.Embedding, *, seed: int) -> Items:
+def build_items(
+    variant: VariantConfig,
+    vectors: np.ndarray,
+    replaced: nn.Embedding,
+    *,
+    seed: int,
+    fitted: Mapping[str, np.ndarray] | None = None,
+) -> Items:
     """The item side of a variant that uses text, in the place of `replaced`.
 
     Args:
         vectors: [C, E] text vectors by item id, row 0 is padding.
         replaced: [N, H] as the model initialised it.
         seed: of the control.
+        fitted: what the transforms found when they were fitted for this item side before; None: they are fitted now.
     """
     kind = KINDS[variant.items]
     options = {name: getattr(variant, name) for name in ("fusion", "max_delta")}
     rows = controlled(vectors[1:], variant.control, seed)
-    transforms, rows = fit_transforms(rows, [*variant.transforms, *kind.steps(replaced.embedding_dim)])
+    steps = followed_by(variant.transforms, kind.steps(replaced.embedding_dim))
+    transforms, rows = fit_transforms(rows, steps, fitted)
     given = {name: value for name, value in options.items() if value is not None}
     items = kind(torch.from_numpy(rows).float(), replaced, **given)
     items.transforms = transforms
