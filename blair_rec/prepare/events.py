@@ -79,9 +79,9 @@ class _Names:
         # NumPy where it can do it: whatever Polars evaluates as an expression waits for the blocks that it parses.
         numbers = texts.cast(self.kind).to_physical()
         wrong = _is_null(numbers)
-        rows = (numbers.cast(pl.Int64).fill_null(-1) if wrong.any() else numbers).to_numpy().astype(np.int64)
-        highest_before = np.maximum.accumulate(np.append(self.known - 1, rows))[:-1]
-        new = texts.filter(pl.Series(rows > highest_before))
+        rows = numbers.cast(pl.Int64).fill_null(-1).to_numpy() if wrong.any() else numbers.to_numpy()
+        late = np.flatnonzero(rows >= self.known)
+        new = texts.gather(late[np.unique(rows[late], return_index=True)[1]])
         if len(new):
             bad = new.to_frame("name").select(
                 pl.col("name").is_in(UNUSABLE) | pl.col("name").str.contains(SEVERAL_WORDS)

@@ -434,11 +434,9 @@ def _blocks(path: Path, progress: Progress | None) -> Iterator[bytes]:
     size, first = path.stat().st_size, True
     try:
         with path.open("rb") as raw, _opened(path, raw) as file:
-            while block := file.read(BLOCK):
-                if not block.endswith(b"\n"):
-                    block += file.readline(LONGEST_LINE)
-                    if not block.endswith(b"\n") and file.read(1):
-                        raise SourceError(f"{path}: a line of more than {LONGEST_LINE >> 20} MiB; this is no text file")
+            while block := _block(file, seekable=file is raw):
+                if not block.endswith(b"\n") and file.read(1):
+                    raise SourceError(f"{path}: a line of more than {LONGEST_LINE >> 20} MiB; this is no text file")
                 yield block.removeprefix(b"\xef\xbb\xbf") if first else block  # the mark that some editors write
                 first = False
                 if progress is not None:
@@ -447,6 +445,18 @@ def _blocks(path: Path, progress: Progress | None) -> Iterator[bytes]:
         raise SourceError(f"{path} is a broken or cut off gzip file ({error}); get it again") from None
     except OSError as error:
         raise SourceError(f"{path} can't be read ({error.strerror or error})") from None
+
+
+def _block(file: BinaryIO, seekable: bool) -> bytes:
+    """About BLOCK bytes up to the end of a line; `seekable` files read them in one piece, with no copy of it."""
+    if not seekable:
+        block = file.read(BLOCK)
+        return block if block.endswith(b"\n") else block + file.readline(LONGEST_LINE)
+    begin = file.tell()
+    file.seek(begin + BLOCK - 1)
+    rest = len(file.readline(LONGEST_LINE))
+    file.seek(begin)
+    return file.read(BLOCK - 1 + rest)
 
 
 def _opened(path: Path, raw: BinaryIO) -> BinaryIO:
