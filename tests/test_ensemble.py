@@ -160,11 +160,15 @@ def test_the_grid_covers_the_simplex_from_its_middle_to_its_corners(members: int
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("metric", ["MRR@80", "NDCG@5"])
+@pytest.mark.parametrize(("metric", "held"), [("MRR@80", 0), ("NDCG@5", 1 << 13), ("NDCG@5", 1 << 29)])
 def test_the_chosen_weights_are_the_top_of_the_hill_above_the_grid(
-    finished: Finished, data: Data, masked: bool, metric: str
+    finished: Finished, data: Data, masked: bool, metric: str, held: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each weighting ranked by itself: none of the grid is better, and none that is a step away."""
+    """Each weighting ranked by itself: none of the grid is better, and none that is a step away.
+
+    Whether no scores are held from one look to the next, those of some batches, or all.
+    """
+    monkeypatch.setattr("blair_rec.recommend.ensemble.HELD", held)
     members = blair_rec.load(finished.out / "runs" / "three-1")._model.members
 
     def value_of(shares: tuple[int, ...]) -> float:

@@ -33,6 +33,8 @@ CELLS, WEIGHTINGS = 1 << 16, 8
 """Scores of a member, and weightings of them, that are mixed at once."""
 WHOLE = 20
 """Weights are chosen in twentieths."""
+HELD = 1 << 29
+"""Scores kept from one look at the validation split to the next, 2 GiB; what is beyond is computed anew each time."""
 
 Shares = tuple[int, ...]
 """A weighting: what each member has of WHOLE."""
@@ -175,9 +177,11 @@ def choose_weights(
         measure: of (higher [cases], equal [cases], miss [cases] or None), as in evaluate.metrics.
     """
 
+    scored, miss = _Scored(ensemble, split, masked, batch_size), _in_history(split) if masked else None
+
     def best_of(grid: list[Shares]) -> tuple[Shares, float]:
         weightings = torch.tensor(grid, dtype=torch.float32) / WHOLE
-        higher, equal, miss = _ranks(ensemble, split, masked, weightings, batch_size)
+        higher, equal = _counts(scored, len(split), weightings)
         values = [measure(*counts, miss) for counts in zip(higher, equal, strict=True)]
         best = int(np.argmax(values))
         return grid[best], values[best]
@@ -194,37 +198,63 @@ def choose_weights(
     return tuple(share / WHOLE for share in chosen), value
 
 
-def _ranks(
-    ensemble: Ensemble, split: TextSequentialDataset, masked: bool, weightings: Tensor, batch_size: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """How many items score higher than the true one and how many the same [W, cases], and the cases that are misses.
+class _Scored:
+    """The cases of a split, batch by batch: (cases, the members' scores of them, their true items), some of it kept.
 
-    Members score each case once for all `weightings` [W, K]; what is mixed of their scores stays in a cache.
+    Shapes: [B] places in the split, [K, B, N] z-scores, LOWEST where there is no candidate, [B] item ids.
     """
-    history_row, history_item = split.histories()
-    higher, equal = (np.zeros((len(weightings), len(split)), dtype=np.int64) for _ in range(2))
-    miss = np.zeros(len(split), dtype=bool)
-    for begin in range(0, len(split), batch_size):
-        rows = torch.arange(begin, min(begin + batch_size, len(split)))
-        interaction = split[rows]
-        scores = ensemble.member_scores(interaction.to(ensemble.device)).cpu()
+
+    def __init__(self, ensemble: Ensemble, split: TextSequentialDataset, masked: bool, batch_size: int) -> None:
+        self.ensemble, self.split, self.masked = ensemble, split, masked
+        self.cases = torch.arange(len(split)).split(batch_size)
+        self.history = split.histories()
+        self.room = HELD
+        self.held: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for number, cases in enumerate(self.cases):
+            scores, item = self.held.get(number) or self._score(cases)
+            if number not in self.held and scores.numel() <= self.room:
+                self.room -= scores.numel()
+                self.held[number] = scores, item
+            yield cases, scores, item
+
+    def _score(self, cases: Tensor) -> tuple[Tensor, Tensor]:
+        interaction = self.split[cases]
+        scores = self.ensemble.member_scores(interaction.to(self.ensemble.device)).cpu()
         out = torch.zeros(scores.shape[1:], dtype=torch.bool)  # what is no candidate
         out[:, 0] = True
-        if masked:
-            first, after = torch.searchsorted(history_row, torch.tensor([begin, int(rows[-1]) + 1]))
-            out[history_row[first:after] - begin, history_item[first:after]] = True
-        case, item = torch.arange(len(rows)), interaction[split.iid_field].cpu()
-        miss[rows.numpy()] = out[case, item].numpy()
+        if self.masked:
+            row, item = self.history
+            begin, end = torch.searchsorted(row, cases[[0, -1]] + torch.tensor([0, 1]))
+            out[row[begin:end] - cases[0], item[begin:end]] = True
+        case, item = torch.arange(len(cases)), interaction[self.split.iid_field].cpu()
         out[case, item] = False  # a true item is always there, to be compared with
-        scores.masked_fill_(out, LOWEST)
-        few = max(1, CELLS // scores.shape[2])
-        for some in case.split(few):
+        return scores.masked_fill_(out, LOWEST), item
+
+
+def _in_history(split: TextSequentialDataset) -> np.ndarray:
+    """[cases] bool: whether the true item stands in its own history, and so is no candidate where that is masked."""
+    row, item = split.histories()
+    found = np.zeros(len(split), dtype=bool)
+    found[row[item == split.inter_feat[split.iid_field][row]].numpy()] = True
+    return found
+
+
+def _counts(scored: _Scored, n_cases: int, weightings: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """How many items score higher than the true one and how many the same: [W, cases], of `weightings` [W, K].
+
+    What is mixed of a batch's scores stays in a cache.
+    """
+    higher, equal = (np.zeros((len(weightings), n_cases), dtype=np.int64) for _ in range(2))
+    for cases, scores, item in scored:
+        for some in torch.arange(len(cases)).split(max(1, CELLS // scores.shape[2])):
             cells = scores[:, some].flatten(1)
             for which in torch.arange(len(weightings)).split(WEIGHTINGS):
                 mixed = (weightings[which] @ cells).view(len(which), len(some), -1)
                 own = mixed.gather(2, item[some].expand(len(which), -1).unsqueeze(2)).numpy()
-                place = np.ix_(which.numpy(), begin + some.numpy())
+                place = np.ix_(which.numpy(), cases[some].numpy())
                 # NumPy counts bits twice as fast as torch adds them up.
                 higher[place] = np.count_nonzero(mixed.numpy() > own, axis=2)
                 equal[place] = np.count_nonzero(mixed.numpy() == own, axis=2) - 1
-    return higher, equal, miss if masked else None
+    return higher, equal
