@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 import blair_rec.recbole  # noqa: F401  (repairs RecBole before anything of it is used)
-from blair_rec.config import PLUGIN_KEYS, CompareConfig, VariantConfig
+from blair_rec.config import CompareConfig, VariantConfig
 from blair_rec.errors import BlairRecError, ConfigError, DatasetError
 from blair_rec.evaluate.metrics import check_k, metric_values
 from blair_rec.item_vectors import item_vectors
 from blair_rec.plan import run_setup
+from blair_rec.plugin_config import PLUGIN_KEYS
 from blair_rec.recommend.baselines import Counted, build_baseline
 from blair_rec.recommend.dataset import ItemVectors, TextSequentialDataset
 from blair_rec.recommend.epochs import RecboleWay, build_training, check_loss

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blair_rec.config import PLUGIN_KEYS, CompareConfig, VariantConfig
+from blair_rec.config import CompareConfig, VariantConfig
 from blair_rec.errors import BadRun, ChangedRuns, DatasetError
 from blair_rec.evaluate.results import (
     RANKS_FILE,
@@ -23,6 +23,7 @@ from blair_rec.evaluate.results import (
     run_name,
 )
 from blair_rec.item_vectors import Encoding
+from blair_rec.plugin_config import PLUGIN_KEYS
 from blair_rec.provenance import code_hash, hash_files, hash_of
 from blair_rec.sections import to_dict
 

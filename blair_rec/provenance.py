@@ -21,7 +21,17 @@ except ImportError:  # not on Windows, which has no such count
     resource = None  # type: ignore[assignment]
 
 PACKAGES = ("recbole", "torch", "numpy", "scipy", "pandas", "transformers")
-TRAINING_SIDE = ("recommend", "config.py", "sections.py", "item_vectors.py", "plan.py", "steps.py", "fit.py", "run.py")
+TRAINING_SIDE = (
+    "recommend",
+    "config.py",
+    "plugin_config.py",
+    "sections.py",
+    "item_vectors.py",
+    "plan.py",
+    "steps.py",
+    "fit.py",
+    "run.py",
+)
 """What decides, next to data and config, on the numbers of a run."""
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from blair_rec.config import read_plugin_config
+from blair_rec.plugin_config import read_plugin_config
 from blair_rec.recommend.compat import repair_recbole
 
 repair_recbole()

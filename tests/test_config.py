@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from blair_rec.config import (
     OWNED_BY,
-    PLUGIN_KEYS,
     CompareConfig,
     EvaluateConfig,
     FallbackConfig,
@@ -24,9 +23,9 @@ from blair_rec.config import (
     VariantConfig,
     load_config,
     read_config,
-    read_plugin_config,
 )
 from blair_rec.errors import ConfigError
+from blair_rec.plugin_config import PLUGIN_KEYS, read_plugin_config
 from blair_rec.sections import LARGEST_SEED, to_dict, write_yaml
 from blair_rec.steps import order_problems, read_step, step_name
 

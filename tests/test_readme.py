@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from blair_rec import config
-from blair_rec.config import PLUGIN_KEYS, load_config, read_config
+from blair_rec.config import load_config, read_config
+from blair_rec.plugin_config import PLUGIN_KEYS
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

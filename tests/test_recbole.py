@@ -18,9 +18,9 @@ from safetensors import safe_open
 from worlds import SMALL, store_for
 
 import blair_rec.recbole as plugin
-from blair_rec.config import read_plugin_config
 from blair_rec.errors import ConfigError, DatasetError, MissingEmbeddings, StoreError
 from blair_rec.evaluate.metrics import metric_values
+from blair_rec.plugin_config import read_plugin_config
 from blair_rec.recommend.checkpoint import load_weights
 from blair_rec.recommend.eligibility import recbole_models
 from blair_rec.recommend.scoring import rank

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from blair_rec.config import PLUGIN_KEYS, VariantConfig
+from blair_rec.config import VariantConfig
 from blair_rec.errors import ConfigError
+from blair_rec.plugin_config import PLUGIN_KEYS
 from blair_rec.recommend.eligibility import (
     Eligible,
     eligibility,

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from blair_rec.config import read_plugin_config
 from blair_rec.errors import CheckpointError, ConfigError
+from blair_rec.plugin_config import read_plugin_config
 from blair_rec.sections import read_yaml, to_dict
 
 from recbole.config import Config
