@@ -100,7 +100,7 @@ def _differing(saved: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray]
     """Names under which two fits have found more than roundings of the same."""
     return [
         name
-        for name in {*saved, *arrays}
+        for name in sorted({*saved, *arrays})
         if name not in saved
         or name not in arrays
         or saved[name].shape != arrays[name].shape
