@@ -3,10 +3,10 @@
     python benchmarks/tail_weights.py RUNS [--average all] [--seed 1] [--tail 0,0.5,1,2]
 
 RUNS is the folder of a finished comparison. Its average has one weight for each member. Here items with at most 5
-training events have weights of their own, and a shift towards or away from them all: any ensemble of these members that
-treats tail items alike. The weights are climbed to on every second case of the validation split and measured on the
-others, and the other way round, for NDCG@10 over all cases plus TAIL times NDCG@10 over those whose true item is one of the
-tail. Written to benchmarks/results/tail_weights-DATASET.{json,md}.
+training events have weights of their own, and a shift towards or away from them all: any ensemble of these members
+that treats tail items alike. The weights are climbed to on every second case of the validation split and measured on
+the others, and the other way round, for NDCG@10 over all cases plus TAIL times NDCG@10 over those whose true item is
+one of the tail. Written to benchmarks/results/tail_weights-DATASET.{json,md}.
 """
 
 from __future__ import annotations
