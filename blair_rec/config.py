@@ -30,8 +30,8 @@ ITEM_KINDS = ("id", "text", "text_init", "text_delta", "id_text", "unisrec", "sa
 FUSIONS = ("sum", "concat", "gate")
 UNISREC_TEMPERATURE = 0.07
 CONTROLS = ("shuffle", "random")
-TEXT_SCORERS = ("last_item", "mean_history")
-SCORERS = ("popularity", "markov", *TEXT_SCORERS)
+TEXT_SCORERS = ("last_item", "mean_history", "recent_history")
+SCORERS = ("popularity", "markov", "sequential_rules", *TEXT_SCORERS)
 WEIGHTS = ("validation", "masked", "unmasked", "equal")
 SAMPLED_LOSSES = ("sampled_softmax", "gbce", "bpr")
 OUR_LOSSES = ("full_softmax", *SAMPLED_LOSSES)
@@ -219,7 +219,8 @@ class VariantConfig:
     trials: int = 0
     """Configurations that were tried on validation before this one was chosen; `blair-rec tune` writes it."""
     scorer: str | None = None
-    """Instead of a model: popularity, markov (counted), last_item or mean_history (nearest neighbours on text)."""
+    """Instead of a model: popularity, markov, sequential_rules (counted), last_item, mean_history or recent_history
+    (nearest neighbours on text)."""
     average: tuple[str, ...] = ()
     """Instead of a model: the variants whose scores are normalised and averaged."""
     weights: str = "validation"

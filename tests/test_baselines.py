@@ -109,7 +109,25 @@ def test_markov_falls_back_to_popularity_after_an_item_that_training_never_conti
     assert markov.max() < 1
 
 
-@pytest.mark.parametrize("scorer", ["popularity", "markov"])
+def test_sequential_rules_count_what_came_soon_after_the_items_of_the_history(tiny: Path) -> None:
+    """By hand: an item d <= 10 events after another one in training counts 1 / d, times 1 / age in the history."""
+    config, splits = built(TextSequentialDataset, tiny)
+    ids, n_items, window = token_ids(splits[0]), splits[0].item_num, config["MAX_ITEM_LIST_LENGTH"]
+    rules, popularity = np.zeros((n_items, n_items)), np.zeros(n_items)
+    for _, items in training_events(tiny):
+        for item in items:
+            popularity[ids[item]] += 1
+        for begin, before in enumerate(items):
+            for distance, after in enumerate(items[begin + 1 : begin + 11], start=1):
+                rules[ids[before], ids[after]] += 1 / distance
+    assert max(len(items) for _, items in training_events(tiny)) > 11  # so that 10 is a bound
+    found = scores(made("sequential_rules", splits), splits[2])
+    for row, (_, history, _) in zip(found, cases([splits[2]]), strict=True):
+        expected = sum(rules[ids[item]] / age for age, item in enumerate(history[: -window - 1 : -1], start=1))
+        np.testing.assert_allclose(row, expected + 1e-4 * popularity / (1 + popularity.max()), rtol=1e-4)
+
+
+@pytest.mark.parametrize("scorer", ["popularity", "markov", "sequential_rules"])
 def test_another_validation_or_test_item_changes_no_count(tiny: Path, tmp_path: Path, scorer: str) -> None:
     _, splits = built(TextSequentialDataset, tiny)
     log = read_log(tiny)
@@ -132,7 +150,7 @@ def test_another_validation_or_test_item_changes_no_count(tiny: Path, tmp_path: 
     assert by_token(others) == by_token(splits)
 
 
-def brute_force_cosines(table: np.ndarray, history: list[int]) -> np.ndarray:
+def brute_force_cosines(table: np.ndarray, history: list[int], weights: list[float]) -> np.ndarray:
     """[N] mean cosine of every item to the items of a history, one pair at a time, in float64."""
     table = table.astype(np.float64)
 
@@ -140,18 +158,24 @@ def brute_force_cosines(table: np.ndarray, history: list[int]) -> np.ndarray:
         size = np.sqrt((a * a).sum()) * np.sqrt((b * b).sum())
         return float((a * b).sum() / size) if size > 0 else 0.0
 
-    return np.array([np.mean([cosine(row, table[item]) for item in history]) for row in table])
+    return np.array([np.average([cosine(row, table[item]) for item in history], weights=weights) for row in table])
 
 
-@pytest.mark.parametrize("scorer, seen", [("last_item", 1), ("mean_history", 6)])
-def test_neighbours_score_by_the_mean_cosine_to_what_they_look_at(tiny: Path, scorer: str, seen: int) -> None:
+@pytest.mark.parametrize(
+    "scorer, weights",
+    [("last_item", [1]), ("mean_history", [1] * 6), ("recent_history", [1 / 6, 1 / 5, 1 / 4, 1 / 3, 1 / 2, 1])],
+)
+def test_neighbours_score_by_the_mean_cosine_to_what_they_look_at(
+    tiny: Path, scorer: str, weights: list[float]
+) -> None:
     config, splits = built(TextSequentialDataset, tiny)
     assert config["MAX_ITEM_LIST_LENGTH"] == 6
     vectors = vectors_for(splits[0].item_num)
     vectors.table[5] = 0  # an item without text is no neighbour of anything
     found, ids = scores(made(scorer, splits, vectors), splits[2]), token_ids(splits[0])
     for row, (_, history, _) in list(zip(found, cases([splits[2]]), strict=True))[::10]:
-        expected = brute_force_cosines(vectors.table, [ids[item] for item in history[-seen:]])
+        seen = [ids[item] for item in history[-len(weights) :]]
+        expected = brute_force_cosines(vectors.table, seen, weights[-len(seen) :])
         np.testing.assert_allclose(row, expected, atol=1e-6)
 
 
@@ -177,10 +201,10 @@ def test_a_control_shuffles_the_neighbours_texts_by_the_seed(tiny: Path) -> None
     assert torch.equal(first.sum(1).sort().values, plain.sum(1).sort().values)
 
 
-@pytest.mark.parametrize("scorer", ["popularity", "markov", "last_item", "mean_history"])
+@pytest.mark.parametrize("scorer", ["popularity", "markov", "sequential_rules", "last_item", "recent_history"])
 def test_what_was_counted_is_read_back_bit_for_bit(tiny: Path, tmp_path: Path, scorer: str) -> None:
     _, splits = built(TextSequentialDataset, tiny)
-    vectors = vectors_for(splits[0].item_num) if scorer in ("last_item", "mean_history") else None
+    vectors = vectors_for(splits[0].item_num) if scorer in ("last_item", "recent_history") else None
     sha256 = vectors.store_sha256 if vectors else None
     baseline = made(scorer, splits, vectors)
     save_weights(baseline, tmp_path / "model.safetensors", sha256)
@@ -204,6 +228,8 @@ BASELINES = {
     "markov": {"scorer": "markov"},
     "neighbours": {"scorer": "last_item", "transforms": ["center"]},
     "mean_neighbours": {"scorer": "mean_history"},
+    "rules": {"scorer": "sequential_rules"},
+    "recent_neighbours": {"scorer": "recent_history"},
 }
 
 
@@ -214,7 +240,7 @@ def test_baselines_stand_on_the_leaderboard_without_an_epoch(tiny: Path, encoder
     rows = {row.variant: row for row in board.rows}
     assert {name: row.items for name, row in rows.items()} == {
         "id": "id", "popular": "popularity", "markov": "markov", "neighbours": "last_item",
-        "mean_neighbours": "mean_history",
+        "mean_neighbours": "mean_history", "rules": "sequential_rules", "recent_neighbours": "recent_history",
     }  # fmt: skip
     for name in set(BASELINES) - {"id"}:
         assert rows[name].epochs == 0 and rows[name].parameters.trained == 0 and rows[name].trials == 0
@@ -235,10 +261,12 @@ def test_baselines_stand_on_the_leaderboard_without_an_epoch(tiny: Path, encoder
 
 
 def test_a_baseline_recommends_like_any_run(tiny: Path, encoder: Path, tmp_path: Path) -> None:
-    variants = {name: BASELINES[name] for name in ("popular", "markov", "neighbours", "mean_neighbours")}
+    variants = {name: BASELINES[name] for name in BASELINES if name != "id"}
     config = config_of(tiny, encoder, variants=variants, baseline="popular", seeds=[1])
     compare(config, tmp_path / "out")
-    histories = [history for _, history, _ in cases([built(TextSequentialDataset, tiny)[1][2]])][:5]
+    histories = [
+        history for _, history, _ in cases([built(TextSequentialDataset, tiny, MAX_ITEM_LIST_LENGTH=10)[1][2]])
+    ][:5]
     for name in variants:
         folder = tmp_path / "out" / "runs" / f"{name}-1"
         found = blair_rec.load(folder).recommend(histories, k=3, exclude_history=False)

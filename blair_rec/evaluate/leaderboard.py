@@ -24,7 +24,7 @@ from blair_rec.evaluate.significance import Difference, Floats, Pair, corrected,
 from blair_rec.evaluate.slices import Slice, slices
 
 SCHEMA = 1
-NEIGHBOURS = ("last_item", "mean_history")
+NEIGHBOURS = ("last_item", "mean_history", "recent_history")
 """Of `items`: what scores by the text alone, with nothing trained."""
 # What the seeds of one variant have in common; otherwise their mean would be the mean of different things.
 SHARED_BY_SEEDS = ("model", "items", "control", "transforms", "encoder", "store_sha256", "trials", "parameters")
