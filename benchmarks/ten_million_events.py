@@ -30,7 +30,7 @@ def work(data: str, evaluate: int) -> None:
     import numpy as np
 
     import blair_rec.recbole  # noqa: F401
-    from blair_rec.config import TrainConfig
+    from blair_rec.config_sections import TrainConfig
     from blair_rec.evaluate.metrics import metric_values
     from blair_rec.recommend.dataset import TextSequentialDataset
     from blair_rec.recommend.epochs import build_training

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 import blair_rec.recbole  # noqa: F401  (repairs RecBole before anything of it is used)
-from blair_rec.config import CompareConfig, VariantConfig
+from blair_rec.config import CompareConfig
+from blair_rec.config_sections import VariantConfig
 from blair_rec.errors import BlairRecError, ConfigError, DatasetError
 from blair_rec.evaluate.metrics import check_k, metric_values
 from blair_rec.item_vectors import item_vectors

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blair_rec.config import CompareConfig, TextConfig
+from blair_rec.config import CompareConfig
+from blair_rec.config_sections import TextConfig
 from blair_rec.errors import StoreError
 from blair_rec.text.catalogue import Catalogue, read_catalogue
 from blair_rec.text.encode import encode_catalogue, store_name

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blair_rec.config import CompareConfig, VariantConfig
+from blair_rec.config import CompareConfig
+from blair_rec.config_sections import VariantConfig
 from blair_rec.errors import BadRun, ChangedRuns, DatasetError
 from blair_rec.evaluate.results import (
     RANKS_FILE,

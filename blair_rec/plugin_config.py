@@ -1,4 +1,4 @@
-"""The flat `blair_*` keys of a RecBole config -> the typed sections of config.py that they stand for."""
+"""The flat `blair_*` keys of a RecBole config -> the typed sections that they stand for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-from blair_rec.config import TIES, SplitConfig, TextConfig, TrainConfig, VariantConfig, with_temperature
+from blair_rec.config import with_temperature
+from blair_rec.config_sections import TIES, SplitConfig, TextConfig, TrainConfig, VariantConfig
 from blair_rec.errors import ConfigError
 from blair_rec.sections import one_of, read_section, read_yaml, refuse, type_problems
 

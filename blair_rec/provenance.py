@@ -24,6 +24,7 @@ PACKAGES = ("recbole", "torch", "numpy", "scipy", "pandas", "transformers")
 TRAINING_SIDE = (
     "recommend",
     "config.py",
+    "config_sections.py",
     "plugin_config.py",
     "sections.py",
     "item_vectors.py",

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from blair_rec.api import load_model
-from blair_rec.config import CompareConfig, VariantConfig
+from blair_rec.config import CompareConfig
+from blair_rec.config_sections import VariantConfig
 from blair_rec.errors import TrainingError
 from blair_rec.evaluate.metrics import metric_values
 from blair_rec.evaluate.results import RESULT_FILE, WEIGHTS_FILE, last_items, load_run, write_lists, write_result

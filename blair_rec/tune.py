@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blair_rec.compare import Listener, encode_stores, planned
-from blair_rec.config import READ_BY_ITEMS, CompareConfig, TuneConfig
+from blair_rec.config import CompareConfig
+from blair_rec.config_sections import READ_BY_ITEMS, TuneConfig
 from blair_rec.errors import ConfigError, ScoringError, TrainingError
 from blair_rec.files import alone_in, write_text
 from blair_rec.plan import data_folder, data_hash, run_setup

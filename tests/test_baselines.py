@@ -16,7 +16,8 @@ from worlds import built, cases, read_log, vectors_for, write_log
 
 import blair_rec
 from blair_rec.compare import compare
-from blair_rec.config import VariantConfig, read_config
+from blair_rec.config import read_config
+from blair_rec.config_sections import VariantConfig
 from blair_rec.errors import ConfigError
 from blair_rec.evaluate.leaderboard import build_leaderboard
 from blair_rec.evaluate.results import load_runs

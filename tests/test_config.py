@@ -12,17 +12,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blair_rec.config import (
-    OWNED_BY,
-    CompareConfig,
+from blair_rec.config import OWNED_BY, CompareConfig, load_config, read_config
+from blair_rec.config_sections import (
     EvaluateConfig,
     FallbackConfig,
     SplitConfig,
     TextConfig,
     TrainConfig,
     VariantConfig,
-    load_config,
-    read_config,
 )
 from blair_rec.errors import ConfigError
 from blair_rec.plugin_config import PLUGIN_KEYS, read_plugin_config

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from blair_rec.config import ITEM_KINDS, VariantConfig
+from blair_rec.config_sections import ITEM_KINDS, VariantConfig
 from blair_rec.errors import ConfigError
 from blair_rec.recommend.items import KINDS, Items, build_items
 from blair_rec.recommend.items import sasrec_text as sasrec_text_module

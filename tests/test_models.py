@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from torch import nn
 from worlds import SMALL, STOCK, built, read_log, store_for, vectors_for, with_small_times
 
-from blair_rec.config import ITEM_KINDS, read_config
+from blair_rec.config import read_config
+from blair_rec.config_sections import ITEM_KINDS
 from blair_rec.errors import CheckpointError, ConfigError
 from blair_rec.fit import TrainingData, fit_variant
 from blair_rec.recommend.checkpoint import load_weights, save_weights, saved_transforms

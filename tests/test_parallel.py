@@ -42,7 +42,7 @@ SETUPS: dict[str, dict[str, Any]] = {
 def train(folder: Path, name: str, **more: Any) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Two epochs of one of the set-ups: the losses, and the weights in the end."""
     import blair_rec.recbole  # noqa: F401
-    from blair_rec.config import TrainConfig
+    from blair_rec.config_sections import TrainConfig
     from blair_rec.recommend.dataset import TextSequentialDataset
     from blair_rec.recommend.epochs import build_training
     from blair_rec.recommend.models import model_class

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import blair_rec.recbole  # noqa: F401
-from blair_rec.config import TrainConfig
+from blair_rec.config_sections import TrainConfig
 from blair_rec.errors import ConfigError, TrainingError
 from blair_rec.recommend.dataset import ItemVectors, TextSequentialDataset
 from blair_rec.recommend.epochs import EveryPosition, RecboleWay, build_training, recbole_batches, seed_everything

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from blair_rec.cli.terminal import Live, say
-from blair_rec.config import DTYPES, TEMPLATES, TextConfig
+from blair_rec.config_sections import DTYPES, TEMPLATES, TextConfig
 from blair_rec.errors import ConfigError
 from blair_rec.sections import read_section
 

@@ -13,7 +13,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from blair_rec.config import SplitConfig
+from blair_rec.config_sections import SplitConfig
 from blair_rec.errors import DatasetError
 from blair_rec.recommend.log import LOG_POSITION, Log, LogRows
 from blair_rec.recommend.reading import QuicklyRead

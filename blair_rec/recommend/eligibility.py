@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from blair_rec.config import VariantConfig
+from blair_rec.config_sections import VariantConfig
 from blair_rec.errors import ConfigError
 from blair_rec.recommend.dataset import TextSequentialDataset
 from blair_rec.recommend.items import Items, build_items

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blair_rec.config import SAMPLED_LOSSES, TrainConfig
+from blair_rec.config_sections import SAMPLED_LOSSES, TrainConfig
 from blair_rec.errors import ConfigError
 from blair_rec.recommend import parallel
 from blair_rec.recommend.dropout import BitDropout

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from blair_rec.config import VariantConfig
+from blair_rec.config_sections import VariantConfig
 from blair_rec.errors import ConfigError
 from blair_rec.plugin_config import PLUGIN_KEYS
 from blair_rec.recommend.eligibility import (

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from blair_rec.config import SAMPLED_LOSSES, TrainConfig
+from blair_rec.config_sections import SAMPLED_LOSSES, TrainConfig
 from blair_rec.plugin_config import read_plugin_config
 from blair_rec.recommend import parallel
 from blair_rec.recommend.checkpoint import load_training, load_weights, save_training

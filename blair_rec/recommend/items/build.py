@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from blair_rec.config import VariantConfig
+from blair_rec.config_sections import VariantConfig
 from blair_rec.recommend.items.base import Items
 from blair_rec.recommend.items.id_text import IdTextItems
 from blair_rec.recommend.items.sasrec_text import SASRecTextItems
