@@ -24,8 +24,6 @@ from blair_rec.evaluate.significance import Difference, Floats, Pair, corrected,
 from blair_rec.evaluate.slices import Slice, slices
 
 SCHEMA = 1
-NEIGHBOURS = ("last_item", "mean_history", "recent_history")
-"""Of `items`: what scores by the text alone, with nothing trained."""
 # What the seeds of one variant have in common; otherwise their mean would be the mean of different things.
 SHARED_BY_SEEDS = ("model", "items", "control", "transforms", "encoder", "store_sha256", "trials", "parameters")
 
@@ -211,7 +209,7 @@ def build_leaderboard(
         notes=(
             *dict.fromkeys(note for run in runs for note in run.notes),
             *_seed_notes(variants),
-            *_neighbour_notes(rows, protocol, metrics[0]),
+            *_untrained_notes(rows, protocol, metrics[0]),
             *differing,
         ),
         rows=tuple(sorted(rows, key=lambda row: (-row.metrics[protocol][metrics[0]].mean, row.variant))),
@@ -321,21 +319,21 @@ def _seed_notes(variants: Mapping[str, Sequence[RunResult]]) -> list[str]:
     ]
 
 
-def _neighbour_notes(rows: Sequence[Row], protocol: ProtocolName, metric: str) -> list[str]:
-    """A note for every model trained on text that does no better than the same text without any training."""
+def _untrained_notes(rows: Sequence[Row], protocol: ProtocolName, metric: str) -> list[str]:
+    """A note for every trained variant that does no better than the best of those that nothing was trained for."""
 
     def mean(row: Row) -> float:
         return row.metrics[protocol][metric].mean
 
-    untrained = [row for row in rows if row.items in NEIGHBOURS and row.control is None]
-    if not untrained:
+    rows = [row for row in rows if row.control is None]
+    best = max((row for row in rows if not row.parameters.trained), key=mean, default=None)
+    if best is None:
         return []
-    best = max(untrained, key=mean)
     return [
-        f"{row.variant} does not beat nearest neighbours on text without any training: {metric} {protocol} "
-        f"{mean(row):.4f}, {best.variant} {mean(best):.4f}"
+        f"{row.variant} does not beat {best.variant}, which takes no training: {metric} {protocol} {mean(row):.4f}, "
+        f"{best.variant} {mean(best):.4f}"
         for row in rows
-        if row.encoder is not None and row.items not in NEIGHBOURS and row.control is None and mean(row) <= mean(best)
+        if row.parameters.trained and mean(row) <= mean(best)
     ]
 
 
