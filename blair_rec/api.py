@@ -15,7 +15,7 @@ import torch
 
 import blair_rec.recbole  # noqa: F401  (repairs RecBole before anything of it is used)
 from blair_rec.errors import CheckpointError, ConfigError, StoreError, UnknownItems
-from blair_rec.evaluate.results import WEIGHTS_FILE
+from blair_rec.evaluate.run_files import WEIGHTS_FILE
 from blair_rec.files import partial_of, put_in_place
 from blair_rec.fit import model_settings
 from blair_rec.item_vectors import item_vectors

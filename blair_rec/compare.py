@@ -17,7 +17,8 @@ from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
 from blair_rec.evaluate.metrics import parse_metric
 from blair_rec.evaluate.page.cards import write_cards
 from blair_rec.evaluate.report import write_reports
-from blair_rec.evaluate.results import CONFIG_FILE, RUNS_FOLDER, load_run, load_runs
+from blair_rec.evaluate.results import load_run, load_runs
+from blair_rec.evaluate.run_files import CONFIG_FILE, RUNS_FOLDER
 from blair_rec.files import alone_in, tidy, write_text
 from blair_rec.item_cards import comparison_cards
 from blair_rec.item_vectors import Encoding, find_encodings

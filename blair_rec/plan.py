@@ -13,16 +13,8 @@ from typing import Any
 from blair_rec.config import CompareConfig
 from blair_rec.config_sections import VariantConfig
 from blair_rec.errors import BadRun, ChangedRuns, DatasetError
-from blair_rec.evaluate.results import (
-    RANKS_FILE,
-    RESULT_FILE,
-    RUNS_FOLDER,
-    WEIGHTS_FILE,
-    RunResult,
-    load_run,
-    load_runs,
-    run_name,
-)
+from blair_rec.evaluate.results import RunResult, load_run, load_runs, run_name
+from blair_rec.evaluate.run_files import RANKS_FILE, RESULT_FILE, RUNS_FOLDER, WEIGHTS_FILE
 from blair_rec.item_vectors import Encoding
 from blair_rec.plugin_config import PLUGIN_KEYS
 from blair_rec.provenance import code_hash, hash_files, hash_of

@@ -19,7 +19,8 @@ from blair_rec.config import CompareConfig
 from blair_rec.config_sections import VariantConfig
 from blair_rec.errors import TrainingError
 from blair_rec.evaluate.metrics import metric_values
-from blair_rec.evaluate.results import RESULT_FILE, WEIGHTS_FILE, last_items, load_run, write_lists, write_result
+from blair_rec.evaluate.results import last_items, load_run, write_lists, write_result
+from blair_rec.evaluate.run_files import RESULT_FILE, WEIGHTS_FILE
 from blair_rec.files import partial_of, put_in_place
 from blair_rec.fit import Fitted, TrainingData, fit_variant, measured
 from blair_rec.plan import Run, member_folders

@@ -24,7 +24,8 @@ from blair_rec.cli import main, terminal
 from blair_rec.compare import leaderboard
 from blair_rec.config import load_config
 from blair_rec.evaluate.answer import answer
-from blair_rec.evaluate.results import Epoch, load_run
+from blair_rec.evaluate.results import load_run
+from blair_rec.evaluate.run_files import Epoch
 from blair_rec.plan import Run
 from blair_rec.text.store import open_store
 

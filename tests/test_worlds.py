@@ -10,7 +10,8 @@ from worlds import write_log
 
 from blair_rec.config import CompareConfig
 from blair_rec.config_sections import TextConfig, TrainConfig, VariantConfig
-from blair_rec.evaluate.results import PROTOCOLS, ProtocolName, RunResult, load_run
+from blair_rec.evaluate.results import RunResult, load_run
+from blair_rec.evaluate.run_files import PROTOCOLS, ProtocolName
 from blair_rec.plan import Run, run_setup
 from blair_rec.run import Data, make_run
 from blair_rec.text.store import EmbeddingStore, write_store

@@ -11,15 +11,8 @@ from numpy.typing import NDArray
 
 from blair_rec.errors import ConfigError, UnpairedRuns
 from blair_rec.evaluate.metrics import TopLists, check_k, parse_metric, top_lists
-from blair_rec.evaluate.results import (
-    PROTOCOLS,
-    EncoderUsed,
-    Parameters,
-    ProtocolName,
-    RunResult,
-    check_paired,
-    run_name,
-)
+from blair_rec.evaluate.results import RunResult, check_paired, run_name
+from blair_rec.evaluate.run_files import PROTOCOLS, EncoderUsed, Parameters, ProtocolName
 from blair_rec.evaluate.significance import Difference, Floats, Pair, corrected, differences
 from blair_rec.evaluate.slices import Slice, slices
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from blair_rec.evaluate.across import standings
 from blair_rec.evaluate.answer import answer, p_value
 from blair_rec.evaluate.leaderboard import Leaderboard, Row, Summary
-from blair_rec.evaluate.results import PROTOCOLS, ProtocolName
+from blair_rec.evaluate.run_files import PROTOCOLS, ProtocolName
 from blair_rec.evaluate.significance import Interval
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blair_rec.evaluate.page.cards import ItemCards
-from blair_rec.evaluate.results import ProtocolName, RunResult
+from blair_rec.evaluate.results import RunResult
+from blair_rec.evaluate.run_files import ProtocolName
 
 EXAMPLES = 12
 SHOWN_ITEMS = 8
