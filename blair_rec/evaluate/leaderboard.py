@@ -313,7 +313,7 @@ def _seed_notes(variants: Mapping[str, Sequence[RunResult]]) -> list[str]:
 
 
 def _untrained_notes(rows: Sequence[Row], protocol: ProtocolName, metric: str) -> list[str]:
-    """A note for every trained variant that does no better than the best of those that nothing was trained for."""
+    """A note on the trained variants that do no better than the best of those that nothing was trained for."""
 
     def mean(row: Row) -> float:
         return row.metrics[protocol][metric].mean
@@ -322,12 +322,12 @@ def _untrained_notes(rows: Sequence[Row], protocol: ProtocolName, metric: str) -
     best = max((row for row in rows if not row.parameters.trained), key=mean, default=None)
     if best is None:
         return []
-    return [
-        f"{row.variant} does not beat {best.variant}, which takes no training: {metric} {protocol} {mean(row):.4f}, "
-        f"{best.variant} {mean(best):.4f}"
-        for row in rows
-        if row.parameters.trained and mean(row) <= mean(best)
-    ]
+    beaten = [row for row in rows if row.parameters.trained and mean(row) <= mean(best)]
+    if not beaten:
+        return []
+    values = ", ".join(f"{row.variant} {mean(row):.4f}" for row in beaten)
+    untrained = f"{best.variant}, which takes no training, has {metric} {protocol} {mean(best):.4f}"
+    return [f"{untrained} and is not beaten by {values}"]
 
 
 def _provenance(runs: Sequence[RunResult]) -> tuple[dict[str, Scalar | list[Scalar]], list[str]]:
