@@ -70,6 +70,14 @@ def test_further_winners_and_controls_that_win_are_named(decided):
     )
 
 
+def test_of_many_that_do_not_differ_three_are_named_and_the_others_counted(decided):
+    board = with_claims(decided, text=NONE, worst=NONE, shuffled=NONE)
+    fourth = next(row for row in board.rows if row.variant == "worst")
+    more = dataclasses.replace(board, rows=(*board.rows, dataclasses.replace(fourth, variant="last")))
+    assert not answer(board).endswith("more")
+    assert answer(more) == answer(board) + " and 1 more"
+
+
 def test_a_control_alone_is_no_winner(decided):
     sentence = answer(with_claims(without(decided, "worst"), text=NONE, shuffled=TWELVE))
     assert sentence.startswith("no variant differs from id on NDCG@10 (unmasked): text +2% [-4, 8]")

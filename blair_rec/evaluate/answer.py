@@ -60,7 +60,8 @@ def _undecided(leaderboard: Leaderboard, others: Sequence[Row], on: str) -> str:
     if verdicts == {"too few users"}:
         return f"no claim {on}: {leaderboard.users:,} users are too few"
     shown = ", ".join(f"{row.variant} {_signed(_versus(leaderboard, row))}" for row in others[:3])
-    return f"no variant differs from {leaderboard.baseline} {on}: {shown}" + ", ..." * (len(others) > 3)
+    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+    return f"no variant differs from {leaderboard.baseline} {on}: {shown}{more}"
 
 
 def _where(leaderboard: Leaderboard, row: Row) -> list[str]:
