@@ -16,6 +16,8 @@ import argparse
 import datetime
 import json
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -46,8 +48,10 @@ NOTES = (
 )
 
 
-def learning_curve(model_name: str, dataset: str, data_path: str | None, seed: int, epochs: int) -> dict[str, Any]:
-    """Train as run_recbole does, and note the validation of every epoch and the test metrics of every new best."""
+def learning_curve(
+    model_name: str, dataset: str, data_path: str | None, seed: int, epochs: int, save: Callable[[dict[str, Any]], None]
+) -> None:
+    """Train as run_recbole does, and save the validation of every epoch and the test metrics of every new best."""
     import blair_rec.recbole  # noqa: F401
 
     from recbole.config import Config
@@ -72,9 +76,10 @@ def learning_curve(model_name: str, dataset: str, data_path: str | None, seed: i
             tests.append({"epoch": epoch, **{name: float(value) for name, value in result.items()}})
         valid.append(float(score))
         print(f"{model_name}, seed {seed}, epoch {epoch}: {score:.4f}", flush=True)
+        done = {"model": model_name, "seed": seed, "epochs": len(valid)}
+        save({**done, "valid_ndcg@10": valid, "test_at_new_best": tests})
 
     trainer.fit(train_data, valid_data, verbose=False, saved=False, show_progress=False, callback_fn=note)
-    return {"model": model_name, "seed": seed, "epochs": epochs, "valid_ndcg@10": valid, "test_at_new_best": tests}
 
 
 def read_runs(path: Path) -> list[dict[str, Any]]:
@@ -82,10 +87,13 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text(encoding="utf-8"))["runs"] if path.is_file() else []
 
 
-def keep(path: Path, run: dict[str, Any]) -> None:
-    """Put one curve in the place of an older one of the same model and seed."""
-    runs = [known for known in read_runs(path) if (known["model"], known["seed"]) != (run["model"], run["seed"])]
-    runs = sorted([*runs, run], key=lambda run: (MODELS.index(run["model"]), run["seed"]))
+def keep(path: Path, made: dict[str, Any], run: dict[str, Any]) -> None:
+    """Put one curve in the place of a shorter one of the same model and seed."""
+    same = [known for known in read_runs(path) if (known["model"], known["seed"]) == (run["model"], run["seed"])]
+    if any(known["epochs"] > run["epochs"] for known in same):
+        return
+    runs = [known for known in read_runs(path) if known not in same]
+    runs = sorted([*runs, {**run, **made}], key=lambda run: (MODELS.index(run["model"]), run["seed"]))
     path.parent.mkdir(exist_ok=True)
     path.write_text(
         json.dumps({"settings": SETTINGS, "settings_of_ours": OURS, "runs": runs}, indent=1) + "\n", encoding="utf-8"
@@ -170,16 +178,21 @@ def main() -> None:
 
     sys.argv, home = sys.argv[:1], Path.cwd()  # RecBole reads the command line, and writes into the working folder
     data_path = str(options.data_path.resolve()) if options.data_path else None
-    path, made = path.resolve(), {"date": datetime.date.today().isoformat(), "git_commit": git_commit()}
+    path = path.resolve()
+    made = {
+        "date": datetime.date.today().isoformat(),
+        "git_commit": git_commit(),
+        "provenance": provenance(torch.get_num_threads()),
+    }
     for seed in map(int, options.seeds.split(",")):
         known = [run for run in read_runs(path) if (run["model"], run["seed"]) == (options.model, seed)]
         if known and known[0]["epochs"] >= options.epochs:
             continue
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)
-            run = learning_curve(options.model, options.dataset, data_path, seed, options.epochs)
+            save = partial(keep, path, made)
+            learning_curve(options.model, options.dataset, data_path, seed, options.epochs, save)
             os.chdir(home)
-        keep(path, {**run, **made, "provenance": provenance(torch.get_num_threads())})
 
 
 if __name__ == "__main__":
