@@ -58,7 +58,7 @@ def learning_curve(
     from recbole.data import create_dataset, data_preparation
     from recbole.utils import get_model, get_trainer, init_seed
 
-    settings = {**SETTINGS, **(OURS if model_name == "BLaIRSASRec" else {}), "epochs": epochs, "seed": seed}
+    settings: dict[str, Any] = {**SETTINGS, **(OURS if model_name == "BLaIRSASRec" else {}), "epochs": epochs, "seed": seed}
     if data_path is not None:
         settings["data_path"] = data_path
     config = Config(model=model_name, dataset=dataset, config_dict=settings)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from blair_rec.errors import TrainingError
 
-CHUNK = 1 << 19
+CHUNK = 1 << 20
 """Scores held at once: about what a processor keeps in its caches."""
 SHORT = 1 << 23
 """Their gradients held at once in a shorter precision, 16 MB: what the items' gradient is summed over in one product,
@@ -40,20 +40,19 @@ class _FullSoftmax(torch.autograd.Function):
         full = precision == hidden.dtype
         held = min(chunk if full else max(chunk, SHORT // len(weight) // chunk * chunk), len(hidden))
         scores = states.new_empty(held, len(weight))
-        shares = torch.empty_like(scores[:chunk], dtype=hidden.dtype)
         for first in range(0, len(hidden), held):
             some = states[first : first + held]
             for begin in range(0, len(some), chunk):
                 part = slice(first + begin, first + min(begin + chunk, len(some)))
-                target = targets[part].unsqueeze(1)
-                score, share = scores[begin : begin + len(target)], shares[: len(target)]
+                own = (torch.arange(part.stop - part.start, device=targets.device), targets[part])
+                score = scores[begin : begin + len(own[0])]
                 torch.mm(states[part], vectors.T, out=score)
-                torch.softmax(score, 1, dtype=hidden.dtype, out=share)
-                chosen[part] = share.gather(1, target).squeeze(1)
-                share.scatter_add_(1, target, share.new_full((len(share), 1), -1.0))
-                by_hidden[part] = share @ vectors if full else score.copy_(share) @ vectors
+                torch.softmax(score, 1, out=score)
+                chosen[part] = score[own].to(chosen.dtype)
+                score[own] -= 1
+                by_hidden[part] = score @ vectors
             if full:
-                by_weight.addmm_(share.T, some)
+                by_weight.addmm_(scores[: len(some)].T, some)
             else:
                 by_weight += scores[: len(some)].T @ some
         ctx.save_for_backward(by_hidden.div_(len(hidden)), by_weight.div_(len(hidden)))

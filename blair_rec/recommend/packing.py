@@ -25,9 +25,6 @@ from recbole.model.sequential_recommender import GRU4Rec, SASRec
 Dropout = Callable[[Tensor, float], Tensor]
 """(x, probability) -> x with that share of its numbers zeroed and the rest scaled up."""
 
-LADDER = 1.25
-"""A block's sequences differ in length by this factor at most: few blocks, few empty slots."""
-
 
 @dataclass(frozen=True, eq=False)
 class Packed:
@@ -66,7 +63,8 @@ def pack(items: Tensor, targets: Tensor, first: np.ndarray, length: np.ndarray) 
     ends = np.cumsum(length)
     position = np.arange(ends[-1]) - np.repeat(ends - length, length)
     event = torch.from_numpy(np.repeat(first, length) + position)
-    slots = _rungs(int(length[-1]))[np.searchsorted(_rungs(int(length[-1])), length)]
+    slots = _block_lengths(int(length[-1]))
+    slots = slots[np.searchsorted(slots, length)]
     sizes, counts = np.unique(slots, return_counts=True)
     slot_of_token = np.repeat(np.cumsum(slots) - slots, length) + position
     token_of_slot = np.zeros(int(slots.sum()), dtype=np.int64)
@@ -82,12 +80,13 @@ def pack(items: Tensor, targets: Tensor, first: np.ndarray, length: np.ndarray) 
     )
 
 
-def _rungs(longest: int) -> np.ndarray:
-    """Block lengths from 1 to `longest`, each about LADDER times the one before."""
-    rungs = [1]
-    while rungs[-1] < longest:
-        rungs.append(min(longest, max(rungs[-1] + 1, int(rungs[-1] * LADDER))))
-    return np.array(rungs)
+def _block_lengths(longest: int) -> np.ndarray:
+    """1, 2, 4 and so on, with `longest` as the last: fewer slots stay empty than are filled.
+
+    Each block costs some thirty calls of torch a layer, an empty slot little. With steps of 1.25, SASRec's part of a
+    training step took 1.2 times as long as with 2 (ml-100k and Beauty, two threads).
+    """
+    return np.minimum(2 ** np.arange(math.ceil(math.log2(longest)) + 1), longest)
 
 
 def can_pack(model_class: type[Any]) -> bool:
