@@ -65,8 +65,9 @@ def ours(reviews: Path, out: Path) -> None:
     from blair_rec.prepare.records import Rejected
 
     keep = reading_of(out)
-    log = read_reviews([reviews], Rejected(Path(os.devnull)), keep=keep)
     hashes = Hashes([reviews])
+    log = read_reviews([reviews], Rejected(Path(os.devnull)), keep=keep, see=hashes.see)
+    hashes.begin()
     write_log(out, benchmark_rules(log, K))
     hashes.all()
     shutil.rmtree(keep, ignore_errors=True)  # a short file leaves none

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import itertools
 import json
 import os
@@ -17,9 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_prepare_amazon import a_source, some_reviews, written_log
 
-from blair_rec.prepare import kept, records
+from blair_rec.prepare import folder, kept, records
 from blair_rec.prepare.amazon import Amazon, prepare_amazon
-from blair_rec.prepare.folder import sha256_of
 from blair_rec.prepare.records import Rejected, read_table
 
 NUMBERS = {"a": pl.Int64}
@@ -117,7 +118,7 @@ def test_a_file_that_has_changed_is_read_from_the_beginning(tmp_path: Path) -> N
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from blair_rec.prepare import kept, records
+from blair_rec.prepare import folder, kept, records
 from blair_rec.prepare.amazon import Amazon, prepare_amazon
 
 records.BLOCK, kept.PART = 40, 2
@@ -147,19 +148,52 @@ def test_a_killed_preparation_goes_on_and_gives_the_same(tmp_path: Path, monkeyp
     assert written_log(tmp_path / "out") == written_log(tmp_path / "whole")
     rejected = [sorted((tmp_path / name / "rejected.jsonl").read_text().splitlines()) for name in ("out", "whole")]
     assert rejected[0] == rejected[1] and len(rejected[0]) == 2
+    assert recorded(tmp_path / "out") == recorded(tmp_path / "whole")
+    assert recorded(tmp_path / "out")["X.jsonl"] == hashlib.sha256(reviews.read_bytes()).hexdigest()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_the_record_names_the_sha256_of_what_was_read(tmp_path: Path) -> None:
+def recorded(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each source by its name."""
+    return {one["name"]: one["sha256"] for one in json.loads((folder / "prepared.json").read_text())["sources"]}
+
+
+@pytest.mark.parametrize("form", ["plain", "marked", "gz"])
+def test_the_record_names_the_sha256_of_what_was_read(tmp_path: Path, form: str) -> None:
     source = a_source(tmp_path / "source", some_reviews(3), "raw")
+    reviews, meta = source / "raw/review_categories/X.jsonl", source / "raw/meta_categories/meta_X.jsonl"
+    if form == "marked":
+        reviews.write_bytes(b"\xef\xbb\xbf" + reviews.read_bytes())
+    elif form == "gz":
+        plain, reviews = reviews, reviews.with_name("X.jsonl.gz")
+        reviews.write_bytes(gzip.compress(plain.read_bytes()))
+        plain.unlink()
     asked = Amazon("X", 4, "last_out", source)
     prepare_amazon(asked, tmp_path / "out", lambda line: None)
-    found = {
-        one["name"]: one["sha256"] for one in json.loads((tmp_path / "out" / "prepared.json").read_text())["sources"]
-    }
-    files = [source / "raw/review_categories/X.jsonl", source / "raw/meta_categories/meta_X.jsonl"]
-    assert found == {path.name: sha256_of(path) for path in files}
+    expected = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (reviews, meta)}
+    assert recorded(tmp_path / "out") == expected
     assert not prepare_amazon(asked, tmp_path / "out", lambda line: None), "it is the same command"
+
+
+def test_what_is_read_through_is_not_read_again_for_its_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = a_source(tmp_path / "source", some_reviews(3), "raw")
+    read_for_hash: list[str] = []
+    monkeypatch.setattr(folder, "sha256_of", lambda path: read_for_hash.append(path.name) or "0")
+    prepare_amazon(Amazon("X", 4, "last_out", source), tmp_path / "out", lambda line: None)
+    assert "meta_X.jsonl" in read_for_hash and "X.jsonl" not in read_for_hash
+
+
+def test_a_file_that_was_not_seen_to_its_end_is_hashed_from_the_disk(tmp_path: Path) -> None:
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    whole.write_bytes(b"abc" * 1000)
+    part.write_bytes(b"abc" * 1000)
+    hashes = folder.Hashes([whole, part])
+    for begin in range(0, 3000, 700):
+        hashes.see(whole, whole.read_bytes()[begin : begin + 700])
+        if begin:
+            hashes.see(part, b"other bytes")
+    hashes.begin()
+    assert set(hashes.all().values()) == {hashlib.sha256(b"abc" * 1000).hexdigest()}
 
 
 def test_a_short_file_leaves_nothing_in_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

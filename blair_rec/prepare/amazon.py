@@ -40,7 +40,7 @@ from blair_rec.prepare.events import (
 from blair_rec.prepare.folder import REJECTED, Hashes, Tell, is_done, need_room, new_folder, reading_of, write_record
 from blair_rec.prepare.kept import PART, Chunk
 from blair_rec.prepare.published import Published, categories, published, rounded
-from blair_rec.prepare.records import BLOCK, JSON_LINES, Progress, Rejected, columns_of, kind_of, read_table
+from blair_rec.prepare.records import BLOCK, JSON_LINES, Progress, Rejected, See, columns_of, kind_of, read_table
 from blair_rec.prepare.sources import Find, in_folder, need, on_hub
 from blair_rec.prepare.times import WHOLE
 
@@ -124,8 +124,9 @@ def prepare_amazon(
         size = sum(path.stat().st_size for path in reviews)
         if kind_of(reviews[0]) in JSON_LINES and size > PART * BLOCK:
             need_room(reading_of(folder), size // 5, tell)
-        log = read_reviews(reviews, rejected, progress, reading_of(folder))
-        hashes = Hashes(sources)  # not before: reading takes all cores, what follows leaves some idle
+        hashes = Hashes(sources)
+        log = read_reviews(reviews, rejected, progress, reading_of(folder), hashes.see)
+        hashes.begin()
         tell(f"reviews: {log.table.height:,} in {', '.join(path.name for path in reviews)}")
         log = benchmark_rules(log, asked.core)
         if not log.table.height:
@@ -199,11 +200,15 @@ def meta_file(category: str, find: Find) -> Path:
 
 
 def read_reviews(
-    files: list[Path], rejected: Rejected, progress: Progress | None = None, keep: Path | None = None
+    files: list[Path],
+    rejected: Rejected,
+    progress: Progress | None = None,
+    keep: Path | None = None,
+    see: See | None = None,
 ) -> Log:
     """All reviews as they stand in the files; of a split's files those of training first.
 
-    `keep` is a folder for what has been read, from which an interrupted reading goes on.
+    `keep` is a folder for what has been read, from which an interrupted reading goes on. `see` is shown the bytes.
 
     Raises:
         SourceError: a file can't be read, or holds no review.
@@ -212,7 +217,9 @@ def read_reviews(
 
     def chunks() -> Iterator[tuple[Path, Chunk]]:
         for path in files:
-            for chunk in read_table(path, COLUMNS, rejected, progress, names=COLUMNS, numbers=NUMBERS, keep=keep):
+            for chunk in read_table(
+                path, COLUMNS, rejected, progress, names=COLUMNS, numbers=NUMBERS, keep=keep, see=see
+            ):
                 yield path, chunk
 
     user, item, rating, time = COLUMNS

@@ -8,7 +8,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -128,18 +128,43 @@ def sha256_of(path: Path) -> str:
 
 
 class Hashes:
-    """SHA-256 of files, computed beside other work: it takes a third of the time of parsing them."""
+    """SHA-256 of files, computed beside other work: it takes a third of the time of parsing them.
+
+    What is read through anyway is hashed from the blocks that are read (`see`), so that a file larger than memory
+    comes from the disk once. The rest is hashed when `begin` is called.
+    """
 
     def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+        self.seen: dict[Path, tuple[Any, int]] = {}
+        self.hashing: Future[None] | None = None
+        self.pool = ThreadPoolExecutor(1)
         self.found: Future[dict[Path, str]] = Future()
-        # Not a pool, for which the interpreter would wait after an interruption.
-        threading.Thread(target=self._compute, args=[paths], daemon=True).start()
 
-    def _compute(self, paths: Sequence[Path]) -> None:
+    def see(self, path: Path, block: bytes) -> None:
+        """The next bytes of a file, from its first to its last; hashed while the caller goes on."""
+        digest, size = self.seen.get(path) or (hashlib.sha256(), 0)
+        self.seen[path] = digest, size + len(block)
+        if self.hashing is not None:
+            self.hashing.result()  # so that no more than one block waits
+        self.hashing = self.pool.submit(digest.update, block)
+
+    def begin(self) -> None:
+        """Compute what is missing; not before all has been read, which takes all cores."""
+        # Not in the pool, for which the interpreter would wait after an interruption.
+        threading.Thread(target=self._compute, daemon=True).start()
+
+    def _compute(self) -> None:
         try:
-            self.found.set_result({path: sha256_of(path) for path in paths})
+            self.pool.shutdown()
+            self.found.set_result({path: self._read(path) or sha256_of(path) for path in self.paths})
         except OSError as error:
             self.found.set_exception(error)
+
+    def _read(self, path: Path) -> str | None:
+        """Of a file all of whose bytes were seen."""
+        digest, size = self.seen.get(path, (None, 0))
+        return digest.hexdigest() if digest is not None and size == path.stat().st_size else None
 
     def all(self) -> dict[Path, str]:
         """By file, when all are there.

@@ -86,6 +86,7 @@ def prepare_own(
     with new_folder(folder) as partial:
         log, found = _read(asked, Rejected(partial / REJECTED, asked.max_rejected), tell, progress)
         hashes = Hashes(asked.sources)
+        hashes.begin()
         need_room(folder, 60 * log.table.height + (asked.items.stat().st_size if asked.items else 0), tell)
         write_log(partial / f"{folder.name}.inter", log)
         textless = 0

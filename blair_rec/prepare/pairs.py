@@ -68,6 +68,7 @@ def prepare_pairs(
         return False
     with new_folder(folder) as partial:
         hashes = Hashes(sources)
+        hashes.begin()
         rejected = Rejected(partial / REJECTED, asked.max_rejected)
         need_room(folder, int(sum(path.stat().st_size for path in sources) * asked.share), tell)
         drawn = partial / "drawn"  # between the two passes; which items are needed is known only behind the first

@@ -44,6 +44,8 @@ Parse = Callable[[bytes], pl.DataFrame]
 """Whole lines -> a row for each; raises where it can't."""
 Progress = Callable[[str, int, int], None]
 """Called with (what is being read, bytes done, bytes in all)."""
+See = Callable[[Path, bytes], None]
+"""Called with each block of a file that is read in one go, as the bytes stand there."""
 
 
 @dataclass
@@ -123,12 +125,14 @@ def read_table(
     names: Sequence[str] | None = None,
     numbers: Mapping[str, type[pl.DataType]] | None = None,
     keep: Path | None = None,
+    see: See | None = None,
 ) -> Iterator[Chunk]:
     """These columns of a file, some rows at a time. Lines that can't be parsed go to `rejected`.
 
     `names` are the columns of a CSV file whose first line is already a row; they count only if it is no header.
     `numbers` are columns that may come as such where JSON has nothing else in them, which is faster than as text.
     `keep` is a folder for what has been read of long JSON lines: after an interruption it is not parsed again.
+    `see` is shown the bytes of files that are read in one go: not compressed, Parquet, or quoted CSV.
 
     Raises:
         SourceError: no such file, not of its kind, cut off, or without one of the columns.
@@ -148,11 +152,12 @@ def read_table(
         yield from _parquet(path, columns, rejected)
     elif kind in JSON_LINES:
         kept = Kept.of(path, columns, keep, BLOCK) if keep is not None else None
-        yield from _lines(path, _JsonLines(columns, numbers or {}), rejected, progress, kept=kept)
+        yield from _lines(path, _JsonLines(columns, numbers or {}), rejected, progress, see, kept=kept)
     elif kind == ".csv" and any(b'"' in block for block in _blocks(path, None)):
         yield from _quoted(path, known, columns, rejected, progress, skip=not headless)
     else:
-        yield from _lines(path, _Separated(known, columns, SEPARATORS[kind]), rejected, progress, skip=not headless)
+        parse = _Separated(known, columns, SEPARATORS[kind])
+        yield from _lines(path, parse, rejected, progress, see, skip=not headless)
 
 
 class _JsonLines:
@@ -202,11 +207,12 @@ def _lines(
     parse: Parse,
     rejected: Rejected,
     progress: Progress | None,
+    see: See | None = None,
     skip: bool = False,
     kept: Kept | None = None,
 ) -> Iterator[Chunk]:
     """Chunks of a file in which each line is a row, the kept ones first; a header in the first line is skipped."""
-    blocks = _blocks(path, progress)
+    blocks = _blocks(path, progress, see)
     if skip:
         blocks = _without_header(blocks)
     number = 1 + skip
@@ -429,7 +435,7 @@ def _json_fields(path: Path) -> list[str]:
     return list(fields)
 
 
-def _blocks(path: Path, progress: Progress | None) -> Iterator[bytes]:
+def _blocks(path: Path, progress: Progress | None, see: See | None = None) -> Iterator[bytes]:
     """Blocks of whole lines; the last one may lack its line end."""
     size, first = path.stat().st_size, True
     try:
@@ -437,6 +443,8 @@ def _blocks(path: Path, progress: Progress | None) -> Iterator[bytes]:
             while block := _block(file, seekable=file is raw):
                 if not block.endswith(b"\n") and file.read(1):
                     raise SourceError(f"{path}: a line of more than {LONGEST_LINE >> 20} MiB; this is no text file")
+                if see is not None and file is raw:
+                    see(path, block)
                 yield block.removeprefix(b"\xef\xbb\xbf") if first else block  # the mark that some editors write
                 first = False
                 if progress is not None:

@@ -70,6 +70,7 @@ def prepare_search(
         return False
     with new_folder(folder) as partial:
         hashes = Hashes(sources)
+        hashes.begin()
         need_room(folder, 2 * sum(path.stat().st_size for path in sources), tell)
         rejected = Rejected(partial / REJECTED, asked.max_rejected)
         counts = (_graded if original else _one_item_each)(sources, partial, rejected, progress)
