@@ -39,7 +39,7 @@ SETTINGS = {
     "state": "ERROR",
     "stopping_step": 10,
 }
-OURS = {"train_batch_size": 512}
+OURS = {"train_batch_size": 512, "blair_precision": "bfloat16"}
 """Stock RecBole keeps its default of 2048 targets a step, drawn one by one. Ours come window by window and resemble
 each other, so that an epoch teaches more in smaller steps; chosen on validation among 512, 1024 and 2048."""
 
