@@ -34,7 +34,7 @@ def numbered(lengths: list[int], context: list[int] | None = None) -> TrainingSe
 
 def windows_of(batch: Any) -> list[Window]:
     """The windows of one packed batch."""
-    sizes = [size for count, size in batch.blocks for _ in range(count)]
+    sizes = batch.lengths.tolist()
     found = list(zip(batch.items.split(sizes), batch.targets.split(sizes), strict=True))
     for (items, _), positions in zip(found, batch.positions.split(sizes), strict=True):
         assert positions.tolist() == list(range(len(items)))
