@@ -132,7 +132,8 @@ def time_to_best(dataset: str, runs: list[dict[str, Any]], minutes: float) -> li
     lines = [
         f"## Time to what stock RecBole reaches in {minutes:g} minutes",
         "",
-        f"Stock RecBole trains {epochs} epochs of {epoch:.0f} s in {minutes:g} minutes (seed {peer['seed']}; seconds as training_speed.py recorded them on two "
+        f"Stock RecBole trains {epochs} epochs of {epoch:.0f} s in {minutes:g} minutes (seed {peer['seed']}; seconds as "
+        f"training_speed.py recorded them on two "
         f"threads, validation not counted). Its best validation in them is {goal['valid']:.4f}, after "
         f"{goal['epoch']:.0f} epochs or {needed:,.0f} s, with {goal['ndcg']:.4f} on test.",
         "",
@@ -163,7 +164,8 @@ def to_markdown(dataset: str, runs: list[dict[str, Any]], epochs: int, minutes: 
         f"# Stock RecBole SASRec and ours after {epochs} epochs, {dataset}",
         "",
         "RecBole's own defaults (2 layers, width 64, dropout 0.5, batches of 2048 targets, Adam, learning rate 0.001, "
-        "window of 50; ours in batches of 512 targets, its softmax in bfloat16), no item text, history not masked, everything evaluated by "
+        "window of 50; ours in batches of 512 targets, its softmax in bfloat16), "
+        "no item text, history not masked, everything evaluated by "
         "RecBole. Test is read at the epoch "
         f"that is best on validation among the first {epochs}.",
         "",
