@@ -132,8 +132,8 @@ def time_to_best(dataset: str, runs: list[dict[str, Any]], minutes: float) -> li
     lines = [
         f"## Time to what stock RecBole reaches in {minutes:g} minutes",
         "",
-        f"Stock RecBole trains {epochs} epochs of {epoch:.0f} s in {minutes:g} minutes (seed {peer['seed']}; seconds as "
-        f"training_speed.py recorded them on two "
+        f"Stock RecBole trains {epochs} epochs of {epoch:.0f} s in {minutes:g} minutes (seed {peer['seed']}; seconds "
+        f"as training_speed.py recorded them on two "
         f"threads, validation not counted). Its best validation in them is {goal['valid']:.4f}, after "
         f"{goal['epoch']:.0f} epochs or {needed:,.0f} s, with {goal['ndcg']:.4f} on test.",
         "",
