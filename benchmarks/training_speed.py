@@ -175,8 +175,6 @@ def training_split(dataset: str, data_path: str | None, path: Path) -> dict[str,
         writer = csv.writer(file)
         writer.writerow(["user", "item", "order"])
         writer.writerows(zip(user.tolist(), sequences.items.tolist(), order.tolist(), strict=True))
-    position = order[order > 0]
-    _, cut = sequences.windows(WINDOW, np.random.default_rng(1))
     inputs = length[length > 1] - 1
     kept = np.minimum(inputs, WINDOW)
     return {
@@ -187,8 +185,8 @@ def training_split(dataset: str, data_path: str | None, path: Path) -> dict[str,
             "rectools": int(kept.sum()),
         },
         "mean_context": {
-            **dict.fromkeys(PRECISIONS, float((cut * (cut + 1) / 2).sum() / cut.sum())),
-            "recbole": float(np.minimum(position, WINDOW).mean()),
+            **dict.fromkeys(PRECISIONS, sequences.mean_context(WINDOW, WINDOW)),
+            "recbole": sequences.mean_context(WINDOW, 1),
             "rectools": float((kept * (kept + 1) / 2).sum() / kept.sum()),
         },
     }

@@ -129,6 +129,9 @@ class TrainConfig:
     """What it does then: constant, or cosine (falls to nothing at the last of all `epochs`)."""
     weight_decay: float = 0.0
     """L2 penalty, as in torch.optim.Adam."""
+    stride: int | None = None
+    """Targets that a window teaches, at most; before them it holds what else the model reads. null: as many as it
+    reads, the least to compute. The fewer, the longer the contexts and the less alike the targets of a step."""
     batch_size: int = 512
     """Training targets in one step. Those of one window resemble each other: fewer of them than RecBole's 2048, which
     are drawn one by one, teach more in an epoch."""
@@ -137,7 +140,7 @@ class TrainConfig:
         problems = type_problems(self) + one_of(self.loss, LOSSES, "loss")
         for name, known in (("sampling", SAMPLINGS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
             problems += one_of(getattr(self, name), known, name)
-        for name in ("epochs", "eval_every", "batch_size", "negatives"):
+        for name in ("epochs", "eval_every", "batch_size", "negatives", "stride"):
             problems += at_least(getattr(self, name), 1, name)
         for name in ("patience", "warmup_steps", "weight_decay"):
             problems += at_least(getattr(self, name), 0, name)
@@ -164,6 +167,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "log_q": ("sampled_softmax",),
     "gbce_t": ("gbce",),
     "temperature": OUR_LOSSES,
+    "stride": OUR_LOSSES,
     "precision": ("full_softmax",),
 }
 """Keys of the train section that not every loss reads."""

@@ -25,7 +25,7 @@ from blair_rec.plan import run_setup
 from blair_rec.plugin_config import PLUGIN_KEYS
 from blair_rec.recommend.baselines import Counted, build_baseline
 from blair_rec.recommend.dataset import ItemVectors, TextSequentialDataset
-from blair_rec.recommend.epochs import RecboleWay, build_training, check_loss
+from blair_rec.recommend.epochs import EveryPosition, RecboleWay, build_training, check_loss
 from blair_rec.recommend.log import LOG_POSITION
 from blair_rec.recommend.models import count_parameters, model_class
 from blair_rec.recommend.scoring import Ranks, rank
@@ -188,8 +188,8 @@ def _train(
     settings = {**model_settings(setup), "train_batch_size": train.batch_size}
     recbole = recbole_config(data.model_class, data.folder, settings)
     model, steps = build_training(data.model_class, recbole, split, data.sequences, train, seed)
-    width, whole = recbole["MAX_ITEM_LIST_LENGTH"], isinstance(steps, RecboleWay)
-    context = data.sequences.mean_context(width, cut=not whole)
+    stride = steps.stride if isinstance(steps, EveryPosition) else 1
+    context = data.sequences.mean_context(recbole["MAX_ITEM_LIST_LENGTH"], stride)
     logger.debug("a training target is predicted from %.1f items in the mean", context)
 
     def validate() -> dict[str, float]:

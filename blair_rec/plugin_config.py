@@ -57,6 +57,7 @@ PLUGIN_KEYS: dict[str, tuple[type, str]] = {
     "blair_gbce_t": (TrainConfig, "gbce_t"),
     "blair_temperature": (TrainConfig, "temperature"),
     "blair_precision": (TrainConfig, "precision"),
+    "blair_stride": (TrainConfig, "stride"),
     "blair_warmup_steps": (TrainConfig, "warmup_steps"),
     "blair_schedule": (TrainConfig, "schedule"),
     "blair_ties": (PluginConfig, "ties"),

@@ -75,6 +75,21 @@ def test_states_are_those_of_recboles_own_forward_for_each_sequence_alone(base: 
         torch.testing.assert_close(states[window], alone(model, packed.items[window]), atol=1e-10, rtol=0)
 
 
+@pytest.mark.parametrize("base", [SASRec, GRU4Rec])
+def test_some_tokens_alone_have_the_states_and_gradients_that_they_have_among_all(base: type) -> None:
+    some, all_of_them = build(base).train(), build(base).train()
+    events, first, length = log_of([12, 1, 5, 7, 7, 2, 11], seed=3)
+    packed = pack(events, events, first, length)
+    tokens = torch.from_numpy(np.random.default_rng(3).permutation(len(packed.items))[:17])
+    few = hidden_states(some, packed, no_dropout, tokens)
+    whole = hidden_states(all_of_them, packed, no_dropout)[tokens]
+    torch.testing.assert_close(few, whole, atol=1e-10, rtol=0)
+    for states in (few, whole):
+        (states * torch.linspace(-1, 1, states.numel()).view_as(states)).sum().backward()
+    for one, other in zip(some.parameters(), all_of_them.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-10, rtol=0)
+
+
 @pytest.mark.parametrize("activation", ["relu", "swish", "tanh"])
 def test_every_activation_of_recbole_is_used_as_it_is(activation: str) -> None:
     model = build(SASRec, activation).train()

@@ -41,9 +41,11 @@ def windows_of(batch: Any) -> list[Window]:
     return [(items.tolist(), targets.tolist()) for items, targets in found]
 
 
-def epoch(sequences: TrainingSequences, width: int, targets_per_batch: int, seed: int = 0) -> list[list[Window]]:
-    """All batches of one epoch."""
-    return [windows_of(batch) for batch in sequences.batches(width, targets_per_batch, seed)]
+def epoch(
+    sequences: TrainingSequences, width: int, targets_per_batch: int, seed: int = 0, stride: int | None = None
+) -> list[list[Window]]:
+    """All batches of one epoch, of windows that share nothing if no stride is given."""
+    return [windows_of(batch) for batch in sequences.batches(width, stride or width, targets_per_batch, seed)]
 
 
 worlds = st.lists(st.integers(1, 30), min_size=1, max_size=12).flatmap(
@@ -51,25 +53,28 @@ worlds = st.lists(st.integers(1, 30), min_size=1, max_size=12).flatmap(
         st.just(lengths), st.lists(st.integers(1, 30), min_size=len(lengths), max_size=len(lengths))
     )
 )
+cuts = st.integers(1, 9).flatmap(lambda width: st.tuples(st.just(width), st.integers(1, width)))
+"""Widths of windows, and strides."""
 
 
-@given(worlds, st.integers(1, 9), st.integers(1, 40), st.integers(0, 99))
+@given(worlds, cuts, st.integers(1, 40), st.integers(0, 99))
 def test_every_target_is_learnt_once_in_each_epoch(
-    world: tuple[list[int], list[int]], width: int, targets_per_batch: int, seed: int
+    world: tuple[list[int], list[int]], cut: tuple[int, int], targets_per_batch: int, seed: int
 ) -> None:
     sequences = numbered(*world)
-    batches = epoch(sequences, width, targets_per_batch, seed)
+    width, stride = cut
+    batches = epoch(sequences, width, targets_per_batch, seed, stride)
     learnt = Counter(target for batch in batches for _, targets in batch for target in targets if target)
     assert learnt == Counter((np.flatnonzero(sequences.is_target) + 1).tolist())
     assert sequences.n_targets == learnt.total()
 
 
-@given(worlds, st.integers(1, 9), st.integers(1, 40), st.integers(0, 99))
+@given(worlds, cuts, st.integers(1, 40), st.integers(0, 99))
 def test_windows_are_runs_of_one_sequence_and_targets_the_next_items(
-    world: tuple[list[int], list[int]], width: int, targets_per_batch: int, seed: int
+    world: tuple[list[int], list[int]], cut: tuple[int, int], targets_per_batch: int, seed: int
 ) -> None:
-    sequences = numbered(*world)
-    for batch in epoch(sequences, width, targets_per_batch, seed):
+    sequences, (width, stride) = numbered(*world), cut
+    for batch in epoch(sequences, width, targets_per_batch, seed, stride):
         for items, targets in batch:
             assert 1 <= len(items) <= width
             assert all(after == before + 1 for before, after in pairwise(items))
@@ -80,18 +85,33 @@ def test_windows_are_runs_of_one_sequence_and_targets_the_next_items(
                     assert target == item + 1 and sequences.is_target[item] and item < sequences.offsets[at[0]]
 
 
-@given(worlds, st.integers(1, 9), st.integers(1, 40), st.integers(0, 99))
+@given(worlds, cuts, st.integers(1, 40), st.integers(0, 99))
 def test_no_batch_is_without_a_target_or_far_larger_than_asked_for(
-    world: tuple[list[int], list[int]], width: int, targets_per_batch: int, seed: int
+    world: tuple[list[int], list[int]], cut: tuple[int, int], targets_per_batch: int, seed: int
 ) -> None:
-    for batch in epoch(numbered(*world), width, targets_per_batch, seed):
+    width, stride = cut
+    for batch in epoch(numbered(*world), width, targets_per_batch, seed, stride):
         assert 1 <= sum(target > 0 for _, targets in batch for target in targets) < targets_per_batch + width
 
 
-@given(worlds, st.integers(1, 9), st.integers(0, 99))
-def test_no_window_is_without_a_target(world: tuple[list[int], list[int]], width: int, seed: int) -> None:
-    for batch in epoch(numbered(*world), width, 10, seed):
+@given(worlds, cuts, st.integers(0, 99))
+def test_no_window_is_without_a_target(world: tuple[list[int], list[int]], cut: tuple[int, int], seed: int) -> None:
+    width, stride = cut
+    for batch in epoch(numbered(*world), width, 10, seed, stride):
         assert all(any(targets) for _, targets in batch)
+
+
+@given(worlds, cuts, st.integers(0, 99))
+def test_windows_hold_the_last_events_before_their_targets(
+    world: tuple[list[int], list[int]], cut: tuple[int, int], seed: int
+) -> None:
+    sequences, (width, stride) = numbered(*world), cut
+    for batch in epoch(sequences, width, 10, seed, stride):
+        for items, targets in batch:
+            assert sum(target > 0 for target in targets) <= stride
+            begin = sequences.offsets[np.searchsorted(sequences.offsets, items[0] - 1, side="right") - 1]
+            for position, target in enumerate(targets):
+                assert not target or position + 1 > width - stride or items[0] == begin + 1
 
 
 def test_equal_seeds_give_equal_epochs_and_other_seeds_others() -> None:
@@ -114,32 +134,39 @@ class Always:
         return np.full(size, self.offset)
 
 
-@given(worlds, st.integers(1, 9))
-def test_the_mean_context_is_that_of_all_offsets(world: tuple[list[int], list[int]], width: int) -> None:
-    sequences = numbered(*world)
+@given(worlds, cuts)
+def test_the_mean_context_is_that_of_all_offsets(world: tuple[list[int], list[int]], cut: tuple[int, int]) -> None:
+    sequences, (width, stride) = numbered(*world), cut
     if not sequences.n_targets:
         return
     contexts = []
-    for offset in range(1, width + 1):
-        first, length = sequences.windows(width, Always(offset))  # type: ignore[arg-type]
-        for begin, size in zip(first, length, strict=True):
-            contexts += [n for n in range(1, size + 1) if sequences.is_target[begin + n]]
-    assert len(contexts) == width * sequences.n_targets
-    assert sequences.mean_context(width, cut=True) == pytest.approx(np.mean(contexts))
-    uncut = [
-        min(at - begin, width)
+    for offset in range(1, stride + 1):
+        windows = sequences.windows(width, stride, Always(offset))  # type: ignore[arg-type]
+        for begin, size, new in zip(*windows, strict=True):
+            contexts += [n for n in range(size - new + 1, size + 1) if sequences.is_target[begin + n]]
+    assert len(contexts) == stride * sequences.n_targets
+    assert sequences.mean_context(width, stride) == pytest.approx(np.mean(contexts))
+
+
+@given(worlds, st.integers(1, 9))
+def test_with_a_stride_of_1_the_windows_are_recboles_rows(world: tuple[list[int], list[int]], width: int) -> None:
+    sequences = numbered(*world)
+    rows = [
+        (list(range(max(begin, at - width) + 1, at + 1)), int(at) + 1)
         for begin, end in pairwise(sequences.offsets)
         for at in range(begin, end)
         if sequences.is_target[at]
     ]
-    assert sequences.mean_context(width, cut=False) == pytest.approx(np.mean(uncut))
+    windows = [window for batch in epoch(sequences, width, 10, stride=1) for window in batch]
+    assert all(not any(targets[:-1]) for _, targets in windows)
+    assert sorted((items, targets[-1]) for items, targets in windows) == rows
 
 
-def test_recboles_rows_have_the_mean_context_of_uncut_sequences(tiny: Path) -> None:
+def test_recboles_rows_have_the_mean_context_of_a_stride_of_1(tiny: Path) -> None:
     train = built(TextSequentialDataset, tiny)[1][0]
     mean = train.inter_feat["item_length"].double().mean().item()
-    assert training_sequences(train).mean_context(6, cut=False) == pytest.approx(mean)
-    assert 1 < training_sequences(train).mean_context(6, cut=True) < mean < 6
+    assert training_sequences(train).mean_context(6, 1) == pytest.approx(mean)
+    assert 1 < training_sequences(train).mean_context(6, 6) < mean < 6
 
 
 def test_windows_of_one_batch_come_from_all_over() -> None:

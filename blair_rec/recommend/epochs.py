@@ -51,24 +51,26 @@ class EveryPosition:
 
     def __init__(self, model: Any, sequences: TrainingSequences, width: int, train: TrainConfig, seed: int) -> None:
         self.model, self.sequences, self.width, self.train, self.seed = model, sequences, width, train, seed
+        self.stride = width if train.stride is None else train.stride
+        if self.stride > width:
+            raise ConfigError(f"stride is {self.stride}; it can't be more than MAX_ITEM_LIST_LENGTH, {width}")
         self.target_counts = np.bincount(sequences.items[sequences.is_target], minlength=model.n_items)
 
     def __len__(self) -> int:
         return math.ceil(self.sequences.n_targets / self.train.batch_size)
 
     def __call__(self, epoch: int) -> StepLosses:
-        seed, rank, model = hash_seed(self.seed, epoch), parallel.rank(), self.model
+        seed, rank, model, train = hash_seed(self.seed, epoch), parallel.rank(), self.model, self.train
         dropout = BitDropout(hash_seed(seed, rank) if rank else seed)
-        negatives = self._negatives(seed) if self.train.loss in SAMPLED_LOSSES else None
-        for packed in self.sequences.batches(self.width, self.train.batch_size, seed, parallel.share()):
+        negatives = self._negatives(seed) if train.loss in SAMPLED_LOSSES else None
+        for packed in self.sequences.batches(self.width, self.stride, train.batch_size, seed, parallel.share()):
             packed = packed.to(model.device)
             learnt = torch.nonzero(packed.targets).squeeze(1)
             drawn = tuple(part.to(model.device) for part in negatives.draw()) if negatives is not None else None
             read = torch.cat([packed.items, packed.targets, drawn[0]]) if drawn is not None else None
             with shared_items(model, read):
-                hidden = hidden_states(model, packed, dropout)
-                if len(learnt) < len(hidden):
-                    hidden = hidden[learnt]
+                some = learnt if len(learnt) < len(packed.targets) else None
+                hidden = hidden_states(model, packed, dropout, some)
                 yield self._loss(hidden, packed.targets[learnt], drawn), len(learnt)
 
     def _negatives(self, seed: int) -> Negatives:
@@ -113,7 +115,9 @@ class RecboleWay:
 
 def check_loss(model_class: type, train: TrainConfig) -> None:
     """Raises ConfigError where a train section asks for what a model that can't be packed can't be given."""
-    asked = [name for name in ("temperature", "precision") if getattr(train, name) != getattr(TrainConfig, name)]
+    asked = [
+        name for name in ("temperature", "precision", "stride") if getattr(train, name) != getattr(TrainConfig, name)
+    ]
     asked += [f"loss: {train.loss}"] * (train.loss in SAMPLED_LOSSES)
     if asked and not can_pack(model_class):
         raise ConfigError(

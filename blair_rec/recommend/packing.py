@@ -52,17 +52,20 @@ class Packed:
         return Packed(items, targets, positions, self.lengths, self.blocks, token_of_slot, slot_of_token)
 
 
-def pack(items: Tensor, targets: Tensor, first: np.ndarray, length: np.ndarray) -> Packed:
+def pack(
+    items: Tensor, targets: Tensor, first: np.ndarray, length: np.ndarray, new: np.ndarray | None = None
+) -> Packed:
     """Windows of a log of events, cut out and packed.
 
-    Shapes: items, targets [M] int64; first, length [W] int64. Window w reads items[first : first + length] and
-    predicts targets[first + 1 : first + length + 1].
+    Shapes: items, targets [M] int64; first, length, new [W] int64. Window w reads items[first : first + length] and
+    predicts targets[first + 1 : first + length + 1], or the last `new` of them alone.
     """
     order = np.argsort(length, kind="stable")
-    first, length = first[order], length[order]
+    first, length, new = first[order], length[order], (length if new is None else new)[order]
     ends = np.cumsum(length)
     position = np.arange(ends[-1]) - np.repeat(ends - length, length)
     event = torch.from_numpy(np.repeat(first, length) + position)
+    known = torch.from_numpy(position < np.repeat(length - new, length))
     slots = _block_lengths(int(length[-1]))
     slots = slots[np.searchsorted(slots, length)]
     sizes, counts = np.unique(slots, return_counts=True)
@@ -71,7 +74,7 @@ def pack(items: Tensor, targets: Tensor, first: np.ndarray, length: np.ndarray) 
     token_of_slot[slot_of_token] = np.arange(len(position))
     return Packed(
         items[event],
-        targets[event + 1],
+        targets[event + 1].masked_fill_(known, 0),
         torch.from_numpy(position),
         length,
         tuple((int(count), int(size)) for count, size in zip(counts, sizes, strict=True)),
@@ -97,28 +100,45 @@ def can_pack(model_class: type[Any]) -> bool:
     return any(issubclass(model_class, base) and model_class.forward is base.forward for base in (SASRec, GRU4Rec))
 
 
-def hidden_states(model: Any, packed: Packed, dropout: Dropout) -> Tensor:
+def hidden_states(model: Any, packed: Packed, dropout: Dropout, tokens: Tensor | None = None) -> Tensor:
     """[P, H]: the model's state after each token, as its own forward gives it for each window alone.
 
     Reads the modules of RecBole's classes, so weights and initialisation are theirs; `dropout` is called where they
     drop out, in training mode alone.
+
+    Args:
+        tokens: [T] int64; where only these tokens' states are asked for, [T, H] comes back, and what nothing else
+            depends on is computed for them alone.
     """
     drop = dropout if model.training else _keep
     if isinstance(model, SASRec):
-        return _sasrec(model, packed, drop)
-    return _gru4rec(model, packed, drop)
+        return _sasrec(model, packed, drop, tokens)
+    return _gru4rec(model, packed, drop, tokens)
+
+
+def last_states(model: Any, items: Tensor, first: np.ndarray, length: np.ndarray) -> Tensor:
+    """[W, H]: the model's state after each window, items[first : first + length], as its own forward gives it.
+
+    Shapes: items [M] int64; first, length [W] int64, no length 0.
+    """
+    nothing = items.new_zeros(()).expand(len(items) + 1)
+    packed = pack(items, nothing, first, length).to(next(model.parameters()).device)
+    last, back = np.cumsum(packed.lengths) - 1, np.argsort(np.argsort(length, kind="stable"))
+    hidden = hidden_states(model, packed, F.dropout, torch.from_numpy(last).to(packed.items.device))
+    return hidden[torch.from_numpy(back).to(hidden.device)]
 
 
 def _keep(x: Tensor, probability: float) -> Tensor:
     return x
 
 
-def _sasrec(model: Any, packed: Packed, dropout: Dropout) -> Tensor:
+def _sasrec(model: Any, packed: Packed, dropout: Dropout, tokens: Tensor | None) -> Tensor:
     x = model.item_embedding(packed.items) + F.embedding(packed.positions, model.position_embedding.weight)
     x = dropout(model.LayerNorm(x), model.dropout.p)
     masks = [_causal(size, x) for _, size in packed.blocks]
-    for layer in model.trm_encoder.layer:
-        x = _attention(layer.multi_head_attention, x, packed, masks, dropout)
+    *_, last = layers = model.trm_encoder.layer
+    for layer in layers:
+        x = _attention(layer.multi_head_attention, x, packed, masks, dropout, tokens if layer is last else None)
         x = _feed_forward(layer.feed_forward, x, dropout)
     return x
 
@@ -142,20 +162,25 @@ class _Spread(torch.autograd.Function):
 
 
 class _Collect(torch.autograd.Function):
-    """Tokens out of their slots: [S, H] -> [P, H]."""
+    """Some rows, each at most once: [S, H] -> [P, H]."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, packed: Packed) -> Tensor:
-        ctx.slot_of_token, ctx.shape = packed.slot_of_token, x.shape
-        return x.index_select(0, packed.slot_of_token)
+    def forward(ctx: Any, x: Tensor, rows: Tensor) -> Tensor:
+        ctx.rows, ctx.shape = rows, x.shape
+        return x.index_select(0, rows)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0].new_zeros(ctx.shape).index_copy_(0, ctx.slot_of_token, gradients[0]), None
+        return gradients[0].new_zeros(ctx.shape).index_copy_(0, ctx.rows, gradients[0]), None
 
 
-def _attention(layer: Any, x: Tensor, packed: Packed, masks: Sequence[Tensor], dropout: Dropout) -> Tensor:
-    """RecBole's MultiHeadAttention, with its three projections in one product and each block on its own."""
+def _attention(
+    layer: Any, x: Tensor, packed: Packed, masks: Sequence[Tensor], dropout: Dropout, tokens: Tensor | None
+) -> Tensor:
+    """RecBole's MultiHeadAttention, with its three projections in one product and each block on its own.
+
+    Of some `tokens`, where they are given; they still see the others.
+    """
     heads, width = layer.num_attention_heads, layer.attention_head_size
     projections = (layer.query, layer.key, layer.value)
     weight = torch.cat([projection.weight for projection in projections])
@@ -168,7 +193,10 @@ def _attention(layer: Any, x: Tensor, packed: Packed, masks: Sequence[Tensor], d
         scores = torch.baddbmm(mask, query, key.transpose(1, 2), alpha=1 / layer.sqrt_attention_head_size)
         context = dropout(scores.softmax(-1), layer.attn_dropout.p) @ value
         contexts.append(context.view(count, heads, size, width).transpose(1, 2).reshape(count * size, heads * width))
-    context = _Collect.apply(torch.cat(contexts), packed)
+    slot_of_token = packed.slot_of_token
+    if tokens is not None:
+        x, slot_of_token = _Collect.apply(x, tokens), slot_of_token[tokens]
+    context = _Collect.apply(torch.cat(contexts), slot_of_token)
     added: Tensor = layer.LayerNorm(dropout(layer.dense(context), layer.out_dropout.p) + x)
     return added
 
@@ -180,7 +208,7 @@ def _feed_forward(layer: Any, x: Tensor, dropout: Dropout) -> Tensor:
     return added
 
 
-def _gru4rec(model: Any, packed: Packed, dropout: Dropout) -> Tensor:
+def _gru4rec(model: Any, packed: Packed, dropout: Dropout, tokens: Tensor | None) -> Tensor:
     x = dropout(model.item_embedding(packed.items), model.emb_dropout.p)
     window = np.repeat(np.arange(len(packed.lengths)), packed.lengths)
     # torch packs time step by time step, the longest sequence first.
@@ -189,5 +217,5 @@ def _gru4rec(model: Any, packed: Packed, dropout: Dropout) -> Tensor:
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order), device=x.device)
     states, _ = model.gru_layers(PackedSequence(x[order], torch.from_numpy(longer)))
-    dense: Tensor = model.dense(states.data[back])
+    dense: Tensor = model.dense(states.data[back if tokens is None else back[tokens]])
     return dense

@@ -7,14 +7,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from blair_rec.errors import ScoringError
 from blair_rec.recommend.dataset import TextSequentialDataset
 from blair_rec.recommend.log import LOG_POSITION
 from blair_rec.recommend.models import shared_items
-from blair_rec.recommend.packing import can_pack, hidden_states, pack
+from blair_rec.recommend.packing import can_pack, last_states
 from blair_rec.recommend.similarity import as_query, item_matrix, scores_by_product, user_vectors
 
 CHUNK = {"cpu": 1 << 19, "cuda": 1 << 26}
@@ -92,22 +91,16 @@ def states(model: Any, split: TextSequentialDataset, rows: slice) -> Tensor:
     """[B, H] of the rows' histories, ready to meet the items; a model that can be packed computes no padding."""
     if not can_pack(type(model)):
         return user_vectors(model, split[rows].to(model.device))
-    items, first, length = _windows(split, rows)
-    packed = pack(items, items, first.numpy(), length.numpy()).to(model.device)
-    last = torch.from_numpy(np.cumsum(packed.lengths) - 1).to(model.device)
-    hidden = hidden_states(model, packed, F.dropout)[last]
-    in_order = torch.empty_like(hidden)
-    in_order[torch.argsort(length, stable=True).to(model.device)] = hidden  # packed windows stand shortest first
-    return as_query(in_order, model.blair_temperature)
+    return as_query(last_states(model, *_windows(split, rows)), model.blair_temperature)
 
 
-def _windows(split: TextSequentialDataset, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
-    """Items [M] of which row r's window is those from first[r] [B] on, length[r] [B] of them; never the last item."""
+def _windows(split: TextSequentialDataset, rows: slice) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """Items [M] of which row r's window is those from first[r] [B] on, length[r] [B] of them."""
     length = split.inter_feat[split.item_list_length_field][rows]
     if split.log is not None:
-        return split.log.item, split.inter_feat[LOG_POSITION][rows] - length, length
+        return split.log.item, (split.inter_feat[LOG_POSITION][rows] - length).numpy(), length.numpy()
     _, items = split.histories(rows)  # of benchmark files: the windows and nothing else
-    return F.pad(items, (0, 1)), length.cumsum(0) - length, length
+    return items, (length.cumsum(0) - length).numpy(), length.numpy()
 
 
 class Scores(Protocol):

@@ -18,9 +18,10 @@ from blair_rec.recommend.packing import Packed, pack
 class TrainingSequences:
     """The events of a training split, sequence by sequence, and which of them are targets.
 
-    Every target stands in exactly one window of every epoch, so each has the same weight. A sequence longer than the
-    window is cut at a random offset that changes with the epoch; the first items of a window then see a shortened
-    context.
+    Every target stands in exactly one window of every epoch, so each has the same weight. A sequence with more targets
+    than the stride is cut, at a random offset that changes with the epoch. Windows as far apart as they are wide share
+    nothing, and the first items of a window then see a shortened context; closer ones begin with events of the window
+    before, as context alone.
     """
 
     items: np.ndarray
@@ -39,50 +40,56 @@ class TrainingSequences:
         """Targets in one epoch."""
         return int(self.is_target.sum())
 
-    def mean_context(self, width: int, cut: bool) -> float:
-        """How many items a target is predicted from, in the mean over all targets.
+    def mean_context(self, width: int, stride: int) -> float:
+        """How many items a target is predicted from, in the mean over all targets and all offsets of `windows`.
 
-        Args:
-            width: the most that the model reads.
-            cut: whether long sequences are cut as `windows` does, of which this is the mean over all offsets, or every
-                target has all that comes before it, as RecBole's rows do.
+        With a stride of 1 every target has all that comes before it, as in RecBole's rows.
         """
         length = np.diff(self.offsets)
         before = (np.arange(len(self.items)) - np.repeat(self.offsets[:-1], length))[self.is_target]
-        if not cut:
-            return float(np.minimum(before, width).mean())
-        # An event with b events before it is in the first window if that is b or longer, and else as far behind its
-        # window's beginning as the offset has it, 1 to width alike.
-        longer = np.repeat(length - 1 > width, length)[self.is_target]
-        within = np.minimum(before, width)
-        mean = within * (width - within + 1) / width + within * (within - 1) / (2 * width)
-        mean[before > width] = (width + 1) / 2
-        return float(np.where(longer, mean, before).mean())
+        # Of a sequence that is cut, any of the window's new inputs may be a target's last one, the first to the
+        # stride-th alike; in front of them are `shared` more, where the sequence has so many.
+        shared = width - stride
+        fewer = np.clip(before - shared - 1, 0, stride)  # offsets that leave some of what comes before out
+        mean = (fewer * (fewer + 1) / 2 + fewer * shared + (stride - fewer) * before) / stride
+        return float(np.where(np.repeat(length - 1 > stride, length)[self.is_target], mean, before).mean())
 
-    def windows(self, width: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """First event and number of inputs of each window: ([W], [W]) int64, in the order of the sequences."""
+    def windows(
+        self, width: int, stride: int, generator: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """First event, number of inputs and number of new ones of each window, in the order of the sequences.
+
+        Shapes: three times [W] int64.
+
+        Args:
+            width: inputs of a window, at most.
+            stride: new inputs of a window, at most, 1 to `width`; the others have been new in a window before.
+        """
         inputs = np.diff(self.offsets) - 1  # the last event is never an input
-        head = np.where(inputs > width, generator.integers(1, width + 1, len(inputs)), inputs)
-        count = np.where(inputs > 0, 1 - (-(inputs - head) // width), 0)
+        head = np.where(inputs > stride, generator.integers(1, stride + 1, len(inputs)), inputs)
+        count = np.where(inputs > 0, 1 - (-(inputs - head) // stride), 0)
         sequence = np.repeat(np.arange(len(inputs)), count)
         nth = np.arange(len(sequence)) - np.repeat(np.cumsum(count) - count, count)
-        begin = np.where(nth == 0, 0, head[sequence] + (nth - 1) * width)
-        end = np.minimum(head[sequence] + nth * width, inputs[sequence])
-        return self.offsets[sequence] + begin, end - begin
+        new = np.where(nth == 0, 0, head[sequence] + (nth - 1) * stride)
+        begin = np.maximum(new - (width - stride), 0)
+        end = np.minimum(head[sequence] + nth * stride, inputs[sequence])
+        return self.offsets[sequence] + begin, end - begin, end - new
 
-    def batches(self, width: int, targets_per_batch: int, seed: int, share: slice = slice(None)) -> Iterator[Packed]:
+    def batches(
+        self, width: int, stride: int, targets_per_batch: int, seed: int, share: slice = slice(None)
+    ) -> Iterator[Packed]:
         """One epoch of random windows, about `targets_per_batch` targets in each batch.
 
         Windows are drawn at random over users: batches of equal-length windows would bias the training. Of each batch
         come the windows of `share`, counted from the shortest to the longest; where that is none, one without targets.
         """
         generator = np.random.default_rng(seed)
-        first, length = self.windows(width, generator)
+        first, length, new = self.windows(width, stride, generator)
         learnt = np.concatenate([[0], np.cumsum(self.is_target)])
-        teaches = learnt[first + length + 1] > learnt[first + 1]  # a window may hold nothing but context
-        order = generator.permutation(np.flatnonzero(teaches))
-        first, length = first[order], length[order]
-        before = np.cumsum(learnt[first + length + 1] - learnt[first + 1])
+        n_targets = learnt[first + length + 1] - learnt[first + length - new + 1]
+        order = generator.permutation(np.flatnonzero(n_targets))  # a window may hold nothing but context
+        first, length, new = first[order], length[order], new[order]
+        before = np.cumsum(n_targets[order])
         cuts = np.flatnonzero(np.diff((before - 1) // targets_per_batch, prepend=0, append=-1))
         items = torch.from_numpy(self.items)
         targets = torch.from_numpy(np.where(self.is_target, self.items, 0))
@@ -91,9 +98,10 @@ class TrainingSequences:
                 continue
             mine = begin + np.argsort(length[begin:end], kind="stable")[share]
             if len(mine):
-                yield pack(items, targets, first[mine], length[mine])
+                yield pack(items, targets, first[mine], length[mine], new[mine])
             else:
-                yield pack(items, torch.zeros_like(targets), first[begin : begin + 1], length[begin : begin + 1])
+                one = slice(begin, begin + 1)
+                yield pack(items, targets, first[one], length[one], np.zeros(1, dtype=np.int64))
 
 
 def training_sequences(train: TextSequentialDataset) -> TrainingSequences:

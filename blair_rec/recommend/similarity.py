@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
 from blair_rec.errors import ConfigError
-from blair_rec.recommend.packing import can_pack
+from blair_rec.recommend.packing import can_pack, last_states
 
 from recbole.model import sequential_recommender as models
 
@@ -55,6 +56,10 @@ def user_vectors(model: Any, interaction: Any) -> Tensor:
     scorer = _scorer(model)
     if scorer is None:
         raise TypeError(f"{type(model).__name__} does not score by product")
+    if can_pack(type(model)):  # which computes nothing for padding
+        history, length = interaction[model.ITEM_SEQ], interaction[model.ITEM_SEQ_LEN].cpu().numpy()
+        state = last_states(model, history.flatten(), np.arange(len(length)) * history.shape[1], length)
+        return as_query(state, model.blair_temperature)
     state = model(*(interaction[getattr(model, field)] for field in _STATE_READS[scorer]))
     return as_query(state, model.blair_temperature)
 
@@ -104,9 +109,10 @@ class Similarity:
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """[B, N]: the score of every item."""
-        if self.blair_temperature is None:
-            return super().full_sort_predict(interaction)  # type: ignore[misc]
-        return user_vectors(self, interaction) @ item_matrix(self).T
+        if self.blair_temperature is not None or (scores_by_product(self) and can_pack(type(self))):
+            return user_vectors(self, interaction) @ item_matrix(self).T
+        scores: Tensor = super().full_sort_predict(interaction)  # type: ignore[misc]
+        return scores
 
 
 def _scorer(model: Any) -> Any | None:

@@ -17,6 +17,7 @@ from blair_rec.config_sections import SAMPLED_LOSSES, TrainConfig
 from blair_rec.plugin_config import read_plugin_config
 from blair_rec.recommend import parallel
 from blair_rec.recommend.checkpoint import load_training, load_weights, save_training
+from blair_rec.recommend.collector import TopKCollector
 from blair_rec.recommend.epochs import EveryPosition, RecboleWay, StepLosses, Steps, check_loss
 from blair_rec.recommend.losses import check_finite
 from blair_rec.recommend.models import item_side, shared_items
@@ -174,6 +175,7 @@ class TextTrainer(Trainer):
         check_loss(type(model), self._train)
         self._every_position = self._train.loss != "recbole" and can_pack(type(model))
         super().__init__(config, model)
+        self.eval_collector = TopKCollector(config)
         self.saved_model_file = str(Path(self.saved_model_file).with_suffix(".safetensors"))
         self._store_sha256 = config["blair_store_sha256"]
         self._generators: dict[str, torch.Generator] = {}
