@@ -1,15 +1,15 @@
 """Stock RecBole SASRec and BLaIRSASRec with `blair_items: id`: at equal epochs, and how long each takes to get as far.
 
     python benchmarks/against_recbole.py --model SASRec --seeds 1,2,3 --epochs 8 [--dataset ml-100k] [--data-path DIR]
-    python benchmarks/against_recbole.py --model BLaIRSASRec --seeds 1,2,3,4,5 --epochs 30
+    python benchmarks/against_recbole.py --model BLaIRSASRec --seeds 1,2,3 --epochs 30 --set train_batch_size=512 ...
     python benchmarks/against_recbole.py --at 8 [--minutes 60]
 
-Trains with RecBole's own defaults and writes one learning curve per model and seed, with the test metrics at every new
-best of validation, so that a long run also holds what a shorter one would have given. A curve that is as long as asked
-for is kept (stock RecBole takes minutes an epoch); `--at` renders the record at that many epochs. `--minutes` adds what
-stock RecBole reaches in that time and when ours is there: ours by its clock, validations included, stock RecBole by the
-seconds of an epoch that training_speed.py has recorded, without them, so that its curve may come from a busy machine.
-Curves and record are benchmarks/results/against_recbole-DATASET.{json,md}.
+Trains with RecBole's own defaults but for what is set, and writes one learning curve per model, settings and seed, with
+the test metrics at every new best of validation, so that a long run also holds what a shorter one would have given. A
+curve that is as long as asked for is kept (stock RecBole takes minutes an epoch); `--at` renders the record at that
+many epochs. `--minutes` adds what stock RecBole reaches in that time and when ours is there: ours by its clock,
+validations included, stock RecBole by the seconds of an epoch that training_speed.py has recorded, without them, so
+that its curve may come from a busy machine. Curves and record are benchmarks/results/against_recbole-DATASET.{json,md}.
 """
 
 from __future__ import annotations
@@ -39,11 +39,6 @@ SETTINGS = {
     "state": "ERROR",
     "stopping_step": 10,
 }
-OURS = {"train_batch_size": 512, "blair_precision": "bfloat16"}
-"""Stock RecBole keeps its default of 2048 targets a step, drawn one by one. Ours come window by window and resemble
-each other, so that an epoch teaches more in smaller steps; chosen on validation among 512, 1024 and 2048."""
-
-
 NOTES = {
     "ml-100k": "Batches of 512 give ours four times the optimiser steps of an epoch of stock RecBole. With batches of "
     "2048 ours (commit 35341f2, five seeds) had .0591 ± .0021 on validation and .0504 ± .0044 on test after 8 epochs, "
@@ -53,7 +48,13 @@ NOTES = {
 
 
 def learning_curve(
-    model_name: str, dataset: str, data_path: str | None, seed: int, epochs: int, save: Callable[[dict[str, Any]], None]
+    model_name: str,
+    dataset: str,
+    data_path: str | None,
+    also: dict[str, Any],
+    seed: int,
+    epochs: int,
+    save: Callable[[dict[str, Any]], None],
 ) -> None:
     """Train as run_recbole does, and save the validation of every epoch and the test metrics of every new best."""
     import blair_rec.recbole  # noqa: F401
@@ -62,12 +63,7 @@ def learning_curve(
     from recbole.data import create_dataset, data_preparation
     from recbole.utils import get_model, get_trainer, init_seed
 
-    settings: dict[str, Any] = {
-        **SETTINGS,
-        **(OURS if model_name == "BLaIRSASRec" else {}),
-        "epochs": epochs,
-        "seed": seed,
-    }
+    settings: dict[str, Any] = {**SETTINGS, **also, "epochs": epochs, "seed": seed}
     if data_path is not None:
         settings["data_path"] = data_path
     config = Config(model=model_name, dataset=dataset, config_dict=settings)
@@ -89,7 +85,7 @@ def learning_curve(
             tests.append({"epoch": epoch, **{name: float(value) for name, value in result.items()}})
         valid.append(float(score))
         print(f"{model_name}, seed {seed}, epoch {epoch}: {score:.4f}, {seconds[-1]:.0f} s", flush=True)
-        done = {"model": model_name, "seed": seed, "epochs": len(valid)}
+        done = {"model": model_name, "settings": also, "seed": seed, "epochs": len(valid)}
         save({**done, "valid_ndcg@10": valid, "seconds": seconds, "test_at_new_best": tests})
         begin = time.perf_counter() - seconds[-1]  # the look at test is nobody's training time
 
@@ -101,17 +97,26 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text(encoding="utf-8"))["runs"] if path.is_file() else []
 
 
+def key(run: dict[str, Any]) -> tuple[int, str, int]:
+    """What is trained: model, settings and seed."""
+    return MODELS.index(run["model"]), json.dumps(run["settings"], sort_keys=True), run["seed"]
+
+
+def name(run: dict[str, Any]) -> str:
+    """The model with its settings, for a table."""
+    settings = ", ".join(f"{key}: {value}" for key, value in run["settings"].items())
+    return f"{run['model']} ({settings})" if settings else run["model"]
+
+
 def keep(path: Path, made: dict[str, Any], run: dict[str, Any]) -> None:
-    """Put one curve in the place of a shorter one of the same model and seed."""
-    same = [known for known in read_runs(path) if (known["model"], known["seed"]) == (run["model"], run["seed"])]
+    """Put one curve in the place of a shorter one of the same model, settings and seed."""
+    same = [known for known in read_runs(path) if key(known) == key(run)]
     if any(known["epochs"] > run["epochs"] for known in same):
         return
     runs = [known for known in read_runs(path) if known not in same]
-    runs = sorted([*runs, {**run, **made}], key=lambda run: (MODELS.index(run["model"]), run["seed"]))
+    runs = sorted([*runs, {**run, **made}], key=key)
     path.parent.mkdir(exist_ok=True)
-    path.write_text(
-        json.dumps({"settings": SETTINGS, "settings_of_ours": OURS, "runs": runs}, indent=1) + "\n", encoding="utf-8"
-    )
+    path.write_text(json.dumps({"settings": SETTINGS, "runs": runs}, indent=1) + "\n", encoding="utf-8")
 
 
 def up_to(run: dict[str, Any], epochs: int) -> dict[str, float]:
@@ -137,22 +142,24 @@ def time_to_best(dataset: str, runs: list[dict[str, Any]], minutes: float) -> li
         f"threads, validation not counted). Its best validation in them is {goal['valid']:.4f}, after "
         f"{goal['epoch']:.0f} epochs or {needed:,.0f} s, with {goal['ndcg']:.4f} on test.",
         "",
-        "| seed of ours | there after | seconds, validation included | times as fast | test NDCG@10 then | "
+        "| ours | seed | there after | seconds, validation included | times as fast | test NDCG@10 then | "
         "best epoch | test NDCG@10 at it |",
-        "|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    ratios = []
+    ratios: dict[str, list[float]] = {}
     for run in (run for run in runs if run["model"] == "BLaIRSASRec" and "seconds" in run):
         last = up_to(run, run["epochs"])
         at = next((n for n, value in enumerate(run["valid_ndcg@10"], 1) if value >= goal["valid"]), None)
-        reached = "not reached | | "
+        reached, ratio = f"not in {run['epochs']} epochs | {run['seconds'][-1]:.1f} in all | | ", 0.0
         if at is not None:
             seconds = run["seconds"][at - 1]
-            ratios.append(needed / seconds)
-            reached = f"{at} epochs | {seconds:.1f} | {ratios[-1]:.1f}x | {up_to(run, at)['ndcg']:.4f}"
-        lines.append(f"| {run['seed']} | {reached} | {last['epoch']:.0f} | {last['ndcg']:.4f} |")
-    if ratios:
-        lines += ["", f"Median of {len(ratios)} seeds: {median(ratios):.1f} times as fast."]
+            ratio = needed / seconds
+            reached = f"{at} epochs | {seconds:.1f} | {ratio:.1f}x | {up_to(run, at)['ndcg']:.4f}"
+        ratios.setdefault(name(run), []).append(ratio)
+        lines.append(f"| {name(run)} | {run['seed']} | {reached} | {last['epoch']:.0f} | {last['ndcg']:.4f} |")
+    for ours, found in ratios.items():
+        if all(found):
+            lines += ["", f"{ours}, median of {len(found)} seeds: {median(found):.1f} times as fast."]
     return [*lines, ""]
 
 
@@ -164,10 +171,8 @@ def to_markdown(dataset: str, runs: list[dict[str, Any]], epochs: int, minutes: 
         f"# Stock RecBole SASRec and ours after {epochs} epochs, {dataset}",
         "",
         "RecBole's own defaults (2 layers, width 64, dropout 0.5, batches of 2048 targets, Adam, learning rate 0.001, "
-        "window of 50; ours in batches of 512 targets, its softmax in bfloat16), "
-        "no item text, history not masked, everything evaluated by "
-        "RecBole. Test is read at the epoch "
-        f"that is best on validation among the first {epochs}.",
+        "window of 50) but for what is named, no item text, history not masked, everything evaluated by RecBole. Test "
+        f"is read at the epoch that is best on validation among the first {epochs}.",
         "",
         "| model | seed | best epoch | NDCG@10 on validation | test NDCG@10 | test Recall@10 |",
         "|---|---|---|---|---|---|",
@@ -175,13 +180,14 @@ def to_markdown(dataset: str, runs: list[dict[str, Any]], epochs: int, minutes: 
     for run in runs:
         at = up_to(run, epochs)
         values = f"{at['valid']:.4f} | {at['ndcg']:.4f} | {at['recall']:.4f}"
-        lines.append(f"| {run['model']} | {run['seed']} | {at['epoch']:.0f} | {values} |")
+        lines.append(f"| {name(run)} | {run['seed']} | {at['epoch']:.0f} | {values} |")
     lines.append("")
-    for model in MODELS:
-        found = [up_to(run, epochs) for run in runs if run["model"] == model]
+    for model in dict.fromkeys(map(name, runs)):
+        found = [up_to(run, epochs) for run in runs if name(run) == model]
         if len(found) > 1:
             spread = {
-                name: f"{mean(f[name] for f in found):.4f} ± {stdev(f[name] for f in found):.4f}" for name in found[0]
+                metric: f"{mean(f[metric] for f in found):.4f} ± {stdev(f[metric] for f in found):.4f}"
+                for metric in found[0]
             }
             lines.append(
                 f"- {model} over {len(found)} seeds, mean ± standard deviation: validation NDCG@10 {spread['valid']}, "
@@ -192,14 +198,14 @@ def to_markdown(dataset: str, runs: list[dict[str, Any]], epochs: int, minutes: 
         lines += time_to_best(dataset, all_runs, minutes)
     lines += ["NDCG@10 on validation, epoch by epoch:", ""]
     lines += [
-        f"- {run['model']}, seed {run['seed']}: {', '.join(f'{v:.4f}' for v in run['valid_ndcg@10'])}" for run in runs
+        f"- {name(run)}, seed {run['seed']}: {', '.join(f'{v:.4f}' for v in run['valid_ndcg@10'])}" for run in all_runs
     ]
     lines += ["", "| model | seed | date | machine | versions | commit |", "|---|---|---|---|---|---|"]
-    for run in runs:
+    for run in all_runs:
         made = run["provenance"]
         versions = ", ".join(f"{name} {made[name]}" for name in ("recbole", "torch", "numpy", "python"))
         commit = (run["git_commit"] or "")[:7]
-        lines.append(f"| {run['model']} | {run['seed']} | {run['date']} | {made['machine']} | {versions} | {commit} |")
+        lines.append(f"| {name(run)} | {run['seed']} | {run['date']} | {made['machine']} | {versions} | {commit} |")
     return "\n".join(lines) + "\n"
 
 
@@ -213,6 +219,7 @@ def main() -> None:
     parser.add_argument(
         "--data-path", type=Path, help="folder that holds DATASET/; RecBole's own example data if not given"
     )
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of RecBole's config")
     parser.add_argument("--at", type=int, help="render the record at this many epochs")
     parser.add_argument("--minutes", type=float, help="with --at: and what stock RecBole reaches in this time")
     parser.add_argument("--curves", type=Path, help="another JSON file of curves than the record's")
@@ -227,6 +234,7 @@ def main() -> None:
     import sys
 
     import torch
+    import yaml
 
     from blair_rec.provenance import git_commit, provenance
 
@@ -238,14 +246,16 @@ def main() -> None:
         "git_commit": git_commit(),
         "provenance": provenance(torch.get_num_threads()),
     }
+    also = {key: yaml.safe_load(value) for key, value in (setting.split("=", 1) for setting in options.set)}
     for seed in map(int, options.seeds.split(",")):
-        known = [run for run in read_runs(path) if (run["model"], run["seed"]) == (options.model, seed)]
+        asked = {"model": options.model, "settings": also, "seed": seed}
+        known = [run for run in read_runs(path) if key(run) == key(asked)]
         if known and known[0]["epochs"] >= options.epochs:
             continue
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)
             save = partial(keep, path, made)
-            learning_curve(options.model, options.dataset, data_path, seed, options.epochs, save)
+            learning_curve(options.model, options.dataset, data_path, also, seed, options.epochs, save)
             os.chdir(home)
 
 
