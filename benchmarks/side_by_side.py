@@ -59,11 +59,17 @@ def measured(job: Callable[[], Any], **also: Any) -> None:
     print(json.dumps({"seconds": seconds, "peak_mib": peak_mib() - before, "before_mib": before, **found, **also}))
 
 
-def in_turn(commands: dict[str, Sequence[str]], rounds: int, folder: str) -> dict[str, list[dict[str, Any]]]:
-    """Each command in a process of its own, one after the other, round by round; what each printed last."""
+def in_turn(
+    commands: dict[str, Sequence[str]], rounds: int, folder: str, before: Callable[[], Any] = lambda: None
+) -> dict[str, list[dict[str, Any]]]:
+    """Each command in a process of its own, one after the other, round by round; what each printed last.
+
+    `before` is called before each of them.
+    """
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
     for number in range(rounds):
         for name, command in commands.items():
+            before()
             done = subprocess.run(
                 [sys.executable, "-W", "ignore", *command], stdout=subprocess.PIPE, text=True, cwd=folder, check=True
             )
