@@ -191,11 +191,17 @@ def test_steps_are_told_with_their_number(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("temperature", [None, 0.2])
+@pytest.mark.parametrize("width, stride", [(50, None), (50, 3), (4, 1)])
 @pytest.mark.parametrize("model", ["SASRec", "GRU4Rec"])
-def test_training_minimises_the_scores_that_are_ranked(tiny: Path, model: str, temperature: float | None) -> None:
-    """The loss of an epoch is the cross entropy of full_sort_predict, target by target."""
-    still = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "dropout_prob": 0.0, "MAX_ITEM_LIST_LENGTH": 50}
-    net, steps, split = built(tiny, train_config(temperature=temperature), model, **still)
+def test_training_minimises_the_scores_that_are_ranked(
+    tiny: Path, model: str, width: int, stride: int | None, temperature: float | None
+) -> None:
+    """The loss of an epoch is the cross entropy of full_sort_predict, target by target.
+
+    It is so where no sequence is longer than the window, or where every target has a window of its own.
+    """
+    still = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "dropout_prob": 0.0, "MAX_ITEM_LIST_LENGTH": width}
+    net, steps, split = built(tiny, train_config(temperature=temperature, stride=stride), model, **still)
     with torch.no_grad():
         learnt = sum(float(loss) * n for loss, n in steps(1)) / len(split)
         rows = split[torch.arange(len(split))]
@@ -208,7 +214,12 @@ def test_training_minimises_the_scores_that_are_ranked(tiny: Path, model: str, t
 
 @pytest.mark.parametrize(
     "given, named",
-    [({"loss": "bpr"}, "loss: bpr"), ({"temperature": 0.1}, "temperature"), ({"precision": "bfloat16"}, "precision")],
+    [
+        ({"loss": "bpr"}, "loss: bpr"),
+        ({"temperature": 0.1}, "temperature"),
+        ({"precision": "bfloat16"}, "precision"),
+        ({"stride": 3}, "stride"),
+    ],
 )
 def test_what_recboles_training_would_ignore_is_refused(tiny: Path, given: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=f"BLaIRNARM trains RecBole's way, .* which {named} doesn't reach"):
@@ -216,9 +227,17 @@ def test_what_recboles_training_would_ignore_is_refused(tiny: Path, given: dict[
     assert isinstance(built(tiny, train_config(), model="NARM")[1], RecboleWay)
 
 
+def test_a_stride_is_no_longer_than_the_window(tiny: Path) -> None:
+    assert built(tiny, train_config(stride=6))[1].stride == built(tiny, train_config())[1].stride == 6
+    with pytest.raises(ConfigError, match="stride is 7; it can't be more than MAX_ITEM_LIST_LENGTH, 6"):
+        built(tiny, train_config(stride=7))
+
+
 @pytest.mark.parametrize(
     "given, expected",
     [
+        ({"stride": 0}, "stride is 0; it has to be at least 1"),
+        ({"loss": "recbole", "stride": 3}, "stride has no effect with loss: recbole"),
         ({"log_q": True}, "log_q has no effect with loss: full_softmax; .* one of sampled_softmax"),
         ({"loss": "gbce", "sampling": "popularity"}, "sampling has no effect with loss: gbce"),
         ({"loss": "recbole", "temperature": 0.1}, "temperature has no effect with loss: recbole"),
@@ -399,7 +418,13 @@ def test_recboles_resume_goes_on_bit_for_bit(tiny: Path, given: dict[str, Any]) 
 
 def test_recboles_trainer_reads_the_flat_keys(tiny: Path) -> None:
     cls = model_class("SASRec")
-    keys = {"blair_loss": "gbce", "blair_negatives": 9, "blair_gbce_t": 0.5, "blair_schedule": "cosine"}
+    keys = {
+        "blair_loss": "gbce",
+        "blair_negatives": 9,
+        "blair_gbce_t": 0.5,
+        "blair_schedule": "cosine",
+        "blair_stride": 2,
+    }
     config = recbole_config(cls, str(tiny), {**SMALL, "learning_rate": 0.02, "epochs": 7, **keys})
     split, _, _ = TextSequentialDataset(config).build()
     trainer = TextTrainer(config, cls(config, split))
@@ -408,4 +433,5 @@ def test_recboles_trainer_reads_the_flat_keys(tiny: Path) -> None:
     assert isinstance(trainer._steps, EveryPosition)
     told = trainer._steps.train
     assert (told.loss, told.negatives, told.gbce_t, told.schedule) == ("gbce", 9, 0.5, "cosine")
+    assert trainer._steps.stride == 2
     assert (trainer._rate.height, trainer._rate.total_steps) == (0.02, 7 * len(trainer._steps))
