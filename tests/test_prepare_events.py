@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import patch
 
 import polars as pl
 import pytest
@@ -20,6 +21,7 @@ from blair_rec.prepare.events import (
     by_time,
     collect,
     exact_times,
+    first_of_each_pair,
     in_order,
     k_core,
     last_out,
@@ -105,6 +107,17 @@ def test_names_are_numbered_in_the_order_in_which_they_come() -> None:
     log = log_of([(f"u{number * 7 % 100}", "i", 1.0, number) for number in range(300)])
     assert log.users.to_list() == [f"u{number * 7 % 100}" for number in range(100)]
     assert log.table["user"].to_list() == [number % 100 for number in range(300)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(REVIEWS, st.integers(1, 70))
+def test_the_first_event_of_each_pair_is_kept_however_many_are_looked_through_at_once(
+    reviews: list[Review], at_once: int
+) -> None:
+    log = in_order(log_of(reviews))
+    with patch("blair_rec.prepare.events.AT_ONCE", at_once):
+        found = first_of_each_pair(log)
+    assert found.table.equals(log.table.unique(["user", "item"], keep="first", maintain_order=True))
 
 
 @settings(max_examples=100, deadline=None)
