@@ -24,6 +24,8 @@ from blair_rec.recommend.sequences import training_sequences
 from blair_rec.recommend.settings import recbole_config
 from blair_rec.recommend.trainer import Epoch, TextTrainer, fit, make_optimizer, run_epoch
 
+from recbole.model.sequential_recommender import GRU4Rec, SASRec
+
 torch.set_num_threads(1)  # on models so small two would only wait for each other
 
 SMALL = {"hidden_size": 8, "inner_size": 8, "n_layers": 1, "n_heads": 1, "MAX_ITEM_LIST_LENGTH": 6}
@@ -414,6 +416,23 @@ def test_recboles_resume_goes_on_bit_for_bit(tiny: Path, given: dict[str, Any]) 
     whole.fit(loader, saved=False, verbose=False)
     expected = whole.model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in second.model.state_dict().items())
+
+
+@pytest.mark.parametrize("loss", ["full_softmax", "recbole"])
+@pytest.mark.parametrize("base", [SASRec, GRU4Rec])
+def test_recboles_trainer_evaluates_without_padding_what_it_trains_without(tiny: Path, base: Any, loss: str) -> None:
+    cls = model_class(base.__name__)
+    config = recbole_config(cls, str(tiny), {**SMALL, "blair_loss": loss, "loss_type": "CE"})
+    split, _, test = TextSequentialDataset(config).build()
+    model = TextTrainer(config, cls(config, split)).model.eval()
+    rows = test[torch.arange(len(test))]
+    with torch.no_grad():
+        scores, recboles = model.full_sort_predict(rows), base.full_sort_predict(model, rows)
+    if loss == "recbole":
+        assert torch.equal(scores, recboles)
+    else:
+        assert model.scores_packed
+        torch.testing.assert_close(scores, recboles, atol=1e-6, rtol=1e-5)
 
 
 def test_recboles_trainer_reads_the_flat_keys(tiny: Path) -> None:

@@ -86,6 +86,9 @@ class Similarity:
     """Base of our models, before RecBole's class: with `blair_temperature`, scores are cosines over it."""
 
     blair_temperature: float | None = None
+    scores_packed: bool = False
+    """Whether full_sort_predict leaves out the padding of histories, which rounds other than RecBole's own; its trainer
+    asks for it where training leaves it out, too."""
 
     def set_temperature(self, temperature: float | None) -> None:
         """Score by cosine over `temperature`; None leaves the scores as they are.
@@ -109,7 +112,7 @@ class Similarity:
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """[B, N]: the score of every item."""
-        if self.blair_temperature is not None or (scores_by_product(self) and can_pack(type(self))):
+        if self.blair_temperature is not None or self.scores_packed:
             return user_vectors(self, interaction) @ item_matrix(self).T
         scores: Tensor = super().full_sort_predict(interaction)  # type: ignore[misc]
         return scores

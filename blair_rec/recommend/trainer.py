@@ -24,6 +24,7 @@ from blair_rec.recommend.models import item_side, shared_items
 from blair_rec.recommend.optimizer import LearningRate, RowAdam
 from blair_rec.recommend.packing import can_pack
 from blair_rec.recommend.sequences import training_sequences
+from blair_rec.recommend.similarity import scores_by_product
 
 from recbole.trainer import Trainer
 
@@ -176,6 +177,7 @@ class TextTrainer(Trainer):
         self._every_position = self._train.loss != "recbole" and can_pack(type(model))
         super().__init__(config, model)
         self.eval_collector = TopKCollector(config)
+        model.scores_packed = self._every_position and scores_by_product(model)
         self.saved_model_file = str(Path(self.saved_model_file).with_suffix(".safetensors"))
         self._store_sha256 = config["blair_store_sha256"]
         self._generators: dict[str, torch.Generator] = {}
