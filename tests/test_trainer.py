@@ -16,10 +16,12 @@ from torch import Tensor, nn
 import blair_rec.recbole  # noqa: F401
 from blair_rec.config_sections import TrainConfig
 from blair_rec.errors import ConfigError, TrainingError
+from blair_rec.recommend.collector import TopKCollector
 from blair_rec.recommend.dataset import ItemVectors, TextSequentialDataset
 from blair_rec.recommend.epochs import EveryPosition, RecboleWay, build_training, recbole_batches, seed_everything
 from blair_rec.recommend.models import item_side, model_class
 from blair_rec.recommend.optimizer import LearningRate, RowAdam
+from blair_rec.recommend.packing import last_states
 from blair_rec.recommend.sequences import training_sequences
 from blair_rec.recommend.settings import recbole_config
 from blair_rec.recommend.trainer import Epoch, TextTrainer, fit, make_optimizer, run_epoch
@@ -420,18 +422,28 @@ def test_recboles_resume_goes_on_bit_for_bit(tiny: Path, given: dict[str, Any]) 
 
 @pytest.mark.parametrize("loss", ["full_softmax", "recbole"])
 @pytest.mark.parametrize("base", [SASRec, GRU4Rec])
-def test_recboles_trainer_evaluates_without_padding_what_it_trains_without(tiny: Path, base: Any, loss: str) -> None:
+def test_recboles_trainer_evaluates_without_padding_what_it_trains_without(
+    tiny: Path, base: Any, loss: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed: list[int] = []
+
+    def seen(model: Any, items: Tensor, first: np.ndarray, length: np.ndarray) -> Tensor:
+        packed.append(len(length))
+        return last_states(model, items, first, length)
+
+    monkeypatch.setattr("blair_rec.recommend.similarity.last_states", seen)
     cls = model_class(base.__name__)
     config = recbole_config(cls, str(tiny), {**SMALL, "blair_loss": loss, "loss_type": "CE"})
     split, _, test = TextSequentialDataset(config).build()
-    model = TextTrainer(config, cls(config, split)).model.eval()
-    rows = test[torch.arange(len(test))]
+    trainer = TextTrainer(config, cls(config, split))
+    assert isinstance(trainer.eval_collector, TopKCollector)
+    model, rows = trainer.model.eval(), test[torch.arange(len(test))]
     with torch.no_grad():
         scores, recboles = model.full_sort_predict(rows), base.full_sort_predict(model, rows)
     if loss == "recbole":
-        assert torch.equal(scores, recboles)
+        assert torch.equal(scores, recboles) and not packed
     else:
-        assert model.scores_packed
+        assert packed == [len(test)]
         torch.testing.assert_close(scores, recboles, atol=1e-6, rtol=1e-5)
 
 
