@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from unittest.mock import patch
 
@@ -12,14 +13,12 @@ from hypothesis import strategies as st
 from published_rules import Review, in_plain_python, splits_in_plain_python
 
 from blair_rec.errors import RejectedLines, SourceError
+from blair_rec.prepare.collect import UNUSABLE, collect, numbered
 from blair_rec.prepare.events import (
-    UNUSABLE,
     VALID_FROM,
     Log,
-    _Names,
     benchmark_rules,
     by_time,
-    collect,
     exact_times,
     first_of_each_pair,
     in_order,
@@ -120,15 +119,21 @@ def test_the_first_event_of_each_pair_is_kept_however_many_are_looked_through_at
     assert found.table.equals(log.table.unique(["user", "item"], keep="first", maintain_order=True))
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.lists(st.sampled_from(["a", "b", "c", "d", "", "NA", "x y", None]), max_size=9), max_size=4))
-def test_names_are_numbered_block_by_block_as_a_dictionary_would(blocks: list[list[str | None]]) -> None:
-    names, known = _Names(), dict[str | None, int]()
-    for block in blocks:
-        numbers, wrong = names.encode(pl.Series(block, dtype=pl.String))
-        expected = [known.setdefault(name, len(known)) if name is not None else None for name in block]
-        assert numbers.to_list() == expected and wrong.tolist() == [name in ("", "NA", "x y", None) for name in block]
-    assert names.names().to_list() == list(known)
+@given(st.lists(st.text(max_size=3)))
+def test_texts_are_numbered_as_a_dictionary_would(texts: list[str]) -> None:
+    known = {name: number for number, name in enumerate(dict.fromkeys(texts))}
+    numbers, names = numbered(pl.Series(texts, dtype=pl.String))
+    assert numbers.tolist() == [known[text] for text in texts] and names.to_list() == list(known)
+
+
+@given(st.lists(st.text(max_size=3)))
+def test_texts_that_share_a_hash_are_told_apart(texts: list[str]) -> None:
+    def poor_at_first(texts: pl.Series, seed: int) -> pl.Series:
+        return texts.str.len_bytes().cast(pl.UInt64) if seed == 0 else texts.hash(seed)
+
+    series = pl.Series(texts, dtype=pl.String)
+    (numbers, names), (expected_numbers, expected_names) = numbered(series, poor_at_first), numbered(series)
+    assert numbers.tolist() == expected_numbers.tolist() and names.equals(expected_names)
 
 
 def test_events_without_a_usable_name_time_or_rating_are_kept_apart_with_their_lines(tmp_path: Path) -> None:
@@ -145,9 +150,10 @@ def test_events_without_a_usable_name_time_or_rating_are_kept_apart_with_their_l
     ) == [  # type: ignore[list-item]
         ("u", "i", 1.0, 1)
     ]
-    told = rejected.path.read_text("utf-8").splitlines()
-    assert [int(line.split('"line": ')[1].split(",")[0]) for line in told] == [3, 4, 5, 6, 7, 8, 9]
-    assert "user '' can't be used" in told[0] and "time 'x'" in told[3] and "item 'NA'" in told[6]
+    told = {one["line"]: one["why"] for one in map(json.loads, rejected.path.read_text("utf-8").splitlines())}
+    assert sorted(told) == [3, 4, 5, 6, 7, 8, 9] and len(told) == rejected.count
+    assert told[3] == "user '' can't be used" and told[6] == "time 'x' can't be used"
+    assert told[9] == "item 'NA' can't be used" and told[5] == "rating 'nan' can't be used"
 
 
 def test_what_pandas_takes_for_nothing_is_no_name() -> None:

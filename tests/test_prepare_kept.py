@@ -41,7 +41,7 @@ def read(path: Path, keep: Path | None, stop: int | None = None) -> tuple[list[A
     rows: list[Any] = []
     chunks = read_table(path, ["a", "b"], rejected, numbers=NUMBERS, keep=keep)
     for table, lines in itertools.islice(chunks, stop):
-        rows += zip(lines.tolist(), table.cast(pl.String).rows(), strict=True)
+        rows += zip(list(lines), table.cast(pl.String).rows(), strict=True)
     said = rejected.path.read_text("utf-8").splitlines() if rejected.path.exists() else []
     return sorted(rows), sorted(said), rejected.lines
 

@@ -29,7 +29,7 @@ def read(path: Path, *columns: str, limit: float = 1.0, **how: Any) -> tuple[dic
     found: dict[int, Row] = {}
     for table, lines in read_table(path, columns, rejected, **how):
         assert list(table.columns) == list(columns) and set(table.dtypes) <= {pl.String}
-        found.update(zip(lines.tolist(), table.rows(), strict=True))
+        found.update(zip(lines, table.rows(), strict=True))
     rejected.check()
     lines = rejected.path.read_text("utf-8").splitlines() if rejected.path.exists() else []
     assert len(lines) == rejected.count and len(found) + rejected.count == rejected.lines

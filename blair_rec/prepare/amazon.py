@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 
 from blair_rec.errors import ConfigError, SourceError, first_of
+from blair_rec.prepare.collect import collect
 from blair_rec.prepare.dataset import (
     BENCHMARK,
     HISTORY,
@@ -33,7 +34,6 @@ from blair_rec.prepare.events import (
     Log,
     benchmark_rules,
     by_time,
-    collect,
     last_out,
     position_and_length,
 )

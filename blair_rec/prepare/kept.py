@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import polars as pl
 
 from blair_rec import __version__
@@ -16,8 +16,8 @@ from blair_rec.files import write_text
 
 PART = 16
 """Blocks that make up a part: of 16 MiB each, so that a file of less than 256 MiB leaves none."""
-LINE = "\n"
-"""The column of line numbers in a part; no column of a text file bears this name."""
+LAYOUT = 2
+"""Of the parts: those of another are not read."""
 
 
 class Chunk(NamedTuple):
@@ -25,8 +25,8 @@ class Chunk(NamedTuple):
 
     table: pl.DataFrame
     """[rows] the columns asked for: text, or numbers where they were asked for; null where a JSON line lacks one."""
-    lines: np.ndarray
-    """[rows] int64: the line of the file on which each row begins (of a Parquet file the row, from 1)."""
+    lines: Sequence[int]
+    """[rows] the line of the file on which each row begins (of a Parquet file the row, from 1)."""
 
 
 class Broken(NamedTuple):
@@ -58,7 +58,7 @@ class Kept:
     def of(cls, path: Path, columns: Sequence[str], folder: Path, block: int) -> Kept:
         """Those of `path` as it is now, these columns of it, in blocks of so many bytes; in a folder of their own."""
         stat = path.stat()
-        said = [__version__, path.name, stat.st_size, stat.st_mtime_ns, *columns, block, PART]
+        said = [__version__, path.name, stat.st_size, stat.st_mtime_ns, *columns, block, PART, LAYOUT]
         return cls(folder / hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16])
 
     def parts(self) -> Iterator[Part]:
@@ -67,9 +67,10 @@ class Kept:
             try:
                 said = json.loads((self.folder / f"{self.count}.json").read_text(encoding="utf-8"))
                 outcomes: list[Chunk | Broken] = [Broken(*line) for line in said["broken"]]
-                if said["rows"]:
-                    table = pl.read_ipc(self.folder / f"{self.count}.arrow")
-                    outcomes.append(Chunk(table.drop(LINE), table[LINE].to_numpy()))
+                row, table = 0, pl.read_ipc(self.folder / f"{self.count}.arrow") if said["lines"] else pl.DataFrame()
+                for lines in itertools.starmap(range, said["lines"]):
+                    outcomes.append(Chunk(table.slice(row, len(lines)), lines))
+                    row += len(lines)
             except (OSError, ValueError, pl.exceptions.PolarsError):
                 return
             self.count += 1
@@ -87,9 +88,14 @@ class Kept:
         self.folder.mkdir(parents=True, exist_ok=True)
         chunks = [outcome for outcome in self.outcomes if isinstance(outcome, Chunk)]
         if chunks:
-            tables = [table.with_columns(pl.Series(LINE, lines)) for table, lines in chunks]
+            tables = [chunk.table for chunk in chunks]
             pl.concat(tables, how="vertical_relaxed").write_ipc(self.folder / f"{self.count}.arrow")
         broken = [outcome for outcome in self.outcomes if isinstance(outcome, Broken)]
-        said = {"blocks": self.blocks, "rows": sum(len(lines) for _, lines in chunks), "broken": broken, "end": end}
+        said = {
+            "blocks": self.blocks,
+            "lines": [(lines[0], lines[-1] + 1) for _, lines in chunks],
+            "broken": broken,
+            "end": end,
+        }
         write_text(self.folder / f"{self.count}.json", json.dumps(said) + "\n")  # last: with it the part is there
         self.count += 1

@@ -93,8 +93,8 @@ def _draw(asked: Pairs, reviews: Path, drawn: Path, rejected: Rejected, progress
         chosen = random.random(table.height) < asked.share  # of all that can be read: one draw for each
         times = read_times(table["timestamp"], WHOLE)
         wrong = (times.is_null() | table["parent_asin"].fill_null("").eq("")).to_numpy()
-        for row in np.flatnonzero(wrong):
-            rejected.add(reviews, int(lines[row]), "no timestamp, or no parent_asin", "")
+        for row in np.flatnonzero(wrong).tolist():
+            rejected.add(reviews, lines[row], "no timestamp, or no parent_asin", "")
         part = table.select(
             pl.col("parent_asin").alias("item_id"),
             _one_line(pl.concat_str("title", "text", separator=" ", ignore_nulls=True)).alias("review"),

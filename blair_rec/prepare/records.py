@@ -282,7 +282,7 @@ def _salvage(
     """The block's rows; where it can't be parsed, those of its halves, down to the lines that are broken."""
     if isinstance(parsed, pl.DataFrame):
         if count:
-            yield Chunk(parsed, np.arange(number, number + count))
+            yield Chunk(parsed, range(number, number + count))
     elif count > 1:
         cut = _middle(block)
         first, second = block[:cut], block[cut:]
@@ -344,7 +344,7 @@ def _quoted(
 
 def _chunk(rows: list[list[str]], lines: list[int], columns: Sequence[str]) -> Chunk:
     table = pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String), orient="row")
-    return Chunk(table, np.array(lines))
+    return Chunk(table, lines)
 
 
 def _texts(path: Path, progress: Progress | None) -> Iterator[str]:
@@ -385,7 +385,7 @@ def _parquet(path: Path, columns: Sequence[str], rejected: Rejected) -> Iterator
         for batch in file.iter_batches(PARQUET_ROWS, columns=list(columns)):
             batch.validate(full=True)  # Polars takes it on trust that text is UTF-8
             rejected.lines += batch.num_rows
-            yield Chunk(_in_polars(batch).select(as_text), np.arange(number, number + batch.num_rows))
+            yield Chunk(_in_polars(batch).select(as_text), range(number, number + batch.num_rows))
             number += batch.num_rows
 
 

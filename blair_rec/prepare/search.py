@@ -88,7 +88,7 @@ def _one_item_each(sources: list[Path], out: Path, rejected: Rejected, progress:
     category_of: dict[str, str] = {}
     with (out / "items.jsonl").open("w", encoding="utf-8", newline="\n") as file:
         for table, lines in read_table(pool, [item, "metadata", "category"], rejected, progress):
-            for (name, text, category), line in zip(table.iter_rows(), lines.tolist(), strict=True):
+            for (name, text, category), line in zip(table.iter_rows(), lines, strict=True):
                 if not name or name in category_of:
                     rejected.add(pool, line, f"{item} {name!r} is empty, or stands there twice", "")
                     continue
@@ -97,7 +97,7 @@ def _one_item_each(sources: list[Path], out: Path, rejected: Rejected, progress:
     asked: list[tuple[str, str, str]] = []
     seen: set[str] = set()
     for table, lines in read_table(queries, ["qid", "query", "item_id"], rejected, progress):
-        for (query_id, query, name), line in zip(table.iter_rows(), lines.tolist(), strict=True):
+        for (query_id, query, name), line in zip(table.iter_rows(), lines, strict=True):
             if not query_id or not query or not query.strip() or query_id in seen:
                 rejected.add(
                     queries, line, f"qid {query_id!r} is empty or stands there twice, or its query is empty", ""
