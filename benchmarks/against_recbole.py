@@ -2,14 +2,16 @@
 
     python benchmarks/against_recbole.py --model SASRec --seeds 1,2,3 --epochs 8 [--dataset ml-100k] [--data-path DIR]
     python benchmarks/against_recbole.py --model BLaIRSASRec --seeds 1,2,3 --epochs 30 --set train_batch_size=512 ...
+    python benchmarks/against_recbole.py --time-validation [--dataset ml-100k] [--data-path DIR]
     python benchmarks/against_recbole.py --at 8 [--minutes 60]
 
 Trains with RecBole's own defaults but for what is set, and writes one learning curve per model, settings and seed, with
 the test metrics at every new best of validation, so that a long run also holds what a shorter one would have given. A
 curve that is as long as asked for is kept (stock RecBole takes minutes an epoch); `--at` renders the record at that
-many epochs. `--minutes` adds what stock RecBole reaches in that time and when ours is there: ours by its clock,
-validations included, stock RecBole by the seconds of an epoch that training_speed.py has recorded, without them, so
-that its curve may come from a busy machine. Curves and record are benchmarks/results/against_recbole-DATASET.{json,md}.
+many epochs. `--minutes` adds what stock RecBole reaches in that time and when ours is there, with a validation after
+every epoch: ours by its clock, stock RecBole by the seconds of an epoch that training_speed.py has recorded and those
+of a validation that `--time-validation` has, so that its curve may come from a busy machine. Curves and record are
+benchmarks/results/against_recbole-DATASET.{json,md}.
 """
 
 from __future__ import annotations
@@ -51,16 +53,10 @@ NOTES = {
 }
 
 
-def learning_curve(
-    model_name: str,
-    dataset: str,
-    data_path: str | None,
-    also: dict[str, Any],
-    seed: int,
-    epochs: int,
-    save: Callable[[dict[str, Any]], None],
-) -> None:
-    """Train as run_recbole does, and save the validation of every epoch and the test metrics of every new best."""
+def prepared(
+    model_name: str, dataset: str, data_path: str | None, also: dict[str, Any], seed: int = 1, epochs: int = 1
+) -> tuple[Any, tuple[Any, ...]]:
+    """RecBole's trainer with a new model, and the data of training, validation and test."""
     import blair_rec.recbole  # noqa: F401
 
     from recbole.config import Config
@@ -72,10 +68,36 @@ def learning_curve(
         settings["data_path"] = data_path
     config = Config(model=model_name, dataset=dataset, config_dict=settings)
     init_seed(config["seed"], config["reproducibility"])
-    train_data, valid_data, test_data = data_preparation(config, create_dataset(config))
+    data = data_preparation(config, create_dataset(config))
     init_seed(config["seed"], config["reproducibility"])
-    model = get_model(config["model"])(config, train_data._dataset).to(config["device"])
-    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    model = get_model(config["model"])(config, data[0]._dataset).to(config["device"])
+    return get_trainer(config["MODEL_TYPE"], config["model"])(config, model), data
+
+
+def validation_seconds(dataset: str, data_path: str | None, rounds: int = 3) -> dict[str, list[float]]:
+    """Seconds of a validation by each model, in turn, after one of each that doesn't count."""
+    ready = {model: prepared(model, dataset, data_path, {}) for model in MODELS}
+    seconds: dict[str, list[float]] = {model: [] for model in MODELS}
+    for turn in range(rounds + 1):
+        for model, (trainer, (_, valid_data, _)) in ready.items():
+            begin = time.perf_counter()
+            trainer.evaluate(valid_data, load_best_model=False, show_progress=False)
+            if turn:
+                seconds[model].append(time.perf_counter() - begin)
+    return seconds
+
+
+def learning_curve(
+    model_name: str,
+    dataset: str,
+    data_path: str | None,
+    also: dict[str, Any],
+    seed: int,
+    epochs: int,
+    save: Callable[[dict[str, Any]], None],
+) -> None:
+    """Train as run_recbole does, and save the validation of every epoch and the test metrics of every new best."""
+    trainer, (train_data, valid_data, test_data) = prepared(model_name, dataset, data_path, also, seed, epochs)
     valid: list[float] = []
     seconds: list[float] = []
     tests: list[dict[str, float]] = []
@@ -96,9 +118,15 @@ def learning_curve(
     trainer.fit(train_data, valid_data, verbose=False, saved=False, show_progress=False, callback_fn=note)
 
 
-def read_runs(path: Path) -> list[dict[str, Any]]:
-    """The curves that are there already."""
-    return json.loads(path.read_text(encoding="utf-8"))["runs"] if path.is_file() else []
+def read_record(path: Path) -> dict[str, Any]:
+    """What is there already: `runs`, the curves, and `validation`, what one costs."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"runs": []}
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Put it in the place of what is there."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({**record, "settings": SETTINGS}, indent=1) + "\n", encoding="utf-8")
 
 
 def key(run: dict[str, Any]) -> tuple[int, str, int]:
@@ -114,13 +142,12 @@ def name(run: dict[str, Any]) -> str:
 
 def keep(path: Path, made: dict[str, Any], run: dict[str, Any]) -> None:
     """Put one curve in the place of a shorter one of the same model, settings and seed."""
-    same = [known for known in read_runs(path) if key(known) == key(run)]
+    record = read_record(path)
+    same = [known for known in record["runs"] if key(known) == key(run)]
     if any(known["epochs"] > run["epochs"] for known in same):
         return
-    runs = [known for known in read_runs(path) if known not in same]
-    runs = sorted([*runs, {**run, **made}], key=key)
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"settings": SETTINGS, "runs": runs}, indent=1) + "\n", encoding="utf-8")
+    others = [known for known in record["runs"] if known not in same]
+    write_record(path, {**record, "runs": sorted([*others, {**run, **made}], key=key)})
 
 
 def up_to(run: dict[str, Any], epochs: int) -> dict[str, float]:
@@ -130,10 +157,12 @@ def up_to(run: dict[str, Any], epochs: int) -> dict[str, float]:
     return {"valid": best, "epoch": test["epoch"] + 1, "ndcg": test["ndcg@10"], "recall": test["recall@10"]}
 
 
-def time_to_best(dataset: str, runs: list[dict[str, Any]], minutes: float) -> list[str]:
+def time_to_best(dataset: str, record: dict[str, Any], minutes: float) -> list[str]:
     """What stock RecBole's first seed reaches in so many minutes, and when each of our seeds is there."""
     speed = json.loads((RESULTS / f"training_speed-{dataset}.json").read_text(encoding="utf-8"))
-    epoch = speed["median_seconds"]["recbole"]
+    runs, validation = record["runs"], median(record["validation"]["seconds"]["SASRec"])
+    training = speed["median_seconds"]["recbole"]
+    epoch = training + validation
     peer = next(run for run in runs if run["model"] == "SASRec" and run["epochs"] * epoch >= 0.95 * minutes * 60)
     epochs = min(peer["epochs"], int(minutes * 60 / epoch))
     goal = up_to(peer, epochs)
@@ -141,13 +170,12 @@ def time_to_best(dataset: str, runs: list[dict[str, Any]], minutes: float) -> li
     lines = [
         f"## Time to what stock RecBole reaches in {minutes:g} minutes",
         "",
-        f"Stock RecBole trains {epochs} epochs of {epoch:.0f} s in {minutes:g} minutes (seed {peer['seed']}; seconds "
-        f"as training_speed.py recorded them on two "
-        f"threads, validation not counted). Its best validation in them is {goal['valid']:.4f}, after "
-        f"{goal['epoch']:.0f} epochs or {needed:,.0f} s, with {goal['ndcg']:.4f} on test.",
+        f"Stock RecBole gets {epochs} epochs of {training:.0f} s (as training_speed.py recorded them on two threads) "
+        f"and validations of {validation:.1f} s ({record['validation']['provenance']['machine']}, "
+        f"{record['validation']['date']}) into {minutes:g} minutes (seed {peer['seed']}). The best of them is "
+        f"{goal['valid']:.4f}, after {goal['epoch']:.0f} epochs or {needed:,.0f} s, with {goal['ndcg']:.4f} on test.",
         "",
-        "| ours | seed | there after | seconds, validation included | times as fast | test NDCG@10 then | "
-        "best epoch | test NDCG@10 at it |",
+        "| ours | seed | there after | seconds | times as fast | test NDCG@10 then | best epoch | test NDCG@10 at it |",
         "|---|---|---|---|---|---|---|---|",
     ]
     ratios: dict[str, list[float]] = {}
@@ -167,10 +195,9 @@ def time_to_best(dataset: str, runs: list[dict[str, Any]], minutes: float) -> li
     return [*lines, ""]
 
 
-def to_markdown(dataset: str, runs: list[dict[str, Any]], epochs: int, minutes: float | None) -> str:
+def to_markdown(dataset: str, record: dict[str, Any], epochs: int, minutes: float | None) -> str:
     """The record at so many epochs as a page."""
-    all_runs = runs
-    runs = [run for run in runs if run["epochs"] >= epochs]
+    runs = [run for run in record["runs"] if run["epochs"] >= epochs]
     lines = [
         f"# Stock RecBole SASRec and ours after {epochs} epochs, {dataset}",
         "",
@@ -199,13 +226,14 @@ def to_markdown(dataset: str, runs: list[dict[str, Any]], epochs: int, minutes: 
             )
     lines += ["", NOTES.get(dataset, ""), ""]
     if minutes:
-        lines += time_to_best(dataset, all_runs, minutes)
+        lines += time_to_best(dataset, record, minutes)
     lines += ["NDCG@10 on validation, epoch by epoch:", ""]
     lines += [
-        f"- {name(run)}, seed {run['seed']}: {', '.join(f'{v:.4f}' for v in run['valid_ndcg@10'])}" for run in all_runs
+        f"- {name(run)}, seed {run['seed']}: {', '.join(f'{v:.4f}' for v in run['valid_ndcg@10'])}"
+        for run in record["runs"]
     ]
     lines += ["", "| model | seed | date | machine | versions | commit |", "|---|---|---|---|---|---|"]
-    for run in all_runs:
+    for run in record["runs"]:
         made = run["provenance"]
         versions = ", ".join(f"{name} {made[name]}" for name in ("recbole", "torch", "numpy", "python"))
         commit = (run["git_commit"] or "")[:7]
@@ -226,13 +254,14 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of RecBole's config")
     parser.add_argument("--at", type=int, help="render the record at this many epochs")
     parser.add_argument("--minutes", type=float, help="with --at: and what stock RecBole reaches in this time")
+    parser.add_argument("--time-validation", action="store_true", help="measure what a validation costs each model")
     parser.add_argument("--curves", type=Path, help="another JSON file of curves than the record's")
     options = parser.parse_args()
     path = options.curves or RESULTS / f"against_recbole-{options.dataset}.json"
     if options.at:
-        page = to_markdown(options.dataset, read_runs(path), options.at, options.minutes)
+        page = to_markdown(options.dataset, read_record(path), options.at, options.minutes)
         path.with_suffix(".md").write_text(page, encoding="utf-8")
-    if not options.model:
+    if not options.model and not options.time_validation:
         return
     import os
     import sys
@@ -250,10 +279,14 @@ def main() -> None:
         "git_commit": git_commit(),
         "provenance": provenance(torch.get_num_threads()),
     }
+    if options.time_validation:
+        seconds = validation_seconds(options.dataset, data_path)
+        write_record(path, {**read_record(path), "validation": {"seconds": seconds, **made}})
+        return
     also = {key: yaml.safe_load(value) for key, value in (setting.split("=", 1) for setting in options.set)}
     for seed in map(int, options.seeds.split(",")):
         asked = {"model": options.model, "settings": also, "seed": seed}
-        known = [run for run in read_runs(path) if key(run) == key(asked)]
+        known = [run for run in read_record(path)["runs"] if key(run) == key(asked)]
         if known and known[0]["epochs"] >= options.epochs:
             continue
         with tempfile.TemporaryDirectory() as folder:
