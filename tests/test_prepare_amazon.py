@@ -339,12 +339,12 @@ def test_pairs_are_those_of_the_rules(tmp_path: Path) -> None:
 
 
 def test_a_share_of_the_reviews_is_drawn_by_the_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from blair_rec.prepare import records
+    from blair_rec.prepare import blocks
 
     source = write_texts(tmp_path / "source", 5000)
     drawn: dict[str, list[list[str]]] = {}
     for name, seed, block in (("a", 1, 4 << 20), ("b", 1, 1 << 12), ("c", 2, 4 << 20)):
-        monkeypatch.setattr(records, "BLOCK", block)
+        monkeypatch.setattr(blocks, "BLOCK", block)
         prepare_pairs(Pairs("X", source, share=0.1, seed=seed), tmp_path / name, lambda line: None)
         drawn[name] = rows(tmp_path / name / "pairs.tsv")
     assert drawn["a"] == drawn["b"] != drawn["c"]

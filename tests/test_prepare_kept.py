@@ -19,9 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_prepare_amazon import a_source, some_reviews, written_log
 
-from blair_rec.prepare import folder, kept, records
+from blair_rec.prepare import blocks, folder, kept, records
 from blair_rec.prepare.amazon import Amazon, prepare_amazon
-from blair_rec.prepare.records import Rejected, read_table
+from blair_rec.prepare.records import read_table
+from blair_rec.prepare.rejected import Rejected
 
 NUMBERS = {"a": pl.Int64}
 LINES = [b'{"a": 1, "b": "x"}', b'{"a": "1"}', b'{"a": 2.5}', b'{"a": null, "b": [1]}', b"{", b"[]", b""]
@@ -30,7 +31,7 @@ LINES = [b'{"a": 1, "b": "x"}', b'{"a": "1"}', b'{"a": 2.5}', b'{"a": null, "b":
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a few lines, and parts of two blocks."""
-    monkeypatch.setattr(records, "BLOCK", 40)
+    monkeypatch.setattr(blocks, "BLOCK", 40)
     monkeypatch.setattr(kept, "PART", 2)
 
 
@@ -118,10 +119,10 @@ def test_a_file_that_has_changed_is_read_from_the_beginning(tmp_path: Path) -> N
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from blair_rec.prepare import folder, kept, records
+from blair_rec.prepare import blocks, folder, kept, records
 from blair_rec.prepare.amazon import Amazon, prepare_amazon
 
-records.BLOCK, kept.PART = 40, 2
+blocks.BLOCK, kept.PART = 40, 2
 reading = iter(range(60))
 
 def progress(what, done, total):

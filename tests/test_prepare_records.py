@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from blair_rec.errors import MissingExtra, RejectedLines, SourceError
-from blair_rec.prepare import records
-from blair_rec.prepare.records import Rejected, columns_of, read_table
+from blair_rec.prepare import blocks
+from blair_rec.prepare.records import columns_of, read_table
+from blair_rec.prepare.rejected import Rejected
 
 Row = tuple[str | None, ...]
 
@@ -39,7 +40,7 @@ def read(path: Path, *columns: str, limit: float = 1.0, **how: Any) -> tuple[dic
 @pytest.fixture(params=[None, 16], ids=["in one block", "in blocks of a line or two"])
 def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param:
-        monkeypatch.setattr(records, "BLOCK", request.param)
+        monkeypatch.setattr(blocks, "BLOCK", request.param)
 
 
 KINDS = {
@@ -209,8 +210,8 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_line_without_an_end_is_no_text_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "LONGEST_LINE", 1 << 10)
-    monkeypatch.setattr(records, "BLOCK", 1 << 10)
+    monkeypatch.setattr(blocks, "LONGEST_LINE", 1 << 10)
+    monkeypatch.setattr(blocks, "BLOCK", 1 << 10)
     (tmp_path / "a.csv").write_bytes(b"a,b\n" + b"x" * (1 << 12))
     with pytest.raises(SourceError, match="this is no text file"):
         read(tmp_path / "a.csv", "a")

@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 
 from blair_rec.errors import ConfigError, SourceError, first_of
+from blair_rec.prepare.blocks import BLOCK, Progress, See
 from blair_rec.prepare.collect import collect
 from blair_rec.prepare.dataset import (
     BENCHMARK,
@@ -40,7 +41,8 @@ from blair_rec.prepare.events import (
 from blair_rec.prepare.folder import REJECTED, Hashes, Tell, is_done, need_room, new_folder, reading_of, write_record
 from blair_rec.prepare.kept import PART, Chunk
 from blair_rec.prepare.published import Published, categories, published, rounded
-from blair_rec.prepare.records import BLOCK, JSON_LINES, Progress, Rejected, See, columns_of, kind_of, read_table
+from blair_rec.prepare.records import JSON_LINES, columns_of, kind_of, read_table
+from blair_rec.prepare.rejected import Rejected
 from blair_rec.prepare.sources import Find, in_folder, need, on_hub
 from blair_rec.prepare.times import WHOLE
 

@@ -15,8 +15,10 @@ import numpy as np
 from blair_rec.config import read_config
 from blair_rec.errors import SourceError
 from blair_rec.files import write_text
+from blair_rec.prepare.blocks import Progress
 from blair_rec.prepare.events import SPLITS, Log, exact_times, position_and_length
-from blair_rec.prepare.records import JSON_LINES, Progress, Rejected, kind_of, read_table
+from blair_rec.prepare.records import JSON_LINES, kind_of, read_table
+from blair_rec.prepare.rejected import Rejected
 from blair_rec.sections import write_yaml
 
 HISTORY = 50

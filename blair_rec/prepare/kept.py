@@ -13,6 +13,7 @@ import polars as pl
 
 from blair_rec import __version__
 from blair_rec.files import write_text
+from blair_rec.prepare import blocks
 
 PART = 16
 """Blocks that make up a part: of 16 MiB each, so that a file of less than 256 MiB leaves none."""
@@ -55,10 +56,10 @@ class Kept:
         self.blocks = 0
 
     @classmethod
-    def of(cls, path: Path, columns: Sequence[str], folder: Path, block: int) -> Kept:
-        """Those of `path` as it is now, these columns of it, in blocks of so many bytes; in a folder of their own."""
+    def of(cls, path: Path, columns: Sequence[str], folder: Path) -> Kept:
+        """Those of `path` as it is now, these columns of it, in blocks as they are now; in a folder of their own."""
         stat = path.stat()
-        said = [__version__, path.name, stat.st_size, stat.st_mtime_ns, *columns, block, PART, LAYOUT]
+        said = [__version__, path.name, stat.st_size, stat.st_mtime_ns, *columns, blocks.BLOCK, PART, LAYOUT]
         return cls(folder / hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16])
 
     def parts(self) -> Iterator[Part]:

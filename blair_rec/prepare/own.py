@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from blair_rec.errors import ConfigError, SourceError, first_of
+from blair_rec.prepare.blocks import Progress
 from blair_rec.prepare.collect import collect
 from blair_rec.prepare.dataset import ItemFile, check_fields, write_comparison, write_items, write_log
 from blair_rec.prepare.events import Log, first_of_each_pair, in_order, k_core, without_doubles
 from blair_rec.prepare.folder import REJECTED, Hashes, Tell, is_done, need_room, new_folder, write_record
-from blair_rec.prepare.records import Progress, Rejected, read_table
+from blair_rec.prepare.records import read_table
+from blair_rec.prepare.rejected import Rejected
 from blair_rec.prepare.times import describe
 
 

@@ -16,10 +16,12 @@ import polars as pl
 
 from blair_rec.errors import ConfigError, SourceError
 from blair_rec.prepare.amazon import check_category, finder, meta_file, raw_reviews
+from blair_rec.prepare.blocks import Progress
 from blair_rec.prepare.dataset import ItemFile, flat
 from blair_rec.prepare.events import VALID_FROM
 from blair_rec.prepare.folder import REJECTED, Hashes, Tell, is_done, need_room, new_folder, write_record
-from blair_rec.prepare.records import Progress, Rejected, columns_of, read_table
+from blair_rec.prepare.records import columns_of, read_table
+from blair_rec.prepare.rejected import Rejected
 from blair_rec.prepare.times import WHOLE, read_times
 
 LONGER_THAN = 30

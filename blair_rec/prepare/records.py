@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import gzip
-import io
 import itertools
 import json
-import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
 import polars as pl
 
-from blair_rec.errors import RejectedLines, SourceError
+from blair_rec.errors import SourceError
 from blair_rec.extras import need
+from blair_rec.prepare.blocks import Progress, See, blocks_of, count_lines, is_unicode, middle_of, texts_of
 from blair_rec.prepare.kept import Broken, Chunk, Kept
+from blair_rec.prepare.rejected import Rejected
 
-BLOCK = 16 << 20
-"""Bytes read at once."""
-LONGEST_LINE = 64 << 20
-"""Bytes without a line end after which a file is no text file."""
 AHEAD = 2
 """Blocks parsed while the one before is worked on."""
 QUOTED_ROWS = 50_000
@@ -42,47 +35,6 @@ UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 
 Parse = Callable[[bytes], pl.DataFrame]
 """Whole lines -> a row for each; raises where it can't."""
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being read, bytes done, bytes in all)."""
-See = Callable[[Path, bytes], None]
-"""Called with each block of a file that is read in one go, as the bytes stand there."""
-
-
-@dataclass
-class Rejected:
-    """Lines that can't be used: counted, written to a file, and too many of them are an error."""
-
-    path: Path
-    """JSON lines with file, line, why and text; there is no file if nothing was rejected."""
-    limit: float = 0.01
-    """The share of the lines read that may be rejected."""
-    count: int = 0
-    lines: int = 0
-    """Read so far, the rejected ones included."""
-    first: list[str] = field(default_factory=list)
-    """What to show of them."""
-
-    def add(self, source: Path, line: int, why: str, text: str) -> None:
-        """Keep one line apart.
-
-        Raises:
-            RejectedLines: there are too many for the file to be what it was taken for.
-        """
-        self.count += 1
-        if len(self.first) < 3:
-            self.first.append(f"{source.name}, line {line}: {why}")
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"file": source.name, "line": int(line), "why": why, "text": text[:2000]}) + "\n")
-        if self.count > 1000:  # a small file is judged when it has been read
-            self.check()
-
-    def check(self) -> None:
-        """
-        Raises:
-            RejectedLines: more than the limit allows of what was read.
-        """
-        if self.count > self.limit * max(self.lines, self.count):
-            raise RejectedLines(self.count, self.lines, self.limit, self.first)
 
 
 def kind_of(path: Path) -> str:
@@ -151,9 +103,9 @@ def read_table(
     if kind == ".parquet":
         yield from _parquet(path, columns, rejected)
     elif kind in JSON_LINES:
-        kept = Kept.of(path, columns, keep, BLOCK) if keep is not None else None
+        kept = Kept.of(path, columns, keep) if keep is not None else None
         yield from _lines(path, _JsonLines(columns, numbers or {}), rejected, progress, see, kept=kept)
-    elif kind == ".csv" and any(b'"' in block for block in _blocks(path, None)):
+    elif kind == ".csv" and any(b'"' in block for block in blocks_of(path, None)):
         yield from _quoted(path, known, columns, rejected, progress, skip=not headless)
     else:
         parse = _Separated(known, columns, SEPARATORS[kind])
@@ -185,7 +137,7 @@ class _Separated:
 
     def __call__(self, block: bytes) -> pl.DataFrame:
         # Polars fills up what is too short, and complains only of what is too long.
-        if block.count(self.separator.encode()) != (self.width - 1) * _count_lines(block):
+        if block.count(self.separator.encode()) != (self.width - 1) * count_lines(block):
             raise _Misfit(f"other than {self.width} columns")
         table = pl.read_csv(
             block,
@@ -212,7 +164,7 @@ def _lines(
     kept: Kept | None = None,
 ) -> Iterator[Chunk]:
     """Chunks of a file in which each line is a row, the kept ones first; a header in the first line is skipped."""
-    blocks = _blocks(path, progress, see)
+    blocks = blocks_of(path, progress, see)
     if skip:
         blocks = _without_header(blocks)
     number = 1 + skip
@@ -255,7 +207,7 @@ def _parsed(parse: Parse, blocks: Iterator[bytes]) -> Iterator[tuple[bytes, int,
     """Each block, its lines, and its rows or why there are none; the next blocks are parsed meanwhile."""
 
     def parsed(block: bytes) -> tuple[bytes, int, pl.DataFrame | str]:
-        count = _count_lines(block)
+        count = count_lines(block)
         return block, count, _try(parse, block, count)
 
     with ThreadPoolExecutor(AHEAD) as pool:
@@ -284,9 +236,9 @@ def _salvage(
         if count:
             yield Chunk(parsed, range(number, number + count))
     elif count > 1:
-        cut = _middle(block)
+        cut = middle_of(block)
         first, second = block[:cut], block[cut:]
-        lines = _count_lines(first)
+        lines = count_lines(first)
         yield from _salvage(parse, first, number, lines, _try(parse, first, lines))
         number, lines = number + lines, count - lines
         yield from _salvage(parse, second, number, lines, _try(parse, second, lines))
@@ -295,23 +247,12 @@ def _salvage(
         yield Broken(number, parsed + cut_off, block.decode("utf-8", "backslashreplace").rstrip("\r\n"))
 
 
-def _middle(block: bytes) -> int:
-    """Where the line ends that is nearest behind the middle, or else before it; there are at least two lines."""
-    cut = block.find(b"\n", len(block) // 2) + 1
-    return cut if 0 < cut < len(block) else block.rfind(b"\n", 0, len(block) // 2) + 1 or block.find(b"\n") + 1
-
-
-def _count_lines(block: bytes) -> int:
-    ends = np.count_nonzero(np.frombuffer(block, dtype=np.uint8) == ord("\n"))  # three times as fast as block.count
-    return int(ends) + (not block.endswith(b"\n") and bool(block))
-
-
 def _quoted(
     path: Path, known: Sequence[str], columns: Sequence[str], rejected: Rejected, progress: Progress | None, skip: bool
 ) -> Iterator[Chunk]:
     """Chunks of a CSV file with quoted cells, which may hold separators and line breaks."""
     places = [list(known).index(column) for column in columns]
-    reader = csv.reader(_texts(path, progress), strict=True)
+    reader = csv.reader(texts_of(path, progress), strict=True)
     rows: list[list[str]] = []
     lines: list[int] = []
     while True:
@@ -328,7 +269,7 @@ def _quoted(
             continue
         rejected.lines += 1
         problem = f"{len(row)} columns where there should be {len(known)}" if len(row) != len(known) else ""
-        if not problem and not all(map(_is_unicode, row)):
+        if not problem and not all(map(is_unicode, row)):
             problem = "not UTF-8"
         if problem:
             rejected.add(path, begin, problem, json.dumps(row))
@@ -345,17 +286,6 @@ def _quoted(
 def _chunk(rows: list[list[str]], lines: list[int], columns: Sequence[str]) -> Chunk:
     table = pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String), orient="row")
     return Chunk(table, lines)
-
-
-def _texts(path: Path, progress: Progress | None) -> Iterator[str]:
-    for block in _blocks(path, progress):
-        # Split at \n alone: str.splitlines would also split at characters that a cell may hold.
-        yield from io.TextIOWrapper(io.BytesIO(block), encoding="utf-8", errors="surrogateescape", newline="\n")
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether the text held nothing but UTF-8 when it was read with surrogates in place of other bytes."""
-    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _parquet_types(path: Path) -> dict[str, pl.DataType]:
@@ -405,8 +335,8 @@ def _opened_parquet(path: Path) -> Iterator[Any]:
 
 
 def _header(path: Path, separator: str) -> list[str]:
-    first = next(_texts(path, None), "")
-    if not _is_unicode(first) or "\0" in first:
+    first = next(texts_of(path, None), "")
+    if not is_unicode(first) or "\0" in first:
         raise SourceError(f"{path}, line 1 is not UTF-8; save the file as UTF-8, for instance with `iconv -t utf-8`")
     try:
         cells = (
@@ -422,7 +352,7 @@ def _header(path: Path, separator: str) -> list[str]:
 def _json_fields(path: Path) -> list[str]:
     """Fields of the first lines, in order of first appearance."""
     fields: dict[str, None] = {}
-    for number, line in enumerate(_texts(path, None)):
+    for number, line in enumerate(texts_of(path, None)):
         if number == 1000:
             break
         try:
@@ -433,42 +363,6 @@ def _json_fields(path: Path) -> list[str]:
     if not fields:
         raise SourceError(f"{path}: none of the first lines is a JSON object; each line has to be one")
     return list(fields)
-
-
-def _blocks(path: Path, progress: Progress | None, see: See | None = None) -> Iterator[bytes]:
-    """Blocks of whole lines; the last one may lack its line end."""
-    size, first = path.stat().st_size, True
-    try:
-        with path.open("rb") as raw, _opened(path, raw) as file:
-            while block := _block(file, seekable=file is raw):
-                if not block.endswith(b"\n") and file.read(1):
-                    raise SourceError(f"{path}: a line of more than {LONGEST_LINE >> 20} MiB; this is no text file")
-                if see is not None and file is raw:
-                    see(path, block)
-                yield block.removeprefix(b"\xef\xbb\xbf") if first else block  # the mark that some editors write
-                first = False
-                if progress is not None:
-                    progress(path.name, raw.tell(), size)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise SourceError(f"{path} is a broken or cut off gzip file ({error}); get it again") from None
-    except OSError as error:
-        raise SourceError(f"{path} can't be read ({error.strerror or error})") from None
-
-
-def _block(file: BinaryIO, seekable: bool) -> bytes:
-    """About BLOCK bytes up to the end of a line; `seekable` files read them in one piece, with no copy of it."""
-    if not seekable:
-        block = file.read(BLOCK)
-        return block if block.endswith(b"\n") else block + file.readline(LONGEST_LINE)
-    begin = file.tell()
-    file.seek(begin + BLOCK - 1)
-    rest = len(file.readline(LONGEST_LINE))
-    file.seek(begin)
-    return file.read(BLOCK - 1 + rest)
-
-
-def _opened(path: Path, raw: BinaryIO) -> BinaryIO:
-    return gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw  # type: ignore[return-value]
 
 
 def _first_line(error: BaseException) -> str:

@@ -15,8 +15,10 @@ from typing import Any
 import polars as pl
 
 from blair_rec.errors import SourceError, first_of
+from blair_rec.prepare.blocks import Progress
 from blair_rec.prepare.folder import REJECTED, Hashes, Tell, is_done, need_room, new_folder, write_record
-from blair_rec.prepare.records import Progress, Rejected, columns_of, read_table
+from blair_rec.prepare.records import columns_of, read_table
+from blair_rec.prepare.rejected import Rejected
 from blair_rec.prepare.sources import in_folder, need, on_hub
 
 C4_HUB = "McAuley-Lab/Amazon-C4"
