@@ -153,9 +153,10 @@ def numbered(
     takes a third of the time of Polars' dictionary; second ones tell whether two texts share one, and others are taken.
     """
     for seed in itertools.count(0, 2):
-        numbers = pd.factorize(hashed(texts, seed).to_numpy())[0]
-        first = np.flatnonzero(np.diff(np.maximum.accumulate(numbers), prepend=-1))
+        numbers = pd.factorize(hashed(texts, seed).to_numpy())[0].astype(np.uint32)
+        highest = np.maximum.accumulate(numbers)
+        first = np.flatnonzero(np.append([True][: len(texts)], highest[1:] != highest[:-1]))
         second = hashed(texts, seed + 1).to_numpy()
         if np.array_equal(second[first][numbers], second):
             break
-    return numbers.astype(np.uint32), texts.gather(first)
+    return numbers, texts.gather(first)
