@@ -136,7 +136,11 @@ def test_texts_that_share_a_hash_are_told_apart(texts: list[str]) -> None:
     assert numbers.tolist() == expected_numbers.tolist() and names.equals(expected_names)
 
 
-def test_events_without_a_usable_name_time_or_rating_are_kept_apart_with_their_lines(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [1, 4, 1 << 20])
+def test_events_without_a_usable_name_time_or_rating_are_kept_apart_with_their_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr("blair_rec.prepare.collect.AT_ONCE", at_once)
     rejected = Rejected(tmp_path / "rejected.jsonl", limit=1.0)
     reviews = [
         ("u", "i", 1.0, 1),
