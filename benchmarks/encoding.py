@@ -123,7 +123,8 @@ def neighbours(vectors: np.ndarray, k: int = 10) -> np.ndarray:
 
 def compare_speed(texts: list[str], rounds: int) -> dict[str, Any]:
     """All contenders, round by round."""
-    from blair_rec.text.encoder import TextEncoder, resolve_encoder
+    from blair_rec.text.encoder import TextEncoder
+    from blair_rec.text.encoder_source import resolve_encoder
 
     source = resolve_encoder(PACKAGE)
     ours = {dtype: TextEncoder(dataclasses.replace(source, dtype=dtype)) for dtype in ("float32", "bfloat16")}
@@ -177,7 +178,7 @@ def encode_again(texts: list[str]) -> dict[str, Any]:
     """Seconds of a store from nothing, and of the same one after 1% of the texts have changed."""
     from blair_rec.text.catalogue import Catalogue
     from blair_rec.text.encode import encode_catalogue
-    from blair_rec.text.encoder import resolve_encoder
+    from blair_rec.text.encoder_source import resolve_encoder
     from blair_rec.text.template import Template
 
     changed = [f"{text} new" if number % 100 == 0 else text for number, text in enumerate(texts)]

@@ -170,7 +170,7 @@ def encoded(items: Path, path: Path) -> Any:
     """The titles' store: made, or read if it is there."""
     from blair_rec.text.catalogue import read_catalogue
     from blair_rec.text.encode import encode_catalogue
-    from blair_rec.text.encoder import resolve_encoder
+    from blair_rec.text.encoder_source import resolve_encoder
     from blair_rec.text.template import Template
 
     path.parent.mkdir(parents=True, exist_ok=True)

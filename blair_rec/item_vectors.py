@@ -14,7 +14,7 @@ from blair_rec.config_sections import TextConfig
 from blair_rec.errors import StoreError
 from blair_rec.text.catalogue import Catalogue, read_catalogue
 from blair_rec.text.encode import encode_catalogue, store_name
-from blair_rec.text.encoder import EncoderSource, resolve_encoder
+from blair_rec.text.encoder_source import EncoderSource, resolve_encoder
 from blair_rec.text.store import HEADER, EmbeddingStore, open_store
 from blair_rec.text.template import ItemTexts, Template, catalogue_texts
 

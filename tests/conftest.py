@@ -1,4 +1,4 @@
-"""What every test can rely on: its own working directory, two threads, and the tiny data set."""
+"""What every test can rely on: its own working directory, two threads, the tiny data set, and a tiny encoder."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from encoders import build_roberta
 from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -31,3 +32,15 @@ def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def tiny(tmp_path: Path) -> Path:
     """The folder of a copy of datasets/tiny, named tiny, that a test may change."""
     return Path(shutil.copytree(REPOSITORY / "datasets" / "tiny", tmp_path / "datasets" / "tiny"))
+
+
+@pytest.fixture(scope="session")
+def roberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny RoBERTa in a folder that no test changes."""
+    return build_roberta(tmp_path_factory.mktemp("models") / "tiny-roberta")
+
+
+@pytest.fixture
+def own_roberta(roberta: Path, tmp_path: Path) -> Path:
+    """The same, in a folder that the test may change."""
+    return Path(shutil.copytree(roberta, tmp_path / "my-roberta"))

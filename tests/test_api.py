@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from comparisons import VARIANTS, config_of, tiny_at
-from test_encoder import build_roberta
+from encoders import build_roberta
 from worlds import read_log, store_for
 
 import blair_rec

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from comparisons import Recorder, config_of
-from test_encoder import build_roberta
+from encoders import build_roberta
 from test_results import MINILM, fake_ranks, fake_run
 from worlds import built, cases, read_log, vectors_for, write_log
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from comparisons import tiny_at, write_config
-from test_encoder import build_roberta
+from encoders import build_roberta
 
 import blair_rec
 from blair_rec.cli import main, terminal
@@ -372,12 +372,12 @@ def test_a_dry_run_notices_changed_text_without_encoding(here: Path, capsys: pyt
 
 def test_a_dry_run_loads_neither_torch_nor_recbole_and_asks_the_hub_once(here: Path) -> None:
     script = (
-        "import sys, blair_rec.text.encoder as encoder\n"
+        "import sys, blair_rec.text.encoder_source as encoder_source\n"
         "from blair_rec.errors import EncoderUnavailable\n"
         "def unreachable(name, revision):\n"
         "    print('asked for', name)\n"
         "    raise EncoderUnavailable(name, 'the hub can\\'t be reached (no route)')\n"
-        "encoder._hub = unreachable\n"
+        "encoder_source._hub = unreachable\n"
         "from blair_rec.cli import main\n"
         "status = main(['compare', 'cfg.yaml', '--dry-run', '-o', 'new', '--encoder', 'hyp1231/blair-roberta-base',\n"
         "               '--set', f'text.fallback={{encoder: {sys.argv[1]}}}', '--set', 'variants.b={items: text}'])\n"

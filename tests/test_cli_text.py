@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_encoder import build_roberta
+from encoders import build_roberta
 
 from blair_rec.cli import main
 from blair_rec.text.store import open_store

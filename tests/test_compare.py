@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from comparisons import InterruptedIn, Recorder, config_of, raw_config, tiny_at, write_config
-from test_encoder import build_roberta
+from encoders import build_roberta
 from worlds import read_log, write_log
 
 from blair_rec import item_vectors
@@ -44,7 +44,7 @@ from blair_rec.evaluate.leaderboard import Leaderboard
 from blair_rec.evaluate.results import load_run
 from blair_rec.files import alone_in, put_in_place, tidy
 from blair_rec.text.encode import encode_catalogue
-from blair_rec.text.encoder import resolve_encoder
+from blair_rec.text.encoder_source import resolve_encoder
 
 
 @pytest.fixture(scope="session")
@@ -622,7 +622,7 @@ def test_the_fallback_is_told_once(
         asked.append(name)
         raise EncoderUnavailable(name, "the hub can't be reached (no route)")
 
-    monkeypatch.setattr("blair_rec.text.encoder._hub", unreachable)
+    monkeypatch.setattr("blair_rec.text.encoder_source._hub", unreachable)
     text = {"fields": ["title"], "encoder": "hyp1231/blair-roberta-base", "fallback": {"encoder": str(own)}}
     config = config_of(Path(finished.config.dataset), encoder, text=text, seeds=[1], train={"epochs": 1})
     with caplog.at_level(logging.WARNING, logger="blair_rec"):

@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_encoder import build_roberta
+from encoders import build_roberta
 from test_store import small_disk
 
 from blair_rec.errors import ConfigError, EncodingError, MissingField, StoreError
 from blair_rec.text import encode, template
 from blair_rec.text.catalogue import Catalogue
 from blair_rec.text.encode import encode_catalogue, store_name
-from blair_rec.text.encoder import EncoderSource, TextEncoder, resolve_encoder
+from blair_rec.text.encoder import TextEncoder
+from blair_rec.text.encoder_source import EncoderSource, resolve_encoder
 from blair_rec.text.shards import Pieces, merge_stores, parse_shard, shard_from_environment
 from blair_rec.text.store import open_store
 from blair_rec.text.template import Template
@@ -308,7 +309,8 @@ from pathlib import Path
 import torch
 from blair_rec.text import encode
 from blair_rec.text.catalogue import read_catalogue
-from blair_rec.text.encoder import TextEncoder, resolve_encoder
+from blair_rec.text.encoder import TextEncoder
+from blair_rec.text.encoder_source import resolve_encoder
 from blair_rec.text.template import Template
 
 items, model, folder, rounds = sys.argv[1:]

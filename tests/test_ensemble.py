@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from comparisons import InterruptedIn, Recorder, config_of, raw_config, tiny_at
+from encoders import build_roberta
 from hypothesis import given
 from hypothesis import strategies as st
-from test_encoder import build_roberta
 from worlds import read_log, with_other_last_items, write_log
 
 import blair_rec

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from test_encoder import build_roberta
+from encoders import build_roberta
 from test_prepare_amazon import a_source, some_reviews, write_texts
 from test_prepare_search import upstream_form
 from worlds import read_log

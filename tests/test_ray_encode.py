@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_encoder import build_roberta
+from encoders import build_roberta
 
 from blair_rec.errors import CatalogueError, MissingExtra
 from blair_rec.text import ray_encode
 from blair_rec.text.catalogue import Number, read_catalogue
 from blair_rec.text.encode import encode_catalogue
-from blair_rec.text.encoder import resolve_encoder
+from blair_rec.text.encoder_source import resolve_encoder
 from blair_rec.text.ray_encode import encode_with_ray
 from blair_rec.text.shards import merge_stores
 from blair_rec.text.template import Template

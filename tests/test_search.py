@@ -11,14 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_encoder import BLAIR, REQUEST, SIMILARITIES, build_roberta, cosines
-from test_encoder import ITEMS as OF_THE_MODEL_CARD
+from encoders import BLAIR, REQUEST, SIMILARITIES, build_roberta, cosines
+from encoders import ITEMS as OF_THE_MODEL_CARD
 
 from blair_rec.cli import main
 from blair_rec.errors import CatalogueError, EncoderUnavailable, StoreError
 from blair_rec.text.catalogue import Catalogue, read_catalogue
 from blair_rec.text.encode import encode_catalogue
-from blair_rec.text.encoder import EncoderSource, TextEncoder, resolve_encoder
+from blair_rec.text.encoder import TextEncoder
+from blair_rec.text.encoder_source import EncoderSource, resolve_encoder
 from blair_rec.text.search import Hit, TextSearch, encoder_of
 from blair_rec.text.store import EmbeddingStore, open_store, write_store
 from blair_rec.text.template import Template

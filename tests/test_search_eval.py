@@ -15,7 +15,7 @@ from test_search import ASKED, PACKAGE, WORLD, encode
 
 from blair_rec.cli import main
 from blair_rec.errors import CatalogueError, ConfigError, MissingExtra, SourceError, StoreError
-from blair_rec.text.encoder import resolve_encoder
+from blair_rec.text.encoder_source import resolve_encoder
 from blair_rec.text.nearest import Found
 from blair_rec.text.search_eval import (
     Judgement,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from comparisons import Recorder, config_of, tiny_at, write_config
-from test_encoder import build_roberta
+from encoders import build_roberta
 from worlds import read_log, with_other_last_items, write_log
 
 from blair_rec import cli

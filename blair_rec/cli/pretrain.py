@@ -30,7 +30,7 @@ def _pretrain(options: argparse.Namespace, console: Console) -> None:
     need("accelerate", "pretrain", "pre-training")
     from blair_rec.pretrain.settings import read_pretrain_config
     from blair_rec.pretrain.train import pretrain
-    from blair_rec.text.encoder import resolve_encoder
+    from blair_rec.text.encoder_source import resolve_encoder
 
     config = read_pretrain_config(load_yaml(options.config, options.set), str(options.config))
     source = resolve_encoder(

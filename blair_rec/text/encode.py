@@ -14,7 +14,8 @@ from typing import Any
 
 from blair_rec.errors import ConfigError, EncodingError, StoreError
 from blair_rec.text.catalogue import Catalogue
-from blair_rec.text.encoder import CHUNK, EncoderSource, Progress, TextEncoder, distance_from_float32
+from blair_rec.text.encoder import CHUNK, Progress, TextEncoder, distance_from_float32
+from blair_rec.text.encoder_source import EncoderSource
 from blair_rec.text.shards import SAME, KnownVectors, Pieces, settings_mark, shard_path
 from blair_rec.text.store import (
     HEADER,

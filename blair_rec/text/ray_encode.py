@@ -11,7 +11,8 @@ from blair_rec.errors import CatalogueError, EncodingError, MissingExtra
 from blair_rec.extras import need
 from blair_rec.text.catalogue import JSON_SUFFIXES, Number, Value, catalogue_of, json_row
 from blair_rec.text.encode import encode_texts
-from blair_rec.text.encoder import EncoderSource, Progress, best_device
+from blair_rec.text.encoder import Progress, best_device
+from blair_rec.text.encoder_source import EncoderSource
 from blair_rec.text.shards import shard_path
 from blair_rec.text.template import ItemTexts, Template
 

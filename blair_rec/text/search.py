@@ -12,7 +12,8 @@ import numpy as np
 
 from blair_rec.errors import StoreError
 from blair_rec.text.catalogue import TITLE_FIELDS, Catalogue, Record, first_field, iter_catalogue, short_title, texts_in
-from blair_rec.text.encoder import EncoderSource, TextEncoder, best_device, resolve_encoder
+from blair_rec.text.encoder import TextEncoder, best_device
+from blair_rec.text.encoder_source import EncoderSource, resolve_encoder
 from blair_rec.text.nearest import ExactIndex, Index
 from blair_rec.text.store import EmbeddingStore, open_store
 from blair_rec.text.template import Template
