@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import blair_rec.recbole  # noqa: F401  (repairs RecBole before anything of it is used)
-from blair_rec.recommend.collector import TopKCollector
+from blair_rec.recommend.collector import GROUP, TopKCollector, largest
 
 from recbole.evaluator import Collector
 
@@ -45,3 +45,21 @@ def test_the_metrics_are_given_what_recboles_own_collector_gives(
     for name, expected in theirs.items():
         assert ours[name].dtype == expected.dtype
         assert ours[name].tolist() == expected.tolist()
+
+
+@given(
+    cases=st.integers(1, 4),
+    n_items=st.integers(1, 12 * GROUP),
+    k=st.integers(1, 12),
+    levels=st.sampled_from([2, 30, 10**6]),
+    seed=st.integers(0, 99),
+)
+def test_the_largest_scores_are_those_of_a_full_sort(cases: int, n_items: int, k: int, levels: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randint(levels, (cases, n_items), generator=generator).float()
+    scores[:, 0] = -torch.inf
+    k = min(k, n_items)
+    columns = largest(scores, k)
+    assert columns.shape == (cases, k)
+    assert torch.equal(scores.gather(1, columns), scores.sort(dim=1, descending=True).values[:, :k])
+    assert all(len(set(row)) == k for row in columns.tolist())
