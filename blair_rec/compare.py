@@ -21,8 +21,8 @@ from blair_rec.evaluate.results import load_run, load_runs
 from blair_rec.evaluate.run_files import CONFIG_FILE, RUNS_FOLDER
 from blair_rec.files import alone_in, tidy, write_text
 from blair_rec.item_cards import comparison_cards
-from blair_rec.item_vectors import Encoding, find_encodings
-from blair_rec.leakage import leaks_of, text_notes
+from blair_rec.item_vectors import Vectors, find_encodings
+from blair_rec.leakage import leaks_of
 from blair_rec.plan import (
     Run,
     data_folder,
@@ -100,6 +100,8 @@ def compare(
             data = Data(config, folder)
             data.notes = _notes(data, encodings)
             stores = encode_stores({run.variant: encodings[run.variant] for run in pending if run.store}, listener)
+            for name, made in stores.items():  # whether they cover the items, before anything is trained
+                made.find(data.item_tokens[1:], config.text_of(config.variants[name]).missing_text)
             runs = [_with_store(run, stores) for run in runs]
             refuse_changed(runs, out)
         write_text(out / CONFIG_FILE, write_yaml(config))
@@ -120,7 +122,7 @@ def compare(
     return leaderboard(out)
 
 
-def planned(config: CompareConfig, out: Path) -> tuple[dict[str, Encoding], list[Run]]:
+def planned(config: CompareConfig, out: Path) -> tuple[dict[str, Vectors], list[Run]]:
     """The vectors that the variants ask for, and the runs; nothing is encoded, trained or written.
 
     Raises:
@@ -176,21 +178,21 @@ def _config_in(out: Path) -> CompareConfig:
     return load_config(path)
 
 
-def encode_stores(encodings: dict[str, Encoding], listener: Listener) -> dict[str, EmbeddingStore]:
+def encode_stores(encodings: dict[str, Vectors], listener: Listener) -> dict[str, EmbeddingStore]:
     """The store of each variant; one that several share is made, and read, once."""
-    stores: dict[Encoding, EmbeddingStore] = {}
+    stores: dict[Vectors, EmbeddingStore] = {}
     for encoding in encodings.values():
         if encoding not in stores:
-            stores[encoding] = encoding.encode(partial(listener.encoding, encoding.source.name))
+            stores[encoding] = encoding.encode(partial(listener.encoding, encoding.encoder))
     return {name: stores[encoding] for name, encoding in encodings.items()}
 
 
-def _notes(data: Data, encodings: dict[str, Encoding]) -> tuple[str, ...]:
+def _notes(data: Data, encodings: dict[str, Vectors]) -> tuple[str, ...]:
     """What a reader of the results has to know about the data and its texts; logged, and written into every run."""
     found = leaks_of(data.train, data.valid, data.test).notes()
     known = set(data.item_tokens)
     for encoding in dict.fromkeys(encodings.values()):
-        found += text_notes(encoding.template.fields, encoding.texts(known))
+        found += encoding.notes(known)
     notes = tuple(dict.fromkeys(found))
     for note in notes:
         logger.info("data: %s", note)

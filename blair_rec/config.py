@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from blair_rec.config_sections import (
+    MAKES_VECTORS,
     OUR_LOSSES,
     TIES,
     UNISREC_TEMPERATURE,
@@ -135,6 +136,8 @@ class CompareConfig:
             del shared["revision"], shared["pooling"]
         if "template" in variant.text or "fields" in variant.text:  # the one decides on the other
             del shared["template"], shared["fields"]
+        if variant.text.keys() & set(MAKES_VECTORS):  # it is to have others than those that are made already
+            del shared["store"]
         return read_section(TextConfig, {**shared, **variant.text}, "text")
 
     def train_of(self, variant: VariantConfig) -> TrainConfig:

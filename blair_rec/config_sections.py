@@ -76,6 +76,8 @@ class TextConfig:
     """error, mean or zeros: what an item without text gets."""
     items: str | None = None
     """The item metadata: a RecBole .item file or JSON lines; the data set's own .item file if not given."""
+    store: str | None = None
+    """A store that is there already, instead of encoding the item file."""
 
     def __post_init__(self) -> None:
         freeze(self, "fields")
@@ -91,8 +93,12 @@ class TextConfig:
 
     @property
     def says_what(self) -> bool:
-        """Whether it says which text an item has."""
-        return bool(self.fields) or self.template != "fields"
+        """Whether it says which text an item has, or which vector."""
+        return bool(self.fields) or self.template != "fields" or self.store is not None
+
+
+MAKES_VECTORS = ("fields", "template", "encoder", "revision", "pooling", "max_length", "dtype", "fallback", "items")
+"""Keys of the text section that say how vectors are made; those of a store are already, and nothing reads them."""
 
 
 @dataclass(frozen=True)

@@ -142,12 +142,16 @@ def fit_variant(
     return Fitted(baseline, time.perf_counter() - begin, count_parameters(baseline), variant.trials)
 
 
+SAYS_WHAT = ("blair_text_fields", "blair_text_template", "blair_store")
+"""Keys of which a model over text needs one."""
+
+
 def model_settings(setup: Mapping[str, Any]) -> dict[str, Any]:
     """What a model is built from, out of a run's set-up (plan.run_setup): alike to train it and to load it."""
     settings = {
         **setup["recbole"],
         **{key: setup[name] for key, (cls, name) in PLUGIN_KEYS.items() if cls is VariantConfig},
-        **{f"blair_text_{name}": setup["text"].get(name) for name in ("fields", "template") if setup["text"]},
+        **{key: (setup["text"] or {}).get(PLUGIN_KEYS[key][1]) for key in SAYS_WHAT},
         "seed": setup["seed"],
     }
     said = {key: value for key, value in settings.items() if value is not None}

@@ -12,7 +12,7 @@ import numpy as np
 
 from blair_rec.errors import CatalogueError
 from blair_rec.evaluate.page.cards import ItemCards, ItemMap
-from blair_rec.item_vectors import Encoding
+from blair_rec.item_vectors import Vectors
 from blair_rec.recommend.transforms import center, pca
 from blair_rec.text.catalogue import TITLE_FIELDS, Catalogue, first_field, read_catalogue, short_title, texts_in
 from blair_rec.text.store import HEADER, EmbeddingStore, as_float32, open_store
@@ -44,13 +44,14 @@ def gather_cards(
     )
 
 
-def comparison_cards(folder: Path, encodings: Iterable[Encoding], item_tokens: Sequence[str]) -> ItemCards:
+def comparison_cards(folder: Path, encodings: Iterable[Vectors], item_tokens: Sequence[str]) -> ItemCards:
     """Cards from the catalogue and the stores of a comparison; titles of the data set's own where nobody uses text.
 
     `folder` holds the data set's atomic files.
     """
     encodings = list(encodings)
-    catalogue = encodings[0].catalogue if encodings else _own_catalogue(folder)
+    read = [encoding.catalogue for encoding in encodings if encoding.catalogue is not None]
+    catalogue = read[0] if read else _own_catalogue(folder)
     paths = dict.fromkeys(encoding.path for encoding in encodings if (encoding.path / HEADER).is_file())
     return gather_cards(item_tokens, catalogue, [open_store(path, verify=False) for path in paths])
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from blair_rec.config import CompareConfig
 from blair_rec.config_sections import TextConfig
 from blair_rec.errors import StoreError
+from blair_rec.leakage import text_notes
 from blair_rec.text.catalogue import Catalogue, read_catalogue
 from blair_rec.text.encode import encode_catalogue, store_name
 from blair_rec.text.encoder_source import EncoderSource, resolve_encoder
@@ -25,6 +26,61 @@ Progress = Callable[[int, int], None]
 """Called with (done, total) as the work goes on."""
 
 
+class Vectors(Protocol):
+    """Item vectors that a variant asks for, equal for variants that ask for the same."""
+
+    @property
+    def path(self) -> Path:
+        """The folder of their store, which is there or will be."""
+
+    @property
+    def encoder(self) -> str:
+        """The name of what makes them, or has made them."""
+
+    @property
+    def catalogue(self) -> Catalogue | None:
+        """The items that they are made from, if that is known."""
+
+    def known_sha256(self) -> str | None:
+        """The hash of the store, if it is there already."""
+
+    def notes(self, item_tokens: Collection[str]) -> list[str]:
+        """What a reader of results over these items has to know of their texts."""
+
+    def encode(self, progress: Progress | None = None) -> EmbeddingStore:
+        """The store: read if it is there, otherwise made."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """Vectors that are there already, such as those of another tool that `blair-rec store import` has read."""
+
+    path: Path
+    store: EmbeddingStore = field(repr=False, compare=False)
+    catalogue: None = field(default=None, init=False)
+
+    @property
+    def encoder(self) -> str:
+        """The name that the store gives for it."""
+        return str(self.store.encoder.get("name", "unknown"))
+
+    def known_sha256(self) -> str:
+        """The hash of the store."""
+        return self.store.store_sha256
+
+    def notes(self, item_tokens: Collection[str]) -> list[str]:
+        """Nothing: what texts they were made from is unknown."""
+        return []
+
+    def encode(self, progress: Progress | None = None) -> EmbeddingStore:
+        """The store, read and checked.
+
+        Raises:
+            StoreError: it is damaged.
+        """
+        return open_store(self.path)
+
+
 @dataclass(frozen=True)
 class Encoding:
     """Vectors that are asked for: of which texts, by which encoder, and where their store is or will be."""
@@ -35,10 +91,15 @@ class Encoding:
     path: Path
     """Differs wherever texts, encoder or its settings do, so that no store takes the place of another."""
 
-    def texts(self, item_tokens: Collection[str]) -> list[str]:
-        """The lines of text of these items, as far as the catalogue has them."""
+    @property
+    def encoder(self) -> str:
+        """The name of the encoder that is really used."""
+        return self.source.name
+
+    def notes(self, item_tokens: Collection[str]) -> list[str]:
+        """Of the lines of text of these items, as far as the catalogue has them."""
         lines = zip(self.catalogue.item_tokens, catalogue_texts(self.catalogue, self.template), strict=True)
-        return [text for token, text in lines if token in item_tokens]
+        return text_notes(self.template.fields, [text for token, text in lines if token in item_tokens])
 
     def known_sha256(self) -> str | None:
         """The hash of the store, if it is there already."""
@@ -81,14 +142,21 @@ def find_encoding(text: TextConfig, items: Path, stores: Path, source: EncoderSo
     return Encoding(template, catalogue, source, stores / f"{store_name(template, source)}-{made_from[:8]}")
 
 
-def find_encodings(config: CompareConfig, folder: Path, stores: Path) -> dict[str, Encoding]:
-    """By variant, for all that use text; each encoder is looked for once, however many variants ask for it."""
+def find_encodings(config: CompareConfig, folder: Path, stores: Path) -> dict[str, Vectors]:
+    """By variant, for all that use text; each encoder is looked for once, however many variants ask for it.
+
+    Raises:
+        StoreError: a store that the config names is missing or damaged; and as find_encoder and find_encoding do.
+    """
     sources: dict[object, EncoderSource] = {}
-    found = {}
+    found: dict[str, Vectors] = {}
     for name, variant in config.variants.items():
         if not variant.uses_text:
             continue
         text = config.text_of(variant)
+        if text.store is not None:
+            found[name] = Given(Path(text.store), open_store(text.store, verify=False))
+            continue
         asked = (text.encoder, text.revision, text.fallback, text.pooling, text.max_length, text.dtype)
         if asked not in sources:
             sources[asked] = find_encoder(text)

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from blair_rec.config import CompareConfig
-from blair_rec.config_sections import VariantConfig
+from blair_rec.config_sections import TextConfig, VariantConfig
 from blair_rec.errors import BadRun, ChangedRuns, DatasetError
 from blair_rec.evaluate.results import RunResult, load_run, load_runs, run_name
 from blair_rec.evaluate.run_files import RANKS_FILE, RESULT_FILE, RUNS_FOLDER, WEIGHTS_FILE
-from blair_rec.item_vectors import Encoding
+from blair_rec.item_vectors import Vectors
 from blair_rec.plugin_config import PLUGIN_KEYS
 from blair_rec.provenance import code_hash, hash_files, hash_of
 from blair_rec.sections import to_dict
@@ -40,7 +40,7 @@ class Run:
     done: bool
 
 
-def plan(config: CompareConfig, out: Path, encodings: Mapping[str, Encoding], data: str) -> list[Run]:
+def plan(config: CompareConfig, out: Path, encodings: Mapping[str, Vectors], data: str) -> list[Run]:
     """The runs of a comparison, seed by seed, an average after its members, and which are finished.
 
     An average is finished while its members are the runs that it was made of; to make it again takes no training.
@@ -111,9 +111,14 @@ def run_setup(config: CompareConfig, variant_name: str, seed: int) -> dict[str, 
         "train": to_dict(config.train_of(variant)) if variant.is_trained else None,
         "scorer": variant.scorer,
         **{name: to_dict(getattr(variant, name)) for cls, name in PLUGIN_KEYS.values() if cls is VariantConfig},
-        "text": text
-        and {name: to_dict(getattr(text, name)) for name in ("encoder", "fields", "template", "missing_text")},
+        "text": text and _text_setup(text),
     }
+
+
+def _text_setup(text: TextConfig) -> dict[str, Any]:
+    """What a run says of its vectors: how they were made, or where they came from."""
+    names = ("encoder", "fields", "template", "missing_text") if text.store is None else ("store", "missing_text")
+    return {name: to_dict(getattr(text, name)) for name in names}
 
 
 def changes(run: Run) -> list[str]:

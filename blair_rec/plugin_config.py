@@ -27,8 +27,6 @@ class PluginConfig:
     """Events of one user at one time: stored (as the file has them) or shuffled (by RecBole's seed)."""
     split: SplitConfig | None = None
     """{valid_from: time, test_from: time}: cut-off times for all users, instead of the split in eval_args."""
-    store: str | None = None
-    """A store that is there already, instead of encoding the item file."""
 
     def __post_init__(self) -> None:
         refuse([*type_problems(self), *one_of(self.ties, TIES, "ties")])
@@ -62,7 +60,7 @@ PLUGIN_KEYS: dict[str, tuple[type, str]] = {
     "blair_schedule": (TrainConfig, "schedule"),
     "blair_ties": (PluginConfig, "ties"),
     "blair_split": (PluginConfig, "split"),
-    "blair_store": (PluginConfig, "store"),
+    "blair_store": (TextConfig, "store"),
 }
 """The flat keys of a RecBole config, and the typed field that each stands for."""
 
@@ -91,7 +89,7 @@ def read_plugin_config(flat: Mapping[str, Any]) -> PluginConfig:
         sections[cls][name] = value
     text = read_section(TextConfig, sections[TextConfig], "blair_*")
     variant = read_section(VariantConfig, sections[VariantConfig], "blair_*")
-    if variant.uses_text and not (text.says_what or "store" in sections[PluginConfig]):
+    if variant.uses_text and not text.says_what:
         raise ConfigError(
             f"blair_items is {variant.items!r}, but neither blair_text_fields names the metadata fields to read "
             "nor blair_store a store that is already there"

@@ -51,8 +51,8 @@ class PluginDataset(TextSequentialDataset):
         if not plugin.variant.uses_text:
             logger.info("blair_items is id: no item text is used; set blair_items and blair_text_fields to use it")
             return None
-        if plugin.store:
-            store = open_store(plugin.store)
+        if plugin.text.store is not None:
+            store = open_store(plugin.text.store)
         else:
             items = Path(self.config["data_path"]) / f"{self.dataset_name}.item"
             stores = Path(self.config["checkpoint_dir"]) / "stores"

@@ -762,11 +762,11 @@ def test_items_without_text(tiny: Path, encoder: Path, tmp_path: Path) -> None:
     config = bad(tiny, encoder, variants={"id": {}, "t": {"items": "text"}}, seeds=[1])
     with pytest.raises(TextlessItems, match=r"2 of 80 items have no text .*set `missing_text: mean`"):
         compare(config, tmp_path / "out")
-    # Found, although late, it costs nothing to mend: the baseline's run and the store are kept.
+    assert not (tmp_path / "out" / "runs").exists(), "found before anything is trained; the store is kept"
     text = dataclasses.replace(config.text, missing_text="zeros")
     listener = Recorder()
     compare(dataclasses.replace(config, text=text), tmp_path / "out", listener=listener)
-    assert (listener.encoded, listener.started_runs) == ([], ["t-1"])
+    assert (listener.encoded, listener.started_runs) == ([], ["id-1", "t-1"])
 
 
 def test_the_working_directory_is_left_alone(finished: Finished, tmp_path: Path) -> None:

@@ -354,8 +354,8 @@ def test_flat_keys_fill_the_typed_sections_and_others_are_left_alone() -> None:
         }
     )  # fmt: skip
     assert plugin.variant == VariantConfig("text", ("whiten",))
-    assert plugin.text == TextConfig(("title", "brand"), fallback=FallbackConfig("minilm"))
-    assert (plugin.train.loss, plugin.store) == ("recbole", "s")
+    assert plugin.text == TextConfig(("title", "brand"), fallback=FallbackConfig("minilm"), store="s")
+    assert plugin.train.loss == "recbole"
     for split in ("{valid_from: 1e3, test_from: 2000}", {"valid_from": 1000, "test_from": 2000}):
         assert read_plugin_config({"blair_split": split}).split == SplitConfig(1000, 2000)
     assert read_plugin_config({"blair_split": None}).split is None

@@ -101,6 +101,7 @@ def _config_of(options: argparse.Namespace) -> CompareConfig:
     overrides = []
     if options.encoder is not None:  # how the other encoder is read is not how this one is
         overrides += [f"text.encoder={json.dumps(options.encoder)}", "text.revision=null", "text.pooling=auto"]
+        overrides.append("text.store=null")
     overrides += options.set
     if options.seeds is not None:
         overrides.append(f"seeds=[{options.seeds}]")
@@ -138,8 +139,11 @@ def _show_plan(config: CompareConfig, out: Path, console: Console, fresh: bool) 
         table.add_row(run.folder.name, config.variants[run.variant].kind, state)
     show(table)
     for encoding in dict.fromkeys(encodings.values()):
-        state = "to do" if encoding.known_sha256() is None else "done"
-        say(console, f"encoding {len(encoding.catalogue)} items with {encoding.source.name}: {state}")
+        if encoding.catalogue is None:
+            say(console, f"vectors by {encoding.encoder} from {encoding.path}")
+        else:
+            state = "to do" if encoding.known_sha256() is None else "done"
+            say(console, f"encoding {len(encoding.catalogue)} items with {encoding.encoder}: {state}")
 
 
 def _leaderboard(options: argparse.Namespace, console: Console) -> None:

@@ -45,8 +45,8 @@ class EncoderUsed:
     asked_for: str
     """The encoder that the configuration names; another one if a fallback stood in."""
     revision: str | None
-    pooling: str
-    max_length: int
+    pooling: str | None
+    max_length: int | None
     """In tokens."""
 
     def __str__(self) -> str:

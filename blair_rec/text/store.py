@@ -107,8 +107,21 @@ class EmbeddingStore:
         `missing_text` says what an item without a vector gets: `error` raises MissingEmbeddings (unknown to the store)
         or TextlessItems (known to have no text); `mean` is the mean of the items asked for that have one; `zeros`.
 
-        Raises StoreError, whatever `missing_text` is, if the store knows less than half of the items, since it can't be
-        theirs, or has a vector for none.
+        Raises as `find` does.
+        """
+        rows = self.find(item_tokens, missing_text)
+        has_vector = rows >= 0
+        table = np.zeros((len(rows), self.text_dim), dtype=np.float32)
+        table[has_vector] = as_float32(self.vectors[rows[has_vector]], self.dtype)
+        if missing_text == "mean":
+            table[~has_vector] = table[has_vector].mean(axis=0, dtype=np.float64)
+        return table
+
+    def find(self, item_tokens: Sequence[str], missing_text: str = "error") -> np.ndarray:
+        """[len(item_tokens)] int64: the row of each item's vector, -1 where it has none; no vector is read.
+
+        Raises MissingEmbeddings and TextlessItems as `table` does, and StoreError, whatever `missing_text` is, if the
+        store knows less than half of the items, since it can't be theirs, or has a vector for none.
         """
         if missing_text not in MISSING_TEXT:
             raise ConfigError(f"missing_text is {missing_text!r}; known: {', '.join(MISSING_TEXT)}")
@@ -126,13 +139,9 @@ class EmbeddingStore:
                 raise MissingEmbeddings(unknown, wanted=len(item_tokens))
             if textless := [item_tokens[at] for at in np.flatnonzero(rows >= len(self)).tolist()]:
                 raise TextlessItems(textless, wanted=len(item_tokens))
-        table = np.zeros((len(rows), self.text_dim), dtype=np.float32)
-        table[has_vector] = as_float32(self.vectors[rows[has_vector]], self.dtype)
         if len(rows) and not has_vector.any():
             raise StoreError(f"{self._where} has no vector for any of the {len(rows)} items; choose more text fields")
-        if missing_text == "mean":
-            table[~has_vector] = table[has_vector].mean(axis=0, dtype=np.float64)
-        return table
+        return np.where(has_vector, rows, -1)
 
     @property
     def _where(self) -> str:

@@ -1,0 +1,116 @@
+"""A comparison over vectors that are there already is the one that encoding them would have made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from comparisons import Recorder, config_of, tiny_at
+from encoders import build_roberta
+
+import blair_rec
+from blair_rec.cli import main
+from blair_rec.compare import compare
+from blair_rec.config import CompareConfig
+from blair_rec.errors import ChangedRuns, MissingEmbeddings, StoreError
+from blair_rec.evaluate.report import encoders
+from blair_rec.evaluate.results import load_run
+from blair_rec.text.exchange import export_store, import_store
+from blair_rec.text.store import EmbeddingStore, open_store, write_store
+
+VARIANTS: dict[str, Any] = {
+    "id": {"items": "id"},
+    "text": {"items": "text", "transforms": ["whiten"]},
+    "near": {"scorer": "recent_history"},
+}
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished comparison that has encoded the titles of tiny; no test changes it."""
+    folder = tmp_path_factory.mktemp("encoded")
+    config = config_of(
+        tiny_at(folder), build_roberta(folder / "tiny-roberta"), variants=VARIANTS, seeds=[1], train={"epochs": 1}
+    )
+    compare(config, folder / "out")
+    return folder
+
+
+def given(encoded: Path, store: Path, variants: dict[str, Any] = VARIANTS) -> CompareConfig:
+    """The same comparison over the vectors of `store`."""
+    text = {"store": str(store)}
+    return config_of(encoded / "tiny", "unused", text=text, variants=variants, seeds=[1], train={"epochs": 1})
+
+
+def imported(encoded: Path, folder: Path, rows: int | None = None) -> EmbeddingStore:
+    """The vectors of the finished comparison, as another tool's file and back; all, or some of them."""
+    (path,) = (encoded / "out" / "stores").iterdir()
+    store = open_store(path)
+    some = EmbeddingStore.of(store.item_tokens[:rows], store.rows(store.item_tokens[:rows]))
+    export_store(some, folder / "vectors.npy")
+    return import_store(folder / "vectors.npy", folder / "mine", encoder="another-tool")
+
+
+def test_given_vectors_rank_as_encoded_ones(encoded: Path, tmp_path: Path) -> None:
+    store = imported(encoded, tmp_path)
+    listener = Recorder()
+    board = compare(given(encoded, tmp_path / "mine"), tmp_path / "out", listener=listener)
+    assert board is not None and listener.encoded == []
+    for name in ("id-1", "text-1", "near-1"):
+        ours, theirs = (load_run(folder / "out" / "runs" / name) for folder in (tmp_path, encoded))
+        assert np.array_equal(ours.ranks.higher_unmasked, theirs.ranks.higher_unmasked)
+        assert np.array_equal(ours.topk("masked"), theirs.topk("masked"))
+    assert encoders(board) == "encoder: another-tool"
+    assert load_run(tmp_path / "out" / "runs" / "text-1").store_sha256 == store.store_sha256
+    page = (tmp_path / "out" / "leaderboard.html").read_text("utf-8")
+    assert "another-tool<small>vectors of a store</small>" in page
+    history = [[store.item_tokens[0], store.item_tokens[1]]]
+    ours, theirs = (blair_rec.load(folder / "out" / "runs" / "text-1") for folder in (tmp_path, encoded))
+    assert ours.recommend(history, k=3) == theirs.recommend(history, k=3)
+
+
+def test_a_variant_may_have_a_store_of_its_own(encoded: Path, tmp_path: Path) -> None:
+    imported(encoded, tmp_path)
+    variants = {
+        **VARIANTS,
+        "own": {**VARIANTS["text"], "text": {"store": str(tmp_path / "mine")}},
+        "back": {**VARIANTS["text"], "text": {"fields": ["title"], "encoder": "some", "pooling": "mean"}},
+    }
+    shared = config_of(encoded / "tiny", "other", variants=variants)
+    own, text = (shared.text_of(shared.variants[name]) for name in ("own", "text"))
+    assert (own.store, text.store) == (str(tmp_path / "mine"), None)
+    back = given(encoded, tmp_path / "mine", variants=variants)
+    assert back.text_of(back.variants["back"]).store is None
+
+
+def test_stores_that_cannot_be_used_are_told_before_training(encoded: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="nowhere is not an embedding store"):
+        compare(given(encoded, tmp_path / "nowhere"), tmp_path / "out")
+    imported(encoded, tmp_path, rows=70)
+    listener = Recorder()
+    with pytest.raises(MissingEmbeddings, match="10 of 80 items are not in the embedding store"):
+        compare(given(encoded, tmp_path / "mine"), tmp_path / "out", listener=listener)
+    assert listener.started_runs == []
+
+
+def test_other_vectors_in_the_same_place_are_another_comparison(encoded: Path, tmp_path: Path) -> None:
+    store = imported(encoded, tmp_path)
+    config = given(encoded, tmp_path / "mine")
+    compare(config, tmp_path / "out")
+    write_store(
+        tmp_path / "mine", store.item_tokens, store.rows(store.item_tokens) * 2 + 1, encoder=store.encoder, template={}
+    )
+    with pytest.raises(ChangedRuns, match="the text vectors"):
+        compare(config, tmp_path / "out")
+
+
+def test_a_dry_run_names_the_store(encoded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    imported(encoded, tmp_path)
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        f"dataset: {encoded / 'tiny'}\ntext: {{store: mine}}\nvariants: {{id: {{}}, text: {{items: text}}}}\n"
+    )
+    assert main(["compare", str(path), "-o", "out", "--dry-run"]) == 0
+    assert capsys.readouterr().err == "vectors by another-tool from mine\n"
