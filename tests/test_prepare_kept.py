@@ -176,10 +176,7 @@ def test_the_record_names_the_sha256_of_what_was_read(tmp_path: Path, form: str)
     assert not prepare_amazon(asked, tmp_path / "out", lambda line: None), "it is the same command"
 
 
-def test_what_is_read_through_and_too_large_for_the_cache_is_not_read_again_for_its_hash(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(folder, "CACHED", 0)
+def test_what_is_read_through_is_not_read_again_for_its_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = a_source(tmp_path / "source", some_reviews(3), "raw")
     read_for_hash: list[str] = []
     monkeypatch.setattr(folder, "sha256_of", lambda path: read_for_hash.append(path.name) or "0")
@@ -187,11 +184,7 @@ def test_what_is_read_through_and_too_large_for_the_cache_is_not_read_again_for_
     assert "meta_X.jsonl" in read_for_hash and "X.jsonl" not in read_for_hash
 
 
-@pytest.mark.parametrize("cached", [0, 2999, 3000])
-def test_a_file_that_was_not_seen_to_its_end_is_hashed_from_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached: int
-) -> None:
-    monkeypatch.setattr(folder, "CACHED", cached)
+def test_a_file_that_was_not_seen_to_its_end_is_hashed_from_the_disk(tmp_path: Path) -> None:
     whole, part = tmp_path / "whole", tmp_path / "part"
     whole.write_bytes(b"abc" * 1000)
     part.write_bytes(b"abc" * 1000)

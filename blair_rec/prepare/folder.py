@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from blair_rec import __version__
 from blair_rec.errors import OutputError
@@ -20,7 +19,6 @@ from blair_rec.files import partial_of, put_in_place, write_text
 RECORD = "prepared.json"
 REJECTED = "rejected.jsonl"
 
-T = TypeVar("T")
 Tell = Callable[[str], None]
 """Called with each line of the summary."""
 
@@ -129,37 +127,16 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-CACHED = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-"""Bytes of a file that the system keeps in its cache while it is read, as like as not: half of the memory."""
-
-
-def _aside(compute: Callable[[], T]) -> Future[T]:
-    """What is computed in a thread that the interpreter doesn't wait for, as it would for a pool's after Ctrl-C."""
-    found: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            found.set_result(compute())
-        except OSError as error:
-            found.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return found
-
-
 class Hashes:
     """SHA-256 of files, computed beside other work: it takes a third of the time of parsing them.
 
-    A file that is read through anyway is hashed when its last block has been seen (`see`), while it still lies in the
-    system's cache and what comes then leaves a core free; one that is too large for that from the blocks themselves, so
-    that it comes from the disk once. The rest is hashed when `begin` is called.
+    What is read through anyway is hashed from the blocks that are read (`see`), so that a file larger than memory
+    comes from the disk once. The rest is hashed when `begin` is called.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = paths
         self.seen: dict[Path, tuple[Any, int]] = {}
-        self.read: dict[Path, Future[str]] = {}
-        """Of files that were read through and are hashed since."""
         self.hashing: Future[None] | None = None
         self.pool = ThreadPoolExecutor(1)
         self.found: Future[dict[Path, str]] = Future()
@@ -168,30 +145,26 @@ class Hashes:
         """The next bytes of a file, from its first to its last; hashed while the caller goes on."""
         digest, size = self.seen.get(path) or (hashlib.sha256(), 0)
         self.seen[path] = digest, size + len(block)
-        whole = path.stat().st_size
-        if whole <= CACHED:
-            if size + len(block) == whole:
-                self.read[path] = _aside(lambda: sha256_of(path))
-            return
         if self.hashing is not None:
             self.hashing.result()  # so that no more than one block waits
         self.hashing = self.pool.submit(digest.update, block)
 
     def begin(self) -> None:
         """Compute what is missing; not before all has been read, which takes all cores."""
-        self.found = _aside(self._compute)
+        # Not in the pool, for which the interpreter would wait after an interruption.
+        threading.Thread(target=self._compute, daemon=True).start()
 
-    def _compute(self) -> dict[Path, str]:
-        self.pool.shutdown()
-        return {path: self._read(path) or sha256_of(path) for path in self.paths}
+    def _compute(self) -> None:
+        try:
+            self.pool.shutdown()
+            self.found.set_result({path: self._read(path) or sha256_of(path) for path in self.paths})
+        except OSError as error:
+            self.found.set_exception(error)
 
     def _read(self, path: Path) -> str | None:
         """Of a file all of whose bytes were seen."""
-        if path in self.read:
-            return self.read[path].result()
         digest, size = self.seen.get(path, (None, 0))
-        whole = path.stat().st_size
-        return digest.hexdigest() if digest is not None and size == whole > CACHED else None
+        return digest.hexdigest() if digest is not None and size == path.stat().st_size else None
 
     def all(self) -> dict[Path, str]:
         """By file, when all are there.
