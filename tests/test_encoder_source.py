@@ -7,15 +7,15 @@ import logging
 import re
 import socket
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
 from encoders import PACKAGE, TEXTS, cosines, of_the_model_card
+from hubs import LocalHub
 
 from blair_rec.errors import ConfigError, EncoderUnavailable, UnknownEncoder
 from blair_rec.text import encoder_source
@@ -165,28 +165,10 @@ def test_the_lowest_limit_caps_the_length_and_is_named(own_roberta: Path) -> Non
 # The hub
 
 
-class Hub:
+class Hub(LocalHub):
     """A model hub on this machine: one model, and a status to fail with."""
 
     NAME = "hyp1231/blair-tiny"
-    COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.status, self.asked = folder, 200, list[str]()
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                hub.answer(self)
-
-            do_HEAD = do_GET
-
-            def log_message(self, *args: Any) -> None:
-                """Quiet."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     def files(self) -> dict[str, Path]:
         return {p.relative_to(self.folder).as_posix(): p for p in sorted(self.folder.rglob("*")) if p.is_file()}

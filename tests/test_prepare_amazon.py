@@ -7,15 +7,15 @@ import gzip
 import hashlib
 import json
 import os
-import threading
 from collections.abc import Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from random import Random
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from hubs import LocalHub
 from published_rules import Case, Review, in_plain_python, splits_in_plain_python
 
 from blair_rec.config import load_config
@@ -356,27 +356,11 @@ def test_a_share_of_the_reviews_is_drawn_by_the_seed(tmp_path: Path, monkeypatch
 # The hub
 
 
-class Hub:
+class Hub(LocalHub):
     """A hub on this machine that holds files of one data set; it can fail, or break off in the middle of a file."""
 
-    COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.status, self.breaks, self.asked = folder, 200, 0, list[str]()
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                hub.answer(self)
-
-            do_HEAD = do_GET
-
-            def log_message(self, *args: Any) -> None:
-                """Quiet."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    breaks = 0
+    """Downloads that are still to break off."""
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         path = unquote(urlsplit(request.path).path)
