@@ -110,7 +110,11 @@ def test_a_dry_run_names_the_store(encoded: Path, tmp_path: Path, capsys: pytest
     imported(encoded, tmp_path)
     path = tmp_path / "own.yaml"
     path.write_text(
-        f"dataset: {encoded / 'tiny'}\ntext: {{store: mine}}\nvariants: {{id: {{}}, text: {{items: text}}}}\n"
+        f"dataset: {encoded / 'tiny'}\ntext: {{store: mine, fields: [title]}}\n"
+        "variants: {id: {}, text: {items: text}}\n"
     )
     assert main(["compare", str(path), "-o", "out", "--dry-run"]) == 0
     assert capsys.readouterr().err == "vectors by another-tool from mine\n"
+    other = ["--encoder", str(encoded / "tiny-roberta"), "--set", "text.pooling=cls"]
+    assert main(["compare", str(path), "-o", "out", "--dry-run", *other]) == 0
+    assert capsys.readouterr().err == "encoding 80 items with tiny-roberta: to do\n", "another encoder, not the store"
