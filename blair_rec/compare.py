@@ -128,6 +128,7 @@ def planned(config: CompareConfig, out: Path) -> tuple[dict[str, Vectors], list[
     Raises:
         ConfigError: a metric that there isn't; DatasetError: no such data set.
         CatalogueError, MissingField, EncoderUnavailable, UnknownEncoder: of the items' text and the encoder.
+        StoreError: of vectors that should be there already.
     """
     for metric in config.evaluate.metrics:
         parse_metric(metric)

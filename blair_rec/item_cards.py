@@ -45,7 +45,7 @@ def gather_cards(
 
 
 def comparison_cards(folder: Path, encodings: Iterable[Vectors], item_tokens: Sequence[str]) -> ItemCards:
-    """Cards from the catalogue and the stores of a comparison; titles of the data set's own where nobody uses text.
+    """Cards from the catalogue and the stores of a comparison; titles of the data set's own where no text is encoded.
 
     `folder` holds the data set's atomic files.
     """
