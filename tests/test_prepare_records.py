@@ -7,6 +7,7 @@ import gzip
 import importlib
 import json
 import re
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,26 @@ def test_a_line_without_an_end_is_no_text_file(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "a.csv").write_bytes(b"a,b\n" + b"x" * (1 << 12))
     with pytest.raises(SourceError, match="this is no text file"):
         read(tmp_path / "a.csv", "a")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lines=st.lists(st.integers(0, 90).map(lambda size: b"x" * size), max_size=60), kept=st.integers(0, 20))
+def test_blocks_are_the_file_however_many_are_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[bytes], kept: int
+) -> None:
+    """Their memory is used again, but not while somebody still has them."""
+    monkeypatch.setattr(blocks, "BLOCK", 100)
+    whole = b"\n".join(b"%d %s" % numbered for numbered in enumerate(lines))
+    (tmp_path / "a.txt").write_bytes(whole)
+    held: deque[tuple[bytes, bytes]] = deque(maxlen=kept)
+    read = bytearray()
+    for block in blocks.blocks_of(tmp_path / "a.txt", None):
+        read += block
+        assert blocks.count_lines(block) == len(block.splitlines())
+        assert block.endswith(b"\n") or len(read) == len(whole)
+        held.append((block, bytes(bytearray(block))))
+    assert read == whole
+    assert all(block == copy for block, copy in held)
 
 
 def test_columns_of_a_file_without_a_first_line_are_told(tmp_path: Path) -> None:
