@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -174,26 +175,33 @@ def compare_speed(texts: list[str], rounds: int) -> dict[str, Any]:
     }
 
 
-def encode_again(texts: list[str]) -> dict[str, Any]:
-    """Seconds of a store from nothing, and of the same one after 1% of the texts have changed."""
+def encode_again(texts: list[str], rounds: int) -> dict[str, Any]:
+    """Seconds of a store from nothing, and of the same one after 1% of the texts have changed; medians."""
     from blair_rec.text.catalogue import Catalogue
     from blair_rec.text.encode import encode_catalogue
-    from blair_rec.text.encoder_source import resolve_encoder
+    from blair_rec.text.encoder_source import EncoderSource, resolve_encoder
     from blair_rec.text.template import Template
 
     changed = [f"{text} new" if number % 100 == 0 else text for number, text in enumerate(texts)]
-    found: dict[str, Any] = {}
-    for dtype in ("float32", "bfloat16"):
-        source = resolve_encoder(PACKAGE, dtype=dtype)
+    names = tuple(map(str, range(len(texts))))
+    before, after = (
+        Catalogue(names, tuple({"t": text} for text in now), Path("benchmark")) for now in (texts, changed)
+    )
+    sources = {dtype: resolve_encoder(PACKAGE, dtype=dtype) for dtype in ("float32", "bfloat16")}
+    taken: dict[str, list[list[float]]] = {dtype: [] for dtype in sources}
+
+    def both(source: EncoderSource) -> list[float]:
         with tempfile.TemporaryDirectory() as folder:
-            taken = []
-            for lines in (texts, changed):
-                names = tuple(map(str, range(len(lines))))
-                catalogue = Catalogue(names, tuple({"t": line} for line in lines), Path("benchmark"))
-                begin = time.perf_counter()
-                encode_catalogue(catalogue, Template("fields", ("t",)), source, Path(folder) / "s")
-                taken.append(time.perf_counter() - begin)
-        found[dtype] = {"whole": taken[0], "after_1_percent": taken[1], "times": taken[0] / taken[1]}
+            encode = partial(encode_catalogue, template=Template("fields", ("t",)), source=source, path=f"{folder}/s")
+            return [seconds(partial(encode, catalogue)) for catalogue in (before, after)]
+
+    for _ in range(rounds):
+        for dtype, source in sources.items():
+            taken[dtype].append(both(source))
+    found = {}
+    for dtype, rows in taken.items():
+        whole, again = (median(column) for column in zip(*rows, strict=True))
+        found[dtype] = {"whole": whole, "after_1_percent": again, "times": whole / again, "rounds": rows}
     return found
 
 
@@ -298,8 +306,12 @@ def main() -> None:
         return print({key: value for key, value in found.items() if key not in made})
     for name in options.data.split(","):
         texts = read_texts(name, options.items)
-        found = {"speed": compare_speed(texts, options.rounds), "again": encode_again(texts), "rounds": options.rounds}
-        found |= {**made, "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+        found = {"speed": compare_speed(texts, options.rounds), "again": encode_again(texts, options.rounds)}
+        found |= {
+            "rounds": options.rounds,
+            **made,
+            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        }
         (options.out / f"encoding-{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         (options.out / f"encoding-{name}.md").write_text(page := to_markdown(name, found), encoding="utf-8")
         print(page)
