@@ -1,10 +1,11 @@
 """RecTools' SASRec with softmax and our ID-only SASRec, both trained to their best: same split, window and test cases.
 
-    python benchmarks/against_rectools.py --rectools PYTHON [--dataset ml-100k] [--data-path DIR] [--dropout 0.2,0.5]
+    python benchmarks/against_rectools.py --rectools PYTHON [--dataset ml-100k] [--dropout 0.2,0.5] [--set KEY=VALUE ...]
 
 RecTools (pip install "rectools[torch]==0.19.*") needs an environment of its own, whose python `--rectools` names. Both
 have 2 layers, 2 heads and width 64, train with Adam at a learning rate of 0.001, validate after every epoch and stop
-after ten validations without a new best, or after `--minutes`. RecTools trains once per dropout, ours with three seeds.
+after ten validations without a new best, RecTools also after `--minutes`. RecTools trains once per dropout, ours with
+three seeds, and with other settings where `--set` says so.
 Leave-one-out; NDCG@10 over all items with the history among the candidates (unmasked, which selects) and without
 (masked). Written to benchmarks/results/against_rectools-DATASET.{json,md}.
 """
@@ -99,10 +100,10 @@ def train_rectools(events: str, dropout: float, minutes: float) -> None:
     print(json.dumps({"dropout": dropout, "seed": 1, "best": best, "curve": curve}))
 
 
-def train_ours(dataset: str, seeds: tuple[int, ...], out: Path) -> list[dict[str, Any]]:
-    """Our ID-only variant through `compare`, a record per seed."""
+def train_ours(dataset: str, seeds: tuple[int, ...], out: Path, also: list[str]) -> list[dict[str, Any]]:
+    """Our ID-only variant through `compare`, a record per seed; `also` are settings as `compare --set` takes them."""
     from blair_rec.compare import compare
-    from blair_rec.config import read_config
+    from blair_rec.config import load_config
 
     settings = {"MAX_ITEM_LIST_LENGTH": WINDOW, "hidden_size": WIDTH, "n_layers": LAYERS, "n_heads": HEADS}
     config = {
@@ -110,9 +111,12 @@ def train_ours(dataset: str, seeds: tuple[int, ...], out: Path) -> list[dict[str
         "variants": {"id": {"items": "id"}},
         "train": {"epochs": 500, "patience": PATIENCE, "learning_rate": 0.001},
         "recbole": {**settings, "load_col": {"inter": ["user_id", "item_id", "timestamp"]}},
+        "evaluate": {"protocol": "unmasked"},
         "seeds": list(seeds),
     }
-    board = compare(read_config(config), out)
+    path = out.with_suffix(".yaml")
+    path.write_text(json.dumps(config), encoding="utf-8")  # which is YAML, too
+    board = compare(load_config(path, also), out)
     assert board is not None
     records = []
     for index, seed in enumerate(seeds):
@@ -133,6 +137,8 @@ def write_events(dataset: str, path: Path) -> None:
     """All events of the data set in our order, as user, item, order."""
     import csv
 
+    import torch
+
     import blair_rec.recbole  # noqa: F401
     from blair_rec.plan import data_folder
     from blair_rec.recommend.dataset import TextSequentialDataset
@@ -146,7 +152,7 @@ def write_events(dataset: str, path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["user", "item", "order"])
-        order = (range(len(data.log.item)) - data.log.start.numpy()).tolist()
+        order = data.log.before(torch.arange(len(data.log.item))).tolist()
         writer.writerows(zip(data.log.user.tolist(), data.log.item.tolist(), order, strict=True))
 
 
@@ -155,7 +161,9 @@ def to_markdown(record: dict[str, Any]) -> str:
     lines = [
         f"# RecTools SASRec and ours, each trained to its best, {record['dataset']}",
         "",
-        "2 layers, 2 heads, width 64, window of 50, full softmax, Adam at 0.001, stopped after ten epochs without "
+        "2 layers, 2 heads, width 64, window of 50, full softmax, Adam at 0.001"
+        + (f" (ours: {', '.join(record['settings_of_ours'])})" if record["settings_of_ours"] else "")
+        + ", stopped after ten epochs without "
         f"a new best on validation or after {record['minutes']:.0f} minutes; leave-one-out, ranked among all items, "
         "selected on unmasked validation NDCG@10.",
         "",
@@ -193,6 +201,7 @@ def main() -> None:
     parser.add_argument("--dropout", default="0.2,0.5")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of ours, as compare takes them")
     parser.add_argument("--events", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.events:
@@ -207,7 +216,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         events = Path(folder) / "events.csv"
         write_events(options.dataset, events)
-        ours = train_ours(options.dataset, tuple(map(int, options.seeds.split(","))), Path(folder) / "ours")
+        seeds = tuple(map(int, options.seeds.split(",")))
+        ours = train_ours(options.dataset, seeds, Path(folder) / "ours", options.set)
         rectools = []
         for dropout in options.dropout.split(",") if options.rectools else ():
             command = [options.rectools, str(Path(__file__).resolve()), "--events", str(events), "--dropout", dropout]
@@ -222,6 +232,7 @@ def main() -> None:
         "minutes": options.minutes,
         "rectools": rectools,
         "ours": ours,
+        "settings_of_ours": options.set,
         "provenance": provenance(torch.get_num_threads()),
     }
     RESULTS.mkdir(exist_ok=True)
