@@ -1,6 +1,6 @@
 """RecTools' SASRec with softmax and our ID-only SASRec, both trained to their best: same split, window and test cases.
 
-    python benchmarks/against_rectools.py --rectools PYTHON [--dataset ml-100k] [--dropout 0.2,0.5] [--set KEY=VALUE ...]
+    python benchmarks/against_rectools.py --rectools PYTHON [--dataset ml-100k] [--dropout 0.2,0.5] [--set KEY=VALUE]
 
 RecTools (pip install "rectools[torch]==0.19.*") needs an environment of its own, whose python `--rectools` names. Both
 have 2 layers, 2 heads and width 64, train with Adam at a learning rate of 0.001, validate after every epoch and stop
