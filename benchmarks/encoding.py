@@ -221,7 +221,8 @@ print(opened, memory, time.perf_counter() - begin)
 
 def open_large(rows: int) -> dict[str, Any]:
     """Seconds and MB to open a store of so many rows x 768 float32, and seconds to find the rows of 10,000 tokens."""
-    from blair_rec.text.store import ENDS, HEADER, VECTORS, write_store
+    from blair_rec.text.store import ENDS, HEADER, VECTORS
+    from blair_rec.text.store_writer import write_store
 
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "s"

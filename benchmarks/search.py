@@ -43,7 +43,8 @@ def seconds(job: Callable[[], object]) -> float:
 
 def random_store(path: Path, rows: int) -> Any:
     """A store of normal random vectors in float16."""
-    from blair_rec.text.store import as_stored, at_work_on, put_store
+    from blair_rec.text.store import as_stored
+    from blair_rec.text.store_writer import at_work_on, put_store
     from blair_rec.text.tokens import NO_DIGESTS
 
     random, block = np.random.default_rng(0), 20_000

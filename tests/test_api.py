@@ -18,7 +18,8 @@ from worlds import read_log, store_for
 import blair_rec
 from blair_rec.compare import compare
 from blair_rec.errors import CheckpointError, ConfigError, MissingEmbeddings, StoreError, UnknownItems
-from blair_rec.text.store import open_store, write_store
+from blair_rec.text.store import open_store
+from blair_rec.text.store_writer import write_store
 
 
 @pytest.fixture(scope="module")

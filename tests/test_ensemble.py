@@ -28,7 +28,8 @@ from blair_rec.recommend.baselines import Baseline
 from blair_rec.recommend.ensemble import WHOLE, Ensemble, choose_weights, neighbours, simplex, standardised
 from blair_rec.recommend.scoring import rank
 from blair_rec.run import Data
-from blair_rec.text.store import open_store, write_store
+from blair_rec.text.store import open_store
+from blair_rec.text.store_writer import write_store
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "both": {"average": ["id", "text"]},

@@ -12,7 +12,8 @@ import pytest
 from blair_rec.errors import MissingExtra, OutputError, StoreError
 from blair_rec.text import exchange
 from blair_rec.text.exchange import export_store, import_store
-from blair_rec.text.store import EmbeddingStore, write_store
+from blair_rec.text.store import EmbeddingStore
+from blair_rec.text.store_writer import write_store
 
 TOKENS = ("B08", "007", "Größe", "a b")
 VECTORS = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)

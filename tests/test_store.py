@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blair_rec.errors import ConfigError, MissingEmbeddings, OutputError, StoreError, TextlessItems
-from blair_rec.text.store import FILES, EmbeddingStore, as_float32, as_stored, at_work_on, open_store, write_store
+from blair_rec.text.store import FILES, EmbeddingStore, as_float32, as_stored, open_store
+from blair_rec.text.store_writer import at_work_on, write_store
 from blair_rec.text.tokens import DigestIndex, TokenTable
 
 ENCODER = {"name": "e", "asked_for": "e", "revision": "abc", "pooling": "cls", "max_length": 512}
@@ -327,7 +328,7 @@ def test_what_a_killed_process_left_is_cleared_away_and_the_old_store_returns(tm
 
 def test_a_second_process_is_told_that_the_store_is_being_written(tmp_path: Path) -> None:
     code = (
-        "import sys; from blair_rec.text.store import at_work_on\n"
+        "import sys; from blair_rec.text.store_writer import at_work_on\n"
         "with at_work_on(sys.argv[1]): print('in', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "s")]

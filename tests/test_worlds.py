@@ -14,7 +14,8 @@ from blair_rec.evaluate.results import RunResult, load_run
 from blair_rec.evaluate.run_files import PROTOCOLS, ProtocolName
 from blair_rec.plan import Run, run_setup
 from blair_rec.run import Data, make_run
-from blair_rec.text.store import EmbeddingStore, write_store
+from blair_rec.text.store import EmbeddingStore
+from blair_rec.text.store_writer import write_store
 
 GROUPS, PER_GROUP, USERS, EVENTS = 30, 100, 600, 6
 SEEDS = (1, 2, 3)

@@ -17,18 +17,8 @@ from blair_rec.text.catalogue import Catalogue
 from blair_rec.text.encoder import CHUNK, Progress, TextEncoder, distance_from_float32
 from blair_rec.text.encoder_source import EncoderSource
 from blair_rec.text.shards import SAME, KnownVectors, Pieces, settings_mark, shard_path
-from blair_rec.text.store import (
-    HEADER,
-    ON_DISK,
-    EmbeddingStore,
-    as_stored,
-    at_work_on,
-    cannot_write,
-    check_replaceable,
-    has_leftovers,
-    open_store,
-    put_store,
-)
+from blair_rec.text.store import HEADER, ON_DISK, EmbeddingStore, as_stored, open_store
+from blair_rec.text.store_writer import at_work_on, cannot_write, check_replaceable, has_leftovers, put_store
 from blair_rec.text.template import ItemTexts, Template
 from blair_rec.text.tokens import DigestIndex
 

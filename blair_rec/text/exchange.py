@@ -11,7 +11,8 @@ import numpy as np
 
 from blair_rec.errors import OutputError, StoreError, first_of
 from blair_rec.extras import need
-from blair_rec.text.store import EmbeddingStore, write_store
+from blair_rec.text.store import EmbeddingStore
+from blair_rec.text.store_writer import write_store
 
 PAD = "[PAD]"
 """Upstream's name of the item with id 0, which has no row."""

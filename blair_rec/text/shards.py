@@ -11,15 +11,8 @@ from typing import Any
 import numpy as np
 
 from blair_rec.errors import ConfigError, StoreError, first_of
-from blair_rec.text.store import (
-    BLOCK,
-    ON_DISK,
-    EmbeddingStore,
-    at_work_on,
-    file_sha256,
-    open_store,
-    put_store,
-)
+from blair_rec.text.store import BLOCK, ON_DISK, EmbeddingStore, file_sha256, open_store
+from blair_rec.text.store_writer import at_work_on, put_store
 from blair_rec.text.template import text_hash
 from blair_rec.text.tokens import NO_DIGESTS, DigestIndex, Digests, digests
 

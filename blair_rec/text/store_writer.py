@@ -1,0 +1,191 @@
+"""Writing a store: by one process at a time, and complete or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from blair_rec.errors import StoreError, first_of
+from blair_rec.files import alone_in, partial_of, put_in_place, tidy
+from blair_rec.text.store import (
+    BLOCK,
+    ENDS,
+    FILES,
+    HEADER,
+    INDEX,
+    ON_DISK,
+    SCHEMA,
+    TEXTS,
+    TOKENS,
+    VECTORS,
+    EmbeddingStore,
+    as_float32,
+    as_stored,
+    file_sha256,
+    identity_of,
+    open_store,
+    token_table,
+)
+from blair_rec.text.tokens import NO_DIGESTS, Digests
+
+
+@contextlib.contextmanager
+def at_work_on(path: str | Path) -> Iterator[Path]:
+    """A hidden folder beside a store, for what it will be made of; only one process at a time has it.
+
+    What an earlier process that was killed left half-written is cleared away first. The folder is removed at the end;
+    after an error it stays if there are pieces in it, so that the next process can go on.
+
+    Raises StoreError if `path` is no place for a store, OutputError if it can't be written, or another process has it.
+    """
+    check_replaceable(path)  # before the work, not after it
+    target = Path(path).resolve()  # a link keeps pointing to where the store is
+    work = _work_folder(target)
+    with alone_in(work, f"another process is writing the store {path}; wait until it is done, or choose another place"):
+        tidy(target.parent, target.name)
+        try:
+            yield work
+        except BaseException:
+            if not any(work.glob("*.npy")):
+                shutil.rmtree(work)
+            raise
+        shutil.rmtree(work)
+
+
+def has_leftovers(path: str | Path) -> bool:
+    """Whether somebody is at work on a store, or was killed there; at_work_on tells, and clears up."""
+    target = Path(path).resolve()
+    return _work_folder(target).exists()  # made before and removed after everything else
+
+
+def _work_folder(target: Path) -> Path:
+    return target.with_name(f".{target.name}.work")
+
+
+def write_store(
+    path: str | Path,
+    item_tokens: Sequence[str],
+    vectors: np.ndarray,
+    *,
+    textless: Sequence[str] = (),
+    encoder: Mapping[str, Any],
+    template: Mapping[str, Any],
+    text_sha256: str = "",
+    dtype: str = "float32",
+) -> EmbeddingStore:
+    """Write [len(item_tokens), text_dim] float32 vectors as a store, in `dtype`, and open it.
+
+    Raises as at_work_on and put_store do.
+    """
+    EmbeddingStore.of(item_tokens, vectors, textless)  # the same checks as on reading
+    blocks = (as_stored(vectors[start : start + BLOCK], dtype) for start in range(0, len(vectors), BLOCK))
+    header = {"encoder": dict(encoder), "template": dict(template), "text_sha256": text_sha256, "shard": None}
+    with at_work_on(path):
+        return put_store(path, item_tokens, textless, NO_DIGESTS, blocks, vectors.shape[1], dtype, header)
+
+
+def put_store(
+    path: str | Path,
+    item_tokens: Sequence[str],
+    textless: Sequence[str],
+    text_digests: Digests,
+    blocks: Iterable[np.ndarray],
+    text_dim: int,
+    dtype: str,
+    said: Mapping[str, Any],
+) -> EmbeddingStore:
+    """Write a store, inside at_work_on, and open it. What stood at `path` is replaced.
+
+    `blocks` are the vectors as they shall lie on disk, one after the other; `said` is encoder, template, text_sha256
+    and shard. The folder is complete before it gets its name, so that nobody ever opens half a store. POSIX has no
+    exchange of two folders: while an old store is replaced there is an instant without any; after a crash at that point
+    whoever writes next brings the old one back.
+
+    Raises StoreError for vectors that aren't finite, tokens that are repeated, or a disk that is full.
+    """
+    if not len(item_tokens):
+        raise StoreError("there is no vector to store; at least one item needs text")
+    tokens = token_table(item_tokens, textless)
+    target = Path(path).resolve()
+    fresh = partial_of(target)
+    fresh.mkdir(parents=True)
+    try:
+        shape = (len(item_tokens), text_dim)
+        header: dict[str, Any] = {
+            "schema": SCHEMA,
+            "rows": shape[0],
+            "textless": len(textless),
+            "text_dim": text_dim,
+            "dtype": dtype,
+            "text_digests": len(text_digests),
+            **said,
+            "sha256": {
+                VECTORS: _write_vectors(fresh / VECTORS, blocks, shape, dtype),
+                TOKENS: _write(fresh / TOKENS, lambda file: file.write(tokens.blob.tobytes())),
+            },
+        }
+        for name, array in ((TEXTS, text_digests), (ENDS, tokens.ends), (INDEX, tokens.index.table)):
+            header["sha256"][name] = _write(fresh / name, lambda file, array=array: np.save(file, array, False))  # type: ignore[misc]
+        header["store_sha256"] = identity_of(header)
+        _write(fresh / HEADER, lambda file: file.write((json.dumps(header, indent=2) + "\n").encode()))
+        put_in_place(target)
+    except OSError as error:
+        cannot_write(path, error)
+    finally:
+        tidy(target.parent, target.name)
+    return open_store(path, verify=False)
+
+
+def cannot_write(path: str | Path, error: OSError) -> NoReturn:
+    """Raise StoreError for what the system answered to a write."""
+    raise StoreError(
+        f"the store {path} can't be written ({error.strerror}); what is finished is kept: make room or choose another "
+        "place, and start the same command again"
+    ) from error
+
+
+def _write(path: Path, write: Callable[[Any], object]) -> str:
+    """Write one file, and say the SHA-256 of what now lies there."""
+    with path.open("wb") as file:
+        write(file)
+    return file_sha256(path)
+
+
+def _write_vectors(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int], dtype: str) -> str:
+    written, broken = 0, []
+
+    def write(file: Any) -> None:
+        nonlocal written, broken
+        # Written, not mapped: on a full disk a write is an error, where a mapping kills the process.
+        header = {"descr": ON_DISK[dtype], "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for block in blocks:
+            finite = np.isfinite(as_float32(block, dtype)).all(axis=1)
+            broken += (written + np.flatnonzero(~finite)).tolist()
+            file.write(np.ascontiguousarray(block).data)
+            written += len(block)
+
+    checksum = _write(path, write)
+    if broken:
+        raise StoreError(f"{len(broken)} of {shape[0]} vectors hold NaN or infinity (first rows: {broken[:3]})")
+    if written != shape[0]:
+        raise StoreError(f"{written} vectors for {shape[0]} item tokens")
+    return checksum
+
+
+def check_replaceable(path: str | Path) -> None:
+    """Raise StoreError unless `path` is free, empty, or a store and nothing else: no other file is ever removed."""
+    path = Path(path)
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise StoreError(f"{path} is a file; a store is a folder: choose another place")
+    ours = {HEADER, *FILES, "item_tokens.json"}  # the last one stands in stores of schema 1
+    if foreign := sorted({file.name for file in path.iterdir()} - ours):
+        raise StoreError(f"{path} holds files no store has (first: {first_of(foreign)}); choose another place")
