@@ -4,8 +4,9 @@
 
 RecTools (pip install "rectools[torch]==0.19.*") needs an environment of its own, whose python `--rectools` names. Both
 have 2 layers, 2 heads and width 64, train with Adam at a learning rate of 0.001, validate after every epoch and stop
-after ten validations without a new best, RecTools also after `--minutes`. RecTools trains once per dropout, ours with
-three seeds, and with other settings where `--set` says so.
+after ten validations without a new best, RecTools, whose epochs are shorter, after thirty or `--minutes`. RecTools
+trains once per dropout, ours with three seeds, and with other settings where `--set` says so; `--keep-ours` takes ours
+from the record that is there.
 Leave-one-out; NDCG@10 over all items with the history among the candidates (unmasked, which selects) and without
 (masked). Written to benchmarks/results/against_rectools-DATASET.{json,md}.
 """
@@ -24,7 +25,9 @@ from statistics import mean, stdev
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-WINDOW, WIDTH, LAYERS, HEADS, PATIENCE = 50, 64, 2, 2, 10
+WINDOW, WIDTH, LAYERS, HEADS = 50, 64, 2, 2
+PATIENCE, THEIR_PATIENCE = 10, 30
+"""Validations without a new best. An epoch of RecTools' has only the last events of a user, a third of ml-100k's."""
 
 
 def train_rectools(events: str, dropout: float, minutes: float) -> None:
@@ -80,7 +83,7 @@ def train_rectools(events: str, dropout: float, minutes: float) -> None:
             module.train()
             print(f"epoch {len(curve)}: {valid:.4f}, {seconds:.1f} s", file=sys.stderr, flush=True)
             late = time.perf_counter() - begin > 60 * minutes
-            trainer.should_stop = len(curve) - best["epoch"] >= PATIENCE or late
+            trainer.should_stop = len(curve) - best["epoch"] >= THEIR_PATIENCE or late
 
     def trainer() -> Trainer:
         quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -163,7 +166,7 @@ def to_markdown(record: dict[str, Any]) -> str:
         "",
         "2 layers, 2 heads, width 64, window of 50, full softmax, Adam at 0.001"
         + (f" (ours: {', '.join(record['settings_of_ours'])})" if record["settings_of_ours"] else "")
-        + ", stopped after ten epochs without "
+        + f", stopped after {PATIENCE} epochs (RecTools, whose epochs are shorter, {THEIR_PATIENCE}) without "
         f"a new best on validation or after {record['minutes']:.0f} minutes; leave-one-out, ranked among all items, "
         "selected on unmasked validation NDCG@10.",
         "",
@@ -202,6 +205,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of ours, as compare takes them")
+    parser.add_argument("--keep-ours", action="store_true", help="train RecTools alone")
     parser.add_argument("--events", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.events:
@@ -216,8 +220,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         events = Path(folder) / "events.csv"
         write_events(options.dataset, events)
-        seeds = tuple(map(int, options.seeds.split(",")))
-        ours = train_ours(options.dataset, seeds, Path(folder) / "ours", options.set)
+        if options.keep_ours:
+            known = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            ours, options.set = known["ours"], known["settings_of_ours"]
+        else:
+            seeds = tuple(map(int, options.seeds.split(",")))
+            ours = train_ours(options.dataset, seeds, Path(folder) / "ours", options.set)
         rectools = []
         for dropout in options.dropout.split(",") if options.rectools else ():
             command = [options.rectools, str(Path(__file__).resolve()), "--events", str(events), "--dropout", dropout]
