@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from worlds import read_log
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,11 +24,15 @@ def test_the_peer_gets_all_events_in_our_order_and_our_half_runs(tmp_path: Path)
     tiny = ROOT / "datasets" / "tiny"
     against_rectools.write_events(str(tiny), tmp_path / "events.csv")
     with (tmp_path / "events.csv").open(encoding="utf-8", newline="") as file:
-        events = [(row["user"], int(row["order"])) for row in csv.DictReader(file)]
-    assert len(events) == len((tiny / "tiny.inter").read_text(encoding="utf-8").splitlines()) - 1
-    assert events == sorted(events, key=lambda event: (int(event[0]), event[1]))
-    places = {user: [order for other, order in events if other == user] for user, _ in events}
-    assert all(orders == list(range(len(orders))) for orders in places.values())
+        events = [(int(row["user"]), int(row["item"]), int(row["order"])) for row in csv.DictReader(file)]
+    log = read_log(tiny)
+    users, items = (
+        {name: number for number, name in enumerate(dict.fromkeys(event[at] for event in log), 1)} for at in (0, 1)
+    )  # RecBole numbers names by where they first stand
+    of_user = {user: [item for who, item, _ in sorted(log, key=lambda e: e[2]) if who == user] for user in users}
+    assert events == [
+        (users[user], items[item], order) for user, taken in of_user.items() for order, item in enumerate(taken)
+    ]
 
     also = ["train.epochs=2", "train.stride=10"]
     record = against_rectools.train_ours(str(tiny), (1,), tmp_path / "ours", also)
