@@ -1,9 +1,10 @@
-"""Whole files and folders or none, and one process at a time in a folder."""
+"""Whole files and folders or none, one process at a time in a folder, and what a file holds in short."""
 
 from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import os
 import shutil
 import stat
@@ -97,6 +98,15 @@ def alone_in(folder: Path, busy: str | None = None) -> Iterator[None]:
             except OSError:  # a file system without locks
                 pass
         yield
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal."""
+    digest, buffer = hashlib.sha256(), bytearray(1 << 18)
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(buffer):
+            digest.update(memoryview(buffer)[:size])
+    return digest.hexdigest()
 
 
 def _is_file(descriptor: int, path: Path) -> bool:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from blair_rec.files import sha256_of
 from blair_rec.prepare.amazon import Amazon, prepare_amazon
-from blair_rec.prepare.folder import sha256_of
 from blair_rec.prepare.own import OwnData, prepare_own
 from blair_rec.prepare.pairs import Pairs, prepare_pairs
 from blair_rec.prepare.search import SearchData, prepare_search

@@ -14,7 +14,7 @@ from typing import Any
 
 from blair_rec import __version__
 from blair_rec.errors import OutputError
-from blair_rec.files import partial_of, put_in_place, write_text
+from blair_rec.files import partial_of, put_in_place, sha256_of, write_text
 
 RECORD = "prepared.json"
 REJECTED = "rejected.jsonl"
@@ -116,15 +116,6 @@ def _plain(value: Any) -> Any:
 def _stamps(sources: Sequence[Path]) -> list[dict[str, Any]]:
     stats = [(path, path.stat()) for path in sources]
     return [{"name": path.name, "bytes": stat.st_size, "changed_ns": stat.st_mtime_ns} for path, stat in stats]
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file's bytes, in hexadecimal."""
-    digest, buffer = hashlib.sha256(), bytearray(1 << 18)
-    with path.open("rb", buffering=0) as file:
-        while size := file.readinto(buffer):
-            digest.update(memoryview(buffer)[:size])
-    return digest.hexdigest()
 
 
 class Hashes:

@@ -14,6 +14,7 @@ import numpy as np
 
 from blair_rec.errors import PairsError, first_of
 from blair_rec.extras import need
+from blair_rec.files import sha256_of
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def open_pairs(
         np.arange(len(texts)),
         items,
         np.array(context_keys, dtype=np.int64),
-        _sha256(path),
+        sha256_of(path),
         _items_of(np.array(negative_keys, dtype=np.int64), texts, items) if hard_negative else None,
     )
     if pairs.n_items < 2:
@@ -248,11 +249,3 @@ def _items_of(texts: np.ndarray, known: np.ndarray, items: np.ndarray) -> np.nda
 def _key(text: str) -> int:
     """63 bits of a text: equal for equal texts, in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

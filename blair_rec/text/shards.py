@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from blair_rec.errors import ConfigError, StoreError, first_of
-from blair_rec.text.store import BLOCK, ON_DISK, EmbeddingStore, file_sha256, open_store
+from blair_rec.files import sha256_of
+from blair_rec.text.store import BLOCK, ON_DISK, EmbeddingStore, open_store
 from blair_rec.text.store_writer import at_work_on, put_store
 from blair_rec.text.template import text_hash
 from blair_rec.text.tokens import NO_DIGESTS, DigestIndex, Digests, digests
@@ -70,7 +71,7 @@ class Pieces:
     def read(self) -> Iterator[tuple[Digests, np.ndarray]]:
         """(digests, vectors) of all pieces that are there; damaged ones are removed, and that is said."""
         for path in sorted(self.folder.glob(f"{self.mark}-*.npy")):
-            if file_sha256(path) == path.stem.partition("-")[2]:
+            if sha256_of(path) == path.stem.partition("-")[2]:
                 yield _piece(path)
             else:
                 logger.warning("a piece of an earlier run is damaged (%s); its texts are encoded again", path)
@@ -85,7 +86,7 @@ class Pieces:
         partial = self.folder / "piece.partial"
         with partial.open("wb") as file:
             np.save(file, piece, allow_pickle=False)
-        path = self.folder / f"{self.mark}-{file_sha256(partial)}.npy"
+        path = self.folder / f"{self.mark}-{sha256_of(partial)}.npy"
         os.replace(partial, path)
         return _piece(path)
 

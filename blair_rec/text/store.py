@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from blair_rec.errors import ConfigError, MissingEmbeddings, StoreError, TextlessItems, first_of
+from blair_rec.files import sha256_of
 from blair_rec.text.tokens import NO_DIGESTS, DigestIndex, Digests, TokenTable
 
 SCHEMA = 2
@@ -249,7 +250,7 @@ def _mapped(path: Path, dtype: str, shape: tuple[int, ...], name: str = "") -> n
 def _verify_checksums(path: Path, header: Mapping[str, Any]) -> None:
     for name in FILES:
         try:
-            checksum = file_sha256(path / name)
+            checksum = sha256_of(path / name)
         except OSError as error:
             raise StoreError(f"{path / name} can't be read ({error.strerror}); encode again") from error
         if checksum != header["sha256"].get(name):
@@ -265,12 +266,3 @@ def identity_of(header: Mapping[str, Any]) -> str:
     content = {key: value for key, value in header.items() if key != "store_sha256"}
     content["encoder"] = {key: value for key, value in header["encoder"].items() if key != "asked_for"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

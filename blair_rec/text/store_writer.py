@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from blair_rec.errors import StoreError, first_of
-from blair_rec.files import alone_in, partial_of, put_in_place, tidy
+from blair_rec.files import alone_in, partial_of, put_in_place, sha256_of, tidy
 from blair_rec.text.store import (
     BLOCK,
     ENDS,
@@ -27,7 +27,6 @@ from blair_rec.text.store import (
     EmbeddingStore,
     as_float32,
     as_stored,
-    file_sha256,
     identity_of,
     open_store,
     token_table,
@@ -154,7 +153,7 @@ def _write(path: Path, write: Callable[[Any], object]) -> str:
     """Write one file, and say the SHA-256 of what now lies there."""
     with path.open("wb") as file:
         write(file)
-    return file_sha256(path)
+    return sha256_of(path)
 
 
 def _write_vectors(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int], dtype: str) -> str:
