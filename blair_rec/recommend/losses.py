@@ -34,27 +34,28 @@ class _FullSoftmax(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, targets: Tensor, weight: Tensor, chunk: int, precision: torch.dtype
     ) -> Tensor:
-        by_hidden, by_weight = torch.empty_like(hidden), torch.zeros_like(weight)
-        chosen = hidden.new_empty(len(hidden))
         states, vectors = hidden.to(precision), weight.to(precision)
+        by_hidden, by_weight = torch.empty_like(states), torch.zeros_like(weight)
+        chosen, ones = states.new_empty(len(hidden)), states.new_ones(len(hidden))
         full = precision == hidden.dtype
         held = min(chunk if full else max(chunk, SHORT // len(weight) // chunk * chunk), len(hidden))
         scores = states.new_empty(held, len(weight))
+        own = torch.arange(len(hidden), device=targets.device) % held % chunk * len(weight) + targets
         for first in range(0, len(hidden), held):
             some = states[first : first + held]
             for begin in range(0, len(some), chunk):
                 part = slice(first + begin, first + min(begin + chunk, len(some)))
-                own = (torch.arange(part.stop - part.start, device=targets.device), targets[part])
-                score = scores[begin : begin + len(own[0])]
+                score = scores[begin : begin + part.stop - part.start]
                 torch.mm(states[part], vectors.T, out=score)
                 torch.softmax(score, 1, out=score)
-                chosen[part] = score[own].to(chosen.dtype)
-                score[own] -= 1
-                by_hidden[part] = score @ vectors
+                torch.take(score, own[part], out=chosen[part])
+                score.view(-1).index_add_(0, own[part], ones[part], alpha=-1)
+                torch.mm(score, vectors, out=by_hidden[part])
             if full:
                 by_weight.addmm_(scores[: len(some)].T, some)
             else:
                 by_weight += scores[: len(some)].T @ some
+        by_hidden, chosen = by_hidden.to(hidden.dtype), chosen.to(hidden.dtype)
         ctx.save_for_backward(by_hidden.div_(len(hidden)), by_weight.div_(len(hidden)))
         return -chosen.clamp_(min=torch.finfo(chosen.dtype).tiny).log_().mean()
 

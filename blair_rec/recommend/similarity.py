@@ -5,9 +5,12 @@ Shapes: B cases, N items with the padding row 0, H hidden_size.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -89,6 +92,7 @@ class Similarity:
     scores_packed: bool = False
     """Whether full_sort_predict leaves out the padding of histories, which rounds other than RecBole's own; its trainer
     asks for it where training leaves it out, too."""
+    _held: Tensor | None = None
 
     def set_temperature(self, temperature: float | None) -> None:
         """Score by cosine over `temperature`; None leaves the scores as they are.
@@ -110,12 +114,33 @@ class Similarity:
         rows = item_matrix(self)[interaction[self.ITEM_ID]]  # type: ignore[attr-defined]
         return (user_vectors(self, interaction) * rows).sum(-1)
 
+    @contextmanager
+    def scores_overwritten(self) -> Iterator[None]:
+        """Within this block, and without gradients, full_sort_predict may write over the scores that it gave before.
+
+        They are tens of megabytes, which a system that gives them anew for each batch fills with zeros first.
+        """
+        self._held = torch.empty(0)
+        try:
+            yield
+        finally:
+            self._held = None
+
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """[B, N]: the score of every item."""
         if self.blair_temperature is not None or self.scores_packed:
-            return user_vectors(self, interaction) @ item_matrix(self).T
+            users, items = user_vectors(self, interaction), item_matrix(self)
+            return torch.mm(users, items.T, out=self._room(users, items))
         scores: Tensor = super().full_sort_predict(interaction)  # type: ignore[misc]
         return scores
+
+    def _room(self, users: Tensor, items: Tensor) -> Tensor | None:
+        """Where the scores may be written: [B, N], or None for a place of their own."""
+        if self._held is None:
+            return None
+        if self._held.numel() < len(users) * len(items):
+            self._held = users.new_empty(len(users) * len(items))
+        return self._held[: len(users) * len(items)].view(len(users), len(items))
 
 
 def _scorer(model: Any) -> Any | None:

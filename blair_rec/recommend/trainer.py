@@ -256,5 +256,5 @@ class TextTrainer(Trainer):
         if eval_data and load_best_model:
             load_weights(self.model, Path(model_file or self.saved_model_file), self._store_sha256)
         self.model.eval()
-        with torch.no_grad(), shared_items(self.model):
+        with torch.no_grad(), shared_items(self.model), self.model.scores_overwritten():
             return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
