@@ -199,6 +199,25 @@ def test_sharing_the_items_changes_no_score(train: Any, kind: str, model: str) -
             assert torch.equal(built_model.full_sort_predict(batch), alone)
 
 
+@pytest.mark.parametrize("name", ["SASRec", "GRU4Rec"])
+def test_scores_are_written_over_only_where_that_is_allowed_and_are_the_same(train: Any, name: str) -> None:
+    model = make(train, "text", name)
+    model.scores_packed = True
+    batches = [train[torch.arange(first, last)] for first, last in ((0, 9), (9, 40), (40, 52))]  # it grows, then not
+    with torch.no_grad():
+        apart = [model.full_sort_predict(batch) for batch in batches]
+        assert len({scores.data_ptr() for scores in apart}) == 3
+        with model.scores_overwritten():
+            places = []
+            for batch, scores in zip(batches, apart, strict=True):
+                given = model.full_sort_predict(batch)
+                assert torch.equal(given, scores)
+                places.append(given.data_ptr())
+            assert places[1] == places[2]
+        again = [model.full_sort_predict(batch) for batch in batches]
+    assert len({scores.data_ptr() for scores in again}) == 3 and all(map(torch.equal, again, apart))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_predict_agrees_with_full_sort_predict(train: Any, kind: str) -> None:
     built_model, batch = make(train, kind), train[torch.arange(50)]
