@@ -10,8 +10,8 @@ the test metrics at every new best of validation, so that a long run also holds 
 curve that is as long as asked for is kept (stock RecBole takes minutes an epoch); `--at` renders the record at that
 many epochs. `--minutes` adds what stock RecBole reaches in each time named and when ours is there, with a validation
 after every epoch: ours by its clock, stock RecBole by the seconds of an epoch that training_speed.py has recorded and
-those of a validation that `--time-validation` has, so that its curve may come from a busy machine. Curves and record are
-benchmarks/results/against_recbole-DATASET.{json,md}.
+those of a validation that `--time-validation` has, so that its curve may come from a busy machine. Curves and record
+are benchmarks/results/against_recbole-DATASET.{json,md}.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class _FullSoftmax(torch.autograd.Function):
         full = precision == hidden.dtype
         held = min(chunk if full else max(chunk, SHORT // len(weight) // chunk * chunk), len(hidden))
         scores = states.new_empty(held, len(weight))
-        own = torch.arange(len(hidden), device=targets.device) % held % chunk * len(weight) + targets
+        own = torch.arange(len(hidden), device=targets.device) % chunk * len(weight) + targets
         for first in range(0, len(hidden), held):
             some = states[first : first + held]
             for begin in range(0, len(some), chunk):
