@@ -52,7 +52,7 @@ NOTES = {
     "all with each other, and got no further. Width 128, which is another model, had .0509 after 19 epochs. In "
     "other hours of the same machine, in which an epoch of stock RecBole took 192 s, and before the last savings in "
     "validation and softmax, the same seeds were at .0503 after 123 to 156 s, 23 to 29 times as fast. Which epoch of "
-    "stock RecBole is the last of the hour, the 16th or the 17th, hangs on the hour, so both are told.",
+    "stock RecBole is the last of the hour, the 16th or the 17th, depends on the hour, so both are told.",
 }
 
 
