@@ -26,7 +26,9 @@ from blair_rec.recommend.sequences import training_sequences
 from blair_rec.recommend.settings import recbole_config
 from blair_rec.recommend.trainer import Epoch, TextTrainer, fit, make_optimizer, run_epoch
 
+from recbole.data import data_preparation
 from recbole.model.sequential_recommender import GRU4Rec, SASRec
+from recbole.trainer import Trainer
 
 torch.set_num_threads(1)  # on models so small two would only wait for each other
 
@@ -445,6 +447,20 @@ def test_recboles_trainer_evaluates_without_padding_what_it_trains_without(
     else:
         assert packed == [len(test)]
         torch.testing.assert_close(scores, recboles, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [None, 0.2])
+def test_an_evaluation_batch_by_batch_is_that_of_recboles_trainer(tiny: Path, temperature: float | None) -> None:
+    cls = model_class("SASRec")
+    settings = {"blair_temperature": temperature, "eval_batch_size": 7, "metrics": ["NDCG", "Recall", "GAUC"]}
+    config = recbole_config(cls, str(tiny), {**SMALL, "seed": 1, "topk": [5, 10], **settings})
+    train, _, test = data_preparation(config, TextSequentialDataset(config))
+    assert len(test._dataset) % 7 > 0 and len(test) > 3  # the last batch is smaller
+    model = cls(config, train._dataset)
+    ours, recboles = TextTrainer(config, model), Trainer(config, model)
+    found = ours.evaluate(test, load_best_model=False)
+    assert found == recboles.evaluate(test, load_best_model=False)
+    assert len(found) == 5 and all(0 < value < 1 for value in found.values())
 
 
 def test_recboles_trainer_reads_the_flat_keys(tiny: Path) -> None:
