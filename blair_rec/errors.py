@@ -135,6 +135,10 @@ class OutputError(BlairRecError):
     """A folder that can't be written."""
 
 
+class FolderBusy(OutputError):
+    """A folder that another process is at work in."""
+
+
 class ChangedRuns(BlairRecError):
     """Finished runs that were made under other conditions than the ones asked for now."""
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from blair_rec.errors import OutputError, StoreError, first_of
 from blair_rec.extras import need
+from blair_rec.files import partial_of, replace_file
 from blair_rec.text.store import EmbeddingStore
 from blair_rec.text.store_writer import write_store
 
@@ -43,12 +44,12 @@ def export_store(store: EmbeddingStore, path: str | Path) -> list[Path]:
     files = [path, *([beside] if (beside := _beside(path)) else [])]
     if there := [str(file) for file in files if file.exists()]:
         raise OutputError(f"{first_of(there)} is there already; choose another name")
-    partial = [file.with_name(f".{file.name}.partial") for file in files]
+    partial = [partial_of(file) for file in files]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         writers[path.suffix](store, path)
         for file, complete in zip(partial, files, strict=True):
-            file.replace(complete)
+            replace_file(file, complete)
     except OSError as error:
         raise OutputError(f"{path} can't be written ({error.strerror}); make room, or choose another place") from error
     finally:
@@ -97,7 +98,7 @@ def _beside(path: Path) -> Path | None:
 
 def _open(path: Path, mode: str = "wb") -> Any:
     """A file under its temporary name."""
-    return path.with_name(f".{path.name}.partial").open(mode, encoding=None if "b" in mode else "utf-8")
+    return partial_of(path).open(mode, encoding=None if "b" in mode else "utf-8")
 
 
 def _write_json(path: Path, content: Any) -> None:

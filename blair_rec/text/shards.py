@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from blair_rec.errors import ConfigError, StoreError, first_of
-from blair_rec.files import sha256_of
+from blair_rec.files import replace_file, sha256_of
 from blair_rec.text.store import BLOCK, ON_DISK, EmbeddingStore, open_store
 from blair_rec.text.store_writer import at_work_on, put_store
 from blair_rec.text.template import text_hash
@@ -87,7 +87,7 @@ class Pieces:
         with partial.open("wb") as file:
             np.save(file, piece, allow_pickle=False)
         path = self.folder / f"{self.mark}-{sha256_of(partial)}.npy"
-        os.replace(partial, path)
+        replace_file(partial, path)
         return _piece(path)
 
 

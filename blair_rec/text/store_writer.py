@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,7 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from blair_rec.errors import StoreError, first_of
-from blair_rec.files import alone_in, partial_of, put_in_place, sha256_of, tidy
+from blair_rec.files import alone_in, discard, partial_of, put_in_place, sha256_of, tidy
 from blair_rec.text.store import (
     BLOCK,
     ENDS,
@@ -47,14 +46,15 @@ def at_work_on(path: str | Path) -> Iterator[Path]:
     target = Path(path).resolve()  # a link keeps pointing to where the store is
     work = _work_folder(target)
     with alone_in(work, f"another process is writing the store {path}; wait until it is done, or choose another place"):
-        tidy(target.parent, target.name)
+        for name in (target.name, work.name):
+            tidy(target.parent, name)
         try:
             yield work
         except BaseException:
             if not any(work.glob("*.npy")):
-                shutil.rmtree(work)
+                discard(work)
             raise
-        shutil.rmtree(work)
+        discard(work)
 
 
 def has_leftovers(path: str | Path) -> bool:
