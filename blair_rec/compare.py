@@ -6,34 +6,28 @@ import dataclasses
 import logging
 import shutil
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blair_rec.config import CompareConfig, load_config
-from blair_rec.errors import ConfigError, OutputError
+from blair_rec.errors import ConfigError, FolderBusy, OutputError
 from blair_rec.evaluate.agreement import Move, moves
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
 from blair_rec.evaluate.metrics import parse_metric
 from blair_rec.evaluate.page.cards import write_cards
 from blair_rec.evaluate.report import write_reports
-from blair_rec.evaluate.results import load_run, load_runs
+from blair_rec.evaluate.results import RunResult, load_run, load_runs
 from blair_rec.evaluate.run_files import CONFIG_FILE, RUNS_FOLDER
 from blair_rec.files import alone_in, tidy, write_text
 from blair_rec.item_cards import comparison_cards
-from blair_rec.item_vectors import Vectors, find_encodings
+from blair_rec.item_vectors import Vectors
 from blair_rec.leakage import leaks_of
-from blair_rec.plan import (
-    Run,
-    data_folder,
-    data_hash,
-    finished_runs,
-    plan,
-    refuse_changed,
-    with_members,
-)
+from blair_rec.plan import Run, data_folder, finished_runs, refuse_changed, run_names, with_members
 from blair_rec.provenance import hash_of
 from blair_rec.sections import write_yaml
+from blair_rec.subset import Plan, averages_of, plan_all
 from blair_rec.text.store import EmbeddingStore
 
 if TYPE_CHECKING:
@@ -43,7 +37,7 @@ logger = logging.getLogger("blair_rec")
 
 # RecBole and torch are imported where training starts: planning and rendering take neither.
 
-STORES_FOLDER, CHECKPOINTS_FOLDER = "stores", "checkpoints"
+CHECKPOINTS_FOLDER = "checkpoints"
 
 
 class Listener:
@@ -69,44 +63,61 @@ class Listener:
 
 
 def compare(
-    config: CompareConfig, out: Path, *, fresh: bool = False, listener: Listener | None = None
+    config: CompareConfig,
+    out: Path,
+    *,
+    variants: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    fresh: bool = False,
+    accept_code: bool = False,
+    listener: Listener | None = None,
 ) -> Leaderboard | None:
     """Encode, train, evaluate, and rank; started again, it goes on where it stopped, with the epoch that it was in.
 
-    What can be wrong is looked for before anything is encoded, and again before anything is trained. With `fresh` all
-    runs are trained again; a finished one is there until its successor is whole.
+    What can be wrong is looked for before anything is encoded, and again before anything is trained.
+
+    Args:
+        variants, seeds: what to run now, if not all; the folder's config and board keep the rest. Seeds may be new.
+        fresh: make these runs again; a finished one is there until its successor is whole.
+        accept_code: keep finished runs that other code has made, and note that in them.
 
     Returns the leaderboard, or None while the baseline has no finished run.
 
     Raises:
-        ChangedRuns: `out` holds runs of another config, data set, store or version, and `fresh` was not said.
+        ChangedRuns: `out` holds runs of another config, data set, store or code, and `fresh` was not said.
         BadRun: `out` holds damaged runs, and `fresh` was not said.
-        OutputError: `out` can't be written, or another process is at work in it.
+        OutputError: `out` can't be written; FolderBusy: another process is at work in it.
         ConfigError, DatasetError, and what encoding and training raise.
     """
     listener = listener or Listener()
     with alone_in(out):
-        tidy(out / RUNS_FOLDER)
+        for place in (out, out / RUNS_FOLDER, out / CHECKPOINTS_FOLDER):
+            tidy(place)
         folder = data_folder(config.dataset)
-        encodings, runs = planned(config, out)
+        planned_now = planned(config, out, variants, seeds)
+        asked, encodings = planned_now.asked, planned_now.encodings
+        others = [run for run in planned_now.runs if run not in asked]
         if fresh:
-            runs = [dataclasses.replace(run, done=False) for run in runs]
+            asked = [dataclasses.replace(run, done=False) for run in asked]
             shutil.rmtree(out / CHECKPOINTS_FOLDER, ignore_errors=True)
-        refuse_changed(runs, out)
-        pending = [run for run in runs if not run.done]
+        asked = [*asked, *averages_of([run.folder for run in asked if not run.done], others)]
+        now = {run.folder for run in asked}
+        refuse_changed([*asked, *(run for run in others if run.folder not in now)], out, accept_code)
+        pending = [run for run in asked if not run.done]
+        whole = planned_now.config
         if pending:
             from blair_rec.run import Data, make_run
 
-            data = Data(config, folder)
-            data.notes = _notes(data, encodings)
+            data = Data(whole, folder)
+            data.notes = _notes(data, {run.variant: encodings[run.variant] for run in asked if run.store})
             stores = encode_stores({run.variant: encodings[run.variant] for run in pending if run.store}, listener)
             for name, made in stores.items():  # whether they cover the items, before anything is trained
-                made.find(data.item_tokens[1:], config.text_of(config.variants[name]).missing_text)
-            runs = [_with_store(run, stores) for run in runs]
-            refuse_changed(runs, out)
-        write_text(out / CONFIG_FILE, write_yaml(config))
-        listener.planned(runs)
-        for run in runs:
+                made.find(data.item_tokens[1:], whole.text_of(whole.variants[name]).missing_text)
+            asked = [_with_store(run, stores) for run in asked]
+            refuse_changed(asked, out, accept_code)
+        write_text(out / CONFIG_FILE, write_yaml(whole))
+        listener.planned(asked)
+        for run in asked:
             if run.done:
                 continue
             run = with_members(run)  # they are finished by now
@@ -114,43 +125,55 @@ def compare(
             begin = time.perf_counter()
             store = (stores[run.variant], run.store) if run.store else None
             told = partial(listener.epoch, run), partial(listener.step, run)
-            value = make_run(config, run, data, store, *told, checkpoint=_checkpoint(run, out))
+            value = make_run(whole, run, data, store, *told, checkpoint=_checkpoint(run, out))
             listener.finished(run, value, time.perf_counter() - begin)
         shutil.rmtree(out / CHECKPOINTS_FOLDER, ignore_errors=True)
-        tokens = load_run(runs[0].folder).item_tokens
+        tokens = load_run(asked[0].folder).item_tokens
         write_cards(out, comparison_cards(folder, encodings.values(), tokens))
-    return leaderboard(out)
+        return _rendered(out, config.only(variants).baseline if variants else config.baseline)
 
 
-def planned(config: CompareConfig, out: Path) -> tuple[dict[str, Vectors], list[Run]]:
+def planned(
+    config: CompareConfig, out: Path, variants: Sequence[str] | None = None, seeds: Sequence[int] | None = None
+) -> Plan:
     """The vectors that the variants ask for, and the runs; nothing is encoded, trained or written.
 
+    `variants` and `seeds` are what is asked for, if not all.
+
     Raises:
-        ConfigError: a metric that there isn't; DatasetError: no such data set.
+        ConfigError: a metric or variant that there isn't; DatasetError: no such data set.
         CatalogueError, MissingField, EncoderUnavailable, UnknownEncoder: of the items' text and the encoder.
         StoreError: of vectors that should be there already.
     """
     for metric in config.evaluate.metrics:
         parse_metric(metric)
-    data = data_hash(config)
-    encodings = find_encodings(config, data_folder(config.dataset), out / STORES_FOLDER)
-    return encodings, plan(config, out, encodings, data)
+    return plan_all(config, out, variants, seeds)
 
 
 def leaderboard(out: Path) -> Leaderboard | None:
     """Render a comparison folder's finished runs again: leaderboard.{md,csv,json,html} and results.jsonl.
 
-    None, and nothing written, while the baseline has no finished run.
+    None, and nothing written, while the baseline has no finished run. While another process is at work in the folder
+    the board is made of what is finished, and its files are left to that process.
 
     Raises:
         NoRuns, BadRun, UnpairedRuns, ChangedRuns, ConfigError: the folder is not a comparison, or damaged.
         OutputError: it can't be written.
     """
-    config = _config_in(out)
-    runs = finished_runs(config, out)
-    if not any(run.variant == config.baseline for run in runs):
+    _config_in(out)  # before a lock is put into a folder that is no comparison
+    try:
+        with alone_in(out):
+            return _rendered(out)
+    except FolderBusy:
+        logger.warning("another process is at work in %s, so the files of the leaderboard are left to it", out)
+        return _board(out, None)[0]
+
+
+def _rendered(out: Path, baseline: str | None = None) -> Leaderboard | None:
+    """The board, written; `baseline` is whom to compare with while the config's own has no finished run."""
+    board, runs = _board(out, baseline)
+    if board is None:
         return None
-    board = build_leaderboard(runs, config.baseline, config.evaluate.metrics, config.evaluate.protocol)  # type: ignore[arg-type]
     from blair_rec.evaluate.page.render import write_page  # brings Matplotlib, which planning does without
 
     try:
@@ -159,6 +182,19 @@ def leaderboard(out: Path) -> Leaderboard | None:
     except OSError as error:
         raise OutputError(f"{out} can't be written ({error.strerror}), so there is no leaderboard in it") from None
     return board
+
+
+def _board(out: Path, baseline: str | None) -> tuple[Leaderboard | None, list[RunResult]]:
+    config = _config_in(out)
+    runs = finished_runs(config, out)
+    finished = {run.variant for run in runs}
+    baseline = config.baseline if config.baseline in finished else baseline
+    if baseline not in finished:
+        return None, runs
+    names = {run.folder.name for run in runs}
+    pending = [name for name in run_names(config, config.variants, config.seeds) if name not in names]
+    evaluate = config.evaluate
+    return build_leaderboard(runs, baseline, evaluate.metrics, evaluate.protocol, pending), runs  # type: ignore[arg-type]
 
 
 def check(out: Path, other: Path) -> list[Move]:

@@ -142,10 +142,11 @@ class FolderBusy(OutputError):
 class ChangedRuns(BlairRecError):
     """Finished runs that were made under other conditions than the ones asked for now."""
 
-    def __init__(self, out: object, runs: Sequence[str], changes: Sequence[str]) -> None:
+    def __init__(self, out: object, runs: Sequence[str], changes: Sequence[str], only_code: bool = False) -> None:
+        keep = "; if the new code gives the same results, keep them with --accept-code" if only_code else ""
         super().__init__(
             f"{len(runs)} finished runs in {out} ({first_of(runs)}) were made otherwise: {'; '.join(changes)}. "
-            "Results of both can't stand in one table: use another folder (-o), or train them again with --fresh"
+            f"Results of both can't stand in one table: use another folder (-o), or train them again with --fresh{keep}"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -130,28 +131,41 @@ def find_encoder(text: TextConfig) -> EncoderSource:
     )
 
 
-def find_encoding(text: TextConfig, items: Path, stores: Path, source: EncoderSource) -> Encoding:
+def find_encoding(
+    text: TextConfig,
+    items: Path,
+    stores: Path,
+    source: EncoderSource,
+    read: Callable[[Path], Catalogue] = read_catalogue,
+) -> Encoding:
     """The vectors of an item file's texts, with their store inside the folder `stores`; nothing is encoded yet.
+
+    `read` may keep what it has read, for encodings that share an item file.
 
     Raises:
         CatalogueError: no such file, or one that can't be read; MissingField: a field that it doesn't have.
     """
-    catalogue = read_catalogue(Path(text.items) if text.items else items)
+    catalogue = read(Path(text.items) if text.items else items)
     template = Template(text.template, text.fields)
     made_from = ItemTexts.of(catalogue, template).sha256
     return Encoding(template, catalogue, source, stores / f"{store_name(template, source)}-{made_from[:8]}")
 
 
-def find_encodings(config: CompareConfig, folder: Path, stores: Path) -> dict[str, Vectors]:
-    """By variant, for all that use text; each encoder is looked for once, however many variants ask for it.
+def find_encodings(
+    config: CompareConfig, folder: Path, stores: Path, only: Collection[str] | None = None
+) -> dict[str, Vectors]:
+    """By variant, for all that use text, or for those of `only`.
+
+    Each encoder is looked for once, and each catalogue is read once, however many variants ask for it.
 
     Raises:
         StoreError: a store that the config names is missing or damaged; and as find_encoder and find_encoding do.
     """
     sources: dict[object, EncoderSource] = {}
+    read = cache(read_catalogue)
     found: dict[str, Vectors] = {}
     for name, variant in config.variants.items():
-        if not variant.uses_text:
+        if not variant.uses_text or (only is not None and name not in only):
             continue
         text = config.text_of(variant)
         if text.store is not None:
@@ -160,7 +174,7 @@ def find_encodings(config: CompareConfig, folder: Path, stores: Path) -> dict[st
         asked = (text.encoder, text.revision, text.fallback, text.pooling, text.max_length, text.dtype)
         if asked not in sources:
             sources[asked] = find_encoder(text)
-        found[name] = find_encoding(text, folder / f"{folder.name}.item", stores, sources[asked])
+        found[name] = find_encoding(text, folder / f"{folder.name}.item", stores, sources[asked], read)
     return found
 
 

@@ -24,7 +24,7 @@ from blair_rec.evaluate.run_files import RESULT_FILE, WEIGHTS_FILE
 from blair_rec.files import partial_of, put_in_place
 from blair_rec.fit import Fitted, TrainingData, fit_variant, measured
 from blair_rec.plan import Run, member_folders
-from blair_rec.provenance import peak_memory_mb, provenance
+from blair_rec.provenance import code_files, peak_memory_mb, provenance
 from blair_rec.recommend import parallel
 from blair_rec.recommend.checkpoint import save_weights
 from blair_rec.recommend.dataset import TextSequentialDataset
@@ -141,6 +141,8 @@ def make_run(
             "trials": fitted.trials,
             "weights": dict(fitted.weights),
             "hashes": dict(run.hashes),
+            "code_files": code_files(variant.uses_text),
+            "seedless": run.seedless,
             "setup": run.setup,
             "provenance": provenance(torch.get_num_threads()),
             "valid": values,

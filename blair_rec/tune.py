@@ -96,7 +96,7 @@ def tune(
         from blair_rec.fit import TrainingData
 
         folder = data_folder(config.dataset)
-        encodings, _ = planned(config, out)
+        encodings = planned(config, out).encodings
         data = TrainingData(config, folder)
         stores = encode_stores({name: encodings[name] for name in drawn if name in encodings}, listener or Listener())
         search = _Search(space, out, data, stores, data_hash(config), on_trial)
@@ -268,7 +268,7 @@ class _Search:
         """One point up to a rung: looked up, or trained, from the rung before where there was one."""
         config, store = with_settings(config, name, settings), self.stores.get(name)
         setup = hash_of(run_setup(config, name, self.space.seed))
-        key = hash_of([setup, self.data_sha256, store.store_sha256 if store else None, code_hash()])
+        key = hash_of([setup, self.data_sha256, store.store_sha256 if store else None, code_hash(store is not None)])
         if (key, epochs) in self.ledger:
             return dataclasses.replace(self.ledger[key, epochs], number=number)
         begin = time.perf_counter()

@@ -42,7 +42,7 @@ from blair_rec.errors import (
 )
 from blair_rec.evaluate.leaderboard import Leaderboard
 from blair_rec.evaluate.results import load_run
-from blair_rec.files import alone_in, put_in_place, tidy
+from blair_rec.files import alone_in, partial_of, put_in_place, tidy
 from blair_rec.text.encode import encode_catalogue
 from blair_rec.text.encoder_source import resolve_encoder
 
@@ -295,7 +295,9 @@ def test_more_seeds_and_variants_train_only_what_is_new(own: Finished) -> None:
     config, listener = dataclasses.replace(own.config, seeds=(1, 2, 3), variants=variants), Recorder()
     board = compare(config.only(["id", "more"]), own.out, listener=listener)
     assert listener.started_runs == ["more-1", "more-2", "id-3", "more-3"]
-    assert board is not None and {row.variant for row in board.rows} == {"id", "more"}
+    assert board is not None and {row.variant: row.seeds for row in board.rows} == {
+        "id": (1, 2, 3), "more": (1, 2, 3), "text": (1, 2), "text_init": (1, 2), "shuffled": (1, 2),
+    }  # fmt: skip
 
 
 def test_metrics_and_the_size_of_a_batch_of_users_may_change_without_training(own: Finished) -> None:
@@ -392,9 +394,9 @@ def test_a_run_that_was_being_replaced_is_there_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: int
 ) -> None:
     """Killed after so many of its steps, put_in_place has left the old run or the new one, which `tidy` finds."""
-    for name in ("run", ".run.partial"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "result.json").write_text(name)
+    for path, text in ((tmp_path / "run", "old"), (partial_of(tmp_path / "run"), "new")):
+        path.mkdir()
+        (path / "result.json").write_text(text)
     steps = 0
 
     def or_killed(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -413,7 +415,7 @@ def test_a_run_that_was_being_replaced_is_there_again(
         with pytest.raises(KeyboardInterrupt):
             put_in_place(tmp_path / "run")
     tidy(tmp_path)
-    assert contents(tmp_path) == {"run/result.json": b".run.partial" if killed_after == 2 else b"run"}
+    assert contents(tmp_path) == {"run/result.json": b"new" if killed_after == 2 else b"old"}
 
 
 def test_what_a_killed_replacement_left_is_put_right(own: Finished) -> None:
@@ -522,7 +524,7 @@ def test_there_is_no_leaderboard_without_the_baseline(own: Finished) -> None:
 
 def test_two_comparisons_in_one_folder_exclude_each_other(finished: Finished, tmp_path: Path) -> None:
     with alone_in(tmp_path / "out"):
-        with pytest.raises(OutputError, match=r"^another compare is at work in .*out; wait until it is"):
+        with pytest.raises(OutputError, match=r"^another process is at work in .*out; wait until it is"):
             compare(finished.config, tmp_path / "out")
         with alone_in(tmp_path / "other"):
             pass
@@ -538,7 +540,7 @@ def test_the_lock_is_of_the_system_and_ends_with_the_process(tmp_path: Path) -> 
     )
     process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "in\n"
-    with pytest.raises(OutputError, match="another compare is at work"), alone_in(tmp_path / "out"):
+    with pytest.raises(OutputError, match="another process is at work"), alone_in(tmp_path / "out"):
         pass
     process.kill()
     process.wait()
