@@ -24,6 +24,7 @@ import random
 import re
 import shutil
 import signal
+import sys
 import tempfile
 import time
 import traceback
@@ -78,9 +79,9 @@ def start(config: Path, out: Path) -> int:
         os.dup2(said, 1)
         os.dup2(said, 2)
         status = main(["compare", str(config), "-o", str(out), "--quiet"])
-    except BaseException:
-        traceback.print_exc()
     finally:
+        if sys.exc_info()[0] is not None:
+            traceback.print_exc()
         os._exit(status)
 
 
@@ -182,7 +183,7 @@ def to_page(runs: dict[str, list[dict[str, Any]]], seconds: float) -> list[str]:
     return [
         f"# Interrupted: {len(kills)} kills, {len(races)} races",
         "",
-        f"A comparison of {seconds:.1f} s, which makes seven runs (two models and an average with two seeds, a scorer). "
+        f"A comparison of {seconds:.1f} s that makes seven runs (two models and an average with two seeds, a scorer). "
         "Afterwards all ranks, lists and histories are compared with those of an undisturbed one, bit for bit.",
         "",
         f"| | folders | same ranks | half-written names left | tracebacks, or other words than `{BUSY}` |",

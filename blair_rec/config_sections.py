@@ -124,7 +124,8 @@ class TrainConfig:
     epochs: int = 200
     """Passes over the training targets, at most."""
     patience: int = 10
-    """Validations in a row without a new best before training stops."""
+    """Training stops when more validations in a row than this brought no new best, as with RecBole's stopping_step:
+    with 10 after the eleventh."""
     eval_every: int = 1
     """Epochs between two validations."""
     learning_rate: float = 0.001
