@@ -135,11 +135,11 @@ def refuse_foreign(folder: Path, markers: Collection[str], others: Collection[st
     foreign = [name for name in names if not any(fnmatch.fnmatchcase(name, ours) for ours in (*markers, *others))]
     if foreign:
         raise OutputError(
-            f"{folder} holds {len(foreign)} files that blair_rec did not write (first: {first_of(foreign)}), and they "
-            "would be lost; choose another folder"
+            f"{folder} holds {len(foreign)} files that this command does not write (first: {first_of(foreign)}), and "
+            "they would be lost; choose another folder"
         )
     if names and not any(fnmatch.fnmatchcase(name, marker) for name in names for marker in markers):
         raise OutputError(
-            f"{folder} holds {first_of(names)} but no {' or '.join(sorted(markers))}, so blair_rec did not write it; "
-            "choose another folder"
+            f"{folder} holds {first_of(names)} but no {' or '.join(sorted(markers))}, and this command did not write "
+            "it; choose another folder"
         )

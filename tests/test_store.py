@@ -488,7 +488,7 @@ def test_tokens_whose_digests_share_a_half_are_told_apart() -> None:
 def test_files_of_others_are_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "thesis.tex").write_text("dear")
-    with pytest.raises(OutputError, match=r"holds 1 files that blair_rec did not write \(first: thesis.tex\)"):
+    with pytest.raises(OutputError, match=r"holds 1 files that this command does not write \(first: thesis.tex\)"):
         make(tmp_path / "s")
     with pytest.raises(OutputError, match="is a file, and a folder has to go there"):
         make(tmp_path / "s" / "thesis.tex")
@@ -499,7 +499,7 @@ def test_files_of_others_are_never_replaced(tmp_path: Path) -> None:
         make(tmp_path / "t")
     (tmp_path / "u").mkdir()
     np.save(tmp_path / "u" / "vectors.npy", np.eye(2))
-    with pytest.raises(OutputError, match=r"holds vectors.npy but no store.json, so blair_rec did not write it"):
+    with pytest.raises(OutputError, match=r"holds vectors.npy but no store.json, and this command did not write it"):
         make(tmp_path / "u")
 
 

@@ -81,6 +81,12 @@ class Catalogue:
         further = [record for rows in self.repeated.values() for record in rows]
         return tuple(dict.fromkeys(name for record in (*self.records, *further) for name in record))
 
+    def rows(self) -> Iterator[tuple[str, Record]]:
+        """(item token, record) of every row: those of an item in the order of the file, one after the other."""
+        for token, record in zip(self.item_tokens, self.records, strict=True):
+            yield token, record
+            yield from ((token, further) for further in self.repeated.get(token, ()))
+
     @property
     def repeats(self) -> int:
         """How many rows name an item that an earlier row has named."""
