@@ -170,7 +170,8 @@ def item_facts(
 
     Raises StoreError if the file has no text for any of the items, which doesn't matter without a template.
     """
-    texts, categories = [""] * len(store), {}
+    texts = [""] * len(store)
+    categories: dict[str, str] = {}
     row_of = {token: row for row, token in enumerate(store.item_tokens)}
     for token, record in iter_catalogue(items, item_id):
         if template and token in row_of and not texts[row_of[token]]:
