@@ -297,7 +297,7 @@ def try_one(folder: Path, kind: str, seed: int) -> str:
         if random.random() < 0.3:
             file.write_bytes(mutated(file.read_bytes(), random))
     out = folder / "out"
-    if (there := random.choice(["nothing", "nothing", "a store", "something else"])) != "nothing":
+    if (there := random.choice([*["nothing"] * 4, "a store", "something else"])) != "nothing":
         out.mkdir()
         np.save(folder / "old.npy", np.eye(2))
         (folder / "old.ids.json").write_text('["x", "y"]')
