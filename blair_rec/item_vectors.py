@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,11 +18,14 @@ from blair_rec.leakage import text_notes
 from blair_rec.text.catalogue import Catalogue, read_catalogue
 from blair_rec.text.encode import encode_catalogue, store_name
 from blair_rec.text.encoder_source import EncoderSource, resolve_encoder
+from blair_rec.text.notes import catalogue_notes, check_match, cut_notes, repeat_notes, store_notes
 from blair_rec.text.store import HEADER, EmbeddingStore, open_store
 from blair_rec.text.template import ItemTexts, Template, catalogue_texts
 
 if TYPE_CHECKING:  # takes torch and RecBole, which finding and reading stores does not
     from blair_rec.recommend.dataset import ItemVectors
+
+logger = logging.getLogger("blair_rec")
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) as the work goes on."""
@@ -45,8 +49,15 @@ class Vectors(Protocol):
     def known_sha256(self) -> str | None:
         """The hash of the store, if it is there already."""
 
-    def notes(self, item_tokens: Collection[str]) -> list[str]:
-        """What a reader of results over these items has to know of their texts."""
+    def check(self, item_tokens: Sequence[str]) -> None:
+        """Make sure, before anything is encoded, that they can be those of a data set with these items.
+
+        Raises:
+            CatalogueError: the catalogue has less than half of them.
+        """
+
+    def notes(self, item_tokens: Sequence[str]) -> list[str]:
+        """What a reader of results over these items has to know of their texts, as far as it is known by now."""
 
     def encode(self, progress: Progress | None = None) -> EmbeddingStore:
         """The store: read if it is there, otherwise made."""
@@ -69,9 +80,12 @@ class Given:
         """The hash of the store."""
         return self.store.store_sha256
 
-    def notes(self, item_tokens: Collection[str]) -> list[str]:
-        """Nothing: what texts they were made from is unknown."""
-        return []
+    def check(self, item_tokens: Sequence[str]) -> None:
+        """Nothing: the store itself says whose vectors it has (`EmbeddingStore.find`)."""
+
+    def notes(self, item_tokens: Sequence[str]) -> list[str]:
+        """Of items without a vector and texts that were cut; the texts themselves are unknown."""
+        return store_notes(self.store, item_tokens)
 
     def encode(self, progress: Progress | None = None) -> EmbeddingStore:
         """The store, read and checked.
@@ -97,10 +111,19 @@ class Encoding:
         """The name of the encoder that is really used."""
         return self.source.name
 
-    def notes(self, item_tokens: Collection[str]) -> list[str]:
-        """Of the lines of text of these items, as far as the catalogue has them."""
-        lines = zip(self.catalogue.item_tokens, catalogue_texts(self.catalogue, self.template), strict=True)
-        return text_notes(self.template.fields, [text for token, text in lines if token in item_tokens])
+    def check(self, item_tokens: Sequence[str]) -> None:
+        """Whether the catalogue is that of a data set with these items."""
+        check_match(self.catalogue, item_tokens)
+
+    def notes(self, item_tokens: Sequence[str]) -> list[str]:
+        """Of texts that are missing, cut, or shared by several items; cut ones are known once they are encoded."""
+        fields, tokens = self.template.fields, self.catalogue.item_tokens
+        lines = dict(zip(tokens, catalogue_texts(self.catalogue, self.template), strict=True))
+        notes = catalogue_notes(self.catalogue, lines, fields, item_tokens)
+        if (self.path / HEADER).is_file():
+            notes += cut_notes(open_store(self.path, verify=False), item_tokens)
+        known = set(item_tokens)
+        return notes + text_notes(fields, [text for token, text in lines.items() if token in known])
 
     def known_sha256(self) -> str | None:
         """The hash of the store, if it is there already."""
@@ -111,7 +134,8 @@ class Encoding:
 
     def encode(self, progress: Progress | None = None) -> EmbeddingStore:
         """The store: read if it is there, otherwise made."""
-        return encode_catalogue(self.catalogue, self.template, self.source, self.path, progress=progress)
+        # Its name holds what it is made from: what is there and differs was left by another version.
+        return encode_catalogue(self.catalogue, self.template, self.source, self.path, fresh=True, progress=progress)
 
 
 def find_encoder(text: TextConfig) -> EncoderSource:
@@ -183,6 +207,8 @@ def encoded_store(
 ) -> tuple[EmbeddingStore, Path]:
     """The store of an item file's vectors inside the folder `stores`: read if it is there, otherwise made."""
     encoding = find_encoding(text, items, stores, source)
+    for note in repeat_notes(encoding.catalogue):
+        logger.info("data: %s", note)
     return encoding.encode(progress), encoding.path
 
 

@@ -20,7 +20,7 @@ from worlds import read_log, with_other_last_items, write_log
 import blair_rec
 from blair_rec.compare import compare, leaderboard
 from blair_rec.config import CompareConfig, read_config
-from blair_rec.errors import ChangedRuns, CheckpointError, ConfigError, ScoringError
+from blair_rec.errors import ChangedRuns, CheckpointError, ConfigError, OutputError, ScoringError
 from blair_rec.evaluate.leaderboard import Leaderboard
 from blair_rec.evaluate.metrics import metric_values
 from blair_rec.plan import data_folder
@@ -346,6 +346,30 @@ def test_a_markov_chain_has_no_vectors_and_recommends_all_the_same(finished: Fin
         blair_rec.export_vectors(run, tmp_path / "vectors")
     assert not (tmp_path / "vectors").exists()
     assert len(blair_rec.load(run).recommend(histories(finished)[:2], k=3)[0]) == 3
+
+
+def test_an_export_replaces_an_earlier_one_and_nothing_else(finished: Finished, tmp_path: Path) -> None:
+    run, out = finished.out / "runs" / "id-1", tmp_path / "vectors"
+    for _ in range(2):
+        blair_rec.export_vectors(run, out)
+        assert sorted(file.name for file in out.iterdir()) == ["items.json", "items.npy"]
+    (tmp_path / "link").symlink_to(out)
+    blair_rec.export_vectors(run, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["link", "vectors"]
+    (out / "thesis.tex").write_text("dear")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "items.json").write_text("mine, too")
+    for folder, message in (
+        (out, "first: thesis.tex"),
+        (tmp_path / "mine", "but no items.npy"),
+        (run, "first: histories.npz"),
+    ):
+        before = {file.name: file.read_bytes() for file in folder.iterdir()}
+        with pytest.raises(OutputError, match=message):
+            blair_rec.export_vectors(run, folder)
+        assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["link", "mine", "vectors"]
 
 
 # Items that came later

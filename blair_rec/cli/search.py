@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import unicodedata
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,9 @@ from rich.text import Text
 
 from blair_rec.cli.terminal import Live, say, show
 from blair_rec.errors import ConfigError
+
+DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+"""Characters that turn the direction of what follows."""
 
 if TYPE_CHECKING:
     from blair_rec.text.search import Hit, TextSearch
@@ -52,6 +56,7 @@ def add(commands: Any) -> None:
 
 def _add_common(command: Any) -> None:
     command.add_argument("store", type=Path, metavar="STORE", help="a folder that `encode` wrote")
+    command.add_argument("--item-id", metavar="FIELD", help="the field of --items that holds the item ids")
     command.add_argument("--encoder", help="where the store's encoder is, if not where it was")
     command.add_argument("--metric", default="cosine", help="cosine or dot (default: cosine)")
     command.add_argument("--approximate", action="store_true", help="by faiss, whose index is kept beside the store")
@@ -68,16 +73,36 @@ def _open(options: argparse.Namespace) -> TextSearch:
         metric=options.metric,
         approximate=options.approximate,
         device=options.device,
+        item_id=options.item_id,
     )
+
+
+def printable(text: str) -> str:
+    """Text from a file as a terminal may show it: control characters are spelt out, `\\x1b` for an escape.
+
+    A title may hold a sequence that moves the cursor, hides what follows, or writes to the clipboard. Marks that turn
+    the direction of writing are spelt out, too.
+    """
+    return "".join(ascii(letter)[1:-1] if _acts(letter) else letter for letter in text)
+
+
+def _acts(letter: str) -> bool:
+    return unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in DIRECTIONS
+
+
+def _in_one_line(text: str) -> str:
+    """JSON with what is left of control characters as its own escapes, such as \\u009b."""
+    return "".join(f"\\u{ord(letter):04x}" if _acts(letter) else letter for letter in text)
 
 
 def _search(options: argparse.Namespace, console: Console) -> None:
     found = _open(options).search(options.queries, options.k)
     for query, hits in zip(options.queries, found, strict=True):
         if options.json:
-            say(Console(), json.dumps({"query": query, "items": [asdict(hit) for hit in hits]}, ensure_ascii=False))
+            found_items = [asdict(hit) for hit in hits]
+            say(Console(), _in_one_line(json.dumps({"query": query, "items": found_items}, ensure_ascii=False)))
         else:
-            show(query)
+            show(printable(query))
             show(_table(hits, titled=options.items is not None))
 
 
@@ -88,7 +113,7 @@ def _table(hits: list[Hit], titled: bool) -> Table:
     if titled:
         table.add_column("title")
     for hit in hits:
-        cells = [f"{hit.score:.4f}", hit.item_token, *([hit.title] if titled else [])]
+        cells = [f"{hit.score:.4f}", printable(hit.item_token), *([printable(hit.title)] if titled else [])]
         table.add_row(*map(Text, cells))  # Text, because a title may hold what rich would take for its markup
     return table
 
@@ -105,7 +130,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
     search = _open(options)
     fields = tuple(name.strip() for name in options.fields.split(",") if name.strip())
     template = text_template(search.store, fields) if options.bm25 or options.fusion else None
-    texts, categories = item_facts(files.items, search.store, template) if files.items else ([], {})
+    texts, categories = item_facts(files.items, search.store, template, options.item_id) if files.items else ([], {})
     queries = read_queries(files, categories)
     judgement = Judgement.of(queries, search.store, options.relevant_from)
     with Live(console) as live:
@@ -120,7 +145,8 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
         "store_sha256": search.store.store_sha256,
     }
     if options.json:
-        say(Console(), json.dumps({**facts, "report": [asdict(line) for line in lines]}, ensure_ascii=False))
+        report = {**facts, "report": [asdict(line) for line in lines]}
+        say(Console(), _in_one_line(json.dumps(report, ensure_ascii=False)))
     else:
         _show_report(facts, lines)
 
@@ -177,5 +203,5 @@ def _by_category(lines: list[Line], searches: list[str], metric: str) -> Table:
     for line in lines:
         if line.search == searches[0] and line.category != "all":
             values = (f"{value[line.category, search]:.4f}" for search in searches)
-            table.add_row(Text(line.category), str(line.queries), *values)
+            table.add_row(Text(printable(line.category)), str(line.queries), *values)
     return table
