@@ -95,6 +95,7 @@ def compare(
         refuse_changed(runs, out)
         pending = [run for run in runs if not run.done]
         if pending:
+            from blair_rec.fit import check_transforms
             from blair_rec.run import Data, make_run
 
             data = Data(config, folder)
@@ -102,6 +103,7 @@ def compare(
             stores = encode_stores({run.variant: encodings[run.variant] for run in pending if run.store}, listener)
             for name, made in stores.items():  # whether they cover the items, before anything is trained
                 made.find(data.item_tokens[1:], config.text_of(config.variants[name]).missing_text)
+                check_transforms(config, name, data, made)
             runs = [_with_store(run, stores) for run in runs]
             refuse_changed(runs, out)
         write_text(out / CONFIG_FILE, write_yaml(config))

@@ -25,6 +25,8 @@ TRAINING_SIDE = (
     "recommend",
     "config.py",
     "config_sections.py",
+    "config_split.py",
+    "dates.py",
     "plugin_config.py",
     "sections.py",
     "item_vectors.py",

@@ -128,7 +128,9 @@ def _show_board(board: Leaderboard) -> None:
 
 def _show_plan(config: CompareConfig, out: Path, console: Console, fresh: bool) -> None:
     encodings, runs = planned(config, out)
-    table = Table("run", "items", "state", title=f"{config.dataset}, {config.model}: {len(runs)} runs in {out}")
+    table = Table(
+        "run", "items", "state", title=f"{Path(config.dataset).name}, {config.model}: {len(runs)} runs in {out}"
+    )
     for run in runs:
         if not run.done:
             state = "to do"
