@@ -21,6 +21,7 @@ SHARED = tuple(
     for name in (
         "errors",
         "config",
+        "config_paths",
         "config_sections",
         "config_split",
         "dates",
