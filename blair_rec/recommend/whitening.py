@@ -53,15 +53,21 @@ def items_that_differ(vectors: np.ndarray, enough: int) -> int:
 
     vectors: [n, E].
     """
+    return len(_that_differ(vectors, enough))
+
+
+def _that_differ(vectors: np.ndarray, enough: int) -> list[int]:
+    """The rows of the first items that count."""
     seen: Counter[bytes] = Counter()
-    count = 0
-    for row in vectors:
-        if count >= enough:
+    rows: list[int] = []
+    for row, vector in enumerate(vectors):
+        if len(rows) >= enough:
             break
-        key = row.tobytes()
+        key = vector.tobytes()
         seen[key] += 1
-        count += seen[key] <= ITEMS_PER_DIRECTION
-    return count
+        if seen[key] <= ITEMS_PER_DIRECTION:
+            rows.append(row)
+    return rows
 
 
 def _crowded(vectors: np.ndarray, steps: Sequence[Step], report: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -93,14 +99,16 @@ def _crowded(vectors: np.ndarray, steps: Sequence[Step], report: Sequence[Mappin
 
 
 def _equally_far(vectors: np.ndarray, rows: np.ndarray) -> bool:
-    """Whether nearly all pairs of items are at the same distance, of a sample of items with different vectors.
+    """Whether nearly all pairs are at the same distance, in a sample of the items that count.
+
+    Items that share a text stay near each other, and where many do, that is something that is left of it.
 
     vectors [n, E] as the store has them, rows [n, E'] after the transforms.
     """
     sample = np.arange(len(rows))
     if len(sample) > SAMPLE:
         sample = np.random.default_rng(0).choice(len(rows), SAMPLE, replace=False)
-    sample = sample[np.unique(vectors[sample], axis=0, return_index=True)[1]]
+    sample = sample[_that_differ(vectors[sample], SAMPLE)]
     if len(sample) < 3:  # one pair is always as far as itself
         return False
     points = rows[sample]
