@@ -31,7 +31,7 @@ class SplitConfig:
         times = [seconds_of(time) if isinstance(time, str) else time for time in given.values()]
         refuse(
             [
-                f"{name} is {given[name]!r}; expected a number or a date, such as '2024-07-01' or '2024-07-01T10:00:00Z'"
+                f"{name} is {given[name]!r}; expected a number or a date such as '2024-07-01' or '2024-07-01T10:00Z'"
                 for name, time in zip(given, times, strict=True)
                 if time is None
             ]
