@@ -106,6 +106,7 @@ def compare(
         pending = [run for run in asked if not run.done]
         whole = planned_now.config
         if pending:
+            from blair_rec.fit import check_transforms
             from blair_rec.run import Data, make_run
 
             data = Data(whole, folder)
@@ -115,6 +116,7 @@ def compare(
             stores = encode_stores({run.variant: encodings[run.variant] for run in pending if run.store}, listener)
             for name, made in stores.items():  # whether they cover the items, before anything is trained
                 made.find(data.item_tokens[1:], whole.text_of(whole.variants[name]).missing_text)
+                check_transforms(whole, name, data, made)
             data.notes = _notes(data, wanted)  # which texts were cut is known only now
             asked = [_with_store(run, stores) for run in asked]
             refuse_changed(asked, out, accept_code)

@@ -298,23 +298,6 @@ READ_BY_ITEMS = {"fusion": "id_text", "max_delta": "text_delta"}
 
 
 @dataclass(frozen=True)
-class SplitConfig:
-    """Cut-off times for all users alike, in the unit of the data set's time column."""
-
-    valid_from: float
-    """Events from here on are for validation, those before for training."""
-    test_from: float
-    """Events from here on are for testing."""
-
-    def __post_init__(self) -> None:
-        refuse(type_problems(self))
-        if not -math.inf < self.valid_from < self.test_from < math.inf:
-            refuse(
-                [f"valid_from is {self.valid_from!r} and test_from {self.test_from!r}; validation comes before test"]
-            )
-
-
-@dataclass(frozen=True)
 class TuneConfig:
     """What `blair-rec tune` tries: as many configurations for each variant, drawn from the same kind of grid."""
 

@@ -241,8 +241,8 @@ def data_folder(dataset: str) -> Path:
         if dataset and bundled.is_dir():
             return bundled
     raise DatasetError(
-        f"data set {dataset!r}: there is no such folder; give a folder of atomic files (NAME/NAME.inter), "
-        "or ml-100k, which RecBole brings"
+        f"data set {dataset!r}: there is no such folder; give a folder of atomic files (NAME/NAME.inter), which is "
+        "looked for in the working directory and then beside the comparison file, or ml-100k, which RecBole brings"
     )
 
 

@@ -8,7 +8,8 @@ from difflib import get_close_matches
 from typing import Any
 
 from blair_rec.config import with_temperature
-from blair_rec.config_sections import TIES, SplitConfig, TextConfig, TrainConfig, VariantConfig
+from blair_rec.config_sections import TIES, TextConfig, TrainConfig, VariantConfig
+from blair_rec.config_split import SplitConfig
 from blair_rec.errors import ConfigError
 from blair_rec.sections import one_of, read_section, read_yaml, refuse, type_problems
 

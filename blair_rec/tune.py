@@ -27,7 +27,7 @@ from blair_rec.errors import ConfigError, ScoringError, TrainingError
 from blair_rec.files import alone_in, write_text
 from blair_rec.plan import data_folder, data_hash, run_setup
 from blair_rec.provenance import code_hash, hash_of
-from blair_rec.sections import to_dict, write_yaml
+from blair_rec.sections import refuse, to_dict, write_yaml
 from blair_rec.text.store import EmbeddingStore
 
 if TYPE_CHECKING:  # takes torch and RecBole
@@ -39,6 +39,11 @@ TRIALS_FILE, TUNED_FILE, CHECKPOINTS = "trials.jsonl", "tuned.yaml", "checkpoint
 KEPT = 3
 """One of so many goes on after a rung."""
 LEARNING_RATE = "train.learning_rate"
+
+EXAMPLE = """tune:
+  space: {train.learning_rate: [0.001, 0.003], recbole.hidden_dropout_prob: [0.2, 0.5]}
+  text_space: {transforms: [[center], [{shrink: 0.5}]]}
+  budget: 4"""
 
 Settings = Mapping[str, Any]
 """One point of a grid: the value of each of its keys."""
@@ -82,23 +87,34 @@ def tune(
         DatasetError and what encoding and training raise.
     """
     space = config.tune
-    if space is None:
-        raise ConfigError("there is no tune section; give it a grid: tune: {space: {train.learning_rate: [...]}}")
+    if space is None or not (space.space or space.text_space):
+        what = "there is no tune section" if space is None else "the tune section has no values to try"
+        raise ConfigError(f"{what}; give it a grid, such as\n{EXAMPLE}")
     if off := [rung for rung in space.rungs if rung % config.train.eval_every]:
         raise ConfigError(
             f"tune: rungs {off} are no multiples of train.eval_every ({config.train.eval_every}), so nothing is "
             "validated there"
         )
     names = [config.baseline, *(name for name in config.variants if name != config.baseline)]
-    grids = {name: grid for name in names if (grid := grid_of(config, name))}
-    drawn = {name: draw(config, name, grid) for name, grid in grids.items()}
+    grids = {name: grid_of(config, name) for name in names}
+    drawn, problems = dict[str, list[Settings]](), []
+    for name, grid in grids.items():
+        if grid or config.variants[name].is_trained:
+            try:
+                drawn[name] = draw(config, name, grid)
+            except ConfigError as error:
+                problems.append(str(error))
+    refuse(problems)
     with alone_in(out):
-        from blair_rec.fit import TrainingData
+        from blair_rec.fit import TrainingData, check_transforms
 
         folder = data_folder(config.dataset)
         encodings = planned(config, out).encodings
         data = TrainingData(config, folder)
         stores = encode_stores({name: encodings[name] for name in drawn if name in encodings}, listener or Listener())
+        for name, store in stores.items():
+            for point in drawn[name]:
+                check_transforms(with_settings(config, name, point), name, data, store)
         search = _Search(space, out, data, stores, data_hash(config), on_trial)
         tuned = config
         for name, points in drawn.items():
@@ -111,7 +127,7 @@ def tune(
 
 
 def grid_of(config: CompareConfig, name: str) -> dict[str, list[Any]]:
-    """The values that a variant is tuned over; empty for an average, and for a baseline that has no settings.
+    """The values that a variant is tuned over; empty for an average and for what is counted.
 
     Raises:
         ConfigError: the comparison's baseline is no model without text, or has settings of its own already.
@@ -146,10 +162,9 @@ def draw(config: CompareConfig, name: str, grid: Mapping[str, list[Any]]) -> lis
     assert config.tune is not None
     budget, size = config.tune.budget, math.prod(len(values) for values in grid.values())
     if size < budget and config.variants[name].is_trained:
-        raise ConfigError(
-            f"tune: the grid of {name!r} has {size} points ({', '.join(grid) or 'no keys'}), fewer than the budget of "
-            f"{budget}; every variant is given as many trials, so add values to tune.space or tune.text_space"
-        )
+        raise ConfigError(_too_small(config, name, grid, size))
+    if not grid:  # as it is, in its one trial
+        return [{}]
     chosen = np.random.default_rng(config.tune.seed).permutation(size)[:budget]
     places = np.unravel_index(chosen, [len(values) for values in grid.values()])
     points: list[Settings] = [
@@ -162,6 +177,22 @@ def draw(config: CompareConfig, name: str, grid: Mapping[str, list[Any]]) -> lis
         except ConfigError as error:
             raise ConfigError(f"tune: {name} with {in_words(point)}: {error}") from None
     return points
+
+
+def _too_small(config: CompareConfig, name: str, grid: Mapping[str, list[Any]], size: int) -> str:
+    """Why a variant can't be given as many trials as the others, and what to do."""
+    assert config.tune is not None
+    many = "1 point" if size == 1 else f"{size} points"
+    problem = (
+        f"tune: the grid of {name!r} has {many} ({', '.join(grid) or 'no keys'}), fewer than the budget of "
+        f"{config.tune.budget}; every variant gets the same number of trials, so "
+    )
+    if config.variants[name].uses_text:
+        return (
+            f"{problem}add values to tune.text_space, such as transforms: [[center], [{{shrink: 0.5}}]] (of tune.space "
+            f"a variant over text tries {LEARNING_RATE} alone: it shares the rest with {config.baseline!r})"
+        )
+    return f"{problem}add values to tune.space, or set tune.budget to {size}"
 
 
 def with_settings(config: CompareConfig, name: str, settings: Settings) -> CompareConfig:

@@ -552,6 +552,15 @@ def test_without_cards_items_go_by_their_tokens_and_there_is_no_map(tmp_path: Pa
     assert 'id="map"' not in html
 
 
+@pytest.mark.parametrize("categories", [0, 1, 2])
+def test_the_map_speaks_of_colours_where_there_are_several(tmp_path: Path, categories: int) -> None:
+    tokens = [f"i{item:02d}" for item in range(1, ITEMS + 1)]
+    named = {token: f"kind {place % categories}" for place, token in enumerate(tokens)} if categories else {}
+    html = to_html(data_of(make_comparison(tmp_path, dataclasses.replace(cards_of(tokens), categories=named))), {})
+    section = html[html.index('id="map"') : html.index('id="examples"')]
+    assert ("colour" in section.lower().replace("color:", "")) == ("legend" in section) == (categories > 1)
+
+
 def test_a_lone_baseline_and_untrained_variants_have_a_page(tmp_path: Path) -> None:
     world_run(tmp_path / "one", "id", 1)
     assert 'id="whom"' not in to_html(data_of(tmp_path / "one"), {})

@@ -156,7 +156,8 @@ def _show_board(board: Leaderboard) -> None:
 
 def _show_plan(found: Plan, out: Path, console: Console, fresh: bool) -> None:
     config = found.config
-    table = Table("run", "items", "state", title=f"{config.dataset}, {config.model}: {len(found.asked)} runs in {out}")
+    where = f"{Path(config.dataset).name}, {config.model}: {len(found.asked)} runs in {out}"
+    table = Table("run", "items", "state", title=where)
     for run in found.asked:
         if not run.done:
             state = "to do"

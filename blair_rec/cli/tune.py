@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,16 @@ def _tune(options: argparse.Namespace, console: Console) -> None:
         tuned = tune(config, out, listener=live, on_trial=on_trial)
     show(_chosen(tuned))
     path = out / TUNED_FILE
-    say(console, f"written to {path}: `blair-rec compare {path}` evaluates it on the test split")
+    # A folder of its own: by default compare would name it after the file, which every tuning calls the same.
+    command = shlex.join(["blair-rec", "compare", str(path), "-o", str(out / "compared")])
+    say(console, f"written to {path}; to evaluate it on the test split: {command}")
 
 
 def _chosen(config: CompareConfig) -> Table:
     """What was chosen for each variant."""
     from blair_rec.tune import chosen, in_words
 
-    table = Table("variant", "trials", "settings", title=f"{config.dataset}: chosen on validation")
+    table = Table("variant", "trials", "settings", title=f"{Path(config.dataset).name}: chosen on validation")
     for name, variant in config.variants.items():
         table.add_row(name, str(variant.trials), in_words(chosen(config, name)) or "as they were")
     return table

@@ -219,7 +219,7 @@ def _difference(pair: Pair, counts: NDArray[np.int64], p_users: float, interval:
     return Difference(
         relative=_relative(pair),
         ci95=interval,
-        seeds_ci95=(low / level, high / level) if level > 0 else None,
+        seeds_ci95=(max(low / level, -1.0), high / level) if level > 0 else None,  # no metric is below 0
         p_users=p_users,
         p_seeds=found.p_value,
         p_value=max(p_users, found.p_value),
