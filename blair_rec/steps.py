@@ -12,6 +12,9 @@ Step = str | Mapping[str, Any]
 
 WHITENINGS = ("zca", "pca")
 
+ITEMS_PER_DIRECTION = 4
+"""Items that whitening needs for each direction: of fewer it makes points that are all equally far from each other."""
+
 
 def read_step(step: Step) -> tuple[str, Any]:
     """('pca', 128) from {pca: 128}; a name alone has its default, and None where it takes no value."""
