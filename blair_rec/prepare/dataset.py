@@ -16,7 +16,7 @@ from blair_rec.config import read_config
 from blair_rec.errors import SourceError
 from blair_rec.files import write_text
 from blair_rec.prepare.blocks import Progress
-from blair_rec.prepare.events import SPLITS, Log, exact_times, position_and_length
+from blair_rec.prepare.events import SPLITS, Log, written_times, position_and_length
 from blair_rec.prepare.records import JSON_LINES, kind_of, read_table
 from blair_rec.prepare.rejected import Rejected
 from blair_rec.sections import write_yaml
@@ -72,7 +72,7 @@ class ItemFile:
 
 def write_log(path: Path, log: Log) -> None:
     """One row per event, in the order of the log: user_id, item_id, rating if there is one, timestamp."""
-    log = exact_times(log)
+    log = written_times(log)
     rating = ["rating"] if "rating" in log.table.columns else []
     with path.open("wb") as file:
         file.write(_row(["user_id:token", "item_id:token", *(f"{name}:float" for name in rating), "timestamp:float"]))
@@ -101,7 +101,7 @@ def write_benchmark(folder: Path, name: str, log: Log, split: np.ndarray, longes
 
     An event without a history is no row: there is nothing to predict it from. Upstream drops it, too.
     """
-    log = exact_times(log)
+    log = written_times(log)
     rating = ["rating"] if "rating" in log.table.columns else []
     columns = ["user_id:token", "item_id_list:token_seq", "item_id:token", *(f"{one}:float" for one in rating)]
     users, items = log.users.to_list(), log.items.to_list()
