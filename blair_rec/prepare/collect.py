@@ -114,7 +114,9 @@ class _Events:
         """After whole numbers there was one with a fraction: all are numbers with digits behind the point."""
         self.time_format = NUMBER
         as_digits = pl.col(self.columns[2]).cast(DIGITS)
-        self.tables, self.latest = ([one.with_columns(as_digits) for one in some] for some in (self.tables, self.latest))
+        self.tables, self.latest = (
+            [one.with_columns(as_digits) for one in some] for some in (self.tables, self.latest)
+        )
 
     def _put_together(self) -> None:
         """The latest tables as one: the many small pieces that Polars reads into take much more memory."""

@@ -1,25 +1,22 @@
-"""A log and item metadata as a RecBole data set, with a comparison file that is ready to run."""
+"""A log and item metadata as the files of a RecBole data set."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from blair_rec.config import read_config
 from blair_rec.errors import SourceError
-from blair_rec.files import write_text
 from blair_rec.prepare.blocks import Progress
-from blair_rec.prepare.events import SPLITS, Log, written_times, position_and_length
+from blair_rec.prepare.events import SPLITS, Log, position_and_length, written_times
 from blair_rec.prepare.records import JSON_LINES, kind_of, read_table
 from blair_rec.prepare.rejected import Rejected
-from blair_rec.sections import write_yaml
 
 HISTORY = 50
 """Events of a history that a benchmark row holds, the last ones; as upstream's process_amazon_2023.py cuts them."""
@@ -160,36 +157,3 @@ def check_fields(fields: Sequence[str]) -> None:
     for field in fields:
         if not field or field == "item_id" or any(sign in field for sign in ":\t\r\n") or fields.count(field) > 1:
             raise SourceError(f"the field {field!r} can't be a column of an .item file; name others with --fields")
-
-
-def write_comparison(
-    path: Path,
-    folder: Path,
-    text: Mapping[str, Any],
-    settings: Mapping[str, Any] | None = None,
-    comments: Sequence[str] = (),
-) -> None:
-    """A comparison file for the data set that will be `folder`: does item text help here?
-
-    `text` says how the text section finds it, and is empty where there is none; `settings` are further sections.
-    """
-    variants: dict[str, Any] = {"id": {"items": "id"}}
-    if text:
-        variants |= {
-            "text": {"items": "text", "transforms": ["whiten"]},
-            "text_init": {"items": "text_init", "transforms": ["center"]},
-            "shuffled": {"items": "text_init", "transforms": ["center"], "control": "shuffle"},
-        }
-    settings = dict(settings or {})
-    comparison = {
-        "dataset": str(folder),
-        "text": {**text, "encoder": "hyp1231/blair-roberta-base", "missing_text": "mean"} if text else {},
-        "recbole": {"MAX_ITEM_LIST_LENGTH": HISTORY, **settings.pop("recbole", {})},
-        **settings,
-        "model": "SASRec",
-        "variants": variants,
-        "baseline": "id",
-        "seeds": [1, 2, 3],
-    }
-    read_config(comparison, path.name)  # nothing is written that compare would refuse
-    write_text(path, "".join(f"# {line}\n" for line in comments) + write_yaml(comparison))

@@ -10,8 +10,9 @@ from typing import Any
 from blair_rec.errors import ConfigError, SourceError, first_of
 from blair_rec.prepare.blocks import Progress
 from blair_rec.prepare.collect import collect
-from blair_rec.prepare.dataset import ItemFile, check_fields, write_comparison, write_items, write_log
-from blair_rec.prepare.events import Log, first_of_each_pair, in_order, k_core, without_doubles
+from blair_rec.prepare.comparison import write_comparison
+from blair_rec.prepare.dataset import ItemFile, check_fields, write_items, write_log
+from blair_rec.prepare.events import Log, first_of_each_pair, in_order, k_core, tied_by_rounding, without_doubles
 from blair_rec.prepare.folder import REJECTED, Hashes, Tell, is_done, need_room, new_folder, write_record
 from blair_rec.prepare.records import read_table
 from blair_rec.prepare.rejected import Rejected
@@ -98,7 +99,8 @@ def prepare_own(
             rows = asked.item_file.rows(wanted, progress)
             textless = write_items(partial / f"{folder.name}.item", rows, asked.fields)
             tell(f"items without text: {textless:,} of {len(wanted):,}")
-        write_comparison(partial / f"{folder.name}.yaml", folder, {"fields": asked.fields} if asked.fields else {})
+        text = {"fields": asked.fields} if asked.fields else {}
+        write_comparison(partial / f"{folder.name}.yaml", folder, log, text, asked.fields)
         write_record(partial, asdict(asked), hashes, {**found, "textless_items": textless})
     return True
 
@@ -127,6 +129,8 @@ def _read(asked: OwnData, rejected: Rejected, tell: Tell, progress: Progress | N
     if not log.table.height:
         raise SourceError(f"no event is left of {counts['read']['events']:,}; the summary says which step took them")
     tell(f"times: {describe(log.table['time'], time_format)}")
+    if ties := tied_by_rounding(log):
+        tell(f"times: {ties:,} events get the written time of the event before, which was earlier; their order is kept")
     if unknown:
         what = "they stay, without text" if asked.unknown else "their events went"
         tell(f"items that {asked.items} doesn't have: {len(unknown):,} (first: {first_of(unknown)}); {what}")

@@ -54,7 +54,8 @@ def find_format(sample: pl.Series, where: str) -> str:
 
 
 def read_times(texts: pl.Series, form: str) -> pl.Series:
-    """[n] numbers as they are: int64, or DIGITS for NUMBER; dates as int64 nanoseconds since 1970 (UTC unless they say).
+    """[n] numbers as they are: int64, or DIGITS for NUMBER; dates as int64 nanoseconds since 1970, in UTC if no zone is
+    written.
 
     Null where a text is not written this way. WHOLE and NUMBER go up to where float64 has gaps, NANOSECONDS begins
     there: a sample shows which of them a log has, and a stray number of the other kind is no time. Where whole numbers
@@ -127,10 +128,7 @@ def why_not(text: object, form: str) -> str:
         return "it is empty"
     if form not in (WHOLE, NANOSECONDS, NUMBER):
         if "%Z" in form:
-            return (
-                f"it is not written as {form!r}, where %Z reads UTC and GMT alone: other names of time zones have "
-                "several meanings; write offsets such as +0100 and read them with %z"
-            )
+            return f"it is not written as {form!r}; %Z reads UTC and GMT only: write other zones as +0100, for %z"
         return f"it is not written as {form!r}, or not between 1678 and 2261; --time-format names another pattern"
     try:
         number = Decimal(said)
@@ -139,9 +137,9 @@ def why_not(text: object, form: str) -> str:
     if not number.is_finite():
         return "it is no finite number"
     if form == NANOSECONDS:
-        return "it is no count of nanoseconds, as the first times are; write all times in one unit"
+        return "it is no count of nanoseconds, as the first times are; write all in one unit"
     if number.copy_abs() >= EXACT:
-        return "it is larger than 2^53, which the first times are not; write all times in one unit"
+        return "it is larger than 2^53, which the first times are not; write all in one unit"
     return "it is written in an unusual way" if form == NUMBER else f"--time-format {NUMBER} reads it"
 
 
@@ -156,7 +154,7 @@ class OtherUnit(NamedTuple):
     def why(self, time: object) -> str:
         """Why one of them can't be used."""
         unit = _unit_of(float(time))  # type: ignore[arg-type]
-        return f"it looks like {unit}, and most times look like {self.usual}; write all times in one unit"
+        return f"it looks like {unit}, where most are {self.usual}; write all in one unit"
 
 
 def other_unit(times: pl.Series) -> OtherUnit | None:
