@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 from decimal import Decimal, InvalidOperation
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -104,7 +104,7 @@ def _read_dates(texts: pl.Series, form: str) -> pl.Series:
     return nanos.set(~micros.is_between(-limit, limit), None)
 
 
-def _parsed(texts: pl.Series, pattern: str, unit: pl.datatypes.TimeUnit) -> pl.Series:
+def _parsed(texts: pl.Series, pattern: str, unit: Literal["us", "ns"]) -> pl.Series:
     times = texts.str.to_datetime(pattern, time_unit=unit, time_zone="UTC", strict=False, ambiguous="null")
     return times.to_physical()
 
