@@ -22,7 +22,6 @@ from blair_rec.prepare.collect import collect
 from blair_rec.prepare.dataset import (
     BENCHMARK,
     HISTORY,
-    ItemFile,
     write_benchmark,
     write_comparison,
     write_items,
@@ -39,9 +38,10 @@ from blair_rec.prepare.events import (
     position_and_length,
 )
 from blair_rec.prepare.folder import REJECTED, Hashes, Tell, is_done, need_room, new_folder, reading_of, write_record
+from blair_rec.prepare.items import ItemFile
 from blair_rec.prepare.kept import PART, Chunk
 from blair_rec.prepare.published import Published, categories, published, rounded
-from blair_rec.prepare.records import JSON_LINES, columns_of, kind_of, read_table
+from blair_rec.prepare.records import JSON_LINES, columns_among, kind_of, read_table
 from blair_rec.prepare.rejected import Rejected
 from blair_rec.prepare.sources import Find, in_folder, need, on_hub
 from blair_rec.prepare.times import WHOLE
@@ -138,13 +138,16 @@ def prepare_amazon(
         split = last_out(log) if asked.split == "last_out" else by_time(log)
         found = {**log.counts, **dict(zip(SPLITS, np.bincount(split, minlength=3).tolist(), strict=True))}
         tell_statistics(found, published(asked.core, asked.category), asked.split, tell)
-        items = ItemFile(meta, "parent_asin", tuple(name for name in FIELDS if name in columns_of(meta)))
-        unknown = sorted(log.item_names() - items.names(rejected, progress))
+        items = ItemFile(meta, "parent_asin", tuple(columns_among(meta, FIELDS)))
+        names = items.names(rejected, progress)
+        unknown = sorted(log.item_names() - names.known)
         tell(f"items without metadata: {len(unknown):,}{f' (first: {first_of(unknown)})' if unknown else ''}")
+        if names.surplus:
+            tell(names.repeats(meta))
         if rejected.count:
             tell(f"lines that can't be used: {rejected.count:,} (first: {rejected.first[0]}); they are in {REJECTED}")
         settings = _write_events(asked, folder, partial, log, split, meta.stat().st_size * 2, tell)
-        rows = items.rows(log.item_names(), progress)
+        rows = items.rows(log.item_names(), progress, names.repeated)
         write_items(partial / f"{folder.name}.item", rows, items.fields, partial / CATALOGUE)
         comments = [f"Amazon Reviews 2023, {asked.category}, {asked.core}-core, {asked.split}; from {HUB}"]
         comments += [f"{path.name}: sha256 {sha256}" for path, sha256 in hashes.all().items()]
