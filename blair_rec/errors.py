@@ -178,7 +178,7 @@ class RejectedLines(SourceError):
 
     def __init__(self, count: int, total: int, limit: float, first: Sequence[str]) -> None:
         super().__init__(
-            f"{count:,} of {total:,} lines can't be used, and at most {100 * limit:.3g}% of them may be "
+            f"{count:,} of {total:,} lines can't be used, and at most {limit:.3g} of them may be "
             f"(first: {'; '.join(first)}); mend the file, or leave out a larger share of lines with --max-rejected"
         )
 

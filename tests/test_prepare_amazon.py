@@ -333,7 +333,9 @@ def test_items_of_which_none_has_metadata_are_an_error(tmp_path: Path) -> None:
     swapped = [(item, user, rating, time) for user, item, rating, time in some_reviews(3)]
     source = a_source(tmp_path / "source", swapped, "rating_only, flat, without header")
     write_meta(source / "meta_X.jsonl", [f"B{number}" for number in range(20)])
-    with pytest.raises(SourceError, match=r"has none of the 2\d items of the reviews: they are called U0, .* B0, B1"):
+    with pytest.raises(
+        SourceError, match=r"none of the 2\d items of .*X\.csv is in .*: the log has .* 'U0', .* 'B0', 'B1'"
+    ):
         prepared(source, tmp_path / "out", 2)
     assert not (tmp_path / "out").exists()
 

@@ -181,7 +181,7 @@ def test_broken_lines_lie_beside_the_data_set(tmp_path: Path) -> None:
     told = prepared(tmp_path / "mine", events, max_rejected=0.25)
     rejected = [json.loads(line) for line in (tmp_path / "mine" / "rejected.jsonl").read_text().splitlines()]
     assert [(one["line"], one["why"]) for one in rejected] == [
-        (9, "other than 3 columns"),
+        (9, "1 column where there should be 3"),
         (8, "when 'never' can't be used: it is no number"),
     ]
     assert any(line.startswith("lines that can't be used: 2 (first: events.csv, line") for line in told)

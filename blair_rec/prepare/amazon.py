@@ -17,10 +17,10 @@ import numpy as np
 import polars as pl
 
 from blair_rec.errors import ConfigError, SourceError, first_of
-from blair_rec.prepare.blocks import BLOCK, Progress, See
+from blair_rec.prepare.blocks import BLOCK, Progress, See, texts_of
 from blair_rec.prepare.collect import collect
 from blair_rec.prepare.comparison import write_comparison
-from blair_rec.prepare.dataset import BENCHMARK, HISTORY, ItemFile, write_benchmark, write_items, write_log
+from blair_rec.prepare.dataset import BENCHMARK, HISTORY, write_benchmark, write_items, write_log
 from blair_rec.prepare.events import (
     SPLITS,
     TEST_FROM,
@@ -32,9 +32,11 @@ from blair_rec.prepare.events import (
     position_and_length,
 )
 from blair_rec.prepare.folder import REJECTED, Hashes, Tell, is_done, need_room, new_folder, reading_of, write_record
+from blair_rec.prepare.items import ItemFile, check_matches
+from blair_rec.prepare.jsonlines import first_fields
 from blair_rec.prepare.kept import PART, Chunk
 from blair_rec.prepare.published import Published, categories, published, rounded
-from blair_rec.prepare.records import JSON_LINES, columns_of, kind_of, read_table
+from blair_rec.prepare.records import JSON_LINES, columns_among, kind_of, read_table
 from blair_rec.prepare.rejected import Rejected
 from blair_rec.prepare.sources import Find, in_folder, need, on_hub
 from blair_rec.prepare.times import NUMBER, WHOLE, describe, read_times
@@ -132,20 +134,17 @@ def prepare_amazon(
         found = {**log.counts, **dict(zip(SPLITS, np.bincount(split, minlength=3).tolist(), strict=True))}
         _need_all_parts(found, asked, log)
         tell_statistics(found, published(asked.core, asked.category), asked.split, tell)
-        items = ItemFile(meta, "parent_asin", tuple(name for name in FIELDS if name in columns_of(meta)))
-        wanted, known = log.item_names(), items.names(rejected, progress)
-        unknown = sorted(wanted - known)
-        if len(unknown) == len(wanted):
-            raise SourceError(
-                f"{meta} has none of the {len(wanted):,} items of the reviews: they are called "
-                f"{first_of(unknown)}, those of the metadata {first_of(sorted(known)) or 'nothing'}; is this file of "
-                "another category, or are users and items in each other's column?"
-            )
+        items = ItemFile(meta, "parent_asin", tuple(columns_among(meta, FIELDS)))
+        wanted, names = log.item_names(), items.names(rejected, progress)
+        check_matches(wanted, names, reviews[0], meta)
+        unknown = sorted(wanted - names.known)
         tell(f"items without metadata: {len(unknown):,}{f' (first: {first_of(unknown)})' if unknown else ''}")
+        if names.surplus:
+            tell(names.repeats(meta))
         if rejected.count:
             tell(f"lines that can't be used: {rejected.count:,} (first: {rejected.first[0]}); they are in {REJECTED}")
         settings = _write_events(asked, folder, partial, log, split, meta.stat().st_size * 2, tell)
-        rows = items.rows(wanted, progress)
+        rows = items.rows(wanted, progress, names.repeated)
         write_items(partial / f"{folder.name}.item", rows, items.fields, partial / CATALOGUE)
         comments = [f"Amazon Reviews 2023, {asked.category}, {asked.core}-core, {asked.split}; from {HUB}"]
         comments += [f"{path.name}: sha256 {sha256}" for path, sha256 in hashes.all().items()]
@@ -251,11 +250,13 @@ def _names_of(path: Path) -> Sequence[str] | None:
     Raises:
         SourceError: a column is missing.
     """
-    known = columns_of(path)
-    missing = [name for name in COLUMNS if name not in known]
+    found = columns_among(path, COLUMNS)
+    missing = [name for name in COLUMNS if name not in found]
     if not missing:
         return None
-    if kind_of(path) not in JSON_LINES and len(known) == len(COLUMNS) and _is_review(known):
+    is_json = kind_of(path) in JSON_LINES
+    known = first_fields(path) if is_json else next(texts_of(path, None), "").rstrip("\r\n").split(",")
+    if not is_json and len(known) == len(COLUMNS) and _is_review(known):
         return COLUMNS
     raise SourceError(
         f"{path}: no column {', '.join(missing)}; columns: {', '.join(known)}. `prepare amazon-2023` reads Amazon "
