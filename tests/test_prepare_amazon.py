@@ -340,6 +340,14 @@ def test_items_of_which_none_has_metadata_are_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_metadata_without_any_known_field_are_an_error(tmp_path: Path) -> None:
+    source = a_source(tmp_path / "source", some_reviews(3), "rating_only")
+    names = "".join(json.dumps({"parent_asin": f"B{number}"}) + "\n" for number in range(20))
+    (source / "raw/meta_categories/meta_X.jsonl").write_text(names)
+    with pytest.raises(SourceError, match=r"meta_X\.jsonl has no text: none of the fields title, features,"):
+        prepared(source, tmp_path / "out", 2)
+
+
 @pytest.mark.parametrize(
     "times, split, empty",
     [

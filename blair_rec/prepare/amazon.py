@@ -137,6 +137,8 @@ def prepare_amazon(
         items = ItemFile(meta, "parent_asin", tuple(columns_among(meta, FIELDS)))
         wanted, names = log.item_names(), items.names(rejected, progress)
         check_matches(wanted, names, reviews[0], meta)
+        if not items.fields:
+            raise SourceError(f"{meta} has no text: none of the fields {', '.join(FIELDS)}")
         unknown = sorted(wanted - names.known)
         tell(f"items without metadata: {len(unknown):,}{f' (first: {first_of(unknown)})' if unknown else ''}")
         if names.surplus:

@@ -30,7 +30,8 @@ class OwnData:
     item: str
     time: str
     time_format: str | None = None
-    """`whole`, `number`, or a pattern of strptime; found from the first thousand rows if not given."""
+    """`whole`, `number`, or a pattern of strptime; if not given, found in the first thousand rows, where later rows may
+    be written in a similar one."""
     items: Path | None = None
     """The same kinds of file: a row for each item."""
     item_id: str | None = None

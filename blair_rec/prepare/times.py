@@ -96,8 +96,9 @@ def _read_dates(texts: pl.Series, form: str) -> pl.Series:
         texts = texts.str.replace_all("(?i)UTC|GMT", "+0000")
     try:
         micros = _parsed(texts, pattern, "us")
-        # Polars lets nanoseconds overflow without a word, so microseconds decide which dates fit.
-        nanos = _parsed(texts, pattern, "ns") if re.search(r"%\S*[f+]", pattern) else micros * 1000
+        # Polars lets nanoseconds overflow without a word, so microseconds decide which dates fit; most need no more.
+        is_fine = "9f" in pattern or texts.str.contains(".", literal=True).any()
+        nanos = _parsed(texts, pattern, "ns") if is_fine else micros * 1000
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise SourceError(f"--time-format {form!r} can't be used ({str(error).splitlines()[0]})") from None
     limit = np.iinfo(np.int64).max // 1000 - 1
