@@ -187,7 +187,7 @@ class RejectedLines(SourceError):
     def __init__(self, count: int, total: int, limit: float, first: Sequence[str]) -> None:
         super().__init__(
             f"{count:,} of {total:,} lines can't be used, and at most {limit:.3g} of them may be "
-            f"({'; '.join(first)}); get the file again, or allow more with --max-rejected"
+            f"(first: {'; '.join(first)}); mend the file, or leave out a larger share of lines with --max-rejected"
         )
 
 
