@@ -8,11 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from blair_rec.cli.terminal import Live, say, show
+from blair_rec.cli.progress import Live
+from blair_rec.cli.terminal import Console, show, show_json
 from blair_rec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _search(options: argparse.Namespace, console: Console) -> None:
     found = _open(options).search(options.queries, options.k)
     for query, hits in zip(options.queries, found, strict=True):
         if options.json:
-            say(Console(), json.dumps({"query": query, "items": [asdict(hit) for hit in hits]}, ensure_ascii=False))
+            show_json(json.dumps({"query": query, "items": [asdict(hit) for hit in hits]}, ensure_ascii=False))
         else:
             show(query)
             show(_table(hits, titled=options.items is not None))
@@ -120,7 +120,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
         "store_sha256": search.store.store_sha256,
     }
     if options.json:
-        say(Console(), json.dumps({**facts, "report": [asdict(line) for line in lines]}, ensure_ascii=False))
+        show_json(json.dumps({**facts, "report": [asdict(line) for line in lines]}, ensure_ascii=False))
     else:
         _show_report(facts, lines)
 

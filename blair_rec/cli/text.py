@@ -7,9 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from blair_rec.cli.terminal import Live, say
+from blair_rec.cli.progress import Live, add_quiet
+from blair_rec.cli.terminal import Console, say
 from blair_rec.config_sections import DTYPES, TEMPLATES, TextConfig
 from blair_rec.errors import ConfigError
 from blair_rec.sections import read_section
@@ -44,7 +43,8 @@ def _add_encode(commands: Any) -> None:
         "--parts", type=int, metavar="N", help="with --ray-workers: how many parts; one for each worker"
     )
     command.add_argument("-o", "--out", type=Path, required=True, metavar="STORE", help="folder of the store")
-    command.set_defaults(command=_encode, takes_processes=True, takes_parts=True)
+    add_quiet(command)
+    command.set_defaults(command=_encode, takes_processes=True, takes_parts=True, goes_on=True)
 
 
 def _encode(options: argparse.Namespace, console: Console) -> None:
@@ -68,7 +68,7 @@ def _encode_with_ray(options: argparse.Namespace, text: TextConfig, template: Te
 
     if options.ray_workers < 1 or (options.parts or 1) < 1:
         raise ConfigError(f"--ray-workers is {options.ray_workers}, --parts is {options.parts}; at least 1 of each")
-    with Live(console) as live:
+    with Live(console, options.quiet) as live:
         stores = encode_with_ray(
             [options.items],
             template,
@@ -91,7 +91,7 @@ def _encode_here(options: argparse.Namespace, text: TextConfig, template: Templa
 
     shard = parse_shard(options.shard) if options.shard else shard_from_environment()
     source = find_encoder(text)
-    with Live(console) as live:
+    with Live(console, options.quiet) as live:
         store = encode_catalogue(
             read_catalogue(options.items),
             template,
