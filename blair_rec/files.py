@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import glob
 import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from blair_rec.errors import OutputError
+from blair_rec.errors import OutputError, first_of
 
 try:
     import fcntl
@@ -114,3 +115,31 @@ def _is_file(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
+
+
+def refuse_foreign(folder: Path, markers: Collection[str], others: Collection[str] = ()) -> None:
+    """Make sure that `folder` may be replaced: it is free, or empty, or we wrote everything in it.
+
+    Args:
+        markers: names that only our folder of this kind has; at least one of them has to be there.
+        others: names that may be there, too. Both kinds may be shell patterns, such as `model*.safetensors`.
+
+    Raises:
+        OutputError: it is a file, it has no marker, or it holds anything else, which would be lost.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise OutputError(f"{folder} is a file, and a folder has to go there; choose another place")
+    names = sorted(entry.name for entry in folder.iterdir())
+    foreign = [name for name in names if not any(fnmatch.fnmatchcase(name, ours) for ours in (*markers, *others))]
+    if foreign:
+        raise OutputError(
+            f"{folder} holds {len(foreign)} files that blair_rec did not write (first: {first_of(foreign)}), and they "
+            "would be lost; choose another folder"
+        )
+    if names and not any(fnmatch.fnmatchcase(name, marker) for name in names for marker in markers):
+        raise OutputError(
+            f"{folder} holds {first_of(names)} but no {' or '.join(sorted(markers))}, so blair_rec did not write it; "
+            "choose another folder"
+        )
