@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from blair_rec.config import CompareConfig, load_config
 from blair_rec.errors import ConfigError, FolderBusy, OutputError
@@ -24,6 +24,7 @@ from blair_rec.files import alone_in, tidy, write_text
 from blair_rec.item_cards import comparison_cards
 from blair_rec.item_vectors import Vectors
 from blair_rec.leakage import leaks_of
+from blair_rec.listener import Listener
 from blair_rec.plan import Run, data_folder, finished_runs, refuse_changed, run_names, with_members
 from blair_rec.provenance import hash_of
 from blair_rec.sections import write_yaml
@@ -38,28 +39,6 @@ logger = logging.getLogger("blair_rec")
 # RecBole and torch are imported where training starts: planning and rendering take neither.
 
 CHECKPOINTS_FOLDER = "checkpoints"
-
-
-class Listener:
-    """Told what a comparison does; the command line shows it."""
-
-    def encoding(self, encoder: str, done: int, total: int) -> None:
-        """`done` of `total` texts have their vectors."""
-
-    def planned(self, runs: list[Run]) -> None:
-        """Before the first training."""
-
-    def started(self, run: Run) -> None:
-        """A training begins."""
-
-    def step(self, run: Run, done: int, total: int, loss: float) -> None:
-        """`done` of about `total` training steps of an epoch of the run are done; `loss` is the last one's."""
-
-    def epoch(self, run: Run, epoch: Any) -> None:
-        """An epoch (recommend.trainer.Epoch) of the run is over."""
-
-    def finished(self, run: Run, value: float, seconds: float) -> None:
-        """The run is written; `value` is its best validation metric."""
 
 
 def compare(

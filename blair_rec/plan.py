@@ -42,6 +42,21 @@ class Run:
     folder: Path
     done: bool
 
+    @property
+    def name(self) -> str:
+        """Such as id-1."""
+        return self.folder.name
+
+    @property
+    def trained(self) -> int:
+        """Epochs before the run's own: none."""
+        return 0
+
+    @property
+    def epochs(self) -> int:
+        """The last epoch, if nothing ends the training before; 0 for what isn't trained."""
+        return int((self.setup.get("train") or {}).get("epochs", 0))
+
 
 def plan(config: CompareConfig, out: Path, encodings: Mapping[str, Vectors], data: str) -> list[Run]:
     """The runs of a comparison, seed by seed, an average after its members, and which are finished.

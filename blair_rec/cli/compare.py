@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
-from blair_rec.cli.terminal import Live, processes, say, show
-from blair_rec.compare import check, compare, leaderboard, planned
-from blair_rec.config import CompareConfig, load_config
+from blair_rec.cli.progress import Live, add_quiet
+from blair_rec.cli.terminal import Console, processes, say, set_up_logging, show, show_json
 from blair_rec.errors import BlairRecError, ConfigError
-from blair_rec.evaluate.answer import answer
-from blair_rec.evaluate.leaderboard import Leaderboard
-from blair_rec.evaluate.report import to_json, to_terminal, to_terminal_across
-from blair_rec.evaluate.results import load_runs
-from blair_rec.plan import changes, data_folder
-from blair_rec.subset import Plan
+
+if TYPE_CHECKING:  # what a command takes is imported when it runs, so that --help is quick
+    from blair_rec.config import CompareConfig
+    from blair_rec.evaluate.leaderboard import Leaderboard
+    from blair_rec.subset import Plan
 
 
 def add(commands: Any) -> None:
@@ -42,10 +38,10 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--check", type=Path, metavar="DIR", help="an older comparison; exit status 1 if results moved"
     )
-    command.add_argument("--quiet", action="store_true", help="no progress, only the results and warnings")
+    add_quiet(command)
     command.add_argument("--json", action="store_true", help="leaderboard.json on standard output, and nothing else")
     command.add_argument("--tensorboard", action="store_true", help="event files in OUT/tensorboard")
-    command.set_defaults(command=_compare, takes_processes=True)
+    command.set_defaults(command=_compare, takes_processes=True, goes_on=True)
 
     command = commands.add_parser("leaderboard", help="render the results of a comparison again")
     command.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders that compare wrote")
@@ -64,6 +60,7 @@ def _compare_together(options: argparse.Namespace, console: Console) -> int:
 
     with parallel.group():
         if parallel.rank() > 0:
+            from blair_rec.plan import data_folder
             from blair_rec.run import follow
 
             config = _config_of(options)
@@ -79,6 +76,10 @@ def _compare_together(options: argparse.Namespace, console: Console) -> int:
 
 
 def _compare_alone(options: argparse.Namespace, console: Console) -> int:
+    from blair_rec.compare import compare, planned
+    from blair_rec.evaluate.report import to_json
+    from blair_rec.evaluate.results import load_runs
+
     config = _config_of(options)
     out = options.out or Path("runs") / options.config.stem
     variants, seeds = _asked(options)
@@ -89,7 +90,7 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
         load_runs(options.check)  # what is wrong there is better told before the training than after it
     quiet = options.quiet or options.json
     if quiet:
-        logging.getLogger("blair_rec").setLevel(logging.WARNING)
+        set_up_logging(console, quiet)
     with Live(console, quiet, out / "tensorboard" if options.tensorboard else None) as live:
         board = compare(
             config,
@@ -104,7 +105,7 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
         say(console, f"no leaderboard yet: the baseline {config.baseline!r} has no finished run in {out}")
         return 0
     if options.json:
-        show(to_json(board).rstrip())
+        show_json(to_json(board).rstrip())
     else:
         _show_board(board)
     if not quiet:
@@ -113,6 +114,8 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
 
 
 def _config_of(options: argparse.Namespace) -> CompareConfig:
+    from blair_rec.config import load_config
+
     overrides = []
     if options.encoder is not None:  # how the other encoder is read is not how this one is
         overrides += [f"text.encoder={json.dumps(options.encoder)}", "text.revision=null", "text.pooling=auto"]
@@ -141,6 +144,8 @@ def _asked(options: argparse.Namespace) -> tuple[list[str] | None, list[int] | N
 
 def _check(out: Path, other: Path, console: Console) -> int:
     """Tell how every metric moved; the exit status is 1 if one did beyond noise, or if that can't be told."""
+    from blair_rec.compare import check
+
     found = check(out, other)
     for move in found:
         say(console, str(move), "" if move.agrees else "red")
@@ -150,11 +155,16 @@ def _check(out: Path, other: Path, console: Console) -> int:
 
 
 def _show_board(board: Leaderboard) -> None:
+    from blair_rec.evaluate.answer import answer
+    from blair_rec.evaluate.report import to_terminal
+
     show(to_terminal(board))
     show(answer(board))
 
 
 def _show_plan(found: Plan, out: Path, console: Console, fresh: bool) -> None:
+    from blair_rec.plan import changes
+
     config = found.config
     where = f"{Path(config.dataset).name}, {config.model}: {len(found.asked)} runs in {out}"
     table = Table("run", "items", "state", title=where)
@@ -176,6 +186,9 @@ def _show_plan(found: Plan, out: Path, console: Console, fresh: bool) -> None:
 
 
 def _leaderboard(options: argparse.Namespace, console: Console) -> None:
+    from blair_rec.compare import leaderboard
+    from blair_rec.evaluate.report import to_terminal_across
+
     boards = []
     for folder in options.folders:
         board = leaderboard(folder)

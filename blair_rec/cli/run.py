@@ -6,10 +6,9 @@ import argparse
 import sys
 from typing import Any
 
-from rich.console import Console
 from rich.table import Column, Table
 
-from blair_rec.cli.terminal import show
+from blair_rec.cli.terminal import Console, show
 from blair_rec.errors import ConfigError
 from blair_rec.sections import read_yaml
 

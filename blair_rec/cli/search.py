@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import unicodedata
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from blair_rec.cli.terminal import Live, say, show
+from blair_rec.cli.progress import Live
+from blair_rec.cli.terminal import Console, show, show_json
 from blair_rec.errors import ConfigError
-
-DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-"""Characters that turn the direction of what follows."""
 
 if TYPE_CHECKING:
     from blair_rec.text.search import Hit, TextSearch
@@ -77,32 +73,13 @@ def _open(options: argparse.Namespace) -> TextSearch:
     )
 
 
-def printable(text: str) -> str:
-    """Text from a file as a terminal may show it: control characters are spelt out, `\\x1b` for an escape.
-
-    A title may hold a sequence that moves the cursor, hides what follows, or writes to the clipboard. Marks that turn
-    the direction of writing are spelt out, too.
-    """
-    return "".join(ascii(letter)[1:-1] if _acts(letter) else letter for letter in text)
-
-
-def _acts(letter: str) -> bool:
-    return unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in DIRECTIONS
-
-
-def _in_one_line(text: str) -> str:
-    """JSON with what is left of control characters as its own escapes, such as \\u009b."""
-    return "".join(f"\\u{ord(letter):04x}" if _acts(letter) else letter for letter in text)
-
-
 def _search(options: argparse.Namespace, console: Console) -> None:
     found = _open(options).search(options.queries, options.k)
     for query, hits in zip(options.queries, found, strict=True):
         if options.json:
-            found_items = [asdict(hit) for hit in hits]
-            say(Console(), _in_one_line(json.dumps({"query": query, "items": found_items}, ensure_ascii=False)))
+            show_json(json.dumps({"query": query, "items": [asdict(hit) for hit in hits]}, ensure_ascii=False))
         else:
-            show(printable(query))
+            show(query)
             show(_table(hits, titled=options.items is not None))
 
 
@@ -113,7 +90,7 @@ def _table(hits: list[Hit], titled: bool) -> Table:
     if titled:
         table.add_column("title")
     for hit in hits:
-        cells = [f"{hit.score:.4f}", printable(hit.item_token), *([printable(hit.title)] if titled else [])]
+        cells = [f"{hit.score:.4f}", hit.item_token, *([hit.title] if titled else [])]
         table.add_row(*map(Text, cells))  # Text, because a title may hold what rich would take for its markup
     return table
 
@@ -145,8 +122,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
         "store_sha256": search.store.store_sha256,
     }
     if options.json:
-        report = {**facts, "report": [asdict(line) for line in lines]}
-        say(Console(), _in_one_line(json.dumps(report, ensure_ascii=False)))
+        show_json(json.dumps({**facts, "report": [asdict(line) for line in lines]}, ensure_ascii=False))
     else:
         _show_report(facts, lines)
 
@@ -203,5 +179,5 @@ def _by_category(lines: list[Line], searches: list[str], metric: str) -> Table:
     for line in lines:
         if line.search == searches[0] and line.category != "all":
             values = (f"{value[line.category, search]:.4f}" for search in searches)
-            table.add_row(Text(printable(line.category)), str(line.queries), *values)
+            table.add_row(line.category, str(line.queries), *values)
     return table

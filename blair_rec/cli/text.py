@@ -7,10 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from blair_rec.cli.search import printable
-from blair_rec.cli.terminal import Live, say
+from blair_rec.cli.progress import Live, add_quiet
+from blair_rec.cli.terminal import Console, say
 from blair_rec.config_sections import DTYPES, TEMPLATES, TextConfig
 from blair_rec.errors import ConfigError
 from blair_rec.sections import read_section
@@ -48,7 +46,8 @@ def _add_encode(commands: Any) -> None:
     )
     command.add_argument("-o", "--out", type=Path, required=True, metavar="STORE", help="folder of the store")
     command.add_argument("--fresh", action="store_true", help="replace a store of another encoder or other settings")
-    command.set_defaults(command=_encode, takes_processes=True, takes_parts=True)
+    add_quiet(command)
+    command.set_defaults(command=_encode, takes_processes=True, takes_parts=True, goes_on=True)
 
 
 def _encode(options: argparse.Namespace, console: Console) -> None:
@@ -72,7 +71,7 @@ def _encode_with_ray(options: argparse.Namespace, text: TextConfig, template: Te
 
     if options.ray_workers < 1 or (options.parts or 1) < 1:
         raise ConfigError(f"--ray-workers is {options.ray_workers}, --parts is {options.parts}; at least 1 of each")
-    with Live(console) as live:
+    with Live(console, options.quiet) as live:
         stores = encode_with_ray(
             [options.items],
             template,
@@ -99,7 +98,7 @@ def _encode_here(options: argparse.Namespace, text: TextConfig, template: Templa
     shard = parse_shard(options.shard) if options.shard else shard_from_environment()
     source = find_encoder(text)
     catalogue = read_catalogue(options.items, options.item_id)
-    with Live(console) as live:
+    with Live(console, options.quiet) as live:
         store = encode_catalogue(
             catalogue,
             template,
@@ -113,7 +112,7 @@ def _encode_here(options: argparse.Namespace, text: TextConfig, template: Templa
         )
     say(Console(), f"{len(store)} vectors of width {store.text_dim} by {source.name} in {store.path}")
     for note in [*store_notes(store), *repeat_notes(catalogue)]:
-        say(Console(), printable(note))
+        say(Console(), note)
     if far := store.encoder.get("from_float32"):
         cosines = f"{far['cosine_min']:.6f} at least, {far['cosine_mean']:.6f} on average"
         say(Console(), f"cosine of {source.dtype} to float32 on {far['texts']} texts: {cosines}")
@@ -168,7 +167,7 @@ def _info(options: argparse.Namespace, console: Console) -> None:
     }
     for key, value in said.items():
         if value not in (None, ""):
-            say(Console(), printable(f"{key}: {value}"))
+            say(Console(), f"{key}: {value}")
 
 
 def _asked(store: EmbeddingStore) -> str | None:

@@ -24,7 +24,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
@@ -184,6 +183,8 @@ def seed_test(pair: Pair, counts: NDArray[np.int64]) -> SeedTest | None:
     uncertain = sum(part**2 / (len(side) - 1) for part, side in zip(of_seeds, several, strict=True))
     freedom = variance**2 / (uncertain + of_users**2 / (users - 1))
     error = float(np.sqrt(variance))
+    from scipy import stats  # takes half a second, which a command that shows no claim does without
+
     return SeedTest(
         difference,
         margin=error * float(stats.t.ppf(1 - ALPHA / 2, freedom)),
