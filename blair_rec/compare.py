@@ -33,7 +33,8 @@ from blair_rec.plan import (
     with_members,
 )
 from blair_rec.provenance import hash_of
-from blair_rec.sections import write_yaml
+from blair_rec.recommend.recbole_keys import setting_problems
+from blair_rec.sections import refuse, write_yaml
 from blair_rec.text.store import EmbeddingStore
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def compare(
             from blair_rec.run import Data, make_run
 
             data = Data(config, folder)
-            data.notes = _notes(data, encodings)
+            data.notes = (*data.unread, *_notes(data, encodings))
             stores = encode_stores({run.variant: encodings[run.variant] for run in pending if run.store}, listener)
             for name, made in stores.items():  # whether they cover the items, before anything is trained
                 made.find(data.item_tokens[1:], config.text_of(config.variants[name]).missing_text)
@@ -132,6 +133,7 @@ def planned(config: CompareConfig, out: Path) -> tuple[dict[str, Vectors], list[
     """
     for metric in config.evaluate.metrics:
         parse_metric(metric)
+    refuse(setting_problems(config))
     data = data_hash(config)
     encodings = find_encodings(config, data_folder(config.dataset), out / STORES_FOLDER)
     return encodings, plan(config, out, encodings, data)
