@@ -73,6 +73,11 @@ def model_keys(model: str) -> tuple[str, ...]:
     return (*_model_defaults(name), *READ_BY_MODEL.get(name, ()))
 
 
+def default_of(key: str, model: str) -> Any:
+    """What RecBole takes for a setting of a sequential model that is not given; None where it has no default."""
+    return {**_shared_defaults(), **_model_defaults(model.removeprefix("BLaIR"))}.get(key)
+
+
 def setting_problems(config: CompareConfig) -> list[str]:
     """What is wrong with the settings of RecBole in a comparison, as far as that is known before any data is read."""
     shared = [*misspelt(config.recbole, config.model), *wrong_values(config.recbole, config.model)]
@@ -129,7 +134,7 @@ def wrong_values(given: Mapping[str, Any], model: str) -> list[str]:
     if "loss_type" in defaults and loss_type not in ("CE", "BPR"):
         problems.append(f"loss_type is {loss_type!r}; known: CE, BPR")
     sampled = given.get("train_neg_sample_args")
-    if sampled is not None and given.get("loss_type", defaults.get("loss_type")) == "CE":
+    if sampled not in (None, "None") and given.get("loss_type", defaults.get("loss_type")) == "CE":
         problems.append(
             "train_neg_sample_args draws items for loss_type: BPR, but loss_type is CE, which scores all items; "
             "leave train_neg_sample_args out, or set loss_type to BPR"
@@ -153,6 +158,7 @@ def only_in_recbole(given: Mapping[str, Any]) -> list[str]:
 
 def _wrong_type(key: str, value: Any, default: Any) -> Iterator[str]:
     """The problem of a value that is of another kind than RecBole's default; what has no default may be anything."""
+    value = None if value == "None" else value  # as RecBole reads it
     if key in ("gpu_id", "eval_args"):  # one takes numbers, too; the other is checked by itself
         return
     if isinstance(default, bool):
