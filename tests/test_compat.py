@@ -120,7 +120,7 @@ def test_repairing_again_changes_nothing() -> None:
     from recbole.trainer import Trainer, hyper_tuning, trainer
 
     def state() -> list[Any]:
-        repaired = (lightgcn.sp, hyper_tuning.np, trainer.amp, Dataset._load_feat, Dataset._fill_nan)
+        repaired = (lightgcn.sp, hyper_tuning.np, trainer.amp, Dataset._from_scratch)
         patched = [*repaired, Config.compatibility_settings, Config._load_internal_config_dict]
         return [
             *patched,
@@ -351,6 +351,18 @@ def test_an_exhaustive_search_draws_the_numbers_that_recbole_draws(seed: int, hi
     assert ours.integers(high, size=5).tolist() == theirs.randint(high, size=5).tolist()
 
 
+class Announcing:
+    """A data set that is read by code of the user's own."""
+
+    logger = logging.getLogger()
+
+    def _get_preset(self) -> None:
+        warnings.warn("mine", FutureWarning, stacklevel=1)
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
 def test_recboles_future_warnings_are_not_seen_and_others_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # RecBole sets it
     from recbole.config import Config
@@ -360,14 +372,18 @@ def test_recboles_future_warnings_are_not_seen_and_others_are(tmp_path: Path, mo
     world = tmp_path / "gaps"
     world.mkdir()
     (world / "gaps.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\nu\ti\t1\nu\tj\t\nu\tk\t3\n")
-    stock = {**STOCK, "data_path": str(tmp_path), "gpu_id": ""}
+    lines = ["item_id:token\tclass:token_seq", "i\ta b", "j\ta"]
+    (world / "gaps.item").write_text("\n".join(lines), "utf-8")
+    columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "class"]}
+    stock = {"train_neg_sample_args": None, "load_col": columns, "data_path": str(tmp_path), "gpu_id": ""}
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         SequentialDataset(Config(model="SASRec", dataset="gaps", config_dict=stock))
         trainer.amp.GradScaler(enabled=False)
         with trainer.amp.autocast(enabled=False):
             pass
-        compat._without_inplace_warning(warnings.warn)("mine", FutureWarning)
+        own: Any = Announcing()
+        SequentialDataset._from_scratch(own)
     assert [str(one.message) for one in seen if one.category is FutureWarning] == ["mine"]
 
 

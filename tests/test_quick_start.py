@@ -113,7 +113,7 @@ def test_the_command_says_who_reads_and_which_keys_are_the_plugins(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     keys = [f"--{key}={value}" for key, value in small(state="ERROR").items()]
-    assert main(["run", "--model", "SASRec", "--dataset", str(tiny), *keys, "--load_col=None"]) == 1
+    assert main(["run", "--model", "SASRec", "--dataset", str(tiny), *keys, "--mask_ratio=x", "--hidden_act=none"]) == 1
     said = capsys.readouterr().err
     assert "SASRec is a stock model: RecBole's own reader" in said and "error: RecBole can't run SASRec" in said
     text = ["--blair_items=text", "--blair_text_fields=title", "--blair_encoder=./none"]

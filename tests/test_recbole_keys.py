@@ -131,6 +131,10 @@ def test_any_other_mode_has_no_effect_and_is_refused(mode: Any) -> None:
         ({"loss_type": "BCE"}, "loss_type is 'BCE'; known: CE, BPR"),
         ({"train_neg_sample_args": {}}, "train_neg_sample_args draws items for loss_type: BPR, but loss_type is CE"),
         ({"repeatable": False}, "repeatable is false, but a sequential model may recommend items again"),
+        ({"user_inter_num_interval": 5}, "user_inter_num_interval is 5; expected an interval, such as [5,inf)"),
+        ({"item_inter_num_interval": "[5,inf"}, "item_inter_num_interval is '[5,inf'; expected an interval"),
+        ({"item_inter_num_interval": "[5,3]"}, "item_inter_num_interval is '[5,3]'; expected an interval"),
+        ({"val_interval": {"timestamp": "[0,1);all"}}, "val_interval: timestamp is '[0,1);all'; expected an interval"),
         ({"eval_args": "LS"}, "eval_args is 'LS'; expected keys and values"),
         ({"eval_args": {"spilt": {}}}, "a key of eval_args is 'spilt'; did you mean 'split'?"),
         ({"eval_args": {"order": "RO"}}, "eval_args.order is 'RO', but a sequential model"),
@@ -159,6 +163,8 @@ def test_a_value_that_recbole_could_do_nothing_with_is_told(given: dict[str, Any
         {"load_col": {"inter": ["item_id"], "item": "*"}, "user_inter_num_interval": None},
         {"eval_args": {"split": {"LS": "test_only"}, "order": "TO", "group_by": "user", "mode": "uni100"}},
         {"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "group_by": None}},
+        {"user_inter_num_interval": "[0,4] ; (1e3,inf)", "item_inter_num_interval": "[-.5, 2.)"},
+        {"val_interval": {"timestamp": "[0,inf)", "class": ["a", "b"]}},
         {"anything": object()},
     ],
 )
@@ -185,4 +191,4 @@ def test_a_problem_says_in_which_part_of_the_file_it_is() -> None:
 
 def test_defaults_are_recboles() -> None:
     assert (default_of("loss_type", "SASRec"), default_of("TIME_FIELD", "BLaIRSASRec")) == ("CE", "timestamp")
-    assert default_of("no_such_thing", "SASRec") is None and default_of("loss_type", "FPMC") is None
+    assert default_of("no_such_thing", "SASRec") is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from comparisons import config_of, tiny_at
 
 from blair_rec.errors import ConfigError, RecBoleError
-from blair_rec.fit import TrainingData
+from blair_rec.fit import TrainingData, fit_variant
 from blair_rec.recommend.settings import recbole_config, recbole_errors
 
 from recbole.data.interaction import Interaction
@@ -52,12 +53,32 @@ def test_settings_that_recbole_refuses_are_told_with_the_models_name() -> None:
         recbole_config("SASRec", "tiny", {"train_neg_sample_args": 3})
 
 
+def test_a_model_that_recbole_can_not_build_is_told(tmp_path: Path) -> None:
+    variants = {"id": {"items": "id", "recbole": {"n_heads": 3}}}
+    config = config_of(tiny_at(tmp_path), "none", variants=variants)
+    data = TrainingData(config, tmp_path / "tiny")
+    expected = r"^RecBole can't build SASRec: ValueError: The hidden size \(8\) .*layers.py.*under `recbole`$"
+    with pytest.raises(RecBoleError, match=expected):
+        fit_variant(config, "id", 1, data, None)
+
+
+def test_a_data_set_that_recbole_can_not_read_is_told(tmp_path: Path) -> None:
+    recbole = {"val_interval": {"no_column": "[0,1]"}}
+    config = config_of(tiny_at(tmp_path), "none", variants={"id": {"items": "id"}}, recbole=recbole)
+    with pytest.raises(
+        RecBoleError, match=r"^RecBole can't read data set .*tiny': .*dataset.py, line \d+\); look at its"
+    ):
+        TrainingData(config, tmp_path / "tiny")
+
+
 def test_a_note_names_what_nothing_reads_and_the_results_carry_it(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(logging.getLogger("blair_rec"), "propagate", True)
     config = config_of(tiny_at(tmp_path), "none", variants={"id": {"items": "id"}}, recbole={"gpu_id": 1, "mine": 2})
     data = TrainingData(config, tmp_path / "tiny")
-    note = "settings under `recbole` that nothing reads in this comparison: gpu_id (CUDA_VISIBLE_DEVICES chooses the GPU), mine"
+    unread = "gpu_id (CUDA_VISIBLE_DEVICES chooses the GPU), mine"
+    note = f"settings under `recbole` that nothing reads in this comparison: {unread}"
     assert data.unread == (note,) and note in caplog.messages
     clean = TrainingData(config_of(tmp_path / "tiny", "none", variants={"id": {"items": "id"}}), tmp_path / "tiny")
     assert clean.unread == ()

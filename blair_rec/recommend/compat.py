@@ -45,7 +45,7 @@ def repair_recbole() -> None:
     search_exhaustively_with_newer_hyperopt()
     fill_sparse_matrices_from_dicts()
     scale_gradients_without_warning()
-    fill_gaps_without_warning()
+    read_data_without_warning()
     read_back_own_checkpoints()
     let_models_complete_config()
 
@@ -226,29 +226,25 @@ def scale_gradients_without_warning() -> None:
         trainer.amp = _Replaced(torch.cuda.amp, **names)
 
 
-def fill_gaps_without_warning() -> None:
-    """`feat[field].fillna(..., inplace=True)` (recbole/data/dataset/dataset.py, _load_feat and _fill_nan).
+def read_data_without_warning() -> None:
+    """`fillna(..., inplace=True)`, `agg(len)` (recbole/data/dataset/dataset.py, lines 648 and 1217, and more).
 
-    pandas 2 announces that pandas 3 won't do it, which refuse_pandas_3 answers; that one FutureWarning is left out.
+    pandas 2 announces with FutureWarnings that these will change, which refuse_pandas_3 answers.
     """
     from recbole.data.dataset import Dataset
 
-    for name in ("_load_feat", "_fill_nan"):
-        upstream = getattr(Dataset, name)
-        if not getattr(upstream, "repaired", False):
-            setattr(Dataset, name, _without_inplace_warning(upstream))
+    upstream = Dataset._from_scratch
+    if getattr(upstream, "repaired", False):
+        return
 
-
-def _without_inplace_warning(method: Any) -> Any:
-    @functools.wraps(method)
-    def quiet(*arguments: Any, **named: Any) -> Any:
+    @functools.wraps(upstream)
+    def from_scratch(self: Any) -> None:
         with warnings.catch_warnings():
-            message = "A value is trying to be set on a copy"
-            warnings.filterwarnings("ignore", message, FutureWarning, module=r"recbole\.data\.dataset")
-            return method(*arguments, **named)
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.data\.dataset\.")
+            upstream(self)
 
-    quiet.repaired = True  # type: ignore[attr-defined]
-    return quiet
+    from_scratch.repaired = True  # type: ignore[attr-defined]
+    Dataset._from_scratch = from_scratch
 
 
 def read_back_own_checkpoints() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
@@ -159,6 +160,14 @@ def only_in_recbole(given: Mapping[str, Any]) -> list[str]:
 def _wrong_type(key: str, value: Any, default: Any) -> Iterator[str]:
     """The problem of a value that is of another kind than RecBole's default; what has no default may be anything."""
     value = None if value == "None" else value  # as RecBole reads it
+    if key in ("user_inter_num_interval", "item_inter_num_interval"):
+        yield from _interval_problems(key, value)
+        return
+    if key == "val_interval" and isinstance(value, Mapping):
+        for column, interval in value.items():  # of a column of tokens it is a list of them
+            if not isinstance(interval, (list, tuple)):
+                yield from _interval_problems(f"val_interval: {column}", interval)
+        return
     if key in ("gpu_id", "eval_args"):  # one takes numbers, too; the other is checked by itself
         return
     if isinstance(default, bool):
@@ -177,6 +186,19 @@ def _wrong_type(key: str, value: Any, default: Any) -> Iterator[str]:
         for file, columns in (value or {}).items():
             if columns is not None and columns != "*" and not isinstance(columns, (list, tuple)):
                 yield f"load_col: {file} is {columns!r}; expected a list of columns, such as [user_id, item_id]"
+
+
+def _interval_problems(where: str, value: Any) -> Iterator[str]:
+    """The problem of an interval that RecBole would pass over, so that it filters nothing."""
+    for interval in [] if value is None else str(value).split(";"):
+        found = _INTERVAL.fullmatch(interval)
+        if found is None or float(found[1]) > float(found[2]):
+            yield f"{where} is {value!r}; expected an interval, such as [5,inf) for 5 and more"
+            return
+
+
+_NUMBER = r"\s*([-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+|inf))\s*"
+_INTERVAL = re.compile(rf"\s*[\[(]{_NUMBER},{_NUMBER}[\])]\s*")
 
 
 def _eval_args_problems(args: Any) -> list[str]:
