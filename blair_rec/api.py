@@ -25,7 +25,7 @@ from blair_rec.recommend.checkpoint import load_weights, saved_transforms
 from blair_rec.recommend.dataset import ItemVectors
 from blair_rec.recommend.ensemble import Ensemble
 from blair_rec.recommend.models import append_items, model_class, shared_items
-from blair_rec.recommend.settings import ItemsOnly, recbole_config
+from blair_rec.recommend.settings import ItemsOnly, recbole_config, recbole_errors
 from blair_rec.recommend.similarity import item_matrix, scores_by_product, user_vectors
 from blair_rec.text.store import EmbeddingStore, open_store
 
@@ -258,7 +258,9 @@ def load_model(run_dir: Path, store: str | Path | None = None, dataset: Any = No
     model: Any
     if setup["scorer"] is None:
         items = ItemsOnly(config, len(item_tokens), vectors) if dataset is None else _with_vectors(dataset, vectors)
-        model = cls(config, items).to(config["device"])
+        cure = "load it with the versions of blair_rec and RecBole that result.json names, or run the comparison again"
+        with recbole_errors(f"build the {setup['model']} of {run_dir}", cure):
+            model = cls(config, items).to(config["device"])
     else:
         model = build_baseline(setup, config, len(item_tokens), vectors)
     load_weights(model, run_dir / WEIGHTS_FILE, vectors.store_sha256 if vectors else None)

@@ -27,7 +27,8 @@ from blair_rec.leakage import leaks_of
 from blair_rec.listener import Listener
 from blair_rec.plan import Run, data_folder, finished_runs, refuse_changed, run_names, with_members
 from blair_rec.provenance import hash_of
-from blair_rec.sections import write_yaml
+from blair_rec.recommend.recbole_keys import setting_problems
+from blair_rec.sections import refuse, write_yaml
 from blair_rec.subset import Plan, averages_of, plan_all
 from blair_rec.text.store import EmbeddingStore
 
@@ -96,7 +97,7 @@ def compare(
             for name, made in stores.items():  # whether they cover the items, before anything is trained
                 made.find(data.item_tokens[1:], whole.text_of(whole.variants[name]).missing_text)
                 check_transforms(whole, name, data, made)
-            data.notes = _notes(data, wanted)  # which texts were cut is known only now
+            data.notes = (*data.unread, *_notes(data, wanted))  # which texts were cut is known only now
             asked = [_with_store(run, stores) for run in asked]
             refuse_changed(asked, out, accept_code)
         write_text(out / CONFIG_FILE, write_yaml(whole))
@@ -131,6 +132,7 @@ def planned(
     """
     for metric in config.evaluate.metrics:
         parse_metric(metric)
+    refuse(setting_problems(config))
     return plan_all(config, out, variants, seeds)
 
 

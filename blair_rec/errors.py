@@ -27,6 +27,14 @@ class IncompatibleVersion(BlairRecError, ImportError):
         super().__init__(f"{package} {version} is installed, but {why}; run `pip install '{requirement}'`")
 
 
+class RecBoleError(BlairRecError):
+    """RecBole can't do what it was asked to, with these settings or files."""
+
+    def __init__(self, asked: str, error: BaseException, place: str, cure: str) -> None:
+        reason = " ".join(str(error).split())
+        super().__init__(f"RecBole can't {asked}: {type(error).__name__}: {reason} ({place}); {cure}")
+
+
 class CheckpointError(BlairRecError):
     """A checkpoint that can't be read back, or not safely."""
 

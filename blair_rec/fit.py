@@ -28,9 +28,11 @@ from blair_rec.recommend.dataset import ItemVectors, TextSequentialDataset
 from blair_rec.recommend.epochs import EveryPosition, RecboleWay, Steps, build_training, check_loss
 from blair_rec.recommend.log import LOG_POSITION
 from blair_rec.recommend.models import count_parameters, model_class
+from blair_rec.recommend.packing import can_pack
+from blair_rec.recommend.recbole_keys import model_keys, unread
 from blair_rec.recommend.scoring import Ranks, rank
 from blair_rec.recommend.sequences import training_sequences
-from blair_rec.recommend.settings import model_keys, recbole_config
+from blair_rec.recommend.settings import CHANGE_SETTINGS, recbole_config, recbole_errors
 from blair_rec.recommend.trainer import Epoch, OnStep, fit
 from blair_rec.recommend.whitening import items_that_differ
 from blair_rec.sections import to_dict
@@ -45,6 +47,7 @@ class TrainingData:
 
     Raises:
         DatasetError: it can't be read, or leaves nothing to train, validate or test on.
+        RecBoleError: RecBole refuses a setting or a file.
         ConfigError: no such model or setting of it, a loss that it can't be trained with, or a metric that looks
             further down than there are items.
     """
@@ -57,14 +60,16 @@ class TrainingData:
                 check_loss(self.model_class, config.train_of(variant))
         ours = {"blair_ties": config.ties, "blair_split": to_dict(config.split)}
         recbole = recbole_config(self.model_class, self.folder, {**config.recbole, **ours})
-        _refuse_other_data(config, self.model_class)
+        _refuse_other_data(config)
+        self.unread = _unread_settings(config, self.model_class)
         try:
-            dataset = TextSequentialDataset(recbole)
+            with recbole_errors(f"read data set {config.dataset!r}", f"look at its files, or {CHANGE_SETTINGS}"):
+                dataset = TextSequentialDataset(recbole)
+                self.train, self.valid, test = dataset.build()
         except BlairRecError:
             raise
-        except ValueError as error:  # RecBole's own, pandas', or text that is no UTF-8
+        except ValueError as error:  # pandas', or text that is no UTF-8
             raise DatasetError(f"data set {config.dataset!r} can't be read: {error}") from error
-        self.train, self.valid, test = dataset.build()
         sizes = {"training": len(self.train), "validation": len(self.valid), "test": len(test)}
         if empty := [name for name, size in sizes.items() if size == 0]:
             why = "leave-one-out needs users with at least three events"
@@ -193,9 +198,21 @@ def measured(config: CompareConfig, ranks: Ranks, protocol: str) -> dict[str, fl
     return metric_values(config.evaluate.metrics, higher, equal, miss)
 
 
-def _refuse_other_data(config: CompareConfig, model_class: type) -> None:
+def _unread_settings(config: CompareConfig, model_class: type) -> tuple[str, ...]:
+    """A note on the settings of RecBole that nothing here reads; logged, and for readers of the results."""
+    trained = [config.train_of(variant) for variant in config.variants.values() if variant.is_trained]
+    recboles_way = not can_pack(model_class) or any(train.loss == "recbole" for train in trained)
+    keys = unread(config.recbole, config.model, recboles_way)
+    if not keys:
+        return ()
+    note = f"settings under `recbole` that nothing reads in this comparison: {', '.join(keys)}"
+    logger.warning("%s", note)
+    return (note,)
+
+
+def _refuse_other_data(config: CompareConfig) -> None:
     """Variants share one data set: what one of them has otherwise can only be a setting of the model."""
-    known = model_keys(model_class)
+    known = model_keys(config.model)
     for name, variant in config.variants.items():
         if others := [key for key in variant.recbole if key not in known]:
             raise ConfigError(
@@ -224,18 +241,19 @@ def _train(
     def validate() -> dict[str, float]:
         return measured(config, rank(model, data.valid, config.evaluate.batch_size), config.evaluate.protocol)
 
-    trained = fit(
-        model,
-        steps,
-        validate,
-        config.evaluate.metrics[0],
-        train,
-        on_epoch=on_epoch,
-        on_step=on_step,
-        checkpoint=checkpoint,
-        generators={"loader": steps.loader.generator} if isinstance(steps, RecboleWay) else None,
-        until=until,
-    )
+    with recbole_errors(f"train {config.model}", CHANGE_SETTINGS):
+        trained = fit(
+            model,
+            steps,
+            validate,
+            config.evaluate.metrics[0],
+            train,
+            on_epoch=on_epoch,
+            on_step=on_step,
+            checkpoint=checkpoint,
+            generators={"loader": steps.loader.generator} if isinstance(steps, RecboleWay) else None,
+            until=until,
+        )
     history, epoch, value = trained.history, trained.best_epoch, trained.best_value
     seconds = sum(line.train_seconds + line.valid_seconds for line in history)  # in however many sittings
     parameters = count_parameters(model)
@@ -254,4 +272,6 @@ def _built(
     split.item_vectors = vectors
     settings = {**model_settings(setup), "train_batch_size": train.batch_size}
     recbole = recbole_config(data.model_class, data.folder, settings)
-    return recbole, *build_training(data.model_class, recbole, split, data.sequences, train, setup["seed"])
+    with recbole_errors(f"build {config.model}", CHANGE_SETTINGS):
+        model, steps = build_training(data.model_class, recbole, split, data.sequences, train, setup["seed"])
+    return recbole, model, steps

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeVar
 
 from blair_rec.config import with_temperature
 from blair_rec.config_sections import TIES, TextConfig, TrainConfig, VariantConfig
 from blair_rec.config_split import SplitConfig
-from blair_rec.errors import ConfigError
+from blair_rec.errors import BlairRecError, ConfigError
 from blair_rec.sections import one_of, read_section, read_yaml, refuse, type_problems
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -88,14 +92,61 @@ def read_plugin_config(flat: Mapping[str, Any]) -> PluginConfig:
         if name == "split" and value is not None:
             value = read_section(SplitConfig, read_yaml(value, key) if isinstance(value, str) else value, key)
         sections[cls][name] = value
-    text = read_section(TextConfig, sections[TextConfig], "blair_*")
-    variant = read_section(VariantConfig, sections[VariantConfig], "blair_*")
+    text = _read(TextConfig, sections[TextConfig])
+    variant = _read(VariantConfig, sections[VariantConfig])
     if variant.uses_text and not text.says_what:
         raise ConfigError(
             f"blair_items is {variant.items!r}, but neither blair_text_fields names the metadata fields to read "
             "nor blair_store a store that is already there"
         )
-    train = read_section(TrainConfig, with_temperature(sections[TrainConfig], variant.items), "blair_*")
-    return read_section(
-        PluginConfig, {"variant": variant, "text": text, "train": train, **sections[PluginConfig]}, "blair_*"
-    )
+    train = _read(TrainConfig, with_temperature(sections[TrainConfig], variant.items))
+    return _read(PluginConfig, {"variant": variant, "text": text, "train": train, **sections[PluginConfig]})
+
+
+def _read(cls: type[T], section: Mapping[str, Any]) -> T:
+    """A section whose problems name the flat keys."""
+    try:
+        return read_section(cls, section, "")
+    except ConfigError as error:
+        names = {name: key for key, (owner, name) in PLUGIN_KEYS.items() if owner is cls}
+        fields = re.compile(rf"(?<![\w'.])({'|'.join(names)})(?![\w'])")
+        lines = []
+        for line in str(error).removeprefix(": ").split("\n: "):
+            said, known, values = line.partition("known:")  # what follows are values, which may be called as a field is
+            lines.append(fields.sub(lambda match: names[match[1]], said) + known + values)
+        raise ConfigError("\n".join(lines)) from None
+
+
+_NOT_A_WORD = (
+    "missing_text",
+    "max_length",
+    "max_delta",
+    "gbce_t",
+    "log_q",
+    "warmup_steps",
+    "pooling",
+    "stride",
+    "dtype",
+)
+"""Keys of a comparison file that no message uses as an ordinary word."""
+
+
+@contextmanager
+def in_flat_keys() -> Iterator[None]:
+    """Errors of ours within this block name `blair_*` keys where they speak of a comparison file's."""
+    try:
+        yield
+    except BlairRecError as error:
+        error.args = (flat_keys_in(str(error)),)
+        raise
+
+
+def flat_keys_in(message: str) -> str:
+    """A message with `blair_*` keys for the keys of a comparison file: in backquotes, and such as max_length is 0."""
+    for key, (cls, name) in PLUGIN_KEYS.items():
+        if (cls, name) == (TextConfig, "items"):  # messages mean a variant's by `items`
+            continue
+        message = re.sub(rf"`(?:text\.|train\.)?{name}(?=[:`])", f"`{key}", message)
+        if name in _NOT_A_WORD:
+            message = re.sub(rf"(?<![\w.`]){name}(?= is )", key, message)
+    return message

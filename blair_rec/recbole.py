@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from blair_rec.plugin_config import read_plugin_config
+from blair_rec.plugin_config import in_flat_keys, read_plugin_config
 from blair_rec.recommend.compat import repair_recbole
 
 repair_recbole()
@@ -42,7 +42,8 @@ class PluginDataset(TextSequentialDataset):
 
     def build(self) -> list[Any]:
         """Train, validation and test split, each with the items' vectors where the config asks for text."""
-        self.item_vectors = self._item_vectors()
+        with in_flat_keys():
+            self.item_vectors = self._item_vectors()
         self.config["blair_store_sha256"] = self.item_vectors.store_sha256 if self.item_vectors else None
         splits: list[Any] = super().build()
         return splits

@@ -43,3 +43,29 @@ def test_the_peer_gets_all_events_in_our_order_and_our_half_runs(tmp_path: Path)
     assert "| blair_rec, id | 0.5 | 1 | 2 |" in against_rectools.to_markdown(
         {**page, "settings_of_ours": also, "provenance": made}
     )
+
+
+@pytest.mark.usefixtures("_benchmarks")
+def test_recboles_tests_are_run_and_what_fails_is_told_by_its_reason(tmp_path: Path) -> None:
+    import recbole_tests
+
+    tests = tmp_path / "checkout" / "tests"
+    tests.mkdir(parents=True)
+    lines = [
+        "import sys, recbole, pytest",
+        "def test_right(): assert 'blair_rec.recbole' in sys.modules and 'checkout' not in recbole.__file__",
+        "def test_wrong(): import no_such_package",
+        "def test_wrong_too(): import no_such_package",
+        "def test_left_out(): pytest.skip('today')",
+    ]
+    (tests / "test_one.py").write_text("\n".join(lines), "utf-8")
+    (tmp_path / "checkout" / "recbole").mkdir()
+    found = recbole_tests.run_tests(tmp_path / "checkout", ["-p", "no:cacheprovider"])
+    missing = "failure: ModuleNotFoundError: No module named 'no_such_package'"
+    assert (found["tests"], found["passed"]) == (4, 1)
+    assert {reason: [name.rpartition("::")[2] for name in names] for reason, names in found["others"].items()} == {
+        missing: ["test_wrong", "test_wrong_too"],
+        "skipped: today": ["test_left_out"],
+    }
+    page = "\n".join(recbole_tests.to_page(found))
+    assert f"| {missing} | 2 | `test_wrong`, `test_wrong_too` |" in page and "1 of 4 pass" in page

@@ -175,6 +175,12 @@ def test_an_interruption_ends_with_status_130_and_keeps_what_is_finished(
         ("text.fields=[titel]", r"tiny.item: no item has a field 'titel'; did you mean 'title'\?"),
         ("evaluate.metrics=[NDGC@10]", r"'NDGC@10': unknown metric 'NDGC'; known: NDCG@k"),
         ("evaluate.metrics=[NDCG@100]", r"NDCG@100 looks at the first 100 places, but there are only 80 items"),
+        ("recbole.hiden_size=8", r"recbole: unknown key 'hiden_size'; did you mean 'hidden_size'\?"),
+        ("recbole.eval_args={order: RO}", r"recbole: eval_args.order is 'RO', but a sequential model .* set it to TO"),
+        (
+            "recbole.eval_args={mode: uni100}",
+            r"recbole: eval_args.mode is 'uni100', which has no effect in a comparison",
+        ),
         ("recbole.epochs=3", r"recbole: 'epochs' belongs to train.epochs; set it there, so that one place decides"),
         ("dataset=nowhere", r"data set 'nowhere': there is no such folder; give a folder of atomic files"),
         ("model=SASRce", r"model is 'SASRce', which is no sequential model of RecBole; did you mean 'SASRec'\?"),
@@ -424,7 +430,7 @@ def test_warnings_of_others_are_not_hidden(capsys: pytest.CaptureFixture[str]) -
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         terminal.set_up_logging(terminal.Console(stderr=True))
-        for module in ("recbole.data.dataset.dataset", "recbole_of_mine", "mine"):
+        for module in ("recbole_of_mine", "mine"):
             warnings.warn_explicit(module, FutureWarning, "file.py", 1, module=module)
         warnings.warn_explicit("user", UserWarning, "file.py", 2, module="recbole.data")
     assert [str(warning.message) for warning in seen] == ["recbole_of_mine", "mine", "user"]

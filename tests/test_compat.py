@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -9,7 +10,9 @@ import pickle
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +20,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
 from worlds import SMALL, STOCK
 
 import blair_rec.recbole
@@ -108,10 +115,13 @@ def test_a_recbole_that_wants_kmeans_for_one_model_finds_the_others_without_it(m
 def test_repairing_again_changes_nothing() -> None:
     import recbole.quick_start.quick_start as quick_start
     from recbole.config import Config
-    from recbole.trainer import Trainer
+    from recbole.data.dataset import Dataset
+    from recbole.model.general_recommender import lightgcn
+    from recbole.trainer import Trainer, hyper_tuning, trainer
 
     def state() -> list[Any]:
-        patched = [Config.compatibility_settings, Config._load_internal_config_dict]
+        repaired = (lightgcn.sp, hyper_tuning.np, trainer.amp, Dataset._from_scratch)
+        patched = [*repaired, Config.compatibility_settings, Config._load_internal_config_dict]
         return [
             *patched,
             Trainer.evaluate,
@@ -157,20 +167,12 @@ def test_a_ray_that_is_already_imported_stays(monkeypatch: pytest.MonkeyPatch) -
     assert sys.modules["ray"] is own
 
 
-@pytest.mark.parametrize("problem", [ImportError("No module named 'pkg_resources'"), AttributeError("no np.bool8")])
-def test_reporting_to_a_ray_that_does_not_work_says_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, problem: Exception
-) -> None:
+def test_reporting_where_no_ray_tune_is_loaded_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     from recbole.quick_start import quick_start
 
-    def broken(name: str) -> ModuleType:
-        assert name == "ray.tune"
-        raise problem
-
-    monkeypatch.setattr(compat.importlib, "import_module", broken)
-    expected = rf"objective_function reports to Ray.*{problem}.*install a Ray that works here, or call run_recbole"
-    with pytest.raises(ImportError, match=expected):
-        quick_start.tune.report(recall=0.5)
+    monkeypatch.delitem(sys.modules, "ray.tune", raising=False)
+    quick_start.tune.report(recall=0.5)
+    assert "ray.tune" not in sys.modules
 
 
 def test_reporting_to_a_ray_that_works_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,3 +265,134 @@ def test_a_copy_of_an_own_checkpoint_is_foreign(stock_run: tuple[Path, dict[str,
 def test_a_checkpoint_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="gone.pth is not there; train with saved=True"):
         compat.load_own_checkpoint(tmp_path / "gone.pth", torch.device("cpu"))
+
+
+GRAPHS = {
+    "GCMC": "general_recommender.gcmc",
+    "LightGCN": "general_recommender.lightgcn",
+    "NCL": "general_recommender.ncl",
+    "NGCF": "general_recommender.ngcf",
+    "SpectralCF": "general_recommender.spectralcf",
+    "KGIN": "knowledge_aware_recommender.kgin",
+    "MCCLK": "knowledge_aware_recommender.mcclk",
+}
+
+
+def test_every_model_that_fills_a_matrix_from_a_dict_is_repaired() -> None:
+    folder = Path(next(iter(find_spec("recbole").submodule_search_locations)), "model")  # type: ignore[union-attr, arg-type]
+    calling = {path.stem for path in folder.glob("*/*.py") if "._update(" in path.read_text("utf-8")}
+    assert calling == {name.rpartition(".")[2] for name in GRAPHS.values()}
+    repaired = {name for names in compat._FILL_FROM_DICTS.values() for name in names}
+    assert repaired == calling
+
+
+@pytest.mark.parametrize("name", GRAPHS.values())
+def test_such_a_matrix_holds_what_the_dict_says(name: str) -> None:
+    model = importlib.import_module(f"recbole.model.{name}")
+    made = model.sp.dok_matrix((3, 4), dtype=np.float32)
+    made._update({(0, 1): 1, (2, 3): 2.5, (np.int32(1), np.int32(0)): 1})
+    assert made.toarray().tolist() == [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 2.5]]
+    empty = model.sp.dok_matrix((3, 4), dtype=np.float32)
+    empty._update({})
+    assert empty.nnz == 0 and model.sp.coo_matrix is sparse.coo_matrix
+    assert not hasattr(sparse.dok_matrix((1, 1)), "_update") or model.sp is sparse
+
+
+def test_lightgcn_normalises_the_graph_of_users_and_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # RecBole sets it
+    from recbole.config import Config
+    from recbole.data import create_dataset
+    from recbole.model.general_recommender import LightGCN
+
+    shutil.copytree(TINY, tmp_path / "tiny")
+    small = {"data_path": str(tmp_path), "embedding_size": 4, "n_layers": 1, "gpu_id": ""}
+    config = Config(model="LightGCN", dataset="tiny", config_dict=small)
+    train, *_ = create_dataset(config).build()
+    graph = LightGCN(config, train).norm_adj_matrix.to_dense().numpy()
+    ids = zip(train.inter_feat["user_id"].tolist(), train.inter_feat["item_id"].tolist(), strict=True)
+    expected = np.zeros_like(graph)
+    for user, item in ids:
+        expected[user, train.user_num + item] = expected[train.user_num + item, user] = 1
+    degree = expected.sum(1) + 1e-7
+    assert graph == pytest.approx(expected / np.sqrt(np.outer(degree, degree)), abs=1e-6)
+
+
+@pytest.mark.parametrize("algo", ["exhaustive", "random"])
+def test_hyper_tuning_by_hyperopt_needs_no_ray(algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recbole.quick_start import objective_function
+    from recbole.trainer import HyperTuning
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    handlers = list(logging.getLogger().handlers)
+    shutil.copytree(TINY, tmp_path / "data" / "tiny")
+    fixed = {**SMALL, "model": "SASRec", "dataset": "tiny", "data_path": "data", "epochs": 1, "state": "ERROR"}
+    (tmp_path / "fixed.yaml").write_text(yaml.safe_dump({**fixed, **STOCK, "show_progress": False}), "utf-8")
+    tuning = HyperTuning(
+        objective_function,
+        params_dict={"choice": {"learning_rate": [0.01, 0.1]}},
+        fixed_config_file_list=["fixed.yaml"],
+        algo=algo,
+        max_evals=2,
+    )
+    tuning.run()
+    logging.getLogger().handlers[:] = handlers
+    best = max(tuning.params2result.values(), key=lambda result: result["best_valid_score"])
+    assert tuning.best_score == best["best_valid_score"] and "ray" not in sys.modules
+    if algo == "exhaustive":
+        assert sorted(tuning.params2result) == ["learning_rate:0.01", "learning_rate:0.1"]
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 50))
+@settings(max_examples=20)
+def test_an_exhaustive_search_draws_the_numbers_that_recbole_draws(seed: int, high: int) -> None:
+    from recbole.trainer import hyper_tuning
+
+    ours, theirs = hyper_tuning.np.random.RandomState(seed), np.random.RandomState(seed)
+    assert ours.integers(high, size=5).tolist() == theirs.randint(high, size=5).tolist()
+
+
+class Announcing:
+    """A data set that is read by code of the user's own."""
+
+    logger = logging.getLogger()
+
+    def _get_preset(self) -> None:
+        warnings.warn("mine", FutureWarning, stacklevel=1)
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
+def test_recboles_future_warnings_are_not_seen_and_others_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # RecBole sets it
+    from recbole.config import Config
+    from recbole.data.dataset import SequentialDataset
+    from recbole.trainer import trainer
+
+    world = tmp_path / "gaps"
+    world.mkdir()
+    (world / "gaps.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\nu\ti\t1\nu\tj\t\nu\tk\t3\n")
+    lines = ["item_id:token\tclass:token_seq", "i\ta b", "j\ta"]
+    (world / "gaps.item").write_text("\n".join(lines), "utf-8")
+    columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "class"]}
+    stock = {"train_neg_sample_args": None, "load_col": columns, "data_path": str(tmp_path), "gpu_id": ""}
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        SequentialDataset(Config(model="SASRec", dataset="gaps", config_dict=stock))
+        trainer.amp.GradScaler(enabled=False)
+        with trainer.amp.autocast(enabled=False):
+            pass
+        own: Any = Announcing()
+        SequentialDataset._from_scratch(own)
+    assert [str(one.message) for one in seen if one.category is FutureWarning] == ["mine"]
+
+
+@pytest.mark.parametrize("name", ["GradScaler", "autocast"])
+def test_gradients_are_scaled_as_before(name: str) -> None:
+    from recbole.trainer import trainer
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        old, new = getattr(torch.cuda.amp, name)(enabled=False), getattr(trainer.amp, name)(enabled=False)
+    assert isinstance(old, type(new)) and trainer.amp.common is torch.cuda.amp.common
+    assert (new._device if name == "GradScaler" else new.device) == "cuda"

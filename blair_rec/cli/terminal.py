@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import sys
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -101,8 +100,6 @@ def set_up_logging(console: Console, quiet: bool = False) -> None:
     log.propagate = False
     # A table of weights that a checkpoint has or lacks; where it matters, the encoder raises an error itself.
     logging.getLogger("transformers.modeling_utils").addFilter(_is_no_load_report)
-    # RecBole fills missing values in a way that pandas announces to change; the declared pandas still does it.
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
 
 
 def _is_no_load_report(record: logging.LogRecord) -> bool:

@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import warnings
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 from packaging.version import Version
+from scipy import sparse
 
 from blair_rec.errors import CheckpointError, IncompatibleVersion
 
@@ -40,6 +42,10 @@ def repair_recbole() -> None:
     import_models_without_anomaly_mode()
     import_models_without_kmeans()
     import_quick_start_without_ray()
+    search_exhaustively_with_newer_hyperopt()
+    fill_sparse_matrices_from_dicts()
+    scale_gradients_without_warning()
+    read_data_without_warning()
     read_back_own_checkpoints()
     let_models_complete_config()
 
@@ -118,30 +124,36 @@ def import_models_without_kmeans() -> None:
         del sys.modules["kmeans_pytorch"]
 
 
-class _RayOnDemand:
-    """Stands where quick_start.py expects `ray.tune`; imports the real one when it is first used."""
+class _Replaced:
+    """Stands where RecBole's code expects a module: some of its names are others, the rest are the module's own."""
+
+    def __init__(self, module: ModuleType, **names: Any) -> None:
+        self._module = module
+        vars(self).update(names)
 
     def __getattr__(self, name: str) -> Any:
-        try:
-            tune = importlib.import_module("ray.tune")
-        except (ImportError, AttributeError) as error:  # numpy 2 has no bool8
-            raise ImportError(
-                f"recbole.quick_start.objective_function reports to Ray, and importing ray.tune failed ({error}); "
-                "install a Ray that works here, or call run_recbole, which needs none"
-            ) from error
-        return getattr(tune, name)
+        return getattr(self._module, name)
+
+
+class _RayIfInUse:
+    """Stands where quick_start.py expects `ray.tune`."""
+
+    def report(self, **metrics: float) -> None:
+        """Tell Ray Tune, if this process runs one of its trials; hyperopt and other callers read what is returned."""
+        if (tune := sys.modules.get("ray.tune")) is not None:
+            tune.report(**metrics)
 
 
 def import_quick_start_without_ray() -> None:
-    """`from ray import tune` (recbole/quick_start/quick_start.py, line 21).
+    """`from ray import tune` and `tune.report(**test_result)` (recbole/quick_start/quick_start.py, objective_function).
 
-    Only objective_function uses it, yet Ray 2.6.3, the newest that recbole 1.2.1 allows, can't be imported without
-    pkg_resources and np.bool8, and importing any Ray takes seconds.
+    HyperTuning calls objective_function for hyperopt, which needs no Ray. Yet Ray 2.6.3, the newest that recbole 1.2.1
+    allows, can't be imported without pkg_resources and np.bool8, and importing any Ray takes seconds.
     """
     if "recbole.quick_start.quick_start" in sys.modules:
         return
     stand_in = ModuleType("ray")
-    stand_in.tune = _RayOnDemand()  # type: ignore[attr-defined]
+    stand_in.tune = _RayIfInUse()  # type: ignore[attr-defined]
     stand_in.__spec__ = ModuleSpec("ray", None)
     before = sys.modules.get("ray")
     sys.modules["ray"] = stand_in
@@ -152,6 +164,87 @@ def import_quick_start_without_ray() -> None:
             del sys.modules["ray"]
         else:
             sys.modules["ray"] = before
+
+
+class _Draws(np.random.RandomState):
+    """NumPy's older generator, with the name that newer hyperopt calls its method by."""
+
+    def integers(self, low: int, high: int | None = None, size: Any = None) -> Any:
+        return self.randint(low, high, size)
+
+
+def search_exhaustively_with_newer_hyperopt() -> None:
+    """`rng = np.random.RandomState(seed)` (recbole/trainer/hyper_tuning.py, exhaustive_search).
+
+    Since hyperopt 0.2.6 the generator needs the method `integers`; older ones can't be imported without pkg_resources.
+    The numbers that are drawn stay the same.
+    """
+    from recbole.trainer import hyper_tuning
+
+    if not isinstance(hyper_tuning.np, _Replaced):
+        hyper_tuning.np = _Replaced(np, random=_Replaced(np.random, RandomState=_Draws))
+
+
+class _FilledFromDict(sparse.dok_matrix):
+    """SciPy's dictionary of keys, with the method that RecBole calls."""
+
+    def _update(self, data: dict[tuple[int, int], float]) -> None:
+        if data:
+            cells = np.array(list(data))
+            self[cells[:, 0], cells[:, 1]] = np.array(list(data.values()))
+
+
+_FILL_FROM_DICTS = {
+    "general_recommender": ("gcmc", "lightgcn", "ncl", "ngcf", "spectralcf"),
+    "knowledge_aware_recommender": ("kgin", "mcclk"),
+}
+
+
+def fill_sparse_matrices_from_dicts() -> None:
+    """`A._update(data_dict)` (recbole/model/general_recommender/lightgcn.py, line 111, and in six other models).
+
+    Newer SciPy has no such method, so that building the graph of users and items raises AttributeError.
+    """
+    if hasattr(sparse.dok_matrix, "_update"):
+        return
+    for kind, names in _FILL_FROM_DICTS.items():
+        for name in names:
+            model: Any = importlib.import_module(f"recbole.model.{kind}.{name}")
+            if model.sp is sparse:
+                model.sp = _Replaced(sparse, dok_matrix=_FilledFromDict)
+
+
+def scale_gradients_without_warning() -> None:
+    """`amp.GradScaler(...)` and `amp.autocast(...)` of torch.cuda.amp (recbole/trainer/trainer.py, lines 235 and 1440).
+
+    torch announces their end with a FutureWarning in every epoch; torch.amp has the same under a device's name.
+    """
+    from recbole.trainer import trainer
+
+    if trainer.amp is torch.cuda.amp:
+        names = {name: functools.partial(getattr(torch.amp, name), "cuda") for name in ("GradScaler", "autocast")}
+        trainer.amp = _Replaced(torch.cuda.amp, **names)
+
+
+def read_data_without_warning() -> None:
+    """`fillna(..., inplace=True)`, `agg(len)` (recbole/data/dataset/dataset.py, lines 648 and 1217, and more).
+
+    pandas 2 announces with FutureWarnings that these will change, which refuse_pandas_3 answers.
+    """
+    from recbole.data.dataset import Dataset
+
+    upstream = Dataset._from_scratch
+    if getattr(upstream, "repaired", False):
+        return
+
+    @functools.wraps(upstream)
+    def from_scratch(self: Any) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.data\.dataset\.")
+            upstream(self)
+
+    from_scratch.repaired = True  # type: ignore[attr-defined]
+    Dataset._from_scratch = from_scratch
 
 
 def read_back_own_checkpoints() -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from importlib import resources
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from blair_rec.errors import CheckpointError, ConfigError
+from blair_rec.errors import BlairRecError, CheckpointError, ConfigError, RecBoleError
 from blair_rec.plugin_config import read_plugin_config
-from blair_rec.sections import read_yaml, to_dict
+from blair_rec.sections import to_dict
 
+import recbole
 from recbole.config import Config
+
+CHANGE_SETTINGS = "change the setting that this is about under `recbole`"
+"""The cure of an error that a comparison's settings of RecBole lead to."""
 
 
 class TypedConfig(Config):
@@ -31,19 +36,67 @@ class TypedConfig(Config):
 
 
 def recbole_config(model: str | type, folder: str, settings: Mapping[str, Any]) -> Config:
-    """A Config for `model` on the data set whose atomic files lie in `folder`; nothing is read from there yet."""
+    """A Config for `model` on the data set whose atomic files lie in `folder`; nothing is read from there yet.
+
+    Raises:
+        RecBoleError: settings that RecBole refuses; ConfigError: `blair_*` keys that can't be meant.
+    """
     path = Path(folder)
     merged = {"show_progress": False, "state": "WARNING", **settings, "data_path": str(path.parent)}
-    config = TypedConfig(model=model, dataset=path.name, config_dict=merged)
+    name = model if isinstance(model, str) else model.__name__
+    with recbole_errors(f"take the settings of {name}", CHANGE_SETTINGS):
+        config = TypedConfig(model=model, dataset=path.name, config_dict=merged)
     config["data_path"] = str(path)  # RecBole has a folder of its own for the name ml-100k
     return config
 
 
-def model_keys(model: type) -> tuple[str, ...]:
-    """The settings of a RecBole model itself, such as hidden_size: those that RecBole's own file of defaults names."""
-    name = getattr(model, "recbole_base", model).__name__
-    text = (resources.files("recbole") / "properties" / "model" / f"{name}.yaml").read_text(encoding="utf-8")
-    return tuple(read_yaml(text, f"RecBole's defaults of {name}"))
+RAISED = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What RecBole raises where it can't do what its settings or files ask for."""
+
+_RECBOLE, _OURS = Path(recbole.__file__).parent, Path(__file__).parents[1]
+
+
+@contextmanager
+def recbole_errors(asked: str, cure: str) -> Iterator[None]:
+    """What RecBole raises within this block becomes one line; errors of our own code stay as they are.
+
+    Args:
+        asked: what RecBole was asked to do, such as "read data set 'shop'".
+        cure: what the user can change.
+
+    Raises:
+        RecBoleError: RecBole, or what it called, raised one of RAISED.
+    """
+    try:
+        yield
+    except BlairRecError:
+        raise
+    except RAISED as error:
+        place = _place_in_recbole(error)
+        if place is None:
+            raise
+        raise RecBoleError(asked, error, place, cure) from error
+
+
+def _place_in_recbole(error: BaseException) -> str | None:
+    """The line of RecBole that raised an error, or called what raised it; None where the last such line is ours."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.is_relative_to(_OURS):
+            return None
+        if path.is_relative_to(_RECBOLE):
+            return f"{path.relative_to(_RECBOLE.parent).as_posix()}, line {frame.lineno}"
+    return None
 
 
 class ItemsOnly:

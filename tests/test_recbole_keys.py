@@ -1,0 +1,194 @@
+"""RecBole's settings: known ones pass, near ones are named, values of another kind and settings without effect told."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from typing import Any
+
+import pytest
+import yaml
+from worlds import SMALL
+
+from blair_rec.config import OWNED_BY, CompareConfig, read_config
+from blair_rec.recommend.eligibility import recbole_models
+from blair_rec.recommend.recbole_keys import (
+    UNREAD,
+    default_of,
+    misspelt,
+    model_keys,
+    only_in_recbole,
+    setting_problems,
+    unread,
+    wrong_values,
+)
+
+PROPERTIES = resources.files("recbole") / "properties"
+MADE_BY_THE_CODE = {"device", "MASK_ITEM_SEQ", "MASK_INDEX", "POS_ITEMS", "NEG_ITEMS", "INVERSE_ITEM_SEQ", "reg_weight"}
+"""What RecBole's code puts into a config by itself, and one that HRM reads and never uses."""
+
+
+def compared(**sections: Any) -> CompareConfig:
+    """A comparison of one variant, with these sections."""
+    return read_config({"dataset": "d", "variants": {"id": {"items": "id"}}, **sections})
+
+
+def test_every_setting_that_a_sequential_model_reads_is_known() -> None:
+    folder = resources.files("recbole") / "model" / "sequential_recommender"
+    shared = yaml.safe_load((PROPERTIES / "overall.yaml").read_text("utf-8"))
+    shared |= yaml.safe_load((PROPERTIES / "dataset" / "sample.yaml").read_text("utf-8"))
+    for name in recbole_models():
+        source = (folder / f"{name.lower()}.py").read_text("utf-8")
+        read = set(re.findall(r"""config\[\s*["'](\w+)["']\s*\]""", source)) - MADE_BY_THE_CODE
+        assert read <= {*model_keys(name), *shared, "selected_features"}, name
+
+
+@pytest.mark.parametrize("model", ["SASRec", "GRU4Rec", "BERT4Rec", "FEARec", "SASRecF"])
+def test_recboles_own_settings_are_right_as_they_are(model: str) -> None:
+    names = ("overall.yaml", "dataset/sample.yaml", "quick_start_config/sequential.yaml", f"model/{model}.yaml")
+    given: dict[str, Any] = {}
+    for name in names:
+        given |= yaml.safe_load((PROPERTIES / name).read_text("utf-8"))
+    assert misspelt(given, model) == misspelt(given, f"BLaIR{model}") == []
+    numbers = {key: value for key, value in given.items() if key != "layer_norm_eps"}  # a text in YAML 1.1
+    assert wrong_values({**numbers, "train_neg_sample_args": None}, model) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("hiden_size", "hidden_size"),
+        ("max_item_list_length", "MAX_ITEM_LIST_LENGTH"),
+        ("n_layer", "n_layers"),
+        ("Epochs", "epochs"),
+        ("eval_arg", "eval_args"),
+        ("item_id_field", "ITEM_ID_FIELD"),
+        ("dropout_prob_hidden", "hidden_dropout_prob"),
+    ],
+)
+def test_a_misspelt_setting_names_the_near_one(key: str, near: str) -> None:
+    if key == "dropout_prob_hidden":  # too far to guess
+        assert misspelt({key: 1}, "SASRec") == []
+    else:
+        assert misspelt({key: 1}, "SASRec") == [f"unknown key {key!r}; did you mean {near!r}?"]
+
+
+def test_a_setting_of_another_model_or_of_ones_own_is_no_misspelling_but_nothing_reads_it() -> None:
+    given = {"embedding_size": 8, "my_own": 1, "hidden_size": 8, "gpu_id": 1}
+    assert misspelt(given, "SASRec") == []
+    assert unread(given, "SASRec", recboles_way=False) == [
+        "embedding_size",
+        "my_own",
+        "gpu_id (CUDA_VISIBLE_DEVICES chooses the GPU)",
+    ]
+    assert unread({"embedding_size": 8}, "GRU4Rec", recboles_way=False) == []
+
+
+def test_what_only_recboles_batches_read_is_unread_where_no_variant_trains_on_them() -> None:
+    given = {"train_neg_sample_args": {"sample_num": 2}}
+    (line,) = unread(given, "SASRec", recboles_way=False)
+    assert line.startswith("train_neg_sample_args (`train.negatives` and `train.sampling` say what is drawn")
+    assert unread(given, "SASRec", recboles_way=True) == []
+
+
+def test_parts_of_eval_args_without_effect_are_named() -> None:
+    split = {"LS": "valid_and_test"}
+    assert unread({"eval_args": {"split": split, "group_by": "user", "order": "TO"}}, "SASRec", False) == []
+    (line,) = unread({"eval_args": {"split": split, "group_by": "none"}}, "SASRec", False)
+    assert line == "eval_args.group_by (only a split by RS groups by something else than users)"
+    assert unread({"eval_args": {"split": {"RS": [8, 1, 1]}, "group_by": "none"}}, "SASRec", False) == []
+    benchmark = {"benchmark_filename": ["a", "b", "c"], "eval_args": {"split": split}}
+    assert unread(benchmark, "SASRec", False) == ["eval_args.split (benchmark files are a split already)"]
+
+
+def test_settings_that_a_comparison_owns_are_not_in_the_list_of_those_that_nothing_reads() -> None:
+    assert not set(UNREAD) & set(OWNED_BY)
+
+
+@pytest.mark.parametrize("mode", ["full", {"valid": "full", "test": "full"}, {"valid": "full"}])
+def test_full_ranking_is_what_a_comparison_does(mode: Any) -> None:
+    assert only_in_recbole({"eval_args": {"mode": mode}}) == only_in_recbole({}) == []
+
+
+@pytest.mark.parametrize("mode", ["uni100", "pop100", "labeled", {"valid": "uni100", "test": "full"}])
+def test_any_other_mode_has_no_effect_and_is_refused(mode: Any) -> None:
+    (problem,) = only_in_recbole({"eval_args": {"mode": mode}})
+    assert problem.startswith(f"eval_args.mode is {mode!r}, which has no effect in a comparison")
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"train_batch_size": "many"}, "train_batch_size is 'many'; expected a number"),
+        ({"hidden_size": None}, "hidden_size is None; expected a number"),
+        ({"n_layers": True}, "n_layers is True; expected a number"),
+        ({"use_gpu": "yes"}, "use_gpu is 'yes'; expected true or false"),
+        ({"TIME_FIELD": 3}, "TIME_FIELD is 3; expected text"),
+        ({"load_col": ["item_id"]}, "load_col is ['item_id']; expected keys and values"),
+        ({"load_col": {"inter": "item_id"}}, "load_col: inter is 'item_id'; expected a list of columns"),
+        ({"MAX_ITEM_LIST_LENGTH": 0}, "MAX_ITEM_LIST_LENGTH is 0; it has to be a whole number of at least 1"),
+        ({"MAX_ITEM_LIST_LENGTH": 2.5}, "MAX_ITEM_LIST_LENGTH is 2.5; it has to be a whole number"),
+        ({"loss_type": "BCE"}, "loss_type is 'BCE'; known: CE, BPR"),
+        ({"train_neg_sample_args": {}}, "train_neg_sample_args draws items for loss_type: BPR, but loss_type is CE"),
+        ({"repeatable": False}, "repeatable is false, but a sequential model may recommend items again"),
+        ({"user_inter_num_interval": 5}, "user_inter_num_interval is 5; expected an interval, such as [5,inf)"),
+        ({"item_inter_num_interval": "[5,inf"}, "item_inter_num_interval is '[5,inf'; expected an interval"),
+        ({"item_inter_num_interval": "[5,3]"}, "item_inter_num_interval is '[5,3]'; expected an interval"),
+        ({"val_interval": {"timestamp": "[0,1);all"}}, "val_interval: timestamp is '[0,1);all'; expected an interval"),
+        ({"eval_args": "LS"}, "eval_args is 'LS'; expected keys and values"),
+        ({"eval_args": {"spilt": {}}}, "a key of eval_args is 'spilt'; did you mean 'split'?"),
+        ({"eval_args": {"order": "RO"}}, "eval_args.order is 'RO', but a sequential model"),
+        ({"eval_args": {"group_by": "item"}}, "eval_args.group_by is 'item'; known: user, none"),
+        ({"eval_args": {"split": None}}, "eval_args.split is None; expected one of RS, LS and TS"),
+        ({"eval_args": {"split": {"RS": [1], "LS": "valid_only"}}}, "eval_args.split is {"),
+        ({"eval_args": {"split": {"XX": 1}}}, "eval_args.split is {'XX': 1}; expected one of RS, LS and TS"),
+        ({"eval_args": {"split": {"LS": "valid"}}}, "eval_args.split: LS is 'valid'; expected one of valid_and_test"),
+        ({"eval_args": {"split": {"RS": [0.8, 0.2]}}}, "eval_args.split: RS is [0.8, 0.2]; expected the shares of"),
+        ({"eval_args": {"split": {"TS": "8:1:1"}}}, "eval_args.split: TS is '8:1:1'; expected the shares of"),
+        ({"eval_args": {"split": {"RS": [0, 0, 0]}}}, "eval_args.split: RS is [0, 0, 0]; expected the shares of"),
+    ],
+)
+def test_a_value_that_recbole_could_do_nothing_with_is_told(given: dict[str, Any], problem: str) -> None:
+    (line,) = wrong_values(given, "SASRec")
+    assert line.startswith(problem)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        SMALL,
+        {"gpu_id": 0},
+        {"train_neg_sample_args": "None"},
+        {"loss_type": "BPR", "train_neg_sample_args": {"sample_num": 4}},
+        {"load_col": {"inter": ["item_id"], "item": "*"}, "user_inter_num_interval": None},
+        {"eval_args": {"split": {"LS": "test_only"}, "order": "TO", "group_by": "user", "mode": "uni100"}},
+        {"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "group_by": None}},
+        {"user_inter_num_interval": "[0,4] ; (1e3,inf)", "item_inter_num_interval": "[-.5, 2.)"},
+        {"val_interval": {"timestamp": "[0,inf)", "class": ["a", "b"]}},
+        {"anything": object()},
+    ],
+)
+def test_values_that_recbole_takes_are_taken(given: dict[str, Any]) -> None:
+    assert wrong_values(given, "SASRec") == []
+
+
+def test_a_problem_says_in_which_part_of_the_file_it_is() -> None:
+    config = compared(
+        recbole={"hiden_size": 8, "eval_args": {"mode": "uni100"}},
+        variants={"id": {"items": "id"}, "b": {"items": "id", "recbole": {"n_layer": 1, "n_heads": "two"}}},
+        tune={"space": {"recbole.n_layrs": [1, 2]}},
+    )
+    starts = [
+        "recbole: unknown key 'hiden_size'",
+        "recbole: eval_args.mode is 'uni100'",
+        "variants.b.recbole: unknown key 'n_layer'",
+        "variants.b.recbole: n_heads is 'two'",
+        "tune.space: recbole: unknown key 'n_layrs'",
+    ]
+    found = setting_problems(config)
+    assert [line[: len(start)] for line, start in zip(found, starts, strict=True)] == starts
+
+
+def test_defaults_are_recboles() -> None:
+    assert (default_of("loss_type", "SASRec"), default_of("TIME_FIELD", "BLaIRSASRec")) == ("CE", "timestamp")
+    assert default_of("no_such_thing", "SASRec") is None
