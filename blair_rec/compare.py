@@ -21,7 +21,7 @@ from blair_rec.evaluate.results import load_run, load_runs
 from blair_rec.evaluate.run_files import CONFIG_FILE, RUNS_FOLDER
 from blair_rec.files import alone_in, tidy, write_text
 from blair_rec.item_cards import comparison_cards
-from blair_rec.item_vectors import Vectors, find_encodings
+from blair_rec.item_vectors import ITEM_FIELD, Vectors, find_encodings
 from blair_rec.leakage import leaks_of
 from blair_rec.plan import (
     Run,
@@ -33,6 +33,7 @@ from blair_rec.plan import (
     with_members,
 )
 from blair_rec.provenance import hash_of
+from blair_rec.rejected import REJECTED
 from blair_rec.sections import write_yaml
 from blair_rec.text.store import EmbeddingStore
 
@@ -99,6 +100,7 @@ def compare(
 
             data = Data(config, folder)
             data.notes = _notes(data, encodings)
+            data.rejected.write(out / REJECTED)
             stores = encode_stores({run.variant: encodings[run.variant] for run in pending if run.store}, listener)
             for name, made in stores.items():  # whether they cover the items, before anything is trained
                 made.find(data.item_tokens[1:], config.text_of(config.variants[name]).missing_text)
@@ -118,7 +120,8 @@ def compare(
             listener.finished(run, value, time.perf_counter() - begin)
         shutil.rmtree(out / CHECKPOINTS_FOLDER, ignore_errors=True)
         tokens = load_run(runs[0].folder).item_tokens
-        write_cards(out, comparison_cards(folder, encodings.values(), tokens))
+        item_field = config.recbole.get("ITEM_ID_FIELD", ITEM_FIELD)
+        write_cards(out, comparison_cards(folder, encodings.values(), tokens, item_field))
     return leaderboard(out)
 
 
@@ -197,7 +200,8 @@ def _notes(data: Data, encodings: dict[str, Vectors]) -> tuple[str, ...]:
     notes = tuple(dict.fromkeys(found))
     for note in notes:
         logger.info("data: %s", note)
-    return notes
+    left_out = [f"{data.rejected.note('events')}; they are in {REJECTED}"] if data.rejected.count else []
+    return (*left_out, *data.reading_notes, *notes)  # the first two were logged when the files were read
 
 
 def _checkpoint(run: Run, out: Path) -> Path:

@@ -39,6 +39,10 @@ class CatalogueError(BlairRecError, ValueError):
     """Item metadata that can't be read as it stands."""
 
 
+class AtomicFileError(CatalogueError, DatasetError):
+    """A RecBole atomic file, of events or of items, that can't be read as it is."""
+
+
 class MissingField(CatalogueError):
     """A text field that no item of the catalogue has."""
 
@@ -176,10 +180,17 @@ class SourceError(BlairRecError, ValueError):
 class RejectedLines(SourceError):
     """More broken lines than a file that is what it claims would have."""
 
-    def __init__(self, count: int, total: int, limit: float, first: Sequence[str]) -> None:
+    def __init__(
+        self,
+        count: int,
+        total: int,
+        limit: float,
+        first: Sequence[str],
+        cure: str = "get the file again, or allow more with --max-rejected",
+    ) -> None:
         super().__init__(
             f"{count:,} of {total:,} lines can't be used, and at most {limit:.3g} of them may be "
-            f"({'; '.join(first)}); get the file again, or allow more with --max-rejected"
+            f"({'; '.join(first)}); {cure}"
         )
 
 

@@ -62,6 +62,7 @@ class TrainingData:
             raise
         except ValueError as error:  # RecBole's own, pandas', or text that is no UTF-8
             raise DatasetError(f"data set {config.dataset!r} can't be read: {error}") from error
+        self.rejected, self.reading_notes = dataset.rejected, tuple(dataset.reading_notes)
         self.train, self.valid, test = dataset.build()
         sizes = {"training": len(self.train), "validation": len(self.valid), "test": len(test)}
         if empty := [name for name, size in sizes.items() if size == 0]:

@@ -13,7 +13,7 @@ from blair_rec.config import CompareConfig
 from blair_rec.config_sections import TextConfig
 from blair_rec.errors import StoreError
 from blair_rec.leakage import text_notes
-from blair_rec.text.catalogue import Catalogue, read_catalogue
+from blair_rec.text.catalogue import ID_FIELDS, Catalogue, read_catalogue
 from blair_rec.text.encode import encode_catalogue, store_name
 from blair_rec.text.encoder_source import EncoderSource, resolve_encoder
 from blair_rec.text.store import HEADER, EmbeddingStore, open_store
@@ -21,6 +21,9 @@ from blair_rec.text.template import ItemTexts, Template, catalogue_texts
 
 if TYPE_CHECKING:  # takes torch and RecBole, which finding and reading stores does not
     from blair_rec.recommend.dataset import ItemVectors
+
+ITEM_FIELD = ID_FIELDS[0]
+"""RecBole's ITEM_ID_FIELD where nothing is said."""
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) as the work goes on."""
@@ -130,13 +133,17 @@ def find_encoder(text: TextConfig) -> EncoderSource:
     )
 
 
-def find_encoding(text: TextConfig, items: Path, stores: Path, source: EncoderSource) -> Encoding:
+def find_encoding(
+    text: TextConfig, items: Path, stores: Path, source: EncoderSource, item_field: str = ITEM_FIELD
+) -> Encoding:
     """The vectors of an item file's texts, with their store inside the folder `stores`; nothing is encoded yet.
+
+    `item_field` is RecBole's ITEM_ID_FIELD, which names the items in their file, too.
 
     Raises:
         CatalogueError: no such file, or one that can't be read; MissingField: a field that it doesn't have.
     """
-    catalogue = read_catalogue(Path(text.items) if text.items else items)
+    catalogue = read_catalogue(Path(text.items) if text.items else items, item_id_fields(item_field))
     template = Template(text.template, text.fields)
     made_from = ItemTexts.of(catalogue, template).sha256
     return Encoding(template, catalogue, source, stores / f"{store_name(template, source)}-{made_from[:8]}")
@@ -160,15 +167,26 @@ def find_encodings(config: CompareConfig, folder: Path, stores: Path) -> dict[st
         asked = (text.encoder, text.revision, text.fallback, text.pooling, text.max_length, text.dtype)
         if asked not in sources:
             sources[asked] = find_encoder(text)
-        found[name] = find_encoding(text, folder / f"{folder.name}.item", stores, sources[asked])
+        item_field = config.recbole.get("ITEM_ID_FIELD", ITEM_FIELD)
+        found[name] = find_encoding(text, folder / f"{folder.name}.item", stores, sources[asked], item_field)
     return found
 
 
+def item_id_fields(item_field: str) -> tuple[str, ...]:
+    """Where a catalogue may name its items, if RecBole's ITEM_ID_FIELD is `item_field`: there first."""
+    return tuple(dict.fromkeys((item_field, *ID_FIELDS)))
+
+
 def encoded_store(
-    text: TextConfig, items: Path, stores: Path, source: EncoderSource, progress: Progress | None = None
+    text: TextConfig,
+    items: Path,
+    stores: Path,
+    source: EncoderSource,
+    progress: Progress | None = None,
+    item_field: str = ITEM_FIELD,
 ) -> tuple[EmbeddingStore, Path]:
     """The store of an item file's vectors inside the folder `stores`: read if it is there, otherwise made."""
-    encoding = find_encoding(text, items, stores, source)
+    encoding = find_encoding(text, items, stores, source, item_field)
     return encoding.encode(progress), encoding.path
 
 

@@ -23,6 +23,8 @@ except ImportError:  # not on Windows, which has no such count
 PACKAGES = ("recbole", "torch", "numpy", "scipy", "pandas", "transformers")
 TRAINING_SIDE = (
     "recommend",
+    "atomic.py",
+    "rejected.py",
     "config.py",
     "config_sections.py",
     "plugin_config.py",

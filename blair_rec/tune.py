@@ -27,6 +27,7 @@ from blair_rec.errors import ConfigError, ScoringError, TrainingError
 from blair_rec.files import alone_in, write_text
 from blair_rec.plan import data_folder, data_hash, run_setup
 from blair_rec.provenance import code_hash, hash_of
+from blair_rec.rejected import REJECTED
 from blair_rec.sections import to_dict, write_yaml
 from blair_rec.text.store import EmbeddingStore
 
@@ -98,6 +99,7 @@ def tune(
         folder = data_folder(config.dataset)
         encodings, _ = planned(config, out)
         data = TrainingData(config, folder)
+        data.rejected.write(out / REJECTED)
         stores = encode_stores({name: encodings[name] for name in drawn if name in encodings}, listener or Listener())
         search = _Search(space, out, data, stores, data_hash(config), on_trial)
         tuned = config

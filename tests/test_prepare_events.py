@@ -28,7 +28,7 @@ from blair_rec.prepare.events import (
     without_doubles,
 )
 from blair_rec.prepare.kept import Chunk
-from blair_rec.prepare.rejected import Rejected
+from blair_rec.rejected import Rejected
 
 NAMES = st.sampled_from([f"n{number}" for number in range(6)])
 REVIEWS = st.lists(

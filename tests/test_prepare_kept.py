@@ -22,7 +22,7 @@ from test_prepare_amazon import a_source, some_reviews, written_log
 from blair_rec.prepare import blocks, folder, kept, records
 from blair_rec.prepare.amazon import Amazon, prepare_amazon
 from blair_rec.prepare.records import read_table
-from blair_rec.prepare.rejected import Rejected
+from blair_rec.rejected import Rejected
 
 NUMBERS = {"a": pl.Int64}
 LINES = [b'{"a": 1, "b": "x"}', b'{"a": "1"}', b'{"a": 2.5}', b'{"a": null, "b": [1]}', b"{", b"[]", b""]

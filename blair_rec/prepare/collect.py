@@ -15,8 +15,8 @@ import polars as pl
 from blair_rec.errors import SourceError
 from blair_rec.prepare.events import Log
 from blair_rec.prepare.kept import Chunk
-from blair_rec.prepare.rejected import Rejected
 from blair_rec.prepare.times import WHOLE, find_format, read_times
+from blair_rec.rejected import Rejected
 
 SAMPLE = 1000
 """Rows that show how times are written."""

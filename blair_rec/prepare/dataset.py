@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from blair_rec.atomic import quoted
 from blair_rec.config import read_config
 from blair_rec.errors import SourceError
 from blair_rec.files import write_text
 from blair_rec.prepare.blocks import Progress
 from blair_rec.prepare.events import SPLITS, Log, exact_times, position_and_length
 from blair_rec.prepare.records import JSON_LINES, kind_of, read_table
-from blair_rec.prepare.rejected import Rejected
+from blair_rec.rejected import Rejected
 from blair_rec.sections import write_yaml
 
 HISTORY = 50
@@ -133,7 +134,7 @@ def write_items(
         for row in rows:
             cells = [" ".join(flat(row[name]).replace("\0", " ").split()) for name in fields]
             textless += not any(cells)
-            file.write(_row([row["item_id"], *cells]))
+            file.write(_row([row["item_id"], *map(quoted, cells)]))
             if lines is not None:
                 lines.write(json.dumps(row).encode() + b"\n")
     return textless

@@ -14,8 +14,8 @@ from blair_rec.prepare.dataset import ItemFile, check_fields, write_comparison, 
 from blair_rec.prepare.events import Log, first_of_each_pair, in_order, k_core, without_doubles
 from blair_rec.prepare.folder import REJECTED, Hashes, Tell, is_done, need_room, new_folder, write_record
 from blair_rec.prepare.records import read_table
-from blair_rec.prepare.rejected import Rejected
 from blair_rec.prepare.times import describe
+from blair_rec.rejected import Rejected
 
 
 @dataclass(frozen=True)

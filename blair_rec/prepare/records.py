@@ -19,7 +19,7 @@ from blair_rec.errors import SourceError
 from blair_rec.extras import need
 from blair_rec.prepare.blocks import Progress, See, blocks_of, count_lines, is_unicode, middle_of, texts_of
 from blair_rec.prepare.kept import Broken, Chunk, Kept
-from blair_rec.prepare.rejected import Rejected
+from blair_rec.rejected import Rejected
 
 AHEAD = 2
 """Blocks parsed while the one before is worked on."""
