@@ -22,12 +22,13 @@ from blair_rec.evaluate.results import RunResult, load_run, load_runs
 from blair_rec.evaluate.run_files import CONFIG_FILE, RUNS_FOLDER
 from blair_rec.files import alone_in, tidy, write_text
 from blair_rec.item_cards import comparison_cards
-from blair_rec.item_vectors import Vectors
+from blair_rec.item_vectors import ITEM_FIELD, Vectors
 from blair_rec.leakage import leaks_of
 from blair_rec.listener import Listener
 from blair_rec.plan import Run, data_folder, finished_runs, refuse_changed, run_names, with_members
 from blair_rec.provenance import hash_of
 from blair_rec.recommend.recbole_keys import setting_problems
+from blair_rec.rejected import REJECTED
 from blair_rec.sections import refuse, write_yaml
 from blair_rec.subset import Plan, averages_of, plan_all
 from blair_rec.text.store import EmbeddingStore
@@ -90,6 +91,7 @@ def compare(
             from blair_rec.run import Data, make_run
 
             data = Data(whole, folder)
+            data.rejected.write(out / REJECTED)
             wanted = {run.variant: encodings[run.variant] for run in asked if run.store}
             for vectors in dict.fromkeys(wanted.values()):
                 vectors.check(data.item_tokens[1:])
@@ -114,7 +116,8 @@ def compare(
             listener.finished(run, value, time.perf_counter() - begin)
         shutil.rmtree(out / CHECKPOINTS_FOLDER, ignore_errors=True)
         tokens = load_run(asked[0].folder).item_tokens
-        write_cards(out, comparison_cards(folder, encodings.values(), tokens))
+        item_field = config.recbole.get("ITEM_ID_FIELD", ITEM_FIELD)
+        write_cards(out, comparison_cards(folder, encodings.values(), tokens, item_field))
         return _rendered(out, config.only(variants).baseline if variants else config.baseline)
 
 
@@ -218,7 +221,8 @@ def _notes(data: Data, encodings: dict[str, Vectors]) -> tuple[str, ...]:
     notes = tuple(dict.fromkeys(found))
     for note in notes:
         logger.info("data: %s", note)
-    return notes
+    left_out = [f"{data.rejected.note('events')}; they are in {REJECTED}"] if data.rejected.count else []
+    return (*left_out, *data.reading_notes, *notes)  # the first two were logged when the files were read
 
 
 def _checkpoint(run: Run, out: Path) -> Path:

@@ -47,6 +47,10 @@ class CatalogueError(BlairRecError, ValueError):
     """Item metadata that can't be read as it stands."""
 
 
+class AtomicFileError(CatalogueError, DatasetError):
+    """A RecBole atomic file, of events or of items, that can't be read as it is."""
+
+
 class MissingField(CatalogueError):
     """A text field that no item of the catalogue has."""
 
@@ -192,10 +196,17 @@ class SourceError(BlairRecError, ValueError):
 class RejectedLines(SourceError):
     """More broken lines than a file that is what it claims would have."""
 
-    def __init__(self, count: int, total: int, limit: float, first: Sequence[str]) -> None:
+    def __init__(
+        self,
+        count: int,
+        total: int,
+        limit: float,
+        first: Sequence[str],
+        cure: str = "mend the file, or leave out a larger share of lines with --max-rejected",
+    ) -> None:
         super().__init__(
             f"{count:,} of {total:,} lines can't be used, and at most {limit:.3g} of them may be "
-            f"(first: {'; '.join(first)}); mend the file, or leave out a larger share of lines with --max-rejected"
+            f"(first: {'; '.join(first)}); {cure}"
         )
 
 

@@ -70,6 +70,7 @@ class TrainingData:
             raise
         except ValueError as error:  # pandas', or text that is no UTF-8
             raise DatasetError(f"data set {config.dataset!r} can't be read: {error}") from error
+        self.rejected, self.reading_notes = dataset.rejected, tuple(dataset.reading_notes)
         sizes = {"training": len(self.train), "validation": len(self.valid), "test": len(test)}
         if empty := [name for name, size in sizes.items() if size == 0]:
             why = "leave-one-out needs users with at least three events"

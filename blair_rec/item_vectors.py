@@ -15,7 +15,7 @@ from blair_rec.config import CompareConfig
 from blair_rec.config_sections import TextConfig
 from blair_rec.errors import StoreError
 from blair_rec.leakage import text_notes
-from blair_rec.text.catalogue import Catalogue, read_catalogue
+from blair_rec.text.catalogue import ID_FIELDS, Catalogue, read_catalogue
 from blair_rec.text.encode import encode_catalogue, store_name
 from blair_rec.text.encoder_source import EncoderSource, resolve_encoder
 from blair_rec.text.notes import catalogue_notes, check_match, cut_notes, repeat_notes, store_notes
@@ -24,6 +24,9 @@ from blair_rec.text.template import ItemTexts, Template, catalogue_texts
 
 if TYPE_CHECKING:  # takes torch and RecBole, which finding and reading stores does not
     from blair_rec.recommend.dataset import ItemVectors
+
+ITEM_FIELD = ID_FIELDS[0]
+"""RecBole's ITEM_ID_FIELD where nothing is said."""
 
 logger = logging.getLogger("blair_rec")
 
@@ -160,16 +163,18 @@ def find_encoding(
     items: Path,
     stores: Path,
     source: EncoderSource,
-    read: Callable[[Path], Catalogue] = read_catalogue,
+    item_field: str = ITEM_FIELD,
+    read: Callable[[Path, Sequence[str]], Catalogue] = read_catalogue,
 ) -> Encoding:
     """The vectors of an item file's texts, with their store inside the folder `stores`; nothing is encoded yet.
 
-    `read` may keep what it has read, for encodings that share an item file.
+    `item_field` is RecBole's ITEM_ID_FIELD, which names the items in their file, too. `read` may keep what it has read,
+    for encodings that share an item file.
 
     Raises:
         CatalogueError: no such file, or one that can't be read; MissingField: a field that it doesn't have.
     """
-    catalogue = read(Path(text.items) if text.items else items)
+    catalogue = read(Path(text.items) if text.items else items, item_id_fields(item_field))
     template = Template(text.template, text.fields)
     made_from = ItemTexts.of(catalogue, template).sha256
     return Encoding(template, catalogue, source, stores / f"{store_name(template, source)}-{made_from[:8]}")
@@ -198,15 +203,26 @@ def find_encodings(
         asked = (text.encoder, text.revision, text.fallback, text.pooling, text.max_length, text.dtype)
         if asked not in sources:
             sources[asked] = find_encoder(text)
-        found[name] = find_encoding(text, folder / f"{folder.name}.item", stores, sources[asked], read)
+        item_field = config.recbole.get("ITEM_ID_FIELD", ITEM_FIELD)
+        found[name] = find_encoding(text, folder / f"{folder.name}.item", stores, sources[asked], item_field, read)
     return found
 
 
+def item_id_fields(item_field: str) -> tuple[str, ...]:
+    """Where a catalogue may name its items, if RecBole's ITEM_ID_FIELD is `item_field`: there first."""
+    return tuple(dict.fromkeys((item_field, *ID_FIELDS)))
+
+
 def encoded_store(
-    text: TextConfig, items: Path, stores: Path, source: EncoderSource, progress: Progress | None = None
+    text: TextConfig,
+    items: Path,
+    stores: Path,
+    source: EncoderSource,
+    progress: Progress | None = None,
+    item_field: str = ITEM_FIELD,
 ) -> tuple[EmbeddingStore, Path]:
     """The store of an item file's vectors inside the folder `stores`: read if it is there, otherwise made."""
-    encoding = find_encoding(text, items, stores, source)
+    encoding = find_encoding(text, items, stores, source, item_field)
     for note in repeat_notes(encoding.catalogue):
         logger.info("data: %s", note)
     return encoding.encode(progress), encoding.path

@@ -58,7 +58,8 @@ class PluginDataset(TextSequentialDataset):
         else:
             items = Path(self.config["data_path"]) / f"{self.dataset_name}.item"
             stores = Path(self.config["checkpoint_dir"]) / "stores"
-            store, path = encoded_store(plugin.text, items, stores, find_encoder(plugin.text))
+            source = find_encoder(plugin.text)
+            store, path = encoded_store(plugin.text, items, stores, source, item_field=self.iid_field)
             logger.info("item vectors: %s", path)
         tokens = self.field2id_token[self.iid_field]
         vectors = item_vectors(store, tokens, plugin.text.missing_text)

@@ -29,6 +29,7 @@ from blair_rec.files import alone_in, write_text
 from blair_rec.listener import Listener
 from blair_rec.plan import data_folder, data_hash, run_setup
 from blair_rec.provenance import code_hash, hash_of
+from blair_rec.rejected import REJECTED
 from blair_rec.sections import refuse, to_dict, write_yaml
 from blair_rec.text.store import EmbeddingStore
 
@@ -113,6 +114,7 @@ def tune(
         folder = data_folder(config.dataset)
         encodings = planned(config, out).encodings
         data = TrainingData(config, folder)
+        data.rejected.write(out / REJECTED)
         listener = listener or Listener()
         stores = encode_stores({name: encodings[name] for name in drawn if name in encodings}, listener)
         for name, store in stores.items():

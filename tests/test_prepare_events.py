@@ -30,7 +30,7 @@ from blair_rec.prepare.events import (
 )
 from blair_rec.prepare.kept import Chunk
 from blair_rec.prepare.names import MISSING
-from blair_rec.prepare.rejected import Rejected
+from blair_rec.rejected import Rejected
 
 NAMES = st.sampled_from([f"n{number}" for number in range(6)])
 REVIEWS = st.lists(

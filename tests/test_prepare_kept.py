@@ -23,7 +23,7 @@ from blair_rec.prepare import blocks, folder, kept
 from blair_rec.prepare.amazon import Amazon, prepare_amazon
 from blair_rec.prepare.jsonlines import JsonLines
 from blair_rec.prepare.records import read_table
-from blair_rec.prepare.rejected import Rejected
+from blair_rec.rejected import Rejected
 
 NUMBERS = {"a": pl.Int64}
 LINES = [b'{"a": 1, "b": "x"}', b'{"a": "1"}', b'{"a": 2.5}', b'{"a": null, "b": [1]}', b"{", b"[]", b""]

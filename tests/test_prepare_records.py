@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from blair_rec.errors import MissingExtra, RejectedLines, SourceError
 from blair_rec.prepare import blocks
 from blair_rec.prepare.records import columns_among, read_table
-from blair_rec.prepare.rejected import Rejected
+from blair_rec.rejected import Rejected
 
 Row = tuple[str | None, ...]
 

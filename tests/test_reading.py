@@ -23,24 +23,23 @@ from recbole.data.dataset import SequentialDataset
 LOG = """\
 user_id:token\titem_id:token\trating:float\ttimestamp:float\tplace:token\ttags:token_seq\tshares:float_seq
 ann\t007\t3.5\t1628643414042\tnew york\tred blue\t0.25 1e-3 7
-bob\tone\t\t1628643414043.5\t\t\t
-ann\t"quoted ""so"\t-1e-3\t1628643415042\tNA\tblue\t3
-\t7\t1\t5\tx\tred\t1
+bob\tone\t4\t1628643414043.5\t\t\t
+ann\t"quoted ""so"\t-1e-3\t1628643415042\tnowhere\tblue\t3
 ann\t7\t0.1\t1628643415999\tbonn\tgreen  red\t4 5
 bob\t007\t2\t1628643415999\tbonn\tblue green\t1
-eve\t\t2\t1\tbonn\tblue\t1
 eve\tone\t2\t1628643415000\tbonn\t\t1
 eve\t007\t17.125\t1628643425000\tberlin\tred\t
 """
 ITEMS = """\
 item_id:token\ttitle:token\tclass:token_seq\tvector:float_seq\tprice:float
 one\tThe first\tred old\t0.5 1.5\t3
-007\tBond\t\t1 2\t
+007\tBond\t\t1 2\t5
 7\t\tnew\t\t4.25
+"quoted ""so"\tSo\tnew\t\t4.25
 never\tNobody's\tnew red\t9 9\t1
 7\ttwice\told\t1 1\t2
 """
-USERS = "user_id:token\tage:float\tjob:token\nbob\t31\tbaker\nann\t\t\neve\t7\tbaker\n"
+USERS = "user_id:token\tage:float\tjob:token\nbob\t31\tbaker\nann\t5\t\neve\t7\tbaker\n"
 EVERYTHING = {"load_col": None, "numerical_features": []}
 
 

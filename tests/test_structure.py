@@ -30,6 +30,8 @@ SHARED = tuple(
         "steps",
         "files",
         "extras",
+        "atomic",
+        "rejected",
     )
 )
 COMPAT = "blair_rec.recommend.compat"  # where RecBole is patched, the one module with exceptions of its own

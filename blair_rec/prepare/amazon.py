@@ -37,9 +37,9 @@ from blair_rec.prepare.jsonlines import first_fields
 from blair_rec.prepare.kept import PART, Chunk
 from blair_rec.prepare.published import Published, categories, published, rounded
 from blair_rec.prepare.records import JSON_LINES, columns_among, kind_of, read_table
-from blair_rec.prepare.rejected import Rejected
 from blair_rec.prepare.sources import Find, in_folder, need, on_hub
 from blair_rec.prepare.times import NUMBER, WHOLE, describe, read_times
+from blair_rec.rejected import Rejected
 
 HUB = "McAuley-Lab/Amazon-Reviews-2023"
 COLUMNS = ("user_id", "parent_asin", "rating", "timestamp")

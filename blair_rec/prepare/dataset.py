@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from blair_rec.atomic import quoted
 from blair_rec.errors import SourceError
 from blair_rec.prepare.events import SPLITS, Log, position_and_length, written_times
 from blair_rec.prepare.items import flat
@@ -84,7 +85,7 @@ def write_items(
         for row in rows:
             cells = [" ".join(flat(row[name]).replace("\0", " ").split()) for name in fields]
             textless += not any(cells)
-            file.write(_row([row["item_id"], *cells]))
+            file.write(_row([row["item_id"], *map(quoted, cells)]))
             if lines is not None:
                 lines.write(json.dumps(_catalogued(row)).encode() + b"\n")
     return textless

@@ -12,7 +12,7 @@ from blair_rec.errors import SourceError, first_of
 from blair_rec.prepare.blocks import Progress
 from blair_rec.prepare.jsonlines import LINE, Number, row_of
 from blair_rec.prepare.records import JSON_LINES, kind_of, need_columns, read_table
-from blair_rec.prepare.rejected import Rejected
+from blair_rec.rejected import Rejected
 
 
 class Names(NamedTuple):

@@ -13,7 +13,7 @@ import polars as pl
 
 from blair_rec.prepare.blocks import Progress, See, blocks_of, count_lines, middle_of
 from blair_rec.prepare.kept import Broken, Chunk, Kept
-from blair_rec.prepare.rejected import Rejected
+from blair_rec.rejected import Rejected
 
 AHEAD = 2
 """Blocks parsed while the one before is worked on."""

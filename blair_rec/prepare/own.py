@@ -16,8 +16,8 @@ from blair_rec.prepare.events import Log, first_of_each_pair, in_order, k_core, 
 from blair_rec.prepare.folder import REJECTED, Hashes, Tell, is_done, need_room, new_folder, write_record
 from blair_rec.prepare.items import ItemFile, Names, check_matches
 from blair_rec.prepare.records import need_columns, read_table
-from blair_rec.prepare.rejected import Rejected
 from blair_rec.prepare.times import describe
+from blair_rec.rejected import Rejected
 
 
 @dataclass(frozen=True)

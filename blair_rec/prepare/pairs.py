@@ -21,8 +21,8 @@ from blair_rec.prepare.events import VALID_FROM
 from blair_rec.prepare.folder import REJECTED, Hashes, Tell, is_done, need_room, new_folder, write_record
 from blair_rec.prepare.items import ItemFile, flat
 from blair_rec.prepare.records import columns_among, read_table
-from blair_rec.prepare.rejected import Rejected
 from blair_rec.prepare.times import WHOLE, read_times
+from blair_rec.rejected import Rejected
 
 LONGER_THAN = 30
 """Characters: a text has to be longer than that."""

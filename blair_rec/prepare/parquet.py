@@ -13,7 +13,7 @@ from blair_rec.errors import SourceError
 from blair_rec.extras import need
 from blair_rec.prepare.kept import Chunk
 from blair_rec.prepare.lines import UNREADABLE, first_line
-from blair_rec.prepare.rejected import Rejected
+from blair_rec.rejected import Rejected
 
 ROWS = 100_000
 """Rows read at once."""

@@ -19,7 +19,7 @@ import polars as pl
 from blair_rec.prepare.blocks import LONGEST_LINE, Progress, blocks_of, is_unicode, texts_in
 from blair_rec.prepare.kept import Chunk
 from blair_rec.prepare.lines import not_unicode, wrong_width
-from blair_rec.prepare.rejected import Rejected
+from blair_rec.rejected import Rejected
 
 NEAR = 200
 """Rows that show what a row of this file looks like."""

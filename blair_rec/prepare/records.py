@@ -16,7 +16,7 @@ from blair_rec.prepare.kept import Chunk, Kept
 from blair_rec.prepare.lines import Separated, read_lines
 from blair_rec.prepare.parquet import parquet_columns, read_parquet
 from blair_rec.prepare.quoted import cells_of_any_length, read_quoted
-from blair_rec.prepare.rejected import Rejected
+from blair_rec.rejected import Rejected
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".json", ".ndjson")

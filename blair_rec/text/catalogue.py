@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from blair_rec.atomic import AtomicFile
 from blair_rec.errors import CatalogueError
 
 Value: TypeAlias = "str | bool | list[Any] | dict[str, Any] | None"
 """What a field of an item may hold, as the file has it."""
 Record: TypeAlias = Mapping[str, Value]
 
-RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
 JSON_SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 LONGEST_CELL = 2**31 - 1
@@ -93,20 +93,21 @@ class Catalogue:
         return sum(map(len, self.repeated.values()))
 
 
-def read_catalogue(path: str | Path, item_id: str | None = None) -> Catalogue:
+def read_catalogue(path: str | Path, item_id: str | Sequence[str] | None = None) -> Catalogue:
     """Item metadata from a RecBole `.item` file, JSON lines (`.jsonl`, `.json`), or CSV and TSV with a header.
 
     All but `.item` may be packed with gzip (`.gz`). A cell of a CSV file may be quoted, and then span lines; in a TSV
-    file a quotation mark is a character like any other. `item_id` names the field that holds the item token; without
-    it, `item_id` or else `parent_asin` is taken. All other fields are kept as they are, numbers as they are written;
-    null, NaN and a blank cell are None. An item that has several rows keeps them all: the first one is its record.
+    file a quotation mark is a character like any other. `item_id` names the field that holds the item token, or
+    several of which the first that is there is taken; without it, that is `item_id` or else `parent_asin`. All other
+    fields are kept as they are, numbers as they are written; null, NaN and a blank cell are None. An item that has
+    several rows keeps them all: the first one is its record.
 
     Raises CatalogueError, with the line number, for anything in the file that can't be meant as written.
     """
     return Catalogue.of(iter_catalogue(path, item_id), Path(path))
 
 
-def iter_catalogue(path: str | Path, item_id: str | None = None) -> Iterator[tuple[str, Record]]:
+def iter_catalogue(path: str | Path, item_id: str | Sequence[str] | None = None) -> Iterator[tuple[str, Record]]:
     """(item token, record) of each item, one after the other: a catalogue that need not fit into memory.
 
     Arguments and errors are those of read_catalogue. An item that the file repeats comes as often as it has rows.
@@ -148,47 +149,32 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise CatalogueError(f"{path} is a broken gzip file ({error}); get it again") from error
 
 
-def _id_field(item_id: str | None, names: list[str], where: str) -> str:
+def _id_field(item_id: str | Sequence[str] | None, names: list[str], where: str) -> str:
     """The field that holds the item token."""
-    for candidate in ID_FIELDS if item_id is None else (item_id,):
+    candidates = ID_FIELDS if item_id is None else (item_id,) if isinstance(item_id, str) else item_id
+    for candidate in candidates:
         if candidate in names:
             return candidate
-    asked = " or ".join(map(repr, ID_FIELDS)) if item_id is None else repr(item_id)
+    asked = " or ".join(map(repr, candidates))
     raise CatalogueError(f"{where}: no field {asked} that could name the item; fields: {', '.join(names)}")
 
 
-def _recbole_items(path: Path, item_id: str | None) -> Iterator[tuple[str, Record]]:
-    """Rows of a RecBole atomic file. No quoting: there, a quotation mark is a character like any other."""
-    names: list[str] = []
-    id_name = ""
-    for number, line in _lines(path):
-        cells = line.split("\t")
-        where = f"{path}, line {number}"
-        if not names:
-            for cell in cells:
-                name, _, kind = cell.partition(":")
-                if not name or kind not in RECBOLE_TYPES:
-                    raise CatalogueError(
-                        f"{where}: {cell!r} is no RecBole column; the first line names them, as in "
-                        f"item_id:token<tab>title:token_seq (types: {', '.join(RECBOLE_TYPES)})"
-                    )
-                if name in names:
-                    raise CatalogueError(f"{where}: two columns are called {name!r}; rename one")
-                names.append(name)
-            id_name = _id_field(item_id, names, where)
-            continue
-        if len(cells) != len(names):
-            raise CatalogueError(
-                f"{where}: {len(cells)} columns where the first line has {len(names)}; look for a tab inside a text, "
-                "or a line break"
-            )
+def _recbole_items(path: Path, item_id: str | Sequence[str] | None) -> Iterator[tuple[str, Record]]:
+    """Lines of a RecBole atomic file."""
+    file = AtomicFile(path)
+    names = [column.name for column in file.columns]
+    id_name = _id_field(item_id, names, f"{path}, line 1")
+    for line in file.lines():
+        where = f"{path}, line {line.number}"
+        if why := file.misfit(line):
+            raise CatalogueError(f"{where}: {why}")
         record: dict[str, str | list[str] | None] = {
-            name: cell if cell.strip() else None for name, cell in zip(names, cells, strict=True)
+            name: cell if cell.strip() else None for name, cell in zip(names, line.cells, strict=True)
         }
         yield _item_token(record.pop(id_name), id_name, where), record
 
 
-def _json_items(path: Path, item_id: str | None) -> Iterator[tuple[str, Record]]:
+def _json_items(path: Path, item_id: str | Sequence[str] | None) -> Iterator[tuple[str, Record]]:
     """Rows of JSON lines."""
     id_name = ""
     for number, line in _lines(path):
@@ -198,7 +184,7 @@ def _json_items(path: Path, item_id: str | None) -> Iterator[tuple[str, Record]]
         yield _item_token(row.pop(id_name, None), id_name, where), row
 
 
-def _table_items(path: Path, item_id: str | None) -> Iterator[tuple[str, Record]]:
+def _table_items(path: Path, item_id: str | Sequence[str] | None) -> Iterator[tuple[str, Record]]:
     """Rows of a CSV or TSV file."""
     names: list[str] = []
     id_name = ""
@@ -263,7 +249,9 @@ def json_row(line: str, where: str) -> dict[str, Value]:
     return row
 
 
-def catalogue_of(rows: Iterable[dict[str, Value]], source: Path, item_id: str | None = None) -> Catalogue:
+def catalogue_of(
+    rows: Iterable[dict[str, Value]], source: Path, item_id: str | Sequence[str] | None = None
+) -> Catalogue:
     """A catalogue of rows that hold their item token. Raises as read_catalogue does, counting rows from 1."""
 
     def named() -> Iterator[tuple[str, Record]]:
