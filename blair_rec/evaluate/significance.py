@@ -45,7 +45,7 @@ class Difference:
     ci95: Interval | None
     """Of `relative`, over users alone: bootstrap, with the trainings as they are."""
     seeds_ci95: Interval | None
-    """Of `relative`, over seeds and users: where it would lie with other seeds and other users."""
+    """Of `relative`, over seeds and users: where it would lie with other seeds and other users; cut at -1."""
     p_users: float | None
     """Two-sided, over users alone."""
     p_seeds: float | None
