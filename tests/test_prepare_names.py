@@ -29,6 +29,12 @@ def test_names_that_are_let_through_are_read_back_by_pandas_as_they_are(names: l
     assert " ".join(parts).split(" ") == (parts or [""]) and " ".join(parts).split() == parts
 
 
+def test_a_space_belongs_to_the_name_of_a_user_but_not_at_its_ends() -> None:
+    names = pl.Series(["Ann Lee", " Ann", "Ann ", "Ann"])
+    assert unusable(names, in_lists=False).tolist() == [False, True, True, False]
+    assert unusable(names, in_lists=True).tolist() == [True, True, True, False]
+
+
 @pytest.mark.parametrize(
     "name, why",
     [
