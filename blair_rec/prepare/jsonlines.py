@@ -31,6 +31,9 @@ class Number(str):
     """A number of a JSON file, to the letter: 5.10 stays 5.10."""
 
 
+_to_the_letter = json.JSONDecoder(parse_float=Number, parse_int=Number, parse_constant=lambda _: None)
+
+
 class JsonLines:
     """Parses whole lines of JSON objects; scalars become text, lists and objects JSON text, NaN becomes null.
 
@@ -84,7 +87,7 @@ def row_of(line: bytes, where: str) -> dict[str, Any]:
     if b"\\ud" in line or b"\\uD" in line:
         line = _SURROGATE.sub(lambda found: rb"\u0000" if len(found[0]) == 6 else found[0], line)
     try:
-        row = json.loads(line, parse_float=Number, parse_int=Number, parse_constant=lambda _: None)
+        row = _to_the_letter.decode(line.decode())
     except RecursionError:
         row = None
     if row is None or (line.count(b"[") + line.count(b"{") > DEEPEST and _depth(row) > DEEPEST):
