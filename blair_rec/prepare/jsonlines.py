@@ -21,7 +21,7 @@ DEEPEST = 100
 """Lists and objects in one another that are read as a text."""
 SHOWN = 1000
 """Lines whose fields an error message lists."""
-_CONSTANT = re.compile(rb'"(?:[^"\\]|\\.)*"|NaN|-?Infinity')
+_CONSTANT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|NaN|-?Infinity')
 """A string, or one of the constants that Python's json module writes and JSON doesn't have."""
 _SURROGATE = re.compile(rb"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u[dD][89a-fA-F]..")
 """An escaped backslash, two escapes that are one character, or half a character."""
