@@ -51,6 +51,8 @@ KINDS = {
     "crlf.csv": b"user,item,when\r\nu1,a,1\r\nu2,b,2\r\n",
     "unended.csv": b"user,item,when\nu1,a,1\nu2,b,2",
     "marked.csv": b"\xef\xbb\xbfuser,item,when\nu1,a,1\nu2,b,2\n",
+    "marked.jsonl": b'\xef\xbb\xbf{"user": "u1", "item": "a", "when": 1}\n{"user": "u2", "item": "b", "when": "2"}',
+    "marked-quoted.csv": b'\xef\xbb\xbf"user",item,when\n"u1","a",1\nu2,"b",2\n',
     "quoted.csv": b'"user",item,when\n"u1","a",1\nu2,"b",2\n',
     "a.tsv": b"user\titem\twhen\nu1\ta\t1\nu2\tb\t2\n",
     "a.jsonl": b'{"user": "u1", "item": "a", "when": 1}\n{"when": 2, "x": [1], "user": "u2", "item": "b"}\n',
@@ -66,7 +68,7 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, name: str, zippe
     path.write_bytes(gzip.compress(KINDS[name]) if zipped else KINDS[name])
     found, rejected = read(path, "item", "user", "when")
     assert list(found.values()) == [("a", "u1", "1"), ("b", "u2", "2")] and not rejected
-    assert list(found) == {"a.jsonl": [1, 2], "blank.jsonl": [1, 4]}.get(name, [2, 3])
+    assert list(found) == {"a.jsonl": [1, 2], "marked.jsonl": [1, 2], "blank.jsonl": [1, 4]}.get(name, [2, 3])
 
 
 def test_parquet_is_read_as_text(tmp_path: Path) -> None:
@@ -151,8 +153,9 @@ def test_a_broken_line_is_kept_apart_with_its_number_and_the_others_are_read(tmp
     assert re.search(why, rejected[0]["why"]), rejected[0]["why"]
 
 
-LINES = {b'{"a": 1}': ("1",), b'{"a": 1} ': ("1",), b'{"b": 2}': (None,)}
-BAD_LINES = (b"{", b'{"a": "\xff"}', b"[]", b'{"a": 1}}', b'{"a": nan}')
+LINES = {b'{"a": 1}': ("1",), b'{"a": 1} ': ("1",), b'{"b": 2}': (None,), b'{"a": NaN, "b": -Infinity}': (None,)}
+LINES |= {b'{"a": "NaN \\" Infinity"}': ('NaN " Infinity',), b'{"a": "[12]"}': ("[12]",)}
+BAD_LINES = (b"{", b'{"a": "\xff"}', b"[]", b'{"a": 1}}', b'{"a": nan}', b'{"a": NaNa}')
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -97,10 +97,10 @@ def texts_of(path: Path, progress: Progress | None) -> Iterator[str]:
         yield from texts_in(block)
 
 
-def texts_in(block: bytes) -> Iterator[str]:
-    """The lines of a block, as texts_of gives them."""
+def texts_in(block: bytes, errors: str = "surrogateescape") -> Iterator[str]:
+    """The lines of a block, as texts_of gives them; with `errors="strict"` other bytes are a UnicodeDecodeError."""
     # Split at \n alone: str.splitlines would also split at characters that a cell may hold.
-    return io.TextIOWrapper(io.BytesIO(block), encoding="utf-8", errors="surrogateescape", newline="\n")
+    return io.TextIOWrapper(io.BytesIO(block), encoding="utf-8", errors=errors, newline="\n")
 
 
 def is_unicode(text: str) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Set
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,11 +67,9 @@ class ItemFile:
             named = list(filter(None, names))
             rows += len(named)
             unseen = set(named) - known
-            if len(unseen) < len(named):  # one by one only where some repeat
-                for name in named:
-                    if name in known:
-                        repeated[name] = None
-                    known.add(name)
+            if len(unseen) < len(named):
+                counts = Counter(named)
+                repeated.update(dict.fromkeys(name for name in counts if counts[name] > 1 or name in known))
             known |= unseen
         rejected.check()
         return Names(known, list(repeated), rows - len(known))
@@ -106,12 +105,17 @@ class ItemFile:
         is_json = kind_of(self.path) in JSON_LINES
         columns = [self.item_id] if is_json else list(dict.fromkeys([self.item_id, *self.fields]))
         for table, lines in read_table(self.path, columns, silent, progress, whole=is_json):
-            found = [row for row, name in enumerate(table[self.item_id].to_list()) if name in wanted]
-            for row, said in zip(found, table[found].iter_rows(named=True), strict=True):
-                name = said[self.item_id]
-                if is_json:  # to the letter: a text that looks like a list is a text
-                    said = row_of(said[LINE], f"{self.path}, line {lines[row]}")
-                yield {"item_id": name, **{field: _top(said.get(field)) for field in self.fields}}
+            names = table[self.item_id].to_list()
+            found = [row for row, name in enumerate(names) if name in wanted]
+            table = table[found]
+            # A JSON line to the letter: a text that looks like a list is a text.
+            said: Iterable[dict[str, Any]] = (
+                (row_of(line, f"{self.path}, line {lines[row]}") for row, line in zip(found, table[LINE], strict=True))
+                if is_json
+                else table.iter_rows(named=True)
+            )
+            for row, values in zip(found, said, strict=True):
+                yield {"item_id": names[row], **{field: _top(values.get(field)) for field in self.fields}}
 
 
 def _top(value: Any) -> Any:

@@ -21,7 +21,7 @@ DEEPEST = 100
 """Lists and objects in one another that are read as a text."""
 SHOWN = 1000
 """Lines whose fields an error message lists."""
-_CONSTANT = re.compile(rb'"(?:[^"\\]|\\.)*"|NaN|-?Infinity')
+_CONSTANT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|NaN|-?Infinity')
 """A string, or one of the constants that Python's json module writes and JSON doesn't have."""
 _SURROGATE = re.compile(rb"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u[dD][89a-fA-F]..")
 """An escaped backslash, two escapes that are one character, or half a character."""
@@ -29,6 +29,9 @@ _SURROGATE = re.compile(rb"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u[dD][89a-f
 
 class Number(str):
     """A number of a JSON file, to the letter: 5.10 stays 5.10."""
+
+
+_to_the_letter = json.JSONDecoder(parse_float=Number, parse_int=Number, parse_constant=lambda _: None)
 
 
 class JsonLines:
@@ -84,7 +87,7 @@ def row_of(line: bytes, where: str) -> dict[str, Any]:
     if b"\\ud" in line or b"\\uD" in line:
         line = _SURROGATE.sub(lambda found: rb"\u0000" if len(found[0]) == 6 else found[0], line)
     try:
-        row = json.loads(line, parse_float=Number, parse_int=Number, parse_constant=lambda _: None)
+        row = _to_the_letter.decode(line.decode())
     except RecursionError:
         row = None
     if row is None or (line.count(b"[") + line.count(b"{") > DEEPEST and _depth(row) > DEEPEST):

@@ -11,14 +11,16 @@ import contextlib
 import csv
 import itertools
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 
 import polars as pl
 
 from blair_rec.prepare.blocks import LONGEST_LINE, Progress, blocks_of, is_unicode, texts_in
 from blair_rec.prepare.kept import Chunk
-from blair_rec.prepare.lines import not_unicode, wrong_width
+from blair_rec.prepare.lines import wrong_width
 from blair_rec.rejected import Rejected
 
 NEAR = 200
@@ -61,48 +63,56 @@ def read_quoted(
         RejectedLines: more lines than the limit allows can't be parsed.
     """
     places = [list(known).index(column) for column in columns]
-    reading = _Rows(path, len(known), rejected, skip)
+    reading = _Rows(path, len(known), places, rejected, skip)
     for block in itertools.chain(blocks_of(path, progress), [None]):
         rows, lines = reading.read(block)
         if not rows:
             continue
-        cells = {column: [row[place] for row in rows] for column, place in zip(columns, places, strict=True)}
+        cells = dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))
         yield Chunk(pl.DataFrame(cells, schema=dict.fromkeys(columns, pl.String)), lines)
 
 
 class _Rows:
     """The rows of a file, block by block; a row that goes on in the next block waits for it."""
 
-    def __init__(self, path: Path, width: int, rejected: Rejected, skip: bool) -> None:
+    def __init__(self, path: Path, width: int, places: Sequence[int], rejected: Rejected, skip: bool) -> None:
         self.path, self.width, self.rejected, self.skip = path, width, rejected, skip
+        first = places[0]
+        self.chosen: Callable[[list[str]], Sequence[str]] = (
+            itemgetter(*places) if len(places) > 1 else lambda row: (row[first],)
+        )
         self.lines: list[str] = []
         """Those of the block, behind those of the row that began before it."""
         self.number = 1
         """Of the first of them in the file."""
         self.unicode = True
-        self.near: list[list[str]] = []
-        """The cells of the latest rows."""
-        self.rows: list[list[str]] = []
+        self.near: deque[list[str]] = deque(maxlen=NEAR)
+        """All cells of the latest rows."""
+        self.rows: list[Sequence[str]] = []
         self.begins: list[int] = []
 
-    def read(self, block: bytes | None) -> tuple[list[list[str]], list[int]]:
-        """All cells of the rows that are complete now, and the line on which each begins; None is the file's end."""
+    def read(self, block: bytes | None) -> tuple[list[Sequence[str]], list[int]]:
+        """The chosen cells of the rows that are complete now, and the line on which each begins; None is the end."""
         self.rows, self.begins = [], []
-        self.unicode = self.unicode and not not_unicode(block or b"")
-        self.lines += texts_in(block or b"")
+        try:
+            self.lines += list(texts_in(block or b"", "strict"))
+        except UnicodeDecodeError:
+            self.unicode = False  # from here on each row is looked at
+            self.lines += texts_in(block or b"")
         begin = int(self.skip and bool(self.lines))
         self.skip = self.skip and not begin
         with cells_of_any_length():
             if not self.near:
-                self.near = list(csv.reader(self.lines[begin : begin + NEAR]))
+                with contextlib.suppress(csv.Error):
+                    self.near.extend(csv.reader(self.lines[begin : begin + NEAR]))
             end = self._parse(begin, block is None)
-        self.near = self.rows[-NEAR:] or self.near
         self.lines, self.number = self.lines[end:], self.number + end
         return self.rows, self.begins
 
     def _parse(self, at: int, is_end: bool) -> int:
         """Parse from this line on; returns the line with which to go on when the next block is there."""
-        lines, width = self.lines, self.width
+        lines, rows, begins = self.lines, self.rows, self.begins
+        width, chosen, near = self.width, self.chosen, self.near
         while at < len(lines):
             # One reader for as long as all goes well.
             reader, begin = csv.reader(map(lines.__getitem__, range(at, len(lines))), strict=True), at
@@ -119,8 +129,9 @@ class _Rows:
                         if why:
                             self._reject(at, end, why)
                         else:
-                            self.rows.append(row)
-                            self.begins.append(self.number + at)
+                            near.append(row)
+                            rows.append(chosen(row))
+                            begins.append(self.number + at)
                             self.rejected.lines += end - at
                     at = end
             except csv.Error as error:
@@ -141,11 +152,11 @@ class _Rows:
     def _takes_in_rows(self, at: int, end: int, how: str) -> bool:
         """Whether most lines behind the first one of a row are rows of their own; if so, the first one is rejected."""
         taken = self.lines[at + 1 : min(end, at + 1 + JUDGED)]
-        alone = (next(csv.reader([line]), []) for line in taken)
+        alone = (_alone(line) for line in taken if line.count(",") >= self.width - 1)
         wide = [cells for cells in alone if len(cells) == self.width]
         if 2 * len(wide) <= len(taken):
             return False
-        near = [row for row in self.near + self.rows[-NEAR:] if len(row) == self.width][-NEAR:]
+        near = [row for row in self.near if len(row) == self.width]
         common = [[trait for trait in TRAITS if all(map(trait, column))] for column in zip(*near, strict=True)]
         alike = [
             all(trait(cell) for cell, traits in zip(cells, common, strict=False) for trait in traits) for cells in wide
@@ -155,7 +166,7 @@ class _Rows:
         rows = f"the {end - at - 1:,} lines behind it" if end - at > 2 else "the line behind it"
         why = f"a quotation mark opens a cell here that {how}; {rows} look like rows of their own and are read as such"
         self.rejected.lines += 1
-        self.rejected.add(self.path, self.number + at, why, self.lines[at].rstrip("\r\n"))
+        self.rejected.add(self.path, self.number + at, why, self._text(at))
         return True
 
     def _reject(self, at: int, end: int, why: str) -> None:
@@ -163,5 +174,16 @@ class _Rows:
         self.rejected.lines += end - at
         for place in range(at, end):
             said = f"belongs to the row of line {self.number + at}, which is broken" if place > at else why
-            text = self.lines[place].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-            self.rejected.add(self.path, self.number + place, said, text.rstrip("\r\n"))
+            self.rejected.add(self.path, self.number + place, said, self._text(place))
+
+    def _text(self, place: int) -> str:
+        line = self.lines[place].rstrip("\r\n")
+        return line.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _alone(line: str) -> list[str]:
+    """The cells of a line by itself; a quoted cell that is still open ends with it."""
+    try:
+        return next(csv.reader([line.rstrip("\r\n")]), [])
+    except csv.Error:  # a carriage return inside the line
+        return []

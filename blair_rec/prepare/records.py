@@ -135,7 +135,7 @@ def read_table(
     """
     kind = kind_of(path)
     headless = False
-    if kind not in JSON_LINES and names is not None:
+    if kind in SEPARATORS and names is not None:
         known = _columns(path)
         headless = not set(columns) <= set(known) and len(known) == len(names)
     if not headless:
