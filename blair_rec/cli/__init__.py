@@ -8,10 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-import blair_rec
-from blair_rec.cli import compare, prepare, pretrain, run, search, text, tune
-from blair_rec.cli.terminal import Console, clean, processes, say, set_up_logging
-from blair_rec.errors import BlairRecError, ConfigError
+# All else is imported in functions, so that Ctrl-C finds main() at work from the first moment on.
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 EXIT_PIPE = 141
@@ -21,7 +18,7 @@ EXIT_PIPE = 141
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, 1 (an error, in one message), 2 (usage), 130 (interrupted) or 141.
 
-    The last one is for output that nobody reads to the end, as in `blair-rec ... | head`.
+    The last one is for output that nobody reads to the end, as in `blair-rec ... | head`. None leaves a traceback.
     """
     try:
         try:
@@ -32,9 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # What is still to be written when Python ends goes nowhere, without a message about it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE
+    except KeyboardInterrupt:  # before a command could begin
+        return EXIT_INTERRUPTED
 
 
 def _main(arguments: Sequence[str] | None) -> int:
+    from blair_rec.cli.terminal import Console, processes, say, set_up_logging
+    from blair_rec.errors import BlairRecError, ConfigError
+
     console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")  # of torchrun's processes one speaks
     options = _parser().parse_args(arguments)
     set_up_logging(console, quiet=getattr(options, "quiet", False))
@@ -59,10 +61,15 @@ class _Parser(argparse.ArgumentParser):
     """Its messages repeat what was typed, or what the shell made of `*`: a file name may hold control characters."""
 
     def error(self, message: str) -> NoReturn:
+        from blair_rec.cli.terminal import clean
+
         super().error(clean(message))
 
 
 def _parser() -> argparse.ArgumentParser:
+    import blair_rec
+    from blair_rec.cli import compare, prepare, pretrain, run, search, text, tune
+
     parser = _Parser(prog="blair-rec", description="Does item text help a sequential recommender?")
     parser.add_argument("--version", action="version", version=f"blair-rec {blair_rec.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
