@@ -96,6 +96,9 @@ def _in_one_line(text: str) -> str:
 
 
 def _search(options: argparse.Namespace, console: Console) -> None:
+    from blair_rec.text.search import check_asked
+
+    check_asked(options.queries, options.k)  # before the encoder is loaded
     found = _open(options).search(options.queries, options.k)
     for query, hits in zip(options.queries, found, strict=True):
         if options.json:
