@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import shutil
 import time
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ from blair_rec.plan import (
 )
 from blair_rec.provenance import hash_of
 from blair_rec.sections import write_yaml
+from blair_rec.text.notes import cut_notes
 from blair_rec.text.store import EmbeddingStore
 
 if TYPE_CHECKING:
@@ -100,10 +102,11 @@ def compare(
             data = Data(config, folder)
             for vectors in dict.fromkeys(encodings.values()):
                 vectors.check(data.item_tokens[1:])
+            data.notes = _notes(data, encodings)
             stores = encode_stores({run.variant: encodings[run.variant] for run in pending if run.store}, listener)
             for name, made in stores.items():  # whether they cover the items, before anything is trained
                 made.find(data.item_tokens[1:], config.text_of(config.variants[name]).missing_text)
-            data.notes = _notes(data, encodings)  # which texts were cut is known only now
+            data.notes = _with_cut_texts(data, stores)
             runs = [_with_store(run, stores) for run in runs]
             refuse_changed(runs, out)
         write_text(out / CONFIG_FILE, write_yaml(config))
@@ -195,8 +198,18 @@ def _notes(data: Data, encodings: dict[str, Vectors]) -> tuple[str, ...]:
     found = leaks_of(data.train, data.valid, data.test).notes()
     for encoding in dict.fromkeys(encodings.values()):
         found += encoding.notes(data.item_tokens[1:])
-    notes = tuple(dict.fromkeys(found))
-    for note in notes:
+    return _told(found)
+
+
+def _with_cut_texts(data: Data, stores: dict[str, EmbeddingStore]) -> tuple[str, ...]:
+    """The notes, with those on texts that are longer than their encoder reads, which encoding has counted."""
+    return _told([note for made in stores.values() for note in cut_notes(made, data.item_tokens[1:])], data.notes)
+
+
+def _told(found: Iterable[str], before: Sequence[str] = ()) -> tuple[str, ...]:
+    """The notes from before and those that were found, each once; new ones are logged."""
+    notes = tuple(dict.fromkeys([*before, *found]))
+    for note in notes[len(before) :]:
         logger.info("data: %s", note)
     return notes
 
