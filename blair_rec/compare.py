@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +31,7 @@ from blair_rec.recommend.recbole_keys import setting_problems
 from blair_rec.rejected import REJECTED
 from blair_rec.sections import refuse, write_yaml
 from blair_rec.subset import Plan, averages_of, plan_all
+from blair_rec.text.notes import cut_notes
 from blair_rec.text.store import EmbeddingStore
 
 if TYPE_CHECKING:
@@ -95,11 +96,12 @@ def compare(
             wanted = {run.variant: encodings[run.variant] for run in asked if run.store}
             for vectors in dict.fromkeys(wanted.values()):
                 vectors.check(data.item_tokens[1:])
+            data.notes = _notes(data, wanted)
             stores = encode_stores({run.variant: encodings[run.variant] for run in pending if run.store}, listener)
             for name, made in stores.items():  # whether they cover the items, before anything is trained
                 made.find(data.item_tokens[1:], whole.text_of(whole.variants[name]).missing_text)
                 check_transforms(whole, name, data, made)
-            data.notes = (*data.unread, *_notes(data, wanted))  # which texts were cut is known only now
+            data.notes = _with_cut_texts(data, stores)
             asked = [_with_store(run, stores) for run in asked]
             refuse_changed(asked, out, accept_code)
         write_text(out / CONFIG_FILE, write_yaml(whole))
@@ -218,11 +220,21 @@ def _notes(data: Data, encodings: dict[str, Vectors]) -> tuple[str, ...]:
     found = leaks_of(data.train, data.valid, data.test).notes()
     for encoding in dict.fromkeys(encodings.values()):
         found += encoding.notes(data.item_tokens[1:])
-    notes = tuple(dict.fromkeys(found))
-    for note in notes:
-        logger.info("data: %s", note)
     left_out = [f"{data.rejected.note('events')}; they are in {REJECTED}"] if data.rejected.count else []
-    return (*left_out, *data.reading_notes, *notes)  # the first two were logged when the files were read
+    return _told(found, (*data.unread, *left_out, *data.reading_notes))  # these were logged when the files were read
+
+
+def _with_cut_texts(data: Data, stores: dict[str, EmbeddingStore]) -> tuple[str, ...]:
+    """The notes, with those on texts that are longer than their encoder reads, which encoding has counted."""
+    return _told([note for made in stores.values() for note in cut_notes(made, data.item_tokens[1:])], data.notes)
+
+
+def _told(found: Iterable[str], before: Sequence[str] = ()) -> tuple[str, ...]:
+    """The notes from before and those that were found, each once; new ones are logged."""
+    notes = tuple(dict.fromkeys([*before, *found]))
+    for note in notes[len(before) :]:
+        logger.info("data: %s", note)
+    return notes
 
 
 def _checkpoint(run: Run, out: Path) -> Path:

@@ -75,7 +75,7 @@ class TextConfig:
     missing_text: str = "error"
     """error, mean or zeros: what an item without text gets."""
     items: str | None = None
-    """The item metadata: a RecBole .item file or JSON lines; the data set's own .item file if not given."""
+    """The item metadata: a RecBole .item file, JSON lines, CSV or TSV; the data set's own .item file if not given."""
     store: str | None = None
     """A store that is there already, instead of encoding the item file."""
 

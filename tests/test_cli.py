@@ -185,7 +185,7 @@ def test_an_interruption_ends_with_status_130_and_keeps_what_is_finished(
         ("dataset=nowhere", r"data set 'nowhere': there is no such folder; give a folder of atomic files"),
         ("model=SASRce", r"model is 'SASRce', which is no sequential model of RecBole; did you mean 'SASRec'\?"),
         ("baseline=base", r"cfg.yaml: baseline is 'base'; variants: id, text"),
-        ("text.items=x.csv", r"x.csv is not there, or not a file; name a RecBole .item file or JSON lines"),
+        ("text.items=x.csv", r"x.csv is not there, or not a file; name a RecBole .item file, JSON"),
         ("text.encoder=./nowhere", r"the encoder folder ./nowhere is not there; name a folder with a config.json"),
         ("seeds=x", r"seeds is 'x'; expected a list of whole numbers"),
     ],
@@ -503,7 +503,7 @@ def test_encode_makes_a_store_and_then_reads_it(here: Path, encoder: Path, capsy
         (["--pooling", "max"], r"pooling is 'max'; known: auto, cls, mean"),
         (["--max-length", "0"], r"max_length is 0; it has to be at least 1"),
         (["--items", "nowhere.item"], r"nowhere.item is not there"),
-        (["--out", "cfg.yaml"], r"cfg.yaml is a file; a store is a folder: choose another place"),
+        (["--out", "cfg.yaml"], r"cfg.yaml is a file, and a folder has to go there; choose another place"),
         (["--pooling", "auto"], r"does not say how it pools"),
     ],
 )

@@ -37,7 +37,6 @@ from blair_rec.errors import (
     MissingField,
     NoRuns,
     OutputError,
-    StoreError,
     TextlessItems,
 )
 from blair_rec.evaluate.leaderboard import Leaderboard
@@ -697,11 +696,29 @@ def test_an_empty_catalogue(tiny: Path, encoder: Path) -> None:
     not_begun(bad(tiny, encoder), CatalogueError, r"tiny.item holds no item; a catalogue needs at least one")
 
 
-def test_an_item_that_stands_twice(tiny: Path, encoder: Path) -> None:
-    items(tiny, lambda lines: [*lines, lines[5]])
-    not_begun(
-        bad(tiny, encoder), CatalogueError, r"1 of 81 rows repeat an item token \(first: i\d+\); keep one row per"
-    )
+def test_items_that_are_repeated_without_text_and_cut_are_told_on_the_terminal_and_on_the_board(
+    tiny: Path, encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def messy(lines: list[str]) -> list[str]:
+        first, second, third = (line.split("\t") for line in lines[1:4])
+        long = "\t".join([first[0], "a red lamp for reading in bed " * 60, *first[2:]])
+        empty = ["\t".join([cells[0], "", *cells[2:]]) for cells in (second, third)]
+        return [lines[0], long, *empty, *lines[4:], "\t".join([third[0], "found", *third[2:]])]
+
+    items(tiny, messy)
+    text = {"fields": ["title"], "encoder": str(encoder), "pooling": "cls", "missing_text": "mean"}
+    config = bad(tiny, encoder, text=text, variants={"id": {}, "t": {"items": "text"}}, seeds=[1])
+    with caplog.at_level(logging.INFO, logger="blair_rec"):
+        board = compare(config, tmp_path / "out")
+    assert board is not None
+    for start in (
+        "1 rows of tiny.item repeat an item of an earlier row",
+        "1 of 80 items have no text in title",
+        "1 of 79 texts have more than the 128 tokens that tiny-roberta reads, and their end is left out",
+    ):
+        assert sum(f"data: {start}" in message for message in caplog.messages) == 1, start
+        assert sum(note.startswith(start) for note in board.notes) == 1
+        assert start in (tmp_path / "out" / "leaderboard.md").read_text("utf-8")
 
 
 def test_no_catalogue(tiny: Path, encoder: Path) -> None:
@@ -755,8 +772,12 @@ def test_nan_vectors(tiny: Path, encoder: Path, tmp_path: Path) -> None:
 def test_items_of_another_data_set(tiny: Path, encoder: Path, tmp_path: Path) -> None:
     (tmp_path / "other.item").write_text("item_id:token\ttitle:token_seq\nx1\tred lamp\nx2\tblue lamp\n", "utf-8")
     text = {"fields": ["title"], "encoder": str(encoder), "pooling": "cls", "items": str(tmp_path / "other.item")}
-    with pytest.raises(StoreError, match=r"belongs to another catalogue: it knows 0 of the 80 items"):
+    with pytest.raises(
+        CatalogueError,
+        match=r"other.item is the catalogue of other items: it has 0 of the 80 .*\(not there: i",
+    ):
         compare(bad(tiny, encoder, text=text, variants={"t": {"items": "text"}}, baseline="t"), tmp_path / "out")
+    assert not (tmp_path / "out" / "stores").exists(), "found before anything is encoded"
 
 
 def test_items_without_text(tiny: Path, encoder: Path, tmp_path: Path) -> None:

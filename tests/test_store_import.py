@@ -192,7 +192,8 @@ def written(folder: Path, kind: str, random: Random) -> tuple[Path, Path | None]
         return _parquet(folder, ids, rows, random), None
     if kind == "feature":
         (folder / "v.data_maps").write_text(json.dumps({"item2id": {"[PAD]": 0, **_numbered(ids)}}))
-        np.array([number or 0.0 for row in rows for number in row or ()], "<f4").tofile(folder / "v.feature")
+        with np.errstate(over="ignore"):
+            np.array([number or 0.0 for row in rows for number in row or ()], "<f4").tofile(folder / "v.feature")
         return folder / "v.feature", folder / "v.data_maps"
     lines = [f"{token}\t{' '.join(map(str, row or ()))}" for token, row in zip(ids, rows, strict=False)]
     (folder / "v.itememb").write_text("\n".join(["iid:token\titem_emb:float_seq", *lines, ""]), encoding="utf-8")

@@ -74,6 +74,9 @@ def _open(options: argparse.Namespace) -> TextSearch:
 
 
 def _search(options: argparse.Namespace, console: Console) -> None:
+    from blair_rec.text.search import check_asked
+
+    check_asked(options.queries, options.k)  # before the encoder is loaded
     found = _open(options).search(options.queries, options.k)
     for query, hits in zip(options.queries, found, strict=True):
         if options.json:

@@ -67,11 +67,9 @@ class TextSearch:
     def search(self, queries: Sequence[str], k: int = 10) -> list[list[Hit]]:
         """The nearest k items of each query, the nearest first; of equal scores the one first in the store.
 
-        Raises ConfigError for a query without a word, or a k below 1.
+        Raises as check_asked does.
         """
-        if blank := [number for number, query in enumerate(queries, start=1) if not query.strip()]:
-            raise ConfigError(f"query {blank[0]} of {len(queries)} is empty; write a sentence, such as 'a blue cup'")
-        check_k(k)  # before the encoder works
+        check_asked(queries, k)
         found = self.index.search(self.encoder.encode(queries), k)
         tokens = {row: self.store.tokens.at([row])[0] for row in np.unique(found.rows).tolist() if row >= 0}
         titles = {} if self.items is None else titles_of(self.items, set(tokens.values()), self.store, self.item_id)
@@ -79,6 +77,13 @@ class TextSearch:
             [Hit(tokens[row], score, titles.get(tokens[row], "")) for row, score in zip(*best, strict=True) if row >= 0]
             for best in zip(found.rows.tolist(), found.scores.tolist(), strict=True)
         ]
+
+
+def check_asked(queries: Sequence[str], k: int) -> None:
+    """Raise ConfigError for a query without a word, or a number of items below 1."""
+    if blank := [number for number, query in enumerate(queries, start=1) if not query.strip()]:
+        raise ConfigError(f"query {blank[0]} of {len(queries)} is empty; write a sentence, such as 'a blue cup'")
+    check_k(k)
 
 
 def _index(store: EmbeddingStore, metric: str, approximate: bool) -> Index:

@@ -64,7 +64,10 @@ class KnownVectors:
 
     def cut(self, found: np.ndarray) -> np.ndarray | None:
         """[len(found)] bool: whose text was cut; None if that is unknown of any of them."""
-        known = [np.full(len(of), 2) if cut is None else cut for of, cut in zip(self._vectors, self._cut, strict=True)]
+        known = [
+            np.full(len(of), 2, np.int8) if cut is None else cut
+            for of, cut in zip(self._vectors, self._cut, strict=True)
+        ]
         flags = np.concatenate(known)[found]
         return None if (flags == 2).any() else flags.astype(np.bool_)
 
