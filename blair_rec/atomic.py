@@ -22,7 +22,7 @@ from blair_rec.errors import AtomicFileError
 
 KINDS = ("token", "float", "token_seq", "float_seq")
 NUMBER = re.compile(r"[ \t\r\v\f]*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?[ \t\r\v\f]*", re.ASCII)
-BLOCK_BYTES = 1 << 22
+BLOCK_BYTES = 1 << 24
 SHOWN = 60
 """Characters of a cell that a message shows."""
 

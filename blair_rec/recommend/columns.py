@@ -56,20 +56,19 @@ def _whole(file: AtomicFile, block: Block, wanted: Sequence[Column], within: str
     quotes = b'"' in block.content
     part: Part = []
     for column in wanted:
-        cells = frame.pop(column.place)
+        texts, codes = frame[column.place].to_numpy(), None
         if column.kind == "float":
-            numbers = cells.to_numpy()
-            if not np.isfinite(numbers).all() or np.isin(numbers, (0, 1)).all():  # pandas takes `true` for 1
+            # Where all cells are `true` or `false`, pandas takes them for 1 and 0.
+            if not np.isfinite(texts).all() or (texts.max() <= 1 and np.isin(texts, (0, 1)).all()):
                 return None
-            part.append(numbers)
+            part.append(texts)
             continue
-        texts, codes = cells.to_numpy(), None
         if column.kind == "token":
             codes, texts = pd.factorize(texts)
         if quotes:
             texts = _objects([unquoted(text, file.separator) for text in texts])
         if codes is not None:
-            if column.needed and not all(text.strip() for text in texts):
+            if column.needed and not all(map(str.strip, texts.tolist())):
                 return None
             part.append((codes, texts))
             continue
