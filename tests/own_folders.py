@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 from mutations import mutated
 
 import blair_rec.recbole  # noqa: F401  (repairs RecBole before anything of it is used)
+from blair_rec.compare import compare
+from blair_rec.config import read_config
 from blair_rec.errors import BlairRecError, CatalogueError, DatasetError, RejectedLines
 from blair_rec.recommend.dataset import TextSequentialDataset
 from blair_rec.recommend.settings import recbole_config
@@ -86,6 +88,9 @@ def value_of(cell: str, kind: str, needed: bool) -> Any:
     """What a cell says; None if it can't be used."""
     if "\0" in cell:
         return None
+    if kind == "float_seq":
+        numbers = tuple(value_of(piece, "float", True) for piece in cell.split(" ") if piece)
+        return None if None in numbers else numbers
     if kind == "float":
         cell = cell.strip(" \t\r\v\f")
         try:
@@ -221,7 +226,7 @@ def expected_events(folder: Path, kind: str, names: dict[str, str]) -> tuple[lis
 
 
 def expected_items(folder: Path, names: dict[str, str]) -> dict[str, dict[str, str | None]]:
-    """By item token what the other columns say, None where they are blank.
+    """By item token what the other columns say, None where they are blank; nothing if a token is repeated.
 
     Raises:
         Unreadable: the file has to be refused.
@@ -229,17 +234,19 @@ def expected_items(folder: Path, names: dict[str, str]) -> dict[str, dict[str, s
     kinds, lines = table((folder / f"{folder.name}.item").read_bytes())
     item = next((name for name in (names["ITEM_ID_FIELD"], "item_id", "parent_asin") if name in kinds), None)
     found: dict[str, dict[str, str | None]] = {}
+    repeated = False
     for cells in lines:
         if item is None or len(cells) != len(kinds):
             raise Unreadable("columns")
         record = {name: cell if cell.strip() else None for name, cell in zip(kinds, cells, strict=True)}
         token = record.pop(item)
-        if token is None or "\0" in token or token in found:
+        if token is None or "\0" in token:
             raise Unreadable("item token")
+        repeated = repeated or token in found
         found[token] = record
     if not found:
         raise Unreadable("no item")
-    return found
+    return {} if repeated else found
 
 
 def read_events(data: TextSequentialDataset) -> list[list[Row]]:
@@ -271,21 +278,21 @@ def try_one(place: Path, kind: str, seed: int) -> str:
     before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
     outcome = _items_outcome(folder, names) if kind == "item" else _events_outcome(folder, kind, names)
     assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+    assert outcome in ("refused", "read", "in part"), outcome
     return outcome
 
 
 def _items_outcome(folder: Path, names: dict[str, str]) -> str:
-    try:
+    expected: dict[str, dict[str, str | None]] | None = None
+    with contextlib.suppress(Unreadable):
         expected = expected_items(folder, names)
-    except Unreadable:
-        expected = None
     try:
         catalogue = read_catalogue(folder / f"{folder.name}.item", (names["ITEM_ID_FIELD"], "item_id", "parent_asin"))
     except CatalogueError:
-        assert expected is None
-        return "refused"
-    assert expected is not None and list(catalogue.item_tokens) == list(expected)
-    assert list(catalogue.records) == list(expected.values())
+        return "refused" if not expected else "refused, although it can be read"
+    assert expected is not None, "read, although it has to be refused"
+    if expected:  # what becomes of repeated items is not the reader's to decide
+        assert list(catalogue.item_tokens) == list(expected) and list(catalogue.records) == list(expected.values())
     return "read"
 
 
@@ -314,6 +321,34 @@ def _events_outcome(folder: Path, kind: str, names: dict[str, str]) -> str:
     with contextlib.suppress(DatasetError):  # such as no user with two events
         data.build()
     return "in part" if left_out else "read"
+
+
+def compare_one(place: Path, kind: str, seed: int) -> str:
+    """A whole comparison over such a folder, of a scorer without text: 'compared' or 'compare refused'."""
+    random = Random(seed)
+    folder, out = place / "shop", place / "out"
+    names = write_folder(folder, kind, random)
+    accident(folder, kind, random)
+    before = {path: path.read_bytes() for path in folder.rglob("*")}
+    settings = {key: value for key, value in settings_for(kind, names).items() if key != "train_neg_sample_args"}
+    config = {
+        "dataset": str(folder),
+        "recbole": {**settings, "MAX_ITEM_LIST_LENGTH": 9},
+        "variants": {"pop": {"scorer": "popularity"}},
+        "baseline": "pop",
+        "seeds": [1],
+        "evaluate": {"metrics": ["NDCG@2"]},
+    }
+    outcome = "compared"
+    try:
+        board = compare(read_config(config), out)
+        assert board is not None and (out / "leaderboard.html").is_file()
+    except BlairRecError:
+        outcome = "compare refused"
+        assert not (out / "runs").is_dir() or not any((out / "runs").iterdir())
+    assert {path: path.read_bytes() for path in folder.rglob("*")} == before
+    assert not list(place.rglob("*.partial"))
+    return outcome
 
 
 def same(ours: Row, theirs: Row) -> bool:

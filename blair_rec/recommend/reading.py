@@ -122,10 +122,12 @@ class QuicklyRead(SequentialDataset):
     def _refuse_missing(self, file: AtomicFile, names: Sequence[str]) -> None:
         """
         Raises:
-            AtomicFileError: the events have no column of users, of items or, in benchmark files, of histories.
+            AtomicFileError: the events have no column of users, items, or times (histories in benchmark files).
         """
         needed = {"USER_ID_FIELD": self.uid_field, "ITEM_ID_FIELD": self.iid_field}
-        if self.benchmark_filename_list is not None and self._history_field:
+        if self.benchmark_filename_list is None:
+            needed["TIME_FIELD"] = self.time_field
+        else:
             needed["ITEM_ID_FIELD, with LIST_SUFFIX behind it"] = self._history_field
         for key, field in needed.items():
             if field is not None and field not in names:
