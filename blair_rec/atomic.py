@@ -16,13 +16,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, AnyStr, NamedTuple
 
-import numpy as np
-
 from blair_rec.errors import AtomicFileError
 
 KINDS = ("token", "float", "token_seq", "float_seq")
 NUMBER = re.compile(r"[ \t\r\v\f]*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?[ \t\r\v\f]*", re.ASCII)
-BLOCK_BYTES = 1 << 22
+BLOCK_BYTES = 1 << 26
+BLANK = codecs.BOM_UTF8 + b" \t\r\n\v\f"
+"""What a line in front of the header may hold."""
 SHOWN = 60
 """Characters of a cell that a message shows."""
 
@@ -61,7 +61,13 @@ class Block(NamedTuple):
     number: int
     """Of the first line in the file, from 1."""
     content: bytes
-    """In UTF-8."""
+    """In UTF-8; each line ends with a line feed."""
+
+    def halves(self) -> tuple[Block, Block]:
+        """The lines before and behind the middle; the second half is empty where the middle is in the last line."""
+        cut = self.content.find(b"\n", len(self.content) // 2) + 1
+        first, second = self.content[:cut], self.content[cut:]
+        return Block(self.number, first), Block(self.number + first.count(b"\n"), second)
 
 
 @dataclass(frozen=True)
@@ -117,17 +123,14 @@ class AtomicFile:
 
         Such a block can be read without a look at quotation marks: as no cell is missing, none was split.
         """
-        if len(self.separator.encode()) != 1 or b"\0" in block.content or b"\r" in block.content:
+        separator, content = self.separator.encode(), block.content
+        if len(separator) != 1 or b"\0" in content or b"\r" in content:
             return False
-        data = np.frombuffer(block.content, np.uint8)
-        ends = data == ord("\n")
-        marks = np.flatnonzero(ends | (data == ord(self.separator)))
+        kept = content.translate(None, delete=bytes(set(range(256)) - {*separator, *b"\n"}))
         width = len(self.columns)
-        if len(marks) % width:
+        if kept != (separator * (width - 1) + b"\n") * (len(kept) // width):
             return False
-        is_end = ends[marks].reshape(-1, width)
-        regular = bool(is_end[:, -1].all()) and not is_end[:, :-1].any()
-        return regular and (width > 1 or bool((np.diff(marks, prepend=-1) > 1).all()))
+        return width > 1 or not (content.startswith(b"\n") or b"\n\n" in content)
 
     def misfit(self, line: Line) -> str:
         """Why a line has not all columns; "" if it has."""
@@ -167,7 +170,7 @@ class AtomicFile:
         try:
             for content in self._contents():
                 self._check_text(content, number, offset)
-                named = named or bool(content.strip())
+                named = named or bool(content.strip(BLANK))
                 if named:
                     text = content.removeprefix(codecs.BOM_UTF8) if offset == 0 else content
                     text = text.replace(b"\r\n", b"\n") if b"\r" in text else text
@@ -186,10 +189,10 @@ class AtomicFile:
         """The whole file in UTF-8, in the parts of `_parts`."""
         if codecs.lookup(self.encoding).name in ("utf-8", "utf-8-sig"):
             with self.path.open("rb") as file:
-                yield from _parts(file)
+                yield from _parts(file, BLANK)
         else:
             with self.path.open(encoding=self.encoding, newline="\n") as text:
-                yield from (part.encode() for part in _parts(text))
+                yield from (part.encode() for part in _parts(text, BLANK.decode()))
 
     def _check_text(self, content: bytes, number: int, offset: int) -> None:
         """
@@ -249,10 +252,10 @@ def is_number(text: str) -> bool:
     return NUMBER.fullmatch(text) is not None and math.isfinite(float(text))
 
 
-def _parts(file: IO[AnyStr]) -> Iterator[AnyStr]:
+def _parts(file: IO[AnyStr], blank: AnyStr) -> Iterator[AnyStr]:
     """Blank lines at the beginning and the first other line, each alone, then about BLOCK_BYTES of whole lines."""
     part = file.readline()
-    while part and not part.strip():
+    while part and not part.strip(blank):
         yield part
         part = file.readline()
     while part:

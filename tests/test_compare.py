@@ -730,7 +730,7 @@ def test_no_catalogue(tiny: Path, encoder: Path) -> None:
     "name, error, expected",
     [
         ("tiny.item", CatalogueError, r"tiny.item, line 1: byte 2 \(0xe9\) is not UTF-8; save the file as UTF-8"),
-        ("tiny.inter", DatasetError, r"tiny' can't be read: 'utf-8' codec can't decode byte 0xe9"),
+        ("tiny.inter", DatasetError, r"tiny.inter, line \d+: byte \d+ \(0xe9\) is not UTF-8"),
     ],
 )
 def test_a_file_that_is_not_utf_8(

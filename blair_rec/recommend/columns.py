@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -21,7 +22,11 @@ Tokens: TypeAlias = tuple[np.ndarray, np.ndarray]
 Part: TypeAlias = "list[Tokens | np.ndarray]"
 """The columns of one block: tokens, [R] float64, or an [R] object array of arrays."""
 
+SMALL_BYTES = 1 << 16
+"""A block with something wrong in it is halved until it is no larger."""
 NUMBER_SIGNS = frozenset("0123456789+-.eE")
+TRUTH = re.compile(rb"true|false", re.IGNORECASE)
+"""What pandas takes for 1 and 0 where a column holds nothing else."""
 
 
 def read_columns(
@@ -36,10 +41,17 @@ def read_columns(
     Raises:
         AtomicFileError: text in another encoding than the file's; and what `reject` raises.
     """
-    parts = []
-    for block in file.blocks():
-        part = _whole(file, block, wanted, within, count)
-        parts.append(_line_by_line(file, block, wanted, within, reject, count) if part is None else part)
+
+    def parts_of(block: Block) -> Iterator[Part]:
+        if (part := _whole(file, block, wanted, within, count)) is not None:
+            yield part
+        elif len(block.content) > SMALL_BYTES and (halves := block.halves())[1].content:
+            for half in halves:
+                yield from parts_of(half)
+        else:
+            yield _line_by_line(file, block, wanted, within, reject, count)
+
+    parts = [part for block in file.blocks() for part in parts_of(block)]
     joined = {column.title: _joined([part[at] for part in parts], column) for at, column in enumerate(wanted)}
     return pd.DataFrame(joined, copy=False)
 
@@ -56,20 +68,18 @@ def _whole(file: AtomicFile, block: Block, wanted: Sequence[Column], within: str
     quotes = b'"' in block.content
     part: Part = []
     for column in wanted:
-        cells = frame.pop(column.place)
+        texts, codes = frame[column.place].to_numpy(), None
         if column.kind == "float":
-            numbers = cells.to_numpy()
-            if not np.isfinite(numbers).all() or np.isin(numbers, (0, 1)).all():  # pandas takes `true` for 1
+            if not np.isfinite(texts).all() or (np.isin(texts, (0, 1)).any() and TRUTH.search(block.content)):
                 return None
-            part.append(numbers)
+            part.append(texts)
             continue
-        texts, codes = cells.to_numpy(), None
         if column.kind == "token":
             codes, texts = pd.factorize(texts)
         if quotes:
             texts = _objects([unquoted(text, file.separator) for text in texts])
         if codes is not None:
-            if column.needed and not all(text.strip() for text in texts):
+            if column.needed and not all(map(str.strip, texts.tolist())):
                 return None
             part.append((codes, texts))
             continue
@@ -137,7 +147,6 @@ def _read_csv(content: bytes, separator: str, types: Mapping[int, type]) -> pd.D
         encoding="utf-8",
         engine="c",
         float_precision="high",
-        low_memory=False,
     )
 
 

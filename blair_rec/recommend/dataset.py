@@ -60,6 +60,11 @@ class TextSequentialDataset(QuicklyRead):
     without_history = 0
     """Events of this part of a `blair_split` that are their user's first: there is nothing to predict them from."""
 
+    def _benchmark_presets(self) -> None:
+        # RecBole looks for the histories under this name, whatever ITEM_ID_FIELD is.
+        self.item_id_list_field = self.iid_field + self.config["LIST_SUFFIX"]
+        super()._benchmark_presets()
+
     def _remove_duplication(self) -> None:
         super()._remove_duplication()
         self.inter_feat.sort_index(inplace=True)  # RecBole sorts by time here, without keeping the order of ties

@@ -65,7 +65,8 @@ class QuicklyRead(SequentialDataset):
             if (wanted is None or column.name in wanted) and column.name not in (unwanted or ())
         ]
         events = source == FeatureSource.INTERACTION
-        self._refuse_missing(file, names, events)
+        if events:
+            self._refuse_missing(file, names)
         if not loaded:
             logger.warning("no column of %s is loaded", filepath)
             return None
@@ -94,14 +95,22 @@ class QuicklyRead(SequentialDataset):
         self._limit_lists(frame, loaded)
         return frame
 
+    @property
+    def _history_field(self) -> str | None:
+        return self.iid_field + self.config["LIST_SUFFIX"] if self.iid_field else None
+
     def _checked(self, column: Column, file: AtomicFile) -> Column:
         """A column with what it may not lack, by the part that the config gives it.
 
         Raises:
             AtomicFileError: it has another kind than that part needs.
         """
-        history = self.iid_field + self.config["LIST_SUFFIX"] if self.iid_field else None
-        kinds = {self.time_field: "float", history: "token_seq", self.uid_field: "token", self.iid_field: "token"}
+        kinds = {
+            self.time_field: "float",
+            self._history_field: "token_seq",
+            self.uid_field: "token",
+            self.iid_field: "token",
+        }
         kind = kinds.get(column.name, column.kind)
         if column.kind != kind:
             what = {"float": "times, which are numbers", "token_seq": "histories, which are lists"}.get(kind, "ids")
@@ -110,13 +119,18 @@ class QuicklyRead(SequentialDataset):
             )
         return column._replace(needed=kind != "float" and column.name in kinds)
 
-    def _refuse_missing(self, file: AtomicFile, names: Sequence[str], events: bool) -> None:
+    def _refuse_missing(self, file: AtomicFile, names: Sequence[str]) -> None:
         """
         Raises:
-            AtomicFileError: the events have no column of users or items.
+            AtomicFileError: the events have no column of users, items, or times (histories in benchmark files).
         """
-        for key, field in (("USER_ID_FIELD", self.uid_field), ("ITEM_ID_FIELD", self.iid_field)):
-            if events and field is not None and field not in names:
+        needed = {"USER_ID_FIELD": self.uid_field, "ITEM_ID_FIELD": self.iid_field}
+        if self.benchmark_filename_list is None:
+            needed["TIME_FIELD"] = self.time_field
+        else:
+            needed["ITEM_ID_FIELD, with LIST_SUFFIX behind it"] = self._history_field
+        for key, field in needed.items():
+            if field is not None and field not in names:
                 raise AtomicFileError(
                     f"{file.path} has no column {field!r} (columns: {', '.join(names)}); "
                     f"rename one, or name it with {key}"
@@ -153,18 +167,30 @@ class QuicklyRead(SequentialDataset):
         for name, field in (("user", self.uid_field), ("item", self.iid_field)):
             if (feat := getattr(self, f"{name}_feat")) is None:
                 continue
-            for column in feat:
-                absent = np.flatnonzero(feat[column].isna().to_numpy()[1:]) + 1  # row 0 is RecBole's padding
-                if len(absent) == 0:
-                    continue
-                first = first_of([str(token) for token in self.field2id_token[field][absent[:3]]])
-                who = f"{len(absent):,} of {len(feat) - 1:,} {name}s have no line in {self.dataset_name}.{name}"
-                if self.field2type[column] == FeatureType.FLOAT:
-                    raise DatasetError(
-                        f"{who} (first: {first}), and RecBole would give them the mean of {column!r}; write their "
-                        "lines, or leave the column out of load_col"
-                    )
-                self._note(f"{who} (first: {first}); {column} is RecBole's padding for them")
+            missing = feat.isna().to_numpy()[1:]  # row 0 is RecBole's padding
+            if not missing.any():
+                continue
+            tokens = self.field2id_token[field][np.flatnonzero(missing.any(axis=1)) + 1]
+            columns = [str(column) for column in feat.columns[missing.any(axis=0)]]
+            who = (
+                f"{len(tokens):,} of {len(feat) - 1:,} {name}s have no line in {self.dataset_name}.{name} "
+                f"(first: {first_of(tokens[:3].tolist())})"
+            )
+            if numbers := [column for column in columns if self.field2type[column] == FeatureType.FLOAT]:
+                raise DatasetError(
+                    f"{who}, and RecBole would give them the mean of {', '.join(numbers)}; write their lines, or leave "
+                    "the column out of load_col"
+                )
+            self._note(f"{who}; RecBole's padding takes the place of {', '.join(columns)}")
+
+    def _filter_inter_by_user_or_item(self) -> None:
+        before = len(self.inter_feat)
+        super()._filter_inter_by_user_or_item()
+        if gone := before - len(self.inter_feat):
+            self._note(
+                f"{gone:,} of {before:,} events are left out because their user or item has no line in "
+                f"{self.dataset_name}.user or .item (filter_inter_by_user_or_item)"
+            )
 
     def _filter_by_inter_num(self) -> None:
         features = {self.uid_field: "user", self.iid_field: "item"}

@@ -171,7 +171,10 @@ def _recbole_items(path: Path, item_id: str | Sequence[str] | None) -> Iterator[
         record: dict[str, str | list[str] | None] = {
             name: cell if cell.strip() else None for name, cell in zip(names, line.cells, strict=True)
         }
-        yield _item_token(record.pop(id_name), id_name, where), record
+        token = _item_token(record.pop(id_name), id_name, where)
+        if "\0" in token:
+            raise CatalogueError(f"{where}: {id_name} {token[:60]!r} holds a NUL character; correct the line")
+        yield token, record
 
 
 def _json_items(path: Path, item_id: str | Sequence[str] | None) -> Iterator[tuple[str, Record]]:
