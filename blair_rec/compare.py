@@ -59,7 +59,8 @@ def compare(
     What can be wrong is looked for before anything is encoded, and again before anything is trained.
 
     Args:
-        variants, seeds: what to run now, if not all; the folder's config and board keep the rest. Seeds may be new.
+        variants, seeds: what to run now, if not all; the folder's config and board keep the rest. Seeds that the config
+            doesn't name take the place of its own.
         fresh: make these runs again; a finished one is there until its successor is whole.
         accept_code: keep finished runs that other code has made, and note that in them.
 

@@ -30,8 +30,6 @@ class Run:
     variant: str
     seed: int
     """The first one of the comparison for a run that stands for all seeds."""
-    seedless: bool
-    """Whether nothing in it is drawn by lot, so that it is the run of every seed."""
     setup: Mapping[str, Any]
     """The part of the config that this run depends on."""
     hashes: Mapping[str, str | None]
@@ -41,6 +39,8 @@ class Run:
     """Where the vectors are, or will be; None for a variant without text."""
     folder: Path
     done: bool
+    seedless: bool = False
+    """Whether nothing in it is drawn by lot, so that it is the run of every seed."""
 
     @property
     def name(self) -> str:
@@ -76,7 +76,7 @@ def plan(config: CompareConfig, out: Path, encodings: Mapping[str, Vectors], dat
             hashes = {"config": hash_of(setup), "data": data, "store": stores.get(name), "code": code}
             store = encodings[name].path if name in encodings else None
             folder = out / RUNS_FOLDER / run_name(name, seed)
-            run = Run(name, seed, seedless, setup, hashes, store, folder, (folder / RESULT_FILE).is_file())
+            run = Run(name, seed, setup, hashes, store, folder, (folder / RESULT_FILE).is_file(), seedless)
             if variant.average:
                 run = with_members(run)
                 same = run.done and run.hashes["members"] is not None and run.hashes["members"] == _made_of(folder)

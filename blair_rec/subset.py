@@ -45,7 +45,8 @@ def plan_all(
     """
     variants, seeds = tuple(variants or config.variants), tuple(seeds or config.seeds)
     config.only(variants)  # which says what is no variant, or averages one that isn't asked for
-    config = dataclasses.replace(config, seeds=tuple(dict.fromkeys((*config.seeds, *seeds))))
+    if not set(seeds) <= set(config.seeds):  # no subset, but others in place of the config's
+        config = dataclasses.replace(config, seeds=seeds)
     folder, data = data_folder(config.dataset), data_hash(config)
     stores = out / STORES_FOLDER
     finished = _variants_with_runs(config, out)

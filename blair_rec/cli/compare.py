@@ -11,7 +11,7 @@ from rich.table import Table
 
 from blair_rec.cli.progress import Live, add_quiet
 from blair_rec.cli.terminal import Console, processes, say, set_up_logging, show, show_json
-from blair_rec.errors import BlairRecError, ConfigError
+from blair_rec.errors import BlairRecError
 
 if TYPE_CHECKING:  # what a command takes is imported when it runs, so that --help is quick
     from blair_rec.config import CompareConfig
@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
     command = commands.add_parser("compare", help="encode, train and rank all variants of a comparison file")
     command.add_argument("config", type=Path, metavar="CONFIG", help="a comparison file (YAML)")
     command.add_argument("-o", "--out", type=Path, help="output folder (default: runs/ and the name of CONFIG)")
-    command.add_argument("--seeds", help="1,2: run these now, of the seeds in CONFIG or beside them")
+    command.add_argument("--seeds", help="1,2: run these now; seeds that CONFIG doesn't name replace its own")
     command.add_argument("--variants", help="a,b: run these now; what else is finished stays on the board")
     command.add_argument("--encoder", help="instead of text.encoder in CONFIG")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as train.epochs=5")
@@ -128,18 +128,12 @@ def _asked(options: argparse.Namespace) -> tuple[list[str] | None, list[int] | N
     """The variants and seeds that are named; None for all.
 
     Raises:
-        ConfigError: seeds that are no whole numbers, or named twice.
+        ConfigError: seeds that are no whole numbers, or not each named once.
     """
     variants = None if options.variants is None else [name.strip() for name in options.variants.split(",")]
     if options.seeds is None:
         return variants, None
-    try:
-        seeds = [int(seed) for seed in options.seeds.split(",")]
-    except ValueError:
-        raise ConfigError(f"--seeds is {options.seeds!r}; give whole numbers with commas, such as 1,2,3") from None
-    if len(set(seeds)) != len(seeds):
-        raise ConfigError(f"--seeds is {options.seeds!r}; give each seed once")
-    return variants, seeds
+    return variants, list(load_config(options.config, [f"seeds=[{options.seeds}]"]).seeds)
 
 
 def _check(out: Path, other: Path, console: Console) -> int:
