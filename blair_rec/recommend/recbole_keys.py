@@ -64,6 +64,7 @@ READ_RECBOLES_WAY = {
 """Settings that only training on RecBole's own batches reads."""
 
 SPLITS = ("RS", "LS", "TS")
+LOSS_TYPES = ("CE", "BPR")
 LEAVE_ONE_OUT = ("valid_and_test", "valid_only", "test_only")
 EVAL_ARGS = ("split", "order", "group_by", "mode")
 
@@ -89,6 +90,7 @@ def setting_problems(config: CompareConfig) -> list[str]:
     for name in ("space", "text_space") if config.tune is not None else ():
         grid = [key.partition(".")[2] for key in getattr(config.tune, name) if key.startswith("recbole.")]
         lines = misspelt(dict.fromkeys(grid), config.model)
+        lines += [] if lines else [f"nothing reads {key}" for key in unread(dict.fromkeys(grid), config.model, True)]
         problems += [f"tune.{name}: recbole: {line}" for line in lines]
     return problems
 
@@ -131,9 +133,8 @@ def wrong_values(given: Mapping[str, Any], model: str) -> list[str]:
     length = given.get("MAX_ITEM_LIST_LENGTH", 1)
     if is_number(length) and (length < 1 or length != int(length)):
         problems.append(f"MAX_ITEM_LIST_LENGTH is {length!r}; it has to be a whole number of at least 1")
-    loss_type = given.get("loss_type", "CE")
-    if "loss_type" in defaults and loss_type not in ("CE", "BPR"):
-        problems.append(f"loss_type is {loss_type!r}; known: CE, BPR")
+    if "loss_type" in defaults and given.get("loss_type", "CE") not in (*LOSS_TYPES, defaults["loss_type"]):
+        problems.append(f"loss_type is {given['loss_type']!r}; known: {', '.join(LOSS_TYPES)}")
     sampled = given.get("train_neg_sample_args")
     if sampled not in (None, "None") and given.get("loss_type", defaults.get("loss_type")) == "CE":
         problems.append(
