@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
-from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blair_rec.sections import is_number, one_of, read_yaml
@@ -233,8 +234,15 @@ def _eval_args_problems(args: Any) -> list[str]:
     return problems if fits else [*problems, f"eval_args.split: {kind} is {parts!r}; expected {expected}"]
 
 
+def _properties() -> Path:
+    """RecBole's folder of defaults, found without importing it."""
+    spec = find_spec("recbole")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent / "properties"
+
+
 def _read(name: str) -> dict[str, Any]:
-    file = resources.files("recbole") / "properties" / name
+    file = _properties() / name
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
     return read_yaml(text, f"RecBole's {name}") or {}
 
@@ -251,5 +259,5 @@ def _model_defaults(name: str) -> dict[str, Any]:
 
 @cache
 def _keys_of_all_models() -> frozenset[str]:
-    files = (resources.files("recbole") / "properties" / "model").iterdir()
+    files = (_properties() / "model").glob("*.yaml")
     return frozenset(key for file in files for key in _read(f"model/{file.name}"))
