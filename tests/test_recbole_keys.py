@@ -22,6 +22,7 @@ from blair_rec.recommend.recbole_keys import (
     unread,
     wrong_values,
 )
+from blair_rec.sections import read_yaml
 
 PROPERTIES = resources.files("recbole") / "properties"
 MADE_BY_THE_CODE = {"device", "MASK_ITEM_SEQ", "MASK_INDEX", "POS_ITEMS", "NEG_ITEMS", "INVERSE_ITEM_SEQ", "reg_weight"}
@@ -43,15 +44,14 @@ def test_every_setting_that_a_sequential_model_reads_is_known() -> None:
         assert read <= {*model_keys(name), *shared, "selected_features"}, name
 
 
-@pytest.mark.parametrize("model", ["SASRec", "GRU4Rec", "BERT4Rec", "FEARec", "SASRecF"])
+@pytest.mark.parametrize("model", recbole_models())
 def test_recboles_own_settings_are_right_as_they_are(model: str) -> None:
     names = ("overall.yaml", "dataset/sample.yaml", "quick_start_config/sequential.yaml", f"model/{model}.yaml")
     given: dict[str, Any] = {}
     for name in names:
-        given |= yaml.safe_load((PROPERTIES / name).read_text("utf-8"))
+        given |= read_yaml((PROPERTIES / name).read_text("utf-8"), name)  # 1e-12 is a number
     assert misspelt(given, model) == misspelt(given, f"BLaIR{model}") == []
-    numbers = {key: value for key, value in given.items() if key != "layer_norm_eps"}  # a text in YAML 1.1
-    assert wrong_values({**numbers, "train_neg_sample_args": None}, model) == []
+    assert wrong_values({**given, "train_neg_sample_args": None}, model) == []
 
 
 @pytest.mark.parametrize(
@@ -187,6 +187,11 @@ def test_a_problem_says_in_which_part_of_the_file_it_is() -> None:
     ]
     found = setting_problems(config)
     assert [line[: len(start)] for line, start in zip(found, starts, strict=True)] == starts
+
+
+def test_a_grid_over_a_setting_that_nothing_reads_is_refused() -> None:
+    config = compared(tune={"space": {"recbole.embedding_size": [8, 16]}})
+    assert setting_problems(config) == ["tune.space: recbole: nothing reads embedding_size"]
 
 
 def test_defaults_are_recboles() -> None:

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
-from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blair_rec.sections import is_number, one_of, read_yaml
@@ -64,6 +65,7 @@ READ_RECBOLES_WAY = {
 """Settings that only training on RecBole's own batches reads."""
 
 SPLITS = ("RS", "LS", "TS")
+LOSS_TYPES = ("CE", "BPR")
 LEAVE_ONE_OUT = ("valid_and_test", "valid_only", "test_only")
 EVAL_ARGS = ("split", "order", "group_by", "mode")
 
@@ -89,6 +91,7 @@ def setting_problems(config: CompareConfig) -> list[str]:
     for name in ("space", "text_space") if config.tune is not None else ():
         grid = [key.partition(".")[2] for key in getattr(config.tune, name) if key.startswith("recbole.")]
         lines = misspelt(dict.fromkeys(grid), config.model)
+        lines += [] if lines else [f"nothing reads {key}" for key in unread(dict.fromkeys(grid), config.model, True)]
         problems += [f"tune.{name}: recbole: {line}" for line in lines]
     return problems
 
@@ -131,9 +134,8 @@ def wrong_values(given: Mapping[str, Any], model: str) -> list[str]:
     length = given.get("MAX_ITEM_LIST_LENGTH", 1)
     if is_number(length) and (length < 1 or length != int(length)):
         problems.append(f"MAX_ITEM_LIST_LENGTH is {length!r}; it has to be a whole number of at least 1")
-    loss_type = given.get("loss_type", "CE")
-    if "loss_type" in defaults and loss_type not in ("CE", "BPR"):
-        problems.append(f"loss_type is {loss_type!r}; known: CE, BPR")
+    if "loss_type" in defaults and given.get("loss_type", "CE") not in (*LOSS_TYPES, defaults["loss_type"]):
+        problems.append(f"loss_type is {given['loss_type']!r}; known: {', '.join(LOSS_TYPES)}")
     sampled = given.get("train_neg_sample_args")
     if sampled not in (None, "None") and given.get("loss_type", defaults.get("loss_type")) == "CE":
         problems.append(
@@ -232,8 +234,15 @@ def _eval_args_problems(args: Any) -> list[str]:
     return problems if fits else [*problems, f"eval_args.split: {kind} is {parts!r}; expected {expected}"]
 
 
+def _properties() -> Path:
+    """RecBole's folder of defaults, found without importing it."""
+    spec = find_spec("recbole")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent / "properties"
+
+
 def _read(name: str) -> dict[str, Any]:
-    file = resources.files("recbole") / "properties" / name
+    file = _properties() / name
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
     return read_yaml(text, f"RecBole's {name}") or {}
 
@@ -250,5 +259,5 @@ def _model_defaults(name: str) -> dict[str, Any]:
 
 @cache
 def _keys_of_all_models() -> frozenset[str]:
-    files = (resources.files("recbole") / "properties" / "model").iterdir()
+    files = (_properties() / "model").glob("*.yaml")
     return frozenset(key for file in files for key in _read(f"model/{file.name}"))
