@@ -133,6 +133,8 @@ def _asked(options: argparse.Namespace) -> tuple[list[str] | None, list[int] | N
     variants = None if options.variants is None else [name.strip() for name in options.variants.split(",")]
     if options.seeds is None:
         return variants, None
+    from blair_rec.config import load_config
+
     return variants, list(load_config(options.config, [f"seeds=[{options.seeds}]"]).seeds)
 
 
