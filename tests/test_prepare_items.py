@@ -14,7 +14,7 @@ from blair_rec.errors import SourceError
 from blair_rec.prepare.dataset import write_items
 from blair_rec.prepare.items import ItemFile, flat
 from blair_rec.prepare.own import OwnData, prepare_own
-from blair_rec.prepare.rejected import Rejected
+from blair_rec.rejected import Rejected
 
 
 def names_and_rows(

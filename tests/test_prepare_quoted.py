@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from blair_rec.errors import RejectedLines
 from blair_rec.prepare import blocks, quoted
 from blair_rec.prepare.records import read_table
-from blair_rec.prepare.rejected import Rejected
+from blair_rec.rejected import Rejected
 
 NAMES = ["user", "item", "time", "note"]
 
