@@ -75,9 +75,9 @@ def start(config: Path, out: Path) -> int:
         return process
     status = 99  # a traceback
     try:
-        said = os.open(log_of(out, os.getpid()), os.O_WRONLY | os.O_CREAT)
-        os.dup2(said, 1)
-        os.dup2(said, 2)
+        sys.stdout = sys.stderr = log_of(out, os.getpid()).open("w", encoding="utf-8", buffering=1)
+        for descriptor in (1, 2):
+            os.dup2(sys.stdout.fileno(), descriptor)
         status = main(["compare", str(config), "-o", str(out), "--quiet"])
     finally:
         if sys.exc_info()[0] is not None:

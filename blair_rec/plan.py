@@ -78,9 +78,11 @@ def plan(config: CompareConfig, out: Path, encodings: Mapping[str, Vectors], dat
             folder = out / RUNS_FOLDER / run_name(name, seed)
             run = Run(name, seed, setup, hashes, store, folder, (folder / RESULT_FILE).is_file(), seedless)
             if variant.average:
-                run = with_members(run)
-                same = run.done and run.hashes["members"] is not None and run.hashes["members"] == _made_of(folder)
-                run = dataclasses.replace(run, done=same)
+                made = _as_made(setup, folder)
+                run, before = with_members(run), with_members(dataclasses.replace(run, setup=made))
+                same = run.done and before.hashes["members"] is not None
+                same = same and before.hashes["members"] == _made_of(folder)
+                run = before if same else dataclasses.replace(run, done=False)
             runs.append(run)
     return runs
 
@@ -117,6 +119,20 @@ def members_hash(folder: Path, setup: Mapping[str, Any]) -> str | None:
     """Of the runs that an average is made of, as they are now; None while one of them is not finished."""
     files = [member / name for member in member_folders(folder, setup) for name in (RANKS_FILE, WEIGHTS_FILE)]
     return hash_files(files, folder.parent) if all(path.is_file() for path in files) else None
+
+
+def _as_made(setup: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """An average's set-up as the finished run in `folder` has it, if an earlier version made that one.
+
+    Its members had a run for each seed, where now one may stand for all; the set-up names no runs then.
+    """
+    try:
+        before = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8")).get("setup")
+    except (OSError, ValueError, AttributeError):  # not there, or damaged, which is found when it is loaded
+        return setup
+    if not isinstance(before, Mapping) or "runs" in before:
+        return setup
+    return {key: value for key, value in setup.items() if key != "runs"}
 
 
 def _made_of(folder: Path) -> str | None:
@@ -222,7 +238,7 @@ def finished_runs(config: CompareConfig, out: Path) -> list[RunResult]:
     found = read_runs(out, only=run_names(config, config.variants, config.seeds))
     changed = {}
     for result in found:
-        setup = run_setup(config, result.variant, result.seed)
+        setup = _as_made(run_setup(config, result.variant, result.seed), result.folder)
         changed[result.folder.name] = _setup_changes(result, setup)
         if "average" in setup and result.hashes.get("members") != members_hash(result.folder, setup):
             changed[result.folder.name].append("the runs that it averages")

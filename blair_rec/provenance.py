@@ -117,8 +117,10 @@ def _is_in(path: str, name: str) -> bool:
 
 
 def code_hash(text: bool) -> str:
-    """One hash over all of `code_files`."""
-    return hash_of(code_files(text))[:12]
+    """One hash over all of `code_files`; for a run with text, behind a slash, another one over what makes vectors."""
+    files = code_files(text)
+    parts = [{path: files[path] for path in files if _is_in(path, TEXT_SIDE) == side} for side in (False, True)]
+    return "/".join(hash_of(part)[:12] for part in parts if part)
 
 
 @functools.cache

@@ -93,7 +93,8 @@ def _with_kept(
     named, holding, left_out = run_names(both, config.variants, config.seeds), [], {}
     for run in plan(both, out, {**encodings, **found}, data):
         if run.done and run.folder.name not in named:
-            if words := _changes(run):
+            gone = [folder for folder in member_folders(run.folder, run.setup) if folder.name in left_out]
+            if words := _changes(run) or ["the runs that it averages"] * bool(gone):
                 left_out[run.folder.name] = words
             else:
                 holding.append(run)

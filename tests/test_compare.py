@@ -42,6 +42,7 @@ from blair_rec.errors import (
 from blair_rec.evaluate.leaderboard import Leaderboard
 from blair_rec.evaluate.results import load_run
 from blair_rec.files import alone_in, partial_of, put_in_place, tidy
+from blair_rec.provenance import code_files
 from blair_rec.text.encode import encode_catalogue
 from blair_rec.text.encoder_source import resolve_encoder
 
@@ -365,8 +366,9 @@ def test_another_encoder_of_the_same_name_is_named(own: Finished, encoder: Path,
 
 
 def test_another_version_is_named(own: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blair_rec.plan.code_hash", lambda: "0.0.1+abc")
-    refused(own.config, own.out, r"^8 finished runs .* were made otherwise: the version of blair_rec\.")
+    monkeypatch.setattr("blair_rec.plan.code_hash", lambda text: "0123456789ab")
+    monkeypatch.setattr("blair_rec.plan.code_files", lambda text: {**code_files(text), "fit.py": "0123456789ab"})
+    refused(own.config, own.out, r"^8 finished runs .* were made otherwise: the code of blair_rec \(fit.py\)\.")
 
 
 def test_fresh_trains_all_again_and_each_old_run_stays_until_its_successor_is_whole(own: Finished) -> None:

@@ -106,7 +106,8 @@ def test_an_ensemble_scores_the_weighted_z_scores_of_its_members_runs(
     interaction = data.test[torch.arange(len(data.test))]
 
     def scores(variant: str) -> np.ndarray:
-        model = blair_rec.load(finished.out / "runs" / f"{variant}-2")._model
+        seed = 1 if variant in ("near", "markov") else 2  # one run stands for all seeds
+        model = blair_rec.load(finished.out / "runs" / f"{variant}-{seed}")._model
         with torch.no_grad():
             return model.full_sort_predict(interaction).numpy()
 
@@ -238,7 +239,8 @@ def test_other_test_items_leave_the_weights_as_they_are(finished: Finished, enco
 
 def test_members_come_first_and_nothing_is_trained_again(finished: Finished) -> None:
     order = ["id", "text", "near", "markov", "both", "equal", "by_text", "three", "masked"]
-    assert finished.listener.finished_runs == [f"{name}-{seed}" for seed in (1, 2) for name in order]
+    drawn = [name for name in order if name not in ("near", "markov")]
+    assert finished.listener.finished_runs == [*(f"{name}-1" for name in order), *(f"{name}-2" for name in drawn)]
     assert finished.listener.epochs == 2 * 2 * 2
     rows = {row.variant: row for row in finished.board.rows}
     assert rows["both"].items == "average" and rows["both"].epochs == 0

@@ -16,7 +16,7 @@ import blair_rec.recbole  # noqa: F401  (repairs RecBole before anything of it i
 from blair_rec.compare import compare, leaderboard
 from blair_rec.config import CompareConfig, read_config
 from blair_rec.errors import ChangedRuns, DatasetError
-from blair_rec.plan import data_hash, run_setup
+from blair_rec.plan import data_hash, members_hash, run_setup
 from blair_rec.provenance import code_files
 from blair_rec.recommend.eligibility import Eligible, eligibility
 from blair_rec.recommend.models import model_class
@@ -152,6 +152,7 @@ def as_of_an_earlier_version(result: dict[str, Any]) -> None:
     """Trials in the set-up, the version before the code's hash, no files of code, a run of its own for every seed."""
     result["setup"]["trials"] = 0
     result["hashes"] |= {"config": "0" * 64, "code": "0.1.0+0123456789ab"}
+    result["setup"].pop("runs", None)
     for key in ("code_files", "seedless"):
         del result[key]
 
@@ -159,10 +160,12 @@ def as_of_an_earlier_version(result: dict[str, Any]) -> None:
 def test_runs_of_an_earlier_version_are_read_and_kept_if_the_code_is_accepted(own: tuple[CompareConfig, Path]) -> None:
     config, out = own
     before = leaderboard(out)
-    for run in (out / "runs").iterdir():
-        rewritten(run, as_of_an_earlier_version)
     shutil.copytree(out / "runs" / "rules-1", out / "runs" / "rules-2")
     rewritten(out / "runs" / "rules-2", lambda result: result.update(seed=2))
+    for run in (out / "runs").iterdir():
+        rewritten(run, as_of_an_earlier_version)
+    of_its_own = members_hash(out / "runs" / "both-2", {"seed": 2, "average": ["id", "rules"]})
+    rewritten(out / "runs" / "both-2", lambda result: result["hashes"].update(members=of_its_own))
     board = leaderboard(out)
     assert board is not None and before is not None
     assert [(row.variant, row.seeds, row.metrics) for row in board.rows] == [

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from blair_rec.evaluate.leaderboard import Row
 
 Scalar = str | int | None
+TEXT_CODE = "code_of_text"
 
 
 def seed_notes(variants: Mapping[str, Sequence[RunResult]]) -> list[str]:
@@ -68,15 +69,20 @@ def merged_provenance(runs: Sequence[RunResult]) -> tuple[dict[str, Scalar | lis
     """What the runs were made with, and a note for each thing that was not the same for all of them."""
     merged: dict[str, Scalar | list[Scalar]] = {}
     notes = []
-    records = [
-        {**run.provenance, "data_sha256": run.hashes.get("data"), "code": run.hashes.get("code")} for run in runs
-    ]
+    records = [{**run.provenance, "data_sha256": run.hashes.get("data"), **_code(run)} for run in runs]
     for key in sorted({key for record in records for key in record}):
-        values = list(dict.fromkeys(record.get(key) for record in records))
+        # Runs without text say nothing of what makes vectors.
+        values = list(dict.fromkeys(record.get(key) for record in records if key in record or key != TEXT_CODE))
         merged[key] = values[0] if len(values) == 1 else values
         if len(values) > 1:
             notes.append(f"runs differ in {key}: {listed(values)}")
     return merged, notes
+
+
+def _code(run: RunResult) -> dict[str, str | None]:
+    """The hash of what every run depends on, and of what makes vectors, which provenance.code_hash puts behind it."""
+    code, slash, of_text = (run.hashes.get("code") or "").partition("/")
+    return {"code": code or None, **({TEXT_CODE: of_text} if slash else {})}
 
 
 def listed(values: Sequence[Any]) -> str:
