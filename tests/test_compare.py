@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from comparisons import InterruptedIn, Recorder, config_of, raw_config, tiny_at, write_config
+from comparisons import VARIANTS, InterruptedIn, Recorder, config_of, raw_config, tiny_at, write_config
 from encoders import build_roberta
 from worlds import read_log, write_log
 
