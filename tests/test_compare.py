@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from comparisons import InterruptedIn, Recorder, config_of, raw_config, tiny_at, write_config
+from comparisons import VARIANTS, InterruptedIn, Recorder, config_of, raw_config, tiny_at, write_config
 from encoders import build_roberta
 from worlds import read_log, write_log
 
@@ -40,6 +40,7 @@ from blair_rec.errors import (
     TextlessItems,
 )
 from blair_rec.evaluate.leaderboard import Leaderboard
+from blair_rec.evaluate.page.cards import read_cards
 from blair_rec.evaluate.results import load_run
 from blair_rec.files import alone_in, partial_of, put_in_place, tidy
 from blair_rec.provenance import code_files
@@ -742,6 +743,46 @@ def test_a_file_that_is_not_utf_8(
     text = path.read_bytes()
     path.write_bytes(text[:2] + b"\xe9" + text[2:] if name == "tiny.item" else text + b"u\xe9\ti01\t1\n")
     not_begun(bad(tiny, encoder), error, expected)
+
+
+SCORERS: dict[str, Any] = {"variants": {"pop": {"scorer": "popularity"}}, "baseline": "pop", "seeds": [1]}
+
+
+def test_lines_that_are_left_out_stand_on_the_board_and_in_a_file(tiny: Path, encoder: Path, tmp_path: Path) -> None:
+    path = tiny / "tiny.inter"
+    lines = path.read_text("utf-8").splitlines()
+    path.write_text("\n".join([*lines[:5], "u001\ti01\t", "\ti01\t3", *lines[5:]]) + "\n", encoding="utf-8")
+    board = compare(bad(tiny, encoder, **SCORERS), tmp_path / "out")
+    assert board is not None
+    assert board.notes[0] == (
+        f"2 of {len(lines) + 1:,} lines of events can't be used and are left out "
+        "(first: tiny.inter, line 6: timestamp is empty); they are in rejected.jsonl"
+    )
+    rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text("utf-8").splitlines()]
+    assert [(one["line"], one["why"]) for one in rejected] == [(6, "timestamp is empty"), (7, "user_id is empty")]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    board = compare(bad(tiny, encoder, **SCORERS), tmp_path / "out", fresh=True)
+    assert board is not None and "left out" not in board.notes[0]
+    assert not (tmp_path / "out" / "rejected.jsonl").exists()
+
+
+def test_columns_may_have_other_names(finished: Finished, encoder: Path, tmp_path: Path) -> None:
+    tiny = tiny_at(tmp_path)
+    names = {"user_id": "uid", "item_id": "product_id", "timestamp": "at"}
+    for path in (tiny / "tiny.inter", tiny / "tiny.item"):
+        header, _, rest = path.read_text("utf-8").partition("\n")
+        for name, other in names.items():
+            header = header.replace(name, other)
+        path.write_text(f"{header}\n{rest}", encoding="utf-8")
+    fields = {"USER_ID_FIELD": "uid", "ITEM_ID_FIELD": "product_id", "TIME_FIELD": "at"}
+    config = raw_config(tiny, encoder, seeds=[1], variants={name: VARIANTS[name] for name in ("id", "text")})
+    board = compare(read_config({**config, "recbole": {**config["recbole"], **fields}}), tmp_path / "out")
+    assert board is not None
+    for name in ("id-1", "text-1"):
+        ranks = [np.load(out / "runs" / name / "ranks.npz") for out in (finished.out, tmp_path / "out")]
+        for array in ranks[0]:
+            np.testing.assert_array_equal(ranks[1][array], ranks[0][array])
+    assert read_cards(tmp_path / "out").titles == read_cards(finished.out).titles
 
 
 def test_a_file_without_column_types(tiny: Path, encoder: Path) -> None:

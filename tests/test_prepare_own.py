@@ -98,6 +98,16 @@ def test_items_get_their_text_and_those_without_are_told(tmp_path: Path) -> None
     assert "items without text: 0 of 2" in told
 
 
+def test_titles_with_quotation_marks_come_back_as_they_were(tmp_path: Path) -> None:
+    titles = ['"all of it"', '"7"" tablet"', '""', '"Open', '7" tablet']
+    rows = [(f"i{at}", title) for at, title in enumerate(titles)]
+    pl.DataFrame(rows, schema=["sku", "name"], orient="row").write_csv(tmp_path / "items.csv")
+    events = write_events(tmp_path / "events.csv", [("ann", f"i{at}", at) for at in range(len(titles))])
+    prepared(tmp_path / "mine", events, items=tmp_path / "items.csv", item_id="sku", fields=("name",))
+    catalogue = read_catalogue(tmp_path / "mine" / "mine.item")
+    assert [record["name"] for record in catalogue.records] == titles
+
+
 def test_repeats_can_go_and_a_core_be_taken(tmp_path: Path) -> None:
     events = [*EVENTS, ("bob", "jug", 4)]
     told = prepared(tmp_path / "mine", write_events(tmp_path / "events.csv", events), repeats=False, core=2)

@@ -251,6 +251,11 @@ def test_a_header_that_can_not_be_meant_is_named(
         read(write_inter(tmp_path / "shop", GOOD, header), **said)
 
 
+def test_ids_that_are_not_loaded_are_named(tmp_path: Path) -> None:
+    with pytest.raises(AtomicFileError, match=r"column 'user_id' \(USER_ID_FIELD\) is not loaded; add it to load_col"):
+        read(write_inter(tmp_path / "shop", GOOD), load_col={"inter": ["item_id", "timestamp"]})
+
+
 @pytest.mark.parametrize("content", ["", "\n\n", "user_id:token\titem_id:token\ttimestamp:float\n"])
 def test_a_file_without_an_event_is_named(tmp_path: Path, content: str) -> None:
     with pytest.raises(AtomicFileError, match="shop.inter (is empty and holds no|holds no event)"):

@@ -58,15 +58,14 @@ class QuicklyRead(SequentialDataset):
         if wanted == set():
             return None
         file = AtomicFile(Path(filepath), self.config["field_separator"], self.config["encoding"] or "utf-8")
-        names = [column.name for column in file.columns]
+        events = source == FeatureSource.INTERACTION
         loaded = [
-            self._checked(column, file)
+            self._checked(column, file, events)
             for column in file.columns
             if (wanted is None or column.name in wanted) and column.name not in (unwanted or ())
         ]
-        events = source == FeatureSource.INTERACTION
         if events:
-            self._refuse_missing(file, names)
+            self._refuse_missing(file, [column.name for column in loaded])
         if not loaded:
             logger.warning("no column of %s is loaded", filepath)
             return None
@@ -99,18 +98,17 @@ class QuicklyRead(SequentialDataset):
     def _history_field(self) -> str | None:
         return self.iid_field + self.config["LIST_SUFFIX"] if self.iid_field else None
 
-    def _checked(self, column: Column, file: AtomicFile) -> Column:
+    def _checked(self, column: Column, file: AtomicFile, events: bool) -> Column:
         """A column with what it may not lack, by the part that the config gives it.
 
         Raises:
             AtomicFileError: it has another kind than that part needs.
         """
-        kinds = {
-            self.time_field: "float",
-            self._history_field: "token_seq",
-            self.uid_field: "token",
-            self.iid_field: "token",
-        }
+        kinds = {self.uid_field: "token", self.iid_field: "token"}
+        if events:
+            kinds[self.time_field] = "float"
+        if events and self.benchmark_filename_list is not None:
+            kinds[self._history_field] = "token_seq"
         kind = kinds.get(column.name, column.kind)
         if column.kind != kind:
             what = {"float": "times, which are numbers", "token_seq": "histories, which are lists"}.get(kind, "ids")
@@ -119,12 +117,17 @@ class QuicklyRead(SequentialDataset):
             )
         return column._replace(needed=kind != "float" and column.name in kinds)
 
-    def _refuse_missing(self, file: AtomicFile, names: Sequence[str]) -> None:
+    def _refuse_missing(self, file: AtomicFile, loaded: Sequence[str]) -> None:
         """
         Raises:
-            AtomicFileError: the events have no column of users, items, or times (histories in benchmark files).
+            AtomicFileError: the events have no column of users, items, or times (histories in benchmark files), or
+                that of users or items is not loaded.
         """
+        names = [column.name for column in file.columns]
         needed = {"USER_ID_FIELD": self.uid_field, "ITEM_ID_FIELD": self.iid_field}
+        for key, field in needed.items():
+            if field in names and field not in loaded:
+                raise AtomicFileError(f"{file.path}: the column {field!r} ({key}) is not loaded; add it to load_col")
         if self.benchmark_filename_list is None:
             needed["TIME_FIELD"] = self.time_field
         else:
