@@ -22,6 +22,8 @@ class Rejected:
     """The share of the lines read that may be rejected."""
     cure: str = "mend the file, or leave out a larger share of lines with --max-rejected"
     """What the error advises."""
+    patience: int = 1000
+    """So many are kept apart before the end of a file; more are an error at once if the limit is passed by then."""
     count: int = 0
     lines: int = 0
     """Read so far, the rejected ones included."""
@@ -45,7 +47,7 @@ class Rejected:
         else:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(row)
-        if self.count > 1000:  # a small file is judged when it has been read
+        if self.count > self.patience:  # a small file is judged when it has been read
             self.check()
 
     def check(self) -> None:

@@ -202,6 +202,11 @@ def test_more_than_one_in_twenty_lines_is_an_error_with_the_first_lines(tmp_path
         read(write_inter(tmp_path / "many", "".join(good) + "u\ti\t\n" * 6))
 
 
+def test_broken_lines_in_a_row_are_judged_by_the_whole_file(tmp_path: Path) -> None:
+    data = read(write_inter(tmp_path / "shop", "u\ti\t\n" * 2000 + GOOD * 500))
+    assert (data.rejected.count, data.rejected.lines, len(data.inter_feat)) == (2000, 52_000, 50_000)
+
+
 def test_no_name_is_taken_for_a_missing_value(tmp_path: Path) -> None:
     names = ["NA", "null", "nan", "None", "N/A", "-", "#N/A", "NULL", "<NA>", "n/a", '"', "[PAD]"]
     data = read(write_inter(tmp_path / "shop", "".join(f"{name}\t{name}x\t{at}\n" for at, name in enumerate(names))))

@@ -39,7 +39,7 @@ class QuicklyRead(SequentialDataset):
 
     def _get_preset(self) -> None:
         super()._get_preset()
-        self.rejected = Rejected(limit=MAX_REJECTED, cure=CURE)
+        self.rejected = Rejected(limit=MAX_REJECTED, cure=CURE, patience=100_000)
         self.reading_notes: list[str] = []
 
     def _load_data(self, token: str, dataset_path: str) -> None:
