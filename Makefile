@@ -15,7 +15,7 @@ quickstart: .venv/.quickstart
 	$(BIN)/blair-rec compare configs/quickstart.yaml -o runs/quickstart
 
 test: .venv/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 check: .venv/.dev
 	$(BIN)/ruff check .

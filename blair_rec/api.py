@@ -16,7 +16,7 @@ import torch
 import blair_rec.recbole  # noqa: F401  (repairs RecBole before anything of it is used)
 from blair_rec.errors import CheckpointError, ConfigError, OutputError, StoreError, UnknownItems
 from blair_rec.evaluate.run_files import WEIGHTS_FILE
-from blair_rec.files import partial_of, put_in_place, refuse_foreign, tidy
+from blair_rec.files import partial_of, put_in_place, refuse_foreign, work_beside
 from blair_rec.fit import model_settings
 from blair_rec.item_vectors import item_vectors
 from blair_rec.plan import member_folders, members_hash
@@ -187,20 +187,20 @@ def export_vectors(run_dir: str | Path, out: str | Path, store: str | Path | Non
     """
     out = Path(out)
     target = out.resolve()  # a link keeps pointing to where the vectors are
-    tidy(target.parent, target.name)
     for file in EXPORTED:  # both are there, and nothing else: a file items.json alone may be anybody's
         refuse_foreign(target, {file}, EXPORTED)
     recommender = load(run_dir, store)
-    partial = partial_of(target)
-    try:
-        partial.mkdir(parents=True)
-        np.save(partial / "items.npy", recommender.item_vectors(), allow_pickle=False)
-        (partial / "items.json").write_text(json.dumps(recommender.item_tokens), encoding="utf-8")
-        put_in_place(target)
-    except OSError as error:
-        raise OutputError(f"{out} can't be written ({error.strerror}); choose another folder") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with work_beside(target, "export", f"the vectors {out}"):
+        partial = partial_of(target)
+        try:
+            partial.mkdir(parents=True)
+            np.save(partial / "items.npy", recommender.item_vectors(), allow_pickle=False)
+            (partial / "items.json").write_text(json.dumps(recommender.item_tokens), encoding="utf-8")
+            put_in_place(target)
+        except OSError as error:
+            raise OutputError(f"{out} can't be written ({error.strerror}); choose another folder") from None
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return out
 
 

@@ -144,6 +144,34 @@ def alone_in(folder: Path, busy: str | None = None) -> Iterator[None]:
         lock.release()
 
 
+@contextlib.contextmanager
+def work_beside(target: Path, kind: str, what: str) -> Iterator[Path]:
+    """A hidden folder beside `target` in which one process at a time works: `.NAME.kind`.
+
+    What a killed process left half-written of `target` is cleared away first. The folder is removed at the end; after
+    an error it stays if it holds pieces, so that the next process can go on.
+
+    Args:
+        what: the busy message calls `target` by this, such as "the store stores/mine".
+
+    Raises:
+        OutputError: nothing can be written there.
+        FolderBusy: another process is at work on `target`.
+    """
+    work = target.with_name(f".{target.name}.{kind}")
+    busy = f"another process is writing {what}; wait until it is done, or choose another place with -o"
+    with alone_in(work, busy):
+        for name in (target.name, work.name):
+            tidy(target.parent, name)
+        try:
+            yield work
+        except BaseException:
+            if all(path.name == ".lock" for path in work.iterdir()):
+                discard(work)
+            raise
+        discard(work)
+
+
 def sha256_of(path: Path) -> str:
     """Of a file's bytes, in hexadecimal."""
     digest, buffer = hashlib.sha256(), bytearray(1 << 18)

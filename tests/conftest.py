@@ -1,4 +1,4 @@
-"""What every test can rely on: its own working directory, two threads, the tiny data set, and a tiny encoder."""
+"""What every test can rely on: its own working directory, one thread, the tiny data set, and a tiny encoder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from hypothesis import settings
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Read by torch when it is imported, and by every process a test starts: no test pays for an import it doesn't need.
-os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "2"
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # tests run side by side, one on each core
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and tables would take its width
 
 # A slow machine is no failure, and examples that failed are printed, not kept in a folder.
 settings.register_profile("blair_rec", deadline=None, database=None, print_blob=True)

@@ -31,7 +31,7 @@ from blair_rec.prepare.events import (
     last_out,
     position_and_length,
 )
-from blair_rec.prepare.folder import REJECTED, Hashes, Tell, is_done, need_room, new_folder, reading_of, write_record
+from blair_rec.prepare.folder import Hashes, Tell, is_done, need_room, new_folder, reading_of, write_record
 from blair_rec.prepare.items import ItemFile, check_matches
 from blair_rec.prepare.jsonlines import first_fields
 from blair_rec.prepare.kept import PART, Chunk
@@ -39,7 +39,7 @@ from blair_rec.prepare.published import Published, categories, published, rounde
 from blair_rec.prepare.records import JSON_LINES, columns_among, kind_of, read_table
 from blair_rec.prepare.sources import Find, in_folder, need, on_hub
 from blair_rec.prepare.times import NUMBER, WHOLE, describe, read_times
-from blair_rec.rejected import Rejected
+from blair_rec.rejected import REJECTED, Rejected
 
 HUB = "McAuley-Lab/Amazon-Reviews-2023"
 COLUMNS = ("user_id", "parent_asin", "rating", "timestamp")

@@ -14,10 +14,11 @@ from typing import Any
 
 from blair_rec import __version__
 from blair_rec.errors import OutputError
-from blair_rec.files import partial_of, put_in_place, sha256_of, write_text
+from blair_rec.files import partial_of, put_in_place, sha256_of, work_beside, write_text
 
 RECORD = "prepared.json"
-REJECTED = "rejected.jsonl"
+READING = "read"
+"""Ending of the hidden folder beside a data set in which a preparation works."""
 
 Tell = Callable[[str], None]
 """Called with each line of the summary."""
@@ -54,22 +55,22 @@ def new_folder(folder: Path) -> Iterator[Path]:
     Raises:
         OutputError: it can't be written.
     """
-    partial = partial_of(folder)
     try:
-        shutil.rmtree(partial, ignore_errors=True)  # what a killed process left
-        partial.mkdir(parents=True)
-        yield partial
-        put_in_place(folder)
-        shutil.rmtree(reading_of(folder), ignore_errors=True)
+        with work_beside(folder.absolute(), READING, f"{folder}"):
+            partial = partial_of(folder)
+            try:
+                partial.mkdir(parents=True)
+                yield partial
+                put_in_place(folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise OutputError(f"{folder} can't be written ({error.strerror or error}); choose another with -o") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def reading_of(folder: Path) -> Path:
     """Where is kept what has been read of long files, until a preparation of this folder is through."""
-    return folder.with_name(f".{folder.name}.read")
+    return folder.with_name(f".{folder.name}.{READING}")
 
 
 def need_room(folder: Path, size: int, tell: Tell) -> None:

@@ -13,11 +13,11 @@ from blair_rec.prepare.collect import collect
 from blair_rec.prepare.comparison import write_comparison
 from blair_rec.prepare.dataset import check_fields, write_items, write_log
 from blair_rec.prepare.events import Log, first_of_each_pair, in_order, k_core, tied_by_rounding, without_doubles
-from blair_rec.prepare.folder import REJECTED, Hashes, Tell, is_done, need_room, new_folder, write_record
+from blair_rec.prepare.folder import Hashes, Tell, is_done, need_room, new_folder, write_record
 from blair_rec.prepare.items import ItemFile, Names, check_matches
 from blair_rec.prepare.records import need_columns, read_table
 from blair_rec.prepare.times import describe
-from blair_rec.rejected import Rejected
+from blair_rec.rejected import REJECTED, Rejected
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from blair_rec.errors import ConfigError, SourceError
 from blair_rec.prepare.amazon import check_category, finder, meta_file, raw_reviews
 from blair_rec.prepare.blocks import Progress
 from blair_rec.prepare.events import VALID_FROM
-from blair_rec.prepare.folder import REJECTED, Hashes, Tell, is_done, need_room, new_folder, write_record
+from blair_rec.prepare.folder import Hashes, Tell, is_done, need_room, new_folder, write_record
 from blair_rec.prepare.items import ItemFile, flat
 from blair_rec.prepare.records import columns_among, read_table
 from blair_rec.prepare.times import WHOLE, read_times
-from blair_rec.rejected import Rejected
+from blair_rec.rejected import REJECTED, Rejected
 
 LONGER_THAN = 30
 """Characters: a text has to be longer than that."""

@@ -16,10 +16,10 @@ import polars as pl
 
 from blair_rec.errors import SourceError, first_of
 from blair_rec.prepare.blocks import Progress
-from blair_rec.prepare.folder import REJECTED, Hashes, Tell, is_done, need_room, new_folder, write_record
+from blair_rec.prepare.folder import Hashes, Tell, is_done, need_room, new_folder, write_record
 from blair_rec.prepare.records import columns_among, read_table
 from blair_rec.prepare.sources import in_folder, need, on_hub
-from blair_rec.rejected import Rejected
+from blair_rec.rejected import REJECTED, Rejected
 
 C4_HUB = "McAuley-Lab/Amazon-C4"
 C4_FILES = ("test.csv", "sampled_item_metadata_1M.jsonl")

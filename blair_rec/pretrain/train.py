@@ -144,7 +144,7 @@ def pretrain(
         raise PretrainingError(
             f"{len(training)} pairs to train on are less than one batch of {config.batch_size}; lower batch_size"
         )
-    work = partial_of(out).with_suffix(".training")
+    work = out.with_name(f".{out.name}.training")
     identity = {**dataclasses.asdict(config), "pairs_sha256": pairs.sha256, "start": str(start), "pooling": pooling}
     checkpoint = _resume(work, identity, fresh)
     tokenizer = AutoTokenizer.from_pretrained(start)

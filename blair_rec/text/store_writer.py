@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from blair_rec.errors import OutputError, StoreError
-from blair_rec.files import alone_in, discard, partial_of, put_in_place, refuse_foreign, sha256_of, tidy
+from blair_rec.files import partial_of, put_in_place, refuse_foreign, sha256_of, tidy, work_beside
 from blair_rec.text.store import (
     BLOCK,
     CUT,
@@ -33,6 +33,9 @@ from blair_rec.text.store import (
 )
 from blair_rec.text.tokens import NO_DIGESTS, Digests
 
+WORK = "work"
+"""Ending of the hidden folder beside a store in which its pieces are written."""
+
 
 @contextlib.contextmanager
 def at_work_on(path: str | Path) -> Iterator[Path]:
@@ -45,27 +48,14 @@ def at_work_on(path: str | Path) -> Iterator[Path]:
     """
     check_replaceable(path)  # before the work, not after it
     target = Path(path).resolve()  # a link keeps pointing to where the store is
-    work = _work_folder(target)
-    with alone_in(work, f"another process is writing the store {path}; wait until it is done, or choose another place"):
-        for name in (target.name, work.name):
-            tidy(target.parent, name)
-        try:
-            yield work
-        except BaseException:
-            if not any(work.glob("*.npy")):
-                discard(work)
-            raise
-        discard(work)
+    with work_beside(target, WORK, f"the store {path}") as work:
+        yield work
 
 
 def has_leftovers(path: str | Path) -> bool:
     """Whether somebody is at work on a store, or was killed there; at_work_on tells, and clears up."""
     target = Path(path).resolve()
-    return _work_folder(target).exists()  # made before and removed after everything else
-
-
-def _work_folder(target: Path) -> Path:
-    return target.with_name(f".{target.name}.work")
+    return target.with_name(f".{target.name}.{WORK}").exists()  # made before and removed after everything else
 
 
 def write_store(
