@@ -47,6 +47,7 @@ def repair_recbole() -> None:
     scale_gradients_without_warning()
     read_data_without_warning()
     read_back_own_checkpoints()
+    pretrain_s3rec_and_read_it_back()
     let_models_complete_config()
 
 
@@ -281,6 +282,27 @@ def read_back_own_checkpoints() -> None:
     evaluate_best.repaired = True  # type: ignore[attr-defined]
     upstream.Trainer._save_checkpoint = save_and_remember
     upstream.Trainer.evaluate = evaluate_best
+
+
+def pretrain_s3rec_and_read_it_back() -> None:
+    """`torch.load(self.pre_model_path)` (recbole/model/sequential_recommender/s3rec.py, line 120).
+
+    As in Trainer.evaluate: the file holds a whole Config, and is read if this very process wrote it.
+    """
+    from recbole.model.sequential_recommender import s3rec
+    from recbole.trainer import trainer as upstream
+
+    save = upstream.PretrainTrainer.save_pretrained_model
+    if isinstance(s3rec.torch, _Replaced) or Version(torch.__version__).release < (2, 6):
+        return
+
+    @functools.wraps(save)
+    def save_and_remember(self: Any, epoch: int, saved_model_file: str) -> None:
+        save(self, epoch, saved_model_file)
+        _written[Path(saved_model_file).resolve()] = _fingerprint(Path(saved_model_file))
+
+    upstream.PretrainTrainer.save_pretrained_model = save_and_remember
+    s3rec.torch = _Replaced(torch, load=lambda path: load_own_checkpoint(Path(path), torch.device("cpu")))
 
 
 def let_models_complete_config() -> None:
