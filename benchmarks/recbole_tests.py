@@ -61,7 +61,7 @@ def to_page(found: dict[str, Any]) -> list[str]:
     page = [
         "# RecBole's own tests under `import blair_rec.recbole`",
         "",
-        f"{found['passed']} of {found['tests']} pass (S3Rec's with one epoch of pre-training, not 500). The others, by the reason that pytest gives:",
+        f"{found['passed']} of {found['tests']} pass (S3Rec pre-trains for one epoch, not 500). By reason the others:",
         "",
         "| reason | tests | |",
         "|---|---|---|",

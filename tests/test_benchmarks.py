@@ -55,7 +55,8 @@ def test_recboles_tests_are_run_and_what_fails_is_told_by_its_reason(tmp_path: P
     lines = [
         "import sys, recbole, pytest, yaml",
         "def test_right(): assert 'blair_rec.recbole' in sys.modules and 'checkout' not in recbole.__file__",
-        "def test_short(): assert yaml.safe_load(open('tests/model/test_model.yaml')) == {'epochs': 1, 'pretrain_epochs': 1}",
+        "settings = yaml.safe_load(open('tests/model/test_model.yaml'))",
+        "def test_short(): assert settings == {'epochs': 1, 'pretrain_epochs': 1}",
         "def test_wrong(): import no_such_package",
         "def test_wrong_too(): import no_such_package",
         "def test_left_out(): pytest.skip('today')",
