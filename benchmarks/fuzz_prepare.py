@@ -13,14 +13,12 @@ of a file is its number. Recorded in benchmarks/results/fuzz_prepare.{json,md}.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
-import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from fuzzing import fuzz, outcome_table
 from side_by_side import write_record
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
@@ -31,41 +29,16 @@ KINDS = ("jsonl", "tsv", "csv", "parquet")
 OUTCOMES = {"refused": "refused with a clear error", "read": "read", "compared": "read, and rightly"}
 
 
-def fuzz(kind: str, files: int, folder: Path) -> dict[str, Any]:
-    """How many files had which outcome, and the bytes that came to the terminal."""
-    begin, terminal = time.perf_counter(), os.dup(2)
-    found: Counter[str] = Counter()
-    with (folder / f"{kind}.txt").open("w+b") as said:
-        os.dup2(said.fileno(), 2)  # also what libraries write past sys.stderr
-        try:
-            for seed in range(files):
-                with tempfile.TemporaryDirectory(dir=folder) as place:
-                    found[try_one(Path(place), kind, seed)] += 1
-        except BaseException:
-            os.write(terminal, f"{kind}, seed {seed}:\n".encode())
-            raise
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
-        size = said.seek(0, os.SEEK_END)
-    return {**found, "terminal_bytes": size, "seconds": time.perf_counter() - begin}
-
-
 def to_page(runs: dict[str, list[dict[str, Any]]], files: int) -> list[str]:
     """The record as lines of Markdown."""
-    page = [
+    return [
         f"# Files with something wrong: {files:,} of each kind",
         "",
         "No traceback, no half-written folder, no wrong event. `read, and rightly`: the events were also read "
         "independently, by the standard library, and are the same.",
         "",
-        f"| | {' | '.join(OUTCOMES.values())} | bytes to the terminal |",
-        "|---|---|---|---|---|",
+        *outcome_table(runs, OUTCOMES),
     ]
-    for kind, (found,) in runs.items():
-        counts = " | ".join(f"{found.get(outcome, 0):,}" for outcome in OUTCOMES)
-        page.append(f"| .{kind} | {counts} | {found['terminal_bytes']:,} |")
-    return page
 
 
 def main() -> None:
@@ -76,7 +49,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         runs = {}
         for kind in KINDS:
-            runs[kind] = [fuzz(kind, options.files, Path(folder))]
+            runs[kind] = [fuzz(try_one, kind, options.files, Path(folder))]
             print(kind, runs[kind][0], flush=True)
     write_record("fuzz_prepare", vars(options), runs, to_page(runs, options.files))
 

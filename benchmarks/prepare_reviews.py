@@ -62,7 +62,7 @@ def ours(reviews: Path, out: Path) -> None:
     from blair_rec.prepare.dataset import write_log
     from blair_rec.prepare.events import benchmark_rules
     from blair_rec.prepare.folder import Hashes, reading_of
-    from blair_rec.prepare.rejected import Rejected
+    from blair_rec.rejected import Rejected
 
     keep = reading_of(out)
     hashes = Hashes([reviews])
@@ -78,7 +78,7 @@ def converted(reviews: Path, out: Path) -> None:
     from blair_rec.prepare.amazon import read_reviews
     from blair_rec.prepare.dataset import write_log
     from blair_rec.prepare.events import benchmark_rules
-    from blair_rec.prepare.rejected import Rejected
+    from blair_rec.rejected import Rejected
 
     write_log(out, benchmark_rules(read_reviews([reviews], Rejected(Path(os.devnull))), K))
 

@@ -12,6 +12,11 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "export_vectors", "load"]
 
 
+def __dir__() -> list[str]:
+    """The public names, those that are not imported yet included."""
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     """What is imported on first use: `import blair_rec` alone has to stay instant."""
     if name in __all__:

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 import blair_rec.recbole  # noqa: F401  (repairs RecBole before anything of it is used)
-from blair_rec.errors import CheckpointError, ConfigError, StoreError, UnknownItems
+from blair_rec.errors import CheckpointError, ConfigError, OutputError, StoreError, UnknownItems
 from blair_rec.evaluate.run_files import WEIGHTS_FILE
-from blair_rec.files import partial_of, put_in_place
+from blair_rec.files import partial_of, put_in_place, refuse_foreign, tidy
 from blair_rec.fit import model_settings
 from blair_rec.item_vectors import item_vectors
 from blair_rec.plan import member_folders, members_hash
@@ -28,6 +28,9 @@ from blair_rec.recommend.models import append_items, model_class, shared_items
 from blair_rec.recommend.settings import ItemsOnly, recbole_config, recbole_errors
 from blair_rec.recommend.similarity import item_matrix, scores_by_product, user_vectors
 from blair_rec.text.store import EmbeddingStore, open_store
+
+EXPORTED = ("items.npy", "items.json")
+"""What export_vectors writes."""
 
 
 class Recommendation(NamedTuple):
@@ -174,20 +177,28 @@ def load(run_dir: str | Path, store: str | Path | None = None, extra_items: str 
 def export_vectors(run_dir: str | Path, out: str | Path, store: str | Path | None = None) -> Path:
     """The item vectors of a finished run, for a nearest-neighbour index by inner product, in a folder of their own.
 
-    OUT/items.npy is [items, D] float32, OUT/items.json the item token of each row; a folder that is there already is
-    replaced when the new one is whole. `load(run_dir).user_vectors(histories)` gives the queries.
+    OUT/items.npy is [items, D] float32, OUT/items.json the item token of each row. An earlier export is replaced when
+    the new one is whole; a folder with anything else in it stays as it is. `load(run_dir).user_vectors(histories)`
+    gives the queries.
 
     Raises:
         ConfigError: scores that are no inner products; CheckpointError and others as `load`.
+        OutputError: `out` is no earlier export, or it can't be written.
     """
-    out, recommender = Path(out), load(run_dir, store)
-    partial = partial_of(out)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    out = Path(out)
+    target = out.resolve()  # a link keeps pointing to where the vectors are
+    tidy(target.parent, target.name)
+    for file in EXPORTED:  # both are there, and nothing else: a file items.json alone may be anybody's
+        refuse_foreign(target, {file}, EXPORTED)
+    recommender = load(run_dir, store)
+    partial = partial_of(target)
     try:
+        partial.mkdir(parents=True)
         np.save(partial / "items.npy", recommender.item_vectors(), allow_pickle=False)
         (partial / "items.json").write_text(json.dumps(recommender.item_tokens), encoding="utf-8")
-        put_in_place(out)
+        put_in_place(target)
+    except OSError as error:
+        raise OutputError(f"{out} can't be written ({error.strerror}); choose another folder") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out

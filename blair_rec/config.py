@@ -10,18 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from blair_rec.config_paths import with_paths
 from blair_rec.config_sections import (
     MAKES_VECTORS,
     OUR_LOSSES,
     TIES,
     UNISREC_TEMPERATURE,
     EvaluateConfig,
-    SplitConfig,
     TextConfig,
     TrainConfig,
     TuneConfig,
     VariantConfig,
 )
+from blair_rec.config_split import SplitConfig
 from blair_rec.errors import ConfigError
 from blair_rec.sections import (
     freeze,
@@ -226,10 +227,12 @@ def read_config(raw: Mapping[str, Any], where: str = "config") -> CompareConfig:
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CompareConfig:
     """A comparison from a YAML file, with `section.key=value` overrides on top (values read as YAML).
 
+    Relative paths are looked for in the working directory first, then beside the file.
+
     Raises:
         ConfigError: file missing, not UTF-8, not YAML, or a key or value that can't be meant.
     """
-    return read_config(load_yaml(path, overrides), str(path))
+    return read_config(with_paths(load_yaml(path, overrides), Path(path).parent), str(path))
 
 
 def with_temperature(train: Mapping[str, Any], items: str) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class TextConfig:
     missing_text: str = "error"
     """error, mean or zeros: what an item without text gets."""
     items: str | None = None
-    """The item metadata: a RecBole .item file or JSON lines; the data set's own .item file if not given."""
+    """The item metadata: a RecBole .item file, JSON lines, CSV or TSV; the data set's own .item file if not given."""
     store: str | None = None
     """A store that is there already, instead of encoding the item file."""
 
@@ -124,7 +124,8 @@ class TrainConfig:
     epochs: int = 200
     """Passes over the training targets, at most."""
     patience: int = 10
-    """Validations in a row without a new best before training stops."""
+    """Training stops when more validations in a row than this brought no new best, as with RecBole's stopping_step:
+    with 10 after the eleventh."""
     eval_every: int = 1
     """Epochs between two validations."""
     learning_rate: float = 0.001
@@ -294,23 +295,6 @@ class VariantConfig:
 
 READ_BY_ITEMS = {"fusion": "id_text", "max_delta": "text_delta"}
 """Keys of a variant that one kind of items alone reads."""
-
-
-@dataclass(frozen=True)
-class SplitConfig:
-    """Cut-off times for all users alike, in the unit of the data set's time column."""
-
-    valid_from: float
-    """Events from here on are for validation, those before for training."""
-    test_from: float
-    """Events from here on are for testing."""
-
-    def __post_init__(self) -> None:
-        refuse(type_problems(self))
-        if not -math.inf < self.valid_from < self.test_from < math.inf:
-            refuse(
-                [f"valid_from is {self.valid_from!r} and test_from {self.test_from!r}; validation comes before test"]
-            )
 
 
 @dataclass(frozen=True)

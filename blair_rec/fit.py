@@ -25,7 +25,7 @@ from blair_rec.plan import run_setup
 from blair_rec.plugin_config import PLUGIN_KEYS
 from blair_rec.recommend.baselines import Counted, build_baseline
 from blair_rec.recommend.dataset import ItemVectors, TextSequentialDataset
-from blair_rec.recommend.epochs import EveryPosition, RecboleWay, build_training, check_loss
+from blair_rec.recommend.epochs import EveryPosition, RecboleWay, Steps, build_training, check_loss
 from blair_rec.recommend.log import LOG_POSITION
 from blair_rec.recommend.models import count_parameters, model_class
 from blair_rec.recommend.packing import can_pack
@@ -34,7 +34,9 @@ from blair_rec.recommend.scoring import Ranks, rank
 from blair_rec.recommend.sequences import training_sequences
 from blair_rec.recommend.settings import CHANGE_SETTINGS, recbole_config, recbole_errors
 from blair_rec.recommend.trainer import Epoch, OnStep, fit
+from blair_rec.recommend.whitening import items_that_differ
 from blair_rec.sections import to_dict
+from blair_rec.steps import FEWEST_PER_DIRECTION, whitened_width
 from blair_rec.text.store import EmbeddingStore
 
 logger = logging.getLogger("blair_rec")
@@ -68,12 +70,13 @@ class TrainingData:
             raise
         except ValueError as error:  # pandas', or text that is no UTF-8
             raise DatasetError(f"data set {config.dataset!r} can't be read: {error}") from error
+        self.rejected, self.reading_notes = dataset.rejected, tuple(dataset.reading_notes)
         sizes = {"training": len(self.train), "validation": len(self.valid), "test": len(test)}
         if empty := [name for name, size in sizes.items() if size == 0]:
-            raise DatasetError(
-                f"data set {config.dataset!r}: the split leaves no {' and no '.join(empty)} case; "
-                "leave-one-out needs users with at least three events"
-            )
+            why = "leave-one-out needs users with at least three events"
+            if config.split is not None:
+                why = "all events there are their user's first, which no history predicts; move the cut-off times"
+            raise DatasetError(f"data set {config.dataset!r}: the split leaves no {' and no '.join(empty)} case; {why}")
         if self.train.tied_neighbours:
             pairs = f"{self.train.tied_neighbours:,} of {self.train.neighbours:,} neighbouring events of a user"
             how = "their order is the file's" if config.ties == "stored" else "their order was drawn by lot"
@@ -147,6 +150,32 @@ def fit_variant(
     return Fitted(baseline, time.perf_counter() - begin, count_parameters(baseline), variant.trials)
 
 
+def check_transforms(config: CompareConfig, name: str, data: TrainingData, store: EmbeddingStore) -> None:
+    """Whether a variant's transforms leave something of the text: asked before anything is trained.
+
+    Raises:
+        ConfigError: whitening over too few items for its directions; and as building the variant's model does.
+        MissingEmbeddings, TextlessItems, StoreError: the store doesn't cover the items.
+    """
+    variant = config.variants[name]
+    width = whitened_width(variant.transforms, store.text_dim)
+    if width is None:
+        return
+    vectors = item_vectors(store, data.item_tokens, config.text_of(variant).missing_text)
+    enough = FEWEST_PER_DIRECTION * width
+    if items_that_differ(vectors.table[1:], enough) == enough:
+        return
+    # So small a catalogue is transformed in no time: as the run itself will do it, with what its kind adds.
+    setup = run_setup(config, name, config.seeds[0])
+    try:
+        if variant.is_trained:
+            _built(config, variant, setup, data, vectors)
+        else:
+            build_baseline(setup, recbole_config(data.model_class, data.folder, setup["recbole"]), 0, vectors)
+    except ConfigError as error:
+        raise ConfigError(f"variants.{name}: {error}") from None
+
+
 SAYS_WHAT = ("blair_text_fields", "blair_text_template", "blair_store")
 """Keys of which a model over text needs one."""
 
@@ -204,12 +233,8 @@ def _train(
     checkpoint: Path | None,
     until: int | None,
 ) -> Fitted:
-    train, split, seed = config.train_of(variant), copy.copy(data.train), setup["seed"]
-    split.item_vectors = vectors
-    settings = {**model_settings(setup), "train_batch_size": train.batch_size}
-    recbole = recbole_config(data.model_class, data.folder, settings)
-    with recbole_errors(f"build {config.model}", CHANGE_SETTINGS):
-        model, steps = build_training(data.model_class, recbole, split, data.sequences, train, seed)
+    train = config.train_of(variant)
+    recbole, model, steps = _built(config, variant, setup, data, vectors)
     stride = steps.stride if isinstance(steps, EveryPosition) else 1
     context = data.sequences.mean_context(recbole["MAX_ITEM_LIST_LENGTH"], stride)
     logger.debug("a training target is predicted from %.1f items in the mean", context)
@@ -234,3 +259,20 @@ def _train(
     seconds = sum(line.train_seconds + line.valid_seconds for line in history)  # in however many sittings
     parameters = count_parameters(model)
     return Fitted(model, seconds, parameters, variant.trials, history, epoch, value, mean_context=context)
+
+
+def _built(
+    config: CompareConfig,
+    variant: VariantConfig,
+    setup: Mapping[str, Any],
+    data: TrainingData,
+    vectors: ItemVectors | None,
+) -> tuple[Any, Any, Steps]:
+    """RecBole's config, the model as its seed initialises it, and the steps of its training."""
+    train, split = config.train_of(variant), copy.copy(data.train)
+    split.item_vectors = vectors
+    settings = {**model_settings(setup), "train_batch_size": train.batch_size}
+    recbole = recbole_config(data.model_class, data.folder, settings)
+    with recbole_errors(f"build {config.model}", CHANGE_SETTINGS):
+        model, steps = build_training(data.model_class, recbole, split, data.sequences, train, setup["seed"])
+    return recbole, model, steps

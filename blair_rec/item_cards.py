@@ -12,9 +12,9 @@ import numpy as np
 
 from blair_rec.errors import CatalogueError
 from blair_rec.evaluate.page.cards import ItemCards, ItemMap
-from blair_rec.item_vectors import Vectors
+from blair_rec.item_vectors import ITEM_FIELD, Vectors, item_id_fields
 from blair_rec.recommend.transforms import center, pca
-from blair_rec.text.catalogue import TITLE_FIELDS, Catalogue, first_field, read_catalogue, short_title, texts_in
+from blair_rec.text.catalogue import TITLE_FIELDS, Catalogue, Record, first_field, read_catalogue, short_title, texts_in
 from blair_rec.text.store import HEADER, EmbeddingStore, as_float32, open_store
 
 logger = logging.getLogger("blair_rec")
@@ -31,10 +31,13 @@ def gather_cards(
 ) -> ItemCards:
     """Cards of the items of a data set; `catalogue` is None for a data set without one."""
     wanted = set(item_tokens)
-    records = {} if catalogue is None else dict(zip(catalogue.item_tokens, catalogue.records, strict=True))
-    records = {token: record for token, record in records.items() if token in wanted}
-    known = {name for record in records.values() for name in record}
+    rows = [] if catalogue is None else [row for row in catalogue.rows() if row[0] in wanted]
+    known = {name for _, record in rows for name in record}
     title, category = first_field(TITLE_FIELDS, known), first_field(CATEGORY_FIELDS, known)
+    records: dict[str, Record] = {}
+    for token, record in rows:  # of an item's rows the first one that has a title
+        if token not in records or (texts_in(record.get(title)) and not texts_in(records[token].get(title))):
+            records[token] = record
     return ItemCards(
         titles={token: short_title(text) for token, record in records.items() if (text := texts_in(record.get(title)))},
         categories=telling_labels(
@@ -44,25 +47,27 @@ def gather_cards(
     )
 
 
-def comparison_cards(folder: Path, encodings: Iterable[Vectors], item_tokens: Sequence[str]) -> ItemCards:
+def comparison_cards(
+    folder: Path, encodings: Iterable[Vectors], item_tokens: Sequence[str], item_field: str = ITEM_FIELD
+) -> ItemCards:
     """Cards from the catalogue and the stores of a comparison; titles of the data set's own where no text is encoded.
 
-    `folder` holds the data set's atomic files.
+    `folder` holds the data set's atomic files, `item_field` is RecBole's ITEM_ID_FIELD.
     """
     encodings = list(encodings)
     read = [encoding.catalogue for encoding in encodings if encoding.catalogue is not None]
-    catalogue = read[0] if read else _own_catalogue(folder)
+    catalogue = read[0] if read else _own_catalogue(folder, item_field)
     paths = dict.fromkeys(encoding.path for encoding in encodings if (encoding.path / HEADER).is_file())
     return gather_cards(item_tokens, catalogue, [open_store(path, verify=False) for path in paths])
 
 
-def _own_catalogue(folder: Path) -> Catalogue | None:
+def _own_catalogue(folder: Path, item_field: str) -> Catalogue | None:
     """The data set's .item file; none where it is missing, or not such that titles could be read."""
     path = folder / f"{folder.name}.item"
     if not path.is_file():
         return None
     try:
-        return read_catalogue(path)
+        return read_catalogue(path, item_id_fields(item_field))
     except CatalogueError as error:  # no variant needs it: the page does without titles
         logger.warning("the page shows no titles: %s", error)
         return None

@@ -10,7 +10,8 @@ from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from blair_rec.config import with_temperature
-from blair_rec.config_sections import TIES, SplitConfig, TextConfig, TrainConfig, VariantConfig
+from blair_rec.config_sections import TIES, TextConfig, TrainConfig, VariantConfig
+from blair_rec.config_split import SplitConfig
 from blair_rec.errors import BlairRecError, ConfigError
 from blair_rec.sections import one_of, read_section, read_yaml, refuse, type_problems
 

@@ -21,19 +21,48 @@ except ImportError:  # not on Windows, which has no such count
     resource = None  # type: ignore[assignment]
 
 PACKAGES = ("recbole", "torch", "numpy", "scipy", "pandas", "transformers")
-TRAINING_SIDE = (
-    "recommend",
-    "config.py",
-    "config_sections.py",
-    "plugin_config.py",
-    "sections.py",
-    "item_vectors.py",
-    "plan.py",
-    "steps.py",
-    "fit.py",
-    "run.py",
+BESIDE_RUNS = (
+    # The command line, and what makes data sets and encoders: their files have hashes of their own.
+    "cli/",
+    "prepare/",
+    "pretrain/",
+    # What is read off finished runs, and how it is shown.
+    "evaluate/__init__.py",
+    "evaluate/across.py",
+    "evaluate/agreement.py",
+    "evaluate/answer.py",
+    "evaluate/leaderboard.py",
+    "evaluate/notes.py",
+    "evaluate/page/",
+    "evaluate/report.py",
+    "evaluate/results.py",
+    "evaluate/run_files.py",
+    "evaluate/significance.py",
+    "evaluate/slices.py",
+    "evaluate/typed.py",
+    "item_cards.py",
+    "leakage.py",
+    # Search, and stores from and to other tools.
+    "text/approximate.py",
+    "text/bm25.py",
+    "text/exchange.py",
+    "text/nearest.py",
+    "text/search.py",
+    "text/search_eval.py",
+    # Which runs there are, their files, words for errors. What tuning chose is in the config.
+    "__init__.py",
+    "compare.py",
+    "errors.py",
+    "extras.py",
+    "files.py",
+    "provenance.py",
+    "subset.py",
+    "tune.py",
 )
-"""What decides, next to data and config, on the numbers of a run."""
+"""Modules and packages that no number of a run depends on. All others count, so that a new or moved one can't be left
+out by mistake."""
+TEXT_SIDE = "text/"
+"""What makes text vectors: runs without text don't depend on it."""
 
 
 def provenance(threads: int) -> dict[str, str | int | None]:
@@ -66,13 +95,32 @@ def hash_files(files: Iterable[Path], root: Path) -> str:
 
 
 @functools.cache
-def code_hash() -> str:
-    """Version and a hash over the sources that training depends on: changed reports don't call for new runs."""
-    package = Path(__file__).parent
-    files = [
-        path for name in TRAINING_SIDE for path in ([package / name] if "." in name else (package / name).rglob("*.py"))
-    ]
-    return f"{blair_rec.__version__}+{hash_files(files, package)[:12]}"
+def code_files(text: bool, package: Path = Path(__file__).parent) -> dict[str, str]:
+    """12 digits of the SHA-256 of each module that decides on the numbers of a run, by its path in the package.
+
+    `text` is whether the run uses text vectors: only then what makes them counts.
+
+    Raises:
+        LookupError: `BESIDE_RUNS` or `TEXT_SIDE` names something that isn't there.
+    """
+    paths = [path.relative_to(package).as_posix() for path in sorted(package.rglob("*.py"))]
+    for name in (*BESIDE_RUNS, TEXT_SIDE):
+        if not any(_is_in(path, name) for path in paths):
+            raise LookupError(f"provenance.py lists {name}, which is not in {package}; list it by its new name")
+    beside = BESIDE_RUNS if text else (*BESIDE_RUNS, TEXT_SIDE)
+    counted = [path for path in paths if not any(_is_in(path, name) for name in beside)]
+    return {path: hashlib.sha256((package / path).read_bytes()).hexdigest()[:12] for path in counted}
+
+
+def _is_in(path: str, name: str) -> bool:
+    return path.startswith(name) if name.endswith("/") else path == name
+
+
+def code_hash(text: bool) -> str:
+    """One hash over all of `code_files`; for a run with text, behind a slash, another one over what makes vectors."""
+    files = code_files(text)
+    parts = [{path: files[path] for path in files if _is_in(path, TEXT_SIDE) == side} for side in (False, True)]
+    return "/".join(hash_of(part)[:12] for part in parts if part)
 
 
 @functools.cache

@@ -24,6 +24,7 @@ from blair_rec.recommend.dataset import ItemVectors, TextSequentialDataset  # no
 from blair_rec.recommend.eligibility import Eligible, eligibility, recbole_models  # noqa: E402
 from blair_rec.recommend.models import with_text as _with_text  # noqa: E402
 from blair_rec.recommend.trainer import TextTrainer  # noqa: E402
+from blair_rec.text.notes import store_notes  # noqa: E402
 from blair_rec.text.store import open_store  # noqa: E402
 
 import recbole.data.dataset  # noqa: E402
@@ -57,9 +58,14 @@ class PluginDataset(TextSequentialDataset):
         else:
             items = Path(self.config["data_path"]) / f"{self.dataset_name}.item"
             stores = Path(self.config["checkpoint_dir"]) / "stores"
-            store, path = encoded_store(plugin.text, items, stores, find_encoder(plugin.text))
+            source = find_encoder(plugin.text)
+            store, path = encoded_store(plugin.text, items, stores, source, item_field=self.iid_field)
             logger.info("item vectors: %s", path)
-        return item_vectors(store, self.field2id_token[self.iid_field], plugin.text.missing_text)
+        tokens = self.field2id_token[self.iid_field]
+        vectors = item_vectors(store, tokens, plugin.text.missing_text)
+        for note in store_notes(store, [str(token) for token in tokens[1:]]):
+            logger.info("data: %s", note)
+        return vectors
 
 
 def with_text(base: type) -> type:

@@ -24,12 +24,12 @@ from blair_rec.evaluate.run_files import RESULT_FILE, WEIGHTS_FILE
 from blair_rec.files import partial_of, put_in_place
 from blair_rec.fit import Fitted, TrainingData, fit_variant, measured
 from blair_rec.plan import Run, member_folders
-from blair_rec.provenance import peak_memory_mb, provenance
+from blair_rec.provenance import code_files, peak_memory_mb, provenance
 from blair_rec.recommend import parallel
 from blair_rec.recommend.checkpoint import save_weights
 from blair_rec.recommend.dataset import TextSequentialDataset
 from blair_rec.recommend.ensemble import Ensemble, choose_weights
-from blair_rec.recommend.models import transform_report
+from blair_rec.recommend.models import fitted_transforms, transform_report
 from blair_rec.recommend.scoring import rank
 from blair_rec.recommend.trainer import Epoch, OnStep
 from blair_rec.sections import to_dict
@@ -141,6 +141,8 @@ def make_run(
             "trials": fitted.trials,
             "weights": dict(fitted.weights),
             "hashes": dict(run.hashes),
+            "code_files": code_files(variant.uses_text),
+            "seedless": run.seedless,
             "setup": run.setup,
             "provenance": provenance(torch.get_num_threads()),
             "valid": values,
@@ -166,7 +168,7 @@ def selects_on(config: CompareConfig, variant: VariantConfig) -> str:
 
 
 def _notes(config: CompareConfig, run: Run, fitted: Fitted) -> list[str]:
-    """What a reader has to know of this run: settings of its own, and the weights of an average."""
+    """What a reader has to know of this run: its own settings, what is left of its text, an average's weights."""
     variant = config.variants[run.variant]
     shared = {"train": to_dict(config.train), "recbole": config.recbole}
     own = [
@@ -181,6 +183,8 @@ def _notes(config: CompareConfig, run: Run, fitted: Fitted) -> list[str]:
         by = "" if variant.weights == "validation" else f", {variant.weights}"
         how = "equal" if variant.weights == "equal" else f"chosen on validation{by}"
         notes.append(f"weights of {run.variant}: {weights} ({how})")  # seeds that agree say so once
+    if variant.control is None and (transforms := fitted_transforms(fitted.model)) is not None:
+        notes += [f"{run.variant}: {note}" for note in transforms.notes]
     if before := _test_evaluations(run.folder):
         notes.append(f"{run.variant} was evaluated on the test split {before + 1} times in this folder")
     return notes

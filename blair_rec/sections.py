@@ -208,6 +208,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "bool": (lambda value: isinstance(value, bool), "true or false"),
     "int": (_is_whole, "a whole number"),
     "float": (is_number, "a number"),
+    "float | str": (lambda value: is_number(value) or isinstance(value, str), "a number or a date"),
     "str": (lambda value: isinstance(value, str), "text"),
     "tuple[str, ...]": (
         lambda value: isinstance(value, tuple) and all(isinstance(name, str) for name in value),

@@ -12,6 +12,15 @@ Step = str | Mapping[str, Any]
 
 WHITENINGS = ("zca", "pca")
 
+ITEMS_PER_DIRECTION = 4
+"""Items that whitening should have for each direction; of fewer it keeps less of what the text says.
+
+On MovieLens's titles and genres (384 directions), the five nearest items share .36 of their genres after whitening with
+4 items for each direction, .32 with 2, .24 with 1.3 and .16 with 1; of items drawn by lot it is .18.
+"""
+FEWEST_PER_DIRECTION = 2
+"""With fewer it is an error: near 1 all items come out equally far from each other."""
+
 
 def read_step(step: Step) -> tuple[str, Any]:
     """('pca', 128) from {pca: 128}; a name alone has its default, and None where it takes no value."""
@@ -60,6 +69,28 @@ def followed_by(steps: Sequence[Step], own: Sequence[Step]) -> list[Step]:
     place = next((place for place, step in enumerate(steps) if equalises(step)), len(steps))
     reducing = [step for step in own if read_step(step)[0] == "pca"]
     return [*steps[:place], *reducing, *steps[place:], *(step for step in own if step not in reducing)]
+
+
+def whitened_width(steps: Sequence[Step], width: int) -> int | None:
+    """How many directions are whitened at most, of vectors of this width; None without whitening."""
+    for step in steps:
+        if equalises(step):
+            return width
+        name, value = read_step(step)
+        width = min(width, value) if name == "pca" else width
+    return None
+
+
+def narrowed(steps: Sequence[Step], width: int) -> list[Step]:
+    """The steps with so many principal components before whitening."""
+    place = next(place for place, step in enumerate(steps) if equalises(step))
+    before = [step for step in steps[:place] if read_step(step)[0] != "pca"]
+    return [*before, {"pca": width}, *steps[place:]]
+
+
+def in_yaml(steps: Sequence[Step]) -> str:
+    """'[center, {pca: 128}]': the steps as a config has them."""
+    return f"[{', '.join(step if isinstance(step, str) else f'{{{step_name(step)}}}' for step in steps)}]"
 
 
 def _is_width(value: Any) -> bool:

@@ -15,19 +15,22 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blair_rec.compare import Listener, encode_stores, planned
+from blair_rec.compare import encode_stores, planned
 from blair_rec.config import CompareConfig
 from blair_rec.config_sections import READ_BY_ITEMS, TuneConfig
 from blair_rec.errors import ConfigError, ScoringError, TrainingError
 from blair_rec.files import alone_in, write_text
+from blair_rec.listener import Listener
 from blair_rec.plan import data_folder, data_hash, run_setup
 from blair_rec.provenance import code_hash, hash_of
-from blair_rec.sections import to_dict, write_yaml
+from blair_rec.rejected import REJECTED
+from blair_rec.sections import refuse, to_dict, write_yaml
 from blair_rec.text.store import EmbeddingStore
 
 if TYPE_CHECKING:  # takes torch and RecBole
@@ -39,6 +42,11 @@ TRIALS_FILE, TUNED_FILE, CHECKPOINTS = "trials.jsonl", "tuned.yaml", "checkpoint
 KEPT = 3
 """One of so many goes on after a rung."""
 LEARNING_RATE = "train.learning_rate"
+
+EXAMPLE = """tune:
+  space: {train.learning_rate: [0.001, 0.003], recbole.hidden_dropout_prob: [0.2, 0.5]}
+  text_space: {transforms: [[center], [{shrink: 0.5}]]}
+  budget: 4"""
 
 Settings = Mapping[str, Any]
 """One point of a grid: the value of each of its keys."""
@@ -82,24 +90,38 @@ def tune(
         DatasetError and what encoding and training raise.
     """
     space = config.tune
-    if space is None:
-        raise ConfigError("there is no tune section; give it a grid: tune: {space: {train.learning_rate: [...]}}")
+    if space is None or not (space.space or space.text_space):
+        what = "there is no tune section" if space is None else "the tune section has no values to try"
+        raise ConfigError(f"{what}; give it a grid, such as\n{EXAMPLE}")
     if off := [rung for rung in space.rungs if rung % config.train.eval_every]:
         raise ConfigError(
             f"tune: rungs {off} are no multiples of train.eval_every ({config.train.eval_every}), so nothing is "
             "validated there"
         )
     names = [config.baseline, *(name for name in config.variants if name != config.baseline)]
-    grids = {name: grid for name in names if (grid := grid_of(config, name))}
-    drawn = {name: draw(config, name, grid) for name, grid in grids.items()}
+    grids = {name: grid_of(config, name) for name in names}
+    drawn, problems = dict[str, list[Settings]](), []
+    for name, grid in grids.items():
+        if grid or config.variants[name].is_trained:
+            try:
+                drawn[name] = draw(config, name, grid)
+            except ConfigError as error:
+                problems.append(str(error))
+    refuse(problems)
     with alone_in(out):
-        from blair_rec.fit import TrainingData
+        from blair_rec.fit import TrainingData, check_transforms
 
         folder = data_folder(config.dataset)
-        encodings, _ = planned(config, out)
+        encodings = planned(config, out).encodings
         data = TrainingData(config, folder)
-        stores = encode_stores({name: encodings[name] for name in drawn if name in encodings}, listener or Listener())
-        search = _Search(space, out, data, stores, data_hash(config), on_trial)
+        data.rejected.write(out / REJECTED)
+        listener = listener or Listener()
+        stores = encode_stores({name: encodings[name] for name in drawn if name in encodings}, listener)
+        for name, store in stores.items():
+            for point in drawn[name]:
+                check_transforms(with_settings(config, name, point), name, data, store)
+        search = _Search(space, out, data, stores, data_hash(config), on_trial, listener)
+        listener.planned([job for name, points in drawn.items() for job in search.jobs(config, name, len(points))])
         tuned = config
         for name, points in drawn.items():
             best = search.best(tuned, name, points)
@@ -111,7 +133,7 @@ def tune(
 
 
 def grid_of(config: CompareConfig, name: str) -> dict[str, list[Any]]:
-    """The values that a variant is tuned over; empty for an average, and for a baseline that has no settings.
+    """The values that a variant is tuned over; empty for an average and for what is counted.
 
     Raises:
         ConfigError: the comparison's baseline is no model without text, or has settings of its own already.
@@ -146,10 +168,9 @@ def draw(config: CompareConfig, name: str, grid: Mapping[str, list[Any]]) -> lis
     assert config.tune is not None
     budget, size = config.tune.budget, math.prod(len(values) for values in grid.values())
     if size < budget and config.variants[name].is_trained:
-        raise ConfigError(
-            f"tune: the grid of {name!r} has {size} points ({', '.join(grid) or 'no keys'}), fewer than the budget of "
-            f"{budget}; every variant is given as many trials, so add values to tune.space or tune.text_space"
-        )
+        raise ConfigError(_too_small(config, name, grid, size))
+    if not grid:  # as it is, in its one trial
+        return [{}]
     chosen = np.random.default_rng(config.tune.seed).permutation(size)[:budget]
     places = np.unravel_index(chosen, [len(values) for values in grid.values()])
     points: list[Settings] = [
@@ -162,6 +183,22 @@ def draw(config: CompareConfig, name: str, grid: Mapping[str, list[Any]]) -> lis
         except ConfigError as error:
             raise ConfigError(f"tune: {name} with {in_words(point)}: {error}") from None
     return points
+
+
+def _too_small(config: CompareConfig, name: str, grid: Mapping[str, list[Any]], size: int) -> str:
+    """Why a variant can't be given as many trials as the others, and what to do."""
+    assert config.tune is not None
+    many = "1 point" if size == 1 else f"{size} points"
+    problem = (
+        f"tune: the grid of {name!r} has {many} ({', '.join(grid) or 'no keys'}), fewer than the budget of "
+        f"{config.tune.budget}; every variant gets the same number of trials, so "
+    )
+    if config.variants[name].uses_text:
+        return (
+            f"{problem}add values to tune.text_space, such as transforms: [[center], [{{shrink: 0.5}}]] (of tune.space "
+            f"a variant over text tries {LEARNING_RATE} alone: it shares the rest with {config.baseline!r})"
+        )
+    return f"{problem}add values to tune.space, or set tune.budget to {size}"
 
 
 def with_settings(config: CompareConfig, name: str, settings: Settings) -> CompareConfig:
@@ -222,6 +259,16 @@ def read_trials(path: Path) -> list[Trial]:
     return trials
 
 
+@dataclass(frozen=True)
+class _Job:
+    """A trial up to a rung, for who listens."""
+
+    name: str
+    epochs: int
+    trained: int
+    done: bool = False
+
+
 class _Search:
     """The trials of all variants, and their ledger on disk."""
 
@@ -233,9 +280,10 @@ class _Search:
         stores: Mapping[str, EmbeddingStore],
         data_sha256: str,
         on_trial: Callable[[Trial], None],
+        listener: Listener,
     ) -> None:
         self.space, self.out, self.data, self.stores = space, out, data, stores
-        self.data_sha256, self.on_trial = data_sha256, on_trial
+        self.data_sha256, self.on_trial, self.listener = data_sha256, on_trial, listener
         self.ledger = {(trial.key, trial.epochs): trial for trial in read_trials(out / TRIALS_FILE)}
 
     def tried(self, name: str) -> int:
@@ -264,33 +312,53 @@ class _Search:
         last = config.train_of(variant).epochs
         return [*(rung for rung in self.space.rungs if rung < last), last]
 
+    def jobs(self, config: CompareConfig, name: str, points: int) -> list[_Job]:
+        """As many trials as `best` makes of so many points; which ones go on after a rung isn't known yet."""
+        jobs: list[_Job] = []
+        for epochs in self.stages(config, name):
+            jobs += [self.job(config, name, number + 1, epochs) for number in range(points)]
+            points = math.ceil(points / KEPT)
+        return jobs
+
+    def job(self, config: CompareConfig, name: str, number: int, epochs: int) -> _Job:
+        """A trial goes on where the rung before has ended."""
+        trained = max((stage for stage in self.stages(config, name) if stage < epochs), default=0)
+        return _Job(f"{name}, trial {number}" + (f", to epoch {epochs}" if epochs else ""), epochs, trained)
+
     def trial(self, config: CompareConfig, name: str, number: int, settings: Settings, epochs: int) -> Trial:
         """One point up to a rung: looked up, or trained, from the rung before where there was one."""
         config, store = with_settings(config, name, settings), self.stores.get(name)
         setup = hash_of(run_setup(config, name, self.space.seed))
-        key = hash_of([setup, self.data_sha256, store.store_sha256 if store else None, code_hash()])
+        key = hash_of([setup, self.data_sha256, store.store_sha256 if store else None, code_hash(store is not None)])
+        job = self.job(config, name, number, epochs)
         if (key, epochs) in self.ledger:
+            self.listener.skipped(job)
             return dataclasses.replace(self.ledger[key, epochs], number=number)
+        self.listener.started(job)
         begin = time.perf_counter()
-        value, best_epoch = self.fitted(config, name, store, epochs, self.out / CHECKPOINTS / f"{key}.safetensors")
+        value, best_epoch = self.fitted(config, name, store, job, self.out / CHECKPOINTS / f"{key}.safetensors")
         seconds = time.perf_counter() - begin
         trial = Trial(name, number, settings, epochs, value, best_epoch, seconds, setup, key)
         self.ledger[key, epochs] = trial
         lines = [json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in self.ledger.values()]
         write_text(self.out / TRIALS_FILE, "".join(lines))
+        self.listener.finished(job, value, seconds, in_words(settings))
         self.on_trial(trial)
         return trial
 
     def fitted(
-        self, config: CompareConfig, name: str, store: EmbeddingStore | None, epochs: int, checkpoint: Path
+        self, config: CompareConfig, name: str, store: EmbeddingStore | None, job: _Job, checkpoint: Path
     ) -> tuple[float, int]:
         """The value on validation and its epoch; 0, the worst there is, for a training that diverges."""
         from blair_rec.fit import fit_variant, measured
         from blair_rec.recommend.scoring import rank
 
         checkpoint.parent.mkdir(exist_ok=True)
+        on_epoch, on_step = partial(self.listener.epoch, job), partial(self.listener.step, job)
         try:
-            fitted = fit_variant(config, name, self.space.seed, self.data, store, checkpoint=checkpoint, until=epochs)
+            fitted = fit_variant(
+                config, name, self.space.seed, self.data, store, on_epoch, checkpoint, on_step, until=job.epochs
+            )
         except (TrainingError, ScoringError) as error:
             logger.warning("a trial of %s can't go on and counts as the worst: %s", name, error)
             return 0.0, 0

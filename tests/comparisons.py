@@ -8,9 +8,8 @@ from typing import Any
 
 import yaml
 
-from blair_rec.compare import Listener
 from blair_rec.config import CompareConfig, read_config
-from blair_rec.plan import Run
+from blair_rec.listener import Job, Listener
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 VARIANTS = {
@@ -63,14 +62,14 @@ class Recorder(Listener):
         if done == total:
             self.encoded.append(encoder)
 
-    def started(self, run: Run) -> None:
-        self.started_runs.append(run.folder.name)
+    def started(self, job: Job) -> None:
+        self.started_runs.append(job.name)
 
-    def epoch(self, run: Run, epoch: Any) -> None:
+    def epoch(self, job: Job, epoch: Any) -> None:
         self.epochs += 1
 
-    def finished(self, run: Run, value: float, seconds: float) -> None:
-        self.finished_runs.append(run.folder.name)
+    def finished(self, job: Job, value: float, seconds: float, settings: str = "") -> None:
+        self.finished_runs.append(job.name)
 
 
 class InterruptedIn(Recorder):
@@ -80,7 +79,7 @@ class InterruptedIn(Recorder):
         super().__init__()
         self.stop = epoch
 
-    def epoch(self, run: Run, epoch: Any) -> None:
-        super().epoch(run, epoch)
+    def epoch(self, job: Job, epoch: Any) -> None:
+        super().epoch(job, epoch)
         if self.epochs == self.stop:
             raise KeyboardInterrupt

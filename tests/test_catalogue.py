@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from blair_rec.errors import CatalogueError
 from blair_rec.text.catalogue import Catalogue, Number, read_catalogue, texts_in
+from blair_rec.text.template import Template, catalogue_texts
 
 
 def written(path: Path, text: str) -> Path:
@@ -120,20 +123,30 @@ def test_item_id_goes_before_parent_asin_and_the_caller_before_both(tmp_path: Pa
     [
         ("a.item", "", "holds no item"),
         ("a.item", "item_id:token\ttitle:token_seq\n", "holds no item"),
-        ("a.item", "item_id:token\n1\n2\n1\n2\n1\n", r"3 of 5 rows repeat an item token \(first: 1\)"),
         ("a.item", "item_id:token\ta:token\n1\tx\n2\tx\ty\n", r"line 3: 3 columns where the first line has 2"),
         ("a.item", "item_id:token\ta:token\n1\n", r"line 2: 1 columns where the first line has 2"),
         ("a.item", "item_id:token\ta:token\n\tx\n", r"line 2: item_id is empty or missing"),
+        ("a.item", "item_id:token\ta:token\nb\0\tx\n", r"line 2: item_id 'b\\x00' holds a NUL character"),
         ("a.item", "item_id:token\ta:token\ta:float\n", r"line 1: two columns are called 'a'"),
-        ("a.item", "1\tToy Story\n", r"line 1: '1' is no RecBole column"),
+        ("a.item", "1\tToy Story\n", r"line 1: the column '1' is none of RecBole's"),
         ("a.item", "item:token\ttitle:token\n1\tx\n", r"no field 'item_id' or 'parent_asin'.*fields: item, title"),
         ("a.json", '{"asin": "1", "title": "x"}', r"no field 'item_id' or 'parent_asin'.*fields: asin, title"),
         ("a.jsonl", '{"item_id": "1"}\n\n{"item_id": "2"\n', r"line 3: broken JSON"),
         ("a.jsonl", '[{"item_id": "1"}]', r"line 1: a list, not an object"),
         ("a.jsonl", '{"item_id": "1"}\n{"title": "x"}\n', r"line 2: item_id is empty or missing"),
         ("a.jsonl", '{"item_id": ["1"]}\n', r"line 1: item_id is \['1'\]"),
-        ("a.jsonl", '{"item_id": "1"}\n{"item_id": 1}\n', r"1 of 2 rows repeat an item token \(first: 1\)"),
-        ("a.csv", "item_id,title\n", r"unknown kind of file; known endings: \.item, \.jsonl"),
+        ("a.xlsx", "item_id,title\n", r"unknown kind of file; known endings: \.item, \.jsonl.*\.csv, \.tsv"),
+        ("a.jsonl", '{"item_id": "a\\u0000b"}\n', r"line 1: item_id is 'a\\x00b', which holds a NUL character"),
+        ("a.csv", "", "holds no item"),
+        ("a.csv", "item_id,title\n", "holds no item"),
+        ("a.csv", "item_id,title,title\n1,a,b\n", r"line 1: two columns are called 'title'"),
+        ("a.csv", "sku,title\n1,a\n", r"line 1: no field 'item_id' or 'parent_asin' .*fields: sku, title"),
+        ("a.csv", "item_id,title\n1,a\n\n2,a,b\n", r"line 4: 3 cells where the first line has 2"),
+        ("a.csv", "item_id,title\n1,a\n,b\n", r"line 3: item_id is empty or missing"),
+        ("a.csv", 'item_id,title\n1,a\n2,"Open\n3,b\n', r"from line 3 on: unexpected end of data; a quotation mark"),
+        ("a.csv", 'item_id,title\n1,"27" screen"\n2,b\n', r"from line 2 on: ',' expected after '\"'"),
+        ("a.tsv", "item_id\ttitle\n1\ta\n2\n", r"line 3: 1 cells where the first line has 2"),
+        ("a.csv.gz", "not gzip", r"broken gzip file"),
         ("a.jsonl.gz", "not gzip", r"broken gzip file"),
     ],
 )
@@ -153,6 +166,77 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
         read_catalogue(tmp_path / "no.item")
     with pytest.raises(CatalogueError, match="not a file"):
         read_catalogue(tmp_path)
+
+
+def as_csv(path: Path, rows: list[list[str]], **how: Any) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, **how).writerows(rows)
+    return path
+
+
+cells = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0\r"), max_size=12)
+
+
+@given(st.lists(st.tuples(cells, cells), min_size=1, max_size=6), st.sampled_from(["utf-8", "utf-8-sig"]))
+def test_every_text_survives_a_csv_file(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], encoding: str
+) -> None:
+    path = tmp_path_factory.mktemp("items") / "a.csv"
+    as_csv(path, [["item_id", "title", "note"], *([f"i{i}", a, b] for i, (a, b) in enumerate(rows))])
+    path.write_bytes(path.read_bytes().decode("utf-8").encode(encoding))
+    catalogue = read_catalogue(path)
+    assert catalogue.item_tokens == tuple(f"i{row}" for row in range(len(rows)))
+    expected = [{"title": a if a.strip() else None, "note": b if b.strip() else None} for a, b in rows]
+    assert list(catalogue.records) == expected
+
+
+def test_a_long_cell_and_a_packed_table_are_read(tmp_path: Path) -> None:
+    text = 'a "long" text,\n' * 30_000
+    path = as_csv(tmp_path / "a.csv", [["sku", "about"], ["7", text]])
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(path.read_bytes()))
+    for file in (path, tmp_path / "a.csv.gz"):
+        assert read_catalogue(file, item_id="sku").records == ({"about": text},)
+
+
+def test_a_quotation_mark_in_a_tsv_file_is_a_character(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.tsv", 'item_id\ttitle\n1\t"Open quote\n2\t27" screen\n')
+    assert [record["title"] for record in read_catalogue(path).records] == ['"Open quote', '27" screen']
+
+
+def test_bytes_of_a_table_that_are_not_utf8_are_found(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"item_id,title\n1,Caf\xe9\n")
+    with pytest.raises(CatalogueError, match=r"0xe9 is not UTF-8.*iconv"):
+        read_catalogue(tmp_path / "a.csv")
+
+
+TITLE = Template("fields", ("title",))
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["", " ", "x", "y"])), min_size=1, max_size=9))
+def test_of_repeated_items_the_first_row_with_text_counts_and_repeats_are_counted(rows: list[tuple[str, str]]) -> None:
+    catalogue = Catalogue.of([(token, {"title": text}) for token, text in rows], Path("a.csv"))
+    expected: dict[str, str] = {}
+    for token, text in rows:
+        expected[token] = expected.get(token) or text.strip()
+    assert dict(zip(catalogue.item_tokens, catalogue_texts(catalogue, TITLE), strict=True)) == expected
+    assert catalogue.repeats == len(rows) - len(expected)
+
+
+def test_a_field_that_only_a_repeated_row_has_is_known(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl", '{"item_id": 1}\n{"item_id": "1", "title": "x"}\n')
+    catalogue = read_catalogue(path)
+    assert (catalogue.fields, catalogue.repeats) == (("title",), 1)
+    assert catalogue_texts(catalogue, TITLE) == ["x"]
+
+
+@pytest.mark.parametrize("text", ["[12]", "{}", "[a, b]", "12", "null", '["x"]'])
+def test_a_string_that_looks_like_something_else_stays_a_string(tmp_path: Path, text: str) -> None:
+    written(tmp_path / "a.jsonl", json.dumps({"item_id": "1", "title": text}) + "\n")
+    as_csv(tmp_path / "a.csv", [["item_id", "title"], ["1", text]])
+    for name in ("a.jsonl", "a.csv"):
+        catalogue = read_catalogue(tmp_path / name)
+        assert catalogue.records[0]["title"] == text
+        assert catalogue_texts(catalogue, TITLE) == [text]
 
 
 def test_an_asked_for_id_field_that_is_not_there_is_named(tmp_path: Path) -> None:

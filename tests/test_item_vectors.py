@@ -17,8 +17,9 @@ from blair_rec.config import CompareConfig
 from blair_rec.errors import ChangedRuns, MissingEmbeddings, StoreError
 from blair_rec.evaluate.report import encoders
 from blair_rec.evaluate.results import load_run
-from blair_rec.text.exchange import export_store, import_store
+from blair_rec.text.exchange import export_store
 from blair_rec.text.store import EmbeddingStore, open_store
+from blair_rec.text.store_import import import_store
 from blair_rec.text.store_writer import write_store
 
 VARIANTS: dict[str, Any] = {

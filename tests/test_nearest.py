@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+import logging
 import tracemalloc
 from pathlib import Path
 
@@ -204,8 +207,8 @@ def test_an_index_is_made_once_and_again_for_another_store(clustered: EmbeddingS
     assert not list(tmp_path.glob(".*.partial"))
 
 
-def test_a_damaged_index_and_a_folder_that_is_read_only_are_told(
-    clustered: EmbeddingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_index_that_is_not_ours_is_made_again_and_a_folder_that_is_read_only_is_told(
+    clustered: EmbeddingStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     faiss = pytest.importorskip("faiss", reason="faiss (the extra `faiss`) is not installed")
     from blair_rec.text.approximate import ApproximateIndex, index_path
@@ -213,8 +216,26 @@ def test_a_damaged_index_and_a_folder_that_is_read_only_are_told(
     path = index_path(clustered, "dot")
     assert path is not None
     path.write_bytes(b"no index")
-    with pytest.raises(StoreError, match="dot.faiss can't be read; delete it"):
-        ApproximateIndex(clustered, "dot")
+    queries = as_float32(clustered.vectors[:20], "float16")
+    with caplog.at_level(logging.WARNING, logger="blair_rec"):
+        made_again = ApproximateIndex(clustered, "dot").search(queries, 3)
+    assert "dot.faiss was not written for this store, or was changed since" in caplog.text
+    written = path.read_bytes()
+    for change in (written[:-1] + bytes([written[-1] ^ 1]), written[: len(written) // 2], b""):
+        path.write_bytes(change)
+        np.testing.assert_array_equal(ApproximateIndex(clustered, "dot").search(queries, 3).rows, made_again.rows)
+        assert path.read_bytes() == written
+    header = path.with_name(f"{path.name}.json")
+    said = json.loads(header.read_text())
+    assert said["sha256"] == hashlib.sha256(written).hexdigest()
+    path.with_name("copy").write_bytes(written)
+    for foreign in ({**said, "store_sha256": "0" * 64}, {**said, "metric": "cosine"}, [], None):
+        header.unlink() if foreign is None else header.write_text(json.dumps(foreign))
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="blair_rec"):
+            ApproximateIndex(clustered, "dot")
+        assert "was not written for this store" in caplog.text
+        assert json.loads(header.read_text()) == said
 
     def refuse(*_: object) -> None:
         raise RuntimeError("read-only")

@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import browser
 import numpy as np
 import pytest
+import yaml
 from comparisons import config_of
 from test_results import MINILM, fake_result
 
@@ -451,6 +453,37 @@ def test_a_commit_is_what_a_repetition_starts_from(tmp_path: Path) -> None:
     assert "git checkout f00ba7  # and the changes that were not committed\npip install -c constraints.txt" in html
 
 
+def test_a_repetition_gets_the_revision_of_the_hub_that_was_used(tmp_path: Path) -> None:
+    def used(name: str, revision: str, asked_for: str | None = None) -> dict[str, Any]:
+        made = {"name": name, "asked_for": asked_for or name, "revision": revision}
+        return {"encoder": {**made, "pooling": "cls", "max_length": 512}}
+
+    for variant, changes in {
+        "id": {},
+        "text": used("hyp1231/blair-roberta-base", "a1" * 20),
+        "other": used("org/other", "b2" * 20),
+        "local": used("minilm", "0123456789abcdef"),
+        "fallback": used("org/other", "c3" * 20, asked_for="org/missing"),
+    }.items():
+        world_run(tmp_path, variant, 1, **changes)
+    variants = {
+        "id": {"items": "id", "text": {}},
+        "text": {"items": "text", "text": {"fields": ["title"]}},
+        "other": {"items": "text", "text": {"encoder": "org/other"}},
+        "local": {"items": "text", "text": {"encoder": "minilm"}},
+        "fallback": {"items": "text", "text": {"encoder": "org/missing"}},
+    }
+    config = {"text": {"encoder": "hyp1231/blair-roberta-base", "revision": None}, "variants": variants}
+    html = to_html(data_of(tmp_path), config)
+    [shown] = re.findall(r"<summary>config.yaml</summary><pre[^>]*>(.*?)</pre>", html, re.DOTALL)
+    pinned = yaml.safe_load(unescape(shown))
+    assert pinned["text"] == {"encoder": "hyp1231/blair-roberta-base", "revision": "a1" * 20}
+    assert pinned["variants"]["other"]["text"] == {"encoder": "org/other", "revision": "b2" * 20}
+    for name in ("id", "text", "local", "fallback"):
+        assert pinned["variants"][name] == variants[name]
+    assert config["text"]["revision"] is None, "the caller's config stays as it is"
+
+
 def test_the_page_names_no_folder_of_the_machine(comparison: Path) -> None:
     config = {
         "dataset": "/srv/someone/toy",
@@ -517,6 +550,15 @@ def test_without_cards_items_go_by_their_tokens_and_there_is_no_map(tmp_path: Pa
     html = to_html(data, {})
     assert f"<li>{data.examples.cases[0].history[0].token}</li>" in html
     assert 'id="map"' not in html
+
+
+@pytest.mark.parametrize("categories", [0, 1, 2])
+def test_the_map_speaks_of_colours_where_there_are_several(tmp_path: Path, categories: int) -> None:
+    tokens = [f"i{item:02d}" for item in range(1, ITEMS + 1)]
+    named = {token: f"kind {place % categories}" for place, token in enumerate(tokens)} if categories else {}
+    html = to_html(data_of(make_comparison(tmp_path, dataclasses.replace(cards_of(tokens), categories=named))), {})
+    section = html[html.index('id="map"') : html.index('id="examples"')]
+    assert ("colour" in section.lower().replace("color:", "")) == ("legend" in section) == (categories > 1)
 
 
 def test_a_lone_baseline_and_untrained_variants_have_a_page(tmp_path: Path) -> None:

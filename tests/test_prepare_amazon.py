@@ -187,6 +187,7 @@ def test_the_log_is_split_by_recbole_as_the_rules_say(tmp_path: Path, split: str
 def test_users_with_few_events_need_files_of_their_own(tmp_path: Path, events: int, as_log: bool) -> None:
     """Of three events RecBole's leave-one-out would train on the second, where last_out validates on it."""
     reviews = [(f"u{user}", f"B{number}", 5.0, number) for user in range(3) for number in range(events)]
+    reviews += [("busy", f"B{number}", 5.0, number) for number in range(events + 2)]
     asked = Amazon("X", 0, "last_out", a_source(tmp_path / "source", reviews, "rating_only"))
     prepare_amazon(asked, tmp_path / "out", lambda line: None)
     assert (tmp_path / "out" / "out.inter").exists() == as_log
@@ -283,6 +284,89 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_what_can_not_be_meant_is_refused(asked: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Amazon(**asked)
+
+
+# Files that are not what they are taken for
+
+
+def prepared(source: Path, out: Path, core: int = 0, split: str = "last_out", **asked: Any) -> list[str]:
+    """The lines of the summary."""
+    told: list[str] = []
+    prepare_amazon(Amazon("X", core, split, source, **asked), out, told.append)
+    return told
+
+
+def test_json_lines_of_another_release_are_refused_by_their_columns(tmp_path: Path) -> None:
+    """As many columns as a CSV file without a header has, but JSON says how they are called."""
+    row = {"reviewerID": "u", "asin": "B1", "overall": 5.0, "unixReviewTime": 1_600_000_000}
+    (tmp_path / "X.jsonl").write_text(json.dumps(row) + "\n")
+    write_meta(tmp_path / "meta_X.jsonl", ["B1"])
+    with pytest.raises(
+        SourceError, match=r"no column user_id, parent_asin, rating, timestamp; columns: reviewerID,"
+    ) as e:
+        prepared(tmp_path, tmp_path / "out")
+    assert "use `blair-rec prepare csv`" in str(e.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "header", ["asin,user,rating,timestamp", "user_id,asin,rating,timestamp", "a,b,c,d", "u,i,5.0,x"]
+)
+def test_a_header_with_other_names_is_an_error_and_no_row(tmp_path: Path, header: str) -> None:
+    source = a_source(tmp_path / "source", some_reviews(3), "rating_only, flat, without header")
+    (source / "X.csv").write_text(header + "\n" + (source / "X.csv").read_text())
+    with pytest.raises(SourceError, match=rf"no column .*parent_asin.*; columns: {header.replace(',', ', ')}\."):
+        prepared(source, tmp_path / "out")
+
+
+def test_a_header_in_another_order_is_read_by_its_names(tmp_path: Path) -> None:
+    reviews = some_reviews(3)
+    source = a_source(tmp_path / "source", reviews, "rating_only")
+    lines = [f"{time},{item},{rating},{user}" for user, item, rating, time in reviews]
+    names = "timestamp,parent_asin,rating,user_id"
+    (source / "benchmark/0core/rating_only/X.csv").write_text("\n".join([names, *lines]) + "\n")
+    prepared(source, tmp_path / "out", 4)
+    assert written_log(tmp_path / "out") == in_plain_python(reviews, 4)
+
+
+def test_items_of_which_none_has_metadata_are_an_error(tmp_path: Path) -> None:
+    """Users and items in each other's column, without a header to tell."""
+    swapped = [(item, user, rating, time) for user, item, rating, time in some_reviews(3)]
+    source = a_source(tmp_path / "source", swapped, "rating_only, flat, without header")
+    write_meta(source / "meta_X.jsonl", [f"B{number}" for number in range(20)])
+    with pytest.raises(
+        SourceError, match=r"none of the 2\d items of .*X\.csv is in .*: the log has .* 'U0', .* 'B0', 'B1'"
+    ):
+        prepared(source, tmp_path / "out", 2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_metadata_without_any_known_field_are_an_error(tmp_path: Path) -> None:
+    source = a_source(tmp_path / "source", some_reviews(3), "rating_only")
+    names = "".join(json.dumps({"parent_asin": f"B{number}"}) + "\n" for number in range(20))
+    (source / "raw/meta_categories/meta_X.jsonl").write_text(names)
+    with pytest.raises(SourceError, match=r"meta_X\.jsonl has no text: none of the fields title, features,"):
+        prepared(source, tmp_path / "out", 2)
+
+
+@pytest.mark.parametrize(
+    "times, split, empty",
+    [
+        ([1, 2, 3, 4, 5], "timestamp", "valid and test"),
+        ([1, 2, 3, 4, VALID_FROM], "timestamp", "test"),
+        ([1, 2, 3, TEST_FROM, TEST_FROM], "timestamp", "valid"),
+        ([TEST_FROM] * 4 + [VALID_FROM], "timestamp", "train"),
+        ([1], "last_out", "train and valid"),
+        ([1, 2], "last_out", "train"),
+        ([1, 2, 3], "last_out", "train"),
+    ],
+)
+def test_a_split_with_an_empty_part_is_an_error(tmp_path: Path, times: list[int], split: str, empty: str) -> None:
+    """Of three events the first is for training, but has no history to learn from."""
+    reviews = [(f"u{user}", f"B{number}", 5.0, time) for user in range(3) for number, time in enumerate(times)]
+    source = a_source(tmp_path / "source", reviews, "rating_only")
+    with pytest.raises(SourceError, match=rf"split {split}.* leaves no event for {empty} \(times: .*--split or --core"):
+        prepared(source, tmp_path / "out", split=split)
+    assert not (tmp_path / "out").exists()
 
 
 # Pairs

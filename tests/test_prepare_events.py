@@ -13,22 +13,24 @@ from hypothesis import strategies as st
 from published_rules import Review, in_plain_python, splits_in_plain_python
 
 from blair_rec.errors import RejectedLines, SourceError
-from blair_rec.prepare.collect import UNUSABLE, collect, numbered
+from blair_rec.prepare.collect import collect, numbered
 from blair_rec.prepare.events import (
     VALID_FROM,
     Log,
     benchmark_rules,
     by_time,
-    exact_times,
     first_of_each_pair,
     in_order,
     k_core,
     last_out,
     position_and_length,
+    tied_by_rounding,
     without_doubles,
+    written_times,
 )
 from blair_rec.prepare.kept import Chunk
-from blair_rec.prepare.rejected import Rejected
+from blair_rec.prepare.names import MISSING
+from blair_rec.rejected import Rejected
 
 NAMES = st.sampled_from([f"n{number}" for number in range(6)])
 REVIEWS = st.lists(
@@ -150,20 +152,22 @@ def test_events_without_a_usable_name_time_or_rating_are_kept_apart_with_their_l
         ("u", "i", 1.0, "x"),
     ]
     assert rows(
-        log_of([*reviews, ("u v", "i", 1.0, 5), ("u", 'i"', 1.0, 6), ("u", "NA", 1, 7)], rejected, "whole")
+        log_of([*reviews, ("u", "i j", 1.0, 5), ("u", 'i"', 1.0, 6), ("u", "NA", 1, 7)], rejected, "whole")
     ) == [  # type: ignore[list-item]
         ("u", "i", 1.0, 1)
     ]
     told = {one["line"]: one["why"] for one in map(json.loads, rejected.path.read_text("utf-8").splitlines())}
     assert sorted(told) == [3, 4, 5, 6, 7, 8, 9] and len(told) == rejected.count
-    assert told[3] == "user '' can't be used" and told[6] == "time 'x' can't be used"
-    assert told[9] == "item 'NA' can't be used" and told[5] == "rating 'nan' can't be used"
+    assert told[3] == "user '' can't be used: it is empty" and told[6] == "time 'x' can't be used: it is no number"
+    assert told[9].startswith("item 'NA' can't be used: pandas and RecBole take this word for a missing name")
+    assert told[5] == "rating 'nan' can't be used: it is no finite number"
+    assert told[7].startswith("item 'i j' can't be used: RecBole splits lists of items at spaces; replace them")
 
 
 def test_what_pandas_takes_for_nothing_is_no_name() -> None:
     from pandas._libs.parsers import STR_NA_VALUES
 
-    assert set(UNUSABLE) == {*STR_NA_VALUES, "[PAD]"}
+    assert {"", *MISSING} == {*STR_NA_VALUES, "[PAD]"}
 
 
 def test_too_many_unusable_events_are_an_error() -> None:
@@ -184,7 +188,9 @@ def test_events_that_agree_in_everything_are_one() -> None:
 
 
 def test_nanoseconds_become_what_float64_holds_and_keep_their_order() -> None:
-    log = exact_times(log_of([("u", "i", 1.0, 1628643414042000001), ("u", "j", 1.0, 1628643414042000002)]))
+    exact = log_of([("u", "i", 1.0, 1628643414042000001), ("u", "j", 1.0, 1628643414042000002)])
+    log = written_times(exact)
+    assert tied_by_rounding(exact) == 1 and tied_by_rounding(log) == 0
     assert log.table["time"].to_list() == [1628643414042000] * 2
     assert [row[1] for row in rows(log)] == ["i", "j"]
-    assert exact_times(log_of([("u", "i", 1.0, 2**53 - 1)])).table["time"].to_list() == [2**53 - 1]
+    assert written_times(log_of([("u", "i", 1.0, 2**53 - 1)])).table["time"].to_list() == [2**53 - 1]

@@ -19,10 +19,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_prepare_amazon import a_source, some_reviews, written_log
 
-from blair_rec.prepare import blocks, folder, kept, records
+from blair_rec.prepare import blocks, folder, kept
 from blair_rec.prepare.amazon import Amazon, prepare_amazon
+from blair_rec.prepare.jsonlines import JsonLines
 from blair_rec.prepare.records import read_table
-from blair_rec.prepare.rejected import Rejected
+from blair_rec.rejected import Rejected
 
 NUMBERS = {"a": pl.Int64}
 LINES = [b'{"a": 1, "b": "x"}', b'{"a": "1"}', b'{"a": 2.5}', b'{"a": null, "b": [1]}', b"{", b"[]", b""]
@@ -71,8 +72,8 @@ def a_file(folder: Path, count: int = 42) -> Path:
 def parsed_blocks(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The blocks of two lines that are parsed from now on."""
     seen: list[bytes] = []
-    parse = records._JsonLines.__call__
-    monkeypatch.setattr(records._JsonLines, "__call__", lambda self, block: seen.append(block) or parse(self, block))
+    parse = JsonLines.__call__
+    monkeypatch.setattr(JsonLines, "__call__", lambda self, block: seen.append(block) or parse(self, block))
     return seen
 
 
@@ -119,7 +120,7 @@ def test_a_file_that_has_changed_is_read_from_the_beginning(tmp_path: Path) -> N
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from blair_rec.prepare import blocks, folder, kept, records
+from blair_rec.prepare import blocks, folder, kept
 from blair_rec.prepare.amazon import Amazon, prepare_amazon
 
 blocks.BLOCK, kept.PART = 40, 2

@@ -70,7 +70,7 @@ def test_what_stands_there_twice_or_says_nothing_is_rejected(tmp_path: Path) -> 
     queries = [*QUERIES, ("0", "the same number again", "B3"), ("4", "  ", "B3")]
     pool = "sampled_item_metadata_1M.jsonl"
     source = upstream_form(tmp_path / "source", pool, queries=queries, items=[*POOL, ("B1", "Home", "again")])
-    with pytest.raises(RejectedLines, match="3 of 9 lines"):
+    with pytest.raises(RejectedLines, match="3 of 10 lines"):
         prepare_search(SearchData("amazon-c4", source), tmp_path / "out", print)
     prepare_search(SearchData("amazon-c4", source, max_rejected=0.4), tmp_path / "out", print)
     items, known, _ = written(tmp_path / "out")

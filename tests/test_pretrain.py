@@ -476,7 +476,7 @@ def test_json_lines_read_as_the_same_pairs(tmp_path: Path) -> None:
     assert [(pair.context, pair.item) for pair in pairs] == [(said, item) for said, item, _ in rows]
     assert pairs.n_items == 2
     path.write_text("{broken\n", encoding="utf-8")
-    with pytest.raises(PairsError, match="a line is no JSON"):
+    with pytest.raises(PairsError, match="line 1: broken JSON"):
         open_pairs(path, "said", "about")
 
 
@@ -508,6 +508,31 @@ def test_what_would_be_lost_or_mixed_is_an_error(encoder: Path, tmp_path: Path) 
     (work / "identity.json").write_text("{}", encoding="utf-8")
     with pytest.raises(PretrainingError, match="holds checkpoints of another training .*temperature"):
         pretrain(small(pairs), encoder, "mean", out)
+
+
+def test_fresh_replaces_what_a_pretraining_wrote_and_nothing_else(encoder: Path, tmp_path: Path) -> None:
+    pairs, out = write_world(tmp_path / "pairs.tsv", 60, 2), tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(OutputError, match=r"holds 1 files that blair_rec did not write \(first: thesis.txt\)"):
+        pretrain(small(pairs), encoder, "mean", out, fresh=True)
+    assert (out / "thesis.txt").read_text(encoding="utf-8") == "mine"
+    (out / "thesis.txt").rename(tmp_path / "thesis.txt")
+    pretrain(small(pairs), encoder, "mean", out, fresh=True)
+    first = load_file(out / "model.safetensors")
+    pretrain(small(pairs, seed=2), encoder, "mean", out, fresh=True)
+    again = load_file(out / "model.safetensors")
+    assert not all(torch.equal(first[name], again[name]) for name in first)
+    (tmp_path / "thesis.txt").rename(out / "thesis.txt")
+    with pytest.raises(OutputError, match=r"holds 1 files that blair_rec did not write \(first: thesis.txt\)"):
+        pretrain(small(pairs), encoder, "mean", out, fresh=True)
+    assert (out / "thesis.txt").is_file() and load_file(out / "model.safetensors").keys() == again.keys()
+    (out / "thesis.txt").unlink()
+    work = tmp_path / ".out.training"
+    (work / "checkpoint-1").mkdir(parents=True)
+    with pytest.raises(OutputError, match="holds checkpoint-1 but no identity.json"):
+        pretrain(small(pairs), encoder, "mean", out, fresh=True)
+    assert (work / "checkpoint-1").is_dir()
 
 
 def test_settings_that_cannot_be_meant_are_errors() -> None:

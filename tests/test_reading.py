@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from own_folders import try_one
 from worlds import SMALL, STOCK, write_log
 
-from blair_rec.errors import DatasetError
+from blair_rec.errors import AtomicFileError, DatasetError, RejectedLines
 from blair_rec.recommend.dataset import TextSequentialDataset
 from blair_rec.recommend.reading import TokenIds
 from blair_rec.recommend.settings import recbole_config
@@ -23,24 +25,23 @@ from recbole.data.dataset import SequentialDataset
 LOG = """\
 user_id:token\titem_id:token\trating:float\ttimestamp:float\tplace:token\ttags:token_seq\tshares:float_seq
 ann\t007\t3.5\t1628643414042\tnew york\tred blue\t0.25 1e-3 7
-bob\tone\t\t1628643414043.5\t\t\t
-ann\t"quoted ""so"\t-1e-3\t1628643415042\tNA\tblue\t3
-\t7\t1\t5\tx\tred\t1
+bob\tone\t4\t1628643414043.5\t\t\t
+ann\t"quoted ""so"\t-1e-3\t1628643415042\tnowhere\tblue\t3
 ann\t7\t0.1\t1628643415999\tbonn\tgreen  red\t4 5
 bob\t007\t2\t1628643415999\tbonn\tblue green\t1
-eve\t\t2\t1\tbonn\tblue\t1
 eve\tone\t2\t1628643415000\tbonn\t\t1
 eve\t007\t17.125\t1628643425000\tberlin\tred\t
 """
 ITEMS = """\
 item_id:token\ttitle:token\tclass:token_seq\tvector:float_seq\tprice:float
 one\tThe first\tred old\t0.5 1.5\t3
-007\tBond\t\t1 2\t
+007\tBond\t\t1 2\t5
 7\t\tnew\t\t4.25
+"quoted ""so"\tSo\tnew\t\t4.25
 never\tNobody's\tnew red\t9 9\t1
 7\ttwice\told\t1 1\t2
 """
-USERS = "user_id:token\tage:float\tjob:token\nbob\t31\tbaker\nann\t\t\neve\t7\tbaker\n"
+USERS = "user_id:token\tage:float\tjob:token\nbob\t31\tbaker\nann\t5\t\neve\t7\tbaker\n"
 EVERYTHING = {"load_col": None, "numerical_features": []}
 
 
@@ -85,7 +86,7 @@ def assert_same(theirs: Any, ours: Any) -> None:
         {"load_col": {"inter": ["user_id", "item_id", "timestamp", "tags"], "item": ["item_id", "class"], "user": "*"}},
         {"load_col": None, "unload_col": {"inter": ["shares"], "user": ["age"], "item": ["vector"]}},
         {"seq_len": {"tags": 1, "vector": 9}},
-        {"alias_of_item_id": ["tags"]},
+        {"alias_of_item_id": ["tags"], "unload_col": {"item": ["price"]}},
         {"val_interval": {"rating": "[0,5]", "place": ["bonn", "new york"]}},
         {"filter_inter_by_user_or_item": False},
     ],
@@ -150,10 +151,196 @@ def test_a_column_without_a_kind_of_recboles_is_named(tmp_path: Path, title: str
         TextSequentialDataset(recbole_config("SASRec", str(folder), {**SMALL, **STOCK, **EVERYTHING}))
 
 
-def test_a_time_that_is_no_number_is_named(tmp_path: Path) -> None:
-    folder = write_log(tmp_path / "wrong", [("ann", "a", 1), ("ann", "b\tlater", 2)])
-    with pytest.raises(ValueError, match="could not convert string to float: 'later'"):
-        TextSequentialDataset(recbole_config("SASRec", str(folder), {**SMALL, **STOCK}))
+GOOD = "".join(f"u{at % 9}\ti{at % 7}\t{at}\n" for at in range(100))
+
+
+def write_inter(folder: Path, body: str, header: str = "user_id:token\titem_id:token\ttimestamp:float\n") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{folder.name}.inter").write_bytes((header + body).encode())
+    return folder
+
+
+def read(folder: Path, **said: Any) -> TextSequentialDataset:
+    return TextSequentialDataset(recbole_config("SASRec", str(folder), {**SMALL, **STOCK, **said}))
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("ann\tcup\tlater", "timestamp 'later' is not a finite number"),
+        ("ann\tcup\t", "timestamp is empty"),
+        ("ann\tcup\tNaN", "timestamp 'NaN' is not a finite number"),
+        ("ann\tcup\t1e999", "timestamp '1e999' is not a finite number"),
+        ("ann\tcup\tTrue", "timestamp 'True' is not a finite number"),
+        ("ann\tcup\t1_0", "timestamp '1_0' is not a finite number"),
+        ("\tcup\t1", "user_id is empty"),
+        (" \tcup\t1", "user_id is empty"),
+        ('ann\t""\t1', "item_id is empty"),
+        ("ann\tc\0p\t1", "item_id 'c\\x00p' holds a NUL character"),
+        ("ann\tcup", "2 columns where the first line has 3"),
+        ("ann\tcup\t1\t2", "4 columns where the first line has 3"),
+        ('ann\t"cup\t1\tx"\t2\t3', "6 columns where the first line has 3"),
+    ],
+)
+def test_a_line_that_can_not_be_used_is_left_out_counted_and_told(
+    tmp_path: Path, line: str, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = read(write_inter(tmp_path / "shop", f"{GOOD}{line}\n{GOOD}"))
+    assert data.inter_feat["timestamp"].tolist() == [*range(100), *range(100)]
+    (kept,) = data.rejected.kept
+    found = json.loads(kept)
+    assert (found["file"], found["line"], found["text"]) == ("shop.inter", 102, line)
+    assert found["why"].startswith(why)
+    assert f"1 of 201 lines of events can't be used and are left out (first: shop.inter, line 102: {why}" in caplog.text
+
+
+def test_more_than_one_in_twenty_lines_is_an_error_with_the_first_lines(tmp_path: Path) -> None:
+    good = GOOD.splitlines(keepends=True)[:95]
+    assert read(write_inter(tmp_path / "some", "".join(good) + "u\ti\t\n" * 5)).rejected.count == 5
+    message = r"6 of 101 lines can't be used, and at most 0.05 .*many.inter, line 97: timestamp is empty.*correct these"
+    with pytest.raises(RejectedLines, match=message):
+        read(write_inter(tmp_path / "many", "".join(good) + "u\ti\t\n" * 6))
+
+
+def test_broken_lines_in_a_row_are_judged_by_the_whole_file(tmp_path: Path) -> None:
+    data = read(write_inter(tmp_path / "shop", "u\ti\t\n" * 2000 + GOOD * 500))
+    assert (data.rejected.count, data.rejected.lines, len(data.inter_feat)) == (2000, 52_000, 50_000)
+
+
+def test_no_name_is_taken_for_a_missing_value(tmp_path: Path) -> None:
+    names = ["NA", "null", "nan", "None", "N/A", "-", "#N/A", "NULL", "<NA>", "n/a", '"', "[PAD]"]
+    data = read(write_inter(tmp_path / "shop", "".join(f"{name}\t{name}x\t{at}\n" for at, name in enumerate(names))))
+    assert [str(token) for token in data.field2id_token["user_id"][1:]] == names
+    assert data.inter_feat["item_id"].tolist() == list(range(1, 13)) and data.rejected.count == 0
+
+
+def test_a_quotation_mark_in_a_column_that_is_not_loaded_swallows_nothing(tmp_path: Path) -> None:
+    header = "user_id:token\titem_id:token\treview:token_seq\ttimestamp:float\n"
+    reviews = ['"Open', "fine", '7" tablet', 'so "so"', '"a\tb"', '"7"" tablet"', '"'] * 30
+    body = "".join(f"u{at % 9}\ti{at % 7}\t{review}\t{at}\n" for at, review in enumerate(reviews))
+    data = read(write_inter(tmp_path / "shop", body, header))
+    assert data.inter_feat["timestamp"].tolist() == list(range(210)) and data.rejected.count == 0
+
+
+@pytest.mark.parametrize("mark", ["\ufeff", ""])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_byte_order_mark_and_line_ends_of_windows_change_nothing(tmp_path: Path, mark: str, end: str) -> None:
+    folder = write_inter(tmp_path / "shop", GOOD)
+    expected = read(folder).inter_feat
+    path = folder / "shop.inter"
+    path.write_bytes((mark + path.read_text("utf-8").replace("\n", end)).encode())
+    assert read(folder).inter_feat.equals(expected)
+
+
+@pytest.mark.parametrize(
+    ("header", "said", "message"),
+    [
+        (
+            "user_id:token\titem_id:token\ttimestamp:token\n",
+            {},
+            r"line 1: .*'timestamp:token' holds times.*call it time",
+        ),
+        ("user_id:float\titem_id:token\ttimestamp:float\n", {}, "'user_id:float' holds ids; call it user_id:token"),
+        ("user:token\titem_id:token\ttimestamp:float\n", {}, r"no column 'user_id' \(columns: user, .*USER_ID_FIELD"),
+        ("user_id:token\titem_id:token\titem_id:float\n", {}, "line 1: two columns are called 'item_id'"),
+        ('"user_id:token"\titem_id:token\ttimestamp:float\n', {}, "without quotation marks around names"),
+        ("", {}, "is none of RecBole's"),
+        ("user_id:token\titem_id:token\ttimestamp:float\n", {"encoding": "utf9"}, "Python knows no encoding 'utf9'"),
+        ("user_id:token\titem_id:token\ttimestamp:float\n", {"encoding": "utf-16"}, "the text is not utf-16"),
+    ],
+)
+def test_a_header_that_can_not_be_meant_is_named(
+    tmp_path: Path, header: str, said: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(AtomicFileError, match=message):
+        read(write_inter(tmp_path / "shop", GOOD, header), **said)
+
+
+def test_ids_that_are_not_loaded_are_named(tmp_path: Path) -> None:
+    with pytest.raises(AtomicFileError, match=r"column 'user_id' \(USER_ID_FIELD\) is not loaded; add it to load_col"):
+        read(write_inter(tmp_path / "shop", GOOD), load_col={"inter": ["item_id", "timestamp"]})
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "user_id:token\titem_id:token\ttimestamp:float\n"])
+def test_a_file_without_an_event_is_named(tmp_path: Path, content: str) -> None:
+    with pytest.raises(AtomicFileError, match="shop.inter (is empty and holds no|holds no event)"):
+        read(write_inter(tmp_path / "shop", "", content))
+
+
+def test_text_in_another_encoding_is_named_with_its_line(tmp_path: Path) -> None:
+    folder = write_inter(tmp_path / "shop", GOOD)
+    path = folder / "shop.inter"
+    path.write_bytes(path.read_bytes() + b"caf\xe9\ti1\t3\n")
+    with pytest.raises(AtomicFileError, match=r"shop.inter, line 102: byte \d+ \(0xe9\) is not UTF-8; save the file"):
+        read(folder)
+    assert "café" in read(folder, encoding="latin-1").field2id_token["user_id"]
+
+
+FEATURES: dict[str, Any] = {
+    "load_col": {**STOCK["load_col"], "item": ["item_id", "price", "kind"]},
+    "filter_inter_by_user_or_item": False,
+}
+
+
+def write_features(folder: Path, lines: list[str]) -> Path:
+    write_inter(folder, GOOD)
+    text = "item_id:token\tprice:float\tkind:token\n" + "".join(f"{line}\n" for line in lines)
+    (folder / f"{folder.name}.item").write_text(text, encoding="utf-8")
+    return folder
+
+
+PRICED = [f"i{at}\t{at}\tx" for at in range(7)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([*PRICED[:6], "i6\t\tx"], "shop.item, line 8: price is empty; correct the line, or leave the column out"),
+        ([*PRICED, "\t1\tx"], "shop.item, line 9: item_id is empty"),
+        (PRICED[:5], r"2 of 7 items have no line in shop.item \(first: i5, i6\), and RecBole .* the mean of price"),
+    ],
+)
+def test_no_number_of_an_item_is_made_up(tmp_path: Path, lines: list[str], message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        read(write_features(tmp_path / "shop", lines), **FEATURES)
+
+
+def test_an_unknown_token_is_recboles_padding_and_counted(tmp_path: Path) -> None:
+    said = {**FEATURES, "load_col": {**STOCK["load_col"], "item": ["item_id", "kind"]}}
+    data = read(write_features(tmp_path / "shop", [*PRICED[:5], "i5\t1\t"]), **said)
+    assert data.item_feat["kind"].tolist() == [0, *[1] * 5, 0, 0]
+    assert data.reading_notes == [
+        "kind is empty in 1 of 6 lines of shop.item; RecBole's padding token, [PAD], takes the place of the value",
+        "1 of 7 items have no line in shop.item (first: i6); RecBole's padding takes the place of kind",
+    ]
+
+
+def test_events_that_recbole_leaves_out_for_want_of_features_are_counted(tmp_path: Path) -> None:
+    data = read(write_features(tmp_path / "shop", PRICED[:6]), load_col=FEATURES["load_col"])
+    (note,) = data.reading_notes
+    assert note.startswith("14 of 100 events are left out because their user or item has no line")
+    assert len(data.inter_feat) == 86
+
+
+def test_an_empty_history_of_a_benchmark_file_is_left_out(tmp_path: Path) -> None:
+    lines = [f"u{at}\ta b\tc" for at in range(40)]
+    for part in ("train", "valid", "test"):
+        header = "user_id:token\titem_id_list:token_seq\titem_id:token"
+        text = "\n".join([header, *lines, *(["u\t\ta"] if part == "train" else [])])
+        write_inter(tmp_path / "shop", "", "")
+        (tmp_path / "shop" / f"shop.{part}.inter").write_text(text, encoding="utf-8")
+    columns = {"load_col": {"inter": ["user_id", "item_id_list", "item_id"]}, "alias_of_item_id": ["item_id_list"]}
+    data = read(tmp_path / "shop", benchmark_filename=["train", "valid", "test"], **columns)
+    assert data.file_size_list == [40, 40, 40]
+    assert data.rejected.first == ["shop.train.inter, line 42: item_id_list is empty"]
+
+
+@pytest.mark.parametrize(("kind", "files"), [("inter", 60), ("item", 60), ("benchmark", 40)])
+def test_a_folder_with_something_wrong_is_refused_or_read_as_a_plain_reader_does(
+    tmp_path: Path, kind: str, files: int
+) -> None:
+    outcomes = {try_one(tmp_path / str(seed), kind, seed) for seed in range(files)}
+    assert {"refused", "read"} <= outcomes
 
 
 events = st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("uvwxyz")), min_size=1, max_size=40)

@@ -250,15 +250,15 @@ def test_a_store_that_lacks_items_is_an_error_or_filled_up() -> None:
 def test_text_is_encoded_where_no_store_is_named(monkeypatch: pytest.MonkeyPatch, store: EmbeddingStore) -> None:
     asked: list[Any] = []
 
-    def encoded(text: Any, items: Path, stores: Path, source: Any) -> tuple[EmbeddingStore, Path]:
-        asked.append((text.fields, items, stores, source))
+    def encoded(text: Any, items: Path, stores: Path, source: Any, *, item_field: str) -> tuple[EmbeddingStore, Path]:
+        asked.append((text.fields, items, stores, source, item_field))
         return store, stores / "made"
 
     monkeypatch.setattr(plugin, "find_encoder", lambda text: f"found {text.encoder}")
     monkeypatch.setattr(plugin, "encoded_store", encoded)
     settings = settings_for("id", blair_items="text", blair_text_fields=["title"], blair_encoder="mine")
     assert run(settings) == run(settings_for("text"))
-    assert asked == [(("title",), Path("datasets/tiny/tiny.item"), Path("saved/stores"), "found mine")]
+    assert asked == [(("title",), Path("datasets/tiny/tiny.item"), Path("saved/stores"), "found mine", "item_id")]
 
 
 def test_a_typed_config_reads_no_command_line_evaluates_nothing_and_leaves_the_environment(

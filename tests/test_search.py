@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -216,6 +217,29 @@ def test_search_prints_scores_items_and_titles(
     assert said.split()[-2:] == ["1.0000", "lamp"] and "title" not in said
 
 
+def test_titles_come_from_a_csv_file_with_an_id_column_of_its_own(
+    store: EmbeddingStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "items.csv"
+    path.write_text('\ufeffsku,title\nlamp,""\nlamp,"A lamp, ""the""\none"\nlamp,another\ngloves,Gloves\n')
+    said = run(capsys, 0, ["s", WORLD["lamp"], "--items", str(path), "--item-id", "sku", "-k", "1"])
+    assert said.split()[-4:] == ["A", "lamp,", '"the"', "one"]
+
+
+def test_what_a_title_holds_never_acts_on_the_terminal(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = "a \x1b[2Jred\x1b]0;owned\x07 \x9b31m lamp \u202efdp.exe caf\xe9 \u706f"
+    encode({"id\x1b[31m": "a red lamp"}, resolve_encoder(str(model), pooling="cls"), tmp_path / "s")
+    (tmp_path / "items.jsonl").write_text(json.dumps({"item_id": "id\x1b[31m", "title": evil}))
+    for more in ([], ["--json"]):
+        said = run(capsys, 0, ["s", "lamp \x1b[1m", "--items", str(tmp_path / "items.jsonl"), *more])
+        assert not [letter for letter in said if letter != "\n" and unicodedata.category(letter) == "Cc"]
+        assert "\u202e" not in said and "caf\xe9" in said and "\u706f" in said
+    [hit] = json.loads(said)["items"]
+    assert (hit["item_token"], hit["title"]) == ("id\x1b[31m", evil), "JSON has escapes of its own"
+
+
 def test_search_gives_json(store: EmbeddingStore, items: str, capsys: pytest.CaptureFixture[str]) -> None:
     said = run(capsys, 0, ["s", WORLD["lamp"], "gloves", "--items", items, "-k", "1", "--json"])
     first, second = map(json.loads, said.splitlines())
@@ -230,6 +254,9 @@ def test_search_gives_json(store: EmbeddingStore, items: str, capsys: pytest.Cap
     [
         (["nowhere", "lamp"], "nowhere is not an embedding store"),
         (["s", "lamp", "-k", "0"], "k is 0; at least 1 item"),
+        (["s", "lamp", ""], "query 2 of 2 is empty; write a sentence"),
+        (["s", " \t"], "query 1 of 1 is empty"),
+        (["s", "lamp", "--items", "items.csv", "--item-id", "ean"], "no field 'ean' that could name the item"),
         (["s", "lamp", "--metric", "euclid"], "metric is 'euclid'; known: cosine, dot"),
         (["s", "lamp", "--encoder", "./no-such-folder"], "the encoder folder ./no-such-folder is not there"),
         (["s", "lamp", "--items", "no.jsonl"], "no.jsonl is not there"),
@@ -238,5 +265,6 @@ def test_search_gives_json(store: EmbeddingStore, items: str, capsys: pytest.Cap
 def test_what_cannot_be_searched_is_told(
     store: EmbeddingStore, arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    Path("items.csv").write_text("item_id,title\nlamp,x\n")
     assert expected in run(capsys, 1, arguments)
     assert open_store("s").store_sha256 == store.store_sha256

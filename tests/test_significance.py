@@ -210,6 +210,20 @@ def test_what_is_said_of_a_table_follows_from_its_parts() -> None:
     assert [one.p_adjusted for one in found] == pytest.approx(holm([one.p_value for one in found if one.p_value]))
 
 
+def test_nothing_loses_more_than_all_of_it() -> None:
+    """Two seeds of a variant that fails in one of them: a wide interval, which ends where no metric can go below."""
+    generator = np.random.default_rng(4)
+    baseline = sparse(generator, 2, 200)
+    pair = Pair(np.stack([baseline[0], 0 * baseline[0]]), baseline)
+    found = seed_test(pair, np.ones(200, dtype=np.int64))
+    assert found is not None and found.difference - found.margin < -baseline.mean()  # so far by the t distribution
+    (one,) = corrected(differences([pair], np.arange(200), flips=99, resamples=99))
+    assert one.seeds_ci95 is not None
+    assert one.seeds_ci95[0] == -1 and one.seeds_ci95[1] == pytest.approx(
+        (found.difference + found.margin) / baseline.mean()
+    )
+
+
 def test_more_comparisons_make_a_claim_harder() -> None:
     pair, others = pair_of(11, users=400, gain=0.02), [pair_of(seed, users=400) for seed in range(20, 29)]
     alone = corrected(differences([pair], np.arange(400)))[0]

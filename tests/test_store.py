@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from blair_rec.errors import ConfigError, MissingEmbeddings, OutputError, StoreError, TextlessItems
 from blair_rec.text.store import FILES, EmbeddingStore, as_float32, as_stored, open_store
-from blair_rec.text.store_writer import at_work_on, write_store
-from blair_rec.text.tokens import DigestIndex, TokenTable
+from blair_rec.text.store_writer import at_work_on, put_store, write_store
+from blair_rec.text.tokens import NO_DIGESTS, DigestIndex, TokenTable
 
 ENCODER = {"name": "e", "asked_for": "e", "revision": "abc", "pooling": "cls", "max_length": 512}
 TEMPLATE = {"name": "fields", "version": 1, "fields": ["title"]}
@@ -249,6 +249,45 @@ def test_vectors_that_are_not_finite_are_refused_though_every_checksum_holds(tmp
         open_store(tmp_path / "s")
 
 
+# Texts that were cut
+
+
+def flagged(path: Path, cut: list[bool] | None) -> EmbeddingStore:
+    """A store of three items, and what is known of which texts were cut."""
+    header: dict[str, Any] = {"encoder": ENCODER, "template": TEMPLATE, "text_sha256": "0" * 64, "shard": None}
+    flags = None if cut is None else np.array(cut)
+    with at_work_on(path):
+        return put_store(
+            path, ("a", "b", "c"), (), NO_DIGESTS, [np.eye(3, dtype=np.float32)], 3, "float32", header, flags,
+            {"asked_length": 1024, "capped_by": "its positions"},
+        )  # fmt: skip
+
+
+def test_which_texts_were_cut_survives_the_disk_and_leaves_the_identity_alone(tmp_path: Path) -> None:
+    flagged(tmp_path / "s", [True, False, True])
+    store = open_store(tmp_path / "s")
+    assert store.cut is not None and (store.cut["items"], store.cut["asked_length"]) == (2, 1024)
+    assert store.cut_rows is not None and store.cut_rows.tolist() == [True, False, True]
+    older = flagged(tmp_path / "t", None)
+    assert (older.cut, older.cut_rows, older.store_sha256) == (None, None, store.store_sha256)
+    flagged(tmp_path / "s", [False, False, False])
+    (tmp_path / "s" / "text_cut.npy").write_bytes((tmp_path / "s" / "text_cut.npy").read_bytes()[:-1] + b"\1")
+    with pytest.raises(StoreError, match=r"text_cut.npy was changed or damaged"):
+        open_store(tmp_path / "s")
+    flagged(tmp_path / "s", None)
+    assert not (tmp_path / "s" / "text_cut.npy").exists()
+
+
+def test_a_store_as_versions_before_the_count_wrote_it_opens(tmp_path: Path) -> None:
+    make(tmp_path / "s")
+    header = json.loads((tmp_path / "s" / "store.json").read_text())
+    assert set(header) == {
+        "schema", "rows", "textless", "text_dim", "dtype", "text_digests", "encoder", "template", "text_sha256",
+        "shard", "sha256", "store_sha256",
+    }  # fmt: skip
+    assert open_store(tmp_path / "s").whole is None
+
+
 # Identity
 
 
@@ -449,11 +488,19 @@ def test_tokens_whose_digests_share_a_half_are_told_apart() -> None:
 def test_files_of_others_are_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "thesis.tex").write_text("dear")
-    with pytest.raises(StoreError, match=r"holds files no store has \(first: thesis.tex\)"):
+    with pytest.raises(OutputError, match=r"holds 1 files that this command does not write \(first: thesis.tex\)"):
         make(tmp_path / "s")
-    with pytest.raises(StoreError, match="is a file; a store is a folder"):
+    with pytest.raises(OutputError, match="is a file, and a folder has to go there"):
         make(tmp_path / "s" / "thesis.tex")
     assert (tmp_path / "s" / "thesis.tex").read_text() == "dear"
+    make(tmp_path / "t")
+    (tmp_path / "t" / "thesis.tex").write_text("dear")
+    with pytest.raises(OutputError, match=r"first: thesis.tex"):
+        make(tmp_path / "t")
+    (tmp_path / "u").mkdir()
+    np.save(tmp_path / "u" / "vectors.npy", np.eye(2))
+    with pytest.raises(OutputError, match=r"holds vectors.npy but no store.json, and this command did not write it"):
+        make(tmp_path / "u")
 
 
 def test_an_empty_folder_and_a_link_may_become_a_store(tmp_path: Path) -> None:

@@ -18,7 +18,21 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SIDES = ("blair_rec.text", "blair_rec.recommend", "blair_rec.evaluate", "blair_rec.prepare")
 SHARED = tuple(
     f"blair_rec.{name}"
-    for name in ("errors", "config", "config_sections", "plugin_config", "sections", "steps", "files", "extras")
+    for name in (
+        "errors",
+        "config",
+        "config_paths",
+        "config_sections",
+        "config_split",
+        "dates",
+        "plugin_config",
+        "sections",
+        "steps",
+        "files",
+        "extras",
+        "atomic",
+        "rejected",
+    )
 )
 COMPAT = "blair_rec.recommend.compat"  # where RecBole is patched, the one module with exceptions of its own
 

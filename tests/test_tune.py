@@ -6,12 +6,14 @@ import ast
 import dataclasses
 import json
 import math
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from comparisons import Recorder, config_of, tiny_at, write_config
 from encoders import build_roberta
 from worlds import read_log, with_other_last_items, write_log
@@ -276,6 +278,22 @@ def test_the_modules_of_tuning_never_speak_of_the_test_split() -> None:
         assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "test"]
 
 
+def test_the_example_of_the_message_can_be_tuned(tiny: Path, encoder: Path, tmp_path: Path) -> None:
+    example = yaml.safe_load(tuning.EXAMPLE)["tune"]
+    variants = {name: VARIANTS[name] for name in ("id", "text", "near")}
+    after = tune(tuned_config(tiny, encoder, variants=variants, tune=example, train={"epochs": 1}), tmp_path / "out")
+    assert {name: variant.trials for name, variant in after.variants.items()} == {"id": 4, "text": 4, "near": 2}
+
+
+def test_with_a_budget_of_one_each_variant_has_one_trial_as_it_is(tiny: Path, encoder: Path, tmp_path: Path) -> None:
+    variants = {name: VARIANTS[name] for name in ("id", "text", "near", "popular")}
+    grid = {"space": {"recbole.n_layers": [1, 2]}, "budget": 1}
+    after = tune(tuned_config(tiny, encoder, variants=variants, tune=grid, train={"epochs": 1}), tmp_path / "out")
+    assert {name: variant.trials for name, variant in after.variants.items()} == {
+        "id": 1, "text": 1, "near": 0, "popular": 0,
+    }  # fmt: skip
+
+
 # What comes of it
 
 
@@ -303,9 +321,26 @@ def test_the_command_tells_every_trial_and_where_the_config_is(
     assert cli.main(["tune", str(path), "--budget", "2", "-o", "out"]) == 0
     out, err = capsys.readouterr()
     assert err.count("on validation") == 2 and "id, trial 1, to epoch 1: 0." in err
-    assert "written to out/tuned.yaml: `blair-rec compare out/tuned.yaml` evaluates it" in err
+    said = "written to out/tuned.yaml; to evaluate it on the test split: "
+    (command,) = [line.removeprefix(said) for line in err.splitlines() if line.startswith(said)]
+    assert command == "blair-rec compare out/tuned.yaml -o out/compared"
     assert "chosen on validation" in out and "learning_rate" in out
     assert load_config("out/tuned.yaml").variants["id"].trials == 2
+
+
+def test_projects_are_not_compared_into_one_folder(
+    tiny: Path, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = []
+    for name in ("shop", "my shop"):
+        settings: dict[str, Any] = {"variants": {"id": VARIANTS["id"]}, "seeds": [1], "train": {"epochs": 1}}
+        path = write_config(tmp_path / f"{name}.yaml", tiny, encoder, tune={**TUNE, "rungs": []}, **settings)
+        assert cli.main(["tune", str(path), "--budget", "1"]) == 0
+        command = shlex.split(capsys.readouterr().err.splitlines()[-1].partition("split: ")[2])
+        assert command[0] == "blair-rec" and cli.main(command[1:]) == 0  # as it is printed
+        folders.append(command[-1])
+    assert folders == ["runs/shop-tuned/compared", "runs/my shop-tuned/compared"]
+    assert all((Path(folder) / "leaderboard.md").is_file() for folder in folders)
 
 
 def test_runs_that_are_made_again_say_how_often_the_test_split_was_looked_at(
@@ -346,7 +381,19 @@ def test_a_grid_that_can_not_be_meant(section: dict[str, Any], message: str) -> 
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"tune": None}, r"there is no tune section; give it a grid"),
+        ({"tune": None}, r"there is no tune section; give it a grid, such as\ntune:\n  space: {train.learning_rate: "),
+        ({"tune": {}}, r"the tune section has no values to try; give it a grid, such as\ntune:\n"),
+        ({"tune": {"budget": 2, "rungs": [1]}}, r"the tune section has no values to try"),
+        (
+            {"tune": {"space": {"recbole.n_layers": [1, 2]}, "budget": 2}},
+            r"^tune: the grid of 'text' has 1 point \(no keys\), fewer than the budget of 2; .*add values to "
+            r"tune.text_space, such as .* tries train.learning_rate alone: it shares the rest with 'id'\)\n"
+            r"tune: the grid of 'moved' has 1 point .*\ntune: the grid of 'shuffled' has 1 point",
+        ),
+        (
+            {"tune": {"text_space": {"transforms": [["center"], ["l2"]]}, "budget": 2}},
+            r"^tune: the grid of 'id' has 1 point \(no keys\), .* add values to tune.space, or set tune.budget to 1$",
+        ),
         (
             {"tune": {**TUNE, "budget": 7}},
             r"the grid of 'id' has 6 points \(.*fewer than the budget of 7; every variant",

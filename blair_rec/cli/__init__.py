@@ -4,24 +4,42 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
-from rich.console import Console
-
-import blair_rec
-from blair_rec.cli import compare, prepare, pretrain, run, search, text, tune
-from blair_rec.cli.terminal import processes, say, set_up_logging
-from blair_rec.errors import BlairRecError, ConfigError
+# All else is imported in functions, so that Ctrl-C finds main() at work from the first moment on.
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
+EXIT_PIPE = 141
+"""As a shell reports a program that wrote to a closed pipe."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status is 0, 1 (an error, told in one message), 2 (usage) or 130 (interrupted)."""
+    """Run a command; the exit status is 0, 1 (an error, in one message), 2 (usage), 130 (interrupted) or 141.
+
+    The last one is for output that nobody reads to the end, as in `blair-rec ... | head`. None leaves a traceback.
+    """
+    try:
+        try:
+            return _main(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still to be written when Python ends goes nowhere, without a message about it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
+    except KeyboardInterrupt:  # before a command could begin
+        return EXIT_INTERRUPTED
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    from blair_rec.cli.terminal import Console, processes, say, set_up_logging
+    from blair_rec.errors import BlairRecError, ConfigError
+
     console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")  # of torchrun's processes one speaks
     options = _parser().parse_args(arguments)
-    set_up_logging(console)
+    set_up_logging(console, quiet=getattr(options, "quiet", False))
     try:
         if processes() > 1 and not getattr(options, "takes_processes", False):
             known = "`compare`, `encode` and `pretrain`"
@@ -30,16 +48,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BlairRecError as error:
         if getattr(options, "takes_parts", False):  # the others' parts may be well
             console.quiet = False
-        console.print("[bold red]error:[/]", end=" ")
+        console.print("error:", style="bold red", end=" ")
         say(console, str(error))
         return EXIT_ERROR
     except KeyboardInterrupt:
-        say(console, "interrupted; what is finished is kept: start the same command again to go on")
+        goes_on = "; what is finished is kept: start the same command again to go on"
+        say(console, "interrupted" + goes_on * getattr(options, "goes_on", False))
         return EXIT_INTERRUPTED
 
 
+class _Parser(argparse.ArgumentParser):
+    """Its messages repeat what was typed, or what the shell made of `*`: a file name may hold control characters."""
+
+    def error(self, message: str) -> NoReturn:
+        from blair_rec.cli.terminal import clean
+
+        super().error(clean(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="blair-rec", description="Does item text help a sequential recommender?")
+    import blair_rec
+    from blair_rec.cli import compare, prepare, pretrain, run, search, text, tune
+
+    parser = _Parser(prog="blair-rec", description="Does item text help a sequential recommender?")
     parser.add_argument("--version", action="version", version=f"blair-rec {blair_rec.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for module in (compare, tune, run, text, search, prepare, pretrain):

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
-from blair_rec.cli.terminal import Live, processes, say, show
-from blair_rec.compare import check, compare, leaderboard, planned
-from blair_rec.config import CompareConfig, load_config
+from blair_rec.cli.progress import Live, add_quiet
+from blair_rec.cli.terminal import Console, processes, say, set_up_logging, show, show_json
 from blair_rec.errors import BlairRecError
-from blair_rec.evaluate.answer import answer
-from blair_rec.evaluate.leaderboard import Leaderboard
-from blair_rec.evaluate.report import to_json, to_terminal, to_terminal_across
-from blair_rec.evaluate.results import load_runs
-from blair_rec.plan import changes, data_folder
+
+if TYPE_CHECKING:  # what a command takes is imported when it runs, so that --help is quick
+    from blair_rec.config import CompareConfig
+    from blair_rec.evaluate.leaderboard import Leaderboard
+    from blair_rec.subset import Plan
 
 
 def add(commands: Any) -> None:
@@ -27,19 +24,24 @@ def add(commands: Any) -> None:
     command = commands.add_parser("compare", help="encode, train and rank all variants of a comparison file")
     command.add_argument("config", type=Path, metavar="CONFIG", help="a comparison file (YAML)")
     command.add_argument("-o", "--out", type=Path, help="output folder (default: runs/ and the name of CONFIG)")
-    command.add_argument("--seeds", help="1,2,3 instead of the seeds in CONFIG")
-    command.add_argument("--variants", help="a,b: only these, and the baseline if named")
+    command.add_argument("--seeds", help="1,2: run these now; seeds that CONFIG doesn't name replace its own")
+    command.add_argument("--variants", help="a,b: run these now; what else is finished stays on the board")
     command.add_argument("--encoder", help="instead of text.encoder in CONFIG")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as train.epochs=5")
     command.add_argument("--dry-run", action="store_true", help="tell the runs and which are done, and stop")
     command.add_argument("--fresh", action="store_true", help="train finished runs again")
     command.add_argument(
+        "--accept-code",
+        action="store_true",
+        help="keep finished runs although code that decides on numbers has changed; the board says so",
+    )
+    command.add_argument(
         "--check", type=Path, metavar="DIR", help="an older comparison; exit status 1 if results moved"
     )
-    command.add_argument("--quiet", action="store_true", help="no progress, only the results and warnings")
+    add_quiet(command)
     command.add_argument("--json", action="store_true", help="leaderboard.json on standard output, and nothing else")
     command.add_argument("--tensorboard", action="store_true", help="event files in OUT/tensorboard")
-    command.set_defaults(command=_compare, takes_processes=True)
+    command.set_defaults(command=_compare, takes_processes=True, goes_on=True)
 
     command = commands.add_parser("leaderboard", help="render the results of a comparison again")
     command.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders that compare wrote")
@@ -58,6 +60,7 @@ def _compare_together(options: argparse.Namespace, console: Console) -> int:
 
     with parallel.group():
         if parallel.rank() > 0:
+            from blair_rec.plan import data_folder
             from blair_rec.run import follow
 
             config = _config_of(options)
@@ -73,23 +76,36 @@ def _compare_together(options: argparse.Namespace, console: Console) -> int:
 
 
 def _compare_alone(options: argparse.Namespace, console: Console) -> int:
+    from blair_rec.compare import compare, planned
+    from blair_rec.evaluate.report import to_json
+    from blair_rec.evaluate.results import load_runs
+
     config = _config_of(options)
     out = options.out or Path("runs") / options.config.stem
+    variants, seeds = _asked(options)
     if options.dry_run:
-        _show_plan(config, out, console, options.fresh)
+        _show_plan(planned(config, out, variants, seeds), out, console, options.fresh)
         return 0
     if options.check is not None:
         load_runs(options.check)  # what is wrong there is better told before the training than after it
     quiet = options.quiet or options.json
     if quiet:
-        logging.getLogger("blair_rec").setLevel(logging.WARNING)
+        set_up_logging(console, quiet)
     with Live(console, quiet, out / "tensorboard" if options.tensorboard else None) as live:
-        board = compare(config, out, fresh=options.fresh, listener=live)
+        board = compare(
+            config,
+            out,
+            variants=variants,
+            seeds=seeds,
+            fresh=options.fresh,
+            accept_code=options.accept_code,
+            listener=live,
+        )
     if board is None:
         say(console, f"no leaderboard yet: the baseline {config.baseline!r} has no finished run in {out}")
         return 0
     if options.json:
-        show(to_json(board).rstrip())
+        show_json(to_json(board).rstrip())
     else:
         _show_board(board)
     if not quiet:
@@ -98,21 +114,34 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
 
 
 def _config_of(options: argparse.Namespace) -> CompareConfig:
+    from blair_rec.config import load_config
+
     overrides = []
     if options.encoder is not None:  # how the other encoder is read is not how this one is
         overrides += [f"text.encoder={json.dumps(options.encoder)}", "text.revision=null", "text.pooling=auto"]
         overrides.append("text.store=null")
     overrides += options.set
-    if options.seeds is not None:
-        overrides.append(f"seeds=[{options.seeds}]")
-    config = load_config(options.config, overrides)
-    if options.variants is not None:
-        config = config.only([name.strip() for name in options.variants.split(",")])
-    return config
+    return load_config(options.config, overrides)
+
+
+def _asked(options: argparse.Namespace) -> tuple[list[str] | None, list[int] | None]:
+    """The variants and seeds that are named; None for all.
+
+    Raises:
+        ConfigError: seeds that are no whole numbers, or not each named once.
+    """
+    variants = None if options.variants is None else [name.strip() for name in options.variants.split(",")]
+    if options.seeds is None:
+        return variants, None
+    from blair_rec.config import load_config
+
+    return variants, list(load_config(options.config, [f"seeds=[{options.seeds}]"]).seeds)
 
 
 def _check(out: Path, other: Path, console: Console) -> int:
     """Tell how every metric moved; the exit status is 1 if one did beyond noise, or if that can't be told."""
+    from blair_rec.compare import check
+
     found = check(out, other)
     for move in found:
         say(console, str(move), "" if move.agrees else "red")
@@ -122,14 +151,20 @@ def _check(out: Path, other: Path, console: Console) -> int:
 
 
 def _show_board(board: Leaderboard) -> None:
+    from blair_rec.evaluate.answer import answer
+    from blair_rec.evaluate.report import to_terminal
+
     show(to_terminal(board))
     show(answer(board))
 
 
-def _show_plan(config: CompareConfig, out: Path, console: Console, fresh: bool) -> None:
-    encodings, runs = planned(config, out)
-    table = Table("run", "items", "state", title=f"{config.dataset}, {config.model}: {len(runs)} runs in {out}")
-    for run in runs:
+def _show_plan(found: Plan, out: Path, console: Console, fresh: bool) -> None:
+    from blair_rec.plan import changes
+
+    config = found.config
+    where = f"{Path(config.dataset).name}, {config.model}: {len(found.asked)} runs in {out}"
+    table = Table("run", "items", "state", title=where)
+    for run in found.asked:
         if not run.done:
             state = "to do"
         elif fresh:
@@ -138,7 +173,7 @@ def _show_plan(config: CompareConfig, out: Path, console: Console, fresh: bool) 
             state = f"done, but changed since: {'; '.join(changed)}" if (changed := changes(run)) else "done"
         table.add_row(run.folder.name, config.variants[run.variant].kind, state)
     show(table)
-    for encoding in dict.fromkeys(encodings.values()):
+    for encoding in dict.fromkeys(found.encodings.values()):
         if encoding.catalogue is None:
             say(console, f"vectors by {encoding.encoder} from {encoding.path}")
         else:
@@ -147,6 +182,9 @@ def _show_plan(config: CompareConfig, out: Path, console: Console, fresh: bool) 
 
 
 def _leaderboard(options: argparse.Namespace, console: Console) -> None:
+    from blair_rec.compare import leaderboard
+    from blair_rec.evaluate.report import to_terminal_across
+
     boards = []
     for folder in options.folders:
         board = leaderboard(folder)

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
+from rich.progress import DownloadColumn
 
-from blair_rec.cli.terminal import say
+from blair_rec.cli.progress import Counters, add_quiet
+from blair_rec.cli.terminal import Console, say
 
 
 def add(commands: Any) -> None:
@@ -61,7 +60,8 @@ def _add_common(command: Any, handler: Callable[[argparse.Namespace, Console], N
         "--max-rejected", type=float, default=0.01, metavar="SHARE", help="of lines that may be broken"
     )
     command.add_argument("--fresh", action="store_true", help="replace what was prepared there before")
-    command.set_defaults(command=handler)
+    add_quiet(command, "no progress, only the summary and warnings")
+    command.set_defaults(command=handler, goes_on=True)
 
 
 def _own(options: argparse.Namespace, console: Console) -> None:
@@ -81,7 +81,7 @@ def _own(options: argparse.Namespace, console: Console) -> None:
         options.unknown == "keep",
         options.max_rejected,
     )
-    with Reading(console) as reading:
+    with Reading(console, options.quiet) as reading:
         made = prepare_own(asked, options.out, reading.tell, reading.progress, fresh=options.fresh, dry=options.dry_run)
     if not options.dry_run:
         _say_made(options.out, made, console)
@@ -92,7 +92,7 @@ def _amazon(options: argparse.Namespace, console: Console) -> None:
     from blair_rec.prepare.amazon import Amazon, prepare_amazon
     from blair_rec.prepare.pairs import Pairs, prepare_pairs
 
-    with Reading(console) as reading:
+    with Reading(console, options.quiet) as reading:
         if options.pairs:
             pairs = Pairs(options.category, options.source, options.share, options.seed, options.max_rejected)
             made = prepare_pairs(pairs, options.out, reading.tell, reading.progress, fresh=options.fresh)
@@ -116,7 +116,7 @@ def _search(options: argparse.Namespace, console: Console) -> None:
     from blair_rec.prepare.search import SearchData, prepare_search
 
     asked = SearchData(options.name, options.source, options.max_rejected)
-    with Reading(console) as reading:
+    with Reading(console, options.quiet) as reading:
         made = prepare_search(asked, options.out, reading.tell, reading.progress, fresh=options.fresh)
     _say_made(options.out, made, console)
 
@@ -130,34 +130,23 @@ def _say_what_next(out: Path, console: Console) -> None:
 
 
 class Reading:
-    """Progress bars while files are read, and the lines of the summary between them."""
+    """How far files are read, and the lines of the summary between."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, quiet: bool = False) -> None:
         self.console = console
-        self.bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self.tasks: dict[str, TaskID] = {}
+        self.counters = Counters(console, quiet, columns=[DownloadColumn()])
 
     def __enter__(self) -> Reading:
-        self.bars.start()
+        self.counters.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bars.stop()
+        self.counters.__exit__()
 
     def tell(self, line: str) -> None:
         """One line of the summary."""
         say(self.console, line)
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """A file is read; some are read twice."""
-        if what not in self.tasks:
-            self.tasks[what] = self.bars.add_task(what, total=total)
-        self.bars.update(self.tasks[what], completed=done, total=total, visible=done < total)
+        """`done` of `total` bytes of a file are read; some are read twice."""
+        self.counters.update(what, done, total, f"{what}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB")

@@ -7,11 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from blair_rec.cli.terminal import say, show
+from blair_rec.cli.progress import Counters, add_quiet
+from blair_rec.cli.terminal import Console, say, show
 from blair_rec.extras import need
 from blair_rec.sections import load_yaml
 
@@ -23,7 +22,8 @@ def add(commands: Any) -> None:
     command.add_argument("-o", "--out", type=Path, required=True, help="folder of the trained encoder")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as epochs=3")
     command.add_argument("--fresh", action="store_true", help="begin again, whatever is there")
-    command.set_defaults(command=_pretrain, takes_processes=True)
+    add_quiet(command)
+    command.set_defaults(command=_pretrain, takes_processes=True, goes_on=True)
 
 
 def _pretrain(options: argparse.Namespace, console: Console) -> None:
@@ -37,27 +37,13 @@ def _pretrain(options: argparse.Namespace, console: Console) -> None:
         config.encoder, revision=config.revision, pooling=config.pooling, max_length=config.max_length
     )
     alone = os.environ.get("RANK", "0") == "0"
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("contrastive loss {task.fields[loss]:.3f}"),
-        console=console,
-        transient=True,
-        disable=not (alone and console.is_terminal),
-    )
-    with bar:
-        task = bar.add_task(source.name, total=None, loss=float("nan"))
-        record = pretrain(
-            config,
-            source.path,
-            source.pooling,
-            options.out,
-            fresh=options.fresh,
-            progress=lambda done, total, loss: bar.update(task, completed=done, total=total, loss=loss),
-        )
+    with Counters(console, options.quiet or not alone) as counters:
+
+        def progress(done: int, total: int, loss: float) -> None:
+            note = f"contrastive loss {loss:.3f}"
+            counters.update(source.name, done, total, f"{source.name}, step {done:,} of {total:,}: {note}", note)
+
+        record = pretrain(config, source.path, source.pooling, options.out, fresh=options.fresh, progress=progress)
     if not alone:
         return
     if record["before"] is not None:

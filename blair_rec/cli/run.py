@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from rich.console import Console
 from rich.table import Column, Table
 
-from blair_rec.cli.terminal import say, show
+from blair_rec.cli.terminal import Console, say, show
 from blair_rec.errors import ConfigError
 from blair_rec.sections import read_yaml
 

@@ -8,11 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from blair_rec.cli.terminal import Live, say, show
+from blair_rec.cli.progress import Live
+from blair_rec.cli.terminal import Console, show, show_json
 from blair_rec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def add(commands: Any) -> None:
 
 def _add_common(command: Any) -> None:
     command.add_argument("store", type=Path, metavar="STORE", help="a folder that `encode` wrote")
+    command.add_argument("--item-id", metavar="FIELD", help="the field of --items that holds the item ids")
     command.add_argument("--encoder", help="where the store's encoder is, if not where it was")
     command.add_argument("--metric", default="cosine", help="cosine or dot (default: cosine)")
     command.add_argument("--approximate", action="store_true", help="by faiss, whose index is kept beside the store")
@@ -68,14 +69,18 @@ def _open(options: argparse.Namespace) -> TextSearch:
         metric=options.metric,
         approximate=options.approximate,
         device=options.device,
+        item_id=options.item_id,
     )
 
 
 def _search(options: argparse.Namespace, console: Console) -> None:
+    from blair_rec.text.search import check_asked
+
+    check_asked(options.queries, options.k)  # before the encoder is loaded
     found = _open(options).search(options.queries, options.k)
     for query, hits in zip(options.queries, found, strict=True):
         if options.json:
-            say(Console(), json.dumps({"query": query, "items": [asdict(hit) for hit in hits]}, ensure_ascii=False))
+            show_json(json.dumps({"query": query, "items": [asdict(hit) for hit in hits]}, ensure_ascii=False))
         else:
             show(query)
             show(_table(hits, titled=options.items is not None))
@@ -105,7 +110,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
     search = _open(options)
     fields = tuple(name.strip() for name in options.fields.split(",") if name.strip())
     template = text_template(search.store, fields) if options.bm25 or options.fusion else None
-    texts, categories = item_facts(files.items, search.store, template) if files.items else ([], {})
+    texts, categories = item_facts(files.items, search.store, template, options.item_id) if files.items else ([], {})
     queries = read_queries(files, categories)
     judgement = Judgement.of(queries, search.store, options.relevant_from)
     with Live(console) as live:
@@ -120,7 +125,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
         "store_sha256": search.store.store_sha256,
     }
     if options.json:
-        say(Console(), json.dumps({**facts, "report": [asdict(line) for line in lines]}, ensure_ascii=False))
+        show_json(json.dumps({**facts, "report": [asdict(line) for line in lines]}, ensure_ascii=False))
     else:
         _show_report(facts, lines)
 
@@ -177,5 +182,5 @@ def _by_category(lines: list[Line], searches: list[str], metric: str) -> Table:
     for line in lines:
         if line.search == searches[0] and line.category != "all":
             values = (f"{value[line.category, search]:.4f}" for search in searches)
-            table.add_row(Text(line.category), str(line.queries), *values)
+            table.add_row(line.category, str(line.queries), *values)
     return table

@@ -1,28 +1,48 @@
-"""What the commands share: lines and tables on the terminal, the log, and live progress."""
+"""Lines and tables on the terminal: the one way to it, so that no text can bring control codes or markup along."""
 
 from __future__ import annotations
 
 import logging
 import os
-import shutil
+import re
 import sys
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+import rich.console
+from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
-from blair_rec.compare import Listener
-from blair_rec.plan import Run
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but tab and line feed, those that turn the direction of text, and halves of surrogate pairs."""
+
+
+def clean(text: str) -> str:
+    """The text without characters that a terminal obeys instead of showing them."""
+    return _UNSAFE.sub(lambda found: "\ufffd" if "\ud800" <= found[0] <= "\udfff" else "", text)
+
+
+class Console(rich.console.Console):
+    """A console that shows all text as it is: brackets are no markup, and control characters are left out.
+
+    That happens where text becomes what is written, so it holds for lines, tables and progress bars, however they are
+    made. Rich's own codes, for colours and bars, come later and are not concerned.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"markup": False, "emoji": False, "highlight": False, **settings})
+
+    def render(
+        self, renderable: rich.console.RenderableType, options: rich.console.ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """The segments of something to show, their text cleaned."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(clean(segment.text), segment.style)
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to main(), which knows the exit status."""
+        raise
 
 
 def processes() -> int:
@@ -31,8 +51,8 @@ def processes() -> int:
 
 
 def say(console: Console, text: str, style: str = "") -> None:
-    """One line as it is: no markup, and no breaks that a log or a search would stumble over."""
-    console.print(text, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    """One line, without breaks that a log or a search would stumble over."""
+    console.print(text, style=style, soft_wrap=True)
 
 
 def show(result: Table | str) -> None:
@@ -40,8 +60,24 @@ def show(result: Table | str) -> None:
     console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 100)
     if isinstance(result, str):
         say(console, result)
-    else:
-        console.print(result)
+        return
+    for column in result.columns:
+        column._cells = [_one_line(cell) for cell in column.cells]
+    console.print(result)
+
+
+def show_json(text: str) -> None:
+    """JSON on standard output: what a terminal would obey is escaped, and means the same to whoever parses it."""
+    say(Console(), _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def _one_line(cell: Any) -> Any:
+    """A table's cell whose text can't pose as further rows."""
+    if isinstance(cell, str):
+        return " ".join(cell.split("\n"))
+    if isinstance(cell, Text) and "\n" in cell.plain:
+        return Text(" ".join(cell.plain.split("\n")), style=cell.style)
+    return cell
 
 
 class _Lines(logging.Handler):
@@ -56,11 +92,11 @@ class _Lines(logging.Handler):
         say(self.console, f"{record.levelname.lower()}: " * warns + record.getMessage(), "yellow" if warns else "")
 
 
-def set_up_logging(console: Console) -> None:
-    """What the package logs goes to this console, line by line."""
+def set_up_logging(console: Console, quiet: bool = False) -> None:
+    """What the package logs goes to this console, line by line; with `quiet` the warnings alone."""
     log = logging.getLogger("blair_rec")
     log.handlers = [_Lines(console)]
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
     log.propagate = False
     # A table of weights that a checkpoint has or lacks; where it matters, the encoder raises an error itself.
     logging.getLogger("transformers.modeling_utils").addFilter(_is_no_load_report)
@@ -68,98 +104,3 @@ def set_up_logging(console: Console) -> None:
 
 def _is_no_load_report(record: logging.LogRecord) -> bool:
     return "LOAD REPORT" not in record.getMessage()
-
-
-class Live(Listener):
-    """Progress on the terminal: encoding, then all runs, and the one at work with its epoch, loss and best metric.
-
-    Without a terminal a line per finished run is all; with `quiet` there is none. Where `events` names a folder,
-    learning curves are written into it for TensorBoard, run by run, as they come.
-    """
-
-    def __init__(self, console: Console, quiet: bool = False, events: Path | None = None) -> None:
-        self.console, self.quiet, self.events = console, quiet, events
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-            transient=True,
-            disable=quiet or not console.is_terminal,
-        )
-        self.encodings: dict[str, TaskID] = {}
-        self.runs = self.run = TaskID(-1)
-        self.done, self.epoch_done, self.epochs = 0, 0, 1
-        self.best = float("-inf")
-        self.writer: Any = None
-
-    def __enter__(self) -> Live:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-        if self.writer is not None:
-            self.writer.close()
-
-    def encoding(self, encoder: str, done: int, total: int) -> None:
-        if encoder not in self.encodings:
-            self._say(f"encoding {total} texts with {encoder}")
-            self.encodings[encoder] = self.progress.add_task("encoding", total=total, note="")
-        task = self.encodings[encoder]
-        self.progress.update(task, completed=done, total=total, visible=done < total)
-        if speed := self.progress.tasks[self.progress.task_ids.index(task)].speed:
-            self.progress.update(task, note=f"{speed:,.0f} items/s")
-
-    def planned(self, runs: list[Run]) -> None:
-        self.done = sum(run.done for run in runs)
-        if self.done:
-            self._say(f"{self.done} of {len(runs)} runs are done already")
-        self.runs = self.progress.add_task("runs", total=len(runs), completed=self.done, note="")
-
-    def started(self, run: Run) -> None:
-        self.best, self.epoch_done, self.epochs = float("-inf"), 0, (run.setup.get("train") or {}).get("epochs", 1)
-        self.run = self.progress.add_task(run.folder.name, total=self.epochs, note="")
-        if self.events is not None:
-            self.writer = _event_writer(self.events / run.folder.name)
-
-    def step(self, run: Run, done: int, total: int, loss: float) -> None:
-        self._move(self.epoch_done + min(1.0, done / total), loss)
-
-    def epoch(self, run: Run, epoch: Any) -> None:
-        if epoch.valid:
-            self.best = max(self.best, next(iter(epoch.valid.values())))
-        self.epoch_done = epoch.epoch
-        self._move(epoch.epoch, epoch.loss)
-        if self.writer is not None:
-            for name, value in {"loss": epoch.loss, **(epoch.valid or {})}.items():
-                self.writer.add_scalar(name, value, epoch.epoch)
-
-    def _move(self, epochs: float, loss: float) -> None:
-        best = f", best {self.best:.4f}" if self.epoch_done else ""
-        self.progress.update(self.run, completed=epochs, note=f"loss {loss:.3f}{best}")
-        # Parts of a run count, so that the time left is known before the first one is over.
-        self.progress.update(self.runs, completed=self.done + epochs / self.epochs)
-
-    def finished(self, run: Run, value: float, seconds: float) -> None:
-        self._say(f"{run.folder.name}: {value:.4f} on validation, {seconds:.0f} s")
-        self.done += 1
-        self.progress.update(self.runs, completed=self.done)
-        self.progress.remove_task(self.run)
-        if self.writer is not None:
-            self.writer.close()
-
-    def _say(self, text: str) -> None:
-        if not self.quiet:
-            say(self.console, text)
-
-
-def _event_writer(folder: Path) -> Any:
-    """Writes scalars into a folder of event files, empty at first."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    shutil.rmtree(folder, ignore_errors=True)
-    return SummaryWriter(str(folder))

@@ -7,14 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from blair_rec.cli.terminal import Live, say
+from blair_rec.cli.progress import Live, add_quiet
+from blair_rec.cli.terminal import Console, say
 from blair_rec.config_sections import DTYPES, TEMPLATES, TextConfig
 from blair_rec.errors import ConfigError
 from blair_rec.sections import read_section
 
 if TYPE_CHECKING:
+    from blair_rec.text.store import EmbeddingStore
     from blair_rec.text.template import Template
 
 
@@ -27,7 +27,8 @@ def add(commands: Any) -> None:
 def _add_encode(commands: Any) -> None:
     default = TextConfig()
     command = commands.add_parser("encode", help="precompute the text vectors of a catalogue")
-    command.add_argument("--items", required=True, metavar="FILE", help="a RecBole .item file or JSON lines")
+    command.add_argument("--items", required=True, metavar="FILE", help="a RecBole .item file, JSON lines, CSV or TSV")
+    command.add_argument("--item-id", metavar="FIELD", help="the field that holds the item ids (item_id, parent_asin)")
     command.add_argument("--fields", default="", help="metadata fields that make up the text: title,brand")
     command.add_argument("--template", default=default.template, help=f"instead of fields: {', '.join(TEMPLATES[1:])}")
     command.add_argument("--encoder", default=default.encoder, help="hub name, local folder or offline package")
@@ -44,7 +45,9 @@ def _add_encode(commands: Any) -> None:
         "--parts", type=int, metavar="N", help="with --ray-workers: how many parts; one for each worker"
     )
     command.add_argument("-o", "--out", type=Path, required=True, metavar="STORE", help="folder of the store")
-    command.set_defaults(command=_encode, takes_processes=True, takes_parts=True)
+    command.add_argument("--fresh", action="store_true", help="replace a store of another encoder or other settings")
+    add_quiet(command)
+    command.set_defaults(command=_encode, takes_processes=True, takes_parts=True, goes_on=True)
 
 
 def _encode(options: argparse.Namespace, console: Console) -> None:
@@ -68,7 +71,7 @@ def _encode_with_ray(options: argparse.Namespace, text: TextConfig, template: Te
 
     if options.ray_workers < 1 or (options.parts or 1) < 1:
         raise ConfigError(f"--ray-workers is {options.ray_workers}, --parts is {options.parts}; at least 1 of each")
-    with Live(console) as live:
+    with Live(console, options.quiet) as live:
         stores = encode_with_ray(
             [options.items],
             template,
@@ -76,7 +79,9 @@ def _encode_with_ray(options: argparse.Namespace, text: TextConfig, template: Te
             options.out,
             parts=options.parts or options.ray_workers,
             workers=options.ray_workers,
+            item_id=options.item_id,
             store_dtype=options.store_dtype,
+            fresh=options.fresh,
             progress=lambda done, total: live.encoding("Ray", done, total),
         )
     say(Console(), f"{len(stores)} parts, {stores[0]} and so on; `blair-rec store merge` joins them")
@@ -87,22 +92,27 @@ def _encode_here(options: argparse.Namespace, text: TextConfig, template: Templa
     from blair_rec.text.catalogue import read_catalogue
     from blair_rec.text.encode import encode_catalogue
     from blair_rec.text.encoder import best_device
+    from blair_rec.text.notes import repeat_notes, store_notes
     from blair_rec.text.shards import parse_shard, shard_from_environment
 
     shard = parse_shard(options.shard) if options.shard else shard_from_environment()
     source = find_encoder(text)
-    with Live(console) as live:
+    catalogue = read_catalogue(options.items, options.item_id)
+    with Live(console, options.quiet) as live:
         store = encode_catalogue(
-            read_catalogue(options.items),
+            catalogue,
             template,
             source,
             options.out,
             store_dtype=options.store_dtype,
             shard=shard,
+            fresh=options.fresh,
             device=options.device or best_device(),
             progress=lambda done, total: live.encoding(source.name, done, total),
         )
     say(Console(), f"{len(store)} vectors of width {store.text_dim} by {source.name} in {store.path}")
+    for note in [*store_notes(store), *repeat_notes(catalogue)]:
+        say(Console(), note)
     if far := store.encoder.get("from_float32"):
         cosines = f"{far['cosine_min']:.6f} at least, {far['cosine_mean']:.6f} on average"
         say(Console(), f"cosine of {source.dtype} to float32 on {far['texts']} texts: {cosines}")
@@ -120,6 +130,7 @@ def _add_store(commands: Any) -> None:
     merge = jobs.add_parser("merge", help="one store of several, such as the parts that encode --shard wrote")
     merge.add_argument("parts", type=Path, nargs="+", metavar="STORE")
     merge.add_argument("-o", "--out", type=Path, required=True, metavar="STORE")
+    merge.add_argument("--fresh", action="store_true", help="replace a store that is there")
     merge.set_defaults(command=_merge)
     export = jobs.add_parser("export", help="write .npy, .parquet, .feature or .itememb, by the ending of FILE")
     export.add_argument("store", type=Path)
@@ -127,10 +138,13 @@ def _add_store(commands: Any) -> None:
     export.set_defaults(command=_export)
     take = jobs.add_parser("import", help="a store of a .npy, .parquet, .feature or .itememb file")
     take.add_argument("file", type=Path)
-    take.add_argument("--ids", type=Path, help="the .ids.json or .data_maps file, if it doesn't stand beside FILE")
+    take.add_argument(
+        "--ids", type=Path, help="a JSON list, a text file with an id a line, or .data_maps, if not beside FILE"
+    )
     take.add_argument("--encoder", default="unknown", help="the name to record for what made the vectors")
     take.add_argument("--store-dtype", default="float32", help=f"on disk: {', '.join(DTYPES)}")
     take.add_argument("-o", "--out", type=Path, required=True, metavar="STORE")
+    take.add_argument("--fresh", action="store_true", help="replace a store that is there")
     take.set_defaults(command=_import)
 
 
@@ -141,7 +155,10 @@ def _info(options: argparse.Namespace, console: Console) -> None:
     said = {
         "vectors": f"{len(store)} of width {store.text_dim}, {store.dtype}",
         "items without text": len(store.tokens) - len(store),
+        "texts that were cut": store.cut and f"{store.cut['items']} of {len(store)}",
+        "max_length asked for": _asked(store),
         "part": f"{store.shard[0]} of {store.shard[1]}, from 0" if store.shard else None,
+        "of a catalogue of": f"{store.whole['items']} items" if store.whole else None,
         "first items": ", ".join(store.tokens.at(range(min(3, len(store))))),
         **{f"encoder {key}": value for key, value in store.encoder.items()},
         **{f"template {key}": value for key, value in store.template.items()},
@@ -151,6 +168,12 @@ def _info(options: argparse.Namespace, console: Console) -> None:
     for key, value in said.items():
         if value not in (None, ""):
             say(Console(), f"{key}: {value}")
+
+
+def _asked(store: EmbeddingStore) -> str | None:
+    """The number of tokens that somebody wanted to be read, if the encoder reads less."""
+    asked, read = store.read.get("asked_length"), store.encoder.get("max_length")
+    return f"{asked}, which became {read}: {store.read['capped_by']}" if asked and read and asked > read else None
 
 
 def _verify(options: argparse.Namespace, console: Console) -> None:
@@ -163,7 +186,7 @@ def _verify(options: argparse.Namespace, console: Console) -> None:
 def _merge(options: argparse.Namespace, console: Console) -> None:
     from blair_rec.text.shards import merge_stores
 
-    store = merge_stores(options.parts, options.out)
+    store = merge_stores(options.parts, options.out, fresh=options.fresh)
     say(Console(), f"{len(store)} vectors of {len(options.parts)} stores in {options.out}")
 
 
@@ -177,7 +200,14 @@ def _export(options: argparse.Namespace, console: Console) -> None:
 
 
 def _import(options: argparse.Namespace, console: Console) -> None:
-    from blair_rec.text.exchange import import_store
+    from blair_rec.text.store_import import import_store
 
-    store = import_store(options.file, options.out, encoder=options.encoder, ids=options.ids, dtype=options.store_dtype)
+    store = import_store(
+        options.file,
+        options.out,
+        encoder=options.encoder,
+        ids=options.ids,
+        dtype=options.store_dtype,
+        fresh=options.fresh,
+    )
     say(Console(), f"{len(store)} vectors of width {store.text_dim} in {options.out}")

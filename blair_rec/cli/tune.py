@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
-from blair_rec.cli.terminal import Live, say, show
-from blair_rec.config import CompareConfig, load_config
+from blair_rec.cli.progress import Live, add_quiet
+from blair_rec.cli.terminal import Console, say, show
+
+if TYPE_CHECKING:  # imported when the command runs, so that --help is quick
+    from blair_rec.config import CompareConfig
 
 
 def add(commands: Any) -> None:
@@ -20,36 +23,31 @@ def add(commands: Any) -> None:
     command.add_argument("--budget", type=int, metavar="N", help="trials for each variant, instead of tune.budget")
     command.add_argument("-o", "--out", type=Path, help="output folder (default: runs/CONFIG-tuned)")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as train.epochs=5")
-    command.set_defaults(command=_tune)
+    add_quiet(command)
+    command.set_defaults(command=_tune, goes_on=True)
 
 
 def _tune(options: argparse.Namespace, console: Console) -> None:
-    from blair_rec.tune import TUNED_FILE, Trial, in_words, tune
+    from blair_rec.config import load_config
+    from blair_rec.tune import TUNED_FILE, tune
 
     budget = [] if options.budget is None else [f"tune.budget={options.budget}"]
     config = load_config(options.config, [*options.set, *budget])
     out = options.out or Path("runs") / f"{options.config.stem}-tuned"
-
-    def on_trial(trial: Trial) -> None:
-        how_far = f", to epoch {trial.epochs}" if trial.epochs else ""
-        say(
-            console,
-            f"{trial.variant}, trial {trial.number}{how_far}: {trial.value:.4f} on validation, {trial.seconds:.0f} s "
-            f"({in_words(trial.settings)})",
-        )
-
-    with Live(console) as live:
-        tuned = tune(config, out, listener=live, on_trial=on_trial)
+    with Live(console, options.quiet) as live:
+        tuned = tune(config, out, listener=live)
     show(_chosen(tuned))
     path = out / TUNED_FILE
-    say(console, f"written to {path}: `blair-rec compare {path}` evaluates it on the test split")
+    # A folder of its own: by default compare would name it after the file, which every tuning calls the same.
+    command = shlex.join(["blair-rec", "compare", str(path), "-o", str(out / "compared")])
+    say(console, f"written to {path}; to evaluate it on the test split: {command}")
 
 
 def _chosen(config: CompareConfig) -> Table:
     """What was chosen for each variant."""
     from blair_rec.tune import chosen, in_words
 
-    table = Table("variant", "trials", "settings", title=f"{config.dataset}: chosen on validation")
+    table = Table("variant", "trials", "settings", title=f"{Path(config.dataset).name}: chosen on validation")
     for name, variant in config.variants.items():
         table.add_row(name, str(variant.trials), in_words(chosen(config, name)) or "as they were")
     return table

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from blair_rec.errors import ConfigError
 from blair_rec.evaluate.leaderboard import Leaderboard, Summary
@@ -48,6 +47,8 @@ def standings(leaderboards: Sequence[Leaderboard]) -> list[Standing]:
         raise ConfigError(
             f"the leaderboards have {len(common)} variants in common; side by side it takes at least two of one name"
         )
+    from scipy import stats  # takes half a second, which one leaderboard alone does without
+
     ranks = np.array([stats.rankdata([-table[variant].mean for variant in common]) for table in tables])
     found = [
         Standing(

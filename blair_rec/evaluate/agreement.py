@@ -54,12 +54,17 @@ def moves(now: Sequence[RunResult], then: Sequence[RunResult], metrics: Sequence
     if not variants:
         raise ConfigError("the two comparisons have no variant in common, so there is nothing to check")
     asked = [(variant, protocol, metric) for variant in variants for protocol in PROTOCOLS for metric in metrics]
-    pairs = [Pair(_values(now, *key), _values(then, *key)) for key in asked]
+    drawn = {name: (_drawn(now, name), _drawn(then, name)) for name in variants}
+    pairs = [Pair(_values(now, *key), _values(then, *key), drawn[key[0]]) for key in asked]
     verdicts = corrected(differences(pairs, now[0].ranks.user))
     return [
         Move(*key, float(pair.baseline.mean()), float(pair.variant.mean()), _identical(now, then, key[0]), difference)
         for key, pair, difference in zip(asked, pairs, verdicts, strict=True)
     ]
+
+
+def _drawn(runs: Sequence[RunResult], variant: str) -> bool:
+    return not all(run.seedless for run in runs if run.variant == variant)
 
 
 def _values(runs: Sequence[RunResult], variant: str, protocol: ProtocolName, metric: str) -> Floats:

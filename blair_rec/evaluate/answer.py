@@ -59,9 +59,12 @@ def _undecided(leaderboard: Leaderboard, others: Sequence[Row], on: str) -> str:
         return f"no claim {on}: a single seed can't tell a difference from luck; give at least two, better five"
     if verdicts == {"too few users"}:
         return f"no claim {on}: {leaderboard.users:,} users are too few"
+    single = [row.variant for row in others if _versus(leaderboard, row).verdict == "too few seeds"]
+    others = [row for row in others if row.variant not in single]
     shown = ", ".join(f"{row.variant} {_signed(_versus(leaderboard, row))}" for row in others[:3])
     more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-    return f"no variant differs from {leaderboard.baseline} {on}: {shown}{more}"
+    unsure = f"; no claim about {', '.join(single)}, which have a single seed" if single else ""
+    return f"no variant differs from {leaderboard.baseline} {on}: {shown}{more}{unsure}"
 
 
 def _where(leaderboard: Leaderboard, row: Row) -> list[str]:

@@ -11,6 +11,14 @@ from numpy.typing import NDArray
 
 from blair_rec.errors import ConfigError, UnpairedRuns
 from blair_rec.evaluate.metrics import TopLists, check_k, parse_metric, top_lists
+from blair_rec.evaluate.notes import (
+    Scalar,
+    accepted_notes,
+    merged_provenance,
+    pending_notes,
+    seed_notes,
+    untrained_notes,
+)
 from blair_rec.evaluate.results import RunResult, check_paired, run_name
 from blair_rec.evaluate.run_files import PROTOCOLS, EncoderUsed, Parameters, ProtocolName
 from blair_rec.evaluate.significance import Difference, Floats, Pair, corrected, differences
@@ -19,8 +27,6 @@ from blair_rec.evaluate.slices import Slice, slices
 SCHEMA = 1
 # What the seeds of one variant have in common; otherwise their mean would be the mean of different things.
 SHARED_BY_SEEDS = ("model", "items", "control", "transforms", "encoder", "store_sha256", "trials", "parameters")
-
-Scalar = str | int | None
 
 
 class Score(NamedTuple):
@@ -147,9 +153,15 @@ class Leaderboard:
 
 
 def build_leaderboard(
-    runs: Sequence[RunResult], baseline: str, metrics: Sequence[str], protocol: ProtocolName
+    runs: Sequence[RunResult],
+    baseline: str,
+    metrics: Sequence[str],
+    protocol: ProtocolName,
+    pending: Sequence[str] = (),
 ) -> Leaderboard:
     """The table over all variants of one comparison, ordered by the first metric under `protocol`, ties by name.
+
+    `pending` are the names of runs that are planned and not finished, for a note.
 
     Raises ConfigError (baseline without runs, unknown metric or protocol, k beyond the items) and UnpairedRuns (other
     test cases, or seeds of one variant that were not the same set-up). Variants with fewer seeds get a note.
@@ -184,7 +196,7 @@ def build_leaderboard(
         )
         for variant, variant_runs in variants.items()
     ]
-    provenance, differing = _provenance(runs)
+    provenance, differing = merged_provenance(runs)
     selected = [run for run in runs if run.selection is not None]
     trained = [run for run in selected if run.items != "average"] or selected  # an average tells its own in a note
     selected_on = {f"{run.selection.metric} {run.selection.protocol}" for run in trained if run.selection is not None}
@@ -201,9 +213,11 @@ def build_leaderboard(
         provenance=provenance,
         notes=(
             *dict.fromkeys(note for run in runs for note in run.notes),
-            *_seed_notes(variants),
-            *_untrained_notes(rows, protocol, metrics[0]),
+            *pending_notes(pending, runs),
+            *seed_notes(variants),
+            *untrained_notes(rows, protocol, metrics[0]),
             *differing,
+            *accepted_notes(runs),
         ),
         rows=tuple(sorted(rows, key=lambda row: (-row.metrics[protocol][metrics[0]].mean, row.variant))),
     )
@@ -218,6 +232,7 @@ def _summaries(
     }
     user = next(iter(variants.values()))[0].ranks.user
     others = [variant for variant in variants if variant != baseline]
+    drawn = {name: (not runs[0].seedless, not variants[baseline][0].seedless) for name, runs in variants.items()}
     for protocol in PROTOCOLS:
         values = {
             (variant, metric): np.stack([run.per_user(metric, protocol) for run in runs])
@@ -227,7 +242,7 @@ def _summaries(
         raw: list[Difference] = []
         for part in parts:
             pairs = [
-                Pair(values[variant, metric][:, part.cases], values[baseline, metric][:, part.cases])
+                Pair(values[variant, metric][:, part.cases], values[baseline, metric][:, part.cases], drawn[variant])
                 for variant in others
                 for metric in metrics
             ]
@@ -299,51 +314,3 @@ def _check_same_setup(runs: Sequence[RunResult]) -> None:
             ours, theirs = getattr(first, key), getattr(run, key)
             if ours != theirs:
                 raise UnpairedRuns(*names, f"{key} of this variant is {ours} in one and {theirs} in the other")
-
-
-def _seed_notes(variants: Mapping[str, Sequence[RunResult]]) -> list[str]:
-    """A note for every variant that lacks seeds which others have."""
-    seeds = {variant: [run.seed for run in runs] for variant, runs in variants.items()}
-    every = sorted({seed for of_variant in seeds.values() for seed in of_variant})
-    return [
-        f"{variant} has seeds {_listed(of_variant)} of {_listed(every)}"
-        for variant, of_variant in sorted(seeds.items())
-        if of_variant != every
-    ]
-
-
-def _untrained_notes(rows: Sequence[Row], protocol: ProtocolName, metric: str) -> list[str]:
-    """A note on the trained variants that do no better than the best of those that nothing was trained for."""
-
-    def mean(row: Row) -> float:
-        return row.metrics[protocol][metric].mean
-
-    rows = [row for row in rows if row.control is None]
-    best = max((row for row in rows if not row.parameters.trained), key=mean, default=None)
-    if best is None:
-        return []
-    beaten = [row for row in rows if row.parameters.trained and mean(row) <= mean(best)]
-    if not beaten:
-        return []
-    values = ", ".join(f"{row.variant} {mean(row):.4f}" for row in beaten)
-    untrained = f"{best.variant}, which takes no training, has {metric} {protocol} {mean(best):.4f}"
-    return [f"{untrained} and is not beaten by {values}"]
-
-
-def _provenance(runs: Sequence[RunResult]) -> tuple[dict[str, Scalar | list[Scalar]], list[str]]:
-    """What the runs were made with, and a note for each thing that was not the same for all of them."""
-    merged: dict[str, Scalar | list[Scalar]] = {}
-    notes = []
-    records = [
-        {**run.provenance, "data_sha256": run.hashes.get("data"), "code": run.hashes.get("code")} for run in runs
-    ]
-    for key in sorted({key for record in records for key in record}):
-        values = list(dict.fromkeys(record.get(key) for record in records))
-        merged[key] = values[0] if len(values) == 1 else values
-        if len(values) > 1:
-            notes.append(f"runs differ in {key}: {_listed(values)}")
-    return merged, notes
-
-
-def _listed(values: Sequence[Any]) -> str:
-    return ", ".join("unknown" if value is None else str(value) for value in values)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from blair_rec.evaluate.answer import answer, p_value
 from blair_rec.evaluate.leaderboard import Leaderboard, Row, Summary
 from blair_rec.evaluate.run_files import PROTOCOLS, ProtocolName
 from blair_rec.evaluate.significance import Interval
+from blair_rec.files import write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -177,12 +177,7 @@ def write_reports(leaderboard: Leaderboard, folder: Path) -> None:
         "results.jsonl": to_jsonl(leaderboard),
     }
     for name, text in texts.items():
-        temporary = Path(folder) / f".{name}.{os.getpid()}.tmp"
-        try:
-            temporary.write_text(text, encoding="utf-8", newline="\n")
-            os.replace(temporary, Path(folder) / name)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_text(Path(folder) / name, text)
 
 
 def _seeds_part(leaderboard: Leaderboard) -> str:

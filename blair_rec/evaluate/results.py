@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ from blair_rec.evaluate.run_files import (
     tokens_of,
     topk_of,
 )
+from blair_rec.files import write_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,12 +107,26 @@ def write_result(folder: Path, result: Mapping[str, Any], ranks: Mapping[str, np
     result_of(folder, result)
     ranks_of(folder, ranks)
     try:
-        text = json.dumps(result, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+        text = _to_json(result)
     except (TypeError, ValueError) as error:
         raise BadRun(folder, RESULT_FILE, str(error)) from error
-    (folder / RESULT_FILE).write_text(text + "\n", encoding="utf-8")
+    (folder / RESULT_FILE).write_text(text, encoding="utf-8")
     arrays: dict[str, Any] = {field.name: ranks[field.name] for field in fields(Ranks)}
     np.savez_compressed(folder / RANKS_FILE, **arrays)
+
+
+def accept_code(folder: Path, code: str, changed: str) -> None:
+    """Note in a finished run that it counts as made by other code, too: by its hash, and what had changed in words.
+
+    Raises BadRun: a result.json that can't be read.
+    """
+    raw = read_json(folder, RESULT_FILE)
+    accepted = {**result_of(folder, raw).accepted_code, code: changed}
+    write_text(folder / RESULT_FILE, _to_json({**raw, "accepted_code": accepted}))
+
+
+def _to_json(result: Mapping[str, Any]) -> str:
+    return json.dumps(result, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def write_lists(
@@ -161,8 +176,30 @@ def load_run(folder: Path) -> RunResult:
     return RunResult(**values, folder=folder, ranks=ranks_of(folder, read_arrays(folder, RANKS_FILE)))
 
 
-def load_runs(comparison: Path, only: Collection[str] | None = None) -> list[RunResult]:
-    """All finished runs of a comparison, by the order of variants in its config.yaml (by name without one), then seed.
+def load_runs(comparison: Path) -> list[RunResult]:
+    """All finished runs of a comparison, as `read_runs`; one that stands for all seeds comes once for each."""
+    return for_every_seed(read_runs(comparison), _config_in(Path(comparison) / CONFIG_FILE).get("seeds") or ())
+
+
+def for_every_seed(runs: Sequence[RunResult], seeds: Sequence[int]) -> list[RunResult]:
+    """The runs, with those in which nothing is drawn by lot once for each seed of the others.
+
+    Where no run is drawn by lot, `seeds` are those of the comparison. Such a run takes the place of all that its
+    variant has: earlier versions made one for each seed.
+    """
+    standing = {run.variant: run for run in reversed(runs) if run.seedless}
+    drawn = {run.seed for run in runs if run.variant not in standing}
+    found: list[RunResult] = []
+    for run in runs:
+        if run.variant not in standing:
+            found.append(run)
+        elif run is standing[run.variant]:
+            found += [replace(run, seed=seed) for seed in sorted(drawn or seeds or {run.seed})]
+    return found
+
+
+def read_runs(comparison: Path, only: Collection[str] | None = None) -> list[RunResult]:
+    """The finished runs of a comparison, by the order of variants in its config.yaml (by name without one), then seed.
 
     `only` are the names of folders; others may hold runs of another comparison, and are not even looked into.
 
@@ -205,15 +242,20 @@ def check_paired(runs: Sequence[RunResult]) -> None:
             raise UnpairedRuns(run_name(first.variant, first.seed), run_name(run.variant, run.seed), problem)
 
 
-def _variants_in(path: Path) -> list[str]:
-    """The names of the variants in a comparison's config.yaml; none where there is no such file."""
+def _config_in(path: Path) -> dict[str, Any]:
+    """A comparison's config.yaml, not checked; empty where there is no such file."""
     if not path.exists():
-        return []
+        return {}
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(
             f"{path} can't be read: {error}; restore it, or delete it: variants are then ordered by name"
         ) from error
-    variants = config.get("variants") if isinstance(config, dict) else None
+    return config if isinstance(config, dict) else {}
+
+
+def _variants_in(path: Path) -> list[str]:
+    """The names of the variants in a comparison's config.yaml; none where there is no such file."""
+    variants = _config_in(path).get("variants")
     return [str(name) for name in variants] if isinstance(variants, dict) else []

@@ -12,19 +12,18 @@ DIR/runs/text_init-1/history.jsonl    an `Epoch` a line: the learning curve, emp
 from __future__ import annotations
 
 import json
-import math
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blair_rec.errors import BadRun, first_of
+from blair_rec.evaluate.typed import typed
 
 ProtocolName = Literal["unmasked", "masked"]
 PROTOCOLS: tuple[ProtocolName, ...] = ("unmasked", "masked")
@@ -102,13 +101,17 @@ class Result:
     test_evaluations: int
     """Times that this variant was evaluated on the test split with this seed in this folder, changes of it included."""
     hashes: dict[str, str | None]
-    """Of "config", "data", "store" and "code": a run is finished while they hold."""
+    """Of "config", "data", "store" and "code": a run is finished while they hold, or its other code is accepted."""
     provenance: dict[str, str | int | None]
     """Versions, commit, machine."""
     valid: dict[ProtocolName, dict[str, float]]
     """Metrics on the validation split."""
     notes: list[str]
     """What checks of data and text found before training, for a reader to know."""
+    seedless: bool = field(default=False, kw_only=True)
+    """Whether nothing in it is drawn by lot, so that it is the run of every seed."""
+    accepted_code: dict[str, str] = field(default_factory=dict, kw_only=True)
+    """By hash of other code that the run was accepted for: what had changed, in words."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,14 +141,14 @@ class Ranks:
 
     def __post_init__(self) -> None:
         cases = np.size(self.user)
-        for field in fields(self):
-            array = getattr(self, field.name)
-            dtype = np.dtype(bool if field.name == "target_in_history" else np.int64)
-            shape = () if field.name == "n_candidates" else (cases,)
+        for name in (one.name for one in fields(self)):
+            array = getattr(self, name)
+            dtype = np.dtype(bool if name == "target_in_history" else np.int64)
+            shape = () if name == "n_candidates" else (cases,)
             if not isinstance(array, np.ndarray) or array.dtype != dtype:
-                raise ValueError(f"{field.name} is {getattr(array, 'dtype', type(array).__name__)}, expected {dtype}")
+                raise ValueError(f"{name} is {getattr(array, 'dtype', type(array).__name__)}, expected {dtype}")
             if array.shape != shape:
-                raise ValueError(f"{field.name} has shape {array.shape}, expected {shape}: one entry per test case")
+                raise ValueError(f"{name} has shape {array.shape}, expected {shape}: one entry per test case")
         if cases == 0:
             raise ValueError("there is not a single test case")
         self._all_within("item", self.item, 1, self.candidates)
@@ -229,7 +232,7 @@ def result_of(folder: Path, raw: Any) -> Result:
             folder, RESULT_FILE, f"has schema {raw.get('schema')!r}, and this version of blair_rec reads {SCHEMA}"
         )
     try:
-        return _typed(Result, raw, "")
+        return typed(Result, raw, "")
     except ValueError as error:
         raise BadRun(folder, RESULT_FILE, str(error)) from error
 
@@ -282,7 +285,7 @@ def _pick(folder: Path, file: str, arrays: Mapping[str, np.ndarray], names: Sequ
 
 def ranks_of(folder: Path, arrays: Mapping[str, np.ndarray]) -> Ranks:
     """The arrays of a ranks.npz as Ranks. Raises BadRun."""
-    picked = _pick(folder, RANKS_FILE, arrays, [field.name for field in fields(Ranks)])
+    picked = _pick(folder, RANKS_FILE, arrays, [one.name for one in fields(Ranks)])
     try:
         return Ranks(**picked)
     except ValueError as error:
@@ -291,7 +294,7 @@ def ranks_of(folder: Path, arrays: Mapping[str, np.ndarray]) -> Ranks:
 
 def histories_of(folder: Path, arrays: Mapping[str, np.ndarray], ranks: Ranks) -> Histories:
     """The arrays of a histories.npz as Histories of the same test cases. Raises BadRun."""
-    picked = _pick(folder, HISTORIES_FILE, arrays, [field.name for field in fields(Histories)])
+    picked = _pick(folder, HISTORIES_FILE, arrays, [one.name for one in fields(Histories)])
     try:
         histories = Histories(**picked)
     except ValueError as error:
@@ -325,7 +328,7 @@ def topk_of(folder: Path, arrays: Mapping[str, np.ndarray], ranks: Ranks) -> dic
 def tokens_of(folder: Path, raw: Any, ranks: Ranks) -> tuple[str, ...]:
     """A parsed items.json. Raises BadRun."""
     try:
-        tokens = _typed(list[str], raw, "items")
+        tokens = typed(list[str], raw, "items")
     except ValueError as error:
         raise BadRun(folder, ITEMS_FILE, str(error)) from error
     if len(tokens) != ranks.candidates + 1:
@@ -336,46 +339,6 @@ def tokens_of(folder: Path, raw: Any, ranks: Ranks) -> tuple[str, ...]:
 def curve_of(folder: Path, raw: Sequence[Any]) -> tuple[Epoch, ...]:
     """The parsed lines of a history.jsonl. Raises BadRun."""
     try:
-        return tuple(_typed(Epoch, line, f"line {number}") for number, line in enumerate(raw, start=1))
+        return tuple(typed(Epoch, line, f"line {number}") for number, line in enumerate(raw, start=1))
     except ValueError as error:
         raise BadRun(folder, CURVE_FILE, str(error)) from error
-
-
-def _typed(kind: Any, value: Any, where: str) -> Any:
-    """A JSON value as the annotation `kind` asks for it, or a ValueError that says where it is something else."""
-    origin, args = get_origin(kind), get_args(kind)
-    if origin in (Union, UnionType):
-        options = [option for option in args if option is not NoneType]
-        if value is None and NoneType in args:
-            return None
-        if len(options) == 1:
-            return _typed(options[0], value, where)
-        if any(_is_plain(option, value) for option in options):
-            return value
-    elif is_dataclass(kind) and isinstance(value, Mapping):
-        make: Any = kind
-        hints, names = get_type_hints(kind), [field.name for field in fields(kind)]
-        if missing := [name for name in names if name not in value]:
-            raise ValueError(f"{where} lacks {len(missing)} of {len(names)} keys ({first_of(missing)})".strip())
-        inside = f"{where}." if where else ""
-        return make(**{name: _typed(hints[name], value[name], inside + name) for name in names})
-    elif origin is dict and isinstance(value, Mapping):
-        return {
-            _typed(args[0], key, f"a key of {where}"): _typed(args[1], entry, f"{where}.{key}")
-            for key, entry in value.items()
-        }
-    elif origin is list and isinstance(value, (list, tuple)):
-        return [_typed(args[0], entry, f"{where}[{place}]") for place, entry in enumerate(value)]
-    elif origin is Literal and value in args:
-        return value
-    elif kind in (str, int, float) and _is_plain(kind, value):
-        return kind(value)
-    name = kind.__name__ if isinstance(kind, type) and not args else str(kind).replace("typing.", "")
-    raise ValueError(f"{where} is {value!r} ({type(value).__name__}), expected {name}")
-
-
-def _is_plain(kind: Any, value: Any) -> bool:
-    """Whether a value is such a str, int or float; True is no number, and neither is NaN."""
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return isinstance(value, kind) and not isinstance(value, bool)

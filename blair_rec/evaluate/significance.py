@@ -24,7 +24,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
@@ -46,7 +45,7 @@ class Difference:
     ci95: Interval | None
     """Of `relative`, over users alone: bootstrap, with the trainings as they are."""
     seeds_ci95: Interval | None
-    """Of `relative`, over seeds and users: where it would lie with other seeds and other users."""
+    """Of `relative`, over seeds and users: where it would lie with other seeds and other users; cut at -1."""
     p_users: float | None
     """Two-sided, over users alone."""
     p_seeds: float | None
@@ -69,6 +68,8 @@ class Pair:
     """[S, C]"""
     baseline: Floats
     """[S', C]"""
+    drawn: tuple[bool, bool] = (True, True)
+    """Whether the variant, and the baseline, would differ with another seed. What would not needs no second seed."""
 
 
 def differences(
@@ -82,7 +83,7 @@ def differences(
     if not pairs:
         return []
     counts = np.bincount(np.unique(user, return_inverse=True)[1])
-    by_user = [Pair(_sums(pair.variant, user), _sums(pair.baseline, user)) for pair in pairs]
+    by_user = [Pair(_sums(pair.variant, user), _sums(pair.baseline, user), pair.drawn) for pair in pairs]
     if len(counts) < MIN_USERS:
         return [_undecided(pair, "too few users") for pair in by_user]
     variant = np.stack([pair.variant.mean(axis=0) for pair in by_user], axis=1)
@@ -157,19 +158,20 @@ class SeedTest:
 
 
 def seed_test(pair: Pair, counts: NDArray[np.int64]) -> SeedTest | None:
-    """t-test of a difference of means over seeds and users; None unless both have two seeds at least.
+    """t-test of a difference of means over seeds and users; None where a side that seeds change has only one.
 
     pair: [S, U] sums over a user's cases; counts: [U] how many these are.
     """
     cases, users = counts.sum(), len(counts)
     sides = (pair.variant, pair.baseline)
-    if any(len(side) < 2 for side in sides):
+    if any(len(side) < 2 and drawn for side, drawn in zip(sides, pair.drawn, strict=True)):
         return None
     difference = float(pair.variant.mean(axis=0).sum() - pair.baseline.mean(axis=0).sum()) / float(cases)
     scale = users / (users - 1) / cases**2
     of_users = scale * ((pair.variant.mean(axis=0) - pair.baseline.mean(axis=0) - difference * counts) ** 2).sum()
     of_seeds, shared = [], []
-    for side in sides:
+    several = [side for side in sides if len(side) > 1]  # a single one is here because no seed changes it
+    for side in several:
         seeds, means = len(side), side.sum(axis=1) / cases
         of_seeds.append(means.var(ddof=1) / seeds)
         rest = side - side.mean(axis=0) - (means - means.mean())[:, None] * counts
@@ -178,9 +180,11 @@ def seed_test(pair: Pair, counts: NDArray[np.int64]) -> SeedTest | None:
     variance = max(of_users + sum(of_seeds) - sum(shared), of_users, sum(of_seeds))
     if variance == 0:
         return SeedTest(difference, 0.0, float(difference == 0))
-    uncertain = sum(part**2 / (len(side) - 1) for part, side in zip(of_seeds, sides, strict=True))
+    uncertain = sum(part**2 / (len(side) - 1) for part, side in zip(of_seeds, several, strict=True))
     freedom = variance**2 / (uncertain + of_users**2 / (users - 1))
     error = float(np.sqrt(variance))
+    from scipy import stats  # takes half a second, which a command that shows no claim does without
+
     return SeedTest(
         difference,
         margin=error * float(stats.t.ppf(1 - ALPHA / 2, freedom)),
@@ -216,7 +220,7 @@ def _difference(pair: Pair, counts: NDArray[np.int64], p_users: float, interval:
     return Difference(
         relative=_relative(pair),
         ci95=interval,
-        seeds_ci95=(low / level, high / level) if level > 0 else None,
+        seeds_ci95=(max(low / level, -1.0), high / level) if level > 0 else None,  # no metric is below 0
         p_users=p_users,
         p_seeds=found.p_value,
         p_value=max(p_users, found.p_value),

@@ -7,7 +7,7 @@ test}.csv, raw/review_categories/CATEGORY.jsonl, raw/meta_categories/meta_CATEGO
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,17 +17,10 @@ import numpy as np
 import polars as pl
 
 from blair_rec.errors import ConfigError, SourceError, first_of
-from blair_rec.prepare.blocks import BLOCK, Progress, See
+from blair_rec.prepare.blocks import BLOCK, Progress, See, texts_of
 from blair_rec.prepare.collect import collect
-from blair_rec.prepare.dataset import (
-    BENCHMARK,
-    HISTORY,
-    ItemFile,
-    write_benchmark,
-    write_comparison,
-    write_items,
-    write_log,
-)
+from blair_rec.prepare.comparison import write_comparison
+from blair_rec.prepare.dataset import BENCHMARK, HISTORY, write_benchmark, write_items, write_log
 from blair_rec.prepare.events import (
     SPLITS,
     TEST_FROM,
@@ -39,12 +32,14 @@ from blair_rec.prepare.events import (
     position_and_length,
 )
 from blair_rec.prepare.folder import REJECTED, Hashes, Tell, is_done, need_room, new_folder, reading_of, write_record
+from blair_rec.prepare.items import ItemFile, check_matches
+from blair_rec.prepare.jsonlines import first_fields
 from blair_rec.prepare.kept import PART, Chunk
 from blair_rec.prepare.published import Published, categories, published, rounded
-from blair_rec.prepare.records import JSON_LINES, columns_of, kind_of, read_table
-from blair_rec.prepare.rejected import Rejected
+from blair_rec.prepare.records import JSON_LINES, columns_among, kind_of, read_table
 from blair_rec.prepare.sources import Find, in_folder, need, on_hub
-from blair_rec.prepare.times import WHOLE
+from blair_rec.prepare.times import NUMBER, WHOLE, describe, read_times
+from blair_rec.rejected import Rejected
 
 HUB = "McAuley-Lab/Amazon-Reviews-2023"
 COLUMNS = ("user_id", "parent_asin", "rating", "timestamp")
@@ -137,23 +132,44 @@ def prepare_amazon(
             )
         split = last_out(log) if asked.split == "last_out" else by_time(log)
         found = {**log.counts, **dict(zip(SPLITS, np.bincount(split, minlength=3).tolist(), strict=True))}
+        _need_all_parts(found, asked, log)
         tell_statistics(found, published(asked.core, asked.category), asked.split, tell)
-        items = ItemFile(meta, "parent_asin", tuple(name for name in FIELDS if name in columns_of(meta)))
-        unknown = sorted(log.item_names() - items.names(rejected, progress))
+        items = ItemFile(meta, "parent_asin", tuple(columns_among(meta, FIELDS)))
+        wanted, names = log.item_names(), items.names(rejected, progress)
+        check_matches(wanted, names, reviews[0], meta)
+        if not items.fields:
+            raise SourceError(f"{meta} has no text: none of the fields {', '.join(FIELDS)}")
+        unknown = sorted(wanted - names.known)
         tell(f"items without metadata: {len(unknown):,}{f' (first: {first_of(unknown)})' if unknown else ''}")
+        if names.surplus:
+            tell(names.repeats(meta))
         if rejected.count:
             tell(f"lines that can't be used: {rejected.count:,} (first: {rejected.first[0]}); they are in {REJECTED}")
         settings = _write_events(asked, folder, partial, log, split, meta.stat().st_size * 2, tell)
-        rows = items.rows(log.item_names(), progress)
+        rows = items.rows(wanted, progress, names.repeated)
         write_items(partial / f"{folder.name}.item", rows, items.fields, partial / CATALOGUE)
         comments = [f"Amazon Reviews 2023, {asked.category}, {asked.core}-core, {asked.split}; from {HUB}"]
         comments += [f"{path.name}: sha256 {sha256}" for path, sha256 in hashes.all().items()]
-        says_what = {"template": "blair"} if set(TEXT) <= set(items.fields) else {"fields": items.fields}
-        text = {**says_what, "items": str(folder / CATALOGUE)}
-        write_comparison(partial / f"{folder.name}.yaml", folder, text, settings, comments)
+        is_whole = set(TEXT) <= set(items.fields)
+        text = {**({"template": "blair"} if is_whole else {"fields": items.fields}), "items": str(folder / CATALOGUE)}
+        fields = TEXT if is_whole else items.fields
+        write_comparison(partial / f"{folder.name}.yaml", folder, log, text, fields, settings, comments)
         found |= {"items_without_metadata": len(unknown), "rejected_lines": rejected.count}
         write_record(partial, asdict(asked), hashes, found)
     return True
+
+
+def _need_all_parts(rows: Mapping[str, int], asked: Amazon, log: Log) -> None:
+    """
+    Raises:
+        SourceError: training, validation or test would be empty.
+    """
+    if empty := [part for part in SPLITS if not rows[part]]:
+        moments = f", which validates from {VALID_FROM} and tests from {TEST_FROM} (milliseconds) on"
+        raise SourceError(
+            f"split {asked.split}{moments if asked.split == 'timestamp' else ''} leaves no event for "
+            f"{' and '.join(empty)} (times: {describe(log.table['time'], WHOLE)}); choose another --split or --core"
+        )
 
 
 def _write_events(
@@ -171,6 +187,7 @@ def _write_events(
         return {"split": {"valid_from": VALID_FROM, "test_from": TEST_FROM}} if by_moments else {}
     rows = write_benchmark(partial, name, log, split)
     tell("rows with a history: " + ", ".join(f"{count:,} {part}" for part, count in rows.items()))
+    _need_all_parts(rows, asked, log)
     return dict(BENCHMARK)
 
 
@@ -219,13 +236,41 @@ def read_reviews(
 
     def chunks() -> Iterator[tuple[Path, Chunk]]:
         for path in files:
+            names = _names_of(path)
             for chunk in read_table(
-                path, COLUMNS, rejected, progress, names=COLUMNS, numbers=NUMBERS, keep=keep, see=see
+                path, COLUMNS, rejected, progress, names=names, numbers=NUMBERS, keep=keep, see=see
             ):
                 yield path, chunk
 
     user, item, rating, time = COLUMNS
     return collect(chunks(), [user, item, time, rating], rejected, WHOLE)[0]
+
+
+def _names_of(path: Path) -> Sequence[str] | None:
+    """COLUMNS for a CSV file without a header, which older releases have; None where the file names its columns.
+
+    Raises:
+        SourceError: a column is missing.
+    """
+    found = columns_among(path, COLUMNS)
+    missing = [name for name in COLUMNS if name not in found]
+    if not missing:
+        return None
+    is_json = kind_of(path) in JSON_LINES
+    known = first_fields(path) if is_json else next(texts_of(path, None), "").rstrip("\r\n").split(",")
+    if not is_json and len(known) == len(COLUMNS) and _is_review(known):
+        return COLUMNS
+    raise SourceError(
+        f"{path}: no column {', '.join(missing)}; columns: {', '.join(known)}. `prepare amazon-2023` reads Amazon "
+        "Reviews 2023 alone; for another release or data set use `blair-rec prepare csv` and name its columns "
+        "with --user, --item and --time"
+    )
+
+
+def _is_review(cells: Sequence[str]) -> bool:
+    """Whether the first line of a file without a header is a row: a rating and a time in the last two cells."""
+    rating, time = (read_times(pl.Series([cell]), form) for cell, form in zip(cells[2:], (NUMBER, WHOLE), strict=True))
+    return not rating.null_count() and not time.null_count()
 
 
 def tell_statistics(found: dict[str, Any], known: Published | None, split: str, tell: Tell) -> None:

@@ -43,8 +43,12 @@ def blocks_of(path: Path, progress: Progress | None, see: See | None = None) -> 
                 first = False
                 if progress is not None:
                     progress(path.name, raw.tell(), size)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise SourceError(f"{path} is a broken or cut off gzip file ({error}); get it again") from None
+    except EOFError:
+        raise SourceError(f"{path} is cut off: its gzip data end too early; get it again") from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        behind = "Not a gzipped" in str(error)  # the first bytes were right, so this is about what follows
+        why = "other bytes stand behind its gzip data" if behind else str(error)
+        raise SourceError(f"{path} is a damaged gzip file ({why}); get it again") from None
     except OSError as error:
         raise SourceError(f"{path} can't be read ({error.strerror or error})") from None
 
@@ -79,14 +83,24 @@ def _unpacked(file: BinaryIO) -> bytes:
 
 
 def _opened(path: Path, raw: BinaryIO) -> BinaryIO:
-    return gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw  # type: ignore[return-value]
+    return gzip.GzipFile(fileobj=raw) if is_gzipped(path) else raw  # type: ignore[return-value]
+
+
+def is_gzipped(path: Path) -> bool:
+    """Whether the name says so."""
+    return path.suffix.lower() == ".gz"
 
 
 def texts_of(path: Path, progress: Progress | None) -> Iterator[str]:
     """Line by line, with its end; bytes that are no UTF-8 become surrogates, which `is_unicode` finds."""
     for block in blocks_of(path, progress):
-        # Split at \n alone: str.splitlines would also split at characters that a cell may hold.
-        yield from io.TextIOWrapper(io.BytesIO(block), encoding="utf-8", errors="surrogateescape", newline="\n")
+        yield from texts_in(block)
+
+
+def texts_in(block: bytes, errors: str = "surrogateescape") -> Iterator[str]:
+    """The lines of a block, as texts_of gives them; with `errors="strict"` other bytes are a UnicodeDecodeError."""
+    # Split at \n alone: str.splitlines would also split at characters that a cell may hold.
+    return io.TextIOWrapper(io.BytesIO(block), encoding="utf-8", errors=errors, newline="\n")
 
 
 def is_unicode(text: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,25 @@ import polars as pl
 from blair_rec.errors import SourceError
 from blair_rec.prepare.events import Log
 from blair_rec.prepare.kept import Chunk
-from blair_rec.prepare.rejected import Rejected
-from blair_rec.prepare.times import WHOLE, find_format, read_times
+from blair_rec.prepare.names import unusable, why_unusable
+from blair_rec.prepare.times import (
+    DIGITS,
+    NANOSECONDS,
+    NUMBER,
+    WHOLE,
+    OtherUnit,
+    find_format,
+    other_unit,
+    read_times,
+    read_widely,
+    why_not,
+)
+from blair_rec.rejected import Rejected
 
 SAMPLE = 1000
 """Rows that show how times are written."""
 AT_ONCE = 1 << 20
 """Rows that are put together in one piece of memory."""
-UNUSABLE = ["", "[PAD]", "#N/A N/A", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"]
-UNUSABLE += ["nan", "-nan", "NaN", "-NaN", "NA", "N/A", "n/a", "#NA", "#N/A", "<NA>", "null", "NULL", "None"]
-"""Names that RecBole, or the pandas it reads files with, takes for no name at all."""
-SEVERAL_WORDS = r"[\s\x00-\x1f\x7f\"]"
-"""A RecBole file separates columns by tabs and the items of a history by spaces, and pandas sees to quotation marks."""
 
 
 def collect(
@@ -35,7 +43,8 @@ def collect(
     """All events of some files, as they stand there, and how their times are written.
 
     `columns` are those of user, item, time and maybe rating. Events without a usable name, time or rating go to
-    `rejected`.
+    `rejected`, and so do times in another unit than most. A format that is not given is found in the first rows; later
+    rows may be written in a similar one.
 
     Raises:
         SourceError: no event, or times in no known format.
@@ -43,10 +52,11 @@ def collect(
     """
     stream = iter(chunks)
     first = _first_rows(stream)
+    read = read_times if time_format is not None else read_widely
     if time_format is None and first:
         sample = pl.concat([chunk.table[columns[2]] for _, chunk in first])
         time_format = find_format(sample.head(SAMPLE), f"{first[0][0]}, column {columns[2]!r}")
-    events = _Events(columns, time_format or WHOLE, rejected)
+    events = _Events(columns, time_format or WHOLE, rejected, read)
     for source, chunk in itertools.chain(first, stream):
         events.add(source, chunk)
     return events.log(), events.time_format
@@ -66,8 +76,14 @@ def _first_rows(stream: Iterator[tuple[Path, Chunk]]) -> list[tuple[Path, Chunk]
 class _Events:
     """What has been read of the files: names as texts, times and ratings as numbers."""
 
-    def __init__(self, columns: Sequence[str], time_format: str, rejected: Rejected) -> None:
-        self.columns, self.time_format, self.rejected = columns, time_format, rejected
+    def __init__(
+        self,
+        columns: Sequence[str],
+        time_format: str,
+        rejected: Rejected,
+        read: Callable[[pl.Series, str], pl.Series],
+    ) -> None:
+        self.columns, self.time_format, self.rejected, self.read = columns, time_format, rejected, read
         self.tables: list[pl.DataFrame] = []
         self.latest: list[pl.DataFrame] = []
         self.places: list[tuple[Path, Sequence[int]]] = []
@@ -77,7 +93,9 @@ class _Events:
         """The next rows; those without names, a usable time or a usable rating are rejected."""
         table, lines = chunk
         user, item, time, *ratings = self.columns
-        numbers = {time: read_times(table[time], self.time_format)}
+        numbers = {time: self.read(table[time], self.time_format)}
+        if numbers[time].dtype == DIGITS and self.time_format == WHOLE:
+            self._widen()
         numbers |= {rating: table[rating].cast(pl.Float64, strict=False) for rating in ratings}
         usable = pl.DataFrame({user: table[user], item: table[item], **numbers})
         wrongs = {name: _is_null(usable[name]) for name in (user, item, time)}
@@ -91,6 +109,14 @@ class _Events:
         self.latest.append(usable)
         if sum(map(len, self.latest)) >= AT_ONCE:
             self._put_together()
+
+    def _widen(self) -> None:
+        """After whole numbers there was one with a fraction: all are numbers with digits behind the point."""
+        self.time_format = NUMBER
+        as_digits = pl.col(self.columns[2]).cast(DIGITS)
+        self.tables, self.latest = (
+            [one.with_columns(as_digits) for one in some] for some in (self.tables, self.latest)
+        )
 
     def _put_together(self) -> None:
         """The latest tables as one: the many small pieces that Polars reads into take much more memory."""
@@ -111,13 +137,21 @@ class _Events:
         self.tables = []
         with ThreadPoolExecutor() as pool:
             (user_numbers, users), (item_numbers, items) = pool.map(numbered, (table[user], table[item]))
-        wrongs = {user: _unusable(users)[user_numbers], item: _unusable(items)[item_numbers]}
+        wrongs = {
+            user: unusable(users, in_lists=False)[user_numbers],
+            item: unusable(items, in_lists=True)[item_numbers],
+        }
         wrong = wrongs[user] | wrongs[item]
+        is_number = self.time_format in (WHOLE, NANOSECONDS, NUMBER)
+        other = other_unit(table[rest[0]]) if is_number else None
+        if other is not None:
+            wrongs[rest[0]] = other.rows
+            wrong |= other.rows
         begins = np.cumsum([0, *(len(lines) for _, lines in self.places)])
         for row in np.flatnonzero(wrong).tolist():
             place = int(np.searchsorted(begins, row, side="right")) - 1
             source, lines = self.places[place]
-            self._reject(source, lines[row - begins[place]], table.row(row, named=True), wrongs, row)
+            self._reject(source, lines[row - begins[place]], table.row(row, named=True), wrongs, row, other)
         self.rejected.check()
         named = zip(("time", "rating"), table[rest], strict=False)
         log = pl.DataFrame({"user": user_numbers, "item": item_numbers, **dict(named)})
@@ -125,23 +159,30 @@ class _Events:
         if not log.height:
             said = f"among {self.rejected.lines:,} lines ({'; '.join(self.rejected.first) or 'no line'})"
             raise SourceError(f"no usable event {said}")
-        return Log(log, users, items)
+        return Log(log, users, items, dates=not is_number)
 
     def _reject(
-        self, source: Path, line: int, event: dict[str, Any], wrongs: Mapping[str, np.ndarray], row: int
+        self,
+        source: Path,
+        line: int,
+        event: dict[str, Any],
+        wrongs: Mapping[str, np.ndarray],
+        row: int,
+        other: OtherUnit | None = None,
     ) -> None:
         """One event, for the first of its columns that is wrong."""
         name = next(name for name, wrong in wrongs.items() if wrong[row])
-        self.rejected.add(source, line, f"{name} {event[name]!r} can't be used", str(event))
+        event = {column: float(cell) if isinstance(cell, Decimal) else cell for column, cell in event.items()}
+        value, why = event[name], "it is no finite number"
+        if name in self.columns[:2]:
+            why = why_unusable(value)
+        elif name == self.columns[2]:
+            why = other.why(value) if other is not None else why_not(value, self.time_format)
+        self.rejected.add(source, line, f"{name} {value!r} can't be used: {why}", str(event))
 
 
 def _is_null(series: pl.Series) -> np.ndarray:
     return series.is_null().to_numpy() if series.null_count() else np.zeros(len(series), dtype=bool)
-
-
-def _unusable(names: pl.Series) -> np.ndarray:
-    bad = pl.col("name").is_in(UNUSABLE) | pl.col("name").str.contains(SEVERAL_WORDS)
-    return names.to_frame("name").select(bad).to_series().to_numpy()
 
 
 def numbered(

@@ -32,11 +32,13 @@ class Log:
     """
 
     table: pl.DataFrame
-    """[M] user and item uint32 (rows of the names), time int64 or float64, and rating float64 if it was asked for."""
+    """[M] user and item uint32 (rows of the names), time int64 or DIGITS, and rating float64 if it was asked for."""
     users: pl.Series
     """The name of each user, in the order of their first lines; also of those who have no event left."""
     items: pl.Series
     """The same of items."""
+    dates: bool = False
+    """Whether times were written as dates, and are nanoseconds; else they are numbers as the file has them."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -96,14 +98,29 @@ def k_core(log: Log, k: int) -> Log:
     return replace(log, table=table)
 
 
-def exact_times(log: Log) -> Log:
-    """The same order in times that float64 holds exactly: nanoseconds become microseconds.
+def written_times(log: Log) -> Log:
+    """The same order in times that float64 holds, as which RecBole reads them: what a data set's file has.
 
-    What falls together keeps the order in which it stands, so the log has to be in order before.
+    Dates become milliseconds, with a fraction where one of them has microseconds; whole nanoseconds become
+    microseconds; numbers become float64. Times that fall together (see `tied_by_rounding`) keep the order in which
+    they are, so the log has to be in order before.
     """
-    if log.table.select(pl.col("time").abs().max()).item() < EXACT:
-        return log
-    return replace(log, table=log.table.with_columns(pl.col("time") // 1000))
+    time = log.table["time"]
+    if log.dates:
+        micros = time // 1000
+        time = micros / 1000 if (micros % 1000 != 0).any() else micros // 1000
+    elif time.dtype.is_decimal():
+        time = time.cast(pl.String).cast(pl.Float64)  # through text: the nearest number to what was written
+    elif len(time) and time.abs().max() >= EXACT:  # type: ignore[operator]
+        time = time // 1000
+    return replace(log, table=log.table.with_columns(time.alias("time")))
+
+
+def tied_by_rounding(log: Log) -> int:
+    """How many events of a log in order get the written time of their user's event before, and had a later one."""
+    table = log.table.select("user", "time", written=written_times(log).table["time"])
+    same = {name: table[name][1:] == table[name][:-1] for name in table.columns}
+    return int((same["user"] & same["written"] & ~same["time"]).sum())
 
 
 def position_and_length(log: Log) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ from blair_rec.prepare import blocks
 
 PART = 16
 """Blocks that make up a part: of 16 MiB each, so that a file of less than 256 MiB leaves none."""
-LAYOUT = 2
+LAYOUT = 3
 """Of the parts: those of another are not read."""
 
 

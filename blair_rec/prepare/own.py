@@ -10,12 +10,14 @@ from typing import Any
 from blair_rec.errors import ConfigError, SourceError, first_of
 from blair_rec.prepare.blocks import Progress
 from blair_rec.prepare.collect import collect
-from blair_rec.prepare.dataset import ItemFile, check_fields, write_comparison, write_items, write_log
-from blair_rec.prepare.events import Log, first_of_each_pair, in_order, k_core, without_doubles
+from blair_rec.prepare.comparison import write_comparison
+from blair_rec.prepare.dataset import check_fields, write_items, write_log
+from blair_rec.prepare.events import Log, first_of_each_pair, in_order, k_core, tied_by_rounding, without_doubles
 from blair_rec.prepare.folder import REJECTED, Hashes, Tell, is_done, need_room, new_folder, write_record
-from blair_rec.prepare.records import read_table
-from blair_rec.prepare.rejected import Rejected
+from blair_rec.prepare.items import ItemFile, Names, check_matches
+from blair_rec.prepare.records import need_columns, read_table
 from blair_rec.prepare.times import describe
+from blair_rec.rejected import Rejected
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class OwnData:
     item: str
     time: str
     time_format: str | None = None
-    """`whole`, `number`, or a pattern of strptime; found from the first thousand rows if not given."""
+    """`whole`, `number`, or a pattern of strptime; if not given, found in the first thousand rows, where later rows may
+    be written in a similar one."""
     items: Path | None = None
     """The same kinds of file: a row for each item."""
     item_id: str | None = None
@@ -87,28 +90,36 @@ def prepare_own(
     if is_done(folder, asdict(asked), asked.sources, fresh):
         return False
     with new_folder(folder) as partial:
-        log, found = _read(asked, Rejected(partial / REJECTED, asked.max_rejected), tell, progress)
+        log, names, found = _read(asked, Rejected(partial / REJECTED, asked.max_rejected), tell, progress)
         hashes = Hashes(asked.sources)
         hashes.begin()
         need_room(folder, 60 * log.table.height + (asked.items.stat().st_size if asked.items else 0), tell)
         write_log(partial / f"{folder.name}.inter", log)
         textless = 0
-        if asked.item_file is not None:
+        if asked.item_file is not None and names is not None:
             wanted = log.item_names()
-            rows = asked.item_file.rows(wanted, progress)
+            rows = asked.item_file.rows(wanted, progress, names.repeated)
             textless = write_items(partial / f"{folder.name}.item", rows, asked.fields)
             tell(f"items without text: {textless:,} of {len(wanted):,}")
-        write_comparison(partial / f"{folder.name}.yaml", folder, {"fields": asked.fields} if asked.fields else {})
+        text = {"fields": asked.fields} if asked.fields else {}
+        write_comparison(partial / f"{folder.name}.yaml", folder, log, text, asked.fields)
         write_record(partial, asdict(asked), hashes, {**found, "textless_items": textless})
     return True
 
 
-def _read(asked: OwnData, rejected: Rejected, tell: Tell, progress: Progress | None) -> tuple[Log, dict[str, Any]]:
-    """The log with everything left out that is to be left out, and what was found on the way."""
+def _read(
+    asked: OwnData, rejected: Rejected, tell: Tell, progress: Progress | None
+) -> tuple[Log, Names | None, dict[str, Any]]:
+    """The log without what is left out of it, the items of the items file, and what was found on the way."""
     columns = [asked.user, asked.item, asked.time]
+    need_columns(asked.events, columns)
+    if asked.item_file is not None:
+        asked.item_file.check()  # before a long log is read
     chunks = ((asked.events, chunk) for chunk in read_table(asked.events, columns, rejected, progress))
     log, time_format = collect(chunks, columns, rejected, asked.time_format)
-    known = asked.item_file.names(rejected, progress) if asked.item_file is not None else None
+    names = asked.item_file.names(rejected, progress) if asked.item_file is not None else None
+    if names is not None and asked.items is not None:
+        check_matches(log.item_names(), names, asked.events, asked.items)
     counts: dict[str, dict[str, int]] = {}
 
     def step(name: str, log: Log) -> Log:
@@ -119,7 +130,7 @@ def _read(asked: OwnData, rejected: Rejected, tell: Tell, progress: Progress | N
     log = step("without doubles", without_doubles(in_order(step("read", log))))
     if not asked.repeats:
         log = step("first of each user and item", first_of_each_pair(log))
-    unknown = sorted(log.item_names() - known) if known is not None else []
+    unknown = sorted(log.item_names() - names.known) if names is not None else []
     if unknown and not asked.unknown:
         log = step("with known items", log.without_items(unknown))
     if asked.core > 1:
@@ -127,15 +138,20 @@ def _read(asked: OwnData, rejected: Rejected, tell: Tell, progress: Progress | N
     if not log.table.height:
         raise SourceError(f"no event is left of {counts['read']['events']:,}; the summary says which step took them")
     tell(f"times: {describe(log.table['time'], time_format)}")
+    if ties := tied_by_rounding(log):
+        tell(f"times: {ties:,} events get the written time of the event before, which was earlier; their order is kept")
     if unknown:
         what = "they stay, without text" if asked.unknown else "their events went"
         tell(f"items that {asked.items} doesn't have: {len(unknown):,} (first: {first_of(unknown)}); {what}")
+    if names is not None and names.surplus and asked.items is not None:
+        tell(names.repeats(asked.items))
     if rejected.count:
         tell(f"lines that can't be used: {rejected.count:,} (first: {rejected.first[0]}); they are in {REJECTED}")
     found = {
         "steps": counts,
         "time_format": time_format,
         "unknown_items": len(unknown),
+        "item_rows_repeated": names.surplus if names is not None else 0,
         "rejected_lines": rejected.count,
     }
-    return log, found
+    return log, names, found

@@ -17,12 +17,12 @@ import polars as pl
 from blair_rec.errors import ConfigError, SourceError
 from blair_rec.prepare.amazon import check_category, finder, meta_file, raw_reviews
 from blair_rec.prepare.blocks import Progress
-from blair_rec.prepare.dataset import ItemFile, flat
 from blair_rec.prepare.events import VALID_FROM
 from blair_rec.prepare.folder import REJECTED, Hashes, Tell, is_done, need_room, new_folder, write_record
-from blair_rec.prepare.records import columns_of, read_table
-from blair_rec.prepare.rejected import Rejected
+from blair_rec.prepare.items import ItemFile, flat
+from blair_rec.prepare.records import columns_among, read_table
 from blair_rec.prepare.times import WHOLE, read_times
+from blair_rec.rejected import Rejected
 
 LONGER_THAN = 30
 """Characters: a text has to be longer than that."""
@@ -111,9 +111,9 @@ def _draw(asked: Pairs, reviews: Path, drawn: Path, rejected: Rejected, progress
 
 def _meta(path: Path, wanted: set[str], rejected: Rejected, progress: Progress | None) -> pl.DataFrame:
     """[items] item_id and meta, of the wanted items whose text is long enough."""
-    items = ItemFile(path, "parent_asin", tuple(name for name in META if name in columns_of(path)))
-    items.names(rejected, progress)
-    texts = ((row["item_id"], " ".join(_said(row))) for row in items.rows(wanted, progress))
+    items = ItemFile(path, "parent_asin", tuple(columns_among(path, META)))
+    repeated = items.names(rejected, progress).repeated
+    texts = ((row["item_id"], " ".join(_said(row))) for row in items.rows(wanted, progress, repeated))
     table = pl.DataFrame(texts, schema={"item_id": pl.String, "meta": pl.String}, orient="row")
     table = table.with_columns(_one_line(pl.col("meta")))
     return table.filter(pl.col("meta").str.len_chars() > LONGER_THAN)

@@ -17,9 +17,9 @@ import polars as pl
 from blair_rec.errors import SourceError, first_of
 from blair_rec.prepare.blocks import Progress
 from blair_rec.prepare.folder import REJECTED, Hashes, Tell, is_done, need_room, new_folder, write_record
-from blair_rec.prepare.records import columns_of, read_table
-from blair_rec.prepare.rejected import Rejected
+from blair_rec.prepare.records import columns_among, read_table
 from blair_rec.prepare.sources import in_folder, need, on_hub
+from blair_rec.rejected import Rejected
 
 C4_HUB = "McAuley-Lab/Amazon-C4"
 C4_FILES = ("test.csv", "sampled_item_metadata_1M.jsonl")
@@ -86,7 +86,7 @@ def _one_item_each(sources: list[Path], out: Path, rejected: Rejected, progress:
     """Upstream's form: each query asks for one item, and the pool's items have a category and one text, metadata."""
     queries, pool = sources
     # process_esci.py calls the item `item`, and everything that reads it `item_id`.
-    item = "item_id" if "item_id" in columns_of(pool) else "item"
+    item = "item_id" if columns_among(pool, ["item_id"]) else "item"
     category_of: dict[str, str] = {}
     with (out / "items.jsonl").open("w", encoding="utf-8", newline="\n") as file:
         for table, lines in read_table(pool, [item, "metadata", "category"], rejected, progress):

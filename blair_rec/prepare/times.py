@@ -1,17 +1,20 @@
-"""Times as people write them to numbers that sort: found from a sample, or told."""
+"""Times as people write them to numbers that sort: the format is found in a sample, or given."""
 
 from __future__ import annotations
 
 import datetime
+import re
+from decimal import Decimal, InvalidOperation
+from typing import Literal, NamedTuple
 
+import numpy as np
 import polars as pl
 
 from blair_rec.errors import SourceError
 
 WHOLE, NANOSECONDS, NUMBER = "whole", "nanoseconds", "number"
-DATES = (
-    "%Y-%m-%dT%H:%M:%S%.f%#z",
-    "%Y-%m-%d %H:%M:%S%.f%#z",
+WITH_ZONE = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f %Z")
+WITHOUT_ZONE = (
     "%Y-%m-%dT%H:%M:%S%.f",
     "%Y-%m-%d %H:%M:%S%.f",
     "%Y/%m/%d %H:%M:%S%.f",
@@ -19,9 +22,16 @@ DATES = (
     "%Y-%m-%d",
     "%Y/%m/%d",
 )
+DATES = (*WITH_ZONE, *WITHOUT_ZONE)
 """Tried in this order. 03/04/2023 is not among them: nobody can tell the day from the month."""
 EXACT = 2**53
 """The first whole number behind which float64, as which RecBole reads times, has gaps."""
+DIGITS = pl.Decimal(38, 22)
+"""What NUMBER is read as: all digits of a number below EXACT, and 22 behind its point. float64 has 15 in all."""
+UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
+"""Of times since 1970: how many make a second."""
+_1990, _2100 = 631_152_000, 4_102_444_800
+"""Seconds since 1970: a log between them shows its unit."""
 
 
 def find_format(sample: pl.Series, where: str) -> str:
@@ -34,24 +44,25 @@ def find_format(sample: pl.Series, where: str) -> str:
     texts = texts.filter(texts.str.strip_chars() != "")
     reads = {form: read_times(texts, form).drop_nulls().len() for form in (WHOLE, NANOSECONDS, NUMBER, *DATES)}
     best = max(reads, key=lambda form: reads[form])  # of equals the first
-    if reads[best] * 2 < max(len(texts), 1):
+    if read_widely(texts, best).drop_nulls().len() * 2 < max(len(texts), 1):
         shown = ", ".join(map(repr, texts.head(3).to_list()))
         raise SourceError(
-            f"{where}: no known format fits the times (such as {shown}); tell it with --time-format, "
+            f"{where}: no known format fits the times (such as {shown}); name it with --time-format, "
             f"as {NUMBER} or a pattern such as '%d.%m.%Y %H:%M'"
         )
     return best
 
 
 def read_times(texts: pl.Series, form: str) -> pl.Series:
-    """[n] int64 (float64 for NUMBER): numbers as they are, dates as milliseconds since 1970 (UTC unless they say).
+    """[n] numbers as they are: int64, or DIGITS for NUMBER; dates as int64 nanoseconds since 1970, in UTC if no zone is
+    written.
 
     Null where a text is not written this way. WHOLE and NUMBER go up to where float64 has gaps, NANOSECONDS begins
     there: a sample shows which of them a log has, and a stray number of the other kind is no time. Where whole numbers
     are asked for, they may have been read as such.
 
     Raises:
-        SourceError: a pattern that means nothing.
+        SourceError: a pattern that means nothing, or that would be misread.
     """
     is_text = texts.dtype == pl.String
     texts = texts.str.strip_chars() if is_text else texts
@@ -60,27 +71,129 @@ def read_times(texts: pl.Series, form: str) -> pl.Series:
         return numbers.set((numbers.abs() < EXACT) != (form == WHOLE), None)
     if form == NUMBER:
         numbers = texts.cast(pl.Float64, strict=False)
-        return numbers.set(~(numbers.abs() < EXACT), None)
+        return texts.cast(DIGITS, strict=False).set(~(numbers.abs() < EXACT).fill_null(False), None)
+    return _read_dates(texts, form)
+
+
+def read_widely(texts: pl.Series, form: str) -> pl.Series:
+    """The same for a format that was found in a sample: what it doesn't read is tried in formats that can't be confused
+    with it, such as 2023-04-01 after 2023-04-01 10:00:00, or 1680904800.5 after whole numbers (then all are DIGITS)."""
+    times = read_times(texts, form)
+    near: tuple[str, ...] = (NUMBER,) if form == WHOLE else ()
+    near += next((group for group in (WITH_ZONE, WITHOUT_ZONE) if form in group), ())
+    for other in near:
+        if missing := times.is_null().arg_true().to_list():
+            more = read_times(texts.gather(missing), other)
+            if more.null_count() < len(more):
+                times = times.cast(more.dtype).scatter(missing, more)
+    return times
+
+
+def _read_dates(texts: pl.Series, form: str) -> pl.Series:
+    """[n] int64 nanoseconds; null for what the pattern doesn't fit, and for what int64 can't hold (1677 to 2262)."""
+    pattern = re.sub(r"%%|\.%f|%f|%Z", lambda found: _for_polars(found[0], form), form)
+    if pattern != form and "%Z" in form:
+        texts = texts.str.replace_all("(?i)UTC|GMT", "+0000")
     try:
-        times = texts.str.to_datetime(form, time_unit="ms", time_zone="UTC", strict=False, ambiguous="null")
+        micros = _parsed(texts, pattern, "us")
+        # Polars lets nanoseconds overflow without a word, so microseconds decide which dates fit; most need no more.
+        is_fine = "9f" in pattern or texts.str.contains(".", literal=True).any()
+        nanos = _parsed(texts, pattern, "ns") if is_fine else micros * 1000
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise SourceError(f"--time-format {form!r} can't be used ({str(error).splitlines()[0]})") from None
+    limit = np.iinfo(np.int64).max // 1000 - 1
+    return nanos.set(~micros.is_between(-limit, limit), None)
+
+
+def _parsed(texts: pl.Series, pattern: str, unit: Literal["us", "ns"]) -> pl.Series:
+    times = texts.str.to_datetime(pattern, time_unit=unit, time_zone="UTC", strict=False, ambiguous="null")
     return times.to_physical()
 
 
+def _for_polars(directive: str, form: str) -> str:
+    """Directives that Polars would read in another way than Python.
+
+    It skips the name of a time zone, as if all were UTC, and reads %f as a number of nanoseconds.
+    """
+    if directive == "%f":
+        raise SourceError(
+            f"--time-format {form!r}: %f works behind a point only; write %3f, %6f or %9f for so many digits"
+        )
+    return {"%Z": "%#z", ".%f": "%.f"}.get(directive, directive)
+
+
+def why_not(text: object, form: str) -> str:
+    """Why read_times makes no time of this text."""
+    said = "" if text is None else str(text).strip()
+    if not said:
+        return "it is empty"
+    if form not in (WHOLE, NANOSECONDS, NUMBER):
+        if "%Z" in form:
+            return f"it is not written as {form!r}; %Z reads UTC and GMT only: write other zones as +0100, for %z"
+        return f"it is not written as {form!r}, or not between 1678 and 2261; --time-format names another pattern"
+    try:
+        number = Decimal(said)
+    except InvalidOperation:
+        return "it is no number"
+    if not number.is_finite():
+        return "it is no finite number"
+    if form == NANOSECONDS:
+        return "it is no count of nanoseconds, as the first times are; write all in one unit"
+    if number.copy_abs() >= EXACT:
+        return "it is larger than 2^53, which the first times are not; write all in one unit"
+    return "it is written in an unusual way" if form == NUMBER else f"--time-format {NUMBER} reads it"
+
+
+class OtherUnit(NamedTuple):
+    """Times that seem to be in another unit than most of their column."""
+
+    rows: np.ndarray
+    """[n] bool"""
+    usual: str
+    """The unit of most, such as seconds."""
+
+    def why(self, time: object) -> str:
+        """Why one of them can't be used."""
+        unit = _unit_of(float(time))  # type: ignore[arg-type]
+        return f"it looks like {unit}, where most are {self.usual}; write all in one unit"
+
+
+def other_unit(times: pl.Series) -> OtherUnit | None:
+    """Whether numbers since 1970 are in two units, such as seconds and milliseconds; None if they are not.
+
+    A unit counts where its times lie between 1990 and 2100. Times that run from one range into the next without a gap,
+    as counters do, are in one unit.
+    """
+    first, last = (float(times.min()), float(times.max())) if len(times) else (0.0, 0.0)  # type: ignore[arg-type]
+    if last < _1990 or (_unit_of(first) is not None and _unit_of(first) == _unit_of(last)):
+        return None
+    numbers = times.cast(pl.Float64).to_numpy()
+    ranges = {unit: (numbers >= _1990 * per) & (numbers <= _2100 * per) for unit, per in UNITS.items()}
+    counts = {unit: int(rows.sum()) for unit, rows in ranges.items()}
+    seen = [unit for unit in UNITS if counts[unit]]
+    if len(seen) < 2:
+        return None
+    usual = max(seen, key=lambda unit: counts[unit])
+    lowest, highest = UNITS[seen[0]] * _2100, UNITS[seen[-1]] * _1990
+    between = int(((numbers > lowest) & (numbers < highest)).sum()) - sum(counts[unit] for unit in seen[1:-1])
+    if between >= sum(counts[unit] for unit in seen if unit != usual):
+        return None
+    return OtherUnit(np.logical_or.reduce([ranges[unit] for unit in seen if unit != usual]), usual)
+
+
+def _unit_of(time: float) -> str | None:
+    """The unit in which this is a time between 1990 and 2100."""
+    return next((unit for unit, per in UNITS.items() if _1990 * per <= time <= _2100 * per), None)
+
+
 def describe(times: pl.Series, form: str) -> str:
-    """'2014-01-03 to 2023-09-14' where that can be told, the bare numbers otherwise."""
+    """'2014-01-03 to 2023-09-14' where the unit is known, else the numbers alone."""
     first, last = float(times.min()), float(times.max())  # type: ignore[arg-type]
     if form not in (WHOLE, NANOSECONDS, NUMBER):
-        return f"{_day(first / 1000)} to {_day(last / 1000)} ({form})"
-    for unit, per_second in (("seconds", 1), ("milliseconds", 10**3), ("microseconds", 10**6), ("nanoseconds", 10**9)):
-        if _1990 <= first / per_second <= last / per_second <= _2100:
-            return f"{_day(first / per_second)} to {_day(last / per_second)} ({unit} since 1970)"
+        return f"{_day(first / 10**9)} to {_day(last / 10**9)} ({form})"
+    if (unit := _unit_of(last)) is not None and unit == _unit_of(first):
+        return f"{_day(first / UNITS[unit])} to {_day(last / UNITS[unit])} ({unit} since 1970)"
     return f"{first:.15g} to {last:.15g}"
-
-
-_1990, _2100 = 631_152_000, 4_102_444_800
-"""Seconds since 1970: a log between them tells its unit."""
 
 
 def _day(seconds: float) -> str:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from blair_rec.errors import PairsError, first_of
-from blair_rec.extras import need
 from blair_rec.files import sha256_of
+from blair_rec.pretrain.pair_files import open_rows
+
+HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
+"""JSON can hold one half of a surrogate pair alone; no tokenizer takes it."""
 
 
 @dataclass(frozen=True)
@@ -74,37 +75,42 @@ class Pairs:
 def open_pairs(
     path: str | Path, context: str, item: str, item_id: str | None = None, hard_negative: str | None = None
 ) -> Pairs:
-    """The rows of a TSV (header, no quoting), JSON lines (.jsonl) or Parquet (.parquet) file.
+    """The rows of a file of pairs: CSV or TSV with a header, JSON lines, or Parquet (see pair_files.open_rows).
 
-    The file is read through once, to find its rows and to check them; of a TSV or JSON lines file 24 bytes a row stay
-    in memory, of a Parquet file its text columns in Arrow's memory. Where `item_id` names a column, rows that share the
-    id or the text are of one item: else the text of a held-out id could be trained on under another.
+    The file is read through once, to find its rows and to check them; of a file of lines 24 bytes a row stay in memory,
+    of a Parquet file its text columns in Arrow's memory. Where `item_id` names a column, rows that share the id or the
+    text are of one item: else the text of a held-out id could be trained on under another.
 
     Raises:
-        PairsError: no such file, a missing column, rows without text (how many, and where), fewer than two items.
+        PairsError: no such file, a missing column, a line that can't be read, rows without text or with half a
+            character (how many, and where), fewer than two items.
     """
     path = Path(path)
-    if not path.is_file():
-        raise PairsError(f"{path}: no such file; `pairs` names a TSV, .jsonl or .parquet file")
     columns = [context, item, *([hard_negative] if hard_negative else [])]
-    reader = {".jsonl": _json_lines, ".parquet": _parquet}.get(path.suffix, _tsv)
-    text_keys, id_keys, context_keys, negative_keys, empty = [], [], [], [], []
-    try:
-        read, fields = reader(path, [*columns, *([item_id] if item_id else [])])
-        for row, values in enumerate(fields):
-            if not all(value.strip() for value in values):
-                empty.append(f"row {row + 1}")
-            context_keys.append(_key(values[0]))
-            text_keys.append(_key(values[1]))
-            if hard_negative:
-                negative_keys.append(_key(values[2]))
-            if item_id:
-                id_keys.append(_key(values[-1]))
-    except UnicodeDecodeError as error:
-        raise PairsError(f"{path}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
+    text_keys, id_keys, context_keys, negative_keys, empty, broken = [], [], [], [], [], []
+    asked = [*columns, *([item_id] if item_id else [])]
+    read, rows = open_rows(path, asked)
+    for number, values in enumerate(rows, start=1):
+        if not all(value.strip() for value in values):
+            empty.append(f"row {number}")
+        if any(map(HALF_A_CHARACTER.search, values)):
+            broken.append(f"row {number}")
+            continue
+        context_keys.append(_key(values[0]))
+        text_keys.append(_key(values[1]))
+        if hard_negative:
+            negative_keys.append(_key(values[2]))
+        if item_id:
+            id_keys.append(_key(values[-1]))
+    total = len(text_keys) + len(broken)
+    if broken:
+        raise PairsError(
+            f"{path}: {len(broken)} of {total} pairs hold half of a surrogate pair, which is no character "
+            f"({first_of(broken)}); leave those rows out"
+        )
     if empty:
         raise PairsError(
-            f"{path}: {len(empty)} of {len(text_keys)} pairs have an empty {' or '.join(columns)} "
+            f"{path}: {len(empty)} of {total} pairs have an empty {' or '.join(asked)} "
             f"({first_of(empty)}); leave those rows out"
         )
     texts = np.array(text_keys, dtype=np.int64)
@@ -145,81 +151,6 @@ def split_pairs(pairs: Pairs, held_out: float, seed: int) -> tuple[Pairs, Pairs]
             "train on; lower held_out, or bring more items"
         )
     return training, pairs.take(out)
-
-
-Reader = tuple[Callable[[int], list[str]], Iterator[list[str]]]
-"""Row -> its fields, and the fields of all rows in order."""
-
-
-def _tsv(path: Path, columns: list[str]) -> Reader:
-    with path.open("rb") as file:
-        header = file.readline().decode("utf-8").rstrip("\r\n").split("\t")
-    _check_columns(path, columns, header)
-    places = [header.index(column) for column in columns]
-
-    def fields(line: bytes) -> list[str]:
-        values = next(csv.reader([line.decode("utf-8").rstrip("\r\n")], delimiter="\t", quoting=csv.QUOTE_NONE))
-        if len(values) != len(header):
-            raise PairsError(f"{path}: a row has {len(values)} columns, the header {len(header)}: {values[:1]}")
-        return [values[place] for place in places]
-
-    return _by_lines(path, fields, skip=1)
-
-
-def _json_lines(path: Path, columns: list[str]) -> Reader:
-    def fields(line: bytes) -> list[str]:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise PairsError(f"{path}: a line is no JSON ({error.msg}): {line[:60]!r}") from None
-        _check_columns(path, columns, record if isinstance(record, dict) else [])
-        return [str(record[column] or "") for column in columns]
-
-    return _by_lines(path, fields, skip=0)
-
-
-def _by_lines(path: Path, fields: Callable[[bytes], list[str]], skip: int) -> Reader:
-    """Random access to the lines of a file, by where each begins; empty lines are no rows."""
-    starts: list[int] = []
-
-    def scan() -> Iterator[list[str]]:
-        at = 0
-        with path.open("rb") as file:
-            for number, line in enumerate(file):
-                if number >= skip and line.strip():
-                    starts.append(at)
-                    yield fields(line)
-                at += len(line)
-
-    def read(row: int) -> list[str]:
-        with path.open("rb") as file:
-            file.seek(starts[row])
-            return fields(file.readline())
-
-    return read, scan()
-
-
-def _parquet(path: Path, columns: list[str]) -> Reader:
-    need("pyarrow", "parquet", "reading Parquet")
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        file = parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise PairsError(f"{path}: no Parquet file ({error})") from None
-    _check_columns(path, columns, file.schema_arrow.names)
-    table = file.read(columns=columns)
-
-    def read(row: int) -> list[str]:
-        return [str(table[column][row].as_py() or "") for column in columns]
-
-    return read, (read(row) for row in range(table.num_rows))
-
-
-def _check_columns(path: Path, columns: list[str], known: Any) -> None:
-    if missing := [column for column in columns if column not in known]:
-        raise PairsError(f"{path}: no column {', '.join(map(repr, missing))}; there are: {', '.join(known) or 'none'}")
 
 
 def _three(values: list[str], n_texts: int) -> tuple[str, str, str | None]:

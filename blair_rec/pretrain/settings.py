@@ -15,7 +15,7 @@ class PretrainConfig:
     """BLaIR's own settings where nothing else is said (Hou et al., Bridging Language and Items, arXiv:2403.03952)."""
 
     pairs: str
-    """TSV with a header, JSON lines (.jsonl) or Parquet (.parquet): a language context and its item in each row."""
+    """CSV or TSV with a header, JSON lines or Parquet, by its ending: a language context and its item in each row."""
     encoder: str = "hyp1231/blair-roberta-base"
     """Where training begins: hub name, local folder or offline package."""
     revision: str | None = None

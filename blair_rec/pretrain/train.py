@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -28,7 +29,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from blair_rec.errors import OutputError, PretrainingError
-from blair_rec.files import partial_of, put_in_place, write_text
+from blair_rec.files import partial_of, put_in_place, refuse_foreign, tidy, write_text
 from blair_rec.pretrain.batches import PairCollator
 from blair_rec.pretrain.model import PairModel, export, load_language_model
 from blair_rec.pretrain.pairs import Pairs, open_pairs, split_pairs
@@ -120,14 +121,19 @@ def pretrain(
 
     Checkpoints lie in a hidden folder beside `out` until training is done; the same call goes on from the last one.
     Under torchrun every process calls this. Returns the record, which also stands in `out`/pretraining.json: settings,
-    the pairs' hash, the losses, and the retrieval of held-out pairs before and after.
+    the pairs' hash, the losses, the retrieval of held-out pairs before and after, and the names of the files.
 
     Raises:
         PairsError: pairs that can't be read or learnt from.
         PretrainingError: a tokenizer of another model, a loss that is not a number, or checkpoints of another config.
-        OutputError: `out` is there already, or can't be written.
+        OutputError: `out` is there already, holds files that are not ours, or can't be written.
     """
-    if out.exists() and not fresh:
+    first = int(os.environ.get("RANK", "0")) == 0
+    if first:
+        tidy(out.parent, out.name)
+    if fresh:
+        _refuse_foreign(out)
+    elif out.exists():
         raise OutputError(f"{out} is there already; choose another folder with -o, or train again with --fresh")
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -185,6 +191,15 @@ def pretrain(
     return record
 
 
+def _refuse_foreign(out: Path) -> None:
+    """Raises OutputError if `out` holds anything that no pre-training wrote."""
+    ours: list[str] = []
+    if (out / RECORD).is_file():
+        with contextlib.suppress(ValueError, TypeError, KeyError):  # a broken record names no file
+            ours = [str(name) for name in json.loads((out / RECORD).read_text(encoding="utf-8"))["files"]]
+    refuse_foreign(out, {RECORD}, ours)
+
+
 def _arguments(config: PretrainConfig, work: Path) -> TrainingArguments:
     gpu = torch.cuda.is_available()
     precision = config.precision
@@ -220,9 +235,11 @@ def _arguments(config: PretrainConfig, work: Path) -> TrainingArguments:
 def _resume(work: Path, identity: dict[str, Any], fresh: bool) -> Path | None:
     """The last whole checkpoint of the same training, if there is one."""
     first = int(os.environ.get("RANK", "0")) == 0
-    if fresh and first:
-        shutil.rmtree(work, ignore_errors=True)
     mark = work / "identity.json"
+    if first:
+        refuse_foreign(work, {mark.name}, {"*"})
+        if fresh:
+            shutil.rmtree(work, ignore_errors=True)
     text = json.dumps(identity, indent=1, sort_keys=True)
     if mark.is_file() and mark.read_text(encoding="utf-8") != text:
         known = json.loads(mark.read_text(encoding="utf-8"))
@@ -261,7 +278,9 @@ def _write(
     export(model, tokenizer, partial)
     if (start / READS).is_file():
         shutil.copyfile(start / READS, partial / READS)
+    record["files"] = sorted(path.name for path in partial.iterdir())
     write_text(partial / RECORD, json.dumps(record, indent=1, default=_plain) + "\n")
+    _refuse_foreign(out)  # hours may have passed
     put_in_place(out)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from blair_rec.recommend.dataset import ItemVectors
 from blair_rec.recommend.items import controlled
 from blair_rec.recommend.sequences import TrainingSequences
-from blair_rec.recommend.transforms import fit_transforms
+from blair_rec.recommend.whitening import fit_checked
 from blair_rec.steps import Step
 
 
@@ -193,9 +193,12 @@ class LastItem(Baseline):
         Args:
             vectors: [N - 1, E] as the store has them, without a row for the padding.
             fitted: what the transforms found in them before; None: they are fitted now.
+
+        Raises:
+            ConfigError: whitening over too few items.
         """
         super().__init__(len(vectors) + 1, item_seq, item_seq_len)
-        self.transforms, rows = fit_transforms(vectors, transforms, fitted)
+        self.transforms, rows = fit_checked(vectors, transforms, fitted)
         # The store can give them again, so checkpoints do not carry them.
         self.register_buffer("unit", F.pad(unit_length(rows), (0, 0, 1, 0)), persistent=False)
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from blair_rec.errors import CheckpointError
-from blair_rec.files import share
+from blair_rec.files import partial_of, replace_file, share
 from blair_rec.recommend.models import fitted_transforms
 
 STATE = "training_state"
@@ -32,11 +32,11 @@ def save_weights(model: nn.Module, path: Path, store_sha256: str | None) -> None
 
     Frozen tables stay in their store, beside which the fitted transforms are all it takes to have them again.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_of(path)
     tensors = _tensors(model)
     save_file(tensors, partial, metadata={"store_sha256": store_sha256 or "", "model": type(model).__name__})
     share(partial)
-    partial.replace(path)
+    replace_file(partial, path)
 
 
 def load_weights(model: nn.Module, path: Path, store_sha256: str | None) -> None:
@@ -137,11 +137,11 @@ def save_training(
         "numpy": [kind, *numbers],
         "python": random.getstate(),
     }
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_of(path)
     metadata = {"store_sha256": store_sha256 or "", "model": type(model).__name__, STATE: json.dumps(everything)}
     save_file(tensors, partial, metadata=metadata)
     share(partial)
-    partial.replace(path)
+    replace_file(partial, path)
 
 
 def load_training(

@@ -13,8 +13,9 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from blair_rec.config_sections import SplitConfig
+from blair_rec.config_split import SplitConfig
 from blair_rec.errors import DatasetError
+from blair_rec.recommend.cutoffs import PARTS, part_of
 from blair_rec.recommend.log import LOG_POSITION, Log, LogRows
 from blair_rec.recommend.reading import QuicklyRead
 
@@ -58,6 +59,11 @@ class TextSequentialDataset(QuicklyRead):
     """Those of equal time: their order is the file's, or drawn by lot with `blair_ties: shuffled`."""
     without_history = 0
     """Events of this part of a `blair_split` that are their user's first: there is nothing to predict them from."""
+
+    def _benchmark_presets(self) -> None:
+        # RecBole looks for the histories under this name, whatever ITEM_ID_FIELD is.
+        self.item_id_list_field = self.iid_field + self.config["LIST_SUFFIX"]
+        super()._benchmark_presets()
 
     def _remove_duplication(self) -> None:
         super()._remove_duplication()
@@ -128,19 +134,21 @@ class TextSequentialDataset(QuicklyRead):
 
         Under `blair_split` an event before `valid_from` is a training target, one before `test_from` a validation
         target, and any other a test target, each with all that came before it in time as its history.
+
+        Raises:
+            DatasetError: cut-off times that leave a part empty, or dates where the unit of the times is unknown.
         """
         if self._cutoffs is None:
             splits: list[Any] = super().build()
             return splits
         self._change_feat_format()
         assert self.event_times is not None
-        cutoffs = [self._cutoffs.valid_from, self._cutoffs.test_from]
-        of_event = np.searchsorted(cutoffs, self.event_times, side="right")
+        of_event = part_of(self.event_times, self._cutoffs, self.dataset_name)
         of_row = of_event[self.inter_feat.position]
         splits = self._split_rows([np.flatnonzero(of_row == number) for number in range(3)])
         for number, split in enumerate(splits):
             split.without_history = int((of_event == number).sum()) - len(split)
-        lost = ", ".join(f"{split.without_history:,} of {name}" for split, name in zip(splits, _PARTS, strict=True))
+        lost = ", ".join(f"{split.without_history:,} of {name}" for split, name in zip(splits, PARTS, strict=True))
         logger.info("events that are their user's first, which no history predicts: %s", lost)
         return splits
 
@@ -229,8 +237,6 @@ class TextSequentialDataset(QuicklyRead):
         last.scatter_reduce_(0, self.inter_feat[self.uid_field], self.inter_feat[LOG_POSITION], "amax")
         return torch.arange(len(self.log.item)) <= last[self.log.user]
 
-
-_PARTS = ("training", "validation", "test")
 
 _NO_ALIAS = (
     "benchmark files hold the histories in {name!r}, but alias_of_item_id does not name it, "

@@ -22,6 +22,7 @@ from blair_rec.recommend.eligibility import (
     why_not,
 )
 from blair_rec.recommend.items import Items
+from blair_rec.recommend.items.base import NEW_ITEMS
 from blair_rec.recommend.settings import complete_config
 from blair_rec.recommend.similarity import Similarity
 from blair_rec.recommend.transforms import FittedTransforms
@@ -112,13 +113,17 @@ def append_items(model: Any, vectors: np.ndarray) -> None:
         model.append(vectors)
         return
     if not hasattr(model, "item_side_name"):
-        raise ConfigError(f"{refused}{type(model).__name__} is made of the items that it was given at first")
+        raise ConfigError(
+            f"{refused}{type(model).__name__} is made of the items that it was given at first; {NEW_ITEMS}"
+        )
     items = item_side(model)
     if not isinstance(items, Items):
-        raise ConfigError(f"{refused}items: id knows items by their events alone")
+        raise ConfigError(f"{refused}items: id knows items by their events alone; {NEW_ITEMS}")
     found = eligibility(model.recbole_base)
     if isinstance(found, Eligible) and not found.cold_items:
-        raise ConfigError(f"{refused}{model.recbole_base.__name__} keeps more of each item than its vector")
+        raise ConfigError(
+            f"{refused}{model.recbole_base.__name__} keeps more of each item than its vector; {NEW_ITEMS}"
+        )
     items.append(vectors)
 
 

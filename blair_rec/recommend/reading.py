@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from blair_rec.errors import DatasetError
+from blair_rec.atomic import AtomicFile, Column
+from blair_rec.errors import AtomicFileError, DatasetError, first_of
+from blair_rec.recommend.columns import read_columns
 from blair_rec.recommend.log import gather_windows
+from blair_rec.rejected import Rejected
 
 from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction
@@ -23,6 +27,9 @@ logger = logging.getLogger("blair_rec")
 
 SEQUENCES = {FeatureType.TOKEN_SEQ: torch.int64, FeatureType.FLOAT_SEQ: torch.float32}
 """Kinds of columns that hold lists, and what the lists become."""
+MAX_REJECTED = 0.05
+"""The share of the lines of events that may be left out because they can't be used."""
+CURE = "correct these lines, or take them out of the file"
 
 
 class QuicklyRead(SequentialDataset):
@@ -30,35 +37,163 @@ class QuicklyRead(SequentialDataset):
 
     inter_feat: Any
 
+    def _get_preset(self) -> None:
+        super()._get_preset()
+        self.rejected = Rejected(limit=MAX_REJECTED, cure=CURE, patience=100_000)
+        self.reading_notes: list[str] = []
+
+    def _load_data(self, token: str, dataset_path: str) -> None:
+        super()._load_data(token, dataset_path)
+        if self.rejected.count:
+            logger.warning("data: %s", self.rejected.note("events"))
+
     def _load_feat(self, filepath: str, source: Any) -> pd.DataFrame | None:
+        """As RecBole's, by our reader: what it can't use is left out of the events, and an error anywhere else.
+
+        Raises:
+            AtomicFileError: a file, a header or, outside of the events, a line that can't be used.
+            RejectedLines: more than MAX_REJECTED of the events.
+        """
         wanted, unwanted = self._get_load_and_unload_col(source)
         if wanted == set():
             return None
-        with open(filepath, encoding=self.config["encoding"]) as file:
-            titles = file.readline().rstrip("\n").split(self.config["field_separator"])
-        kinds: dict[str, FeatureType] = {}
-        for title in titles:
-            field, kind = _field_and_kind(title, filepath)
-            if (wanted is None or field in wanted) and field not in (unwanted or ()):
-                kinds[title] = kind
-                if isinstance(source, FeatureSource) or source != "link":
-                    self.set_field_property(field, kind, source, 1)
-                    if kind in (FeatureType.FLOAT, FeatureType.FLOAT_SEQ):
-                        self.field2bucketnum[field] = 2
-        if not kinds:
+        file = AtomicFile(Path(filepath), self.config["field_separator"], self.config["encoding"] or "utf-8")
+        events = source == FeatureSource.INTERACTION
+        loaded = [
+            self._checked(column, file, events)
+            for column in file.columns
+            if (wanted is None or column.name in wanted) and column.name not in (unwanted or ())
+        ]
+        if events:
+            self._refuse_missing(file, [column.name for column in loaded])
+        if not loaded:
             logger.warning("no column of %s is loaded", filepath)
             return None
-        separators = self.config["field_separator"], self.config["seq_separator"]
-        frame = read_columns(filepath, kinds, *separators, self.config["encoding"])
-        frame.columns = [title.partition(":")[0] for title in frame.columns]
-        limits = self.config["seq_len"] or {}
-        for field, kind in zip(frame, kinds.values(), strict=True):
-            if kind in SEQUENCES:
-                longest = max(map(len, frame[field]), default=0)
-                self.field2seqlen[field] = min(longest, limits.get(field, longest))
-                if self.field2seqlen[field] < longest:
-                    frame[field] = [cell[: limits[field]] for cell in frame[field]]
+        for column in loaded:
+            if isinstance(source, FeatureSource) or source != "link":
+                self.set_field_property(column.name, FeatureType(column.kind), source, 1)
+                if column.kind in ("float", "float_seq"):
+                    self.field2bucketnum[column.name] = 2
+
+        def reject(number: int, why: str, text: str) -> None:
+            if not events:
+                raise AtomicFileError(f"{file.path}, line {number}: {why}; correct the line, or leave the column out")
+            self.rejected.add(file.path, number, why, text)
+
+        def count(lines: int) -> None:
+            if events:
+                self.rejected.lines += lines
+
+        frame = read_columns(file, loaded, self.config["seq_separator"], reject, count)
+        frame.columns = [column.name for column in loaded]
+        if events:
+            self.rejected.check()
+            if frame.empty:
+                raise AtomicFileError(f"{file.path} holds no event behind its first line; write one event a line")
+        self._note_gaps(file, frame, loaded)
+        self._limit_lists(frame, loaded)
         return frame
+
+    @property
+    def _history_field(self) -> str | None:
+        return self.iid_field + self.config["LIST_SUFFIX"] if self.iid_field else None
+
+    def _checked(self, column: Column, file: AtomicFile, events: bool) -> Column:
+        """A column with what it may not lack, by the part that the config gives it.
+
+        Raises:
+            AtomicFileError: it has another kind than that part needs.
+        """
+        kinds = {self.uid_field: "token", self.iid_field: "token"}
+        if events:
+            kinds[self.time_field] = "float"
+        if events and self.benchmark_filename_list is not None:
+            kinds[self._history_field] = "token_seq"
+        kind = kinds.get(column.name, column.kind)
+        if column.kind != kind:
+            what = {"float": "times, which are numbers", "token_seq": "histories, which are lists"}.get(kind, "ids")
+            raise AtomicFileError(
+                f"{file.path}, line 1: the column {column.title!r} holds {what}; call it {column.name}:{kind}"
+            )
+        return column._replace(needed=kind != "float" and column.name in kinds)
+
+    def _refuse_missing(self, file: AtomicFile, loaded: Sequence[str]) -> None:
+        """
+        Raises:
+            AtomicFileError: the events have no column of users, items, or times (histories in benchmark files), or
+                that of users or items is not loaded.
+        """
+        names = [column.name for column in file.columns]
+        needed = {"USER_ID_FIELD": self.uid_field, "ITEM_ID_FIELD": self.iid_field}
+        for key, field in needed.items():
+            if field in names and field not in loaded:
+                raise AtomicFileError(f"{file.path}: the column {field!r} ({key}) is not loaded; add it to load_col")
+        if self.benchmark_filename_list is None:
+            needed["TIME_FIELD"] = self.time_field
+        else:
+            needed["ITEM_ID_FIELD, with LIST_SUFFIX behind it"] = self._history_field
+        for key, field in needed.items():
+            if field is not None and field not in names:
+                raise AtomicFileError(
+                    f"{file.path} has no column {field!r} (columns: {', '.join(names)}); "
+                    f"rename one, or name it with {key}"
+                )
+
+    def _note_gaps(self, file: AtomicFile, frame: pd.DataFrame, loaded: Sequence[Column]) -> None:
+        for column in loaded:
+            if column.kind == "token" and (gaps := int((frame[column.name].cat.codes == -1).sum())):
+                self._note(
+                    f"{column.name} is empty in {gaps:,} of {len(frame):,} lines of {file.path.name}; "
+                    "RecBole's padding token, [PAD], takes the place of the value"
+                )
+
+    def _limit_lists(self, frame: pd.DataFrame, loaded: Sequence[Column]) -> None:
+        """RecBole's `seq_len`: the first so many pieces of each list."""
+        limits = self.config["seq_len"] or {}
+        for field in (column.name for column in loaded if FeatureType(column.kind) in SEQUENCES):
+            longest = max(map(len, frame[field]), default=0)
+            self.field2seqlen[field] = min(longest, limits.get(field, longest))
+            if self.field2seqlen[field] < longest:
+                frame[field] = [cell[: limits[field]] for cell in frame[field]]
+
+    def _note(self, note: str) -> None:
+        self.reading_notes.append(note)
+        logger.warning("data: %s", note)
+
+    def _user_item_feat_preparation(self) -> None:
+        """As RecBole's, without its way to fill the numbers of users or items that have no line.
+
+        Raises:
+            DatasetError: a number of some user or item is unknown.
+        """
+        super()._user_item_feat_preparation()
+        for name, field in (("user", self.uid_field), ("item", self.iid_field)):
+            if (feat := getattr(self, f"{name}_feat")) is None:
+                continue
+            missing = feat.isna().to_numpy()[1:]  # row 0 is RecBole's padding
+            if not missing.any():
+                continue
+            tokens = self.field2id_token[field][np.flatnonzero(missing.any(axis=1)) + 1]
+            columns = [str(column) for column in feat.columns[missing.any(axis=0)]]
+            who = (
+                f"{len(tokens):,} of {len(feat) - 1:,} {name}s have no line in {self.dataset_name}.{name} "
+                f"(first: {first_of(tokens[:3].tolist())})"
+            )
+            if numbers := [column for column in columns if self.field2type[column] == FeatureType.FLOAT]:
+                raise DatasetError(
+                    f"{who}, and RecBole would give them the mean of {', '.join(numbers)}; write their lines, or leave "
+                    "the column out of load_col"
+                )
+            self._note(f"{who}; RecBole's padding takes the place of {', '.join(columns)}")
+
+    def _filter_inter_by_user_or_item(self) -> None:
+        before = len(self.inter_feat)
+        super()._filter_inter_by_user_or_item()
+        if gone := before - len(self.inter_feat):
+            self._note(
+                f"{gone:,} of {before:,} events are left out because their user or item has no line in "
+                f"{self.dataset_name}.user or .item (filter_inter_by_user_or_item)"
+            )
 
     def _filter_by_inter_num(self) -> None:
         features = {self.uid_field: "user", self.iid_field: "item"}
@@ -119,47 +254,6 @@ class QuicklyRead(SequentialDataset):
         return columns
 
 
-def read_columns(
-    path: str, kinds: Mapping[str, FeatureType], separator: str, within: str, encoding: str
-) -> pd.DataFrame:
-    """The columns of an atomic file that `kinds` names.
-
-    `kinds` goes by the whole title of a column, such as `item_id:token`. Tokens come as a categorical column in the
-    order in which they appear, numbers as float64 (the nearest to what is written, up to 15 digits), and sequences as
-    a column of arrays, split at `within`.
-
-    Raises:
-        ValueError: a line with too many columns, a number that is none, or bytes that are no text.
-    """
-    frame = pd.read_csv(
-        path,
-        sep=separator,
-        usecols=list(kinds),
-        dtype={title: np.float64 if kind == FeatureType.FLOAT else str for title, kind in kinds.items()},
-        encoding=encoding,
-        **({"engine": "c", "float_precision": "high"} if len(separator) == 1 else {"engine": "python"}),
-    )
-    columns = {title: frame.pop(title) for title in list(frame)}  # one by one, so that each text column can go
-    for title, kind in kinds.items():
-        if kind == FeatureType.TOKEN:
-            codes, tokens = pd.factorize(columns[title])
-            columns[title] = pd.Categorical.from_codes(codes, tokens)
-        elif kind != FeatureType.FLOAT:
-            dtype = np.float64 if kind == FeatureType.FLOAT_SEQ else object
-            columns[title] = split_cells(columns[title], within, dtype)
-    return pd.DataFrame(columns, copy=False)
-
-
-def split_cells(texts: pd.Series, within: str, dtype: type) -> pd.Series:
-    """Each text cut at `within` into an array of its pieces, empty ones left out: all cells are cut in one go."""
-    padded = (texts.fillna("") + within).to_list()  # so that the pieces of neighbours stay apart
-    flat = np.array("".join(padded).split(within)[:-1], dtype=object)
-    kept = flat != ""
-    pieces = np.fromiter((text.count(within) for text in padded), dtype=np.int64, count=len(padded))
-    ends = np.concatenate([[0], np.cumsum(kept)])[np.cumsum(pieces)]
-    return pd.Series(np.split(flat[kept].astype(dtype), ends[:-1])[: len(padded)], texts.index, dtype=object)
-
-
 class TokenIds(Mapping[str, int]):
     """Token -> id, as RecBole's `field2token_id` holds it; the dict is made when the first token is looked up."""
 
@@ -178,22 +272,6 @@ class TokenIds(Mapping[str, int]):
 
     def __len__(self) -> int:
         return len(self._tokens)
-
-
-def _field_and_kind(title: str, path: str) -> tuple[str, FeatureType]:
-    """`item_id:token` taken apart.
-
-    Raises:
-        DatasetError: no such kind of column.
-    """
-    field, _, kind = title.partition(":")
-    known = [kind.value for kind in FeatureType]
-    if kind not in known:
-        raise DatasetError(
-            f"{path}: the column {title!r} is none of RecBole's; write its kind behind a colon, as in {field}:token "
-            f"(known: {', '.join(known)})"
-        )
-    return field, FeatureType(kind)
 
 
 def _padded(cells: np.ndarray, width: int) -> Tensor:

@@ -103,7 +103,7 @@ def fit(
     generators: Mapping[str, torch.Generator] | None = None,
     until: int | None = None,
 ) -> Trained:
-    """Train until the validation metric has not risen for `train.patience` validations; the best weights are restored.
+    """Train until more than `train.patience` validations in a row brought no new best; the best weights are restored.
 
     Where a `checkpoint` is named it is written after every epoch, and one that is there already is trained on from,
     bit for bit as if training had never stopped. `generators` are what the steps draw from, next to the global ones.

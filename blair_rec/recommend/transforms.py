@@ -173,6 +173,8 @@ class FittedTransforms:
     steps: tuple[Transform, ...]
     report: tuple[dict[str, Any], ...]
     """Of each step: its name, the width it leaves, the mean norm before and after, and what the fit found."""
+    notes: tuple[str, ...] = ()
+    """What a reader of results has to know of what is left of the text."""
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from blair_rec.errors import OutputError, StoreError
+from blair_rec.errors import OutputError
 from blair_rec.extras import need
+from blair_rec.files import sha256_of, write_text
 from blair_rec.text.nearest import Found, check_metric, checked_queries, exact_scores
 from blair_rec.text.store import EmbeddingStore, as_float32
 
@@ -31,14 +33,16 @@ class ApproximateIndex:
 
     An inverted file of one byte for each number (faiss IVF, SQ8), which lies beside the store as
     STORE.HASH.METRIC.faiss: made when it is first asked for, which takes `text_dim` bytes of memory for each item, and
-    memory-mapped from then on. The scores of what is found are those of ExactIndex, to the bit.
+    memory-mapped from then on, as long as it is the file that was written: its SHA-256, with the store's, is in a JSON
+    file beside it. The scores of what is found are those of ExactIndex, to the bit.
     """
 
     def __init__(self, store: EmbeddingStore, metric: str = "cosine", probed: float = SHARE_PROBED) -> None:
         """`probed` is the share of cells to look into; 1 looks into all.
 
-        Raises MissingExtra without faiss, StoreError if the index beside the store can't be read, OutputError if it
-        can't be written.
+        An index that was changed since it was written, or that is of another store, is made again, and that is said.
+
+        Raises MissingExtra without faiss, OutputError if the index can't be written.
         """
         need("faiss", "faiss", "approximate search")
         import faiss
@@ -46,16 +50,17 @@ class ApproximateIndex:
         check_metric(metric)
         self.store, self.metric = store, metric
         path = index_path(store, metric)
+        if path is not None and path.is_file():
+            if not _is_ours(path, store, metric):  # faiss trusts what it reads, so it reads nothing else
+                logger.warning("the search index %s was not written for this store, or was changed since", path)
+                path.unlink()
         if path is None or not path.is_file():
             logger.info("making a search index of %d vectors", len(store))
             self._index = _build(store, metric)
             if path is not None:
-                _write(self._index, path)
+                _write(self._index, path, store, metric)
         else:
-            try:
-                self._index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
-            except RuntimeError as error:
-                raise StoreError(f"{path} can't be read; delete it, and it is made again") from error
+            self._index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
         self._index.nprobe = max(1, round(self._index.nlist * probed))
 
     def search(self, queries: np.ndarray, k: int) -> Found:
@@ -99,12 +104,31 @@ def _prepared(vectors: np.ndarray, metric: str) -> np.ndarray:
     return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
 
 
-def _write(index: Any, path: Path) -> None:
+def _header(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _said(path: Path, store: EmbeddingStore, metric: str) -> dict[str, str]:
+    """What the file beside an index says of it and of the store that it was made for."""
+    return {"store_sha256": store.store_sha256, "metric": metric, "sha256": sha256_of(path)}
+
+
+def _is_ours(path: Path, store: EmbeddingStore, metric: str) -> bool:
+    """Whether an index is, to the byte, the one that was written for this store."""
+    try:
+        said = json.loads(_header(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none, or no JSON: nobody vouches for the index
+        return False
+    return bool(said == _said(path, store, metric))
+
+
+def _write(index: Any, path: Path, store: EmbeddingStore, metric: str) -> None:
     import faiss
 
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         faiss.write_index(index, str(partial))
+        write_text(_header(path), json.dumps(_said(partial, store, metric), indent=1) + "\n")
         partial.replace(path)
     except (OSError, RuntimeError) as error:  # faiss has one kind of error for all
         raise OutputError(

@@ -1,24 +1,27 @@
-"""Item metadata: one record per item token, read from RecBole .item files and JSON lines."""
+"""Item metadata: one record per item token, read from RecBole .item files, JSON lines, CSV and TSV."""
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from blair_rec.atomic import AtomicFile
 from blair_rec.errors import CatalogueError
 
 Value: TypeAlias = "str | bool | list[Any] | dict[str, Any] | None"
 """What a field of an item may hold, as the file has it."""
 Record: TypeAlias = Mapping[str, Value]
 
-RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
 JSON_SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
+TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+LONGEST_CELL = 2**31 - 1
+"""Characters of a CSV cell; Python's csv refuses more than 131,072 if nobody says anything."""
 ID_FIELDS = ("item_id", "parent_asin")
 """Where the item token stands if nobody says: RecBole's name, then Amazon Reviews 2023's."""
 TITLE_FIELDS = ("title", "movie_title", "item_title", "product_title", "name", "item_name", "text")
@@ -41,6 +44,8 @@ class Catalogue:
     """[len(item_tokens)] what is known of each item, as the file has it; `texts_in` makes texts of it."""
     source: Path
     """The file that was read."""
+    repeated: Mapping[str, tuple[Record, ...]] = field(default_factory=dict, repr=False)
+    """Further rows of items that the file names more than once; they count where the first row has no text."""
 
     def __post_init__(self) -> None:
         if len(self.item_tokens) != len(self.records):
@@ -48,11 +53,24 @@ class Catalogue:
         if not self.item_tokens:
             raise CatalogueError(f"{self.source} holds no item; a catalogue needs at least one")
         if surplus := len(self.item_tokens) - len(set(self.item_tokens)):
-            first = next(token for token, count in Counter(self.item_tokens).items() if count > 1)
             raise CatalogueError(
-                f"{self.source}: {surplus} of {len(self.item_tokens)} rows repeat an item token (first: {first}); "
-                "keep one row per item"
+                f"{self.source}: {surplus} item tokens are repeated; `repeated` takes their further rows"
             )
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple[str, Record]], source: Path) -> Catalogue:
+        """A catalogue of (item token, record), in this order; an item may have several rows.
+
+        Raises CatalogueError if there is no row.
+        """
+        first: dict[str, Record] = {}
+        repeated: dict[str, tuple[Record, ...]] = {}
+        for token, record in rows:
+            if token in first:
+                repeated[token] = (*repeated.get(token, ()), record)
+            else:
+                first[token] = record
+        return cls(tuple(first), tuple(first.values()), source, repeated)
 
     def __len__(self) -> int:
         return len(self.item_tokens)
@@ -60,38 +78,51 @@ class Catalogue:
     @property
     def fields(self) -> tuple[str, ...]:
         """Every field that at least one record has, in order of first appearance."""
-        return tuple(dict.fromkeys(name for record in self.records for name in record))
+        further = [record for rows in self.repeated.values() for record in rows]
+        return tuple(dict.fromkeys(name for record in (*self.records, *further) for name in record))
+
+    def rows(self) -> Iterator[tuple[str, Record]]:
+        """(item token, record) of every row: those of an item in the order of the file, one after the other."""
+        for token, record in zip(self.item_tokens, self.records, strict=True):
+            yield token, record
+            yield from ((token, further) for further in self.repeated.get(token, ()))
+
+    @property
+    def repeats(self) -> int:
+        """How many rows name an item that an earlier row has named."""
+        return sum(map(len, self.repeated.values()))
 
 
-def read_catalogue(path: str | Path, item_id: str | None = None) -> Catalogue:
-    """Item metadata from a RecBole `.item` file, or from JSON lines (`.jsonl`, `.json`, also with `.gz`).
+def read_catalogue(path: str | Path, item_id: str | Sequence[str] | None = None) -> Catalogue:
+    """Item metadata from a RecBole `.item` file, JSON lines (`.jsonl`, `.json`), or CSV and TSV with a header.
 
-    `item_id` names the field that holds the item token; without it, `item_id` or else `parent_asin` is taken. All other
-    fields are kept as they are, numbers as they are written; null, NaN and a blank column of a .item file are None.
+    All but `.item` may be packed with gzip (`.gz`). A cell of a CSV file may be quoted, and then span lines; in a TSV
+    file a quotation mark is a character like any other. `item_id` names the field that holds the item token, or
+    several of which the first that is there is taken; without it, that is `item_id` or else `parent_asin`. All other
+    fields are kept as they are, numbers as they are written; null, NaN and a blank cell are None. An item that has
+    several rows keeps them all: the first one is its record.
 
     Raises CatalogueError, with the line number, for anything in the file that can't be meant as written.
     """
-    item_tokens: list[str] = []
-    records: list[Record] = []
-    for item_token, record in iter_catalogue(path, item_id):
-        item_tokens.append(item_token)
-        records.append(record)
-    return Catalogue(tuple(item_tokens), tuple(records), Path(path))
+    return Catalogue.of(iter_catalogue(path, item_id), Path(path))
 
 
-def iter_catalogue(path: str | Path, item_id: str | None = None) -> Iterator[tuple[str, Record]]:
+def iter_catalogue(path: str | Path, item_id: str | Sequence[str] | None = None) -> Iterator[tuple[str, Record]]:
     """(item token, record) of each item, one after the other: a catalogue that need not fit into memory.
 
-    Arguments and errors are those of read_catalogue, but nobody looks for items that are there twice.
+    Arguments and errors are those of read_catalogue. An item that the file repeats comes as often as it has rows.
     """
     path = Path(path)
     if not path.is_file():
-        raise CatalogueError(f"{path} is not there, or not a file; name a RecBole .item file or JSON lines")
+        raise CatalogueError(f"{path} is not there, or not a file; name a RecBole .item file, JSON lines, CSV or TSV")
     if path.name.endswith(".item"):
         return _recbole_items(path, item_id)
     if path.name.endswith(JSON_SUFFIXES):
         return _json_items(path, item_id)
-    raise CatalogueError(f"{path}: unknown kind of file; known endings: .item, {', '.join(JSON_SUFFIXES)}")
+    if path.name.endswith(TABLE_SUFFIXES):
+        return _table_items(path, item_id)
+    known = ", ".join([".item", *JSON_SUFFIXES, *TABLE_SUFFIXES])
+    raise CatalogueError(f"{path}: unknown kind of file; known endings: {known}")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -118,47 +149,35 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise CatalogueError(f"{path} is a broken gzip file ({error}); get it again") from error
 
 
-def _id_field(item_id: str | None, names: list[str], where: str) -> str:
+def _id_field(item_id: str | Sequence[str] | None, names: list[str], where: str) -> str:
     """The field that holds the item token."""
-    for candidate in ID_FIELDS if item_id is None else (item_id,):
+    candidates = ID_FIELDS if item_id is None else (item_id,) if isinstance(item_id, str) else item_id
+    for candidate in candidates:
         if candidate in names:
             return candidate
-    asked = " or ".join(map(repr, ID_FIELDS)) if item_id is None else repr(item_id)
+    asked = " or ".join(map(repr, candidates))
     raise CatalogueError(f"{where}: no field {asked} that could name the item; fields: {', '.join(names)}")
 
 
-def _recbole_items(path: Path, item_id: str | None) -> Iterator[tuple[str, Record]]:
-    """Rows of a RecBole atomic file. No quoting: there, a quotation mark is a character like any other."""
-    names: list[str] = []
-    id_name = ""
-    for number, line in _lines(path):
-        cells = line.split("\t")
-        where = f"{path}, line {number}"
-        if not names:
-            for cell in cells:
-                name, _, kind = cell.partition(":")
-                if not name or kind not in RECBOLE_TYPES:
-                    raise CatalogueError(
-                        f"{where}: {cell!r} is no RecBole column; the first line names them, as in "
-                        f"item_id:token<tab>title:token_seq (types: {', '.join(RECBOLE_TYPES)})"
-                    )
-                if name in names:
-                    raise CatalogueError(f"{where}: two columns are called {name!r}; rename one")
-                names.append(name)
-            id_name = _id_field(item_id, names, where)
-            continue
-        if len(cells) != len(names):
-            raise CatalogueError(
-                f"{where}: {len(cells)} columns where the first line has {len(names)}; look for a tab inside a text, "
-                "or a line break"
-            )
+def _recbole_items(path: Path, item_id: str | Sequence[str] | None) -> Iterator[tuple[str, Record]]:
+    """Lines of a RecBole atomic file."""
+    file = AtomicFile(path)
+    names = [column.name for column in file.columns]
+    id_name = _id_field(item_id, names, f"{path}, line 1")
+    for line in file.lines():
+        where = f"{path}, line {line.number}"
+        if why := file.misfit(line):
+            raise CatalogueError(f"{where}: {why}")
         record: dict[str, str | list[str] | None] = {
-            name: cell if cell.strip() else None for name, cell in zip(names, cells, strict=True)
+            name: cell if cell.strip() else None for name, cell in zip(names, line.cells, strict=True)
         }
-        yield _item_token(record.pop(id_name), id_name, where), record
+        token = _item_token(record.pop(id_name), id_name, where)
+        if "\0" in token:
+            raise CatalogueError(f"{where}: {id_name} {token[:60]!r} holds a NUL character; correct the line")
+        yield token, record
 
 
-def _json_items(path: Path, item_id: str | None) -> Iterator[tuple[str, Record]]:
+def _json_items(path: Path, item_id: str | Sequence[str] | None) -> Iterator[tuple[str, Record]]:
     """Rows of JSON lines."""
     id_name = ""
     for number, line in _lines(path):
@@ -166,6 +185,59 @@ def _json_items(path: Path, item_id: str | None) -> Iterator[tuple[str, Record]]
         row = json_row(line, where)
         id_name = id_name or _id_field(item_id, list(row), where)
         yield _item_token(row.pop(id_name, None), id_name, where), row
+
+
+def _table_items(path: Path, item_id: str | Sequence[str] | None) -> Iterator[tuple[str, Record]]:
+    """Rows of a CSV or TSV file."""
+    names: list[str] = []
+    id_name = ""
+    begin = 1
+    for number, cells in _table_rows(path):
+        where, begin = f"{path}, line {begin}", number + 1
+        if len(cells) < 2 and not "".join(cells).strip():  # a blank line
+            continue
+        if not names:
+            names = cells
+            if repeated := sorted({name for name in names if names.count(name) > 1}):
+                raise CatalogueError(f"{where}: two columns are called {repeated[0]!r}; rename one")
+            id_name = _id_field(item_id, names, where)
+            continue
+        if len(cells) != len(names):
+            raise CatalogueError(
+                f"{where}: {len(cells)} cells where the first line has {len(names)}; look for a separator or a "
+                "quotation mark inside a text"
+            )
+        record: dict[str, Value] = {
+            name: cell if cell.strip() else None for name, cell in zip(names, cells, strict=True)
+        }
+        yield _item_token(record.pop(id_name), id_name, where), record
+
+
+def _table_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(number of its last line, cells) of each row of a CSV or TSV file."""
+    csv.field_size_limit(LONGEST_CELL)
+    opener = gzip.open if path.suffix == ".gz" else open
+    line = 0
+    try:
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
+            if ".tsv" in path.suffixes:
+                rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+            else:
+                rows = csv.reader(file, strict=True)
+            for cells in rows:
+                line = rows.line_num
+                yield line, cells
+    except csv.Error as error:
+        raise CatalogueError(
+            f"{path}, from line {line + 1} on: {error}; a quotation mark inside a quoted cell has to be doubled"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise CatalogueError(
+            f"{path}, after line {line}: {error.object[error.start]:#04x} is not UTF-8; save the file as UTF-8, for "
+            "instance with `iconv -f latin1 -t utf-8`"
+        ) from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise CatalogueError(f"{path} is a broken gzip file ({error}); get it again") from error
 
 
 def json_row(line: str, where: str) -> dict[str, Value]:
@@ -180,23 +252,27 @@ def json_row(line: str, where: str) -> dict[str, Value]:
     return row
 
 
-def catalogue_of(rows: Iterable[dict[str, Value]], source: Path, item_id: str | None = None) -> Catalogue:
+def catalogue_of(
+    rows: Iterable[dict[str, Value]], source: Path, item_id: str | Sequence[str] | None = None
+) -> Catalogue:
     """A catalogue of rows that hold their item token. Raises as read_catalogue does, counting rows from 1."""
-    item_tokens: list[str] = []
-    records: list[Record] = []
-    id_name = ""
-    for number, row in enumerate(rows, start=1):
-        where = f"{source}, row {number}"
-        id_name = id_name or _id_field(item_id, list(row), where)
-        item_tokens.append(_item_token(row.pop(id_name, None), id_name, where))
-        records.append(row)
-    return Catalogue(tuple(item_tokens), tuple(records), source)
+
+    def named() -> Iterator[tuple[str, Record]]:
+        id_name = ""
+        for number, row in enumerate(rows, start=1):
+            where = f"{source}, row {number}"
+            id_name = id_name or _id_field(item_id, list(row), where)
+            yield _item_token(row.pop(id_name, None), id_name, where), row
+
+    return Catalogue.of(named(), source)
 
 
 def _item_token(value: object, id_name: str, where: str) -> str:
     if not isinstance(value, str) or not value:
         what = "is empty or missing" if value is None or value == "" else f"is {value!r}"
         raise CatalogueError(f"{where}: {id_name} {what}; every item needs a token of its own there")
+    if "\0" in value:
+        raise CatalogueError(f"{where}: {id_name} is {value!r}, which holds a NUL character; take it out")
     return str(value)  # a number is a token like any other
 
 

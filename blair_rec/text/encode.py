@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from blair_rec.errors import ConfigError, EncodingError, StoreError
+from blair_rec.errors import ConfigError, EncodingError, OutputError, StoreError
 from blair_rec.text.catalogue import Catalogue
 from blair_rec.text.encoder import CHUNK, Progress, TextEncoder, distance_from_float32
 from blair_rec.text.encoder_source import EncoderSource
@@ -51,6 +51,7 @@ def encode_texts(
     *,
     store_dtype: str = "float32",
     shard: tuple[int, int] | None = None,
+    fresh: bool = False,
     device: str = "cpu",
     tokens_per_batch: int | None = None,
     progress: Progress | None = None,
@@ -58,13 +59,14 @@ def encode_texts(
     """The vectors of these texts, which `template` made, in a store at `path`; `shard` says which part they are.
 
     A store that stands there and was made from the same texts, by the same encoder in the same way, is read and nothing
-    is computed. Any other is replaced, but what it knows of these texts is taken over: only texts that are new are
-    encoded. What is encoded is kept in pieces beside the store until it is complete, so that a process that was killed
-    is gone on with; the store is then, byte for byte, the one it would have made. Items without text get no row: the
-    store lists them. `progress` is called as by TextEncoder.encode_chunks.
+    is computed. If texts have changed, those that are new are encoded, and the rest is taken over. A store of another
+    encoder, or of other settings, is replaced only if `fresh`. What is encoded is kept in pieces beside the store until
+    it is complete, so that a process that was killed is gone on with; the store is then, byte for byte, the one it
+    would have made. Items without text get no row: the store lists them. `progress` is called as by
+    TextEncoder.encode_chunks.
 
-    Raises ConfigError for an unknown dtype, EncodingError if no item has text, StoreError if `path` is no place for a
-    store or the disk is full, OutputError if another process writes the same store.
+    Raises ConfigError for an unknown dtype, EncodingError if no item has text, StoreError if the disk is full,
+    OutputError if `path` is no place for a store, holds one that was made otherwise, or another process writes there.
     """
     if store_dtype not in ON_DISK:
         raise ConfigError(f"store_dtype is {store_dtype!r}; known: {', '.join(ON_DISK)}")
@@ -76,13 +78,18 @@ def encode_texts(
             f"none of the {len(items.textless)} items{of_part} has text in {', '.join(template.fields)}; "
             "choose other fields" + " or fewer parts" * bool(shard)
         )
-    said = {"template": template.header(), "text_sha256": items.sha256, "shard": shard}
+    if not fresh:
+        _refuse_other(path, source, template, store_dtype)
+    said: dict[str, Any] = {"template": template.header(), "text_sha256": items.sha256, "shard": shard}
+    if items.whole is not None:
+        said["whole"] = items.whole
 
     def the_same(store: EmbeddingStore | None) -> EmbeddingStore | None:
         if store is None or any(getattr(store, key) != value for key, value in said.items()):
             return None
         # Whoever asked first may have got this encoder as a fallback; this caller may not.
-        return dataclasses.replace(store, encoder={**store.encoder, "asked_for": source.asked_for})
+        cut = {**store.cut, **_length(source)} if store.cut else None
+        return dataclasses.replace(store, encoder={**store.encoder, "asked_for": source.asked_for}, cut=cut)
 
     if not has_leftovers(path) and (store := the_same(_old_store(path, source, store_dtype))):
         return store
@@ -92,17 +99,17 @@ def encode_texts(
             return store
         known = KnownVectors(store_dtype)
         if old is not None:
-            known.add(old.text_digests, old.vectors)
+            known.add(old.text_digests, old.vectors, old.cut_rows)
         load = cache(lambda: TextEncoder(source, device, tokens_per_batch))
         try:
             _encode_missing(items, known, Pieces(work, settings_mark(source.header(), store_dtype)), load, progress)
         except OSError as error:
             cannot_write(path, error)
         encoder = _encoder_header(source, old, items, load)
-        blocks = known.blocks(known.find(items.digests))
+        found = known.find(items.digests)
         return put_store(
-            path, items.item_tokens, items.textless, items.digests, blocks, known.text_dim, store_dtype,
-            {"encoder": encoder, **said},
+            path, items.item_tokens, items.textless, items.digests, known.blocks(found), known.text_dim, store_dtype,
+            {"encoder": encoder, **said}, known.cut(found), _length(source),
         )  # fmt: skip
 
 
@@ -121,8 +128,32 @@ def _encode_missing(
     # In the order of the catalogue: what a killed run leaves to do falls into the same chunks again.
     chunks = [missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)]
     texts = [[items.texts[row] for row in chunk] for chunk in chunks]
-    for chunk, vectors in zip(chunks, load().encode_chunks(texts, progress), strict=True):
-        known.add(*pieces.write(items.digests[chunk], as_stored(vectors, known.dtype)))
+    for chunk, encoded in zip(chunks, load().encode_chunks(texts, progress), strict=True):
+        known.add(*pieces.write(items.digests[chunk], as_stored(encoded.vectors, known.dtype), encoded.cut))
+
+
+def _length(source: EncoderSource) -> dict[str, Any]:
+    """What a store says beside the number of texts that were cut."""
+    return {"asked_length": source.asked_length or source.max_length, "capped_by": source.capped_by}
+
+
+def _refuse_other(path: Path, source: EncoderSource, template: Template, store_dtype: str) -> None:
+    """Raise OutputError if a store was made by another encoder, or in another way, and would be lost."""
+    if not (path / HEADER).exists():
+        return
+    try:
+        old = open_store(path, verify=False)
+    except StoreError:  # damaged: it is made again, and that is said
+        return
+    made: dict[str, tuple[Any, Any]] = {key: (old.encoder.get(key), source.header()[key]) for key in SAME}
+    made |= {"store_dtype": (old.dtype, store_dtype), "template": (dict(old.template), template.header())}
+    if made["revision"][0] != made["revision"][1]:
+        made = {"encoder": (old.encoder.get("name"), source.name), **made}
+    if changes := [f"{key} is {there!r} there, {here!r} now" for key, (there, here) in made.items() if there != here]:
+        raise OutputError(
+            f"{path} is a store that was made in another way ({'; '.join(changes)}); choose another place, or replace "
+            "it with --fresh"
+        )
 
 
 def _encoder_header(

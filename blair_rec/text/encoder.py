@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,15 @@ CHUNK = 2048
 """Texts that are tokenised, sorted by length and finished together."""
 TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 65536}
 """On a CPU for each thread: what a layer works on shall fit into the caches."""
+
+
+class Encoded(NamedTuple):
+    """What became of a chunk of texts."""
+
+    vectors: np.ndarray
+    """[texts, text_dim] float32, not normalised."""
+    cut: np.ndarray
+    """[texts] bool: whose end was not read, because the text has more than max_length tokens."""
 
 
 class TextEncoder:
@@ -62,12 +71,13 @@ class TextEncoder:
         """
         distinct = list(dict.fromkeys(texts))
         chunks = [distinct[start : start + CHUNK] for start in range(0, len(distinct), CHUNK)]
-        vectors = [np.empty((0, self.text_dim), np.float32), *self.encode_chunks(chunks, progress)]
+        encoded = [chunk.vectors for chunk in self.encode_chunks(chunks, progress)]
+        vectors = [np.empty((0, self.text_dim), np.float32), *encoded]
         row_of = {text: row for row, text in enumerate(distinct)}
         return np.concatenate(vectors)[[row_of[text] for text in texts]]
 
-    def encode_chunks(self, chunks: Sequence[Sequence[str]], progress: Progress | None = None) -> Iterator[np.ndarray]:
-        """[len(chunk), text_dim] float32 of each chunk, as it is finished; the next one is tokenised meanwhile.
+    def encode_chunks(self, chunks: Sequence[Sequence[str]], progress: Progress | None = None) -> Iterator[Encoded]:
+        """The vectors of each chunk, as it is finished; the next one is tokenised meanwhile.
 
         The vectors of a chunk depend on nothing but the chunk, to the bit. Raises EncodingError for vectors that aren't
         finite.
@@ -76,7 +86,7 @@ class TextEncoder:
         with ThreadPoolExecutor(max_workers=1) as ahead:
             coming = [ahead.submit(self._tokens, chunk) for chunk in chunks[:1]]
             for number, chunk in enumerate(chunks):
-                tokens = coming.pop().result()
+                tokens, cut = coming.pop().result()
                 coming = [ahead.submit(self._tokens, following) for following in chunks[number + 1 : number + 2]]
                 vectors = np.empty((len(chunk), self.text_dim), dtype=np.float32)
                 for rows in _batches([len(text) for text in tokens], self.tokens_per_batch):
@@ -85,10 +95,10 @@ class TextEncoder:
                     if progress is not None:
                         progress(done, total)
                 self._refuse_broken(chunk, vectors)
-                yield vectors
+                yield Encoded(vectors, cut)
 
-    def _tokens(self, texts: Sequence[str]) -> Tokens:
-        """Token ids of each text, special ones included, cut at max_length."""
+    def _tokens(self, texts: Sequence[str]) -> tuple[Tokens, np.ndarray]:
+        """Token ids of each text, special ones included, cut at max_length; and [texts] bool, which were cut."""
         read = self._tokenizer(
             list(texts),
             truncation=True,
@@ -97,7 +107,14 @@ class TextEncoder:
             return_token_type_ids=False,
         )
         ids: Tokens = read["input_ids"]
-        return ids
+        full = [row for row, text in enumerate(ids) if len(text) >= self.source.max_length]
+        cut = np.zeros(len(ids), dtype=np.bool_)
+        for row in full:  # of these alone one can't tell by their length
+            if read.encodings is not None:
+                cut[row] = bool(read.encodings[row].overflowing)
+            else:  # a tokenizer in Python keeps nothing of what it cuts off
+                cut[row] = len(self._tokenizer(texts[row], verbose=False)["input_ids"]) > self.source.max_length
+        return ids, cut
 
     def _encode_batch(self, tokens: Tokens) -> np.ndarray:
         """[len(tokens), text_dim] float32."""

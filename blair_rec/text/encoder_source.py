@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
-import importlib.util
 import json
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from blair_rec.errors import ConfigError, EncoderUnavailable, UnknownEncoder
+from blair_rec.text.encoder_package import packaged_model
 
 # huggingface_hub is imported where it is used: to find a folder or a package, or to read what one has made, takes none.
 
@@ -65,6 +64,8 @@ class EncoderSource:
     """What made max_length smaller than asked for; empty if nothing did."""
     dtype: str = "float32"
     """What the model computes in: float32, bfloat16 or, on a GPU, float16."""
+    asked_length: int = field(default=0, compare=False)
+    """The max_length that was asked for."""
 
     def header(self) -> dict[str, str | int]:
         """What a store records of the encoder; not the path, which is this machine's alone."""
@@ -89,7 +90,8 @@ def resolve_encoder(
 ) -> EncoderSource:
     """Find an encoder's files without loading them.
 
-    Looked for in this order: a local folder; an installed package whose module has `get_model_path()`; the hub, or
+    Looked for in this order: a local folder; an installed package whose module has `get_model_path()` (a module of the
+    working directory is never imported); the hub, or
     where the hub can't be reached its local cache. `fallback` is another such name: it is taken, with a warning, only
     if the hub can't be reached; `revision` and `pooling` belong to `name` and don't carry over to it.
 
@@ -113,7 +115,7 @@ def resolve_encoder(
     config = _read_json(folder / "config.json")
     how = cast(Pooling, pooling) if pooling != "auto" else _pooling(folder, used)
     length, capped_by = _capped_length(folder, config, max_length)
-    return EncoderSource(used, name, folder, found, how, length, capped_by, dtype)
+    return EncoderSource(used, name, folder, found, how, length, capped_by, dtype, max_length)
 
 
 def _find(name: str, revision: str | None) -> tuple[str, Path, str]:
@@ -123,13 +125,22 @@ def _find(name: str, revision: str | None) -> tuple[str, Path, str]:
     if (folder / "config.json").is_file() or (os.sep in name and folder.is_dir()):
         return _local(folder.resolve().name, folder, revision)
     if name.startswith((".", "~", os.sep)) or name.endswith(os.sep) or name.count(os.sep) > 1:
-        raise UnknownEncoder(f"the encoder folder {name} is not there; name a folder with a config.json, or a hub name")
-    module = name.replace("-", "_")
-    if module.isidentifier() and importlib.util.find_spec(module) is not None:
-        get_model_path = getattr(importlib.import_module(module), "get_model_path", None)
-        if get_model_path is not None:
-            return _local(name, Path(get_model_path()), revision)
-    return _hub(name, revision)
+        raise _no_folder(name)
+    # The hub has no owner of these names, so that models/mine can only be a folder.
+    if name.partition("/")[0] in ("models", "datasets", "spaces"):
+        raise _no_folder(name)
+    if (packaged := packaged_model(name)) is not None:
+        return _local(name, packaged, revision)
+    try:
+        return _hub(name, revision)
+    except EncoderUnavailable as error:
+        if os.sep in name and folder.parent.is_dir():  # a misspelt folder, or a hub name
+            raise EncoderUnavailable(name, f"there is no folder {name}, and {error.why}") from error
+        raise
+
+
+def _no_folder(name: str) -> UnknownEncoder:
+    return UnknownEncoder(f"the encoder folder {name} is not there; name a folder with a config.json, or a hub name")
 
 
 def _local(name: str, folder: Path, revision: str | None) -> tuple[str, Path, str]:
@@ -248,7 +259,8 @@ def _pooling(folder: Path, name: str) -> Pooling:
     if name.startswith("hyp1231/blair-"):
         return "cls"
     raise ConfigError(
-        f"{name} does not say how it pools (no 1_Pooling/config.json); set `pooling: cls` or `pooling: mean`"
+        f"{name} does not say how it pools (no 1_Pooling/config.json); set `pooling: cls` or `pooling: mean` "
+        "(`blair_pooling` in a RecBole config)"
     )
 
 

@@ -1,4 +1,4 @@
-"""Stores from and for other tools: raw .feature files, .npy with ids, Parquet, RecBole's additional features."""
+"""Stores for other tools: raw .feature files, .npy with ids, Parquet, RecBole's additional features."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 
 from blair_rec.errors import OutputError, StoreError, first_of
 from blair_rec.extras import need
+from blair_rec.files import partial_of, replace_file
 from blair_rec.text.store import EmbeddingStore
-from blair_rec.text.store_writer import write_store
 
 PAD = "[PAD]"
 """Upstream's name of the item with id 0, which has no row."""
@@ -40,15 +40,15 @@ def export_store(store: EmbeddingStore, path: str | Path) -> list[Path]:
     }  # fmt: skip
     if path.suffix not in writers:
         raise StoreError(f"{path}: unknown kind of file; known endings: {', '.join(writers)}")
-    files = [path, *([beside] if (beside := _beside(path)) else [])]
+    files = [path, *([beside] if (beside := beside_of(path)) else [])]
     if there := [str(file) for file in files if file.exists()]:
         raise OutputError(f"{first_of(there)} is there already; choose another name")
-    partial = [file.with_name(f".{file.name}.partial") for file in files]
+    partial = [partial_of(file) for file in files]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         writers[path.suffix](store, path)
         for file, complete in zip(partial, files, strict=True):
-            file.replace(complete)
+            replace_file(file, complete)
     except OSError as error:
         raise OutputError(f"{path} can't be written ({error.strerror}); make room, or choose another place") from error
     finally:
@@ -57,38 +57,7 @@ def export_store(store: EmbeddingStore, path: str | Path) -> list[Path]:
     return files
 
 
-def import_store(
-    path: str | Path, out: str | Path, *, encoder: str, ids: str | Path | None = None, dtype: str = "float32"
-) -> EmbeddingStore:
-    """A store at `out` of vectors that another tool made, in one of the formats of export_store.
-
-    `encoder` is the name to record for what made them; `ids` is the `.ids.json` or `.data_maps` file, if it doesn't
-    stand beside `path` under the same name. What texts they were made from is unknown: such a store is only read.
-
-    Raises StoreError for files that can't be read or don't fit each other, and as write_store does.
-    """
-    path = Path(path)
-    readers: dict[str, Callable[[Path, Path | None], tuple[Sequence[str], np.ndarray]]] = {
-        ".npy": _read_npy, ".parquet": _read_parquet, ".feature": _read_feature, ".itememb": _read_itememb,
-    }  # fmt: skip
-    if path.suffix not in readers:
-        raise StoreError(f"{path}: unknown kind of file; known endings: {', '.join(readers)}")
-    beside = Path(ids) if ids else _beside(path)
-    for file in (path, beside):
-        if file is not None and not file.is_file():
-            raise StoreError(f"{file} is not there; the format takes both files, and --ids names the second one")
-    try:
-        item_tokens, vectors = readers[path.suffix](path, beside)
-    except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, StoreError):
-            raise
-        raise StoreError(f"{path} can't be read ({error}); export it again") from error
-    made = {"name": encoder, "asked_for": encoder, "revision": None, "pooling": None, "max_length": None, "dtype": None}
-    template = {"name": "imported", "version": 1, "fields": [path.name]}
-    return write_store(out, item_tokens, vectors, encoder=made, template=template, dtype=dtype)
-
-
-def _beside(path: Path) -> Path | None:
+def beside_of(path: Path) -> Path | None:
     """The second file of a format that has two: what the rows of the first one are."""
     if path.suffix == ".feature":  # upstream: All_Beauty.blair-roberta-base.feature and All_Beauty.data_maps
         return path.with_name(f"{path.name.removesuffix('.feature').partition('.')[0]}.data_maps")
@@ -97,7 +66,7 @@ def _beside(path: Path) -> Path | None:
 
 def _open(path: Path, mode: str = "wb") -> Any:
     """A file under its temporary name."""
-    return path.with_name(f".{path.name}.partial").open(mode, encoding=None if "b" in mode else "utf-8")
+    return partial_of(path).open(mode, encoding=None if "b" in mode else "utf-8")
 
 
 def _write_json(path: Path, content: Any) -> None:
@@ -114,14 +83,6 @@ def _write_npy(store: EmbeddingStore, path: Path) -> None:
     _write_json(path.with_suffix(".ids.json"), store.item_tokens)
 
 
-def _read_npy(path: Path, ids: Path | None) -> tuple[Sequence[str], np.ndarray]:
-    assert ids is not None
-    item_tokens = json.loads(ids.read_text(encoding="utf-8"))
-    if not (isinstance(item_tokens, list) and all(isinstance(token, str) for token in item_tokens)):
-        raise StoreError(f"{ids} is no list of item tokens")
-    return item_tokens, np.load(path, mmap_mode="r", allow_pickle=False).astype(np.float32)
-
-
 def _write_feature(store: EmbeddingStore, path: Path) -> None:
     if PAD in store.item_tokens:
         raise StoreError(f"an item is called {PAD}, which means padding in .data_maps; rename it")
@@ -129,26 +90,9 @@ def _write_feature(store: EmbeddingStore, path: Path) -> None:
         for block in store.blocks(ROWS):
             file.write(np.ascontiguousarray(block).data)
     id2item = [PAD, *store.item_tokens]
-    beside = _beside(path)
+    beside = beside_of(path)
     assert beside is not None
     _write_json(beside, {"item2id": {token: number for number, token in enumerate(id2item)}, "id2item": id2item})
-
-
-def _read_feature(path: Path, ids: Path | None) -> tuple[Sequence[str], np.ndarray]:
-    assert ids is not None
-    item2id = json.loads(ids.read_text(encoding="utf-8"))["item2id"]
-    by_id = sorted((int(number), token) for token, number in item2id.items())
-    if [number for number, _ in by_id] != list(range(len(by_id))) or by_id[:1] != [(0, PAD)]:
-        raise StoreError(f"{ids}: item2id does not number the items from 1 to {len(by_id) - 1}, with {PAD} as 0")
-    items = len(by_id) - 1
-    size = path.stat().st_size
-    if not items or size == 0 or size % (4 * items):
-        raise StoreError(
-            f"{path} holds {size} bytes, which is no whole number of float32 vectors for the {items} items of {ids}: "
-            "the two files don't belong together, or one is cut off"
-        )
-    # Row = id - 1: upstream writes no row for the padding.
-    return [token for _, token in by_id[1:]], np.fromfile(path, "<f4").reshape(items, -1)
 
 
 def _write_parquet(store: EmbeddingStore, path: Path) -> None:
@@ -164,21 +108,6 @@ def _write_parquet(store: EmbeddingStore, path: Path) -> None:
             writer.write_batch(pa.record_batch(columns, schema=schema))
 
 
-def _read_parquet(path: Path, ids: Path | None) -> tuple[Sequence[str], np.ndarray]:
-    need("pyarrow", "parquet", "reading Parquet")
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(path, columns=[ITEM, VECTOR])
-    item_tokens = table.column(ITEM).to_pylist()
-    vectors = table.column(VECTOR).combine_chunks()
-    if vectors.null_count or None in item_tokens:
-        raise StoreError(f"{path}: {vectors.null_count or item_tokens.count(None)} rows have no vector or no item")
-    flat = vectors.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-    if not item_tokens or len(flat) % len(item_tokens):
-        raise StoreError(f"{path}: {len(flat)} numbers for {len(item_tokens)} items; vectors have one width")
-    return item_tokens, flat.reshape(len(item_tokens), -1)
-
-
 def _write_itememb(store: EmbeddingStore, path: Path) -> None:
     if odd := [token for token in store.item_tokens if not token or set(token) & set("\t\n\r")]:
         raise StoreError(
@@ -190,25 +119,6 @@ def _write_itememb(store: EmbeddingStore, path: Path) -> None:
         for item_tokens, block in _with_tokens(store):
             for token, vector in zip(item_tokens, block, strict=True):
                 file.write(f"{token}\t{' '.join(map(repr, vector.tolist()))}\n")
-
-
-def _read_itememb(path: Path, ids: Path | None) -> tuple[Sequence[str], np.ndarray]:
-    item_tokens: list[str] = []
-    vectors: list[np.ndarray] = []
-    with path.open(encoding="utf-8", newline="\n") as file:
-        kinds = [column.partition(":")[2] for column in file.readline().rstrip("\r\n").split("\t")]
-        if kinds != ["token", "float_seq"]:
-            raise StoreError(f"{path}: the first line names {kinds}; it has to be {RECBOLE_HEADER.strip()!r}")
-        for number, line in enumerate(file, start=2):
-            token, tab, numbers = line.rstrip("\r\n").partition("\t")
-            vector = np.array(numbers.split(" "), dtype=np.float32)
-            if not tab or (vectors and len(vector) != len(vectors[0])):
-                raise StoreError(
-                    f"{path}, line {number}: {len(vector)} numbers; all vectors have the width of the first"
-                )
-            item_tokens.append(token)
-            vectors.append(vector)
-    return item_tokens, np.array(vectors, dtype=np.float32).reshape(len(vectors), -1)
 
 
 def _with_tokens(store: EmbeddingStore) -> Iterator[tuple[Sequence[str], np.ndarray]]:

@@ -165,6 +165,12 @@ def check_metric(metric: str) -> None:
         raise ConfigError(f"metric is {metric!r}; known: {', '.join(METRICS)}")
 
 
+def check_k(k: int) -> None:
+    """Raise ConfigError for a number of items that can't be asked for."""
+    if k < 1:
+        raise ConfigError(f"k is {k}; at least 1 item has to be asked for")
+
+
 def checked_queries(queries: np.ndarray | Sequence[Any], store: EmbeddingStore, metric: str, k: int) -> np.ndarray:
     """[queries, text_dim] float64, of length 1 for cosine. Raises as ExactIndex.search does."""
     found: np.ndarray = np.asarray(queries, np.float64)
@@ -172,8 +178,7 @@ def checked_queries(queries: np.ndarray | Sequence[Any], store: EmbeddingStore, 
         raise StoreError(f"queries are {list(found.shape)}; for this store they have to be [queries, {store.text_dim}]")
     if broken := int((~np.isfinite(found).all(axis=1)).sum()):
         raise StoreError(f"{broken} of {len(found)} queries hold NaN or infinity")
-    if k < 1:
-        raise ConfigError(f"k is {k}; at least 1 item has to be asked for")
+    check_k(k)
     if metric == "cosine":
         lengths = np.linalg.norm(found, axis=1, keepdims=True)
         found = np.divide(found, lengths, out=np.zeros_like(found), where=lengths > 0)

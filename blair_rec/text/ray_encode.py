@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -9,12 +11,14 @@ from typing import Any
 
 from blair_rec.errors import CatalogueError, EncodingError, MissingExtra
 from blair_rec.extras import need
+from blair_rec.files import sha256_of
 from blair_rec.text.catalogue import JSON_SUFFIXES, Number, Value, catalogue_of, json_row
 from blair_rec.text.encode import encode_texts
 from blair_rec.text.encoder import Progress, best_device
 from blair_rec.text.encoder_source import EncoderSource
 from blair_rec.text.shards import shard_path
 from blair_rec.text.template import ItemTexts, Template
+from blair_rec.text.tokens import digests
 
 OLDEST = (2, 40)
 """The first release this was written for; RecBole 1.2.1 brings 2.6."""
@@ -30,6 +34,7 @@ def encode_with_ray(
     workers: int,
     item_id: str | None = None,
     store_dtype: str = "float32",
+    fresh: bool = False,
     progress: Progress | None = None,
 ) -> list[Path]:
     """Encode Parquet or JSON lines files in `parts` parts on `workers` workers, and return the stores of the parts.
@@ -37,16 +42,23 @@ def encode_with_ray(
     The parts are those of one catalogue: `merge_stores` joins them. A part is one worker's whole job and has to fit
     into its memory, as text; a part that is there already is not encoded again, and one that a worker died in is gone
     on with. `out` is on a file system that all nodes share. `find_encoder` is called on every node, and has to find the
-    same encoder everywhere. `progress` counts parts.
+    same encoder everywhere. A part of another encoder, or of other settings, is replaced only if `fresh`. `progress`
+    counts parts.
 
     Raises MissingExtra without a current Ray, CatalogueError for files of another kind, and what a worker raises.
     """
     ray = _ray()
     wanted = find_encoder()
-    split = _rows(ray, [Path(file).resolve() for file in files]).repartition(parts).split(parts)
+    paths = [Path(file).resolve() for file in files]
+    split = _rows(ray, paths).repartition(parts).split(parts)
+    # No process sees all texts: the whole is known by its files.
+    marks = digests([sha256_of(path) for path in paths]).tobytes()
+    whole = {"items": sum(rows.count() for rows in split), "sha256": hashlib.sha256(marks).hexdigest()}
     # Read before there are workers: they take all processors, and reading would wait for them for ever.
     jobs = [(rows.to_arrow_refs(), part, parts) for part, rows in enumerate(split)]
-    pool = _workers(ray, workers, find_encoder, wanted, template, Path(out).resolve(), item_id, store_dtype)
+    pool = _workers(
+        ray, workers, find_encoder, wanted, template, Path(out).resolve(), item_id, store_dtype, fresh, whole
+    )
     stores = []
     for store in pool.map(lambda worker, job: worker.encode.remote(*job), jobs):
         stores.append(Path(store))
@@ -104,11 +116,14 @@ class _Worker:
         out: Path,
         item_id: str | None,
         store_dtype: str,
+        fresh: bool,
+        whole: dict[str, Any],
     ) -> None:
         self.source = find_encoder()
         if self.source.header() != wanted.header():
             raise EncodingError(f"one node has the encoder {self.source.header()}, another {wanted.header()}")
         self.template, self.out, self.item_id, self.store_dtype = template, out, item_id, store_dtype
+        self.fresh, self.whole = fresh, whole
 
     def encode(self, tables: Any, part: int, parts: int) -> str:
         """Encode one part, references to Arrow tables, and say where its store is."""
@@ -116,10 +131,11 @@ class _Worker:
 
         records = (_record(row, f"part {part}") for table in tables for row in ray.get(table).to_pylist())
         items = ItemTexts.of(catalogue_of(records, Path(f"part {part} of {parts}"), self.item_id), self.template)
+        items = dataclasses.replace(items, whole=self.whole)
         path = shard_path(self.out, (part, parts))
         encode_texts(
             items, self.template, self.source, path,
-            store_dtype=self.store_dtype, shard=(part, parts), device=best_device(),
+            store_dtype=self.store_dtype, shard=(part, parts), fresh=self.fresh, device=best_device(),
         )  # fmt: skip
         return str(path)
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from blair_rec.errors import StoreError
+from blair_rec.errors import ConfigError, StoreError
 from blair_rec.text.catalogue import TITLE_FIELDS, Catalogue, Record, first_field, iter_catalogue, short_title, texts_in
 from blair_rec.text.encoder import TextEncoder, best_device
 from blair_rec.text.encoder_source import EncoderSource, resolve_encoder
-from blair_rec.text.nearest import ExactIndex, Index
+from blair_rec.text.nearest import ExactIndex, Index, check_k
 from blair_rec.text.store import EmbeddingStore, open_store
 from blair_rec.text.template import Template
 
@@ -44,8 +44,10 @@ class TextSearch:
         metric: str = "cosine",
         approximate: bool = False,
         device: str | None = None,
+        item_id: str | None = None,
     ) -> None:
         """A store that is open, or its folder; `items` are where titles come from: a file is read at each search.
+        `item_id` names the field of that file that holds the item tokens, if it has another name than usual.
 
         `encoder` says where the store's encoder is to be had now, such as a folder that has moved; no other one is
         taken. It has to be named for a store that was imported, which doesn't say what made it. `approximate` searches
@@ -55,7 +57,7 @@ class TextSearch:
         can't be had, ConfigError for an unknown metric, MissingExtra without faiss.
         """
         self.store = store if isinstance(store, EmbeddingStore) else open_store(store, verify=False)
-        self.items = items
+        self.items, self.item_id = items, item_id
         self.index: Index = _index(self.store, metric, approximate)
         self.encoder = TextEncoder(encoder_of(self.store, encoder), device or best_device())
         if self.encoder.text_dim != self.store.text_dim:
@@ -63,14 +65,25 @@ class TextSearch:
             raise StoreError(f"{self.encoder.source.name} makes {made}; name the encoder that made the store")
 
     def search(self, queries: Sequence[str], k: int = 10) -> list[list[Hit]]:
-        """The nearest k items of each query, the nearest first; of equal scores the one first in the store."""
+        """The nearest k items of each query, the nearest first; of equal scores the one first in the store.
+
+        Raises as check_asked does.
+        """
+        check_asked(queries, k)
         found = self.index.search(self.encoder.encode(queries), k)
         tokens = {row: self.store.tokens.at([row])[0] for row in np.unique(found.rows).tolist() if row >= 0}
-        titles = {} if self.items is None else titles_of(self.items, set(tokens.values()), self.store)
+        titles = {} if self.items is None else titles_of(self.items, set(tokens.values()), self.store, self.item_id)
         return [
             [Hit(tokens[row], score, titles.get(tokens[row], "")) for row, score in zip(*best, strict=True) if row >= 0]
             for best in zip(found.rows.tolist(), found.scores.tolist(), strict=True)
         ]
+
+
+def check_asked(queries: Sequence[str], k: int) -> None:
+    """Raise ConfigError for a query without a word, or a number of items below 1."""
+    if blank := [number for number, query in enumerate(queries, start=1) if not query.strip()]:
+        raise ConfigError(f"query {blank[0]} of {len(queries)} is empty; write a sentence, such as 'a blue cup'")
+    check_k(k)
 
 
 def _index(store: EmbeddingStore, metric: str, approximate: bool) -> Index:
@@ -111,16 +124,23 @@ def encoder_of(store: EmbeddingStore, encoder: str | None = None) -> EncoderSour
     return source
 
 
-def titles_of(items: Catalogue | str | Path, item_tokens: set[str], store: EmbeddingStore) -> dict[str, str]:
+def titles_of(
+    items: Catalogue | str | Path, item_tokens: set[str], store: EmbeddingStore, item_id: str | None = None
+) -> dict[str, str]:
     """By item token what a reader calls it: its title, or else the beginning of the text that was encoded.
+
+    Of an item's rows the first one that has either counts.
 
     Raises CatalogueError for a file that can't be read, StoreError if it knows none of the items.
     """
     template = Template(store.template["name"], tuple(store.template["fields"])) if store.template else None
     rows: Iterable[tuple[str, Record]] = (
-        zip(items.item_tokens, items.records, strict=True) if isinstance(items, Catalogue) else iter_catalogue(items)
+        items.rows() if isinstance(items, Catalogue) else iter_catalogue(items, item_id)
     )
-    titles = {token: _title(record, template) for token, record in rows if token in item_tokens}
+    titles: dict[str, str] = {}
+    for token, record in rows:
+        if token in item_tokens:
+            titles[token] = titles.get(token) or _title(record, template)
     if item_tokens and not titles:
         where = items.source if isinstance(items, Catalogue) else items
         raise StoreError(f"{where} knows none of the items that were found; name the catalogue that was encoded")

@@ -161,18 +161,23 @@ def text_template(store: EmbeddingStore, fields: Sequence[str] = ()) -> Template
     return Template(store.template["name"], tuple(store.template["fields"]))
 
 
-def item_facts(items: Path, store: EmbeddingStore, template: Template | None) -> tuple[list[str], dict[str, str]]:
+def item_facts(
+    items: Path, store: EmbeddingStore, template: Template | None, item_id: str | None = None
+) -> tuple[list[str], dict[str, str]]:
     """(the text of each row of the store, "" where there is none; categories by item token) of a catalogue.
+
+    `item_id` is that of read_catalogue; of an item's rows the first one that has a text, or a category, counts.
 
     Raises StoreError if the file has no text for any of the items, which doesn't matter without a template.
     """
-    texts, categories = [""] * len(store), {}
+    texts = [""] * len(store)
+    categories: dict[str, str] = {}
     row_of = {token: row for row, token in enumerate(store.item_tokens)}
-    for token, record in iter_catalogue(items):
-        if template and token in row_of:
+    for token, record in iter_catalogue(items, item_id):
+        if template and token in row_of and not texts[row_of[token]]:
             texts[row_of[token]] = template.line(record)
         if category := texts_in(record.get("category")):
-            categories[token] = category[0]
+            categories.setdefault(token, category[0])
     if template and not any(texts):
         wanted = f"{items} has no text in {', '.join(template.fields)} for any of the {len(store)} items"
         raise StoreError(f"{wanted} of {store.path}; name the catalogue that was encoded")

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from blair_rec.errors import ConfigError, StoreError, first_of
-from blair_rec.files import sha256_of
+from blair_rec.files import replace_file, sha256_of
 from blair_rec.text.store import BLOCK, ON_DISK, EmbeddingStore, open_store
-from blair_rec.text.store_writer import at_work_on, put_store
+from blair_rec.text.store_writer import at_work_on, put_store, refuse_replacing
 from blair_rec.text.template import text_hash
 from blair_rec.text.tokens import NO_DIGESTS, DigestIndex, Digests, digests
 
@@ -30,16 +30,21 @@ class KnownVectors:
         self.dtype = dtype
         self._digests: list[Digests] = [NO_DIGESTS]
         self._vectors: list[np.ndarray] = []
+        self._cut: list[np.ndarray | None] = []
 
     @property
     def text_dim(self) -> int:
         """Width of the vectors."""
         return int(self._vectors[0].shape[1])
 
-    def add(self, text_digests: Digests, vectors: np.ndarray) -> None:
-        """[n, 2] digests and [n, text_dim] vectors as they lie on disk; memory-mapped ones stay so."""
+    def add(self, text_digests: Digests, vectors: np.ndarray, cut: np.ndarray | None) -> None:
+        """[n, 2] digests, [n, text_dim] vectors as they lie on disk, and [n] bool whose text was cut, if that is known.
+
+        Memory-mapped arrays stay so.
+        """
         self._digests.append(text_digests)
         self._vectors.append(vectors)
+        self._cut.append(cut)
 
     def find(self, text_digests: Digests) -> np.ndarray:
         """[len(text_digests)] int64; -1 for a text without a vector, otherwise what `blocks` takes."""
@@ -57,19 +62,28 @@ class KnownVectors:
                 block[here] = self._vectors[number][at[here] - (ends[number] - len(self._vectors[number]))]
             yield block
 
+    def cut(self, found: np.ndarray) -> np.ndarray | None:
+        """[len(found)] bool: whose text was cut; None if that is unknown of any of them."""
+        known = [
+            np.full(len(of), 2, np.int8) if cut is None else cut
+            for of, cut in zip(self._vectors, self._cut, strict=True)
+        ]
+        flags = np.concatenate(known)[found]
+        return None if (flags == 2).any() else flags.astype(np.bool_)
+
 
 class Pieces:
     """What a run has encoded so far, in the work folder of a store: files that are whole or not there.
 
-    A piece holds the digest of each text beside its vector; its name holds the mark of the encoder's settings and its
-    own SHA-256. Pieces of other settings are left alone: they may be wanted again.
+    A piece holds the digest of each text beside its vector, and whether the text was cut; its name holds the mark of
+    the encoder's settings and its own SHA-256. Pieces of other settings are left alone: they may be wanted again.
     """
 
     def __init__(self, folder: Path, mark: str) -> None:
         self.folder, self.mark = folder, mark
 
-    def read(self) -> Iterator[tuple[Digests, np.ndarray]]:
-        """(digests, vectors) of all pieces that are there; damaged ones are removed, and that is said."""
+    def read(self) -> Iterator[tuple[Digests, np.ndarray, np.ndarray | None]]:
+        """(digests, vectors, cut) of all pieces that are there; damaged ones are removed, and that is said."""
         for path in sorted(self.folder.glob(f"{self.mark}-*.npy")):
             if sha256_of(path) == path.stem.partition("-")[2]:
                 yield _piece(path)
@@ -77,23 +91,26 @@ class Pieces:
                 logger.warning("a piece of an earlier run is damaged (%s); its texts are encoded again", path)
                 path.unlink()
 
-    def write(self, text_digests: Digests, vectors: np.ndarray) -> tuple[Digests, np.ndarray]:
-        """One more piece, [n, 2] and [n, text_dim], and what `read` would give for it."""
-        piece = np.empty(
-            len(vectors), [("digest", text_digests.dtype, (2,)), ("vector", vectors.dtype, vectors.shape[1:])]
-        )
-        piece["digest"], piece["vector"] = text_digests, vectors
+    def write(
+        self, text_digests: Digests, vectors: np.ndarray, cut: np.ndarray
+    ) -> tuple[Digests, np.ndarray, np.ndarray | None]:
+        """One more piece, [n, 2], [n, text_dim] and [n] bool, and what `read` would give for it."""
+        columns = [("digest", text_digests.dtype, (2,)), ("vector", vectors.dtype, vectors.shape[1:]), ("cut", "?")]
+        piece = np.empty(len(vectors), columns)
+        piece["digest"], piece["vector"], piece["cut"] = text_digests, vectors, cut
         partial = self.folder / "piece.partial"
         with partial.open("wb") as file:
             np.save(file, piece, allow_pickle=False)
         path = self.folder / f"{self.mark}-{sha256_of(partial)}.npy"
-        os.replace(partial, path)
+        replace_file(partial, path)
         return _piece(path)
 
 
-def _piece(path: Path) -> tuple[Digests, np.ndarray]:
+def _piece(path: Path) -> tuple[Digests, np.ndarray, np.ndarray | None]:
     piece = np.load(path, mmap_mode="r", allow_pickle=False)
-    return np.array(piece["digest"]), piece["vector"]
+    # An older version may have begun this store: its pieces don't say which texts were cut.
+    cut = np.array(piece["cut"]) if "cut" in piece.dtype.names else None
+    return np.array(piece["digest"]), piece["vector"], cut
 
 
 def settings_mark(settings: Mapping[str, Any], dtype: str) -> str:
@@ -120,14 +137,18 @@ def shard_path(path: str | Path, shard: tuple[int, int]) -> Path:
     return Path(path).with_name(f"{Path(path).name}.{shard[0]}of{shard[1]}")
 
 
-def merge_stores(parts: Sequence[str | Path], out: str | Path) -> EmbeddingStore:
+def merge_stores(parts: Sequence[str | Path], out: str | Path, *, fresh: bool = False) -> EmbeddingStore:
     """One store of several, with every byte of them verified; they stay as they are.
 
     Parts of one catalogue (`--shard i/n`) are put in order, and all have to be there: the result then counts as made
-    from the whole catalogue. Stores of different catalogues are joined in the order given.
+    from the whole catalogue. Stores of different catalogues are joined in the order given. A store that is at `out` is
+    replaced only if `fresh`.
 
-    Raises StoreError for stores that don't belong together, and as open_store, at_work_on and put_store do.
+    Raises StoreError for stores that don't belong together, OutputError for a store that is at `out` already, and as
+    open_store, at_work_on and put_store do.
     """
+    if not fresh:
+        refuse_replacing(out)
     stores = [open_store(path) for path in parts]
     if len(stores) < 2:
         raise StoreError(f"{len(stores)} stores are given; to merge takes at least two")
@@ -154,8 +175,12 @@ def merge_stores(parts: Sequence[str | Path], out: str | Path) -> EmbeddingStore
     blocks = (store.vectors[at : at + BLOCK] for store in stores for at in range(0, len(store), BLOCK))
     worst = min(stores, key=lambda store: store.encoder.get("from_float32", {}).get("cosine_min", 1.0))
     said = {"encoder": dict(worst.encoder), "template": dict(first.template), "text_sha256": made_from, "shard": None}
+    flags = [store.cut_rows for store in stores]
+    cut = None if any(of is None for of in flags) else np.concatenate([of for of in flags if of is not None])
     with at_work_on(out):
-        return put_store(out, item_tokens, textless, text_digests, blocks, first.text_dim, first.dtype, said)
+        return put_store(
+            out, item_tokens, textless, text_digests, blocks, first.text_dim, first.dtype, said, cut, first.read
+        )
 
 
 def _in_order(stores: Sequence[EmbeddingStore]) -> list[EmbeddingStore]:
@@ -168,4 +193,15 @@ def _in_order(stores: Sequence[EmbeddingStore]) -> list[EmbeddingStore]:
     (parts,) = counts
     if lacking := [f"{part}/{parts}" for part in range(parts) if (part, parts) not in by_part]:
         raise StoreError(f"{len(lacking)} of {parts} parts are missing ({first_of(lacking)}); encode them, merge all")
+    if old := [str(store.path) for store in stores if store.whole is None]:
+        raise StoreError(
+            f"{len(old)} of {parts} parts were written by an older version ({first_of(old)}) and don't say which "
+            "catalogue they are part of; encode them again with the same command: their vectors are kept"
+        )
+    wholes = {f"{store.path} of {store.whole['items']} items": store.whole for store in stores if store.whole}
+    if any(whole != stores[0].whole for whole in wholes.values()):
+        raise StoreError(
+            f"these are parts of different catalogues, or of one that has changed ({first_of(list(wholes), 9)}); "
+            "encode every part from the same file"
+        )
     return [by_part[part, parts] for part in range(parts)]

@@ -21,6 +21,8 @@ SCHEMA = 2
 HEADER, VECTORS, TEXTS = "store.json", "vectors.npy", "text_digests.npy"
 TOKENS, ENDS, INDEX = "item_tokens.bin", "item_token_ends.npy", "item_token_index.npy"
 FILES = (VECTORS, TEXTS, TOKENS, ENDS, INDEX)
+CUT = "text_cut.npy"
+"""Whose text was cut; stores that were imported, or made by older versions, have no such file."""
 MISSING_TEXT = ("error", "mean", "zeros")
 ON_DISK = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 """NumPy has no bfloat16: its 16 bits are stored as they are, and the header says what they mean."""
@@ -55,6 +57,12 @@ class EmbeddingStore:
     """Identity of the content: equal for equal vectors made in the same way, wherever and whenever."""
     shard: tuple[int, int] | None = None
     """(i, n): this is part i of n of a catalogue, counted from 0."""
+    whole: Mapping[str, Any] | None = None
+    """Of a part: items and sha256 of the whole catalogue; None for parts that an older version wrote."""
+    cut: Mapping[str, Any] | None = None
+    """items: how many texts are longer than the encoder reads; asked_length and capped_by; None if nobody counted."""
+    cut_rows: np.ndarray | None = field(default=None, repr=False)
+    """[rows] bool: which texts these are."""
     path: Path | None = None
     """The folder, if there is one."""
 
@@ -76,6 +84,11 @@ class EmbeddingStore:
     def text_dim(self) -> int:
         """Width of the vectors."""
         return int(self.vectors.shape[1])
+
+    @property
+    def read(self) -> dict[str, Any]:
+        """What the header says of the length that was read: asked_length and capped_by."""
+        return {key: value for key, value in (self.cut or {}).items() if key in ("asked_length", "capped_by")}
 
     @cached_property
     def item_tokens(self) -> tuple[str, ...]:
@@ -198,6 +211,8 @@ def open_store(path: str | Path, verify: bool = True) -> EmbeddingStore:
         raise StoreError(f"{path / TOKENS} can't be read ({error.strerror}); encode again") from error
     if size != ends[-1]:
         raise StoreError(f"{path / TOKENS} is cut off or damaged ({size} bytes, not {ends[-1]}); encode again")
+    cut = header.get("cut")
+    cut_rows = None if cut is None else _mapped(path / CUT, "|b1", (rows,))
     blob = np.memmap(path / TOKENS, np.uint8, "r") if size else np.empty(0, np.uint8)
     store = EmbeddingStore(
         tokens=TokenTable(blob, ends, DigestIndex(index)),
@@ -209,6 +224,9 @@ def open_store(path: str | Path, verify: bool = True) -> EmbeddingStore:
         text_sha256=header["text_sha256"],
         store_sha256=header["store_sha256"],
         shard=tuple(header["shard"]) if header["shard"] else None,
+        whole=header.get("whole"),
+        cut=cut,
+        cut_rows=cut_rows,
         path=path,
     )
     if verify and (broken := sum(int((~np.isfinite(block).all(axis=1)).sum()) for block in store.blocks())):
@@ -248,12 +266,15 @@ def _mapped(path: Path, dtype: str, shape: tuple[int, ...], name: str = "") -> n
 
 
 def _verify_checksums(path: Path, header: Mapping[str, Any]) -> None:
-    for name in FILES:
+    expected = {name: header["sha256"].get(name) for name in FILES}
+    if "cut" in header:
+        expected[CUT] = header["cut"].get("sha256")
+    for name, written in expected.items():
         try:
             checksum = sha256_of(path / name)
         except OSError as error:
             raise StoreError(f"{path / name} can't be read ({error.strerror}); encode again") from error
-        if checksum != header["sha256"].get(name):
+        if checksum != written:
             raise StoreError(
                 f"{path / name} was changed or damaged since it was written (checksum differs); encode again"
             )
@@ -262,7 +283,11 @@ def _verify_checksums(path: Path, header: Mapping[str, Any]) -> None:
 
 
 def identity_of(header: Mapping[str, Any]) -> str:
-    """SHA-256 of a header, without itself and without the name that was asked for, which is about a run."""
-    content = {key: value for key, value in header.items() if key != "store_sha256"}
+    """SHA-256 of a header, without itself and without what does not decide the vectors.
+
+    That is the name that was asked for, which is about a run, and which texts were cut, which follows from the texts
+    and the encoder: stores that were made before anybody counted keep their identity.
+    """
+    content = {key: value for key, value in header.items() if key not in ("store_sha256", "cut")}
     content["encoder"] = {key: value for key, value in header["encoder"].items() if key != "asked_for"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from blair_rec.errors import StoreError, first_of
-from blair_rec.files import alone_in, partial_of, put_in_place, sha256_of, tidy
+from blair_rec.errors import OutputError, StoreError
+from blair_rec.files import alone_in, discard, partial_of, put_in_place, refuse_foreign, sha256_of, tidy
 from blair_rec.text.store import (
     BLOCK,
+    CUT,
     ENDS,
     FILES,
     HEADER,
@@ -41,20 +41,21 @@ def at_work_on(path: str | Path) -> Iterator[Path]:
     What an earlier process that was killed left half-written is cleared away first. The folder is removed at the end;
     after an error it stays if there are pieces in it, so that the next process can go on.
 
-    Raises StoreError if `path` is no place for a store, OutputError if it can't be written, or another process has it.
+    Raises OutputError if `path` is no place for a store or can't be written, or if another process has it.
     """
     check_replaceable(path)  # before the work, not after it
     target = Path(path).resolve()  # a link keeps pointing to where the store is
     work = _work_folder(target)
     with alone_in(work, f"another process is writing the store {path}; wait until it is done, or choose another place"):
-        tidy(target.parent, target.name)
+        for name in (target.name, work.name):
+            tidy(target.parent, name)
         try:
             yield work
         except BaseException:
             if not any(work.glob("*.npy")):
-                shutil.rmtree(work)
+                discard(work)
             raise
-        shutil.rmtree(work)
+        discard(work)
 
 
 def has_leftovers(path: str | Path) -> bool:
@@ -98,13 +99,16 @@ def put_store(
     text_dim: int,
     dtype: str,
     said: Mapping[str, Any],
+    cut: np.ndarray | None = None,
+    read: Mapping[str, Any] | None = None,
 ) -> EmbeddingStore:
     """Write a store, inside at_work_on, and open it. What stood at `path` is replaced.
 
-    `blocks` are the vectors as they shall lie on disk, one after the other; `said` is encoder, template, text_sha256
-    and shard. The folder is complete before it gets its name, so that nobody ever opens half a store. POSIX has no
-    exchange of two folders: while an old store is replaced there is an instant without any; after a crash at that point
-    whoever writes next brings the old one back.
+    `blocks` are the vectors as they shall lie on disk, one after the other; `said` is encoder, template, text_sha256,
+    shard and, of a part, whole. `cut` ([rows] bool) says whose text is longer than the encoder reads, None if nobody
+    knows; `read` is what the header says beside it: asked_length and capped_by. The folder is complete before it gets
+    its name, so that nobody ever opens half a store. POSIX has no exchange of two folders: while an old store is
+    replaced there is an instant without any; after a crash at that point whoever writes next brings the old one back.
 
     Raises StoreError for vectors that aren't finite, tokens that are repeated, or a disk that is full.
     """
@@ -131,6 +135,9 @@ def put_store(
         }
         for name, array in ((TEXTS, text_digests), (ENDS, tokens.ends), (INDEX, tokens.index.table)):
             header["sha256"][name] = _write(fresh / name, lambda file, array=array: np.save(file, array, False))  # type: ignore[misc]
+        if cut is not None:
+            checksum = _write(fresh / CUT, lambda file: np.save(file, cut.astype(np.bool_), False))
+            header["cut"] = {"items": int(cut.sum()), **(read or {}), "sha256": checksum}
         header["store_sha256"] = identity_of(header)
         _write(fresh / HEADER, lambda file: file.write((json.dumps(header, indent=2) + "\n").encode()))
         put_in_place(target)
@@ -179,12 +186,12 @@ def _write_vectors(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, i
 
 
 def check_replaceable(path: str | Path) -> None:
-    """Raise StoreError unless `path` is free, empty, or a store and nothing else: no other file is ever removed."""
-    path = Path(path)
-    if not path.exists():
-        return
-    if not path.is_dir():
-        raise StoreError(f"{path} is a file; a store is a folder: choose another place")
-    ours = {HEADER, *FILES, "item_tokens.json"}  # the last one stands in stores of schema 1
-    if foreign := sorted({file.name for file in path.iterdir()} - ours):
-        raise StoreError(f"{path} holds files no store has (first: {first_of(foreign)}); choose another place")
+    """Raise OutputError unless `path` is free, empty, or a store and nothing else: no other file is ever removed."""
+    refuse_foreign(Path(path), {HEADER}, {*FILES, CUT, "item_tokens.json"})  # the last one is in stores of schema 1
+
+
+def refuse_replacing(path: str | Path) -> None:
+    """Raise OutputError if a store is at `path`, or anything else that must not be lost."""
+    check_replaceable(path)
+    if (Path(path) / HEADER).exists():
+        raise OutputError(f"{path} is a store already; choose another place, or replace it with --fresh")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -66,13 +66,19 @@ class Template:
 def catalogue_texts(catalogue: Catalogue, template: Template) -> list[str]:
     """[len(catalogue)] one line per item, in the order of the catalogue; "" for an item without text.
 
+    Of the rows of an item that the file repeats, the first one that has text makes the line.
+
     Raises MissingField for a field that no record has.
     """
     known = catalogue.fields
     for name in template.fields:
         if name not in known:
             raise MissingField(name, known, str(catalogue.source))
-    return [template.line(record) for record in catalogue.records]
+    lines = [template.line(record) for record in catalogue.records]
+    for row, token in enumerate(catalogue.item_tokens if catalogue.repeated else ()):
+        if not lines[row]:
+            lines[row] = next(filter(None, map(template.line, catalogue.repeated.get(token, ()))), "")
+    return lines
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,18 +91,26 @@ class ItemTexts:
     """[len(item_tokens)], none of them empty."""
     textless: tuple[str, ...] = ()
     """The other items."""
+    whole: Mapping[str, Any] | None = None
+    """Of a part: items and sha256 of the whole catalogue, which all parts have in common."""
 
     @classmethod
     def of(cls, catalogue: Catalogue, template: Template, shard: tuple[int, int] | None = None) -> ItemTexts:
         """The lines of a whole catalogue, or of part i of n, counted from 0. Raises as catalogue_texts does."""
         pairs = list(zip(catalogue.item_tokens, catalogue_texts(catalogue, template), strict=True))
-        if shard:
-            part, parts = shard
-            pairs = pairs[part * len(pairs) // parts : (part + 1) * len(pairs) // parts]
+        if not shard:
+            return cls._of_pairs(pairs)
+        part, parts = shard
+        whole = {"items": len(pairs), "sha256": cls._of_pairs(pairs).sha256}
+        return cls._of_pairs(pairs[part * len(pairs) // parts : (part + 1) * len(pairs) // parts], whole)
+
+    @classmethod
+    def _of_pairs(cls, pairs: Sequence[tuple[str, str]], whole: Mapping[str, Any] | None = None) -> ItemTexts:
         return cls(
             tuple(token for token, text in pairs if text),
             tuple(text for _, text in pairs if text),
             tuple(token for token, text in pairs if not text),
+            whole,
         )
 
     @cached_property

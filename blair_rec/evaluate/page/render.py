@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +65,7 @@ def to_html(data: PageData, config: Mapping[str, Any]) -> str:
         map_colours=[_colours(one) for one in data.maps],
         p_value=p_value,
         command=_command(board),
-        config=yaml.safe_dump(_without_folders(config), sort_keys=False, allow_unicode=True),
+        config=yaml.safe_dump(_without_folders(_pinned(config, board)), sort_keys=False, allow_unicode=True),
     )
 
 
@@ -74,6 +76,34 @@ def _without_folders(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_folders(one) for one in value]
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def _pinned(config: Mapping[str, Any], board: Leaderboard) -> dict[str, Any]:
+    """The config with the revision of each encoder from a hub that the runs used: the newest one may differ by now.
+
+    A revision belongs to the section that names the encoder, the shared one or a variant's own. What stood in for an
+    encoder, and what has no revision on a hub, is left as it is.
+    """
+    pinned = copy.deepcopy(dict(config))
+    variants, shared = pinned.get("variants"), pinned.get("text")
+    if not isinstance(variants, dict) or not isinstance(shared, dict):
+        return pinned
+    for row in board.rows:
+        variant, used = variants.get(row.variant), row.encoder
+        own = variant.get("text") if isinstance(variant, dict) else None
+        own = own if isinstance(own, dict) else {}
+        section = own if "encoder" in own or "revision" in own else shared
+        given = own.get("store", shared.get("store"))  # a store that was there is no encoder's to make again
+        if used is None or used.revision is None or given is not None:
+            continue
+        if _on_hub(used.revision) and used.name == own.get("encoder", shared.get("encoder")):
+            section["revision"] = used.revision
+    return pinned
+
+
+def _on_hub(revision: str) -> bool:
+    """Whether it is a commit; folders and packages have a hash of their content, which says what it is."""
+    return re.fullmatch(r"[0-9a-f]{40}", revision) is not None
 
 
 def _command(board: Leaderboard) -> str:

@@ -24,6 +24,9 @@ from blair_rec.recommend.dropout import BitDropout
 from blair_rec.recommend.transforms import FittedTransforms
 from blair_rec.steps import Step
 
+NEW_ITEMS = "use items: text, or scorer: last_item, which know items by their text alone"
+"""What a message proposes where a model can't score items that came after training."""
+
 
 class Items(nn.Module):
     """A table computed once for as many look-ups as a step needs; a kind says how, in `rows`."""
@@ -108,7 +111,7 @@ class Items(nn.Module):
             ConfigError: this kind knows items by their events, or ids from N on mean something else to the model.
         """
         if self.cold is not None:
-            raise ConfigError(f"an item that came after training can't be scored: {self.cold}")
+            raise ConfigError(f"an item that came after training can't be scored: {self.cold}; {NEW_ITEMS}")
         if self.extra is not None:
             raise ConfigError("an item that came after training can't be scored: the model has special rows of its own")
         self._append(torch.from_numpy(self.transforms.apply(vectors)).to(self.table))

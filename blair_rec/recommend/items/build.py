@@ -16,7 +16,7 @@ from blair_rec.recommend.items.text import TextItems
 from blair_rec.recommend.items.text_delta import TextDeltaItems
 from blair_rec.recommend.items.text_init import TextInitItems
 from blair_rec.recommend.items.unisrec import UniSRecItems
-from blair_rec.recommend.transforms import fit_transforms
+from blair_rec.recommend.whitening import fit_checked
 from blair_rec.steps import followed_by
 
 KINDS: dict[str, type[Items]] = {
@@ -45,12 +45,15 @@ def build_items(
         replaced: [N, H] as the model initialised it.
         seed: of the control.
         fitted: what the transforms found when they were fitted for this item side before; None: they are fitted now.
+
+    Raises:
+        ConfigError: whitening over too few items.
     """
     kind = KINDS[variant.items]
     options = {name: getattr(variant, name) for name in ("fusion", "max_delta")}
     rows = controlled(vectors[1:], variant.control, seed)
     steps = followed_by(variant.transforms, kind.steps(replaced.embedding_dim))
-    transforms, rows = fit_transforms(rows, steps, fitted)
+    transforms, rows = fit_checked(rows, steps, fitted)
     given = {name: value for name, value in options.items() if value is not None}
     items = kind(torch.from_numpy(rows).float(), replaced, **given)
     items.transforms = transforms

@@ -1,0 +1,47 @@
+"""What the fuzzing benchmarks share: many files with something wrong, one after the other, and their outcomes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def fuzz(try_one: Callable[[Path, str, int], str], kind: str, files: int, folder: Path) -> dict[str, Any]:
+    """How many files of a kind had which outcome, and how many bytes came to the terminal.
+
+    `try_one` is called with an empty folder, the kind and the seed of the file, which is its number. The first file
+    that breaks a promise ends it, and its seed is printed.
+    """
+    begin, terminal = time.perf_counter(), os.dup(2)
+    found: Counter[str] = Counter()
+    with (folder / f"{kind}.txt").open("w+b") as said:
+        os.dup2(said.fileno(), 2)  # also what libraries write past sys.stderr
+        try:
+            for seed in range(files):
+                with tempfile.TemporaryDirectory(dir=folder) as place:
+                    found[try_one(Path(place), kind, seed)] += 1
+        except BaseException:
+            os.write(terminal, f"{kind}, seed {seed}:\n".encode())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+        size = said.seek(0, os.SEEK_END)
+    return {**found, "terminal_bytes": size, "seconds": time.perf_counter() - begin}
+
+
+def outcome_table(runs: Mapping[str, Sequence[Mapping[str, Any]]], outcomes: Mapping[str, str]) -> list[str]:
+    """A line of Markdown for each kind of file; `outcomes` are the words for what try_one returns."""
+    table = [
+        f"| | {' | '.join(outcomes.values())} | bytes to the terminal |",
+        f"|---|{'---|' * (len(outcomes) + 1)}",
+    ]
+    for kind, (found,) in runs.items():
+        counts = " | ".join(f"{found.get(outcome, 0):,}" for outcome in outcomes)
+        table.append(f"| .{kind} | {counts} | {found['terminal_bytes']:,} |")
+    return table

@@ -1,0 +1,263 @@
+"""RecBole's atomic files (.inter, .item, ...): one reader for all, and one check of what a line holds.
+
+A line ends at a line feed and nowhere else, so no cell spans lines. A quotation mark is a character. The exception is a
+cell as pandas writes it: in quotation marks because it holds one (doubled), the separator, a carriage return or
+nothing, and closed within its line. `"7"" tablet"` is `7" tablet`. No text means a missing value: `NA` is a name.
+"""
+
+from __future__ import annotations
+
+import codecs
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, AnyStr, NamedTuple
+
+from blair_rec.errors import AtomicFileError
+
+KINDS = ("token", "float", "token_seq", "float_seq")
+NUMBER = re.compile(r"[ \t\r\v\f]*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?[ \t\r\v\f]*", re.ASCII)
+BLOCK_BYTES = 1 << 26
+BLANK = codecs.BOM_UTF8 + b" \t\r\n\v\f"
+"""What a line in front of the header may hold."""
+SHOWN = 60
+"""Characters of a cell that a message shows."""
+
+
+class Column(NamedTuple):
+    """A column, as the first line of a file names it."""
+
+    name: str
+    kind: str
+    """token, float, token_seq or float_seq."""
+    place: int
+    """In each line, from 0."""
+    needed: bool = False
+    """Whether a token or a list may not be empty. A number may never be."""
+
+    @property
+    def title(self) -> str:
+        """As the first line has it, such as item_id:token."""
+        return f"{self.name}:{self.kind}"
+
+
+class Line(NamedTuple):
+    """One line behind the first that is not blank."""
+
+    number: int
+    """In the file, from 1."""
+    text: str
+    """Without its end."""
+    cells: list[str]
+    """With quotation marks of pandas removed; another number of them than columns if the line is broken."""
+
+
+class Block(NamedTuple):
+    """Some whole lines."""
+
+    number: int
+    """Of the first line in the file, from 1."""
+    content: bytes
+    """In UTF-8; each line ends with a line feed."""
+
+    def halves(self) -> tuple[Block, Block]:
+        """The lines before and behind the middle; the second half is empty where the middle is in the last line."""
+        cut = self.content.find(b"\n", len(self.content) // 2) + 1
+        first, second = self.content[:cut], self.content[cut:]
+        return Block(self.number, first), Block(self.number + first.count(b"\n"), second)
+
+
+@dataclass(frozen=True)
+class AtomicFile:
+    """An atomic file that is there; every method raises AtomicFileError, with the line, for what is no text."""
+
+    path: Path
+    separator: str = "\t"
+    encoding: str = "utf-8"
+    """As Python names it. A byte order mark is no part of the text."""
+
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """What the first line names.
+
+        Raises:
+            AtomicFileError: an empty file, a column without a kind, or two columns of one name.
+        """
+        first = next(self._blocks(), None)
+        if first is None:
+            raise AtomicFileError(
+                f"{self.path} is empty and holds no item or event; the first line has to name the columns"
+            )
+        found: list[Column] = []
+        for place, title in enumerate(first.content.decode().rstrip("\r\n").split(self.separator)):
+            name, _, kind = title.partition(":")
+            if not name or kind not in KINDS:
+                quoted = "; write the file without quotation marks around names" if title.startswith('"') else ""
+                raise AtomicFileError(
+                    f"{self.path}, line {first.number}: the column {title[:SHOWN]!r} is none of RecBole's; write its "
+                    f"kind behind a colon, as in {name[:SHOWN] or 'item_id'}:token (known: {', '.join(KINDS)}){quoted}"
+                )
+            if name in (column.name for column in found):
+                raise AtomicFileError(f"{self.path}, line {first.number}: two columns are called {name!r}; rename one")
+            found.append(Column(name, kind, place))
+        return tuple(found)
+
+    def blocks(self) -> Iterator[Block]:
+        """The lines behind the first one, about BLOCK_BYTES at a time."""
+        blocks = self._blocks()
+        next(blocks, None)
+        return blocks
+
+    def lines(self, block: Block | None = None) -> Iterator[Line]:
+        """Every line of a block, or of the whole file, that is not blank."""
+        for part in self.blocks() if block is None else (block,):
+            for number, text in enumerate(part.content.decode().split("\n"), start=part.number):
+                if text := text.rstrip("\r"):
+                    yield Line(number, text, self._cells(text))
+
+    def is_regular(self, block: Block) -> bool:
+        """Whether each line of the block has one cell per column, with no blank line, NUL or carriage return.
+
+        Such a block can be read without a look at quotation marks: as no cell is missing, none was split.
+        """
+        separator, content = self.separator.encode(), block.content
+        if len(separator) != 1 or b"\0" in content or b"\r" in content:
+            return False
+        kept = content.translate(None, delete=bytes(set(range(256)) - {*separator, *b"\n"}))
+        width = len(self.columns)
+        if kept != (separator * (width - 1) + b"\n") * (len(kept) // width):
+            return False
+        return width > 1 or not (content.startswith(b"\n") or b"\n\n" in content)
+
+    def misfit(self, line: Line) -> str:
+        """Why a line has not all columns; "" if it has."""
+        if len(line.cells) == len(self.columns):
+            return ""
+        return (
+            f"{len(line.cells)} columns where the first line has {len(self.columns)}; look for a separator inside a "
+            "text, or a line break"
+        )
+
+    def _cells(self, text: str) -> list[str]:
+        cells = text.split(self.separator)
+        if '"' not in text:
+            return cells
+        if len(cells) > len(self.columns):  # only then a separator can be part of a quoted cell
+            joined = self._joined(text)
+            cells = joined if len(joined) == len(self.columns) else cells
+        return [unquoted(cell, self.separator) for cell in cells]
+
+    def _joined(self, text: str) -> list[str]:
+        """The cells where one that is quoted and closed may hold the separator."""
+        separator = re.escape(self.separator)
+        closed = re.compile(rf'"[^"]*(?:""[^"]*)*"(?={separator}|\Z)')
+        cells: list[str] = []
+        at = 0
+        while True:
+            found = closed.match(text, at)
+            end = found.end() if found else text.find(self.separator, at)
+            if end in (-1, len(text)):
+                return [*cells, text[at:]]
+            cells.append(text[at:end])
+            at = end + len(self.separator)
+
+    def _blocks(self) -> Iterator[Block]:
+        """First the first line that is not blank, then what is behind it; every line ends with a line feed."""
+        number, offset, named = 1, 0, False
+        try:
+            for content in self._contents():
+                self._check_text(content, number, offset)
+                named = named or bool(content.strip(BLANK))
+                if named:
+                    text = content.removeprefix(codecs.BOM_UTF8) if offset == 0 else content
+                    text = text.replace(b"\r\n", b"\n") if b"\r" in text else text
+                    yield Block(number, text if text.endswith(b"\n") else text + b"\n")
+                number += content.count(b"\n")
+                offset += len(content)
+        except LookupError:
+            raise AtomicFileError(f"{self.path}: Python knows no encoding {self.encoding!r}") from None
+        except UnicodeError as error:
+            raise AtomicFileError(
+                f"{self.path}, behind line {number - 1}: the text is not {self.encoding} ({error}); "
+                "set `encoding` to the right one, or save the file as UTF-8 and leave it out"
+            ) from None
+
+    def _contents(self) -> Iterator[bytes]:
+        """The whole file in UTF-8, in the parts of `_parts`."""
+        if codecs.lookup(self.encoding).name in ("utf-8", "utf-8-sig"):
+            with self.path.open("rb") as file:
+                yield from _parts(file, BLANK)
+        else:
+            with self.path.open(encoding=self.encoding, newline="\n") as text:
+                yield from (part.encode() for part in _parts(text, BLANK.decode()))
+
+    def _check_text(self, content: bytes, number: int, offset: int) -> None:
+        """
+        Raises:
+            AtomicFileError: no UTF-8.
+        """
+        if content.isascii():
+            return
+        try:
+            content.decode()
+        except UnicodeDecodeError as error:
+            line = number + content.count(b"\n", 0, error.start)
+            raise AtomicFileError(
+                f"{self.path}, line {line}: byte {offset + error.start} ({content[error.start]:#04x}) is not UTF-8; "
+                "save the file as UTF-8, for instance with `iconv -f latin1 -t utf-8`"
+            ) from None
+
+
+def unquoted(cell: str, separator: str = "\t") -> str:
+    """A cell without the quotation marks that pandas put around it; any other cell as it is."""
+    if len(cell) < 2 or cell[0] != '"' or cell[-1] != '"':
+        return cell
+    inside = cell[1:-1]
+    if '"' in inside.replace('""', ""):
+        return cell
+    needed = not inside or any(sign in inside for sign in ('"', "\r", separator))
+    return inside.replace('""', '"') if needed else cell
+
+
+def quoted(cell: str, separator: str = "\t") -> str:
+    """A cell as it has to be written: in quotation marks if `unquoted` would change it."""
+    return cell if unquoted(cell, separator) == cell else '"' + cell.replace('"', '""') + '"'
+
+
+def problem(column: Column, cell: str, within: str = " ") -> str:
+    """Why a cell can't be used; "" if it can.
+
+    Ids (`needed` tokens) are not blank, a needed list is not empty, numbers are there and finite, and no text holds
+    NUL. `within` separates the pieces of a list.
+    """
+    shown = repr(cell[:SHOWN])
+    if "\0" in cell:
+        return f"{column.name} {shown} holds a NUL character"
+    if column.kind == "float" and not cell:
+        return f"{column.name} is empty"
+    if column.needed and not (any(cell.split(within)) if column.kind == "token_seq" else cell.strip()):
+        return f"{column.name} is empty"
+    numbers = {"float": [cell], "float_seq": cell.split(within)}.get(column.kind, [])
+    for number in numbers:
+        if (number or column.kind == "float") and not is_number(number):
+            return f"{column.name} {shown} is not a finite number" + " in each piece" * (column.kind == "float_seq")
+    return ""
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a finite number in digits: `1e5`, but not `nan`, `inf`, `true` or `1_0`."""
+    return NUMBER.fullmatch(text) is not None and math.isfinite(float(text))
+
+
+def _parts(file: IO[AnyStr], blank: AnyStr) -> Iterator[AnyStr]:
+    """Blank lines at the beginning and the first other line, each alone, then about BLOCK_BYTES of whole lines."""
+    part = file.readline()
+    while part and not part.strip(blank):
+        yield part
+        part = file.readline()
+    while part:
+        yield part
+        part = file.read(BLOCK_BYTES) + file.readline()

