@@ -50,10 +50,13 @@ def test_recboles_tests_are_run_and_what_fails_is_told_by_its_reason(tmp_path: P
     import recbole_tests
 
     tests = tmp_path / "checkout" / "tests"
-    tests.mkdir(parents=True)
+    (tests / "model").mkdir(parents=True)
+    (tests / "model" / "test_model.yaml").write_text("epochs: 1", "utf-8")
     lines = [
-        "import sys, recbole, pytest",
+        "import sys, recbole, pytest, yaml",
         "def test_right(): assert 'blair_rec.recbole' in sys.modules and 'checkout' not in recbole.__file__",
+        "settings = yaml.safe_load(open('tests/model/test_model.yaml'))",
+        "def test_short(): assert settings == {'epochs': 1, 'pretrain_epochs': 1}",
         "def test_wrong(): import no_such_package",
         "def test_wrong_too(): import no_such_package",
         "def test_left_out(): pytest.skip('today')",
@@ -62,10 +65,10 @@ def test_recboles_tests_are_run_and_what_fails_is_told_by_its_reason(tmp_path: P
     (tmp_path / "checkout" / "recbole").mkdir()
     found = recbole_tests.run_tests(tmp_path / "checkout", ["-p", "no:cacheprovider"])
     missing = "failure: ModuleNotFoundError: No module named 'no_such_package'"
-    assert (found["tests"], found["passed"]) == (4, 1)
+    assert (found["tests"], found["passed"]) == (5, 2)
     assert {reason: [name.rpartition("::")[2] for name in names] for reason, names in found["others"].items()} == {
         missing: ["test_wrong", "test_wrong_too"],
         "skipped: today": ["test_left_out"],
     }
     page = "\n".join(recbole_tests.to_page(found))
-    assert f"| {missing} | 2 | `test_wrong`, `test_wrong_too` |" in page and "1 of 4 pass" in page
+    assert f"| {missing} | 2 | `test_wrong`, `test_wrong_too` |" in page and "2 of 5 pass" in page

@@ -262,6 +262,27 @@ def test_a_copy_of_an_own_checkpoint_is_foreign(stock_run: tuple[Path, dict[str,
         compat.load_own_checkpoint(Path(shutil.copy2(checkpoint, tmp_path)), torch.device("cpu"))
 
 
+def test_s3rec_goes_on_from_what_this_process_pretrained_and_from_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recbole.quick_start import objective_function
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    handlers = list(logging.getLogger().handlers)
+    shutil.copytree(TINY, tmp_path / "data" / "tiny")
+    columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "category"]}
+    given = {**SMALL, **STOCK, "model": "S3Rec", "dataset": "tiny", "data_path": "data", "load_col": columns}
+    given |= {"item_attribute": "category", "pretrain_epochs": 1, "save_step": 1, "epochs": 1, "state": "ERROR"}
+    objective_function({**given, "train_stage": "pretrain"}, saved=False)
+    own = {**given, "train_stage": "finetune", "pre_model_path": "saved/S3Rec-tiny-1.pth"}
+    assert 0 <= objective_function(own, saved=False)["test_result"]["recall@10"] <= 1
+    with Path("saved/S3Rec-tiny-1.pth").open("ab") as file:
+        file.write(b"!")
+    with pytest.raises(CheckpointError, match="not written by this process"):
+        objective_function(own, saved=False)
+    logging.getLogger().handlers[:] = handlers
+
+
 def test_a_checkpoint_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="gone.pth is not there; train with saved=True"):
         compat.load_own_checkpoint(tmp_path / "gone.pth", torch.device("cpu"))

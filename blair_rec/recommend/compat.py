@@ -248,16 +248,18 @@ def read_data_without_warning() -> None:
 
 
 def read_back_own_checkpoints() -> None:
-    """`torch.load(checkpoint_file, map_location=...)` (recbole/trainer/trainer.py, Trainer.evaluate).
+    """`torch.load(...)` (recbole/trainer/trainer.py, Trainer.evaluate; recbole/model/.../s3rec.py, line 120).
 
     Since torch 2.6 that reads tensors only, while RecBole's checkpoint holds its whole Config. Allowing more means
     running what the file says, so it is allowed for one kind of file alone: one that this very process wrote.
     """
+    from recbole.model.sequential_recommender import s3rec
     from recbole.trainer import trainer as upstream
 
     if getattr(upstream.Trainer.evaluate, "repaired", False) or Version(torch.__version__).release < (2, 6):
         return
     save, evaluate = upstream.Trainer._save_checkpoint, upstream.Trainer.evaluate
+    save_pretrained = upstream.PretrainTrainer.save_pretrained_model
 
     @functools.wraps(save)
     def save_and_remember(self: Any, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
@@ -265,6 +267,11 @@ def read_back_own_checkpoints() -> None:
         save(self, epoch, verbose=verbose, **kwargs)
         if path.exists():  # under DDP only the first process writes
             _written[path.resolve()] = _fingerprint(path)
+
+    @functools.wraps(save_pretrained)
+    def save_pretrained_and_remember(self: Any, epoch: int, saved_model_file: str) -> None:
+        save_pretrained(self, epoch, saved_model_file)
+        _written[Path(saved_model_file).resolve()] = _fingerprint(Path(saved_model_file))
 
     @functools.wraps(evaluate)
     def evaluate_best(
@@ -281,6 +288,8 @@ def read_back_own_checkpoints() -> None:
     evaluate_best.repaired = True  # type: ignore[attr-defined]
     upstream.Trainer._save_checkpoint = save_and_remember
     upstream.Trainer.evaluate = evaluate_best
+    upstream.PretrainTrainer.save_pretrained_model = save_pretrained_and_remember
+    s3rec.torch = _Replaced(torch, load=lambda path: load_own_checkpoint(Path(path), torch.device("cpu")))
 
 
 def let_models_complete_config() -> None:
