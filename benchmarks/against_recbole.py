@@ -274,7 +274,7 @@ def main() -> None:
     import torch
     import yaml
 
-    from blair_rec.provenance import git_commit, provenance
+    from blair_rec.experiment.provenance import git_commit, provenance
 
     sys.argv, home = sys.argv[:1], Path.cwd()  # RecBole reads the command line, and writes into the working folder
     data_path = str(options.data_path.resolve()) if options.data_path else None

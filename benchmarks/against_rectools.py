@@ -105,8 +105,8 @@ def train_rectools(events: str, dropout: float, minutes: float) -> None:
 
 def train_ours(dataset: str, seeds: tuple[int, ...], out: Path, also: list[str]) -> list[dict[str, Any]]:
     """Our ID-only variant through `compare`, a record per seed; `also` are settings as `compare --set` takes them."""
-    from blair_rec.compare import compare
-    from blair_rec.config import load_config
+    from blair_rec.config.comparison import load_config
+    from blair_rec.experiment.compare import compare
 
     settings = {"MAX_ITEM_LIST_LENGTH": WINDOW, "hidden_size": WIDTH, "n_layers": LAYERS, "n_heads": HEADS}
     config = {
@@ -143,10 +143,10 @@ def write_events(dataset: str, path: Path) -> None:
     import torch
 
     import blair_rec.recbole  # noqa: F401
-    from blair_rec.plan import data_folder
-    from blair_rec.recommend.dataset import TextSequentialDataset
-    from blair_rec.recommend.models import model_class
-    from blair_rec.recommend.settings import recbole_config
+    from blair_rec.border.settings import recbole_config
+    from blair_rec.data.dataset import TextSequentialDataset
+    from blair_rec.experiment.planning.plan import data_folder
+    from blair_rec.models.text_models import model_class
 
     config = recbole_config(model_class("SASRec"), str(data_folder(dataset)), {"MAX_ITEM_LIST_LENGTH": WINDOW})
     data = TextSequentialDataset(config)
@@ -212,7 +212,7 @@ def main() -> None:
         return
     import torch
 
-    from blair_rec.provenance import git_commit, provenance
+    from blair_rec.experiment.provenance import git_commit, provenance
 
     name = Path(options.dataset).name
     path = RESULTS / f"against_rectools-{name}"

@@ -30,9 +30,9 @@ PEERS = {
 def build(peer: str, data: str) -> None:
     """The process of one peer."""
     import blair_rec.recbole  # noqa: F401
-    from blair_rec.recommend.dataset import TextSequentialDataset
-    from blair_rec.recommend.sequences import training_sequences
-    from blair_rec.recommend.settings import recbole_config
+    from blair_rec.border.settings import recbole_config
+    from blair_rec.data.dataset import TextSequentialDataset
+    from blair_rec.data.sequences import training_sequences
 
     from recbole.data.dataset import SequentialDataset
     from recbole.data.utils import data_preparation

@@ -124,8 +124,8 @@ def neighbours(vectors: np.ndarray, k: int = 10) -> np.ndarray:
 
 def compare_speed(texts: list[str], rounds: int) -> dict[str, Any]:
     """All contenders, round by round."""
-    from blair_rec.text.encoder import TextEncoder
-    from blair_rec.text.encoder_source import resolve_encoder
+    from blair_rec.text.encoding.encoder import TextEncoder
+    from blair_rec.text.encoding.source import resolve_encoder
 
     source = resolve_encoder(PACKAGE)
     ours = {dtype: TextEncoder(dataclasses.replace(source, dtype=dtype)) for dtype in ("float32", "bfloat16")}
@@ -178,8 +178,8 @@ def compare_speed(texts: list[str], rounds: int) -> dict[str, Any]:
 def encode_again(texts: list[str], rounds: int) -> dict[str, Any]:
     """Seconds of a store from nothing, and of the same one after 1% of the texts have changed; medians."""
     from blair_rec.text.catalogue import Catalogue
-    from blair_rec.text.encode import encode_catalogue
-    from blair_rec.text.encoder_source import EncoderSource, resolve_encoder
+    from blair_rec.text.encoding.encode import encode_catalogue
+    from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
     from blair_rec.text.template import Template
 
     changed = [f"{text} new" if number % 100 == 0 else text for number, text in enumerate(texts)]
@@ -208,7 +208,7 @@ def encode_again(texts: list[str], rounds: int) -> dict[str, Any]:
 OPEN = """
 import resource, sys, time
 import numpy
-from blair_rec.text.store import open_store
+from blair_rec.text.store.embeddings import open_store
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before, begin = peak(), time.perf_counter()
 store = open_store(sys.argv[1], verify=False)
@@ -221,8 +221,8 @@ print(opened, memory, time.perf_counter() - begin)
 
 def open_large(rows: int) -> dict[str, Any]:
     """Seconds and MB to open a store of so many rows x 768 float32, and seconds to find the rows of 10,000 tokens."""
-    from blair_rec.text.store import ENDS, HEADER, VECTORS
-    from blair_rec.text.store_writer import write_store
+    from blair_rec.text.store.embeddings import ENDS, HEADER, VECTORS
+    from blair_rec.text.store.writer import write_store
 
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "s"
@@ -293,7 +293,7 @@ def main() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if options.threads > 1 else "false"
     import torch
 
-    from blair_rec.provenance import git_commit, provenance
+    from blair_rec.experiment.provenance import git_commit, provenance
 
     torch.set_num_threads(options.threads)
     made = {

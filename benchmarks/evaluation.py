@@ -26,12 +26,12 @@ METRICS = ["NDCG@10", "Recall@10"]
 def evaluate(peer: str, data: str, batch: int) -> None:
     """The process of one peer."""
     import blair_rec.recbole  # noqa: F401
+    from blair_rec.border.settings import recbole_config
+    from blair_rec.data.dataset import TextSequentialDataset
     from blair_rec.evaluate.metrics import metric_values
-    from blair_rec.recommend.dataset import TextSequentialDataset
-    from blair_rec.recommend.epochs import seed_everything
-    from blair_rec.recommend.models import model_class
-    from blair_rec.recommend.scoring import rank
-    from blair_rec.recommend.settings import recbole_config
+    from blair_rec.models.text_models import model_class
+    from blair_rec.ranking.scoring import rank
+    from blair_rec.training.epochs import seed_everything
 
     from recbole.data.dataloader import FullSortEvalDataLoader
     from recbole.trainer import Trainer

@@ -66,7 +66,7 @@ def start(config: Path, out: Path) -> int:
     import torch
     import transformers  # noqa: F401
 
-    import blair_rec.run  # noqa: F401
+    import blair_rec.experiment.run  # noqa: F401
     from blair_rec.cli import main
     from blair_rec.evaluate.page import render  # noqa: F401
 

@@ -58,11 +58,11 @@ def write_reviews(path: Path, lines: int, seed: int = 0) -> None:
 
 def ours(reviews: Path, out: Path) -> None:
     """What `blair-rec prepare amazon-2023` does up to the .inter file, hashing and keeping what was read included."""
-    from blair_rec.prepare.amazon import read_reviews
+    from blair_rec.lines.rejected import Rejected
     from blair_rec.prepare.dataset import write_log
     from blair_rec.prepare.events import benchmark_rules
     from blair_rec.prepare.folder import Hashes, reading_of
-    from blair_rec.rejected import Rejected
+    from blair_rec.prepare.public.reviews import read_reviews
 
     keep = reading_of(out)
     hashes = Hashes([reviews])
@@ -75,10 +75,10 @@ def ours(reviews: Path, out: Path) -> None:
 
 def converted(reviews: Path, out: Path) -> None:
     """The same without what upstream has nothing of: the SHA-256 of the source, and parts to go on from."""
-    from blair_rec.prepare.amazon import read_reviews
+    from blair_rec.lines.rejected import Rejected
     from blair_rec.prepare.dataset import write_log
     from blair_rec.prepare.events import benchmark_rules
-    from blair_rec.rejected import Rejected
+    from blair_rec.prepare.public.reviews import read_reviews
 
     write_log(out, benchmark_rules(read_reviews([reviews], Rejected(Path(os.devnull))), K))
 

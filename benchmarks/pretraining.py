@@ -148,8 +148,8 @@ def by_words(reviews: list[str], metas: list[str]) -> Scores:
 
 def by_cosine(encoder: str, reviews: list[str], metas: list[str]) -> tuple[Scores, str]:
     """Cosines, and the encoder's revision."""
-    from blair_rec.text.encoder import TextEncoder
-    from blair_rec.text.encoder_source import resolve_encoder
+    from blair_rec.text.encoding.encoder import TextEncoder
+    from blair_rec.text.encoding.source import resolve_encoder
 
     source = resolve_encoder(encoder, pooling="auto", max_length=READS)
     vectors = TextEncoder(source).encode([*reviews, *metas]).astype(np.float64)
@@ -196,7 +196,7 @@ def seed_run(data: Data, seed: int, out: Path) -> dict[str, Any]:
     """One training, and every system's figures on what it did not see."""
     from blair_rec.pretrain.settings import read_pretrain_config
     from blair_rec.pretrain.train import pretrain
-    from blair_rec.text.encoder_source import resolve_encoder
+    from blair_rec.text.encoding.source import resolve_encoder
 
     folder, held_out = out / f"seed-{seed}", data.part(seed)
     path, trained = folder / "pairs.tsv", folder / "encoder"

@@ -43,8 +43,8 @@ def seconds(job: Callable[[], object]) -> float:
 
 def random_store(path: Path, rows: int) -> Any:
     """A store of normal random vectors in float16."""
-    from blair_rec.text.store import as_stored
-    from blair_rec.text.store_writer import at_work_on, put_store
+    from blair_rec.text.store.embeddings import as_stored
+    from blair_rec.text.store.writer import at_work_on, put_store
     from blair_rec.text.tokens import NO_DIGESTS
 
     random, block = np.random.default_rng(0), 20_000
@@ -62,7 +62,7 @@ def speed(rows: int, rounds: int, threads: int) -> None:
     """Measure and record (a)."""
     import torch
 
-    from blair_rec.text.nearest import ExactIndex
+    from blair_rec.text.search.nearest import ExactIndex
 
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
@@ -114,10 +114,9 @@ def speed(rows: int, rounds: int, threads: int) -> None:
 
 def quality(cache: Path) -> None:
     """Measure and record (b)."""
-    from blair_rec.text.approximate import ApproximateIndex
-    from blair_rec.text.bm25 import WordIndex
-    from blair_rec.text.search import TextSearch
-    from blair_rec.text.search_eval import (
+    from blair_rec.text.search.approximate import ApproximateIndex
+    from blair_rec.text.search.bm25 import WordIndex
+    from blair_rec.text.search.evaluation import (
         FUSION_DEPTH,
         Judgement,
         SearchFiles,
@@ -126,6 +125,7 @@ def quality(cache: Path) -> None:
         read_queries,
         text_template,
     )
+    from blair_rec.text.search.sentences import TextSearch
 
     if not (data := os.environ.get("BLAIR_REC_DATA")):
         sys.exit("set BLAIR_REC_DATA to the folder of the real data sets")
@@ -170,8 +170,8 @@ def quality(cache: Path) -> None:
 def encoded(items: Path, path: Path) -> Any:
     """The titles' store: made, or read if it is there."""
     from blair_rec.text.catalogue import read_catalogue
-    from blair_rec.text.encode import encode_catalogue
-    from blair_rec.text.encoder_source import resolve_encoder
+    from blair_rec.text.encoding.encode import encode_catalogue
+    from blair_rec.text.encoding.source import resolve_encoder
     from blair_rec.text.template import Template
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -86,7 +86,7 @@ def middle(runs: Sequence[dict[str, Any]], key: str) -> float:
 
 def write_record(name: str, settings: dict[str, Any], runs: dict[str, Any], page: list[str]) -> None:
     """benchmarks/results/NAME.json with every run, NAME.md with the page, and where and when it was measured."""
-    from blair_rec.provenance import git_commit, provenance
+    from blair_rec.experiment.provenance import git_commit, provenance
 
     threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     made = {"date": datetime.date.today().isoformat(), **provenance(threads), "git_commit": git_commit()}

@@ -109,11 +109,11 @@ def by_case(cases: Cases, values: Tensor) -> dict[str, float]:
 @torch.no_grad()
 def read_cases(runs: Path, names: list[str], seed: int) -> Cases:
     """The members' scores of the validation split, history masked."""
-    from blair_rec.api import load_model
-    from blair_rec.config import load_config
-    from blair_rec.fit import TrainingData
-    from blair_rec.plan import data_folder
-    from blair_rec.recommend.ensemble import Ensemble
+    from blair_rec.config.comparison import load_config
+    from blair_rec.experiment.fit import TrainingData
+    from blair_rec.experiment.planning.plan import data_folder
+    from blair_rec.ranking.ensemble import Ensemble
+    from blair_rec.serve.recommender import load_model
 
     config = load_config(runs / "config.yaml")
     data = TrainingData(config, data_folder(config.dataset))
@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--tail", default="0,0.5,1,2", help="how much tail cases count beyond their share")
     options = parser.parse_args()
-    from blair_rec.config import load_config
+    from blair_rec.config.comparison import load_config
 
     config = load_config(options.runs / "config.yaml")
     names = list(config.variants[options.average].average)

@@ -30,15 +30,15 @@ def work(data: str, evaluate: int) -> None:
     import numpy as np
 
     import blair_rec.recbole  # noqa: F401
-    from blair_rec.config_sections import TrainConfig
+    from blair_rec.border.settings import recbole_config
+    from blair_rec.config.sections import TrainConfig
+    from blair_rec.data.dataset import TextSequentialDataset
+    from blair_rec.data.sequences import training_sequences
     from blair_rec.evaluate.metrics import metric_values
-    from blair_rec.recommend.dataset import TextSequentialDataset
-    from blair_rec.recommend.epochs import build_training
-    from blair_rec.recommend.models import model_class
-    from blair_rec.recommend.scoring import rank
-    from blair_rec.recommend.sequences import training_sequences
-    from blair_rec.recommend.settings import recbole_config
-    from blair_rec.recommend.trainer import make_optimizer, run_epoch
+    from blair_rec.models.text_models import model_class
+    from blair_rec.ranking.scoring import rank
+    from blair_rec.training.epochs import build_training
+    from blair_rec.training.trainer import make_optimizer, run_epoch
 
     steps: list[dict[str, Any]] = [{"step": "imports", "seconds": 0.0, "peak_mib": peak_mib()}]
     begin = time.perf_counter()

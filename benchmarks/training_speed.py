@@ -164,7 +164,7 @@ def training_split(dataset: str, data_path: str | None, path: Path) -> dict[str,
     import numpy as np
 
     import blair_rec.recbole  # noqa: F401  (first of all: RecBole's models turn on a debugging mode of torch)
-    from blair_rec.recommend.sequences import training_sequences
+    from blair_rec.data.sequences import training_sequences
 
     trainer, train_data = recbole_trainer("BLaIRSASRec", dataset, data_path)
     sequences = training_sequences(train_data._dataset)
@@ -287,7 +287,7 @@ def main() -> None:
         return
     import torch
 
-    from blair_rec.provenance import git_commit, provenance
+    from blair_rec.experiment.provenance import git_commit, provenance
 
     with tempfile.TemporaryDirectory() as folder:
         events = Path(folder) / "events.csv"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from blair_rec.api import export_vectors as export_vectors
-    from blair_rec.api import load as load
+    from blair_rec.serve.recommender import export_vectors as export_vectors
+    from blair_rec.serve.recommender import load as load
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "export_vectors", "load"]
@@ -20,7 +20,7 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     """What is imported on first use: `import blair_rec` alone has to stay instant."""
     if name in __all__:
-        from blair_rec import api
+        from blair_rec.serve import recommender as api
 
         return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

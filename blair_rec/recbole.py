@@ -14,18 +14,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from blair_rec.plugin_config import in_flat_keys, read_plugin_config
-from blair_rec.recommend.compat import repair_recbole
+from blair_rec.border.compat import repair_recbole
+from blair_rec.config.plugin import in_flat_keys, read_plugin_config
 
 repair_recbole()
 
-from blair_rec.item_vectors import encoded_store, find_encoder, item_vectors  # noqa: E402
-from blair_rec.recommend.dataset import ItemVectors, TextSequentialDataset  # noqa: E402
-from blair_rec.recommend.eligibility import Eligible, eligibility, recbole_models  # noqa: E402
-from blair_rec.recommend.models import with_text as _with_text  # noqa: E402
-from blair_rec.recommend.trainer import TextTrainer  # noqa: E402
+from blair_rec.data.dataset import ItemVectors, TextSequentialDataset  # noqa: E402
+from blair_rec.experiment.item_vectors import encoded_store, find_encoder, item_vectors  # noqa: E402
+from blair_rec.models.eligibility import Eligible, eligibility, recbole_models  # noqa: E402
+from blair_rec.models.text_models import with_text as _with_text  # noqa: E402
 from blair_rec.text.notes import store_notes  # noqa: E402
-from blair_rec.text.store import open_store  # noqa: E402
+from blair_rec.text.store.embeddings import open_store  # noqa: E402
+from blair_rec.training.trainer import TextTrainer  # noqa: E402
 
 import recbole.data.dataset  # noqa: E402
 import recbole.model.sequential_recommender as sequential_models  # noqa: E402

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from blair_rec.config import CompareConfig, read_config
-from blair_rec.listener import Job, Listener
+from blair_rec.config.comparison import CompareConfig, read_config
+from blair_rec.experiment.listener import Job, Listener
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 VARIANTS = {

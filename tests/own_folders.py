@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 from mutations import mutated
 
 import blair_rec.recbole  # noqa: F401  (repairs RecBole before anything of it is used)
-from blair_rec.compare import compare
-from blair_rec.config import read_config
+from blair_rec.border.settings import recbole_config
+from blair_rec.config.comparison import read_config
+from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.errors import BlairRecError, CatalogueError, DatasetError, RejectedLines
-from blair_rec.recommend.dataset import TextSequentialDataset
-from blair_rec.recommend.settings import recbole_config
+from blair_rec.experiment.compare import compare
 from blair_rec.text.catalogue import read_catalogue
 
 KINDS = ("inter", "item", "benchmark")

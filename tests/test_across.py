@@ -13,7 +13,7 @@ from test_results import fake_run
 from blair_rec.errors import ConfigError
 from blair_rec.evaluate.across import standings
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
-from blair_rec.evaluate.results import load_runs
+from blair_rec.evaluate.runs.results import load_runs
 
 VARIANTS = ("id", "text", "text_init", "mean")
 

@@ -10,8 +10,8 @@ from test_results import fake_ranks, fake_run
 
 from blair_rec.errors import ConfigError, UnpairedRuns
 from blair_rec.evaluate.agreement import moves
-from blair_rec.evaluate.results import load_runs
-from blair_rec.evaluate.run_files import PROTOCOLS
+from blair_rec.evaluate.runs.results import load_runs
+from blair_rec.evaluate.runs.run_files import PROTOCOLS
 from blair_rec.evaluate.significance import Pair, corrected, differences
 
 METRICS = ["NDCG@10", "Recall@5"]

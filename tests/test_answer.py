@@ -12,7 +12,7 @@ from test_results import fake_decided, fake_ranks, fake_run
 
 from blair_rec.evaluate.answer import answer, p_value
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
-from blair_rec.evaluate.results import load_runs
+from blair_rec.evaluate.runs.results import load_runs
 
 
 @pytest.fixture(scope="module")

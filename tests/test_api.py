@@ -16,10 +16,10 @@ from encoders import build_roberta
 from worlds import read_log, store_for
 
 import blair_rec
-from blair_rec.compare import compare
 from blair_rec.errors import CheckpointError, ConfigError, MissingEmbeddings, StoreError, UnknownItems
-from blair_rec.text.store import open_store
-from blair_rec.text.store_writer import write_store
+from blair_rec.experiment.compare import compare
+from blair_rec.text.store.embeddings import open_store
+from blair_rec.text.store.writer import write_store
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +269,7 @@ def test_every_kind_of_item_side_comes_back_with_its_options_and_its_transforms(
     def fitted_again(vectors: np.ndarray) -> None:
         raise AssertionError("another machine may round otherwise, and then this model would read another text")
 
-    monkeypatch.setattr("blair_rec.recommend.transforms._principal", fitted_again)
+    monkeypatch.setattr("blair_rec.models.transforms._principal", fitted_again)
     for variant, said in variants.items():
         folder = tmp_path / "out" / "runs" / f"{variant}-1"
         result = json.loads((folder / "result.json").read_text())

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from own_folders import cells_of, value_of, written
 
-from blair_rec import atomic
-from blair_rec.atomic import AtomicFile, Block, Column, problem, quoted, unquoted
 from blair_rec.errors import AtomicFileError, CatalogueError, DatasetError
+from blair_rec.lines import atomic
+from blair_rec.lines.atomic import AtomicFile, Block, Column, problem, quoted, unquoted
 
 awkward = st.text(st.sampled_from('"\t\r a,1e-.é\0\ufeff\u2028'), max_size=8)
 texts = st.one_of(awkward, st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\n"), max_size=9))

@@ -15,18 +15,18 @@ from test_results import MINILM, fake_ranks, fake_run
 from worlds import built, cases, read_log, vectors_for, write_log
 
 import blair_rec
-from blair_rec.compare import compare
-from blair_rec.config import read_config
-from blair_rec.config_sections import VariantConfig
+from blair_rec.config.comparison import read_config
+from blair_rec.config.sections import VariantConfig
+from blair_rec.data.dataset import ItemVectors, TextSequentialDataset
+from blair_rec.data.sequences import training_sequences
 from blair_rec.errors import ConfigError
 from blair_rec.evaluate.leaderboard import build_leaderboard
-from blair_rec.evaluate.results import load_runs
-from blair_rec.recommend.baselines import Counted, Markov, Popularity, build_baseline
-from blair_rec.recommend.checkpoint import load_weights, save_weights
-from blair_rec.recommend.dataset import ItemVectors, TextSequentialDataset
-from blair_rec.recommend.models import count_parameters
-from blair_rec.recommend.scoring import rank
-from blair_rec.recommend.sequences import training_sequences
+from blair_rec.evaluate.runs.results import load_runs
+from blair_rec.experiment.compare import compare
+from blair_rec.models.text_models import count_parameters
+from blair_rec.ranking.baselines import Counted, Markov, Popularity, build_baseline
+from blair_rec.ranking.scoring import rank
+from blair_rec.training.checkpoint import load_weights, save_weights
 
 
 @pytest.fixture(scope="module")

@@ -21,13 +21,13 @@ from encoders import build_roberta
 
 import blair_rec
 from blair_rec.cli import main, progress, terminal
-from blair_rec.compare import leaderboard
-from blair_rec.config import load_config
+from blair_rec.config.comparison import load_config
 from blair_rec.evaluate.answer import answer
-from blair_rec.evaluate.results import load_run
-from blair_rec.evaluate.run_files import Epoch
-from blair_rec.plan import Run
-from blair_rec.text.store import open_store
+from blair_rec.evaluate.runs.results import load_run
+from blair_rec.evaluate.runs.run_files import Epoch
+from blair_rec.experiment.compare import leaderboard
+from blair_rec.experiment.planning.plan import Run
+from blair_rec.text.store.embeddings import open_store
 
 
 @pytest.fixture(autouse=True)
@@ -378,7 +378,7 @@ def test_a_dry_run_notices_changed_text_without_encoding(here: Path, capsys: pyt
 
 def test_a_dry_run_loads_neither_torch_nor_recbole_and_asks_the_hub_once(here: Path) -> None:
     script = (
-        "import sys, blair_rec.text.encoder_source as encoder_source\n"
+        "import sys, blair_rec.text.encoding.source as encoder_source\n"
         "from blair_rec.errors import EncoderUnavailable\n"
         "def unreachable(name, revision):\n"
         "    print('asked for', name)\n"

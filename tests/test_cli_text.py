@@ -11,7 +11,7 @@ import pytest
 from encoders import build_roberta
 
 from blair_rec.cli import main
-from blair_rec.text.store import open_store
+from blair_rec.text.store.embeddings import open_store
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

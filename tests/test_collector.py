@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import blair_rec.recbole  # noqa: F401  (repairs RecBole before anything of it is used)
-from blair_rec.recommend.collector import GROUP, TopKCollector, largest
+from blair_rec.border.collector import GROUP, TopKCollector, largest
 
 from recbole.evaluator import Collector
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from own_folders import plainly
 
-from blair_rec import atomic
-from blair_rec.atomic import AtomicFile
-from blair_rec.recommend.columns import read_columns
+from blair_rec.data.columns import read_columns
+from blair_rec.lines import atomic
+from blair_rec.lines.atomic import AtomicFile
 
 KINDS = {"who": "token", "when": "float", "what": "token_seq", "where": "float_seq"}
 HEADER = "\t".join(f"{name}:{kind}" for name, kind in KINDS.items()) + "\n"

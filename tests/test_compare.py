@@ -22,9 +22,7 @@ from comparisons import VARIANTS, InterruptedIn, Recorder, config_of, raw_config
 from encoders import build_roberta
 from worlds import read_log, write_log
 
-from blair_rec import item_vectors
-from blair_rec.compare import compare, leaderboard
-from blair_rec.config import CompareConfig, load_config, read_config
+from blair_rec.config.comparison import CompareConfig, load_config, read_config
 from blair_rec.errors import (
     BadRun,
     BlairRecError,
@@ -41,11 +39,13 @@ from blair_rec.errors import (
 )
 from blair_rec.evaluate.leaderboard import Leaderboard
 from blair_rec.evaluate.page.cards import read_cards
-from blair_rec.evaluate.results import load_run
+from blair_rec.evaluate.runs.results import load_run
+from blair_rec.experiment import item_vectors
+from blair_rec.experiment.compare import compare, leaderboard
+from blair_rec.experiment.provenance import code_files
 from blair_rec.files import alone_in, partial_of, put_in_place, tidy
-from blair_rec.provenance import code_files
-from blair_rec.text.encode import encode_catalogue
-from blair_rec.text.encoder_source import resolve_encoder
+from blair_rec.text.encoding.encode import encode_catalogue
+from blair_rec.text.encoding.source import resolve_encoder
 
 
 @pytest.fixture(scope="session")
@@ -367,8 +367,10 @@ def test_another_encoder_of_the_same_name_is_named(own: Finished, encoder: Path,
 
 
 def test_another_version_is_named(own: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blair_rec.plan.code_hash", lambda text: "0123456789ab")
-    monkeypatch.setattr("blair_rec.plan.code_files", lambda text: {**code_files(text), "fit.py": "0123456789ab"})
+    monkeypatch.setattr("blair_rec.experiment.planning.plan.code_hash", lambda text: "0123456789ab")
+    monkeypatch.setattr(
+        "blair_rec.experiment.planning.plan.code_files", lambda text: {**code_files(text), "fit.py": "0123456789ab"}
+    )
     refused(own.config, own.out, r"^8 finished runs .* were made otherwise: the code of blair_rec \(fit.py\)\.")
 
 
@@ -626,7 +628,7 @@ def test_the_fallback_is_told_once(
         asked.append(name)
         raise EncoderUnavailable(name, "the hub can't be reached (no route)")
 
-    monkeypatch.setattr("blair_rec.text.encoder_source._hub", unreachable)
+    monkeypatch.setattr("blair_rec.text.encoding.source._hub", unreachable)
     text = {"fields": ["title"], "encoder": "hyp1231/blair-roberta-base", "fallback": {"encoder": str(own)}}
     config = config_of(Path(finished.config.dataset), encoder, text=text, seeds=[1], train={"epochs": 1})
     with caplog.at_level(logging.WARNING, logger="blair_rec"):

@@ -27,8 +27,8 @@ from scipy import sparse
 from worlds import SMALL, STOCK
 
 import blair_rec.recbole
+from blair_rec.border import compat
 from blair_rec.errors import CheckpointError, IncompatibleVersion
-from blair_rec.recommend import compat
 
 TINY = Path(__file__).parent.parent / "datasets" / "tiny"
 

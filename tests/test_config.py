@@ -12,19 +12,19 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blair_rec.config import OWNED_BY, CompareConfig, load_config, read_config
-from blair_rec.config_sections import (
+from blair_rec.config.comparison import OWNED_BY, CompareConfig, load_config, read_config
+from blair_rec.config.plugin import PLUGIN_KEYS, in_flat_keys, read_plugin_config
+from blair_rec.config.reading import LARGEST_SEED, to_dict, write_yaml
+from blair_rec.config.sections import (
     EvaluateConfig,
     FallbackConfig,
     TextConfig,
     TrainConfig,
     VariantConfig,
 )
-from blair_rec.config_split import SplitConfig
+from blair_rec.config.split import SplitConfig
+from blair_rec.config.steps import order_problems, read_step, step_name
 from blair_rec.errors import ConfigError, EncoderUnavailable, EncodingError, MissingEmbeddings
-from blair_rec.plugin_config import PLUGIN_KEYS, in_flat_keys, read_plugin_config
-from blair_rec.sections import LARGEST_SEED, to_dict, write_yaml
-from blair_rec.steps import order_problems, read_step, step_name
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LEAST: dict[str, Any] = {"dataset": "tiny", "variants": {"id": {"items": "id"}}}

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from blair_rec.text import cpu
-from blair_rec.text.cpu import PRODUCTS, PackedLinear, attention_by_products, make_fast
+from blair_rec.text.encoding import cpu
+from blair_rec.text.encoding.cpu import PRODUCTS, PackedLinear, attention_by_products, make_fast
 
 
 def bert(dtype: torch.dtype, **settings: Any) -> Any:

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from packaging.version import Version
 from worlds import SMALL, STOCK, Event, built, cases, read_log, with_small_times, write_log
 
-from blair_rec.config import read_config
+from blair_rec.border.settings import recbole_config
+from blair_rec.config.comparison import read_config
+from blair_rec.data.dataset import TextSequentialDataset
+from blair_rec.data.log import LOG_POSITION, gather_windows
+from blair_rec.data.sequences import training_sequences
 from blair_rec.errors import DatasetError
-from blair_rec.fit import TrainingData
-from blair_rec.recommend.dataset import TextSequentialDataset
-from blair_rec.recommend.log import LOG_POSITION, gather_windows
-from blair_rec.recommend.models import model_class
-from blair_rec.recommend.sequences import training_sequences
-from blair_rec.recommend.settings import recbole_config
+from blair_rec.experiment.fit import TrainingData
+from blair_rec.models.text_models import model_class
 
 import recbole
 from recbole.data.dataset import SequentialDataset

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from blair_rec.recommend.dropout import BitDropout
+from blair_rec.models.dropout import BitDropout
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.3, 0.5, 0.9])

@@ -18,13 +18,14 @@ from encoders import build_roberta
 from test_store import small_disk
 
 from blair_rec.errors import ConfigError, EncodingError, MissingField, OutputError, StoreError
-from blair_rec.text import encode, template
+from blair_rec.text import template
 from blair_rec.text.catalogue import Catalogue
-from blair_rec.text.encode import encode_catalogue, store_name
-from blair_rec.text.encoder import TextEncoder
-from blair_rec.text.encoder_source import EncoderSource, resolve_encoder
-from blair_rec.text.shards import Pieces, merge_stores, parse_shard, shard_from_environment
-from blair_rec.text.store import EmbeddingStore, identity_of, open_store
+from blair_rec.text.encoding import encode
+from blair_rec.text.encoding.encode import encode_catalogue, store_name
+from blair_rec.text.encoding.encoder import TextEncoder
+from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
+from blair_rec.text.store.embeddings import EmbeddingStore, identity_of, open_store
+from blair_rec.text.store.shards import Pieces, merge_stores, parse_shard, shard_from_environment
 from blair_rec.text.template import Template
 
 TITLE = Template("fields", ("title",))
@@ -330,10 +331,10 @@ KILLER = """
 import os, random, shutil, signal, sys, time
 from pathlib import Path
 import torch
-from blair_rec.text import encode
+from blair_rec.text.encoding import encode
 from blair_rec.text.catalogue import read_catalogue
-from blair_rec.text.encoder import TextEncoder
-from blair_rec.text.encoder_source import resolve_encoder
+from blair_rec.text.encoding.encoder import TextEncoder
+from blair_rec.text.encoding.source import resolve_encoder
 from blair_rec.text.template import Template
 
 items, model, folder, rounds = sys.argv[1:]

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blair_rec.errors import ConfigError, EncoderUnavailable, EncodingError, UnknownEncoder
-from blair_rec.text import encoder
-from blair_rec.text.encoder import TextEncoder, distance_from_float32
-from blair_rec.text.encoder_source import resolve_encoder
+from blair_rec.text.encoding import encoder
+from blair_rec.text.encoding.encoder import TextEncoder, distance_from_float32
+from blair_rec.text.encoding.source import resolve_encoder
 
 
 @pytest.mark.parametrize("tokens_per_batch", [1, 20, 200, None])

@@ -18,10 +18,10 @@ from encoders import PACKAGE, TEXTS, cosines, of_the_model_card
 from hubs import LocalHub
 
 from blair_rec.errors import ConfigError, EncoderUnavailable, UnknownEncoder
-from blair_rec.text import encoder_source
-from blair_rec.text.encoder import TextEncoder
-from blair_rec.text.encoder_package import packaged_model
-from blair_rec.text.encoder_source import EncoderSource, resolve_encoder
+from blair_rec.text.encoding import source as encoder_source
+from blair_rec.text.encoding.encoder import TextEncoder
+from blair_rec.text.encoding.packages import packaged_model
+from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
 
 # Folders and packages
 

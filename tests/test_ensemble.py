@@ -18,18 +18,18 @@ from hypothesis import strategies as st
 from worlds import read_log, with_other_last_items, write_log
 
 import blair_rec
-from blair_rec.compare import compare, leaderboard
-from blair_rec.config import CompareConfig, read_config
+from blair_rec.config.comparison import CompareConfig, read_config
 from blair_rec.errors import ChangedRuns, CheckpointError, ConfigError, OutputError, ScoringError
 from blair_rec.evaluate.leaderboard import Leaderboard
 from blair_rec.evaluate.metrics import metric_values
-from blair_rec.plan import data_folder
-from blair_rec.recommend.baselines import Baseline
-from blair_rec.recommend.ensemble import WHOLE, Ensemble, choose_weights, neighbours, simplex, standardised
-from blair_rec.recommend.scoring import rank
-from blair_rec.run import Data
-from blair_rec.text.store import open_store
-from blair_rec.text.store_writer import write_store
+from blair_rec.experiment.compare import compare, leaderboard
+from blair_rec.experiment.planning.plan import data_folder
+from blair_rec.experiment.run import Data
+from blair_rec.ranking.baselines import Baseline
+from blair_rec.ranking.ensemble import WHOLE, Ensemble, choose_weights, neighbours, simplex, standardised
+from blair_rec.ranking.scoring import rank
+from blair_rec.text.store.embeddings import open_store
+from blair_rec.text.store.writer import write_store
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "both": {"average": ["id", "text"]},
@@ -170,7 +170,7 @@ def test_the_chosen_weights_are_the_top_of_the_hill_above_the_grid(
 
     Whether no scores are held from one look to the next, those of some batches, or all.
     """
-    monkeypatch.setattr("blair_rec.recommend.ensemble.HELD", held)
+    monkeypatch.setattr("blair_rec.ranking.ensemble.HELD", held)
     members = blair_rec.load(finished.out / "runs" / "three-1")._model.members
 
     def value_of(shares: tuple[int, ...]) -> float:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from blair_rec.errors import MissingExtra, OutputError, StoreError
-from blair_rec.text import exchange
-from blair_rec.text.exchange import export_store
-from blair_rec.text.store import EmbeddingStore
-from blair_rec.text.store_import import import_store
-from blair_rec.text.store_writer import write_store
+from blair_rec.text.store import exchange
+from blair_rec.text.store.embeddings import EmbeddingStore
+from blair_rec.text.store.exchange import export_store
+from blair_rec.text.store.importing import import_store
+from blair_rec.text.store.writer import write_store
 
 TOKENS = ("B08", "007", "Größe", "a b")
 VECTORS = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blair_rec import item_cards
 from blair_rec.evaluate.page.cards import ItemCards
-from blair_rec.item_cards import comparison_cards, gather_cards, item_map, telling_labels
+from blair_rec.experiment import item_cards
+from blair_rec.experiment.item_cards import comparison_cards, gather_cards, item_map, telling_labels
 from blair_rec.text.catalogue import Catalogue
-from blair_rec.text.store import EmbeddingStore
+from blair_rec.text.store.embeddings import EmbeddingStore
 
 
 def catalogue(**records: dict[str, Any]) -> Catalogue:

@@ -12,15 +12,15 @@ from encoders import build_roberta
 
 import blair_rec
 from blair_rec.cli import main
-from blair_rec.compare import compare
-from blair_rec.config import CompareConfig
+from blair_rec.config.comparison import CompareConfig
 from blair_rec.errors import ChangedRuns, MissingEmbeddings, StoreError
 from blair_rec.evaluate.report import encoders
-from blair_rec.evaluate.results import load_run
-from blair_rec.text.exchange import export_store
-from blair_rec.text.store import EmbeddingStore, open_store
-from blair_rec.text.store_import import import_store
-from blair_rec.text.store_writer import write_store
+from blair_rec.evaluate.runs.results import load_run
+from blair_rec.experiment.compare import compare
+from blair_rec.text.store.embeddings import EmbeddingStore, open_store
+from blair_rec.text.store.exchange import export_store
+from blair_rec.text.store.importing import import_store
+from blair_rec.text.store.writer import write_store
 
 VARIANTS: dict[str, Any] = {
     "id": {"items": "id"},

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from blair_rec.config_sections import ITEM_KINDS, VariantConfig
+from blair_rec.config.sections import ITEM_KINDS, VariantConfig
 from blair_rec.errors import ConfigError
-from blair_rec.recommend.items import KINDS, Items, build_items
-from blair_rec.recommend.items import sasrec_text as sasrec_text_module
-from blair_rec.recommend.items import unisrec as unisrec_module
-from blair_rec.recommend.transforms import apply_transforms, pca
+from blair_rec.models.items import KINDS, Items, build_items
+from blair_rec.models.items import sasrec_text as sasrec_text_module
+from blair_rec.models.items import unisrec as unisrec_module
+from blair_rec.models.transforms import apply_transforms, pca
 
 torch.set_num_threads(1)  # the tables are so small that two threads only wait for each other
 

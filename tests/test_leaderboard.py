@@ -14,8 +14,8 @@ from test_results import MINILM, fake_decided, fake_ranks, fake_run
 from blair_rec.errors import ConfigError, UnpairedRuns
 from blair_rec.evaluate.leaderboard import Score, build_leaderboard
 from blair_rec.evaluate.metrics import top_lists
-from blair_rec.evaluate.results import load_run, load_runs
-from blair_rec.evaluate.run_files import PROTOCOLS
+from blair_rec.evaluate.runs.results import load_run, load_runs
+from blair_rec.evaluate.runs.run_files import PROTOCOLS
 from blair_rec.evaluate.significance import Pair, corrected, differences
 from blair_rec.evaluate.slices import slices
 

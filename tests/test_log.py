@@ -10,8 +10,8 @@ import pytest
 import torch
 from worlds import built, cases, write_log
 
-from blair_rec.recommend.dataset import TextSequentialDataset
-from blair_rec.recommend.log import LOG_POSITION, LogRows
+from blair_rec.data.dataset import TextSequentialDataset
+from blair_rec.data.log import LOG_POSITION, LogRows
 
 from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction

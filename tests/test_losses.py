@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from blair_rec.errors import TrainingError
-from blair_rec.recommend.losses import SHORT, bpr, check_finite, full_softmax, gbce, sampled_scores, sampled_softmax
-from blair_rec.recommend.negatives import Negatives
+from blair_rec.training.losses import SHORT, bpr, check_finite, full_softmax, gbce, sampled_scores, sampled_softmax
+from blair_rec.training.negatives import Negatives
 
 
 def problem(targets: int, items: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -65,7 +65,7 @@ def test_its_gradients_are_those_of_torchs_cross_entropy_in_float64(
 def test_in_bfloat16_the_gradients_are_off_by_a_percent_or_less(
     length: float, off: float, short: int, chunk: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blair_rec.recommend.losses.SHORT", short)
+    monkeypatch.setattr("blair_rec.training.losses.SHORT", short)
     hidden, targets, weight = problem(64, 300, 32)
     vectors = (weight.detach() * length).requires_grad_()
     loss = full_softmax(hidden, targets, vectors, chunk, torch.bfloat16)

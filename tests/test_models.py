@@ -15,15 +15,15 @@ from safetensors.torch import save_file
 from torch import nn
 from worlds import SMALL, STOCK, built, read_log, store_for, vectors_for, with_small_times
 
-from blair_rec.config import read_config
-from blair_rec.config_sections import ITEM_KINDS
+from blair_rec.border.recbole_keys import model_keys
+from blair_rec.border.settings import recbole_config
+from blair_rec.config.comparison import read_config
+from blair_rec.config.sections import ITEM_KINDS
+from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.errors import CheckpointError, ConfigError
-from blair_rec.fit import TrainingData, fit_variant
-from blair_rec.recommend.checkpoint import load_weights, save_weights, saved_transforms
-from blair_rec.recommend.dataset import TextSequentialDataset
-from blair_rec.recommend.eligibility import Eligible, eligibility, recbole_models
-from blair_rec.recommend.epochs import recbole_batches, seed_everything
-from blair_rec.recommend.models import (
+from blair_rec.experiment.fit import TrainingData, fit_variant
+from blair_rec.models.eligibility import Eligible, eligibility, recbole_models
+from blair_rec.models.text_models import (
     append_items,
     count_parameters,
     item_embedding_name,
@@ -33,10 +33,10 @@ from blair_rec.recommend.models import (
     transform_report,
     with_text,
 )
-from blair_rec.recommend.recbole_keys import model_keys
-from blair_rec.recommend.scoring import rank
-from blair_rec.recommend.settings import recbole_config
-from blair_rec.recommend.transforms import pca
+from blair_rec.models.transforms import pca
+from blair_rec.ranking.scoring import rank
+from blair_rec.training.checkpoint import load_weights, save_weights, saved_transforms
+from blair_rec.training.epochs import recbole_batches, seed_everything
 
 from recbole.data.dataset import SequentialDataset
 from recbole.model.sequential_recommender import SASRec

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blair_rec.errors import ConfigError, MissingExtra, OutputError, StoreError
-from blair_rec.text import nearest
-from blair_rec.text.nearest import METRICS, ExactIndex, Found
-from blair_rec.text.store import ON_DISK, EmbeddingStore, as_float32, as_stored, open_store
-from blair_rec.text.store_writer import write_store
+from blair_rec.text.search import nearest
+from blair_rec.text.search.nearest import METRICS, ExactIndex, Found
+from blair_rec.text.store.embeddings import ON_DISK, EmbeddingStore, as_float32, as_stored, open_store
+from blair_rec.text.store.writer import write_store
 
 
 def store_of(vectors: np.ndarray, dtype: str = "float32") -> EmbeddingStore:
@@ -176,7 +176,7 @@ def clustered(tmp_path: Path) -> EmbeddingStore:
 @pytest.mark.parametrize("metric", METRICS)
 def test_faiss_finds_nearly_all_and_scores_alike(clustered: EmbeddingStore, metric: str) -> None:
     pytest.importorskip("faiss", reason="faiss (the extra `faiss`) is not installed")
-    from blair_rec.text.approximate import ApproximateIndex
+    from blair_rec.text.search.approximate import ApproximateIndex
 
     queries = as_float32(clustered.vectors[:200], "float16") + 0.05
     exact = ExactIndex(clustered, metric).search(queries, 10)
@@ -192,7 +192,7 @@ def test_faiss_finds_nearly_all_and_scores_alike(clustered: EmbeddingStore, metr
 
 def test_an_index_is_made_once_and_again_for_another_store(clustered: EmbeddingStore, tmp_path: Path) -> None:
     pytest.importorskip("faiss", reason="faiss (the extra `faiss`) is not installed")
-    from blair_rec.text.approximate import ApproximateIndex, index_path
+    from blair_rec.text.search.approximate import ApproximateIndex, index_path
 
     queries = as_float32(clustered.vectors[:50], "float16")
     first = ApproximateIndex(clustered).search(queries, 5)
@@ -211,7 +211,7 @@ def test_an_index_that_is_not_ours_is_made_again_and_a_folder_that_is_read_only_
     clustered: EmbeddingStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     faiss = pytest.importorskip("faiss", reason="faiss (the extra `faiss`) is not installed")
-    from blair_rec.text.approximate import ApproximateIndex, index_path
+    from blair_rec.text.search.approximate import ApproximateIndex, index_path
 
     path = index_path(clustered, "dot")
     assert path is not None
@@ -247,7 +247,7 @@ def test_an_index_that_is_not_ours_is_made_again_and_a_folder_that_is_read_only_
 
 def test_faiss_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     from blair_rec import extras
-    from blair_rec.text.approximate import ApproximateIndex
+    from blair_rec.text.search.approximate import ApproximateIndex
 
     monkeypatch.setattr(extras, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"approximate search needs faiss.*pip install 'blair-rec\[faiss\]'"):

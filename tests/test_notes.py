@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from blair_rec.errors import CatalogueError
 from blair_rec.text.catalogue import Catalogue
 from blair_rec.text.notes import catalogue_notes, check_match, cut_notes, repeat_notes, store_notes
-from blair_rec.text.store import EmbeddingStore
+from blair_rec.text.store.embeddings import EmbeddingStore
 from blair_rec.text.template import Template, catalogue_texts
 
 TITLE = Template("fields", ("title",))

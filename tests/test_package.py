@@ -57,7 +57,7 @@ def test_the_command_resolves() -> None:
 
 
 def test_load_is_found_on_the_package() -> None:
-    from blair_rec.api import load
+    from blair_rec.serve.recommender import load
 
     assert blair_rec.load is load
 

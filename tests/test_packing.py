@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import blair_rec.recbole  # noqa: F401
-from blair_rec.recommend.losses import full_softmax
-from blair_rec.recommend.packing import Packed, can_pack, hidden_states, pack
-from blair_rec.recommend.settings import ItemsOnly, recbole_config
+from blair_rec.border.settings import ItemsOnly, recbole_config
+from blair_rec.models.packing import Packed, can_pack, hidden_states, pack
+from blair_rec.training.losses import full_softmax
 
 from recbole.model.sequential_recommender import BERT4Rec, GRU4Rec, SASRec
 

@@ -20,7 +20,6 @@ import yaml
 from comparisons import config_of
 from test_results import MINILM, fake_result
 
-from blair_rec.compare import compare
 from blair_rec.errors import BadItemCards
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
 from blair_rec.evaluate.page.cards import CARDS_FILE, ItemCards, ItemMap, read_cards, write_cards
@@ -29,7 +28,8 @@ from blair_rec.evaluate.page.data import PageData, page_data
 from blair_rec.evaluate.page.gains import Gain
 from blair_rec.evaluate.page.plots import VARIABLES, curve_plot, interval_plot
 from blair_rec.evaluate.page.render import to_html, write_page
-from blair_rec.evaluate.results import last_items, load_runs, write_lists, write_result
+from blair_rec.evaluate.runs.results import last_items, load_runs, write_lists, write_result
+from blair_rec.experiment.compare import compare
 
 METRICS = ["NDCG@10", "Recall@5"]
 VARIANTS = ("id", "text", "shuffled", "neighbours")

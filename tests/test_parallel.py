@@ -42,13 +42,13 @@ SETUPS: dict[str, dict[str, Any]] = {
 def train(folder: Path, name: str, **more: Any) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Two epochs of one of the set-ups: the losses, and the weights in the end."""
     import blair_rec.recbole  # noqa: F401
-    from blair_rec.config_sections import TrainConfig
-    from blair_rec.recommend.dataset import TextSequentialDataset
-    from blair_rec.recommend.epochs import build_training
-    from blair_rec.recommend.models import model_class
-    from blair_rec.recommend.sequences import training_sequences
-    from blair_rec.recommend.settings import recbole_config
-    from blair_rec.recommend.trainer import fit
+    from blair_rec.border.settings import recbole_config
+    from blair_rec.config.sections import TrainConfig
+    from blair_rec.data.dataset import TextSequentialDataset
+    from blair_rec.data.sequences import training_sequences
+    from blair_rec.models.text_models import model_class
+    from blair_rec.training.epochs import build_training
+    from blair_rec.training.trainer import fit
 
     torch.set_num_threads(1)  # two would only wait for each other
     given = {**SETUPS[name], **more}
@@ -64,7 +64,7 @@ def train(folder: Path, name: str, **more: Any) -> tuple[list[float], dict[str, 
 
 def in_a_group(folder: Path, out: Path) -> None:
     """What each process of the test does: all set-ups, one after another."""
-    from blair_rec.recommend import parallel
+    from blair_rec.training import parallel
 
     with parallel.group():
         assert parallel.count() == 2

@@ -18,12 +18,12 @@ import pytest
 from hubs import LocalHub
 from published_rules import Case, Review, in_plain_python, splits_in_plain_python
 
-from blair_rec.config import load_config
+from blair_rec.config.comparison import load_config
 from blair_rec.errors import ConfigError, SourceError
-from blair_rec.prepare.amazon import HUB, Amazon, prepare_amazon
 from blair_rec.prepare.events import TEST_FROM, VALID_FROM
-from blair_rec.prepare.pairs import Pairs, prepare_pairs
-from blair_rec.prepare.published import categories, published, rounded
+from blair_rec.prepare.public.pairs import Pairs, prepare_pairs
+from blair_rec.prepare.public.published import categories, published, rounded
+from blair_rec.prepare.public.reviews import HUB, Amazon, prepare_amazon
 from blair_rec.text.catalogue import read_catalogue
 
 PARTS = ("train", "valid", "test")
@@ -168,8 +168,8 @@ def test_the_log_is_split_by_recbole_as_the_rules_say(tmp_path: Path, split: str
     """What is trained, validated and tested on, read back through the data set class and the written config."""
     from worlds import built, cases
 
-    from blair_rec.recommend.dataset import TextSequentialDataset
-    from blair_rec.sections import to_dict
+    from blair_rec.config.reading import to_dict
+    from blair_rec.data.dataset import TextSequentialDataset
 
     reviews = some_reviews(11)
     asked = Amazon("X", 4, split, a_source(tmp_path / "source", reviews, "rating_only"))
@@ -423,7 +423,7 @@ def test_pairs_are_those_of_the_rules(tmp_path: Path) -> None:
 
 
 def test_a_share_of_the_reviews_is_drawn_by_the_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from blair_rec.prepare import blocks
+    from blair_rec.prepare.reading import blocks
 
     source = write_texts(tmp_path / "source", 5000)
     drawn: dict[str, list[list[str]]] = {}

@@ -17,8 +17,8 @@ from worlds import read_log
 
 import blair_rec
 from blair_rec.cli import main
-from blair_rec.config import load_config
-from blair_rec.text.store import open_store
+from blair_rec.config.comparison import load_config
+from blair_rec.text.store.embeddings import open_store
 
 SMALL = "recbole={MAX_ITEM_LIST_LENGTH: 10, hidden_size: 8, inner_size: 8, n_layers: 1, n_heads: 1}"
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blair_rec.config import load_config
+from blair_rec.config.comparison import load_config
+from blair_rec.config.steps import ITEMS_PER_DIRECTION
+from blair_rec.models.transforms import apply_transforms
 from blair_rec.prepare.comparison import WIDTHS, count_texts, protocol_for, steps_for, write_comparison
 from blair_rec.prepare.events import Log
-from blair_rec.recommend.transforms import apply_transforms
-from blair_rec.steps import ITEMS_PER_DIRECTION
 
 
 def log_of(pairs: list[tuple[int, int]]) -> Log:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from published_rules import Review, in_plain_python, splits_in_plain_python
 
 from blair_rec.errors import RejectedLines, SourceError
+from blair_rec.lines.rejected import Rejected
 from blair_rec.prepare.collect import collect, numbered
 from blair_rec.prepare.events import (
     VALID_FROM,
@@ -28,9 +29,8 @@ from blair_rec.prepare.events import (
     without_doubles,
     written_times,
 )
-from blair_rec.prepare.kept import Chunk
 from blair_rec.prepare.names import MISSING
-from blair_rec.rejected import Rejected
+from blair_rec.prepare.reading.kept import Chunk
 
 NAMES = st.sampled_from([f"n{number}" for number in range(6)])
 REVIEWS = st.lists(

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from blair_rec.errors import SourceError
+from blair_rec.lines.rejected import Rejected
 from blair_rec.prepare.dataset import write_items
 from blair_rec.prepare.items import ItemFile, flat
 from blair_rec.prepare.own import OwnData, prepare_own
-from blair_rec.rejected import Rejected
 
 
 def names_and_rows(

@@ -19,11 +19,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_prepare_amazon import a_source, some_reviews, written_log
 
-from blair_rec.prepare import blocks, folder, kept
-from blair_rec.prepare.amazon import Amazon, prepare_amazon
-from blair_rec.prepare.jsonlines import JsonLines
-from blair_rec.prepare.records import read_table
-from blair_rec.rejected import Rejected
+from blair_rec.lines.rejected import Rejected
+from blair_rec.prepare import folder
+from blair_rec.prepare.public.reviews import Amazon, prepare_amazon
+from blair_rec.prepare.reading import blocks, kept
+from blair_rec.prepare.reading.jsonlines import JsonLines
+from blair_rec.prepare.reading.records import read_table
 
 NUMBERS = {"a": pl.Int64}
 LINES = [b'{"a": 1, "b": "x"}', b'{"a": "1"}', b'{"a": 2.5}', b'{"a": null, "b": [1]}', b"{", b"[]", b""]
@@ -120,8 +121,9 @@ def test_a_file_that_has_changed_is_read_from_the_beginning(tmp_path: Path) -> N
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from blair_rec.prepare import blocks, folder, kept
-from blair_rec.prepare.amazon import Amazon, prepare_amazon
+from blair_rec.prepare.reading import blocks, kept
+from blair_rec.prepare import folder
+from blair_rec.prepare.public.reviews import Amazon, prepare_amazon
 
 blocks.BLOCK, kept.PART = 40, 2
 reading = iter(range(60))

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from mutations import mutated
 
-from blair_rec.config import load_config
+from blair_rec.config.comparison import load_config
 from blair_rec.errors import BlairRecError, ConfigError, OutputError, RejectedLines, SourceError
 from blair_rec.prepare.own import OwnData, prepare_own
 from blair_rec.text.catalogue import read_catalogue
@@ -160,7 +160,7 @@ def test_names_of_users_may_hold_spaces_and_names_of_items_may_not(tmp_path: Pat
     assert rows(tmp_path / "mine" / "mine.inter")[1:3] == [["Ann Lee", "jug", "1"], ["Ann Lee", "cup", "2"]]
     from worlds import built
 
-    from blair_rec.recommend.dataset import TextSequentialDataset
+    from blair_rec.data.dataset import TextSequentialDataset
 
     _, parts = built(TextSequentialDataset, tmp_path / "mine")
     assert {*parts[0].field2id_token["user_id"]} == {"[PAD]", "Ann Lee", "Ann", "Lee"}

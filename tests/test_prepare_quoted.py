@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from blair_rec.errors import RejectedLines
-from blair_rec.prepare import blocks, quoted
-from blair_rec.prepare.records import read_table
-from blair_rec.rejected import Rejected
+from blair_rec.lines.rejected import Rejected
+from blair_rec.prepare.reading import blocks, quoted
+from blair_rec.prepare.reading.records import read_table
 
 NAMES = ["user", "item", "time", "note"]
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from blair_rec.files import sha256_of
-from blair_rec.prepare.amazon import Amazon, prepare_amazon
 from blair_rec.prepare.own import OwnData, prepare_own
-from blair_rec.prepare.pairs import Pairs, prepare_pairs
-from blair_rec.prepare.search import SearchData, prepare_search
+from blair_rec.prepare.public.pairs import Pairs, prepare_pairs
+from blair_rec.prepare.public.reviews import Amazon, prepare_amazon
+from blair_rec.prepare.public.search import SearchData, prepare_search
 
 README = Path(__file__).resolve().parent.parent / "datasets" / "README.md"
 SAMPLES = dict(re.findall(r"^`([^`\n]+)`\n```\n(.*?)```\n", README.read_text("utf-8"), re.MULTILINE | re.DOTALL))

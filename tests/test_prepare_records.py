@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from blair_rec.errors import MissingExtra, RejectedLines, SourceError
-from blair_rec.prepare import blocks
-from blair_rec.prepare.records import columns_among, read_table
-from blair_rec.rejected import Rejected
+from blair_rec.lines.rejected import Rejected
+from blair_rec.prepare.reading import blocks
+from blair_rec.prepare.reading.records import columns_among, read_table
 
 Row = tuple[str | None, ...]
 

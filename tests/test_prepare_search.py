@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from blair_rec.errors import RejectedLines, SourceError
-from blair_rec.prepare.search import SearchData, prepare_search
+from blair_rec.prepare.public.search import SearchData, prepare_search
 
 QUERIES = [("0", 'I need a "quiet" fan,\nfor nights', "B1"), ("1", "a bath toy", "B2"), ("2", "another toy", "B2")]
 POOL = [("B1", "Home", "A fan. It is quiet."), ("B2", "Toys", "A duck"), ("B3", "Toys", "")]

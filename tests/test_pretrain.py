@@ -30,8 +30,8 @@ from blair_rec.pretrain.pairs import Pair, Pairs, open_pairs, split_pairs
 from blair_rec.pretrain.retrieval import measures
 from blair_rec.pretrain.settings import PretrainConfig, read_pretrain_config
 from blair_rec.pretrain.train import pretrain
-from blair_rec.text.encoder import TextEncoder
-from blair_rec.text.encoder_source import resolve_encoder
+from blair_rec.text.encoding.encoder import TextEncoder
+from blair_rec.text.encoding.source import resolve_encoder
 
 SLOTS, VALUES = 4, 5
 """Items of the world have four attributes of five values each; items and contexts name them in different words."""

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from blair_rec.cli.prepare import Reading
 from blair_rec.cli.progress import HALF_A_MINUTE, Counters, Live, Pace, duration
 from blair_rec.cli.terminal import Console
-from blair_rec.evaluate.run_files import Epoch
-from blair_rec.listener import Job
-from blair_rec.tune import tune
+from blair_rec.evaluate.runs.run_files import Epoch
+from blair_rec.experiment.listener import Job
+from blair_rec.experiment.tune import tune
 
 
 class Clock:

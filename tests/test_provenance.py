@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 import blair_rec
-from blair_rec.provenance import code_files, code_hash
+from blair_rec.experiment.provenance import code_files, code_hash
 
 PACKAGE = Path(blair_rec.__file__).parent
 
 LOADED_BY_A_RUN = """
 import sys
-import blair_rec.run, blair_rec.text.encode, blair_rec.text.encoder, blair_rec.text.ray_encode
+import blair_rec.experiment.run, blair_rec.text.encoding.encode, blair_rec.text.encoding.encoder, blair_rec.text.encoding.ray_encode
 for name, module in sorted(sys.modules.items()):
     if name.split(".")[0] == "blair_rec":
         print(module.__file__)
@@ -29,9 +29,9 @@ BESIDE = {
     "provenance.py": "what is noted",
     "leakage.py": "notes for readers",
     "evaluate/__init__.py": "nothing",
-    "evaluate/results.py": "the files of a run",
-    "evaluate/run_files.py": "the files of a run",
-    "evaluate/typed.py": "the files of a run",
+    "evaluate/runs/results.py": "the files of a run",
+    "evaluate/runs/run_files.py": "the files of a run",
+    "evaluate/runs/typed.py": "the files of a run",
     "recommend/__init__.py": "nothing",
     "text/__init__.py": "nothing",
 }
@@ -61,7 +61,9 @@ def test_every_module_that_a_run_imports_and_that_decides_changes_the_hash(loade
     assert [path for path in deciding if path not in after or after[path] == before[path]] == []
 
 
-@pytest.mark.parametrize("path", ["evaluate/leaderboard.py", "cli/compare.py", "prepare/amazon.py", "text/search.py"])
+@pytest.mark.parametrize(
+    "path", ["evaluate/leaderboard.py", "cli/compare.py", "prepare/public/reviews.py", "text/search/sentences.py"]
+)
 def test_what_only_reports_prepares_or_searches_changes_nothing(package: Path, path: str) -> None:
     before = code_files(True, package)
     (package / path).write_text("", encoding="utf-8")

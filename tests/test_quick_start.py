@@ -14,7 +14,7 @@ from worlds import SMALL
 
 from blair_rec.cli import main
 from blair_rec.errors import ConfigError, RecBoleError
-from blair_rec.recommend.quick_start import prepare, run
+from blair_rec.training.quick_start import prepare, run
 
 
 @pytest.fixture(autouse=True)

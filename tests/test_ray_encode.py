@@ -14,12 +14,12 @@ import pytest
 from encoders import build_roberta
 
 from blair_rec.errors import CatalogueError, MissingExtra
-from blair_rec.text import ray_encode
 from blair_rec.text.catalogue import Number, read_catalogue
-from blair_rec.text.encode import encode_catalogue
-from blair_rec.text.encoder_source import resolve_encoder
-from blair_rec.text.ray_encode import encode_with_ray
-from blair_rec.text.shards import merge_stores
+from blair_rec.text.encoding import ray_encode
+from blair_rec.text.encoding.encode import encode_catalogue
+from blair_rec.text.encoding.ray_encode import encode_with_ray
+from blair_rec.text.encoding.source import resolve_encoder
+from blair_rec.text.store.shards import merge_stores
 from blair_rec.text.template import Template
 
 BLAIR = Template("blair")

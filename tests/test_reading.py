@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from own_folders import try_one
 from worlds import SMALL, STOCK, write_log
 
+from blair_rec.border.settings import recbole_config
+from blair_rec.data.dataset import TextSequentialDataset
+from blair_rec.data.reading import TokenIds
 from blair_rec.errors import AtomicFileError, DatasetError, RejectedLines
-from blair_rec.recommend.dataset import TextSequentialDataset
-from blair_rec.recommend.reading import TokenIds
-from blair_rec.recommend.settings import recbole_config
 
 from recbole.data.dataset import SequentialDataset
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import yaml
 
-from blair_rec import config, config_sections
-from blair_rec.config import load_config, read_config
-from blair_rec.plugin_config import PLUGIN_KEYS
+from blair_rec.config import comparison as config
+from blair_rec.config import sections as config_sections
+from blair_rec.config.comparison import load_config, read_config
+from blair_rec.config.plugin import PLUGIN_KEYS
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

@@ -18,15 +18,15 @@ from safetensors import safe_open
 from worlds import SMALL, store_for
 
 import blair_rec.recbole as plugin
+from blair_rec.border.settings import recbole_config
+from blair_rec.config.plugin import read_plugin_config
 from blair_rec.errors import ConfigError, DatasetError, MissingEmbeddings, StoreError
 from blair_rec.evaluate.metrics import metric_values
-from blair_rec.plugin_config import read_plugin_config
-from blair_rec.recommend.checkpoint import load_weights
-from blair_rec.recommend.eligibility import recbole_models
-from blair_rec.recommend.scoring import rank
-from blair_rec.recommend.settings import recbole_config
-from blair_rec.recommend.trainer import TextTrainer
-from blair_rec.text.store import EmbeddingStore
+from blair_rec.models.eligibility import recbole_models
+from blair_rec.ranking.scoring import rank
+from blair_rec.text.store.embeddings import EmbeddingStore
+from blair_rec.training.checkpoint import load_weights
+from blair_rec.training.trainer import TextTrainer
 
 from recbole.config import Config
 from recbole.data import create_dataset

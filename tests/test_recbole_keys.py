@@ -10,9 +10,7 @@ import pytest
 import yaml
 from worlds import SMALL
 
-from blair_rec.config import OWNED_BY, CompareConfig, read_config
-from blair_rec.recommend.eligibility import recbole_models
-from blair_rec.recommend.recbole_keys import (
+from blair_rec.border.recbole_keys import (
     UNREAD,
     default_of,
     misspelt,
@@ -22,7 +20,9 @@ from blair_rec.recommend.recbole_keys import (
     unread,
     wrong_values,
 )
-from blair_rec.sections import read_yaml
+from blair_rec.config.comparison import OWNED_BY, CompareConfig, read_config
+from blair_rec.config.reading import read_yaml
+from blair_rec.models.eligibility import recbole_models
 
 PROPERTIES = resources.files("recbole") / "properties"
 MADE_BY_THE_CODE = {"device", "MASK_ITEM_SEQ", "MASK_INDEX", "POS_ITEMS", "NEG_ITEMS", "INVERSE_ITEM_SEQ", "reg_weight"}

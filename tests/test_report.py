@@ -28,7 +28,7 @@ from blair_rec.evaluate.report import (
     to_terminal_across,
     write_reports,
 )
-from blair_rec.evaluate.results import load_runs
+from blair_rec.evaluate.runs.results import load_runs
 
 METRICS = ["NDCG@10", "Recall@5"]
 PROVENANCE = {"blair_rec": "0.1.0", "recbole": "1.2.1", "torch": "2.6.0", "git_commit": None}

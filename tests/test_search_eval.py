@@ -15,9 +15,8 @@ from test_search import ASKED, PACKAGE, WORLD, encode
 
 from blair_rec.cli import main
 from blair_rec.errors import CatalogueError, ConfigError, MissingExtra, SourceError, StoreError
-from blair_rec.text.encoder_source import resolve_encoder
-from blair_rec.text.nearest import Found
-from blair_rec.text.search_eval import (
+from blair_rec.text.encoding.source import resolve_encoder
+from blair_rec.text.search.evaluation import (
     Judgement,
     Query,
     SearchFiles,
@@ -27,7 +26,8 @@ from blair_rec.text.search_eval import (
     report,
     text_template,
 )
-from blair_rec.text.store import EmbeddingStore
+from blair_rec.text.search.nearest import Found
+from blair_rec.text.store.embeddings import EmbeddingStore
 from blair_rec.text.template import Template
 
 
@@ -135,7 +135,7 @@ def bm25_by_hand(texts: Sequence[Sequence[str]], query: Sequence[str], k1: float
 
 def test_bm25_scores_as_its_formula_says_and_cuts_english_endings() -> None:
     pytest.importorskip("bm25s", reason="bm25s (the extra `search`) is not installed")
-    from blair_rec.text.bm25 import WordIndex
+    from blair_rec.text.search.bm25 import WordIndex
 
     index = WordIndex(["Red lamps, 2 x 4", "lamp", "", "a blue LAMP for a lamp shop", "puzzle"])
     stems = [["red", "lamp", "2", "x", "4"], ["lamp"], [], ["blue", "lamp", "lamp", "shop"], ["puzzl"]]
@@ -150,7 +150,7 @@ def test_bm25_scores_as_its_formula_says_and_cuts_english_endings() -> None:
 
 def test_bm25_ranks_equal_texts_in_their_order() -> None:
     pytest.importorskip("bm25s", reason="bm25s (the extra `search`) is not installed")
-    from blair_rec.text.bm25 import WordIndex
+    from blair_rec.text.search.bm25 import WordIndex
 
     texts = ["red lamp"] * 30 + ["lamp"] + ["red lamp"] * 30
     assert WordIndex(texts).search(["lamp"], k=5).rows.tolist() == [[30, 0, 1, 2, 3]]
@@ -158,7 +158,7 @@ def test_bm25_ranks_equal_texts_in_their_order() -> None:
 
 def test_bm25_is_an_extra_and_needs_words(monkeypatch: pytest.MonkeyPatch) -> None:
     from blair_rec import extras
-    from blair_rec.text.bm25 import WordIndex
+    from blair_rec.text.search.bm25 import WordIndex
 
     with pytest.raises(ConfigError, match="none of the 2 texts holds a word"):
         WordIndex(["", "..."])

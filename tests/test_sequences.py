@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from worlds import built, read_log
 
+from blair_rec.data.dataset import TextSequentialDataset
+from blair_rec.data.sequences import TrainingSequences, fold_prefixes, training_sequences
 from blair_rec.errors import DatasetError
-from blair_rec.recommend.dataset import TextSequentialDataset
-from blair_rec.recommend.sequences import TrainingSequences, fold_prefixes, training_sequences
 
 Window = tuple[list[int], list[int]]
 """Items, and the target at each of them (0 for none)."""

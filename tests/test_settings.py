@@ -10,9 +10,9 @@ import pytest
 import torch
 from comparisons import config_of, tiny_at
 
+from blair_rec.border.settings import recbole_config, recbole_errors
 from blair_rec.errors import ConfigError, RecBoleError
-from blair_rec.fit import TrainingData, fit_variant
-from blair_rec.recommend.settings import recbole_config, recbole_errors
+from blair_rec.experiment.fit import TrainingData, fit_variant
 
 from recbole.data.interaction import Interaction
 from recbole.model.layers import MultiHeadAttention

@@ -13,12 +13,12 @@ import torch
 from torch.nn import functional
 from worlds import SMALL, vectors_for
 
+from blair_rec.border.settings import recbole_config
+from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.errors import ConfigError
-from blair_rec.recommend.dataset import TextSequentialDataset
-from blair_rec.recommend.models import item_side, model_class
-from blair_rec.recommend.packing import can_pack
-from blair_rec.recommend.settings import recbole_config
-from blair_rec.recommend.similarity import as_key, as_query, item_matrix, scores_by_product, user_vectors
+from blair_rec.models.packing import can_pack
+from blair_rec.models.similarity import as_key, as_query, item_matrix, scores_by_product, user_vectors
+from blair_rec.models.text_models import item_side, model_class
 
 from recbole.model import sequential_recommender
 from recbole.model.abstract_recommender import SequentialRecommender

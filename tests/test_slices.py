@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_results import fake_ranks
 
-from blair_rec.evaluate.run_files import Ranks
+from blair_rec.evaluate.runs.run_files import Ranks
 from blair_rec.evaluate.slices import slices
 
 CASES = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 40), st.booleans()), min_size=2, max_size=30)

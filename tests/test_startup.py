@@ -46,7 +46,7 @@ def test_every_long_command_can_be_quiet(command: str, capsys: pytest.CaptureFix
 
 
 def test_the_api_is_listed_before_it_is_imported() -> None:
-    script = "import sys, blair_rec; print(dir(blair_rec), 'blair_rec.api' in sys.modules)"
+    script = "import sys, blair_rec; print(dir(blair_rec), 'blair_rec.serve.recommender' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert set(blair_rec.__all__) <= set(dir(blair_rec))
     assert done.stdout.endswith("False\n") and all(repr(name) in done.stdout for name in blair_rec.__all__)

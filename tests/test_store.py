@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blair_rec.errors import ConfigError, MissingEmbeddings, OutputError, StoreError, TextlessItems
-from blair_rec.text.store import FILES, EmbeddingStore, as_float32, as_stored, open_store
-from blair_rec.text.store_writer import at_work_on, put_store, write_store
+from blair_rec.text.store.embeddings import FILES, EmbeddingStore, as_float32, as_stored, open_store
+from blair_rec.text.store.writer import at_work_on, put_store, write_store
 from blair_rec.text.tokens import NO_DIGESTS, DigestIndex, TokenTable
 
 ENCODER = {"name": "e", "asked_for": "e", "revision": "abc", "pooling": "cls", "max_length": 512}
@@ -367,7 +367,7 @@ def test_what_a_killed_process_left_is_cleared_away_and_the_old_store_returns(tm
 
 def test_a_second_process_is_told_that_the_store_is_being_written(tmp_path: Path) -> None:
     code = (
-        "import sys; from blair_rec.text.store_writer import at_work_on\n"
+        "import sys; from blair_rec.text.store.writer import at_work_on\n"
         "with at_work_on(sys.argv[1]): print('in', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "s")]
@@ -456,7 +456,7 @@ def test_what_float16_cannot_hold_is_refused(tmp_path: Path) -> None:
 def test_millions_of_rows_are_opened_without_reading_them(tmp_path: Path) -> None:
     make(tmp_path / "s", tuple(f"item {number}" for number in range(200_000)), width=2)
     code = (
-        "import resource, sys; import numpy; from blair_rec.text.store import open_store\n"
+        "import resource, sys; import numpy; from blair_rec.text.store.embeddings import open_store\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak(); store = open_store(sys.argv[1], verify=False); opened = peak() - before\n"
         "print(opened, store.rows(['item 77'])[0].tolist(), store.tokens.at([199_999]))"

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from mutations import mutated
 
 from blair_rec.errors import BlairRecError, OutputError, StoreError
-from blair_rec.text.store import open_store
-from blair_rec.text.store_import import import_store
+from blair_rec.text.store.embeddings import open_store
+from blair_rec.text.store.importing import import_store
 
 
 def write_npy(folder: Path, array: np.ndarray, ids: Any) -> Path:

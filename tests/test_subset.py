@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from comparisons import Recorder, raw_config, tiny_at
 
-from blair_rec.compare import compare, leaderboard
-from blair_rec.config import CompareConfig, load_config, read_config
+from blair_rec.config.comparison import CompareConfig, load_config, read_config
 from blair_rec.errors import ChangedRuns, ConfigError
+from blair_rec.experiment.compare import compare, leaderboard
 
 VARIANTS = {
     "id": {"items": "id"},

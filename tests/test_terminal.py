@@ -227,10 +227,18 @@ def test_a_closed_pipe_for_messages_leaves_no_traceback(hostile: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "patched", "expected"),
     [
-        ("search", "blair_rec.text.search.TextSearch", "interrupted\n"),
-        ("leaderboard", "blair_rec.compare.leaderboard", "interrupted\n"),
-        ("compare", "blair_rec.compare.compare", "interrupted; what is finished is kept: start the same command again"),
-        ("tune", "blair_rec.config.load_config", "interrupted; what is finished is kept: start the same command again"),
+        ("search", "blair_rec.text.search.sentences.TextSearch", "interrupted\n"),
+        ("leaderboard", "blair_rec.experiment.compare.leaderboard", "interrupted\n"),
+        (
+            "compare",
+            "blair_rec.experiment.compare.compare",
+            "interrupted; what is finished is kept: start the same command again",
+        ),
+        (
+            "tune",
+            "blair_rec.config.comparison.load_config",
+            "interrupted; what is finished is kept: start the same command again",
+        ),
         ("prepare", "blair_rec.prepare.own.prepare_own", "interrupted; what is finished is kept: start the same"),
     ],
 )

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor, nn
 
 import blair_rec.recbole  # noqa: F401
-from blair_rec.config_sections import TrainConfig
+from blair_rec.border.collector import TopKCollector
+from blair_rec.border.settings import recbole_config
+from blair_rec.config.sections import TrainConfig
+from blair_rec.data.dataset import ItemVectors, TextSequentialDataset
+from blair_rec.data.sequences import training_sequences
 from blair_rec.errors import ConfigError, TrainingError
-from blair_rec.recommend.collector import TopKCollector
-from blair_rec.recommend.dataset import ItemVectors, TextSequentialDataset
-from blair_rec.recommend.epochs import EveryPosition, RecboleWay, build_training, recbole_batches, seed_everything
-from blair_rec.recommend.models import item_side, model_class
-from blair_rec.recommend.optimizer import LearningRate, RowAdam
-from blair_rec.recommend.packing import last_states
-from blair_rec.recommend.sequences import training_sequences
-from blair_rec.recommend.settings import recbole_config
-from blair_rec.recommend.trainer import Epoch, TextTrainer, fit, make_optimizer, run_epoch
+from blair_rec.models.packing import last_states
+from blair_rec.models.text_models import item_side, model_class
+from blair_rec.training.epochs import EveryPosition, RecboleWay, build_training, recbole_batches, seed_everything
+from blair_rec.training.optimizer import LearningRate, RowAdam
+from blair_rec.training.trainer import Epoch, TextTrainer, fit, make_optimizer, run_epoch
 
 from recbole.data import data_preparation
 from recbole.model.sequential_recommender import GRU4Rec, SASRec
@@ -433,7 +433,7 @@ def test_recboles_trainer_evaluates_without_padding_what_it_trains_without(
         packed.append(len(length))
         return last_states(model, items, first, length)
 
-    monkeypatch.setattr("blair_rec.recommend.similarity.last_states", seen)
+    monkeypatch.setattr("blair_rec.models.similarity.last_states", seen)
     cls = model_class(base.__name__)
     config = recbole_config(cls, str(tiny), {**SMALL, "blair_loss": loss, "loss_type": "CE"})
     split, _, test = TextSequentialDataset(config).build()

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import linalg
 from sklearn.decomposition import PCA
 
-from blair_rec.recommend.transforms import apply_transforms, center, fit_transforms, pca
-from blair_rec.steps import STEPS, Step, step_name
+from blair_rec.config.steps import STEPS, Step, step_name
+from blair_rec.models.transforms import apply_transforms, center, fit_transforms, pca
 
 Shape = tuple[int, int]
 

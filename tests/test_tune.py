@@ -19,15 +19,15 @@ from encoders import build_roberta
 from worlds import read_log, with_other_last_items, write_log
 
 from blair_rec import cli
-from blair_rec import tune as tuning
-from blair_rec.compare import compare
-from blair_rec.config import CompareConfig, load_config
+from blair_rec.config.comparison import CompareConfig, load_config
+from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.errors import ConfigError, TrainingError
-from blair_rec.fit import TrainingData, fit_variant
-from blair_rec.plan import data_folder
-from blair_rec.recommend.dataset import TextSequentialDataset
-from blair_rec.run import Data
-from blair_rec.tune import Trial, draw, grid_of, read_trials, tune, with_settings
+from blair_rec.experiment import tune as tuning
+from blair_rec.experiment.compare import compare
+from blair_rec.experiment.fit import TrainingData, fit_variant
+from blair_rec.experiment.planning.plan import data_folder
+from blair_rec.experiment.run import Data
+from blair_rec.experiment.tune import Trial, draw, grid_of, read_trials, tune, with_settings
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "id": {"items": "id"},
@@ -217,7 +217,7 @@ def test_a_training_that_diverges_is_the_worst_and_ends_nothing(
             raise TrainingError("loss is nan")
         return fit(config, *arguments, **settings)
 
-    monkeypatch.setattr("blair_rec.fit.fit_variant", diverge)
+    monkeypatch.setattr("blair_rec.experiment.fit.fit_variant", diverge)
     config = tuned_config(
         Path(done.before.dataset), encoder, variants={"id": VARIANTS["id"]}, tune={**TUNE, "budget": 6}
     )
@@ -271,10 +271,10 @@ def test_a_trial_is_worth_what_a_comparison_finds_on_validation(done: Tuned, tmp
 
 def test_the_modules_of_tuning_never_speak_of_the_test_split() -> None:
     """Runs evaluate on test, in run.py: neither module imports it, and none reads an attribute of that name."""
-    for module in (tuning, __import__("blair_rec.fit", fromlist=["fit"])):
+    for module in (tuning, __import__("blair_rec.experiment.fit", fromlist=["fit"])):
         tree = ast.parse(Path(str(module.__file__)).read_text("utf-8"))
         names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        assert not names & {"blair_rec.run", "blair_rec.api"}
+        assert not names & {"blair_rec.experiment.run", "blair_rec.serve.recommender"}
         assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "test"]
 
 

@@ -18,13 +18,13 @@ from scipy.spatial.distance import pdist
 from worlds import SMALL, store_for
 
 import blair_rec.recbole as plugin
-from blair_rec.compare import compare
+from blair_rec.config.steps import FEWEST_PER_DIRECTION, ITEMS_PER_DIRECTION, Step
 from blair_rec.errors import ConfigError
-from blair_rec.recommend.transforms import apply_transforms
-from blair_rec.recommend.whitening import fit_checked, items_that_differ
-from blair_rec.steps import FEWEST_PER_DIRECTION, ITEMS_PER_DIRECTION, Step
-from blair_rec.text.store_writer import write_store
-from blair_rec.tune import draw, grid_of, tune
+from blair_rec.experiment.compare import compare
+from blair_rec.experiment.tune import draw, grid_of, tune
+from blair_rec.models.transforms import apply_transforms
+from blair_rec.models.whitening import fit_checked, items_that_differ
+from blair_rec.text.store.writer import write_store
 
 TOKENS = [f"i{number:02d}" for number in range(1, 81)]
 WHITENING: list[Step] = ["whiten", {"whiten": "pca"}, {"shrink": 1.0}]

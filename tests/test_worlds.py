@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from worlds import write_log
 
-from blair_rec.config import CompareConfig
-from blair_rec.config_sections import TextConfig, TrainConfig, VariantConfig
-from blair_rec.evaluate.results import RunResult, load_run
-from blair_rec.evaluate.run_files import PROTOCOLS, ProtocolName
-from blair_rec.plan import Run, run_setup
-from blair_rec.run import Data, make_run
-from blair_rec.text.store import EmbeddingStore
-from blair_rec.text.store_writer import write_store
+from blair_rec.config.comparison import CompareConfig
+from blair_rec.config.sections import TextConfig, TrainConfig, VariantConfig
+from blair_rec.evaluate.runs.results import RunResult, load_run
+from blair_rec.evaluate.runs.run_files import PROTOCOLS, ProtocolName
+from blair_rec.experiment.planning.plan import Run, run_setup
+from blair_rec.experiment.run import Data, make_run
+from blair_rec.text.store.embeddings import EmbeddingStore
+from blair_rec.text.store.writer import write_store
 
 GROUPS, PER_GROUP, USERS, EVENTS = 30, 100, 600, 6
 SEEDS = (1, 2, 3)

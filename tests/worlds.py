@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 import blair_rec.recbole  # noqa: F401  (repairs RecBole before anything of it is used)
-from blair_rec.recommend.dataset import ItemVectors
-from blair_rec.recommend.settings import recbole_config
-from blair_rec.text.store import EmbeddingStore
-from blair_rec.text.store_writer import write_store
+from blair_rec.border.settings import recbole_config
+from blair_rec.data.dataset import ItemVectors
+from blair_rec.text.store.embeddings import EmbeddingStore
+from blair_rec.text.store.writer import write_store
 
 torch.set_num_threads(1)  # the worlds are so small that two threads only wait for each other
 

@@ -14,9 +14,9 @@ from blair_rec.cli.terminal import Console, processes, say, set_up_logging, show
 from blair_rec.errors import BlairRecError
 
 if TYPE_CHECKING:  # what a command takes is imported when it runs, so that --help is quick
-    from blair_rec.config import CompareConfig
+    from blair_rec.config.comparison import CompareConfig
     from blair_rec.evaluate.leaderboard import Leaderboard
-    from blair_rec.subset import Plan
+    from blair_rec.experiment.planning.subset import Plan
 
 
 def add(commands: Any) -> None:
@@ -56,12 +56,12 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
 
 def _compare_together(options: argparse.Namespace, console: Console) -> int:
     """Under torchrun: the first process compares, the others train along."""
-    from blair_rec.recommend import parallel
+    from blair_rec.training import parallel
 
     with parallel.group():
         if parallel.rank() > 0:
-            from blair_rec.plan import data_folder
-            from blair_rec.run import follow
+            from blair_rec.experiment.planning.plan import data_folder
+            from blair_rec.experiment.run import follow
 
             config = _config_of(options)
             follow(config, data_folder(config.dataset))
@@ -76,9 +76,9 @@ def _compare_together(options: argparse.Namespace, console: Console) -> int:
 
 
 def _compare_alone(options: argparse.Namespace, console: Console) -> int:
-    from blair_rec.compare import compare, planned
     from blair_rec.evaluate.report import to_json
-    from blair_rec.evaluate.results import load_runs
+    from blair_rec.evaluate.runs.results import load_runs
+    from blair_rec.experiment.compare import compare, planned
 
     config = _config_of(options)
     out = options.out or Path("runs") / options.config.stem
@@ -114,7 +114,7 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
 
 
 def _config_of(options: argparse.Namespace) -> CompareConfig:
-    from blair_rec.config import load_config
+    from blair_rec.config.comparison import load_config
 
     overrides = []
     if options.encoder is not None:  # how the other encoder is read is not how this one is
@@ -133,14 +133,14 @@ def _asked(options: argparse.Namespace) -> tuple[list[str] | None, list[int] | N
     variants = None if options.variants is None else [name.strip() for name in options.variants.split(",")]
     if options.seeds is None:
         return variants, None
-    from blair_rec.config import load_config
+    from blair_rec.config.comparison import load_config
 
     return variants, list(load_config(options.config, [f"seeds=[{options.seeds}]"]).seeds)
 
 
 def _check(out: Path, other: Path, console: Console) -> int:
     """Tell how every metric moved; the exit status is 1 if one did beyond noise, or if that can't be told."""
-    from blair_rec.compare import check
+    from blair_rec.experiment.compare import check
 
     found = check(out, other)
     for move in found:
@@ -159,7 +159,7 @@ def _show_board(board: Leaderboard) -> None:
 
 
 def _show_plan(found: Plan, out: Path, console: Console, fresh: bool) -> None:
-    from blair_rec.plan import changes
+    from blair_rec.experiment.planning.plan import changes
 
     config = found.config
     where = f"{Path(config.dataset).name}, {config.model}: {len(found.asked)} runs in {out}"
@@ -182,8 +182,8 @@ def _show_plan(found: Plan, out: Path, console: Console, fresh: bool) -> None:
 
 
 def _leaderboard(options: argparse.Namespace, console: Console) -> None:
-    from blair_rec.compare import leaderboard
     from blair_rec.evaluate.report import to_terminal_across
+    from blair_rec.experiment.compare import leaderboard
 
     boards = []
     for folder in options.folders:

@@ -89,8 +89,8 @@ def _own(options: argparse.Namespace, console: Console) -> None:
 
 
 def _amazon(options: argparse.Namespace, console: Console) -> None:
-    from blair_rec.prepare.amazon import Amazon, prepare_amazon
-    from blair_rec.prepare.pairs import Pairs, prepare_pairs
+    from blair_rec.prepare.public.pairs import Pairs, prepare_pairs
+    from blair_rec.prepare.public.reviews import Amazon, prepare_amazon
 
     with Reading(console, options.quiet) as reading:
         if options.pairs:
@@ -113,7 +113,7 @@ def _amazon(options: argparse.Namespace, console: Console) -> None:
 
 
 def _search(options: argparse.Namespace, console: Console) -> None:
-    from blair_rec.prepare.search import SearchData, prepare_search
+    from blair_rec.prepare.public.search import SearchData, prepare_search
 
     asked = SearchData(options.name, options.source, options.max_rejected)
     with Reading(console, options.quiet) as reading:

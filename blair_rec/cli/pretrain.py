@@ -11,8 +11,8 @@ from rich.table import Table
 
 from blair_rec.cli.progress import Counters, add_quiet
 from blair_rec.cli.terminal import Console, say, show
+from blair_rec.config.reading import load_yaml
 from blair_rec.extras import need
-from blair_rec.sections import load_yaml
 
 
 def add(commands: Any) -> None:
@@ -30,7 +30,7 @@ def _pretrain(options: argparse.Namespace, console: Console) -> None:
     need("accelerate", "pretrain", "pre-training")
     from blair_rec.pretrain.settings import read_pretrain_config
     from blair_rec.pretrain.train import pretrain
-    from blair_rec.text.encoder_source import resolve_encoder
+    from blair_rec.text.encoding.source import resolve_encoder
 
     config = read_pretrain_config(load_yaml(options.config, options.set), str(options.config))
     source = resolve_encoder(

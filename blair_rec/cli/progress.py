@@ -21,7 +21,7 @@ from rich.progress import (
 )
 
 from blair_rec.cli.terminal import Console, say
-from blair_rec.listener import Job, Listener
+from blair_rec.experiment.listener import Job, Listener
 
 HALF_A_MINUTE = 30.0
 """Seconds between two lines, at least."""

@@ -8,8 +8,8 @@ from typing import Any
 from rich.table import Column, Table
 
 from blair_rec.cli.terminal import Console, say, show
+from blair_rec.config.reading import read_yaml
 from blair_rec.errors import ConfigError
-from blair_rec.sections import read_yaml
 
 
 def add(commands: Any) -> None:
@@ -41,7 +41,7 @@ def _run(options: argparse.Namespace, console: Console) -> None:
             raise ConfigError(f"--{name} is given twice; leave one of them out")
         settings[name] = None if value == "None" else read_yaml(value, key)  # RecBole's own command line takes Python
     import blair_rec.recbole  # noqa: F401  (repairs RecBole before anything of it is used)
-    from blair_rec.recommend.quick_start import prepare, run
+    from blair_rec.training.quick_start import prepare, run
 
     start = prepare(options.model, options.dataset, options.config_files, settings)
     for note in start.notes:
@@ -55,8 +55,8 @@ def _run(options: argparse.Namespace, console: Console) -> None:
 
 
 def _models(options: argparse.Namespace, console: Console) -> None:
+    from blair_rec.models.eligibility import recbole_models
     from blair_rec.recbole import eligibility
-    from blair_rec.recommend.eligibility import recbole_models
 
     reason = Column("item text", overflow="fold")
     table = Table("model", reason, "trained", "items after training", title="RecBole's sequential models")

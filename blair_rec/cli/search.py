@@ -16,8 +16,8 @@ from blair_rec.cli.terminal import Console, show, show_json
 from blair_rec.errors import ConfigError
 
 if TYPE_CHECKING:
-    from blair_rec.text.search import Hit, TextSearch
-    from blair_rec.text.search_eval import Judgement, Line
+    from blair_rec.text.search.evaluation import Judgement, Line
+    from blair_rec.text.search.sentences import Hit, TextSearch
 
 
 def add(commands: Any) -> None:
@@ -60,7 +60,7 @@ def _add_common(command: Any) -> None:
 
 
 def _open(options: argparse.Namespace) -> TextSearch:
-    from blair_rec.text.search import TextSearch
+    from blair_rec.text.search.sentences import TextSearch
 
     return TextSearch(
         options.store,
@@ -74,7 +74,7 @@ def _open(options: argparse.Namespace) -> TextSearch:
 
 
 def _search(options: argparse.Namespace, console: Console) -> None:
-    from blair_rec.text.search import check_asked
+    from blair_rec.text.search.sentences import check_asked
 
     check_asked(options.queries, options.k)  # before the encoder is loaded
     found = _open(options).search(options.queries, options.k)
@@ -99,7 +99,7 @@ def _table(hits: list[Hit], titled: bool) -> Table:
 
 
 def _evaluate(options: argparse.Namespace, console: Console) -> None:
-    from blair_rec.text.search_eval import Judgement, SearchFiles, item_facts, read_queries, text_template
+    from blair_rec.text.search.evaluation import Judgement, SearchFiles, item_facts, read_queries, text_template
 
     if (options.data is None) == (options.queries is None):
         raise ConfigError("name either --data, a folder, or --queries, a file")
@@ -134,8 +134,8 @@ def _lines(
     options: argparse.Namespace, search: TextSearch, judgement: Judgement, texts: list[str], live: Live
 ) -> list[Line]:
     """The report of each search that is asked for."""
-    from blair_rec.text.bm25 import WordIndex
-    from blair_rec.text.search_eval import CUTOFFS, FUSION_DEPTH, fuse, report
+    from blair_rec.text.search.bm25 import WordIndex
+    from blair_rec.text.search.evaluation import CUTOFFS, FUSION_DEPTH, fuse, report
 
     wanted = [query.text for query in judgement.queries]
     depth = FUSION_DEPTH if options.fusion else max(CUTOFFS)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from blair_rec.cli.progress import Live, add_quiet
 from blair_rec.cli.terminal import Console, say
-from blair_rec.config_sections import DTYPES, TEMPLATES, TextConfig
+from blair_rec.config.reading import read_section
+from blair_rec.config.sections import DTYPES, TEMPLATES, TextConfig
 from blair_rec.errors import ConfigError
-from blair_rec.sections import read_section
 
 if TYPE_CHECKING:
-    from blair_rec.text.store import EmbeddingStore
+    from blair_rec.text.store.embeddings import EmbeddingStore
     from blair_rec.text.template import Template
 
 
@@ -66,8 +66,8 @@ def _encode(options: argparse.Namespace, console: Console) -> None:
 
 
 def _encode_with_ray(options: argparse.Namespace, text: TextConfig, template: Template, console: Console) -> None:
-    from blair_rec.item_vectors import find_encoder
-    from blair_rec.text.ray_encode import encode_with_ray
+    from blair_rec.experiment.item_vectors import find_encoder
+    from blair_rec.text.encoding.ray_encode import encode_with_ray
 
     if options.ray_workers < 1 or (options.parts or 1) < 1:
         raise ConfigError(f"--ray-workers is {options.ray_workers}, --parts is {options.parts}; at least 1 of each")
@@ -88,12 +88,12 @@ def _encode_with_ray(options: argparse.Namespace, text: TextConfig, template: Te
 
 
 def _encode_here(options: argparse.Namespace, text: TextConfig, template: Template, console: Console) -> None:
-    from blair_rec.item_vectors import find_encoder
+    from blair_rec.experiment.item_vectors import find_encoder
     from blair_rec.text.catalogue import read_catalogue
-    from blair_rec.text.encode import encode_catalogue
-    from blair_rec.text.encoder import best_device
+    from blair_rec.text.encoding.encode import encode_catalogue
+    from blair_rec.text.encoding.encoder import best_device
     from blair_rec.text.notes import repeat_notes, store_notes
-    from blair_rec.text.shards import parse_shard, shard_from_environment
+    from blair_rec.text.store.shards import parse_shard, shard_from_environment
 
     shard = parse_shard(options.shard) if options.shard else shard_from_environment()
     source = find_encoder(text)
@@ -149,7 +149,7 @@ def _add_store(commands: Any) -> None:
 
 
 def _info(options: argparse.Namespace, console: Console) -> None:
-    from blair_rec.text.store import open_store
+    from blair_rec.text.store.embeddings import open_store
 
     store = open_store(options.store, verify=False)
     said = {
@@ -177,22 +177,22 @@ def _asked(store: EmbeddingStore) -> str | None:
 
 
 def _verify(options: argparse.Namespace, console: Console) -> None:
-    from blair_rec.text.store import open_store
+    from blair_rec.text.store.embeddings import open_store
 
     for path in options.stores:
         say(Console(), f"{path}: {len(open_store(path))} vectors, every byte as it was written")
 
 
 def _merge(options: argparse.Namespace, console: Console) -> None:
-    from blair_rec.text.shards import merge_stores
+    from blair_rec.text.store.shards import merge_stores
 
     store = merge_stores(options.parts, options.out, fresh=options.fresh)
     say(Console(), f"{len(store)} vectors of {len(options.parts)} stores in {options.out}")
 
 
 def _export(options: argparse.Namespace, console: Console) -> None:
-    from blair_rec.text.exchange import export_store
-    from blair_rec.text.store import open_store
+    from blair_rec.text.store.embeddings import open_store
+    from blair_rec.text.store.exchange import export_store
 
     store = open_store(options.store)
     files = export_store(store, options.out)
@@ -200,7 +200,7 @@ def _export(options: argparse.Namespace, console: Console) -> None:
 
 
 def _import(options: argparse.Namespace, console: Console) -> None:
-    from blair_rec.text.store_import import import_store
+    from blair_rec.text.store.importing import import_store
 
     store = import_store(
         options.file,

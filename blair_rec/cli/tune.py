@@ -13,7 +13,7 @@ from blair_rec.cli.progress import Live, add_quiet
 from blair_rec.cli.terminal import Console, say, show
 
 if TYPE_CHECKING:  # imported when the command runs, so that --help is quick
-    from blair_rec.config import CompareConfig
+    from blair_rec.config.comparison import CompareConfig
 
 
 def add(commands: Any) -> None:
@@ -28,8 +28,8 @@ def add(commands: Any) -> None:
 
 
 def _tune(options: argparse.Namespace, console: Console) -> None:
-    from blair_rec.config import load_config
-    from blair_rec.tune import TUNED_FILE, tune
+    from blair_rec.config.comparison import load_config
+    from blair_rec.experiment.tune import TUNED_FILE, tune
 
     budget = [] if options.budget is None else [f"tune.budget={options.budget}"]
     config = load_config(options.config, [*options.set, *budget])
@@ -45,7 +45,7 @@ def _tune(options: argparse.Namespace, console: Console) -> None:
 
 def _chosen(config: CompareConfig) -> Table:
     """What was chosen for each variant."""
-    from blair_rec.tune import chosen, in_words
+    from blair_rec.experiment.tune import chosen, in_words
 
     table = Table("variant", "trials", "settings", title=f"{Path(config.dataset).name}: chosen on validation")
     for name, variant in config.variants.items():

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from blair_rec.errors import ConfigError
-from blair_rec.evaluate.results import RunResult, check_paired
-from blair_rec.evaluate.run_files import PROTOCOLS, ProtocolName
+from blair_rec.evaluate.runs.results import RunResult, check_paired
+from blair_rec.evaluate.runs.run_files import PROTOCOLS, ProtocolName
 from blair_rec.evaluate.significance import Difference, Floats, Pair, corrected, differences
 
 

@@ -19,8 +19,8 @@ from blair_rec.evaluate.notes import (
     seed_notes,
     untrained_notes,
 )
-from blair_rec.evaluate.results import RunResult, check_paired, run_name
-from blair_rec.evaluate.run_files import PROTOCOLS, EncoderUsed, Parameters, ProtocolName
+from blair_rec.evaluate.runs.results import RunResult, check_paired, run_name
+from blair_rec.evaluate.runs.run_files import PROTOCOLS, EncoderUsed, Parameters, ProtocolName
 from blair_rec.evaluate.significance import Difference, Floats, Pair, corrected, differences
 from blair_rec.evaluate.slices import Slice, slices
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from blair_rec.errors import first_of
-from blair_rec.evaluate.results import RunResult
-from blair_rec.evaluate.run_files import ProtocolName
+from blair_rec.evaluate.runs.results import RunResult
+from blair_rec.evaluate.runs.run_files import ProtocolName
 
 if TYPE_CHECKING:
     from blair_rec.evaluate.leaderboard import Row

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from blair_rec.evaluate.across import standings
 from blair_rec.evaluate.answer import answer, p_value
 from blair_rec.evaluate.leaderboard import Leaderboard, Row, Summary
-from blair_rec.evaluate.run_files import PROTOCOLS, ProtocolName
+from blair_rec.evaluate.runs.run_files import PROTOCOLS, ProtocolName
 from blair_rec.evaluate.significance import Interval
 from blair_rec.files import write_text
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from blair_rec.evaluate.run_files import Ranks
+from blair_rec.evaluate.runs.run_files import Ranks
 
 TAIL = 5
 """Training events up to which an item is one of the tail."""

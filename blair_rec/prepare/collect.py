@@ -14,9 +14,10 @@ import pandas as pd
 import polars as pl
 
 from blair_rec.errors import SourceError
+from blair_rec.lines.rejected import Rejected
 from blair_rec.prepare.events import Log
-from blair_rec.prepare.kept import Chunk
 from blair_rec.prepare.names import unusable, why_unusable
+from blair_rec.prepare.reading.kept import Chunk
 from blair_rec.prepare.times import (
     DIGITS,
     NANOSECONDS,
@@ -29,7 +30,6 @@ from blair_rec.prepare.times import (
     read_widely,
     why_not,
 )
-from blair_rec.rejected import Rejected
 
 SAMPLE = 1000
 """Rows that show how times are written."""

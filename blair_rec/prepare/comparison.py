@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from blair_rec.config import read_config
+from blair_rec.config.comparison import read_config
+from blair_rec.config.reading import write_yaml
+from blair_rec.config.steps import ITEMS_PER_DIRECTION, Step
 from blair_rec.files import write_text
 from blair_rec.prepare.dataset import HISTORY
 from blair_rec.prepare.events import Log, first_of_each_pair
-from blair_rec.sections import write_yaml
-from blair_rec.steps import ITEMS_PER_DIRECTION, Step
 
 WIDTHS = (384, 768)
 """Dimensions of the small encoders, and of BLaIR's: what is written here fits both."""

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from blair_rec.atomic import quoted
 from blair_rec.errors import SourceError
+from blair_rec.lines.atomic import quoted
 from blair_rec.prepare.events import SPLITS, Log, position_and_length, written_times
 from blair_rec.prepare.items import flat
-from blair_rec.prepare.jsonlines import as_numbers
+from blair_rec.prepare.reading.jsonlines import as_numbers
 
 HISTORY = 50
 """Events of a history that a benchmark row holds, the last ones; as upstream's process_amazon_2023.py cuts them."""

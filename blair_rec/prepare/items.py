@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from blair_rec.errors import SourceError, first_of
-from blair_rec.prepare.blocks import Progress
-from blair_rec.prepare.jsonlines import LINE, Number, row_of
-from blair_rec.prepare.records import JSON_LINES, kind_of, need_columns, read_table
-from blair_rec.rejected import Rejected
+from blair_rec.lines.rejected import Rejected
+from blair_rec.prepare.reading.blocks import Progress
+from blair_rec.prepare.reading.jsonlines import LINE, Number, row_of
+from blair_rec.prepare.reading.records import JSON_LINES, kind_of, need_columns, read_table
 
 
 class Names(NamedTuple):

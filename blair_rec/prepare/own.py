@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from blair_rec.errors import ConfigError, SourceError, first_of
-from blair_rec.prepare.blocks import Progress
+from blair_rec.lines.rejected import REJECTED, Rejected
 from blair_rec.prepare.collect import collect
 from blair_rec.prepare.comparison import write_comparison
 from blair_rec.prepare.dataset import check_fields, write_items, write_log
 from blair_rec.prepare.events import Log, first_of_each_pair, in_order, k_core, tied_by_rounding, without_doubles
 from blair_rec.prepare.folder import Hashes, Tell, is_done, need_room, new_folder, write_record
 from blair_rec.prepare.items import ItemFile, Names, check_matches
-from blair_rec.prepare.records import need_columns, read_table
+from blair_rec.prepare.reading.blocks import Progress
+from blair_rec.prepare.reading.records import need_columns, read_table
 from blair_rec.prepare.times import describe
-from blair_rec.rejected import REJECTED, Rejected
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from blair_rec.config.reading import at_least, is_number, one_of, read_section, refuse, type_problems
 from blair_rec.errors import ConfigError
-from blair_rec.sections import at_least, is_number, one_of, read_section, refuse, type_problems
 
 
 @dataclass(frozen=True)

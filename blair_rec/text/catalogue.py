@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from blair_rec.atomic import AtomicFile
 from blair_rec.errors import CatalogueError
+from blair_rec.lines.atomic import AtomicFile
 
 Value: TypeAlias = "str | bool | list[Any] | dict[str, Any] | None"
 """What a field of an item may hold, as the file has it."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from blair_rec.errors import CatalogueError, first_of
 from blair_rec.text.catalogue import Catalogue
-from blair_rec.text.store import EmbeddingStore
+from blair_rec.text.store.embeddings import EmbeddingStore
 
 FILLED = "`missing_text` decides on their vectors"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from statistics import fmean
 
-from blair_rec.evaluate.results import RunResult
+from blair_rec.evaluate.runs.results import RunResult
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from blair_rec.evaluate.page.cards import ItemCards, ItemMap
 from blair_rec.evaluate.page.curves import Curve, Pace, learning_curves, pace
 from blair_rec.evaluate.page.examples import Examples, pick_examples
 from blair_rec.evaluate.page.gains import Gain, relative_gains, slice_gains
-from blair_rec.evaluate.results import RunResult
-from blair_rec.evaluate.run_files import PROTOCOLS, ProtocolName
+from blair_rec.evaluate.runs.results import RunResult
+from blair_rec.evaluate.runs.run_files import PROTOCOLS, ProtocolName
 
 MAP_CATEGORIES = 6
 """As many have a colour of their own on the map."""

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blair_rec.evaluate.page.cards import ItemCards
-from blair_rec.evaluate.results import RunResult
-from blair_rec.evaluate.run_files import ProtocolName
+from blair_rec.evaluate.runs.results import RunResult
+from blair_rec.evaluate.runs.run_files import ProtocolName
 
 EXAMPLES = 12
 SHOWN_ITEMS = 8

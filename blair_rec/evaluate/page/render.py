@@ -17,8 +17,8 @@ from blair_rec.evaluate.page.cards import read_cards
 from blair_rec.evaluate.page.data import OTHER, MapData, PageData, page_data
 from blair_rec.evaluate.page.plots import MAP_COLOURS, curve_plot, interval_plot, map_plot, time_plot
 from blair_rec.evaluate.report import HISTORY, encoders
-from blair_rec.evaluate.results import RunResult
-from blair_rec.evaluate.run_files import CONFIG_FILE, PROTOCOLS
+from blair_rec.evaluate.runs.results import RunResult
+from blair_rec.evaluate.runs.run_files import CONFIG_FILE, PROTOCOLS
 from blair_rec.files import write_text
 
 PAGE_FILE = "leaderboard.html"

@@ -1,0 +1,1 @@
+"""The border to RecBole: repairs, settings and its collector."""

@@ -1,0 +1,263 @@
+"""RecBole's settings: which there are, what they may be, and which of them nothing in a comparison reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blair_rec.config.reading import is_number, one_of, read_yaml
+
+if TYPE_CHECKING:
+    from blair_rec.config.comparison import CompareConfig
+
+EVERY_RUN = ("overall.yaml", "dataset/sample.yaml", "quick_start_config/sequential.yaml")
+"""RecBole's files of defaults that all sequential models share."""
+
+WITHOUT_DEFAULT = (
+    "encoding",
+    "selected_features",
+    "neg_sampling",
+    "training_neg_sample_num",
+    "config_file",
+    "tail_ratio",
+)
+"""Settings that RecBole's code reads, or used to read, and that no file of defaults names."""
+
+READ_BY_MODEL = {"FEARec": ("contrast", "sim", "tau", "use_filter")}
+"""Settings that a model reads and its file of defaults doesn't name."""
+
+UNREAD = {
+    "gpu_id": "CUDA_VISIBLE_DEVICES chooses the GPU",
+    "shuffle": "",
+    "state": "",
+    "show_progress": "",
+    "loss_decimal_place": "",
+    "metric_decimal_place": "",
+    "valid_metric_bigger": "a metric is known to be better when it is larger",
+    "log_wandb": "",
+    "wandb_project": "",
+    "dataset_save_path": "",
+    "dataloaders_save_path": "",
+    "config_file": "",
+    "require_pow": "",
+    "neg_sampling": "`train.negatives` and `train.sampling` say what is drawn",
+    "training_neg_sample_num": "`train.negatives` says how many are drawn",
+    "kg_reverse_r": "",
+    "entity_kg_num_interval": "",
+    "relation_kg_num_interval": "",
+    "HEAD_ENTITY_ID_FIELD": "",
+    "TAIL_ENTITY_ID_FIELD": "",
+    "RELATION_ID_FIELD": "",
+    "ENTITY_ID_FIELD": "",
+    "tail_ratio": "",
+}
+"""Settings that RecBole knows and a comparison doesn't read, and what to use instead."""
+
+READ_RECBOLES_WAY = {
+    "train_neg_sample_args": "`train.negatives` and `train.sampling` say what is drawn, or set `train.loss: recbole`",
+    "transform": "",
+}
+"""Settings that only training on RecBole's own batches reads."""
+
+SPLITS = ("RS", "LS", "TS")
+LOSS_TYPES = ("CE", "BPR")
+LEAVE_ONE_OUT = ("valid_and_test", "valid_only", "test_only")
+EVAL_ARGS = ("split", "order", "group_by", "mode")
+
+
+def model_keys(model: str) -> tuple[str, ...]:
+    """The settings of the RecBole model of this name, such as hidden_size; none where there is no such model."""
+    name = model.removeprefix("BLaIR")
+    return (*_model_defaults(name), *READ_BY_MODEL.get(name, ()))
+
+
+def default_of(key: str, model: str) -> Any:
+    """What RecBole takes for a setting of a sequential model that is not given; None where it has no default."""
+    return {**_shared_defaults(), **_model_defaults(model.removeprefix("BLaIR"))}.get(key)
+
+
+def setting_problems(config: CompareConfig) -> list[str]:
+    """What is wrong with the settings of RecBole in a comparison, as far as that is known before any data is read."""
+    shared = [*misspelt(config.recbole, config.model), *wrong_values(config.recbole, config.model)]
+    problems = [f"recbole: {line}" for line in [*shared, *only_in_recbole(config.recbole)]]
+    for name, variant in config.variants.items():
+        own = [*misspelt(variant.recbole, config.model), *wrong_values(variant.recbole, config.model)]
+        problems += [f"variants.{name}.recbole: {line}" for line in own]
+    for name in ("space", "text_space") if config.tune is not None else ():
+        grid = [key.partition(".")[2] for key in getattr(config.tune, name) if key.startswith("recbole.")]
+        lines = misspelt(dict.fromkeys(grid), config.model)
+        lines += [] if lines else [f"nothing reads {key}" for key in unread(dict.fromkeys(grid), config.model, True)]
+        problems += [f"tune.{name}: recbole: {line}" for line in lines]
+    return problems
+
+
+def misspelt(given: Mapping[str, Any], model: str) -> list[str]:
+    """The problem of every setting that RecBole doesn't know and that is close to one that it knows."""
+    known = {key.lower(): key for key in (*model_keys(model), *_shared_defaults(), *WITHOUT_DEFAULT)}
+    problems = []
+    for key in given:
+        if key.startswith("blair_") or key.lower() in known and known[key.lower()] == key:
+            continue
+        if key in _keys_of_all_models():
+            continue
+        if near := get_close_matches(key.lower(), known, n=1, cutoff=0.7):
+            problems.append(f"unknown key {key!r}; did you mean {known[near[0]]!r}?")
+    return problems
+
+
+def unread(given: Mapping[str, Any], model: str, recboles_way: bool) -> list[str]:
+    """The settings that nothing in a comparison reads, each with what to use instead.
+
+    `recboles_way`: some variant is trained on RecBole's own batches.
+    """
+    read = {*model_keys(model), *_shared_defaults(), *WITHOUT_DEFAULT}
+    hints = UNREAD if recboles_way else {**UNREAD, **READ_RECBOLES_WAY}
+    found = {key: hints.get(key, "") for key in given if key not in read or key in hints}
+    split = (given.get("eval_args") or {}).get("split") or {"LS": None}
+    group_by = (given.get("eval_args") or {}).get("group_by", "user")
+    if "RS" not in split and group_by != "user":
+        found["eval_args.group_by"] = "only a split by RS groups by something else than users"
+    if given.get("benchmark_filename") and "split" in (given.get("eval_args") or {}):
+        found["eval_args.split"] = "benchmark files are a split already"
+    return [f"{key} ({hint})" if hint else key for key, hint in found.items()]
+
+
+def wrong_values(given: Mapping[str, Any], model: str) -> list[str]:
+    """The problem of every value that RecBole could do nothing with; one model may need more than this sees."""
+    defaults = {**_shared_defaults(), **_model_defaults(model.removeprefix("BLaIR"))}
+    problems = [line for key, value in given.items() for line in _wrong_type(key, value, defaults.get(key))]
+    length = given.get("MAX_ITEM_LIST_LENGTH", 1)
+    if is_number(length) and (length < 1 or length != int(length)):
+        problems.append(f"MAX_ITEM_LIST_LENGTH is {length!r}; it has to be a whole number of at least 1")
+    if "loss_type" in defaults and given.get("loss_type", "CE") not in (*LOSS_TYPES, defaults["loss_type"]):
+        problems.append(f"loss_type is {given['loss_type']!r}; known: {', '.join(LOSS_TYPES)}")
+    sampled = given.get("train_neg_sample_args")
+    if sampled not in (None, "None") and given.get("loss_type", defaults.get("loss_type")) == "CE":
+        problems.append(
+            "train_neg_sample_args draws items for loss_type: BPR, but loss_type is CE, which scores all items; "
+            "leave train_neg_sample_args out, or set loss_type to BPR"
+        )
+    if given.get("repeatable", True) is False:
+        problems.append("repeatable is false, but a sequential model may recommend items again; leave it out")
+    return problems + _eval_args_problems(given.get("eval_args"))
+
+
+def only_in_recbole(given: Mapping[str, Any]) -> list[str]:
+    """The problem of an evaluation that RecBole has and a comparison doesn't."""
+    args = given.get("eval_args")
+    mode = args.get("mode", "full") if isinstance(args, Mapping) else "full"
+    if set(mode.values() if isinstance(mode, Mapping) else [mode]) <= {"full"}:
+        return []
+    return [
+        f"eval_args.mode is {mode!r}, which has no effect in a comparison: every true item is ranked among all items; "
+        "leave mode out"
+    ]
+
+
+def _wrong_type(key: str, value: Any, default: Any) -> Iterator[str]:
+    """The problem of a value that is of another kind than RecBole's default; what has no default may be anything."""
+    value = None if value == "None" else value  # as RecBole reads it
+    if key in ("user_inter_num_interval", "item_inter_num_interval"):
+        yield from _interval_problems(key, value)
+        return
+    if key == "val_interval" and isinstance(value, Mapping):
+        for column, interval in value.items():  # of a column of tokens it is a list of them
+            if not isinstance(interval, (list, tuple)):
+                yield from _interval_problems(f"val_interval: {column}", interval)
+        return
+    if key in ("gpu_id", "eval_args"):  # one takes numbers, too; the other is checked by itself
+        return
+    if isinstance(default, bool):
+        fits, expected = isinstance(value, bool), "true or false"
+    elif is_number(default):
+        fits, expected = is_number(value), "a number"
+    elif isinstance(default, str):
+        fits, expected = value is None or isinstance(value, str), "text"
+    elif isinstance(default, Mapping):
+        fits, expected = value is None or isinstance(value, Mapping), "keys and values"
+    else:
+        return
+    if not fits:
+        yield f"{key} is {value!r}; expected {expected}"
+    elif key == "load_col":
+        for file, columns in (value or {}).items():
+            if columns is not None and columns != "*" and not isinstance(columns, (list, tuple)):
+                yield f"load_col: {file} is {columns!r}; expected a list of columns, such as [user_id, item_id]"
+
+
+def _interval_problems(where: str, value: Any) -> Iterator[str]:
+    """The problem of an interval that RecBole would pass over, so that it filters nothing."""
+    for interval in [] if value is None else str(value).split(";"):
+        found = _INTERVAL.fullmatch(interval)
+        if found is None or float(found[1]) > float(found[2]):
+            yield f"{where} is {value!r}; expected an interval, such as [5,inf) for 5 and more"
+            return
+
+
+_NUMBER = r"\s*([-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+|inf))\s*"
+_INTERVAL = re.compile(rf"\s*[\[(]{_NUMBER},{_NUMBER}[\])]\s*")
+
+
+def _eval_args_problems(args: Any) -> list[str]:
+    if args is None:
+        return []
+    if not isinstance(args, Mapping):
+        return [f"eval_args is {args!r}; expected keys and values, such as {{split: {{LS: valid_and_test}}}}"]
+    problems = [line for key in args for line in one_of(key, EVAL_ARGS, "a key of eval_args")]
+    order, group_by, split = (
+        args.get("order", "TO"),
+        args.get("group_by", "user"),
+        args.get("split", {"LS": "test_only"}),
+    )
+    if order != "TO":
+        problems.append(
+            f"eval_args.order is {order!r}, but a sequential model reads events in the order of their times; "
+            "set it to TO, or leave it out"
+        )
+    if group_by not in ("user", "none", "None", None):
+        problems.append(f"eval_args.group_by is {group_by!r}; known: user, none")
+    if not isinstance(split, Mapping) or len(split) != 1 or next(iter(split)) not in SPLITS:
+        known = "one of RS, LS and TS, such as {LS: valid_and_test}"
+        return [*problems, f"eval_args.split is {split!r}; expected {known}"]
+    [(kind, parts)] = split.items()
+    if kind == "LS":
+        fits, expected = parts in LEAVE_ONE_OUT, f"one of {', '.join(LEAVE_ONE_OUT)}"
+    else:
+        shares = parts if isinstance(parts, (list, tuple)) else ()
+        fits = len(shares) == 3 and all(is_number(share) and share >= 0 for share in shares) and sum(shares) > 0
+        expected = "the shares of training, validation and test, such as [0.8, 0.1, 0.1]"
+    return problems if fits else [*problems, f"eval_args.split: {kind} is {parts!r}; expected {expected}"]
+
+
+def _properties() -> Path:
+    """RecBole's folder of defaults, found without importing it."""
+    spec = find_spec("recbole")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent / "properties"
+
+
+def _read(name: str) -> dict[str, Any]:
+    file = _properties() / name
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    return read_yaml(text, f"RecBole's {name}") or {}
+
+
+@cache
+def _shared_defaults() -> dict[str, Any]:
+    return {key: value for name in EVERY_RUN for key, value in _read(name).items()}
+
+
+@cache
+def _model_defaults(name: str) -> dict[str, Any]:
+    return _read(f"model/{name}.yaml")
+
+
+@cache
+def _keys_of_all_models() -> frozenset[str]:
+    files = (_properties() / "model").glob("*.yaml")
+    return frozenset(key for file in files for key in _read(f"model/{file.name}"))

@@ -1,0 +1,1 @@
+"""The comparison file and the `blair_*` keys: read, checked and written."""

@@ -1,0 +1,152 @@
+"""The flat `blair_*` keys of a RecBole config -> the typed sections that they stand for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from blair_rec.config.comparison import with_temperature
+from blair_rec.config.reading import one_of, read_section, read_yaml, refuse, type_problems
+from blair_rec.config.sections import TIES, TextConfig, TrainConfig, VariantConfig
+from blair_rec.config.split import SplitConfig
+from blair_rec.errors import BlairRecError, ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PluginConfig:
+    """What the `blair_*` keys of a RecBole config say."""
+
+    variant: VariantConfig = field(default_factory=VariantConfig)
+    """The item side."""
+    text: TextConfig = field(default_factory=TextConfig)
+    """How item text becomes vectors."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """The loss and the course of the learning rate; the rest is RecBole's own."""
+    ties: str = "stored"
+    """Events of one user at one time: stored (as the file has them) or shuffled (by RecBole's seed)."""
+    split: SplitConfig | None = None
+    """{valid_from: time, test_from: time}: cut-off times for all users, instead of the split in eval_args."""
+
+    def __post_init__(self) -> None:
+        refuse([*type_problems(self), *one_of(self.ties, TIES, "ties")])
+
+
+PLUGIN_KEYS: dict[str, tuple[type, str]] = {
+    "blair_items": (VariantConfig, "items"),
+    "blair_transforms": (VariantConfig, "transforms"),
+    "blair_control": (VariantConfig, "control"),
+    "blair_fusion": (VariantConfig, "fusion"),
+    "blair_max_delta": (VariantConfig, "max_delta"),
+    "blair_text_fields": (TextConfig, "fields"),
+    "blair_text_template": (TextConfig, "template"),
+    "blair_text_items": (TextConfig, "items"),
+    "blair_encoder": (TextConfig, "encoder"),
+    "blair_revision": (TextConfig, "revision"),
+    "blair_pooling": (TextConfig, "pooling"),
+    "blair_max_length": (TextConfig, "max_length"),
+    "blair_dtype": (TextConfig, "dtype"),
+    "blair_fallback": (TextConfig, "fallback"),
+    "blair_missing_text": (TextConfig, "missing_text"),
+    "blair_loss": (TrainConfig, "loss"),
+    "blair_negatives": (TrainConfig, "negatives"),
+    "blair_sampling": (TrainConfig, "sampling"),
+    "blair_log_q": (TrainConfig, "log_q"),
+    "blair_gbce_t": (TrainConfig, "gbce_t"),
+    "blair_temperature": (TrainConfig, "temperature"),
+    "blair_precision": (TrainConfig, "precision"),
+    "blair_stride": (TrainConfig, "stride"),
+    "blair_warmup_steps": (TrainConfig, "warmup_steps"),
+    "blair_schedule": (TrainConfig, "schedule"),
+    "blair_ties": (PluginConfig, "ties"),
+    "blair_split": (PluginConfig, "split"),
+    "blair_store": (TextConfig, "store"),
+}
+"""The flat keys of a RecBole config, and the typed field that each stands for."""
+
+
+def read_plugin_config(flat: Mapping[str, Any]) -> PluginConfig:
+    """The `blair_*` keys of a RecBole config; other keys are RecBole's and are left alone.
+
+    Raises:
+        ConfigError: an unknown `blair_*` key, with the near one, or a value that can't be meant.
+    """
+    ours = {key: value for key, value in flat.items() if key.startswith("blair_")}
+    sections: dict[type, dict[str, Any]] = {VariantConfig: {}, TextConfig: {}, TrainConfig: {}, PluginConfig: {}}
+    for key, value in ours.items():
+        if key not in PLUGIN_KEYS:
+            near = get_close_matches(key, PLUGIN_KEYS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(PLUGIN_KEYS)}"
+            raise ConfigError(f"unknown key {key!r}; {hint}")
+        cls, name = PLUGIN_KEYS[key]
+        if name in ("fields", "transforms") and isinstance(value, str):  # as a command line gives it
+            value = read_yaml(value, key) if value.startswith(("[", "{")) else value
+            value = value if isinstance(value, list) else [value]
+        if name == "fallback" and isinstance(value, str):
+            value = {"encoder": value}
+        if name == "split" and value is not None:
+            value = read_section(SplitConfig, read_yaml(value, key) if isinstance(value, str) else value, key)
+        sections[cls][name] = value
+    text = _read(TextConfig, sections[TextConfig])
+    variant = _read(VariantConfig, sections[VariantConfig])
+    if variant.uses_text and not text.says_what:
+        raise ConfigError(
+            f"blair_items is {variant.items!r}, but neither blair_text_fields names the metadata fields to read "
+            "nor blair_store a store that is already there"
+        )
+    train = _read(TrainConfig, with_temperature(sections[TrainConfig], variant.items))
+    return _read(PluginConfig, {"variant": variant, "text": text, "train": train, **sections[PluginConfig]})
+
+
+def _read(cls: type[T], section: Mapping[str, Any]) -> T:
+    """A section whose problems name the flat keys."""
+    try:
+        return read_section(cls, section, "")
+    except ConfigError as error:
+        names = {name: key for key, (owner, name) in PLUGIN_KEYS.items() if owner is cls}
+        fields = re.compile(rf"(?<![\w'.])({'|'.join(names)})(?![\w'])")
+        lines = []
+        for line in str(error).removeprefix(": ").split("\n: "):
+            said, known, values = line.partition("known:")  # what follows are values, which may be called as a field is
+            lines.append(fields.sub(lambda match: names[match[1]], said) + known + values)
+        raise ConfigError("\n".join(lines)) from None
+
+
+_NOT_A_WORD = (
+    "missing_text",
+    "max_length",
+    "max_delta",
+    "gbce_t",
+    "log_q",
+    "warmup_steps",
+    "pooling",
+    "stride",
+    "dtype",
+)
+"""Keys of a comparison file that no message uses as an ordinary word."""
+
+
+@contextmanager
+def in_flat_keys() -> Iterator[None]:
+    """Errors of ours within this block name `blair_*` keys where they speak of a comparison file's."""
+    try:
+        yield
+    except BlairRecError as error:
+        error.args = (flat_keys_in(str(error)),)
+        raise
+
+
+def flat_keys_in(message: str) -> str:
+    """A message with `blair_*` keys for the keys of a comparison file: in backquotes, and such as max_length is 0."""
+    for key, (cls, name) in PLUGIN_KEYS.items():
+        if (cls, name) == (TextConfig, "items"):  # messages mean a variant's by `items`
+            continue
+        message = re.sub(rf"`(?:text\.|train\.)?{name}(?=[:`])", f"`{key}", message)
+        if name in _NOT_A_WORD:
+            message = re.sub(rf"(?<![\w.`]){name}(?= is )", key, message)
+    return message

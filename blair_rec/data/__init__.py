@@ -1,0 +1,1 @@
+"""RecBole's atomic files -> event log -> sequences -> data set."""

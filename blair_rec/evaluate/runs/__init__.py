@@ -1,0 +1,1 @@
+"""Finished runs on disk: what their files hold, written, read and checked."""

@@ -1,0 +1,261 @@
+"""Finished runs on disk: written and read here and nowhere else.
+
+result.json and ranks.npz are read at once, the other files (run_files.py) when they are asked for. A folder of a run is
+complete: it is made under a name with a leading dot, which is skipped here, and then renamed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from blair_rec.errors import BadRun, ConfigError, NoRuns, UnpairedRuns
+from blair_rec.evaluate.metrics import Metric, per_user
+from blair_rec.evaluate.runs.run_files import (
+    CONFIG_FILE,
+    CURVE_FILE,
+    HISTORIES_FILE,
+    ITEMS_FILE,
+    LAST_ITEMS,
+    PROTOCOLS,
+    RANKS_FILE,
+    RESULT_FILE,
+    RUNS_FOLDER,
+    SCHEMA,
+    TOPK_FILE,
+    Epoch,
+    Histories,
+    ProtocolName,
+    Ranks,
+    Result,
+    curve_of,
+    histories_of,
+    parse_json,
+    ranks_of,
+    read_arrays,
+    read_json,
+    read_text,
+    result_of,
+    tokens_of,
+    topk_of,
+)
+from blair_rec.files import write_text
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult(Result):
+    """A finished run: its result.json, its ranks, and where they lie. The rest is read when it is first asked for."""
+
+    folder: Path
+    ranks: Ranks
+
+    @cached_property
+    def histories(self) -> Histories:
+        """What stood before every true item. Raises BadRun."""
+        return histories_of(self.folder, read_arrays(self.folder, HISTORIES_FILE), self.ranks)
+
+    @property
+    def item_counts(self) -> NDArray[np.int64]:
+        """[N] training events by item id. Raises BadRun."""
+        return self.histories.item_counts
+
+    def topk(self, protocol: ProtocolName) -> NDArray[np.int32]:
+        """[cases, k] item ids, best first; 0 where fewer candidates are left. Raises BadRun."""
+        return self._topk[protocol]
+
+    @cached_property
+    def _topk(self) -> dict[ProtocolName, NDArray[np.int32]]:
+        return topk_of(self.folder, read_arrays(self.folder, TOPK_FILE), self.ranks)
+
+    @cached_property
+    def item_tokens(self) -> tuple[str, ...]:
+        """[N] by item id; the first one is the padding's. Raises BadRun."""
+        return tokens_of(self.folder, read_json(self.folder, ITEMS_FILE), self.ranks)
+
+    @cached_property
+    def curve(self) -> tuple[Epoch, ...]:
+        """The epochs that ran; none where nothing was trained. Raises BadRun."""
+        lines = read_text(self.folder, CURVE_FILE).splitlines()
+        return curve_of(self.folder, [parse_json(self.folder, CURVE_FILE, line) for line in lines])
+
+    def per_user(self, metric: Metric | str, protocol: ProtocolName) -> NDArray[np.float64]:
+        """[cases] float64, the metric of every test case, in an order that all runs of a comparison share."""
+        return per_user(metric, *self.ranks.counts(protocol))
+
+
+def run_name(variant: str, seed: int) -> str:
+    """The folder of a run below DIR/runs."""
+    return f"{variant}-{seed}"
+
+
+def write_result(folder: Path, result: Mapping[str, Any], ranks: Mapping[str, np.ndarray]) -> None:
+    """result.json and ranks.npz into a folder that exists and that the caller renames when it is complete.
+
+    result: the keys of `Result`, as plain JSON values; "schema" is added. ranks: the arrays of `Ranks`.
+    Raises BadRun for anything that `load_run` would not read back, a NaN among it; nothing is written then.
+    """
+    result = {"schema": SCHEMA, **result}
+    ranks = {name: np.asarray(array) for name, array in ranks.items()}
+    result_of(folder, result)
+    ranks_of(folder, ranks)
+    try:
+        text = _to_json(result)
+    except (TypeError, ValueError) as error:
+        raise BadRun(folder, RESULT_FILE, str(error)) from error
+    (folder / RESULT_FILE).write_text(text, encoding="utf-8")
+    arrays: dict[str, Any] = {field.name: ranks[field.name] for field in fields(Ranks)}
+    np.savez_compressed(folder / RANKS_FILE, **arrays)
+
+
+def accept_code(folder: Path, code: str, changed: str) -> None:
+    """Note in a finished run that it counts as made by other code, too: by its hash, and what had changed in words.
+
+    Raises BadRun: a result.json that can't be read.
+    """
+    raw = read_json(folder, RESULT_FILE)
+    accepted = {**result_of(folder, raw).accepted_code, code: changed}
+    write_text(folder / RESULT_FILE, _to_json({**raw, "accepted_code": accepted}))
+
+
+def _to_json(result: Mapping[str, Any]) -> str:
+    return json.dumps(result, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def write_lists(
+    folder: Path,
+    ranks: Mapping[str, np.ndarray],
+    topk: Mapping[str, np.ndarray],
+    histories: Mapping[str, np.ndarray],
+    item_tokens: Sequence[str],
+    curve: Sequence[Mapping[str, Any]],
+) -> None:
+    """The other files of a run: topk.npz, histories.npz, items.json and history.jsonl, next to `write_result`.
+
+    ranks: as for `write_result`; the other files have to fit them. topk: [cases, k] integers, best first.
+    histories: the arrays of `Histories`. curve: the keys of `Epoch`, one mapping an epoch.
+    Raises BadRun for anything that a `RunResult` would not read back; nothing is written then.
+    """
+    checked = ranks_of(folder, {name: np.asarray(array) for name, array in ranks.items()})
+    topk = {protocol: np.asarray(items).astype(np.int32) for protocol, items in topk.items()}
+    topk_of(folder, topk, checked)
+    histories_of(folder, histories, checked)
+    tokens_of(folder, list(item_tokens), checked)
+    curve_of(folder, curve)
+    arrays: dict[str, Any] = {protocol: topk[protocol] for protocol in PROTOCOLS}
+    np.savez_compressed(folder / TOPK_FILE, **arrays)
+    arrays = {field.name: histories[field.name] for field in fields(Histories)}
+    np.savez_compressed(folder / HISTORIES_FILE, **arrays)
+    (folder / ITEMS_FILE).write_text(json.dumps(list(item_tokens)), encoding="utf-8")
+    (folder / CURVE_FILE).write_text("".join(json.dumps(line) + "\n" for line in curve), encoding="utf-8")
+
+
+def last_items(row: np.ndarray, item: np.ndarray, cases: int) -> tuple[np.ndarray, np.ndarray]:
+    """`offsets` and `items` of a `Histories` from whole histories.
+
+    row: [P] int64, the test case (0 .. cases - 1, ascending) that each item is a part of; item: [P] ids, oldest first.
+    """
+    ends = np.searchsorted(row, np.arange(cases), side="right")
+    kept = ends[row] - np.arange(len(row)) <= LAST_ITEMS
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(row[kept], minlength=cases))])
+    return offsets.astype(np.int64), item[kept].astype(np.int32)
+
+
+def load_run(folder: Path) -> RunResult:
+    """One finished run. Raises BadRun naming the file that is missing, damaged, or not what it should be."""
+    folder = Path(folder)
+    result = result_of(folder, read_json(folder, RESULT_FILE))
+    values = {field.name: getattr(result, field.name) for field in fields(Result)}
+    return RunResult(**values, folder=folder, ranks=ranks_of(folder, read_arrays(folder, RANKS_FILE)))
+
+
+def load_runs(comparison: Path) -> list[RunResult]:
+    """All finished runs of a comparison, as `read_runs`; one that stands for all seeds comes once for each."""
+    return for_every_seed(read_runs(comparison), _config_in(Path(comparison) / CONFIG_FILE).get("seeds") or ())
+
+
+def for_every_seed(runs: Sequence[RunResult], seeds: Sequence[int]) -> list[RunResult]:
+    """The runs, with those in which nothing is drawn by lot once for each seed of the others.
+
+    Where no run is drawn by lot, `seeds` are those of the comparison. Such a run takes the place of all that its
+    variant has: earlier versions made one for each seed.
+    """
+    standing = {run.variant: run for run in reversed(runs) if run.seedless}
+    drawn = {run.seed for run in runs if run.variant not in standing}
+    found: list[RunResult] = []
+    for run in runs:
+        if run.variant not in standing:
+            found.append(run)
+        elif run is standing[run.variant]:
+            found += [replace(run, seed=seed) for seed in sorted(drawn or seeds or {run.seed})]
+    return found
+
+
+def read_runs(comparison: Path, only: Collection[str] | None = None) -> list[RunResult]:
+    """The finished runs of a comparison, by the order of variants in its config.yaml (by name without one), then seed.
+
+    `only` are the names of folders; others may hold runs of another comparison, and are not even looked into.
+
+    Raises NoRuns, BadRun (a run that can't be read), UnpairedRuns (runs over different test cases), ConfigError.
+    """
+    comparison = Path(comparison)
+    runs_folder = comparison / RUNS_FOLDER
+    found = sorted(runs_folder.iterdir()) if runs_folder.is_dir() else []
+    found = [folder for folder in found if only is None or folder.name in only]
+    runs = [load_run(folder) for folder in found if folder.is_dir() and not folder.name.startswith(".")]
+    if not runs:
+        raise NoRuns(comparison)
+    for run in runs:
+        # A copied folder would count a seed twice.
+        if run.folder.name != run_name(run.variant, run.seed):
+            raise BadRun(run.folder, RESULT_FILE, f"belongs to {run_name(run.variant, run.seed)}")
+    order = {variant: place for place, variant in enumerate(_variants_in(comparison / CONFIG_FILE))}
+    runs.sort(key=lambda run: (order.get(run.variant, len(order)), run.variant, run.seed))
+    check_paired(runs)
+    return runs
+
+
+def check_paired(runs: Sequence[RunResult]) -> None:
+    """Raises UnpairedRuns unless all runs ranked the same items for the same test cases, in the same order."""
+    first, *others = runs
+    for run in others:
+        ours, theirs = first.ranks, run.ranks
+        problem = None
+        if run.dataset != first.dataset:
+            problem = f"the data sets are {first.dataset} and {run.dataset}"
+        elif ours.candidates != theirs.candidates:
+            problem = f"they rank {ours.candidates:,} and {theirs.candidates:,} items"
+        elif len(ours.user) != len(theirs.user):
+            problem = f"they hold {len(ours.user):,} and {len(theirs.user):,} test cases"
+        elif differing := int(((ours.user != theirs.user) | (ours.item != theirs.item)).sum()):
+            problem = f"user or true item differ in {differing:,} of {len(ours.user):,} test cases"
+        elif differing := int((ours.target_in_history != theirs.target_in_history).sum()):
+            problem = f"the histories differ: {differing:,} true items stand in only one of them"
+        if problem is not None:
+            raise UnpairedRuns(run_name(first.variant, first.seed), run_name(run.variant, run.seed), problem)
+
+
+def _config_in(path: Path) -> dict[str, Any]:
+    """A comparison's config.yaml, not checked; empty where there is no such file."""
+    if not path.exists():
+        return {}
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"{path} can't be read: {error}; restore it, or delete it: variants are then ordered by name"
+        ) from error
+    return config if isinstance(config, dict) else {}
+
+
+def _variants_in(path: Path) -> list[str]:
+    """The names of the variants in a comparison's config.yaml; none where there is no such file."""
+    variants = _config_in(path).get("variants")
+    return [str(name) for name in variants] if isinstance(variants, dict) else []

@@ -1,0 +1,112 @@
+"""What a catalogue and stores tell a reader about items: titles, categories, and a map of the vectors for the page."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from blair_rec.errors import CatalogueError
+from blair_rec.evaluate.page.cards import ItemCards, ItemMap
+from blair_rec.experiment.item_vectors import ITEM_FIELD, Vectors, item_id_fields
+from blair_rec.models.transforms import center, pca
+from blair_rec.text.catalogue import TITLE_FIELDS, Catalogue, Record, first_field, read_catalogue, short_title, texts_in
+from blair_rec.text.store.embeddings import HEADER, EmbeddingStore, as_float32, open_store
+
+logger = logging.getLogger("blair_rec")
+
+CATEGORY_FIELDS = ("category", "categories", "class", "genre", "genres", "main_category")
+MOST_POINTS = 5_000
+"""Points of a map; of larger stores so many are drawn by lot."""
+SAYS_LITTLE = 0.8
+"""A label that so large a share of the items carries tells them not apart: the next finer one is taken."""
+
+
+def gather_cards(
+    item_tokens: Sequence[str], catalogue: Catalogue | None, stores: Iterable[EmbeddingStore]
+) -> ItemCards:
+    """Cards of the items of a data set; `catalogue` is None for a data set without one."""
+    wanted = set(item_tokens)
+    rows = [] if catalogue is None else [row for row in catalogue.rows() if row[0] in wanted]
+    known = {name for _, record in rows for name in record}
+    title, category = first_field(TITLE_FIELDS, known), first_field(CATEGORY_FIELDS, known)
+    records: dict[str, Record] = {}
+    for token, record in rows:  # of an item's rows the first one that has a title
+        if token not in records or (texts_in(record.get(title)) and not texts_in(records[token].get(title))):
+            records[token] = record
+    return ItemCards(
+        titles={token: short_title(text) for token, record in records.items() if (text := texts_in(record.get(title)))},
+        categories=telling_labels(
+            {token: _labels(texts_in(record.get(category))) for token, record in records.items()}
+        ),
+        maps=tuple(item_map(store, item_tokens) for store in stores),
+    )
+
+
+def comparison_cards(
+    folder: Path, encodings: Iterable[Vectors], item_tokens: Sequence[str], item_field: str = ITEM_FIELD
+) -> ItemCards:
+    """Cards from the catalogue and the stores of a comparison; titles of the data set's own where no text is encoded.
+
+    `folder` holds the data set's atomic files, `item_field` is RecBole's ITEM_ID_FIELD.
+    """
+    encodings = list(encodings)
+    read = [encoding.catalogue for encoding in encodings if encoding.catalogue is not None]
+    catalogue = read[0] if read else _own_catalogue(folder, item_field)
+    paths = dict.fromkeys(encoding.path for encoding in encodings if (encoding.path / HEADER).is_file())
+    return gather_cards(item_tokens, catalogue, [open_store(path, verify=False) for path in paths])
+
+
+def _own_catalogue(folder: Path, item_field: str) -> Catalogue | None:
+    """The data set's .item file; none where it is missing, or not such that titles could be read."""
+    path = folder / f"{folder.name}.item"
+    if not path.is_file():
+        return None
+    try:
+        return read_catalogue(path, item_id_fields(item_field))
+    except CatalogueError as error:  # no variant needs it: the page does without titles
+        logger.warning("the page shows no titles: %s", error)
+        return None
+
+
+def telling_labels(labels: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """By item token one of its labels, which run from coarse to fine: the coarsest level that tells items apart.
+
+    Every item of Amazon's Industrial & Scientific begins with that name; the label after it says more.
+    """
+    labels = {token: of_item for token, of_item in labels.items() if of_item}
+    deepest = max((len(of_item) for of_item in labels.values()), default=0)
+    for level in range(deepest):
+        chosen = {token: of_item[min(level, len(of_item) - 1)] for token, of_item in labels.items()}
+        ((_, most),) = Counter(chosen.values()).most_common(1)
+        if most <= SAYS_LITTLE * len(chosen):
+            return chosen
+    return {token: of_item[0] for token, of_item in labels.items()}
+
+
+def item_map(store: EmbeddingStore, item_tokens: Sequence[str]) -> ItemMap:
+    """The vectors of a data set's items along their two principal directions, the same on every machine."""
+    rows = store.tokens.find(item_tokens)
+    rows = rows[(rows >= 0) & (rows < len(store))]
+    items = len(rows)
+    if items > MOST_POINTS:
+        rows = np.sort(np.random.default_rng(0).choice(rows, MOST_POINTS, replace=False))
+    vectors = as_float32(store.vectors[rows], store.dtype).astype(np.float64)
+    points = pca(vectors, 2)
+    total = float(np.square(center(vectors)).sum())
+    first, second = (float(share) for share in np.square(points).sum(axis=0) / (total or 1.0))
+    x, y = (tuple(float(f"{value:.5g}") for value in column) for column in points.T)
+    encoder = str(store.encoder.get("name", "unknown"))
+    tokens = tuple(store.tokens.at(rows))
+    return ItemMap(encoder, store.store_sha256, (first, second), items, tokens, x, y)
+
+
+def _labels(pieces: Sequence[str]) -> list[str]:
+    """['Toys', 'Puzzles'] from a list, or from a line with commas, bars or arrows; otherwise the line is one label."""
+    if len(pieces) == 1:
+        pieces = re.split(r"[|,;>]", pieces[0])
+    return [" ".join(piece.split()) for piece in pieces if piece.strip()]

@@ -1,0 +1,142 @@
+"""What a comparison folder holds when fewer variants or seeds are asked for than before: a subset forgets nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from blair_rec.config.comparison import CompareConfig, load_config
+from blair_rec.errors import BadRun, BlairRecError, ConfigError
+from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE, RUNS_FOLDER
+from blair_rec.experiment.item_vectors import Vectors, find_encodings
+from blair_rec.experiment.planning.plan import Run, changes, data_folder, data_hash, member_folders, plan, run_names
+
+logger = logging.getLogger("blair_rec")
+
+STORES_FOLDER = "stores"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a comparison folder holds or is to hold, and what of it is to be made now."""
+
+    config: CompareConfig
+    """The whole comparison, with what the folder keeps from before."""
+    encodings: dict[str, Vectors]
+    """By variant, for those that use text and are asked for or have finished runs."""
+    runs: list[Run]
+    """Of the whole comparison."""
+    asked: list[Run]
+    """Those that are to be made now, finished ones included."""
+
+
+def plan_all(
+    config: CompareConfig, out: Path, variants: Sequence[str] | None = None, seeds: Sequence[int] | None = None
+) -> Plan:
+    """The runs of `config` in `out`, of which only some variants and seeds may be asked for.
+
+    Variants and seeds that `config` doesn't name, but the folder's own config does, are kept as far as they have
+    finished runs that still hold; what doesn't hold is left out, and that is said.
+
+    Raises as compare.planned.
+    """
+    variants, seeds = tuple(variants or config.variants), tuple(seeds or config.seeds)
+    config.only(variants)  # which says what is no variant, or averages one that isn't asked for
+    if not set(seeds) <= set(config.seeds):  # no subset, but others in place of the config's
+        config = dataclasses.replace(config, seeds=seeds)
+    folder, data = data_folder(config.dataset), data_hash(config)
+    stores = out / STORES_FOLDER
+    finished = _variants_with_runs(config, out)
+    encodings = find_encodings(config, folder, stores, only={*variants, *finished})
+    before = _config_before(out)
+    if before is not None:
+        config, kept = _with_kept(config, before, out, encodings, data)
+        encodings = {name: found for name in config.variants if (found := {**encodings, **kept}.get(name))}
+    runs = plan(config, out, encodings, data)
+    names = run_names(config, variants, seeds)
+    return Plan(config, encodings, runs, [run for run in runs if run.folder.name in names])
+
+
+def averages_of(remade: Collection[Path], runs: Sequence[Run]) -> list[Run]:
+    """The finished averages among `runs` that are to be made again once the runs in the folders `remade` are.
+
+    That takes no training, and an average of runs that are gone can't stand on the board.
+    """
+    found = []
+    for run in runs:
+        members = set(member_folders(run.folder, run.setup))
+        if members and (run.folder / RESULT_FILE).is_file() and (members & set(remade) or not run.done):
+            if all(folder in remade or (folder / RESULT_FILE).is_file() for folder in members):
+                found.append(dataclasses.replace(run, done=False))
+    return found
+
+
+def _with_kept(
+    config: CompareConfig, before: CompareConfig, out: Path, encodings: dict[str, Vectors], data: str
+) -> tuple[CompareConfig, dict[str, Vectors]]:
+    """The config with what an earlier one of the folder adds, and the vectors of the variants that are added."""
+    added = {name: variant for name, variant in before.variants.items() if name not in config.variants}
+    # The order of seeds stays, for the first one's run stands for all where nothing is drawn by lot.
+    seeds = (*before.seeds, *(seed for seed in config.seeds if seed not in before.seeds))
+    if not added and set(seeds) == set(config.seeds):
+        return dataclasses.replace(config, seeds=seeds), {}
+    try:
+        both = dataclasses.replace(config, variants={**config.variants, **added}, seeds=seeds)
+        with_runs = _variants_with_runs(both, out) & set(added)
+        found = find_encodings(both, data_folder(config.dataset), out / STORES_FOLDER, only=with_runs)
+    except BlairRecError as error:
+        logger.warning("the board leaves out what %s no longer names: %s", CONFIG_FILE, error)
+        return config, {}
+    named, holding, left_out = run_names(both, config.variants, config.seeds), [], {}
+    for run in plan(both, out, {**encodings, **found}, data):
+        if run.done and run.folder.name not in named:
+            gone = [folder for folder in member_folders(run.folder, run.setup) if folder.name in left_out]
+            if words := _changes(run) or ["the runs that it averages"] * bool(gone):
+                left_out[run.folder.name] = words
+            else:
+                holding.append(run)
+    for name, words in left_out.items():
+        logger.warning("%s is no longer named, and was made otherwise (%s): left out", name, "; ".join(words))
+    kept_variants = {run.variant for run in holding}
+    known = kept_variants | set(config.variants)
+    kept_variants = {name for name in kept_variants if set(both.variants[name].average) <= known}
+    kept_seeds = {run.seed for run in holding if not run.seedless}
+    names = before.variants if kept_variants else config.variants  # the order of the one that has more
+    order = [
+        name for name in dict.fromkeys((*names, *both.variants)) if name in config.variants or name in kept_variants
+    ]
+    return dataclasses.replace(
+        config,
+        variants={name: both.variants[name] for name in order},
+        seeds=tuple(seed for seed in seeds if seed in config.seeds or seed in kept_seeds),
+    ), found
+
+
+def _changes(run: Run) -> list[str]:
+    try:
+        return changes(run)
+    except BadRun as error:
+        return [str(error)]
+
+
+def _variants_with_runs(config: CompareConfig, out: Path) -> set[str]:
+    return {
+        name
+        for name in config.variants
+        if any((out / RUNS_FOLDER / run / RESULT_FILE).is_file() for run in run_names(config, [name], config.seeds))
+    }
+
+
+def _config_before(out: Path) -> CompareConfig | None:
+    """The comparison that a folder holds; None where there is none, or none that can be read."""
+    path = out / CONFIG_FILE
+    if not path.is_file():
+        return None
+    try:
+        return load_config(path)
+    except ConfigError as error:
+        logger.warning("%s is written anew, for it can't be read: %s", path, error)
+        return None

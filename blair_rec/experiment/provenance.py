@@ -1,0 +1,159 @@
+"""What a result has to carry so that it can be traced: versions, commit, machine, and hashes of what went in."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import blair_rec
+
+try:
+    import resource
+except ImportError:  # not on Windows, which has no such count
+    resource = None  # type: ignore[assignment]
+
+PACKAGES = ("recbole", "torch", "numpy", "scipy", "pandas", "transformers")
+BESIDE_RUNS = (
+    # The command line, and what makes data sets and encoders: their files have hashes of their own.
+    "cli/",
+    "prepare/",
+    "pretrain/",
+    # What is read off finished runs, and how it is shown.
+    "evaluate/__init__.py",
+    "evaluate/across.py",
+    "evaluate/agreement.py",
+    "evaluate/answer.py",
+    "evaluate/leaderboard.py",
+    "evaluate/notes.py",
+    "evaluate/page/",
+    "evaluate/report.py",
+    "evaluate/runs/results.py",
+    "evaluate/runs/run_files.py",
+    "evaluate/significance.py",
+    "evaluate/slices.py",
+    "evaluate/runs/typed.py",
+    "item_cards.py",
+    "leakage.py",
+    # Search, and stores from and to other tools.
+    "text/search/approximate.py",
+    "text/search/bm25.py",
+    "text/store/exchange.py",
+    "text/search/nearest.py",
+    "text/search/sentences.py",
+    "text/search/evaluation.py",
+    # Which runs there are, their files, words for errors. What tuning chose is in the config.
+    "__init__.py",
+    "compare.py",
+    "errors.py",
+    "extras.py",
+    "files.py",
+    "provenance.py",
+    "subset.py",
+    "tune.py",
+)
+"""Modules and packages that no number of a run depends on. All others count, so that a new or moved one can't be left
+out by mistake."""
+TEXT_SIDE = "text/"
+"""What makes text vectors: runs without text don't depend on it."""
+
+
+def provenance(threads: int) -> dict[str, str | int | None]:
+    """Versions, commit and machine, for result.json."""
+    return {
+        "blair_rec": blair_rec.__version__,
+        **{package: metadata.version(package) for package in PACKAGES},
+        "python": platform.python_version(),
+        "git_commit": git_commit(),
+        "machine": f"{platform.system()} {platform.machine()}, {processor()}",
+        "threads": threads,
+    }
+
+
+def hash_of(content: Any) -> str:
+    """SHA-256 of anything JSON can hold."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def hash_files(files: Iterable[Path], root: Path) -> str:
+    """SHA-256 over the names below `root` and the contents of files, read in blocks."""
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(f"{path.relative_to(root)}\n".encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+@functools.cache
+def code_files(text: bool, package: Path = Path(__file__).parent) -> dict[str, str]:
+    """12 digits of the SHA-256 of each module that decides on the numbers of a run, by its path in the package.
+
+    `text` is whether the run uses text vectors: only then what makes them counts.
+
+    Raises:
+        LookupError: `BESIDE_RUNS` or `TEXT_SIDE` names something that isn't there.
+    """
+    paths = [path.relative_to(package).as_posix() for path in sorted(package.rglob("*.py"))]
+    for name in (*BESIDE_RUNS, TEXT_SIDE):
+        if not any(_is_in(path, name) for path in paths):
+            raise LookupError(f"provenance.py lists {name}, which is not in {package}; list it by its new name")
+    beside = BESIDE_RUNS if text else (*BESIDE_RUNS, TEXT_SIDE)
+    counted = [path for path in paths if not any(_is_in(path, name) for name in beside)]
+    return {path: hashlib.sha256((package / path).read_bytes()).hexdigest()[:12] for path in counted}
+
+
+def _is_in(path: str, name: str) -> bool:
+    return path.startswith(name) if name.endswith("/") else path == name
+
+
+def code_hash(text: bool) -> str:
+    """One hash over all of `code_files`; for a run with text, behind a slash, another one over what makes vectors."""
+    files = code_files(text)
+    parts = [{path: files[path] for path in files if _is_in(path, TEXT_SIDE) == side} for side in (False, True)]
+    return "/".join(hash_of(part)[:12] for part in parts if part)
+
+
+@functools.cache
+def git_commit() -> str | None:
+    """The commit of the checkout that this package runs from, '-dirty' if it was changed since; None if installed."""
+    package = Path(__file__).parent
+    if not (package.parent / ".git").exists():
+        return None
+    git = ["git", "-C", str(package.parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--", str(package)], capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("-dirty" if changed else "")
+
+
+def peak_memory_mb() -> int | None:
+    """The most memory that this process has held so far, in MiB (ru_maxrss); None where the system can't say."""
+    if resource is None:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit >> 20
+
+
+@functools.cache
+def processor() -> str:
+    """The processor's own name where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown processor"

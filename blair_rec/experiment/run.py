@@ -1,0 +1,243 @@
+"""One run: fit a variant with a seed, evaluate it on the test split, and write its folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from blair_rec.config.comparison import CompareConfig
+from blair_rec.config.reading import to_dict
+from blair_rec.config.sections import VariantConfig
+from blair_rec.config.steps import step_name
+from blair_rec.data.dataset import TextSequentialDataset
+from blair_rec.errors import TrainingError
+from blair_rec.evaluate.metrics import metric_values
+from blair_rec.evaluate.runs.results import last_items, load_run, write_lists, write_result
+from blair_rec.evaluate.runs.run_files import RESULT_FILE, WEIGHTS_FILE
+from blair_rec.experiment.fit import Fitted, TrainingData, fit_variant, measured
+from blair_rec.experiment.planning.plan import Run, member_folders
+from blair_rec.experiment.provenance import code_files, peak_memory_mb, provenance
+from blair_rec.files import partial_of, put_in_place
+from blair_rec.models.text_models import fitted_transforms, transform_report
+from blair_rec.ranking.ensemble import Ensemble, choose_weights
+from blair_rec.ranking.scoring import rank
+from blair_rec.serve.recommender import load_model
+from blair_rec.text.store.embeddings import EmbeddingStore, open_store
+from blair_rec.training import parallel
+from blair_rec.training.checkpoint import save_weights
+from blair_rec.training.trainer import Epoch, OnStep
+
+TOP_K = 20
+"""Items kept per test case, for coverage, popularity and examples in reports."""
+RANK_ARRAYS = (
+    "user",
+    "item",
+    "higher_unmasked",
+    "equal_unmasked",
+    "higher_masked",
+    "equal_masked",
+    "target_in_history",
+    "history_length",
+)
+
+
+class Data(TrainingData):
+    """All three splits of a data set, read once for all runs of a comparison."""
+
+    notes: Sequence[str] = ()
+    """What checks of the data and its texts found, for readers of the results."""
+
+    def _receive_test(self, test: TextSequentialDataset) -> None:
+        self.test = test
+        row, item = (part.numpy() for part in test.histories())
+        offsets, items = last_items(row, item, len(test))
+        self.histories = {"offsets": offsets, "items": items, "item_counts": self.item_counts}
+
+
+def make_run(
+    config: CompareConfig,
+    run: Run,
+    data: Data,
+    store: tuple[EmbeddingStore, Path] | None,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_step: OnStep = lambda done, total, loss: None,
+    checkpoint: Path | None = None,
+) -> float:
+    """Fit, evaluate and write one run; its folder appears when it is whole.
+
+    Its training goes on from `checkpoint` where there is one, which is gone once the run is written. Several processes
+    that train together write none: each has random states of its own.
+
+    Returns the metric that selects, on validation.
+
+    Raises:
+        BadRun, CheckpointError: a member of an average is damaged.
+        TrainingError, ScoringError: a loss or scores that are not finite.
+    """
+    variant, begin = config.variants[run.variant], time.perf_counter()
+    if variant.average:
+        fitted = average(config, run, data)
+    else:
+        if variant.is_trained:
+            call = {"variant": run.variant, "seed": run.seed, "store": str(store[1]) if store else None}
+            parallel.from_first(lambda: call)  # the other processes of torchrun train along: see follow
+        fitted = fit_variant(
+            config,
+            run.variant,
+            run.seed,
+            data,
+            store[0] if store else None,
+            on_epoch,
+            checkpoint if parallel.count() == 1 else None,
+            on_step,
+        )
+    ranks = rank(fitted.model, data.test, config.evaluate.batch_size, k=TOP_K)
+    valid = rank(fitted.model, data.valid, config.evaluate.batch_size)
+    values = {protocol: measured(config, valid, protocol) for protocol in ("unmasked", "masked")}
+    protocol, metric = selects_on(config, variant), config.evaluate.metrics[0]
+    selection = {
+        "protocol": protocol,
+        "metric": metric,
+        "value": values[protocol][metric],
+        "epoch": fitted.best_epoch,
+    }
+
+    partial = partial_of(run.folder)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        save_weights(fitted.model, partial / WEIGHTS_FILE, run.hashes["store"])
+        result = {
+            "variant": run.variant,
+            "seed": run.seed,
+            "model": config.model,
+            "items": variant.kind,
+            "control": variant.control,
+            "transforms": [step_name(step) for step in variant.transforms],
+            "transform_report": transform_report(fitted.model),
+            "dataset": Path(data.folder).name,
+            "selection": None if fitted.best_value is None else selection,
+            "epochs": len(fitted.history),
+            "train_seconds": fitted.seconds,
+            "mean_context": fitted.mean_context,
+            "wall_seconds": time.perf_counter() - begin,
+            "peak_memory_mb": peak_memory_mb(),
+            "notes": [*data.notes, *_notes(config, run, fitted)],
+            "test_evaluations": _test_evaluations(run.folder) + 1,
+            "encoder": dict(store[0].encoder) if store else None,
+            "store_sha256": run.hashes["store"],
+            "store": os.path.relpath(store[1], run.folder) if store else None,
+            "parameters": dict(fitted.parameters),
+            "tied_neighbours": data.train.tied_neighbours,
+            "trials": fitted.trials,
+            "weights": dict(fitted.weights),
+            "hashes": dict(run.hashes),
+            "code_files": code_files(variant.uses_text),
+            "seedless": run.seedless,
+            "setup": run.setup,
+            "provenance": provenance(torch.get_num_threads()),
+            "valid": values,
+        }
+        arrays = {name: getattr(ranks, name) for name in RANK_ARRAYS}
+        arrays["target_count"] = data.item_counts[ranks.item]
+        arrays["n_candidates"] = np.array(len(data.item_tokens) - 1)
+        write_result(partial, result, arrays)
+        topk = {"unmasked": ranks.topk_unmasked, "masked": ranks.topk_masked}
+        curve = [dataclasses.asdict(epoch) for epoch in fitted.history]
+        write_lists(partial, arrays, topk, data.histories, data.item_tokens, curve)
+        put_in_place(run.folder)
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return values[protocol][metric]
+
+
+def selects_on(config: CompareConfig, variant: VariantConfig) -> str:
+    """The protocol by which validation chooses a variant's weights, trained or averaged: masked or unmasked."""
+    return variant.weights if variant.weights in ("masked", "unmasked") else config.evaluate.protocol
+
+
+def _notes(config: CompareConfig, run: Run, fitted: Fitted) -> list[str]:
+    """What a reader has to know of this run: its own settings, what is left of its text, an average's weights."""
+    variant = config.variants[run.variant]
+    shared = {"train": to_dict(config.train), "recbole": config.recbole}
+    own = [
+        f"{section}.{key} is {value} (shared: {shared[section].get(key, 'as in RecBole')})"
+        for section in ("train", "recbole")
+        for key, value in getattr(variant, section).items()
+        if shared[section].get(key) != value
+    ]
+    notes = [f"{run.variant} has settings of its own: {'; '.join(own)}"] if own else []
+    if fitted.weights:
+        weights = ", ".join(f"{name} {weight:.2g}" for name, weight in fitted.weights.items())
+        by = "" if variant.weights == "validation" else f", {variant.weights}"
+        how = "equal" if variant.weights == "equal" else f"chosen on validation{by}"
+        notes.append(f"weights of {run.variant}: {weights} ({how})")  # seeds that agree say so once
+    if variant.control is None and (transforms := fitted_transforms(fitted.model)) is not None:
+        notes += [f"{run.variant}: {note}" for note in transforms.notes]
+    if before := _test_evaluations(run.folder):
+        notes.append(f"{run.variant} was evaluated on the test split {before + 1} times in this folder")
+    return notes
+
+
+def _test_evaluations(folder: Path) -> int:
+    """How often a run that is being replaced was evaluated on the test split; 0 where there is none."""
+    try:
+        return int(json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))["test_evaluations"])
+    except FileNotFoundError:
+        return 0
+    except (OSError, ValueError, KeyError, TypeError):  # damaged, but it had been there
+        return 1
+
+
+def follow(config: CompareConfig, folder: Path) -> None:
+    """What the other processes of torchrun do while the first one makes runs: train along, until it says None.
+
+    What goes wrong in training goes wrong in all of them alike, and is the first one's to tell.
+    """
+    data = None
+    while (call := parallel.from_first(lambda: None)) is not None:
+        data = data or TrainingData(config, folder)
+        store = open_store(call["store"]) if call["store"] else None
+        with suppress(TrainingError):
+            fit_variant(config, call["variant"], call["seed"], data, store)
+
+
+def average(config: CompareConfig, run: Run, data: TrainingData) -> Fitted:
+    """The ensemble of finished runs of the same seed; what it took is what its members took, and the choice of weights.
+
+    Raises:
+        BadRun, CheckpointError: a member's run is damaged.
+    """
+    variant, begin = config.variants[run.variant], time.perf_counter()
+    folders = member_folders(run.folder, run.setup)
+    results = [load_run(folder) for folder in folders]
+    ensemble, best = Ensemble([load_model(folder, dataset=data.train).model for folder in folders]), None
+    if variant.weights != "equal":
+        first = config.evaluate.metrics[:1]
+        weights, best = choose_weights(
+            ensemble,
+            data.valid,
+            selects_on(config, variant) == "masked",
+            lambda *ranks: metric_values(first, *ranks)[first[0]],
+            config.evaluate.batch_size,
+        )
+        ensemble = Ensemble(ensemble.members, weights)
+    return Fitted(
+        ensemble,
+        time.perf_counter() - begin + sum(result.train_seconds for result in results),
+        {part: sum(getattr(result.parameters, part) for result in results) for part in ("trained", "frozen")},
+        sum(result.trials for result in results),
+        best_value=best,
+        weights=dict(zip(variant.average, ensemble.weights.tolist(), strict=True)),
+    )

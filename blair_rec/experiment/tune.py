@@ -1,0 +1,368 @@
+"""Equal tuning: as many trials for every variant, selected on validation; what comes out is a config to compare.
+
+The baseline is tuned first, over `tune.space`, and what it chooses is shared by all: the text variants stand on the
+backbone that is best without them. Each of these is then given as many trials of its own, over `tune.text_space` and
+the learning rate. Test cases have no part in it: a `TrainingData` holds none of them, and what does is not imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blair_rec.config.comparison import CompareConfig
+from blair_rec.config.reading import refuse, to_dict, write_yaml
+from blair_rec.config.sections import READ_BY_ITEMS, TuneConfig
+from blair_rec.errors import ConfigError, ScoringError, TrainingError
+from blair_rec.experiment.compare import encode_stores, planned
+from blair_rec.experiment.listener import Listener
+from blair_rec.experiment.planning.plan import data_folder, data_hash, run_setup
+from blair_rec.experiment.provenance import code_hash, hash_of
+from blair_rec.files import alone_in, write_text
+from blair_rec.lines.rejected import REJECTED
+from blair_rec.text.store.embeddings import EmbeddingStore
+
+if TYPE_CHECKING:  # takes torch and RecBole
+    from blair_rec.experiment.fit import TrainingData
+
+logger = logging.getLogger("blair_rec")
+
+TRIALS_FILE, TUNED_FILE, CHECKPOINTS = "trials.jsonl", "tuned.yaml", "checkpoints"
+KEPT = 3
+"""One of so many goes on after a rung."""
+LEARNING_RATE = "train.learning_rate"
+
+EXAMPLE = """tune:
+  space: {train.learning_rate: [0.001, 0.003], recbole.hidden_dropout_prob: [0.2, 0.5]}
+  text_space: {transforms: [[center], [{shrink: 0.5}]]}
+  budget: 4"""
+
+Settings = Mapping[str, Any]
+"""One point of a grid: the value of each of its keys."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One configuration of one variant, trained up to a rung: a line of trials.jsonl."""
+
+    variant: str
+    number: int
+    """From 1, in the order in which the seed draws them."""
+    settings: Settings
+    epochs: int
+    """It was trained up to this one, unless patience ended it before."""
+    value: float
+    """The best on validation, of the metric and protocol that select."""
+    best_epoch: int
+    seconds: float
+    setup: str
+    """Hash of the configuration, which is what is counted as tried."""
+    key: str
+    """Hash of that, and of the data, the text vectors and the version of blair_rec: while it holds, so does `value`."""
+
+
+def tune(
+    config: CompareConfig,
+    out: Path,
+    *,
+    listener: Listener | None = None,
+    on_trial: Callable[[Trial], None] = lambda trial: None,
+) -> CompareConfig:
+    """Try as many configurations for each variant; the best on validation are written to OUT/tuned.yaml and returned.
+
+    Started again, it goes on where it stopped: what OUT/trials.jsonl holds is not tried again, and a larger budget
+    only adds to it. Averages are left alone, as validation chooses their weights anyway; so is what has no settings.
+
+    Raises:
+        ConfigError: no `tune` section, values that can't be meant, or a grid with fewer points than the budget.
+        OutputError: `out` can't be written, or another process is at work in it.
+        DatasetError and what encoding and training raise.
+    """
+    space = config.tune
+    if space is None or not (space.space or space.text_space):
+        what = "there is no tune section" if space is None else "the tune section has no values to try"
+        raise ConfigError(f"{what}; give it a grid, such as\n{EXAMPLE}")
+    if off := [rung for rung in space.rungs if rung % config.train.eval_every]:
+        raise ConfigError(
+            f"tune: rungs {off} are no multiples of train.eval_every ({config.train.eval_every}), so nothing is "
+            "validated there"
+        )
+    names = [config.baseline, *(name for name in config.variants if name != config.baseline)]
+    grids = {name: grid_of(config, name) for name in names}
+    drawn, problems = dict[str, list[Settings]](), []
+    for name, grid in grids.items():
+        if grid or config.variants[name].is_trained:
+            try:
+                drawn[name] = draw(config, name, grid)
+            except ConfigError as error:
+                problems.append(str(error))
+    refuse(problems)
+    with alone_in(out):
+        from blair_rec.experiment.fit import TrainingData, check_transforms
+
+        folder = data_folder(config.dataset)
+        encodings = planned(config, out).encodings
+        data = TrainingData(config, folder)
+        data.rejected.write(out / REJECTED)
+        listener = listener or Listener()
+        stores = encode_stores({name: encodings[name] for name in drawn if name in encodings}, listener)
+        for name, store in stores.items():
+            for point in drawn[name]:
+                check_transforms(with_settings(config, name, point), name, data, store)
+        search = _Search(space, out, data, stores, data_hash(config), on_trial, listener)
+        listener.planned([job for name, points in drawn.items() for job in search.jobs(config, name, len(points))])
+        tuned = config
+        for name, points in drawn.items():
+            best = search.best(tuned, name, points)
+            tuned = with_settings(tuned, name, best.settings)
+            variant = dataclasses.replace(tuned.variants[name], trials=search.tried(name))
+            tuned = dataclasses.replace(tuned, variants={**tuned.variants, name: variant})
+        write_text(out / TUNED_FILE, write_yaml(tuned))
+    return tuned
+
+
+def grid_of(config: CompareConfig, name: str) -> dict[str, list[Any]]:
+    """The values that a variant is tuned over; empty for an average and for what is counted.
+
+    Raises:
+        ConfigError: the comparison's baseline is no model without text, or has settings of its own already.
+    """
+    assert config.tune is not None
+    variant, space = config.variants[name], config.tune.space
+    if name == config.baseline:
+        if not variant.is_trained or variant.uses_text or variant.train or variant.recbole:
+            raise ConfigError(
+                f"baseline is {name!r}; to tune, it has to be a model with items: id and no settings of its own, "
+                "because all variants share what it chooses"
+            )
+        return {key: list(values) for key, values in space.items()}
+    if not variant.uses_text:
+        return {key: list(values) for key, values in space.items()} if variant.is_trained else {}
+    learning_rate = {LEARNING_RATE: space[LEARNING_RATE]} if LEARNING_RATE in space else {}
+    return {
+        key: list(values)
+        for key, values in {**learning_rate, **config.tune.text_space}.items()
+        if READ_BY_ITEMS.get(key, variant.items) == variant.items and (variant.is_trained or "." not in key)
+    }
+
+
+def draw(config: CompareConfig, name: str, grid: Mapping[str, list[Any]]) -> list[Settings]:
+    """`tune.budget` different points of a grid, by the seed; a larger budget begins with the same ones.
+
+    What isn't trained has few settings, and all of them are tried where they are fewer than the budget.
+
+    Raises:
+        ConfigError: fewer points than the budget, or a point that is no config.
+    """
+    assert config.tune is not None
+    budget, size = config.tune.budget, math.prod(len(values) for values in grid.values())
+    if size < budget and config.variants[name].is_trained:
+        raise ConfigError(_too_small(config, name, grid, size))
+    if not grid:  # as it is, in its one trial
+        return [{}]
+    chosen = np.random.default_rng(config.tune.seed).permutation(size)[:budget]
+    places = np.unravel_index(chosen, [len(values) for values in grid.values()])
+    points: list[Settings] = [
+        {key: values[place] for (key, values), place in zip(grid.items(), point, strict=True)}
+        for point in zip(*places, strict=True)
+    ]
+    for point in points:
+        try:
+            with_settings(config, name, point)
+        except ConfigError as error:
+            raise ConfigError(f"tune: {name} with {in_words(point)}: {error}") from None
+    return points
+
+
+def _too_small(config: CompareConfig, name: str, grid: Mapping[str, list[Any]], size: int) -> str:
+    """Why a variant can't be given as many trials as the others, and what to do."""
+    assert config.tune is not None
+    many = "1 point" if size == 1 else f"{size} points"
+    problem = (
+        f"tune: the grid of {name!r} has {many} ({', '.join(grid) or 'no keys'}), fewer than the budget of "
+        f"{config.tune.budget}; every variant gets the same number of trials, so "
+    )
+    if config.variants[name].uses_text:
+        return (
+            f"{problem}add values to tune.text_space, such as transforms: [[center], [{{shrink: 0.5}}]] (of tune.space "
+            f"a variant over text tries {LEARNING_RATE} alone: it shares the rest with {config.baseline!r})"
+        )
+    return f"{problem}add values to tune.space, or set tune.budget to {size}"
+
+
+def with_settings(config: CompareConfig, name: str, settings: Settings) -> CompareConfig:
+    """The comparison with a variant set up so; what is set for the baseline is set for all.
+
+    Raises:
+        ConfigError: values that can't be meant.
+    """
+    train, recbole, own = (
+        {key.removeprefix(prefix): value for key, value in settings.items() if fits(key)}
+        for prefix, fits in (
+            ("train.", lambda key: key.startswith("train.")),
+            ("recbole.", lambda key: key.startswith("recbole.")),
+            ("", lambda key: "." not in key),
+        )
+    )
+    if name == config.baseline:
+        shared = dataclasses.replace(config.train, **train)
+        return dataclasses.replace(config, train=shared, recbole={**config.recbole, **recbole})
+    variant = config.variants[name]
+    variant = dataclasses.replace(
+        variant, train={**variant.train, **train}, recbole={**variant.recbole, **recbole}, **own
+    )
+    return dataclasses.replace(config, variants={**config.variants, name: variant})
+
+
+def chosen(config: CompareConfig, name: str) -> dict[str, Any]:
+    """What a tuned config says of the keys that a variant was tuned over."""
+    variant = config.variants[name]
+    sections = {"train": config.train_of(variant), "recbole": config.recbole_of(variant), "": variant}
+
+    def value(key: str) -> Any:
+        section, _, last = key.rpartition(".")
+        found = sections[section]
+        return found[last] if isinstance(found, Mapping) else getattr(found, last)
+
+    return {key: to_dict(value(key)) for key in grid_of(config, name)} if variant.trials else {}
+
+
+def in_words(settings: Settings) -> str:
+    """'learning_rate 0.001, transforms [center]'."""
+    return ", ".join(f"{key.rpartition('.')[2]} {json.dumps(to_dict(value))}" for key, value in settings.items())
+
+
+def read_trials(path: Path) -> list[Trial]:
+    """The trials that a sitting has left; none without the file.
+
+    Raises:
+        ConfigError: a line that is no trial.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    trials = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            trials.append(Trial(**json.loads(line)))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{path}, line {number} is no trial ({error}); delete the line to try it again") from None
+    return trials
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A trial up to a rung, for who listens."""
+
+    name: str
+    epochs: int
+    trained: int
+    done: bool = False
+
+
+class _Search:
+    """The trials of all variants, and their ledger on disk."""
+
+    def __init__(
+        self,
+        space: TuneConfig,
+        out: Path,
+        data: TrainingData,
+        stores: Mapping[str, EmbeddingStore],
+        data_sha256: str,
+        on_trial: Callable[[Trial], None],
+        listener: Listener,
+    ) -> None:
+        self.space, self.out, self.data, self.stores = space, out, data, stores
+        self.data_sha256, self.on_trial, self.listener = data_sha256, on_trial, listener
+        self.ledger = {(trial.key, trial.epochs): trial for trial in read_trials(out / TRIALS_FILE)}
+
+    def tried(self, name: str) -> int:
+        """How many configurations of a variant were ever tried here, those of other grids included."""
+        return len({trial.setup for trial in self.ledger.values() if trial.variant == name})
+
+    def best(self, config: CompareConfig, name: str, points: list[Settings]) -> Trial:
+        """Successive halving: all points up to the first rung, of these the better third up to the next, and so on.
+
+        Source: Jamieson and Talwalkar, Non-stochastic Best Arm Identification and Hyperparameter Optimization,
+        AISTATS 2016. A point goes on from its checkpoint, bit for bit as if it had never stopped.
+        """
+        alive = list(enumerate(points, start=1))
+        for epochs in self.stages(config, name):
+            trials = [self.trial(config, name, number, settings, epochs) for number, settings in alive]
+            trials.sort(key=lambda trial: -trial.value)  # among equals the one that was drawn first
+            alive = [(trial.number, trial.settings) for trial in trials[: math.ceil(len(trials) / KEPT)]]
+        shutil.rmtree(self.out / CHECKPOINTS, ignore_errors=True)
+        return trials[0]
+
+    def stages(self, config: CompareConfig, name: str) -> list[int]:
+        """The epochs to stop after, the last one included; a single stage for what isn't trained."""
+        variant = config.variants[name]
+        if not variant.is_trained:
+            return [0]
+        last = config.train_of(variant).epochs
+        return [*(rung for rung in self.space.rungs if rung < last), last]
+
+    def jobs(self, config: CompareConfig, name: str, points: int) -> list[_Job]:
+        """As many trials as `best` makes of so many points; which ones go on after a rung isn't known yet."""
+        jobs: list[_Job] = []
+        for epochs in self.stages(config, name):
+            jobs += [self.job(config, name, number + 1, epochs) for number in range(points)]
+            points = math.ceil(points / KEPT)
+        return jobs
+
+    def job(self, config: CompareConfig, name: str, number: int, epochs: int) -> _Job:
+        """A trial goes on where the rung before has ended."""
+        trained = max((stage for stage in self.stages(config, name) if stage < epochs), default=0)
+        return _Job(f"{name}, trial {number}" + (f", to epoch {epochs}" if epochs else ""), epochs, trained)
+
+    def trial(self, config: CompareConfig, name: str, number: int, settings: Settings, epochs: int) -> Trial:
+        """One point up to a rung: looked up, or trained, from the rung before where there was one."""
+        config, store = with_settings(config, name, settings), self.stores.get(name)
+        setup = hash_of(run_setup(config, name, self.space.seed))
+        key = hash_of([setup, self.data_sha256, store.store_sha256 if store else None, code_hash(store is not None)])
+        job = self.job(config, name, number, epochs)
+        if (key, epochs) in self.ledger:
+            self.listener.skipped(job)
+            return dataclasses.replace(self.ledger[key, epochs], number=number)
+        self.listener.started(job)
+        begin = time.perf_counter()
+        value, best_epoch = self.fitted(config, name, store, job, self.out / CHECKPOINTS / f"{key}.safetensors")
+        seconds = time.perf_counter() - begin
+        trial = Trial(name, number, settings, epochs, value, best_epoch, seconds, setup, key)
+        self.ledger[key, epochs] = trial
+        lines = [json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in self.ledger.values()]
+        write_text(self.out / TRIALS_FILE, "".join(lines))
+        self.listener.finished(job, value, seconds, in_words(settings))
+        self.on_trial(trial)
+        return trial
+
+    def fitted(
+        self, config: CompareConfig, name: str, store: EmbeddingStore | None, job: _Job, checkpoint: Path
+    ) -> tuple[float, int]:
+        """The value on validation and its epoch; 0, the worst there is, for a training that diverges."""
+        from blair_rec.experiment.fit import fit_variant, measured
+        from blair_rec.ranking.scoring import rank
+
+        checkpoint.parent.mkdir(exist_ok=True)
+        on_epoch, on_step = partial(self.listener.epoch, job), partial(self.listener.step, job)
+        try:
+            fitted = fit_variant(
+                config, name, self.space.seed, self.data, store, on_epoch, checkpoint, on_step, until=job.epochs
+            )
+        except (TrainingError, ScoringError) as error:
+            logger.warning("a trial of %s can't go on and counts as the worst: %s", name, error)
+            return 0.0, 0
+        if fitted.best_value is not None:
+            return fitted.best_value, fitted.best_epoch
+        ranks = rank(fitted.model, self.data.valid, config.evaluate.batch_size)  # so far nothing was measured
+        return measured(config, ranks, config.evaluate.protocol)[config.evaluate.metrics[0]], 0

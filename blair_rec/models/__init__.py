@@ -1,0 +1,1 @@
+"""RecBole sequential models with their item side replaced."""

@@ -1,0 +1,220 @@
+"""Which sequential models of RecBole can take item text: tried on each model as it is built, in a small world.
+
+A model is eligible when its items are one table, when no other parameter is indexed by item (a number per item
+excepted: it only rules out items that come after training), and when another vector for an item changes its own score
+and how histories that hold it are read.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from blair_rec.border.settings import recbole_config
+from blair_rec.config.sections import VariantConfig
+from blair_rec.data.dataset import TextSequentialDataset
+from blair_rec.errors import ConfigError
+from blair_rec.models.items import Items, build_items
+from blair_rec.models.packing import can_pack
+
+import recbole.data.dataset
+import recbole.trainer
+from recbole.model import sequential_recommender
+from recbole.model.abstract_recommender import AbstractRecommender, SequentialRecommender
+
+ITEMS, USERS, EVENTS = 210, 61, 8
+"""Of the world: with the padding 211 items, a number that no model has for anything else, and more than the 100 among
+which SASRecCPR looks again."""
+
+
+@dataclass(frozen=True)
+class Eligible:
+    """What is so of a model that can take item text."""
+
+    packed: bool
+    """Every position of packed sequences is trained; otherwise RecBole's own batches and loss."""
+    cold_items: bool
+    """Items that came after training can stand in histories and be scored."""
+
+
+def recbole_models() -> dict[str, Any]:
+    """RecBole's own sequential models, by name."""
+    found = {name: value for name, value in vars(sequential_recommender).items() if inspect.isclass(value)}
+    return {name: found[name] for name in sorted(found) if not hasattr(found[name], "recbole_base")}
+
+
+def recbole_model(name: str) -> Any:
+    """The class of this name.
+
+    Raises:
+        ConfigError: RecBole has no such sequential model.
+    """
+    known = recbole_models()
+    if name not in known:
+        as_written = {key.lower(): key for key in known}
+        near = get_close_matches(name.lower(), as_written, n=1)
+        hint = f"did you mean {as_written[near[0]]!r}?" if near else f"known: {', '.join(known)}"
+        raise ConfigError(f"model is {name!r}, which is no sequential model of RecBole; {hint}")
+    return known[name]
+
+
+def eligibility(model: str | type[SequentialRecommender], settings: Mapping[str, Any] | None = None) -> Eligible | str:
+    """Whether a sequential model can take item text, and how; or, in words, why it can't.
+
+    Args:
+        model: the name of one of RecBole's, or a class.
+        settings: what RecBole has no default for, for a class of your own.
+
+    Raises:
+        ConfigError: RecBole has no model of this name.
+    """
+    base = recbole_model(model) if isinstance(model, str) else model
+    base = getattr(base, "recbole_base", base)
+    if hasattr(recbole.data.dataset, f"{base.__name__}Dataset"):
+        return f"needs more than events and item features: RecBole reads its data with {base.__name__}Dataset"
+    if hasattr(recbole.trainer, f"{base.__name__}Trainer"):
+        return f"is trained in stages of its own, by RecBole's {base.__name__}Trainer"
+    if base.full_sort_predict is AbstractRecommender.full_sort_predict:
+        return "scores one item at a time (it has no full_sort_predict), so it can't rank a catalogue"
+    return _tried(base, {} if settings is None else settings)
+
+
+@cache
+def why_not(base: type[SequentialRecommender]) -> str | None:
+    """The reason why a model of RecBole's own can't take item text; None where it can, or where it is not RecBole's."""
+    if not base.__module__.startswith("recbole."):
+        return None
+    found = eligibility(base)
+    return found if isinstance(found, str) else None
+
+
+def item_embedding_name(model: nn.Module, n_items: int) -> str:
+    """Where the one item embedding of a built RecBole model is.
+
+    Raises:
+        ConfigError: none, or several (or one under several names): replacing one would leave the others untouched.
+    """
+    names = [
+        name
+        for name, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, nn.Embedding) and module.num_embeddings >= n_items and "item" in name.lower()
+    ]
+    if len(names) != 1:
+        found = ", ".join(names) or "none"
+        raise ConfigError(
+            f"{type(model).__name__} has {len(names)} item embeddings ({found}); exactly one can be replaced"
+        )
+    return names[0]
+
+
+def replace_items(
+    model: nn.Module,
+    name: str,
+    variant: VariantConfig,
+    vectors: np.ndarray,
+    seed: int,
+    fitted: Mapping[str, np.ndarray] | None = None,
+) -> Items:
+    """Put a variant's item side where the embedding of this name is; vectors: [N, E] by item id."""
+    replaced: Any = model.get_submodule(name)
+    items = build_items(variant, vectors, replaced, seed=seed, fitted=fitted)
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, items)
+    return items
+
+
+def _tried(base: type[SequentialRecommender], settings: Mapping[str, Any]) -> Eligible | str:
+    with _random_state_kept(), redirect_stdout(io.StringIO()):  # some models print as they are built
+        model, test = _in_the_world(base, settings)
+        of_items = (test.item_num, test.item_num + 1)  # BERT4Rec has a row for its mask
+        tables = [
+            name
+            for name, module in model.named_modules(remove_duplicate=False)
+            if isinstance(module, nn.Embedding) and module.num_embeddings in of_items and module.embedding_dim > 1
+        ]
+        if len(tables) != 1:
+            return f"has {len(tables)} item embeddings ({', '.join(tables)}); exactly one can be replaced"
+        vectors = np.random.default_rng(0).standard_normal((test.item_num, 16))
+        items = replace_items(model, tables[0], VariantConfig("text"), vectors, 0)
+        indexed = {
+            name: parameter.numel()
+            for name, parameter in model.named_parameters()
+            if not name.startswith(f"{tables[0]}.") and set(of_items) & set(parameter.shape)
+        }
+        if others := [name for name, numbers in indexed.items() if numbers not in of_items]:
+            return f"learns more of each item than its vector ({', '.join(others)}), which text can't stand for"
+        batch = test[torch.arange(len(test))].to(model.device)
+        if wrong := _without_effect(model, items, batch):
+            return wrong
+        extra = items.extra is not None
+        return Eligible(can_pack(base), not indexed and not extra and _takes_new_items(model, items, batch))
+
+
+def _without_effect(model: Any, items: Items, batch: Any) -> str | None:
+    """What another vector for an item doesn't change, though it should."""
+    sequences, length = batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN]
+    item = int(sequences[0, length[0] - 1])
+    without = (sequences != item).all(dim=1)
+    with torch.no_grad():
+        before = model.full_sort_predict(batch)
+        items.table[item - 1] += torch.linspace(-3, 3, items.table.shape[1], device=items.table.device)
+        moved = model.full_sort_predict(batch) != before
+    if not moved[without, item].all():
+        return "scores an item by something else than its vector"
+    others = torch.arange(1, moved.shape[1]) != item
+    return None if moved[0, 1:][others].any() else "reads a history by something else than its items' vectors"
+
+
+def _takes_new_items(model: Any, items: Items, batch: Any) -> bool:
+    new = items.num_embeddings
+    items.append(np.ones((1, 16)))
+    sequences, length = batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN]
+    sequences[0, length[0] - 1] = new
+    try:
+        with torch.no_grad():
+            return bool(model.full_sort_predict(batch).shape == (len(sequences), new + 1))
+    except (IndexError, RuntimeError):  # something else has a size for the items there were, such as their features
+        return False
+
+
+def _in_the_world(base: type[SequentialRecommender], settings: Mapping[str, Any]) -> tuple[Any, TextSequentialDataset]:
+    """The model with RecBole's defaults, and the test split."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "world"
+        path.mkdir()
+        events = [(user, (3 * user + time) % ITEMS, time) for user in range(USERS) for time in range(EVENTS)]
+        lines = ["user_id:token\titem_id:token\ttimestamp:float", *(f"u{u}\ti{i}\t{t}" for u, i, t in events)]
+        (path / "world.inter").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        lines = ["item_id:token\tkind:token", *(f"i{item}\tk{item % 4}" for item in range(ITEMS))]
+        (path / "world.item").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        known = {
+            "MAX_ITEM_LIST_LENGTH": EVENTS - 2,
+            "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "kind"]},
+            "selected_features": ["kind"],
+            "train_neg_sample_args": None,
+            "use_gpu": False,
+        }
+        config = recbole_config(base, str(path), {**settings, **known})
+        train, _, test = TextSequentialDataset(config).build()
+        return base(config, train).eval(), test
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """What is drawn within this block leaves no trace in what is drawn after it."""
+    state = np.random.get_state()  # noqa: NPY002  (RecBole's models draw from it)
+    with torch.random.fork_rng(devices=[]):
+        yield
+    np.random.set_state(state)  # noqa: NPY002

@@ -1,0 +1,26 @@
+"""`text`: a two-layer MLP over the frozen text vectors."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from blair_rec.models.items.base import Items
+
+
+class TextItems(Items):
+    """MLP(text), two layers as wide as the model with a GELU between them.
+
+    Source: the MLP over whitened text of WhitenRec (Zhang et al., Are ID Embeddings Necessary?, ICDE 2024).
+    """
+
+    def __init__(self, vectors: Tensor, replaced: nn.Embedding) -> None:
+        super().__init__(vectors, replaced)
+        self._keep_frozen(vectors)
+        width = self.embedding_dim
+        self.mlp = nn.Sequential(nn.Linear(vectors.shape[1], width), nn.GELU(), nn.Linear(width, width))
+        self._start_at_size(*self.mlp[2].parameters())
+
+    def rows(self, which: Tensor | None = None) -> Tensor:
+        """[C - 1, H], or [K, H] of `which` [K]."""
+        rows: Tensor = self.mlp(self._of(self.table, which))
+        return rows

@@ -1,0 +1,45 @@
+"""`text_delta`: frozen principal components of the text, and a trained delta that can't outgrow them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from blair_rec.config.steps import Step
+from blair_rec.models.items.base import Items
+
+
+class TextDeltaItems(Items):
+    """content + delta, where all contents have one length and |delta| <= max_delta * that length, always.
+
+    The delta is cut to its bound where it is read, so that the bound holds after any step of any optimiser; with
+    max_delta < 1 no item turns further from its content than arcsin(max_delta). An item without content (a vector of
+    zeros) has its delta alone. Source: Let It Go? Not Quite (Pembek et al., RecSys 2025, arXiv 2507.19473), whose
+    contents have length 1 and whose optimiser cuts the delta after each step; 0.5 is its bound, too.
+    """
+
+    length: Tensor
+    """Of every content; part of the checkpoint, since it comes from the embedding that was replaced."""
+
+    def __init__(self, vectors: Tensor, replaced: nn.Embedding, max_delta: float = 0.5) -> None:
+        super().__init__(vectors, replaced)
+        self._keep_frozen(vectors)
+        self.max_delta = max_delta
+        self.delta = nn.Parameter(torch.zeros(len(vectors), self.embedding_dim))
+        self.register_buffer("length", torch.tensor(self._start * self.embedding_dim**0.5))
+
+    @staticmethod
+    def steps(hidden_size: int) -> tuple[Step, ...]:
+        """The principal components, at the model's width, all of length 1."""
+        return ({"pca": hidden_size}, "l2")
+
+    def rows(self, which: Tensor | None = None) -> Tensor:
+        """[C - 1, H], or [K, H] of `which` [K]."""
+        bound = self.max_delta * self.length
+        content, delta = self._of(self.table, which), self._of(self.delta, which)
+        size = delta.norm(dim=1, keepdim=True)
+        return self.length * content + delta * (bound / size.clamp(min=bound))
+
+    def _append(self, rows: Tensor) -> None:
+        super()._append(rows)
+        self.delta = nn.Parameter(torch.cat([self.delta.detach(), torch.zeros_like(rows)]))

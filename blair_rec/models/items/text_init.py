@@ -1,0 +1,28 @@
+"""`text_init`: a trained table that starts at the principal components of the text vectors."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from blair_rec.config.steps import Step
+from blair_rec.models.items.base import Items
+
+
+class TextInitItems(Items):
+    """A table of the model's width; all components share one scale, so that similar texts start similar."""
+
+    cold = "items: text_init trains a vector for each item from its events, and it has none"
+
+    def __init__(self, vectors: Tensor, replaced: nn.Embedding) -> None:
+        super().__init__(vectors, replaced)
+        self.table = nn.Parameter(vectors)
+        self._start_at_size(self.table)
+
+    @staticmethod
+    def steps(hidden_size: int) -> tuple[Step, ...]:
+        """The principal components, at the model's width."""
+        return ({"pca": hidden_size},)
+
+    def rows(self, which: Tensor | None = None) -> Tensor:
+        """[C - 1, H], or [K, H] of `which` [K]."""
+        return self._of(self.table, which)

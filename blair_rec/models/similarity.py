@@ -1,0 +1,150 @@
+"""How a model's state and an item's vector make a score: their product, or their cosine over a temperature.
+
+Shapes: B cases, N items with the padding row 0, H hidden_size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from blair_rec.errors import ConfigError
+from blair_rec.models.packing import can_pack, last_states
+
+from recbole.model import sequential_recommender as models
+
+_HISTORY = ("ITEM_SEQ", "ITEM_SEQ_LEN")
+_STATE_READS: dict[Any, tuple[str, ...]] = {
+    models.SASRec: _HISTORY,
+    models.GRU4Rec: _HISTORY,
+    models.FDSA: _HISTORY,
+    models.FEARec: _HISTORY,
+    models.GCSAN: _HISTORY,
+    models.GRU4RecF: _HISTORY,
+    models.LightSANs: _HISTORY,
+    models.NARM: _HISTORY,
+    models.SASRecF: _HISTORY,
+    models.SINE: _HISTORY,
+    models.SRGNN: _HISTORY,
+    models.STAMP: _HISTORY,
+    models.NextItNet: ("ITEM_SEQ",),
+    models.Caser: ("USER_ID", "ITEM_SEQ"),
+    models.FOSSIL: (*_HISTORY, "USER_ID"),
+    models.HRM: ("ITEM_SEQ", "USER_ID", "ITEM_SEQ_LEN"),
+    models.SHAN: ("ITEM_SEQ", "USER_ID"),
+}
+"""RecBole's models whose full_sort_predict is `forward(...) @ item table`, and what their forward is given there."""
+
+
+def scores_by_product(model: Any) -> bool:
+    """Whether the scores of a model, or of a model class, are `user_vectors @ item_matrix.T` and nothing else.
+
+    A class that scores in a way of its own does not, whatever it inherits from.
+    """
+    own: bool | None = getattr(model, "scores_by_product", None)  # a baseline or an ensemble knows
+    return _scorer(model) is not None if own is None else own
+
+
+def user_vectors(model: Any, interaction: Any) -> Tensor:
+    """[B, H]: the state of a model that scores by product after each history, ready to meet `item_matrix`."""
+    if hasattr(model, "user_vectors"):
+        own: Tensor = model.user_vectors(interaction)
+        return own
+    scorer = _scorer(model)
+    if scorer is None:
+        raise TypeError(f"{type(model).__name__} does not score by product")
+    if can_pack(type(model)):  # which computes nothing for padding
+        history, length = interaction[model.ITEM_SEQ], interaction[model.ITEM_SEQ_LEN].cpu().numpy()
+        state = last_states(model, history.flatten(), np.arange(len(length)) * history.shape[1], length)
+        return as_query(state, model.blair_temperature)
+    state = model(*(interaction[getattr(model, field)] for field in _STATE_READS[scorer]))
+    return as_query(state, model.blair_temperature)
+
+
+def item_matrix(model: Any) -> Tensor:
+    """[N, H]: the vector of every item, ready to meet `user_vectors`."""
+    if hasattr(model, "item_matrix"):
+        own: Tensor = model.item_matrix()
+        return own
+    return as_key(model.get_submodule(model.item_side_name).weight, model.blair_temperature)
+
+
+def as_query(state: Tensor, temperature: float | None) -> Tensor:
+    """[..., H] states as they meet `as_key`'s: unchanged, or of length 1 / temperature."""
+    return state if temperature is None else F.normalize(state, dim=-1) / temperature
+
+
+def as_key(vectors: Tensor, temperature: float | None) -> Tensor:
+    """[..., H] item vectors as they meet `as_query`'s: unchanged, or of length 1 where there is a temperature."""
+    return vectors if temperature is None else F.normalize(vectors, dim=-1)
+
+
+class Similarity:
+    """Base of our models, before RecBole's class: with `blair_temperature`, scores are cosines over it."""
+
+    blair_temperature: float | None = None
+    scores_packed: bool = False
+    """Whether full_sort_predict leaves out the padding of histories, which rounds other than RecBole's own; its trainer
+    asks for it where training leaves it out, too."""
+    _held: Tensor | None = None
+
+    def set_temperature(self, temperature: float | None) -> None:
+        """Score by cosine over `temperature`; None leaves the scores as they are.
+
+        Raises:
+            ConfigError: a model whose training is RecBole's own, which a temperature doesn't reach.
+        """
+        if temperature is not None and not can_pack(type(self)):
+            raise ConfigError(
+                f"{type(self).__name__} trains and scores RecBole's way, which a temperature doesn't reach; "
+                "leave it out (set it to null for unisrec, which has one by itself), or take SASRec or GRU4Rec"
+            )
+        self.blair_temperature = temperature
+
+    def predict(self, interaction: Any) -> Tensor:
+        """[B]: the score of each case's own item."""
+        if self.blair_temperature is None:
+            return super().predict(interaction)  # type: ignore[misc]
+        rows = item_matrix(self)[interaction[self.ITEM_ID]]  # type: ignore[attr-defined]
+        return (user_vectors(self, interaction) * rows).sum(-1)
+
+    @contextmanager
+    def scores_overwritten(self) -> Iterator[None]:
+        """Within this block, and without gradients, full_sort_predict may write over the scores that it gave before.
+
+        They are tens of megabytes, which a system that gives them anew for each batch fills with zeros first.
+        """
+        self._held = torch.empty(0)
+        try:
+            yield
+        finally:
+            self._held = None
+
+    def full_sort_predict(self, interaction: Any) -> Tensor:
+        """[B, N]: the score of every item."""
+        if self.blair_temperature is not None or self.scores_packed:
+            users, items = user_vectors(self, interaction), item_matrix(self)
+            return torch.mm(users, items.T, out=self._room(users, items))
+        scores: Tensor = super().full_sort_predict(interaction)  # type: ignore[misc]
+        return scores
+
+    def _room(self, users: Tensor, items: Tensor) -> Tensor | None:
+        """Where the scores may be written: [B, N], or None for a place of their own."""
+        if self._held is None:
+            return None
+        if self._held.numel() < len(users) * len(items):
+            self._held = users.new_empty(len(users) * len(items))
+        return self._held[: len(users) * len(items)].view(len(users), len(items))
+
+
+def _scorer(model: Any) -> Any | None:
+    """RecBole's class whose scoring this model, or model class, has unchanged; None if it is none of ours to know."""
+    cls: Any = model if isinstance(model, type) else type(model)
+    scoring = getattr(cls, "recbole_base", cls).full_sort_predict
+    return next((known for known in _STATE_READS if known.full_sort_predict is scoring), None)

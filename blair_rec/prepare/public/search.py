@@ -1,0 +1,160 @@
+"""Search benchmarks to one simple form: Amazon-C4 and ESCI, as `blair-rec prepare amazon-c4 | esci`.
+
+What comes out is a folder with items.jsonl (item_id and texts, on each line one item), queries.jsonl (query_id, query,
+and category where it is known) and qrels.tsv (query_id, item_id, grade: higher is better; what is not listed is 0).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from blair_rec.errors import SourceError, first_of
+from blair_rec.lines.rejected import REJECTED, Rejected
+from blair_rec.prepare.folder import Hashes, Tell, is_done, need_room, new_folder, write_record
+from blair_rec.prepare.public.sources import in_folder, need, on_hub
+from blair_rec.prepare.reading.blocks import Progress
+from blair_rec.prepare.reading.records import columns_among, read_table
+
+C4_HUB = "McAuley-Lab/Amazon-C4"
+C4_FILES = ("test.csv", "sampled_item_metadata_1M.jsonl")
+ESCI_FILES = ("test.csv", "sampled_item_metadata_esci.jsonl")
+"""As upstream's process_esci.py writes them."""
+ESCI_ORIGINAL = ("shopping_queries_dataset_examples.parquet", "shopping_queries_dataset_products.parquet")
+"""As amazon-science/esci-data has them."""
+GRADES = {"E": 3, "S": 2, "C": 1, "I": 0}
+"""Exact, substitute, complement, irrelevant."""
+PRODUCT = {
+    "product_title": "title",
+    "product_bullet_point": "features",
+    "product_description": "description",
+    "product_brand": "brand",
+    "product_color": "color",
+}
+
+
+@dataclass(frozen=True)
+class SearchData:
+    """What is asked for."""
+
+    name: str
+    """amazon-c4 or esci."""
+    source: Path | None = None
+    """A folder with the files; for Amazon-C4 the hub if not given."""
+    max_rejected: float = 0.01
+    """The share of lines that may be unusable."""
+
+    def __post_init__(self) -> None:
+        if self.source is None and self.name == "esci":
+            raise SourceError("esci needs --source: a folder with " + " and ".join((*ESCI_FILES, "or", *ESCI_ORIGINAL)))
+
+
+def prepare_search(
+    asked: SearchData, folder: Path, tell: Tell, progress: Progress | None = None, *, fresh: bool = False
+) -> bool:
+    """items.jsonl, queries.jsonl and qrels.tsv in `folder`. False if the same command made them before.
+
+    Raises:
+        SourceError: a file is missing or can't be read, or queries ask for items that are not there.
+        RejectedLines: too many lines can't be used.
+        OutputError: the folder can't be written, or holds something else.
+    """
+    find = in_folder(asked.source) if asked.source is not None else on_hub(C4_HUB, tell)
+    original = asked.name == "esci" and find(ESCI_ORIGINAL[0]) is not None
+    files = ESCI_ORIGINAL if original else ESCI_FILES if asked.name == "esci" else C4_FILES
+    sources = need(find, files)
+    if is_done(folder, asdict(asked), sources, fresh):
+        return False
+    with new_folder(folder) as partial:
+        hashes = Hashes(sources)
+        hashes.begin()
+        need_room(folder, 2 * sum(path.stat().st_size for path in sources), tell)
+        rejected = Rejected(partial / REJECTED, asked.max_rejected)
+        counts = (_graded if original else _one_item_each)(sources, partial, rejected, progress)
+        rejected.check()
+        tell(", ".join(f"{name}: {count:,}" for name, count in counts.items()))
+        write_record(partial, asdict(asked), hashes, {**counts, "rejected_lines": rejected.count})
+    return True
+
+
+def _one_item_each(sources: list[Path], out: Path, rejected: Rejected, progress: Progress | None) -> dict[str, int]:
+    """Upstream's form: each query asks for one item, and the pool's items have a category and one text, metadata."""
+    queries, pool = sources
+    # process_esci.py calls the item `item`, and everything that reads it `item_id`.
+    item = "item_id" if columns_among(pool, ["item_id"]) else "item"
+    category_of: dict[str, str] = {}
+    with (out / "items.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+        for table, lines in read_table(pool, [item, "metadata", "category"], rejected, progress):
+            for (name, text, category), line in zip(table.iter_rows(), lines, strict=True):
+                if not name or name in category_of:
+                    rejected.add(pool, line, f"{item} {name!r} is empty, or stands there twice", "")
+                    continue
+                category_of[name] = category or ""
+                _write_line(file, {"item_id": name, "metadata": text or "", "category": category or ""})
+    asked: list[tuple[str, str, str]] = []
+    seen: set[str] = set()
+    for table, lines in read_table(queries, ["qid", "query", "item_id"], rejected, progress):
+        for (query_id, query, name), line in zip(table.iter_rows(), lines, strict=True):
+            if not query_id or not query or not query.strip() or query_id in seen:
+                rejected.add(
+                    queries, line, f"qid {query_id!r} is empty or stands there twice, or its query is empty", ""
+                )
+                continue
+            seen.add(query_id)
+            asked.append((query_id, query, name))
+    _check_items([name for _, _, name in asked], category_of)
+    with (out / "queries.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+        for query_id, query, name in asked:
+            _write_line(file, {"query_id": query_id, "query": query, "category": category_of[name]})
+    _write_qrels(out, ((query_id, name, 1) for query_id, _, name in asked))
+    return {"items": len(category_of), "queries": len(asked), "grades": len(asked)}
+
+
+def _graded(sources: list[Path], out: Path, rejected: Rejected, progress: Progress | None) -> dict[str, int]:
+    """The original form; of it, as upstream, the test split of the small version in American English."""
+    examples, products = sources
+    names = ["query_id", "query", "product_id", "product_locale", "esci_label", "small_version", "split"]
+    rows = pl.concat([table for table, _ in read_table(examples, names, rejected, progress)] or [pl.DataFrame()])
+    chosen = pl.col("product_locale").eq("us") & pl.col("small_version").eq("1") & pl.col("split").eq("test")
+    rows = rows.filter(chosen) if rows.height else rows
+    if not rows.height:
+        raise SourceError(f"{examples} holds no example of the test split of the small version in locale us")
+    if unknown := sorted(set(rows["esci_label"].fill_null("none")) - set(GRADES)):
+        raise SourceError(f"{examples}: unknown labels {first_of(unknown)}; known: {', '.join(GRADES)}")
+    wanted, items = set(rows["product_id"]), 0
+    found: set[str] = set()
+    with (out / "items.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+        for table, _ in read_table(products, ["product_id", "product_locale", *PRODUCT], rejected, progress):
+            for name, locale, *texts in table.iter_rows():
+                if locale == "us" and name in wanted and name not in found:
+                    found.add(name)
+                    _write_line(file, {"item_id": name, **dict(zip(PRODUCT.values(), texts, strict=True))})
+                    items += 1
+    _check_items(sorted(wanted), found)
+    queries = rows.select("query_id", "query").unique("query_id", keep="first", maintain_order=True)
+    with (out / "queries.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+        for query_id, query in queries.iter_rows():
+            _write_line(file, {"query_id": query_id, "query": query})
+    grades = rows.select("query_id", "product_id", "esci_label").iter_rows()
+    _write_qrels(out, ((query_id, name, GRADES[label]) for query_id, name, label in grades))
+    return {"items": items, "queries": queries.height, "grades": rows.height}
+
+
+def _check_items(asked_for: list[str], known: Iterable[str]) -> None:
+    if lost := sorted(set(asked_for) - set(known)):
+        raise SourceError(f"queries ask for {len(lost):,} items that are not in the pool (first: {first_of(lost)})")
+
+
+def _write_line(file: Any, row: dict[str, Any]) -> None:
+    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _write_qrels(out: Path, rows: Iterable[tuple[str, str, int]]) -> None:
+    with (out / "qrels.tsv").open("w", encoding="utf-8", newline="\n") as file:
+        file.write("query_id\titem_id\tgrade\n")
+        file.writelines(f"{query_id}\t{name}\t{grade}\n" for query_id, name, grade in rows)

@@ -1,0 +1,1 @@
+"""CSV, TSV, JSON lines and Parquet, block by block."""

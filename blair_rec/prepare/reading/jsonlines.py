@@ -1,0 +1,165 @@
+"""JSON lines: whole blocks of them by Polars, single ones to the letter, and which fields they have."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from blair_rec.errors import SourceError
+from blair_rec.prepare.reading.blocks import blocks_of, texts_of
+from blair_rec.prepare.reading.lines import UNREADABLE, not_unicode
+
+LINE = "\n"
+"""The name of a column with the bytes of each line; no field is called so."""
+DEEPEST = 100
+"""Lists and objects in one another that are read as a text."""
+SHOWN = 1000
+"""Lines whose fields an error message lists."""
+_CONSTANT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|NaN|-?Infinity')
+"""A string, or one of the constants that Python's json module writes and JSON doesn't have."""
+_SURROGATE = re.compile(rb"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u[dD][89a-fA-F]..")
+"""An escaped backslash, two escapes that are one character, or half a character."""
+
+
+class Number(str):
+    """A number of a JSON file, to the letter: 5.10 stays 5.10."""
+
+
+_to_the_letter = json.JSONDecoder(parse_float=Number, parse_int=Number, parse_constant=lambda _: None)
+
+
+class JsonLines:
+    """Parses whole lines of JSON objects; scalars become text, lists and objects JSON text, NaN becomes null.
+
+    `numbers` are columns that may come as such where nothing else is in them. With `whole`, the column LINE holds the
+    bytes of each line as well.
+    """
+
+    def __init__(
+        self, columns: Sequence[str], numbers: Mapping[str, type[pl.DataType]] | None = None, whole: bool = False
+    ) -> None:
+        texts: dict[str, type[pl.DataType]] = dict.fromkeys(columns, pl.String)
+        self.schemas = [{**texts, **numbers}, texts] if numbers else [texts]
+        self.whole = whole
+
+    def __call__(self, block: bytes) -> pl.DataFrame:
+        try:
+            table = self._parsed(block)
+        except UNREADABLE:
+            if b"NaN" not in block and b"Infinity" not in block:
+                raise
+            table = self._parsed(_CONSTANT.sub(lambda found: found[0] if found[0][:1] == b'"' else b"null", block))
+        lines = block.removesuffix(b"\n").split(b"\n") if self.whole else []
+        # With an empty line among them Polars has fewer rows, and the caller tries the lines one by one.
+        return table.with_columns(pl.Series(LINE, lines, pl.Binary)) if len(lines) == table.height > 0 else table
+
+    def _parsed(self, block: bytes) -> pl.DataFrame:
+        *typed, texts = self.schemas
+        for schema in typed:
+            with contextlib.suppress(*UNREADABLE):  # a value of another kind: 1.5 is no Int64, nor is "1"
+                return pl.read_ndjson(block, schema=schema)
+        return pl.read_ndjson(block, schema=texts)
+
+    def why(self, line: bytes) -> str:
+        try:
+            row = json.loads(line.decode())
+        except UnicodeDecodeError:
+            return not_unicode(line)
+        except json.JSONDecodeError as error:
+            return f"broken JSON ({error.msg} at character {error.pos + 1})"
+        except (ValueError, RecursionError):  # a number of thousands of digits, or lists in lists without an end
+            return ""
+        return "" if isinstance(row, dict) else f"a JSON {type(row).__name__}, not an object"
+
+
+def row_of(line: bytes, where: str) -> dict[str, Any]:
+    """The object on a line: texts, Numbers, booleans, lists, objects; null and NaN are None, half a character is NUL.
+
+    Raises:
+        SourceError: it is nested too deeply to be read as text.
+    """
+    if b"\\ud" in line or b"\\uD" in line:
+        line = _SURROGATE.sub(lambda found: rb"\u0000" if len(found[0]) == 6 else found[0], line)
+    try:
+        row = _to_the_letter.decode(line.decode())
+    except RecursionError:
+        row = None
+    if row is None or (line.count(b"[") + line.count(b"{") > DEEPEST and _depth(row) > DEEPEST):
+        raise SourceError(f"{where}: more than {DEEPEST} lists or objects stand inside one another; make them text")
+    return dict(row)
+
+
+def _depth(value: Any) -> int:
+    """How many lists or objects stand inside one another, counted up to one more than is read."""
+    depth, inside = 0, [value]
+    while depth <= DEEPEST and (inside := [one for one in inside if isinstance(one, (list, dict))]):
+        depth += 1
+        inside = [each for one in inside for each in (one.values() if isinstance(one, dict) else one)]
+    return depth
+
+
+def as_numbers(value: Any) -> Any:
+    """The same with numbers in place of Numbers, as far as Python can hold them."""
+    if isinstance(value, list):
+        return [as_numbers(one) for one in value]
+    if isinstance(value, dict):
+        return {key: as_numbers(one) for key, one in value.items()}
+    if isinstance(value, Number):
+        with contextlib.suppress(ValueError):  # thousands of digits
+            return json.loads(value)
+    return value
+
+
+def fields_among(path: Path, asked: Sequence[str]) -> list[str]:
+    """Those of `asked` that at least one line has; reads no further than to the first lines that have them.
+
+    Raises:
+        SourceError: the file can't be read.
+    """
+    missing = list(dict.fromkeys(asked))
+    for block in blocks_of(path, None):
+        missing = [name for name in missing if not _has_field(block, name)]
+        if not missing:
+            break
+    return [name for name in asked if name not in missing]
+
+
+def _has_field(block: bytes, name: str) -> bool:
+    """Whether a line of the block is an object with this field; a nested field of the same name doesn't count."""
+    for written in {json.dumps(name).encode(), json.dumps(name, ensure_ascii=False).encode("utf-8", "replace")}:
+        place = block.find(written)
+        while place >= 0:
+            end = block.find(b"\n", place) + 1 or len(block)
+            with contextlib.suppress(ValueError, RecursionError):  # the reader says which lines are broken
+                row = json.loads(block[block.rfind(b"\n", 0, place) + 1 : end])
+                if isinstance(row, dict) and name in row:
+                    return True
+            place = block.find(written, end)
+    return False
+
+
+def first_fields(path: Path) -> list[str]:
+    """The fields of the first lines, in order of first appearance.
+
+    Raises:
+        SourceError: the file can't be read, or none of these lines is an object.
+    """
+    fields: dict[str, None] = {}
+    begin = ""
+    for number, line in enumerate(texts_of(path, None)):
+        begin = begin or line.strip()
+        if number == SHOWN:
+            break
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            fields.update(dict.fromkeys(row if isinstance(row, dict) else ()))
+    if not fields:
+        array = "; this file begins as one JSON list: write each of its objects on a line" if begin[:1] == "[" else ""
+        raise SourceError(f"{path}: none of the first {SHOWN:,} lines is a JSON object; each line has to be one{array}")
+    return list(fields)

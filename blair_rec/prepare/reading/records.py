@@ -1,0 +1,185 @@
+"""CSV, TSV, JSON lines and Parquet as tables of the columns asked for, whatever the kind of file."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+import polars as pl
+
+from blair_rec.errors import SourceError
+from blair_rec.lines.rejected import Rejected
+from blair_rec.prepare.reading.blocks import Progress, See, blocks_of, is_gzipped, is_unicode, texts_of
+from blair_rec.prepare.reading.jsonlines import JsonLines, fields_among, first_fields
+from blair_rec.prepare.reading.kept import Chunk, Kept
+from blair_rec.prepare.reading.lines import Separated, read_lines
+from blair_rec.prepare.reading.parquet import parquet_columns, read_parquet
+from blair_rec.prepare.reading.quoted import cells_of_any_length, read_quoted
+
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+JSON_LINES = (".jsonl", ".json", ".ndjson")
+KINDS = (*SEPARATORS, *JSON_LINES, ".parquet")
+GZIP, PARQUET = b"\x1f\x8b", b"PAR1"
+PACKED = {
+    b"BZh": "bzip2",
+    b"\x28\xb5\x2f\xfd": "Zstandard",
+    b"\xfd7zXZ\x00": "xz",
+    b"PK\x03\x04": "zip or xlsx",
+}
+"""How files begin that have to be unpacked before they are read."""
+WIDE = (b"\xff\xfe", b"\xfe\xff")
+"""How UTF-16 begins, and UTF-32."""
+
+
+def kind_of(path: Path) -> str:
+    """The ending that says how a file is read: .csv, .jsonl, ...; `.gz` behind it doesn't count.
+
+    Raises:
+        SourceError: no such file, an ending that says nothing, or a file that begins as another kind.
+    """
+    if not path.is_file():
+        raise SourceError(f"{path} is not there, or not a file")
+    _check_packing(path)
+    name = path.name[: -len(".gz")] if is_gzipped(path) else path.name
+    kind = next((kind for kind in KINDS if name.lower().endswith(kind)), None)
+    if kind is None or (kind == ".parquet" and is_gzipped(path)):
+        raise SourceError(
+            f"{path}: unknown kind of file; known endings: {', '.join(KINDS)}, and .gz behind all but the last"
+        )
+    return kind
+
+
+def _check_packing(path: Path) -> None:
+    """
+    Raises:
+        SourceError: the first bytes say that the file is packed, or encoded, in another way than its name says.
+    """
+    try:
+        with path.open("rb") as file:
+            first = file.read(6)
+    except OSError as error:
+        raise SourceError(f"{path} can't be read ({error.strerror or error})") from None
+    if first.startswith(GZIP) and not is_gzipped(path):
+        raise SourceError(f"{path} is gzipped, but its name doesn't say so; call it {path.name}.gz")
+    if is_gzipped(path) and first and not first.startswith(GZIP):
+        raise SourceError(f"{path} is not gzipped, though its name ends in {path.suffix}; call it {path.stem}")
+    if first.startswith(PARQUET) and path.suffix.lower() != ".parquet":
+        raise SourceError(f"{path} is a Parquet file; call it {path.stem}.parquet")
+    for begin, packing in PACKED.items():
+        if first.startswith(begin):
+            raise SourceError(f"{path} is packed as {packing}, which is not read; unpack it, or pack it with gzip")
+    if first.startswith(WIDE):
+        raise SourceError(f"{path} is UTF-16 or UTF-32; save it as UTF-8, for instance with `iconv -f utf-16 -t utf-8`")
+
+
+def columns_among(path: Path, asked: Sequence[str]) -> list[str]:
+    """Those of `asked` that the file has. JSON lines have a field if any line has it, however late.
+
+    Raises:
+        SourceError: the file can't be read, or names no column.
+    """
+    if kind_of(path) in JSON_LINES:
+        return fields_among(path, asked)
+    known = _columns(path)
+    return [column for column in asked if column in known]
+
+
+def need_columns(path: Path, asked: Sequence[str]) -> None:
+    """
+    Raises:
+        SourceError: the file can't be read, lacks one of these columns, or has one twice.
+    """
+    is_json = kind_of(path) in JSON_LINES
+    known = fields_among(path, asked) if is_json else _columns(path)
+    for column in asked:
+        if column not in known and is_json:
+            known = first_fields(path)
+            raise SourceError(
+                f"{path}: no line has a field {column!r}; {_near(column, known)}fields of the first lines: "
+                f"{', '.join(known)}"
+            )
+        if column not in known:
+            raise SourceError(f"{path}: no column {column!r}; {_near(column, known)}columns: {', '.join(known)}")
+        if known.count(column) > 1:
+            places = [str(place) for place, name in enumerate(known, 1) if name == column]
+            raise SourceError(
+                f"{path}: {len(places)} columns are called {column!r} (columns {', '.join(places)}); rename all but one"
+            )
+
+
+def read_table(
+    path: Path,
+    columns: Sequence[str],
+    rejected: Rejected,
+    progress: Progress | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    numbers: Mapping[str, type[pl.DataType]] | None = None,
+    whole: bool = False,
+    keep: Path | None = None,
+    see: See | None = None,
+) -> Iterator[Chunk]:
+    """These columns of a file, some rows at a time. Lines that can't be parsed go to `rejected`.
+
+    `names` are the columns of a CSV file whose first line is already a row; they count only if it is no header.
+    `numbers` are columns that may come as such where JSON has nothing else in them, which is faster than as text.
+    `whole` adds a column jsonlines.LINE, the bytes of each line of a JSON lines file.
+    `keep` is a folder for what has been read of long JSON lines: after an interruption it is not parsed again.
+    `see` is shown the bytes of files that are read in one go: not compressed, Parquet, or quoted CSV.
+
+    Raises:
+        SourceError: no such file, not of its kind, cut off, without one of the columns, or with one twice.
+        RejectedLines: more lines than the limit allows can't be parsed.
+    """
+    kind = kind_of(path)
+    headless = False
+    if kind in SEPARATORS and names is not None:
+        known = _columns(path)
+        headless = not set(columns) <= set(known) and len(known) == len(names)
+    if not headless:
+        need_columns(path, columns)
+    if kind == ".parquet":
+        yield from read_parquet(path, columns, rejected)
+    elif kind in JSON_LINES:
+        kept = Kept.of(path, columns, keep) if keep is not None else None
+        yield from read_lines(path, JsonLines(columns, numbers, whole), rejected, progress, see, kept=kept)
+    else:
+        known = list(names or ()) if headless else _columns(path)
+        if kind == ".csv" and any(b'"' in block for block in blocks_of(path, None)):
+            yield from read_quoted(path, known, columns, rejected, progress, skip=not headless)
+        else:
+            parse = Separated(known, columns, SEPARATORS[kind])
+            yield from read_lines(path, parse, rejected, progress, see, skip=not headless)
+
+
+def _columns(path: Path) -> list[str]:
+    """The columns of a file that names them once for all rows."""
+    kind = kind_of(path)
+    return parquet_columns(path) if kind == ".parquet" else _header(path, SEPARATORS[kind])
+
+
+def _header(path: Path, separator: str) -> list[str]:
+    first = next(texts_of(path, None), "").rstrip("\r\n")
+    if not is_unicode(first) or "\0" in first:
+        raise SourceError(f"{path}, line 1 is not UTF-8; save the file as UTF-8, for instance with `iconv -t utf-8`")
+    if "\r" in first:
+        raise SourceError(f"{path}: its lines end in a carriage return alone; save it with line ends of today (\\n)")
+    cells = first.split(separator)
+    if separator == ",":
+        try:
+            with cells_of_any_length():
+                cells = next(csv.reader([first], strict=True), [])
+        except csv.Error as error:
+            raise SourceError(
+                f"{path}, line 1: broken quoting ({error}); the first line has to name the columns"
+            ) from None
+    if not any(cells):
+        raise SourceError(f"{path} is empty, or its first line is; the first line has to name the columns")
+    return cells
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    near = get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}? " if near else ""

@@ -1,0 +1,1 @@
+"""A model and users -> ranks and top-k; scorers without training; ensembles."""

@@ -1,1 +1,0 @@
-"""The training side: RecBole data set -> model -> trainer -> scores. Never imports transformers."""

@@ -1,0 +1,1 @@
+"""Lines of text -> vectors, with a frozen encoder."""

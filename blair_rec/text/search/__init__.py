@@ -1,0 +1,1 @@
+"""The nearest items of a sentence, and how well that works."""

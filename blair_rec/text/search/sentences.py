@@ -1,0 +1,152 @@
+"""A sentence -> the items whose text lies nearest."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blair_rec.errors import ConfigError, StoreError
+from blair_rec.text.catalogue import TITLE_FIELDS, Catalogue, Record, first_field, iter_catalogue, short_title, texts_in
+from blair_rec.text.encoding.encoder import TextEncoder, best_device
+from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
+from blair_rec.text.search.nearest import ExactIndex, Index, check_k
+from blair_rec.text.store.embeddings import EmbeddingStore, open_store
+from blair_rec.text.template import Template
+
+logger = logging.getLogger("blair_rec")
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One item that was found."""
+
+    item_token: str
+    score: float
+    """Cosine of its vector and the query's, or their product."""
+    title: str = ""
+    """What the catalogue calls it; "" without a catalogue."""
+
+
+class TextSearch:
+    """A store that answers sentences, read by the encoder that made it."""
+
+    def __init__(
+        self,
+        store: EmbeddingStore | str | Path,
+        encoder: str | None = None,
+        items: Catalogue | str | Path | None = None,
+        *,
+        metric: str = "cosine",
+        approximate: bool = False,
+        device: str | None = None,
+        item_id: str | None = None,
+    ) -> None:
+        """A store that is open, or its folder; `items` are where titles come from: a file is read at each search.
+        `item_id` names the field of that file that holds the item tokens, if it has another name than usual.
+
+        `encoder` says where the store's encoder is to be had now, such as a folder that has moved; no other one is
+        taken. It has to be named for a store that was imported, which doesn't say what made it. `approximate` searches
+        with faiss, whose index is made once and kept beside the store; the metric is cosine, or dot.
+
+        Raises StoreError if the encoder is another one or nobody knows it, UnknownEncoder or EncoderUnavailable if it
+        can't be had, ConfigError for an unknown metric, MissingExtra without faiss.
+        """
+        self.store = store if isinstance(store, EmbeddingStore) else open_store(store, verify=False)
+        self.items, self.item_id = items, item_id
+        self.index: Index = _index(self.store, metric, approximate)
+        self.encoder = TextEncoder(encoder_of(self.store, encoder), device or best_device())
+        if self.encoder.text_dim != self.store.text_dim:
+            made = f"vectors of width {self.encoder.text_dim}, and the store's have {self.store.text_dim}"
+            raise StoreError(f"{self.encoder.source.name} makes {made}; name the encoder that made the store")
+
+    def search(self, queries: Sequence[str], k: int = 10) -> list[list[Hit]]:
+        """The nearest k items of each query, the nearest first; of equal scores the one first in the store.
+
+        Raises as check_asked does.
+        """
+        check_asked(queries, k)
+        found = self.index.search(self.encoder.encode(queries), k)
+        tokens = {row: self.store.tokens.at([row])[0] for row in np.unique(found.rows).tolist() if row >= 0}
+        titles = {} if self.items is None else titles_of(self.items, set(tokens.values()), self.store, self.item_id)
+        return [
+            [Hit(tokens[row], score, titles.get(tokens[row], "")) for row, score in zip(*best, strict=True) if row >= 0]
+            for best in zip(found.rows.tolist(), found.scores.tolist(), strict=True)
+        ]
+
+
+def check_asked(queries: Sequence[str], k: int) -> None:
+    """Raise ConfigError for a query without a word, or a number of items below 1."""
+    if blank := [number for number, query in enumerate(queries, start=1) if not query.strip()]:
+        raise ConfigError(f"query {blank[0]} of {len(queries)} is empty; write a sentence, such as 'a blue cup'")
+    check_k(k)
+
+
+def _index(store: EmbeddingStore, metric: str, approximate: bool) -> Index:
+    if approximate:
+        from blair_rec.text.search.approximate import ApproximateIndex
+
+        return ApproximateIndex(store, metric)
+    return ExactIndex(store, metric)
+
+
+def encoder_of(store: EmbeddingStore, encoder: str | None = None) -> EncoderSource:
+    """The encoder that made a store, found again, with its pooling and length; queries are read in float32.
+
+    Raises StoreError if what is found is another one, or the store doesn't know and `encoder` doesn't say.
+    """
+    said = store.encoder
+    where = f"the store {store.path}" if store.path else "the store"
+    if "revision" not in said:
+        if encoder is None:
+            raise StoreError(f"{where} doesn't say which encoder made its vectors; name it (--encoder)")
+        logger.warning("%s doesn't say which encoder made its vectors; they are taken for those of %s", where, encoder)
+        return resolve_encoder(encoder)
+    # A folder's name alone wouldn't find it; a fallback stepped in under its own name.
+    is_folder = Path(said["asked_for"]).expanduser().is_dir() and Path(said["asked_for"]).name == said["name"]
+    name = encoder or (said["asked_for"] if is_folder else said["name"])
+    of_hub = encoder is None and not is_folder and len(said["revision"]) == 40
+    source = resolve_encoder(
+        name,
+        revision=said["revision"] if of_hub else None,
+        pooling=said["pooling"],
+        max_length=said["max_length"],
+    )
+    if source.revision != said["revision"]:
+        raise StoreError(
+            f"{where} was made by {said['name']} at revision {said['revision']}, but {name} is at {source.revision}: "
+            "their vectors can't be compared; name the same encoder (--encoder), or encode again"
+        )
+    return source
+
+
+def titles_of(
+    items: Catalogue | str | Path, item_tokens: set[str], store: EmbeddingStore, item_id: str | None = None
+) -> dict[str, str]:
+    """By item token what a reader calls it: its title, or else the beginning of the text that was encoded.
+
+    Of an item's rows the first one that has either counts.
+
+    Raises CatalogueError for a file that can't be read, StoreError if it knows none of the items.
+    """
+    template = Template(store.template["name"], tuple(store.template["fields"])) if store.template else None
+    rows: Iterable[tuple[str, Record]] = (
+        items.rows() if isinstance(items, Catalogue) else iter_catalogue(items, item_id)
+    )
+    titles: dict[str, str] = {}
+    for token, record in rows:
+        if token in item_tokens:
+            titles[token] = titles.get(token) or _title(record, template)
+    if item_tokens and not titles:
+        where = items.source if isinstance(items, Catalogue) else items
+        raise StoreError(f"{where} knows none of the items that were found; name the catalogue that was encoded")
+    return titles
+
+
+def _title(record: Record, template: Template | None) -> str:
+    title: Any = texts_in(record.get(first_field(TITLE_FIELDS, record)))
+    return short_title(title or ([template.line(record)] if template else []))

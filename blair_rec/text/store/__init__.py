@@ -1,0 +1,1 @@
+"""Text vectors on disk, found again by item token."""

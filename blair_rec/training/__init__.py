@@ -1,0 +1,1 @@
+"""Epochs, losses, negatives, the optimiser, several processes and checkpoints."""

@@ -1,0 +1,182 @@
+"""Checkpoints: weights, and all that it takes to train on as if nothing had happened; safetensors, never pickle."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from blair_rec.errors import CheckpointError
+from blair_rec.files import partial_of, replace_file, share
+from blair_rec.models.text_models import fitted_transforms
+
+STATE = "training_state"
+"""Key of the metadata that holds the JSON half of a checkpoint; the tensors are the other half of the same file."""
+TRANSFORMS = "transforms/"
+"""What the names of the tensors begin with that fitted transforms have found."""
+REFITTED = 1e-3
+"""Transforms fitted again differ by less than this share of their largest number, on whatever machine."""
+
+
+def save_weights(model: nn.Module, path: Path, store_sha256: str | None) -> None:
+    """The trained weights as safetensors, under a temporary name first.
+
+    Frozen tables stay in their store, beside which the fitted transforms are all it takes to have them again.
+    """
+    partial = partial_of(path)
+    tensors = _tensors(model)
+    save_file(tensors, partial, metadata={"store_sha256": store_sha256 or "", "model": type(model).__name__})
+    share(partial)
+    replace_file(partial, path)
+
+
+def load_weights(model: nn.Module, path: Path, store_sha256: str | None) -> None:
+    """Put saved weights into a model built the same way.
+
+    Raises:
+        CheckpointError: no such file, not safetensors, weights of another model, trained over another store, or a
+            model whose transforms were fitted otherwise.
+    """
+    with _opened(path) as file:
+        needed = (file.metadata() or {}).get("store_sha256") or None
+    if needed is not None and needed != store_sha256:
+        has = f"the store given is {store_sha256}" if store_sha256 else "no store was given"
+        raise CheckpointError(
+            f"{path} was trained over the text vectors of store {needed}, which a checkpoint does not carry, "
+            f"and {has}; point to that store, or make it again with `blair-rec encode`"
+        )
+    try:
+        model.load_state_dict({name: tensor for name, tensor in load_file(path).items() if _is_weight(name)})
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} holds weights of another model: {error}") from None
+    saved, transforms = saved_transforms(path), fitted_transforms(model)
+    if saved and transforms and (other := _differing(saved, transforms.arrays)):
+        raise CheckpointError(
+            f"{path} was trained over text vectors that were transformed otherwise than those of this model "
+            f"({', '.join(other)}); build the model with blair_rec.load, which takes the transforms from the checkpoint"
+        )
+
+
+def saved_transforms(path: Path) -> dict[str, np.ndarray]:
+    """What the transforms of a checkpoint's text vectors had found when they were fitted; nothing without any.
+
+    Raises:
+        CheckpointError: no such file, or not safetensors.
+    """
+    with _opened(path) as file:
+        names = [name for name in file.keys() if name.startswith(TRANSFORMS)]  # noqa: SIM118  (no mapping)
+        return {name.removeprefix(TRANSFORMS): file.get_tensor(name).numpy() for name in names}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no saved weights there")
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} can't be read as safetensors ({error}); train again to make it anew") from None
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The weights of a model, and what its transforms have found."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    transforms = fitted_transforms(model)
+    arrays = transforms.arrays if transforms else {}
+    return tensors | {f"{TRANSFORMS}{name}": torch.from_numpy(array.copy()) for name, array in arrays.items()}
+
+
+def _differing(saved: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """Names under which two fits have found more than roundings of the same."""
+    return [
+        name
+        for name in sorted({*saved, *arrays})
+        if name not in saved
+        or name not in arrays
+        or saved[name].shape != arrays[name].shape
+        or not np.allclose(saved[name], arrays[name], rtol=0, atol=REFITTED * np.abs(arrays[name]).max(initial=0))
+    ]
+
+
+def save_training(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+    generators: Mapping[str, torch.Generator],
+    best: Mapping[str, Tensor] | None = None,
+    store_sha256: str | None = None,
+) -> None:
+    """A whole checkpoint in one file, under a temporary name first, so that there is never half of one.
+
+    It holds the model, the best weights so far, the optimiser, `state` (what JSON can hold) and the random states of
+    Python, NumPy, torch and `generators`. Read by load_weights, too, as the weights of the model.
+    """
+    tensors = _tensors(model)
+    tensors |= {f"best/{name}": tensor.detach().cpu().contiguous() for name, tensor in (best or {}).items()}
+    moments = optimizer.state_dict()
+    for parameter, values in moments["state"].items():
+        tensors |= {f"optimizer/{parameter}/{name}": tensor.cpu() for name, tensor in values.items()}
+    tensors |= {f"generator/{name}": generator.get_state() for name, generator in generators.items()}
+    tensors["generator/torch"] = torch.get_rng_state()
+    kind, keys, *numbers = np.random.get_state(legacy=True)  # noqa: NPY002  (RecBole's samplers draw from it)
+    tensors["generator/numpy"] = torch.from_numpy(np.asarray(keys).astype(np.int64))
+    everything = {
+        **state,
+        "groups": moments["param_groups"],
+        "numpy": [kind, *numbers],
+        "python": random.getstate(),
+    }
+    partial = partial_of(path)
+    metadata = {"store_sha256": store_sha256 or "", "model": type(model).__name__, STATE: json.dumps(everything)}
+    save_file(tensors, partial, metadata=metadata)
+    share(partial)
+    replace_file(partial, path)
+
+
+def load_training(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generators: Mapping[str, torch.Generator],
+    store_sha256: str | None = None,
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Put everything back where `save_training` took it from; the state and the best weights are returned.
+
+    Raises:
+        CheckpointError: no such file, not a whole checkpoint, of another model, or trained over another store.
+    """
+    load_weights(model, path, store_sha256)
+    with safe_open(path, framework="pt") as file:
+        state = json.loads((file.metadata() or {}).get(STATE, "null"))
+    if state is None:
+        raise CheckpointError(f"{path} holds weights alone, with no state to train on from")
+    tensors = load_file(path)
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer/"):
+            _, parameter, moment = name.split("/")
+            moments.setdefault(int(parameter), {})[moment] = tensor
+    optimizer.load_state_dict({"state": moments, "param_groups": state.pop("groups")})
+    for name, generator in generators.items():
+        generator.set_state(tensors[f"generator/{name}"])
+    torch.set_rng_state(tensors["generator/torch"])
+    kind, *numbers = state.pop("numpy")
+    np.random.set_state((kind, tensors["generator/numpy"].numpy().astype(np.uint32), *numbers))  # noqa: NPY002
+    version, keys, gauss = state.pop("python")
+    random.setstate((version, tuple(keys), gauss))
+    return state, {name.removeprefix("best/"): tensor for name, tensor in tensors.items() if name.startswith("best/")}
+
+
+def _is_weight(name: str) -> bool:
+    return not name.startswith(("best/", "optimizer/", "generator/", TRANSFORMS))

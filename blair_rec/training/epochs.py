@@ -1,0 +1,166 @@
+"""The steps of an epoch: every position of packed windows with a loss of ours, or RecBole's own batches and loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blair_rec.config.sections import SAMPLED_LOSSES, TrainConfig
+from blair_rec.data.sequences import TrainingSequences
+from blair_rec.errors import ConfigError
+from blair_rec.models.dropout import BitDropout
+from blair_rec.models.packing import can_pack, hidden_states
+from blair_rec.models.similarity import as_key, as_query
+from blair_rec.models.text_models import item_side, shared_items
+from blair_rec.training import parallel
+from blair_rec.training.losses import bpr, full_softmax, gbce, sampled_scores, sampled_softmax
+from blair_rec.training.negatives import Negatives
+
+from recbole.data.dataloader import TrainDataLoader
+from recbole.data.utils import create_samplers
+from recbole.utils import init_seed
+
+StepLosses = Iterator[tuple[Tensor, int]]
+"""For each step its mean loss and its number of targets; the optimiser steps before the next is asked for.
+
+Of several processes each sees its share of every batch, which may be nothing: a loss of 0 without targets.
+"""
+
+
+class Steps(Protocol):
+    """The training steps of every epoch."""
+
+    def __len__(self) -> int:
+        """Steps of an epoch; of packed windows, about so many."""
+
+    def __call__(self, epoch: int) -> StepLosses:
+        """Those of an epoch, counted from 1."""
+
+
+class EveryPosition:
+    """Steps where one pass over a window teaches all its positions, with a loss of ours.
+
+    What is drawn at random (windows, dropout, items to hold the targets against) depends on seed and epoch alone, so
+    training can go on from any epoch.
+    """
+
+    def __init__(self, model: Any, sequences: TrainingSequences, width: int, train: TrainConfig, seed: int) -> None:
+        self.model, self.sequences, self.width, self.train, self.seed = model, sequences, width, train, seed
+        self.stride = width if train.stride is None else train.stride
+        if self.stride > width:
+            raise ConfigError(f"stride is {self.stride}; it can't be more than MAX_ITEM_LIST_LENGTH, {width}")
+        self.target_counts = np.bincount(sequences.items[sequences.is_target], minlength=model.n_items)
+
+    def __len__(self) -> int:
+        return math.ceil(self.sequences.n_targets / self.train.batch_size)
+
+    def __call__(self, epoch: int) -> StepLosses:
+        seed, rank, model, train = hash_seed(self.seed, epoch), parallel.rank(), self.model, self.train
+        dropout = BitDropout(hash_seed(seed, rank) if rank else seed)
+        negatives = self._negatives(seed) if train.loss in SAMPLED_LOSSES else None
+        for packed in self.sequences.batches(self.width, self.stride, train.batch_size, seed, parallel.share()):
+            packed = packed.to(model.device)
+            learnt = torch.nonzero(packed.targets).squeeze(1)
+            drawn = tuple(part.to(model.device) for part in negatives.draw()) if negatives is not None else None
+            read = torch.cat([packed.items, packed.targets, drawn[0]]) if drawn is not None else None
+            with shared_items(model, read):
+                some = learnt if len(learnt) < len(packed.targets) else None
+                hidden = hidden_states(model, packed, dropout, some)
+                yield self._loss(hidden, packed.targets[learnt], drawn), len(learnt)
+
+    def _negatives(self, seed: int) -> Negatives:
+        """Of an epoch, the same in all processes."""
+        return Negatives(self.target_counts, self.train.negatives, self.train.sampling, seed)
+
+    def _loss(self, hidden: Tensor, targets: Tensor, drawn: tuple[Tensor, ...] | None) -> Tensor:
+        train, items = self.train, item_side(self.model)
+        hidden = as_query(hidden, train.temperature)
+        if len(targets) == 0:
+            return hidden.sum()
+        if drawn is None:
+            weight = as_key(items.weight, train.temperature)
+            return full_softmax(hidden, targets, weight, precision=getattr(torch, train.precision))
+        ids, log_counts = drawn
+        own, others = sampled_scores(hidden, targets, ids, lambda ids: as_key(items(ids), train.temperature))
+        if train.loss == "sampled_softmax":
+            return sampled_softmax(own, others, log_counts if train.log_q else None)
+        if train.loss == "gbce":
+            return gbce(own, others, len(self.target_counts) - 1, train.gbce_t)
+        return bpr(own, others)
+
+
+class RecboleWay:
+    """Steps with RecBole's own batches and the model's own loss."""
+
+    def __init__(self, model: Any, loader: Any) -> None:
+        self.model, self.loader = model, loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __call__(self, epoch: int) -> StepLosses:
+        for batch in self.loader:
+            mine = batch[parallel.share()]
+            cases = len(mine)
+            with shared_items(self.model):
+                loss = self.model.calculate_loss((mine if cases else batch[:1]).to(self.model.device))
+                loss = torch.stack(loss).sum() if isinstance(loss, tuple) else loss
+                yield loss if cases else loss * 0, cases
+
+
+def check_loss(model_class: type, train: TrainConfig) -> None:
+    """Raises ConfigError where a train section asks for what a model that can't be packed can't be given."""
+    asked = [
+        name for name in ("temperature", "precision", "stride") if getattr(train, name) != getattr(TrainConfig, name)
+    ]
+    asked += [f"loss: {train.loss}"] * (train.loss in SAMPLED_LOSSES)
+    if asked and not can_pack(model_class):
+        raise ConfigError(
+            f"{model_class.__name__} trains RecBole's way, with a loss of its own, which {asked[0]} doesn't reach; "
+            "leave it out, or take SASRec or GRU4Rec"
+        )
+
+
+def build_training(
+    model_class: Any, config: Any, split: Any, sequences: TrainingSequences, train: TrainConfig, seed: int
+) -> tuple[Any, Steps]:
+    """A model as the seed initialises it, and the steps of its training: every position, or RecBole's way.
+
+    Args:
+        config: RecBole's, for this model; the device is named there.
+        split: the training split; `sequences` are its own.
+
+    Raises:
+        ConfigError: a loss that this model can't be trained with.
+    """
+    check_loss(model_class, train)
+    seed_everything(seed)
+    if train.loss != "recbole" and can_pack(model_class):
+        model = model_class(config, split).to(config["device"])
+        return model, EveryPosition(model, sequences, config["MAX_ITEM_LIST_LENGTH"], train, seed)
+    batches = recbole_batches(config, split)  # before the model, which asks the config what the loader put there
+    model = model_class(config, split).to(config["device"])
+    if parallel.rank():  # processes drop out each for itself; what batches are drawn from stays the same
+        torch.manual_seed(hash_seed(seed, parallel.rank()))
+    return model, RecboleWay(model, batches)
+
+
+def recbole_batches(config: Any, train: Any) -> TrainDataLoader:
+    """RecBole's own loader over a training split, with the sampler that the config asks for."""
+    sampler, _, _ = create_samplers(config, train, [train, train, train])
+    return TrainDataLoader(config, train, sampler, shuffle=True)
+
+
+def seed_everything(seed: int) -> None:
+    """Python, NumPy and torch, as RecBole does it."""
+    init_seed(seed, True)
+
+
+def hash_seed(seed: int, number: int) -> int:
+    """A seed of its own for each epoch of a run, or for each process."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])

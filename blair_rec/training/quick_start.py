@@ -1,0 +1,137 @@
+"""RecBole's quick start, on any folder: settings are checked first, and what a stock model needs is added."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from blair_rec.border.recbole_keys import default_of, misspelt, wrong_values
+from blair_rec.border.settings import recbole_errors
+from blair_rec.config.plugin import in_flat_keys
+from blair_rec.config.reading import load_yaml, refuse
+from blair_rec.errors import ConfigError
+from blair_rec.models.text_models import model_class
+
+from recbole.model import (
+    context_aware_recommender,
+    general_recommender,
+    knowledge_aware_recommender,
+    sequential_recommender,
+)
+from recbole.quick_start import run_recbole
+from recbole.utils import ModelType
+
+FAMILIES = (sequential_recommender, general_recommender, context_aware_recommender, knowledge_aware_recommender)
+BUNDLED = "ml-100k"
+"""The data set that RecBole brings, and takes for every folder of this name."""
+
+
+class QuickStart(NamedTuple):
+    """What RecBole's quick start is called with."""
+
+    model: str
+    dataset: str
+    files: tuple[str, ...]
+    settings: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    """What was added to the settings, and who reads and trains, for the user."""
+
+
+def prepare(model: str, dataset: str, files: Sequence[str], settings: Mapping[str, Any]) -> QuickStart:
+    """A call of RecBole's quick start, checked; nothing is read but the settings.
+
+    Args:
+        model: of RecBole, or BLaIR<name> for one that takes item text.
+        dataset: a folder of atomic files, or a name as RecBole finds it.
+        files: YAML files of settings; `settings` go before them.
+
+    Raises:
+        ConfigError: no such model, file or data set, a misspelt setting, or a value that can't be meant.
+    """
+    cls = model_class(model) if model.startswith("BLaIR") else _stock_model(model)
+    given: dict[str, Any] = {}
+    for file in files:
+        given.update(load_yaml(file))
+    given.update(settings)
+    sequential = cls.type == ModelType.SEQUENTIAL
+    if sequential:  # others read more settings than these two functions know
+        refuse([*misspelt(given, model), *wrong_values(given, model)])
+    added = dict(_folder_settings(dataset, given))
+    notes = []
+    if not hasattr(cls, "recbole_base"):
+        notes.append(f"{model} is a stock model: RecBole's own reader, data set and trainer are used, not blair_rec's")
+        if sequential:
+            defaults = _sequential_defaults(cls.__name__, dataset, given)
+            added.update(defaults)
+            notes += [f"{key} is not given; taken: {json.dumps(value)}" for key, value in defaults.items()]
+    return QuickStart(model, Path(dataset).resolve().name, tuple(files), {**settings, **added}, tuple(notes))
+
+
+def run(start: QuickStart) -> dict[str, Any]:
+    """What RecBole's `run_recbole` returns: the metrics on validation and test, by name.
+
+    Raises:
+        RecBoleError: RecBole can't use a setting or a file.
+        BlairRecError: our models, data set or trainer can't.
+    """
+    known, sys.argv = sys.argv, sys.argv[:1]  # RecBole reads the command line by itself
+    try:
+        with (
+            in_flat_keys(),
+            recbole_errors(
+                f"run {start.model} on {start.dataset!r}", "change the setting or the file that this is about"
+            ),
+        ):
+            result: dict[str, Any] = run_recbole(
+                model=start.model,
+                dataset=start.dataset,
+                config_file_list=list(start.files),
+                config_dict=dict(start.settings),
+            )
+    finally:
+        sys.argv = known
+    return result
+
+
+def _stock_model(name: str) -> Any:
+    """The class of a RecBole model."""
+    known = {name: cls for family in FAMILIES for name, cls in vars(family).items() if inspect.isclass(cls)}
+    if name in known:
+        return known[name]
+    near = get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"RecBole's are {', '.join(sorted(known))}"
+    raise ConfigError(f"model is {name!r}, which RecBole doesn't have; {hint}")
+
+
+def _folder_settings(dataset: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Where RecBole finds a data set that is given as a folder; nothing for one that it finds by name."""
+    folder, by_name = Path(dataset), Path(dataset).name == dataset
+    found = "data_path" in given or dataset == BUNDLED or Path("dataset", dataset).is_dir() or not folder.is_dir()
+    if by_name and found:  # RecBole looks in its data_path, and knows some names
+        return {}
+    if not folder.is_dir():
+        raise ConfigError(f"--dataset {dataset}: there is no such folder; give a folder NAME that holds NAME.inter")
+    if "data_path" in given:
+        raise ConfigError(f"--dataset {dataset} is a path, and data_path is {given['data_path']!r}; leave one out")
+    if folder.resolve().name == BUNDLED:
+        raise ConfigError(
+            f"--dataset {dataset}: RecBole reads the {BUNDLED} that it brings for every folder of this name; "
+            "rename the folder and its files"
+        )
+    return {"data_path": str(folder.resolve().parent)}
+
+
+def _sequential_defaults(model: str, dataset: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stock sequential model needs and RecBole's defaults don't say: no negatives for cross entropy, times."""
+    added: dict[str, Any] = {}
+    if given.get("loss_type", default_of("loss_type", model)) == "CE" and "train_neg_sample_args" not in given:
+        added["train_neg_sample_args"] = None
+    if "load_col" not in given and dataset != BUNDLED and not given.get("benchmark_filename"):
+        fields = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")
+        added["load_col"] = {"inter": [given.get(field, default_of(field, model)) for field in fields]}
+    return added
