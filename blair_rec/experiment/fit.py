@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-import blair_rec.recbole  # noqa: F401  (repairs RecBole before anything of it is used)
 from blair_rec.border.recbole_keys import model_keys, unread
 from blair_rec.border.settings import CHANGE_SETTINGS, recbole_config, recbole_errors
 from blair_rec.config.comparison import CompareConfig

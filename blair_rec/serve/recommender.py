@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-import blair_rec.recbole  # noqa: F401  (repairs RecBole before anything of it is used)
 from blair_rec.border.settings import ItemsOnly, recbole_config, recbole_errors
 from blair_rec.data.dataset import ItemVectors
 from blair_rec.errors import CheckpointError, ConfigError, OutputError, StoreError, UnknownItems
