@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 import blair_rec.recbole  # noqa: F401
 from blair_rec.border.settings import ItemsOnly, recbole_config
-from blair_rec.models.packing import Packed, can_pack, hidden_states, pack
+from blair_rec.data.packing import Packed, pack
+from blair_rec.models.packed import can_pack, hidden_states
 from blair_rec.training.losses import full_softmax
 
 from recbole.model.sequential_recommender import BERT4Rec, GRU4Rec, SASRec

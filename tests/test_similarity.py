@@ -16,7 +16,7 @@ from worlds import SMALL, vectors_for
 from blair_rec.border.settings import recbole_config
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.errors import ConfigError
-from blair_rec.models.packing import can_pack
+from blair_rec.models.packed import can_pack
 from blair_rec.models.similarity import as_key, as_query, item_matrix, scores_by_product, user_vectors
 from blair_rec.models.text_models import item_side, model_class
 

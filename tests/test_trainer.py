@@ -20,7 +20,7 @@ from blair_rec.config.sections import TrainConfig
 from blair_rec.data.dataset import ItemVectors, TextSequentialDataset
 from blair_rec.data.sequences import training_sequences
 from blair_rec.errors import ConfigError, TrainingError
-from blair_rec.models.packing import last_states
+from blair_rec.models.packed import last_states
 from blair_rec.models.text_models import item_side, model_class
 from blair_rec.training.epochs import EveryPosition, RecboleWay, build_training, recbole_batches, seed_everything
 from blair_rec.training.optimizer import LearningRate, RowAdam

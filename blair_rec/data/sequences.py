@@ -10,8 +10,8 @@ import torch
 
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.data.log import LOG_POSITION
+from blair_rec.data.packing import Packed, pack
 from blair_rec.errors import DatasetError
-from blair_rec.models.packing import Packed, pack
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,7 @@ from blair_rec.errors import BlairRecError, ConfigError, DatasetError
 from blair_rec.evaluate.metrics import check_k, metric_values
 from blair_rec.experiment.item_vectors import item_vectors
 from blair_rec.experiment.planning.plan import run_setup
-from blair_rec.models.packing import can_pack
+from blair_rec.models.packed import can_pack
 from blair_rec.models.text_models import count_parameters, model_class
 from blair_rec.models.whitening import items_that_differ
 from blair_rec.ranking.baselines import Counted, build_baseline

@@ -27,7 +27,7 @@ from blair_rec.config.sections import VariantConfig
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.errors import ConfigError
 from blair_rec.models.items import Items, build_items
-from blair_rec.models.packing import can_pack
+from blair_rec.models.packed import can_pack
 
 import recbole.data.dataset
 import recbole.trainer

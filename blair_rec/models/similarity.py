@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blair_rec.errors import ConfigError
-from blair_rec.models.packing import can_pack, last_states
+from blair_rec.models.packed import can_pack, last_states
 
 from recbole.model import sequential_recommender as models
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.data.log import LOG_POSITION
 from blair_rec.errors import ScoringError
-from blair_rec.models.packing import can_pack, last_states
+from blair_rec.models.packed import can_pack, last_states
 from blair_rec.models.similarity import as_query, item_matrix, scores_by_product, user_vectors
 from blair_rec.models.text_models import shared_items
 

@@ -14,7 +14,7 @@ from blair_rec.config.sections import SAMPLED_LOSSES, TrainConfig
 from blair_rec.data.sequences import TrainingSequences
 from blair_rec.errors import ConfigError
 from blair_rec.models.dropout import BitDropout
-from blair_rec.models.packing import can_pack, hidden_states
+from blair_rec.models.packed import can_pack, hidden_states
 from blair_rec.models.similarity import as_key, as_query
 from blair_rec.models.text_models import item_side, shared_items
 from blair_rec.training import parallel

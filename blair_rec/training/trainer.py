@@ -17,7 +17,7 @@ from blair_rec.border.collector import TopKCollector
 from blair_rec.config.plugin import read_plugin_config
 from blair_rec.config.sections import SAMPLED_LOSSES, TrainConfig
 from blair_rec.data.sequences import training_sequences
-from blair_rec.models.packing import can_pack
+from blair_rec.models.packed import can_pack
 from blair_rec.models.similarity import scores_by_product
 from blair_rec.models.text_models import item_side, shared_items
 from blair_rec.training import parallel

@@ -1,0 +1,76 @@
+"""Many users' sequences in one row of tokens, so that nothing is computed for padding."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Windows of sequences, shortest first, as one row: token t predicts target t."""
+
+    items: Tensor
+    """[P] int64 item ids; each window oldest first."""
+    targets: Tensor
+    """[P] int64 item ids, 0 where there is nothing to learn."""
+    positions: Tensor
+    """[P] int64 from 0, beginning anew with each window."""
+    lengths: np.ndarray
+    """[W] int64, ascending."""
+    blocks: tuple[tuple[int, int], ...]
+    """(windows, slots of each) of every block."""
+    token_of_slot: Tensor
+    """[S] int64; an empty slot, always behind its window's tokens, names token 0."""
+    slot_of_token: Tensor
+    """[P] int64."""
+
+    def to(self, device: torch.device) -> Packed:
+        """The same on another device."""
+        tensors = (self.items, self.targets, self.positions, self.token_of_slot, self.slot_of_token)
+        items, targets, positions, token_of_slot, slot_of_token = (tensor.to(device) for tensor in tensors)
+        return Packed(items, targets, positions, self.lengths, self.blocks, token_of_slot, slot_of_token)
+
+
+def pack(
+    items: Tensor, targets: Tensor, first: np.ndarray, length: np.ndarray, new: np.ndarray | None = None
+) -> Packed:
+    """Windows of a log of events, cut out and packed.
+
+    Shapes: items, targets [M] int64; first, length, new [W] int64. Window w reads items[first : first + length] and
+    predicts targets[first + 1 : first + length + 1], or the last `new` of them alone.
+    """
+    order = np.argsort(length, kind="stable")
+    first, length, new = first[order], length[order], (length if new is None else new)[order]
+    ends = np.cumsum(length)
+    position = np.arange(ends[-1]) - np.repeat(ends - length, length)
+    event = torch.from_numpy(np.repeat(first, length) + position)
+    known = torch.from_numpy(position < np.repeat(length - new, length))
+    slots = _block_lengths(int(length[-1]))
+    slots = slots[np.searchsorted(slots, length)]
+    sizes, counts = np.unique(slots, return_counts=True)
+    slot_of_token = np.repeat(np.cumsum(slots) - slots, length) + position
+    token_of_slot = np.zeros(int(slots.sum()), dtype=np.int64)
+    token_of_slot[slot_of_token] = np.arange(len(position))
+    return Packed(
+        items[event],
+        targets[event + 1].masked_fill_(known, 0),
+        torch.from_numpy(position),
+        length,
+        tuple((int(count), int(size)) for count, size in zip(counts, sizes, strict=True)),
+        torch.from_numpy(token_of_slot),
+        torch.from_numpy(slot_of_token),
+    )
+
+
+def _block_lengths(longest: int) -> np.ndarray:
+    """1, 2, 4 and so on, with `longest` as the last: fewer slots stay empty than are filled.
+
+    Each block costs some thirty calls of torch a layer, an empty slot little. With steps of 1.25, SASRec's part of a
+    training step took 1.2 times as long as with 2 (ml-100k and Beauty, two threads).
+    """
+    return np.minimum(2 ** np.arange(math.ceil(math.log2(longest)) + 1), longest)
