@@ -111,9 +111,9 @@ def read_cases(runs: Path, names: list[str], seed: int) -> Cases:
     """The members' scores of the validation split, history masked."""
     from blair_rec.config.comparison import load_config
     from blair_rec.experiment.fit import TrainingData
+    from blair_rec.experiment.loading import load_model
     from blair_rec.experiment.planning.plan import data_folder
     from blair_rec.ranking.ensemble import Ensemble
-    from blair_rec.serve.recommender import load_model
 
     config = load_config(runs / "config.yaml")
     data = TrainingData(config, data_folder(config.dataset))

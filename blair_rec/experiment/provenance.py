@@ -20,10 +20,13 @@ try:
 except ImportError:  # not on Windows, which has no such count
     resource = None  # type: ignore[assignment]
 
+PACKAGE = Path(__file__).resolve().parents[1]
+"""The folder of our own sources."""
 PACKAGES = ("recbole", "torch", "numpy", "scipy", "pandas", "transformers")
 BESIDE_RUNS = (
-    # The command line, and what makes data sets and encoders: their files have hashes of their own.
+    # The command line, what uses finished runs, and what makes data sets and encoders, which have hashes of their own.
     "cli/",
+    "serve/",
     "prepare/",
     "pretrain/",
     # What is read off finished runs, and how it is shown.
@@ -31,33 +34,31 @@ BESIDE_RUNS = (
     "evaluate/across.py",
     "evaluate/agreement.py",
     "evaluate/answer.py",
+    "evaluate/cells.py",
     "evaluate/leaderboard.py",
     "evaluate/notes.py",
     "evaluate/page/",
     "evaluate/report.py",
-    "evaluate/runs/results.py",
-    "evaluate/runs/run_files.py",
+    "evaluate/runs/",
     "evaluate/significance.py",
     "evaluate/slices.py",
-    "evaluate/runs/typed.py",
-    "item_cards.py",
-    "leakage.py",
     # Search, and stores from and to other tools.
-    "text/search/approximate.py",
-    "text/search/bm25.py",
+    "text/search/",
     "text/store/exchange.py",
-    "text/search/nearest.py",
-    "text/search/sentences.py",
-    "text/search/evaluation.py",
     # Which runs there are, their files, words for errors. What tuning chose is in the config.
     "__init__.py",
-    "compare.py",
     "errors.py",
     "extras.py",
     "files.py",
-    "provenance.py",
-    "subset.py",
-    "tune.py",
+    "experiment/planning/changes.py",
+    "experiment/compare.py",
+    "experiment/item_cards.py",
+    "experiment/leakage.py",
+    "experiment/listener.py",
+    "experiment/provenance.py",
+    "experiment/search_space.py",
+    "experiment/planning/subset.py",
+    "experiment/tune.py",
 )
 """Modules and packages that no number of a run depends on. All others count, so that a new or moved one can't be left
 out by mistake."""
@@ -95,7 +96,7 @@ def hash_files(files: Iterable[Path], root: Path) -> str:
 
 
 @functools.cache
-def code_files(text: bool, package: Path = Path(__file__).parent) -> dict[str, str]:
+def code_files(text: bool, package: Path = PACKAGE) -> dict[str, str]:
     """12 digits of the SHA-256 of each module that decides on the numbers of a run, by its path in the package.
 
     `text` is whether the run uses text vectors: only then what makes them counts.
@@ -126,7 +127,7 @@ def code_hash(text: bool) -> str:
 @functools.cache
 def git_commit() -> str | None:
     """The commit of the checkout that this package runs from, '-dirty' if it was changed since; None if installed."""
-    package = Path(__file__).parent
+    package = PACKAGE
     if not (package.parent / ".git").exists():
         return None
     git = ["git", "-C", str(package.parent)]

@@ -24,13 +24,13 @@ from blair_rec.evaluate.metrics import metric_values
 from blair_rec.evaluate.runs.results import last_items, load_run, write_lists, write_result
 from blair_rec.evaluate.runs.run_files import RESULT_FILE, WEIGHTS_FILE
 from blair_rec.experiment.fit import Fitted, TrainingData, fit_variant, measured
+from blair_rec.experiment.loading import load_model
 from blair_rec.experiment.planning.plan import Run, member_folders
 from blair_rec.experiment.provenance import code_files, peak_memory_mb, provenance
 from blair_rec.files import partial_of, put_in_place
 from blair_rec.models.text_models import fitted_transforms, transform_report
 from blair_rec.ranking.ensemble import Ensemble, choose_weights
 from blair_rec.ranking.scoring import rank
-from blair_rec.serve.recommender import load_model
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
 from blair_rec.training import parallel
 from blair_rec.training.checkpoint import save_weights

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
@@ -13,20 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from blair_rec.border.settings import ItemsOnly, recbole_config, recbole_errors
-from blair_rec.data.dataset import ItemVectors
-from blair_rec.errors import CheckpointError, ConfigError, OutputError, StoreError, UnknownItems
-from blair_rec.evaluate.runs.run_files import WEIGHTS_FILE
-from blair_rec.experiment.fit import model_settings
-from blair_rec.experiment.item_vectors import item_vectors
-from blair_rec.experiment.planning.plan import member_folders, members_hash
+from blair_rec.errors import ConfigError, OutputError, StoreError, UnknownItems
+from blair_rec.experiment.loading import Loaded, load_model
 from blair_rec.files import partial_of, put_in_place, refuse_foreign, work_beside
 from blair_rec.models.similarity import item_matrix, scores_by_product, user_vectors
-from blair_rec.models.text_models import append_items, model_class, shared_items
-from blair_rec.ranking.baselines import build_baseline
-from blair_rec.ranking.ensemble import Ensemble
+from blair_rec.models.text_models import append_items, shared_items
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
-from blair_rec.training.checkpoint import load_weights, saved_transforms
 
 EXPORTED = ("items.npy", "items.json")
 """What export_vectors writes."""
@@ -203,69 +193,6 @@ def export_vectors(run_dir: str | Path, out: str | Path, store: str | Path | Non
     return out
 
 
-class Loaded(NamedTuple):
-    """What scored the items in a finished run."""
-
-    model: Any
-    """A model, a baseline, or an ensemble of them."""
-    item_tokens: list[str]
-    """By item id; the first one is the padding's."""
-    width: int
-    """Items of a history that it reads, at most."""
-    store: EmbeddingStore | None = None
-    """Of the items' text vectors; None for an ensemble, or where no text is used."""
-    members: tuple[Loaded, ...] = ()
-    """Of an ensemble."""
-
-
-def load_model(run_dir: Path, store: str | Path | None = None, dataset: Any = None) -> Loaded:
-    """What scored the items in a finished run, as it was then.
-
-    Args:
-        store: as for `load`.
-        dataset: the training split, for models that can't be built without it.
-
-    Raises:
-        As `load`.
-    """
-    result, item_tokens = _read(run_dir, "result.json"), _read(run_dir, "items.json")
-    setup = result["setup"]
-    if "average" in setup:
-        if result["hashes"]["members"] != members_hash(run_dir, setup):
-            raise CheckpointError(
-                f"{run_dir} averages {', '.join(setup['average'])}, and one of these runs is gone or was made again; "
-                "run the same comparison again, which makes the average anew"
-            )
-        members = tuple(load_model(folder, store, dataset) for folder in member_folders(run_dir, setup))
-        ensemble = Ensemble([member.model for member in members])
-        load_weights(ensemble, run_dir / WEIGHTS_FILE, None)
-        return Loaded(ensemble, item_tokens, min(member.width for member in members), members=members)
-    opened, vectors, needed = None, None, result["store_sha256"]
-    if needed is not None:
-        path = Path(store) if store else run_dir / result["store"]
-        if not path.is_dir():
-            raise CheckpointError(
-                f"{run_dir} was trained over the text vectors of store {needed}, and there is none at {path}; "
-                "pass store=, or make it again with `blair-rec encode`"
-            )
-        opened = open_store(path)
-        vectors = item_vectors(opened, item_tokens, setup["text"]["missing_text"])
-        vectors = dataclasses.replace(vectors, fitted=saved_transforms(run_dir / WEIGHTS_FILE) or None)
-    cls = model_class(setup["model"])
-    settings = model_settings(setup) if setup["scorer"] is None else setup["recbole"]
-    config = recbole_config(cls, str(setup["dataset"]), settings)
-    model: Any
-    if setup["scorer"] is None:
-        items = ItemsOnly(config, len(item_tokens), vectors) if dataset is None else _with_vectors(dataset, vectors)
-        cure = "load it with the versions of blair_rec and RecBole that result.json names, or run the comparison again"
-        with recbole_errors(f"build the {setup['model']} of {run_dir}", cure):
-            model = cls(config, items).to(config["device"])
-    else:
-        model = build_baseline(setup, config, len(item_tokens), vectors)
-    load_weights(model, run_dir / WEIGHTS_FILE, vectors.store_sha256 if vectors else None)
-    return Loaded(model, item_tokens, config["MAX_ITEM_LIST_LENGTH"], opened)
-
-
 def _append_items(loaded: Loaded, extra: EmbeddingStore) -> list[str]:
     """The items of a store that the run doesn't know, appended to its model."""
     known = set(loaded.item_tokens)
@@ -285,20 +212,3 @@ def _made_otherwise(store: EmbeddingStore, other: EmbeddingStore) -> list[str]:
     encoders = [{k: v for k, v in made.encoder.items() if k != "asked_for"} for made in (store, other)]
     differing = {"encoder": encoders[0] != encoders[1], "template": dict(store.template) != dict(other.template)}
     return [name for name, differs in differing.items() if differs]
-
-
-def _with_vectors(dataset: Any, vectors: ItemVectors | None) -> Any:
-    dataset = copy.copy(dataset)
-    dataset.item_vectors = vectors
-    return dataset
-
-
-def _read(run_dir: Path, name: str) -> Any:
-    try:
-        return json.loads((run_dir / name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{run_dir} is no finished run: it has no {name}; give a folder such as runs/text_init-1"
-        ) from None
-    except (OSError, ValueError) as error:  # ValueError: no JSON, or no UTF-8
-        raise CheckpointError(f"{run_dir} can't be read ({error}); run the same comparison again") from error
