@@ -38,7 +38,7 @@ def work(data: str, evaluate: int) -> None:
     from blair_rec.models.text_models import model_class
     from blair_rec.ranking.scoring import rank
     from blair_rec.training.epochs import build_training
-    from blair_rec.training.trainer import make_optimizer, run_epoch
+    from blair_rec.training.loop import make_optimizer, run_epoch
 
     steps: list[dict[str, Any]] = [{"step": "imports", "seconds": 0.0, "peak_mib": peak_mib()}]
     begin = time.perf_counter()

@@ -48,7 +48,7 @@ def train(folder: Path, name: str, **more: Any) -> tuple[list[float], dict[str, 
     from blair_rec.data.sequences import training_sequences
     from blair_rec.models.text_models import model_class
     from blair_rec.training.epochs import build_training
-    from blair_rec.training.trainer import fit
+    from blair_rec.training.loop import fit
 
     torch.set_num_threads(1)  # two would only wait for each other
     given = {**SETUPS[name], **more}

@@ -23,8 +23,9 @@ from blair_rec.errors import ConfigError, TrainingError
 from blair_rec.models.packed import last_states
 from blair_rec.models.text_models import item_side, model_class
 from blair_rec.training.epochs import EveryPosition, RecboleWay, build_training, recbole_batches, seed_everything
+from blair_rec.training.loop import Epoch, fit, make_optimizer, run_epoch
 from blair_rec.training.optimizer import LearningRate, RowAdam
-from blair_rec.training.trainer import Epoch, TextTrainer, fit, make_optimizer, run_epoch
+from blair_rec.training.trainer import TextTrainer
 
 from recbole.data import data_preparation
 from recbole.model.sequential_recommender import GRU4Rec, SASRec

@@ -36,7 +36,7 @@ from blair_rec.ranking.baselines import Counted, build_baseline
 from blair_rec.ranking.scoring import Ranks, rank
 from blair_rec.text.store.embeddings import EmbeddingStore
 from blair_rec.training.epochs import EveryPosition, RecboleWay, Steps, build_training, check_loss
-from blair_rec.training.trainer import Epoch, OnStep, fit
+from blair_rec.training.loop import Epoch, OnStep, fit
 
 logger = logging.getLogger("blair_rec")
 

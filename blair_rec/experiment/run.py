@@ -34,7 +34,7 @@ from blair_rec.ranking.scoring import rank
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
 from blair_rec.training import parallel
 from blair_rec.training.checkpoint import save_weights
-from blair_rec.training.trainer import Epoch, OnStep
+from blair_rec.training.loop import Epoch, OnStep
 
 TOP_K = 20
 """Items kept per test case, for coverage, popularity and examples in reports."""
