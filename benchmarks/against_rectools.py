@@ -145,7 +145,7 @@ def write_events(dataset: str, path: Path) -> None:
     import blair_rec.recbole  # noqa: F401
     from blair_rec.border.settings import recbole_config
     from blair_rec.data.dataset import TextSequentialDataset
-    from blair_rec.experiment.planning.plan import data_folder
+    from blair_rec.experiment.planning.data_files import data_folder
     from blair_rec.models.text_models import model_class
 
     config = recbole_config(model_class("SASRec"), str(data_folder(dataset)), {"MAX_ITEM_LIST_LENGTH": WINDOW})

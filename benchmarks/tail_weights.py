@@ -112,7 +112,7 @@ def read_cases(runs: Path, names: list[str], seed: int) -> Cases:
     from blair_rec.config.comparison import load_config
     from blair_rec.experiment.fit import TrainingData
     from blair_rec.experiment.loading import load_model
-    from blair_rec.experiment.planning.plan import data_folder
+    from blair_rec.experiment.planning.data_files import data_folder
     from blair_rec.ranking.ensemble import Ensemble
 
     config = load_config(runs / "config.yaml")

@@ -17,7 +17,8 @@ from blair_rec import cli
 from blair_rec.config.comparison import CompareConfig, load_config
 from blair_rec.errors import DatasetError
 from blair_rec.experiment.compare import compare, leaderboard
-from blair_rec.experiment.planning.plan import data_folder, run_setup
+from blair_rec.experiment.planning.data_files import data_folder
+from blair_rec.experiment.planning.plan import run_setup
 
 KEYS = ["dataset", "items", "store", "encoder", "fallback", "variant"]
 POPULAR: dict[str, Any] = {"variants": {"popular": {"scorer": "popularity"}}, "baseline": "popular", "seeds": [1]}

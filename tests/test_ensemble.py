@@ -23,7 +23,7 @@ from blair_rec.errors import ChangedRuns, CheckpointError, ConfigError, OutputEr
 from blair_rec.evaluate.leaderboard import Leaderboard
 from blair_rec.evaluate.metrics import metric_values
 from blair_rec.experiment.compare import compare, leaderboard
-from blair_rec.experiment.planning.plan import data_folder
+from blair_rec.experiment.planning.data_files import data_folder
 from blair_rec.experiment.run import Data
 from blair_rec.ranking.baselines import Baseline
 from blair_rec.ranking.ensemble import WHOLE, Ensemble, choose_weights, neighbours, simplex, standardised

@@ -17,7 +17,8 @@ from blair_rec.border.settings import recbole_config
 from blair_rec.config.comparison import CompareConfig, read_config
 from blair_rec.errors import ChangedRuns, DatasetError
 from blair_rec.experiment.compare import compare, leaderboard
-from blair_rec.experiment.planning.plan import data_hash, members_hash, run_setup
+from blair_rec.experiment.planning.data_files import data_hash
+from blair_rec.experiment.planning.plan import members_hash, run_setup
 from blair_rec.experiment.provenance import code_files
 from blair_rec.models.eligibility import Eligible, eligibility
 from blair_rec.models.text_models import model_class
@@ -87,7 +88,7 @@ def test_a_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
 
 def test_what_is_loaded_is_what_recbole_loads_of_its_own_accord() -> None:
     """For every model that can be compared, on its own data set and on one that it has no defaults for."""
-    from blair_rec.experiment.planning.plan import _features_read
+    from blair_rec.experiment.planning.data_files import _features_read
 
     from recbole.model import sequential_recommender
 

@@ -25,7 +25,7 @@ from blair_rec.errors import ConfigError, TrainingError
 from blair_rec.experiment import tune as tuning
 from blair_rec.experiment.compare import compare
 from blair_rec.experiment.fit import TrainingData, fit_variant
-from blair_rec.experiment.planning.plan import data_folder
+from blair_rec.experiment.planning.data_files import data_folder
 from blair_rec.experiment.run import Data
 from blair_rec.experiment.tune import Trial, draw, grid_of, read_trials, tune, with_settings
 

@@ -60,7 +60,7 @@ def _compare_together(options: argparse.Namespace, console: Console) -> int:
 
     with parallel.group():
         if parallel.rank() > 0:
-            from blair_rec.experiment.planning.plan import data_folder
+            from blair_rec.experiment.planning.data_files import data_folder
             from blair_rec.experiment.run import follow
 
             config = _config_of(options)
@@ -159,7 +159,7 @@ def _show_board(board: Leaderboard) -> None:
 
 
 def _show_plan(found: Plan, out: Path, console: Console, fresh: bool) -> None:
-    from blair_rec.experiment.planning.plan import changes
+    from blair_rec.experiment.planning.changes import changes
 
     config = found.config
     where = f"{Path(config.dataset).name}, {config.model}: {len(found.asked)} runs in {out}"

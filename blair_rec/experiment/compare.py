@@ -26,7 +26,9 @@ from blair_rec.experiment.item_cards import comparison_cards
 from blair_rec.experiment.item_vectors import ITEM_FIELD, Vectors
 from blair_rec.experiment.leakage import leaks_of
 from blair_rec.experiment.listener import Listener
-from blair_rec.experiment.planning.plan import Run, data_folder, finished_runs, refuse_changed, run_names, with_members
+from blair_rec.experiment.planning.changes import finished_runs, refuse_changed
+from blair_rec.experiment.planning.data_files import data_folder
+from blair_rec.experiment.planning.plan import Run, run_names, with_members
 from blair_rec.experiment.planning.subset import Plan, averages_of, plan_all
 from blair_rec.experiment.provenance import hash_of
 from blair_rec.files import alone_in, tidy, write_text

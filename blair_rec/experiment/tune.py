@@ -27,7 +27,8 @@ from blair_rec.config.sections import READ_BY_ITEMS, TuneConfig
 from blair_rec.errors import ConfigError, ScoringError, TrainingError
 from blair_rec.experiment.compare import encode_stores, planned
 from blair_rec.experiment.listener import Listener
-from blair_rec.experiment.planning.plan import data_folder, data_hash, run_setup
+from blair_rec.experiment.planning.data_files import data_folder, data_hash
+from blair_rec.experiment.planning.plan import run_setup
 from blair_rec.experiment.provenance import code_hash, hash_of
 from blair_rec.files import alone_in, write_text
 from blair_rec.lines.rejected import REJECTED

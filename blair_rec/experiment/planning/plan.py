@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -14,11 +13,11 @@ from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.plugin import PLUGIN_KEYS
 from blair_rec.config.reading import to_dict
 from blair_rec.config.sections import TextConfig, VariantConfig
-from blair_rec.errors import BadRun, ChangedRuns, DatasetError, first_of
-from blair_rec.evaluate.runs.results import RunResult, accept_code, for_every_seed, load_run, read_runs, run_name
+from blair_rec.errors import BadRun
+from blair_rec.evaluate.runs.results import load_run, run_name
 from blair_rec.evaluate.runs.run_files import RANKS_FILE, RESULT_FILE, RUNS_FOLDER, WEIGHTS_FILE
 from blair_rec.experiment.item_vectors import Vectors
-from blair_rec.experiment.provenance import code_files, code_hash, hash_files, hash_of
+from blair_rec.experiment.provenance import code_hash, hash_files, hash_of
 
 # Planning takes neither torch nor RecBole, so that a dry run answers at once.
 
@@ -174,175 +173,3 @@ def _text_setup(text: TextConfig) -> dict[str, Any]:
     """What a run says of its vectors: how they were made, or where they came from."""
     names = ("encoder", "fields", "template", "missing_text") if text.store is None else ("store", "missing_text")
     return {name: to_dict(getattr(text, name)) for name in names}
-
-
-def changes(run: Run) -> list[str]:
-    """How a finished run differs from what is asked for now, in words; empty if it still holds.
-
-    Raises:
-        BadRun: its files are missing or damaged.
-    """
-    result = load_run(run.folder)
-    return _changes_beside_code(result, run) + code_changes(result, run)
-
-
-def _changes_beside_code(result: RunResult, run: Run) -> list[str]:
-    words = _setup_changes(result, run.setup)
-    if result.hashes.get("data") != run.hashes["data"]:
-        words.append("the data set's files")
-    if run.store is not None:
-        if Path(_read(result).get("store") or "").name != run.store.name:
-            words.append("the items' text, or the encoder's weights or settings")
-        elif run.hashes["store"] not in (None, result.store_sha256):
-            words.append("the text vectors")
-    return words
-
-
-def code_changes(result: RunResult, run: Run) -> list[str]:
-    """Which modules that decide on a run's numbers have changed since; empty if none, or if that was accepted."""
-    code = run.hashes["code"]
-    if code == result.hashes.get("code") or code in result.accepted_code:
-        return []
-    before, now = _read(result).get("code_files"), code_files(bool(run.setup.get("text")))
-    if not isinstance(before, Mapping):
-        return ["the code of blair_rec (an earlier version, which didn't note its files)"]
-    changed = [path for path in sorted({*before, *now}) if before.get(path) != now.get(path)]
-    more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
-    return [f"the code of blair_rec ({first_of(changed, 5)}{more})"]
-
-
-def refuse_changed(runs: list[Run], out: Path, accept: bool = False) -> None:
-    """Raises ChangedRuns if finished runs were made under other conditions, BadRun if they are damaged.
-
-    With `accept` runs of which the code alone has changed are kept, and note that. None notes it while one is refused.
-    """
-    done = {run.folder: (run, load_run(run.folder)) for run in runs if run.done}
-    other = {folder: _changes_beside_code(result, run) for folder, (run, result) in done.items()}
-    code = {folder: code_changes(result, run) for folder, (run, result) in done.items()}
-    refused = {folder.name: words + code[folder] * (not accept) for folder, words in other.items()}
-    _refuse(refused, out, only_code=not any(other.values()))
-    for folder, words in code.items():
-        if words:
-            accept_code(folder, str(done[folder][0].hashes["code"]), words[0])
-
-
-def finished_runs(config: CompareConfig, out: Path) -> list[RunResult]:
-    """The finished runs of `config` in `out`, one that stands for all seeds once for each; other runs may lie there.
-
-    What was tried before a variant was chosen is the config's to say: a larger budget may choose the same one again.
-
-    Raises:
-        NoRuns: there is none; BadRun: damaged ones; UnpairedRuns: over different test cases.
-        ChangedRuns: some were made with another config, as after a `--fresh` that was interrupted.
-    """
-    found = read_runs(out, only=run_names(config, config.variants, config.seeds))
-    changed = {}
-    for result in found:
-        setup = _as_made(run_setup(config, result.variant, result.seed), result.folder)
-        changed[result.folder.name] = _setup_changes(result, setup)
-        if "average" in setup and result.hashes.get("members") != members_hash(result.folder, setup):
-            changed[result.folder.name].append("the runs that it averages")
-    _refuse(changed, out)
-    found = [
-        dataclasses.replace(
-            result, seedless=is_seedless(config, result.variant), trials=_trials(config, result.variant)
-        )
-        for result in found
-    ]
-    return for_every_seed(found, config.seeds)
-
-
-def _trials(config: CompareConfig, name: str) -> int:
-    variant = config.variants[name]
-    return variant.trials + sum(_trials(config, member) for member in variant.average)
-
-
-def data_folder(dataset: str) -> Path:
-    """Where the atomic files lie: a folder, or the data set that RecBole itself brings.
-
-    Raises:
-        DatasetError: neither.
-    """
-    folder = Path(dataset)
-    if folder.is_dir():
-        return folder
-    spec = importlib.util.find_spec("recbole")
-    if spec is not None and spec.origin is not None:
-        bundled = Path(spec.origin).parent / "dataset_example" / dataset
-        if dataset and bundled.is_dir():
-            return bundled
-    raise DatasetError(
-        f"data set {dataset!r}: there is no such folder; give a folder of atomic files (NAME/NAME.inter), which is "
-        "looked for in the working directory and then beside the comparison file, or ml-100k, which RecBole brings"
-    )
-
-
-def data_hash(config: CompareConfig) -> str:
-    """SHA-256 over the files of the data set that RecBole reads: the interactions, and other features it loads.
-
-    Raises:
-        DatasetError: no such data set, or one without its interactions.
-    """
-    folder = data_folder(config.dataset)
-    parts = config.recbole.get("benchmark_filename") or ()
-    names = [f"{folder.name}.{part}.inter" for part in parts] or [f"{folder.name}.inter"]
-    if missing := [name for name in names if not (folder / name).is_file()]:
-        raise DatasetError(f"{folder} holds no {missing[0]}; a data set's files carry the name of its folder")
-    kinds = _features_read(config, folder.name)
-    beside = [
-        path
-        for path in folder.iterdir()
-        if path.name.startswith(f"{folder.name}.") and path.suffix != ".inter" and path.is_file()
-        if kinds is None or path.suffix.removeprefix(".") in kinds
-    ]
-    return hash_files([*(folder / name for name in names), *beside], folder)
-
-
-def _features_read(config: CompareConfig, dataset: str) -> set[str] | None:
-    """The endings of the files whose columns RecBole loads next to .inter; None for all that are there."""
-    if "load_col" in config.recbole:
-        columns = config.recbole["load_col"]
-        return None if columns is None else set(columns)
-    model = config.model.removeprefix("BLaIR")  # the rest as RecBole's configurator chooses its defaults
-    if model in ("GRU4RecKG", "KSR"):
-        return {"ent"}
-    if dataset != "ml-100k":
-        return set()
-    return {"DIN": {"user", "item"}, "DIEN": {"user", "item"}}.get(
-        model, {"item"} if model in ("GRU4RecF", "SASRecF", "FDSA", "S3Rec") else set()
-    )
-
-
-def _refuse(changed: Mapping[str, list[str]], out: Path, only_code: bool = False) -> None:
-    stale = [name for name, words in changed.items() if words]
-    if stale:
-        words = list(dict.fromkeys(word for words in changed.values() for word in words))
-        raise ChangedRuns(out, stale, words, only_code)
-
-
-def _read(result: RunResult) -> dict[str, Any]:
-    """All of result.json, what RunResult leaves out included."""
-    raw: dict[str, Any] = json.loads((result.folder / RESULT_FILE).read_text(encoding="utf-8"))
-    return raw
-
-
-def _setup_changes(result: RunResult, setup: Mapping[str, Any]) -> list[str]:
-    if result.hashes.get("config") == hash_of(setup):
-        return []
-    before = _read(result).get("setup")
-    if not isinstance(before, Mapping):
-        return ["its config"]
-    # Earlier versions also wrote down how many configurations had been tried.
-    return _differences({key: value for key, value in before.items() if key != "trials"}, setup)
-
-
-def _differences(before: Any, now: Any, where: str = "") -> list[str]:
-    """'train.epochs: 3 -> 5' for every leaf that differs."""
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        keys = [*now, *(key for key in before if key not in now)]
-        return [
-            line
-            for key in keys
-            for line in _differences(before.get(key), now.get(key), f"{where}{'.' * bool(where)}{key}")
-        ]
-    return [] if before == now else [f"{where}: {before!r} -> {now!r}"]

@@ -1,0 +1,66 @@
+"""Where the data set of a comparison is, and the hash of the files that its runs read."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from blair_rec.config.comparison import CompareConfig
+from blair_rec.errors import DatasetError
+from blair_rec.experiment.provenance import hash_files
+
+
+def data_folder(dataset: str) -> Path:
+    """Where the atomic files lie: a folder, or the data set that RecBole itself brings.
+
+    Raises:
+        DatasetError: neither.
+    """
+    folder = Path(dataset)
+    if folder.is_dir():
+        return folder
+    spec = importlib.util.find_spec("recbole")
+    if spec is not None and spec.origin is not None:
+        bundled = Path(spec.origin).parent / "dataset_example" / dataset
+        if dataset and bundled.is_dir():
+            return bundled
+    raise DatasetError(
+        f"data set {dataset!r}: there is no such folder; give a folder of atomic files (NAME/NAME.inter), which is "
+        "looked for in the working directory and then beside the comparison file, or ml-100k, which RecBole brings"
+    )
+
+
+def data_hash(config: CompareConfig) -> str:
+    """SHA-256 over the files of the data set that RecBole reads: the interactions, and other features it loads.
+
+    Raises:
+        DatasetError: no such data set, or one without its interactions.
+    """
+    folder = data_folder(config.dataset)
+    parts = config.recbole.get("benchmark_filename") or ()
+    names = [f"{folder.name}.{part}.inter" for part in parts] or [f"{folder.name}.inter"]
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise DatasetError(f"{folder} holds no {missing[0]}; a data set's files carry the name of its folder")
+    kinds = _features_read(config, folder.name)
+    beside = [
+        path
+        for path in folder.iterdir()
+        if path.name.startswith(f"{folder.name}.") and path.suffix != ".inter" and path.is_file()
+        if kinds is None or path.suffix.removeprefix(".") in kinds
+    ]
+    return hash_files([*(folder / name for name in names), *beside], folder)
+
+
+def _features_read(config: CompareConfig, dataset: str) -> set[str] | None:
+    """The endings of the files whose columns RecBole loads next to .inter; None for all that are there."""
+    if "load_col" in config.recbole:
+        columns = config.recbole["load_col"]
+        return None if columns is None else set(columns)
+    model = config.model.removeprefix("BLaIR")  # the rest as RecBole's configurator chooses its defaults
+    if model in ("GRU4RecKG", "KSR"):
+        return {"ent"}
+    if dataset != "ml-100k":
+        return set()
+    return {"DIN": {"user", "item"}, "DIEN": {"user", "item"}}.get(
+        model, {"item"} if model in ("GRU4RecF", "SASRecF", "FDSA", "S3Rec") else set()
+    )
