@@ -27,7 +27,8 @@ from blair_rec.experiment.compare import compare
 from blair_rec.experiment.fit import TrainingData, fit_variant
 from blair_rec.experiment.planning.data_files import data_folder
 from blair_rec.experiment.run import Data
-from blair_rec.experiment.tune import Trial, draw, grid_of, read_trials, tune, with_settings
+from blair_rec.experiment.search_space import draw, grid_of, with_settings
+from blair_rec.experiment.tune import Trial, read_trials, tune
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "id": {"items": "id"},

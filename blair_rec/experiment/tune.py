@@ -17,19 +17,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from blair_rec.config.comparison import CompareConfig
-from blair_rec.config.reading import refuse, to_dict, write_yaml
-from blair_rec.config.sections import READ_BY_ITEMS, TuneConfig
+from blair_rec.config.reading import refuse, write_yaml
+from blair_rec.config.sections import TuneConfig
 from blair_rec.errors import ConfigError, ScoringError, TrainingError
 from blair_rec.experiment.compare import encode_stores, planned
 from blair_rec.experiment.listener import Listener
 from blair_rec.experiment.planning.data_files import data_folder, data_hash
 from blair_rec.experiment.planning.plan import run_setup
 from blair_rec.experiment.provenance import code_hash, hash_of
+from blair_rec.experiment.search_space import Settings, draw, grid_of, in_words, with_settings
 from blair_rec.files import alone_in, write_text
 from blair_rec.lines.rejected import REJECTED
 from blair_rec.text.store.embeddings import EmbeddingStore
@@ -42,15 +41,11 @@ logger = logging.getLogger("blair_rec")
 TRIALS_FILE, TUNED_FILE, CHECKPOINTS = "trials.jsonl", "tuned.yaml", "checkpoints"
 KEPT = 3
 """One of so many goes on after a rung."""
-LEARNING_RATE = "train.learning_rate"
 
 EXAMPLE = """tune:
   space: {train.learning_rate: [0.001, 0.003], recbole.hidden_dropout_prob: [0.2, 0.5]}
   text_space: {transforms: [[center], [{shrink: 0.5}]]}
   budget: 4"""
-
-Settings = Mapping[str, Any]
-"""One point of a grid: the value of each of its keys."""
 
 
 @dataclass(frozen=True)
@@ -131,117 +126,6 @@ def tune(
             tuned = dataclasses.replace(tuned, variants={**tuned.variants, name: variant})
         write_text(out / TUNED_FILE, write_yaml(tuned))
     return tuned
-
-
-def grid_of(config: CompareConfig, name: str) -> dict[str, list[Any]]:
-    """The values that a variant is tuned over; empty for an average and for what is counted.
-
-    Raises:
-        ConfigError: the comparison's baseline is no model without text, or has settings of its own already.
-    """
-    assert config.tune is not None
-    variant, space = config.variants[name], config.tune.space
-    if name == config.baseline:
-        if not variant.is_trained or variant.uses_text or variant.train or variant.recbole:
-            raise ConfigError(
-                f"baseline is {name!r}; to tune, it has to be a model with items: id and no settings of its own, "
-                "because all variants share what it chooses"
-            )
-        return {key: list(values) for key, values in space.items()}
-    if not variant.uses_text:
-        return {key: list(values) for key, values in space.items()} if variant.is_trained else {}
-    learning_rate = {LEARNING_RATE: space[LEARNING_RATE]} if LEARNING_RATE in space else {}
-    return {
-        key: list(values)
-        for key, values in {**learning_rate, **config.tune.text_space}.items()
-        if READ_BY_ITEMS.get(key, variant.items) == variant.items and (variant.is_trained or "." not in key)
-    }
-
-
-def draw(config: CompareConfig, name: str, grid: Mapping[str, list[Any]]) -> list[Settings]:
-    """`tune.budget` different points of a grid, by the seed; a larger budget begins with the same ones.
-
-    What isn't trained has few settings, and all of them are tried where they are fewer than the budget.
-
-    Raises:
-        ConfigError: fewer points than the budget, or a point that is no config.
-    """
-    assert config.tune is not None
-    budget, size = config.tune.budget, math.prod(len(values) for values in grid.values())
-    if size < budget and config.variants[name].is_trained:
-        raise ConfigError(_too_small(config, name, grid, size))
-    if not grid:  # as it is, in its one trial
-        return [{}]
-    chosen = np.random.default_rng(config.tune.seed).permutation(size)[:budget]
-    places = np.unravel_index(chosen, [len(values) for values in grid.values()])
-    points: list[Settings] = [
-        {key: values[place] for (key, values), place in zip(grid.items(), point, strict=True)}
-        for point in zip(*places, strict=True)
-    ]
-    for point in points:
-        try:
-            with_settings(config, name, point)
-        except ConfigError as error:
-            raise ConfigError(f"tune: {name} with {in_words(point)}: {error}") from None
-    return points
-
-
-def _too_small(config: CompareConfig, name: str, grid: Mapping[str, list[Any]], size: int) -> str:
-    """Why a variant can't be given as many trials as the others, and what to do."""
-    assert config.tune is not None
-    many = "1 point" if size == 1 else f"{size} points"
-    problem = (
-        f"tune: the grid of {name!r} has {many} ({', '.join(grid) or 'no keys'}), fewer than the budget of "
-        f"{config.tune.budget}; every variant gets the same number of trials, so "
-    )
-    if config.variants[name].uses_text:
-        return (
-            f"{problem}add values to tune.text_space, such as transforms: [[center], [{{shrink: 0.5}}]] (of tune.space "
-            f"a variant over text tries {LEARNING_RATE} alone: it shares the rest with {config.baseline!r})"
-        )
-    return f"{problem}add values to tune.space, or set tune.budget to {size}"
-
-
-def with_settings(config: CompareConfig, name: str, settings: Settings) -> CompareConfig:
-    """The comparison with a variant set up so; what is set for the baseline is set for all.
-
-    Raises:
-        ConfigError: values that can't be meant.
-    """
-    train, recbole, own = (
-        {key.removeprefix(prefix): value for key, value in settings.items() if fits(key)}
-        for prefix, fits in (
-            ("train.", lambda key: key.startswith("train.")),
-            ("recbole.", lambda key: key.startswith("recbole.")),
-            ("", lambda key: "." not in key),
-        )
-    )
-    if name == config.baseline:
-        shared = dataclasses.replace(config.train, **train)
-        return dataclasses.replace(config, train=shared, recbole={**config.recbole, **recbole})
-    variant = config.variants[name]
-    variant = dataclasses.replace(
-        variant, train={**variant.train, **train}, recbole={**variant.recbole, **recbole}, **own
-    )
-    return dataclasses.replace(config, variants={**config.variants, name: variant})
-
-
-def chosen(config: CompareConfig, name: str) -> dict[str, Any]:
-    """What a tuned config says of the keys that a variant was tuned over."""
-    variant = config.variants[name]
-    sections = {"train": config.train_of(variant), "recbole": config.recbole_of(variant), "": variant}
-
-    def value(key: str) -> Any:
-        section, _, last = key.rpartition(".")
-        found = sections[section]
-        return found[last] if isinstance(found, Mapping) else getattr(found, last)
-
-    return {key: to_dict(value(key)) for key in grid_of(config, name)} if variant.trials else {}
-
-
-def in_words(settings: Settings) -> str:
-    """'learning_rate 0.001, transforms [center]'."""
-    return ", ".join(f"{key.rpartition('.')[2]} {json.dumps(to_dict(value))}" for key, value in settings.items())
 
 
 def read_trials(path: Path) -> list[Trial]:
