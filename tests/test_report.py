@@ -16,9 +16,9 @@ from rich.console import Console
 from test_results import MINILM, fake_decided, fake_ranks, fake_run
 
 from blair_rec.evaluate.answer import answer
+from blair_rec.evaluate.cells import _escaped
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
 from blair_rec.evaluate.report import (
-    _escaped,
     caption,
     to_csv,
     to_json,
