@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-from blair_rec.evaluate.significance import ALPHA, Pair, corrected, differences
+from blair_rec.evaluate.significance import ALPHA, PairedSample, corrected, differences
 
 RESULTS = Path(__file__).parent / "results"
 ANYTHING = "anything on a leaderboard"
@@ -101,7 +101,7 @@ def _normal(generator: np.random.Generator, size: int) -> NDArray[np.float32]:
 def claims(world: World, generator: np.random.Generator) -> dict[str, bool]:
     """One comparison of a variant with the baseline on NDCG@10: what is claimed, and what simpler rules would claim."""
     baseline, variant = (metrics["NDCG@10"] for metrics in draw(world, generator))
-    (found,) = corrected(differences([Pair(variant, baseline)], np.arange(world.users), flips=199, resamples=0))
+    (found,) = corrected(differences([PairedSample(variant, baseline)], np.arange(world.users), flips=199, resamples=0))
     welch = float(stats.ttest_ind(variant.mean(axis=1), baseline.mean(axis=1), equal_var=False).pvalue)
     assert found.p_users is not None
     rules = (found.verdict in ("better", "worse"), found.p_users <= ALPHA, welch <= ALPHA)
@@ -111,7 +111,7 @@ def claims(world: World, generator: np.random.Generator) -> dict[str, bool]:
 def board_claims(world: World, generator: np.random.Generator) -> list[bool]:
     """What is claimed on a whole leaderboard: of each variant, both metrics, NDCG@10 of the first variant first."""
     baseline, *variants = draw(world, generator)
-    pairs = [Pair(metrics[name], baseline[name]) for metrics in variants for name in GAINS]
+    pairs = [PairedSample(metrics[name], baseline[name]) for metrics in variants for name in GAINS]
     found = corrected(differences(pairs, np.arange(world.users), flips=999, resamples=0))
     return [difference.verdict in ("better", "worse") for difference in found]
 

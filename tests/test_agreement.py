@@ -12,7 +12,7 @@ from blair_rec.errors import ConfigError, UnpairedRuns
 from blair_rec.evaluate.agreement import moves
 from blair_rec.evaluate.runs.results import load_runs
 from blair_rec.evaluate.runs.run_files import PROTOCOLS
-from blair_rec.evaluate.significance import Pair, corrected, differences
+from blair_rec.evaluate.significance import PairedSample, corrected, differences
 
 METRICS = ["NDCG@10", "Recall@5"]
 
@@ -61,7 +61,7 @@ def test_a_metric_that_moved_is_named_with_how_sure_that_is(tmp_path):
         key: [np.stack([run.per_user(key[2], key[1]) for run in runs if run.variant == key[0]]) for runs in (now, then)]
         for key in ((move.variant, move.protocol, move.metric) for move in found)
     }
-    expected = corrected(differences([Pair(*pair) for pair in values.values()], now[0].ranks.user))
+    expected = corrected(differences([PairedSample(*pair) for pair in values.values()], now[0].ranks.user))
     assert [move.difference for move in found] == expected
     for move, (ours, theirs) in zip(found, values.values(), strict=True):
         assert (move.now, move.then) == (pytest.approx(ours.mean()), pytest.approx(theirs.mean()))

@@ -24,7 +24,7 @@ from blair_rec.cli import main, progress, terminal
 from blair_rec.config.comparison import load_config
 from blair_rec.evaluate.answer import answer
 from blair_rec.evaluate.runs.results import load_run
-from blair_rec.evaluate.runs.run_files import Epoch
+from blair_rec.evaluate.runs.run_files import EpochRecord
 from blair_rec.experiment.compare import leaderboard
 from blair_rec.experiment.planning.plan import Run
 from blair_rec.text.store.embeddings import open_store
@@ -324,7 +324,7 @@ def test_on_a_terminal_runs_and_epochs_are_seen_and_the_time_that_is_left() -> N
         live.planned(runs)
         live.started(runs[1])
         for number in (1, 2):
-            live.epoch(runs[1], Epoch(number, 5.0 - number, 1.0, 0.1, {"NDCG@10": 0.04 * number}))
+            live.epoch(runs[1], EpochRecord(number, 5.0 - number, 1.0, 0.1, {"NDCG@10": 0.04 * number}))
         overall, running = live.progress.tasks
         assert (overall.completed, overall.total) == (1.5, 3), "half a run counts as half a run"
         assert (running.description, running.completed, running.total) == ("id-2", 2, 4)

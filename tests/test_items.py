@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from blair_rec.config.sections import ITEM_KINDS, VariantConfig
 from blair_rec.errors import ConfigError
-from blair_rec.models.items import KINDS, Items, build_items
+from blair_rec.models.items import KINDS, ItemSide, build_items
 from blair_rec.models.items import sasrec_text as sasrec_text_module
 from blair_rec.models.items import unisrec as unisrec_module
 from blair_rec.models.transforms import apply_transforms, pca
@@ -51,7 +51,7 @@ def build(kind: str, n_extra: int = 0, std: float = 0.02, seed: int = 5, **varia
     return build_items(VariantConfig(kind, **variant), vectors(), replaced(n_extra, std), seed=seed)
 
 
-def a_few_steps(items: Items, learning_rate: float = 0.05) -> None:
+def a_few_steps(items: ItemSide, learning_rate: float = 0.05) -> None:
     """Adam on a loss that every row but the padding's takes part in."""
     optimizer = torch.optim.Adam(items.parameters(), lr=learning_rate)
     for _ in range(5):
@@ -105,12 +105,12 @@ FROZEN = pytest.mark.parametrize("side", [side for side in SIDES if side.kind !=
 class TestContract:
     """What stands where nn.Embedding stood behaves as it did, whatever it is made of."""
 
-    def test_forward_agrees_with_weight(self, items: Items) -> None:
+    def test_forward_agrees_with_weight(self, items: ItemSide) -> None:
         a_few_steps(items)
         ids = torch.randint(0, items.num_embeddings, (4, 3, 5))
         assert torch.equal(items(ids), items.weight[ids])
 
-    def test_shapes_are_those_of_the_embedding(self, side: Side, items: Items) -> None:
+    def test_shapes_are_those_of_the_embedding(self, side: Side, items: ItemSide) -> None:
         before = replaced(side.n_extra)
         assert items.weight.shape == before.weight.shape and items.weight.dtype == torch.float32
         assert items(torch.zeros(2, 7, dtype=torch.int64)).shape == (2, 7, HIDDEN)
@@ -118,12 +118,12 @@ class TestContract:
         assert items.embedding_dim == before.embedding_dim
         assert items.padding_idx == before.padding_idx
 
-    def test_the_padding_is_zero_and_stays_zero(self, items: Items) -> None:
+    def test_the_padding_is_zero_and_stays_zero(self, items: ItemSide) -> None:
         for _ in range(2):
             assert not items.weight[0].any() and not items(torch.tensor([0, 3]))[0].any()
             a_few_steps(items)
 
-    def test_the_padding_gets_no_gradient(self, items: Items) -> None:
+    def test_the_padding_gets_no_gradient(self, items: ItemSide) -> None:
         items(torch.zeros(5, dtype=torch.int64)).sum().backward()
         items.weight[0].sum().backward()
         for parameter in items.parameters():
@@ -135,22 +135,22 @@ class TestContract:
             want = rms(replaced(side.n_extra, std).weight[1:])
             assert rms(items.weight[1:CATALOGUE]) == pytest.approx(want, rel=1e-4)
 
-    def test_every_row_is_another(self, items: Items) -> None:
+    def test_every_row_is_another(self, items: ItemSide) -> None:
         assert torch.pdist(items.weight).min() > 0
 
-    def test_training_moves_every_row_but_the_padding(self, items: Items) -> None:
+    def test_training_moves_every_row_but_the_padding(self, items: ItemSide) -> None:
         before = items.weight.detach().clone()
         a_few_steps(items)
         moved = (items.weight.detach() != before).any(dim=1)
         assert moved.tolist() == [False] + [True] * (items.num_embeddings - 1)
 
-    def test_shared_gives_the_same_values(self, items: Items) -> None:
+    def test_shared_gives_the_same_values(self, items: ItemSide) -> None:
         ids = torch.tensor([[1, 0], [30, 2]])
         alone = items.weight.detach().clone(), items(ids).detach().clone()
         with items.shared():
             assert torch.equal(items.weight, alone[0]) and torch.equal(items(ids), alone[1])
 
-    def test_shared_gives_the_same_gradients(self, items: Items) -> None:
+    def test_shared_gives_the_same_gradients(self, items: ItemSide) -> None:
         other = copy.deepcopy(items)
         ids = torch.tensor([1, 2, 2])
         (items(ids).square().sum() + items.weight.exp().sum()).backward()
@@ -159,7 +159,7 @@ class TestContract:
         for (name, alone), shared in zip(items.named_parameters(), other.parameters(), strict=True):
             torch.testing.assert_close(shared.grad, alone.grad, msg=name)
 
-    def test_shared_computes_the_rows_once(self, items: Items, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_shared_computes_the_rows_once(self, items: ItemSide, monkeypatch: pytest.MonkeyPatch) -> None:
         calls = []
         rows = items.rows
         monkeypatch.setattr(items, "rows", lambda *which: calls.append(1) or rows(*which))
@@ -169,7 +169,7 @@ class TestContract:
             _ = items.weight
         assert len(calls) == 1
 
-    def test_shared_of_some_ids_gives_their_values(self, items: Items) -> None:
+    def test_shared_of_some_ids_gives_their_values(self, items: ItemSide) -> None:
         a_few_steps(items)
         items.eval()
         ids = torch.tensor([[7, 0], [30, 2]])
@@ -179,7 +179,7 @@ class TestContract:
             torch.testing.assert_close(items(torch.tensor([2, 2])), alone[1, [1, 1]])
 
     @pytest.mark.parametrize("other", [1, 5, 29])
-    def test_shared_of_some_ids_gives_no_other_items_vector(self, items: Items, other: int) -> None:
+    def test_shared_of_some_ids_gives_no_other_items_vector(self, items: ItemSide, other: int) -> None:
         """Where a model has special rows, the whole table is shared, and every item is there."""
         items.eval()
         ids = torch.tensor([2, other])
@@ -189,7 +189,7 @@ class TestContract:
             torch.testing.assert_close(items(ids), alone)
 
     @pytest.mark.parametrize("sparse", [False, True])
-    def test_shared_of_some_ids_gives_the_same_gradients(self, items: Items, sparse: bool) -> None:
+    def test_shared_of_some_ids_gives_the_same_gradients(self, items: ItemSide, sparse: bool) -> None:
         items.eval()
         other = copy.deepcopy(items)
         other.sparse = sparse
@@ -204,20 +204,20 @@ class TestContract:
             gradient = some.grad.to_dense() if some.grad.is_sparse else some.grad
             torch.testing.assert_close(gradient, alone.grad, msg=name)
 
-    def test_nothing_old_is_left_after_shared(self, items: Items) -> None:
+    def test_nothing_old_is_left_after_shared(self, items: ItemSide) -> None:
         with items.shared():
             a = items.weight
         a_few_steps(items)
         assert not torch.equal(items.weight, a)
 
-    def test_nothing_old_is_left_after_an_error(self, items: Items) -> None:
+    def test_nothing_old_is_left_after_an_error(self, items: ItemSide) -> None:
         before = items.weight
         with pytest.raises(IndexError, match="out of range"), items.shared():
             items(torch.tensor([items.num_embeddings]))
         a_few_steps(items)
         assert not torch.equal(items.weight, before)
 
-    def test_it_survives_a_deep_copy_and_its_own_state(self, side: Side, items: Items) -> None:
+    def test_it_survives_a_deep_copy_and_its_own_state(self, side: Side, items: ItemSide) -> None:
         a_few_steps(items)
         other = side.build()
         assert not torch.equal(other.weight, items.weight)
@@ -226,14 +226,14 @@ class TestContract:
         assert torch.equal(copy.deepcopy(items).weight, items.weight)
 
     @FROZEN
-    def test_vectors_that_are_frozen_stay_bit_for_bit_and_out_of_the_checkpoint(self, items: Items) -> None:
+    def test_vectors_that_are_frozen_stay_bit_for_bit_and_out_of_the_checkpoint(self, items: ItemSide) -> None:
         before = items.table.clone()
         a_few_steps(items.train())
         assert torch.equal(items.table, before)
         assert "table" not in items.state_dict() and "table" not in dict(items.named_parameters())
 
     @FROZEN
-    def test_frozen_vectors_are_the_stores_in_a_fresh_model(self, side: Side, items: Items) -> None:
+    def test_frozen_vectors_are_the_stores_in_a_fresh_model(self, side: Side, items: ItemSide) -> None:
         expected = apply_transforms(vectors()[1:], KINDS[side.kind].steps(HIDDEN)).astype(np.float32)
         np.testing.assert_array_equal(items.table.numpy(), expected)
 
@@ -510,9 +510,9 @@ def test_in_training_the_gates_get_noise_as_wide_as_the_text_says(monkeypatch: p
 def test_each_expert_drops_a_fifth_of_the_text_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     dropped: list[Tensor] = []
     items = filled_unisrec().train()
-    draw = Items._dropout
+    draw = ItemSide._dropout
 
-    def watched(self: Items) -> Any:
+    def watched(self: ItemSide) -> Any:
         drop = draw(self)
 
         def keep(x: Tensor, probability: float) -> Tensor:

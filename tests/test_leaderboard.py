@@ -16,7 +16,7 @@ from blair_rec.evaluate.leaderboard import Score, build_leaderboard
 from blair_rec.evaluate.metrics import top_lists
 from blair_rec.evaluate.runs.results import load_run, load_runs
 from blair_rec.evaluate.runs.run_files import PROTOCOLS
-from blair_rec.evaluate.significance import Pair, corrected, differences
+from blair_rec.evaluate.significance import PairedSample, corrected, differences
 from blair_rec.evaluate.slices import slices
 
 METRICS = ["NDCG@10", "Recall@5", "MRR@10"]
@@ -259,7 +259,7 @@ def test_claims_are_corrected_over_all_variants_and_metrics_of_a_protocol(decide
             for run in runs
             for metric in METRICS
         }
-        pairs = [Pair(values[key], values["id", key[1]]) for key in asked]
+        pairs = [PairedSample(values[key], values["id", key[1]]) for key in asked]
         expected = corrected(differences(pairs, runs[0].ranks.user))
         assert [rows[variant].metrics[protocol][metric].versus_baseline for variant, metric in asked] == expected
     verdicts = {variant: rows[variant].metrics["unmasked"]["NDCG@10"].versus_baseline.verdict for variant, _ in asked}
@@ -278,7 +278,7 @@ def test_slices_are_the_same_numbers_over_some_of_the_cases(decided):
                     np.stack([r.per_user(metric, "masked")[part.cases] for r in runs if r.variant == name])
                     for name in (variant, "id")
                 ]
-                raw += differences([Pair(*stacked)], runs[0].ranks.user[part.cases])
+                raw += differences([PairedSample(*stacked)], runs[0].ranks.user[part.cases])
                 asked.append((part.name, variant, metric, stacked[0]))
     rows = {row.variant: row for row in board.rows}
     for (name, variant, metric, values), expected in zip(asked, corrected(raw), strict=True):

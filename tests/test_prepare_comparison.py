@@ -14,14 +14,14 @@ from blair_rec.config.comparison import load_config
 from blair_rec.config.steps import ITEMS_PER_DIRECTION
 from blair_rec.models.transforms import apply_transforms
 from blair_rec.prepare.comparison import WIDTHS, count_texts, protocol_for, steps_for, write_comparison
-from blair_rec.prepare.events import Log
+from blair_rec.prepare.events import RawLog
 
 
-def log_of(pairs: list[tuple[int, int]]) -> Log:
+def log_of(pairs: list[tuple[int, int]]) -> RawLog:
     """Events of (user, item), user by user."""
     table = pl.DataFrame(sorted(pairs), schema={"user": pl.UInt32, "item": pl.UInt32}, orient="row")
     names = pl.Series([str(number) for number in range(9)])
-    return Log(table.with_columns(time=pl.int_range(table.height)), names, names)
+    return RawLog(table.with_columns(time=pl.int_range(table.height)), names, names)
 
 
 def write_texts(folder: Path, texts: list[str]) -> Path:

@@ -17,7 +17,7 @@ from blair_rec.lines.rejected import Rejected
 from blair_rec.prepare.collect import collect, numbered
 from blair_rec.prepare.events import (
     VALID_FROM,
-    Log,
+    RawLog,
     benchmark_rules,
     by_time,
     first_of_each_pair,
@@ -40,7 +40,7 @@ REVIEWS = st.lists(
 )
 
 
-def log_of(reviews: list[Review], rejected: Rejected | None = None, form: str | None = None) -> Log:
+def log_of(reviews: list[Review], rejected: Rejected | None = None, form: str | None = None) -> RawLog:
     """Collected from chunks of three rows, all of them text, as the reader gives them."""
     table = pl.DataFrame(
         [[str(cell) for cell in review] for review in reviews], schema=["user", "item", "rating", "time"], orient="row"
@@ -52,7 +52,7 @@ def log_of(reviews: list[Review], rejected: Rejected | None = None, form: str | 
     return collect(chunks, ["user", "item", "time", "rating"], rejected or Rejected(Path("rejected.jsonl")), form)[0]
 
 
-def rows(log: Log) -> list[Review]:
+def rows(log: RawLog) -> list[Review]:
     return [(log.users[user], log.items[item], rating, time) for user, item, time, rating in log.table.iter_rows()]
 
 

@@ -26,7 +26,7 @@ from blair_rec.errors import ConfigError, OutputError, PairsError, PretrainingEr
 from blair_rec.pretrain.batches import PairCollator
 from blair_rec.pretrain.loss import contrastive_loss, same_pairs
 from blair_rec.pretrain.model import PairModel, load_language_model
-from blair_rec.pretrain.pairs import Pair, Pairs, open_pairs, split_pairs
+from blair_rec.pretrain.pairs import TextPair, TextPairs, open_pairs, split_pairs
 from blair_rec.pretrain.retrieval import measures
 from blair_rec.pretrain.settings import PretrainConfig, read_pretrain_config
 from blair_rec.pretrain.train import pretrain
@@ -136,14 +136,14 @@ def test_the_contrastive_loss_is_that_of_plain_loops(
     assert ours.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
-def a_batch(encoder: Path, n: int = 6, *, hard: bool = False) -> tuple[PairCollator, list[Pair]]:
+def a_batch(encoder: Path, n: int = 6, *, hard: bool = False) -> tuple[PairCollator, list[TextPair]]:
     generator = np.random.default_rng(1)
     pairs = []
     for row in range(n):
         values, other = generator.integers(0, 2, (2, SLOTS))
         item = item_words(values)
         said = context_words(values, generator)
-        pairs.append(Pair(said, item, item_words(other) if hard else None, hash(item) >> 1, hash(said) >> 1, row))
+        pairs.append(TextPair(said, item, item_words(other) if hard else None, hash(item) >> 1, hash(said) >> 1, row))
     return PairCollator(AutoTokenizer.from_pretrained(encoder), 8, 0.3, seed=0), pairs
 
 
@@ -328,7 +328,7 @@ def test_no_item_and_no_context_stands_on_both_sides_of_the_split(
     rows: list[tuple[int, int]], share: float, seed: int
 ) -> None:
     item, context = np.array(rows).T
-    pairs = Pairs(lambda row: ("", "", None), np.arange(len(rows)), item, context, "")
+    pairs = TextPairs(lambda row: ("", "", None), np.arange(len(rows)), item, context, "")
     try:
         training, held_out = split_pairs(pairs, share, seed)
     except PairsError:  # too few items would be left

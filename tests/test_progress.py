@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from blair_rec.cli.prepare import Reading
 from blair_rec.cli.progress import HALF_A_MINUTE, Counters, Live, Pace, duration
 from blair_rec.cli.terminal import Console
-from blair_rec.evaluate.runs.run_files import Epoch
+from blair_rec.evaluate.runs.run_files import EpochRecord
 from blair_rec.experiment.listener import Job
 from blair_rec.experiment.tune import tune
 
@@ -41,8 +41,8 @@ class Training:
     done: bool = False
 
 
-def epoch(number: int, best: float | None = None) -> Epoch:
-    return Epoch(number, 5.0 - number / 10, 1.0, 0.1, None if best is None else {"NDCG@10": best})
+def epoch(number: int, best: float | None = None) -> EpochRecord:
+    return EpochRecord(number, 5.0 - number / 10, 1.0, 0.1, None if best is None else {"NDCG@10": best})
 
 
 @given(steps=st.lists(st.tuples(st.floats(0.1, 100), st.integers(0, 5)), max_size=40), begun=st.integers(0, 7))
@@ -187,7 +187,7 @@ class Jobs(Recorder):
         assert isinstance(jobs, list)
         self.plan += [job.name for job in jobs]
 
-    def epoch(self, job: Job, epoch: Epoch) -> None:
+    def epoch(self, job: Job, epoch: EpochRecord) -> None:
         assert job.trained < epoch.epoch <= job.epochs
         self.trained.setdefault(job.name, []).append(epoch.epoch)
 

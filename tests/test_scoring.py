@@ -20,7 +20,7 @@ from blair_rec.evaluate.metrics import metric_values
 from blair_rec.models.similarity import item_matrix, user_vectors
 from blair_rec.models.text_models import model_class
 from blair_rec.ranking import scoring
-from blair_rec.ranking.scoring import Items, Products, Ranks, count, rank, states
+from blair_rec.ranking.scoring import ItemMatrix, Products, Ranks, count, rank, states
 from blair_rec.training.epochs import seed_everything
 
 from recbole.data.dataloader import FullSortEvalDataLoader
@@ -245,7 +245,7 @@ def test_ranks_of_products_do_not_depend_on_chunks_and_are_those_of_float64(
     for size in (1 << 19, chunk):
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(scoring.CHUNK, "cpu", size)
-            found.append(scoring._rank(Products(cases, Items(vectors)), target, row, item, k=4))
+            found.append(scoring._rank(Products(cases, ItemMatrix(vectors)), target, row, item, k=4))
     for name, values in found[0].items():
         assert torch.equal(values, found[1][name]), name
     exact = cases.double() @ vectors.double().T
@@ -270,7 +270,7 @@ def test_float32_alone_would_rank_otherwise() -> None:
     cases, vectors = torch.randn(64, 48, generator=random), torch.randn(4000, 48, generator=random)
     vectors[2000:] = vectors[:2000] * (1 + 2**-23)  # further from nought by less than float32 tells
     own = (cases.double() * vectors[:64].double()).sum(1)
-    slack = Products(cases, Items(vectors)).slack
+    slack = Products(cases, ItemMatrix(vectors)).slack
     exact, _ = count(cases.double() @ vectors.double().T, own, slack[torch.float64])
     plain, _ = count(cases @ vectors.T, own, torch.zeros(64, dtype=torch.float64))
     above, close = count(cases @ vectors.T, own, slack[torch.float32])

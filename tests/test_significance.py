@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from blair_rec.evaluate.significance import (
-    Pair,
+    PairedSample,
     corrected,
     differences,
     holm,
@@ -33,9 +33,9 @@ def sparse(generator: np.random.Generator, *shape: int) -> np.ndarray:
     return np.where(generator.random(shape) < 0.2, 1 / np.log2(generator.integers(0, 10, shape) + 2), 0.0)
 
 
-def pair_of(seed: int, seeds: int = 3, users: int = 200, gain: float = 0.0) -> Pair:
+def pair_of(seed: int, seeds: int = 3, users: int = 200, gain: float = 0.0) -> PairedSample:
     generator = np.random.default_rng(seed)
-    return Pair(sparse(generator, seeds, users) + gain, sparse(generator, seeds, users))
+    return PairedSample(sparse(generator, seeds, users) + gain, sparse(generator, seeds, users))
 
 
 # Over users
@@ -86,14 +86,14 @@ def test_an_interval_without_anything_to_divide_by_is_none() -> None:
 # Over seeds and users
 
 
-def one_each(pair: Pair) -> np.ndarray:
+def one_each(pair: PairedSample) -> np.ndarray:
     return np.ones(pair.variant.shape[1], dtype=np.int64)
 
 
 def test_where_seeds_change_nothing_it_is_the_paired_t_test_over_users() -> None:
     generator = np.random.default_rng(3)
     variant, baseline = sparse(generator, 150), sparse(generator, 150)
-    pair = Pair(np.stack([variant] * 3), np.stack([baseline] * 2))
+    pair = PairedSample(np.stack([variant] * 3), np.stack([baseline] * 2))
     found, reference = seed_test(pair, one_each(pair)), stats.ttest_rel(variant, baseline)
     assert found is not None
     assert found.p_value == pytest.approx(reference.pvalue, rel=1e-9)
@@ -105,7 +105,7 @@ def test_where_seeds_change_nothing_it_is_the_paired_t_test_over_users() -> None
 def test_where_users_are_all_alike_it_is_welchs_test_over_seeds() -> None:
     generator = np.random.default_rng(4)
     variant, baseline = generator.normal(0.06, 0.004, 5), generator.normal(0.05, 0.001, 3)
-    pair = Pair(np.tile(variant[:, None], 80), np.tile(baseline[:, None], 80))
+    pair = PairedSample(np.tile(variant[:, None], 80), np.tile(baseline[:, None], 80))
     found, reference = seed_test(pair, one_each(pair)), stats.ttest_ind(variant, baseline, equal_var=False)
     assert found is not None
     assert found.p_value == pytest.approx(reference.pvalue, rel=1e-9)
@@ -139,7 +139,7 @@ def test_its_variance_is_that_of_crossed_random_effects() -> None:
     for _ in range(2_000):
         user, suited = generator.normal(0, 1, 50), generator.normal(0, 0.7, (2, 1, 50))
         sides = user + suited + generator.normal(0, 0.2, (2, 3, 1)) + generator.normal(0, 1, (2, 3, 50))
-        found = seed_test(Pair(*sides), np.ones(50, dtype=np.int64))
+        found = seed_test(PairedSample(*sides), np.ones(50, dtype=np.int64))
         assert found is not None
         means.append(found.difference)
         shares = [side.mean(axis=1).var(ddof=1) / 3 for side in sides]
@@ -153,7 +153,7 @@ def test_its_variance_is_that_of_crossed_random_effects() -> None:
 
 
 def test_a_single_seed_says_nothing_about_seeds() -> None:
-    pair = Pair(sparse(np.random.default_rng(0), 1, 80), sparse(np.random.default_rng(1), 3, 80))
+    pair = PairedSample(sparse(np.random.default_rng(0), 1, 80), sparse(np.random.default_rng(1), 3, 80))
     assert seed_test(pair, one_each(pair)) is None
     (found,) = corrected(differences([pair], np.arange(80)))
     assert (found.verdict, found.p_value, found.p_adjusted, found.seeds_ci95) == ("too few seeds", None, None, None)
@@ -163,8 +163,8 @@ def test_a_single_seed_says_nothing_about_seeds() -> None:
 def test_trainings_that_are_all_alike_leave_no_doubt() -> None:
     level = np.full((2, 80), 0.25)
     same, more = (
-        seed_test(Pair(level, level), one_each(Pair(level, level))),
-        seed_test(Pair(level + 0.25, level), one_each(Pair(level, level))),
+        seed_test(PairedSample(level, level), one_each(PairedSample(level, level))),
+        seed_test(PairedSample(level + 0.25, level), one_each(PairedSample(level, level))),
     )
     assert same is not None and (same.p_value, same.margin) == (1.0, 0.0)
     assert more is not None and (more.p_value, more.difference) == (0.0, 0.25)
@@ -192,7 +192,7 @@ def test_what_is_said_of_a_table_follows_from_its_parts() -> None:
         0.7 * base,
         base + generator.normal(0, 0.01, (3, 300)),
     )
-    pairs = [Pair(better, base), Pair(worse, base), Pair(same, base)]
+    pairs = [PairedSample(better, base), PairedSample(worse, base), PairedSample(same, base)]
     found = corrected(differences(pairs, np.arange(300)))
     assert [one.verdict for one in found] == ["better", "worse", "no difference found"]
     for pair, one in zip(pairs, found, strict=True):
@@ -214,7 +214,7 @@ def test_nothing_loses_more_than_all_of_it() -> None:
     """Two seeds of a variant that fails in one of them: a wide interval, which ends where no metric can go below."""
     generator = np.random.default_rng(4)
     baseline = sparse(generator, 2, 200)
-    pair = Pair(np.stack([baseline[0], 0 * baseline[0]]), baseline)
+    pair = PairedSample(np.stack([baseline[0], 0 * baseline[0]]), baseline)
     found = seed_test(pair, np.ones(200, dtype=np.int64))
     assert found is not None and found.difference - found.margin < -baseline.mean()  # so far by the t distribution
     (one,) = corrected(differences([pair], np.arange(200), flips=99, resamples=99))
@@ -243,9 +243,9 @@ def test_too_few_users_are_said_to_be_too_few() -> None:
 
 def test_a_baseline_that_finds_nothing_gives_no_relative_difference_but_a_verdict() -> None:
     variant = sparse(np.random.default_rng(2), 3, 300)
-    (found,) = corrected(differences([Pair(variant, np.zeros((3, 300)))], np.arange(300)))
+    (found,) = corrected(differences([PairedSample(variant, np.zeros((3, 300)))], np.arange(300)))
     assert (found.relative, found.ci95, found.seeds_ci95, found.verdict) == (None, None, None, "better")
-    (found,) = corrected(differences([Pair(np.zeros((3, 300)), np.zeros((3, 300)))], np.arange(300)))
+    (found,) = corrected(differences([PairedSample(np.zeros((3, 300)), np.zeros((3, 300)))], np.arange(300)))
     assert (found.relative, found.p_value, found.verdict) == (None, 1.0, "no difference found")
 
 
@@ -256,7 +256,9 @@ def test_cases_of_one_user_count_as_one_user(copies: int) -> None:
     pair = pair_of(12, users=80, gain=0.03)
     user = np.repeat(np.arange(80), copies)
     order = np.random.default_rng(copies).permutation(len(user))
-    many = Pair(np.repeat(pair.variant, copies, axis=1)[:, order], np.repeat(pair.baseline, copies, axis=1)[:, order])
+    many = PairedSample(
+        np.repeat(pair.variant, copies, axis=1)[:, order], np.repeat(pair.baseline, copies, axis=1)[:, order]
+    )
     (once,), (often,) = differences([pair], np.arange(80)), differences([many], user[order])
     assert once.p_value is not None and once.ci95 is not None and once.seeds_ci95 is not None
     assert often.p_users == once.p_users

@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_results import fake_ranks
 
-from blair_rec.evaluate.runs.run_files import Ranks
+from blair_rec.evaluate.runs.run_files import RunRanks
 from blair_rec.evaluate.slices import slices
 
 CASES = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 40), st.booleans()), min_size=2, max_size=30)
 
 
-def ranks_of(cases: list[tuple[int, int, bool]]) -> Ranks:
+def ranks_of(cases: list[tuple[int, int, bool]]) -> RunRanks:
     count, length, repeated = (np.array(column) for column in zip(*cases, strict=True))
-    return Ranks(
+    return RunRanks(
         **fake_ranks(
             cases=len(cases), target_count=count, history_length=length, target_in_history=repeated.astype(bool)
         )

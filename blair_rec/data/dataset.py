@@ -15,7 +15,7 @@ from torch import Tensor
 
 from blair_rec.config.split import SplitConfig
 from blair_rec.data.cutoffs import PARTS, part_of
-from blair_rec.data.log import LOG_POSITION, Log, LogRows
+from blair_rec.data.log import LOG_POSITION, EventLog, LogRows
 from blair_rec.data.reading import QuicklyRead
 from blair_rec.errors import DatasetError
 
@@ -50,7 +50,7 @@ class TextSequentialDataset(QuicklyRead):
 
     inter_feat: Any
     item_vectors: ItemVectors | None = None
-    log: Log | None = None
+    log: EventLog | None = None
     event_times: np.ndarray | None = None
     """[M] float64, the times of the log's events; None for benchmark files."""
     neighbours = 0
@@ -121,7 +121,7 @@ class TextSequentialDataset(QuicklyRead):
         self._check_field("uid_field", "time_field")
         fields = {field: self.inter_feat[field] for field in self.inter_feat}
         offsets = torch.searchsorted(fields[self.uid_field], torch.arange(self.user_num + 1))
-        self.log = Log(fields, self.uid_field, self.iid_field, offsets)
+        self.log = EventLog(fields, self.uid_field, self.iid_field, offsets)
         position = torch.arange(len(self.log.user))
         rows = position[self.log.before(position) > 0]
         if len(rows) == 0:

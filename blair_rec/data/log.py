@@ -18,7 +18,7 @@ LOG_POSITION = "blair_log_position"
 
 
 @dataclass(frozen=True, eq=False)
-class Log:
+class EventLog:
     """All events, user by user, oldest first: held once, whatever is made of them.
 
     Shapes: M events.
@@ -54,7 +54,9 @@ class LogRows(Interaction):
     order or left out, but nothing can be written into them.
     """
 
-    def __init__(self, log: Log, position: Tensor, lists: Mapping[str, str], length_field: str, width: int) -> None:
+    def __init__(
+        self, log: EventLog, position: Tensor, lists: Mapping[str, str], length_field: str, width: int
+    ) -> None:
         """`lists`: the field that each column of lists is made of; `width`: events in a list at most."""
         self.log = log
         self.position = position

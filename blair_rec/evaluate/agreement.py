@@ -10,7 +10,7 @@ import numpy as np
 from blair_rec.errors import ConfigError
 from blair_rec.evaluate.runs.results import RunResult, check_paired
 from blair_rec.evaluate.runs.run_files import PROTOCOLS, ProtocolName
-from blair_rec.evaluate.significance import Difference, Floats, Pair, corrected, differences
+from blair_rec.evaluate.significance import Difference, Floats, PairedSample, corrected, differences
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def moves(now: Sequence[RunResult], then: Sequence[RunResult], metrics: Sequence
         raise ConfigError("the two comparisons have no variant in common, so there is nothing to check")
     asked = [(variant, protocol, metric) for variant in variants for protocol in PROTOCOLS for metric in metrics]
     drawn = {name: (_drawn(now, name), _drawn(then, name)) for name in variants}
-    pairs = [Pair(_values(now, *key), _values(then, *key), drawn[key[0]]) for key in asked]
+    pairs = [PairedSample(_values(now, *key), _values(then, *key), drawn[key[0]]) for key in asked]
     verdicts = corrected(differences(pairs, now[0].ranks.user))
     return [
         Move(*key, float(pair.baseline.mean()), float(pair.variant.mean()), _identical(now, then, key[0]), difference)

@@ -21,7 +21,7 @@ from blair_rec.evaluate.notes import (
 )
 from blair_rec.evaluate.runs.results import RunResult, check_paired, run_name
 from blair_rec.evaluate.runs.run_files import PROTOCOLS, EncoderUsed, Parameters, ProtocolName
-from blair_rec.evaluate.significance import Difference, Floats, Pair, corrected, differences
+from blair_rec.evaluate.significance import Difference, Floats, PairedSample, corrected, differences
 from blair_rec.evaluate.slices import Slice, slices
 
 SCHEMA = 1
@@ -242,7 +242,9 @@ def _summaries(
         raw: list[Difference] = []
         for part in parts:
             pairs = [
-                Pair(values[variant, metric][:, part.cases], values[baseline, metric][:, part.cases], drawn[variant])
+                PairedSample(
+                    values[variant, metric][:, part.cases], values[baseline, metric][:, part.cases], drawn[variant]
+                )
                 for variant in others
                 for metric in metrics
             ]

@@ -61,7 +61,7 @@ class Difference:
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
+class PairedSample:
     """One metric of a variant and of the baseline, on the same test cases."""
 
     variant: Floats
@@ -73,7 +73,7 @@ class Pair:
 
 
 def differences(
-    pairs: Sequence[Pair], user: NDArray[np.int64], *, flips: int = FLIPS, resamples: int = RESAMPLES
+    pairs: Sequence[PairedSample], user: NDArray[np.int64], *, flips: int = FLIPS, resamples: int = RESAMPLES
 ) -> list[Difference]:
     """Each pair by itself, not corrected yet: hand the whole table to `corrected`.
 
@@ -83,7 +83,7 @@ def differences(
     if not pairs:
         return []
     counts = np.bincount(np.unique(user, return_inverse=True)[1])
-    by_user = [Pair(_sums(pair.variant, user), _sums(pair.baseline, user), pair.drawn) for pair in pairs]
+    by_user = [PairedSample(_sums(pair.variant, user), _sums(pair.baseline, user), pair.drawn) for pair in pairs]
     if len(counts) < MIN_USERS:
         return [_undecided(pair, "too few users") for pair in by_user]
     variant = np.stack([pair.variant.mean(axis=0) for pair in by_user], axis=1)
@@ -157,7 +157,7 @@ class SeedTest:
     p_value: float
 
 
-def seed_test(pair: Pair, counts: NDArray[np.int64]) -> SeedTest | None:
+def seed_test(pair: PairedSample, counts: NDArray[np.int64]) -> SeedTest | None:
     """t-test of a difference of means over seeds and users; None where a side that seeds change has only one.
 
     pair: [S, U] sums over a user's cases; counts: [U] how many these are.
@@ -209,7 +209,7 @@ def _sums(values: Floats, user: NDArray[np.int64]) -> Floats:
     return np.stack([np.bincount(place, weights=of_seed) for of_seed in values])
 
 
-def _difference(pair: Pair, counts: NDArray[np.int64], p_users: float, interval: Interval | None) -> Difference:
+def _difference(pair: PairedSample, counts: NDArray[np.int64], p_users: float, interval: Interval | None) -> Difference:
     found = seed_test(pair, counts)
     if found is None:
         return dataclasses.replace(_undecided(pair, "too few seeds"), ci95=interval, p_users=p_users)
@@ -235,10 +235,10 @@ def _judged(difference: Difference, p_adjusted: float) -> Difference:
     return dataclasses.replace(difference, p_adjusted=p_adjusted, verdict=verdict)
 
 
-def _undecided(pair: Pair, verdict: Verdict) -> Difference:
+def _undecided(pair: PairedSample, verdict: Verdict) -> Difference:
     return Difference(_relative(pair), None, None, None, None, None, None, None, verdict)
 
 
-def _relative(pair: Pair) -> float | None:
+def _relative(pair: PairedSample) -> float | None:
     level = float(pair.baseline.mean(axis=0).sum())
     return float(pair.variant.mean(axis=0).sum()) / level - 1 if level > 0 else None

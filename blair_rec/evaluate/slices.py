@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from blair_rec.evaluate.runs.run_files import Ranks
+from blair_rec.evaluate.runs.run_files import RunRanks
 
 TAIL = 5
 """Training events up to which an item is one of the tail."""
@@ -27,7 +27,7 @@ class Slice:
     """[cases] whether it belongs here."""
 
 
-def slices(ranks: Ranks) -> tuple[Slice, ...]:
+def slices(ranks: RunRanks) -> tuple[Slice, ...]:
     """All slices, empty ones among them.
 
     Histories are divided into thirds, as far as equal lengths allow: what is long depends on the data set.

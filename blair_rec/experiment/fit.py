@@ -35,7 +35,7 @@ from blair_rec.models.whitening import items_that_differ
 from blair_rec.ranking.baselines import Counted, build_baseline
 from blair_rec.ranking.scoring import Ranks, rank
 from blair_rec.text.store.embeddings import EmbeddingStore
-from blair_rec.training.epochs import EveryPosition, RecboleWay, Steps, build_training, check_loss
+from blair_rec.training.epochs import EpochSteps, EveryPosition, RecboleWay, build_training, check_loss
 from blair_rec.training.loop import Epoch, OnStep, fit
 
 logger = logging.getLogger("blair_rec")
@@ -266,7 +266,7 @@ def _built(
     setup: Mapping[str, Any],
     data: TrainingData,
     vectors: ItemVectors | None,
-) -> tuple[Any, Any, Steps]:
+) -> tuple[Any, Any, EpochSteps]:
     """RecBole's config, the model as its seed initialises it, and the steps of its training."""
     train, split = config.train_of(variant), copy.copy(data.train)
     split.item_vectors = vectors

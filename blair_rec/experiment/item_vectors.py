@@ -67,7 +67,7 @@ class Vectors(Protocol):
 
 
 @dataclass(frozen=True)
-class Given:
+class ReadyVectors:
     """Vectors that are there already, such as those of another tool that `blair-rec store import` has read."""
 
     path: Path
@@ -198,7 +198,7 @@ def find_encodings(
             continue
         text = config.text_of(variant)
         if text.store is not None:
-            found[name] = Given(Path(text.store), open_store(text.store, verify=False))
+            found[name] = ReadyVectors(Path(text.store), open_store(text.store, verify=False))
             continue
         asked = (text.encoder, text.revision, text.fallback, text.pooling, text.max_length, text.dtype)
         if asked not in sources:

@@ -26,7 +26,7 @@ from blair_rec.border.settings import recbole_config
 from blair_rec.config.sections import VariantConfig
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.errors import ConfigError
-from blair_rec.models.items import Items, build_items
+from blair_rec.models.items import ItemSide, build_items
 from blair_rec.models.packed import can_pack
 
 import recbole.data.dataset
@@ -126,7 +126,7 @@ def replace_items(
     vectors: np.ndarray,
     seed: int,
     fitted: Mapping[str, np.ndarray] | None = None,
-) -> Items:
+) -> ItemSide:
     """Put a variant's item side where the embedding of this name is; vectors: [N, E] by item id."""
     replaced: Any = model.get_submodule(name)
     items = build_items(variant, vectors, replaced, seed=seed, fitted=fitted)
@@ -162,7 +162,7 @@ def _tried(base: type[SequentialRecommender], settings: Mapping[str, Any]) -> El
         return Eligible(can_pack(base), not indexed and not extra and _takes_new_items(model, items, batch))
 
 
-def _without_effect(model: Any, items: Items, batch: Any) -> str | None:
+def _without_effect(model: Any, items: ItemSide, batch: Any) -> str | None:
     """What another vector for an item doesn't change, though it should."""
     sequences, length = batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN]
     item = int(sequences[0, length[0] - 1])
@@ -177,7 +177,7 @@ def _without_effect(model: Any, items: Items, batch: Any) -> str | None:
     return None if moved[0, 1:][others].any() else "reads a history by something else than its items' vectors"
 
 
-def _takes_new_items(model: Any, items: Items, batch: Any) -> bool:
+def _takes_new_items(model: Any, items: ItemSide, batch: Any) -> bool:
     new = items.num_embeddings
     items.append(np.ones((1, 16)))
     sequences, length = batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN]

@@ -22,7 +22,7 @@ from blair_rec.models.eligibility import (
     replace_items,
     why_not,
 )
-from blair_rec.models.items import Items
+from blair_rec.models.items import ItemSide
 from blair_rec.models.items.base import NEW_ITEMS
 from blair_rec.models.similarity import Similarity
 from blair_rec.models.transforms import FittedTransforms
@@ -87,9 +87,9 @@ def model_class(name: str) -> type[SequentialRecommender]:
     return with_text(base)
 
 
-def item_side(model: Any) -> nn.Embedding | Items:
+def item_side(model: Any) -> nn.Embedding | ItemSide:
     """What turns item ids into vectors in this model."""
-    side: nn.Embedding | Items = model.get_submodule(model.item_side_name)
+    side: nn.Embedding | ItemSide = model.get_submodule(model.item_side_name)
     return side
 
 
@@ -99,7 +99,7 @@ def shared_items(model: Any, ids: Tensor | None = None) -> AbstractContextManage
         own: AbstractContextManager[None] = model.shared_items()
         return own
     items = item_side(model)
-    return items.shared(ids) if isinstance(items, Items) else nullcontext()
+    return items.shared(ids) if isinstance(items, ItemSide) else nullcontext()
 
 
 def append_items(model: Any, vectors: np.ndarray) -> None:
@@ -117,7 +117,7 @@ def append_items(model: Any, vectors: np.ndarray) -> None:
             f"{refused}{type(model).__name__} is made of the items that it was given at first; {NEW_ITEMS}"
         )
     items = item_side(model)
-    if not isinstance(items, Items):
+    if not isinstance(items, ItemSide):
         raise ConfigError(f"{refused}items: id knows items by their events alone; {NEW_ITEMS}")
     found = eligibility(model.recbole_base)
     if isinstance(found, Eligible) and not found.cold_items:

@@ -15,7 +15,7 @@ import polars as pl
 
 from blair_rec.errors import SourceError
 from blair_rec.lines.rejected import Rejected
-from blair_rec.prepare.events import Log
+from blair_rec.prepare.events import RawLog
 from blair_rec.prepare.names import unusable, why_unusable
 from blair_rec.prepare.reading.kept import Chunk
 from blair_rec.prepare.times import (
@@ -39,7 +39,7 @@ AT_ONCE = 1 << 20
 
 def collect(
     chunks: Iterable[tuple[Path, Chunk]], columns: Sequence[str], rejected: Rejected, time_format: str | None = None
-) -> tuple[Log, str]:
+) -> tuple[RawLog, str]:
     """All events of some files, as they stand there, and how their times are written.
 
     `columns` are those of user, item, time and maybe rating. Events without a usable name, time or rating go to
@@ -123,7 +123,7 @@ class _Events:
         self.tables.append(pl.concat(self.latest, rechunk=True))
         self.latest = []
 
-    def log(self) -> Log:
+    def log(self) -> RawLog:
         """All of them, numbered; those with an unusable name are rejected.
 
         Raises:
@@ -159,7 +159,7 @@ class _Events:
         if not log.height:
             said = f"among {self.rejected.lines:,} lines ({'; '.join(self.rejected.first) or 'no line'})"
             raise SourceError(f"no usable event {said}")
-        return Log(log, users, items, dates=not is_number)
+        return RawLog(log, users, items, dates=not is_number)
 
     def _reject(
         self,

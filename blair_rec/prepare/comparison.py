@@ -11,7 +11,7 @@ from blair_rec.config.reading import write_yaml
 from blair_rec.config.steps import ITEMS_PER_DIRECTION, Step
 from blair_rec.files import write_text
 from blair_rec.prepare.dataset import HISTORY
-from blair_rec.prepare.events import Log, first_of_each_pair
+from blair_rec.prepare.events import RawLog, first_of_each_pair
 
 WIDTHS = (384, 768)
 """Dimensions of the small encoders, and of BLaIR's: what is written here fits both."""
@@ -22,7 +22,7 @@ FEWEST = 8
 def write_comparison(
     path: Path,
     folder: Path,
-    log: Log,
+    log: RawLog,
     text: Mapping[str, Any],
     fields: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
@@ -67,7 +67,7 @@ def write_comparison(
     write_text(path, "".join(lines))
 
 
-def protocol_for(log: Log) -> tuple[str, str]:
+def protocol_for(log: RawLog) -> tuple[str, str]:
     """`masked` or `unmasked`, and why: whether users of this log come back to items that they had before."""
     events = log.table.height
     repeats = events - first_of_each_pair(log).table.height

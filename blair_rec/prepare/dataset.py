@@ -12,7 +12,7 @@ import numpy as np
 
 from blair_rec.errors import SourceError
 from blair_rec.lines.atomic import quoted
-from blair_rec.prepare.events import SPLITS, Log, position_and_length, written_times
+from blair_rec.prepare.events import SPLITS, RawLog, position_and_length, written_times
 from blair_rec.prepare.items import flat
 from blair_rec.prepare.reading.jsonlines import as_numbers
 
@@ -22,7 +22,7 @@ ROWS = 1_000_000
 """Rows turned into text at once."""
 
 
-def write_log(path: Path, log: Log) -> None:
+def write_log(path: Path, log: RawLog) -> None:
     """One row per event, in the order of the log: user_id, item_id, rating if there is one, timestamp."""
     log = written_times(log)
     rating = ["rating"] if "rating" in log.table.columns else []
@@ -36,7 +36,7 @@ def write_log(path: Path, log: Log) -> None:
             )
 
 
-def histories(log: Log, longest: int) -> Iterator[str]:
+def histories(log: RawLog, longest: int) -> Iterator[str]:
     """For each event of a log in order: what its user took before, at most the last `longest`, joined by spaces."""
     names = log.items.to_list()
     items = [names[item] for item in log.table["item"].to_list()]
@@ -48,7 +48,7 @@ BENCHMARK = {"recbole": {"benchmark_filename": list(SPLITS), "alias_of_item_id":
 """What a comparison has to say of the files that write_benchmark makes."""
 
 
-def write_benchmark(folder: Path, name: str, log: Log, split: np.ndarray, longest: int = HISTORY) -> dict[str, int]:
+def write_benchmark(folder: Path, name: str, log: RawLog, split: np.ndarray, longest: int = HISTORY) -> dict[str, int]:
     """NAME.train.inter, NAME.valid.inter and NAME.test.inter, and how many rows each has.
 
     An event without a history is no row: there is nothing to predict it from. Upstream drops it, too.

@@ -25,7 +25,7 @@ AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
-class Log:
+class RawLog:
     """Who took what when.
 
     Shapes: M events.
@@ -50,19 +50,19 @@ class Log:
         """The items that have an event."""
         return set(self.items.gather(self.table["item"].unique()))
 
-    def without_items(self, names: Sequence[str]) -> Log:
+    def without_items(self, names: Sequence[str]) -> RawLog:
         """The events with other items than these."""
         left_out = pl.Series(np.flatnonzero(self.items.is_in(list(names)).to_numpy()).astype(np.uint32))
         return replace(self, table=self.table.filter(~pl.col("item").is_in(left_out.implode())))
 
 
-def in_order(log: Log) -> Log:
+def in_order(log: RawLog) -> RawLog:
     """Users in the order of their first lines, each one's events by time; equal times stay as they stand."""
     # One stable sort for each column takes a third of the time of one sort by both.
     return replace(log, table=log.table.sort("time", maintain_order=True).sort("user", maintain_order=True))
 
 
-def first_of_each_pair(log: Log) -> Log:
+def first_of_each_pair(log: RawLog) -> RawLog:
     """Of the events of one user and one item only the first that stands there, in a log that is in order."""
     table = log.table
     user = table["user"].to_numpy()
@@ -74,18 +74,18 @@ def first_of_each_pair(log: Log) -> Log:
     return replace(log, table=table.filter(pl.concat(first)) if first else table)
 
 
-def without_doubles(log: Log) -> Log:
+def without_doubles(log: RawLog) -> RawLog:
     """Of events that agree in user, item and time only the first that stands there."""
     return replace(log, table=log.table.unique(["user", "item", "time"], keep="first", maintain_order=True))
 
 
-def benchmark_rules(log: Log, k: int) -> Log:
+def benchmark_rules(log: RawLog, k: int) -> RawLog:
     """In order, the first event of each pair, k-core: what `rating_only` of Amazon Reviews 2023 has of raw reviews."""
     # Who has fewer than k events has fewer than k first ones: without them there is much less to sort.
     return k_core(first_of_each_pair(in_order(k_core(log, k))), k)
 
 
-def k_core(log: Log, k: int) -> Log:
+def k_core(log: RawLog, k: int) -> RawLog:
     """The largest part in which every user and every item has at least k events; it may be empty."""
     table, columns = log.table, ("user", "item")
     counts = {column: np.bincount(table[column].to_numpy()) for column in columns}
@@ -98,7 +98,7 @@ def k_core(log: Log, k: int) -> Log:
     return replace(log, table=table)
 
 
-def written_times(log: Log) -> Log:
+def written_times(log: RawLog) -> RawLog:
     """The same order in times that float64 holds, as which RecBole reads them: what a data set's file has.
 
     Dates become milliseconds, with a fraction where one of them has microseconds; whole nanoseconds become
@@ -116,14 +116,14 @@ def written_times(log: Log) -> Log:
     return replace(log, table=log.table.with_columns(time.alias("time")))
 
 
-def tied_by_rounding(log: Log) -> int:
+def tied_by_rounding(log: RawLog) -> int:
     """How many events of a log in order get the written time of their user's event before, and had a later one."""
     table = log.table.select("user", "time", written=written_times(log).table["time"])
     same = {name: table[name][1:] == table[name][:-1] for name in table.columns}
     return int((same["user"] & same["written"] & ~same["time"]).sum())
 
 
-def position_and_length(log: Log) -> tuple[np.ndarray, np.ndarray]:
+def position_and_length(log: RawLog) -> tuple[np.ndarray, np.ndarray]:
     """[M] of every event of a log in order: how many of its user came before, and how many the user has."""
     user = log.table["user"].to_numpy()
     begins = np.flatnonzero(np.append(True, user[1:] != user[:-1])) if len(user) else np.zeros(0, dtype=np.int64)
@@ -131,13 +131,13 @@ def position_and_length(log: Log) -> tuple[np.ndarray, np.ndarray]:
     return np.arange(len(user)) - np.repeat(begins, lengths), np.repeat(lengths, lengths)
 
 
-def last_out(log: Log) -> np.ndarray:
+def last_out(log: RawLog) -> np.ndarray:
     """[M] int: 2, test, for the last event of each user; 1, validation, for the one before; 0, training, else."""
     position, length = position_and_length(log)
     return np.clip(position - length + 3, 0, 2)
 
 
-def by_time(log: Log, valid_from: int = VALID_FROM, test_from: int = TEST_FROM) -> np.ndarray:
+def by_time(log: RawLog, valid_from: int = VALID_FROM, test_from: int = TEST_FROM) -> np.ndarray:
     """[M] int: 0, 1, 2 (training, validation, test) by the moments at which validation and test begin."""
     time = log.table["time"].to_numpy()
     return (time >= valid_from).astype(int) + (time >= test_from)

@@ -12,7 +12,7 @@ from blair_rec.lines.rejected import REJECTED, Rejected
 from blair_rec.prepare.collect import collect
 from blair_rec.prepare.comparison import write_comparison
 from blair_rec.prepare.dataset import check_fields, write_items, write_log
-from blair_rec.prepare.events import Log, first_of_each_pair, in_order, k_core, tied_by_rounding, without_doubles
+from blair_rec.prepare.events import RawLog, first_of_each_pair, in_order, k_core, tied_by_rounding, without_doubles
 from blair_rec.prepare.folder import Hashes, Tell, is_done, need_room, new_folder, write_record
 from blair_rec.prepare.items import ItemFile, Names, check_matches
 from blair_rec.prepare.reading.blocks import Progress
@@ -109,7 +109,7 @@ def prepare_own(
 
 def _read(
     asked: OwnData, rejected: Rejected, tell: Tell, progress: Progress | None
-) -> tuple[Log, Names | None, dict[str, Any]]:
+) -> tuple[RawLog, Names | None, dict[str, Any]]:
     """The log without what is left out of it, the items of the items file, and what was found on the way."""
     columns = [asked.user, asked.item, asked.time]
     need_columns(asked.events, columns)
@@ -122,7 +122,7 @@ def _read(
         check_matches(log.item_names(), names, asked.events, asked.items)
     counts: dict[str, dict[str, int]] = {}
 
-    def step(name: str, log: Log) -> Log:
+    def step(name: str, log: RawLog) -> RawLog:
         counts[name] = log.counts
         tell(f"{name}: " + ", ".join(f"{count:,} {what}" for what, count in counts[name].items()))
         return log

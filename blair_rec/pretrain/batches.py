@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
-from blair_rec.pretrain.pairs import Pair
+from blair_rec.pretrain.pairs import TextPair
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class PairCollator:
     seed: int
     """Of the words masked: drawn anew for every batch, and alike whenever the batch is the same."""
 
-    def __call__(self, pairs: Sequence[Pair]) -> dict[str, Tensor]:
+    def __call__(self, pairs: Sequence[TextPair]) -> dict[str, Tensor]:
         """[B] pairs -> input_ids, attention_mask [B, S, L], item_keys, context_keys [B], and the masked words."""
         texts = [text for pair in pairs for text in (pair.context, pair.item, pair.hard_negative) if text is not None]
         read = self.tokenizer(
@@ -43,5 +43,5 @@ class PairCollator:
         batch["context_keys"] = torch.tensor([pair.context_key for pair in pairs])
         return batch
 
-    def _seed_of(self, pairs: Sequence[Pair]) -> int:
+    def _seed_of(self, pairs: Sequence[TextPair]) -> int:
         return int(np.random.SeedSequence([self.seed, *(pair.row for pair in pairs)]).generate_state(1)[0])

@@ -19,7 +19,7 @@ HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
-class Pair:
+class TextPair:
     """One row: what somebody says, and the item it is about."""
 
     context: str
@@ -34,7 +34,7 @@ class Pair:
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
+class TextPairs:
     """Rows of a file of pairs, or some of them; `pairs[i]` reads the row from disk."""
 
     read: Callable[[int], tuple[str, str, str | None]]
@@ -53,18 +53,18 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> Pair:
+    def __getitem__(self, index: int) -> TextPair:
         row = int(self.rows[index])
-        return Pair(*self.read(row), int(self.item_keys[index]), int(self.context_keys[index]), row)
+        return TextPair(*self.read(row), int(self.item_keys[index]), int(self.context_keys[index]), row)
 
-    def __iter__(self) -> Iterator[Pair]:
+    def __iter__(self) -> Iterator[TextPair]:
         return (self[index] for index in range(len(self)))
 
-    def take(self, which: np.ndarray) -> Pairs:
+    def take(self, which: np.ndarray) -> TextPairs:
         """Those rows alone: [k] indices or [n] bool."""
         keys = self.item_keys[which], self.context_keys[which]
         negatives = None if self.negative_keys is None else self.negative_keys[which]
-        return Pairs(self.read, self.rows[which], *keys, self.sha256, negatives)
+        return TextPairs(self.read, self.rows[which], *keys, self.sha256, negatives)
 
     @property
     def n_items(self) -> int:
@@ -74,7 +74,7 @@ class Pairs:
 
 def open_pairs(
     path: str | Path, context: str, item: str, item_id: str | None = None, hard_negative: str | None = None
-) -> Pairs:
+) -> TextPairs:
     """The rows of a file of pairs: CSV or TSV with a header, JSON lines, or Parquet (see pair_files.open_rows).
 
     The file is read through once, to find its rows and to check them; of a file of lines 24 bytes a row stay in memory,
@@ -115,7 +115,7 @@ def open_pairs(
         )
     texts = np.array(text_keys, dtype=np.int64)
     items = _joined(id_keys, text_keys) if item_id else texts
-    pairs = Pairs(
+    pairs = TextPairs(
         lambda row: _three(read(row), len(columns)),
         np.arange(len(texts)),
         items,
@@ -128,7 +128,7 @@ def open_pairs(
     return pairs
 
 
-def split_pairs(pairs: Pairs, held_out: float, seed: int) -> tuple[Pairs, Pairs]:
+def split_pairs(pairs: TextPairs, held_out: float, seed: int) -> tuple[TextPairs, TextPairs]:
     """(training, held out): a share of the items, drawn by lot, is held out with all its pairs.
 
     A row whose context is also said of a held-out item, or whose hard negative is the text of one, leaves the training

@@ -10,13 +10,13 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from blair_rec.pretrain.model import pool
-from blair_rec.pretrain.pairs import Pairs
+from blair_rec.pretrain.pairs import TextPairs
 
 Embed = Callable[[Sequence[str]], np.ndarray]
 """Texts -> [n, H] vectors."""
 
 
-def retrieval(embed: Embed, pairs: Pairs, k: int = 10) -> dict[str, float]:
+def retrieval(embed: Embed, pairs: TextPairs, k: int = 10) -> dict[str, float]:
     """recall@k and MRR, by cosine among all items of `pairs`; equal scores count as their expectation.
 
     A context that stands for several items has found one when it has found any.

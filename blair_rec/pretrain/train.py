@@ -32,7 +32,7 @@ from blair_rec.errors import OutputError, PretrainingError
 from blair_rec.files import partial_of, put_in_place, refuse_foreign, tidy, write_text
 from blair_rec.pretrain.batches import PairCollator
 from blair_rec.pretrain.model import PairModel, export, load_language_model
-from blair_rec.pretrain.pairs import Pairs, open_pairs, split_pairs
+from blair_rec.pretrain.pairs import TextPairs, open_pairs, split_pairs
 from blair_rec.pretrain.retrieval import embedder, retrieval
 from blair_rec.pretrain.settings import PretrainConfig
 
@@ -262,7 +262,7 @@ def _resume(work: Path, identity: dict[str, Any], fresh: bool) -> Path | None:
 
 
 def _measure(
-    model: PairModel, tokenizer: PreTrainedTokenizerBase, held_out: Pairs, config: PretrainConfig
+    model: PairModel, tokenizer: PreTrainedTokenizerBase, held_out: TextPairs, config: PretrainConfig
 ) -> dict[str, float] | None:
     if len(held_out) == 0:
         return None

@@ -68,7 +68,7 @@ def rank(model: Any, split: TextSequentialDataset, batch_size: int, k: int = 0) 
     model.eval()
     parts: list[dict[str, Tensor]] = []
     with shared_items(model):
-        items = Items(item_matrix(model).float()) if scores_by_product(model) else None
+        items = ItemMatrix(item_matrix(model).float()) if scores_by_product(model) else None
         if items is None:
             batch_size = max(1, min(batch_size, WRITTEN_OUT // split.item_num))
         for begin in range(0, len(split), batch_size):
@@ -76,7 +76,7 @@ def rank(model: Any, split: TextSequentialDataset, batch_size: int, k: int = 0) 
             scores: Scores
             if items is None:
                 given = model.full_sort_predict(split[rows].to(model.device)).float()
-                scores = Given(given, type(model).__name__, split.item_num)
+                scores = GivenScores(given, type(model).__name__, split.item_num)
             else:
                 scores = Products(states(model, split, rows).float(), items)
             user, target = (
@@ -123,7 +123,7 @@ class Scores(Protocol):
         """[P] float64, for pairs of a case and an item."""
 
 
-class Items:
+class ItemMatrix:
     """Vectors of all items, [N, H] float32, and the length of the longest."""
 
     def __init__(self, vectors: Tensor) -> None:
@@ -134,7 +134,7 @@ class Items:
 class Products:
     """Scores that are products of vectors: [B, H] float32 of cases with those of all items."""
 
-    def __init__(self, cases: Tensor, items: Items) -> None:
+    def __init__(self, cases: Tensor, items: ItemMatrix) -> None:
         self.cases, self.items, self.n_items = cases, items.vectors, len(items.vectors)
         largest = norms(cases) * items.longest
         if wrong := int((~torch.isfinite(largest.float())).sum()):
@@ -165,7 +165,7 @@ def norms(vectors: Tensor) -> Tensor:
     return torch.linalg.vector_norm(vectors, dim=1).double()
 
 
-class Given:
+class GivenScores:
     """Scores as a model gives them: [B, N] float32."""
 
     def __init__(self, scores: Tensor, model_name: str, n_items: int) -> None:

@@ -32,7 +32,7 @@ Of several processes each sees its share of every batch, which may be nothing: a
 """
 
 
-class Steps(Protocol):
+class EpochSteps(Protocol):
     """The training steps of every epoch."""
 
     def __len__(self) -> int:
@@ -128,7 +128,7 @@ def check_loss(model_class: type, train: TrainConfig) -> None:
 
 def build_training(
     model_class: Any, config: Any, split: Any, sequences: TrainingSequences, train: TrainConfig, seed: int
-) -> tuple[Any, Steps]:
+) -> tuple[Any, EpochSteps]:
     """A model as the seed initialises it, and the steps of its training: every position, or RecBole's way.
 
     Args:

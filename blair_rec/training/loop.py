@@ -17,7 +17,7 @@ from blair_rec.config.sections import SAMPLED_LOSSES, TrainConfig
 from blair_rec.models.text_models import item_side
 from blair_rec.training import parallel
 from blair_rec.training.checkpoint import load_training, save_training
-from blair_rec.training.epochs import StepLosses, Steps
+from blair_rec.training.epochs import EpochSteps, StepLosses
 from blair_rec.training.losses import check_finite
 from blair_rec.training.optimizer import LearningRate, RowAdam
 
@@ -85,7 +85,7 @@ def run_epoch(
 
 def fit(
     model: nn.Module,
-    steps: Steps,
+    steps: EpochSteps,
     validate: Callable[[], Mapping[str, float]],
     metric: str,
     train: TrainConfig,

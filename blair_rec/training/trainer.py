@@ -15,7 +15,7 @@ from blair_rec.models.packed import can_pack
 from blair_rec.models.similarity import scores_by_product
 from blair_rec.models.text_models import shared_items
 from blair_rec.training.checkpoint import load_training, load_weights, save_training
-from blair_rec.training.epochs import EveryPosition, RecboleWay, Steps, check_loss
+from blair_rec.training.epochs import EpochSteps, EveryPosition, RecboleWay, check_loss
 from blair_rec.training.loop import make_optimizer, run_epoch
 from blair_rec.training.optimizer import LearningRate
 
@@ -26,7 +26,7 @@ class TextTrainer(Trainer):
     """RecBole's Trainer for our models: every-position steps, and checkpoints in safetensors instead of pickle."""
 
     saved_model_file: str
-    _steps: Steps
+    _steps: EpochSteps
     _rate: LearningRate
 
     def __init__(self, config: Any, model: Any) -> None:

@@ -31,11 +31,11 @@ from blair_rec.evaluate.runs.run_files import (
     RUNS_FOLDER,
     SCHEMA,
     TOPK_FILE,
-    Epoch,
+    EpochRecord,
     Histories,
     ProtocolName,
-    Ranks,
     Result,
+    RunRanks,
     curve_of,
     histories_of,
     parse_json,
@@ -55,7 +55,7 @@ class RunResult(Result):
     """A finished run: its result.json, its ranks, and where they lie. The rest is read when it is first asked for."""
 
     folder: Path
-    ranks: Ranks
+    ranks: RunRanks
 
     @cached_property
     def histories(self) -> Histories:
@@ -81,7 +81,7 @@ class RunResult(Result):
         return tokens_of(self.folder, read_json(self.folder, ITEMS_FILE), self.ranks)
 
     @cached_property
-    def curve(self) -> tuple[Epoch, ...]:
+    def curve(self) -> tuple[EpochRecord, ...]:
         """The epochs that ran; none where nothing was trained. Raises BadRun."""
         lines = read_text(self.folder, CURVE_FILE).splitlines()
         return curve_of(self.folder, [parse_json(self.folder, CURVE_FILE, line) for line in lines])
@@ -111,7 +111,7 @@ def write_result(folder: Path, result: Mapping[str, Any], ranks: Mapping[str, np
     except (TypeError, ValueError) as error:
         raise BadRun(folder, RESULT_FILE, str(error)) from error
     (folder / RESULT_FILE).write_text(text, encoding="utf-8")
-    arrays: dict[str, Any] = {field.name: ranks[field.name] for field in fields(Ranks)}
+    arrays: dict[str, Any] = {field.name: ranks[field.name] for field in fields(RunRanks)}
     np.savez_compressed(folder / RANKS_FILE, **arrays)
 
 

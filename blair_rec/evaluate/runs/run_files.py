@@ -115,7 +115,7 @@ class Result:
 
 
 @dataclass(frozen=True, eq=False)
-class Ranks:
+class RunRanks:
     """ranks.npz, array by array: one row per test case. Checked when made; raises ValueError saying what is wrong."""
 
     user: NDArray[np.int64]
@@ -210,7 +210,7 @@ class Histories:
 
 
 @dataclass(frozen=True)
-class Epoch:
+class EpochRecord:
     """One line of history.jsonl."""
 
     epoch: int
@@ -283,16 +283,16 @@ def _pick(folder: Path, file: str, arrays: Mapping[str, np.ndarray], names: Sequ
     return {name: arrays[name] for name in names}
 
 
-def ranks_of(folder: Path, arrays: Mapping[str, np.ndarray]) -> Ranks:
-    """The arrays of a ranks.npz as Ranks. Raises BadRun."""
-    picked = _pick(folder, RANKS_FILE, arrays, [one.name for one in fields(Ranks)])
+def ranks_of(folder: Path, arrays: Mapping[str, np.ndarray]) -> RunRanks:
+    """The arrays of a ranks.npz as RunRanks. Raises BadRun."""
+    picked = _pick(folder, RANKS_FILE, arrays, [one.name for one in fields(RunRanks)])
     try:
-        return Ranks(**picked)
+        return RunRanks(**picked)
     except ValueError as error:
         raise BadRun(folder, RANKS_FILE, str(error)) from error
 
 
-def histories_of(folder: Path, arrays: Mapping[str, np.ndarray], ranks: Ranks) -> Histories:
+def histories_of(folder: Path, arrays: Mapping[str, np.ndarray], ranks: RunRanks) -> Histories:
     """The arrays of a histories.npz as Histories of the same test cases. Raises BadRun."""
     picked = _pick(folder, HISTORIES_FILE, arrays, [one.name for one in fields(Histories)])
     try:
@@ -312,7 +312,7 @@ def histories_of(folder: Path, arrays: Mapping[str, np.ndarray], ranks: Ranks) -
     return histories
 
 
-def topk_of(folder: Path, arrays: Mapping[str, np.ndarray], ranks: Ranks) -> dict[ProtocolName, NDArray[np.int32]]:
+def topk_of(folder: Path, arrays: Mapping[str, np.ndarray], ranks: RunRanks) -> dict[ProtocolName, NDArray[np.int32]]:
     """The arrays of a topk.npz, by protocol. Raises BadRun."""
     _pick(folder, TOPK_FILE, arrays, PROTOCOLS)
     for protocol in PROTOCOLS:
@@ -325,7 +325,7 @@ def topk_of(folder: Path, arrays: Mapping[str, np.ndarray], ranks: Ranks) -> dic
     return {protocol: arrays[protocol] for protocol in PROTOCOLS}
 
 
-def tokens_of(folder: Path, raw: Any, ranks: Ranks) -> tuple[str, ...]:
+def tokens_of(folder: Path, raw: Any, ranks: RunRanks) -> tuple[str, ...]:
     """A parsed items.json. Raises BadRun."""
     try:
         tokens = typed(list[str], raw, "items")
@@ -336,9 +336,9 @@ def tokens_of(folder: Path, raw: Any, ranks: Ranks) -> tuple[str, ...]:
     return tuple(tokens)
 
 
-def curve_of(folder: Path, raw: Sequence[Any]) -> tuple[Epoch, ...]:
+def curve_of(folder: Path, raw: Sequence[Any]) -> tuple[EpochRecord, ...]:
     """The parsed lines of a history.jsonl. Raises BadRun."""
     try:
-        return tuple(typed(Epoch, line, f"line {number}") for number, line in enumerate(raw, start=1))
+        return tuple(typed(EpochRecord, line, f"line {number}") for number, line in enumerate(raw, start=1))
     except ValueError as error:
         raise BadRun(folder, CURVE_FILE, str(error)) from error

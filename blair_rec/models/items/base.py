@@ -28,7 +28,7 @@ NEW_ITEMS = "use items: text, or scorer: last_item, which know items by their te
 """What a message proposes where a model can't score items that came after training."""
 
 
-class Items(nn.Module):
+class ItemSide(nn.Module):
     """A table computed once for as many look-ups as a step needs; a kind says how, in `rows`."""
 
     sparse = False

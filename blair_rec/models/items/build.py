@@ -10,7 +10,7 @@ from torch import nn
 
 from blair_rec.config.sections import VariantConfig
 from blair_rec.config.steps import followed_by
-from blair_rec.models.items.base import Items
+from blair_rec.models.items.base import ItemSide
 from blair_rec.models.items.id_text import IdTextItems
 from blair_rec.models.items.sasrec_text import SASRecTextItems
 from blair_rec.models.items.text import TextItems
@@ -19,7 +19,7 @@ from blair_rec.models.items.text_init import TextInitItems
 from blair_rec.models.items.unisrec import UniSRecItems
 from blair_rec.models.whitening import fit_checked
 
-KINDS: dict[str, type[Items]] = {
+KINDS: dict[str, type[ItemSide]] = {
     "text": TextItems,
     "text_init": TextInitItems,
     "text_delta": TextDeltaItems,
@@ -37,7 +37,7 @@ def build_items(
     *,
     seed: int,
     fitted: Mapping[str, np.ndarray] | None = None,
-) -> Items:
+) -> ItemSide:
     """The item side of a variant that uses text, in the place of `replaced`.
 
     Args:

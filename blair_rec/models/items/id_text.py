@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from blair_rec.models.items.base import Items
+from blair_rec.models.items.base import ItemSide
 
 
-class IdTextItems(Items):
+class IdTextItems(ItemSide):
     """sum: text + id; concat: a linear map of both side by side; gate: g * text + (1 - g) * id, g from both.
 
     The ids start as the model initialised them, and a gate half open. Source of the gate: the gated fusion of two

@@ -5,19 +5,19 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blair_rec.models.items.base import Items
+from blair_rec.models.items.base import ItemSide
 
 WIDTH = 300
 DROPOUT = 0.2
 
 
-class SASRecTextItems(Items):
+class SASRecTextItems(ItemSide):
     """Linear, ReLU, linear over 300 numbers, with dropout before both: `model: SASRec` with it is SASRecText.
 
     With upstream's weights the scores of all items are upstream's. Its padding is the adaptor of zeros and a candidate
     in its loss; ours is zero and none, which no other score depends on. The size at the start is that of the embedding
     replaced. Source: `seq_rec_results/model/sasrectext.py` of hyp1231/AmazonReviews2023 (Hou et al., Bridging Language
-    and Items for Retrieval and Recommendation, 2024).
+    and ItemSide for Retrieval and Recommendation, 2024).
     """
 
     def __init__(self, vectors: Tensor, replaced: nn.Embedding) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from blair_rec.models.items.base import Items
+from blair_rec.models.items.base import ItemSide
 
 
-class TextItems(Items):
+class TextItems(ItemSide):
     """MLP(text), two layers as wide as the model with a GELU between them.
 
     Source: the MLP over whitened text of WhitenRec (Zhang et al., Are ID Embeddings Necessary?, ICDE 2024).

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from blair_rec.config.steps import Step
-from blair_rec.models.items.base import Items
+from blair_rec.models.items.base import ItemSide
 
 
-class TextDeltaItems(Items):
+class TextDeltaItems(ItemSide):
     """content + delta, where all contents have one length and |delta| <= max_delta * that length, always.
 
     The delta is cut to its bound where it is read, so that the bound holds after any step of any optimiser; with

@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from blair_rec.config.steps import Step
-from blair_rec.models.items.base import Items
+from blair_rec.models.items.base import ItemSide
 
 
-class TextInitItems(Items):
+class TextInitItems(ItemSide):
     """A table of the model's width; all components share one scale, so that similar texts start similar."""
 
     cold = "items: text_init trains a vector for each item from its events, and it has none"

@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blair_rec.models.items.base import Items
+from blair_rec.models.items.base import ItemSide
 
 EXPERTS = 8
 DROPOUT = 0.2
 LEAST_NOISE = 0.01
 
 
-class UniSRecItems(Items):
+class UniSRecItems(ItemSide):
     """The sum over experts k of gate_k(x) * (x - shift_k) W_k, with gates that are noisy in training.
 
     The gates are softmax(x G + noise), where noise ~ N(0, softplus(x S) + 0.01) in training and nothing otherwise;

@@ -25,7 +25,7 @@ from blair_rec.prepare.events import (
     SPLITS,
     TEST_FROM,
     VALID_FROM,
-    Log,
+    RawLog,
     benchmark_rules,
     by_time,
     last_out,
@@ -159,7 +159,7 @@ def prepare_amazon(
     return True
 
 
-def _need_all_parts(rows: Mapping[str, int], asked: Amazon, log: Log) -> None:
+def _need_all_parts(rows: Mapping[str, int], asked: Amazon, log: RawLog) -> None:
     """
     Raises:
         SourceError: training, validation or test would be empty.
@@ -173,7 +173,7 @@ def _need_all_parts(rows: Mapping[str, int], asked: Amazon, log: Log) -> None:
 
 
 def _write_events(
-    asked: Amazon, folder: Path, partial: Path, log: Log, split: np.ndarray, more: int, tell: Tell
+    asked: Amazon, folder: Path, partial: Path, log: RawLog, split: np.ndarray, more: int, tell: Tell
 ) -> dict[str, Any]:
     """The events in the form that fits, and what a comparison has to say of it; `more` bytes will follow."""
     name, events = folder.name, log.table.height
@@ -224,7 +224,7 @@ def read_reviews(
     progress: Progress | None = None,
     keep: Path | None = None,
     see: See | None = None,
-) -> Log:
+) -> RawLog:
     """All reviews as they stand in the files; of a split's files those of training first.
 
     `keep` is a folder for what has been read, from which an interrupted reading goes on. `see` is shown the bytes.
