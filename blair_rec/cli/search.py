@@ -16,7 +16,7 @@ from blair_rec.cli.terminal import Console, show, show_json
 from blair_rec.errors import ConfigError
 
 if TYPE_CHECKING:
-    from blair_rec.text.search.evaluation import Judgement, Line
+    from blair_rec.text.search.evaluation import Judgement, ReportLine
     from blair_rec.text.search.sentences import Hit, TextSearch
 
 
@@ -132,7 +132,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
 
 def _lines(
     options: argparse.Namespace, search: TextSearch, judgement: Judgement, texts: list[str], live: Live
-) -> list[Line]:
+) -> list[ReportLine]:
     """The report of each search that is asked for."""
     from blair_rec.text.search.bm25 import WordIndex
     from blair_rec.text.search.evaluation import CUTOFFS, FUSION_DEPTH, fuse, report
@@ -150,7 +150,7 @@ def _lines(
     return [line for name, one in found.items() for line in report(name, judgement, judgement.measures(one))]
 
 
-def _show_report(facts: dict[str, Any], lines: list[Line]) -> None:
+def _show_report(facts: dict[str, Any], lines: list[ReportLine]) -> None:
     """All queries, every metric; then each category, by one metric."""
     metrics = list(lines[0].metrics)
     whole = Table(box=None, header_style="bold")
@@ -172,7 +172,7 @@ def _show_report(facts: dict[str, Any], lines: list[Line]) -> None:
     show("; ".join(said))
 
 
-def _by_category(lines: list[Line], searches: list[str], metric: str) -> Table:
+def _by_category(lines: list[ReportLine], searches: list[str], metric: str) -> Table:
     table = Table(box=None, header_style="bold")
     table.add_column("category")
     table.add_column("queries", justify="right")

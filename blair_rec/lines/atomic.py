@@ -44,7 +44,7 @@ class Column(NamedTuple):
         return f"{self.name}:{self.kind}"
 
 
-class Line(NamedTuple):
+class AtomicLine(NamedTuple):
     """One line behind the first that is not blank."""
 
     number: int
@@ -111,12 +111,12 @@ class AtomicFile:
         next(blocks, None)
         return blocks
 
-    def lines(self, block: Block | None = None) -> Iterator[Line]:
+    def lines(self, block: Block | None = None) -> Iterator[AtomicLine]:
         """Every line of a block, or of the whole file, that is not blank."""
         for part in self.blocks() if block is None else (block,):
             for number, text in enumerate(part.content.decode().split("\n"), start=part.number):
                 if text := text.rstrip("\r"):
-                    yield Line(number, text, self._cells(text))
+                    yield AtomicLine(number, text, self._cells(text))
 
     def is_regular(self, block: Block) -> bool:
         """Whether each line of the block has one cell per column, with no blank line, NUL or carriage return.
@@ -132,7 +132,7 @@ class AtomicFile:
             return False
         return width > 1 or not (content.startswith(b"\n") or b"\n\n" in content)
 
-    def misfit(self, line: Line) -> str:
+    def misfit(self, line: AtomicLine) -> str:
         """Why a line has not all columns; "" if it has."""
         if len(line.cells) == len(self.columns):
             return ""

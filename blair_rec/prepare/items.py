@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from blair_rec.errors import SourceError, first_of
 from blair_rec.lines.rejected import Rejected
 from blair_rec.prepare.reading.blocks import Progress
-from blair_rec.prepare.reading.jsonlines import LINE, Number, row_of
+from blair_rec.prepare.reading.jsonlines import LINE, WrittenNumber, row_of
 from blair_rec.prepare.reading.records import JSON_LINES, kind_of, need_columns, read_table
 
 
@@ -120,7 +120,7 @@ class ItemFile:
 
 def _top(value: Any) -> Any:
     """What a field of a JSON object is: numbers and booleans become text, as they are written."""
-    return flat(value) if isinstance(value, (bool, Number)) else value
+    return flat(value) if isinstance(value, (bool, WrittenNumber)) else value
 
 
 def flat(value: Any) -> str:

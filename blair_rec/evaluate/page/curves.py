@@ -54,7 +54,7 @@ def _curve(run: RunResult) -> Curve:
 
 
 @dataclass(frozen=True)
-class Pace:
+class LearningPace:
     """How fast a variant got how far, on average over its runs."""
 
     variant: str
@@ -67,7 +67,7 @@ class Pace:
     """Until it first was as good as the baseline's best, on average; None where not every run ever was."""
 
 
-def pace(curves: Sequence[Curve], level: float | None) -> Pace:
+def pace(curves: Sequence[Curve], level: float | None) -> LearningPace:
     """Of one variant's runs; `level` is the mean best value of the baseline's."""
     reached = [
         next((second for second, value in zip(curve.seconds, curve.values, strict=True) if value >= level), None)
@@ -75,7 +75,7 @@ def pace(curves: Sequence[Curve], level: float | None) -> Pace:
         if level is not None
     ]
     every = [second for second in reached if second is not None]
-    return Pace(
+    return LearningPace(
         variant=curves[0].variant,
         best=fmean(max(curve.values) for curve in curves),
         seconds_to_best=fmean(curve.seconds[curve.values.index(max(curve.values))] for curve in curves),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from blair_rec.evaluate.answer import answer
 from blair_rec.evaluate.leaderboard import Leaderboard
 from blair_rec.evaluate.page.cards import ItemCards, ItemMap
-from blair_rec.evaluate.page.curves import Curve, Pace, learning_curves, pace
+from blair_rec.evaluate.page.curves import Curve, LearningPace, learning_curves, pace
 from blair_rec.evaluate.page.examples import Examples, pick_examples
 from blair_rec.evaluate.page.gains import Gain, relative_gains, slice_gains
 from blair_rec.evaluate.runs.results import RunResult
@@ -47,7 +47,7 @@ class PageData:
     """By variant, on each slice, in points of the first metric under the board's protocol."""
     curves: Mapping[str, tuple[Curve, ...]]
     """By variant, in the board's order; variants without a training are left out."""
-    paces: tuple[Pace, ...]
+    paces: tuple[LearningPace, ...]
     """One for each variant with curves."""
     curve_metric: str
     """What the curves show, with its protocol: what validation selected on."""

@@ -27,11 +27,11 @@ _SURROGATE = re.compile(rb"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u[dD][89a-f
 """An escaped backslash, two escapes that are one character, or half a character."""
 
 
-class Number(str):
+class WrittenNumber(str):
     """A number of a JSON file, to the letter: 5.10 stays 5.10."""
 
 
-_to_the_letter = json.JSONDecoder(parse_float=Number, parse_int=Number, parse_constant=lambda _: None)
+_to_the_letter = json.JSONDecoder(parse_float=WrittenNumber, parse_int=WrittenNumber, parse_constant=lambda _: None)
 
 
 class JsonLines:
@@ -110,7 +110,7 @@ def as_numbers(value: Any) -> Any:
         return [as_numbers(one) for one in value]
     if isinstance(value, dict):
         return {key: as_numbers(one) for key, one in value.items()}
-    if isinstance(value, Number):
+    if isinstance(value, WrittenNumber):
         with contextlib.suppress(ValueError):  # thousands of digits
             return json.loads(value)
     return value

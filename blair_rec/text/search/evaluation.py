@@ -282,7 +282,7 @@ def fuse(vectors: Found, words: Found, k: int, least: float | None = -1.0) -> Fo
 
 
 @dataclass(frozen=True)
-class Line:
+class ReportLine:
     """One line of a report: how one search did on one kind of query."""
 
     search: str
@@ -293,7 +293,7 @@ class Line:
     """Means over these queries."""
 
 
-def report(search: str, judgement: Judgement, measures: Mapping[str, np.ndarray]) -> list[Line]:
+def report(search: str, judgement: Judgement, measures: Mapping[str, np.ndarray]) -> list[ReportLine]:
     """The means over all queries and, if there are several categories, over those of each, the largest first."""
     categories = np.array([query.category or "none" for query in judgement.queries])
     names, counts = np.unique(categories, return_counts=True)
@@ -301,6 +301,8 @@ def report(search: str, judgement: Judgement, measures: Mapping[str, np.ndarray]
     if len(names) > 1:
         chosen |= {str(names[at]): categories == names[at] for at in np.argsort(-counts, kind="stable")}
     return [
-        Line(search, name, int(of.sum()), {metric: float(values[of].mean()) for metric, values in measures.items()})
+        ReportLine(
+            search, name, int(of.sum()), {metric: float(values[of].mean()) for metric, values in measures.items()}
+        )
         for name, of in chosen.items()
     ]
