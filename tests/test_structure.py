@@ -15,26 +15,29 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SIDES = ("blair_rec.text", "blair_rec.recommend", "blair_rec.evaluate", "blair_rec.prepare")
-SHARED = tuple(
-    f"blair_rec.{name}"
-    for name in (
-        "errors",
-        "config",
-        "config_paths",
-        "config_sections",
-        "config_split",
-        "dates",
-        "plugin_config",
-        "sections",
-        "steps",
-        "files",
-        "extras",
-        "atomic",
-        "rejected",
-    )
+LEVELS = (
+    "cli",
+    "serve",
+    "recbole",
+    "experiment",
+    "ranking",
+    "training",
+    "models",
+    "data",
+    "border",
+    "pretrain",
+    "text",
+    "evaluate",
+    "prepare",
+    "config",
+    "lines",
 )
-COMPAT = "blair_rec.recommend.compat"  # where RecBole is patched, the one module with exceptions of its own
+"""Parts of the package, top to bottom: each imports only itself and what comes below it. Any other module of the top
+level (errors, files, ...) is the ground: every part may use it, and it uses the ground alone."""
+SIDES = ("text", "evaluate", "prepare")
+"""Parts that meet in files on disk: none of them imports another one."""
+COMPAT = "blair_rec.border.compat"  # where RecBole is patched, the one module with exceptions of its own
+LONGEST_FILE, FULLEST_FOLDER, WIDEST_TOP = 350, 12, 8
 
 
 @dataclass(frozen=True)
@@ -111,19 +114,32 @@ def inside(name: str, package: str) -> bool:
 Check = Callable[[Module], Iterator[str]]
 
 
-def sides_stay_apart(module: Module) -> Iterator[str]:
-    """Of our own modules a side sees itself and what all share; what all share sees no side, so no detour is left."""
-    side = [side for side in SIDES if inside(module.name, side)]
-    if not side and module.name not in SHARED:
+def part_of(name: str) -> str:
+    """The part of the package that a module belongs to; "" for the package itself, which imports on first use."""
+    return name.split(".")[1] if "." in name else ""
+
+
+def imports_go_down(module: Module) -> Iterator[str]:
+    """A part sees what is below it; text, evaluate and prepare don't see each other."""
+    here = part_of(module.name)
+    if not here:
         return
     for name, at in module.imports.items():
-        harmless = name in {"blair_rec", "blair_rec.__version__"} or not inside(name, "blair_rec")
-        if not harmless and not any(inside(name, known) for known in (*SHARED, *side)):
+        there = part_of(name) if inside(name, "blair_rec") else ""
+        if there in ("", here, "__version__"):
+            continue
+        up = there in LEVELS and (here not in LEVELS or LEVELS.index(there) < LEVELS.index(here))
+        if up or (here in SIDES and there in SIDES):
             yield f"line {at}: imports {name}"
 
 
+def no_file_is_long(module: Module) -> Iterator[str]:
+    if (lines := module.source.count("\n")) > LONGEST_FILE:
+        yield f"line {LONGEST_FILE + 1}: the file has {lines} lines; split it by its jobs"
+
+
 LIBRARIES_AT_HOME = {
-    "recbole": ("blair_rec.recommend", "blair_rec.recbole"),
+    "recbole": ("blair_rec.border", "blair_rec.data", "blair_rec.models", "blair_rec.training", "blair_rec.recbole"),
     "transformers": ("blair_rec.text", "blair_rec.pretrain"),
     "huggingface_hub": ("blair_rec.text", "blair_rec.prepare"),
     "polars": ("blair_rec.prepare",),
@@ -134,7 +150,7 @@ LIBRARIES_AT_HOME = {
     "ray": ("blair_rec.text", COMPAT),
     "accelerate": ("blair_rec.pretrain",),
     "sentence_transformers": (),
-    "pandas": ("blair_rec.recommend", "blair_rec.prepare"),
+    "pandas": ("blair_rec.border", "blair_rec.data", "blair_rec.prepare"),
 }
 
 
@@ -178,12 +194,6 @@ def every_library_is_declared(module: Module) -> Iterator[str]:
     if module.name == COMPAT:
         known |= {"ray"}  # RecBole's own, for who calls the one function of RecBole that uses it
     yield from (f"line {at}: imports {name}" for name, at in module.imports.items() if name.split(".")[0] not in known)
-
-
-def nothing_imports_the_command_line(module: Module) -> Iterator[str]:
-    if inside(module.name, "blair_rec.cli"):
-        return
-    yield from (f"line {at}: imports {name}" for name, at in module.imports.items() if inside(name, "blair_rec.cli"))
 
 
 PRINTERS = {"print", "pprint.pprint", "pprint.pp", "rich.print", "sys.stdout.write", "sys.stderr.write", "click.echo"}
@@ -252,11 +262,11 @@ def no_error_is_swallowed(module: Module) -> Iterator[str]:
 
 
 CHECKS: tuple[Check, ...] = (
-    sides_stay_apart,
+    imports_go_down,
+    no_file_is_long,
     libraries_stay_at_home,
     the_report_side_is_light,
     every_library_is_declared,
-    nothing_imports_the_command_line,
     only_the_command_line_prints,
     everything_public_has_a_docstring,
     nothing_is_pickled,
@@ -276,57 +286,57 @@ def package_modules() -> list[Module]:
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_the_package_keeps_its_shape(check: Check) -> None:
     modules = package_modules()
-    assert {"blair_rec", "blair_rec.errors", *SIDES} <= {module.name for module in modules}
+    assert {"", *LEVELS} <= {part_of(module.name) for module in modules}
     wrongs = [f"{module.name}, {wrong}" for module in modules for wrong in check(module)]
     assert not wrongs, "\n".join(wrongs)
 
 
 VIOLATIONS: list[tuple[Check, str, str, str]] = [
-    (sides_stay_apart, "blair_rec.text.store", "import blair_rec.recommend.items", "imports blair_rec.recommend.items"),
-    (sides_stay_apart, "blair_rec.text.store", "from blair_rec import evaluate", "imports blair_rec.evaluate"),
-    (sides_stay_apart, "blair_rec.evaluate.report", "from ..text import store", "imports blair_rec.text"),
-    (sides_stay_apart, "blair_rec.prepare.own", "import blair_rec.text.catalogue", "imports blair_rec.text.catalogue"),
-    (sides_stay_apart, "blair_rec.recommend.items", "def f():\n    from ..text.store import a", "line 2: imports"),
-    (sides_stay_apart, "blair_rec.recommend.x", "import_module('blair_rec.text')", "imports blair_rec.text"),
-    (libraries_stay_at_home, "blair_rec.compare", "def f():\n    import recbole.config", "imports recbole.config"),
+    (imports_go_down, "blair_rec.text.store", "import blair_rec.models.items", "imports blair_rec.models.items"),
+    (imports_go_down, "blair_rec.text.store", "from blair_rec import evaluate", "imports blair_rec.evaluate"),
+    (imports_go_down, "blair_rec.evaluate.report", "from ..text import store", "imports blair_rec.text"),
+    (imports_go_down, "blair_rec.prepare.own", "import blair_rec.text.catalogue", "imports blair_rec.text.catalogue"),
+    (imports_go_down, "blair_rec.models.items", "def f():\n    from ..training.epochs import a", "line 2: imports"),
+    (imports_go_down, "blair_rec.data.x", "import_module('blair_rec.models')", "imports blair_rec.models"),
+    (imports_go_down, "blair_rec.experiment.run", "from blair_rec import serve", "imports blair_rec.serve"),
+    (imports_go_down, "blair_rec.errors", "import blair_rec.config", "imports blair_rec.config"),
+    (imports_go_down, "blair_rec.text.store", "from .. import cli", "imports blair_rec.cli"),
+    (no_file_is_long, "blair_rec.errors", "x = 1\n" * (LONGEST_FILE + 1), f"{LONGEST_FILE + 1} lines"),
+    (libraries_stay_at_home, "blair_rec.experiment", "def f():\n    import recbole.config", "imports recbole.config"),
     (libraries_stay_at_home, "blair_rec.text.encoder", "from recbole import data", "imports recbole"),
-    (libraries_stay_at_home, "blair_rec.recommend.items", "import transformers", "imports transformers"),
+    (libraries_stay_at_home, "blair_rec.models.items", "import transformers", "imports transformers"),
     (libraries_stay_at_home, "blair_rec.cli", "from huggingface_hub import errors", "imports huggingface_hub"),
     (libraries_stay_at_home, "blair_rec.text.encoder", "import sentence_transformers", "imports sentence_transformers"),
     (the_report_side_is_light, "blair_rec.evaluate.metrics", "import torch", "imports torch"),
     (the_report_side_is_light, "blair_rec.evaluate.metrics", "import rich.table", "imports rich.table"),
-    (sides_stay_apart, "blair_rec.evaluate.report", "from blair_rec import compare", "imports blair_rec.compare"),
-    (sides_stay_apart, "blair_rec.config", "import blair_rec.text", "imports blair_rec.text"),
     (every_library_is_declared, "blair_rec.text.encoder", "import datasets", "imports datasets"),
     (
         every_library_is_declared,
-        "blair_rec.compare",
+        "blair_rec.experiment",
         "import tqdm",
         "imports tqdm",
     ),
-    (nothing_imports_the_command_line, "blair_rec.compare", "from blair_rec.cli import main", "imports blair_rec.cli"),
-    (nothing_imports_the_command_line, "blair_rec.text.store", "from .. import cli", "imports blair_rec.cli"),
-    (only_the_command_line_prints, "blair_rec.compare", "print('hello')", "print()"),
-    (only_the_command_line_prints, "blair_rec.compare", "import sys\nsys.stderr.write('x')", "sys.stderr.write()"),
-    (only_the_command_line_prints, "blair_rec.compare", "from rich.console import Console\nConsole()", "Console()"),
-    (everything_public_has_a_docstring, "blair_rec.compare", "", "no docstring on the first line"),
-    (everything_public_has_a_docstring, "blair_rec.compare", "# note\n'''Late.'''", "no docstring on the first line"),
-    (everything_public_has_a_docstring, "blair_rec.compare", "'''\nLate.\n'''", "no docstring on the first line"),
-    (everything_public_has_a_docstring, "blair_rec.compare", "'''A.'''\ndef f(): pass", "line 2: f has no docstring"),
-    (everything_public_has_a_docstring, "blair_rec.compare", "'''A.'''\nclass C: pass", "line 2: C has no docstring"),
-    (nothing_is_pickled, "blair_rec.compare", "from pickle import loads", "imports pickle"),
-    (nothing_is_pickled, "blair_rec.compare", "def f():\n    import joblib", "imports joblib"),
-    (nothing_is_pickled, "blair_rec.compare", "import torch\ntorch.load('x')", "line 2: torch.load"),
-    (nothing_is_pickled, "blair_rec.compare", "import torch as t\nf(t.load)", "line 2: torch.load"),
-    (nothing_is_pickled, "blair_rec.compare", "from torch import load as read\nread('x')", "line 2: torch.load"),
+    (only_the_command_line_prints, "blair_rec.experiment", "print('hello')", "print()"),
+    (only_the_command_line_prints, "blair_rec.experiment", "import sys\nsys.stderr.write('x')", "sys.stderr.write()"),
+    (only_the_command_line_prints, "blair_rec.experiment", "from rich.console import Console\nConsole()", "Console()"),
+    (everything_public_has_a_docstring, "blair_rec.experiment", "", "no docstring on the first line"),
+    (everything_public_has_a_docstring, "blair_rec.x", "# note\n'''Late.'''", "no docstring on the first line"),
+    (everything_public_has_a_docstring, "blair_rec.experiment", "'''\nLate.\n'''", "no docstring on the first line"),
+    (everything_public_has_a_docstring, "blair_rec.x", "'''A.'''\ndef f(): pass", "line 2: f has no docstring"),
+    (everything_public_has_a_docstring, "blair_rec.x", "'''A.'''\nclass C: pass", "line 2: C has no docstring"),
+    (nothing_is_pickled, "blair_rec.experiment", "from pickle import loads", "imports pickle"),
+    (nothing_is_pickled, "blair_rec.experiment", "def f():\n    import joblib", "imports joblib"),
+    (nothing_is_pickled, "blair_rec.experiment", "import torch\ntorch.load('x')", "line 2: torch.load"),
+    (nothing_is_pickled, "blair_rec.experiment", "import torch as t\nf(t.load)", "line 2: torch.load"),
+    (nothing_is_pickled, "blair_rec.experiment", "from torch import load as read\nread('x')", "line 2: torch.load"),
     (nothing_is_pickled, COMPAT, "import torch\ntorch.save(a, 'x')", "line 2: torch.save"),
-    (nothing_is_pickled, "blair_rec.compare", "np.load('x', allow_pickle=True)", "line 1: allow_pickle"),
-    (nothing_is_pickled, "blair_rec.compare", "np.load('x', allow_pickle=flag)", "line 1: allow_pickle"),
-    (nothing_is_pickled, "blair_rec.compare", "frame().to_pickle('x')", "to_pickle"),
-    (no_error_is_swallowed, "blair_rec.compare", "try: a\nexcept: pass", "line 2: broad except"),
-    (no_error_is_swallowed, "blair_rec.compare", "try: a\nexcept Exception: pass", "line 2: broad except"),
-    (no_error_is_swallowed, "blair_rec.compare", "try: a\nexcept (OSError, BaseException): b", "line 2: broad except"),
-    (no_error_is_swallowed, "blair_rec.compare", "with contextlib.suppress(Exception): a", "suppresses everything"),
+    (nothing_is_pickled, "blair_rec.experiment", "np.load('x', allow_pickle=True)", "line 1: allow_pickle"),
+    (nothing_is_pickled, "blair_rec.experiment", "np.load('x', allow_pickle=flag)", "line 1: allow_pickle"),
+    (nothing_is_pickled, "blair_rec.experiment", "frame().to_pickle('x')", "to_pickle"),
+    (no_error_is_swallowed, "blair_rec.experiment", "try: a\nexcept: pass", "line 2: broad except"),
+    (no_error_is_swallowed, "blair_rec.experiment", "try: a\nexcept Exception: pass", "line 2: broad except"),
+    (no_error_is_swallowed, "blair_rec.x", "try: a\nexcept (OSError, BaseException): b", "line 2: broad except"),
+    (no_error_is_swallowed, "blair_rec.experiment", "with contextlib.suppress(Exception): a", "suppresses everything"),
 ]
 
 
@@ -343,21 +353,39 @@ def test_every_check_is_shown_to_fail() -> None:
 @pytest.mark.parametrize(
     "name, source",
     [
-        ("blair_rec.text.encoder", "import transformers\nfrom blair_rec.text import store"),
-        ("blair_rec.recbole", "import recbole.config\nimport blair_rec.recommend.compat"),
-        ("blair_rec.compare", "import blair_rec.recbole\nimport blair_rec.text.encode, blair_rec.recommend.models"),
+        ("blair_rec.text.encoding.encoder", "import transformers\nfrom blair_rec.text import store"),
+        ("blair_rec.recbole", "import recbole.config\nimport blair_rec.border.compat"),
+        ("blair_rec.experiment.run", "import blair_rec.text.encoding, blair_rec.models, blair_rec.errors"),
         ("blair_rec.evaluate.report", "import numpy, rich.table\nfrom blair_rec.errors import BlairRecError"),
-        ("blair_rec.recommend.settings", "from blair_rec import __version__, config"),
+        ("blair_rec.border.settings", "from blair_rec import __version__, config"),
+        ("blair_rec.files", "from blair_rec.errors import OutputError"),
         ("blair_rec.cli", "import rich\nprint('hello')"),
         (COMPAT, "import torch\ntorch.load('x')\nimportlib.import_module('ray.tune')"),
-        ("blair_rec.compare", "np.load('x', allow_pickle=False)\njson.load(file)"),
-        ("blair_rec.compare", "try: a\nexcept BaseException:\n    clean_up()\n    raise"),
-        ("blair_rec.compare", "try: a\nexcept OSError as error: raise Problem() from error"),
+        ("blair_rec.experiment", "np.load('x', allow_pickle=False)\njson.load(file)"),
+        ("blair_rec.experiment", "try: a\nexcept BaseException:\n    clean_up()\n    raise"),
+        ("blair_rec.experiment", "try: a\nexcept OSError as error: raise Problem() from error"),
     ],
 )
 def test_what_is_allowed_passes(name: str, source: str) -> None:
     module = Module(name, f"'''A module.'''\n{source}")
     assert [wrong for check in CHECKS for wrong in check(module)] == []
+
+
+def test_no_folder_is_crowded_and_the_top_level_is_small() -> None:
+    package = REPOSITORY / "blair_rec"
+    files = {folder: len(list(folder.glob("*.py"))) for folder in (package, *package.rglob("*/"))}
+    crowded = [f"{folder.name}: {count}" for folder, count in files.items() if count > FULLEST_FOLDER]
+    assert not crowded
+    assert files[package] <= WIDEST_TOP
+
+
+def test_a_public_class_name_means_one_thing() -> None:
+    homes: dict[str, list[str]] = {}
+    for module in package_modules():
+        for node in module.tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(module.name)
+    assert not {name: modules for name, modules in homes.items() if len(modules) > 1}
 
 
 def test_relative_imports_are_resolved_from_packages_and_modules_alike() -> None:
