@@ -25,7 +25,7 @@ from typing import Any
 
 from side_by_side import write_record
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "helpers"))
 
 from own_folders import KINDS, compare_one, try_one
 

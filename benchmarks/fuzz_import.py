@@ -20,7 +20,7 @@ from pathlib import Path
 from fuzzing import fuzz, outcome_table
 from side_by_side import write_record
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "helpers"))
 
 from test_store_import import KINDS, try_one
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_results import MINILM, fake_decided, fake_ranks, fake_run
+from fake_runs import MINILM, fake_decided, fake_ranks, fake_run
 
 from blair_rec.errors import ConfigError, UnpairedRuns
 from blair_rec.evaluate.leaderboard import Score, build_leaderboard

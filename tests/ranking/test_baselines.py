@@ -11,7 +11,7 @@ import pytest
 import torch
 from comparisons import Recorder, config_of
 from encoders import build_roberta
-from test_results import MINILM, fake_ranks, fake_run
+from fake_runs import MINILM, fake_ranks, fake_run
 from worlds import built, cases, read_log, vectors_for, write_log
 
 import blair_rec

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_runs import MINILM, fake_decided, fake_ranks, fake_run
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from test_results import MINILM, fake_decided, fake_ranks, fake_run
 
 from blair_rec.evaluate.answer import answer
 from blair_rec.evaluate.cells import _escaped

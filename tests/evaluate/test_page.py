@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import yaml
 from comparisons import config_of
-from test_results import MINILM, fake_result
+from fake_runs import MINILM, fake_result
 
 from blair_rec.errors import BadItemCards
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard

@@ -51,7 +51,7 @@ FEATURES = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tiny = Path(__file__).parent.parent / "datasets" / "tiny"
+    tiny = Path(__file__).resolve().parents[2] / "datasets" / "tiny"
     return Path(shutil.copytree(tiny, tmp_path_factory.mktemp("similarity") / "tiny"))
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fake_runs import fake_ranks
 from hypothesis import given
 from hypothesis import strategies as st
-from test_results import fake_ranks
 
 from blair_rec.evaluate.runs.run_files import RunRanks
 from blair_rec.evaluate.slices import slices

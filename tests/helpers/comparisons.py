@@ -11,7 +11,7 @@ import yaml
 from blair_rec.config.comparison import CompareConfig, read_config
 from blair_rec.experiment.listener import Job, Listener
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 VARIANTS = {
     "id": {"items": "id"},
     "text": {"items": "text", "transforms": ["whiten"]},

@@ -13,7 +13,7 @@ from encoders import build_roberta
 from blair_rec.cli import main
 from blair_rec.text.store.embeddings import open_store
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

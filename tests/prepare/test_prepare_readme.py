@@ -16,7 +16,7 @@ from blair_rec.prepare.public.pairs import Pairs, prepare_pairs
 from blair_rec.prepare.public.reviews import Amazon, prepare_amazon
 from blair_rec.prepare.public.search import SearchData, prepare_search
 
-README = Path(__file__).resolve().parent.parent / "datasets" / "README.md"
+README = Path(__file__).resolve().parents[2] / "datasets" / "README.md"
 SAMPLES = dict(re.findall(r"^`([^`\n]+)`\n```\n(.*?)```\n", README.read_text("utf-8"), re.MULTILINE | re.DOTALL))
 
 

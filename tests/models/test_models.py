@@ -59,7 +59,7 @@ ELIGIBLE = {name: found for name in recbole_models() if isinstance(found := elig
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """datasets/tiny with times that float32 holds exactly."""
-    tiny = Path(__file__).parent.parent / "datasets" / "tiny"
+    tiny = Path(__file__).resolve().parents[2] / "datasets" / "tiny"
     return with_small_times(Path(shutil.copytree(tiny, tmp_path_factory.mktemp("models") / "tiny")))
 
 

@@ -30,7 +30,7 @@ import blair_rec.recbole
 from blair_rec.border import compat
 from blair_rec.errors import CheckpointError, IncompatibleVersion
 
-TINY = Path(__file__).parent.parent / "datasets" / "tiny"
+TINY = Path(__file__).resolve().parents[2] / "datasets" / "tiny"
 
 FRESH_PROCESS = """
 import json, sys

@@ -32,7 +32,7 @@ from recbole.model.sequential_recommender import FEARec, SASRec
 from recbole.trainer import Trainer
 from recbole.utils import init_seed
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 SPLITS: dict[str, dict[str, Any]] = {
     "leave one out": {"split": {"LS": "valid_and_test"}},

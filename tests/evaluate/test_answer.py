@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_results import fake_decided, fake_ranks, fake_run
+from fake_runs import fake_decided, fake_ranks, fake_run
 
 from blair_rec.evaluate.answer import answer, p_value
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard

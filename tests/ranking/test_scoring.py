@@ -26,6 +26,8 @@ from blair_rec.training.epochs import seed_everything
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.trainer import Trainer
 
+TINY = Path(__file__).resolve().parents[2] / "datasets" / "tiny"
+
 
 class Oracle(nn.Module):
     """Gives every case the scores that were written down for it."""
@@ -58,7 +60,7 @@ def splits(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 @pytest.fixture(scope="module")
 def tiny_splits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, list[Any]]:
     """Config and splits of datasets/tiny."""
-    return built(TextSequentialDataset, Path(__file__).parent.parent / "datasets" / "tiny")
+    return built(TextSequentialDataset, TINY)
 
 
 def counted(scores: np.ndarray, item: int, history: set[int]) -> dict[str, int]:
@@ -194,9 +196,7 @@ def in_float64(model: Any, split: Any) -> np.ndarray:
 @pytest.mark.parametrize("name", ["SASRec", "GRU4Rec", "NARM"])
 def test_ranks_of_products_are_those_of_float64(tiny_splits: tuple[Any, list[Any]], name: str) -> None:
     said = {"embedding_size": 8, "num_layers": 1, "dropout_prob": 0.1, "dropout_probs": [0.1, 0.1]}
-    config, (train, _, test) = built(
-        TextSequentialDataset, Path(__file__).parent.parent / "datasets" / "tiny", model_class(name), **said
-    )
+    config, (train, _, test) = built(TextSequentialDataset, TINY, model_class(name), **said)
     model = product_model(train, config, name)
     scores = in_float64(model, test)
     ranks = rank(model, test, batch_size=50, k=7)
@@ -280,7 +280,7 @@ def test_float32_alone_would_rank_otherwise() -> None:
 
 def test_no_more_scores_are_held_than_allowed(tiny_splits: tuple[Any, list[Any]], monkeypatch: Any) -> None:
     _, (train, _, test) = tiny_splits
-    config, _ = built(TextSequentialDataset, Path(__file__).parent.parent / "datasets" / "tiny", model_class("SASRec"))
+    config, _ = built(TextSequentialDataset, TINY, model_class("SASRec"))
     model, held, part = product_model(train, config), [], Products.part
 
     def note(self: Products, begin: int, end: int) -> Tensor:
@@ -311,7 +311,7 @@ def test_models_that_give_all_scores_are_asked_for_few_cases_at_a_time(splits: l
 
 def test_vectors_that_are_not_finite_are_refused(tiny_splits: tuple[Any, list[Any]]) -> None:
     _, (train, _, test) = tiny_splits
-    config, _ = built(TextSequentialDataset, Path(__file__).parent.parent / "datasets" / "tiny", model_class("SASRec"))
+    config, _ = built(TextSequentialDataset, TINY, model_class("SASRec"))
     model = product_model(train, config)
     with torch.no_grad():
         model.item_embedding.weight[7, 0] = torch.nan
@@ -323,7 +323,7 @@ def test_vectors_that_are_not_finite_are_refused(tiny_splits: tuple[Any, list[An
 def test_states_without_padding_are_the_models_own(tiny_splits: tuple[Any, list[Any]], name: str) -> None:
     config, (train, _, test) = built(
         TextSequentialDataset,
-        Path(__file__).parent.parent / "datasets" / "tiny",
+        TINY,
         model_class(name),
         embedding_size=8,
         num_layers=1,
@@ -364,7 +364,7 @@ def test_metrics_from_ranks_are_those_of_recboles_evaluator(tiny_splits: tuple[A
     text = {"blair_items": kind, "blair_text_fields": ["title"]} if kind == "text" else {}
     config, _ = built(
         TextSequentialDataset,
-        Path(__file__).parent.parent / "datasets" / "tiny",
+        TINY,
         model_class("SASRec"),
         metric_decimal_place=12,
         **text,

@@ -26,7 +26,7 @@ from blair_rec.config.split import SplitConfig
 from blair_rec.config.steps import order_problems, read_step, step_name
 from blair_rec.errors import ConfigError, EncoderUnavailable, EncodingError, MissingEmbeddings
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 LEAST: dict[str, Any] = {"dataset": "tiny", "variants": {"id": {"items": "id"}}}
 
 

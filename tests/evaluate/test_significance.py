@@ -25,7 +25,7 @@ from blair_rec.evaluate.significance import (
     sign_flip_p_values,
 )
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def sparse(generator: np.random.Generator, *shape: int) -> np.ndarray:

@@ -230,7 +230,7 @@ def test_recomputed_chunks_drop_out_the_same(tmp_path: Path) -> None:
 TWO_PROCESSES = """
 import sys, torch, torch.distributed as dist
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {folders!r}
 from test_pretrain import a_batch, a_model
 encoder, out = Path({encoder!r}), Path({out!r})
 dist.init_process_group("gloo")
@@ -254,8 +254,9 @@ dist.destroy_process_group()
 def test_two_processes_have_the_loss_and_the_gradients_of_one(encoder: Path, tmp_path: Path) -> None:
     out = tmp_path / "gradients.safetensors"
     script = tmp_path / "two.py"
-    here = str(Path(__file__).parent)
-    script.write_text(TWO_PROCESSES.format(tests=here, encoder=str(encoder), out=str(out)), encoding="utf-8")
+    here = Path(__file__).parent
+    folders = [str(here), str(here.parent / "helpers")]
+    script.write_text(TWO_PROCESSES.format(folders=folders, encoder=str(encoder), out=str(out)), encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     # Equal texts get equal keys in all processes only if Python hashes them alike.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}

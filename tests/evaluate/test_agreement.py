@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_results import fake_ranks, fake_run
+from fake_runs import fake_ranks, fake_run
 
 from blair_rec.errors import ConfigError, UnpairedRuns
 from blair_rec.evaluate.agreement import moves

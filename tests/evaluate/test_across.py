@@ -6,9 +6,9 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from fake_runs import fake_run
 from hypothesis import given
 from hypothesis import strategies as st
-from test_results import fake_run
 
 from blair_rec.errors import ConfigError
 from blair_rec.evaluate.across import standings

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from blair_rec.errors import ScoringError, TrainingError
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL: dict[str, Any] = {
     "hidden_size": 8,
     "inner_size": 8,
@@ -87,7 +87,7 @@ def scoreless() -> None:
 def torchrun(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Two processes on this machine, and what they say."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
-    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
+    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests" / "helpers")])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
