@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blair_rec.border.recbole_keys import setting_problems
-from blair_rec.config.comparison import CompareConfig, load_config
+from blair_rec.config.comparison import CompareConfig, as_config, load_config
 from blair_rec.config.reading import refuse, write_yaml
 from blair_rec.errors import ConfigError, FolderBusy, OutputError
 from blair_rec.evaluate.agreement import Move, moves
@@ -47,8 +47,8 @@ CHECKPOINTS_FOLDER = "checkpoints"
 
 
 def compare(
-    config: CompareConfig,
-    out: Path,
+    config: CompareConfig | str | Path,
+    out: str | Path,
     *,
     variants: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
@@ -60,7 +60,11 @@ def compare(
 
     What can be wrong is looked for before anything is encoded, and again before anything is trained.
 
+        board = blair_rec.compare("my.yaml", "runs/mine")
+        for row in board.rows: ...  # one for each variant, best first
+
     Args:
+        config: a comparison file, or what load_config has read of one.
         variants, seeds: what to run now, if not all; the folder's config and board keep the rest. Seeds that the config
             doesn't name take the place of its own.
         fresh: make these runs again; a finished one is there until its successor is whole.
@@ -74,7 +78,8 @@ def compare(
         OutputError: `out` can't be written; FolderBusy: another process is at work in it.
         ConfigError, DatasetError, and what encoding and training raise.
     """
-    listener = listener or Listener()
+    listener, out = listener or Listener(), Path(out)
+    config = as_config(config)
     with alone_in(out):
         for place in (out, out / RUNS_FOLDER, out / CHECKPOINTS_FOLDER):
             tidy(place)
@@ -144,7 +149,7 @@ def planned(
     return plan_all(config, out, variants, seeds)
 
 
-def leaderboard(out: Path) -> Leaderboard | None:
+def leaderboard(out: str | Path) -> Leaderboard | None:
     """Render a comparison folder's finished runs again: leaderboard.{md,csv,json,html} and results.jsonl.
 
     None, and nothing written, while the baseline has no finished run. While another process is at work in the folder
@@ -154,6 +159,7 @@ def leaderboard(out: Path) -> Leaderboard | None:
         NoRuns, BadRun, UnpairedRuns, ChangedRuns, ConfigError: the folder is not a comparison, or damaged.
         OutputError: it can't be written.
     """
+    out = Path(out)
     _config_in(out)  # before a lock is put into a folder that is no comparison
     try:
         with alone_in(out):

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blair_rec.config.comparison import CompareConfig
+from blair_rec.config.comparison import CompareConfig, as_config
 from blair_rec.config.reading import refuse, write_yaml
 from blair_rec.config.sections import TuneConfig
 from blair_rec.errors import ConfigError, ScoringError, TrainingError
@@ -69,8 +69,8 @@ class Trial:
 
 
 def tune(
-    config: CompareConfig,
-    out: Path,
+    config: CompareConfig | str | Path,
+    out: str | Path,
     *,
     listener: Listener | None = None,
     on_trial: Callable[[Trial], None] = lambda trial: None,
@@ -80,11 +80,16 @@ def tune(
     Started again, it goes on where it stopped: what OUT/trials.jsonl holds is not tried again, and a larger budget
     only adds to it. Averages are left alone, as validation chooses their weights anyway; so is what has no settings.
 
+    Args:
+        config: a comparison file, or what load_config has read of one.
+
     Raises:
         ConfigError: no `tune` section, values that can't be meant, or a grid with fewer points than the budget.
         OutputError: `out` can't be written, or another process is at work in it.
         DatasetError and what encoding and training raise.
     """
+    out = Path(out)
+    config = as_config(config)
     space = config.tune
     if space is None or not (space.space or space.text_space):
         what = "there is no tune section" if space is None else "the tune section has no values to try"

