@@ -35,7 +35,7 @@ def read_columns(
     """The `wanted` columns of every line that can be used, named by their titles, such as `item_id:token`.
 
     Tokens come as a categorical column in the order in which they appear, an empty one as a missing value; numbers as
-    float64 (the nearest to what is written, up to 15 digits), all of them finite; lists as a column of arrays, split at
+    float64 (the nearest to what is written), all of them finite; lists as a column of arrays, split at
     `within`. `atomic.problem` says what can't be used.
 
     Raises:
@@ -134,6 +134,8 @@ def _numbers(cells: np.ndarray) -> np.ndarray:
 
 def _read_csv(content: bytes, separator: str, types: Mapping[int, type]) -> pd.DataFrame:
     """Columns by their place, every cell as it is written."""
+    # Fractions and exponents need the slower way, which rounds to the nearest float64; whole numbers don't.
+    exact = any(sign in content for sign in (b".", b"e-", b"e+", b"E-", b"E+"))
     return pd.read_csv(
         io.BytesIO(content),
         sep=separator,
@@ -146,7 +148,7 @@ def _read_csv(content: bytes, separator: str, types: Mapping[int, type]) -> pd.D
         lineterminator="\n",
         encoding="utf-8",
         engine="c",
-        float_precision="high",
+        float_precision="round_trip" if exact else "high",
     )
 
 

@@ -27,7 +27,7 @@ from blair_rec.experiment.compare import compare
 from blair_rec.experiment.fit import TrainingData, fit_variant
 from blair_rec.experiment.planning.data_files import data_folder
 from blair_rec.experiment.run import Data
-from blair_rec.experiment.search_space import draw, grid_of, with_settings
+from blair_rec.experiment.search_space import chosen, draw, grid_of, with_settings
 from blair_rec.experiment.tune import Trial, read_trials, tune
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -103,21 +103,21 @@ def test_the_better_third_goes_on_and_the_best_of_the_last_rung_is_chosen(done: 
         best = sorted(first, key=lambda trial: -trial.value)[: math.ceil(4 / 3)]
         assert [trial.settings for trial in last] == [trial.settings for trial in best]
         winner = max(last, key=lambda trial: trial.value)
-        assert tuning.chosen(done.after, variant) == winner.settings
+        assert chosen(done.after, variant) == winner.settings
         assert winner.value >= max(trial.value for trial in first if trial.settings == winner.settings)
 
 
 def test_the_id_model_is_tuned_first_and_its_choice_is_shared(done: Tuned) -> None:
     assert [trial.variant for trial in done.trials[:6]] == ["id"] * 6
-    chosen = tuning.chosen(done.after, "id")
-    assert done.after.train.learning_rate == chosen["train.learning_rate"]
-    assert done.after.recbole["hidden_dropout_prob"] == chosen["recbole.hidden_dropout_prob"]
+    settings = chosen(done.after, "id")
+    assert done.after.train.learning_rate == settings["train.learning_rate"]
+    assert done.after.recbole["hidden_dropout_prob"] == settings["recbole.hidden_dropout_prob"]
     for name in ("text", "moved", "shuffled"):
         variant = done.after.variants[name]
         assert set(variant.train) == {"learning_rate"} and variant.recbole == {}
         assert done.after.recbole_of(variant) == done.after.recbole
-    assert set(tuning.chosen(done.after, "moved")) == {"train.learning_rate", "transforms", "max_delta"}
-    assert set(tuning.chosen(done.after, "text")) == {"train.learning_rate", "transforms"}
+    assert set(chosen(done.after, "moved")) == {"train.learning_rate", "transforms", "max_delta"}
+    assert set(chosen(done.after, "text")) == {"train.learning_rate", "transforms"}
     assert done.after.variants["both"] == done.before.variants["both"]
 
 
