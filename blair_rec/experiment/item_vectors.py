@@ -14,7 +14,7 @@ import numpy as np
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.sections import TextConfig
 from blair_rec.errors import StoreError
-from blair_rec.experiment.leakage import text_notes
+from blair_rec.experiment.splits.leakage import text_notes
 from blair_rec.text.catalogue import ID_FIELDS, Catalogue, read_catalogue
 from blair_rec.text.encoding.encode import encode_catalogue, store_name
 from blair_rec.text.encoding.source import EncoderSource, resolve_encoder

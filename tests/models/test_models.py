@@ -21,7 +21,8 @@ from blair_rec.config.comparison import read_config
 from blair_rec.config.sections import ITEM_KINDS
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.errors import CheckpointError, ConfigError
-from blair_rec.experiment.fit import TrainingData, fit_variant
+from blair_rec.experiment.fit import fit_variant
+from blair_rec.experiment.splits.reading import training_data
 from blair_rec.models.eligibility import Eligible, eligibility, recbole_models
 from blair_rec.models.text_models import (
     append_items,
@@ -336,7 +337,7 @@ def test_a_model_that_can_take_text_trains_an_epoch_and_is_ranked(folder: Path, 
             "variants": variants,
         }
     )
-    data = TrainingData(config, folder)
+    data = training_data(config, folder)
     values = {}
     for name in variants:
         fitted = fit_variant(config, name, 1, data, None if name == "id" else store)
