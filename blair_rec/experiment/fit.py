@@ -24,6 +24,7 @@ from blair_rec.evaluate.metrics import metric_values
 from blair_rec.experiment.item_vectors import item_vectors
 from blair_rec.experiment.planning.plan import run_setup
 from blair_rec.experiment.splits.reading import TrainingData
+from blair_rec.models.scorer import Scorer
 from blair_rec.models.text_models import count_parameters
 from blair_rec.models.whitening import items_that_differ
 from blair_rec.ranking.baselines import Counted, build_baseline
@@ -39,7 +40,7 @@ logger = logging.getLogger("blair_rec")
 class Fitted:
     """What scores the items of a variant, and what it took to make it."""
 
-    model: Any
+    model: Scorer
     """A model, a baseline or an ensemble, ready to be ranked."""
     seconds: float
     parameters: Mapping[str, int]

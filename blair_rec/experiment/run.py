@@ -30,7 +30,7 @@ from blair_rec.experiment.planning.plan import Run, member_folders
 from blair_rec.experiment.provenance import code_files, peak_memory_mb, provenance
 from blair_rec.experiment.splits.reading import TrainingData, read_splits, training_data
 from blair_rec.files import partial_of, put_in_place
-from blair_rec.models.text_models import fitted_transforms, transform_report
+from blair_rec.models.scorer import transform_report
 from blair_rec.ranking.ensemble import Ensemble, choose_weights
 from blair_rec.ranking.scoring import rank
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
@@ -196,7 +196,7 @@ def _notes(config: CompareConfig, run: Run, fitted: Fitted) -> list[str]:
         by = "" if variant.weights == "validation" else f", {variant.weights}"
         how = "equal" if variant.weights == "equal" else f"chosen on validation{by}"
         notes.append(f"weights of {run.variant}: {weights} ({how})")  # seeds that agree say so once
-    if variant.control is None and (transforms := fitted_transforms(fitted.model)) is not None:
+    if variant.control is None and (transforms := fitted.model.fitted_transforms) is not None:
         notes += [f"{run.variant}: {note}" for note in transforms.notes]
     if before := _test_evaluations(run.folder):
         notes.append(f"{run.variant} was evaluated on the test split {before + 1} times in this folder")
