@@ -5,6 +5,7 @@ Shapes: B cases, N items with the padding row 0, H hidden_size.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,36 +20,49 @@ from blair_rec.models.packed import can_pack, last_states
 
 from recbole.model import sequential_recommender as models
 
-_HISTORY = ("ITEM_SEQ", "ITEM_SEQ_LEN")
-_STATE_READS: dict[Any, tuple[str, ...]] = {
-    models.SASRec: _HISTORY,
-    models.GRU4Rec: _HISTORY,
-    models.FDSA: _HISTORY,
-    models.FEARec: _HISTORY,
-    models.GCSAN: _HISTORY,
-    models.GRU4RecF: _HISTORY,
-    models.LightSANs: _HISTORY,
-    models.NARM: _HISTORY,
-    models.SASRecF: _HISTORY,
-    models.SINE: _HISTORY,
-    models.SRGNN: _HISTORY,
-    models.STAMP: _HISTORY,
-    models.NextItNet: ("ITEM_SEQ",),
-    models.Caser: ("USER_ID", "ITEM_SEQ"),
-    models.FOSSIL: (*_HISTORY, "USER_ID"),
-    models.HRM: ("ITEM_SEQ", "USER_ID", "ITEM_SEQ_LEN"),
-    models.SHAN: ("ITEM_SEQ", "USER_ID"),
+SCORE_BY_PRODUCT = (
+    models.SASRec,
+    models.GRU4Rec,
+    models.FDSA,
+    models.FEARec,
+    models.GCSAN,
+    models.GRU4RecF,
+    models.LightSANs,
+    models.NARM,
+    models.SASRecF,
+    models.SINE,
+    models.SRGNN,
+    models.STAMP,
+    models.NextItNet,
+    models.Caser,
+    models.FOSSIL,
+    models.HRM,
+    models.SHAN,
+)
+"""RecBole's models whose full_sort_predict is `forward(...) @ item table`."""
+_READ_AS = {
+    "item_seq": "ITEM_SEQ",
+    "seq_item": "ITEM_SEQ",
+    "item_seq_len": "ITEM_SEQ_LEN",
+    "seq_item_len": "ITEM_SEQ_LEN",
+    "user": "USER_ID",
 }
-"""RecBole's models whose full_sort_predict is `forward(...) @ item table`, and what their forward is given there."""
+"""What a parameter of their forward is called -> the model's attribute that names the field given there."""
 
 
 def product_scorer(cls: Any) -> Any | None:
-    """The class in _STATE_READS whose scoring a model class has unchanged; None where it has another one.
+    """The class of SCORE_BY_PRODUCT whose scoring a model class has unchanged; None where it has another one.
 
     A class that scores in a way of its own is none of these, whatever it inherits from.
     """
     scoring = getattr(cls, "recbole_base", cls).full_sort_predict
-    return next((known for known in _STATE_READS if known.full_sort_predict is scoring), None)
+    return next((known for known in SCORE_BY_PRODUCT if known.full_sort_predict is scoring), None)
+
+
+def state_fields(scorer: Any) -> list[str]:
+    """The attributes of such a model that name the fields which its forward is given, in their order."""
+    _, *parameters = inspect.signature(scorer.forward).parameters
+    return [_READ_AS[name] for name in parameters]
 
 
 def as_query(state: Tensor, temperature: float | None) -> Tensor:
@@ -104,7 +118,7 @@ class Similarity:
             history, length = interaction[model.ITEM_SEQ], interaction[model.ITEM_SEQ_LEN].cpu().numpy()
             state = last_states(model, history.flatten(), np.arange(len(length)) * history.shape[1], length)
             return as_query(state, self.blair_temperature)
-        state = model(*(interaction[getattr(model, field)] for field in _STATE_READS[scorer]))
+        state = model(*(interaction[getattr(model, field)] for field in state_fields(scorer)))
         return as_query(state, self.blair_temperature)
 
     def item_matrix(self) -> Tensor:
