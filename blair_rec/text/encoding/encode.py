@@ -14,7 +14,7 @@ from typing import Any
 
 from blair_rec.errors import ConfigError, EncodingError, OutputError, StoreError
 from blair_rec.text.catalogue import Catalogue
-from blair_rec.text.encoding.encoder import CHUNK, Progress, TextEncoder, distance_from_float32
+from blair_rec.text.encoding.encoder import CHUNK, TextEncoder, TextsDone, distance_from_float32
 from blair_rec.text.encoding.source import EncoderSource
 from blair_rec.text.store.embeddings import HEADER, ON_DISK, EmbeddingStore, as_stored, open_store
 from blair_rec.text.store.shards import SAME, KnownVectors, Pieces, settings_mark, shard_path
@@ -54,7 +54,7 @@ def encode_texts(
     fresh: bool = False,
     device: str = "cpu",
     tokens_per_batch: int | None = None,
-    progress: Progress | None = None,
+    progress: TextsDone | None = None,
 ) -> EmbeddingStore:
     """The vectors of these texts, which `template` made, in a store at `path`; `shard` says which part they are.
 
@@ -114,7 +114,7 @@ def encode_texts(
 
 
 def _encode_missing(
-    items: ItemTexts, known: KnownVectors, pieces: Pieces, load: Callable[[], TextEncoder], progress: Progress | None
+    items: ItemTexts, known: KnownVectors, pieces: Pieces, load: Callable[[], TextEncoder], progress: TextsDone | None
 ) -> None:
     """Encode every text that is neither known nor in a piece, once, and make it known."""
     for piece in pieces.read():
