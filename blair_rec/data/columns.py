@@ -19,7 +19,7 @@ Count: TypeAlias = Callable[[int], None]
 """Called with the number of lines of each block, before its lines are looked at."""
 Tokens: TypeAlias = tuple[np.ndarray, np.ndarray]
 """[R] codes, and the [U] tokens that they count, an object array."""
-Part: TypeAlias = "list[Tokens | np.ndarray]"
+ColumnsPart: TypeAlias = "list[Tokens | np.ndarray]"
 """The columns of one block: tokens, [R] float64, or an [R] object array of arrays."""
 
 SMALL_BYTES = 1 << 16
@@ -42,7 +42,7 @@ def read_columns(
         AtomicFileError: text in another encoding than the file's; and what `reject` raises.
     """
 
-    def parts_of(block: Block) -> Iterator[Part]:
+    def parts_of(block: Block) -> Iterator[ColumnsPart]:
         if (part := _whole(file, block, wanted, within, count)) is not None:
             yield part
         elif len(block.content) > SMALL_BYTES and (halves := block.halves())[1].content:
@@ -56,7 +56,7 @@ def read_columns(
     return pd.DataFrame(joined, copy=False)
 
 
-def _whole(file: AtomicFile, block: Block, wanted: Sequence[Column], within: str, count: Count) -> Part | None:
+def _whole(file: AtomicFile, block: Block, wanted: Sequence[Column], within: str, count: Count) -> ColumnsPart | None:
     """A block read at once; None where some line of it needs a closer look."""
     if not file.is_regular(block):
         return None
@@ -66,7 +66,7 @@ def _whole(file: AtomicFile, block: Block, wanted: Sequence[Column], within: str
     except ValueError:  # a number that is none
         return None
     quotes = b'"' in block.content
-    part: Part = []
+    part: ColumnsPart = []
     for column in wanted:
         texts, codes = frame[column.place].to_numpy(), None
         if column.kind == "float":
@@ -93,7 +93,7 @@ def _whole(file: AtomicFile, block: Block, wanted: Sequence[Column], within: str
 
 def _line_by_line(
     file: AtomicFile, block: Block, wanted: Sequence[Column], within: str, reject: Reject, count: Count
-) -> Part:
+) -> ColumnsPart:
     """A block of which some lines may be rejected."""
     lines = list(file.lines(block))
     count(len(lines))

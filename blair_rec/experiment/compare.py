@@ -24,13 +24,13 @@ from blair_rec.evaluate.runs.results import RunResult, load_run, load_runs
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RUNS_FOLDER
 from blair_rec.experiment.item_cards import comparison_cards
 from blair_rec.experiment.item_vectors import ITEM_FIELD, Vectors
-from blair_rec.experiment.leakage import leaks_of
 from blair_rec.experiment.listener import Listener
 from blair_rec.experiment.planning.changes import finished_runs, refuse_changed
 from blair_rec.experiment.planning.data_files import data_folder
 from blair_rec.experiment.planning.plan import Run, run_names, with_members
 from blair_rec.experiment.planning.subset import Plan, averages_of, plan_all
 from blair_rec.experiment.provenance import hash_of
+from blair_rec.experiment.splits.leakage import leaks_of
 from blair_rec.files import alone_in, tidy, write_text
 from blair_rec.lines.rejected import REJECTED
 from blair_rec.text.notes import cut_notes
@@ -97,9 +97,9 @@ def compare(
         whole = planned_now.config
         if pending:
             from blair_rec.experiment.fit import check_transforms
-            from blair_rec.experiment.run import Data, make_run
+            from blair_rec.experiment.run import make_run, whole_data
 
-            data = Data(whole, folder)
+            data = whole_data(whole, folder)
             data.rejected.write(out / REJECTED)
             wanted = {run.variant: encodings[run.variant] for run in asked if run.store}
             for vectors in dict.fromkeys(wanted.values()):

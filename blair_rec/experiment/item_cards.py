@@ -13,7 +13,6 @@ import numpy as np
 from blair_rec.errors import CatalogueError
 from blair_rec.evaluate.page.cards import ItemCards, ItemMap
 from blair_rec.experiment.item_vectors import ITEM_FIELD, Vectors, item_id_fields
-from blair_rec.models.transforms import center, pca
 from blair_rec.text.catalogue import TITLE_FIELDS, Catalogue, Record, first_field, read_catalogue, short_title, texts_in
 from blair_rec.text.store.embeddings import HEADER, EmbeddingStore, as_float32, open_store
 
@@ -96,6 +95,8 @@ def item_map(store: EmbeddingStore, item_tokens: Sequence[str]) -> ItemMap:
     if items > MOST_POINTS:
         rows = np.sort(np.random.default_rng(0).choice(rows, MOST_POINTS, replace=False))
     vectors = as_float32(store.vectors[rows], store.dtype).astype(np.float64)
+    from blair_rec.models.transforms import center, pca  # its folder brings torch and RecBole
+
     points = pca(vectors, 2)
     total = float(np.square(center(vectors)).sum())
     first, second = (float(share) for share in np.square(points).sum(axis=0) / (total or 1.0))

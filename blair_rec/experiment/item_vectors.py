@@ -14,9 +14,10 @@ import numpy as np
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.sections import TextConfig
 from blair_rec.errors import StoreError
-from blair_rec.experiment.leakage import text_notes
+from blair_rec.experiment.splits.leakage import text_notes
 from blair_rec.text.catalogue import ID_FIELDS, Catalogue, read_catalogue
 from blair_rec.text.encoding.encode import encode_catalogue, store_name
+from blair_rec.text.encoding.encoder import TextsDone
 from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
 from blair_rec.text.notes import catalogue_notes, check_match, cut_notes, repeat_notes, store_notes
 from blair_rec.text.store.embeddings import HEADER, EmbeddingStore, open_store
@@ -29,9 +30,6 @@ ITEM_FIELD = ID_FIELDS[0]
 """RecBole's ITEM_ID_FIELD where nothing is said."""
 
 logger = logging.getLogger("blair_rec")
-
-Progress = Callable[[int, int], None]
-"""Called with (done, total) as the work goes on."""
 
 
 class Vectors(Protocol):
@@ -62,7 +60,7 @@ class Vectors(Protocol):
     def notes(self, item_tokens: Sequence[str]) -> list[str]:
         """What a reader of results over these items has to know of their texts, as far as it is known by now."""
 
-    def encode(self, progress: Progress | None = None) -> EmbeddingStore:
+    def encode(self, progress: TextsDone | None = None) -> EmbeddingStore:
         """The store: read if it is there, otherwise made."""
 
 
@@ -90,7 +88,7 @@ class ReadyVectors:
         """Of items without a vector and texts that were cut; the texts themselves are unknown."""
         return store_notes(self.store, item_tokens)
 
-    def encode(self, progress: Progress | None = None) -> EmbeddingStore:
+    def encode(self, progress: TextsDone | None = None) -> EmbeddingStore:
         """The store, read and checked.
 
         Raises:
@@ -135,7 +133,7 @@ class Encoding:
         except StoreError:  # damaged: encode() says so and makes it again
             return None
 
-    def encode(self, progress: Progress | None = None) -> EmbeddingStore:
+    def encode(self, progress: TextsDone | None = None) -> EmbeddingStore:
         """The store: read if it is there, otherwise made."""
         # Its name holds what it is made from: what is there and differs was left by another version.
         return encode_catalogue(self.catalogue, self.template, self.source, self.path, fresh=True, progress=progress)
@@ -218,7 +216,7 @@ def encoded_store(
     items: Path,
     stores: Path,
     source: EncoderSource,
-    progress: Progress | None = None,
+    progress: TextsDone | None = None,
     item_field: str = ITEM_FIELD,
 ) -> tuple[EmbeddingStore, Path]:
     """The store of an item file's vectors inside the folder `stores`: read if it is there, otherwise made."""

@@ -53,7 +53,7 @@ BESIDE_RUNS = (
     "experiment/planning/changes.py",
     "experiment/compare.py",
     "experiment/item_cards.py",
-    "experiment/leakage.py",
+    "experiment/splits/leakage.py",
     "experiment/listener.py",
     "experiment/provenance.py",
     "experiment/search_space.py",

@@ -34,7 +34,7 @@ from blair_rec.lines.rejected import REJECTED
 from blair_rec.text.store.embeddings import EmbeddingStore
 
 if TYPE_CHECKING:  # takes torch and RecBole
-    from blair_rec.experiment.fit import TrainingData
+    from blair_rec.experiment.splits.reading import TrainingData
 
 logger = logging.getLogger("blair_rec")
 
@@ -110,11 +110,12 @@ def tune(
                 problems.append(str(error))
     refuse(problems)
     with alone_in(out):
-        from blair_rec.experiment.fit import TrainingData, check_transforms
+        from blair_rec.experiment.fit import check_transforms
+        from blair_rec.experiment.splits.reading import training_data
 
         folder = data_folder(config.dataset)
         encodings = planned(config, out).encodings
-        data = TrainingData(config, folder)
+        data = training_data(config, folder)
         data.rejected.write(out / REJECTED)
         listener = listener or Listener()
         stores = encode_stores({name: encodings[name] for name in drawn if name in encodings}, listener)

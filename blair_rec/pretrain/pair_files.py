@@ -67,11 +67,11 @@ class _Lines:
             raise PairsError(f"{where}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
 
 
-Row = Callable[[_Lines], "list[str] | None"]
+RowOf = Callable[[_Lines], "list[str] | None"]
 """The texts of the row that begins at the next line; None for lines that are no row. StopIteration at the end."""
 
 
-def _rows(path: Path, row: Row, skip: Callable[[_Lines], object] | None = None) -> Reader:
+def _rows(path: Path, row: RowOf, skip: Callable[[_Lines], object] | None = None) -> Reader:
     """A reader of a file of lines, by how a row is read and how the header is passed."""
     starts: list[int] = []
 

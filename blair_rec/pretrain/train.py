@@ -41,7 +41,7 @@ logger = logging.getLogger("blair_rec")
 RECORD, WEIGHTS, WHOLE = "pretraining.json", "model.safetensors", "whole"
 READS = "sentence_bert_config.json"
 """Where sentence-transformers says how much of a text a model reads: not more after training than before."""
-Progress = Callable[[int, int, float], None]
+OnPairStep = Callable[[int, int, float], None]
 """Called with (steps done, steps in all, loss)."""
 
 
@@ -95,7 +95,7 @@ class PairTrainer(Trainer):
 class _Notes(TrainerCallback):
     """Tells the progress, and marks the checkpoints that are whole."""
 
-    def __init__(self, progress: Progress | None) -> None:
+    def __init__(self, progress: OnPairStep | None) -> None:
         self.progress = progress
         self.trainer: PairTrainer | None = None
 
@@ -115,7 +115,7 @@ def pretrain(
     out: Path,
     *,
     fresh: bool = False,
-    progress: Progress | None = None,
+    progress: OnPairStep | None = None,
 ) -> dict[str, Any]:
     """Train from the encoder at `start` and leave a folder that `AutoModel.from_pretrained` reads at `out`.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from blair_rec.errors import ConfigError, EncodingError, OutputError, StoreError
 from blair_rec.text.catalogue import Catalogue, read_catalogue
-from blair_rec.text.encoding.encoder import CHUNK, Progress, TextEncoder, best_device, distance_from_float32
+from blair_rec.text.encoding.encoder import CHUNK, TextEncoder, TextsDone, best_device, distance_from_float32
 from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
 from blair_rec.text.store.embeddings import HEADER, ON_DISK, EmbeddingStore, as_stored, open_store
 from blair_rec.text.store.shards import SAME, KnownVectors, Pieces, settings_mark, shard_path
@@ -41,7 +41,7 @@ def encode(
     device: str | None = None,
     store_dtype: str = "float32",
     fresh: bool = False,
-    progress: Progress | None = None,
+    progress: TextsDone | None = None,
 ) -> EmbeddingStore:
     """The text vectors of the items in a file, in a store at `out`: `blair-rec encode` as a function.
 
@@ -107,7 +107,7 @@ def encode_texts(
     fresh: bool = False,
     device: str = "cpu",
     tokens_per_batch: int | None = None,
-    progress: Progress | None = None,
+    progress: TextsDone | None = None,
 ) -> EmbeddingStore:
     """The vectors of these texts, which `template` made, in a store at `path`; `shard` says which part they are.
 
@@ -167,7 +167,7 @@ def encode_texts(
 
 
 def _encode_missing(
-    items: ItemTexts, known: KnownVectors, pieces: Pieces, load: Callable[[], TextEncoder], progress: Progress | None
+    items: ItemTexts, known: KnownVectors, pieces: Pieces, load: Callable[[], TextEncoder], progress: TextsDone | None
 ) -> None:
     """Encode every text that is neither known nor in a piece, once, and make it known."""
     for piece in pieces.read():
