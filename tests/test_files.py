@@ -89,12 +89,12 @@ def test_what_another_process_left_is_tidied_and_nothing_else(tmp_path: Path) ->
     )
     (tmp_path / "kept").mkdir()
     (tmp_path / ".bashrc.old").touch()  # anybody's
-    (tmp_path / ".run-1.partial").mkdir()  # as earlier versions called it
+    (tmp_path / ".run-1.old").mkdir()  # anybody's, too
     assert len(names(tmp_path)) == 7
     tidy(tmp_path, "a.b")
     assert len(names(tmp_path)) == 6 and not [name for name in names(tmp_path) if name.startswith(".a.b")]
     tidy(tmp_path)
-    assert names(tmp_path) == [".bashrc.old", "gone", "kept"]
+    assert names(tmp_path) == [".bashrc.old", ".run-1.old", "gone", "kept"]
 
 
 def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_after(
