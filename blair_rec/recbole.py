@@ -58,10 +58,10 @@ class PluginDataset(TextSequentialDataset):
     def _item_vectors(self) -> ItemVectors | None:
         plugin = read_plugin_config({**self.config.external_config_dict})
         if not plugin.variant.uses_text:
-            given = [key for key in text_keys() if key in self.config.external_config_dict]
+            given = [key for key in text_keys() if self.config.external_config_dict.get(key)]
             if given:
                 logger.warning(
-                    "blair_items is %r, which uses no item text, so %s has no effect; set blair_items, such as to text",
+                    "blair_items is %r, which uses no item text, so these keys have no effect: %s; set blair_items, such as to text",
                     plugin.variant.items,
                     ", ".join(given),
                 )

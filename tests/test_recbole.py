@@ -235,6 +235,15 @@ def test_a_pickle_that_was_asked_for_is_the_users_own_affair() -> None:
     assert len(again.build()[0]) == len(create_dataset(config_of(dataset_save_path=saved)).build()[0]) > 0
 
 
+def test_text_settings_without_a_text_side_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    run(settings_for(blair_text_fields=["title"], blair_transforms=[], blair_encoder="mine"))
+    [said] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == (
+        "blair_items is 'id', which uses no item text, so these keys have no effect: blair_text_fields, blair_encoder; "
+        "set blair_items, such as to text"
+    )
+
+
 def test_a_store_that_is_not_there_is_an_error() -> None:
     with pytest.raises(StoreError, match="vectors is not an embedding store"):
         run(settings_for("text", blair_text_fields=["title"]))
