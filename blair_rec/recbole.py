@@ -78,7 +78,7 @@ class PluginDataset(TextSequentialDataset):
             stores = Path(self.config["checkpoint_dir"]) / "stores"
             source = find_encoder(plugin.text)
             encoding = find_encoding(plugin.text, items, stores, source, self.iid_field)
-            encoding.check(item_tokens)
+            encoding.check(item_tokens, plugin.text.missing_text)
             for note in repeat_notes(encoding.catalogue):
                 logger.info("data: %s", note)
             store = encoding.encode()

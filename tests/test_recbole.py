@@ -263,8 +263,8 @@ def test_text_is_encoded_where_no_store_is_named(monkeypatch: pytest.MonkeyPatch
     class Found:
         catalogue, path = Catalogue.of([("i01", {})], Path("items")), Path("made")
 
-        def check(self, item_tokens: Sequence[str]) -> None:
-            asked.append(list(item_tokens) == TOKENS)
+        def check(self, item_tokens: Sequence[str], missing_text: str) -> None:
+            asked.append((set(item_tokens) == set(TOKENS), missing_text))
 
         def encode(self) -> EmbeddingStore:
             return store
@@ -277,7 +277,10 @@ def test_text_is_encoded_where_no_store_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(plugin, "find_encoding", found)
     settings = settings_for("id", blair_items="text", blair_text_fields=["title"], blair_encoder="mine")
     assert run(settings) == run(settings_for("text"))
-    assert asked == [(("title",), Path("datasets/tiny/tiny.item"), Path("saved/stores"), "found mine", "item_id"), True]
+    assert asked == [
+        (("title",), Path("datasets/tiny/tiny.item"), Path("saved/stores"), "found mine", "item_id"),
+        (True, "error"),
+    ]
 
 
 def test_a_typed_config_reads_no_command_line_evaluates_nothing_and_leaves_the_environment(

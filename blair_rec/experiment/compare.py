@@ -102,14 +102,15 @@ def compare(
             data = Data(whole, folder)
             data.rejected.write(out / REJECTED)
             wanted = {run.variant: encodings[run.variant] for run in asked if run.store}
-            for vectors in dict.fromkeys(wanted.values()):
-                vectors.check(data.item_tokens[1:])
+            missing = {name: whole.text_of(whole.variants[name]).missing_text for name in wanted}
+            for vectors, missing_text in dict.fromkeys((wanted[name], missing[name]) for name in wanted):
+                vectors.check(data.item_tokens[1:], missing_text)
             data.notes = _notes(data, wanted)
             stores = encode_stores(
                 {run.variant: encodings[run.variant] for run in pending if run.store}, listener, fresh
             )
             for name, made in stores.items():  # whether they cover the items, before anything is trained
-                made.find(data.item_tokens[1:], whole.text_of(whole.variants[name]).missing_text)
+                made.find(data.item_tokens[1:], missing[name])
                 check_transforms(whole, name, data, made)
             data.notes = _with_cut_texts(data, stores)
             asked = [_with_store(run, stores) for run in asked]

@@ -12,7 +12,7 @@ import numpy as np
 
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.sections import TextConfig
-from blair_rec.errors import StoreError
+from blair_rec.errors import MissingEmbeddings, StoreError, TextlessItems
 from blair_rec.experiment.leakage import text_notes
 from blair_rec.experiment.provenance import vectors_code
 from blair_rec.text.catalogue import ID_FIELDS, Catalogue, read_catalogue
@@ -50,11 +50,12 @@ class Vectors(Protocol):
     def known_sha256(self) -> str | None:
         """The hash of the store, if it is there already."""
 
-    def check(self, item_tokens: Sequence[str]) -> None:
+    def check(self, item_tokens: Sequence[str], missing_text: str = "error") -> None:
         """Make sure, before anything is encoded, that they can be those of a data set with these items.
 
         Raises:
             CatalogueError: the catalogue has less than half of them.
+            MissingEmbeddings, TextlessItems: it lacks some, or their text, and `missing_text` is error.
         """
 
     def notes(self, item_tokens: Sequence[str]) -> list[str]:
@@ -81,7 +82,7 @@ class ReadyVectors:
         """The hash of the store."""
         return self.store.store_sha256
 
-    def check(self, item_tokens: Sequence[str]) -> None:
+    def check(self, item_tokens: Sequence[str], missing_text: str = "error") -> None:
         """Nothing: the store itself says whose vectors it has (`EmbeddingStore.find`)."""
 
     def notes(self, item_tokens: Sequence[str]) -> list[str]:
@@ -112,9 +113,17 @@ class Encoding:
         """The name of the encoder that is really used."""
         return self.source.name
 
-    def check(self, item_tokens: Sequence[str]) -> None:
-        """Whether the catalogue is that of a data set with these items."""
+    def check(self, item_tokens: Sequence[str], missing_text: str = "error") -> None:
+        """Whether the catalogue is that of a data set with these items, and whether it has a text for each."""
         check_match(self.catalogue, item_tokens)
+        if missing_text != "error":
+            return
+        lines = dict(zip(self.catalogue.item_tokens, catalogue_texts(self.catalogue, self.template), strict=True))
+        if missing := [token for token in item_tokens if token not in lines]:
+            raise MissingEmbeddings(missing, len(item_tokens))
+        textless = [token for token in item_tokens if not lines[token]]
+        if 0 < len(textless) < len(item_tokens):  # where none has text, encoding proposes other fields
+            raise TextlessItems(textless, len(item_tokens))
 
     def notes(self, item_tokens: Sequence[str]) -> list[str]:
         """Of texts that are missing, cut, or shared by several items; cut ones are known once they are encoded."""
