@@ -36,7 +36,7 @@ def _run(options: argparse.Namespace, console: Console) -> None:
     for key in options.keys:
         name, equals, value = key.removeprefix("--").partition("=")
         if not key.startswith("--") or not equals:
-            raise ConfigError(f"{key!r} is not --key=value")
+            raise ConfigError(f"{key!r} is not --key=value; write a setting as --epochs=5")
         if name in settings:
             raise ConfigError(f"--{name} is given twice; leave one of them out")
         settings[name] = None if value == "None" else read_yaml(value, key)  # RecBole's own command line takes Python

@@ -89,6 +89,7 @@ def _encode_with_ray(options: argparse.Namespace, text: TextConfig, template: Te
 
 def _encode_here(options: argparse.Namespace, text: TextConfig, template: Template, console: Console) -> None:
     from blair_rec.experiment.item_vectors import find_encoder
+    from blair_rec.experiment.provenance import vectors_code
     from blair_rec.text.catalogue import read_catalogue
     from blair_rec.text.encoding.encode import encode_catalogue
     from blair_rec.text.encoding.encoder import best_device
@@ -107,6 +108,8 @@ def _encode_here(options: argparse.Namespace, text: TextConfig, template: Templa
             store_dtype=options.store_dtype,
             shard=shard,
             fresh=options.fresh,
+            code=vectors_code(),
+            renew=options.fresh,
             device=options.device or best_device(),
             progress=lambda done, total: live.encoding(source.name, done, total),
         )

@@ -18,10 +18,10 @@ from blair_rec.errors import ConfigError, FolderBusy, OutputError
 from blair_rec.evaluate.agreement import Move, moves
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
 from blair_rec.evaluate.metrics import parse_metric
-from blair_rec.evaluate.page.cards import write_cards
-from blair_rec.evaluate.report import write_reports
+from blair_rec.evaluate.page.cards import CARDS_FILE, PAGE_FILE, write_cards
+from blair_rec.evaluate.report import REPORT_FILES, write_reports
 from blair_rec.evaluate.runs.results import RunResult, load_run, load_runs
-from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RUNS_FOLDER
+from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE, RUNS_FOLDER
 from blair_rec.experiment.item_cards import comparison_cards
 from blair_rec.experiment.item_vectors import ITEM_FIELD, Vectors
 from blair_rec.experiment.listener import Listener
@@ -31,7 +31,7 @@ from blair_rec.experiment.planning.plan import Run, run_names, with_members
 from blair_rec.experiment.planning.subset import Plan, averages_of, plan_all
 from blair_rec.experiment.provenance import hash_of
 from blair_rec.experiment.splits.leakage import leaks_of
-from blair_rec.files import alone_in, tidy, write_text
+from blair_rec.files import alone_in, refuse_taken, tidy, write_text
 from blair_rec.lines.rejected import REJECTED
 from blair_rec.text.notes import cut_notes
 from blair_rec.text.store.embeddings import EmbeddingStore
@@ -44,6 +44,8 @@ logger = logging.getLogger("blair_rec")
 # RecBole and torch are imported where training starts: planning and rendering take neither.
 
 CHECKPOINTS_FOLDER = "checkpoints"
+WRITTEN = (CONFIG_FILE, RUNS_FOLDER, CHECKPOINTS_FOLDER, REJECTED, CARDS_FILE, *REPORT_FILES, PAGE_FILE)
+"""What a comparison replaces or removes in its folder."""
 
 
 def compare(
@@ -67,7 +69,8 @@ def compare(
         config: a comparison file, or what load_config has read of one.
         variants, seeds: what to run now, if not all; the folder's config and board keep the rest. Seeds that the config
             doesn't name take the place of its own.
-        fresh: make these runs again; a finished one is there until its successor is whole.
+        fresh: make these runs again, and the text vectors that other code has made; a finished run is there until its
+            successor is whole.
         accept_code: keep finished runs that other code has made, and note that in them.
 
     Returns the leaderboard, or None while the baseline has no finished run.
@@ -75,11 +78,13 @@ def compare(
     Raises:
         ChangedRuns: `out` holds runs of another config, data set, store or code, and `fresh` was not said.
         BadRun: `out` holds damaged runs, and `fresh` was not said.
-        OutputError: `out` can't be written; FolderBusy: another process is at work in it.
+        OutputError: `out` can't be written, or holds files of such names that no comparison wrote.
+        FolderBusy: another process is at work in it.
         ConfigError, DatasetError, and what encoding and training raise.
     """
     listener, out = listener or Listener(), Path(out)
     config = as_config(config)
+    refuse_taken(out, WRITTEN, (f"{RUNS_FOLDER}/*/{RESULT_FILE}",))  # before a lock is put there
     with alone_in(out):
         for place in (out, out / RUNS_FOLDER, out / CHECKPOINTS_FOLDER):
             tidy(place)
@@ -102,12 +107,15 @@ def compare(
             data = whole_data(whole, folder)
             data.rejected.write(out / REJECTED)
             wanted = {run.variant: encodings[run.variant] for run in asked if run.store}
-            for vectors in dict.fromkeys(wanted.values()):
-                vectors.check(data.item_tokens[1:])
+            missing = {name: whole.text_of(whole.variants[name]).missing_text for name in wanted}
+            for vectors, missing_text in dict.fromkeys((wanted[name], missing[name]) for name in wanted):
+                vectors.check(data.item_tokens[1:], missing_text)
             data.notes = _notes(data, wanted)
-            stores = encode_stores({run.variant: encodings[run.variant] for run in pending if run.store}, listener)
+            stores = encode_stores(
+                {run.variant: encodings[run.variant] for run in pending if run.store}, listener, fresh
+            )
             for name, made in stores.items():  # whether they cover the items, before anything is trained
-                made.find(data.item_tokens[1:], whole.text_of(whole.variants[name]).missing_text)
+                made.find(data.item_tokens[1:], missing[name])
                 check_transforms(whole, name, data, made)
             data.notes = _with_cut_texts(data, stores)
             asked = [_with_store(run, stores) for run in asked]
@@ -215,12 +223,12 @@ def _config_in(out: Path) -> CompareConfig:
     return load_config(path)
 
 
-def encode_stores(encodings: dict[str, Vectors], listener: Listener) -> dict[str, EmbeddingStore]:
-    """The store of each variant; one that several share is made, and read, once."""
+def encode_stores(encodings: dict[str, Vectors], listener: Listener, renew: bool = False) -> dict[str, EmbeddingStore]:
+    """The store of each variant; one that several share is made, and read, once. `renew` is that of Vectors.encode."""
     stores: dict[Vectors, EmbeddingStore] = {}
     for encoding in encodings.values():
         if encoding not in stores:
-            stores[encoding] = encoding.encode(partial(listener.encoding, encoding.encoder))
+            stores[encoding] = encoding.encode(partial(listener.encoding, encoding.encoder), renew)
     return {name: stores[encoding] for name, encoding in encodings.items()}
 
 

@@ -124,6 +124,11 @@ def code_hash(text: bool) -> str:
     return "/".join(hash_of(part)[:12] for part in parts if part)
 
 
+def vectors_code() -> str:
+    """One hash over the code that makes text vectors, for the stores that it makes."""
+    return code_hash(True).rpartition("/")[2]
+
+
 @functools.cache
 def git_commit() -> str | None:
     """The commit of the checkout that this package runs from, '-dirty' if it was changed since; None if installed."""

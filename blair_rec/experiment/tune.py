@@ -29,7 +29,7 @@ from blair_rec.experiment.planning.data_files import data_folder, data_hash
 from blair_rec.experiment.planning.plan import run_setup
 from blair_rec.experiment.provenance import code_hash, hash_of
 from blair_rec.experiment.search_space import Settings, draw, grid_of, in_words, with_settings
-from blair_rec.files import alone_in, write_text
+from blair_rec.files import alone_in, refuse_taken, tidy, write_text
 from blair_rec.lines.rejected import REJECTED
 from blair_rec.text.store.embeddings import EmbeddingStore
 
@@ -85,7 +85,8 @@ def tune(
 
     Raises:
         ConfigError: no `tune` section, values that can't be meant, or a grid with fewer points than the budget.
-        OutputError: `out` can't be written, or another process is at work in it.
+        OutputError: `out` can't be written, another process is at work in it, or it holds files of such names that no
+            tuning wrote.
         DatasetError and what encoding and training raise.
     """
     out = Path(out)
@@ -109,7 +110,9 @@ def tune(
             except ConfigError as error:
                 problems.append(str(error))
     refuse(problems)
+    refuse_taken(out, (TRIALS_FILE, TUNED_FILE, CHECKPOINTS, REJECTED), (TRIALS_FILE,))  # before a lock is put there
     with alone_in(out):
+        tidy(out)
         from blair_rec.experiment.fit import check_transforms
         from blair_rec.experiment.splits.reading import training_data
 

@@ -121,7 +121,7 @@ def check_loss(model_class: type, train: TrainConfig) -> None:
     asked += [f"loss: {train.loss}"] * (train.loss in SAMPLED_LOSSES)
     if asked and not can_pack(model_class):
         raise ConfigError(
-            f"{model_class.__name__} trains RecBole's way, with a loss of its own, which {asked[0]} doesn't reach; "
+            f"{model_class.__name__} trains RecBole's way, with a loss of its own, which `{asked[0]}` doesn't reach; "
             "leave it out, or take SASRec or GRU4Rec"
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from blair_rec.border.collector import TopKCollector
-from blair_rec.config.plugin import read_plugin_config
+from blair_rec.config.plugin import in_flat_keys, read_plugin_config
 from blair_rec.data.sequences import training_sequences
 from blair_rec.models.packed import can_pack
 from blair_rec.training.checkpoint import load_training, load_weights, save_training
@@ -36,7 +36,8 @@ class TextTrainer(Trainer):
             weight_decay=config["weight_decay"],
             epochs=config["epochs"],
         )
-        check_loss(type(model), self._train)
+        with in_flat_keys():
+            check_loss(type(model), self._train)
         self._every_position = self._train.loss != "recbole" and can_pack(type(model))
         super().__init__(config, model)
         self.eval_collector = TopKCollector(config)

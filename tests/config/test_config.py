@@ -395,6 +395,10 @@ def test_flat_keys_that_cannot_be_meant_are_refused(flat: dict[str, Any], expect
         ),
         (str(MissingEmbeddings(["a"], 2)), "`blair_missing_text: mean` or `blair_missing_text: zeros`"),
         ("set `pooling: cls` or `text.max_length: 3`", "set `blair_pooling: cls` or `blair_max_length: 3`"),
+        (
+            "transforms: whiten has 3 items; transforms: [center]",
+            "blair_transforms: whiten has 3 items; blair_transforms: [",
+        ),
         ("max_length is 0; the store is there", "blair_max_length is 0; the store is there"),
         ("`blair_encoder: x` is in encoder.py", "`blair_encoder: x` is in encoder.py"),
     ],

@@ -115,6 +115,19 @@ def contents(out: Path) -> dict[str, bytes]:
 ALL = ["id-1", "text-1", "text_init-1", "shuffled-1", "id-2", "text-2", "text_init-2", "shuffled-2"]
 
 
+def test_a_folder_with_files_of_ones_own_by_our_names_is_left_as_it_is(
+    encoder: Path, tmp_path: Path, tiny: Path
+) -> None:
+    out = tmp_path / "project"
+    (out / "checkpoints").mkdir(parents=True)
+    (out / "checkpoints" / "mine.pt").write_text("mine")
+    (out / "config.yaml").write_text("# mine")
+    before = contents(out)
+    with pytest.raises(OutputError, match="holds checkpoints, config.yaml, which this command did not write"):
+        compare(config_of(tiny, encoder), out)
+    assert contents(out) == before
+
+
 # What a comparison leaves
 
 

@@ -213,6 +213,31 @@ def test_the_same_command_has_nothing_left_to_do(tmp_path: Path) -> None:
         prepare_own(other, out, print)
 
 
+def test_what_a_user_adds_or_changes_in_a_prepared_folder_is_never_replaced(tmp_path: Path) -> None:
+    asked = OwnData(write_events(tmp_path / "events.csv"), "who", "what", "when")
+    out = tmp_path / "mine"
+    prepare_own(asked, out, print)
+    (out / "notes.txt").write_text("all I have")
+    with pytest.raises(OutputError, match=r"holds 1 files that this command does not write \(first: notes.txt\)"):
+        prepare_own(asked, out, print, fresh=True)
+    (out / "notes.txt").rename(tmp_path / "notes.txt")
+    with (out / "mine.yaml").open("a") as file:
+        file.write("# tuned by hand\n")
+    with pytest.raises(OutputError, match=r"1 files in .*mine were changed .*first: mine.yaml.*would be lost"):
+        prepare_own(asked, out, print, fresh=True)
+    assert "# tuned by hand" in (out / "mine.yaml").read_text()
+    (out / "mine.yaml").rename(tmp_path / "mine.yaml")
+    assert prepare_own(asked, out, print, fresh=True)
+
+
+def test_a_link_keeps_pointing_to_where_the_data_are(tmp_path: Path) -> None:
+    asked = OwnData(write_events(tmp_path / "events.csv"), "who", "what", "when")
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "mine").symlink_to("disk/mine")
+    prepare_own(asked, tmp_path / "mine", print)
+    assert (tmp_path / "mine").is_symlink() and (tmp_path / "disk" / "mine" / "mine.inter").is_file()
+
+
 @pytest.mark.parametrize("fresh", [False, True])
 def test_a_folder_that_holds_something_else_is_never_touched(tmp_path: Path, fresh: bool) -> None:
     asked = OwnData(write_events(tmp_path / "events.csv"), "who", "what", "when")

@@ -105,6 +105,8 @@ def encode_texts(
     store_dtype: str = "float32",
     shard: tuple[int, int] | None = None,
     fresh: bool = False,
+    code: str = "",
+    renew: bool = False,
     device: str = "cpu",
     tokens_per_batch: int | None = None,
     progress: TextsDone | None = None,
@@ -116,7 +118,8 @@ def encode_texts(
     encoder, or of other settings, is replaced only if `fresh`. What is encoded is kept in pieces beside the store until
     it is complete, so that a process that was killed is gone on with; the store is then, byte for byte, the one it
     would have made. Items without text get no row: the store lists them. `progress` is called as by
-    TextEncoder.encode_chunks.
+    TextEncoder.encode_chunks. `code` is a hash of the code that makes vectors, for the store's header; with `renew` a
+    store of other code, or of code that nobody noted, is made again instead of read.
 
     Raises ConfigError for an unknown dtype, EncodingError if no item has text, StoreError if the disk is full,
     OutputError if `path` is no place for a store, holds one that was made otherwise, or another process writes there.
@@ -137,17 +140,25 @@ def encode_texts(
     if items.whole is not None:
         said["whole"] = items.whole
 
+    if code:
+        said["code"] = code
+    noted = {key: value for key, value in said.items() if key != "code"}
+
+    def old_store() -> EmbeddingStore | None:
+        old = _old_store(path, source, store_dtype)
+        return None if old is None or (renew and old.code != code) else old
+
     def the_same(store: EmbeddingStore | None) -> EmbeddingStore | None:
-        if store is None or any(getattr(store, key) != value for key, value in said.items()):
+        if store is None or any(getattr(store, key) != value for key, value in noted.items()):
             return None
         # Whoever asked first may have got this encoder as a fallback; this caller may not.
         cut = {**store.cut, **_length(source)} if store.cut else None
         return dataclasses.replace(store, encoder={**store.encoder, "asked_for": source.asked_for}, cut=cut)
 
-    if not has_leftovers(path) and (store := the_same(_old_store(path, source, store_dtype))):
+    if not has_leftovers(path) and (store := the_same(old_store())):
         return store
     with at_work_on(path) as work:
-        old = _old_store(path, source, store_dtype)  # only now nobody else can be changing it
+        old = old_store()  # only now nobody else can be changing it
         if store := the_same(old):
             return store
         known = KnownVectors(store_dtype)
@@ -155,7 +166,9 @@ def encode_texts(
             known.add(old.text_digests, old.vectors, old.cut_rows)
         load = cache(lambda: TextEncoder(source, device, tokens_per_batch))
         try:
-            _encode_missing(items, known, Pieces(work, settings_mark(source.header(), store_dtype)), load, progress)
+            _encode_missing(
+                items, known, Pieces(work, settings_mark(source.header(), store_dtype) + code[:8]), load, progress
+            )
         except OSError as error:
             cannot_write(path, error)
         encoder = _encoder_header(source, old, items, load)
