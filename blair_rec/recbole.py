@@ -20,7 +20,7 @@ from blair_rec.config.plugin import in_flat_keys, read_plugin_config
 repair_recbole()
 
 from blair_rec.data.dataset import ItemVectors, TextSequentialDataset  # noqa: E402
-from blair_rec.experiment.item_vectors import encoded_store, find_encoder, item_vectors  # noqa: E402
+from blair_rec.experiment.item_vectors import encoded_store, find_encoder, item_vectors, items_reader  # noqa: E402
 from blair_rec.models.eligibility import Eligible, eligibility, recbole_models  # noqa: E402
 from blair_rec.models.text_models import with_text as _with_text  # noqa: E402
 from blair_rec.text.notes import store_notes  # noqa: E402
@@ -59,7 +59,8 @@ class PluginDataset(TextSequentialDataset):
             items = Path(self.config["data_path"]) / f"{self.dataset_name}.item"
             stores = Path(self.config["checkpoint_dir"]) / "stores"
             source = find_encoder(plugin.text)
-            store, path = encoded_store(plugin.text, items, stores, source, item_field=self.iid_field)
+            read = items_reader({key: self.config[key] for key in ("field_separator", "encoding")})
+            store, path = encoded_store(plugin.text, items, stores, source, item_field=self.iid_field, read=read)
             logger.info("item vectors: %s", path)
         tokens = self.field2id_token[self.iid_field]
         vectors = item_vectors(store, tokens, plugin.text.missing_text)

@@ -250,7 +250,9 @@ def test_a_store_that_lacks_items_is_an_error_or_filled_up() -> None:
 def test_text_is_encoded_where_no_store_is_named(monkeypatch: pytest.MonkeyPatch, store: EmbeddingStore) -> None:
     asked: list[Any] = []
 
-    def encoded(text: Any, items: Path, stores: Path, source: Any, *, item_field: str) -> tuple[EmbeddingStore, Path]:
+    def encoded(
+        text: Any, items: Path, stores: Path, source: Any, *, item_field: str, read: Any
+    ) -> tuple[EmbeddingStore, Path]:
         asked.append((text.fields, items, stores, source, item_field))
         return store, stores / "made"
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -30,6 +30,8 @@ ITEM_FIELD = ID_FIELDS[0]
 
 logger = logging.getLogger("blair_rec")
 
+ReadItems = Callable[[Path, Sequence[str]], Catalogue]
+"""Called with an item file and the fields that may name its items, as read_catalogue."""
 Progress = Callable[[int, int], None]
 """Called with (done, total) as the work goes on."""
 
@@ -164,7 +166,7 @@ def find_encoding(
     stores: Path,
     source: EncoderSource,
     item_field: str = ITEM_FIELD,
-    read: Callable[[Path, Sequence[str]], Catalogue] = read_catalogue,
+    read: ReadItems = read_catalogue,
 ) -> Encoding:
     """The vectors of an item file's texts, with their store inside the folder `stores`; nothing is encoded yet.
 
@@ -191,7 +193,7 @@ def find_encodings(
         StoreError: a store that the config names is missing or damaged; and as find_encoder and find_encoding do.
     """
     sources: dict[object, EncoderSource] = {}
-    read = cache(read_catalogue)
+    read = cache(items_reader(config.recbole))
     found: dict[str, Vectors] = {}
     for name, variant in config.variants.items():
         if not variant.uses_text or (only is not None and name not in only):
@@ -208,6 +210,12 @@ def find_encodings(
     return found
 
 
+def items_reader(recbole: Mapping[str, Any]) -> ReadItems:
+    """read_catalogue for `.item` files that are written as RecBole's `field_separator` and `encoding` say."""
+    separator, encoding = recbole.get("field_separator") or "\t", recbole.get("encoding") or "utf-8"
+    return partial(read_catalogue, separator=separator, encoding=encoding)
+
+
 def item_id_fields(item_field: str) -> tuple[str, ...]:
     """Where a catalogue may name its items, if RecBole's ITEM_ID_FIELD is `item_field`: there first."""
     return tuple(dict.fromkeys((item_field, *ID_FIELDS)))
@@ -220,9 +228,10 @@ def encoded_store(
     source: EncoderSource,
     progress: Progress | None = None,
     item_field: str = ITEM_FIELD,
+    read: ReadItems = read_catalogue,
 ) -> tuple[EmbeddingStore, Path]:
     """The store of an item file's vectors inside the folder `stores`: read if it is there, otherwise made."""
-    encoding = find_encoding(text, items, stores, source, item_field)
+    encoding = find_encoding(text, items, stores, source, item_field, read)
     for note in repeat_notes(encoding.catalogue):
         logger.info("data: %s", note)
     return encoding.encode(progress), encoding.path

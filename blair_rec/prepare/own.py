@@ -17,7 +17,7 @@ from blair_rec.prepare.folder import Hashes, Tell, is_done, need_room, new_folde
 from blair_rec.prepare.items import ItemFile, Names, check_matches
 from blair_rec.prepare.reading.blocks import Progress
 from blair_rec.prepare.reading.records import need_columns, read_table
-from blair_rec.prepare.times import describe
+from blair_rec.prepare.times import describe, outside_unit
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,11 @@ def prepare_own(
             rows = asked.item_file.rows(wanted, progress, names.repeated)
             textless = write_items(partial / f"{folder.name}.item", rows, asked.fields)
             tell(f"items without text: {textless:,} of {len(wanted):,}")
+            if textless == len(wanted):
+                raise SourceError(
+                    f"none of the {len(wanted):,} items of {asked.events} has text in {', '.join(asked.fields)} of "
+                    f"{asked.items}; name other columns with --fields, or leave out --items"
+                )
         text = {"fields": asked.fields} if asked.fields else {}
         write_comparison(partial / f"{folder.name}.yaml", folder, log, text, asked.fields)
         write_record(partial, asdict(asked), hashes, {**found, "textless_items": textless})
@@ -116,7 +121,7 @@ def _read(
     if asked.item_file is not None:
         asked.item_file.check()  # before a long log is read
     chunks = ((asked.events, chunk) for chunk in read_table(asked.events, columns, rejected, progress))
-    log, time_format = collect(chunks, columns, rejected, asked.time_format)
+    log, time_format = collect(chunks, columns, rejected, asked.time_format, asked.events)
     names = asked.item_file.names(rejected, progress) if asked.item_file is not None else None
     if names is not None and asked.items is not None:
         check_matches(log.item_names(), names, asked.events, asked.items)
@@ -138,6 +143,8 @@ def _read(
     if not log.table.height:
         raise SourceError(f"no event is left of {counts['read']['events']:,}; the summary says which step took them")
     tell(f"times: {describe(log.table['time'], time_format)}")
+    if not log.dates and (odd := outside_unit(log.table["time"])):
+        tell(f"times: {odd}")
     if ties := tied_by_rounding(log):
         tell(f"times: {ties:,} events get the written time of the event before, which was earlier; their order is kept")
     if unknown:

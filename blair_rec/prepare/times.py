@@ -42,6 +42,8 @@ def find_format(sample: pl.Series, where: str) -> str:
     """
     texts = sample.drop_nulls()
     texts = texts.filter(texts.str.strip_chars() != "")
+    if len(sample) and not len(texts):
+        raise SourceError(f"{where}: the first {len(sample):,} times are all empty; name another column with --time")
     reads = {form: read_times(texts, form).drop_nulls().len() for form in (WHOLE, NANOSECONDS, NUMBER, *DATES)}
     best = max(reads, key=lambda form: reads[form])  # of equals the first
     if read_widely(texts, best).drop_nulls().len() * 2 < max(len(texts), 1):
@@ -179,6 +181,20 @@ def other_unit(times: pl.Series) -> OtherUnit | None:
     if between >= sum(counts[unit] for unit in seen if unit != usual):
         return None
     return OtherUnit(np.logical_or.reduce([ranges[unit] for unit in seen if unit != usual]), usual)
+
+
+def outside_unit(times: pl.Series) -> str:
+    """What to say of numbers that can't be times in the unit of most, such as 0 for a missing one; "" if all can."""
+    numbers = times.cast(pl.Float64).to_numpy()
+    ranges = {unit: (numbers >= _1990 * per) & (numbers <= _2100 * per) for unit, per in UNITS.items()}
+    usual = max(ranges, key=lambda unit: int(ranges[unit].sum()))
+    odd = numbers[~ranges[usual]]
+    if 2 * len(odd) >= len(numbers) or not len(odd):
+        return ""
+    return (
+        f"{len(odd):,} of {len(numbers):,} are before 1990 or after 2100 if they are {usual} since 1970, as most seem "
+        f"to be (first: {odd[0]:.15g}); look whether they are missing times"
+    )
 
 
 def _unit_of(time: float) -> str | None:

@@ -93,21 +93,26 @@ class Catalogue:
         return sum(map(len, self.repeated.values()))
 
 
-def read_catalogue(path: str | Path, item_id: str | Sequence[str] | None = None) -> Catalogue:
+def read_catalogue(
+    path: str | Path, item_id: str | Sequence[str] | None = None, *, separator: str = "\t", encoding: str = "utf-8"
+) -> Catalogue:
     """Item metadata from a RecBole `.item` file, JSON lines (`.jsonl`, `.json`), or CSV and TSV with a header.
 
     All but `.item` may be packed with gzip (`.gz`). A cell of a CSV file may be quoted, and then span lines; in a TSV
     file a quotation mark is a character like any other. `item_id` names the field that holds the item token, or
     several of which the first that is there is taken; without it, that is `item_id` or else `parent_asin`. All other
     fields are kept as they are, numbers as they are written; null, NaN and a blank cell are None. An item that has
-    several rows keeps them all: the first one is its record.
+    several rows keeps them all: the first one is its record. `separator` and `encoding` are those of a `.item` file,
+    which RecBole's `field_separator` and `encoding` name; all other files are UTF-8.
 
     Raises CatalogueError, with the line number, for anything in the file that can't be meant as written.
     """
-    return Catalogue.of(iter_catalogue(path, item_id), Path(path))
+    return Catalogue.of(iter_catalogue(path, item_id, separator=separator, encoding=encoding), Path(path))
 
 
-def iter_catalogue(path: str | Path, item_id: str | Sequence[str] | None = None) -> Iterator[tuple[str, Record]]:
+def iter_catalogue(
+    path: str | Path, item_id: str | Sequence[str] | None = None, *, separator: str = "\t", encoding: str = "utf-8"
+) -> Iterator[tuple[str, Record]]:
     """(item token, record) of each item, one after the other: a catalogue that need not fit into memory.
 
     Arguments and errors are those of read_catalogue. An item that the file repeats comes as often as it has rows.
@@ -116,7 +121,7 @@ def iter_catalogue(path: str | Path, item_id: str | Sequence[str] | None = None)
     if not path.is_file():
         raise CatalogueError(f"{path} is not there, or not a file; name a RecBole .item file, JSON lines, CSV or TSV")
     if path.name.endswith(".item"):
-        return _recbole_items(path, item_id)
+        return _recbole_items(AtomicFile(path, separator, encoding), item_id)
     if path.name.endswith(JSON_SUFFIXES):
         return _json_items(path, item_id)
     if path.name.endswith(TABLE_SUFFIXES):
@@ -159,13 +164,12 @@ def _id_field(item_id: str | Sequence[str] | None, names: list[str], where: str)
     raise CatalogueError(f"{where}: no field {asked} that could name the item; fields: {', '.join(names)}")
 
 
-def _recbole_items(path: Path, item_id: str | Sequence[str] | None) -> Iterator[tuple[str, Record]]:
+def _recbole_items(file: AtomicFile, item_id: str | Sequence[str] | None) -> Iterator[tuple[str, Record]]:
     """Lines of a RecBole atomic file."""
-    file = AtomicFile(path)
     names = [column.name for column in file.columns]
-    id_name = _id_field(item_id, names, f"{path}, line 1")
+    id_name = _id_field(item_id, names, f"{file.path}, line 1")
     for line in file.lines():
-        where = f"{path}, line {line.number}"
+        where = f"{file.path}, line {line.number}"
         if why := file.misfit(line):
             raise CatalogueError(f"{where}: {why}")
         record: dict[str, str | list[str] | None] = {
@@ -242,13 +246,24 @@ def _table_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def json_row(line: str, where: str) -> dict[str, Value]:
     """One line of a JSON lines file. Raises CatalogueError, beginning with `where`."""
+    outermost: list[tuple[str, Any]] = []
+
+    def as_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        outermost[:] = pairs  # of the objects on a line the outermost comes last
+        return dict(pairs)
+
     try:
         # Numbers stay as they are written; NaN is how pandas writes a missing value.
-        row = json.loads(line, parse_float=Number, parse_int=Number, parse_constant=lambda _: None)
+        row = json.loads(
+            line, parse_float=Number, parse_int=Number, parse_constant=lambda _: None, object_pairs_hook=as_dict
+        )
     except json.JSONDecodeError as error:
         raise CatalogueError(f"{where}: broken JSON ({error}); each line has to be one JSON object") from error
     if not isinstance(row, dict):
         raise CatalogueError(f"{where}: a {type(row).__name__}, not an object; each line has to be one JSON object")
+    if len(row) < len(outermost):
+        twice = next(name for number, (name, _) in enumerate(outermost) if name in dict(outermost[:number]))
+        raise CatalogueError(f"{where}: the field {twice!r} is there twice; rename one")
     return row
 
 
