@@ -118,7 +118,6 @@ class ItemFile:
             for row, values in zip(found, said, strict=True):
                 yield {"item_id": names[row], **{field: _top(values.get(field)) for field in self.fields}}
 
-
     def _json_row(self, line: bytes, number: int) -> dict[str, Any]:
         """
         Raises:

@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
+from blair_rec.config.dates import outside_unit
 from blair_rec.errors import ConfigError, SourceError, first_of
 from blair_rec.lines.rejected import REJECTED, Rejected
 from blair_rec.prepare.collect import collect
@@ -17,7 +20,7 @@ from blair_rec.prepare.folder import Hashes, Tell, is_done, need_room, new_folde
 from blair_rec.prepare.items import ItemFile, Names, check_matches
 from blair_rec.prepare.reading.blocks import Progress
 from blair_rec.prepare.reading.records import need_columns, read_table
-from blair_rec.prepare.times import describe, outside_unit
+from blair_rec.prepare.times import describe
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ def _read(
     if not log.table.height:
         raise SourceError(f"no event is left of {counts['read']['events']:,}; the summary says which step took them")
     tell(f"times: {describe(log.table['time'], time_format)}")
-    if not log.dates and (odd := outside_unit(log.table["time"])):
+    if not log.dates and (odd := outside_unit(log.table["time"].cast(pl.Float64).to_numpy())):
         tell(f"times: {odd}")
     if ties := tied_by_rounding(log):
         tell(f"times: {ties:,} events get the written time of the event before, which was earlier; their order is kept")

@@ -183,20 +183,6 @@ def other_unit(times: pl.Series) -> OtherUnit | None:
     return OtherUnit(np.logical_or.reduce([ranges[unit] for unit in seen if unit != usual]), usual)
 
 
-def outside_unit(times: pl.Series) -> str:
-    """What to say of numbers that can't be times in the unit of most, such as 0 for a missing one; "" if all can."""
-    numbers = times.cast(pl.Float64).to_numpy()
-    ranges = {unit: (numbers >= _1990 * per) & (numbers <= _2100 * per) for unit, per in UNITS.items()}
-    usual = max(ranges, key=lambda unit: int(ranges[unit].sum()))
-    odd = numbers[~ranges[usual]]
-    if 2 * len(odd) >= len(numbers) or not len(odd):
-        return ""
-    return (
-        f"{len(odd):,} of {len(numbers):,} are before 1990 or after 2100 if they are {usual} since 1970, as most seem "
-        f"to be (first: {odd[0]:.15g}); look whether they are missing times"
-    )
-
-
 def _unit_of(time: float) -> str | None:
     """The unit in which this is a time between 1990 and 2100."""
     return next((unit for unit, per in UNITS.items() if _1990 * per <= time <= _2100 * per), None)

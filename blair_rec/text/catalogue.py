@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from blair_rec.errors import CatalogueError
 from blair_rec.lines.atomic import AtomicFile
+from blair_rec.lines.swallowed import rows_inside
 
 Value: TypeAlias = "str | bool | list[Any] | dict[str, Any] | None"
 """What a field of an item may hold, as the file has it."""
@@ -218,17 +219,34 @@ def _table_items(path: Path, item_id: str | Sequence[str] | None) -> Iterator[tu
 
 
 def _table_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(number of its last line, cells) of each row of a CSV or TSV file."""
+    """(number of its last line, cells) of each row of a CSV or TSV file.
+
+    Raises CatalogueError for a row in which a quotation mark took in others.
+    """
     csv.field_size_limit(LONGEST_CELL)
     opener = gzip.open if path.suffix == ".gz" else open
     line = 0
+    taken: list[str] = []
+
+    def noted(texts: Iterable[str]) -> Iterator[str]:
+        for text in texts:
+            taken.append(text)
+            yield text
+
     try:
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
             if ".tsv" in path.suffixes:
                 rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
             else:
-                rows = csv.reader(file, strict=True)
+                rows = csv.reader(noted(file), strict=True)
             for cells in rows:
+                if len(taken) > 2 and (swallowed := rows_inside(taken, len(cells))):
+                    raise CatalogueError(
+                        f"{path}, line {line + 1}: a quotation mark opens a cell here that closes in line "
+                        f"{rows.line_num}, and {swallowed} of the {len(taken) - 2} lines between look like rows of "
+                        "their own; double the mark inside a quoted cell, or take it out"
+                    )
+                taken.clear()
                 line = rows.line_num
                 yield line, cells
     except csv.Error as error:

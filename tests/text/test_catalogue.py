@@ -145,6 +145,12 @@ def test_item_id_goes_before_parent_asin_and_the_caller_before_both(tmp_path: Pa
         ("a.csv", "item_id,title\n1,a\n,b\n", r"line 3: item_id is empty or missing"),
         ("a.csv", 'item_id,title\n1,a\n2,"Open\n3,b\n', r"from line 3 on: unexpected end of data; a quotation mark"),
         ("a.csv", 'item_id,title\n1,"27" screen"\n2,b\n', r"from line 2 on: ',' expected after '\"'"),
+        (
+            "a.csv",
+            'item_id,title\n1,"Open\n2,b\n3,5"\n4,c\n',
+            r"line 2: a quotation .* closes in line 4, and 1 of the 1 ",
+        ),
+        ("a.jsonl", '{"item_id": "1", "a": 1, "a": 2}\n', r"line 1: the field 'a' is there twice; rename one"),
         ("a.tsv", "item_id\ttitle\n1\ta\n2\n", r"line 3: 1 cells where the first line has 2"),
         ("a.csv.gz", "not gzip", r"broken gzip file"),
         ("a.jsonl.gz", "not gzip", r"broken gzip file"),
@@ -159,6 +165,21 @@ def test_a_cut_off_gzip_file_is_broken(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"item_id": "1"}\n' * 99)[:-9])
     with pytest.raises(CatalogueError, match="broken gzip file"):
         read_catalogue(tmp_path / "a.jsonl.gz")
+
+
+def test_a_name_inside_an_object_is_no_second_one(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl", '{"item_id": "1", "a": {"a": [{"a": "x"}, {"a": "y"}]}}\n')
+    assert read_catalogue(path).records == ({"a": {"a": [{"a": "x"}, {"a": "y"}]}},)
+
+
+@pytest.mark.parametrize(("separator", "encoding"), [(";", "latin-1"), ("\t", "utf-16"), (",", "utf-8")])
+def test_an_item_file_has_the_separator_and_encoding_that_are_named(
+    tmp_path: Path, separator: str, encoding: str
+) -> None:
+    rows = [["item_id:token", "title:token_seq"], ["1", "caf\u00e9"], ["2", f'"two{separator} ""three"""']]
+    (tmp_path / "a.item").write_bytes("".join(f"{separator.join(row)}\n" for row in rows).encode(encoding))
+    read = read_catalogue(tmp_path / "a.item", separator=separator, encoding=encoding)
+    assert [record["title"] for record in read.records] == ["caf\u00e9", f'two{separator} "three"']
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:

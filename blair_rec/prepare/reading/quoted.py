@@ -19,6 +19,7 @@ from pathlib import Path
 import polars as pl
 
 from blair_rec.lines.rejected import Rejected
+from blair_rec.lines.swallowed import cells_alone
 from blair_rec.prepare.reading.blocks import LONGEST_LINE, Progress, blocks_of, is_unicode, texts_in
 from blair_rec.prepare.reading.kept import Chunk
 from blair_rec.prepare.reading.lines import wrong_width
@@ -123,7 +124,9 @@ class _Rows:
                         why = wrong_width(len(row), width) if len(row) != width else ""
                         if not self.unicode and not all(map(is_unicode, row)):
                             why = why or "not UTF-8"
-                        if end - at > 1 and self._takes_in_rows(at, end, f"closes in line {self.number + end - 1}", row):
+                        if end - at > 1 and self._takes_in_rows(
+                            at, end, f"closes in line {self.number + end - 1}", row
+                        ):
                             at += 1
                             break
                         if why:
@@ -159,7 +162,7 @@ class _Rows:
             taken = self.lines[at + 1 : min(end - 1, at + 1 + JUDGED)]
         else:
             taken = self.lines[at + 1 : min(end, at + 1 + JUDGED)]
-        alone = (_alone(line) for line in taken if line.count(",") >= self.width - 1)
+        alone = (cells_alone(line) for line in taken if line.count(",") >= self.width - 1)
         wide = [cells for cells in alone if len(cells) == self.width]
         if 2 * len(wide) <= len(taken):
             return False
@@ -194,13 +197,5 @@ class _Rows:
 
 def _has_width(line: str, width: int) -> bool:
     """Whether a line has so many cells where the quotation mark that it leaves open is a character."""
-    *closed, last = _alone(line) or [""]
+    *closed, last = cells_alone(line) or [""]
     return len(closed) + last.count(",") + 1 == width
-
-
-def _alone(line: str) -> list[str]:
-    """The cells of a line by itself; a quoted cell that is still open ends with it."""
-    try:
-        return next(csv.reader([line.rstrip("\r\n")]), [])
-    except csv.Error:  # a carriage return inside the line
-        return []
