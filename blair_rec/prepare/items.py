@@ -157,3 +157,15 @@ def check_matches(log: Collection[str], names: Names, events: Path, items: Path)
             f"none of the {len(log):,} items of {events} is in {items}: the log has items such as {ours}, the items "
             f"file such as {theirs or 'none'}; both have to write an item in the same way"
         )
+
+
+def check_texts(textless: int, count: int, items: ItemFile) -> None:
+    """
+    Raises:
+        SourceError: all of the `count` items that the log has are `textless`.
+    """
+    if textless == count:
+        raise SourceError(
+            f"none of the {count:,} items of the log has text in {', '.join(items.fields)} of {items.path}; name other "
+            "fields, or prepare the log without items"
+        )

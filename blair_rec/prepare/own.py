@@ -17,7 +17,7 @@ from blair_rec.prepare.comparison import write_comparison
 from blair_rec.prepare.dataset import check_fields, write_items, write_log
 from blair_rec.prepare.events import RawLog, first_of_each_pair, in_order, k_core, tied_by_rounding, without_doubles
 from blair_rec.prepare.folder import Hashes, Tell, is_done, need_room, new_folder, write_record
-from blair_rec.prepare.items import ItemFile, Names, check_matches
+from blair_rec.prepare.items import ItemFile, Names, check_matches, check_texts
 from blair_rec.prepare.reading.blocks import Progress
 from blair_rec.prepare.reading.records import need_columns, read_table
 from blair_rec.prepare.times import describe
@@ -104,11 +104,7 @@ def prepare_own(
             rows = asked.item_file.rows(wanted, progress, names.repeated)
             textless = write_items(partial / f"{folder.name}.item", rows, asked.fields)
             tell(f"items without text: {textless:,} of {len(wanted):,}")
-            if textless == len(wanted):
-                raise SourceError(
-                    f"none of the {len(wanted):,} items of {asked.events} has text in {', '.join(asked.fields)} of "
-                    f"{asked.items}; name other columns with --fields, or leave out --items"
-                )
+            check_texts(textless, len(wanted), asked.item_file)
         text = {"fields": asked.fields} if asked.fields else {}
         write_comparison(partial / f"{folder.name}.yaml", folder, log, text, asked.fields)
         write_record(partial, asdict(asked), hashes, {**found, "textless_items": textless})

@@ -341,7 +341,7 @@ def test_a_file_with_something_wrong_gives_a_clear_error_or_its_good_lines(
         (
             "who,what,when\na,b,1\n",
             "sku,name,room\nb, ,\n",
-            r"none of the 1 items of .* has text in name, room of .*--fields",
+            r"none of the 1 items of .* has text in name, room of .*name other fields",
         ),
         ("who,what,when\na,b,1\n", '{"sku": "b", "name": "x", "name": "y", "room": "z"}\n', "'name' is there twice"),
     ],

@@ -191,6 +191,8 @@ def first_fields(path: Path) -> list[str]:
         with contextlib.suppress(ValueError, RecursionError):
             row = json.loads(line)
             fields.update(dict.fromkeys(row if isinstance(row, dict) else ()))
+    if not begin:
+        raise SourceError(f"{path} holds no line; each line has to be one JSON object")
     if not fields:
         array = "; this file begins as one JSON list: write each of its objects on a line" if begin[:1] == "[" else ""
         raise SourceError(f"{path}: none of the first {SHOWN:,} lines is a JSON object; each line has to be one{array}")
