@@ -216,6 +216,8 @@ class AtomicFile:
         """
         if content.isascii():
             return
+        if offset == 0 and content.startswith(b"\x1f\x8b"):
+            raise AtomicFileError(f"{self.path} is compressed by gzip, which RecBole's files may not be; unpack it")
         try:
             content.decode()
         except UnicodeDecodeError as error:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +31,10 @@ TITLE_FIELDS = ("title", "movie_title", "item_title", "product_title", "name", "
 """Where a reader looks for an item's name, in this order."""
 LONGEST_TITLE = 120
 """Characters of a title that a reader is shown; what is longer is cut."""
+
+
+_SURROGATE = re.compile(r"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u[dD][89a-fA-F]..")
+"""An escaped backslash, two escapes that are one character, or half a character, which nothing could encode."""
 
 
 class Number(str):
@@ -121,6 +127,12 @@ def iter_catalogue(
     path = Path(path)
     if not path.is_file():
         raise CatalogueError(f"{path} is not there, or not a file; name a RecBole .item file, JSON lines, CSV or TSV")
+    with path.open("rb") as file:
+        first = file.read(2)
+    if first == b"\x1f\x8b" and path.suffix != ".gz":
+        raise CatalogueError(f"{path} is compressed by gzip, but its name doesn't end in .gz; rename or unpack it")
+    if first in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and not path.name.endswith(".item"):
+        raise CatalogueError(f"{path} is UTF-16; save it as UTF-8, for instance with `iconv -f utf-16 -t utf-8`")
     if path.name.endswith(".item"):
         return _recbole_items(AtomicFile(path, separator, encoding), item_id)
     if path.name.endswith(JSON_SUFFIXES):
@@ -188,6 +200,8 @@ def _json_items(path: Path, item_id: str | Sequence[str] | None) -> Iterator[tup
     for number, line in _lines(path):
         where = f"{path}, line {number}"
         row = json_row(line, where)
+        if half := next((found[0] for found in _SURROGATE.finditer(line) if len(found[0]) == 6), ""):
+            raise CatalogueError(f"{where}: {half} is half of a character; write the whole one, or take it out")
         id_name = id_name or _id_field(item_id, list(row), where)
         yield _item_token(row.pop(id_name, None), id_name, where), row
 
@@ -277,6 +291,8 @@ def json_row(line: str, where: str) -> dict[str, Value]:
         )
     except json.JSONDecodeError as error:
         raise CatalogueError(f"{where}: broken JSON ({error}); each line has to be one JSON object") from error
+    except RecursionError:
+        raise CatalogueError(f"{where}: lists or objects inside each other beyond what can be read") from None
     if not isinstance(row, dict):
         raise CatalogueError(f"{where}: a {type(row).__name__}, not an object; each line has to be one JSON object")
     if len(row) < len(outermost):
@@ -301,8 +317,8 @@ def catalogue_of(
 
 
 def _item_token(value: object, id_name: str, where: str) -> str:
-    if not isinstance(value, str) or not value:
-        what = "is empty or missing" if value is None or value == "" else f"is {value!r}"
+    if not isinstance(value, str) or not value.strip():
+        what = f"is {value!r}" if value and not isinstance(value, str) else "is empty or missing"
         raise CatalogueError(f"{where}: {id_name} {what}; every item needs a token of its own there")
     if "\0" in value:
         raise CatalogueError(f"{where}: {id_name} is {value!r}, which holds a NUL character; take it out")

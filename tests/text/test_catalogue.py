@@ -151,6 +151,12 @@ def test_item_id_goes_before_parent_asin_and_the_caller_before_both(tmp_path: Pa
             r"line 2: a quotation .* closes in line 4, and 1 of the 1 ",
         ),
         ("a.jsonl", '{"item_id": "1", "a": 1, "a": 2}\n', r"line 1: the field 'a' is there twice; rename one"),
+        ("a.jsonl", '{"item_id": " "}\n', r"line 1: item_id is empty or missing"),
+        (
+            "a.jsonl",
+            '{"item_id": "1", "a": ' + "[" * 3000 + "]" * 3000 + "}",
+            r"line 1: lists or objects inside each other",
+        ),
         ("a.tsv", "item_id\ttitle\n1\ta\n2\n", r"line 3: 1 cells where the first line has 2"),
         ("a.csv.gz", "not gzip", r"broken gzip file"),
         ("a.jsonl.gz", "not gzip", r"broken gzip file"),
@@ -165,6 +171,27 @@ def test_a_cut_off_gzip_file_is_broken(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"item_id": "1"}\n' * 99)[:-9])
     with pytest.raises(CatalogueError, match="broken gzip file"):
         read_catalogue(tmp_path / "a.jsonl.gz")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.item"])
+def test_a_file_that_is_packed_or_encoded_in_another_way_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(b"item_id,title"))
+    with pytest.raises(CatalogueError, match=r"is compressed by gzip, but its name doesn't end in \.gz"):
+        read_catalogue(tmp_path / name)
+    (tmp_path / name).write_bytes("item_id,title".encode("utf-16"))
+    with pytest.raises(CatalogueError, match=r"UTF-16" if name != "a.item" else r"0xff\) is not UTF-8"):
+        read_catalogue(tmp_path / name)
+
+
+@given(st.lists(st.sampled_from([r"\ud83d", r"\uDE00", r"\\", r"\u00e9", "ud83d", "x"]), max_size=8).map("".join))
+def test_half_a_character_is_named_and_a_whole_one_is_text(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = written(tmp_path_factory.mktemp("items") / "a.jsonl", f'{{"item_id": "1", "a": "{text}"}}\n')
+    meant = json.loads(f'"{text}"')
+    if any("\ud800" <= sign <= "\udfff" for sign in meant):
+        with pytest.raises(CatalogueError, match=r"line 1: \\u.... is half of a character; write the whole one"):
+            read_catalogue(path)
+    else:
+        assert read_catalogue(path).records == ({"a": meant},)
 
 
 def test_a_name_inside_an_object_is_no_second_one(tmp_path: Path) -> None:
