@@ -20,7 +20,7 @@ from blair_rec.config.plugin import in_flat_keys, read_plugin_config, text_keys
 repair_recbole()
 
 from blair_rec.data.dataset import ItemVectors, TextSequentialDataset  # noqa: E402
-from blair_rec.experiment.item_vectors import find_encoder, find_encoding, item_vectors  # noqa: E402
+from blair_rec.experiment.item_vectors import find_encoder, find_encoding, item_vectors, items_reader  # noqa: E402
 from blair_rec.models.eligibility import Eligible, eligibility, recbole_models  # noqa: E402
 from blair_rec.models.text_models import with_text as _with_text  # noqa: E402
 from blair_rec.text.notes import repeat_notes, store_notes  # noqa: E402
@@ -77,7 +77,8 @@ class PluginDataset(TextSequentialDataset):
             items = Path(self.config["data_path"]) / f"{self.dataset_name}.item"
             stores = Path(self.config["checkpoint_dir"]) / "stores"
             source = find_encoder(plugin.text)
-            encoding = find_encoding(plugin.text, items, stores, source, self.iid_field)
+            read = items_reader({key: self.config[key] for key in ("field_separator", "encoding")})
+            encoding = find_encoding(plugin.text, items, stores, source, self.iid_field, read)
             encoding.check(item_tokens, plugin.text.missing_text)
             for note in repeat_notes(encoding.catalogue):
                 logger.info("data: %s", note)

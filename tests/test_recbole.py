@@ -269,7 +269,7 @@ def test_text_is_encoded_where_no_store_is_named(monkeypatch: pytest.MonkeyPatch
         def encode(self) -> EmbeddingStore:
             return store
 
-    def found(text: Any, items: Path, stores: Path, source: Any, item_field: str) -> Found:
+    def found(text: Any, items: Path, stores: Path, source: Any, item_field: str, read: Any) -> Found:
         asked.append((text.fields, items, stores, source, item_field))
         return Found()
 

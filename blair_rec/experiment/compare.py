@@ -23,7 +23,7 @@ from blair_rec.evaluate.report import REPORT_FILES, write_reports
 from blair_rec.evaluate.runs.results import RunResult, load_run, load_runs
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE, RUNS_FOLDER
 from blair_rec.experiment.item_cards import comparison_cards
-from blair_rec.experiment.item_vectors import ITEM_FIELD, Vectors
+from blair_rec.experiment.item_vectors import ITEM_FIELD, Vectors, items_reader
 from blair_rec.experiment.listener import Listener
 from blair_rec.experiment.planning.changes import finished_runs, refuse_changed
 from blair_rec.experiment.planning.data_files import data_folder
@@ -135,7 +135,7 @@ def compare(
         shutil.rmtree(out / CHECKPOINTS_FOLDER, ignore_errors=True)
         tokens = load_run(asked[0].folder).item_tokens
         item_field = config.recbole.get("ITEM_ID_FIELD", ITEM_FIELD)
-        write_cards(out, comparison_cards(folder, encodings.values(), tokens, item_field))
+        write_cards(out, comparison_cards(folder, encodings.values(), tokens, item_field, items_reader(config.recbole)))
         return _rendered(out, config.only(variants).baseline if variants else config.baseline)
 
 

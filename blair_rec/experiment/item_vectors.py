@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -28,6 +28,10 @@ if TYPE_CHECKING:  # takes torch and RecBole, which finding and reading stores d
 
 ITEM_FIELD = ID_FIELDS[0]
 """RecBole's ITEM_ID_FIELD where nothing is said."""
+
+
+ReadItems = Callable[[Path, Sequence[str]], Catalogue]
+"""Called with an item file and the fields that may name its items, as read_catalogue."""
 
 
 class Vectors(Protocol):
@@ -178,7 +182,7 @@ def find_encoding(
     stores: Path,
     source: EncoderSource,
     item_field: str = ITEM_FIELD,
-    read: Callable[[Path, Sequence[str]], Catalogue] = read_catalogue,
+    read: ReadItems = read_catalogue,
 ) -> Encoding:
     """The vectors of an item file's texts, with their store inside the folder `stores`; nothing is encoded yet.
 
@@ -205,7 +209,7 @@ def find_encodings(
         StoreError: a store that the config names is missing or damaged; and as find_encoder and find_encoding do.
     """
     sources: dict[object, EncoderSource] = {}
-    read = cache(read_catalogue)
+    read = cache(items_reader(config.recbole))
     found: dict[str, Vectors] = {}
     for name, variant in config.variants.items():
         if not variant.uses_text or (only is not None and name not in only):
@@ -220,6 +224,12 @@ def find_encodings(
         item_field = config.recbole.get("ITEM_ID_FIELD", ITEM_FIELD)
         found[name] = find_encoding(text, folder / f"{folder.name}.item", stores, sources[asked], item_field, read)
     return found
+
+
+def items_reader(recbole: Mapping[str, Any]) -> ReadItems:
+    """read_catalogue for `.item` files that are written as RecBole's `field_separator` and `encoding` say."""
+    separator, encoding = recbole.get("field_separator") or "\t", recbole.get("encoding") or "utf-8"
+    return partial(read_catalogue, separator=separator, encoding=encoding)
 
 
 def item_id_fields(item_field: str) -> tuple[str, ...]:

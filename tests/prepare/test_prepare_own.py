@@ -355,3 +355,48 @@ def test_a_file_with_something_wrong_gives_a_clear_error_or_its_good_lines(
         outcomes.append(try_one(folder, kind, seed))
     assert "refused" in outcomes and ("compared" in outcomes or kind in ("tsv", "parquet")), outcomes
     assert capfd.readouterr() == ("", ""), "no library speaks to the terminal"
+
+
+@pytest.mark.parametrize(
+    ("events", "items", "message"),
+    [
+        ("who,what,when\n", None, r"a\.csv holds no event behind its first line"),
+        ("who;what;when\na;b;1\n", None, "no column 'who'.*';' seems to separate them: save it with commas"),
+        ("who,what,when\na,b,\nc,d, \n", None, "the first 2 times are all empty; name another column with --time"),
+        (
+            "who,what,when\na,b,1\n",
+            "sku,name,room\nb, ,\n",
+            r"none of the 1 items of .* has text in name, room of .*name other fields",
+        ),
+        ("who,what,when\na,b,1\n", '{"sku": "b", "name": "x", "name": "y", "room": "z"}\n', "'name' is there twice"),
+    ],
+)
+def test_a_log_or_items_without_what_is_needed_are_named(
+    tmp_path: Path, events: str, items: str | None, message: str
+) -> None:
+    (tmp_path / "a.csv").write_text(events)
+    asked: dict[str, Any] = {}
+    if items is not None:
+        path = tmp_path / ("items.jsonl" if items.startswith("{") else "items.csv")
+        path.write_text(items)
+        asked = {"items": path, "item_id": "sku", "fields": ("name", "room")}
+    with pytest.raises(SourceError, match=message):
+        prepared(tmp_path / "out", tmp_path / "a.csv", **asked)
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_times_that_are_written_as_zero_are_told(tmp_path: Path) -> None:
+    lines = [("u", f"i{at}", at) for at in (0, *range(1_700_000_000, 1_700_000_009))]
+    told = prepared(tmp_path / "out", write_events(tmp_path / "a.csv", lines))
+    assert sum("1 of 10 times are before 1990" in line and "(first: 0)" in line for line in told) == 1
+
+
+def test_what_parquet_has_for_no_text_is_none(tmp_path: Path) -> None:
+    table = pl.DataFrame({"sku": ["cup", "jug"], "name": [1.5, float("nan")], "room": [["a", "b"], None]})
+    table.write_parquet(tmp_path / "items.parquet")
+    asked = {"items": tmp_path / "items.parquet", "item_id": "sku", "fields": ("name", "room")}
+    prepared(tmp_path / "out", write_events(tmp_path / "a.csv"), **asked)
+    assert rows(tmp_path / "out" / "out.item")[1:] == [["cup", "1.5", "a b"], ["jug", "", ""], ["pan", "", ""]]
+    pl.DataFrame({"sku": [b"\xff"], "name": ["x"]}).write_parquet(tmp_path / "items.parquet")
+    with pytest.raises(SourceError, match=r"column 'sku' can't be made text .*; write it as text"):
+        prepared(tmp_path / "bad", tmp_path / "a.csv", **{**asked, "fields": ("name",)})

@@ -117,6 +117,26 @@ def test_what_is_read_as_numbers_is_what_the_texts_say(tmp_path: Path, values: l
     assert not rejected.count
 
 
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.lists(st.lists(st.sampled_from(["user", "item", "n\u00f6te"]), min_size=1, max_size=4), min_size=1, max_size=8)
+)
+def test_an_object_that_has_an_asked_name_twice_is_rejected(tmp_path: Path, lines: list[list[str]]) -> None:
+    """As the pairs of each object say; a name inside another object is no second one."""
+    texts = [
+        "{"
+        + ", ".join(f'"{name}": {{"user": "{at}"}}' if at > 2 else f'"{name}": "{at}"' for at, name in enumerate(line))
+        + "}"
+        for line in lines
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(['{"user": "u", "n\u00f6te": "x"}', *texts]) + "\n", encoding="utf-8")
+    found, rejected = read(tmp_path / "a.jsonl", "user", "n\u00f6te")
+    twice = [at for at, line in enumerate(lines, 2) if max(line.count("user"), line.count("n\u00f6te")) > 1]
+    assert [one["line"] for one in rejected] == twice
+    assert all("is there twice; rename one" in one["why"] for one in rejected)
+    assert set(found) == set(range(1, len(lines) + 2)) - set(twice)
+
+
 def test_numbers_are_read_as_such(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"a": 1, "b": 2}\n{"a": null}\n')
     chunks = read_table(tmp_path / "a.jsonl", ["a", "b"], Rejected(tmp_path / "r"), numbers={"a": pl.Int64})

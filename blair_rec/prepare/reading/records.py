@@ -101,7 +101,9 @@ def need_columns(path: Path, asked: Sequence[str]) -> None:
                 f"{', '.join(known)}"
             )
         if column not in known:
-            raise SourceError(f"{path}: no column {column!r}; {_near(column, known)}columns: {', '.join(known)}")
+            other = next((sign for sign in ";|\t," if len(known) == 1 and sign in known[0]), "")
+            cure = f"; {other!r} seems to separate them: save it with commas (.csv) or tabs (.tsv)" if other else ""
+            raise SourceError(f"{path}: no column {column!r}; {_near(column, known)}columns: {', '.join(known)}{cure}")
         if known.count(column) > 1:
             places = [str(place) for place, name in enumerate(known, 1) if name == column]
             raise SourceError(
