@@ -155,4 +155,5 @@ def flat_keys_in(message: str) -> str:
         message = re.sub(rf"`(?:text\.|train\.)?{name}(?=[:`])", f"`{key}", message)
         if name in _NOT_A_WORD:
             message = re.sub(rf"(?<![\w.`]){name}(?= is )", key, message)
+    message = re.sub(r" \(`blair_\w+` in a RecBole config\)", "", message)  # it is one
     return re.sub(r"(?<![\w`])transforms(?=: )", "blair_transforms", message)

@@ -287,7 +287,7 @@ def test_a_process_that_is_killed_loses_only_the_run_at_work(finished: Finished,
         "class Live(commands.Live):\n"
         "    def epoch(self, run, epoch):\n"
         "        if run.folder.name == 'text-1' and epoch.epoch == 2:\n"
-        "            run.folder.with_name('.text-1.partial').mkdir()\n"
+        "            run.folder.with_name('.text-1.1-00000000.partial').mkdir()\n"
         "            os.kill(os.getpid(), signal.SIGKILL)\n"
         "commands.Live = Live\n"
         "cli.main(['compare', 'cfg.yaml', '-o', 'out'])\n"
@@ -295,7 +295,7 @@ def test_a_process_that_is_killed_loses_only_the_run_at_work(finished: Finished,
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     runs = tmp_path / "out" / "runs"
-    assert {path.name for path in runs.iterdir()} == {"id-1", ".text-1.partial"}
+    assert {path.name for path in runs.iterdir()} == {"id-1", ".text-1.1-00000000.partial"}
 
     listener = Recorder()
     compare(load_config(path), tmp_path / "out", listener=listener)  # the lock died with its process
@@ -439,9 +439,9 @@ def test_a_run_that_was_being_replaced_is_there_again(
 def test_what_a_killed_replacement_left_is_put_right(own: Finished) -> None:
     runs = own.out / "runs"
     before = contents(runs)
-    (runs / "id-1").rename(runs / ".id-1.old")
-    shutil.copytree(runs / "id-2", runs / ".id-1.partial")
-    shutil.copytree(runs / "id-2", runs / ".id-2.old")
+    (runs / "id-1").rename(runs / ".id-1.1-00000000.old")
+    shutil.copytree(runs / "id-2", runs / ".id-1.1-00000000.partial")
+    shutil.copytree(runs / "id-2", runs / ".id-2.1-00000000.old")
     listener = Recorder()
     compare(own.config, own.out, listener=listener)
     assert listener.started_runs == [] and contents(runs) == before
