@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,8 +14,8 @@ __all__ = ["__version__", "export_vectors", "load"]
 
 
 def __dir__() -> list[str]:
-    """The public names, those that are not imported yet included."""
-    return sorted({*globals(), *__all__})
+    """The public names, those that are not imported yet included, and the parts that are imported."""
+    return sorted({*__all__, *(name for name, value in globals().items() if isinstance(value, ModuleType))})
 
 
 def __getattr__(name: str) -> Any:

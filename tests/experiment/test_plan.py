@@ -221,7 +221,9 @@ def test_accepting_code_accepts_nothing_else_and_notes_nothing_then(own: tuple[C
     made_before(out, "fit.py")
     files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     train = dataclasses.replace(config.train, epochs=2)
-    with pytest.raises(ChangedRuns, match=r"\(id-1, id-2\) were made otherwise: train.epochs: 1 -> 2\. .*--fresh$"):
+    with pytest.raises(
+        ChangedRuns, match=r"\(id-1, id-2\) were made in another way: train.epochs: 1 -> 2\. .*--fresh$"
+    ):
         compare(dataclasses.replace(config, train=train), out, accept_code=True)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == files
 
