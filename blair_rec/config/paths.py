@@ -1,4 +1,4 @@
-"""Relative paths in a comparison file: looked for in the working directory, then beside the file, then in its folder."""
+"""Relative paths in a comparison file: looked for in the working directory, then beside the file or in its folder."""
 
 from __future__ import annotations
 
