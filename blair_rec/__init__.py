@@ -15,6 +15,7 @@ The public names below are imported on first use, so `import blair_rec` alone is
 from __future__ import annotations
 
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    """The public names, those that are not imported yet included."""
-    return sorted({*globals(), *__all__})
+    """The public names, those that are not imported yet included, and the parts that are imported."""
+    return sorted({*__all__, *(name for name, value in globals().items() if isinstance(value, ModuleType))})
 
 
 def __getattr__(name: str) -> Any:

@@ -46,6 +46,12 @@ def test_the_installed_version_is_the_one_the_package_names() -> None:
     assert metadata.version("blair-rec") == blair_rec.__version__
 
 
+def test_dir_lists_the_public_names_and_no_helpers() -> None:
+    assert {"load", "export_vectors", "__version__", "errors"} >= set(dir(blair_rec)) & {
+        "load", "export_vectors", "__version__", "errors", "Any", "TYPE_CHECKING", "annotations", "ModuleType",
+    } >= set(blair_rec.__all__)  # fmt: skip
+
+
 def test_the_changelog_opens_with_the_version_of_the_package() -> None:
     headings = [
         line for line in (REPOSITORY / "CHANGELOG.md").read_text("utf-8").splitlines() if line.startswith("## ")

@@ -51,6 +51,7 @@ def _add_encode(commands: Any) -> None:
 
 
 def _encode(options: argparse.Namespace, console: Console) -> None:
+    from blair_rec.text.catalogue import iter_catalogue
     from blair_rec.text.template import Template
 
     raw = {
@@ -58,6 +59,11 @@ def _encode(options: argparse.Namespace, console: Console) -> None:
         **{key: getattr(options, key) for key in ("template", "encoder", "pooling", "max_length", "dtype")},
     }
     text = read_section(TextConfig, raw, "encode")
+    if text.template == TEMPLATES[0] and not text.fields:
+        _, record = next(iter_catalogue(options.items, options.item_id), ("", {}))
+        raise ConfigError(
+            f"--fields is missing: which fields of {options.items} make up the text? It has: {', '.join(record)}"
+        )
     template = Template(text.template, text.fields)
     if options.ray_workers is None:
         _encode_here(options, text, template, console)

@@ -66,10 +66,12 @@ class CompareConfig:
     """What `blair-rec tune` tries; a comparison doesn't read it."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.seeds, int) and not isinstance(self.seeds, bool):
-            object.__setattr__(self, "seeds", (self.seeds,))
         freeze(self, "seeds")
         problems = type_problems(self)
+        if isinstance(self.seeds, int) and not isinstance(self.seeds, bool):  # how many, or which one?
+            problems = [
+                f"seeds is {self.seeds}; give a list: [{self.seeds}] for this one seed, [1, 2, 3] for three of them"
+            ]
         if isinstance(self.dataset, str) and Path(self.dataset).name in ("", ".."):
             problems.append(f"dataset is {self.dataset!r}; the files carry the folder's name, so give a path with it")
         if isinstance(self.variants, Mapping):

@@ -82,6 +82,8 @@ def to_terminal(leaderboard: Leaderboard) -> Table:
     shown, first = leaderboard.metrics[:TERMINAL_METRICS], leaderboard.metrics[0]
     # Text, not str: brackets in names are no markup.
     lines = [caption(leaderboard)] + [f"Note: {note}" for note in leaderboard.notes]
+    if any(_marked(row.metrics[chosen][first]).startswith("?") for row in leaderboard.rows):
+        lines.append("?: too few seeds or users to tell a difference from luck")
     if left_out := leaderboard.metrics[TERMINAL_METRICS:]:
         lines.append(f"Also measured: {', '.join(left_out)} (in leaderboard.md)")
     table = Table(

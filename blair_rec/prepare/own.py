@@ -19,7 +19,7 @@ from blair_rec.prepare.events import RawLog, first_of_each_pair, in_order, k_cor
 from blair_rec.prepare.folder import Hashes, Tell, is_done, need_room, new_folder, write_record
 from blair_rec.prepare.items import ItemFile, Names, check_matches, check_texts
 from blair_rec.prepare.reading.blocks import Progress
-from blair_rec.prepare.reading.records import need_columns, read_table
+from blair_rec.prepare.reading.records import columns_of, need_columns, read_table
 from blair_rec.prepare.times import describe
 
 
@@ -51,8 +51,11 @@ class OwnData:
     """The share of lines that may be unusable."""
 
     def __post_init__(self) -> None:
-        if (self.items is None) != (not self.fields):
-            raise ConfigError("the items file and its text columns belong together: give both --items and --fields")
+        if self.fields and self.items is None:
+            raise ConfigError("--fields names text columns of the file about items; name that file with --items")
+        if self.items is not None and not self.fields:
+            known = ", ".join(columns_of(self.items))
+            raise ConfigError(f"--fields is missing: which columns of {self.items} are text? It has: {known}")
         if len({self.user, self.item, self.time}) < 3:
             raise ConfigError("user, item and time have to be three columns")
         check_fields(self.fields)
@@ -144,6 +147,8 @@ def _read(
     tell(f"times: {describe(log.table['time'], time_format)}")
     if not log.dates and (odd := outside_unit(log.table["time"].cast(pl.Float64).to_numpy())):
         tell(f"times: {odd}")
+    if log.counts["users"] == log.table.height:
+        tell(f"warning: no user has two events, so there is nothing to predict; is {asked.user!r} the column of users?")
     if ties := tied_by_rounding(log):
         tell(f"times: {ties:,} events get the written time of the event before, which was earlier; their order is kept")
     if unknown:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from blair_rec.errors import CatalogueError
+from blair_rec.errors import CatalogueError, separator_hint
 from blair_rec.lines.atomic import AtomicFile
 from blair_rec.lines.swallowed import rows_inside
 
@@ -25,6 +25,7 @@ JSON_SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 LONGEST_CELL = 2**31 - 1
 """Characters of a CSV cell; Python's csv refuses more than 131,072 if nobody says anything."""
+_ID_HINT = "; name it with --item-id (in a comparison file: recbole: {ITEM_ID_FIELD: ...})"
 ID_FIELDS = ("item_id", "parent_asin")
 """Where the item token stands if nobody says: RecBole's name, then Amazon Reviews 2023's."""
 TITLE_FIELDS = ("title", "movie_title", "item_title", "product_title", "name", "item_name", "text")
@@ -167,14 +168,16 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise CatalogueError(f"{path} is a broken gzip file ({error}); get it again") from error
 
 
-def _id_field(item_id: str | Sequence[str] | None, names: list[str], where: str) -> str:
-    """The field that holds the item token."""
+def _id_field(item_id: str | Sequence[str] | None, names: list[str], where: str, hint: str = "") -> str:
+    """The field that holds the item token; `hint` is what the error advises instead of --item-id."""
     candidates = ID_FIELDS if item_id is None else (item_id,) if isinstance(item_id, str) else item_id
     for candidate in candidates:
         if candidate in names:
             return candidate
     asked = " or ".join(map(repr, candidates))
-    raise CatalogueError(f"{where}: no field {asked} that could name the item; fields: {', '.join(names)}")
+    raise CatalogueError(
+        f"{where}: no field {asked} that could name the item; fields: {', '.join(names)}{hint or _ID_HINT}"
+    )
 
 
 def _recbole_items(file: AtomicFile, item_id: str | Sequence[str] | None) -> Iterator[tuple[str, Record]]:
@@ -219,7 +222,7 @@ def _table_items(path: Path, item_id: str | Sequence[str] | None) -> Iterator[tu
             names = cells
             if repeated := sorted({name for name in names if names.count(name) > 1}):
                 raise CatalogueError(f"{where}: two columns are called {repeated[0]!r}; rename one")
-            id_name = _id_field(item_id, names, where)
+            id_name = _id_field(item_id, names, where, separator_hint(path, names))
             continue
         if len(cells) != len(names):
             raise CatalogueError(

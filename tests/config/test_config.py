@@ -165,8 +165,9 @@ def test_a_config_made_in_python_is_checked_as_well() -> None:
         CompareConfig("tiny", {"id": {}})  # type: ignore[dict-item]
 
 
-def test_a_single_seed_is_a_list_of_one() -> None:
-    assert read_config({**LEAST, "seeds": 5}).seeds == (5,)
+def test_a_number_alone_as_seeds_is_refused_because_it_may_mean_how_many() -> None:
+    with pytest.raises(ConfigError, match=r"seeds is 5; give a list: \[5\] for this one seed, \[1, 2, 3\] for three"):
+        read_config({**LEAST, "seeds": 5})
 
 
 # Variants with text of their own

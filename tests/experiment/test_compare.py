@@ -339,7 +339,7 @@ def test_a_changed_config_is_refused_and_the_change_named(own: Finished) -> None
     refused(
         dataclasses.replace(own.config, train=train),
         own.out,
-        r"^8 finished runs in .*out \(id-1, text-1, text_init-1\) were made otherwise: "
+        r"^8 finished runs in .*out \(id-1, text-1, text_init-1\) were made in another way: "
         r"train.loss: 'full_softmax' -> 'recbole'; train.epochs: 2 -> 1\. .*another folder \(-o\).*--fresh$",
     )
 
@@ -349,7 +349,7 @@ def test_only_the_variants_that_changed_are_named(own: Finished) -> None:
     refused(
         dataclasses.replace(own.config, variants=variants),
         own.out,
-        r"^2 finished runs in .* \(text-1, text-2\) were made otherwise: transforms: \['whiten'\] -> \['l2'\]\.",
+        r"^2 finished runs in .* \(text-1, text-2\) were made in another way: transforms: \['whiten'\] -> \['l2'\]\.",
     )
 
 
@@ -362,13 +362,15 @@ def test_changed_text_fields_are_named(own: Finished) -> None:
 def test_a_changed_data_file_is_named(own: Finished) -> None:
     with (Path(own.config.dataset) / "tiny.inter").open("a") as file:
         file.write("u000\ti01\t1900000000\n")
-    refused(own.config, own.out, r"^8 finished runs .* were made otherwise: the data set's files\.")
+    refused(own.config, own.out, r"^8 finished runs .* were made in another way: the data set's files\.")
 
 
 def test_changed_text_is_named_before_anything_is_encoded(own: Finished) -> None:
     path = Path(own.config.dataset) / "tiny.item"
     path.write_text(path.read_text("utf-8").replace("lamp", "torch"), encoding="utf-8")
-    refused(own.config, own.out, r"^6 finished runs in .* \(text-1, .* were made otherwise: the items' text, or the")
+    refused(
+        own.config, own.out, r"^6 finished runs in .* \(text-1, .* were made in another way: the items' text, or the"
+    )
 
 
 def test_another_encoder_of_the_same_name_is_named(own: Finished, encoder: Path, tmp_path: Path) -> None:
@@ -519,7 +521,7 @@ def test_runs_of_something_else_in_the_same_folder_do_no_harm(own: Finished) -> 
 def test_a_copied_run_does_not_count_as_another_seed(own: Finished) -> None:
     shutil.rmtree(own.out / "runs" / "id-2")
     shutil.copytree(own.out / "runs" / "id-1", own.out / "runs" / "id-2")
-    with pytest.raises(ChangedRuns, match=r"\(id-2\) were made otherwise: seed: 1 -> 2\."):
+    with pytest.raises(ChangedRuns, match=r"\(id-2\) were made in another way: seed: 1 -> 2\."):
         compare(own.config, own.out)
 
 

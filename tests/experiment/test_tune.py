@@ -321,14 +321,15 @@ def test_the_command_tells_every_trial_and_where_the_config_is(
     path = write_config(
         tmp_path / "cfg.yaml", tiny, encoder, variants={"id": VARIANTS["id"]}, train={"epochs": 1}, tune=TUNE
     )
-    assert cli.main(["tune", str(path), "--budget", "2", "-o", "out"]) == 0
+    assert cli.main(["tune", str(path), "--budget", "2", "--encoder", "another", "-o", "out"]) == 0
     out, err = capsys.readouterr()
     assert err.count("on validation") == 2 and "id, trial 1, to epoch 1: 0." in err
     said = "written to out/tuned.yaml; to evaluate it on the test split: "
     (command,) = [line.removeprefix(said) for line in err.splitlines() if line.startswith(said)]
     assert command == "blair-rec compare out/tuned.yaml -o out/compared"
     assert "chosen on validation" in out and "learning_rate" in out
-    assert load_config("out/tuned.yaml").variants["id"].trials == 2
+    tuned = load_config("out/tuned.yaml")
+    assert tuned.variants["id"].trials == 2 and tuned.text.encoder == "another"
 
 
 def test_projects_are_not_compared_into_one_folder(

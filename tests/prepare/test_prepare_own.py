@@ -268,7 +268,7 @@ def test_the_record_names_what_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "asked, message",
     [
-        ({"items": Path("items.csv")}, "give both --items and --fields"),
+        ({"fields": ("title",)}, "--fields names text columns .* name that file with --items"),
         ({"item": "who"}, "have to be three columns"),
         ({"items": Path("items.csv"), "fields": ("item_id",)}, "'item_id' can't be a column of an .item file"),
         ({"items": Path("items.csv"), "fields": ("a:b",)}, "'a:b' can't be a column of an .item file"),
@@ -277,6 +277,25 @@ def test_the_record_names_what_was_written(tmp_path: Path) -> None:
 def test_what_can_not_be_meant_is_refused(asked: dict[str, Any], message: str) -> None:
     with pytest.raises((ConfigError, SourceError), match=message):
         OwnData(Path("events.csv"), **{"user": "who", "item": "what", "time": "when", **asked})
+
+
+def test_an_items_file_without_fields_is_refused_and_its_columns_are_named(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("sku,title,price\n")
+    (tmp_path / "items.jsonl").write_text('{"sku": 1, "name": "cup"}\n')
+    for name, columns in (("items.csv", "sku, title, price"), ("items.jsonl", "sku, name")):
+        with pytest.raises(ConfigError, match=f"^--fields is missing: .*{name} are text.* It has: {columns}$"):
+            OwnData(Path("events.csv"), "who", "what", "when", items=tmp_path / name)
+
+
+def test_a_column_of_orders_taken_for_users_is_asked_about(tmp_path: Path) -> None:
+    """Each order has a number of its own, so no user has two events."""
+    rows = [(f"o{n}", f"u{n % 3}", f"i{n % 4}", n) for n in range(12)]
+    path = tmp_path / "log.csv"
+    path.write_text("order,user,item,time\n" + "".join(",".join(map(str, row)) + "\n" for row in rows))
+    for user, count in (("order", 1), ("user", 0)):
+        said: list[str] = []
+        assert prepare_own(OwnData(path, user, "item", "time"), tmp_path / user, said.append)
+        assert sum("no user has two events" in line and f"is '{user}' the column" in line for line in said) == count
 
 
 # Files with something wrong
@@ -361,7 +380,7 @@ def test_a_file_with_something_wrong_gives_a_clear_error_or_its_good_lines(
     ("events", "items", "message"),
     [
         ("who,what,when\n", None, r"a\.csv holds no event behind its first line"),
-        ("who;what;when\na;b;1\n", None, "no column 'who'.*';' seems to separate them: save it with commas"),
+        ("who;what;when\na;b;1\n", None, "no column 'who'.*separated by semicolons: save the file with commas"),
         ("who,what,when\na,b,\nc,d, \n", None, "the first 2 times are all empty; name another column with --time"),
         (
             "who,what,when\na,b,1\n",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import bz2
+import csv
 import datetime
 import gzip
 import importlib
 import json
 import lzma
 import re
+import shlex
+import subprocess
+import sys
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -18,10 +22,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from blair_rec.errors import MissingExtra, RejectedLines, SourceError
+from blair_rec.errors import CatalogueError, MissingExtra, RejectedLines, SourceError
 from blair_rec.lines.rejected import Rejected
 from blair_rec.prepare.reading import blocks
 from blair_rec.prepare.reading.records import columns_among, read_table
+from blair_rec.text.catalogue import read_catalogue
 
 Row = tuple[str | None, ...]
 
@@ -190,9 +195,33 @@ def test_each_line_of_json_is_judged_by_itself(tmp_path: Path, lines: list[bytes
 
 def test_more_broken_lines_than_allowed_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"a,b\n" + b"1,2\n" * 98 + b"x\ny\n")
-    with pytest.raises(RejectedLines, match=r"2 of 100 lines can't be used, and at most 0\.019.*line 100.*line 101"):
+    with pytest.raises(
+        RejectedLines, match=r"2 of 100 lines can't be used; the limit is a share of 0\.019.*line 100.*line 101"
+    ):
         read(tmp_path / "a.csv", "a", limit=0.019)
     assert len(read(tmp_path / "a.csv", "a", limit=0.02)[0]) == 98
+
+
+def test_semicolons_instead_of_commas_are_named_with_a_command_that_works(tmp_path: Path) -> None:
+    """As Excel writes CSV in many countries, with a byte order mark."""
+    rows = [["Kunde", "Titel"], ["k1", '7" Topf, "groß"'], ["NA", "a; b"]]
+    with (tmp_path / "shop.csv").open("w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file, delimiter=";").writerows(rows)
+    with pytest.raises(SourceError, match=r"no column 'Kunde'; .*columns are separated by semicolons: ") as caught:
+        read(tmp_path / "shop.csv", "Kunde")
+    with pytest.raises(CatalogueError, match="separated by semicolons") as other:
+        read_catalogue(tmp_path / "shop.csv", "Kunde")
+    command = shlex.split(str(caught.value).partition("for instance by ")[2])
+    assert str(other.value).endswith(str(caught.value).partition("for instance by ")[2])
+    subprocess.run([sys.executable, *command[1:]], cwd=tmp_path, check=True)
+    with (tmp_path / "commas.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == rows
+
+
+def test_a_missing_column_of_a_file_with_commas_is_no_matter_of_semicolons(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"a;b,c\n1,2\n")
+    with pytest.raises(SourceError, match=r"no column 'b'; columns: a;b, c$"):
+        read(tmp_path / "a.csv", "b")
 
 
 def test_a_file_that_is_something_else_is_given_up_early(tmp_path: Path) -> None:

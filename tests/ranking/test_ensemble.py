@@ -271,7 +271,9 @@ def test_an_average_of_runs_that_are_no_longer_there_is_neither_shown_nor_loaded
         .read_text("utf-8")
         .replace("variants:\n", "variants:\n  both: {average: [id, text]}\n")
     )
-    with pytest.raises(ChangedRuns, match=r"1 finished runs in .* \(both-1\) were made otherwise: the runs that it av"):
+    with pytest.raises(
+        ChangedRuns, match=r"1 finished runs in .* \(both-1\) were made in another way: the runs that it av"
+    ):
         leaderboard(own.out)
     again = Recorder()
     compare(changed.only(["id", "text", "both"]), own.out, listener=again)

@@ -286,5 +286,5 @@ def tell_statistics(found: dict[str, Any], known: Published | None, split: str, 
         if not figure:
             beside = "not published"
         else:
-            beside = f"published: {figure}" + ("" if rounded(ours) == figure else ", which is another number")
+            beside = f"published: {figure}" + ("" if rounded(ours) == figure else "; not the same data")
         tell(f"{name}: {ours:,} ({beside})")

@@ -212,7 +212,9 @@ def _refuse_other(path: Path, source: EncoderSource, template: Template, store_d
     except StoreError:  # damaged: it is made again, and that is said
         return
     made: dict[str, tuple[Any, Any]] = {key: (old.encoder.get(key), source.header()[key]) for key in SAME}
-    made |= {"store_dtype": (old.dtype, store_dtype), "template": (dict(old.template), template.header())}
+    made |= {"store_dtype": (old.dtype, store_dtype)}
+    said, now = dict(old.template), template.header()
+    made |= {f"template {key}": (said.get(key), now.get(key)) for key in {**said, **now}}
     if made["revision"][0] != made["revision"][1]:
         made = {"encoder": (old.encoder.get("name"), source.name), **made}
     if changes := [f"{key} is {there!r} there, {here!r} now" for key, (there, here) in made.items() if there != here]:
