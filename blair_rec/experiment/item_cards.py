@@ -13,8 +13,9 @@ import numpy as np
 from blair_rec.errors import CatalogueError
 from blair_rec.evaluate.page.cards import ItemCards, ItemMap
 from blair_rec.experiment.item_vectors import ITEM_FIELD, ReadItems, Vectors, item_id_fields
-from blair_rec.text.catalogue import TITLE_FIELDS, Catalogue, Record, first_field, read_catalogue, short_title, texts_in
+from blair_rec.text.catalogue import Catalogue, Record, read_catalogue, texts_in
 from blair_rec.text.store.embeddings import HEADER, EmbeddingStore, as_float32, open_store
+from blair_rec.text.titles import TITLE_FIELDS, first_field, short_title
 
 logger = logging.getLogger("blair_rec")
 

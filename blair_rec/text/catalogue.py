@@ -28,10 +28,6 @@ LONGEST_CELL = 2**31 - 1
 _ID_HINT = "; name it with --item-id (in a comparison file: recbole: {ITEM_ID_FIELD: ...})"
 ID_FIELDS = ("item_id", "parent_asin")
 """Where the item token stands if nobody says: RecBole's name, then Amazon Reviews 2023's."""
-TITLE_FIELDS = ("title", "movie_title", "item_title", "product_title", "name", "item_name", "text")
-"""Where a reader looks for an item's name, in this order."""
-LONGEST_TITLE = 120
-"""Characters of a title that a reader is shown; what is longer is cut."""
 
 
 _SURROGATE = re.compile(r"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u[dD][89a-fA-F]..")
@@ -339,15 +335,3 @@ def texts_in(value: Value) -> list[str]:
     if isinstance(value, dict):
         return [f"{key}: {', '.join(texts)}" for key, element in value.items() if (texts := texts_in(element))]
     return [value] if value.strip() else []
-
-
-def first_field(names: Sequence[str], known: Iterable[str]) -> str:
-    """The first of `names` that is among the known fields, whatever its case; "" without any."""
-    by_lower = {name.lower(): name for name in sorted(known, reverse=True)}
-    return next((by_lower[name] for name in names if name in by_lower), "")
-
-
-def short_title(texts: Sequence[str]) -> str:
-    """Texts as one line for a reader, of at most LONGEST_TITLE characters."""
-    text = " ".join(" ".join(texts).split())
-    return text if len(text) <= LONGEST_TITLE else text[: LONGEST_TITLE - 1].rstrip() + "…"
