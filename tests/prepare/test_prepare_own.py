@@ -310,9 +310,7 @@ def independently(content: bytes, kind: str) -> set[tuple[str, str, int]] | None
             if kind == "csv":
                 who, what, when = line.decode().removesuffix("\r").split(",")
             else:
-                row = json.loads(
-                    line.decode(), object_pairs_hook=lambda pairs: dict(reversed(pairs)), parse_constant=_refuse
-                )
+                row = json.loads(line.decode(), object_pairs_hook=_once, parse_constant=_refuse)
                 who, what, when = row["who"], row["what"], row["when"]
         except (ValueError, KeyError, TypeError):
             continue
@@ -322,9 +320,18 @@ def independently(content: bytes, kind: str) -> set[tuple[str, str, int]] | None
             return None
         if not str(when).isdecimal() or not str(when).isascii():
             return None
+        if 631_152_000_000 <= int(when) < 2**53:
+            return None  # as milliseconds a time of our days, among seconds
         if int(when) < 2**53:
             found.add((who, what, int(when)))
     return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if any(names.count(name) > 1 for name in ("who", "what", "when")):
+        raise ValueError("twice")
+    return dict(pairs)
 
 
 def _refuse(constant: str) -> None:
