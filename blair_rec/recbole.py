@@ -14,23 +14,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from blair_rec.border.compat import repair_recbole
+import blair_rec.border.repaired  # noqa: F401  (before anything of RecBole is imported)
 from blair_rec.config.plugin import in_flat_keys, read_plugin_config, text_keys
+from blair_rec.data.dataset import ItemVectors, TextSequentialDataset
+from blair_rec.experiment.item_vectors import find_encoder, find_encoding, item_vectors, items_reader
+from blair_rec.models.eligibility import Eligible, eligibility, recbole_models
+from blair_rec.models.text_models import with_text as _with_text
+from blair_rec.text.notes import repeat_notes, store_notes
+from blair_rec.text.store.embeddings import open_store
+from blair_rec.training.trainer import TextTrainer
 
-repair_recbole()
-
-from blair_rec.data.dataset import ItemVectors, TextSequentialDataset  # noqa: E402
-from blair_rec.experiment.item_vectors import find_encoder, find_encoding, item_vectors, items_reader  # noqa: E402
-from blair_rec.models.eligibility import Eligible, eligibility, recbole_models  # noqa: E402
-from blair_rec.models.text_models import with_text as _with_text  # noqa: E402
-from blair_rec.text.notes import repeat_notes, store_notes  # noqa: E402
-from blair_rec.text.store.embeddings import open_store  # noqa: E402
-from blair_rec.training.trainer import TextTrainer  # noqa: E402
-
-import recbole.data.dataset  # noqa: E402
-import recbole.model.sequential_recommender as sequential_models  # noqa: E402
-import recbole.trainer  # noqa: E402
-from recbole.quick_start import run_recbole as _run_recbole  # noqa: E402
+import recbole.data.dataset
+import recbole.model.sequential_recommender as sequential_models
+import recbole.trainer
+from recbole.quick_start import run_recbole as _run_recbole
 
 __all__ = ["BLaIRSASRec", "Eligible", "PluginDataset", "eligibility", "run_recbole", "with_text"]
 
