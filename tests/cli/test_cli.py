@@ -568,7 +568,10 @@ def test_models_tells_of_each_model_of_recbole_whether_it_can_take_item_text(
     "arguments, expected",
     [
         (["--model", "BLaIRSASRce", "--dataset", "tiny"], r"model is 'SASRce', .*did you mean 'SASRec'\?"),
-        (["--model", "SASRec", "--dataset", "tiny", "--epochs", "3"], r"'--epochs' is not written as --key=value"),
+        (
+            ["--model", "SASRec", "--dataset", "tiny", "--epochs", "3"],
+            r"'--epochs' is not written as --key=value, such as",
+        ),
         (["--model", "SASRec", "--dataset", "tiny", "--epochs=["], r"--epochs=\[: not YAML"),
         (["--model", "BLaIRSASRec", "--dataset", "tiny", "--blair_item=id"], r"unknown key 'blair_item'; did you mean"),
         (["--model", "BLaIRHGN", "--dataset", "tiny"], r"HGN can't take item text: it has 2 item embeddings"),
