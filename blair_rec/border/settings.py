@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from blair_rec.config.plugin import read_plugin_config
-from blair_rec.config.reading import to_dict
+from blair_rec.config.section import to_dict
 from blair_rec.errors import BlairRecError, CheckpointError, ConfigError, RecBoleError
 
 import recbole

@@ -19,7 +19,7 @@ from blair_rec.border.recbole_keys import model_keys, unread
 from blair_rec.border.settings import CHANGE_SETTINGS, recbole_config, recbole_errors
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.plugin import PLUGIN_KEYS
-from blair_rec.config.reading import to_dict
+from blair_rec.config.section import to_dict
 from blair_rec.config.sections import VariantConfig
 from blair_rec.config.steps import FEWEST_PER_DIRECTION, whitened_width
 from blair_rec.data.dataset import ItemVectors, TextSequentialDataset

@@ -12,9 +12,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blair_rec.config.comparison import OWNED_BY, CompareConfig, load_config, read_config
+from blair_rec.config.comparison import CompareConfig, load_config, read_config
+from blair_rec.config.handed_on import OWNED_BY
 from blair_rec.config.plugin import PLUGIN_KEYS, in_flat_keys, read_plugin_config
-from blair_rec.config.reading import LARGEST_SEED, to_dict, write_yaml
+from blair_rec.config.section import LARGEST_SEED, to_dict, write_yaml
 from blair_rec.config.sections import (
     EvaluateConfig,
     FallbackConfig,
@@ -162,7 +163,7 @@ def test_a_config_made_in_python_is_checked_as_well() -> None:
     with pytest.raises(ConfigError, match=r"epochs is 'x'; expected a whole number\nloss is 'y'; known: "):
         TrainConfig(epochs="x", loss="y")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="variant 'id' is {}; expected keys and values"):
-        CompareConfig("tiny", {"id": {}})  # type: ignore[dict-item]
+        CompareConfig(dataset="tiny", variants={"id": {}})  # type: ignore[dict-item]
 
 
 def test_a_single_seed_is_a_list_of_one() -> None:
@@ -173,24 +174,22 @@ def test_a_single_seed_is_a_list_of_one() -> None:
 
 
 def test_a_variant_may_bring_its_own_text_and_shares_the_rest() -> None:
-    text = TextConfig(fields=("title",), encoder="a", missing_text="mean", fallback=FallbackConfig("b"))
-    config = CompareConfig("tiny", {"id": VariantConfig()}, text=text)
-    assert config.text_of(VariantConfig("text", text={"fields": ["brand"]})) == dataclasses.replace(
-        text, fields=("brand",)
-    )
+    text = TextConfig(fields=("title",), encoder="a", missing_text="mean", fallback=FallbackConfig(encoder="b"))
+    config = CompareConfig(dataset="tiny", variants={"id": VariantConfig()}, text=text)
+    assert config.text_of(VariantConfig(items="text", text={"fields": ["brand"]})) == text.changed(fields=("brand",))
 
 
 def test_another_encoder_takes_neither_revision_nor_pooling_from_the_shared_one() -> None:
     text = TextConfig(fields=("title",), encoder="a", revision="v1", pooling="mean", max_length=64)
-    config = CompareConfig("tiny", {"id": VariantConfig()}, text=text)
-    own = config.text_of(VariantConfig("text", text={"encoder": "b"}))
+    config = CompareConfig(dataset="tiny", variants={"id": VariantConfig()}, text=text)
+    own = config.text_of(VariantConfig(items="text", text={"encoder": "b"}))
     assert (own.encoder, own.revision, own.pooling, own.max_length) == ("b", None, "auto", 64)
-    assert config.text_of(VariantConfig("text", text={"encoder": "b", "pooling": "cls"})).pooling == "cls"
+    assert config.text_of(VariantConfig(items="text", text={"encoder": "b", "pooling": "cls"})).pooling == "cls"
 
 
 def test_only_keeps_the_named_variants_in_their_order_and_a_baseline_among_them() -> None:
     variants = {name: VariantConfig() for name in "abc"}
-    config = CompareConfig("tiny", variants, baseline="b")
+    config = CompareConfig(dataset="tiny", variants=variants, baseline="b")
     assert list(config.only(["c", "b"]).variants) == ["b", "c"] and config.only(["c", "b"]).baseline == "b"
     assert config.only(["c"]).baseline == "c"
     with pytest.raises(ConfigError, match=r"--variants is 'd'; known: a, b, c\n--variants is ''"):
@@ -224,8 +223,8 @@ def test_a_key_that_stands_twice_is_an_error(tmp_path: Path) -> None:
 def test_merged_keys_may_be_overridden(tmp_path: Path) -> None:
     text = "dataset: tiny\nbaseline: a\ntext: {fields: [t]}\nvariants:\n  a: &a {items: text, transforms: [l2]}\n"
     config = load(tmp_path, text + "  b: &b {<<: *a, control: random}\n  c: {<<: *b, control: shuffle}\n")
-    assert config.variants["b"] == VariantConfig("text", ("l2",), "random")
-    assert config.variants["c"] == VariantConfig("text", ("l2",), "shuffle")
+    assert config.variants["b"] == VariantConfig(items="text", transforms=("l2",), control="random")
+    assert config.variants["c"] == VariantConfig(items="text", transforms=("l2",), control="shuffle")
 
 
 @pytest.mark.parametrize(
@@ -353,11 +352,11 @@ def test_flat_keys_fill_the_typed_sections_and_others_are_left_alone() -> None:
             "blair_fallback": "minilm", "blair_loss": "recbole", "blair_store": "s", "hidden_size": 8,
         }
     )  # fmt: skip
-    assert plugin.variant == VariantConfig("text", ("whiten",))
-    assert plugin.text == TextConfig(("title", "brand"), fallback=FallbackConfig("minilm"), store="s")
+    assert plugin.variant == VariantConfig(items="text", transforms=("whiten",))
+    assert plugin.text == TextConfig(fields=("title", "brand"), fallback=FallbackConfig(encoder="minilm"), store="s")
     assert plugin.train.loss == "recbole"
     for split in ("{valid_from: 1e3, test_from: 2000}", {"valid_from": 1000, "test_from": 2000}):
-        assert read_plugin_config({"blair_split": split}).split == SplitConfig(1000, 2000)
+        assert read_plugin_config({"blair_split": split}).split == SplitConfig(valid_from=1000, test_from=2000)
     assert read_plugin_config({"blair_split": None}).split is None
 
 
@@ -458,7 +457,7 @@ def test_steps_of_transforms_are_names_or_names_with_a_value() -> None:
 )
 def test_a_step_that_can_not_be_meant_is_an_error(step: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        VariantConfig("text", transforms=(step,))
+        VariantConfig(items="text", transforms=(step,))
 
 
 @pytest.mark.parametrize(
@@ -466,9 +465,9 @@ def test_a_step_that_can_not_be_meant_is_an_error(step: Any, message: str) -> No
 )
 def test_components_can_not_be_told_apart_after_whitening(steps: tuple[Any, ...]) -> None:
     with pytest.raises(ConfigError, match="transforms: pca comes after whitening, .* put it before"):
-        VariantConfig("text", transforms=steps)
-    VariantConfig("text", transforms=({"pca": 3}, *(step for step in steps if step != {"pca": 3})))
-    VariantConfig("text", transforms=({"shrink": 0.9}, {"pca": 3}))
+        VariantConfig(items="text", transforms=steps)
+    VariantConfig(items="text", transforms=({"pca": 3}, *(step for step in steps if step != {"pca": 3})))
+    VariantConfig(items="text", transforms=({"shrink": 0.9}, {"pca": 3}))
 
 
 @pytest.mark.parametrize(

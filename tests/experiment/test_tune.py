@@ -128,7 +128,7 @@ def test_a_control_is_given_the_same_points_as_what_it_controls(done: Tuned) -> 
 
 def test_the_seed_decides_and_a_larger_budget_begins_with_the_same_trials(done: Tuned) -> None:
     def drawn(**changes: Any) -> list[Any]:
-        config = dataclasses.replace(done.before, tune=dataclasses.replace(done.before.tune, **changes))
+        config = done.before.changed(tune=done.before.tune.changed(**changes))
         return draw(config, "id", grid_of(config, "id"))
 
     assert drawn(budget=6)[:4] == drawn(budget=4) == [trial.settings for trial in done.of("id", 1)]
@@ -164,7 +164,7 @@ def test_an_interrupted_search_ends_as_one_that_was_not(done: Tuned, tmp_path: P
 
         return on_trial
 
-    config = dataclasses.replace(done.before, variants={name: done.before.variants[name] for name in ("id", "text")})
+    config = done.before.changed(variants={name: done.before.variants[name] for name in ("id", "text")})
     for _ in range(2):  # within the first rung of id, then of text
         with pytest.raises(Stop):
             tune(config, tmp_path / "out", on_trial=stop_after(5 if _ else 3))
@@ -265,7 +265,7 @@ def test_the_data_that_tuning_sees_holds_no_test_case(done: Tuned) -> None:
 def test_a_trial_is_worth_what_a_comparison_finds_on_validation(done: Tuned, tmp_path: Path) -> None:
     for trial in (done.of("text", 2)[0], done.of("near", 0)[0]):
         config = with_settings(done.after, trial.variant, trial.settings).only([trial.variant])
-        compare(dataclasses.replace(config, seeds=(0,)), tmp_path / trial.variant)
+        compare(config.changed(seeds=(0,)), tmp_path / trial.variant)
         run = tmp_path / trial.variant / "runs" / f"{trial.variant}-0"
         assert json.loads((run / "result.json").read_text("utf-8"))["valid"]["unmasked"]["NDCG@10"] == trial.value
 

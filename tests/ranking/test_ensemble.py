@@ -258,8 +258,8 @@ def test_an_average_is_made_again_when_a_member_was(own: Finished) -> None:
 
 
 def test_an_average_of_runs_that_are_no_longer_there_is_neither_shown_nor_loaded(own: Finished) -> None:
-    train = dataclasses.replace(own.config.train, epochs=1)
-    changed = dataclasses.replace(own.config, train=train, seeds=(1,))
+    train = own.config.train.changed(epochs=1)
+    changed = own.config.changed(train=train, seeds=(1,))
     with pytest.raises(KeyboardInterrupt):
         compare(changed, own.out, fresh=True, listener=InterruptedIn(epoch=2))  # id is another, text is not
     with pytest.raises(CheckpointError, match=r"both-1 averages id, text, and one of these runs is gone or was"):
