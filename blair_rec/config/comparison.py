@@ -13,7 +13,7 @@ from blair_rec.config.handed_on import RecBoleSettings
 from blair_rec.config.names import LOSSES, OUR_LOSSES, UNISREC_TEMPERATURE, TieOrder
 from blair_rec.config.paths import with_paths
 from blair_rec.config.reading import load_yaml, one_of, refuse
-from blair_rec.config.section import FieldProblem, FromList, Section, Seed, read_section, said, values_of
+from blair_rec.config.section import FieldProblem, FromList, Section, Seed, default_of, read_section, said, values_of
 from blair_rec.config.sections import (
     MAKES_VECTORS,
     READ_BY,
@@ -34,7 +34,11 @@ def _folder(dataset: str) -> str:
 
 
 def _as_list(seeds: Any) -> Any:
-    return [seeds] if isinstance(seeds, int) and not isinstance(seeds, bool) else seeds
+    if isinstance(seeds, int) and not isinstance(seeds, bool):
+        return [seeds]
+    if not isinstance(seeds, (list, tuple)):
+        raise FieldProblem([f" is {seeds!r}; expected a list of whole numbers, such as [1, 2]"])
+    return seeds
 
 
 def _each_once(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -91,9 +95,9 @@ class CompareConfig(Section):
         if self.baseline not in self.variants:
             problems.append(f"baseline is {self.baseline!r}; variants: {', '.join(self.variants)}")
         if self.split is not None and "split" in (self.recbole.get("eval_args") or {}):
-            problems.append("recbole: eval_args has a split of its own next to `split`; leave one of them out")
+            problems.append("recbole.eval_args has a split of its own next to `split`; leave one of them out")
         for name, variant in self.variants.items():
-            problems += [f"variants.{name}.{line}" for line in self._variant_problems(variant)]
+            problems += [f"variants.{name}{line}" for line in self._variant_problems(variant)]
         refuse(problems)
         return self
 
@@ -104,17 +108,17 @@ class CompareConfig(Section):
             try:
                 of(variant)
             except ConfigError as error:
-                problems += [f"{section}.{line}" for line in str(error).splitlines()]
+                problems += [f".{section}.{line}" for line in str(error).splitlines()]
         if not problems:
             if variant.uses_text and not self.text_of(variant).says_what:
-                problems.append("items: text is used, but text.fields names no metadata field")
+                problems.append(" uses text, but text.fields names no metadata field")
             if variant.train or variant.recbole:
-                problems += _loss_problems(self.train_of(variant), self.recbole_of(variant))
+                problems += [f".{line}" for line in _loss_problems(self.train_of(variant), self.recbole_of(variant))]
         for member in variant.average:
             if member not in self.variants:
-                problems.append(f"average: {member!r} is no variant here")
+                problems.append(f".average names {member!r}, which is no variant here")
             elif self.variants[member].average:
-                problems.append(f"average: {member!r} is an average itself")
+                problems.append(f".average names {member!r}, which is an average itself")
         return problems
 
     def only(self, names: Sequence[str]) -> CompareConfig:
@@ -141,7 +145,11 @@ class CompareConfig(Section):
 
     def train_of(self, variant: VariantConfig) -> TrainConfig:
         """The train section with what the variant has otherwise, without shared keys that its own loss doesn't read."""
-        shared = said(self.train)
+        shared = {
+            name: value
+            for name, value in said(self.train).items()
+            if value != default_of(TrainConfig, name) or name in TrainConfig.written_if_said
+        }
         if "loss" in variant.train:
             shared = {name: one for name, one in shared.items() if variant.train["loss"] in READ_BY.get(name, LOSSES)}
         return TrainConfig(**with_temperature({**shared, **variant.train}, variant.items))
@@ -186,6 +194,6 @@ def _loss_problems(train: TrainConfig, recbole: Mapping[str, Any]) -> list[str]:
     if train.loss == "recbole" or loss_type == "CE":
         return []
     return [
-        f"recbole: loss_type is {loss_type!r}, but train.loss is {train.loss!r}, which is not RecBole's; "
+        f"recbole.loss_type is {loss_type!r}, but train.loss is {train.loss!r}, which is not RecBole's; "
         "leave loss_type out, or set train.loss to recbole"
     ]

@@ -49,9 +49,9 @@ def _handed_on(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     for key, value in settings.items():
         if key in OWNED_BY or key.startswith("blair_"):
             owner = OWNED_BY.get(key, "the typed sections")
-            problems.append(f".{key}: belongs to {owner}; set it there, so that one place decides")
+            problems.append(f".{key} belongs to {owner}; set it there, so that one place decides")
         if key in WITHOUT_EFFECT:
-            problems.append(f".{key}: no effect in a comparison; leave it out")
+            problems.append(f".{key} has no effect in a comparison; leave it out")
         try:
             json.dumps(to_dict(value))
         except (TypeError, ValueError) as error:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from blair_rec.config.comparison import with_temperature
 from blair_rec.config.names import TieOrder
 from blair_rec.config.reading import read_yaml
-from blair_rec.config.section import Section, read_section
+from blair_rec.config.section import Section
 from blair_rec.config.sections import TextConfig, TrainConfig, VariantConfig
 from blair_rec.config.split import SplitConfig
 from blair_rec.errors import BlairRecError, ConfigError
@@ -91,8 +91,8 @@ def read_plugin_config(flat: Mapping[str, Any]) -> PluginConfig:
             value = value if isinstance(value, list) else [value]
         if name == "fallback" and isinstance(value, str):
             value = {"encoder": value}
-        if name == "split" and value is not None:
-            value = read_section(SplitConfig, read_yaml(value, key) if isinstance(value, str) else value, key)
+        if name == "split" and isinstance(value, str):
+            value = read_yaml(value, key)
         sections[cls][name] = value
     text = _read(TextConfig, sections[TextConfig])
     variant = _read(VariantConfig, sections[VariantConfig])

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -19,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from blair_rec.config.reading import Dumper, one_of
+from blair_rec.config.reading import Dumper, is_number, one_of
 from blair_rec.errors import ConfigError
 
 S = TypeVar("S", bound="Section")
@@ -148,6 +149,20 @@ Settings = Annotated[Mapping[str, Any], BeforeValidator(_empty)]
 """Keys and values that another section, or RecBole, reads."""
 
 
+def part_of(section: type[Section]) -> AfterValidator:
+    """Checks some keys of a section, each for itself; whether they fit the others is for who has them all."""
+
+    def check(values: Mapping[str, Any]) -> Mapping[str, Any]:
+        try:
+            section.model_validate(values)
+        except ValidationError as error:
+            if problems := _problems(error, section, whole=False):
+                raise FieldProblem([f".{line}" for line in problems]) from None
+        return values
+
+    return AfterValidator(check)
+
+
 # Problems in words
 
 _EXPECTED = {
@@ -170,19 +185,25 @@ _EXPECTED = {
 """By pydantic's name of a problem: how a message says it, after the value."""
 
 
-def _problems(error: ValidationError, cls: type[Section]) -> list[str]:
-    """Every problem, a line each: the place of the key, dotted from the top, and what is wrong with it."""
-    found = error.errors(include_url=False)
-    found.sort(key=lambda one: _place(cls, one["loc"]))
+def _problems(error: ValidationError, cls: type[Section], whole: bool = True) -> list[str]:
+    """Every problem, a line each: the place of the key, dotted from the top, and what is wrong with it.
+
+    whole: with those of keys that don't fit each other.
+    """
+    found = [one for one in error.errors(include_url=False) if whole or one["loc"]]
+    met: dict[Sequence[Any], int] = {}
+    found.sort(key=lambda one: _place(cls, one["loc"], met))
     return [line for one in found for line in _lines(one, cls)]
 
 
-def _place(cls: type[Section], path: Sequence[Any]) -> list[tuple[int, str]]:
-    """Sorts the problems of a section by the order of its keys; unknown ones come first."""
+def _place(cls: type[Section], path: Sequence[Any], met: dict[Sequence[Any], int]) -> list[tuple[int, str]]:
+    """Sorts problems by the order of a section's keys, unknown ones first; where any key may be, as they are `met`."""
     order = []
     for depth, part in enumerate(path):
-        known = _known(cls, path[:depth])
-        order.append((known.index(part) + 1 if part in known else 0, str(part) if known else ""))
+        if known := _known(cls, path[:depth]):
+            order.append((known.index(part) + 1 if part in known else 0, str(part)))
+        else:
+            order.append((met.setdefault(path[: depth + 1], len(met)), ""))
     return order
 
 
@@ -203,7 +224,8 @@ def _lines(problem: Any, cls: type[Section]) -> list[str]:
         return one_of(value, names, at) or [f"{at} is {value!r}; expected one of {', '.join(names)}"]
     if "[key]" in problem["loc"]:
         return [f"{at}: a key has to be text"]
-    expected = _EXPECTED.get(kind, problem["msg"]).format(**problem.get("ctx", {}))
+    limits = {name: f"{limit:.15g}" for name, limit in problem.get("ctx", {}).items() if is_number(limit)}
+    expected = _EXPECTED.get(kind, problem["msg"]).format(**limits)
     if kind == "greater_than" and problem["ctx"]["gt"] == 0:
         expected = "it has to be a positive number"
     return [f"{at} is {value!r}; {expected}" if at else f"{expected}, got {value!r}"]

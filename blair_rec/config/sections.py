@@ -43,6 +43,7 @@ from blair_rec.config.section import (
     Settings,
     Share,
     default_of,
+    part_of,
 )
 from blair_rec.config.steps import Step, order_problems, step_problems
 from blair_rec.errors import ConfigError
@@ -85,7 +86,7 @@ class TextConfig(Section):
     @model_validator(mode="after")
     def _fields_are_said_once(self) -> TextConfig:
         if self.template in TEMPLATES[1:] and self.fields:
-            raise ConfigError(f"template: {self.template} chooses its own fields; leave fields out")
+            raise ConfigError(f"template {self.template} chooses its own fields; leave fields out")
         return self
 
     @property
@@ -145,7 +146,7 @@ class TrainConfig(Section):
     def _every_key_has_an_effect(self) -> TrainConfig:
         refuse(
             [
-                f"{name}: no effect with loss: {self.loss}; leave it out, or take one of {', '.join(losses)}"
+                f"{name} has no effect with loss: {self.loss}; leave it out, or take one of {', '.join(losses)}"
                 for name, losses in READ_BY.items()
                 if self.loss not in losses and getattr(self, name) != default_of(TrainConfig, name)
             ]
@@ -209,9 +210,9 @@ class VariantConfig(Section):
     """How id_text joins its two vectors: sum (if nothing is said), concat or gate."""
     max_delta: Positive | None = None
     """How far text_delta may move an item, as a share of the length of its content: 0.5 if nothing is said."""
-    text: Settings = Field(default_factory=dict)
+    text: Annotated[Settings, part_of(TextConfig)] = Field(default_factory=dict)
     """Keys of the text section that this variant has otherwise, such as its own encoder."""
-    train: Settings = Field(default_factory=dict)
+    train: Annotated[Settings, part_of(TrainConfig)] = Field(default_factory=dict)
     """Keys of the train section that this variant has otherwise, such as its own learning rate."""
     recbole: RecBoleSettings = Field(default_factory=dict)
     """Settings of the RecBole model that this variant has otherwise, such as its own dropout."""

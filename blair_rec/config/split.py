@@ -46,7 +46,7 @@ class SplitConfig(Section):
 
     @model_validator(mode="after")
     def _validation_is_before_test(self) -> SplitConfig:
-        both = f"valid_from: {self.valid_from!r} with test_from: {self.test_from!r}"
+        both = f"valid_from is {self.valid_from!r} and test_from {self.test_from!r}"
         if isinstance(self.valid_from, str) != isinstance(self.test_from, str):
             raise ConfigError(f"{both}; give two numbers or two dates")
         if not _time(self.valid_from) < _time(self.test_from):

@@ -33,7 +33,8 @@ def test_dates_mean_the_same_in_every_unit(unit: str) -> None:
     days = [datetime.date(2024, 1, 1) + datetime.timedelta(days=day) for day in range(100)]
     expected = [(day >= datetime.date(2024, 3, 1)) + (day >= datetime.date(2024, 3, 20)) for day in days]
     assert part_of(TIMES * UNITS[unit], DATES, "shop").tolist() == expected
-    numbers = SplitConfig(*(float((FIRST + DAY * day) * UNITS[unit]) for day in (60, 79)))
+    valid_from, test_from = (float((FIRST + DAY * day) * UNITS[unit]) for day in (60, 79))
+    numbers = SplitConfig(valid_from=valid_from, test_from=test_from)
     assert part_of(TIMES * UNITS[unit], numbers, "shop").tolist() == expected
 
 
