@@ -371,7 +371,7 @@ def test_runs_that_are_made_again_say_how_often_the_test_split_was_looked_at(
         ({"space": {"train.learning_rate": [0.1, 0.1]}}, r"expected a list of values, each once"),
         ({"rungs": [3, 2]}, r"rungs are \[3, 2\]; give epochs from 1 on, in rising order"),
         ({"budget": 0}, r"budget is 0; it has to be at least 1"),
-        ({"spaces": {}}, r"unknown key 'spaces'; did you mean 'space'\?"),
+        ({"spaces": {}}, r"tune.spaces: unknown key; did you mean space\?"),
     ],
 )
 def test_a_grid_that_can_not_be_meant(section: dict[str, Any], message: str) -> None:
@@ -438,12 +438,12 @@ def test_a_variant_trains_with_its_own_settings_and_the_others_do_not(
 @pytest.mark.parametrize(
     "variant, message",
     [
-        ({"train": {"epoch": 1}}, r"variants.b.train: unknown key 'epoch'; did you mean 'epochs'\?"),
-        ({"train": {"epochs": 0}}, r"variants.b.train: epochs is 0; it has to be at least 1"),
-        ({"recbole": {"seed": 1}}, r"variants.b.recbole: 'seed' belongs to seeds"),
+        ({"train": {"epoch": 1}}, r"variants.b.train.epoch: unknown key; did you mean epochs\?"),
+        ({"train": {"epochs": 0}}, r"variants.b.train.epochs is 0; it has to be at least 1"),
+        ({"recbole": {"seed": 1}}, r"variants.b.recbole.seed belongs to seeds"),
         (
             {"recbole": {"loss_type": "BPR"}},
-            r"variants.b.recbole: loss_type is 'BPR', but train.loss is 'full_softmax'",
+            r"variants.b.recbole.loss_type is 'BPR', but train.loss is 'full_softmax'",
         ),
     ],
 )

@@ -537,7 +537,7 @@ def test_fresh_replaces_what_a_pretraining_wrote_and_nothing_else(encoder: Path,
 
 
 def test_settings_that_cannot_be_meant_are_errors() -> None:
-    with pytest.raises(ConfigError, match="unknown key 'temprature'; did you mean 'temperature'"):
+    with pytest.raises(ConfigError, match="temprature: unknown key; did you mean temperature"):
         read_pretrain_config({"pairs": "p.tsv", "temprature": 1}, "cfg")
     with pytest.raises(ConfigError, match="batch_size is 1"):
         read_pretrain_config({"pairs": "p.tsv", "batch_size": 1}, "cfg")
