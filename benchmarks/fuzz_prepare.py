@@ -21,7 +21,8 @@ from typing import Any
 from fuzzing import fuzz, outcome_table
 from side_by_side import write_record
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "helpers"))
+TESTS = Path(__file__).resolve().parent.parent / "tests"
+sys.path[:0] = [str(TESTS / "helpers"), str(TESTS / "prepare")]
 
 from test_prepare_own import try_one
 

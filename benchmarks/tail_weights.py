@@ -110,13 +110,13 @@ def by_case(cases: Cases, values: Tensor) -> dict[str, float]:
 def read_cases(runs: Path, names: list[str], seed: int) -> Cases:
     """The members' scores of the validation split, history masked."""
     from blair_rec.config.comparison import load_config
-    from blair_rec.experiment.fit import TrainingData
     from blair_rec.experiment.loading import load_model
     from blair_rec.experiment.planning.data_files import data_folder
+    from blair_rec.experiment.splits.reading import training_data
     from blair_rec.ranking.ensemble import Ensemble
 
     config = load_config(runs / "config.yaml")
-    data = TrainingData(config, data_folder(config.dataset))
+    data = training_data(config, data_folder(config.dataset))
     members = [load_model(runs / "runs" / f"{name}-{seed}", dataset=data.train).model for name in names]
     ensemble, split, parts = Ensemble(members).eval(), data.valid, []
     with ensemble.shared_items():

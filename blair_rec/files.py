@@ -20,8 +20,8 @@ from blair_rec.errors import FolderBusy, OutputError, first_of
 
 _STARTED = secrets.token_hex(4)
 """Tells processes of one id apart: those of two machines, or before and after a restart."""
-_LEFTOVER = re.compile(r"\.(?P<name>.+?)(?P<process>\.\d+-[0-9a-f]{8})?\.(?P<kind>partial|old|new)")
-"""Temporary names; those of earlier versions name no process."""
+_LEFTOVER = re.compile(r"\.(?P<name>.+?)\.\d+-[0-9a-f]{8}\.(?P<kind>partial|old|new)")
+"""Temporary names. Without a process in it, a name such as .shop.old may be anybody's."""
 
 
 def _temporary(path: Path, kind: str) -> Path:
@@ -101,8 +101,7 @@ def tidy(parent: Path, name: str | None = None) -> None:
         if match is None or name not in (None, match["name"]):
             continue
         if not left.is_dir():
-            if match["process"]:  # only we give such names; a file without may be anybody's
-                left.unlink(missing_ok=True)
+            left.unlink(missing_ok=True)
         elif match["kind"] == "old" and not (folder := left.with_name(match["name"])).exists():
             left.rename(folder)
         elif match["kind"] in ("old", "partial"):
@@ -195,6 +194,26 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def refuse_taken(folder: Path, names: Collection[str], markers: Collection[str]) -> None:
+    """Make sure that what a command writes or removes in `folder`, beside any other files, is nobody else's.
+
+    Args:
+        names: what the command may replace or remove there.
+        markers: shell patterns of files that show that the command, or one like it, was at work there before; the lock
+            of `alone_in` always does.
+
+    Raises:
+        OutputError: some of `names` are there, and no marker.
+    """
+    if any(next(folder.glob(marker), None) for marker in (".lock", *markers)):
+        return
+    if taken := sorted(name for name in names if (folder / name).exists()):
+        raise OutputError(
+            f"{folder} holds {first_of(taken)}, which this command did not write and would replace; choose another "
+            "folder with -o"
+        )
 
 
 def refuse_foreign(folder: Path, markers: Collection[str], others: Collection[str] = ()) -> None:

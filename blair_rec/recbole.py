@@ -15,26 +15,33 @@ from types import ModuleType
 from typing import Any
 
 from blair_rec.border.compat import repair_recbole
-from blair_rec.config.plugin import in_flat_keys, read_plugin_config
+from blair_rec.config.plugin import in_flat_keys, read_plugin_config, text_keys
 
 repair_recbole()
 
 from blair_rec.data.dataset import ItemVectors, TextSequentialDataset  # noqa: E402
-from blair_rec.experiment.item_vectors import encoded_store, find_encoder, item_vectors  # noqa: E402
+from blair_rec.experiment.item_vectors import find_encoder, find_encoding, item_vectors, items_reader  # noqa: E402
 from blair_rec.models.eligibility import Eligible, eligibility, recbole_models  # noqa: E402
 from blair_rec.models.text_models import with_text as _with_text  # noqa: E402
-from blair_rec.text.notes import store_notes  # noqa: E402
+from blair_rec.text.notes import repeat_notes, store_notes  # noqa: E402
 from blair_rec.text.store.embeddings import open_store  # noqa: E402
 from blair_rec.training.trainer import TextTrainer  # noqa: E402
 
 import recbole.data.dataset  # noqa: E402
 import recbole.model.sequential_recommender as sequential_models  # noqa: E402
 import recbole.trainer  # noqa: E402
-from recbole.quick_start import run_recbole  # noqa: E402
+from recbole.quick_start import run_recbole as _run_recbole  # noqa: E402
 
 __all__ = ["BLaIRSASRec", "Eligible", "PluginDataset", "eligibility", "run_recbole", "with_text"]
 
 logger = logging.getLogger("blair_rec")
+
+
+def run_recbole(*settings: Any, **more: Any) -> dict[str, Any]:
+    """RecBole's `run_recbole`; errors of ours name the `blair_*` keys."""
+    with in_flat_keys():
+        result: dict[str, Any] = _run_recbole(*settings, **more)
+    return result
 
 
 class PluginDataset(TextSequentialDataset):
@@ -51,19 +58,34 @@ class PluginDataset(TextSequentialDataset):
     def _item_vectors(self) -> ItemVectors | None:
         plugin = read_plugin_config({**self.config.external_config_dict})
         if not plugin.variant.uses_text:
-            logger.info("blair_items is id: no item text is used; set blair_items and blair_text_fields to use it")
+            given = [key for key in text_keys() if self.config.external_config_dict.get(key)]
+            if given:
+                logger.warning(
+                    "blair_items is %r, which uses no item text, so these keys have no effect: %s; set blair_items, "
+                    "such as to text",
+                    plugin.variant.items,
+                    ", ".join(given),
+                )
+            else:
+                logger.info("blair_items is id: no item text is used; set blair_items and blair_text_fields to use it")
             return None
+        tokens = self.field2id_token[self.iid_field]
+        item_tokens = [str(token) for token in tokens[1:]]
         if plugin.text.store is not None:
             store = open_store(plugin.text.store)
         else:
             items = Path(self.config["data_path"]) / f"{self.dataset_name}.item"
             stores = Path(self.config["checkpoint_dir"]) / "stores"
             source = find_encoder(plugin.text)
-            store, path = encoded_store(plugin.text, items, stores, source, item_field=self.iid_field)
-            logger.info("item vectors: %s", path)
-        tokens = self.field2id_token[self.iid_field]
+            read = items_reader({key: self.config[key] for key in ("field_separator", "encoding")})
+            encoding = find_encoding(plugin.text, items, stores, source, self.iid_field, read)
+            encoding.check(item_tokens, plugin.text.missing_text)
+            for note in repeat_notes(encoding.catalogue):
+                logger.info("data: %s", note)
+            store = encoding.encode()
+            logger.info("item vectors: %s", encoding.path)
         vectors = item_vectors(store, tokens, plugin.text.missing_text)
-        for note in store_notes(store, [str(token) for token in tokens[1:]]):
+        for note in store_notes(store, item_tokens):
             logger.info("data: %s", note)
         return vectors
 

@@ -14,7 +14,17 @@ from typing import Any
 import pytest
 
 from blair_rec.errors import FolderBusy, OutputError
-from blair_rec.files import alone_in, discard, partial_of, put_in_place, replace_file, share, tidy, write_text
+from blair_rec.files import (
+    alone_in,
+    discard,
+    partial_of,
+    put_in_place,
+    refuse_taken,
+    replace_file,
+    share,
+    tidy,
+    write_text,
+)
 
 
 def in_another_process(code: str, *arguments: Any) -> str:
@@ -89,12 +99,24 @@ def test_what_another_process_left_is_tidied_and_nothing_else(tmp_path: Path) ->
     )
     (tmp_path / "kept").mkdir()
     (tmp_path / ".bashrc.old").touch()  # anybody's
-    (tmp_path / ".run-1.partial").mkdir()  # as earlier versions called it
+    (tmp_path / ".run-1.old").mkdir()  # anybody's, too
     assert len(names(tmp_path)) == 7
     tidy(tmp_path, "a.b")
     assert len(names(tmp_path)) == 6 and not [name for name in names(tmp_path) if name.startswith(".a.b")]
     tidy(tmp_path)
-    assert names(tmp_path) == [".bashrc.old", "gone", "kept"]
+    assert names(tmp_path) == [".bashrc.old", ".run-1.old", "gone", "kept"]
+
+
+def test_files_of_ones_own_are_not_taken_for_those_of_a_command(tmp_path: Path) -> None:
+    refuse_taken(tmp_path / "new", ("config.yaml",), ())
+    (tmp_path / "notes.txt").touch()
+    refuse_taken(tmp_path, ("config.yaml", "runs"), ())
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(OutputError, match="holds config.yaml, which this command did not write and would replace"):
+        refuse_taken(tmp_path, ("config.yaml", "runs"), ("runs/*/result.json",))
+    (tmp_path / "runs" / "id-1").mkdir(parents=True)
+    (tmp_path / "runs" / "id-1" / "result.json").touch()
+    refuse_taken(tmp_path, ("config.yaml", "runs"), ("runs/*/result.json",))
 
 
 def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_after(

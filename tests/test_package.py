@@ -6,7 +6,9 @@ import configparser
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pytest
+from comparisons import write_config
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -44,6 +46,12 @@ def test_the_installed_version_is_the_one_the_package_names() -> None:
     assert metadata.version("blair-rec") == blair_rec.__version__
 
 
+def test_dir_lists_the_public_names_and_no_helpers() -> None:
+    listed = set(dir(blair_rec))
+    assert set(blair_rec.__all__) <= listed
+    assert not listed & {"Any", "TYPE_CHECKING", "annotations", "import_module", "ModuleType", "_HOMES"}
+
+
 def test_the_changelog_opens_with_the_version_of_the_package() -> None:
     headings = [
         line for line in (REPOSITORY / "CHANGELOG.md").read_text("utf-8").splitlines() if line.startswith("## ")
@@ -56,10 +64,47 @@ def test_the_command_resolves() -> None:
     assert callable(command.load())
 
 
-def test_load_is_found_on_the_package() -> None:
-    from blair_rec.serve.recommender import load
+PUBLIC = ["TextSearch", "compare", "encode", "export_vectors", "leaderboard", "load", "open_store", "tune"]
 
-    assert blair_rec.load is load
+
+def test_the_public_names_are_these_and_each_is_documented() -> None:
+    assert sorted({*blair_rec.__all__} - {"__version__"}) == PUBLIC
+    assert set(PUBLIC) <= set(dir(blair_rec))
+    for name in PUBLIC:
+        described = getattr(blair_rec, name).__init__ if name == "TextSearch" else getattr(blair_rec, name)
+        assert "Raises" in (described.__doc__ or ""), name
+        assert f"blair_rec.{name}(" in (blair_rec.__doc__ or ""), name
+
+
+def test_the_example_of_the_package_runs(tmp_path: Path, tiny: Path, roberta: Path) -> None:
+    file = write_config(
+        tmp_path / "my.yaml",
+        tiny,
+        roberta,
+        variants={"near": {"scorer": "last_item"}, "popular": {"scorer": "popularity"}},
+        baseline="popular",
+    )
+    board = blair_rec.compare(str(file), str(tmp_path / "mine"))
+    assert board is not None and {row.variant for row in board.rows} == {"near", "popular"}
+    assert blair_rec.leaderboard(str(tmp_path / "mine")) == board
+    items = tiny / "tiny.item"
+    store = blair_rec.encode(items, tmp_path / "store", fields=["title"], encoder=str(roberta), pooling="cls")
+    again = blair_rec.open_store(tmp_path / "store")
+    assert again.store_sha256 == store.store_sha256 and len(again) == 80
+    (hits,) = blair_rec.TextSearch(again, items=items).search([titles(items)["i07"]], k=3)
+    assert hits[0].item_token == "i07"
+    run = tmp_path / "mine" / "runs" / "near-1"
+    (best,) = blair_rec.load(run).recommend([["i07", "i08"]], k=3)
+    assert len({item.item_token for item in best} - {"i07", "i08"}) == 3
+    vectors = blair_rec.export_vectors(run, tmp_path / "vectors")
+    assert len(np.load(vectors / "items.npy")) == 80
+
+
+def titles(items: Path) -> dict[str, str]:
+    """The title of each item of a .item file."""
+    header, *lines = items.read_text("utf-8").splitlines()
+    place = header.split("\t").index("title:token_seq")
+    return {cells[0]: cells[place] for line in lines if (cells := line.split("\t"))}
 
 
 def test_a_name_the_package_lacks_is_an_attribute_error() -> None:

@@ -7,7 +7,7 @@ import logging
 import os
 import pickle
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from blair_rec.errors import ConfigError, DatasetError, MissingEmbeddings, Store
 from blair_rec.evaluate.metrics import metric_values
 from blair_rec.models.eligibility import recbole_models
 from blair_rec.ranking.scoring import rank
+from blair_rec.text.catalogue import Catalogue
 from blair_rec.text.store.embeddings import EmbeddingStore
 from blair_rec.training.checkpoint import load_weights
 from blair_rec.training.trainer import TextTrainer
@@ -234,6 +235,15 @@ def test_a_pickle_that_was_asked_for_is_the_users_own_affair() -> None:
     assert len(again.build()[0]) == len(create_dataset(config_of(dataset_save_path=saved)).build()[0]) > 0
 
 
+def test_text_settings_without_a_text_side_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    run(settings_for(blair_text_fields=["title"], blair_transforms=[], blair_encoder="mine"))
+    [said] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == (
+        "blair_items is 'id', which uses no item text, so these keys have no effect: blair_text_fields, blair_encoder; "
+        "set blair_items, such as to text"
+    )
+
+
 def test_a_store_that_is_not_there_is_an_error() -> None:
     with pytest.raises(StoreError, match="vectors is not an embedding store"):
         run(settings_for("text", blair_text_fields=["title"]))
@@ -250,15 +260,27 @@ def test_a_store_that_lacks_items_is_an_error_or_filled_up() -> None:
 def test_text_is_encoded_where_no_store_is_named(monkeypatch: pytest.MonkeyPatch, store: EmbeddingStore) -> None:
     asked: list[Any] = []
 
-    def encoded(text: Any, items: Path, stores: Path, source: Any, *, item_field: str) -> tuple[EmbeddingStore, Path]:
+    class Found:
+        catalogue, path = Catalogue.of([("i01", {})], Path("items")), Path("made")
+
+        def check(self, item_tokens: Sequence[str], missing_text: str) -> None:
+            asked.append((set(item_tokens) == set(TOKENS), missing_text))
+
+        def encode(self) -> EmbeddingStore:
+            return store
+
+    def found(text: Any, items: Path, stores: Path, source: Any, item_field: str, read: Any) -> Found:
         asked.append((text.fields, items, stores, source, item_field))
-        return store, stores / "made"
+        return Found()
 
     monkeypatch.setattr(plugin, "find_encoder", lambda text: f"found {text.encoder}")
-    monkeypatch.setattr(plugin, "encoded_store", encoded)
+    monkeypatch.setattr(plugin, "find_encoding", found)
     settings = settings_for("id", blair_items="text", blair_text_fields=["title"], blair_encoder="mine")
     assert run(settings) == run(settings_for("text"))
-    assert asked == [(("title",), Path("datasets/tiny/tiny.item"), Path("saved/stores"), "found mine", "item_id")]
+    assert asked == [
+        (("title",), Path("datasets/tiny/tiny.item"), Path("saved/stores"), "found mine", "item_id"),
+        (True, "error"),
+    ]
 
 
 def test_a_typed_config_reads_no_command_line_evaluates_nothing_and_leaves_the_environment(

@@ -379,13 +379,32 @@ def test_no_folder_is_crowded_and_the_top_level_is_small() -> None:
     assert files[package] <= WIDEST_TOP
 
 
-def test_a_public_class_name_means_one_thing() -> None:
+def names_of_types(module: Module) -> Iterator[str]:
+    """Public classes of a module, and names that it gives to a type, such as `Progress = Callable[[int], None]`."""
+    for node in module.tree.body:
+        if isinstance(node, ast.ClassDef):
+            names = [node.name]
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript | ast.BinOp):
+            names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+        elif isinstance(node, ast.AnnAssign) and dotted(node.annotation) == "TypeAlias":
+            names = [dotted(node.target)]
+        else:
+            continue
+        yield from (name for name in names if re.fullmatch(r"[A-Z]+[a-z]\w*", name))
+
+
+def test_a_public_name_of_a_class_or_a_type_means_one_thing() -> None:
     homes: dict[str, list[str]] = {}
     for module in package_modules():
-        for node in module.tree.body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                homes.setdefault(node.name, []).append(module.name)
+        for name in names_of_types(module):
+            homes.setdefault(name, []).append(module.name)
     assert not {name: modules for name, modules in homes.items() if len(modules) > 1}
+
+
+def test_names_of_types_are_seen() -> None:
+    source = "class Table: pass\nclass _Own: pass\nDone = Callable[[int], None]\nValue = int | str\nLIMIT = 1 << 3\n"
+    source += "Part: TypeAlias = 'int'\nshare: float = 1\n"
+    assert list(names_of_types(Module("blair_rec.x", source))) == ["Table", "Done", "Value", "Part"]
 
 
 def test_relative_imports_are_resolved_from_packages_and_modules_alike() -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import blair_rec.border.repaired  # noqa: F401  (repairs RecBole before anything of it is used)
+
 from recbole.evaluator import Collector
 
 TOPK = "rec.topk"

@@ -227,24 +227,26 @@ def scale_gradients_without_warning() -> None:
 
 
 def read_data_without_warning() -> None:
-    """`fillna(..., inplace=True)`, `agg(len)` (recbole/data/dataset/dataset.py, lines 648 and 1217, and more).
+    """`fillna(..., inplace=True)`, `agg(len)` (recbole/data/dataset/dataset.py, lines 648 and 1217;
+    sequential_dataset.py, line 165; and more).
 
     pandas 2 announces with FutureWarnings that these will change, which refuse_pandas_3 answers.
     """
-    from recbole.data.dataset import Dataset
+    from recbole.data.dataset import Dataset, SequentialDataset
 
-    upstream = Dataset._from_scratch
-    if getattr(upstream, "repaired", False):
-        return
+    def quietly(upstream: Any) -> Any:
+        @functools.wraps(upstream)
+        def method(self: Any) -> None:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.data\.dataset\.")
+                upstream(self)
 
-    @functools.wraps(upstream)
-    def from_scratch(self: Any) -> None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.data\.dataset\.")
-            upstream(self)
+        method.repaired = True  # type: ignore[attr-defined]
+        return method
 
-    from_scratch.repaired = True  # type: ignore[attr-defined]
-    Dataset._from_scratch = from_scratch
+    for kind, name in ((Dataset, "_from_scratch"), (SequentialDataset, "_benchmark_presets")):
+        if not getattr(getattr(kind, name), "repaired", False):
+            setattr(kind, name, quietly(getattr(kind, name)))
 
 
 def read_back_own_checkpoints() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+import blair_rec.border.repaired  # noqa: F401  (repairs RecBole before anything of it is used)
 from blair_rec.config.plugin import read_plugin_config
 from blair_rec.config.section import to_dict
 from blair_rec.errors import BlairRecError, CheckpointError, ConfigError, RecBoleError

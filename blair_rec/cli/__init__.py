@@ -6,13 +6,21 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 # All else is imported in functions, so that Ctrl-C finds main() at work from the first moment on.
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 EXIT_PIPE = 141
 """As a shell reports a program that wrote to a closed pipe."""
+WHAT_A_COMMAND_DOES = {
+    "quiet": False,
+    "takes_keys": False,  # of RecBole, which argparse doesn't know
+    "takes_processes": False,  # of torchrun
+    "takes_parts": False,  # of an item file, one for each process
+    "goes_on": False,  # where it stopped, when it is started again
+}
+"""Unless the command says so itself, with set_defaults."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,22 +46,26 @@ def _main(arguments: Sequence[str] | None) -> int:
     from blair_rec.errors import BlairRecError, ConfigError
 
     console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")  # of torchrun's processes one speaks
-    options = _parser().parse_args(arguments)
-    set_up_logging(console, quiet=getattr(options, "quiet", False))
+    parser = _parser()
+    options, keys = parser.parse_known_args(arguments)
+    if keys and not options.takes_keys:
+        parser.error(f"unrecognized arguments: {' '.join(keys)}")
+    options.keys = keys
+    set_up_logging(console, quiet=options.quiet)
     try:
-        if processes() > 1 and not getattr(options, "takes_processes", False):
+        if processes() > 1 and not options.takes_processes:
             known = "`compare`, `encode` and `pretrain`"
             raise ConfigError(f"several processes are for {known}; start this one without torchrun")
         return options.command(options, console) or 0
     except BlairRecError as error:
-        if getattr(options, "takes_parts", False):  # the others' parts may be well
+        if options.takes_parts:  # the others' parts may be well
             console.quiet = False
         console.print("error:", style="bold red", end=" ")
         say(console, str(error))
         return EXIT_ERROR
     except KeyboardInterrupt:
         goes_on = "; what is finished is kept: start the same command again to go on"
-        say(console, "interrupted" + goes_on * getattr(options, "goes_on", False))
+        say(console, "interrupted" + goes_on * options.goes_on)
         return EXIT_INTERRUPTED
 
 
@@ -75,18 +87,5 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for module in (compare, tune, run, text, search, prepare, pretrain):
         module.add(commands)
-    parser.parse_args = _with_keys(parser)  # type: ignore[method-assign]
+    parser.set_defaults(**WHAT_A_COMMAND_DOES)
     return parser
-
-
-def _with_keys(parser: argparse.ArgumentParser) -> Any:
-    """parse_args where only `run` may be given keys that argparse doesn't know."""
-
-    def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-        options, unknown = parser.parse_known_args(arguments)
-        if unknown and not getattr(options, "takes_keys", False):
-            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-        options.keys = unknown
-        return options
-
-    return parse

@@ -23,12 +23,14 @@ def add(commands: Any) -> None:
     """Register both commands."""
     command = commands.add_parser("compare", help="encode, train and rank all variants of a comparison file")
     command.add_argument("config", type=Path, metavar="CONFIG", help="a comparison file (YAML)")
-    command.add_argument("-o", "--out", type=Path, help="output folder (default: runs/ and the name of CONFIG)")
-    command.add_argument("--seeds", help="1,2: run these now; seeds that CONFIG doesn't name replace its own")
+    command.add_argument("-o", "--out", type=Path, help="output folder (default: runs/my for my.yaml)")
+    command.add_argument(
+        "--seeds", help="1,2: run these now, the others later; seeds that CONFIG doesn't name replace its own"
+    )
     command.add_argument("--variants", help="a,b: run these now; what else is finished stays on the board")
     command.add_argument("--encoder", help="instead of text.encoder in CONFIG")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as train.epochs=5")
-    command.add_argument("--dry-run", action="store_true", help="tell the runs and which are done, and stop")
+    command.add_argument("--dry-run", action="store_true", help="list the runs and which are done, and stop")
     command.add_argument("--fresh", action="store_true", help="train finished runs again")
     command.add_argument(
         "--accept-code",
@@ -63,7 +65,7 @@ def _compare_together(options: argparse.Namespace, console: Console) -> int:
             from blair_rec.experiment.planning.data_files import data_folder
             from blair_rec.experiment.run import follow
 
-            config = _config_of(options)
+            config = config_of(options)
             follow(config, data_folder(config.dataset))
             return 0
         try:
@@ -80,7 +82,7 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
     from blair_rec.evaluate.runs.results import load_runs
     from blair_rec.experiment.compare import compare, planned
 
-    config = _config_of(options)
+    config = config_of(options)
     out = options.out or Path("runs") / options.config.stem
     variants, seeds = _asked(options)
     if options.dry_run:
@@ -113,7 +115,8 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
     return 0 if options.check is None else _check(out, options.check, console)
 
 
-def _config_of(options: argparse.Namespace) -> CompareConfig:
+def config_of(options: argparse.Namespace) -> CompareConfig:
+    """The comparison file with what --encoder and --set say."""
     from blair_rec.config.comparison import load_config
 
     overrides = []

@@ -22,21 +22,38 @@ def add(commands: Any) -> None:
     own.add_argument("--events", type=Path, required=True, metavar="FILE", help="a row for each event")
     own.add_argument("--user", required=True, metavar="COL", help="its column of users")
     own.add_argument("--item", required=True, metavar="COL", help="its column of items")
-    own.add_argument("--time", required=True, metavar="COL", help="its column of times")
+    own.add_argument("--time", required=True, metavar="COL", help="its column of times: numbers or dates")
     own.add_argument("--time-format", help="whole, number, or a pattern such as '%%d.%%m.%%Y' (default: found)")
     own.add_argument("--items", type=Path, metavar="FILE", help="a row for each item")
     own.add_argument("--item-id", metavar="COL", help="its column of items (default: as --item)")
-    own.add_argument("--fields", default="", help="a,b: its columns that are text worth reading")
+    own.add_argument(
+        "--fields", default="", help="title,brand: its columns that make up the text, which the encoder reads"
+    )
     own.add_argument("--core", type=int, default=0, metavar="K", help="leave out users and items with fewer events")
-    own.add_argument("--repeats", choices=("keep", "first"), default="keep", help="events of one user with one item")
-    own.add_argument("--unknown", choices=("keep", "drop"), default="keep", help="items that --items doesn't have")
-    own.add_argument("--dry-run", action="store_true", help="tell what is there and stop")
+    own.add_argument(
+        "--repeats",
+        choices=("keep", "first"),
+        default="keep",
+        help="several events of one user with one item: all (keep, the default), or the first",
+    )
+    own.add_argument(
+        "--unknown",
+        choices=("keep", "drop"),
+        default="keep",
+        help="events with items that --items doesn't have stay (keep, the default) or go",
+    )
+    own.add_argument("--dry-run", action="store_true", help="show what is there and stop")
     _add_common(own, _own)
 
     amazon = kinds.add_parser("amazon-2023", help="a category of Amazon Reviews 2023")
     amazon.add_argument("--category", required=True, help="such as All_Beauty")
     amazon.add_argument("--core", type=int, default=5, metavar="K", help="0 or 5 as published, or another (default: 5)")
-    amazon.add_argument("--split", choices=("last_out", "timestamp"), default="last_out")
+    amazon.add_argument(
+        "--split",
+        choices=("last_out", "timestamp"),
+        default="last_out",
+        help="what is tested: each user's last event (last_out, the default), or events after a date",
+    )
     amazon.add_argument("--source", type=Path, metavar="DIR", help="a folder with the files (default: the hub)")
     amazon.add_argument("--raw", action="store_true", help="from the raw reviews, not from the prepared files")
     amazon.add_argument("--benchmark", action="store_true", help="train, valid and test files, as RecBole splits them")
@@ -57,7 +74,11 @@ def _add_common(command: Any, handler: Callable[[argparse.Namespace, Console], N
         "-o", "--out", type=Path, required=True, metavar="DIR", help="output folder; it names the data"
     )
     command.add_argument(
-        "--max-rejected", type=float, default=0.01, metavar="SHARE", help="of lines that may be broken"
+        "--max-rejected",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="how many of the lines may be unusable, as a share (default: 0.01)",
     )
     command.add_argument("--fresh", action="store_true", help="replace what was prepared there before")
     add_quiet(command, "no progress, only the summary and warnings")

@@ -36,7 +36,7 @@ def _run(options: argparse.Namespace, console: Console) -> None:
     for key in options.keys:
         name, equals, value = key.removeprefix("--").partition("=")
         if not key.startswith("--") or not equals:
-            raise ConfigError(f"{key!r} is not --key=value")
+            raise ConfigError(f"{key!r} is not written as --key=value, such as --epochs=20")
         if name in settings:
             raise ConfigError(f"--{name} is given twice; leave one of them out")
         settings[name] = None if value == "None" else read_yaml(value, key)  # RecBole's own command line takes Python
@@ -59,7 +59,7 @@ def _models(options: argparse.Namespace, console: Console) -> None:
     from blair_rec.recbole import eligibility
 
     reason = Column("item text", overflow="fold")
-    table = Table("model", reason, "trained", "items after training", title="RecBole's sequential models")
+    table = Table("model", reason, "trained", "takes new items later", title="RecBole's sequential models")
     for name in recbole_models():
         found = eligibility(name)
         if isinstance(found, str):

@@ -52,6 +52,7 @@ def _add_encode(commands: Any) -> None:
 def _encode(options: argparse.Namespace, console: Console) -> None:
     from blair_rec.config.section import read_section
     from blair_rec.config.sections import TextConfig
+    from blair_rec.text.catalogue import iter_catalogue
     from blair_rec.text.template import Template
 
     raw = {
@@ -59,6 +60,11 @@ def _encode(options: argparse.Namespace, console: Console) -> None:
         **{key: getattr(options, key) for key in ("template", "encoder", "pooling", "max_length", "dtype")},
     }
     text = read_section(TextConfig, raw, "encode")
+    if text.template == TEMPLATES[0] and not text.fields:
+        _, record = next(iter_catalogue(options.items, options.item_id), ("", {}))
+        raise ConfigError(
+            f"--fields is missing: which fields of {options.items} make up the text? It has: {', '.join(record)}"
+        )
     template = Template(text.template, text.fields)
     if options.ray_workers is None:
         _encode_here(options, text, template, console)
@@ -90,6 +96,7 @@ def _encode_with_ray(options: argparse.Namespace, text: TextConfig, template: Te
 
 def _encode_here(options: argparse.Namespace, text: TextConfig, template: Template, console: Console) -> None:
     from blair_rec.experiment.item_vectors import find_encoder
+    from blair_rec.experiment.provenance import vectors_code
     from blair_rec.text.catalogue import read_catalogue
     from blair_rec.text.encoding.encode import encode_catalogue
     from blair_rec.text.encoding.encoder import best_device
@@ -108,6 +115,8 @@ def _encode_here(options: argparse.Namespace, text: TextConfig, template: Templa
             store_dtype=options.store_dtype,
             shard=shard,
             fresh=options.fresh,
+            code=vectors_code(),
+            renew=options.fresh,
             device=options.device or best_device(),
             progress=lambda done, total: live.encoding(source.name, done, total),
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from blair_rec.cli.compare import config_of
 from blair_rec.cli.progress import Live, add_quiet
 from blair_rec.cli.terminal import Console, say, show
 
@@ -21,18 +22,19 @@ def add(commands: Any) -> None:
     command = commands.add_parser("tune", help="try as many configurations for each variant, on validation alone")
     command.add_argument("config", type=Path, metavar="CONFIG", help="a comparison file (YAML) with a tune section")
     command.add_argument("--budget", type=int, metavar="N", help="trials for each variant, instead of tune.budget")
-    command.add_argument("-o", "--out", type=Path, help="output folder (default: runs/CONFIG-tuned)")
+    command.add_argument("-o", "--out", type=Path, help="output folder (default: runs/my-tuned for my.yaml)")
+    command.add_argument("--encoder", help="instead of text.encoder in CONFIG")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as train.epochs=5")
     add_quiet(command)
     command.set_defaults(command=_tune, goes_on=True)
 
 
 def _tune(options: argparse.Namespace, console: Console) -> None:
-    from blair_rec.config.comparison import load_config
     from blair_rec.experiment.tune import TUNED_FILE, tune
 
-    budget = [] if options.budget is None else [f"tune.budget={options.budget}"]
-    config = load_config(options.config, [*options.set, *budget])
+    if options.budget is not None:
+        options.set.append(f"tune.budget={options.budget}")
+    config = config_of(options)
     out = options.out or Path("runs") / f"{options.config.stem}-tuned"
     with Live(console, options.quiet) as live:
         tuned = tune(config, out, listener=live)

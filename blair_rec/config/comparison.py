@@ -13,7 +13,16 @@ from blair_rec.config.handed_on import RecBoleSettings
 from blair_rec.config.names import LOSSES, OUR_LOSSES, UNISREC_TEMPERATURE, TieOrder
 from blair_rec.config.paths import with_paths
 from blair_rec.config.reading import load_yaml, one_of, refuse
-from blair_rec.config.section import FieldProblem, FromList, Section, Seed, default_of, read_section, said, values_of
+from blair_rec.config.section import (
+    FieldProblem,
+    FromList,
+    RunSeed,
+    Section,
+    default_of,
+    read_section,
+    said,
+    values_of,
+)
 from blair_rec.config.sections import (
     MAKES_VECTORS,
     READ_BY,
@@ -33,9 +42,11 @@ def _folder(dataset: str) -> str:
     return dataset
 
 
-def _as_list(seeds: Any) -> Any:
+def _is_list(seeds: Any) -> Any:
     if isinstance(seeds, int) and not isinstance(seeds, bool):
-        return [seeds]
+        raise FieldProblem(
+            [f" is {seeds}; give a list: [{seeds}] for this one seed, [1, 2, 3] for three of them"]
+        )  # how many, or which one?
     if not isinstance(seeds, (list, tuple)):
         raise FieldProblem([f" is {seeds!r}; expected a list of whole numbers, such as [1, 2]"])
     return seeds
@@ -72,7 +83,11 @@ class CompareConfig(Section):
     """The variant that the others are compared with."""
     model: str = "SASRec"
     """A RecBole sequential model with an item embedding."""
-    seeds: Annotated[tuple[Seed, ...], FromList, BeforeValidator(_as_list), AfterValidator(_each_once)] = (1, 2, 3)
+    seeds: Annotated[tuple[RunSeed, ...], FromList, BeforeValidator(_is_list), AfterValidator(_each_once)] = (
+        1,
+        2,
+        3,
+    )
     """Every variant is trained once with each."""
     ties: TieOrder = "stored"
     """Events of one user at one time: stored (as the file has them) or shuffled (by lot, alike for all runs)."""
@@ -179,6 +194,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CompareConfi
         ConfigError: file missing, not UTF-8, not YAML, or a key or value that can't be meant.
     """
     return read_config(with_paths(load_yaml(path, overrides), Path(path).parent), str(path))
+
+
+def as_config(config: CompareConfig | str | Path) -> CompareConfig:
+    """A comparison that is read already, or one from a YAML file. Raises as load_config does."""
+    return config if isinstance(config, CompareConfig) else load_config(config)
 
 
 def with_temperature(train: Mapping[str, Any], items: str) -> dict[str, Any]:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import datetime
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # a config is read without it
+    import numpy as np
 
 UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 """Units per second; a span of times fits one of them at most."""
@@ -28,6 +32,22 @@ def seconds_of(date: str) -> float | None:
 def unit_of(first: float, last: float) -> str | None:
     """One of UNITS, counted since 1970, that puts both times between 1990 and 2100; None where none does."""
     return next((unit for unit, size in UNITS.items() if _1990 <= first / size <= last / size <= _2100), None)
+
+
+def outside_unit(times: np.ndarray) -> str:
+    """What to say of numbers [n] that can't be times in the unit of most, such as 0 for a missing one; "" if all can.
+
+    Times in another unit, milliseconds among seconds, are such numbers, too.
+    """
+    fits = {unit: (times >= _1990 * size) & (times <= _2100 * size) for unit, size in UNITS.items()}
+    usual = max(fits, key=lambda unit: int(fits[unit].sum()))
+    odd = times[~fits[usual]]
+    if not len(odd) or 2 * len(odd) >= len(times):
+        return ""
+    return (
+        f"{len(odd):,} of {len(times):,} times are before 1990 or after 2100 if they are {usual} since 1970, as most "
+        f"seem to be (first: {odd[0]:.15g}); check whether they are missing times, or in another unit"
+    )
 
 
 def span(first: float, last: float) -> str:

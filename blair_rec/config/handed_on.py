@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
-from blair_rec.config.section import FieldProblem, Settings, to_dict
+from blair_rec.config.section import FieldProblem, KeysAndValues, to_dict
 
 OWNED_BY = {
     "dataset": "dataset",
@@ -61,4 +61,4 @@ def _handed_on(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     return settings
 
 
-RecBoleSettings = Annotated[Settings, AfterValidator(_handed_on)]
+RecBoleSettings = Annotated[KeysAndValues, AfterValidator(_handed_on)]

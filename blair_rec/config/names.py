@@ -6,30 +6,30 @@ from typing import Literal, get_args
 
 ItemKind = Literal["id", "text", "text_init", "text_delta", "id_text", "unisrec", "sasrec_text"]
 Fusion = Literal["sum", "concat", "gate"]
-Control = Literal["shuffle", "random"]
-TextScorer = Literal["last_item", "mean_history", "recent_history"]
-Scorer = Literal["popularity", "markov", "sequential_rules", TextScorer]
+ControlName = Literal["shuffle", "random"]
+TextScorerName = Literal["last_item", "mean_history", "recent_history"]
+ScorerName = Literal["popularity", "markov", "sequential_rules", TextScorerName]
 Weighting = Literal["validation", "masked", "unmasked", "equal"]
 SampledLoss = Literal["sampled_softmax", "gbce", "bpr"]
 OurLoss = Literal["full_softmax", SampledLoss]
-Loss = Literal[OurLoss, "recbole"]
-Sampling = Literal["uniform", "popularity"]
-Schedule = Literal["constant", "cosine"]
-Precision = Literal["float32", "bfloat16"]
+LossName = Literal[OurLoss, "recbole"]
+SamplingName = Literal["uniform", "popularity"]
+ScheduleName = Literal["constant", "cosine"]
+PrecisionName = Literal["float32", "bfloat16"]
 TieOrder = Literal["stored", "shuffled"]
-Protocol = Literal["unmasked", "masked"]
+ProtocolChoice = Literal["unmasked", "masked"]
 MissingText = Literal["error", "mean", "zeros"]
-Pooling = Literal["auto", "cls", "mean"]
+PoolingName = Literal["auto", "cls", "mean"]
 TemplateName = Literal["fields", "blair", "blair_unicode", "blair_pretrain"]
-Dtype = Literal["float32", "bfloat16", "float16"]
+DtypeName = Literal["float32", "bfloat16", "float16"]
 
 ITEM_KINDS: tuple[ItemKind, ...] = get_args(ItemKind)
-TEXT_SCORERS: tuple[TextScorer, ...] = get_args(TextScorer)
+TEXT_SCORERS: tuple[TextScorerName, ...] = get_args(TextScorerName)
 SAMPLED_LOSSES: tuple[SampledLoss, ...] = get_args(SampledLoss)
 OUR_LOSSES: tuple[OurLoss, ...] = get_args(OurLoss)
-LOSSES: tuple[Loss, ...] = get_args(Loss)
+LOSSES: tuple[LossName, ...] = get_args(LossName)
 TEMPLATES: tuple[TemplateName, ...] = get_args(TemplateName)
-DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+DTYPES: tuple[DtypeName, ...] = get_args(DtypeName)
 
 ENCODER = "hyp1231/blair-roberta-base"
 MAX_LENGTH = 512

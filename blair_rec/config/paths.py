@@ -1,4 +1,4 @@
-"""Relative paths in a comparison file: looked for in the working directory first, then beside the file."""
+"""Relative paths in a comparison file: looked for in the working directory, then beside the file or in its folder."""
 
 from __future__ import annotations
 
@@ -60,11 +60,24 @@ def _found(value: str, beside: Path, where: str, fits: Callable[[Path], bool], a
         return value
     if fits(path):
         return os.path.abspath(path) if absolute else value  # not resolve(): a data set's files carry a link's name
-    if fits(other := beside / path):
-        taken = os.path.abspath(other)
-        logger.info("%s: %s is not in the working directory; taken from beside the file: %s", where, value, taken)
-        return taken
+    for other in _places(path, beside):
+        if fits(other):
+            taken = os.path.abspath(other)
+            logger.info("%s: %s is not in the working directory; taken from beside the file: %s", where, value, taken)
+            return taken
     return value
+
+
+def _places(path: Path, beside: Path) -> list[Path]:
+    """Where to look after the working directory.
+
+    The last place is the folder of the file, if the path goes through a folder of its name: `prepare` writes
+    data/shop/shop.yaml, which names data/shop and may be used or moved from anywhere.
+    """
+    places, parts, own = [beside / path], path.parts, os.path.basename(os.path.abspath(beside))
+    if own in parts:
+        places.append(beside.joinpath(*parts[len(parts) - parts[::-1].index(own) :]))
+    return places
 
 
 def _is_encoder(path: Path) -> bool:

@@ -67,6 +67,12 @@ PLUGIN_KEYS: dict[str, tuple[type[Section], str]] = {
 """The flat keys of a RecBole config, and the typed field that each stands for."""
 
 
+def text_keys() -> list[str]:
+    """The flat keys that say how item text becomes vectors, and what is done to these."""
+    of_vectors = ("transforms", "control")
+    return [key for key, (cls, name) in PLUGIN_KEYS.items() if cls is TextConfig or name in of_vectors]
+
+
 def read_plugin_config(flat: Mapping[str, Any]) -> PluginConfig:
     """The `blair_*` keys of a RecBole config; other keys are RecBole's and are left alone.
 
@@ -151,4 +157,5 @@ def flat_keys_in(message: str) -> str:
         message = re.sub(rf"`(?:text\.|train\.)?{name}(?=[:`])", f"`{key}", message)
         if name in _NOT_A_WORD:
             message = re.sub(rf"(?<![\w.`]){name}(?= is )", key, message)
-    return message
+    message = re.sub(r" \(`blair_\w+` in a RecBole config\)", "", message)  # it is one
+    return re.sub(r"(?<![\w`])transforms(?=: )", "blair_transforms", message)

@@ -130,22 +130,21 @@ def _as_given(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
 
 AS_GIVEN = WrapValidator(_as_given)
 """A whole number stays one, so that a run is known by what its config says."""
-Number = Annotated[float, Field(allow_inf_nan=False), AS_GIVEN]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), AS_GIVEN]
+AboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False), AS_GIVEN]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), AS_GIVEN]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), AS_GIVEN]
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+ShareOfOne = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), AS_GIVEN]
+FromOneOn = Annotated[int, Field(ge=1)]
+RunSeed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 FromList = Field(strict=False)
 """For tuples, which YAML gives as lists."""
-Names = Annotated[tuple[str, ...], FromList]
+ListOfNames = Annotated[tuple[str, ...], FromList]
 
 
 def _empty(value: Any) -> Any:
     return {} if value is None else value
 
 
-Settings = Annotated[Mapping[str, Any], BeforeValidator(_empty)]
+KeysAndValues = Annotated[Mapping[str, Any], BeforeValidator(_empty)]
 """Keys and values that another section, or RecBole, reads."""
 
 

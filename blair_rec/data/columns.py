@@ -19,7 +19,7 @@ Count: TypeAlias = Callable[[int], None]
 """Called with the number of lines of each block, before its lines are looked at."""
 Tokens: TypeAlias = tuple[np.ndarray, np.ndarray]
 """[R] codes, and the [U] tokens that they count, an object array."""
-Part: TypeAlias = "list[Tokens | np.ndarray]"
+ColumnsPart: TypeAlias = "list[Tokens | np.ndarray]"
 """The columns of one block: tokens, [R] float64, or an [R] object array of arrays."""
 
 SMALL_BYTES = 1 << 16
@@ -35,14 +35,14 @@ def read_columns(
     """The `wanted` columns of every line that can be used, named by their titles, such as `item_id:token`.
 
     Tokens come as a categorical column in the order in which they appear, an empty one as a missing value; numbers as
-    float64 (the nearest to what is written, up to 15 digits), all of them finite; lists as a column of arrays, split at
+    float64 (the nearest to what is written), all of them finite; lists as a column of arrays, split at
     `within`. `atomic.problem` says what can't be used.
 
     Raises:
         AtomicFileError: text in another encoding than the file's; and what `reject` raises.
     """
 
-    def parts_of(block: Block) -> Iterator[Part]:
+    def parts_of(block: Block) -> Iterator[ColumnsPart]:
         if (part := _whole(file, block, wanted, within, count)) is not None:
             yield part
         elif len(block.content) > SMALL_BYTES and (halves := block.halves())[1].content:
@@ -56,7 +56,7 @@ def read_columns(
     return pd.DataFrame(joined, copy=False)
 
 
-def _whole(file: AtomicFile, block: Block, wanted: Sequence[Column], within: str, count: Count) -> Part | None:
+def _whole(file: AtomicFile, block: Block, wanted: Sequence[Column], within: str, count: Count) -> ColumnsPart | None:
     """A block read at once; None where some line of it needs a closer look."""
     if not file.is_regular(block):
         return None
@@ -66,7 +66,7 @@ def _whole(file: AtomicFile, block: Block, wanted: Sequence[Column], within: str
     except ValueError:  # a number that is none
         return None
     quotes = b'"' in block.content
-    part: Part = []
+    part: ColumnsPart = []
     for column in wanted:
         texts, codes = frame[column.place].to_numpy(), None
         if column.kind == "float":
@@ -93,7 +93,7 @@ def _whole(file: AtomicFile, block: Block, wanted: Sequence[Column], within: str
 
 def _line_by_line(
     file: AtomicFile, block: Block, wanted: Sequence[Column], within: str, reject: Reject, count: Count
-) -> Part:
+) -> ColumnsPart:
     """A block of which some lines may be rejected."""
     lines = list(file.lines(block))
     count(len(lines))
@@ -134,6 +134,8 @@ def _numbers(cells: np.ndarray) -> np.ndarray:
 
 def _read_csv(content: bytes, separator: str, types: Mapping[int, type]) -> pd.DataFrame:
     """Columns by their place, every cell as it is written."""
+    # Fractions and exponents need the slower way, which rounds to the nearest float64; whole numbers don't.
+    exact = any(sign in content for sign in (b".", b"e-", b"e+", b"E-", b"E+"))
     return pd.read_csv(
         io.BytesIO(content),
         sep=separator,
@@ -146,7 +148,7 @@ def _read_csv(content: bytes, separator: str, types: Mapping[int, type]) -> pd.D
         lineterminator="\n",
         encoding="utf-8",
         engine="c",
-        float_precision="high",
+        float_precision="round_trip" if exact else "high",
     )
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from blair_rec.config.dates import outside_unit
 from blair_rec.data.columns import read_columns
 from blair_rec.data.log import gather_windows
 from blair_rec.errors import AtomicFileError, DatasetError, first_of
@@ -91,6 +92,9 @@ class QuicklyRead(SequentialDataset):
             if frame.empty:
                 raise AtomicFileError(f"{file.path} holds no event behind its first line; write one event a line")
         self._note_gaps(file, frame, loaded)
+        if events and self.time_field in frame and (odd := outside_unit(frame[self.time_field].to_numpy())):
+            self._note(f"{self.time_field} in {file.path.name}: {odd}")
+        self._note_unknown_columns(file, source)
         self._limit_lists(frame, loaded)
         return frame
 
@@ -138,6 +142,15 @@ class QuicklyRead(SequentialDataset):
                     f"{file.path} has no column {field!r} (columns: {', '.join(names)}); "
                     f"rename one, or name it with {key}"
                 )
+
+    def _note_unknown_columns(self, file: AtomicFile, source: Any) -> None:
+        """Say which columns of load_col the file doesn't have; RecBole's own defaults may name some."""
+        key = source.value if isinstance(source, FeatureSource) else source
+        asked = (self.config["load_col"] or {}).get(key)
+        default = (self.uid_field, self.iid_field, self.time_field)
+        known = {column.name for column in file.columns}
+        if isinstance(asked, list) and (missing := [one for one in asked if one not in known and one not in default]):
+            self._note(f"{file.path.name} doesn't have {', '.join(missing)}, which load_col names; correct the name")
 
     def _note_gaps(self, file: AtomicFile, frame: pd.DataFrame, loaded: Sequence[Column]) -> None:
         for column in loaded:

@@ -82,6 +82,8 @@ def to_terminal(leaderboard: Leaderboard) -> Table:
     shown, first = leaderboard.metrics[:TERMINAL_METRICS], leaderboard.metrics[0]
     # Text, not str: brackets in names are no markup.
     lines = [caption(leaderboard)] + [f"Note: {note}" for note in leaderboard.notes]
+    if any(_marked(row.metrics[chosen][first]).startswith("?") for row in leaderboard.rows):
+        lines.append("?: too few seeds or users to tell a difference from luck")
     if left_out := leaderboard.metrics[TERMINAL_METRICS:]:
         lines.append(f"Also measured: {', '.join(left_out)} (in leaderboard.md)")
     table = Table(
@@ -178,16 +180,13 @@ def to_jsonl(leaderboard: Leaderboard) -> str:
     return "".join(json.dumps(score._asdict(), allow_nan=False, ensure_ascii=False) + "\n" for score in scores)
 
 
+REPORT_FILES = ("leaderboard.md", "leaderboard.csv", "leaderboard.json", "results.jsonl")
+
+
 def write_reports(leaderboard: Leaderboard, folder: Path) -> None:
     """leaderboard.md, .csv and .json, and results.jsonl, each written under a temporary name and renamed."""
-    texts = {
-        "leaderboard.md": to_markdown(leaderboard),
-        "leaderboard.csv": to_csv(leaderboard),
-        "leaderboard.json": to_json(leaderboard),
-        "results.jsonl": to_jsonl(leaderboard),
-    }
-    for name, text in texts.items():
-        write_text(Path(folder) / name, text)
+    for name, render in zip(REPORT_FILES, (to_markdown, to_csv, to_json, to_jsonl), strict=True):
+        write_text(Path(folder) / name, render(leaderboard))
 
 
 def _seeds_part(leaderboard: Leaderboard) -> str:

@@ -12,27 +12,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blair_rec.border.recbole_keys import setting_problems
-from blair_rec.config.comparison import CompareConfig, load_config
+from blair_rec.config.comparison import CompareConfig, as_config, load_config
 from blair_rec.config.reading import refuse
 from blair_rec.config.section import write_yaml
 from blair_rec.errors import ConfigError, FolderBusy, OutputError
 from blair_rec.evaluate.agreement import Move, moves
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
 from blair_rec.evaluate.metrics import parse_metric
-from blair_rec.evaluate.page.cards import write_cards
-from blair_rec.evaluate.report import write_reports
+from blair_rec.evaluate.page.cards import CARDS_FILE, PAGE_FILE, write_cards
+from blair_rec.evaluate.report import REPORT_FILES, write_reports
 from blair_rec.evaluate.runs.results import RunResult, load_run, load_runs
-from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RUNS_FOLDER
+from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE, RUNS_FOLDER
 from blair_rec.experiment.item_cards import comparison_cards
-from blair_rec.experiment.item_vectors import ITEM_FIELD, Vectors
-from blair_rec.experiment.leakage import leaks_of
+from blair_rec.experiment.item_vectors import ITEM_FIELD, Vectors, items_reader
 from blair_rec.experiment.listener import Listener
 from blair_rec.experiment.planning.changes import finished_runs, refuse_changed
 from blair_rec.experiment.planning.data_files import data_folder
 from blair_rec.experiment.planning.plan import Run, run_names, with_members
 from blair_rec.experiment.planning.subset import Plan, averages_of, plan_all
 from blair_rec.experiment.provenance import hash_of
-from blair_rec.files import alone_in, tidy, write_text
+from blair_rec.experiment.splits.leakage import leaks_of
+from blair_rec.files import alone_in, refuse_taken, tidy, write_text
 from blair_rec.lines.rejected import REJECTED
 from blair_rec.text.notes import cut_notes
 from blair_rec.text.store.embeddings import EmbeddingStore
@@ -45,11 +45,13 @@ logger = logging.getLogger("blair_rec")
 # RecBole and torch are imported where training starts: planning and rendering take neither.
 
 CHECKPOINTS_FOLDER = "checkpoints"
+WRITTEN = (CONFIG_FILE, RUNS_FOLDER, CHECKPOINTS_FOLDER, REJECTED, CARDS_FILE, *REPORT_FILES, PAGE_FILE)
+"""What a comparison replaces or removes in its folder."""
 
 
 def compare(
-    config: CompareConfig,
-    out: Path,
+    config: CompareConfig | str | Path,
+    out: str | Path,
     *,
     variants: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
@@ -61,10 +63,15 @@ def compare(
 
     What can be wrong is looked for before anything is encoded, and again before anything is trained.
 
+        board = blair_rec.compare("my.yaml", "runs/mine")
+        for row in board.rows: ...  # one for each variant, best first
+
     Args:
+        config: a comparison file, or what load_config has read of one.
         variants, seeds: what to run now, if not all; the folder's config and board keep the rest. Seeds that the config
             doesn't name take the place of its own.
-        fresh: make these runs again; a finished one is there until its successor is whole.
+        fresh: make these runs again, and the text vectors that other code has made; a finished run is there until its
+            successor is whole.
         accept_code: keep finished runs that other code has made, and note that in them.
 
     Returns the leaderboard, or None while the baseline has no finished run.
@@ -72,10 +79,13 @@ def compare(
     Raises:
         ChangedRuns: `out` holds runs of another config, data set, store or code, and `fresh` was not said.
         BadRun: `out` holds damaged runs, and `fresh` was not said.
-        OutputError: `out` can't be written; FolderBusy: another process is at work in it.
+        OutputError: `out` can't be written, or holds files of such names that no comparison wrote.
+        FolderBusy: another process is at work in it.
         ConfigError, DatasetError, and what encoding and training raise.
     """
-    listener = listener or Listener()
+    listener, out = listener or Listener(), Path(out)
+    config = as_config(config)
+    refuse_taken(out, WRITTEN, (f"{RUNS_FOLDER}/*/{RESULT_FILE}",))  # before a lock is put there
     with alone_in(out):
         for place in (out, out / RUNS_FOLDER, out / CHECKPOINTS_FOLDER):
             tidy(place)
@@ -93,17 +103,20 @@ def compare(
         whole = planned_now.config
         if pending:
             from blair_rec.experiment.fit import check_transforms
-            from blair_rec.experiment.run import Data, make_run
+            from blair_rec.experiment.run import make_run, whole_data
 
-            data = Data(whole, folder)
+            data = whole_data(whole, folder)
             data.rejected.write(out / REJECTED)
             wanted = {run.variant: encodings[run.variant] for run in asked if run.store}
-            for vectors in dict.fromkeys(wanted.values()):
-                vectors.check(data.item_tokens[1:])
+            missing = {name: whole.text_of(whole.variants[name]).missing_text for name in wanted}
+            for vectors, missing_text in dict.fromkeys((wanted[name], missing[name]) for name in wanted):
+                vectors.check(data.item_tokens[1:], missing_text)
             data.notes = _notes(data, wanted)
-            stores = encode_stores({run.variant: encodings[run.variant] for run in pending if run.store}, listener)
+            stores = encode_stores(
+                {run.variant: encodings[run.variant] for run in pending if run.store}, listener, fresh
+            )
             for name, made in stores.items():  # whether they cover the items, before anything is trained
-                made.find(data.item_tokens[1:], whole.text_of(whole.variants[name]).missing_text)
+                made.find(data.item_tokens[1:], missing[name])
                 check_transforms(whole, name, data, made)
             data.notes = _with_cut_texts(data, stores)
             asked = [_with_store(run, stores) for run in asked]
@@ -123,7 +136,7 @@ def compare(
         shutil.rmtree(out / CHECKPOINTS_FOLDER, ignore_errors=True)
         tokens = load_run(asked[0].folder).item_tokens
         item_field = config.recbole.get("ITEM_ID_FIELD", ITEM_FIELD)
-        write_cards(out, comparison_cards(folder, encodings.values(), tokens, item_field))
+        write_cards(out, comparison_cards(folder, encodings.values(), tokens, item_field, items_reader(config.recbole)))
         return _rendered(out, config.only(variants).baseline if variants else config.baseline)
 
 
@@ -145,7 +158,7 @@ def planned(
     return plan_all(config, out, variants, seeds)
 
 
-def leaderboard(out: Path) -> Leaderboard | None:
+def leaderboard(out: str | Path) -> Leaderboard | None:
     """Render a comparison folder's finished runs again: leaderboard.{md,csv,json,html} and results.jsonl.
 
     None, and nothing written, while the baseline has no finished run. While another process is at work in the folder
@@ -155,6 +168,7 @@ def leaderboard(out: Path) -> Leaderboard | None:
         NoRuns, BadRun, UnpairedRuns, ChangedRuns, ConfigError: the folder is not a comparison, or damaged.
         OutputError: it can't be written.
     """
+    out = Path(out)
     _config_in(out)  # before a lock is put into a folder that is no comparison
     try:
         with alone_in(out):
@@ -210,12 +224,12 @@ def _config_in(out: Path) -> CompareConfig:
     return load_config(path)
 
 
-def encode_stores(encodings: dict[str, Vectors], listener: Listener) -> dict[str, EmbeddingStore]:
-    """The store of each variant; one that several share is made, and read, once."""
+def encode_stores(encodings: dict[str, Vectors], listener: Listener, renew: bool = False) -> dict[str, EmbeddingStore]:
+    """The store of each variant; one that several share is made, and read, once. `renew` is that of Vectors.encode."""
     stores: dict[Vectors, EmbeddingStore] = {}
     for encoding in encodings.values():
         if encoding not in stores:
-            stores[encoding] = encoding.encode(partial(listener.encoding, encoding.encoder))
+            stores[encoding] = encoding.encode(partial(listener.encoding, encoding.encoder), renew)
     return {name: stores[encoding] for name, encoding in encodings.items()}
 
 

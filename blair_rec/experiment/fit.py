@@ -13,90 +13,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from blair_rec.border.recbole_keys import model_keys, unread
 from blair_rec.border.settings import CHANGE_SETTINGS, recbole_config, recbole_errors
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.plugin import PLUGIN_KEYS
-from blair_rec.config.section import to_dict
 from blair_rec.config.sections import VariantConfig
 from blair_rec.config.steps import FEWEST_PER_DIRECTION, whitened_width
-from blair_rec.data.dataset import ItemVectors, TextSequentialDataset
-from blair_rec.data.log import LOG_POSITION
-from blair_rec.data.sequences import training_sequences
-from blair_rec.errors import BlairRecError, ConfigError, DatasetError
-from blair_rec.evaluate.metrics import check_k, metric_values
+from blair_rec.data.dataset import ItemVectors
+from blair_rec.errors import ConfigError
+from blair_rec.evaluate.metrics import metric_values
 from blair_rec.experiment.item_vectors import item_vectors
 from blair_rec.experiment.planning.plan import run_setup
-from blair_rec.models.packed import can_pack
-from blair_rec.models.text_models import count_parameters, model_class
+from blair_rec.experiment.splits.reading import TrainingData
+from blair_rec.models.scorer import Scorer
+from blair_rec.models.text_models import count_parameters
 from blair_rec.models.whitening import items_that_differ
 from blair_rec.ranking.baselines import Counted, build_baseline
 from blair_rec.ranking.scoring import Ranks, rank
 from blair_rec.text.store.embeddings import EmbeddingStore
-from blair_rec.training.epochs import EpochSteps, EveryPosition, RecboleWay, build_training, check_loss
+from blair_rec.training.epochs import EpochSteps, EveryPosition, RecboleWay, build_training
 from blair_rec.training.loop import Epoch, OnStep, fit
 
 logger = logging.getLogger("blair_rec")
-
-
-class TrainingData:
-    """The training and the validation split of a data set, read once: all that training and selection may see.
-
-    Raises:
-        DatasetError: it can't be read, or leaves nothing to train, validate or test on.
-        RecBoleError: RecBole refuses a setting or a file.
-        ConfigError: no such model or setting of it, a loss that it can't be trained with, or a metric that looks
-            further down than there are items.
-    """
-
-    def __init__(self, config: CompareConfig, folder: Path) -> None:
-        self.model_class = model_class(config.model)
-        self.folder = str(folder)
-        for variant in config.variants.values():
-            if variant.is_trained:
-                check_loss(self.model_class, config.train_of(variant))
-        ours = {"blair_ties": config.ties, "blair_split": to_dict(config.split)}
-        recbole = recbole_config(self.model_class, self.folder, {**config.recbole, **ours})
-        _refuse_other_data(config)
-        self.unread = _unread_settings(config, self.model_class)
-        try:
-            with recbole_errors(f"read data set {config.dataset!r}", f"look at its files, or {CHANGE_SETTINGS}"):
-                dataset = TextSequentialDataset(recbole)
-                self.train, self.valid, test = dataset.build()
-        except BlairRecError:
-            raise
-        except ValueError as error:  # pandas', or text that is no UTF-8
-            raise DatasetError(f"data set {config.dataset!r} can't be read: {error}") from error
-        self.rejected, self.reading_notes = dataset.rejected, tuple(dataset.reading_notes)
-        sizes = {"training": len(self.train), "validation": len(self.valid), "test": len(test)}
-        if empty := [name for name, size in sizes.items() if size == 0]:
-            why = "leave-one-out needs users with at least three events"
-            if config.split is not None:
-                why = "all events there are their user's first, which no history predicts; move the cut-off times"
-            raise DatasetError(f"data set {config.dataset!r}: the split leaves no {' and no '.join(empty)} case; {why}")
-        if self.train.tied_neighbours:
-            pairs = f"{self.train.tied_neighbours:,} of {self.train.neighbours:,} neighbouring events of a user"
-            how = "their order is the file's" if config.ties == "stored" else "their order was drawn by lot"
-            logger.info("%s have equal times; %s", pairs, how)
-        self.item_tokens: list[str] = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
-        check_k(config.evaluate.metrics, len(self.item_tokens) - 1)
-        self.sequences = training_sequences(self.train)
-        self.item_counts = np.bincount(self.sequences.items, minlength=len(self.item_tokens))
-        self._receive_test(test)
-
-    def _receive_test(self, test: TextSequentialDataset) -> None:
-        """What becomes of the test split: here it is let go, and the true items of its cases leave the log."""
-        if self.train.log is not None:  # all splits share it
-            self.train.log.item[test.inter_feat[LOG_POSITION]] = 0
 
 
 @dataclass(frozen=True)
 class Fitted:
     """What scores the items of a variant, and what it took to make it."""
 
-    model: Any
+    model: Scorer
     """A model, a baseline or an ensemble, ready to be ranked."""
     seconds: float
     parameters: Mapping[str, int]
@@ -196,29 +140,6 @@ def measured(config: CompareConfig, ranks: Ranks, protocol: str) -> dict[str, fl
     miss = ranks.target_in_history if protocol == "masked" else None
     higher, equal = getattr(ranks, f"higher_{protocol}"), getattr(ranks, f"equal_{protocol}")
     return metric_values(config.evaluate.metrics, higher, equal, miss)
-
-
-def _unread_settings(config: CompareConfig, model_class: type) -> tuple[str, ...]:
-    """A note on the settings of RecBole that nothing here reads; logged, and for readers of the results."""
-    trained = [config.train_of(variant) for variant in config.variants.values() if variant.is_trained]
-    recboles_way = not can_pack(model_class) or any(train.loss == "recbole" for train in trained)
-    keys = unread(config.recbole, config.model, recboles_way)
-    if not keys:
-        return ()
-    note = f"settings under `recbole` that nothing reads in this comparison: {', '.join(keys)}"
-    logger.warning("%s", note)
-    return (note,)
-
-
-def _refuse_other_data(config: CompareConfig) -> None:
-    """Variants share one data set: what one of them has otherwise can only be a setting of the model."""
-    known = model_keys(config.model)
-    for name, variant in config.variants.items():
-        if others := [key for key in variant.recbole if key not in known]:
-            raise ConfigError(
-                f"variants.{name}.recbole: {', '.join(others)} is no setting of {config.model} itself, and all else "
-                f"is the same for all variants; known: {', '.join(known)}"
-            )
 
 
 def _train(

@@ -12,10 +12,10 @@ import numpy as np
 
 from blair_rec.errors import CatalogueError
 from blair_rec.evaluate.page.cards import ItemCards, ItemMap
-from blair_rec.experiment.item_vectors import ITEM_FIELD, Vectors, item_id_fields
-from blair_rec.models.transforms import center, pca
-from blair_rec.text.catalogue import TITLE_FIELDS, Catalogue, Record, first_field, read_catalogue, short_title, texts_in
+from blair_rec.experiment.item_vectors import ITEM_FIELD, ReadItems, Vectors, item_id_fields
+from blair_rec.text.catalogue import Catalogue, Record, read_catalogue, texts_in
 from blair_rec.text.store.embeddings import HEADER, EmbeddingStore, as_float32, open_store
+from blair_rec.text.titles import TITLE_FIELDS, first_field, short_title
 
 logger = logging.getLogger("blair_rec")
 
@@ -48,26 +48,30 @@ def gather_cards(
 
 
 def comparison_cards(
-    folder: Path, encodings: Iterable[Vectors], item_tokens: Sequence[str], item_field: str = ITEM_FIELD
+    folder: Path,
+    encodings: Iterable[Vectors],
+    item_tokens: Sequence[str],
+    item_field: str = ITEM_FIELD,
+    read: ReadItems = read_catalogue,
 ) -> ItemCards:
     """Cards from the catalogue and the stores of a comparison; titles of the data set's own where no text is encoded.
 
-    `folder` holds the data set's atomic files, `item_field` is RecBole's ITEM_ID_FIELD.
+    `folder` holds the data set's atomic files, `item_field` is RecBole's ITEM_ID_FIELD; `read` reads its .item file.
     """
     encodings = list(encodings)
-    read = [encoding.catalogue for encoding in encodings if encoding.catalogue is not None]
-    catalogue = read[0] if read else _own_catalogue(folder, item_field)
+    known = [encoding.catalogue for encoding in encodings if encoding.catalogue is not None]
+    catalogue = known[0] if known else _own_catalogue(folder, item_field, read)
     paths = dict.fromkeys(encoding.path for encoding in encodings if (encoding.path / HEADER).is_file())
     return gather_cards(item_tokens, catalogue, [open_store(path, verify=False) for path in paths])
 
 
-def _own_catalogue(folder: Path, item_field: str) -> Catalogue | None:
+def _own_catalogue(folder: Path, item_field: str, read: ReadItems) -> Catalogue | None:
     """The data set's .item file; none where it is missing, or not such that titles could be read."""
     path = folder / f"{folder.name}.item"
     if not path.is_file():
         return None
     try:
-        return read_catalogue(path, item_id_fields(item_field))
+        return read(path, item_id_fields(item_field))
     except CatalogueError as error:  # no variant needs it: the page does without titles
         logger.warning("the page shows no titles: %s", error)
         return None
@@ -96,6 +100,8 @@ def item_map(store: EmbeddingStore, item_tokens: Sequence[str]) -> ItemMap:
     if items > MOST_POINTS:
         rows = np.sort(np.random.default_rng(0).choice(rows, MOST_POINTS, replace=False))
     vectors = as_float32(store.vectors[rows], store.dtype).astype(np.float64)
+    from blair_rec.models.transforms import center, pca  # its folder brings torch and RecBole
+
     points = pca(vectors, 2)
     total = float(np.square(center(vectors)).sum())
     first, second = (float(share) for share in np.square(points).sum(axis=0) / (total or 1.0))

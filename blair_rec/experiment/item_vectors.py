@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.sections import TextConfig
-from blair_rec.errors import StoreError
-from blair_rec.experiment.leakage import text_notes
+from blair_rec.errors import MissingEmbeddings, StoreError, TextlessItems
+from blair_rec.experiment.provenance import vectors_code
+from blair_rec.experiment.splits.leakage import text_notes
 from blair_rec.text.catalogue import ID_FIELDS, Catalogue, read_catalogue
 from blair_rec.text.encoding.encode import encode_catalogue, store_name
+from blair_rec.text.encoding.encoder import TextsDone
 from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
-from blair_rec.text.notes import catalogue_notes, check_match, cut_notes, repeat_notes, store_notes
+from blair_rec.text.notes import catalogue_notes, check_match, cut_notes, store_notes
 from blair_rec.text.store.embeddings import HEADER, EmbeddingStore, open_store
 from blair_rec.text.template import ItemTexts, Template, catalogue_texts
 
@@ -28,10 +29,9 @@ if TYPE_CHECKING:  # takes torch and RecBole, which finding and reading stores d
 ITEM_FIELD = ID_FIELDS[0]
 """RecBole's ITEM_ID_FIELD where nothing is said."""
 
-logger = logging.getLogger("blair_rec")
 
-Progress = Callable[[int, int], None]
-"""Called with (done, total) as the work goes on."""
+ReadItems = Callable[[Path, Sequence[str]], Catalogue]
+"""Called with an item file and the fields that may name its items, as read_catalogue."""
 
 
 class Vectors(Protocol):
@@ -52,18 +52,19 @@ class Vectors(Protocol):
     def known_sha256(self) -> str | None:
         """The hash of the store, if it is there already."""
 
-    def check(self, item_tokens: Sequence[str]) -> None:
+    def check(self, item_tokens: Sequence[str], missing_text: str = "error") -> None:
         """Make sure, before anything is encoded, that they can be those of a data set with these items.
 
         Raises:
             CatalogueError: the catalogue has less than half of them.
+            MissingEmbeddings, TextlessItems: it lacks some, or their text, and `missing_text` is error.
         """
 
     def notes(self, item_tokens: Sequence[str]) -> list[str]:
         """What a reader of results over these items has to know of their texts, as far as it is known by now."""
 
-    def encode(self, progress: Progress | None = None) -> EmbeddingStore:
-        """The store: read if it is there, otherwise made."""
+    def encode(self, progress: TextsDone | None = None, renew: bool = False) -> EmbeddingStore:
+        """The store: read if it is there, otherwise made; with `renew` made again if other code has made it."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +84,15 @@ class ReadyVectors:
         """The hash of the store."""
         return self.store.store_sha256
 
-    def check(self, item_tokens: Sequence[str]) -> None:
+    def check(self, item_tokens: Sequence[str], missing_text: str = "error") -> None:
         """Nothing: the store itself says whose vectors it has (`EmbeddingStore.find`)."""
 
     def notes(self, item_tokens: Sequence[str]) -> list[str]:
         """Of items without a vector and texts that were cut; the texts themselves are unknown."""
         return store_notes(self.store, item_tokens)
 
-    def encode(self, progress: Progress | None = None) -> EmbeddingStore:
-        """The store, read and checked.
+    def encode(self, progress: TextsDone | None = None, renew: bool = False) -> EmbeddingStore:
+        """The store, read and checked; it is never made again here.
 
         Raises:
             StoreError: it is damaged.
@@ -114,9 +115,17 @@ class Encoding:
         """The name of the encoder that is really used."""
         return self.source.name
 
-    def check(self, item_tokens: Sequence[str]) -> None:
-        """Whether the catalogue is that of a data set with these items."""
+    def check(self, item_tokens: Sequence[str], missing_text: str = "error") -> None:
+        """Whether the catalogue is that of a data set with these items, and whether it has a text for each."""
         check_match(self.catalogue, item_tokens)
+        if missing_text != "error":
+            return
+        lines = dict(zip(self.catalogue.item_tokens, catalogue_texts(self.catalogue, self.template), strict=True))
+        if missing := [token for token in item_tokens if token not in lines]:
+            raise MissingEmbeddings(missing, len(item_tokens))
+        textless = [token for token in item_tokens if not lines[token]]
+        if 0 < len(textless) < len(item_tokens):  # where none has text, encoding proposes other fields
+            raise TextlessItems(textless, len(item_tokens))
 
     def notes(self, item_tokens: Sequence[str]) -> list[str]:
         """Of texts that are missing, cut, or shared by several items; cut ones are known once they are encoded."""
@@ -135,10 +144,19 @@ class Encoding:
         except StoreError:  # damaged: encode() says so and makes it again
             return None
 
-    def encode(self, progress: Progress | None = None) -> EmbeddingStore:
-        """The store: read if it is there, otherwise made."""
+    def encode(self, progress: TextsDone | None = None, renew: bool = False) -> EmbeddingStore:
+        """The store: read if it is there, otherwise made; with `renew` made again if other code has made it."""
         # Its name holds what it is made from: what is there and differs was left by another version.
-        return encode_catalogue(self.catalogue, self.template, self.source, self.path, fresh=True, progress=progress)
+        return encode_catalogue(
+            self.catalogue,
+            self.template,
+            self.source,
+            self.path,
+            fresh=True,
+            code=vectors_code(),
+            renew=renew,
+            progress=progress,
+        )
 
 
 def find_encoder(text: TextConfig) -> EncoderSource:
@@ -164,7 +182,7 @@ def find_encoding(
     stores: Path,
     source: EncoderSource,
     item_field: str = ITEM_FIELD,
-    read: Callable[[Path, Sequence[str]], Catalogue] = read_catalogue,
+    read: ReadItems = read_catalogue,
 ) -> Encoding:
     """The vectors of an item file's texts, with their store inside the folder `stores`; nothing is encoded yet.
 
@@ -191,7 +209,7 @@ def find_encodings(
         StoreError: a store that the config names is missing or damaged; and as find_encoder and find_encoding do.
     """
     sources: dict[object, EncoderSource] = {}
-    read = cache(read_catalogue)
+    read = cache(items_reader(config.recbole))
     found: dict[str, Vectors] = {}
     for name, variant in config.variants.items():
         if not variant.uses_text or (only is not None and name not in only):
@@ -208,24 +226,15 @@ def find_encodings(
     return found
 
 
+def items_reader(recbole: Mapping[str, Any]) -> ReadItems:
+    """read_catalogue for `.item` files that are written as RecBole's `field_separator` and `encoding` say."""
+    separator, encoding = recbole.get("field_separator") or "\t", recbole.get("encoding") or "utf-8"
+    return partial(read_catalogue, separator=separator, encoding=encoding)
+
+
 def item_id_fields(item_field: str) -> tuple[str, ...]:
     """Where a catalogue may name its items, if RecBole's ITEM_ID_FIELD is `item_field`: there first."""
     return tuple(dict.fromkeys((item_field, *ID_FIELDS)))
-
-
-def encoded_store(
-    text: TextConfig,
-    items: Path,
-    stores: Path,
-    source: EncoderSource,
-    progress: Progress | None = None,
-    item_field: str = ITEM_FIELD,
-) -> tuple[EmbeddingStore, Path]:
-    """The store of an item file's vectors inside the folder `stores`: read if it is there, otherwise made."""
-    encoding = find_encoding(text, items, stores, source, item_field)
-    for note in repeat_notes(encoding.catalogue):
-        logger.info("data: %s", note)
-    return encoding.encode(progress), encoding.path
 
 
 def item_vectors(store: EmbeddingStore, item_tokens: Sequence[str], missing_text: str) -> ItemVectors:

@@ -15,6 +15,7 @@ from blair_rec.evaluate.runs.run_files import WEIGHTS_FILE
 from blair_rec.experiment.fit import model_settings
 from blair_rec.experiment.item_vectors import item_vectors
 from blair_rec.experiment.planning.plan import member_folders, members_hash
+from blair_rec.models.scorer import Scorer
 from blair_rec.models.text_models import model_class
 from blair_rec.ranking.baselines import build_baseline
 from blair_rec.ranking.ensemble import Ensemble
@@ -25,7 +26,7 @@ from blair_rec.training.checkpoint import load_weights, saved_transforms
 class Loaded(NamedTuple):
     """What scored the items in a finished run."""
 
-    model: Any
+    model: Scorer
     """A model, a baseline, or an ensemble of them."""
     item_tokens: list[str]
     """By item id; the first one is the padding's."""
@@ -73,7 +74,7 @@ def load_model(run_dir: Path, store: str | Path | None = None, dataset: Any = No
     cls = model_class(setup["model"])
     settings = model_settings(setup) if setup["scorer"] is None else setup["recbole"]
     config = recbole_config(cls, str(setup["dataset"]), settings)
-    model: Any
+    model: Any  # both are a torch module and a Scorer
     if setup["scorer"] is None:
         items = ItemsOnly(config, len(item_tokens), vectors) if dataset is None else _with_vectors(dataset, vectors)
         cure = "load it with the versions of blair_rec and RecBole that result.json names, or run the comparison again"

@@ -53,7 +53,7 @@ BESIDE_RUNS = (
     "experiment/planning/changes.py",
     "experiment/compare.py",
     "experiment/item_cards.py",
-    "experiment/leakage.py",
+    "experiment/splits/leakage.py",
     "experiment/listener.py",
     "experiment/provenance.py",
     "experiment/search_space.py",
@@ -122,6 +122,11 @@ def code_hash(text: bool) -> str:
     files = code_files(text)
     parts = [{path: files[path] for path in files if _is_in(path, TEXT_SIDE) == side} for side in (False, True)]
     return "/".join(hash_of(part)[:12] for part in parts if part)
+
+
+def vectors_code() -> str:
+    """One hash over the code that makes text vectors, for the stores that it makes."""
+    return code_hash(True).rpartition("/")[2]
 
 
 @functools.cache

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,13 @@ from blair_rec.errors import TrainingError
 from blair_rec.evaluate.metrics import metric_values
 from blair_rec.evaluate.runs.results import last_items, load_run, write_lists, write_result
 from blair_rec.evaluate.runs.run_files import RESULT_FILE, WEIGHTS_FILE
-from blair_rec.experiment.fit import Fitted, TrainingData, fit_variant, measured
+from blair_rec.experiment.fit import Fitted, fit_variant, measured
 from blair_rec.experiment.loading import load_model
 from blair_rec.experiment.planning.plan import Run, member_folders
 from blair_rec.experiment.provenance import code_files, peak_memory_mb, provenance
+from blair_rec.experiment.splits.reading import TrainingData, read_splits, training_data
 from blair_rec.files import partial_of, put_in_place
-from blair_rec.models.text_models import fitted_transforms, transform_report
+from blair_rec.models.scorer import transform_report
 from blair_rec.ranking.ensemble import Ensemble, choose_weights
 from blair_rec.ranking.scoring import rank
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
@@ -50,17 +52,28 @@ RANK_ARRAYS = (
 )
 
 
+@dataclass(eq=False)
 class Data(TrainingData):
     """All three splits of a data set, read once for all runs of a comparison."""
 
+    test: TextSequentialDataset
+    histories: dict[str, np.ndarray]
+    """What a run keeps of the test cases' histories, and the training events of each item: see results.write_lists."""
     notes: Sequence[str] = ()
     """What checks of the data and its texts found, for readers of the results."""
 
-    def _receive_test(self, test: TextSequentialDataset) -> None:
-        self.test = test
-        row, item = (part.numpy() for part in test.histories())
-        offsets, items = last_items(row, item, len(test))
-        self.histories = {"offsets": offsets, "items": items, "item_counts": self.item_counts}
+
+def whole_data(config: CompareConfig, folder: Path) -> Data:
+    """All three splits of a data set.
+
+    Raises:
+        As `read_splits`.
+    """
+    data, test = read_splits(config, folder)
+    row, item = (part.numpy() for part in test.histories())
+    offsets, items = last_items(row, item, len(test))
+    kept = {"offsets": offsets, "items": items, "item_counts": data.item_counts}
+    return Data(**vars(data), test=test, histories=kept)
 
 
 def make_run(
@@ -183,7 +196,7 @@ def _notes(config: CompareConfig, run: Run, fitted: Fitted) -> list[str]:
         by = "" if variant.weights == "validation" else f", {variant.weights}"
         how = "equal" if variant.weights == "equal" else f"chosen on validation{by}"
         notes.append(f"weights of {run.variant}: {weights} ({how})")  # seeds that agree say so once
-    if variant.control is None and (transforms := fitted_transforms(fitted.model)) is not None:
+    if variant.control is None and (transforms := fitted.model.fitted_transforms) is not None:
         notes += [f"{run.variant}: {note}" for note in transforms.notes]
     if before := _test_evaluations(run.folder):
         notes.append(f"{run.variant} was evaluated on the test split {before + 1} times in this folder")
@@ -207,7 +220,7 @@ def follow(config: CompareConfig, folder: Path) -> None:
     """
     data = None
     while (call := parallel.from_first(lambda: None)) is not None:
-        data = data or TrainingData(config, folder)
+        data = data or training_data(config, folder)
         store = open_store(call["store"]) if call["store"] else None
         with suppress(TrainingError):
             fit_variant(config, call["variant"], call["seed"], data, store)

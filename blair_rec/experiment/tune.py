@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blair_rec.config.comparison import CompareConfig
+from blair_rec.config.comparison import CompareConfig, as_config
 from blair_rec.config.reading import refuse
 from blair_rec.config.section import write_yaml
 from blair_rec.config.sections import TuneConfig
@@ -30,12 +30,12 @@ from blair_rec.experiment.planning.data_files import data_folder, data_hash
 from blair_rec.experiment.planning.plan import run_setup
 from blair_rec.experiment.provenance import code_hash, hash_of
 from blair_rec.experiment.search_space import Settings, draw, grid_of, in_words, with_settings
-from blair_rec.files import alone_in, write_text
+from blair_rec.files import alone_in, refuse_taken, tidy, write_text
 from blair_rec.lines.rejected import REJECTED
 from blair_rec.text.store.embeddings import EmbeddingStore
 
 if TYPE_CHECKING:  # takes torch and RecBole
-    from blair_rec.experiment.fit import TrainingData
+    from blair_rec.experiment.splits.reading import TrainingData
 
 logger = logging.getLogger("blair_rec")
 
@@ -70,8 +70,8 @@ class Trial:
 
 
 def tune(
-    config: CompareConfig,
-    out: Path,
+    config: CompareConfig | str | Path,
+    out: str | Path,
     *,
     listener: Listener | None = None,
     on_trial: Callable[[Trial], None] = lambda trial: None,
@@ -81,11 +81,17 @@ def tune(
     Started again, it goes on where it stopped: what OUT/trials.jsonl holds is not tried again, and a larger budget
     only adds to it. Averages are left alone, as validation chooses their weights anyway; so is what has no settings.
 
+    Args:
+        config: a comparison file, or what load_config has read of one.
+
     Raises:
         ConfigError: no `tune` section, values that can't be meant, or a grid with fewer points than the budget.
-        OutputError: `out` can't be written, or another process is at work in it.
+        OutputError: `out` can't be written, another process is at work in it, or it holds files of such names that no
+            tuning wrote.
         DatasetError and what encoding and training raise.
     """
+    out = Path(out)
+    config = as_config(config)
     space = config.tune
     if space is None or not (space.space or space.text_space):
         what = "there is no tune section" if space is None else "the tune section has no values to try"
@@ -105,12 +111,15 @@ def tune(
             except ConfigError as error:
                 problems.append(str(error))
     refuse(problems)
+    refuse_taken(out, (TRIALS_FILE, TUNED_FILE, CHECKPOINTS, REJECTED), (TRIALS_FILE,))  # before a lock is put there
     with alone_in(out):
-        from blair_rec.experiment.fit import TrainingData, check_transforms
+        tidy(out)
+        from blair_rec.experiment.fit import check_transforms
+        from blair_rec.experiment.splits.reading import training_data
 
         folder = data_folder(config.dataset)
         encodings = planned(config, out).encodings
-        data = TrainingData(config, folder)
+        data = training_data(config, folder)
         data.rejected.write(out / REJECTED)
         listener = listener or Listener()
         stores = encode_stores({name: encodings[name] for name in drawn if name in encodings}, listener)

@@ -20,6 +20,7 @@ from blair_rec.errors import AtomicFileError
 
 KINDS = ("token", "float", "token_seq", "float_seq")
 NUMBER = re.compile(r"[ \t\r\v\f]*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?[ \t\r\v\f]*", re.ASCII)
+DATE = re.compile(r"\s*\d+[-/.]\d+[-/.]\d+", re.ASCII)
 BLOCK_BYTES = 1 << 26
 BLANK = codecs.BOM_UTF8 + b" \t\r\n\v\f"
 """What a line in front of the header may hold."""
@@ -95,15 +96,29 @@ class AtomicFile:
         for place, title in enumerate(first.content.decode().rstrip("\r\n").split(self.separator)):
             name, _, kind = title.partition(":")
             if not name or kind not in KINDS:
-                quoted = "; write the file without quotation marks around names" if title.startswith('"') else ""
-                raise AtomicFileError(
-                    f"{self.path}, line {first.number}: the column {title[:SHOWN]!r} is none of RecBole's; write its "
-                    f"kind behind a colon, as in {name[:SHOWN] or 'item_id'}:token (known: {', '.join(KINDS)}){quoted}"
-                )
+                raise AtomicFileError(f"{self.path}, line {first.number}: {self._why_no_column(title)}")
             if name in (column.name for column in found):
                 raise AtomicFileError(f"{self.path}, line {first.number}: two columns are called {name!r}; rename one")
             found.append(Column(name, kind, place))
         return tuple(found)
+
+    def _why_no_column(self, title: str) -> str:
+        """What is wrong with a part of the first line that names no column, and what to do."""
+        if "\r" in title:
+            return "the lines end in a carriage return alone; save the file with line feeds (\\n) at their ends"
+        if not title:
+            return f"a column has no name; take the separator {self.separator!r} out at the end of all lines"
+        if other := re.search(rf":(?:{'|'.join(KINDS)})([,;| \t])\w+:", title):
+            return (
+                f"{other[1]!r} separates the columns, and {self.separator!r} is expected; set `field_separator` to "
+                f"{other[1]!r} (under `recbole` in a comparison file), or save the file with {self.separator!r}"
+            )
+        name = title.partition(":")[0][:SHOWN] or "item_id"
+        quoted = "; write the file without quotation marks around names" if title.startswith('"') else ""
+        return (
+            f"the column {title[:SHOWN]!r} is none of RecBole's; write its kind behind a colon, as in {name}:token "
+            f"(known: {', '.join(KINDS)}){quoted}"
+        )
 
     def blocks(self) -> Iterator[Block]:
         """The lines behind the first one, about BLOCK_BYTES at a time."""
@@ -201,6 +216,8 @@ class AtomicFile:
         """
         if content.isascii():
             return
+        if offset == 0 and content.startswith(b"\x1f\x8b"):
+            raise AtomicFileError(f"{self.path} is compressed by gzip, which RecBole's files may not be; unpack it")
         try:
             content.decode()
         except UnicodeDecodeError as error:
@@ -243,7 +260,9 @@ def problem(column: Column, cell: str, within: str = " ") -> str:
     numbers = {"float": [cell], "float_seq": cell.split(within)}.get(column.kind, [])
     for number in numbers:
         if (number or column.kind == "float") and not is_number(number):
-            return f"{column.name} {shown} is not a finite number" + " in each piece" * (column.kind == "float_seq")
+            is_date = "; write dates as numbers, such as seconds since 1970" * bool(DATE.match(number))
+            each = " in each piece" * (column.kind == "float_seq")
+            return f"{column.name} {shown} is not a finite number{each}{is_date}"
     return ""
 
 

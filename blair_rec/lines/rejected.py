@@ -20,7 +20,7 @@ class Rejected:
     """JSON lines with file, line, why and text; there is no file if nothing was rejected. None: `write` makes it."""
     limit: float = 0.01
     """The share of the lines read that may be rejected."""
-    cure: str = "mend the file, or leave out a larger share of lines with --max-rejected"
+    cure: str = "mend the file, or raise the limit with --max-rejected"
     """What the error advises."""
     patience: int = 1000
     """So many are kept apart before the end of a file; more are an error at once if the limit is passed by then."""
@@ -48,15 +48,16 @@ class Rejected:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(row)
         if self.count > self.patience:  # a small file is judged when it has been read
-            self.check()
+            self.check(so_far=True)
 
-    def check(self) -> None:
-        """
+    def check(self, so_far: bool = False) -> None:
+        """`so_far`: before the end of the file.
+
         Raises:
             RejectedLines: more than the limit allows of what was read.
         """
         if self.count > self.limit * max(self.lines, self.count):
-            raise RejectedLines(self.count, self.lines, self.limit, self.first, self.cure)
+            raise RejectedLines(self.count, self.lines, self.limit, self.first, self.cure, so_far)
 
     def note(self, what: str) -> str:
         """One sentence for a reader of results; `what` the lines hold."""

@@ -5,6 +5,7 @@ Shapes: B cases, N items with the padding row 0, H hidden_size.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,60 +20,49 @@ from blair_rec.models.packed import can_pack, last_states
 
 from recbole.model import sequential_recommender as models
 
-_HISTORY = ("ITEM_SEQ", "ITEM_SEQ_LEN")
-_STATE_READS: dict[Any, tuple[str, ...]] = {
-    models.SASRec: _HISTORY,
-    models.GRU4Rec: _HISTORY,
-    models.FDSA: _HISTORY,
-    models.FEARec: _HISTORY,
-    models.GCSAN: _HISTORY,
-    models.GRU4RecF: _HISTORY,
-    models.LightSANs: _HISTORY,
-    models.NARM: _HISTORY,
-    models.SASRecF: _HISTORY,
-    models.SINE: _HISTORY,
-    models.SRGNN: _HISTORY,
-    models.STAMP: _HISTORY,
-    models.NextItNet: ("ITEM_SEQ",),
-    models.Caser: ("USER_ID", "ITEM_SEQ"),
-    models.FOSSIL: (*_HISTORY, "USER_ID"),
-    models.HRM: ("ITEM_SEQ", "USER_ID", "ITEM_SEQ_LEN"),
-    models.SHAN: ("ITEM_SEQ", "USER_ID"),
+SCORE_BY_PRODUCT = (
+    models.SASRec,
+    models.GRU4Rec,
+    models.FDSA,
+    models.FEARec,
+    models.GCSAN,
+    models.GRU4RecF,
+    models.LightSANs,
+    models.NARM,
+    models.SASRecF,
+    models.SINE,
+    models.SRGNN,
+    models.STAMP,
+    models.NextItNet,
+    models.Caser,
+    models.FOSSIL,
+    models.HRM,
+    models.SHAN,
+)
+"""RecBole's models whose full_sort_predict is `forward(...) @ item table`."""
+_READ_AS = {
+    "item_seq": "ITEM_SEQ",
+    "seq_item": "ITEM_SEQ",
+    "item_seq_len": "ITEM_SEQ_LEN",
+    "seq_item_len": "ITEM_SEQ_LEN",
+    "user": "USER_ID",
 }
-"""RecBole's models whose full_sort_predict is `forward(...) @ item table`, and what their forward is given there."""
+"""What a parameter of their forward is called -> the model's attribute that names the field given there."""
 
 
-def scores_by_product(model: Any) -> bool:
-    """Whether the scores of a model, or of a model class, are `user_vectors @ item_matrix.T` and nothing else.
+def product_scorer(cls: Any) -> Any | None:
+    """The class of SCORE_BY_PRODUCT whose scoring a model class has unchanged; None where it has another one.
 
-    A class that scores in a way of its own does not, whatever it inherits from.
+    A class that scores in a way of its own is none of these, whatever it inherits from.
     """
-    own: bool | None = getattr(model, "scores_by_product", None)  # a baseline or an ensemble knows
-    return _scorer(model) is not None if own is None else own
+    scoring = getattr(cls, "recbole_base", cls).full_sort_predict
+    return next((known for known in SCORE_BY_PRODUCT if known.full_sort_predict is scoring), None)
 
 
-def user_vectors(model: Any, interaction: Any) -> Tensor:
-    """[B, H]: the state of a model that scores by product after each history, ready to meet `item_matrix`."""
-    if hasattr(model, "user_vectors"):
-        own: Tensor = model.user_vectors(interaction)
-        return own
-    scorer = _scorer(model)
-    if scorer is None:
-        raise TypeError(f"{type(model).__name__} does not score by product")
-    if can_pack(type(model)):  # which computes nothing for padding
-        history, length = interaction[model.ITEM_SEQ], interaction[model.ITEM_SEQ_LEN].cpu().numpy()
-        state = last_states(model, history.flatten(), np.arange(len(length)) * history.shape[1], length)
-        return as_query(state, model.blair_temperature)
-    state = model(*(interaction[getattr(model, field)] for field in _STATE_READS[scorer]))
-    return as_query(state, model.blair_temperature)
-
-
-def item_matrix(model: Any) -> Tensor:
-    """[N, H]: the vector of every item, ready to meet `user_vectors`."""
-    if hasattr(model, "item_matrix"):
-        own: Tensor = model.item_matrix()
-        return own
-    return as_key(model.get_submodule(model.item_side_name).weight, model.blair_temperature)
+def state_fields(scorer: Any) -> list[str]:
+    """The attributes of such a model that name the fields which its forward is given, in their order."""
+    _, *parameters = inspect.signature(scorer.forward).parameters
+    return [_READ_AS[name] for name in parameters]
 
 
 def as_query(state: Tensor, temperature: float | None) -> Tensor:
@@ -88,6 +78,8 @@ def as_key(vectors: Tensor, temperature: float | None) -> Tensor:
 class Similarity:
     """Base of our models, before RecBole's class: with `blair_temperature`, scores are cosines over it."""
 
+    item_side_name: str
+    """Where the item side is, as nn.Module.get_submodule takes it."""
     blair_temperature: float | None = None
     scores_packed: bool = False
     """Whether full_sort_predict leaves out the padding of histories, which rounds other than RecBole's own; its trainer
@@ -107,12 +99,39 @@ class Similarity:
             )
         self.blair_temperature = temperature
 
+    @property
+    def scores_by_product(self) -> bool:
+        """Whether the scores are `user_vectors @ item_matrix.T` and nothing else."""
+        return product_scorer(type(self)) is not None
+
+    def user_vectors(self, interaction: Any) -> Tensor:
+        """[B, H]: the model's state after each history, ready to meet `item_matrix`.
+
+        Raises:
+            TypeError: a model that doesn't score by product.
+        """
+        model: Any = self
+        scorer = product_scorer(type(self))
+        if scorer is None:
+            raise TypeError(f"{type(self).__name__} does not score by product")
+        if can_pack(type(self)):  # which computes nothing for padding
+            history, length = interaction[model.ITEM_SEQ], interaction[model.ITEM_SEQ_LEN].cpu().numpy()
+            state = last_states(model, history.flatten(), np.arange(len(length)) * history.shape[1], length)
+            return as_query(state, self.blair_temperature)
+        state = model(*(interaction[getattr(model, field)] for field in state_fields(scorer)))
+        return as_query(state, self.blair_temperature)
+
+    def item_matrix(self) -> Tensor:
+        """[N, H]: the vector of every item, ready to meet `user_vectors`."""
+        model: Any = self
+        return as_key(model.get_submodule(self.item_side_name).weight, self.blair_temperature)
+
     def predict(self, interaction: Any) -> Tensor:
         """[B]: the score of each case's own item."""
         if self.blair_temperature is None:
             return super().predict(interaction)  # type: ignore[misc]
-        rows = item_matrix(self)[interaction[self.ITEM_ID]]  # type: ignore[attr-defined]
-        return (user_vectors(self, interaction) * rows).sum(-1)
+        rows = self.item_matrix()[interaction[self.ITEM_ID]]  # type: ignore[attr-defined]
+        return (self.user_vectors(interaction) * rows).sum(-1)
 
     @contextmanager
     def scores_overwritten(self) -> Iterator[None]:
@@ -129,7 +148,7 @@ class Similarity:
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """[B, N]: the score of every item."""
         if self.blair_temperature is not None or self.scores_packed:
-            users, items = user_vectors(self, interaction), item_matrix(self)
+            users, items = self.user_vectors(interaction), self.item_matrix()
             return torch.mm(users, items.T, out=self._room(users, items))
         scores: Tensor = super().full_sort_predict(interaction)  # type: ignore[misc]
         return scores
@@ -141,10 +160,3 @@ class Similarity:
         if self._held.numel() < len(users) * len(items):
             self._held = users.new_empty(len(users) * len(items))
         return self._held[: len(users) * len(items)].view(len(users), len(items))
-
-
-def _scorer(model: Any) -> Any | None:
-    """RecBole's class whose scoring this model, or model class, has unchanged; None if it is none of ours to know."""
-    cls: Any = model if isinstance(model, type) else type(model)
-    scoring = getattr(cls, "recbole_base", cls).full_sort_predict
-    return next((known for known in _STATE_READS if known.full_sort_predict is scoring), None)

@@ -23,11 +23,42 @@ from blair_rec.models.eligibility import (
     why_not,
 )
 from blair_rec.models.items import ItemSide
-from blair_rec.models.items.base import NEW_ITEMS
+from blair_rec.models.scorer import refuse_new_items
 from blair_rec.models.similarity import Similarity
 from blair_rec.models.transforms import FittedTransforms
 
 from recbole.model.abstract_recommender import SequentialRecommender
+
+
+class TextScorer(Similarity):
+    """Base of our models, before RecBole's class: what `Scorer` asks for and RecBole's class doesn't have."""
+
+    recbole_base: type[Any]
+
+    def shared_items(self, ids: Tensor | None = None) -> AbstractContextManager[None]:
+        """Compute the item vectors once within this block, if computing them costs anything; those of `ids` alone."""
+        items = item_side(self)
+        return items.shared(ids) if isinstance(items, ItemSide) else nullcontext()
+
+    def append_items(self, vectors: np.ndarray) -> None:
+        """As Scorer's.
+
+        Raises:
+            ConfigError: this model, or its item side, knows items by more than their text.
+        """
+        items = item_side(self)
+        if not isinstance(items, ItemSide):
+            refuse_new_items("items: id knows items by their events alone")
+        found = eligibility(self.recbole_base)
+        if isinstance(found, Eligible) and not found.cold_items:
+            refuse_new_items(f"{self.recbole_base.__name__} keeps more of each item than its vector")
+        items.append(vectors)
+
+    @property
+    def fitted_transforms(self) -> FittedTransforms | None:
+        """Those of the item side; None where it is not made from text."""
+        items = item_side(self)
+        return items.transforms if isinstance(items, ItemSide) else None
 
 
 @cache
@@ -46,7 +77,7 @@ def with_text(base: type[SequentialRecommender]) -> type[SequentialRecommender]:
     if hasattr(base, "recbole_base"):  # it has its item side replaced already
         return base
 
-    class TextModel(Similarity, base):
+    class TextModel(TextScorer, base):
         recbole_base = base
         complete_config = staticmethod(complete_config)
 
@@ -91,53 +122,6 @@ def item_side(model: Any) -> nn.Embedding | ItemSide:
     """What turns item ids into vectors in this model."""
     side: nn.Embedding | ItemSide = model.get_submodule(model.item_side_name)
     return side
-
-
-def shared_items(model: Any, ids: Tensor | None = None) -> AbstractContextManager[None]:
-    """Compute the item vectors once within this block, where computing them costs anything; those of `ids` alone."""
-    if hasattr(model, "shared_items"):  # an ensemble shares its members', a baseline has nothing to compute
-        own: AbstractContextManager[None] = model.shared_items()
-        return own
-    items = item_side(model)
-    return items.shared(ids) if isinstance(items, ItemSide) else nullcontext()
-
-
-def append_items(model: Any, vectors: np.ndarray) -> None:
-    """Items that came after training get the next ids of a trained model: [M, E] text vectors as the store has them.
-
-    Raises:
-        ConfigError: this model, or its item side, knows items by more than their text.
-    """
-    refused = "an item that came after training can't be scored: "
-    if hasattr(model, "append"):  # neighbours on text
-        model.append(vectors)
-        return
-    if not hasattr(model, "item_side_name"):
-        raise ConfigError(
-            f"{refused}{type(model).__name__} is made of the items that it was given at first; {NEW_ITEMS}"
-        )
-    items = item_side(model)
-    if not isinstance(items, ItemSide):
-        raise ConfigError(f"{refused}items: id knows items by their events alone; {NEW_ITEMS}")
-    found = eligibility(model.recbole_base)
-    if isinstance(found, Eligible) and not found.cold_items:
-        raise ConfigError(
-            f"{refused}{model.recbole_base.__name__} keeps more of each item than its vector; {NEW_ITEMS}"
-        )
-    items.append(vectors)
-
-
-def fitted_transforms(model: Any) -> FittedTransforms | None:
-    """Of the text vectors that a model or a baseline is made from; None where there are none."""
-    made_from_text = item_side(model) if hasattr(model, "item_side_name") else model
-    found: FittedTransforms | None = getattr(made_from_text, "transforms", None)
-    return found
-
-
-def transform_report(model: Any) -> list[dict[str, Any]]:
-    """What each transform of the text vectors found in the catalogue; nothing where no item side comes from text."""
-    fitted = fitted_transforms(model)
-    return [] if fitted is None else list(fitted.report)
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

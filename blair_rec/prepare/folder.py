@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from blair_rec import __version__
-from blair_rec.errors import OutputError
-from blair_rec.files import partial_of, put_in_place, sha256_of, work_beside, write_text
+from blair_rec.errors import OutputError, first_of
+from blair_rec.files import partial_of, put_in_place, refuse_foreign, sha256_of, work_beside, write_text
 
 RECORD = "prepared.json"
 READING = "read"
@@ -45,7 +45,22 @@ def is_done(folder: Path, asked: Mapping[str, Any], sources: Sequence[Path], fre
             f"{folder} was prepared otherwise, or from other files ({folder / RECORD} says how); "
             "choose another folder with -o, or replace it with --fresh"
         )
+    if fresh:
+        _refuse_own_work(folder, record.get("files"))
     return same and not fresh
+
+
+def _refuse_own_work(folder: Path, files: Any) -> None:
+    """Raises OutputError if a folder holds more than a preparation put there, or something else; it would be lost."""
+    known = files if isinstance(files, dict) else {}
+    refuse_foreign(folder, {RECORD}, known)
+    files_there = {name: digest for name, digest in known.items() if (folder / name).is_file()}
+    changed = [name for name, digest in files_there.items() if sha256_of(folder / name) != digest]
+    if changed:
+        raise OutputError(
+            f"{len(changed)} files in {folder} were changed after they were prepared (first: {first_of(changed)}), and "
+            "the changes would be lost; move these files away, or choose another folder with -o"
+        )
 
 
 @contextlib.contextmanager
@@ -55,13 +70,14 @@ def new_folder(folder: Path) -> Iterator[Path]:
     Raises:
         OutputError: it can't be written.
     """
+    target = folder.resolve()  # a link keeps pointing to where the data are
     try:
-        with work_beside(folder.absolute(), READING, f"{folder}"):
-            partial = partial_of(folder)
+        with work_beside(target, READING, f"{folder}"):
+            partial = partial_of(target)
             try:
                 partial.mkdir(parents=True)
                 yield partial
-                put_in_place(folder)
+                put_in_place(target)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
@@ -70,7 +86,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 def reading_of(folder: Path) -> Path:
     """Where is kept what has been read of long files, until a preparation of this folder is through."""
-    return folder.with_name(f".{folder.name}.{READING}")
+    target = folder.resolve()
+    return target.with_name(f".{target.name}.{READING}")
 
 
 def need_room(folder: Path, size: int, tell: Tell) -> None:

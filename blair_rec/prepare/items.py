@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Set
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 from blair_rec.errors import SourceError, first_of
 from blair_rec.lines.rejected import Rejected
 from blair_rec.prepare.reading.blocks import Progress
-from blair_rec.prepare.reading.jsonlines import LINE, WrittenNumber, row_of
+from blair_rec.prepare.reading.jsonlines import LINE, WrittenNumber, repeated_names, row_of
 from blair_rec.prepare.reading.records import JSON_LINES, kind_of, need_columns, read_table
 
 
@@ -110,12 +111,23 @@ class ItemFile:
             table = table[found]
             # A JSON line to the letter: a text that looks like a list is a text.
             said: Iterable[dict[str, Any]] = (
-                (row_of(line, f"{self.path}, line {lines[row]}") for row, line in zip(found, table[LINE], strict=True))
+                (self._json_row(line, lines[row]) for row, line in zip(found, table[LINE], strict=True))
                 if is_json
                 else table.iter_rows(named=True)
             )
             for row, values in zip(found, said, strict=True):
                 yield {"item_id": names[row], **{field: _top(values.get(field)) for field in self.fields}}
+
+    def _json_row(self, line: bytes, number: int) -> dict[str, Any]:
+        """
+        Raises:
+            SourceError: one of the fields is there twice, or the line is nested too deeply.
+        """
+        where = f"{self.path}, line {number}"
+        if any(line.count(json.dumps(field, ensure_ascii=False).encode()) > 1 for field in self.fields):
+            if twice := [field for field in repeated_names(line) if field in self.fields]:
+                raise SourceError(f"{where}: the field {twice[0]!r} is there twice; rename one")
+        return row_of(line, where)
 
 
 def _top(value: Any) -> Any:
@@ -144,4 +156,16 @@ def check_matches(log: Collection[str], names: Names, events: Path, items: Path)
         raise SourceError(
             f"none of the {len(log):,} items of {events} is in {items}: the log has items such as {ours}, the items "
             f"file such as {theirs or 'none'}; both have to write an item in the same way"
+        )
+
+
+def check_texts(textless: int, count: int, items: ItemFile) -> None:
+    """
+    Raises:
+        SourceError: all of the `count` items that the log has are `textless`.
+    """
+    if textless == count:
+        raise SourceError(
+            f"none of the {count:,} items of the log has text in {', '.join(items.fields)} of {items.path}; name other "
+            "fields, or prepare the log without items"
         )

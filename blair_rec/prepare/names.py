@@ -33,6 +33,8 @@ def why_unusable(name: str | None) -> str:
         return "pandas would remove the quotation mark; replace it"
     if name[0] == " " or name[-1] == " ":
         return "it begins or ends with a space; remove it"
+    if unusual := next((sign for sign in name if sign.isspace() and not sign.isascii()), ""):
+        return f"it holds an unusual space (U+{ord(unusual):04X}); replace it"
     if not name.replace(" ", "").isprintable() or name.split(" ") != name.split():
         return "a tab, line break or other control character would break the cell; replace it"
     return "RecBole splits lists of items at spaces; replace them, for instance with '_'"

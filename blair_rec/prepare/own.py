@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
+from blair_rec.config.dates import outside_unit
 from blair_rec.errors import ConfigError, SourceError, first_of
 from blair_rec.lines.rejected import REJECTED, Rejected
 from blair_rec.prepare.collect import collect
@@ -14,9 +17,9 @@ from blair_rec.prepare.comparison import write_comparison
 from blair_rec.prepare.dataset import check_fields, write_items, write_log
 from blair_rec.prepare.events import RawLog, first_of_each_pair, in_order, k_core, tied_by_rounding, without_doubles
 from blair_rec.prepare.folder import Hashes, Tell, is_done, need_room, new_folder, write_record
-from blair_rec.prepare.items import ItemFile, Names, check_matches
+from blair_rec.prepare.items import ItemFile, Names, check_matches, check_texts
 from blair_rec.prepare.reading.blocks import Progress
-from blair_rec.prepare.reading.records import need_columns, read_table
+from blair_rec.prepare.reading.records import columns_of, need_columns, read_table
 from blair_rec.prepare.times import describe
 
 
@@ -48,8 +51,11 @@ class OwnData:
     """The share of lines that may be unusable."""
 
     def __post_init__(self) -> None:
-        if (self.items is None) != (not self.fields):
-            raise ConfigError("the items file and its text columns belong together: give both --items and --fields")
+        if self.fields and self.items is None:
+            raise ConfigError("--fields names text columns of the file about items; name that file with --items")
+        if self.items is not None and not self.fields:
+            known = ", ".join(columns_of(self.items))
+            raise ConfigError(f"--fields is missing: which columns of {self.items} are text? It has: {known}")
         if len({self.user, self.item, self.time}) < 3:
             raise ConfigError("user, item and time have to be three columns")
         check_fields(self.fields)
@@ -101,6 +107,7 @@ def prepare_own(
             rows = asked.item_file.rows(wanted, progress, names.repeated)
             textless = write_items(partial / f"{folder.name}.item", rows, asked.fields)
             tell(f"items without text: {textless:,} of {len(wanted):,}")
+            check_texts(textless, len(wanted), asked.item_file)
         text = {"fields": asked.fields} if asked.fields else {}
         write_comparison(partial / f"{folder.name}.yaml", folder, log, text, asked.fields)
         write_record(partial, asdict(asked), hashes, {**found, "textless_items": textless})
@@ -116,7 +123,7 @@ def _read(
     if asked.item_file is not None:
         asked.item_file.check()  # before a long log is read
     chunks = ((asked.events, chunk) for chunk in read_table(asked.events, columns, rejected, progress))
-    log, time_format = collect(chunks, columns, rejected, asked.time_format)
+    log, time_format = collect(chunks, columns, rejected, asked.time_format, asked.events)
     names = asked.item_file.names(rejected, progress) if asked.item_file is not None else None
     if names is not None and asked.items is not None:
         check_matches(log.item_names(), names, asked.events, asked.items)
@@ -138,6 +145,10 @@ def _read(
     if not log.table.height:
         raise SourceError(f"no event is left of {counts['read']['events']:,}; the summary says which step took them")
     tell(f"times: {describe(log.table['time'], time_format)}")
+    if not log.dates and (odd := outside_unit(log.table["time"].cast(pl.Float64).to_numpy())):
+        tell(f"times: {odd}")
+    if log.counts["users"] == log.table.height:
+        tell(f"warning: no user has two events, so there is nothing to predict; is {asked.user!r} the column of users?")
     if ties := tied_by_rounding(log):
         tell(f"times: {ties:,} events get the written time of the event before, which was earlier; their order is kept")
     if unknown:

@@ -42,6 +42,8 @@ def find_format(sample: pl.Series, where: str) -> str:
     """
     texts = sample.drop_nulls()
     texts = texts.filter(texts.str.strip_chars() != "")
+    if len(sample) and not len(texts):
+        raise SourceError(f"{where}: the first {len(sample):,} times are all empty; name another column with --time")
     reads = {form: read_times(texts, form).drop_nulls().len() for form in (WHOLE, NANOSECONDS, NUMBER, *DATES)}
     best = max(reads, key=lambda form: reads[form])  # of equals the first
     if read_widely(texts, best).drop_nulls().len() * 2 < max(len(texts), 1):

@@ -9,6 +9,7 @@ from typing import IO, Any
 
 from blair_rec.errors import CatalogueError, PairsError
 from blair_rec.extras import need
+from blair_rec.lines.swallowed import rows_inside
 from blair_rec.text.catalogue import json_row, texts_in
 
 Reader = tuple[Callable[[int], list[str]], Iterator[list[str]]]
@@ -67,11 +68,11 @@ class _Lines:
             raise PairsError(f"{where}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
 
 
-Row = Callable[[_Lines], "list[str] | None"]
+RowOf = Callable[[_Lines], "list[str] | None"]
 """The texts of the row that begins at the next line; None for lines that are no row. StopIteration at the end."""
 
 
-def _rows(path: Path, row: Row, skip: Callable[[_Lines], object] | None = None) -> Reader:
+def _rows(path: Path, row: RowOf, skip: Callable[[_Lines], object] | None = None) -> Reader:
     """A reader of a file of lines, by how a row is read and how the header is passed."""
     starts: list[int] = []
 
@@ -183,23 +184,13 @@ def _refuse_swallowed(lines: _Lines, start: int, number: int, width: int) -> Non
     """Raises PairsError if most lines inside a row are rows by themselves: a stray quotation mark took them in."""
     with lines.path.open("rb") as file:
         file.seek(start)
-        inside = file.read(lines.at - start).decode("utf-8").rstrip("\r\n").split("\n")[1:-1]
-    alone = [_cells(line.rstrip("\r")) for line in inside]
-    # A comma in running text has a blank behind it.
-    rows = [cells for cells in alone if len(cells) == width and all(cell and cell == cell.strip() for cell in cells)]
-    if 2 * len(rows) > len(inside):
+        taken = file.read(lines.at - start).decode("utf-8").rstrip("\r\n").split("\n")
+    if rows := rows_inside(taken, width):
         raise PairsError(
             f"{lines.path}, line {number}: a quotation mark opens a cell here that closes in line {lines.number}, and "
-            f"{len(rows)} of the {len(inside)} lines between look like rows of their own; double the mark inside a "
+            f"{rows} of the {len(taken) - 2} lines between look like rows of their own; double the mark inside a "
             "quoted cell, or take it out"
         )
-
-
-def _cells(line: str) -> list[str]:
-    try:
-        return next(csv.reader([line], strict=True), [])
-    except csv.Error:
-        return []
 
 
 def _at(places: Sequence[int], cells: Sequence[str], header: Sequence[str], where: str) -> list[str]:

@@ -29,7 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from blair_rec.config.section import to_dict
 from blair_rec.errors import OutputError, PretrainingError
-from blair_rec.files import partial_of, put_in_place, refuse_foreign, tidy, write_text
+from blair_rec.files import partial_of, put_in_place, refuse_foreign, work_beside, write_text
 from blair_rec.pretrain.batches import PairCollator
 from blair_rec.pretrain.model import PairModel, export, load_language_model
 from blair_rec.pretrain.pairs import TextPairs, open_pairs, split_pairs
@@ -39,9 +39,11 @@ from blair_rec.pretrain.settings import PretrainConfig
 logger = logging.getLogger("blair_rec")
 
 RECORD, WEIGHTS, WHOLE = "pretraining.json", "model.safetensors", "whole"
+WORK, MARK = "training", "identity.json"
+"""Ending of the hidden folder beside an encoder that holds its checkpoints, and the file in it that says of what."""
 READS = "sentence_bert_config.json"
 """Where sentence-transformers says how much of a text a model reads: not more after training than before."""
-Progress = Callable[[int, int, float], None]
+OnPairStep = Callable[[int, int, float], None]
 """Called with (steps done, steps in all, loss)."""
 
 
@@ -95,7 +97,7 @@ class PairTrainer(Trainer):
 class _Notes(TrainerCallback):
     """Tells the progress, and marks the checkpoints that are whole."""
 
-    def __init__(self, progress: Progress | None) -> None:
+    def __init__(self, progress: OnPairStep | None) -> None:
         self.progress = progress
         self.trainer: PairTrainer | None = None
 
@@ -115,7 +117,7 @@ def pretrain(
     out: Path,
     *,
     fresh: bool = False,
-    progress: Progress | None = None,
+    progress: OnPairStep | None = None,
 ) -> dict[str, Any]:
     """Train from the encoder at `start` and leave a folder that `AutoModel.from_pretrained` reads at `out`.
 
@@ -127,10 +129,8 @@ def pretrain(
         PairsError: pairs that can't be read or learnt from.
         PretrainingError: a tokenizer of another model, a loss that is not a number, or checkpoints of another config.
         OutputError: `out` is there already, holds files that are not ours, or can't be written.
+        FolderBusy: another process trains there.
     """
-    first = int(os.environ.get("RANK", "0")) == 0
-    if first:
-        tidy(out.parent, out.name)
     if fresh:
         _refuse_foreign(out)
     elif out.exists():
@@ -144,7 +144,32 @@ def pretrain(
         raise PretrainingError(
             f"{len(training)} pairs to train on are less than one batch of {config.batch_size}; lower batch_size"
         )
-    work = out.with_name(f".{out.name}.training")
+    target = out.resolve()  # a link keeps pointing to where the encoder is
+    work = target.with_name(f".{target.name}.{WORK}")
+    with contextlib.ExitStack() as stack:
+        if _is_first():  # under torchrun it keeps others out for all
+            refuse_foreign(work, {MARK, ".lock"}, {"*"})
+            stack.enter_context(work_beside(target, WORK, f"the encoder {out}"))
+        return _trained(config, start, pooling, target, work, pairs, training, held_out, fresh, progress)
+
+
+def _is_first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _trained(
+    config: PretrainConfig,
+    start: Path,
+    pooling: str,
+    out: Path,
+    work: Path,
+    pairs: TextPairs,
+    training: TextPairs,
+    held_out: TextPairs,
+    fresh: bool,
+    progress: OnPairStep | None,
+) -> dict[str, Any]:
+    """Train in `work`, and put the encoder at `out`; the record."""
     identity = {**to_dict(config), "pairs_sha256": pairs.sha256, "start": str(start), "pooling": pooling}
     checkpoint = _resume(work, identity, fresh)
     tokenizer = AutoTokenizer.from_pretrained(start)
@@ -187,7 +212,6 @@ def pretrain(
     }
     if trainer.is_world_process_zero():
         _write(model, tokenizer, start, record, out)
-        shutil.rmtree(work, ignore_errors=True)
     return record
 
 
@@ -196,7 +220,13 @@ def _refuse_foreign(out: Path) -> None:
     ours: list[str] = []
     if (out / RECORD).is_file():
         with contextlib.suppress(ValueError, TypeError, KeyError):  # a broken record names no file
-            ours = [str(name) for name in json.loads((out / RECORD).read_text(encoding="utf-8"))["files"]]
+            record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+            if "pairs_sha256" in record and "files" not in record:
+                raise OutputError(
+                    f"an earlier version of blair_rec trained the encoder in {out} and did not note which files are "
+                    "its own, so nothing is removed; choose another folder with -o, or remove this one yourself"
+                )
+            ours = [str(name) for name in record["files"]]
     refuse_foreign(out, {RECORD}, ours)
 
 
@@ -234,30 +264,21 @@ def _arguments(config: PretrainConfig, work: Path) -> TrainingArguments:
 
 def _resume(work: Path, identity: dict[str, Any], fresh: bool) -> Path | None:
     """The last whole checkpoint of the same training, if there is one."""
-    first = int(os.environ.get("RANK", "0")) == 0
-    mark = work / "identity.json"
-    if first:
-        refuse_foreign(work, {mark.name}, {"*"})
-        if fresh:
-            shutil.rmtree(work, ignore_errors=True)
+    first, mark = _is_first(), work / MARK
+    for folder in work.glob("checkpoint-*"):
+        if first and (fresh or not (folder / WHOLE).is_file()):
+            shutil.rmtree(folder, ignore_errors=True)
+    whole = [folder for folder in work.glob("checkpoint-*") if (folder / WHOLE).is_file()]
     text = json.dumps(identity, indent=1, sort_keys=True)
-    if mark.is_file() and mark.read_text(encoding="utf-8") != text:
+    if whole and mark.is_file() and mark.read_text(encoding="utf-8") != text:
         known = json.loads(mark.read_text(encoding="utf-8"))
         changed = [name for name in sorted(identity) if known.get(name) != json.loads(text).get(name)]
         raise PretrainingError(
             f"{work} holds checkpoints of another training ({', '.join(changed)} differ); "
             "set things back, or train again with --fresh"
         )
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        if first and not mark.is_file():
-            write_text(mark, text)
-    except OSError as error:
-        raise OutputError(f"{work.parent} can't be written ({error.strerror}); choose another folder with -o") from None
-    for broken in work.glob("checkpoint-*"):
-        if first and not (broken / WHOLE).is_file():
-            shutil.rmtree(broken, ignore_errors=True)
-    whole = [folder for folder in work.glob("checkpoint-*") if (folder / WHOLE).is_file()]
+    if first:
+        write_text(mark, text)
     return max(whole, key=lambda folder: int(folder.name.split("-")[1]), default=None)
 
 

@@ -19,17 +19,21 @@ from blair_rec.config.steps import Step
 from blair_rec.data.dataset import ItemVectors
 from blair_rec.data.sequences import TrainingSequences
 from blair_rec.models.items import controlled
+from blair_rec.models.scorer import refuse_new_items
+from blair_rec.models.transforms import FittedTransforms
 from blair_rec.models.whitening import fit_checked
 
 
 class Baseline(nn.Module):
-    """What `rank` and `Recommender` ask of a model, where the training split was counted instead of learnt.
+    """A Scorer that counts the training split, or looks up neighbours, instead of learning.
 
     Nothing here has a gradient; what was counted are buffers, so that it is saved and loaded as weights are.
     """
 
     scores_by_product = True
     """Whether the scores are `user_vectors @ item_matrix.T`."""
+    fitted_transforms: FittedTransforms | None = None
+    """What the text vectors went through; None without text."""
 
     def __init__(self, n_items: int, item_seq: str, item_seq_len: str) -> None:
         super().__init__()
@@ -51,8 +55,16 @@ class Baseline(nn.Module):
         raise NotImplementedError
 
     def shared_items(self) -> AbstractContextManager[None]:
-        """As models.shared_items: there is nothing to compute once."""
+        """There is nothing to compute once."""
         return nullcontext()
+
+    def append_items(self, vectors: np.ndarray) -> None:
+        """As Scorer's.
+
+        Raises:
+            ConfigError: always, where no text is used.
+        """
+        refuse_new_items(f"{type(self).__name__} is made of the items that it was given at first")
 
     def last_items(self, interaction: Any) -> Tensor:
         """[B] int64."""
@@ -198,13 +210,14 @@ class LastItem(Baseline):
             ConfigError: whitening over too few items.
         """
         super().__init__(len(vectors) + 1, item_seq, item_seq_len)
-        self.transforms, rows = fit_checked(vectors, transforms, fitted)
+        self._transforms, rows = fit_checked(vectors, transforms, fitted)
+        self.fitted_transforms = self._transforms
         # The store can give them again, so checkpoints do not carry them.
         self.register_buffer("unit", F.pad(unit_length(rows), (0, 0, 1, 0)), persistent=False)
 
-    def append(self, vectors: np.ndarray) -> None:
+    def append_items(self, vectors: np.ndarray) -> None:
         """Items that came later get the ids from N on: [M, E] text vectors as the store has them."""
-        self.unit = torch.cat([self.unit, unit_length(self.transforms.apply(vectors))])
+        self.unit = torch.cat([self.unit, unit_length(self._transforms.apply(vectors))])
         self.n_items += len(vectors)
 
     def user_vectors(self, interaction: Any) -> Tensor:

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.errors import ScoringError
-from blair_rec.models.similarity import item_matrix, scores_by_product, user_vectors
-from blair_rec.models.text_models import shared_items
+from blair_rec.models.scorer import Scorer, refuse_new_items
+from blair_rec.models.transforms import FittedTransforms
 
 CONSTANT = 1e-6
 """Scores that differ by less than this share of their size differ by rounding alone."""
@@ -44,8 +44,10 @@ class Ensemble(nn.Module):
     """The weighted mean of its members' z-scores. Its weights are all that is saved: members have runs of their own."""
 
     weights: Tensor
+    fitted_transforms: FittedTransforms | None = None
+    """Those of the members are saved with them."""
 
-    def __init__(self, members: Sequence[Any], weights: Sequence[float] | None = None) -> None:
+    def __init__(self, members: Sequence[Scorer], weights: Sequence[float] | None = None) -> None:
         """`members` are models and baselines over the same items; `weights` [K] are equal if not given."""
         super().__init__()
         self.members = tuple(members)  # a tuple, so that their weights are not saved once more
@@ -61,10 +63,10 @@ class Ensemble(nn.Module):
         return super().eval()
 
     def shared_items(self) -> AbstractContextManager[Any]:
-        """As models.shared_items, for all members."""
+        """As Scorer's, for all members."""
         stack = ExitStack()
         for member in self.members:
-            stack.enter_context(shared_items(member))
+            stack.enter_context(member.shared_items())
         return stack
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
@@ -82,11 +84,11 @@ class Ensemble(nn.Module):
     @property
     def scores_by_product(self) -> bool:
         """Whether all members do, so that `user_vectors @ item_matrix.T` ranks as the ensemble does."""
-        return all(scores_by_product(member) for member in self.members)
+        return all(member.scores_by_product for member in self.members)
 
     def item_matrix(self) -> Tensor:
         """[N, D]: the members' item vectors side by side."""
-        return torch.cat([item_matrix(member).float() for member in self.members], dim=1)
+        return torch.cat([member.item_matrix().float() for member in self.members], dim=1)
 
     def user_vectors(self, interaction: Any) -> Tensor:
         """[B, D]: the members' user vectors, each times its weight over the standard deviation of its scores.
@@ -98,16 +100,24 @@ class Ensemble(nn.Module):
         """
         parts = []
         for member, weight, (covariance, longest) in zip(self.members, self.weights, self._spreads, strict=True):
-            user = user_vectors(member, interaction).float()
+            user = member.user_vectors(interaction).float()
             wide = user.double()
             deviation = ((wide @ covariance) * wide).sum(dim=1, keepdim=True).clamp(min=0).sqrt().float()
             parts.append(user * weight * _inverse(deviation, longest * user.norm(dim=1, keepdim=True)))
         return torch.cat(parts, dim=1)
 
+    def append_items(self, vectors: np.ndarray) -> None:
+        """As Scorer's.
+
+        Raises:
+            ConfigError: always: append them to the members before they are put together.
+        """
+        refuse_new_items("Ensemble is made of the items that it was given at first")
+
     @cached_property
     def _spreads(self) -> list[tuple[Tensor, Tensor]]:
         """Of each member: the covariance [H, H] float64 of its item vectors, and the length [] of the longest."""
-        tables = [item_matrix(member)[1:].double() for member in self.members]
+        tables = [member.item_matrix()[1:].double() for member in self.members]
         covariances = [torch.cov(table.T, correction=0).reshape(table.shape[1], -1) for table in tables]
         return [(c, table.norm(dim=1).max().float()) for c, table in zip(covariances, tables, strict=True)]
 

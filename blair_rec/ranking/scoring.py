@@ -13,8 +13,8 @@ from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.data.log import LOG_POSITION
 from blair_rec.errors import ScoringError
 from blair_rec.models.packed import can_pack, last_states
-from blair_rec.models.similarity import as_query, item_matrix, scores_by_product, user_vectors
-from blair_rec.models.text_models import shared_items
+from blair_rec.models.scorer import Scorer
+from blair_rec.models.similarity import as_query
 
 CHUNK = {"cpu": 1 << 19, "cuda": 1 << 26}
 """Scores looked at in one go, by kind of device: about what a processor keeps in its caches."""
@@ -55,7 +55,7 @@ class Ranks:
 
 
 @torch.no_grad()
-def rank(model: Any, split: TextSequentialDataset, batch_size: int, k: int = 0) -> Ranks:
+def rank(model: Scorer, split: TextSequentialDataset, batch_size: int, k: int = 0) -> Ranks:
     """Score every case of a split against all items, `batch_size` cases at a time.
 
     Models that score by product meet the items chunk by chunk, so that no row of scores is ever whole; their counts
@@ -67,8 +67,8 @@ def rank(model: Any, split: TextSequentialDataset, batch_size: int, k: int = 0) 
     """
     model.eval()
     parts: list[dict[str, Tensor]] = []
-    with shared_items(model):
-        items = ItemMatrix(item_matrix(model).float()) if scores_by_product(model) else None
+    with model.shared_items():
+        items = ItemMatrix(model.item_matrix().float()) if model.scores_by_product else None
         if items is None:
             batch_size = max(1, min(batch_size, WRITTEN_OUT // split.item_num))
         for begin in range(0, len(split), batch_size):
@@ -90,7 +90,7 @@ def rank(model: Any, split: TextSequentialDataset, batch_size: int, k: int = 0) 
 def states(model: Any, split: TextSequentialDataset, rows: slice) -> Tensor:
     """[B, H] of the rows' histories, ready to meet the items; a model that can be packed computes no padding."""
     if not can_pack(type(model)):
-        return user_vectors(model, split[rows].to(model.device))
+        return model.user_vectors(split[rows].to(model.device))
     return as_query(last_states(model, *_windows(split, rows)), model.blair_temperature)
 
 

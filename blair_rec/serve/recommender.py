@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +14,8 @@ import torch
 from blair_rec.errors import ConfigError, OutputError, StoreError, UnknownItems
 from blair_rec.experiment.loading import Loaded, load_model
 from blair_rec.files import partial_of, put_in_place, refuse_foreign, work_beside
-from blair_rec.models.similarity import item_matrix, scores_by_product, user_vectors
-from blair_rec.models.text_models import append_items, shared_items
+from blair_rec.models.scorer import Scorer
+from blair_rec.ranking.ensemble import Ensemble
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
 
 EXPORTED = ("items.npy", "items.json")
@@ -32,8 +32,9 @@ class Recommendation(NamedTuple):
 class Recommender:
     """A trained model and the items it knows."""
 
-    def __init__(self, model: Any, item_tokens: Sequence[str], width: int) -> None:
-        self._model = model.eval()
+    def __init__(self, model: Scorer, item_tokens: Sequence[str], width: int) -> None:
+        model.eval()
+        self._model = model
         self.item_tokens = tuple(item_tokens[1:])
         """Every item that can be recommended."""
         self._id_of = {token: item_id for item_id, token in enumerate(item_tokens) if item_id > 0}
@@ -54,7 +55,7 @@ class Recommender:
         """
         self._check(histories, k, exclude_history)
         found: list[list[Recommendation]] = []
-        with shared_items(self._model):
+        with self._model.shared_items():
             for begin in range(0, len(histories), batch_size):
                 found += self._batch(histories[begin : begin + batch_size], k, exclude_history)
         return found
@@ -69,7 +70,7 @@ class Recommender:
         """
         self._check_vectors()
         with torch.no_grad():
-            vectors: np.ndarray = item_matrix(self._model)[1:].float().cpu().numpy()
+            vectors: np.ndarray = self._model.item_matrix()[1:].float().cpu().numpy()
         return vectors
 
     @torch.no_grad()
@@ -84,16 +85,17 @@ class Recommender:
         """
         self._check_vectors()
         self._check_histories(histories)
-        with shared_items(self._model):
+        with self._model.shared_items():
             parts = [
-                user_vectors(self._model, self._interaction(histories[begin : begin + batch_size])).float().cpu()
+                self._model.user_vectors(self._interaction(histories[begin : begin + batch_size])).float().cpu()
                 for begin in range(0, len(histories), batch_size)
             ]
         return torch.cat(parts).numpy() if parts else np.zeros((0, self.item_vectors().shape[1]), np.float32)
 
     def _check_vectors(self) -> None:
-        if not scores_by_product(self._model):
-            names = {type(member).__name__ for member in getattr(self._model, "members", [self._model])}
+        if not self._model.scores_by_product:
+            parts = self._model.members if isinstance(self._model, Ensemble) else (self._model,)
+            names = {type(part).__name__ for part in parts}
             raise ConfigError(
                 f"the scores of {' and '.join(sorted(names))} are not all inner products of a user's vector and an "
                 "item's, so there are no vectors to search; `recommend` works all the same"
@@ -203,7 +205,7 @@ def _append_items(loaded: Loaded, extra: EmbeddingStore) -> list[str]:
                 f"{extra.path} was made with another {' and '.join(differing)} than the store the run was trained "
                 "over; encode the extra items as those were"
             )
-        append_items(part.model, extra.vectors[rows])
+        part.model.append_items(extra.vectors[rows])
     return [extra.item_tokens[row] for row in rows]
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from blair_rec.errors import CatalogueError
+from blair_rec.errors import CatalogueError, separator_hint
 from blair_rec.lines.atomic import AtomicFile
+from blair_rec.lines.swallowed import rows_inside
 
 Value: TypeAlias = "str | bool | list[Any] | dict[str, Any] | None"
 """What a field of an item may hold, as the file has it."""
@@ -22,12 +25,13 @@ JSON_SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 LONGEST_CELL = 2**31 - 1
 """Characters of a CSV cell; Python's csv refuses more than 131,072 if nobody says anything."""
+_ID_HINT = "; name it with --item-id (in a comparison file: recbole: {ITEM_ID_FIELD: ...})"
 ID_FIELDS = ("item_id", "parent_asin")
 """Where the item token stands if nobody says: RecBole's name, then Amazon Reviews 2023's."""
-TITLE_FIELDS = ("title", "movie_title", "item_title", "product_title", "name", "item_name", "text")
-"""Where a reader looks for an item's name, in this order."""
-LONGEST_TITLE = 120
-"""Characters of a title that a reader is shown; what is longer is cut."""
+
+
+_SURROGATE = re.compile(r"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u[dD][89a-fA-F]..")
+"""An escaped backslash, two escapes that are one character, or half a character, which nothing could encode."""
 
 
 class Number(str):
@@ -93,21 +97,26 @@ class Catalogue:
         return sum(map(len, self.repeated.values()))
 
 
-def read_catalogue(path: str | Path, item_id: str | Sequence[str] | None = None) -> Catalogue:
+def read_catalogue(
+    path: str | Path, item_id: str | Sequence[str] | None = None, *, separator: str = "\t", encoding: str = "utf-8"
+) -> Catalogue:
     """Item metadata from a RecBole `.item` file, JSON lines (`.jsonl`, `.json`), or CSV and TSV with a header.
 
     All but `.item` may be packed with gzip (`.gz`). A cell of a CSV file may be quoted, and then span lines; in a TSV
     file a quotation mark is a character like any other. `item_id` names the field that holds the item token, or
     several of which the first that is there is taken; without it, that is `item_id` or else `parent_asin`. All other
     fields are kept as they are, numbers as they are written; null, NaN and a blank cell are None. An item that has
-    several rows keeps them all: the first one is its record.
+    several rows keeps them all: the first one is its record. `separator` and `encoding` are those of a `.item` file,
+    which RecBole's `field_separator` and `encoding` name; all other files are UTF-8.
 
     Raises CatalogueError, with the line number, for anything in the file that can't be meant as written.
     """
-    return Catalogue.of(iter_catalogue(path, item_id), Path(path))
+    return Catalogue.of(iter_catalogue(path, item_id, separator=separator, encoding=encoding), Path(path))
 
 
-def iter_catalogue(path: str | Path, item_id: str | Sequence[str] | None = None) -> Iterator[tuple[str, Record]]:
+def iter_catalogue(
+    path: str | Path, item_id: str | Sequence[str] | None = None, *, separator: str = "\t", encoding: str = "utf-8"
+) -> Iterator[tuple[str, Record]]:
     """(item token, record) of each item, one after the other: a catalogue that need not fit into memory.
 
     Arguments and errors are those of read_catalogue. An item that the file repeats comes as often as it has rows.
@@ -115,8 +124,14 @@ def iter_catalogue(path: str | Path, item_id: str | Sequence[str] | None = None)
     path = Path(path)
     if not path.is_file():
         raise CatalogueError(f"{path} is not there, or not a file; name a RecBole .item file, JSON lines, CSV or TSV")
+    with path.open("rb") as file:
+        first = file.read(2)
+    if first == b"\x1f\x8b" and path.suffix != ".gz":
+        raise CatalogueError(f"{path} is compressed by gzip, but its name doesn't end in .gz; rename or unpack it")
+    if first in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and not path.name.endswith(".item"):
+        raise CatalogueError(f"{path} is UTF-16; save it as UTF-8, for instance with `iconv -f utf-16 -t utf-8`")
     if path.name.endswith(".item"):
-        return _recbole_items(path, item_id)
+        return _recbole_items(AtomicFile(path, separator, encoding), item_id)
     if path.name.endswith(JSON_SUFFIXES):
         return _json_items(path, item_id)
     if path.name.endswith(TABLE_SUFFIXES):
@@ -149,23 +164,24 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise CatalogueError(f"{path} is a broken gzip file ({error}); get it again") from error
 
 
-def _id_field(item_id: str | Sequence[str] | None, names: list[str], where: str) -> str:
-    """The field that holds the item token."""
+def _id_field(item_id: str | Sequence[str] | None, names: list[str], where: str, hint: str = "") -> str:
+    """The field that holds the item token; `hint` is what the error advises instead of --item-id."""
     candidates = ID_FIELDS if item_id is None else (item_id,) if isinstance(item_id, str) else item_id
     for candidate in candidates:
         if candidate in names:
             return candidate
     asked = " or ".join(map(repr, candidates))
-    raise CatalogueError(f"{where}: no field {asked} that could name the item; fields: {', '.join(names)}")
+    raise CatalogueError(
+        f"{where}: no field {asked} that could name the item; fields: {', '.join(names)}{hint or _ID_HINT}"
+    )
 
 
-def _recbole_items(path: Path, item_id: str | Sequence[str] | None) -> Iterator[tuple[str, Record]]:
+def _recbole_items(file: AtomicFile, item_id: str | Sequence[str] | None) -> Iterator[tuple[str, Record]]:
     """Lines of a RecBole atomic file."""
-    file = AtomicFile(path)
     names = [column.name for column in file.columns]
-    id_name = _id_field(item_id, names, f"{path}, line 1")
+    id_name = _id_field(item_id, names, f"{file.path}, line 1")
     for line in file.lines():
-        where = f"{path}, line {line.number}"
+        where = f"{file.path}, line {line.number}"
         if why := file.misfit(line):
             raise CatalogueError(f"{where}: {why}")
         record: dict[str, str | list[str] | None] = {
@@ -183,6 +199,8 @@ def _json_items(path: Path, item_id: str | Sequence[str] | None) -> Iterator[tup
     for number, line in _lines(path):
         where = f"{path}, line {number}"
         row = json_row(line, where)
+        if half := next((found[0] for found in _SURROGATE.finditer(line) if len(found[0]) == 6), ""):
+            raise CatalogueError(f"{where}: {half} is half of a character; write the whole one, or take it out")
         id_name = id_name or _id_field(item_id, list(row), where)
         yield _item_token(row.pop(id_name, None), id_name, where), row
 
@@ -200,7 +218,7 @@ def _table_items(path: Path, item_id: str | Sequence[str] | None) -> Iterator[tu
             names = cells
             if repeated := sorted({name for name in names if names.count(name) > 1}):
                 raise CatalogueError(f"{where}: two columns are called {repeated[0]!r}; rename one")
-            id_name = _id_field(item_id, names, where)
+            id_name = _id_field(item_id, names, where, separator_hint(path, names))
             continue
         if len(cells) != len(names):
             raise CatalogueError(
@@ -214,17 +232,34 @@ def _table_items(path: Path, item_id: str | Sequence[str] | None) -> Iterator[tu
 
 
 def _table_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(number of its last line, cells) of each row of a CSV or TSV file."""
+    """(number of its last line, cells) of each row of a CSV or TSV file.
+
+    Raises CatalogueError for a row in which a quotation mark took in others.
+    """
     csv.field_size_limit(LONGEST_CELL)
     opener = gzip.open if path.suffix == ".gz" else open
     line = 0
+    taken: list[str] = []
+
+    def noted(texts: Iterable[str]) -> Iterator[str]:
+        for text in texts:
+            taken.append(text)
+            yield text
+
     try:
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
             if ".tsv" in path.suffixes:
                 rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
             else:
-                rows = csv.reader(file, strict=True)
+                rows = csv.reader(noted(file), strict=True)
             for cells in rows:
+                if len(taken) > 2 and (swallowed := rows_inside(taken, len(cells))):
+                    raise CatalogueError(
+                        f"{path}, line {line + 1}: a quotation mark opens a cell here that closes in line "
+                        f"{rows.line_num}, and {swallowed} of the {len(taken) - 2} lines between look like rows of "
+                        "their own; double the mark inside a quoted cell, or take it out"
+                    )
+                taken.clear()
                 line = rows.line_num
                 yield line, cells
     except csv.Error as error:
@@ -242,13 +277,26 @@ def _table_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def json_row(line: str, where: str) -> dict[str, Value]:
     """One line of a JSON lines file. Raises CatalogueError, beginning with `where`."""
+    outermost: list[tuple[str, Any]] = []
+
+    def as_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        outermost[:] = pairs  # of the objects on a line the outermost comes last
+        return dict(pairs)
+
     try:
         # Numbers stay as they are written; NaN is how pandas writes a missing value.
-        row = json.loads(line, parse_float=Number, parse_int=Number, parse_constant=lambda _: None)
+        row = json.loads(
+            line, parse_float=Number, parse_int=Number, parse_constant=lambda _: None, object_pairs_hook=as_dict
+        )
     except json.JSONDecodeError as error:
         raise CatalogueError(f"{where}: broken JSON ({error}); each line has to be one JSON object") from error
+    except RecursionError:
+        raise CatalogueError(f"{where}: lists or objects inside each other beyond what can be read") from None
     if not isinstance(row, dict):
         raise CatalogueError(f"{where}: a {type(row).__name__}, not an object; each line has to be one JSON object")
+    if len(row) < len(outermost):
+        twice = next(name for number, (name, _) in enumerate(outermost) if name in dict(outermost[:number]))
+        raise CatalogueError(f"{where}: the field {twice!r} is there twice; rename one")
     return row
 
 
@@ -268,8 +316,8 @@ def catalogue_of(
 
 
 def _item_token(value: object, id_name: str, where: str) -> str:
-    if not isinstance(value, str) or not value:
-        what = "is empty or missing" if value is None or value == "" else f"is {value!r}"
+    if not isinstance(value, str) or not value.strip():
+        what = f"is {value!r}" if value and not isinstance(value, str) else "is empty or missing"
         raise CatalogueError(f"{where}: {id_name} {what}; every item needs a token of its own there")
     if "\0" in value:
         raise CatalogueError(f"{where}: {id_name} is {value!r}, which holds a NUL character; take it out")
@@ -287,15 +335,3 @@ def texts_in(value: Value) -> list[str]:
     if isinstance(value, dict):
         return [f"{key}: {', '.join(texts)}" for key, element in value.items() if (texts := texts_in(element))]
     return [value] if value.strip() else []
-
-
-def first_field(names: Sequence[str], known: Iterable[str]) -> str:
-    """The first of `names` that is among the known fields, whatever its case; "" without any."""
-    by_lower = {name.lower(): name for name in sorted(known, reverse=True)}
-    return next((by_lower[name] for name in names if name in by_lower), "")
-
-
-def short_title(texts: Sequence[str]) -> str:
-    """Texts as one line for a reader, of at most LONGEST_TITLE characters."""
-    text = " ".join(" ".join(texts).split())
-    return text if len(text) <= LONGEST_TITLE else text[: LONGEST_TITLE - 1].rstrip() + "…"

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from blair_rec.errors import CheckpointError
 from blair_rec.files import partial_of, replace_file, share
-from blair_rec.models.text_models import fitted_transforms
+from blair_rec.models.scorer import Scorer
 
 STATE = "training_state"
 """Key of the metadata that holds the JSON half of a checkpoint; the tensors are the other half of the same file."""
@@ -27,7 +27,7 @@ REFITTED = 1e-3
 """Transforms fitted again differ by less than this share of their largest number, on whatever machine."""
 
 
-def save_weights(model: nn.Module, path: Path, store_sha256: str | None) -> None:
+def save_weights(model: Scorer, path: Path, store_sha256: str | None) -> None:
     """The trained weights as safetensors, under a temporary name first.
 
     Frozen tables stay in their store, beside which the fitted transforms are all it takes to have them again.
@@ -39,7 +39,7 @@ def save_weights(model: nn.Module, path: Path, store_sha256: str | None) -> None
     replace_file(partial, path)
 
 
-def load_weights(model: nn.Module, path: Path, store_sha256: str | None) -> None:
+def load_weights(model: Scorer, path: Path, store_sha256: str | None) -> None:
     """Put saved weights into a model built the same way.
 
     Raises:
@@ -58,7 +58,7 @@ def load_weights(model: nn.Module, path: Path, store_sha256: str | None) -> None
         model.load_state_dict({name: tensor for name, tensor in load_file(path).items() if _is_weight(name)})
     except RuntimeError as error:
         raise CheckpointError(f"{path} holds weights of another model: {error}") from None
-    saved, transforms = saved_transforms(path), fitted_transforms(model)
+    saved, transforms = saved_transforms(path), model.fitted_transforms
     if saved and transforms and (other := _differing(saved, transforms.arrays)):
         raise CheckpointError(
             f"{path} was trained over text vectors that were transformed otherwise than those of this model "
@@ -88,10 +88,10 @@ def _opened(path: Path) -> Iterator[Any]:
         raise CheckpointError(f"{path} can't be read as safetensors ({error}); train again to make it anew") from None
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
+def _tensors(model: Scorer) -> dict[str, Tensor]:
     """The weights of a model, and what its transforms have found."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    transforms = fitted_transforms(model)
+    transforms = model.fitted_transforms
     arrays = transforms.arrays if transforms else {}
     return tensors | {f"{TRANSFORMS}{name}": torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
@@ -110,7 +110,7 @@ def _differing(saved: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray]
 
 def save_training(
     path: Path,
-    model: nn.Module,
+    model: Scorer,
     optimizer: torch.optim.Optimizer,
     state: Mapping[str, Any],
     generators: Mapping[str, torch.Generator],
@@ -146,7 +146,7 @@ def save_training(
 
 def load_training(
     path: Path,
-    model: nn.Module,
+    model: Scorer,
     optimizer: torch.optim.Optimizer,
     generators: Mapping[str, torch.Generator],
     store_sha256: str | None = None,

@@ -18,7 +18,7 @@ from blair_rec.errors import ConfigError
 from blair_rec.models.dropout import BitDropout
 from blair_rec.models.packed import can_pack, hidden_states
 from blair_rec.models.similarity import as_key, as_query
-from blair_rec.models.text_models import item_side, shared_items
+from blair_rec.models.text_models import item_side
 from blair_rec.training import parallel
 from blair_rec.training.losses import bpr, full_softmax, gbce, sampled_scores, sampled_softmax
 from blair_rec.training.negatives import Negatives
@@ -70,7 +70,7 @@ class EveryPosition:
             learnt = torch.nonzero(packed.targets).squeeze(1)
             drawn = tuple(part.to(model.device) for part in negatives.draw()) if negatives is not None else None
             read = torch.cat([packed.items, packed.targets, drawn[0]]) if drawn is not None else None
-            with shared_items(model, read):
+            with model.shared_items(read):
                 some = learnt if len(learnt) < len(packed.targets) else None
                 hidden = hidden_states(model, packed, dropout, some)
                 yield self._loss(hidden, packed.targets[learnt], drawn), len(learnt)
@@ -109,7 +109,7 @@ class RecboleWay:
         for batch in self.loader:
             mine = batch[parallel.share()]
             cases = len(mine)
-            with shared_items(self.model):
+            with self.model.shared_items():
                 loss = self.model.calculate_loss((mine if cases else batch[:1]).to(self.model.device))
                 loss = torch.stack(loss).sum() if isinstance(loss, tuple) else loss
                 yield loss if cases else loss * 0, cases
@@ -123,7 +123,7 @@ def check_loss(model_class: type, train: TrainConfig) -> None:
     asked += [f"loss: {train.loss}"] * (train.loss in SAMPLED_LOSSES)
     if asked and not can_pack(model_class):
         raise ConfigError(
-            f"{model_class.__name__} trains RecBole's way, with a loss of its own, which {asked[0]} doesn't reach; "
+            f"{model_class.__name__} trains RecBole's way, with a loss of its own, which `{asked[0]}` doesn't reach; "
             "leave it out, or take SASRec or GRU4Rec"
         )
 

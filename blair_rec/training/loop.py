@@ -85,7 +85,7 @@ def run_epoch(
 
 
 def fit(
-    model: nn.Module,
+    model: Any,
     steps: EpochSteps,
     validate: Callable[[], Mapping[str, float]],
     metric: str,

@@ -17,6 +17,7 @@ from blair_rec.config.reading import load_yaml, refuse
 from blair_rec.errors import ConfigError
 from blair_rec.models.text_models import model_class
 
+import recbole
 from recbole.model import (
     context_aware_recommender,
     general_recommender,
@@ -113,6 +114,12 @@ def _folder_settings(dataset: str, given: Mapping[str, Any]) -> dict[str, Any]:
     folder, by_name = Path(dataset), Path(dataset).name == dataset
     found = "data_path" in given or dataset == BUNDLED or Path("dataset", dataset).is_dir() or not folder.is_dir()
     if by_name and found:  # RecBole looks in its data_path, and knows some names
+        somewhere = "data_path" in given or Path("dataset", dataset).is_dir()
+        if not somewhere and dataset.lower() not in _known_to_recbole():
+            raise ConfigError(
+                f"--dataset {dataset}: there is no such folder, here or in dataset/, and RecBole knows no data set of "
+                "this name; give a folder NAME that holds NAME.inter"
+            )
         return {}
     if not folder.is_dir():
         raise ConfigError(f"--dataset {dataset}: there is no such folder; give a folder NAME that holds NAME.inter")
@@ -124,6 +131,12 @@ def _folder_settings(dataset: str, given: Mapping[str, Any]) -> dict[str, Any]:
             "rename the folder and its files"
         )
     return {"data_path": str(folder.resolve().parent)}
+
+
+def _known_to_recbole() -> set[str]:
+    """The data sets that RecBole brings or offers to download."""
+    listed = Path(recbole.__file__).parent / "properties" / "dataset"
+    return {BUNDLED, *load_yaml(listed / "url.yaml"), *load_yaml(listed / "kg_url.yaml")}
 
 
 def _sequential_defaults(model: str, dataset: str, given: Mapping[str, Any]) -> dict[str, Any]:

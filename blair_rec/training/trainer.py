@@ -8,11 +8,9 @@ from typing import Any
 import torch
 
 from blair_rec.border.collector import TopKCollector
-from blair_rec.config.plugin import read_plugin_config
+from blair_rec.config.plugin import in_flat_keys, read_plugin_config
 from blair_rec.data.sequences import training_sequences
 from blair_rec.models.packed import can_pack
-from blair_rec.models.similarity import scores_by_product
-from blair_rec.models.text_models import shared_items
 from blair_rec.training.checkpoint import load_training, load_weights, save_training
 from blair_rec.training.epochs import EpochSteps, EveryPosition, RecboleWay, check_loss
 from blair_rec.training.loop import make_optimizer, run_epoch
@@ -36,11 +34,12 @@ class TextTrainer(Trainer):
             weight_decay=config["weight_decay"],
             epochs=config["epochs"],
         )
-        check_loss(type(model), self._train)
+        with in_flat_keys():
+            check_loss(type(model), self._train)
         self._every_position = self._train.loss != "recbole" and can_pack(type(model))
         super().__init__(config, model)
         self.eval_collector = TopKCollector(config)
-        model.scores_packed = self._every_position and scores_by_product(model)
+        model.scores_packed = self._every_position and model.scores_by_product
         self.saved_model_file = str(Path(self.saved_model_file).with_suffix(".safetensors"))
         self._store_sha256 = config["blair_store_sha256"]
         self._generators: dict[str, torch.Generator] = {}
@@ -119,5 +118,5 @@ class TextTrainer(Trainer):
         if eval_data and load_best_model:
             load_weights(self.model, Path(model_file or self.saved_model_file), self._store_sha256)
         self.model.eval()
-        with torch.no_grad(), shared_items(self.model), self.model.scores_overwritten():
+        with torch.no_grad(), self.model.shared_items(), self.model.scores_overwritten():
             return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)

@@ -397,9 +397,15 @@ def test_recboles_future_warnings_are_not_seen_and_others_are(tmp_path: Path, mo
     (world / "gaps.item").write_text("\n".join(lines), "utf-8")
     columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "class"]}
     stock = {"train_neg_sample_args": None, "load_col": columns, "data_path": str(tmp_path), "gpu_id": ""}
+    histories = "user_id:token\titem_id_list:token_seq\titem_id:token\nu\ti j\tk\n"
+    for part in ("train", "valid", "test"):
+        (world / f"gaps.{part}.inter").write_text(histories, "utf-8")
+    whole = {"benchmark_filename": ["train", "valid", "test"], "alias_of_item_id": ["item_id_list"]}
+    whole |= {"load_col": {"inter": ["user_id", "item_id_list", "item_id"]}}
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         SequentialDataset(Config(model="SASRec", dataset="gaps", config_dict=stock))
+        SequentialDataset(Config(model="SASRec", dataset="gaps", config_dict={**stock, **whole}))
         trainer.amp.GradScaler(enabled=False)
         with trainer.amp.autocast(enabled=False):
             pass

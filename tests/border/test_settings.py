@@ -12,7 +12,8 @@ from comparisons import config_of, tiny_at
 
 from blair_rec.border.settings import recbole_config, recbole_errors
 from blair_rec.errors import ConfigError, RecBoleError
-from blair_rec.experiment.fit import TrainingData, fit_variant
+from blair_rec.experiment.fit import fit_variant
+from blair_rec.experiment.splits.reading import training_data
 
 from recbole.data.interaction import Interaction
 from recbole.model.layers import MultiHeadAttention
@@ -56,7 +57,7 @@ def test_settings_that_recbole_refuses_are_told_with_the_models_name() -> None:
 def test_a_model_that_recbole_can_not_build_is_told(tmp_path: Path) -> None:
     variants = {"id": {"items": "id", "recbole": {"n_heads": 3}}}
     config = config_of(tiny_at(tmp_path), "none", variants=variants)
-    data = TrainingData(config, tmp_path / "tiny")
+    data = training_data(config, tmp_path / "tiny")
     expected = r"^RecBole can't build SASRec: ValueError: The hidden size \(8\) .*layers.py.*under `recbole`$"
     with pytest.raises(RecBoleError, match=expected):
         fit_variant(config, "id", 1, data, None)
@@ -68,31 +69,32 @@ def test_a_data_set_that_recbole_can_not_read_is_told(tmp_path: Path) -> None:
     with pytest.raises(
         RecBoleError, match=r"^RecBole can't read data set .*tiny': .*dataset.py, line \d+\); look at its"
     ):
-        TrainingData(config, tmp_path / "tiny")
+        training_data(config, tmp_path / "tiny")
 
 
 def test_a_note_names_what_nothing_reads_and_the_results_carry_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("blair_rec"), "propagate", True)
+    caplog.set_level(logging.WARNING, logger="blair_rec")  # RecBole leaves the root logger at the level of its last run
     config = config_of(tiny_at(tmp_path), "none", variants={"id": {"items": "id"}}, recbole={"gpu_id": 1, "mine": 2})
-    data = TrainingData(config, tmp_path / "tiny")
+    data = training_data(config, tmp_path / "tiny")
     unread = "gpu_id (CUDA_VISIBLE_DEVICES chooses the GPU), mine"
     note = f"settings under `recbole` that nothing reads in this comparison: {unread}"
     assert data.unread == (note,) and note in caplog.messages
-    clean = TrainingData(config_of(tmp_path / "tiny", "none", variants={"id": {"items": "id"}}), tmp_path / "tiny")
+    clean = training_data(config_of(tmp_path / "tiny", "none", variants={"id": {"items": "id"}}), tmp_path / "tiny")
     assert clean.unread == ()
     assert torch.equal(clean.train.inter_feat["item_id"], data.train.inter_feat["item_id"])
 
 
 def test_other_names_of_the_columns_reach_the_data_set(tmp_path: Path) -> None:
     tiny = tiny_at(tmp_path)
-    usual = TrainingData(config_of(tiny, "none", variants={"id": {"items": "id"}}), tiny)
+    usual = training_data(config_of(tiny, "none", variants={"id": {"items": "id"}}), tiny)
     for path in tiny.glob("tiny.i*"):
         title, rest = path.read_text("utf-8").split("\n", 1)
         title = title.replace("item_id:", "sku:").replace("user_id:", "who:").replace("timestamp:", "when:")
         path.write_text(f"{title}\n{rest}", "utf-8")
     fields = {"USER_ID_FIELD": "who", "ITEM_ID_FIELD": "sku", "TIME_FIELD": "when"}
-    named = TrainingData(config_of(tiny, "none", variants={"id": {"items": "id"}}, recbole=fields), tiny)
+    named = training_data(config_of(tiny, "none", variants={"id": {"items": "id"}}, recbole=fields), tiny)
     assert named.item_tokens == usual.item_tokens
     assert torch.equal(named.train.inter_feat["sku"], usual.train.inter_feat["item_id"])

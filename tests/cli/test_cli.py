@@ -209,7 +209,7 @@ def test_what_is_wrong_is_told_in_one_message(
         (["cfg.yaml", "-o", "cfg.yaml/out"], r"cfg.yaml/out can't be written \(Not a directory\); choose another"),
         (
             ["cfg.yaml", "-o", "out", "--set", "train.epochs=2"],
-            r"4 finished runs in out \(id-1, text-1, id-2\) were made otherwise: train.epochs: 1 -> 2\. .* --fresh",
+            r"4 finished .* \(id-1, text-1, id-2\) were made in another way: train.epochs: 1 -> 2\. .* --fresh",
         ),
     ],
 )
@@ -568,7 +568,7 @@ def test_models_tells_of_each_model_of_recbole_whether_it_can_take_item_text(
     "arguments, expected",
     [
         (["--model", "BLaIRSASRce", "--dataset", "tiny"], r"model is 'SASRce', .*did you mean 'SASRec'\?"),
-        (["--model", "SASRec", "--dataset", "tiny", "--epochs", "3"], r"'--epochs' is not --key=value"),
+        (["--model", "SASRec", "--dataset", "tiny", "--epochs", "3"], r"'--epochs' is not written as --key=value"),
         (["--model", "SASRec", "--dataset", "tiny", "--epochs=["], r"--epochs=\[: not YAML"),
         (["--model", "BLaIRSASRec", "--dataset", "tiny", "--blair_item=id"], r"unknown key 'blair_item'; did you mean"),
         (["--model", "BLaIRHGN", "--dataset", "tiny"], r"HGN can't take item text: it has 2 item embeddings"),

@@ -89,6 +89,16 @@ def test_what_is_wrong_with_texts_is_told(model: Path, tmp_path: Path, capsys: p
     assert "no field 'item_id' or 'parent_asin' that could name the item; fields: sku" in capsys.readouterr().err
 
 
+def test_encode_without_fields_names_those_of_the_file(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "shop.csv").write_text("sku,titel,preis\nx1,Topf,3\n")
+    said = told(capsys, 1, "encode", "--items", str(tmp_path / "shop.csv"), "--item-id", "sku", "-o", "s")
+    assert "--fields is missing: " in said and said.endswith("It has: titel, preis\n")
+    assert encode(model, tmp_path / "shop.csv", "--fields", "titel") == 1
+    assert "fields: sku, titel, preis; name it with --item-id" in capsys.readouterr().err
+
+
 def test_a_store_of_other_settings_is_replaced_only_if_fresh_is_said(
     model: Path, items: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,7 +142,7 @@ def test_vectors_go_out_and_come_back(model: Path, items: Path, capsys: pytest.C
         (["store", "verify", "nowhere"], "nowhere is not an embedding store"),
         (["store", "merge", "a", "-o", "s"], "a is not an embedding store"),
         (["store", "import", "a.npy", "-o", "s"], "a.npy is not there"),
-        (["encode", "--items", "i", "-o", "s"], "text fields are (); name at least one in a list"),
+        (["encode", "--items", "i", "-o", "s"], "i is not there, or not a file"),
         (["encode", "--items", "i", "--fields", "t", "--template", "blair", "-o", "s"], "chooses its own fields"),
         (["encode", "--items", "i", "--template", "blare", "-o", "s"], "did you mean 'blair'?"),
         (["encode", "--items", "i", "--fields", "t", "--dtype", "int8", "-o", "s"], "dtype is 'int8'; "),

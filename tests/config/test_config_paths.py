@@ -99,6 +99,20 @@ def test_what_is_nowhere_and_what_is_no_path_stays_as_it_is_written(tmp_path: Pa
     assert config.dataset == "ml-100k" and data_folder(config.dataset).name == "ml-100k"
 
 
+@pytest.mark.parametrize("here", [".", "data", "data/shop", "elsewhere"])
+def test_a_file_inside_the_data_folder_that_it_names_is_found_from_anywhere(
+    here: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `prepare -o data/shop` writes data/shop/shop.yaml."""
+    text = {"template": "blair", "items": "data/shop/items.jsonl"}
+    path = write(tmp_path / "data" / "shop", dataset="data/shop", text=text)
+    (path.parent / "items.jsonl").write_text("there")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / here)
+    config = load_config(os.path.relpath(path))
+    assert (config.dataset, config.text.items) == (str(path.parent), str(path.parent / "items.jsonl"))
+
+
 def test_a_link_keeps_its_name_as_the_files_carry_it(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     os.symlink(tmp_path / "real", tmp_path / "shop")

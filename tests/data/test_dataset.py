@@ -22,7 +22,7 @@ from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.data.log import LOG_POSITION, gather_windows
 from blair_rec.data.sequences import training_sequences
 from blair_rec.errors import DatasetError
-from blair_rec.experiment.fit import TrainingData
+from blair_rec.experiment.splits.reading import training_data
 from blair_rec.models.text_models import model_class
 
 import recbole
@@ -283,7 +283,7 @@ def test_what_has_no_history_is_told(tmp_path: Path, caplog: pytest.LogCaptureFi
 def test_a_comparison_and_a_plugin_config_hand_their_cut_off_times_on(tiny: Path) -> None:
     cut = {"valid_from": 1723390827, "test_from": 1728143976}
     variants = {"variants": {"id": {}}, "recbole": {"MAX_ITEM_LIST_LENGTH": 5}}
-    compared = TrainingData(read_config({"dataset": str(tiny), "split": cut, **variants}), tiny).train
+    compared = training_data(read_config({"dataset": str(tiny), "split": cut, **variants}), tiny).train
     plugin = built(TextSequentialDataset, tiny, model_class("SASRec"), blair_split=cut)[1][0]
     assert cases([compared]) and cases([plugin])
     for train in (compared, plugin):

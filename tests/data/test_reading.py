@@ -197,7 +197,7 @@ def test_a_line_that_can_not_be_used_is_left_out_counted_and_told(
 def test_more_than_one_in_twenty_lines_is_an_error_with_the_first_lines(tmp_path: Path) -> None:
     good = GOOD.splitlines(keepends=True)[:95]
     assert read(write_inter(tmp_path / "some", "".join(good) + "u\ti\t\n" * 5)).rejected.count == 5
-    message = r"6 of 101 lines can't be used, and at most 0.05 .*many.inter, line 97: timestamp is empty.*correct these"
+    message = r"6 of 101 lines can't be used; the limit is a share of 0.05 .*line 97: timestamp is empty.*correct these"
     with pytest.raises(RejectedLines, match=message):
         read(write_inter(tmp_path / "many", "".join(good) + "u\ti\t\n" * 6))
 
@@ -245,6 +245,17 @@ def test_a_byte_order_mark_and_line_ends_of_windows_change_nothing(tmp_path: Pat
         ("user_id:token\titem_id:token\titem_id:float\n", {}, "line 1: two columns are called 'item_id'"),
         ('"user_id:token"\titem_id:token\ttimestamp:float\n', {}, "without quotation marks around names"),
         ("", {}, "is none of RecBole's"),
+        (
+            "user_id:token\titem_id:token\ttimestamp:float\t\n",
+            {},
+            r"line 1: a column has no name; .*'\\t' out at the end",
+        ),
+        (
+            "user_id:token,item_id:token,timestamp:float\n",
+            {},
+            r"',' separates the columns, .* `field_separator` to ','",
+        ),
+        ("user_id:token\titem_id:token\ttimestamp:float\ru1", {}, "the lines end in a carriage return alone"),
         ("user_id:token\titem_id:token\ttimestamp:float\n", {"encoding": "utf9"}, "Python knows no encoding 'utf9'"),
         ("user_id:token\titem_id:token\ttimestamp:float\n", {"encoding": "utf-16"}, "the text is not utf-16"),
     ],
@@ -254,6 +265,22 @@ def test_a_header_that_can_not_be_meant_is_named(
 ) -> None:
     with pytest.raises(AtomicFileError, match=message):
         read(write_inter(tmp_path / "shop", GOOD, header), **said)
+
+
+@pytest.mark.parametrize("odd", [[], [0], [1_700_000_000_000, -1], [4_102_444_801]])
+def test_times_that_are_none_in_the_unit_of_most_are_counted(tmp_path: Path, odd: list[int]) -> None:
+    times = [*range(1_700_000_000, 1_700_000_040), *odd]
+    data = read(write_inter(tmp_path / "shop", "".join(f"u{at % 4}\ti{at % 7}\t{at}\n" for at in times)))
+    assert [note[:44] for note in data.reading_notes] == [
+        f"timestamp in shop.inter: {len(odd)} of {len(times)} times are before"[:44]
+    ] * bool(odd)
+
+
+def test_a_name_in_load_col_that_no_column_has_is_named(tmp_path: Path) -> None:
+    columns = {"load_col": {"inter": ["user_id", "item_id", "timestamp", "ratnig"]}}
+    assert read(write_inter(tmp_path / "shop", GOOD), **columns).reading_notes == [
+        "shop.inter doesn't have ratnig, which load_col names; correct the name"
+    ]
 
 
 def test_ids_that_are_not_loaded_are_named(tmp_path: Path) -> None:

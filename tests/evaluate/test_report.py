@@ -137,6 +137,14 @@ def test_one_seed_is_shown_without_a_deviation(tmp_path):
     assert "±" not in table
 
 
+def test_a_question_mark_on_the_terminal_is_explained_where_there_is_one(tmp_path, board):
+    said = "?: too few seeds or users to tell a difference from luck"
+    assert said not in words(rendered(board))
+    for variant in ("id", "text"):
+        fake_run(tmp_path / "one", variant, 1)
+    assert said in words(rendered(board_of(tmp_path / "one")))
+
+
 def test_notes_stand_in_every_readable_rendering(tmp_path):
     for variant, seed in [("id", 1), ("id", 2), ("text", 1)]:
         fake_run(tmp_path, variant, seed)

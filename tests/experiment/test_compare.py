@@ -115,6 +115,19 @@ def contents(out: Path) -> dict[str, bytes]:
 ALL = ["id-1", "text-1", "text_init-1", "shuffled-1", "id-2", "text-2", "text_init-2", "shuffled-2"]
 
 
+def test_a_folder_with_files_of_ones_own_by_our_names_is_left_as_it_is(
+    encoder: Path, tmp_path: Path, tiny: Path
+) -> None:
+    out = tmp_path / "project"
+    (out / "checkpoints").mkdir(parents=True)
+    (out / "checkpoints" / "mine.pt").write_text("mine")
+    (out / "config.yaml").write_text("# mine")
+    before = contents(out)
+    with pytest.raises(OutputError, match="holds checkpoints, config.yaml, which this command did not write"):
+        compare(config_of(tiny, encoder), out)
+    assert contents(out) == before
+
+
 # What a comparison leaves
 
 
@@ -274,7 +287,7 @@ def test_a_process_that_is_killed_loses_only_the_run_at_work(finished: Finished,
         "class Live(commands.Live):\n"
         "    def epoch(self, run, epoch):\n"
         "        if run.folder.name == 'text-1' and epoch.epoch == 2:\n"
-        "            run.folder.with_name('.text-1.partial').mkdir()\n"
+        "            run.folder.with_name('.text-1.1-00000000.partial').mkdir()\n"
         "            os.kill(os.getpid(), signal.SIGKILL)\n"
         "commands.Live = Live\n"
         "cli.main(['compare', 'cfg.yaml', '-o', 'out'])\n"
@@ -282,7 +295,7 @@ def test_a_process_that_is_killed_loses_only_the_run_at_work(finished: Finished,
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     runs = tmp_path / "out" / "runs"
-    assert {path.name for path in runs.iterdir()} == {"id-1", ".text-1.partial"}
+    assert {path.name for path in runs.iterdir()} == {"id-1", ".text-1.1-00000000.partial"}
 
     listener = Recorder()
     compare(load_config(path), tmp_path / "out", listener=listener)  # the lock died with its process
@@ -326,7 +339,7 @@ def test_a_changed_config_is_refused_and_the_change_named(own: Finished) -> None
     refused(
         own.config.changed(train=train),
         own.out,
-        r"^8 finished runs in .*out \(id-1, text-1, text_init-1\) were made otherwise: "
+        r"^8 finished runs in .*out \(id-1, text-1, text_init-1\) were made in another way: "
         r"train.loss: 'full_softmax' -> 'recbole'; train.epochs: 2 -> 1\. .*another folder \(-o\).*--fresh$",
     )
 
@@ -336,7 +349,7 @@ def test_only_the_variants_that_changed_are_named(own: Finished) -> None:
     refused(
         own.config.changed(variants=variants),
         own.out,
-        r"^2 finished runs in .* \(text-1, text-2\) were made otherwise: transforms: \['whiten'\] -> \['l2'\]\.",
+        r"^2 finished runs in .* \(text-1, text-2\) were made in another way: transforms: \['whiten'\] -> \['l2'\]\.",
     )
 
 
@@ -349,13 +362,15 @@ def test_changed_text_fields_are_named(own: Finished) -> None:
 def test_a_changed_data_file_is_named(own: Finished) -> None:
     with (Path(own.config.dataset) / "tiny.inter").open("a") as file:
         file.write("u000\ti01\t1900000000\n")
-    refused(own.config, own.out, r"^8 finished runs .* were made otherwise: the data set's files\.")
+    refused(own.config, own.out, r"^8 finished runs .* were made in another way: the data set's files\.")
 
 
 def test_changed_text_is_named_before_anything_is_encoded(own: Finished) -> None:
     path = Path(own.config.dataset) / "tiny.item"
     path.write_text(path.read_text("utf-8").replace("lamp", "torch"), encoding="utf-8")
-    refused(own.config, own.out, r"^6 finished runs in .* \(text-1, .* were made otherwise: the items' text, or the")
+    refused(
+        own.config, own.out, r"^6 finished runs in .* \(text-1, .* were made in another way: the items' text, or the"
+    )
 
 
 def test_another_encoder_of_the_same_name_is_named(own: Finished, encoder: Path, tmp_path: Path) -> None:
@@ -369,7 +384,7 @@ def test_another_encoder_of_the_same_name_is_named(own: Finished, encoder: Path,
 def test_another_version_is_named(own: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blair_rec.experiment.planning.plan.code_hash", lambda text: "0123456789ab")
     monkeypatch.setattr(
-        "blair_rec.experiment.planning.plan.code_files",
+        "blair_rec.experiment.planning.changes.code_files",
         lambda text: {**code_files(text), "experiment/fit.py": "0123456789ab"},
     )
     refused(own.config, own.out, r"^8 finished runs .* .*: the code of blair_rec \(experiment/fit.py\)\.")
@@ -426,9 +441,9 @@ def test_a_run_that_was_being_replaced_is_there_again(
 def test_what_a_killed_replacement_left_is_put_right(own: Finished) -> None:
     runs = own.out / "runs"
     before = contents(runs)
-    (runs / "id-1").rename(runs / ".id-1.old")
-    shutil.copytree(runs / "id-2", runs / ".id-1.partial")
-    shutil.copytree(runs / "id-2", runs / ".id-2.old")
+    (runs / "id-1").rename(runs / ".id-1.1-00000000.old")
+    shutil.copytree(runs / "id-2", runs / ".id-1.1-00000000.partial")
+    shutil.copytree(runs / "id-2", runs / ".id-2.1-00000000.old")
     listener = Recorder()
     compare(own.config, own.out, listener=listener)
     assert listener.started_runs == [] and contents(runs) == before
@@ -506,7 +521,7 @@ def test_runs_of_something_else_in_the_same_folder_do_no_harm(own: Finished) -> 
 def test_a_copied_run_does_not_count_as_another_seed(own: Finished) -> None:
     shutil.rmtree(own.out / "runs" / "id-2")
     shutil.copytree(own.out / "runs" / "id-1", own.out / "runs" / "id-2")
-    with pytest.raises(ChangedRuns, match=r"\(id-2\) were made otherwise: seed: 1 -> 2\."):
+    with pytest.raises(ChangedRuns, match=r"\(id-2\) were made in another way: seed: 1 -> 2\."):
         compare(own.config, own.out)
 
 

@@ -55,6 +55,33 @@ def imported(encoded: Path, folder: Path, rows: int | None = None) -> EmbeddingS
     return import_store(folder / "vectors.npy", folder / "mine", encoder="another-tool")
 
 
+def test_item_files_are_read_with_recboles_separator_and_encoding(tmp_path: Path) -> None:
+    """The same data set in other bytes gives the same vectors and ranks."""
+    encoder = build_roberta(tmp_path / "tiny-roberta")
+    plain = tiny_at(tmp_path)
+    for path in plain.glob("tiny.i*"):
+        text = path.read_text("utf-8").replace("bamboo", "bambo\u00fc")
+        path.write_text(text, encoding="utf-8")
+    other = tmp_path / "other" / "tiny"
+    other.mkdir(parents=True)
+    for path in plain.glob("tiny.i*"):
+        (other / path.name).write_bytes(path.read_text("utf-8").replace("\t", ";").encode("latin-1"))
+    variants = {"near": {"scorer": "last_item"}, "pop": {"scorer": "popularity"}}
+    found = []
+    for folder, recbole in ((plain, {}), (other, {"field_separator": ";", "encoding": "latin-1"})):
+        recbole |= {"MAX_ITEM_LIST_LENGTH": 10}
+        config = config_of(folder, encoder, variants=variants, seeds=[1], recbole=recbole, baseline="pop")
+        compare(config, folder.parent / "out")
+        run = load_run(folder.parent / "out" / "runs" / "near-1")
+        found.append(
+            (
+                run.store_sha256,
+                {name: rank.tolist() for name, rank in vars(run.ranks).items() if hasattr(rank, "tolist")},
+            )
+        )
+    assert found[0] == found[1]
+
+
 def test_given_vectors_rank_as_encoded_ones(encoded: Path, tmp_path: Path) -> None:
     store = imported(encoded, tmp_path)
     listener = Recorder()

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from worlds import Event, built, write_log
 
 from blair_rec.data.dataset import TextSequentialDataset
-from blair_rec.experiment.leakage import NOWHERE, TEST, TRAINING, VALIDATION, Leaks, count_leaks, leaks_of, text_notes
+from blair_rec.experiment.splits.leakage import (
+    NOWHERE,
+    TEST,
+    TRAINING,
+    VALIDATION,
+    Leaks,
+    count_leaks,
+    leaks_of,
+    text_notes,
+)
 
 EVENTS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(0, 9)), min_size=1, max_size=25)
 

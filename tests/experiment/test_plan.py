@@ -171,7 +171,9 @@ def test_runs_of_an_earlier_version_are_read_and_kept_if_the_code_is_accepted(ow
     assert [(row.variant, row.seeds, row.metrics) for row in board.rows] == [
         (row.variant, row.seeds, row.metrics) for row in before.rows
     ]
-    with pytest.raises(ChangedRuns, match=r"otherwise: the code of blair_rec \(an earlier version, .*--accept-code"):
+    with pytest.raises(
+        ChangedRuns, match=r"in another way: the code of blair_rec \(an earlier version, .*--accept-code"
+    ):
         compare(config, out)
     assert started(config, out, accept_code=True) == []
 
@@ -194,7 +196,7 @@ def test_the_modules_that_changed_are_named(own: tuple[CompareConfig, Path]) -> 
     config, out = own
     made_before(out, "fit.py", "evaluate/metrics.py")
     expected = (
-        r"^6 finished runs in .* otherwise: the code of blair_rec \(evaluate/metrics.py, fit.py\)\. .*--fresh; "
+        r"^6 finished runs in .* in another way: the code of blair_rec \(evaluate/metrics.py, fit.py\)\. .*--fresh; "
         r"if the new code gives the same results, keep them with --accept-code$"
     )
     with pytest.raises(ChangedRuns, match=expected):
@@ -220,7 +222,9 @@ def test_accepting_code_accepts_nothing_else_and_notes_nothing_then(own: tuple[C
     made_before(out, "fit.py")
     files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     train = config.train.changed(epochs=2)
-    with pytest.raises(ChangedRuns, match=r"\(id-1, id-2\) were made otherwise: train.epochs: 1 -> 2\. .*--fresh$"):
+    with pytest.raises(
+        ChangedRuns, match=r"\(id-1, id-2\) were made in another way: train.epochs: 1 -> 2\. .*--fresh$"
+    ):
         compare(config.changed(train=train), out, accept_code=True)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == files
 

@@ -28,7 +28,7 @@ BESIDE = {
     "extras.py": "words about what is not installed",
     "files.py": "how files are replaced",
     "experiment/planning/changes.py": "words",
-    "experiment/leakage.py": "notes for readers",
+    "experiment/splits/leakage.py": "notes for readers",
     "experiment/listener.py": "progress",
     "experiment/provenance.py": "what is noted",
     "evaluate/__init__.py": "nothing",

@@ -24,10 +24,11 @@ from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.errors import ConfigError, TrainingError
 from blair_rec.experiment import tune as tuning
 from blair_rec.experiment.compare import compare
-from blair_rec.experiment.fit import TrainingData, fit_variant
+from blair_rec.experiment.fit import fit_variant
 from blair_rec.experiment.planning.data_files import data_folder
-from blair_rec.experiment.run import Data
-from blair_rec.experiment.search_space import draw, grid_of, with_settings
+from blair_rec.experiment.run import whole_data
+from blair_rec.experiment.search_space import chosen, draw, grid_of, with_settings
+from blair_rec.experiment.splits.reading import training_data
 from blair_rec.experiment.tune import Trial, read_trials, tune
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -103,21 +104,21 @@ def test_the_better_third_goes_on_and_the_best_of_the_last_rung_is_chosen(done: 
         best = sorted(first, key=lambda trial: -trial.value)[: math.ceil(4 / 3)]
         assert [trial.settings for trial in last] == [trial.settings for trial in best]
         winner = max(last, key=lambda trial: trial.value)
-        assert tuning.chosen(done.after, variant) == winner.settings
+        assert chosen(done.after, variant) == winner.settings
         assert winner.value >= max(trial.value for trial in first if trial.settings == winner.settings)
 
 
 def test_the_id_model_is_tuned_first_and_its_choice_is_shared(done: Tuned) -> None:
     assert [trial.variant for trial in done.trials[:6]] == ["id"] * 6
-    chosen = tuning.chosen(done.after, "id")
-    assert done.after.train.learning_rate == chosen["train.learning_rate"]
-    assert done.after.recbole["hidden_dropout_prob"] == chosen["recbole.hidden_dropout_prob"]
+    of_id = chosen(done.after, "id")
+    assert done.after.train.learning_rate == of_id["train.learning_rate"]
+    assert done.after.recbole["hidden_dropout_prob"] == of_id["recbole.hidden_dropout_prob"]
     for name in ("text", "moved", "shuffled"):
         variant = done.after.variants[name]
         assert set(variant.train) == {"learning_rate"} and variant.recbole == {}
         assert done.after.recbole_of(variant) == done.after.recbole
-    assert set(tuning.chosen(done.after, "moved")) == {"train.learning_rate", "transforms", "max_delta"}
-    assert set(tuning.chosen(done.after, "text")) == {"train.learning_rate", "transforms"}
+    assert set(chosen(done.after, "moved")) == {"train.learning_rate", "transforms", "max_delta"}
+    assert set(chosen(done.after, "text")) == {"train.learning_rate", "transforms"}
     assert done.after.variants["both"] == done.before.variants["both"]
 
 
@@ -182,7 +183,7 @@ def test_an_interrupted_search_ends_as_one_that_was_not(done: Tuned, tmp_path: P
 def test_a_trial_that_went_on_from_its_rung_is_as_good_as_one_that_never_stopped(done: Tuned) -> None:
     trial = done.of("id", 2)[0]
     config = with_settings(done.before, "id", trial.settings)
-    data = TrainingData(config, data_folder(config.dataset))
+    data = training_data(config, data_folder(config.dataset))
     fitted = fit_variant(config, "id", 0, data, None)
     assert (fitted.best_value, fitted.best_epoch) == (trial.value, trial.best_epoch)
     [first] = [one for one in done.of("id", 1) if one.settings == trial.settings]
@@ -249,7 +250,7 @@ def test_other_test_items_change_no_trial(done: Tuned, encoder: Path, tmp_path: 
 
 def test_the_data_that_tuning_sees_holds_no_test_case(done: Tuned) -> None:
     folder = data_folder(done.before.dataset)
-    data, whole = TrainingData(done.before, folder), Data(done.before, folder)
+    data, whole = training_data(done.before, folder), whole_data(done.before, folder)
     splits = [value for value in vars(data).values() if isinstance(value, TextSequentialDataset)]
     assert splits == [data.train, data.valid]
     for split in splits:
@@ -271,11 +272,12 @@ def test_a_trial_is_worth_what_a_comparison_finds_on_validation(done: Tuned, tmp
 
 
 def test_the_modules_of_tuning_never_speak_of_the_test_split() -> None:
-    """Runs evaluate on test, in run.py: neither module imports it, and none reads an attribute of that name."""
+    """Runs evaluate on test, in run.py: neither module imports it, asks for all splits, or reads `.test`."""
     for module in (tuning, __import__("blair_rec.experiment.fit", fromlist=["fit"])):
         tree = ast.parse(Path(str(module.__file__)).read_text("utf-8"))
         names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         assert not names & {"blair_rec.experiment.run", "blair_rec.serve.recommender"}
+        assert "read_splits" not in ast.dump(tree)
         assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "test"]
 
 
@@ -319,14 +321,15 @@ def test_the_command_tells_every_trial_and_where_the_config_is(
     path = write_config(
         tmp_path / "cfg.yaml", tiny, encoder, variants={"id": VARIANTS["id"]}, train={"epochs": 1}, tune=TUNE
     )
-    assert cli.main(["tune", str(path), "--budget", "2", "-o", "out"]) == 0
+    assert cli.main(["tune", str(path), "--budget", "2", "--encoder", "another", "-o", "out"]) == 0
     out, err = capsys.readouterr()
     assert err.count("on validation") == 2 and "id, trial 1, to epoch 1: 0." in err
     said = "written to out/tuned.yaml; to evaluate it on the test split: "
     (command,) = [line.removeprefix(said) for line in err.splitlines() if line.startswith(said)]
     assert command == "blair-rec compare out/tuned.yaml -o out/compared"
     assert "chosen on validation" in out and "learning_rate" in out
-    assert load_config("out/tuned.yaml").variants["id"].trials == 2
+    tuned = load_config("out/tuned.yaml")
+    assert tuned.variants["id"].trials == 2 and tuned.text.encoder == "another"
 
 
 def test_projects_are_not_compared_into_one_folder(

@@ -119,6 +119,11 @@ def test_a_list_of_numbers_holds_nothing_else(cell: str) -> None:
         ("token_seq", "a \0", r"x 'a \x00' holds a NUL character"),
         ("token", "NA", ""),
         ("token_seq", "nan", ""),
+        (
+            "float",
+            "2024-07-01",
+            "x '2024-07-01' is not a finite number; write dates as numbers, such as seconds since 1970",
+        ),
     ],
 )
 def test_ids_are_there_and_hold_no_nul(kind: str, cell: str, why: str) -> None:

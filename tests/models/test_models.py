@@ -21,16 +21,15 @@ from blair_rec.config.comparison import read_config
 from blair_rec.config.names import ITEM_KINDS
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.errors import CheckpointError, ConfigError
-from blair_rec.experiment.fit import TrainingData, fit_variant
+from blair_rec.experiment.fit import fit_variant
+from blair_rec.experiment.splits.reading import training_data
 from blair_rec.models.eligibility import Eligible, eligibility, recbole_models
+from blair_rec.models.scorer import transform_report
 from blair_rec.models.text_models import (
-    append_items,
     count_parameters,
     item_embedding_name,
     item_side,
     model_class,
-    shared_items,
-    transform_report,
     with_text,
 )
 from blair_rec.models.transforms import pca
@@ -196,7 +195,7 @@ def test_sharing_the_items_changes_no_score(train: Any, kind: str, model: str) -
     built_model, batch = make(train, kind, model), train[torch.arange(50)]
     with torch.no_grad():
         alone = built_model.full_sort_predict(batch)
-        with shared_items(built_model):
+        with built_model.shared_items():
             assert torch.equal(built_model.full_sort_predict(batch), alone)
 
 
@@ -336,7 +335,7 @@ def test_a_model_that_can_take_text_trains_an_epoch_and_is_ranked(folder: Path, 
             "variants": variants,
         }
     )
-    data = TrainingData(config, folder)
+    data = training_data(config, folder)
     values = {}
     for name in variants:
         fitted = fit_variant(config, name, 1, data, None if name == "id" else store)
@@ -493,7 +492,7 @@ def test_every_kind_of_item_side_fits_into_a_model(train: Any, kind: str, model:
     batch = train[torch.arange(20)]
     with torch.no_grad():
         scores = built_model.full_sort_predict(batch)
-        with shared_items(built_model):
+        with built_model.shared_items():
             torch.testing.assert_close(built_model.full_sort_predict(batch), scores)
     assert scores.isfinite().all()
 
@@ -514,7 +513,7 @@ def test_an_appended_item_with_a_known_text_scores_and_reads_as_the_known_one(
     known = int(batch["item_id_list"][0, 0])
     with torch.no_grad():
         before = built_model.full_sort_predict(batch)
-        append_items(built_model, train.item_vectors.table[[known, known]] + [[0.0], [1.0]])
+        built_model.append_items(train.item_vectors.table[[known, known]] + [[0.0], [1.0]])
         after = built_model.full_sort_predict(batch)
         assert after.shape == (40, train.item_num + 2)
         batch["item_id_list"] = torch.where(batch["item_id_list"] == known, train.item_num, batch["item_id_list"])
@@ -540,7 +539,7 @@ def test_an_appended_item_with_a_known_text_scores_and_reads_as_the_known_one(
 )
 def test_what_can_not_take_new_items_says_why(train: Any, model: str, kind: str, message: str) -> None:
     with pytest.raises(ConfigError, match=f"came after training can't be scored: .*{message}"):
-        append_items(make(train, kind, model), train.item_vectors.table[:2])
+        make(train, kind, model).append_items(train.item_vectors.table[:2])
 
 
 def test_text_without_vectors_is_an_error(train: Any) -> None:

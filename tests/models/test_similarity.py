@@ -17,7 +17,7 @@ from blair_rec.border.settings import recbole_config
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.errors import ConfigError
 from blair_rec.models.packed import can_pack
-from blair_rec.models.similarity import as_key, as_query, item_matrix, scores_by_product, user_vectors
+from blair_rec.models.similarity import as_key, as_query, product_scorer
 from blair_rec.models.text_models import item_side, model_class
 
 from recbole.model import sequential_recommender
@@ -70,26 +70,26 @@ def build(folder: Path, model: str | type, **given: Any) -> tuple[Any, Any]:
 @torch.no_grad()
 def test_a_model_that_scores_by_product_scores_by_product(folder: Path, name: str) -> None:
     model, cases = build(folder, name)
-    assert scores_by_product(model) and scores_by_product(type(model))
-    product = user_vectors(model, cases) @ item_matrix(model).T
+    assert model.scores_by_product and product_scorer(type(model))
+    product = model.user_vectors(cases) @ model.item_matrix().T
     assert torch.equal(product, model.full_sort_predict(cases)) and product.std() > 0
 
 
 def test_no_other_model_of_recbole_says_it_does() -> None:
     classes = [cls for cls in vars(sequential_recommender).values() if inspect.isclass(cls)]
     recboles = [cls for cls in classes if issubclass(cls, SequentialRecommender) and not hasattr(cls, "recbole_base")]
-    assert sorted(cls.__name__ for cls in recboles if scores_by_product(cls)) == sorted(PRODUCT)
-    assert all(scores_by_product(cls) for cls in recboles if can_pack(cls))
+    assert sorted(cls.__name__ for cls in recboles if product_scorer(cls)) == sorted(PRODUCT)
+    assert all(product_scorer(cls) for cls in recboles if can_pack(cls))
 
 
 @pytest.mark.parametrize("name", ["BERT4Rec", "CORE"])
 @torch.no_grad()
 def test_a_bias_or_a_scale_of_its_own_is_no_product(folder: Path, name: str) -> None:
     model, cases = build(folder, name)
-    assert not scores_by_product(model)
+    assert not model.scores_by_product
     assert model.full_sort_predict(cases).shape[0] == 20, "it scores RecBole's way all the same"
     with pytest.raises(TypeError, match=f"BLaIR{name} does not score by product"):
-        user_vectors(model, cases)
+        model.user_vectors(cases)
 
 
 def test_a_class_that_scores_in_its_own_way_is_believed_nothing() -> None:
@@ -100,7 +100,7 @@ def test_a_class_that_scores_in_its_own_way_is_believed_nothing() -> None:
     class Renamed(SASRec):
         pass
 
-    assert not scores_by_product(Doubled) and scores_by_product(Renamed)
+    assert product_scorer(Doubled) is None and product_scorer(Renamed) is SASRec
 
 
 @pytest.mark.parametrize("kind", ["id", "text", "text_init"])

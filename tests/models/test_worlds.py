@@ -13,7 +13,7 @@ from blair_rec.config.sections import TextConfig, TrainConfig, VariantConfig
 from blair_rec.evaluate.runs.results import RunResult, load_run
 from blair_rec.evaluate.runs.run_files import PROTOCOLS, ProtocolName
 from blair_rec.experiment.planning.plan import Run, run_setup
-from blair_rec.experiment.run import Data, make_run
+from blair_rec.experiment.run import make_run, whole_data
 from blair_rec.text.store.embeddings import EmbeddingStore
 from blair_rec.text.store.writer import write_store
 
@@ -88,7 +88,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[RunResul
             "hidden_dropout_prob": 0.2, "attn_dropout_prob": 0.2,
         },
     )  # fmt: skip
-    data = Data(config, folder / "cycle")
+    data = whole_data(config, folder / "cycle")
     found: dict[str, list[RunResult]] = {}
     for name, variant in VARIANTS.items():
         for seed in SEEDS:

@@ -178,8 +178,8 @@ def test_too_many_unusable_events_are_an_error() -> None:
 
 
 def test_no_event_at_all_is_an_error() -> None:
-    with pytest.raises(SourceError, match=r"no usable event among 0 lines \(no line\)"):
-        collect([], ["user", "item", "time"], Rejected(Path("rejected.jsonl")))
+    with pytest.raises(SourceError, match=r"^a\.csv holds no event behind its first line; write one"):
+        collect([], ["user", "item", "time"], Rejected(Path("rejected.jsonl")), log_name="a.csv")
 
 
 def test_events_that_agree_in_everything_are_one() -> None:

@@ -44,8 +44,8 @@ def test_a_space_belongs_to_the_name_of_a_user_but_not_at_its_ends() -> None:
         ('7" tablet', "would remove the quotation mark"),
         (" cup", "begins or ends with a space"),
         ("a\tb", "would break the cell"),
-        ("a\u2028b", "would break the cell"),
-        ("a\u00a0b", "would break the cell"),
+        ("a\u2028b", "an unusual space"),
+        ("a\u00a0b", "an unusual space"),
         ("oak table", "splits lists of items at spaces; replace them, for instance with '_'"),
     ],
 )

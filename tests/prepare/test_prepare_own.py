@@ -213,6 +213,31 @@ def test_the_same_command_has_nothing_left_to_do(tmp_path: Path) -> None:
         prepare_own(other, out, print)
 
 
+def test_what_a_user_adds_or_changes_in_a_prepared_folder_is_never_replaced(tmp_path: Path) -> None:
+    asked = OwnData(write_events(tmp_path / "events.csv"), "who", "what", "when")
+    out = tmp_path / "mine"
+    prepare_own(asked, out, print)
+    (out / "notes.txt").write_text("all I have")
+    with pytest.raises(OutputError, match=r"holds 1 files that this command does not write \(first: notes.txt\)"):
+        prepare_own(asked, out, print, fresh=True)
+    (out / "notes.txt").rename(tmp_path / "notes.txt")
+    with (out / "mine.yaml").open("a") as file:
+        file.write("# tuned by hand\n")
+    with pytest.raises(OutputError, match=r"1 files in .*mine were changed .*first: mine.yaml.*would be lost"):
+        prepare_own(asked, out, print, fresh=True)
+    assert "# tuned by hand" in (out / "mine.yaml").read_text()
+    (out / "mine.yaml").rename(tmp_path / "mine.yaml")
+    assert prepare_own(asked, out, print, fresh=True)
+
+
+def test_a_link_keeps_pointing_to_where_the_data_are(tmp_path: Path) -> None:
+    asked = OwnData(write_events(tmp_path / "events.csv"), "who", "what", "when")
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "mine").symlink_to("disk/mine")
+    prepare_own(asked, tmp_path / "mine", print)
+    assert (tmp_path / "mine").is_symlink() and (tmp_path / "disk" / "mine" / "mine.inter").is_file()
+
+
 @pytest.mark.parametrize("fresh", [False, True])
 def test_a_folder_that_holds_something_else_is_never_touched(tmp_path: Path, fresh: bool) -> None:
     asked = OwnData(write_events(tmp_path / "events.csv"), "who", "what", "when")
@@ -243,7 +268,7 @@ def test_the_record_names_what_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "asked, message",
     [
-        ({"items": Path("items.csv")}, "give both --items and --fields"),
+        ({"fields": ("title",)}, "--fields names text columns .* name that file with --items"),
         ({"item": "who"}, "have to be three columns"),
         ({"items": Path("items.csv"), "fields": ("item_id",)}, "'item_id' can't be a column of an .item file"),
         ({"items": Path("items.csv"), "fields": ("a:b",)}, "'a:b' can't be a column of an .item file"),
@@ -252,6 +277,25 @@ def test_the_record_names_what_was_written(tmp_path: Path) -> None:
 def test_what_can_not_be_meant_is_refused(asked: dict[str, Any], message: str) -> None:
     with pytest.raises((ConfigError, SourceError), match=message):
         OwnData(Path("events.csv"), **{"user": "who", "item": "what", "time": "when", **asked})
+
+
+def test_an_items_file_without_fields_is_refused_and_its_columns_are_named(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("sku,title,price\n")
+    (tmp_path / "items.jsonl").write_text('{"sku": 1, "name": "cup"}\n')
+    for name, columns in (("items.csv", "sku, title, price"), ("items.jsonl", "sku, name")):
+        with pytest.raises(ConfigError, match=f"^--fields is missing: .*{name} are text.* It has: {columns}$"):
+            OwnData(Path("events.csv"), "who", "what", "when", items=tmp_path / name)
+
+
+def test_a_column_of_orders_taken_for_users_is_asked_about(tmp_path: Path) -> None:
+    """Each order has a number of its own, so no user has two events."""
+    rows = [(f"o{n}", f"u{n % 3}", f"i{n % 4}", n) for n in range(12)]
+    path = tmp_path / "log.csv"
+    path.write_text("order,user,item,time\n" + "".join(",".join(map(str, row)) + "\n" for row in rows))
+    for user, count in (("order", 1), ("user", 0)):
+        said: list[str] = []
+        assert prepare_own(OwnData(path, user, "item", "time"), tmp_path / user, said.append)
+        assert sum("no user has two events" in line and f"is '{user}' the column" in line for line in said) == count
 
 
 # Files with something wrong
@@ -266,9 +310,7 @@ def independently(content: bytes, kind: str) -> set[tuple[str, str, int]] | None
             if kind == "csv":
                 who, what, when = line.decode().removesuffix("\r").split(",")
             else:
-                row = json.loads(
-                    line.decode(), object_pairs_hook=lambda pairs: dict(reversed(pairs)), parse_constant=_refuse
-                )
+                row = json.loads(line.decode(), object_pairs_hook=_once, parse_constant=_refuse)
                 who, what, when = row["who"], row["what"], row["when"]
         except (ValueError, KeyError, TypeError):
             continue
@@ -278,9 +320,18 @@ def independently(content: bytes, kind: str) -> set[tuple[str, str, int]] | None
             return None
         if not str(when).isdecimal() or not str(when).isascii():
             return None
+        if 631_152_000_000 <= int(when) < 2**53:
+            return None  # as milliseconds a time of our days, among seconds
         if int(when) < 2**53:
             found.add((who, what, int(when)))
     return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if any(names.count(name) > 1 for name in ("who", "what", "when")):
+        raise ValueError("twice")
+    return dict(pairs)
 
 
 def _refuse(constant: str) -> None:
@@ -330,3 +381,48 @@ def test_a_file_with_something_wrong_gives_a_clear_error_or_its_good_lines(
         outcomes.append(try_one(folder, kind, seed))
     assert "refused" in outcomes and ("compared" in outcomes or kind in ("tsv", "parquet")), outcomes
     assert capfd.readouterr() == ("", ""), "no library speaks to the terminal"
+
+
+@pytest.mark.parametrize(
+    ("events", "items", "message"),
+    [
+        ("who,what,when\n", None, r"a\.csv holds no event behind its first line"),
+        ("who;what;when\na;b;1\n", None, "no column 'who'.*separated by semicolons: save the file with commas"),
+        ("who,what,when\na,b,\nc,d, \n", None, "the first 2 times are all empty; name another column with --time"),
+        (
+            "who,what,when\na,b,1\n",
+            "sku,name,room\nb, ,\n",
+            r"none of the 1 items of .* has text in name, room of .*name other fields",
+        ),
+        ("who,what,when\na,b,1\n", '{"sku": "b", "name": "x", "name": "y", "room": "z"}\n', "'name' is there twice"),
+    ],
+)
+def test_a_log_or_items_without_what_is_needed_are_named(
+    tmp_path: Path, events: str, items: str | None, message: str
+) -> None:
+    (tmp_path / "a.csv").write_text(events)
+    asked: dict[str, Any] = {}
+    if items is not None:
+        path = tmp_path / ("items.jsonl" if items.startswith("{") else "items.csv")
+        path.write_text(items)
+        asked = {"items": path, "item_id": "sku", "fields": ("name", "room")}
+    with pytest.raises(SourceError, match=message):
+        prepared(tmp_path / "out", tmp_path / "a.csv", **asked)
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_times_that_are_written_as_zero_are_told(tmp_path: Path) -> None:
+    lines = [("u", f"i{at}", at) for at in (0, *range(1_700_000_000, 1_700_000_009))]
+    told = prepared(tmp_path / "out", write_events(tmp_path / "a.csv", lines))
+    assert sum("1 of 10 times are before 1990" in line and "(first: 0)" in line for line in told) == 1
+
+
+def test_what_parquet_has_for_no_text_is_none(tmp_path: Path) -> None:
+    table = pl.DataFrame({"sku": ["cup", "jug"], "name": [1.5, float("nan")], "room": [["a", "b"], None]})
+    table.write_parquet(tmp_path / "items.parquet")
+    asked = {"items": tmp_path / "items.parquet", "item_id": "sku", "fields": ("name", "room")}
+    prepared(tmp_path / "out", write_events(tmp_path / "a.csv"), **asked)
+    assert rows(tmp_path / "out" / "out.item")[1:] == [["cup", "1.5", "a b"], ["jug", "", ""], ["pan", "", ""]]
+    pl.DataFrame({"sku": [b"\xff"], "name": ["x"]}).write_parquet(tmp_path / "items.parquet")
+    with pytest.raises(SourceError, match=r"column 'sku' can't be made text .*; write it as text"):
+        prepared(tmp_path / "bad", tmp_path / "a.csv", **{**asked, "fields": ("name",)})

@@ -93,7 +93,7 @@ def test_a_cell_that_takes_in_rows_is_told_with_both_lines(tmp_path: Path) -> No
         (
             22,
             "a quotation mark opens a cell here that closes in line 33; the 11 lines behind it look like rows of their "
-            "own and are read as such",
+            "own and will be read",
         )
     ]
 
@@ -105,6 +105,20 @@ def test_a_text_whose_lines_have_as_many_commas_as_rows_have_stays_one_cell(tmp_
     rows, rejected, lines = read(tmp_path / "a.csv", ["sku", "about"])
     assert [row[0] for row in rows] == [2, 4, 5] and not rejected and lines == 6
     assert rows[2] == (5, "3", "Water, 5%\nSugar, 3%\nSalt, 1%")
+
+
+@pytest.mark.usefixtures("_blocks")
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(texts=st.lists(st.lists(st.sampled_from(["a", "b c", "7", ""]), min_size=2, max_size=4), min_size=1, max_size=6))
+def test_a_first_cell_of_several_lines_is_no_row_that_was_taken_in(tmp_path: Path, texts: list[list[str]]) -> None:
+    """Its last line has as many commas as a row, for it holds all the other cells."""
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["note", *NAMES[:3]])
+        writer.writerows(["\n".join(text), f"u{number}", "i1", number] for number, text in enumerate(texts))
+    rows, rejected, _ = read(tmp_path / "a.csv", ["note", "user"])
+    assert not rejected
+    assert [row[1:] for row in rows] == [("\n".join(text), f"u{number}") for number, text in enumerate(texts)]
 
 
 def test_each_line_of_a_broken_row_counts_against_the_limit(tmp_path: Path) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import bz2
+import csv
 import datetime
 import gzip
 import importlib
 import json
 import lzma
 import re
+import shlex
+import subprocess
+import sys
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -18,10 +22,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from blair_rec.errors import MissingExtra, RejectedLines, SourceError
+from blair_rec.errors import CatalogueError, MissingExtra, RejectedLines, SourceError
 from blair_rec.lines.rejected import Rejected
 from blair_rec.prepare.reading import blocks
 from blair_rec.prepare.reading.records import columns_among, read_table
+from blair_rec.text.catalogue import read_catalogue
 
 Row = tuple[str | None, ...]
 
@@ -117,6 +122,26 @@ def test_what_is_read_as_numbers_is_what_the_texts_say(tmp_path: Path, values: l
     assert not rejected.count
 
 
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.lists(st.lists(st.sampled_from(["user", "item", "n\u00f6te"]), min_size=1, max_size=4), min_size=1, max_size=8)
+)
+def test_an_object_that_has_an_asked_name_twice_is_rejected(tmp_path: Path, lines: list[list[str]]) -> None:
+    """As the pairs of each object say; a name inside another object is no second one."""
+    texts = [
+        "{"
+        + ", ".join(f'"{name}": {{"user": "{at}"}}' if at > 2 else f'"{name}": "{at}"' for at, name in enumerate(line))
+        + "}"
+        for line in lines
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(['{"user": "u", "n\u00f6te": "x"}', *texts]) + "\n", encoding="utf-8")
+    found, rejected = read(tmp_path / "a.jsonl", "user", "n\u00f6te")
+    twice = [at for at, line in enumerate(lines, 2) if max(line.count("user"), line.count("n\u00f6te")) > 1]
+    assert [one["line"] for one in rejected] == twice
+    assert all("is there twice; rename one" in one["why"] for one in rejected)
+    assert set(found) == set(range(1, len(lines) + 2)) - set(twice)
+
+
 def test_numbers_are_read_as_such(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"a": 1, "b": 2}\n{"a": null}\n')
     chunks = read_table(tmp_path / "a.jsonl", ["a", "b"], Rejected(tmp_path / "r"), numbers={"a": pl.Int64})
@@ -170,9 +195,33 @@ def test_each_line_of_json_is_judged_by_itself(tmp_path: Path, lines: list[bytes
 
 def test_more_broken_lines_than_allowed_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"a,b\n" + b"1,2\n" * 98 + b"x\ny\n")
-    with pytest.raises(RejectedLines, match=r"2 of 100 lines can't be used, and at most 0\.019.*line 100.*line 101"):
+    with pytest.raises(
+        RejectedLines, match=r"2 of 100 lines can't be used; the limit is a share of 0\.019.*line 100.*line 101"
+    ):
         read(tmp_path / "a.csv", "a", limit=0.019)
     assert len(read(tmp_path / "a.csv", "a", limit=0.02)[0]) == 98
+
+
+def test_semicolons_instead_of_commas_are_named_with_a_command_that_works(tmp_path: Path) -> None:
+    """As Excel writes CSV in many countries, with a byte order mark."""
+    rows = [["Kunde", "Titel"], ["k1", '7" Topf, "groß"'], ["NA", "a; b"]]
+    with (tmp_path / "shop.csv").open("w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file, delimiter=";").writerows(rows)
+    with pytest.raises(SourceError, match=r"no column 'Kunde'; .*columns are separated by semicolons: ") as caught:
+        read(tmp_path / "shop.csv", "Kunde")
+    with pytest.raises(CatalogueError, match="separated by semicolons") as other:
+        read_catalogue(tmp_path / "shop.csv", "Kunde")
+    command = shlex.split(str(caught.value).partition("for instance by ")[2])
+    assert str(other.value).endswith(str(caught.value).partition("for instance by ")[2])
+    subprocess.run([sys.executable, *command[1:]], cwd=tmp_path, check=True)
+    with (tmp_path / "commas.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == rows
+
+
+def test_a_missing_column_of_a_file_with_commas_is_no_matter_of_semicolons(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"a;b,c\n1,2\n")
+    with pytest.raises(SourceError, match=r"no column 'b'; columns: a;b, c$"):
+        read(tmp_path / "a.csv", "b")
 
 
 def test_a_file_that_is_something_else_is_given_up_early(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from blair_rec.errors import ConfigError, OutputError, PairsError, PretrainingError
+from blair_rec.errors import ConfigError, FolderBusy, OutputError, PairsError, PretrainingError
+from blair_rec.files import alone_in, partial_of
 from blair_rec.pretrain.batches import PairCollator
 from blair_rec.pretrain.loss import contrastive_loss, same_pairs
 from blair_rec.pretrain.model import PairModel, load_language_model
@@ -505,7 +506,8 @@ def test_what_would_be_lost_or_mixed_is_an_error(encoder: Path, tmp_path: Path) 
     with pytest.raises(PretrainingError, match="less than one batch of 4096"):
         pretrain(small(pairs, batch_size=4096), encoder, "mean", out)
     work = tmp_path / ".out.training"
-    work.mkdir()
+    (work / "checkpoint-3").mkdir(parents=True)
+    (work / "checkpoint-3" / "whole").touch()
     (work / "identity.json").write_text("{}", encoding="utf-8")
     with pytest.raises(PretrainingError, match="holds checkpoints of another training .*temperature"):
         pretrain(small(pairs), encoder, "mean", out)
@@ -531,9 +533,34 @@ def test_fresh_replaces_what_a_pretraining_wrote_and_nothing_else(encoder: Path,
     (out / "thesis.txt").unlink()
     work = tmp_path / ".out.training"
     (work / "checkpoint-1").mkdir(parents=True)
-    with pytest.raises(OutputError, match="holds checkpoint-1 but no identity.json"):
+    with pytest.raises(OutputError, match="holds checkpoint-1 but no .lock or identity.json"):
         pretrain(small(pairs), encoder, "mean", out, fresh=True)
     assert (work / "checkpoint-1").is_dir()
+
+
+def test_an_encoder_that_an_earlier_version_wrote_is_kept_and_the_reason_said(encoder: Path, tmp_path: Path) -> None:
+    pairs, out = write_world(tmp_path / "pairs.tsv", 60, 2), tmp_path / "out"
+    out.mkdir()
+    (out / "pretraining.json").write_text('{"pairs_sha256": "0"}', encoding="utf-8")
+    (out / "model.safetensors").touch()
+    with pytest.raises(
+        OutputError, match="an earlier version of blair_rec trained the encoder .*remove this one yourself"
+    ):
+        pretrain(small(pairs), encoder, "mean", out, fresh=True)
+    assert (out / "model.safetensors").is_file()
+
+
+def test_two_trainings_of_one_folder_never_meet(encoder: Path, tmp_path: Path) -> None:
+    pairs, out = write_world(tmp_path / "pairs.tsv", 60, 2), tmp_path / "out"
+    half = partial_of(out)
+    with alone_in(tmp_path / ".out.training"):
+        half.mkdir()
+        with pytest.raises(FolderBusy, match="another process is writing the encoder .*out; wait until it is done"):
+            pretrain(small(pairs), encoder, "mean", out)
+        assert half.is_dir(), "what the other one writes stays"
+    (tmp_path / ".out.training" / "identity.json").write_text("{}", encoding="utf-8")  # killed before a checkpoint
+    pretrain(small(pairs), encoder, "mean", out)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
 def test_settings_that_cannot_be_meant_are_errors() -> None:

@@ -24,7 +24,7 @@ from blair_rec.evaluate.leaderboard import Leaderboard
 from blair_rec.evaluate.metrics import metric_values
 from blair_rec.experiment.compare import compare, leaderboard
 from blair_rec.experiment.planning.data_files import data_folder
-from blair_rec.experiment.run import Data
+from blair_rec.experiment.run import Data, whole_data
 from blair_rec.ranking.baselines import Baseline
 from blair_rec.ranking.ensemble import WHOLE, Ensemble, choose_weights, neighbours, simplex, standardised
 from blair_rec.ranking.scoring import rank
@@ -84,7 +84,7 @@ def own(finished: Finished, tmp_path: Path) -> Finished:
 
 @pytest.fixture(scope="module")
 def data(finished: Finished) -> Data:
-    return Data(finished.config, data_folder(finished.config.dataset))
+    return whole_data(finished.config, data_folder(finished.config.dataset))
 
 
 # Scores
@@ -271,7 +271,9 @@ def test_an_average_of_runs_that_are_no_longer_there_is_neither_shown_nor_loaded
         .read_text("utf-8")
         .replace("variants:\n", "variants:\n  both: {average: [id, text]}\n")
     )
-    with pytest.raises(ChangedRuns, match=r"1 finished runs in .* \(both-1\) were made otherwise: the runs that it av"):
+    with pytest.raises(
+        ChangedRuns, match=r"1 finished runs in .* \(both-1\) were made in another way: the runs that it av"
+    ):
         leaderboard(own.out)
     again = Recorder()
     compare(changed.only(["id", "text", "both"]), own.out, listener=again)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.data.log import LOG_POSITION
 from blair_rec.errors import ScoringError
 from blair_rec.evaluate.metrics import metric_values
-from blair_rec.models.similarity import item_matrix, user_vectors
 from blair_rec.models.text_models import model_class
 from blair_rec.ranking import scoring
 from blair_rec.ranking.scoring import ItemMatrix, Products, Ranks, count, rank, states
@@ -32,14 +32,16 @@ TINY = Path(__file__).resolve().parents[2] / "datasets" / "tiny"
 class Oracle(nn.Module):
     """Gives every case the scores that were written down for it."""
 
-    item_side_name = "items"
+    scores_by_product = False
     device = torch.device("cpu")
 
     def __init__(self, scores: Tensor) -> None:
         super().__init__()
-        self.items = nn.Embedding(1, 1)
         self.scores = scores
         """[events of the log, items]."""
+
+    def shared_items(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         return self.scores[interaction[LOG_POSITION]].clone()
@@ -190,7 +192,7 @@ def in_float64(model: Any, split: Any) -> np.ndarray:
     """[cases, items] of the whole split, at once; column 0 means nothing."""
     rows = split[torch.arange(len(split))]
     with torch.no_grad():
-        return (user_vectors(model, rows).double() @ item_matrix(model).double().T).numpy()
+        return (model.user_vectors(rows).double() @ model.item_matrix().double().T).numpy()
 
 
 @pytest.mark.parametrize("name", ["SASRec", "GRU4Rec", "NARM"])
@@ -331,7 +333,7 @@ def test_states_without_padding_are_the_models_own(tiny_splits: tuple[Any, list[
     )
     model, rows = product_model(train, config, name), slice(3, 40)
     with torch.no_grad():
-        found, expected = states(model, train, rows), user_vectors(model, train[rows])
+        found, expected = states(model, train, rows), model.user_vectors(train[rows])
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert len(train[rows]["item_length"].unique()) > 3
 
@@ -354,7 +356,7 @@ def test_states_of_benchmark_files_are_the_models_own(tmp_path: Path) -> None:
     model = model_class("SASRec")(config, train).eval()
     for rows in (slice(0, 4), slice(1, 3)):
         with torch.no_grad():
-            found, expected = states(model, test, rows), user_vectors(model, test[rows])
+            found, expected = states(model, test, rows), model.user_vectors(test[rows])
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -145,6 +145,18 @@ def test_item_id_goes_before_parent_asin_and_the_caller_before_both(tmp_path: Pa
         ("a.csv", "item_id,title\n1,a\n,b\n", r"line 3: item_id is empty or missing"),
         ("a.csv", 'item_id,title\n1,a\n2,"Open\n3,b\n', r"from line 3 on: unexpected end of data; a quotation mark"),
         ("a.csv", 'item_id,title\n1,"27" screen"\n2,b\n', r"from line 2 on: ',' expected after '\"'"),
+        (
+            "a.csv",
+            'item_id,title\n1,"Open\n2,b\n3,5"\n4,c\n',
+            r"line 2: a quotation .* closes in line 4, and 1 of the 1 ",
+        ),
+        ("a.jsonl", '{"item_id": "1", "a": 1, "a": 2}\n', r"line 1: the field 'a' is there twice; rename one"),
+        ("a.jsonl", '{"item_id": " "}\n', r"line 1: item_id is empty or missing"),
+        (
+            "a.jsonl",
+            '{"item_id": "1", "a": ' + "[" * 3000 + "]" * 3000 + "}",
+            r"line 1: lists or objects inside each other",
+        ),
         ("a.tsv", "item_id\ttitle\n1\ta\n2\n", r"line 3: 1 cells where the first line has 2"),
         ("a.csv.gz", "not gzip", r"broken gzip file"),
         ("a.jsonl.gz", "not gzip", r"broken gzip file"),
@@ -159,6 +171,42 @@ def test_a_cut_off_gzip_file_is_broken(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"item_id": "1"}\n' * 99)[:-9])
     with pytest.raises(CatalogueError, match="broken gzip file"):
         read_catalogue(tmp_path / "a.jsonl.gz")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.item"])
+def test_a_file_that_is_packed_or_encoded_in_another_way_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(b"item_id,title"))
+    with pytest.raises(CatalogueError, match=r"is compressed by gzip, but its name doesn't end in \.gz"):
+        read_catalogue(tmp_path / name)
+    (tmp_path / name).write_bytes("item_id,title".encode("utf-16"))
+    with pytest.raises(CatalogueError, match=r"UTF-16" if name != "a.item" else r"0xff\) is not UTF-8"):
+        read_catalogue(tmp_path / name)
+
+
+@given(st.lists(st.sampled_from([r"\ud83d", r"\uDE00", r"\\", r"\u00e9", "ud83d", "x"]), max_size=8).map("".join))
+def test_half_a_character_is_named_and_a_whole_one_is_text(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = written(tmp_path_factory.mktemp("items") / "a.jsonl", f'{{"item_id": "1", "a": "{text}"}}\n')
+    meant = json.loads(f'"{text}"')
+    if any("\ud800" <= sign <= "\udfff" for sign in meant):
+        with pytest.raises(CatalogueError, match=r"line 1: \\u.... is half of a character; write the whole one"):
+            read_catalogue(path)
+    else:
+        assert read_catalogue(path).records == ({"a": meant},)
+
+
+def test_a_name_inside_an_object_is_no_second_one(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl", '{"item_id": "1", "a": {"a": [{"a": "x"}, {"a": "y"}]}}\n')
+    assert read_catalogue(path).records == ({"a": {"a": [{"a": "x"}, {"a": "y"}]}},)
+
+
+@pytest.mark.parametrize(("separator", "encoding"), [(";", "latin-1"), ("\t", "utf-16"), (",", "utf-8")])
+def test_an_item_file_has_the_separator_and_encoding_that_are_named(
+    tmp_path: Path, separator: str, encoding: str
+) -> None:
+    rows = [["item_id:token", "title:token_seq"], ["1", "caf\u00e9"], ["2", f'"two{separator} ""three"""']]
+    (tmp_path / "a.item").write_bytes("".join(f"{separator.join(row)}\n" for row in rows).encode(encoding))
+    read = read_catalogue(tmp_path / "a.item", separator=separator, encoding=encoding)
+    assert [record["title"] for record in read.records] == ["caf\u00e9", f'two{separator} "three"']
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:

@@ -356,13 +356,13 @@ def test_a_failure_in_the_last_step_brings_the_old_store_back(tmp_path: Path, mo
 
 def test_what_a_killed_process_left_is_cleared_away_and_the_old_store_returns(tmp_path: Path) -> None:
     old = make(tmp_path / "s")
-    (tmp_path / "s").rename(tmp_path / ".s.old")  # killed between the two steps of a replacement
-    (tmp_path / ".s.partial").mkdir()
-    (tmp_path / ".other.partial").mkdir()  # somebody else is at work on this one
+    (tmp_path / "s").rename(tmp_path / ".s.1-00000000.old")  # killed between the two steps of a replacement
+    (tmp_path / ".s.1-00000000.partial").mkdir()
+    (tmp_path / ".other.1-00000000.partial").mkdir()  # somebody else is at work on this one
     with pytest.raises(KeyError, match="stop"), at_work_on(tmp_path / "s"):
         raise KeyError("stop")
     assert open_store(tmp_path / "s").store_sha256 == old.store_sha256
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".other.partial", "s"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".other.1-00000000.partial", "s"]
 
 
 def test_a_second_process_is_told_that_the_store_is_being_written(tmp_path: Path) -> None:

@@ -101,11 +101,16 @@ def test_what_can_not_be_meant_is_told_before_anything_is_read(
         prepare(model, dataset, [], settings)
 
 
+def test_a_data_set_that_nobody_knows_is_told_before_recbole_looks_for_it() -> None:
+    with pytest.raises(ConfigError, match="--dataset nowhere: there is no such folder, here or in dataset/"):
+        prepare("BLaIRSASRec", "nowhere", [], {})
+    for known in ("ml-1m", "ML-1M"):
+        assert prepare("BLaIRSASRec", known, [], {}).dataset == known
+
+
 def test_what_recbole_raises_is_one_line(tiny: Path) -> None:
     with pytest.raises(RecBoleError, match=r"can't run SASRec on 'tiny': ValueError: The hidden size .*layers.py"):
         run(prepare("SASRec", str(tiny), [], small(n_heads=3)))
-    with pytest.raises(RecBoleError, match=r"can't run SASRec on 'nowhere': ValueError: Neither \[dataset/nowhere\]"):
-        run(prepare("SASRec", "nowhere", [], small()))
 
 
 def test_the_command_says_who_reads_and_which_keys_are_the_plugins(

@@ -12,7 +12,7 @@ from blair_rec.errors import BadItemCards
 from blair_rec.files import write_text
 
 SCHEMA = 1
-CARDS_FILE = "item_cards.json"
+CARDS_FILE, PAGE_FILE = "item_cards.json", "leaderboard.html"
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from blair_rec.evaluate.answer import p_value
 from blair_rec.evaluate.leaderboard import Leaderboard
-from blair_rec.evaluate.page.cards import read_cards
+from blair_rec.evaluate.page.cards import PAGE_FILE, read_cards
 from blair_rec.evaluate.page.data import OTHER, MapData, PageData, page_data
 from blair_rec.evaluate.page.plots import MAP_COLOURS, curve_plot, interval_plot, map_plot, time_plot
 from blair_rec.evaluate.report import HISTORY, encoders
 from blair_rec.evaluate.runs.results import RunResult
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE, PROTOCOLS
 from blair_rec.files import write_text
-
-PAGE_FILE = "leaderboard.html"
 
 
 def write_page(board: Leaderboard, runs: Sequence[RunResult], folder: Path) -> None:

@@ -32,7 +32,7 @@ from blair_rec.prepare.events import (
     position_and_length,
 )
 from blair_rec.prepare.folder import Hashes, Tell, is_done, need_room, new_folder, reading_of, write_record
-from blair_rec.prepare.items import ItemFile, check_matches
+from blair_rec.prepare.items import ItemFile, check_matches, check_texts
 from blair_rec.prepare.public.published import Published, categories, published, rounded
 from blair_rec.prepare.public.sources import Find, in_folder, need, on_hub
 from blair_rec.prepare.reading.blocks import BLOCK, Progress, See, texts_of
@@ -147,14 +147,18 @@ def prepare_amazon(
             tell(f"lines that can't be used: {rejected.count:,} (first: {rejected.first[0]}); they are in {REJECTED}")
         settings = _write_events(asked, folder, partial, log, split, meta.stat().st_size * 2, tell)
         rows = items.rows(wanted, progress, names.repeated)
-        write_items(partial / f"{folder.name}.item", rows, items.fields, partial / CATALOGUE)
+        textless = write_items(partial / f"{folder.name}.item", rows, items.fields, partial / CATALOGUE)
+        tell(f"items without text: {textless:,} of {len(wanted):,}")
+        if absent := [field for field in TEXT if field not in items.fields]:
+            tell(f"no item of {meta} has a field {', '.join(absent)}; its text is {', '.join(items.fields)}")
+        check_texts(textless, len(wanted), items)
         comments = [f"Amazon Reviews 2023, {asked.category}, {asked.core}-core, {asked.split}; from {HUB}"]
         comments += [f"{path.name}: sha256 {sha256}" for path, sha256 in hashes.all().items()]
         is_whole = set(TEXT) <= set(items.fields)
         text = {**({"template": "blair"} if is_whole else {"fields": items.fields}), "items": str(folder / CATALOGUE)}
         fields = TEXT if is_whole else items.fields
         write_comparison(partial / f"{folder.name}.yaml", folder, log, text, fields, settings, comments)
-        found |= {"items_without_metadata": len(unknown), "rejected_lines": rejected.count}
+        found |= {"items_without_metadata": len(unknown), "textless_items": textless, "rejected_lines": rejected.count}
         write_record(partial, asdict(asked), hashes, found)
     return True
 
@@ -282,5 +286,5 @@ def tell_statistics(found: dict[str, Any], known: Published | None, split: str, 
         if not figure:
             beside = "not published"
         else:
-            beside = f"published: {figure}" + ("" if rounded(ours) == figure else ", which is another number")
+            beside = f"published: {figure}" + ("" if rounded(ours) == figure else "; not the same data")
         tell(f"{name}: {ours:,} ({beside})")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import polars as pl
 
 from blair_rec.errors import SourceError
 from blair_rec.prepare.reading.blocks import blocks_of, texts_of
-from blair_rec.prepare.reading.lines import UNREADABLE, not_unicode
+from blair_rec.prepare.reading.lines import UNREADABLE, Misfit, not_unicode
 
 LINE = "\n"
 """The name of a column with the bytes of each line; no field is called so."""
@@ -25,6 +26,9 @@ _CONSTANT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|NaN|-?Infinity')
 """A string, or one of the constants that Python's json module writes and JSON doesn't have."""
 _SURROGATE = re.compile(rb"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u[dD][89a-fA-F]..")
 """An escaped backslash, two escapes that are one character, or half a character."""
+
+
+JSON_KINDS = {list: "a JSON list", str: "a JSON text", bool: "true or false", type(None): "null"}
 
 
 class WrittenNumber(str):
@@ -49,12 +53,18 @@ class JsonLines:
         self.whole = whole
 
     def __call__(self, block: bytes) -> pl.DataFrame:
+        """As lines.Parse; raises Misfit where a line has one of the columns twice."""
         try:
             table = self._parsed(block)
         except UNREADABLE:
             if b"NaN" not in block and b"Infinity" not in block:
                 raise
             table = self._parsed(_CONSTANT.sub(lambda found: found[0] if found[0][:1] == b'"' else b"null", block))
+        for column in table.columns:
+            # Every value that is there takes one mention: no more of them, and no line has a second one.
+            name = json.dumps(column, ensure_ascii=False).encode()
+            if block.count(name) > table.height - table[column].null_count() and _has_twice(block, name, column):
+                raise Misfit(f"a line has the field {column!r} twice")
         lines = block.removesuffix(b"\n").split(b"\n") if self.whole else []
         # With an empty line among them Polars has fewer rows, and the caller tries the lines one by one.
         return table.with_columns(pl.Series(LINE, lines, pl.Binary)) if len(lines) == table.height > 0 else table
@@ -75,7 +85,10 @@ class JsonLines:
             return f"broken JSON ({error.msg} at character {error.pos + 1})"
         except (ValueError, RecursionError):  # a number of thousands of digits, or lists in lists without an end
             return ""
-        return "" if isinstance(row, dict) else f"a JSON {type(row).__name__}, not an object"
+        if not isinstance(row, dict):
+            return f"{JSON_KINDS.get(type(row), 'a JSON number')}, not an object"
+        twice = [name for name in self.schemas[-1] if name in repeated_names(line)]
+        return f"the field {twice[0]!r} is there twice; rename one" if twice else ""
 
 
 def row_of(line: bytes, where: str) -> dict[str, Any]:
@@ -93,6 +106,25 @@ def row_of(line: bytes, where: str) -> dict[str, Any]:
     if row is None or (line.count(b"[") + line.count(b"{") > DEEPEST and _depth(row) > DEEPEST):
         raise SourceError(f"{where}: more than {DEEPEST} lists or objects stand inside one another; make them text")
     return dict(row)
+
+
+def repeated_names(line: bytes | str) -> list[str]:
+    """The names that the object on a line has more than once; not those of objects inside it."""
+    # The outermost object comes last, as a list of its pairs; what is inside it doesn't matter.
+    pairs = json.loads(line, object_pairs_hook=lambda pairs: pairs)
+    counts = Counter(pair[0] for pair in pairs if isinstance(pair, tuple))
+    return sorted(name for name, count in counts.items() if count > 1)
+
+
+def _has_twice(block: bytes, name: bytes, field: str) -> bool:
+    """Whether an object of the block has a field twice; `name` is the field as JSON writes it."""
+    twice = re.compile(re.escape(name) + rb"[^\n]*" + re.escape(name) + rb"[^\n]*")
+    for found in twice.finditer(block):
+        line = block[block.rfind(b"\n", 0, found.start()) + 1 : found.end()]
+        with contextlib.suppress(ValueError, RecursionError):  # the reader says which lines are broken
+            if field in repeated_names(line):
+                return True
+    return False
 
 
 def _depth(value: Any) -> int:
@@ -159,6 +191,8 @@ def first_fields(path: Path) -> list[str]:
         with contextlib.suppress(ValueError, RecursionError):
             row = json.loads(line)
             fields.update(dict.fromkeys(row if isinstance(row, dict) else ()))
+    if not begin:
+        raise SourceError(f"{path} holds no line; each line has to be one JSON object")
     if not fields:
         array = "; this file begins as one JSON list: write each of its objects on a line" if begin[:1] == "[" else ""
         raise SourceError(f"{path}: none of the first {SHOWN:,} lines is a JSON object; each line has to be one{array}")

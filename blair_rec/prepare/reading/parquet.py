@@ -41,17 +41,26 @@ def read_parquet(path: Path, columns: Sequence[str], rejected: Rejected) -> Iter
         types = _in_polars(file.schema_arrow.empty_table().select(list(columns))).schema
         as_text = []
         for column in columns:
-            if isinstance(types[column], (pl.Struct, pl.Array, pl.Object)):
+            if isinstance(types[column], (pl.Struct, pl.Array, pl.Object, pl.Duration)):
                 raise SourceError(
                     f"{path}: column {column!r} holds {types[column]}; make it text, a number or a list of texts"
                 )
             is_list = isinstance(types[column], pl.List)
-            text = pl.col(column).cast(pl.List(pl.String)).list.join(" ") if is_list else pl.col(column).cast(pl.String)
-            as_text.append(text)
+            cell = pl.col(column)
+            if types[column].is_float():
+                cell = cell.fill_nan(None)  # as which pandas writes a missing value
+            as_text.append(cell.cast(pl.List(pl.String)).list.join(" ") if is_list else cell.cast(pl.String))
         for batch in file.iter_batches(ROWS, columns=list(columns)):
             batch.validate(full=True)  # Polars takes it on trust that text is UTF-8
             rejected.lines += batch.num_rows
-            yield Chunk(_in_polars(batch).select(as_text), range(number, number + batch.num_rows))
+            try:
+                table = _in_polars(batch).select(as_text)
+            except pl.exceptions.ComputeError as error:  # bytes that are no text
+                named = next(iter([name for name, kind in types.items() if kind == pl.Binary]), "")
+                raise SourceError(
+                    f"{path}: column {named!r} can't be made text ({first_line(error)}); write it as text"
+                ) from None
+            yield Chunk(table, range(number, number + batch.num_rows))
             number += batch.num_rows
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import polars as pl
 
 from blair_rec.lines.rejected import Rejected
+from blair_rec.lines.swallowed import cells_alone
 from blair_rec.prepare.reading.blocks import LONGEST_LINE, Progress, blocks_of, is_unicode, texts_in
 from blair_rec.prepare.reading.kept import Chunk
 from blair_rec.prepare.reading.lines import wrong_width
@@ -123,7 +124,9 @@ class _Rows:
                         why = wrong_width(len(row), width) if len(row) != width else ""
                         if not self.unicode and not all(map(is_unicode, row)):
                             why = why or "not UTF-8"
-                        if end - at > 1 and self._takes_in_rows(at, end, f"closes in line {self.number + end - 1}"):
+                        if end - at > 1 and self._takes_in_rows(
+                            at, end, f"closes in line {self.number + end - 1}", row
+                        ):
                             at += 1
                             break
                         if why:
@@ -149,10 +152,17 @@ class _Rows:
                 at = end
         return at
 
-    def _takes_in_rows(self, at: int, end: int, how: str) -> bool:
-        """Whether most lines behind the first one of a row are rows of their own; if so, the first one is rejected."""
-        taken = self.lines[at + 1 : min(end, at + 1 + JUDGED)]
-        alone = (_alone(line) for line in taken if line.count(",") >= self.width - 1)
+    def _takes_in_rows(self, at: int, end: int, how: str, row: Sequence[str] = ()) -> bool:
+        """Whether most lines behind the first one of a row are rows of their own; if so, the first one is rejected.
+
+        Of a `row` whose cells all close, the last line says nothing where the first one is no row of its own: in
+        `"first\\nsecond",meta` each line behind the first begins inside a cell, and the last one holds its end.
+        """
+        if row and not _has_width(self.lines[at], self.width):
+            taken = self.lines[at + 1 : min(end - 1, at + 1 + JUDGED)]
+        else:
+            taken = self.lines[at + 1 : min(end, at + 1 + JUDGED)]
+        alone = (cells_alone(line) for line in taken if line.count(",") >= self.width - 1)
         wide = [cells for cells in alone if len(cells) == self.width]
         if 2 * len(wide) <= len(taken):
             return False
@@ -163,8 +173,12 @@ class _Rows:
         ]
         if 2 * sum(alike) <= len(taken):
             return False
-        rows = f"the {end - at - 1:,} lines behind it" if end - at > 2 else "the line behind it"
-        why = f"a quotation mark opens a cell here that {how}; {rows} look like rows of their own and are read as such"
+        rows = (
+            f"the {end - at - 1:,} lines behind it look like rows of their own"
+            if end - at > 2
+            else "the line behind it looks like a row of its own"
+        )
+        why = f"a quotation mark opens a cell here that {how}; {rows} and will be read"
         self.rejected.lines += 1
         self.rejected.add(self.path, self.number + at, why, self._text(at))
         return True
@@ -181,9 +195,7 @@ class _Rows:
         return line.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _alone(line: str) -> list[str]:
-    """The cells of a line by itself; a quoted cell that is still open ends with it."""
-    try:
-        return next(csv.reader([line.rstrip("\r\n")]), [])
-    except csv.Error:  # a carriage return inside the line
-        return []
+def _has_width(line: str, width: int) -> bool:
+    """Whether a line has so many cells where the quotation mark that it leaves open is a character."""
+    *closed, last = cells_alone(line) or [""]
+    return len(closed) + last.count(",") + 1 == width

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from blair_rec.errors import SourceError
+from blair_rec.errors import SourceError, separator_hint
 from blair_rec.lines.rejected import Rejected
 from blair_rec.prepare.reading.blocks import Progress, See, blocks_of, is_gzipped, is_unicode, texts_of
 from blair_rec.prepare.reading.jsonlines import JsonLines, fields_among, first_fields
@@ -86,6 +86,15 @@ def columns_among(path: Path, asked: Sequence[str]) -> list[str]:
     return [column for column in asked if column in known]
 
 
+def columns_of(path: Path) -> list[str]:
+    """The columns of a file; of JSON lines the fields of the first ones.
+
+    Raises:
+        SourceError: the file can't be read, or names no column.
+    """
+    return first_fields(path) if kind_of(path) in JSON_LINES else _columns(path)
+
+
 def need_columns(path: Path, asked: Sequence[str]) -> None:
     """
     Raises:
@@ -101,7 +110,8 @@ def need_columns(path: Path, asked: Sequence[str]) -> None:
                 f"{', '.join(known)}"
             )
         if column not in known:
-            raise SourceError(f"{path}: no column {column!r}; {_near(column, known)}columns: {', '.join(known)}")
+            cure = "" if kind_of(path) in (*JSON_LINES, ".parquet") else separator_hint(path, known)
+            raise SourceError(f"{path}: no column {column!r}; {_near(column, known)}columns: {', '.join(known)}{cure}")
         if known.count(column) > 1:
             places = [str(place) for place, name in enumerate(known, 1) if name == column]
             raise SourceError(

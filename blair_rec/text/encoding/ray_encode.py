@@ -14,7 +14,7 @@ from blair_rec.extras import need
 from blair_rec.files import sha256_of
 from blair_rec.text.catalogue import JSON_SUFFIXES, Number, Value, catalogue_of, json_row
 from blair_rec.text.encoding.encode import encode_texts
-from blair_rec.text.encoding.encoder import Progress, best_device
+from blair_rec.text.encoding.encoder import TextsDone, best_device
 from blair_rec.text.encoding.source import EncoderSource
 from blair_rec.text.store.shards import shard_path
 from blair_rec.text.template import ItemTexts, Template
@@ -35,7 +35,7 @@ def encode_with_ray(
     item_id: str | None = None,
     store_dtype: str = "float32",
     fresh: bool = False,
-    progress: Progress | None = None,
+    progress: TextsDone | None = None,
 ) -> list[Path]:
     """Encode Parquet or JSON lines files in `parts` parts on `workers` workers, and return the stores of the parts.
 

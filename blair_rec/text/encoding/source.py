@@ -134,6 +134,8 @@ def _find(name: str, revision: str | None) -> tuple[str, Path, str]:
     try:
         return _hub(name, revision)
     except EncoderUnavailable as error:
+        if folder.is_dir():
+            raise EncoderUnavailable(name, f"the folder {name} holds no config.json, and {error.why}") from error
         if os.sep in name and folder.parent.is_dir():  # a misspelt folder, or a hub name
             raise EncoderUnavailable(name, f"there is no folder {name}, and {error.why}") from error
         raise

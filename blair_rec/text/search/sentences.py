@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from blair_rec.errors import ConfigError, StoreError
-from blair_rec.text.catalogue import TITLE_FIELDS, Catalogue, Record, first_field, iter_catalogue, short_title, texts_in
+from blair_rec.text.catalogue import Catalogue, Record, iter_catalogue, texts_in
 from blair_rec.text.encoding.encoder import TextEncoder, best_device
 from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
 from blair_rec.text.search.nearest import ExactIndex, Index, check_k
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
 from blair_rec.text.template import Template
+from blair_rec.text.titles import TITLE_FIELDS, first_field, short_title
 
 logger = logging.getLogger("blair_rec")
 

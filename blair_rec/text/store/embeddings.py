@@ -63,6 +63,8 @@ class EmbeddingStore:
     """items: how many texts are longer than the encoder reads; asked_length and capped_by; None if nobody counted."""
     cut_rows: np.ndarray | None = field(default=None, repr=False)
     """[rows] bool: which texts these are."""
+    code: str = ""
+    """Hash of the code that made the vectors; empty if nobody noted it."""
     path: Path | None = None
     """The folder, if there is one."""
 
@@ -227,6 +229,7 @@ def open_store(path: str | Path, verify: bool = True) -> EmbeddingStore:
         whole=header.get("whole"),
         cut=cut,
         cut_rows=cut_rows,
+        code=header.get("code", ""),
         path=path,
     )
     if verify and (broken := sum(int((~np.isfinite(block).all(axis=1)).sum()) for block in store.blocks())):
@@ -285,9 +288,9 @@ def _verify_checksums(path: Path, header: Mapping[str, Any]) -> None:
 def identity_of(header: Mapping[str, Any]) -> str:
     """SHA-256 of a header, without itself and without what does not decide the vectors.
 
-    That is the name that was asked for, which is about a run, and which texts were cut, which follows from the texts
-    and the encoder: stores that were made before anybody counted keep their identity.
+    That is the name that was asked for, which is about a run, which texts were cut, which follows from the texts and
+    the encoder, and which code made the vectors: stores that don't say so keep their identity.
     """
-    content = {key: value for key, value in header.items() if key not in ("store_sha256", "cut")}
+    content = {key: value for key, value in header.items() if key not in ("store_sha256", "cut", "code")}
     content["encoder"] = {key: value for key, value in header["encoder"].items() if key != "asked_for"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

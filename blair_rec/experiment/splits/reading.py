@@ -1,0 +1,148 @@
+"""A data set -> its training and validation split, checked and counted, and its test split for whoever evaluates."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blair_rec.border.recbole_keys import model_keys, unread
+from blair_rec.border.settings import CHANGE_SETTINGS, recbole_config, recbole_errors
+from blair_rec.config.comparison import CompareConfig
+from blair_rec.config.section import to_dict
+from blair_rec.data.dataset import TextSequentialDataset
+from blair_rec.data.log import LOG_POSITION
+from blair_rec.data.sequences import TrainingSequences, training_sequences
+from blair_rec.errors import BlairRecError, ConfigError, DatasetError
+from blair_rec.evaluate.metrics import check_k
+from blair_rec.lines.rejected import Rejected
+from blair_rec.models.packed import can_pack
+from blair_rec.models.text_models import model_class
+from blair_rec.training.epochs import check_loss
+
+logger = logging.getLogger("blair_rec")
+
+
+@dataclass(eq=False)
+class TrainingData:
+    """The training and the validation split of a data set, read once: all that training and selection may see."""
+
+    model_class: type[Any]
+    folder: str
+    train: TextSequentialDataset
+    valid: TextSequentialDataset
+    item_tokens: list[str]
+    """By item id; the first one is the padding's."""
+    sequences: TrainingSequences
+    item_counts: np.ndarray
+    """[items and the padding] int64: training events of each."""
+    rejected: Rejected
+    """Lines that can't be used, which were left out."""
+    reading_notes: Sequence[str]
+    """What reading the files found, for readers of the results."""
+    unread: Sequence[str]
+    """A note on the settings that nothing reads, if there are any."""
+
+
+def training_data(config: CompareConfig, folder: Path) -> TrainingData:
+    """What training and selection may see. The test split is let go: the true items of its cases leave the log.
+
+    Raises:
+        As `read_splits`.
+    """
+    data, test = read_splits(config, folder)
+    if data.train.log is not None:  # all splits share it
+        data.train.log.item[test.inter_feat[LOG_POSITION]] = 0
+    return data
+
+
+def read_splits(config: CompareConfig, folder: Path) -> tuple[TrainingData, TextSequentialDataset]:
+    """What training may see, and beside it the test split, whose true items are in the log that all splits share.
+
+    Raises:
+        DatasetError: the data set can't be read, or leaves nothing to train, validate or test on.
+        RecBoleError: RecBole refuses a setting or a file.
+        ConfigError: no such model or setting of it, a loss that it can't be trained with, or a metric that looks
+            further down than there are items.
+    """
+    cls = model_class(config.model)
+    for variant in config.variants.values():
+        if variant.is_trained:
+            check_loss(cls, config.train_of(variant))
+    ours = {"blair_ties": config.ties, "blair_split": to_dict(config.split)}
+    recbole = recbole_config(cls, str(folder), {**config.recbole, **ours})
+    _refuse_other_data(config)
+    ignored = _unread_settings(config, cls)
+    dataset, train, valid, test = _read(config, recbole)
+    _check_cases(config, {"training": train, "validation": valid, "test": test})
+    _log_ties(config, train)
+    tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
+    check_k(config.evaluate.metrics, len(tokens) - 1)
+    sequences = training_sequences(train)
+    data = TrainingData(
+        model_class=cls,
+        folder=str(folder),
+        train=train,
+        valid=valid,
+        item_tokens=tokens,
+        sequences=sequences,
+        item_counts=np.bincount(sequences.items, minlength=len(tokens)),
+        rejected=dataset.rejected,
+        reading_notes=tuple(dataset.reading_notes),
+        unread=ignored,
+    )
+    return data, test
+
+
+def _read(config: CompareConfig, recbole: Any) -> tuple[TextSequentialDataset, ...]:
+    """The data set, and its training, validation and test split."""
+    try:
+        with recbole_errors(f"read data set {config.dataset!r}", f"look at its files, or {CHANGE_SETTINGS}"):
+            dataset = TextSequentialDataset(recbole)
+            return dataset, *dataset.build()
+    except BlairRecError:
+        raise
+    except ValueError as error:  # pandas', or text that is no UTF-8
+        raise DatasetError(f"data set {config.dataset!r} can't be read: {error}") from error
+
+
+def _check_cases(config: CompareConfig, splits: dict[str, TextSequentialDataset]) -> None:
+    if empty := [name for name, split in splits.items() if len(split) == 0]:
+        why = "leave-one-out needs users with at least three events"
+        if config.split is not None:
+            why = "all events there are their user's first, which no history predicts; move the cut-off times"
+        raise DatasetError(f"data set {config.dataset!r}: the split leaves no {' and no '.join(empty)} case; {why}")
+
+
+def _log_ties(config: CompareConfig, train: TextSequentialDataset) -> None:
+    if train.tied_neighbours:
+        pairs = f"{train.tied_neighbours:,} of {train.neighbours:,} neighbouring events of a user"
+        how = "their order is the file's" if config.ties == "stored" else "their order was drawn by lot"
+        logger.info("%s have equal times; %s", pairs, how)
+
+
+def _unread_settings(config: CompareConfig, cls: type) -> tuple[str, ...]:
+    """A note on the settings of RecBole that nothing here reads; logged, and for readers of the results."""
+    trained = [config.train_of(variant) for variant in config.variants.values() if variant.is_trained]
+    recboles_way = not can_pack(cls) or any(train.loss == "recbole" for train in trained)
+    keys = unread(config.recbole, config.model, recboles_way)
+    if not keys:
+        return ()
+    note = f"settings under `recbole` that nothing reads in this comparison: {', '.join(keys)}"
+    logger.warning("%s", note)
+    return (note,)
+
+
+def _refuse_other_data(config: CompareConfig) -> None:
+    """Variants share one data set: what one of them has otherwise can only be a setting of the model."""
+    known = model_keys(config.model)
+    for name, variant in config.variants.items():
+        if others := [key for key in variant.recbole if key not in known]:
+            raise ConfigError(
+                f"variants.{name}.recbole: {', '.join(others)} is no setting of {config.model} itself, and all else "
+                f"is the same for all variants; known: {', '.join(known)}"
+            )

@@ -1,0 +1,83 @@
+"""The interface of what scores items: who has all of it, and that nobody asks around it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from worlds import SMALL, built, vectors_for
+
+import blair_rec
+from blair_rec.data.dataset import TextSequentialDataset
+from blair_rec.errors import ConfigError
+from blair_rec.models.scorer import Scorer, transform_report
+from blair_rec.models.text_models import model_class
+from blair_rec.ranking.baselines import COUNTED, NEIGHBOURS
+from blair_rec.ranking.ensemble import Ensemble
+
+TINY = Path(__file__).resolve().parents[2] / "datasets" / "tiny"
+PACKAGE = Path(blair_rec.__file__).parent
+FIELDS = "item_id_list", "item_length"
+VECTORS = np.random.default_rng(0).standard_normal((6, 4))
+
+
+def text_model(name: str, items: str) -> Any:
+    """A small model over datasets/tiny."""
+    text = {"blair_items": items, "blair_text_fields": ["title"]} if items != "id" else {}
+    config, (train, _, _) = built(TextSequentialDataset, TINY, model_class(name), **SMALL, **text)
+    train.item_vectors = vectors_for(train.item_num)
+    return model_class(name)(config, train)
+
+
+def scorers() -> Iterator[Any]:
+    """One of each kind."""
+    yield from (text_model("SASRec", items) for items in ("id", "text"))
+    yield text_model("BERT4Rec", "id")
+    yield from (kind(7, *FIELDS) for kind in COUNTED.values())
+    near = [kind(VECTORS, [], *FIELDS) for kind in NEIGHBOURS.values()]
+    yield from near
+    yield Ensemble(near[:2])
+
+
+def test_models_baselines_and_ensembles_have_all_of_it() -> None:
+    for scorer in scorers():
+        assert isinstance(scorer, Scorer), type(scorer).__name__
+        assert isinstance(scorer.scores_by_product, bool) and isinstance(scorer.device, torch.device)
+        assert isinstance(scorer.shared_items(), AbstractContextManager)
+        fitted = scorer.fitted_transforms
+        assert transform_report(scorer) == ([] if fitted is None else list(fitted.report))
+
+
+def test_a_plain_torch_module_has_not() -> None:
+    assert not isinstance(nn.Linear(1, 1), Scorer)
+
+
+@pytest.mark.parametrize("kind", COUNTED.values())
+def test_what_counts_events_takes_no_items_that_came_later(kind: Any) -> None:
+    with pytest.raises(ConfigError, match=f"can't be scored: {kind.__name__} is made of the items that it was given"):
+        kind(7, *FIELDS).append_items(VECTORS)
+
+
+def test_an_ensemble_takes_no_items_and_its_members_do() -> None:
+    ensemble = Ensemble([NEIGHBOURS["last_item"](VECTORS, [], *FIELDS)])
+    with pytest.raises(ConfigError, match="can't be scored: Ensemble is made of the items that it was given"):
+        ensemble.append_items(VECTORS)
+    ensemble.members[0].append_items(VECTORS[:2])
+    assert torch.equal(ensemble.item_matrix()[-2:], ensemble.item_matrix()[1:3])
+
+
+@pytest.mark.parametrize("part", ["ranking", "serve", "experiment"])
+def test_nobody_looks_what_a_scorer_has(part: str) -> None:
+    """`hasattr(model, ...)` and `getattr(model, ..., else)` would decide what it can do."""
+    for path in (PACKAGE / part).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                asks = node.func.id == "hasattr" or (node.func.id == "getattr" and len(node.args) == 3)
+                assert not asks, f"{path}, line {node.lineno}"
