@@ -34,7 +34,7 @@ class PretrainConfig(Section):
     hard_negative: str | None = None
     """Column of the text of another item, near but wrong; none by default."""
     held_out: ShareBelowOne = 0.1
-    """ShareOfOne of the items kept out of training, with all contexts that speak of them, to measure retrieval with."""
+    """Share of the items kept out of training, with all contexts that speak of them, to measure retrieval with."""
     max_length: FromOneOn = 64
     """Tokens read of each text."""
     batch_size: Annotated[int, Field(ge=2)] = 384
@@ -48,7 +48,7 @@ class PretrainConfig(Section):
     learning_rate: AboveZero = 5e-5
     """Of AdamW, falling linearly to zero."""
     warmup: ShareBelowOne = 0.0
-    """ShareOfOne of the steps in which the learning rate rises to its value."""
+    """Share of the steps in which the learning rate rises to its value."""
     weight_decay: NotNegative = 0.0
     """Of AdamW."""
     temperature: AboveZero = 0.05
@@ -56,7 +56,7 @@ class PretrainConfig(Section):
     mlm_weight: NotNegative = 0.1
     """Of the masked-language-modelling loss; 0 leaves it out."""
     mlm_probability: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False), AS_GIVEN] = 0.15
-    """ShareOfOne of the tokens to be guessed."""
+    """Share of the tokens to be guessed."""
     mask_false_negatives: bool = True
     """Whether the same item, or the same context, met again in a step is no negative. BLaIR's own code keeps it one."""
     accumulation: FromOneOn = 1
