@@ -24,7 +24,7 @@ from side_by_side import write_record
 TESTS = Path(__file__).resolve().parent.parent / "tests"
 sys.path[:0] = [str(TESTS / "helpers"), str(TESTS / "prepare")]
 
-from test_prepare_own import try_one
+from test_prepare_own import try_one  # noqa: E402
 
 KINDS = ("jsonl", "tsv", "csv", "parquet")
 OUTCOMES = {"refused": "refused with a clear error", "read": "read", "compared": "read, and rightly"}
