@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import inspect
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,13 @@ from blair_rec.config import comparison as config
 from blair_rec.config import sections as config_sections
 from blair_rec.config.comparison import load_config, read_config
 from blair_rec.config.plugin import PLUGIN_KEYS
+from blair_rec.config.section import Section, default_of
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
 def documented(cls: type) -> dict[str, str]:
-    """The line of prose under each field of a dataclass."""
+    """The line of prose under each field of a section."""
     (tree,) = ast.parse(inspect.getsource(cls)).body
     assert isinstance(tree, ast.ClassDef)
     found = {}
@@ -29,32 +29,32 @@ def documented(cls: type) -> dict[str, str]:
     return found
 
 
-def default(cls: type, name: str) -> str:
+def default(cls: type[Section], name: str) -> str:
     """A field's default, as YAML has it."""
-    (field,) = [field for field in dataclasses.fields(cls) if field.name == name]
-    value: Any = list(field.default) if isinstance(field.default, tuple) else field.default
+    found = default_of(cls, name)
+    value: Any = list(found) if isinstance(found, tuple) else found
     return yaml.safe_dump(value, default_flow_style=True).splitlines()[0]
 
 
 def plugin_table() -> str:
-    """The table of `blair_*` keys, from the dataclasses that read them."""
+    """The table of `blair_*` keys, from the sections that read them."""
     lines = ["| key | default | |", "|---|---|---|"]
     for key, (cls, name) in PLUGIN_KEYS.items():
         lines.append(f"| `{key}` | `{default(cls, name)}` | {documented(cls)[name]} |")
     return "\n".join(lines)
 
 
-def test_the_table_of_keys_is_the_one_that_the_dataclasses_make() -> None:
+def test_the_table_of_keys_is_the_one_that_the_sections_make() -> None:
     table = README.partition("<!-- plugin keys -->")[2].partition("<!-- end of plugin keys -->")[0].strip()
     assert table == plugin_table(), f"README's table should read:\n{plugin_table()}"
 
 
 def test_every_config_field_is_documented() -> None:
     found = {**vars(config), **vars(config_sections)}.values()
-    classes = [value for value in found if inspect.isclass(value) and dataclasses.is_dataclass(value)]
+    classes = [value for value in found if inspect.isclass(value) and issubclass(value, Section) and value.model_fields]
     assert len(classes) >= 8
     for cls in classes:
-        assert {field.name for field in dataclasses.fields(cls)} == documented(cls).keys(), cls.__name__
+        assert cls.model_fields.keys() == documented(cls).keys(), cls.__name__
 
 
 def test_readmes_comparison_file_can_be_read() -> None:

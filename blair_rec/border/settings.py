@@ -12,7 +12,7 @@ import torch
 
 import blair_rec.border.repaired  # noqa: F401  (repairs RecBole before anything of it is used)
 from blair_rec.config.plugin import read_plugin_config
-from blair_rec.config.reading import to_dict
+from blair_rec.config.section import to_dict
 from blair_rec.errors import BlairRecError, CheckpointError, ConfigError, RecBoleError
 
 import recbole

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from blair_rec.cli.progress import Live, add_quiet
 from blair_rec.cli.terminal import Console, say
-from blair_rec.config.reading import read_section
-from blair_rec.config.sections import DTYPES, TEMPLATES, TextConfig
+from blair_rec.config.names import DTYPES, ENCODER, MAX_LENGTH, TEMPLATES
 from blair_rec.errors import ConfigError
 
 if TYPE_CHECKING:
+    from blair_rec.config.sections import TextConfig
     from blair_rec.text.store.embeddings import EmbeddingStore
     from blair_rec.text.template import Template
 
@@ -25,16 +25,15 @@ def add(commands: Any) -> None:
 
 
 def _add_encode(commands: Any) -> None:
-    default = TextConfig()
     command = commands.add_parser("encode", help="precompute the text vectors of a catalogue")
     command.add_argument("--items", required=True, metavar="FILE", help="a RecBole .item file, JSON lines, CSV or TSV")
     command.add_argument("--item-id", metavar="FIELD", help="the field that holds the item ids (item_id, parent_asin)")
     command.add_argument("--fields", default="", help="metadata fields that make up the text: title,brand")
-    command.add_argument("--template", default=default.template, help=f"instead of fields: {', '.join(TEMPLATES[1:])}")
-    command.add_argument("--encoder", default=default.encoder, help="hub name, local folder or offline package")
+    command.add_argument("--template", default=TEMPLATES[0], help=f"instead of fields: {', '.join(TEMPLATES[1:])}")
+    command.add_argument("--encoder", default=ENCODER, help="hub name, local folder or offline package")
     command.add_argument("--pooling", default="auto", help="auto, cls or mean")
-    command.add_argument("--max-length", type=int, default=default.max_length, help="tokens read per item")
-    command.add_argument("--dtype", default=default.dtype, help=f"to compute in: {', '.join(DTYPES)} (on a GPU)")
+    command.add_argument("--max-length", type=int, default=MAX_LENGTH, help="tokens read per item")
+    command.add_argument("--dtype", default=DTYPES[0], help=f"to compute in: {', '.join(DTYPES)} (on a GPU)")
     command.add_argument("--store-dtype", default="float32", help=f"on disk: {', '.join(DTYPES)}")
     command.add_argument("--device", help="cpu, cuda, cuda:1, ...; a GPU if there is one")
     command.add_argument("--shard", metavar="i/n", help="part i of n alone, from 0/n on; RANK and WORLD_SIZE if set")
@@ -51,6 +50,8 @@ def _add_encode(commands: Any) -> None:
 
 
 def _encode(options: argparse.Namespace, console: Console) -> None:
+    from blair_rec.config.section import read_section
+    from blair_rec.config.sections import TextConfig
     from blair_rec.text.catalogue import iter_catalogue
     from blair_rec.text.template import Template
 

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from blair_rec.config.handed_on import RecBoleSettings
+from blair_rec.config.names import LOSSES, OUR_LOSSES, UNISREC_TEMPERATURE, TieOrder
 from blair_rec.config.paths import with_paths
-from blair_rec.config.reading import (
-    freeze,
-    load_yaml,
-    one_of,
+from blair_rec.config.reading import load_yaml, one_of, refuse
+from blair_rec.config.section import (
+    FieldProblem,
+    FromList,
+    RunSeed,
+    Section,
+    default_of,
     read_section,
-    refuse,
-    shallow,
-    to_dict,
-    type_problems,
+    said,
+    values_of,
 )
 from blair_rec.config.sections import (
     MAKES_VECTORS,
-    OUR_LOSSES,
-    TIES,
-    UNISREC_TEMPERATURE,
+    READ_BY,
     EvaluateConfig,
     TextConfig,
     TrainConfig,
@@ -36,90 +36,105 @@ from blair_rec.config.split import SplitConfig
 from blair_rec.errors import ConfigError
 
 
-@dataclass(frozen=True)
-class CompareConfig:
+def _folder(dataset: str) -> str:
+    if Path(dataset).name in ("", ".."):
+        raise FieldProblem([f" is {dataset!r}; the files carry the folder's name, so give a path with it"])
+    return dataset
+
+
+def _is_list(seeds: Any) -> Any:
+    if isinstance(seeds, int) and not isinstance(seeds, bool):
+        raise FieldProblem(
+            [f" is {seeds}; give a list: [{seeds}] for this one seed, [1, 2, 3] for three of them"]
+        )  # how many, or which one?
+    if not isinstance(seeds, (list, tuple)):
+        raise FieldProblem([f" is {seeds!r}; expected a list of whole numbers, such as [1, 2]"])
+    return seeds
+
+
+def _each_once(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise FieldProblem([f" are {list(seeds)}; give at least one, each once"])
+    return seeds
+
+
+def _names_as_text(variants: Any) -> Any:
+    """YAML reads a name such as 1 as a number."""
+    return {str(name): variant for name, variant in variants.items()} if isinstance(variants, Mapping) else variants
+
+
+def _well_named(variants: Mapping[str, VariantConfig]) -> Mapping[str, VariantConfig]:
+    if not variants:
+        raise FieldProblem([": none; name at least the baseline, such as id: {items: id}"])
+    wrong = [name for name in variants if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.]*", name)]
+    if wrong:
+        raise FieldProblem([f".{name}: a name is made of letters, digits, '_' and '.'" for name in wrong])
+    return variants
+
+
+class CompareConfig(Section):
     """One comparison: a data set, a RecBole model, and the variants to set side by side."""
 
-    dataset: str
+    dataset: Annotated[str, AfterValidator(_folder)]
     """A RecBole data set, by name or by folder of atomic files."""
-    variants: Mapping[str, VariantConfig]
+    variants: Annotated[Mapping[str, VariantConfig], BeforeValidator(_names_as_text), AfterValidator(_well_named)]
     """By name; the name stands on the leaderboard and in the folder of each run."""
     baseline: str = "id"
     """The variant that the others are compared with."""
     model: str = "SASRec"
     """A RecBole sequential model with an item embedding."""
-    seeds: tuple[int, ...] = (1, 2, 3)
+    seeds: Annotated[tuple[RunSeed, ...], FromList, BeforeValidator(_is_list), AfterValidator(_each_once)] = (
+        1,
+        2,
+        3,
+    )
     """Every variant is trained once with each."""
-    ties: str = "stored"
+    ties: TieOrder = "stored"
     """Events of one user at one time: stored (as the file has them) or shuffled (by lot, alike for all runs)."""
     split: SplitConfig | None = None
     """Cut-off times for training, validation and test; RecBole's eval_args, by default leave-one-out, if not given."""
-    text: TextConfig = field(default_factory=TextConfig)
+    text: TextConfig = TextConfig()
     """How item text becomes vectors; a variant may have some of it otherwise."""
-    train: TrainConfig = field(default_factory=TrainConfig)
+    train: TrainConfig = TrainConfig()
     """The budget and the loss, the same for every variant."""
-    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    evaluate: EvaluateConfig = EvaluateConfig()
     """What is measured, and what validation selects on."""
-    recbole: Mapping[str, Any] = field(default_factory=dict)
+    recbole: RecBoleSettings = Field(default_factory=dict)
     """Handed to RecBole as it is."""
     tune: TuneConfig | None = None
     """What `blair-rec tune` tries; a comparison doesn't read it."""
 
-    def __post_init__(self) -> None:
-        freeze(self, "seeds")
-        problems = type_problems(self)
-        if isinstance(self.seeds, int) and not isinstance(self.seeds, bool):  # how many, or which one?
-            problems = [
-                f"seeds is {self.seeds}; give a list: [{self.seeds}] for this one seed, [1, 2, 3] for three of them"
-            ]
-        if isinstance(self.dataset, str) and Path(self.dataset).name in ("", ".."):
-            problems.append(f"dataset is {self.dataset!r}; the files carry the folder's name, so give a path with it")
-        if isinstance(self.variants, Mapping):
-            problems += self._variant_problems()
-        if isinstance(self.seeds, tuple) and (not self.seeds or len(set(self.seeds)) != len(self.seeds)):
-            problems.append(f"seeds are {list(self.seeds)}; give at least one, each once")
-        problems += one_of(self.ties, TIES, "ties")
-        if isinstance(self.recbole, Mapping):
-            problems += _recbole_problems(self.recbole)
-            if isinstance(self.train, TrainConfig):
-                problems += _loss_problems(self.train, self.recbole)
-            if self.split is not None and "split" in (self.recbole.get("eval_args") or {}):
-                problems.append("recbole: eval_args has a split of its own next to `split`; leave one of them out")
-        refuse(problems)
-
-    def _variant_problems(self) -> list[str]:
-        problems = []
-        if not self.variants:
-            problems.append("no variants; name at least the baseline, such as id: {items: id}")
-        elif self.baseline not in self.variants:
-            problems.append(f"baseline is {self.baseline!r}; variants: {', '.join(map(str, self.variants))}")
+    @model_validator(mode="after")
+    def _sections_fit(self) -> CompareConfig:
+        problems = _loss_problems(self.train, self.recbole)
+        if self.baseline not in self.variants:
+            problems.append(f"baseline is {self.baseline!r}; variants: {', '.join(self.variants)}")
+        if self.split is not None and "split" in (self.recbole.get("eval_args") or {}):
+            problems.append("recbole.eval_args has a split of its own next to `split`; leave one of them out")
         for name, variant in self.variants.items():
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.]*", str(name)):
-                problems.append(f"variant {name!r}: a name is made of letters, digits, '_' and '.'")
-            if not isinstance(variant, VariantConfig):
-                problems.append(f"variant {name!r} is {variant!r}; expected keys and values")
-                continue
-            problems += self._override_problems(name, variant)
-            for member in variant.average:
-                if member not in self.variants:
-                    problems.append(f"variants.{name}: average names {member!r}, which is no variant here")
-                elif getattr(self.variants[member], "average", ()):
-                    problems.append(f"variants.{name}: average names {member!r}, which is an average itself")
-        return problems
+            problems += [f"variants.{name}{line}" for line in self._variant_problems(variant)]
+        refuse(problems)
+        return self
 
-    def _override_problems(self, name: str, variant: VariantConfig) -> list[str]:
-        """What is wrong with the sections as this variant has them."""
+    def _variant_problems(self, variant: VariantConfig) -> list[str]:
+        """What is wrong with the sections as this variant has them, and with what it names."""
         problems = []
-        try:
-            if variant.uses_text and isinstance(self.text, TextConfig) and not self.text_of(variant).says_what:
-                problems.append(f"variant {name!r} uses text, but text.fields names no metadata field")
-            whole = isinstance(self.train, TrainConfig) and isinstance(self.recbole, Mapping)
-            if whole and (variant.train or variant.recbole):
-                problems += _loss_problems(self.train_of(variant), self.recbole_of(variant))
-        except ConfigError as error:
-            problems += str(error).splitlines()
-        problems += _recbole_problems(variant.recbole)
-        return [line if line.startswith("variant ") else f"variants.{name}.{line}" for line in problems]
+        for section, of in (("text", self.text_of), ("train", self.train_of)):
+            try:
+                of(variant)
+            except ConfigError as error:
+                problems += [f".{section}.{line}" for line in str(error).splitlines()]
+        if not problems:
+            if variant.uses_text and not self.text_of(variant).says_what:
+                problems.append(" uses text, but text.fields names no metadata field")
+            if variant.train or variant.recbole:
+                problems += [f".{line}" for line in _loss_problems(self.train_of(variant), self.recbole_of(variant))]
+        for member in variant.average:
+            if member not in self.variants:
+                problems.append(f".average names {member!r}, which is no variant here")
+            elif self.variants[member].average:
+                problems.append(f".average names {member!r}, which is an average itself")
+        return problems
 
     def only(self, names: Sequence[str]) -> CompareConfig:
         """The same comparison with these variants alone.
@@ -130,60 +145,33 @@ class CompareConfig:
         refuse([line for name in names for line in one_of(name, tuple(self.variants), "--variants")])
         kept = {name: variant for name, variant in self.variants.items() if name in names}
         baseline = self.baseline if self.baseline in kept else next(iter(kept))
-        return dataclasses.replace(self, variants=kept, baseline=baseline)
+        return self.changed(variants=kept, baseline=baseline)
 
     def text_of(self, variant: VariantConfig) -> TextConfig:
         """The text section with what the variant has otherwise."""
-        shared = shallow(self.text)
+        shared = values_of(self.text)
         if "encoder" in variant.text:  # another encoder pools in its own way, and has its own revisions
             del shared["revision"], shared["pooling"]
         if "template" in variant.text or "fields" in variant.text:  # the one decides on the other
             del shared["template"], shared["fields"]
         if variant.text.keys() & set(MAKES_VECTORS):  # it is to have others than those that are made already
             del shared["store"]
-        return read_section(TextConfig, {**shared, **variant.text}, "text")
+        return TextConfig(**{**shared, **variant.text})
 
     def train_of(self, variant: VariantConfig) -> TrainConfig:
-        """The train section with what the variant has otherwise."""
-        said = {name: value for name, value in shallow(self.train).items() if value != getattr(TrainConfig, name)}
-        return read_section(TrainConfig, with_temperature({**said, **variant.train}, variant.items), "train")
+        """The train section with what the variant has otherwise, without shared keys that its own loss doesn't read."""
+        shared = {
+            name: value
+            for name, value in said(self.train).items()
+            if value != default_of(TrainConfig, name) or name in TrainConfig.written_if_said
+        }
+        if "loss" in variant.train:
+            shared = {name: one for name, one in shared.items() if variant.train["loss"] in READ_BY.get(name, LOSSES)}
+        return TrainConfig(**with_temperature({**shared, **variant.train}, variant.items))
 
     def recbole_of(self, variant: VariantConfig) -> dict[str, Any]:
         """RecBole's settings with what the variant has otherwise."""
         return {**self.recbole, **variant.recbole}
-
-
-OWNED_BY = {
-    "dataset": "dataset",
-    "data_path": "dataset (a folder of atomic files)",
-    "model": "model",
-    "seed": "seeds",
-    "reproducibility": "seeds",
-    "epochs": "train.epochs",
-    "stopping_step": "train.patience",
-    "eval_step": "train.eval_every",
-    "learning_rate": "train.learning_rate",
-    "weight_decay": "train.weight_decay",
-    "train_batch_size": "train.batch_size",
-    "learner": "train (Adam)",
-    "metrics": "evaluate.metrics",
-    "topk": "evaluate.metrics",
-    "valid_metric": "evaluate.metrics (the first one)",
-    "eval_batch_size": "evaluate.batch_size",
-    "checkpoint_dir": "the output folder (-o)",
-}
-"""RecBole keys that a typed section decides on, and where."""
-
-WITHOUT_EFFECT = (
-    "clip_grad_norm",
-    "enable_amp",
-    "enable_scaler",
-    "nproc",
-    "save_dataset",
-    "save_dataloaders",
-    "worker",
-)
-"""RecBole keys that its own trainer and quick start read, and a comparison doesn't."""
 
 
 def read_config(raw: Mapping[str, Any], where: str = "config") -> CompareConfig:
@@ -194,36 +182,7 @@ def read_config(raw: Mapping[str, Any], where: str = "config") -> CompareConfig:
     """
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{where}: expected keys and values, got {type(raw).__name__}")
-    sections, problems = dict(raw), []
-
-    def read(cls: type[Any], value: Any, name: str) -> Any:
-        try:
-            return read_section(cls, value, f"{where}: {name}")
-        except ConfigError as error:
-            problems.append(str(error))
-
-    typed = {
-        "text": TextConfig,
-        "train": TrainConfig,
-        "evaluate": EvaluateConfig,
-        "split": SplitConfig,
-        "tune": TuneConfig,
-    }
-    for name, cls in typed.items():
-        if sections.get(name) is None:
-            sections.pop(name, None)
-        else:
-            sections[name] = read(cls, sections[name], name)
-    if isinstance(sections.get("variants"), Mapping):
-        sections["variants"] = {
-            str(name): read(VariantConfig, variant, f"variants.{name}")
-            for name, variant in sections["variants"].items()
-        }
-    if sections.get("recbole") is None:
-        sections.pop("recbole", None)
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return read_section(CompareConfig, sections, where)
+    return read_section(CompareConfig, raw, where)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CompareConfig:
@@ -255,22 +214,6 @@ def _loss_problems(train: TrainConfig, recbole: Mapping[str, Any]) -> list[str]:
     if train.loss == "recbole" or loss_type == "CE":
         return []
     return [
-        f"recbole: loss_type is {loss_type!r}, but train.loss is {train.loss!r}, which is not RecBole's; "
+        f"recbole.loss_type is {loss_type!r}, but train.loss is {train.loss!r}, which is not RecBole's; "
         "leave loss_type out, or set train.loss to recbole"
     ]
-
-
-def _recbole_problems(settings: Mapping[str, Any]) -> list[str]:
-    """Keys that a typed section decides on, and values that no config file could hold."""
-    problems = []
-    for key, value in settings.items():
-        if key in OWNED_BY or str(key).startswith("blair_"):
-            owner = OWNED_BY.get(key, "the typed sections")
-            problems.append(f"recbole: {key!r} belongs to {owner}; set it there, so that one place decides")
-        if key in WITHOUT_EFFECT:
-            problems.append(f"recbole: {key!r} has no effect in a comparison; leave it out")
-        try:
-            json.dumps(to_dict(value))
-        except (TypeError, ValueError) as error:
-            problems.append(f"recbole: {key!r} is {value!r}, which can't be handed on ({error})")
-    return problems

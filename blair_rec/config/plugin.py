@@ -5,39 +5,36 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from blair_rec.config.comparison import with_temperature
-from blair_rec.config.reading import one_of, read_section, read_yaml, refuse, type_problems
-from blair_rec.config.sections import TIES, TextConfig, TrainConfig, VariantConfig
+from blair_rec.config.names import TieOrder
+from blair_rec.config.reading import read_yaml
+from blair_rec.config.section import Section
+from blair_rec.config.sections import TextConfig, TrainConfig, VariantConfig
 from blair_rec.config.split import SplitConfig
 from blair_rec.errors import BlairRecError, ConfigError
 
-T = TypeVar("T")
+S = TypeVar("S", bound=Section)
 
 
-@dataclass(frozen=True)
-class PluginConfig:
+class PluginConfig(Section):
     """What the `blair_*` keys of a RecBole config say."""
 
-    variant: VariantConfig = field(default_factory=VariantConfig)
+    variant: VariantConfig = VariantConfig()
     """The item side."""
-    text: TextConfig = field(default_factory=TextConfig)
+    text: TextConfig = TextConfig()
     """How item text becomes vectors."""
-    train: TrainConfig = field(default_factory=TrainConfig)
+    train: TrainConfig = TrainConfig()
     """The loss and the course of the learning rate; the rest is RecBole's own."""
-    ties: str = "stored"
+    ties: TieOrder = "stored"
     """Events of one user at one time: stored (as the file has them) or shuffled (by RecBole's seed)."""
     split: SplitConfig | None = None
     """{valid_from: time, test_from: time}: cut-off times for all users, instead of the split in eval_args."""
 
-    def __post_init__(self) -> None:
-        refuse([*type_problems(self), *one_of(self.ties, TIES, "ties")])
 
-
-PLUGIN_KEYS: dict[str, tuple[type, str]] = {
+PLUGIN_KEYS: dict[str, tuple[type[Section], str]] = {
     "blair_items": (VariantConfig, "items"),
     "blair_transforms": (VariantConfig, "transforms"),
     "blair_control": (VariantConfig, "control"),
@@ -83,7 +80,12 @@ def read_plugin_config(flat: Mapping[str, Any]) -> PluginConfig:
         ConfigError: an unknown `blair_*` key, with the near one, or a value that can't be meant.
     """
     ours = {key: value for key, value in flat.items() if key.startswith("blair_")}
-    sections: dict[type, dict[str, Any]] = {VariantConfig: {}, TextConfig: {}, TrainConfig: {}, PluginConfig: {}}
+    sections: dict[type[Section], dict[str, Any]] = {
+        VariantConfig: {},
+        TextConfig: {},
+        TrainConfig: {},
+        PluginConfig: {},
+    }
     for key, value in ours.items():
         if key not in PLUGIN_KEYS:
             near = get_close_matches(key, PLUGIN_KEYS, n=1)
@@ -95,8 +97,8 @@ def read_plugin_config(flat: Mapping[str, Any]) -> PluginConfig:
             value = value if isinstance(value, list) else [value]
         if name == "fallback" and isinstance(value, str):
             value = {"encoder": value}
-        if name == "split" and value is not None:
-            value = read_section(SplitConfig, read_yaml(value, key) if isinstance(value, str) else value, key)
+        if name == "split" and isinstance(value, str):
+            value = read_yaml(value, key)
         sections[cls][name] = value
     text = _read(TextConfig, sections[TextConfig])
     variant = _read(VariantConfig, sections[VariantConfig])
@@ -109,15 +111,15 @@ def read_plugin_config(flat: Mapping[str, Any]) -> PluginConfig:
     return _read(PluginConfig, {"variant": variant, "text": text, "train": train, **sections[PluginConfig]})
 
 
-def _read(cls: type[T], section: Mapping[str, Any]) -> T:
+def _read(cls: type[S], section: Mapping[str, Any]) -> S:
     """A section whose problems name the flat keys."""
     try:
-        return read_section(cls, section, "")
+        return cls(**section)
     except ConfigError as error:
         names = {name: key for key, (owner, name) in PLUGIN_KEYS.items() if owner is cls}
         fields = re.compile(rf"(?<![\w'.])({'|'.join(names)})(?![\w'])")
         lines = []
-        for line in str(error).removeprefix(": ").split("\n: "):
+        for line in str(error).splitlines():
             said, known, values = line.partition("known:")  # what follows are values, which may be called as a field is
             lines.append(fields.sub(lambda match: names[match[1]], said) + known + values)
         raise ConfigError("\n".join(lines)) from None

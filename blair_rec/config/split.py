@@ -4,41 +4,51 @@ from __future__ import annotations
 
 import datetime
 import math
-from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, model_validator
 
 from blair_rec.config.dates import seconds_of
-from blair_rec.config.reading import refuse, type_problems
+from blair_rec.config.reading import is_number
+from blair_rec.config.section import FieldProblem, Section
+from blair_rec.errors import ConfigError
 
 
-@dataclass(frozen=True)
-class SplitConfig:
+def _moment(value: Any) -> Any:
+    """A finite number or a date as text; YAML reads a bare date as one."""
+    value = value.isoformat() if isinstance(value, datetime.date) else value
+    known = seconds_of(value) is not None if isinstance(value, str) else is_number(value) and math.isfinite(value)
+    if not known:
+        problem = f" is {value!r}; expected a number or a date such as '2024-07-01' or '2024-07-01T10:00Z'"
+        raise FieldProblem([problem])
+    return value
+
+
+def _time(moment: float | str) -> float:
+    seconds = seconds_of(moment) if isinstance(moment, str) else moment
+    assert seconds is not None  # _moment has read it
+    return seconds
+
+
+CutOffTime = Annotated[int | float | str, BeforeValidator(_moment)]
+
+
+class SplitConfig(Section):
     """Cut-off times for all users: numbers in the unit of the data set's time column, or dates such as '2024-07-01'.
 
     Dates are UTC unless they say, and may have a time of day: '2024-07-01T10:00:00+02:00'.
     """
 
-    valid_from: float | str
+    valid_from: CutOffTime
     """Events from here on are for validation, those before for training."""
-    test_from: float | str
+    test_from: CutOffTime
     """Events from here on are for testing."""
 
-    def __post_init__(self) -> None:
-        for name in ("valid_from", "test_from"):
-            if isinstance(value := getattr(self, name), datetime.date):  # YAML reads a bare date as one
-                object.__setattr__(self, name, value.isoformat())
-        refuse(type_problems(self))
-        given = {"valid_from": self.valid_from, "test_from": self.test_from}
-        times = [seconds_of(time) if isinstance(time, str) else time for time in given.values()]
-        refuse(
-            [
-                f"{name} is {given[name]!r}; expected a number or a date such as '2024-07-01' or '2024-07-01T10:00Z'"
-                for name, time in zip(given, times, strict=True)
-                if time is None
-            ]
-        )
+    @model_validator(mode="after")
+    def _validation_is_before_test(self) -> SplitConfig:
         both = f"valid_from is {self.valid_from!r} and test_from {self.test_from!r}"
         if isinstance(self.valid_from, str) != isinstance(self.test_from, str):
-            refuse([f"{both}; give two numbers or two dates"])
-        valid_from, test_from = (time for time in times if time is not None)
-        if not -math.inf < valid_from < test_from < math.inf:
-            refuse([f"{both}; validation comes before test"])
+            raise ConfigError(f"{both}; give two numbers or two dates")
+        if not _time(self.valid_from) < _time(self.test_from):
+            raise ConfigError(f"{both}; validation comes before test")
+        return self

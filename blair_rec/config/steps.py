@@ -36,14 +36,14 @@ def step_name(step: Step) -> str:
 
 
 def step_problems(step: Any) -> list[str]:
-    """What is wrong with one step: no such name, a value where none belongs, none where one does, or a wrong one."""
+    """What is wrong with one step, as a message goes on after `transforms`: its name, or its value."""
     if not isinstance(step, str) and not (isinstance(step, Mapping) and len(step) == 1):
-        return [f"transforms holds {step!r}; expected a name, or one name with its value, such as {{pca: 64}}"]
+        return [f" holds {step!r}; expected a name, or one name with its value, such as {{pca: 64}}"]
     name, value = read_step(step)
     if not isinstance(name, str) or name not in STEPS:
-        return one_of(str(name), tuple(STEPS), "transforms")
+        return one_of(str(name), tuple(STEPS), "")
     fits, expected = STEPS[name]
-    return [] if fits(value) else [f"transforms: {name} is given {value!r}; expected {expected}"]
+    return [] if fits(value) else [f": {name} is given {value!r}; expected {expected}"]
 
 
 def order_problems(steps: Sequence[Step]) -> list[str]:
@@ -51,9 +51,7 @@ def order_problems(steps: Sequence[Step]) -> list[str]:
     whitened = False
     for step in steps:
         if whitened and read_step(step)[0] == "pca":
-            return [
-                "transforms: pca comes after whitening, which leaves no direction larger than another; put it before"
-            ]
+            return [": pca comes after whitening, which leaves no direction larger than another; put it before"]
         whitened = whitened or equalises(step)
     return []
 

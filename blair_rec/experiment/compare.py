@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from blair_rec.border.recbole_keys import setting_problems
 from blair_rec.config.comparison import CompareConfig, as_config, load_config
-from blair_rec.config.reading import refuse, write_yaml
+from blair_rec.config.reading import refuse
+from blair_rec.config.section import write_yaml
 from blair_rec.errors import ConfigError, FolderBusy, OutputError
 from blair_rec.evaluate.agreement import Move, moves
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
@@ -202,7 +203,7 @@ def _board(out: Path, baseline: str | None) -> tuple[Leaderboard | None, list[Ru
     names = {run.folder.name for run in runs}
     pending = [name for name in run_names(config, config.variants, config.seeds) if name not in names]
     evaluate = config.evaluate
-    return build_leaderboard(runs, baseline, evaluate.metrics, evaluate.protocol, pending), runs  # type: ignore[arg-type]
+    return build_leaderboard(runs, baseline, evaluate.metrics, evaluate.protocol, pending), runs
 
 
 def check(out: Path, other: Path) -> list[Move]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from blair_rec.config.comparison import CompareConfig
-from blair_rec.config.reading import to_dict
+from blair_rec.config.section import to_dict
 from blair_rec.config.sections import VariantConfig
 from blair_rec.config.steps import step_name
 from blair_rec.data.dataset import TextSequentialDataset

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blair_rec.config.comparison import CompareConfig
-from blair_rec.config.reading import to_dict
+from blair_rec.config.section import to_dict
 from blair_rec.config.sections import READ_BY_ITEMS
 from blair_rec.errors import ConfigError
 
@@ -110,13 +109,11 @@ def with_settings(config: CompareConfig, name: str, settings: Settings) -> Compa
         )
     )
     if name == config.baseline:
-        shared = dataclasses.replace(config.train, **train)
-        return dataclasses.replace(config, train=shared, recbole={**config.recbole, **recbole})
+        shared = config.train.changed(**train)
+        return config.changed(train=shared, recbole={**config.recbole, **recbole})
     variant = config.variants[name]
-    variant = dataclasses.replace(
-        variant, train={**variant.train, **train}, recbole={**variant.recbole, **recbole}, **own
-    )
-    return dataclasses.replace(config, variants={**config.variants, name: variant})
+    variant = variant.changed(train={**variant.train, **train}, recbole={**variant.recbole, **recbole}, **own)
+    return config.changed(variants={**config.variants, name: variant})
 
 
 def chosen(config: CompareConfig, name: str) -> dict[str, Any]:

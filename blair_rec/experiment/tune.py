@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blair_rec.config.comparison import CompareConfig, as_config
-from blair_rec.config.reading import refuse, write_yaml
+from blair_rec.config.reading import refuse
+from blair_rec.config.section import write_yaml
 from blair_rec.config.sections import TuneConfig
 from blair_rec.errors import ConfigError, ScoringError, TrainingError
 from blair_rec.experiment.compare import encode_stores, planned
@@ -131,8 +132,8 @@ def tune(
         for name, points in drawn.items():
             best = search.best(tuned, name, points)
             tuned = with_settings(tuned, name, best.settings)
-            variant = dataclasses.replace(tuned.variants[name], trials=search.tried(name))
-            tuned = dataclasses.replace(tuned, variants={**tuned.variants, name: variant})
+            variant = tuned.variants[name].changed(trials=search.tried(name))
+            tuned = tuned.changed(variants={**tuned.variants, name: variant})
         write_text(out / TUNED_FILE, write_yaml(tuned))
     return tuned
 

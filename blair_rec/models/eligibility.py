@@ -147,7 +147,7 @@ def _tried(base: type[SequentialRecommender], settings: Mapping[str, Any]) -> El
         if len(tables) != 1:
             return f"has {len(tables)} item embeddings ({', '.join(tables)}); exactly one can be replaced"
         vectors = np.random.default_rng(0).standard_normal((test.item_num, 16))
-        items = replace_items(model, tables[0], VariantConfig("text"), vectors, 0)
+        items = replace_items(model, tables[0], VariantConfig(items="text"), vectors, 0)
         indexed = {
             name: parameter.numel()
             for name, parameter in model.named_parameters()

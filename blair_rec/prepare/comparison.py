@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from blair_rec.config.comparison import read_config
-from blair_rec.config.reading import write_yaml
+from blair_rec.config.section import write_yaml
 from blair_rec.config.steps import ITEMS_PER_DIRECTION, Step
 from blair_rec.files import write_text
 from blair_rec.prepare.dataset import HISTORY

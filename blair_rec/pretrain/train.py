@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import logging
 import math
@@ -28,6 +27,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from blair_rec.config.section import to_dict
 from blair_rec.errors import OutputError, PretrainingError
 from blair_rec.files import partial_of, put_in_place, refuse_foreign, work_beside, write_text
 from blair_rec.pretrain.batches import PairCollator
@@ -170,7 +170,7 @@ def _trained(
     progress: OnPairStep | None,
 ) -> dict[str, Any]:
     """Train in `work`, and put the encoder at `out`; the record."""
-    identity = {**dataclasses.asdict(config), "pairs_sha256": pairs.sha256, "start": str(start), "pooling": pooling}
+    identity = {**to_dict(config), "pairs_sha256": pairs.sha256, "start": str(start), "pooling": pooling}
     checkpoint = _resume(work, identity, fresh)
     tokenizer = AutoTokenizer.from_pretrained(start)
     set_seed(config.seed)
@@ -198,7 +198,7 @@ def _trained(
     logger.info("training on %d pairs of %d items, %d pairs held out", len(training), training.n_items, len(held_out))
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     record = {
-        "config": dataclasses.asdict(config),
+        "config": to_dict(config),
         "pairs_sha256": pairs.sha256,
         "training_pairs": len(training),
         "training_items": training.n_items,

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blair_rec.config.sections import SAMPLED_LOSSES, TrainConfig
+from blair_rec.config.names import SAMPLED_LOSSES
+from blair_rec.config.section import default_of
+from blair_rec.config.sections import TrainConfig
 from blair_rec.data.sequences import TrainingSequences
 from blair_rec.errors import ConfigError
 from blair_rec.models.dropout import BitDropout
@@ -116,7 +118,7 @@ class RecboleWay:
 def check_loss(model_class: type, train: TrainConfig) -> None:
     """Raises ConfigError where a train section asks for what a model that can't be packed can't be given."""
     asked = [
-        name for name in ("temperature", "precision", "stride") if getattr(train, name) != getattr(TrainConfig, name)
+        name for name in ("temperature", "precision", "stride") if getattr(train, name) != default_of(TrainConfig, name)
     ]
     asked += [f"loss: {train.loss}"] * (train.loss in SAMPLED_LOSSES)
     if asked and not can_pack(model_class):

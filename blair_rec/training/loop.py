@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from blair_rec.config.sections import SAMPLED_LOSSES, TrainConfig
+from blair_rec.config.names import SAMPLED_LOSSES
+from blair_rec.config.sections import TrainConfig
 from blair_rec.models.text_models import item_side
 from blair_rec.training import parallel
 from blair_rec.training.checkpoint import load_training, save_training

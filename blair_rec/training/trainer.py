@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,7 @@ class TextTrainer(Trainer):
     _rate: LearningRate
 
     def __init__(self, config: Any, model: Any) -> None:
-        self._train = dataclasses.replace(
-            read_plugin_config(config.external_config_dict).train,
+        self._train = read_plugin_config(config.external_config_dict).train.changed(
             loss=config["blair_loss"],
             batch_size=config["train_batch_size"],
             learning_rate=config["learning_rate"],

@@ -20,7 +20,8 @@ from blair_rec.border.recbole_keys import (
     unread,
     wrong_values,
 )
-from blair_rec.config.comparison import OWNED_BY, CompareConfig, read_config
+from blair_rec.config.comparison import CompareConfig, read_config
+from blair_rec.config.handed_on import OWNED_BY
 from blair_rec.config.reading import read_yaml
 from blair_rec.models.eligibility import recbole_models
 

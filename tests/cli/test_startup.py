@@ -10,7 +10,19 @@ import pytest
 
 import blair_rec
 
-HEAVY = ["scipy", "numpy", "pandas", "torch", "recbole", "transformers", "polars", "pyarrow", "matplotlib", "ray"]
+HEAVY = [
+    "scipy",
+    "numpy",
+    "pandas",
+    "torch",
+    "recbole",
+    "transformers",
+    "polars",
+    "pyarrow",
+    "matplotlib",
+    "ray",
+    "pydantic",
+]
 COMMANDS = [
     *["", "compare", "leaderboard", "tune", "run", "models", "encode", "store", "search", "search-eval", "pretrain"],
     *["store info", "store import", "prepare", "prepare csv", "prepare amazon-2023", "prepare amazon-c4"],

@@ -25,7 +25,7 @@ FIRST = 1_704_067_200
 DAY = 86_400
 TIMES = FIRST + DAY * np.arange(100, dtype=np.float64)
 """Until 2024-04-09."""
-DATES = SplitConfig("2024-03-01", "2024-03-20")
+DATES = SplitConfig(valid_from="2024-03-01", test_from="2024-03-20")
 
 
 @pytest.mark.parametrize("unit", list(UNITS))
@@ -33,12 +33,13 @@ def test_dates_mean_the_same_in_every_unit(unit: str) -> None:
     days = [datetime.date(2024, 1, 1) + datetime.timedelta(days=day) for day in range(100)]
     expected = [(day >= datetime.date(2024, 3, 1)) + (day >= datetime.date(2024, 3, 20)) for day in days]
     assert part_of(TIMES * UNITS[unit], DATES, "shop").tolist() == expected
-    numbers = SplitConfig(*(float((FIRST + DAY * day) * UNITS[unit]) for day in (60, 79)))
+    valid_from, test_from = (float((FIRST + DAY * day) * UNITS[unit]) for day in (60, 79))
+    numbers = SplitConfig(valid_from=valid_from, test_from=test_from)
     assert part_of(TIMES * UNITS[unit], numbers, "shop").tolist() == expected
 
 
 def test_a_date_may_have_a_time_and_a_zone() -> None:
-    late = SplitConfig("2024-03-01T01:00:00+02:00", "2024-03-20T00:00:01Z")
+    late = SplitConfig(valid_from="2024-03-01T01:00:00+02:00", test_from="2024-03-20T00:00:01Z")
     assert part_of(TIMES, late, "shop").tolist() == [int(day >= 60) + int(day >= 80) for day in range(100)]
 
 
@@ -46,19 +47,22 @@ def test_a_date_may_have_a_time_and_a_zone() -> None:
     "split, message",
     [
         (
-            SplitConfig(1709251200, 1710892800),
+            SplitConfig(valid_from=1709251200, test_from=1710892800),
             r"'shop': its times run from 1704067200000 to 1712620800000 \(2024-01-01 to 2024-04-09, milliseconds since "
             r"1970\), but valid_from and test_from are 1709251200 and 1710892800 \(2024-03-01 and 2024-03-20, seconds "
             r"since 1970\), which leaves no training and no validation event; .*in the same unit, or as dates",
         ),
         (
-            SplitConfig("2024-03-01", "2025-01-01"),
+            SplitConfig(valid_from="2024-03-01", test_from="2025-01-01"),
             r"valid_from is 2024-03-01 and test_from 2025-01-01, .* no test event",
         ),
-        (SplitConfig("2024-04-09", "2026-01-01"), r"which leaves no test event"),
-        (SplitConfig("2023-01-01", "2024-02-01"), r"which leaves no training event"),
-        (SplitConfig("2024-02-01T01:00", "2024-02-01T02:00"), r"which leaves no validation event"),
-        (SplitConfig(5, 6), r"valid_from and test_from are 5 and 6, which leaves no training and no validation event"),
+        (SplitConfig(valid_from="2024-04-09", test_from="2026-01-01"), r"which leaves no test event"),
+        (SplitConfig(valid_from="2023-01-01", test_from="2024-02-01"), r"which leaves no training event"),
+        (SplitConfig(valid_from="2024-02-01T01:00", test_from="2024-02-01T02:00"), r"which leaves no validation event"),
+        (
+            SplitConfig(valid_from=5, test_from=6),
+            r"valid_from and test_from are 5 and 6, which leaves no training and no validation event",
+        ),
     ],
 )
 def test_cut_off_times_that_leave_a_part_empty_are_told_with_the_span_of_the_data(

@@ -82,7 +82,7 @@ def own(finished: Finished, tmp_path: Path) -> Finished:
     """A copy of it, and of its data set, that the test may change."""
     tiny = tiny_at(tmp_path)
     out = Path(shutil.copytree(finished.out, tmp_path / "out"))
-    config = dataclasses.replace(finished.config, dataset=str(tiny))
+    config = finished.config.changed(dataset=str(tiny))
     (out / "config.yaml").write_text(
         (out / "config.yaml").read_text("utf-8").replace(finished.config.dataset, str(tiny)), encoding="utf-8"
     )
@@ -272,9 +272,9 @@ def test_an_interrupted_training_is_not_gone_on_with_under_another_config(finish
     with pytest.raises(KeyboardInterrupt):
         compare(finished.config, tmp_path / "out", listener=InterruptedIn(epoch=2))
     assert [path.name[:5] for path in (tmp_path / "out" / "checkpoints").iterdir()] == ["id-1-"]
-    slower = dataclasses.replace(finished.config.train, learning_rate=finished.config.train.learning_rate / 2)
+    slower = finished.config.train.changed(learning_rate=finished.config.train.learning_rate / 2)
     listener = Recorder()
-    compare(dataclasses.replace(finished.config, train=slower), tmp_path / "out", listener=listener)
+    compare(finished.config.changed(train=slower), tmp_path / "out", listener=listener)
     assert listener.epochs == finished.listener.epochs
 
 
@@ -306,7 +306,7 @@ def test_a_process_that_is_killed_loses_only_the_run_at_work(finished: Finished,
 
 def test_more_seeds_and_variants_train_only_what_is_new(own: Finished) -> None:
     variants = {**own.config.variants, "more": own.config.variants["text_init"]}
-    config, listener = dataclasses.replace(own.config, seeds=(1, 2, 3), variants=variants), Recorder()
+    config, listener = own.config.changed(seeds=(1, 2, 3), variants=variants), Recorder()
     board = compare(config.only(["id", "more"]), own.out, listener=listener)
     assert listener.started_runs == ["more-1", "more-2", "id-3", "more-3"]
     assert board is not None and {row.variant: row.seeds for row in board.rows} == {
@@ -315,9 +315,9 @@ def test_more_seeds_and_variants_train_only_what_is_new(own: Finished) -> None:
 
 
 def test_metrics_and_the_size_of_a_batch_of_users_may_change_without_training(own: Finished) -> None:
-    evaluate = dataclasses.replace(own.config.evaluate, metrics=("NDCG@10", "hr@3", "MRR@80"), batch_size=7)
+    evaluate = own.config.evaluate.changed(metrics=("NDCG@10", "hr@3", "MRR@80"), batch_size=7)
     listener = Recorder()
-    board = compare(dataclasses.replace(own.config, evaluate=evaluate), own.out, listener=listener)
+    board = compare(own.config.changed(evaluate=evaluate), own.out, listener=listener)
     assert listener.started_runs == []
     assert board is not None and board.metrics == ("NDCG@10", "hr@3", "MRR@80")
 
@@ -335,9 +335,9 @@ def refused(config: CompareConfig, out: Path, match: str) -> None:
 
 
 def test_a_changed_config_is_refused_and_the_change_named(own: Finished) -> None:
-    train = dataclasses.replace(own.config.train, epochs=1, loss="recbole")
+    train = own.config.train.changed(epochs=1, loss="recbole")
     refused(
-        dataclasses.replace(own.config, train=train),
+        own.config.changed(train=train),
         own.out,
         r"^8 finished runs in .*out \(id-1, text-1, text_init-1\) were made in another way: "
         r"train.loss: 'full_softmax' -> 'recbole'; train.epochs: 2 -> 1\. .*another folder \(-o\).*--fresh$",
@@ -345,18 +345,18 @@ def test_a_changed_config_is_refused_and_the_change_named(own: Finished) -> None
 
 
 def test_only_the_variants_that_changed_are_named(own: Finished) -> None:
-    variants = {**own.config.variants, "text": dataclasses.replace(own.config.variants["text"], transforms=("l2",))}
+    variants = {**own.config.variants, "text": own.config.variants["text"].changed(transforms=("l2",))}
     refused(
-        dataclasses.replace(own.config, variants=variants),
+        own.config.changed(variants=variants),
         own.out,
         r"^2 finished runs in .* \(text-1, text-2\) were made in another way: transforms: \['whiten'\] -> \['l2'\]\.",
     )
 
 
 def test_changed_text_fields_are_named(own: Finished) -> None:
-    text = dataclasses.replace(own.config.text, fields=("category", "title"))
+    text = own.config.text.changed(fields=("category", "title"))
     expected = r"^6 finished runs .*: text.fields: \['title'\] -> \['category', 'title'\]; the items' text, or"
-    refused(dataclasses.replace(own.config, text=text), own.out, expected)
+    refused(own.config.changed(text=text), own.out, expected)
 
 
 def test_a_changed_data_file_is_named(own: Finished) -> None:
@@ -377,7 +377,7 @@ def test_another_encoder_of_the_same_name_is_named(own: Finished, encoder: Path,
     other = Path(shutil.copytree(encoder, tmp_path / "other" / encoder.name))
     settings = json.loads((other / "config.json").read_text("utf-8"))
     (other / "config.json").write_text(json.dumps({**settings, "layer_norm_eps": 0.1}), encoding="utf-8")
-    config = dataclasses.replace(own.config, text=dataclasses.replace(own.config.text, encoder=str(other)))
+    config = own.config.changed(text=own.config.text.changed(encoder=str(other)))
     refused(config, own.out, r"text.encoder: '.*' -> '.*'; the items' text, or the encoder's weights or settings")
 
 
@@ -391,7 +391,7 @@ def test_another_version_is_named(own: Finished, monkeypatch: pytest.MonkeyPatch
 
 
 def test_fresh_trains_all_again_and_each_old_run_stays_until_its_successor_is_whole(own: Finished) -> None:
-    config = dataclasses.replace(own.config, train=dataclasses.replace(own.config.train, epochs=1))
+    config = own.config.changed(train=own.config.train.changed(epochs=1))
     before = contents(own.out / "runs")
     with pytest.raises(KeyboardInterrupt):
         compare(config, own.out, fresh=True, listener=InterruptedIn(epoch=3))
@@ -616,8 +616,8 @@ def test_variants_with_items_files_of_their_own_keep_their_stores_apart(own: Fin
     other = tmp_path / "other.item"
     other.write_text((Path(own.config.dataset) / "tiny.item").read_text("utf-8").replace("lamp", "torch"), "utf-8")
     variants = dict(own.config.variants)
-    variants["other"] = dataclasses.replace(variants["text"], text={"items": str(other)})
-    config, listener = dataclasses.replace(own.config, variants=variants), Recorder()
+    variants["other"] = variants["text"].changed(text={"items": str(other)})
+    config, listener = own.config.changed(variants=variants), Recorder()
     compare(config, own.out, listener=listener)
     assert listener.encoded == ["tiny-roberta"] and listener.started_runs == ["other-1", "other-2"]
     again = Recorder()
@@ -847,9 +847,9 @@ def test_items_without_text(tiny: Path, encoder: Path, tmp_path: Path) -> None:
     with pytest.raises(TextlessItems, match=r"2 of 80 items have no text .*set `missing_text: mean`"):
         compare(config, tmp_path / "out")
     assert not (tmp_path / "out" / "runs").exists(), "found before anything is trained; the store is kept"
-    text = dataclasses.replace(config.text, missing_text="zeros")
+    text = config.text.changed(missing_text="zeros")
     listener = Recorder()
-    compare(dataclasses.replace(config, text=text), tmp_path / "out", listener=listener)
+    compare(config.changed(text=text), tmp_path / "out", listener=listener)
     assert (listener.encoded, listener.started_runs) == ([], ["id-1", "t-1"])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -135,8 +134,8 @@ def test_more_trials_with_the_same_winner_keep_every_run_and_the_board_says_how_
     own: tuple[CompareConfig, Path],
 ) -> None:
     config, out = own
-    tried = dataclasses.replace(config.variants["id"], trials=8)
-    config = dataclasses.replace(config, variants={**config.variants, "id": tried})
+    tried = config.variants["id"].changed(trials=8)
+    config = config.changed(variants={**config.variants, "id": tried})
     assert started(config, out) == []
     board = leaderboard(out)
     assert board is not None
@@ -222,11 +221,11 @@ def test_accepting_code_accepts_nothing_else_and_notes_nothing_then(own: tuple[C
     config, out = own
     made_before(out, "fit.py")
     files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    train = dataclasses.replace(config.train, epochs=2)
+    train = config.train.changed(epochs=2)
     with pytest.raises(
         ChangedRuns, match=r"\(id-1, id-2\) were made in another way: train.epochs: 1 -> 2\. .*--fresh$"
     ):
-        compare(dataclasses.replace(config, train=train), out, accept_code=True)
+        compare(config.changed(train=train), out, accept_code=True)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == files
 
 
@@ -265,7 +264,7 @@ def test_two_of_them_are_compared_with_a_single_seed(tmp_path: Path) -> None:
     }
     assert verdicts.pop("id") == "too few seeds" and set(verdicts) == {"rules", "markov", "both"}
     assert set(verdicts.values()) <= {"better", "worse", "no difference found"}
-    more = compare(dataclasses.replace(config, seeds=(1, 2, 3)), tmp_path / "out")
+    more = compare(config.changed(seeds=(1, 2, 3)), tmp_path / "out")
     assert more is not None
     for row in board.rows:
         if row.variant in verdicts:

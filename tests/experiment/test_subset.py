@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import shutil
 from pathlib import Path
@@ -61,7 +60,7 @@ def test_a_subset_in_a_finished_folder_changes_nothing(whole: CompareConfig, out
 
 
 @pytest.mark.parametrize(
-    "narrow", [lambda config: config.only(["id", "popular"]), lambda config: dataclasses.replace(config, seeds=(2,))]
+    "narrow", [lambda config: config.only(["id", "popular"]), lambda config: config.changed(seeds=(2,))]
 )
 def test_a_config_that_names_less_keeps_what_is_finished(whole: CompareConfig, out: Path, narrow: Any) -> None:
     before = written(out)
@@ -101,7 +100,7 @@ def test_new_seeds_join_those_that_are_there(whole: CompareConfig, out: Path) ->
 def test_what_is_no_longer_named_and_does_not_hold_is_left_out_with_a_word(
     whole: CompareConfig, out: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    narrow = dataclasses.replace(whole.only(["rules", "popular"]), ties="shuffled", baseline="rules")
+    narrow = whole.only(["rules", "popular"]).changed(ties="shuffled", baseline="rules")
     with caplog.at_level(logging.WARNING, logger="blair_rec"):
         board = compare(narrow, out, fresh=True)
     assert board is not None and {row.variant for row in board.rows} == {"rules", "popular"}
@@ -109,7 +108,7 @@ def test_what_is_no_longer_named_and_does_not_hold_is_left_out_with_a_word(
 
 
 def test_what_is_not_asked_for_has_to_hold_as_well(whole: CompareConfig, out: Path) -> None:
-    longer = dataclasses.replace(whole, train=dataclasses.replace(whole.train, epochs=2))
+    longer = whole.changed(train=whole.train.changed(epochs=2))
     before = written(out)
     for fresh in (False, True):
         with pytest.raises(ChangedRuns, match=r"\(id-1.* were made in another way: train.epochs: 1 -> 2"):

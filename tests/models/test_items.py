@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from blair_rec.config.sections import ITEM_KINDS, VariantConfig
+from blair_rec.config.names import ITEM_KINDS
+from blair_rec.config.sections import VariantConfig
 from blair_rec.errors import ConfigError
 from blair_rec.models.items import KINDS, ItemSide, build_items
 from blair_rec.models.items import sasrec_text as sasrec_text_module
@@ -48,7 +49,7 @@ def rms(rows: Tensor | np.ndarray) -> float:
 
 def build(kind: str, n_extra: int = 0, std: float = 0.02, seed: int = 5, **variant: Any) -> Any:
     """The item side of this kind in the place of a model's own embedding."""
-    return build_items(VariantConfig(kind, **variant), vectors(), replaced(n_extra, std), seed=seed)
+    return build_items(VariantConfig(items=kind, **variant), vectors(), replaced(n_extra, std), seed=seed)
 
 
 def a_few_steps(items: ItemSide, learning_rate: float = 0.05) -> None:
@@ -318,7 +319,7 @@ def test_text_init_trains_the_table_and_nothing_else() -> None:
 
 def test_text_init_of_vectors_narrower_than_the_model_fills_up_with_zeros() -> None:
     narrow = vectors()[:, :3]
-    items = build_items(VariantConfig("text_init"), narrow, replaced(), seed=0)
+    items = build_items(VariantConfig(items="text_init"), narrow, replaced(), seed=0)
     assert items.weight.shape == (CATALOGUE, HIDDEN)
     assert (items.weight[1:, :3].abs().amax(dim=0) > 0).all() and not items.weight[:, 3:].any()
 
@@ -353,7 +354,7 @@ def test_shuffle_gives_every_item_the_text_of_one_other() -> None:
 
 def test_random_has_the_size_of_the_text_and_nothing_else_of_it() -> None:
     table = np.random.default_rng(0).standard_normal((3000, TEXT_DIM)).astype(np.float32) * np.float32(4)
-    items: Any = build_items(VariantConfig("text", control="random"), table, nn.Embedding(3000, HIDDEN), seed=0)
+    items: Any = build_items(VariantConfig(items="text", control="random"), table, nn.Embedding(3000, HIDDEN), seed=0)
     assert rms(items.table) == pytest.approx(rms(table[1:]), rel=0.02)
     assert abs(np.corrcoef(items.table.numpy().ravel(), table[1:].ravel())[0, 1]) < 0.05
 
@@ -409,7 +410,7 @@ def test_within_its_bound_the_delta_is_added_as_it_is_and_beyond_it_keeps_its_di
 def test_an_item_without_content_starts_at_zero_and_has_its_delta() -> None:
     table = vectors()
     table[3] = np.delete(table[1:], 2, axis=0).mean(axis=0)  # as an item without text gets it with missing_text: mean
-    items: Any = build_items(VariantConfig("text_delta"), table, replaced(), seed=0)
+    items: Any = build_items(VariantConfig(items="text_delta"), table, replaced(), seed=0)
     assert not items.weight[3].any()
     for learning_rate in (0.001, 10.0):
         a_few_steps(items, learning_rate)
@@ -417,7 +418,7 @@ def test_an_item_without_content_starts_at_zero_and_has_its_delta() -> None:
 
 
 def test_one_text_for_all_items_leaves_the_deltas_alone() -> None:
-    items: Any = build_items(VariantConfig("text_delta"), np.ones((CATALOGUE, TEXT_DIM)), replaced(), seed=0)
+    items: Any = build_items(VariantConfig(items="text_delta"), np.ones((CATALOGUE, TEXT_DIM)), replaced(), seed=0)
     assert not items.weight.any()
     a_few_steps(items)
     assert items.weight.isfinite().all() and items.weight[1:].any(dim=1).all()

@@ -18,7 +18,7 @@ from worlds import SMALL, STOCK, built, read_log, store_for, vectors_for, with_s
 from blair_rec.border.recbole_keys import model_keys
 from blair_rec.border.settings import recbole_config
 from blair_rec.config.comparison import read_config
-from blair_rec.config.sections import ITEM_KINDS
+from blair_rec.config.names import ITEM_KINDS
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.errors import CheckpointError, ConfigError
 from blair_rec.experiment.fit import fit_variant

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections import Counter
 from pathlib import Path
@@ -165,7 +164,7 @@ def test_a_tuning_refuses_before_its_first_trial(tiny: Path, tmp_path: Path) -> 
 
 def _seed_that_draws_whitening(config: Any) -> int:
     for seed in range(20):
-        tried = dataclasses.replace(config, tune=dataclasses.replace(config.tune, seed=seed))
+        tried = config.changed(tune=config.tune.changed(seed=seed))
         if any(point["transforms"] == ["whiten"] for point in draw(tried, "text", grid_of(tried, "text"))):
             return seed
     raise AssertionError("no seed draws it")

@@ -23,16 +23,16 @@ METRIC = "NDCG@10"
 GAIN = sum(1 / np.log2(place + 2) for place in range(10))
 """What the first ten places are worth together: a ranking of n items by lot gets GAIN / n."""
 TWINS = {
-    "text_shuffled": VariantConfig("text", ("whiten",), "shuffle"),
-    "text_random": VariantConfig("text", ("whiten",), "random"),
-    "text_init_shuffled": VariantConfig("text_init", ("center",), "shuffle"),
-    "text_init_random": VariantConfig("text_init", ("center",), "random"),
+    "text_shuffled": VariantConfig(items="text", transforms=("whiten",), control="shuffle"),
+    "text_random": VariantConfig(items="text", transforms=("whiten",), control="random"),
+    "text_init_shuffled": VariantConfig(items="text_init", transforms=("center",), control="shuffle"),
+    "text_init_random": VariantConfig(items="text_init", transforms=("center",), control="random"),
 }
 """The same models over text that means nothing."""
 VARIANTS = {
     "id": VariantConfig(),
-    "text": VariantConfig("text", ("whiten",)),
-    "text_init": VariantConfig("text_init", ("center",)),
+    "text": VariantConfig(items="text", transforms=("whiten",)),
+    "text_init": VariantConfig(items="text_init", transforms=("center",)),
     **TWINS,
 }
 

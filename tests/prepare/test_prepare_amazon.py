@@ -168,7 +168,7 @@ def test_the_log_is_split_by_recbole_as_the_rules_say(tmp_path: Path, split: str
     """What is trained, validated and tested on, read back through the data set class and the written config."""
     from worlds import built, cases
 
-    from blair_rec.config.reading import to_dict
+    from blair_rec.config.section import to_dict
     from blair_rec.data.dataset import TextSequentialDataset
 
     reviews = some_reviews(11)

@@ -564,7 +564,7 @@ def test_two_trainings_of_one_folder_never_meet(encoder: Path, tmp_path: Path) -
 
 
 def test_settings_that_cannot_be_meant_are_errors() -> None:
-    with pytest.raises(ConfigError, match="unknown key 'temprature'; did you mean 'temperature'"):
+    with pytest.raises(ConfigError, match="temprature: unknown key; did you mean temperature"):
         read_pretrain_config({"pairs": "p.tsv", "temprature": 1}, "cfg")
     with pytest.raises(ConfigError, match="batch_size is 1"):
         read_pretrain_config({"pairs": "p.tsv", "batch_size": 1}, "cfg")

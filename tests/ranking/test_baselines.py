@@ -330,6 +330,6 @@ def test_a_baseline_takes_no_settings_that_mean_nothing_to_it(variant: dict[str,
 
 def test_neighbours_need_text_fields() -> None:
     raw = {"dataset": "d", "variants": {"id": {}, "near": {"scorer": "last_item"}}}
-    with pytest.raises(ConfigError, match=r"variant 'near' uses text, but text.fields names no metadata field"):
+    with pytest.raises(ConfigError, match=r"variants.near uses text, but text.fields names no metadata field"):
         read_config(raw)
     assert read_config({**raw, "variants": {"id": {}, "popular": {"scorer": "popularity"}}}).variants["popular"].kind

@@ -258,8 +258,8 @@ def test_an_average_is_made_again_when_a_member_was(own: Finished) -> None:
 
 
 def test_an_average_of_runs_that_are_no_longer_there_is_neither_shown_nor_loaded(own: Finished) -> None:
-    train = dataclasses.replace(own.config.train, epochs=1)
-    changed = dataclasses.replace(own.config, train=train, seeds=(1,))
+    train = own.config.train.changed(epochs=1)
+    changed = own.config.changed(train=train, seeds=(1,))
     with pytest.raises(KeyboardInterrupt):
         compare(changed, own.out, fresh=True, listener=InterruptedIn(epoch=2))  # id is another, text is not
     with pytest.raises(CheckpointError, match=r"both-1 averages id, text, and one of these runs is gone or was"):
@@ -283,12 +283,12 @@ def test_an_average_of_runs_that_are_no_longer_there_is_neither_shown_nor_loaded
 @pytest.mark.parametrize(
     "variants, message",
     [
-        ({"both": {"average": ["id", "txt"]}}, r"variants.both: average names 'txt', which is no variant here"),
+        ({"both": {"average": ["id", "txt"]}}, r"variants.both.average names 'txt', which is no variant here"),
         ({"both": {"average": ["id"]}}, r"average is \['id'\]; name at least two variants, each once"),
         ({"both": {"average": ["id", "id"]}}, r"average is \['id', 'id'\]; name at least two"),
         (
             {"a": {"average": ["id", "t"]}, "b": {"average": ["id", "a"]}},
-            r"variants.b: average names 'a', which is",
+            r"variants.b.average names 'a', which is",
         ),
         (
             {"both": {"average": ["id", "t"], "items": "text"}},
@@ -308,7 +308,7 @@ def test_an_average_that_can_not_be_meant(variants: dict[str, Any], message: str
 
 
 def test_an_average_without_its_members_is_refused(finished: Finished) -> None:
-    with pytest.raises(ConfigError, match=r"variants.both: average names 'text', which is no variant here"):
+    with pytest.raises(ConfigError, match=r"variants.both.average names 'text', which is no variant here"):
         finished.config.only(["id", "both"])
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.plugin import PLUGIN_KEYS
-from blair_rec.config.reading import to_dict
+from blair_rec.config.section import to_dict
 from blair_rec.config.sections import TextConfig, VariantConfig
 from blair_rec.errors import BadRun
 from blair_rec.evaluate.runs.results import load_run, run_name

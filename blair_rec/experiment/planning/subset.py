@@ -48,7 +48,7 @@ def plan_all(
     variants, seeds = tuple(variants or config.variants), tuple(seeds or config.seeds)
     config.only(variants)  # which says what is no variant, or averages one that isn't asked for
     if not set(seeds) <= set(config.seeds):  # no subset, but others in place of the config's
-        config = dataclasses.replace(config, seeds=seeds)
+        config = config.changed(seeds=seeds)
     folder, data = data_folder(config.dataset), data_hash(config)
     stores = out / STORES_FOLDER
     finished = _variants_with_runs(config, out)
@@ -84,9 +84,9 @@ def _with_kept(
     # The order of seeds stays, for the first one's run stands for all where nothing is drawn by lot.
     seeds = (*before.seeds, *(seed for seed in config.seeds if seed not in before.seeds))
     if not added and set(seeds) == set(config.seeds):
-        return dataclasses.replace(config, seeds=seeds), {}
+        return config.changed(seeds=seeds), {}
     try:
-        both = dataclasses.replace(config, variants={**config.variants, **added}, seeds=seeds)
+        both = config.changed(variants={**config.variants, **added}, seeds=seeds)
         with_runs = _variants_with_runs(both, out) & set(added)
         found = find_encodings(both, data_folder(config.dataset), out / STORES_FOLDER, only=with_runs)
     except BlairRecError as error:
@@ -110,8 +110,7 @@ def _with_kept(
     order = [
         name for name in dict.fromkeys((*names, *both.variants)) if name in config.variants or name in kept_variants
     ]
-    return dataclasses.replace(
-        config,
+    return config.changed(
         variants={name: both.variants[name] for name in order},
         seeds=tuple(seed for seed in seeds if seed in config.seeds or seed in kept_seeds),
     ), found

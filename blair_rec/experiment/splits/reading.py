@@ -13,7 +13,7 @@ import numpy as np
 from blair_rec.border.recbole_keys import model_keys, unread
 from blair_rec.border.settings import CHANGE_SETTINGS, recbole_config, recbole_errors
 from blair_rec.config.comparison import CompareConfig
-from blair_rec.config.reading import to_dict
+from blair_rec.config.section import to_dict
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.data.log import LOG_POSITION
 from blair_rec.data.sequences import TrainingSequences, training_sequences
