@@ -846,11 +846,11 @@ def test_items_without_text(tiny: Path, encoder: Path, tmp_path: Path) -> None:
     config = bad(tiny, encoder, variants={"id": {}, "t": {"items": "text"}}, seeds=[1])
     with pytest.raises(TextlessItems, match=r"2 of 80 items have no text .*set `missing_text: mean`"):
         compare(config, tmp_path / "out")
-    assert not (tmp_path / "out" / "runs").exists(), "found before anything is trained; the store is kept"
+    assert not any((tmp_path / "out").rglob("*.npy")), "found before anything is encoded"
     text = config.text.changed(missing_text="zeros")
     listener = Recorder()
     compare(config.changed(text=text), tmp_path / "out", listener=listener)
-    assert (listener.encoded, listener.started_runs) == ([], ["id-1", "t-1"])
+    assert (listener.encoded, listener.started_runs) == (["tiny-roberta"], ["id-1", "t-1"])
 
 
 def test_the_working_directory_is_left_alone(finished: Finished, tmp_path: Path) -> None:
