@@ -36,7 +36,7 @@ LEVELS = (
 level (errors, files, ...) is the ground: every part may use it, and it uses the ground alone."""
 SIDES = ("text", "evaluate", "prepare")
 """Parts that meet in files on disk: none of them imports another one."""
-COMPAT = "blair_rec.border.compat"  # where RecBole is patched, the one module with exceptions of its own
+PATCHES = "blair_rec.border.patches"  # where RecBole is patched, the one module with exceptions of its own
 LONGEST_FILE, FULLEST_FOLDER, WIDEST_TOP = 350, 12, 8
 
 
@@ -147,7 +147,7 @@ LIBRARIES_AT_HOME = {
     "faiss": ("blair_rec.text",),
     "bm25s": ("blair_rec.text",),
     "Stemmer": ("blair_rec.text",),
-    "ray": ("blair_rec.text", COMPAT),
+    "ray": ("blair_rec.text", PATCHES),
     "accelerate": ("blair_rec.pretrain",),
     "sentence_transformers": (),
     "pandas": ("blair_rec.border", "blair_rec.data", "blair_rec.prepare"),
@@ -191,7 +191,7 @@ DECLARED = declared_libraries()
 
 def every_library_is_declared(module: Module) -> Iterator[str]:
     known = DECLARED | {"blair_rec"} | sys.stdlib_module_names
-    if module.name == COMPAT:
+    if module.name == PATCHES:
         known |= {"ray"}  # RecBole's own, for who calls the one function of RecBole that uses it
     yield from (f"line {at}: imports {name}" for name, at in module.imports.items() if name.split(".")[0] not in known)
 
@@ -233,8 +233,8 @@ def nothing_is_pickled(module: Module) -> Iterator[str]:
         if isinstance(node, (ast.Name, ast.Attribute)):
             name = module.resolve(node)
             # Functions named without being called count: they may be handed on. RecBole's evaluation loads the
-            # checkpoint that the same process wrote just before, which COMPAT has to repair.
-            if name == "torch.save" or (name == "torch.load" and module.name != COMPAT):
+            # checkpoint that the same process wrote just before, which PATCHES has to repair.
+            if name == "torch.save" or (name == "torch.load" and module.name != PATCHES):
                 yield f"line {node.lineno}: {name}"
             if name.endswith((".read_pickle", ".to_pickle")):
                 yield f"line {node.lineno}: {name}"
@@ -329,7 +329,7 @@ VIOLATIONS: list[tuple[Check, str, str, str]] = [
     (nothing_is_pickled, "blair_rec.experiment", "import torch\ntorch.load('x')", "line 2: torch.load"),
     (nothing_is_pickled, "blair_rec.experiment", "import torch as t\nf(t.load)", "line 2: torch.load"),
     (nothing_is_pickled, "blair_rec.experiment", "from torch import load as read\nread('x')", "line 2: torch.load"),
-    (nothing_is_pickled, COMPAT, "import torch\ntorch.save(a, 'x')", "line 2: torch.save"),
+    (nothing_is_pickled, PATCHES, "import torch\ntorch.save(a, 'x')", "line 2: torch.save"),
     (nothing_is_pickled, "blair_rec.experiment", "np.load('x', allow_pickle=True)", "line 1: allow_pickle"),
     (nothing_is_pickled, "blair_rec.experiment", "np.load('x', allow_pickle=flag)", "line 1: allow_pickle"),
     (nothing_is_pickled, "blair_rec.experiment", "frame().to_pickle('x')", "to_pickle"),
@@ -354,13 +354,13 @@ def test_every_check_is_shown_to_fail() -> None:
     "name, source",
     [
         ("blair_rec.text.encoding.encoder", "import transformers\nfrom blair_rec.text import store"),
-        ("blair_rec.recbole", "import recbole.config\nimport blair_rec.border.compat"),
+        ("blair_rec.recbole", "import recbole.config\nimport blair_rec.border.patches"),
         ("blair_rec.experiment.run", "import blair_rec.text.encoding, blair_rec.models, blair_rec.errors"),
         ("blair_rec.evaluate.report", "import numpy, rich.table\nfrom blair_rec.errors import BlairRecError"),
         ("blair_rec.border.settings", "from blair_rec import __version__, config"),
         ("blair_rec.files", "from blair_rec.errors import OutputError"),
         ("blair_rec.cli", "import rich\nprint('hello')"),
-        (COMPAT, "import torch\ntorch.load('x')\nimportlib.import_module('ray.tune')"),
+        (PATCHES, "import torch\ntorch.load('x')\nimportlib.import_module('ray.tune')"),
         ("blair_rec.experiment", "np.load('x', allow_pickle=False)\njson.load(file)"),
         ("blair_rec.experiment", "try: a\nexcept BaseException:\n    clean_up()\n    raise"),
         ("blair_rec.experiment", "try: a\nexcept OSError as error: raise Problem() from error"),

@@ -1,5 +1,5 @@
 """Importing this repairs RecBole: the first import of every module and folder that imports RecBole."""
 
-from blair_rec.border.compat import repair_recbole
+from blair_rec.border.patches import repair_recbole
 
 repair_recbole()

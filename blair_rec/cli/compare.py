@@ -162,7 +162,7 @@ def _show_board(board: Leaderboard) -> None:
 
 
 def _show_plan(found: Plan, out: Path, console: Console, fresh: bool) -> None:
-    from blair_rec.experiment.planning.changes import changes
+    from blair_rec.experiment.planning.finished import changes
 
     config = found.config
     where = f"{Path(config.dataset).name}, {config.model}: {len(found.asked)} runs in {out}"

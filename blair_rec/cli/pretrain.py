@@ -11,7 +11,7 @@ from rich.table import Table
 
 from blair_rec.cli.progress import Counters, add_quiet
 from blair_rec.cli.terminal import Console, say, show
-from blair_rec.config.reading import load_yaml
+from blair_rec.config.yaml_files import load_yaml
 from blair_rec.extras import need
 
 

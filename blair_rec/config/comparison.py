@@ -9,10 +9,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from blair_rec.config.handed_on import RecBoleSettings
 from blair_rec.config.names import LOSSES, OUR_LOSSES, UNISREC_TEMPERATURE, TieOrder
+from blair_rec.config.passed_to_recbole import RecBoleSettings
 from blair_rec.config.paths import with_paths
-from blair_rec.config.reading import load_yaml, one_of, refuse
 from blair_rec.config.section import (
     FieldProblem,
     FromList,
@@ -33,6 +32,7 @@ from blair_rec.config.sections import (
     VariantConfig,
 )
 from blair_rec.config.split import SplitConfig
+from blair_rec.config.yaml_files import load_yaml, one_of, refuse
 from blair_rec.errors import ConfigError
 
 

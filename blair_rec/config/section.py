@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from blair_rec.config.reading import Dumper, is_number, one_of
+from blair_rec.config.yaml_files import Dumper, is_number, one_of
 from blair_rec.errors import ConfigError
 
 S = TypeVar("S", bound="Section")

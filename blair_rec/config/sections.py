@@ -7,7 +7,6 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from blair_rec.config.handed_on import RecBoleSettings
 from blair_rec.config.names import (
     ENCODER,
     MAX_LENGTH,
@@ -30,7 +29,7 @@ from blair_rec.config.names import (
     TemplateName,
     Weighting,
 )
-from blair_rec.config.reading import one_of, refuse
+from blair_rec.config.passed_to_recbole import RecBoleSettings
 from blair_rec.config.section import (
     AboveZero,
     FieldProblem,
@@ -46,6 +45,7 @@ from blair_rec.config.section import (
     part_of,
 )
 from blair_rec.config.steps import Step, order_problems, step_problems
+from blair_rec.config.yaml_files import one_of, refuse
 from blair_rec.errors import ConfigError
 
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, model_validator
 
 from blair_rec.config.dates import seconds_of
-from blair_rec.config.reading import is_number
 from blair_rec.config.section import FieldProblem, Section
+from blair_rec.config.yaml_files import is_number
 from blair_rec.errors import ConfigError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from blair_rec.config.reading import is_number, one_of
+from blair_rec.config.yaml_files import is_number, one_of
 
 Step = str | Mapping[str, Any]
 """A name, or {name: value}."""

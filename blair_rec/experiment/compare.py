@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from blair_rec.border.recbole_keys import setting_problems
 from blair_rec.config.comparison import CompareConfig, as_config, load_config
-from blair_rec.config.reading import refuse
 from blair_rec.config.section import write_yaml
+from blair_rec.config.yaml_files import refuse
 from blair_rec.errors import ConfigError, FolderBusy, OutputError
 from blair_rec.evaluate.agreement import Move, moves
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
@@ -26,8 +26,8 @@ from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE, RUNS_FOL
 from blair_rec.experiment.item_cards import comparison_cards
 from blair_rec.experiment.item_vectors import ITEM_FIELD, Vectors, items_reader
 from blair_rec.experiment.listener import Listener
-from blair_rec.experiment.planning.changes import finished_runs, refuse_changed
 from blair_rec.experiment.planning.data_files import data_folder
+from blair_rec.experiment.planning.finished import finished_runs, refuse_changed
 from blair_rec.experiment.planning.plan import Run, run_names, with_members
 from blair_rec.experiment.planning.subset import Plan, averages_of, plan_all
 from blair_rec.experiment.provenance import hash_of

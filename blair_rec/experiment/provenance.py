@@ -50,7 +50,7 @@ BESIDE_RUNS = (
     "errors.py",
     "extras.py",
     "files.py",
-    "experiment/planning/changes.py",
+    "experiment/planning/finished.py",
     "experiment/compare.py",
     "experiment/item_cards.py",
     "experiment/splits/leakage.py",

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from blair_rec.border.recbole_keys import default_of, misspelt, wrong_values
 from blair_rec.border.settings import recbole_errors
 from blair_rec.config.plugin import in_flat_keys
-from blair_rec.config.reading import load_yaml, refuse
+from blair_rec.config.yaml_files import load_yaml, refuse
 from blair_rec.errors import ConfigError
 from blair_rec.models.text_models import model_class
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blair_rec.config.comparison import CompareConfig, load_config, read_config
-from blair_rec.config.handed_on import OWNED_BY
+from blair_rec.config.passed_to_recbole import OWNED_BY
 from blair_rec.config.plugin import PLUGIN_KEYS, in_flat_keys, read_plugin_config
 from blair_rec.config.section import LARGEST_SEED, to_dict, write_yaml
 from blair_rec.config.sections import (

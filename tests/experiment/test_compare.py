@@ -384,7 +384,7 @@ def test_another_encoder_of_the_same_name_is_named(own: Finished, encoder: Path,
 def test_another_version_is_named(own: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blair_rec.experiment.planning.plan.code_hash", lambda text: "0123456789ab")
     monkeypatch.setattr(
-        "blair_rec.experiment.planning.changes.code_files",
+        "blair_rec.experiment.planning.finished.code_files",
         lambda text: {**code_files(text), "experiment/fit.py": "0123456789ab"},
     )
     refused(own.config, own.out, r"^8 finished runs .* .*: the code of blair_rec \(experiment/fit.py\)\.")

@@ -27,7 +27,7 @@ BESIDE = {
     "errors.py": "words",
     "extras.py": "words about what is not installed",
     "files.py": "how files are replaced",
-    "experiment/planning/changes.py": "words",
+    "experiment/planning/finished.py": "words",
     "experiment/splits/leakage.py": "notes for readers",
     "experiment/listener.py": "progress",
     "experiment/provenance.py": "what is noted",
@@ -35,7 +35,7 @@ BESIDE = {
     "evaluate/runs/__init__.py": "nothing",
     "evaluate/runs/results.py": "the files of a run",
     "evaluate/runs/run_files.py": "the files of a run",
-    "evaluate/runs/typed.py": "the files of a run",
+    "evaluate/runs/checks.py": "the files of a run",
     "text/search/__init__.py": "nothing",
 }
 """Loaded by a run as well, but no number comes from them."""

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blair_rec.errors import BadRun, first_of
-from blair_rec.evaluate.runs.typed import typed
+from blair_rec.evaluate.runs.checks import typed
 
 ProtocolName = Literal["unmasked", "masked"]
 PROTOCOLS: tuple[ProtocolName, ...] = ("unmasked", "masked")

@@ -12,8 +12,8 @@ from blair_rec.config.comparison import CompareConfig, load_config
 from blair_rec.errors import BadRun, BlairRecError, ConfigError
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE, RUNS_FOLDER
 from blair_rec.experiment.item_vectors import Vectors, find_encodings
-from blair_rec.experiment.planning.changes import changes
 from blair_rec.experiment.planning.data_files import data_folder, data_hash
+from blair_rec.experiment.planning.finished import changes
 from blair_rec.experiment.planning.plan import Run, member_folders, plan, run_names
 
 logger = logging.getLogger("blair_rec")

@@ -27,7 +27,7 @@ from scipy import sparse
 from worlds import SMALL, STOCK
 
 import blair_rec.recbole
-from blair_rec.border import compat
+from blair_rec.border import patches
 from blair_rec.errors import CheckpointError, IncompatibleVersion
 
 TINY = Path(__file__).resolve().parents[2] / "datasets" / "tiny"
@@ -104,9 +104,9 @@ def test_a_recbole_that_wants_kmeans_for_one_model_finds_the_others_without_it(m
         given.append(sys.modules["kmeans_pytorch"])
 
     monkeypatch.setattr("recbole.__version__", "1.2.0")
-    monkeypatch.setattr(compat.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(compat.importlib, "import_module", imported)
-    compat.import_models_without_kmeans()
+    monkeypatch.setattr(patches.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(patches.importlib, "import_module", imported)
+    patches.import_models_without_kmeans()
     assert len(given) == 1 and "kmeans_pytorch" not in sys.modules
     with pytest.raises(ImportError, match="run `pip install kmeans-pytorch`"):
         given[0].kmeans()
@@ -133,8 +133,8 @@ def test_repairing_again_changes_nothing() -> None:
         ]
 
     before = state()
-    compat.repair_recbole()
-    compat.repair_recbole()
+    patches.repair_recbole()
+    patches.repair_recbole()
     assert state() == before
 
 
@@ -142,12 +142,12 @@ def test_repairing_again_changes_nothing() -> None:
 def test_pandas_3_is_refused_with_the_way_out(version: str) -> None:
     expected = f"pandas {version} is installed, but RecBole fills missing values .* run `pip install 'pandas<3'`"
     with pytest.raises(IncompatibleVersion, match=expected):
-        compat.refuse_pandas_3(version)
+        patches.refuse_pandas_3(version)
 
 
 @pytest.mark.parametrize("version", ["1.5.3", "2.2.0", "2.3.3"])
 def test_older_pandas_is_taken(version: str) -> None:
-    compat.refuse_pandas_3(version)
+    patches.refuse_pandas_3(version)
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def imported_anew(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_ray_that_is_already_imported_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     own = ModuleType("ray")
     monkeypatch.setitem(sys.modules, "ray", own)
-    compat.import_quick_start_without_ray()
+    patches.import_quick_start_without_ray()
     assert sys.modules["ray"] is own
 
 
@@ -218,11 +218,11 @@ def test_stock_sasrec_trains_saves_and_loads_its_best_model(stock_run: tuple[Pat
 
 def test_a_checkpoint_of_this_process_is_read_back(stock_run: tuple[Path, dict[str, Any]]) -> None:
     (checkpoint,) = (stock_run[0] / "saved").iterdir()
-    found = compat.load_own_checkpoint(checkpoint, torch.device("cpu"))
+    found = patches.load_own_checkpoint(checkpoint, torch.device("cpu"))
     assert found["state_dict"]["item_embedding.weight"].shape == (81, 8)
     assert found["epoch"] == 0
     relative = Path(os.path.relpath(checkpoint))
-    assert compat.load_own_checkpoint(relative, torch.device("cpu")).keys() == found.keys()
+    assert patches.load_own_checkpoint(relative, torch.device("cpu")).keys() == found.keys()
 
 
 def test_a_checkpoint_that_was_touched_since_is_refused(stock_run: tuple[Path, dict[str, Any]]) -> None:
@@ -232,7 +232,7 @@ def test_a_checkpoint_that_was_touched_since_is_refused(stock_run: tuple[Path, d
         file.write(b"!")
     try:
         with pytest.raises(CheckpointError, match="not written by this process.* runs code that the file holds"):
-            compat.load_own_checkpoint(checkpoint, torch.device("cpu"))
+            patches.load_own_checkpoint(checkpoint, torch.device("cpu"))
     finally:
         with checkpoint.open("r+b") as file:
             file.truncate(kept.st_size)
@@ -250,7 +250,7 @@ def test_a_foreign_checkpoint_is_refused_and_nothing_of_it_runs(tmp_path: Path) 
     foreign = tmp_path / "SASRec.pth"
     foreign.write_bytes(pickle.dumps(Payload()))
     with pytest.raises(CheckpointError, match="SASRec.pth was not written by this process.*weights_only=False"):
-        compat.load_own_checkpoint(foreign, torch.device("cpu"))
+        patches.load_own_checkpoint(foreign, torch.device("cpu"))
     assert not Path("executed").exists()
     pickle.loads(foreign.read_bytes())  # noqa: S301  (our own bytes: the payload does work)
     assert Path("executed").exists()
@@ -259,7 +259,7 @@ def test_a_foreign_checkpoint_is_refused_and_nothing_of_it_runs(tmp_path: Path) 
 def test_a_copy_of_an_own_checkpoint_is_foreign(stock_run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     (checkpoint,) = (stock_run[0] / "saved").iterdir()
     with pytest.raises(CheckpointError, match="not written by this process"):
-        compat.load_own_checkpoint(Path(shutil.copy2(checkpoint, tmp_path)), torch.device("cpu"))
+        patches.load_own_checkpoint(Path(shutil.copy2(checkpoint, tmp_path)), torch.device("cpu"))
 
 
 def test_s3rec_goes_on_from_what_this_process_pretrained_and_from_nothing_else(
@@ -285,7 +285,7 @@ def test_s3rec_goes_on_from_what_this_process_pretrained_and_from_nothing_else(
 
 def test_a_checkpoint_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="gone.pth is not there; train with saved=True"):
-        compat.load_own_checkpoint(tmp_path / "gone.pth", torch.device("cpu"))
+        patches.load_own_checkpoint(tmp_path / "gone.pth", torch.device("cpu"))
 
 
 GRAPHS = {
@@ -303,7 +303,7 @@ def test_every_model_that_fills_a_matrix_from_a_dict_is_repaired() -> None:
     folder = Path(next(iter(find_spec("recbole").submodule_search_locations)), "model")  # type: ignore[union-attr, arg-type]
     calling = {path.stem for path in folder.glob("*/*.py") if "._update(" in path.read_text("utf-8")}
     assert calling == {name.rpartition(".")[2] for name in GRAPHS.values()}
-    repaired = {name for names in compat._FILL_FROM_DICTS.values() for name in names}
+    repaired = {name for names in patches._FILL_FROM_DICTS.values() for name in names}
     assert repaired == calling
 
 
