@@ -251,7 +251,7 @@ def test_a_stride_is_no_longer_than_the_window(tiny: Path) -> None:
         ({"loss": "bpr", "precision": "bfloat16"}, "precision has no effect with loss: bpr"),
         ({"loss": "bpr", "gbce_t": 0.5}, "gbce_t has no effect with loss: bpr"),
         ({"negatives": 8}, "negatives has no effect with loss: full_softmax"),
-        ({"loss": "gbce", "gbce_t": 1.5}, "gbce_t is 1.5; it has to lie between 0 and 1"),
+        ({"loss": "gbce", "gbce_t": 1.5}, "gbce_t is 1.5; it has to be at most 1"),
         ({"temperature": 0}, "temperature is 0; it has to be a positive number"),
         ({"loss": "bpr", "negatives": 0}, "negatives is 0; it has to be at least 1"),
         ({"log_q": "yes"}, "log_q is 'yes'; expected true or false"),
