@@ -20,9 +20,10 @@ from pathlib import Path
 from fuzzing import fuzz, outcome_table
 from side_by_side import write_record
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "helpers"))
+TESTS = Path(__file__).resolve().parent.parent / "tests"
+sys.path[:0] = [str(TESTS / "helpers"), str(TESTS / "text")]
 
-from test_store_import import KINDS, try_one
+from test_store_import import KINDS, try_one  # noqa: E402
 
 OUTCOMES = {"refused": "refused with a clear error", "confirmed": "imported, and rightly"}
 
