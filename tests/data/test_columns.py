@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from own_folders import plainly
 
@@ -62,6 +62,8 @@ def test_columns_are_those_of_a_plain_reader_whatever_the_size_of_a_block(
     assert frame["who:token"].cat.categories.tolist() == list(dict.fromkeys(row[0] for row in expected))
 
 
+@example([0.0009012360682750983])  # pandas' quicker way is wrong in the 13th digit
+@example([5e-324])
 @given(
     st.lists(st.one_of(st.floats(allow_nan=False, allow_infinity=False), st.integers(-(10**15), 10**15)), min_size=1)
 )

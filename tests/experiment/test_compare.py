@@ -387,7 +387,11 @@ def test_another_version_is_named(own: Finished, monkeypatch: pytest.MonkeyPatch
         "blair_rec.experiment.planning.finished.code_files",
         lambda text: {**code_files(text), "experiment/fit.py": "0123456789ab"},
     )
-    refused(own.config, own.out, r"^8 finished runs .* .*: the code of blair_rec \(experiment/fit.py\)\.")
+    refused(
+        own.config,
+        own.out,
+        r"^8 finished runs .* were made in another way: the code of blair_rec \(experiment/fit.py\)\.",
+    )
 
 
 def test_fresh_trains_all_again_and_each_old_run_stays_until_its_successor_is_whole(own: Finished) -> None:
