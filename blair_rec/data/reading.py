@@ -144,12 +144,11 @@ class QuicklyRead(SequentialDataset):
                 )
 
     def _note_unknown_columns(self, file: AtomicFile, source: Any) -> None:
-        """Say which columns of load_col the file doesn't have; RecBole's own defaults may name some."""
+        """Say which columns of the user's load_col the file doesn't have; RecBole's defaults may name any."""
         key = source.value if isinstance(source, FeatureSource) else source
-        asked = (self.config["load_col"] or {}).get(key)
-        default = (self.uid_field, self.iid_field, self.time_field)
+        asked = (self.config.external_config_dict.get("load_col") or {}).get(key)
         known = {column.name for column in file.columns}
-        if isinstance(asked, list) and (missing := [one for one in asked if one not in known and one not in default]):
+        if isinstance(asked, list) and (missing := [one for one in asked if one not in known]):
             self._note(f"{file.path.name} doesn't have {', '.join(missing)}, which load_col names; correct the name")
 
     def _note_gaps(self, file: AtomicFile, frame: pd.DataFrame, loaded: Sequence[Column]) -> None:

@@ -19,6 +19,7 @@ from blair_rec.border.settings import recbole_config
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.data.reading import TokenIds
 from blair_rec.errors import AtomicFileError, DatasetError, RejectedLines
+from blair_rec.models.text_models import model_class
 
 from recbole.data.dataset import SequentialDataset
 
@@ -274,6 +275,14 @@ def test_times_that_are_none_in_the_unit_of_most_are_counted(tmp_path: Path, odd
     assert [note[:44] for note in data.reading_notes] == [
         f"timestamp in shop.inter: {len(odd)} of {len(times)} times are before"[:44]
     ] * bool(odd)
+
+
+def test_other_names_of_columns_need_no_load_col_and_give_no_note(tmp_path: Path) -> None:
+    header = "uid:token\tproduct:token\ttime:float\n"
+    folder = write_inter(tmp_path / "shop", GOOD, header)
+    named = {"USER_ID_FIELD": "uid", "ITEM_ID_FIELD": "product", "TIME_FIELD": "time"}
+    data = TextSequentialDataset(recbole_config(model_class("SASRec"), str(folder), named))
+    assert data.reading_notes == [] and len(data.inter_feat) == GOOD.count("\n")
 
 
 def test_a_name_in_load_col_that_no_column_has_is_named(tmp_path: Path) -> None:
