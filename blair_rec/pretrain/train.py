@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_model, save_model
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
     AutoTokenizer,
@@ -43,6 +43,8 @@ WORK, MARK = "training", "identity.json"
 """Ending of the hidden folder beside an encoder that holds its checkpoints, and the file in it that says of what."""
 READS = "sentence_bert_config.json"
 """Where sentence-transformers says how much of a text a model reads: not more after training than before."""
+LOOK = 10
+"""Steps between two looks at the loss on a GPU."""
 OnPairStep = Callable[[int, int, float], None]
 """Called with (steps done, steps in all, loss)."""
 
@@ -50,24 +52,27 @@ OnPairStep = Callable[[int, int, float], None]
 class PairTrainer(Trainer):
     """Hugging Face's Trainer over PairModel. Tied weights are stored once; the optimiser is stored its way."""
 
-    losses: dict[str, float]
+    losses: dict[str, Tensor]
 
     def compute_loss(  # type: ignore[override]
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, **_: Any
     ) -> Any:
-        """The loss of one step.
+        """The loss of one step. On a GPU it is looked at every LOOK steps: to read it, all work has to be finished.
 
         Raises:
             PretrainingError: it is not a number.
         """
         outputs = model(**inputs)
-        if not torch.isfinite(outputs["loss"]):
+        step = self.state.global_step + 1
+        if self._looks_at(step) and not torch.isfinite(outputs["loss"]):
             raise PretrainingError(
-                f"the loss is {outputs['loss'].item()} at step {self.state.global_step + 1}; lower learning_rate, or "
-                "set precision: float32"
+                f"the loss is {outputs['loss'].item()} at step {step}; lower learning_rate, or set precision: float32"
             )
-        self.losses = {name: float(outputs[name]) for name in ("contrastive", "mlm")}
+        self.losses = {name: outputs[name].detach() for name in ("contrastive", "mlm")}
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+
+    def _looks_at(self, step: int) -> bool:
+        return self.args.device.type == "cpu" or step % LOOK == 0 or step in (1, self.state.max_steps)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """As Hugging Face's for a plain data set; its own takes any folder named datasets for a library of theirs."""
@@ -102,8 +107,10 @@ class _Notes(TrainerCallback):
         self.trainer: PairTrainer | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.progress is not None and self.trainer is not None and state.is_world_process_zero:
-            self.progress(state.global_step, state.max_steps, self.trainer.losses["contrastive"])
+        if self.progress is None or self.trainer is None or not state.is_world_process_zero:
+            return
+        if self.trainer._looks_at(state.global_step):
+            self.progress(state.global_step, state.max_steps, float(self.trainer.losses["contrastive"]))
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
@@ -253,7 +260,7 @@ def _arguments(config: PretrainConfig, work: Path) -> TrainingArguments:
         save_strategy="steps",
         save_steps=config.save_steps,
         save_total_limit=2,
-        logging_steps=10,
+        logging_steps=LOOK,
         logging_nan_inf_filter=False,
         report_to=["tensorboard"] if config.tensorboard else [],
         remove_unused_columns=False,

@@ -13,6 +13,7 @@ from torch import Tensor
 from blair_rec.config.names import SAMPLED_LOSSES
 from blair_rec.config.section import default_of
 from blair_rec.config.sections import TrainConfig
+from blair_rec.data.packing import growth_on
 from blair_rec.data.sequences import TrainingSequences
 from blair_rec.errors import ConfigError
 from blair_rec.models.dropout import BitDropout
@@ -65,9 +66,13 @@ class EveryPosition:
         seed, rank, model, train = hash_seed(self.seed, epoch), parallel.rank(), self.model, self.train
         dropout = BitDropout(hash_seed(seed, rank) if rank else seed)
         negatives = self._negatives(seed) if train.loss in SAMPLED_LOSSES else None
-        for packed in self.sequences.batches(self.width, self.stride, train.batch_size, seed, parallel.share()):
+        growth, on_gpu = growth_on(model.device), model.device.type == "cuda"
+        for packed in self.sequences.batches(self.width, self.stride, train.batch_size, seed, parallel.share(), growth):
+            learnt = torch.nonzero(packed.targets).squeeze(
+                1
+            )  # before they are on a GPU, which would have to be waited for
+            learnt = learnt.pin_memory().to(model.device, non_blocking=True) if on_gpu else learnt
             packed = packed.to(model.device)
-            learnt = torch.nonzero(packed.targets).squeeze(1)
             drawn = tuple(part.to(model.device) for part in negatives.draw()) if negatives is not None else None
             read = torch.cat([packed.items, packed.targets, drawn[0]]) if drawn is not None else None
             with model.shared_items(read):

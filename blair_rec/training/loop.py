@@ -22,6 +22,8 @@ from blair_rec.training.epochs import EpochSteps, StepLosses
 from blair_rec.training.losses import check_finite
 from blair_rec.training.optimizer import LearningRate, RowAdam
 
+LOOK = {"cpu": 1, "cuda": 50}
+"""Steps after which their losses are read, by kind of device: to read one, a GPU has to have finished."""
 OnStep = Callable[[int, int, float], None]
 """Told after each step of an epoch: how many are done, of about how many, and the loss of this one."""
 
@@ -71,17 +73,31 @@ def run_epoch(
         TrainingError: a loss that is not finite.
     """
     model.train()
-    total, seen = 0.0, 0
-    for step, (loss, n_targets) in enumerate(losses, start=1):
+    total, seen, step = 0.0, 0, 0
+    pending: list[tuple[Tensor, int]] = []
+    for loss, n_targets in losses:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        value, n_targets = parallel.average(model.parameters(), loss.item(), n_targets)
-        check_finite(value, step)
+        pending.append(parallel.average(model.parameters(), loss.detach(), n_targets))
+        if len(pending) == LOOK.get(loss.device.type, LOOK["cuda"]):
+            total, seen, step = _look_at(pending, total, seen, step, on_step)
+            pending = []
         optimizer.step()
-        total += value * n_targets
-        seen += n_targets
-        on_step(step, value)
+    total, seen, step = _look_at(pending, total, seen, step, on_step)
     return total / max(seen, 1)
+
+
+def _look_at(
+    pending: list[tuple[Tensor, int]], total: float, seen: int, step: int, on_step: Callable[[int, float], None]
+) -> tuple[float, int, int]:
+    """The losses of the last steps, waited for together: their sum over targets, the targets and the steps so far."""
+    values = torch.stack([loss.reshape(()) for loss, _ in pending]).tolist() if pending else []
+    for value, (_, n_targets) in zip(values, pending, strict=True):
+        step += 1
+        check_finite(value, step)
+        on_step(step, value)
+        total, seen = total + value * n_targets, seen + n_targets
+    return total, seen, step
 
 
 def fit(

@@ -89,17 +89,17 @@ def _tell(what: list[Any]) -> Any:
     return json.loads(bytes(letters.tolist()))
 
 
-def average(parameters: Iterable[Tensor], loss: float, targets: int) -> tuple[float, int]:
+def average(parameters: Iterable[Tensor], loss: Tensor, targets: int) -> tuple[Tensor, int]:
     """Put the gradients of the whole batch in the place of this process's, and return its mean loss and targets.
 
     Args:
         parameters: with the gradients of a loss that is the mean over this process's share of the batch.
-        loss: that mean.
+        loss: that mean, [] without a gradient.
         targets: how many are in this process's share; none is possible.
     """
     if count() == 1:
         return loss, targets
-    sums = torch.tensor([loss * targets, targets], dtype=torch.float64, device=_device())
+    sums = torch.stack([loss.double() * targets, loss.new_tensor(targets, dtype=torch.float64)]).to(_device())
     dist.all_reduce(sums)
     total, whole_tables = int(sums[1]), []
     for parameter in parameters:
@@ -115,7 +115,7 @@ def average(parameters: Iterable[Tensor], loss: float, targets: int) -> tuple[fl
     dist.all_reduce(flat)
     for gradient, averaged in zip(whole_tables, flat.split([g.numel() for g in whole_tables]), strict=True):
         gradient.copy_(averaged.view_as(gradient))
-    return sums[0].item() / total, total
+    return sums[0] / total, total
 
 
 def _device() -> str:
