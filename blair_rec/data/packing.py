@@ -42,7 +42,8 @@ def pack(
     """Windows of a log of events, cut out and packed.
 
     Shapes: items, targets [M] int64; first, length, new [W] int64. Window w reads items[first : first + length] and
-    predicts targets[first + 1 : first + length + 1], or the last `new` of them alone.
+    predicts targets[first + 1 : first + length + 1], or the last `new` of them alone. These two may be on any device;
+    where things are in the row is on the CPU until all of it is moved.
     """
     order = np.argsort(length, kind="stable")
     first, length, new = first[order], length[order], (length if new is None else new)[order]
@@ -57,8 +58,8 @@ def pack(
     token_of_slot = np.zeros(int(slots.sum()), dtype=np.int64)
     token_of_slot[slot_of_token] = np.arange(len(position))
     return Packed(
-        items[event],
-        targets[event + 1].masked_fill_(known, 0),
+        items[event.to(items.device)],
+        targets[(event + 1).to(targets.device)].masked_fill_(known.to(targets.device), 0),
         torch.from_numpy(position),
         length,
         tuple((int(count), int(size)) for count, size in zip(counts, sizes, strict=True)),
