@@ -13,6 +13,7 @@ import torch
 import blair_rec.border.repaired  # noqa: F401  (repairs RecBole before anything of it is used)
 from blair_rec.config.plugin import read_plugin_config
 from blair_rec.config.section import to_dict
+from blair_rec.device import AUTO, choose_device
 from blair_rec.errors import BlairRecError, CheckpointError, ConfigError, RecBoleError
 
 import recbole
@@ -32,8 +33,11 @@ class TypedConfig(Config):
         return config_dict
 
     def _init_device(self) -> None:
-        use_gpu = self.final_config_dict["use_gpu"] and torch.cuda.is_available()
-        self.final_config_dict.update(single_spec=True, local_rank=0, device=torch.device("cuda" if use_gpu else "cpu"))
+        given = self.final_config_dict
+        asked = given["device"] if "device" in given else AUTO
+        if asked == AUTO and not given["use_gpu"]:
+            asked = "cpu"
+        given.update(single_spec=True, local_rank=0, device=torch.device(choose_device(asked)))
 
 
 def recbole_config(model: str | type, folder: str, settings: Mapping[str, Any]) -> Config:

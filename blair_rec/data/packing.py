@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from blair_rec.device import moved
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,15 +32,12 @@ class Packed:
     """[P] int64."""
 
     def to(self, device: torch.device) -> Packed:
-        """The same on another device; a GPU gets it in one copy, which nothing waits for."""
+        """The same on another device, in one copy."""
+        if self.items.device == device:
+            return self
         tensors = (self.items, self.targets, self.positions, self.token_of_slot, self.slot_of_token)
-        moved: Sequence[Tensor]
-        if device.type == "cuda":
-            together = torch.cat(tensors).pin_memory().to(device, non_blocking=True)
-            moved = together.split([len(tensor) for tensor in tensors])
-        else:
-            moved = [tensor.to(device) for tensor in tensors]
-        items, targets, positions, token_of_slot, slot_of_token = moved
+        together = moved(torch.cat(tensors), device)
+        items, targets, positions, token_of_slot, slot_of_token = together.split([len(part) for part in tensors])
         return Packed(items, targets, positions, self.lengths, self.blocks, token_of_slot, slot_of_token)
 
 
@@ -67,8 +65,9 @@ def pack(
     """Windows of a log of events, cut out and packed.
 
     Shapes: items, targets [M] int64; first, length, new [W] int64. Window w reads items[first : first + length] and
-    predicts targets[first + 1 : first + length + 1], or the last `new` of them alone. `growth` changes the blocks, and
-    with them the speed alone.
+    predicts targets[first + 1 : first + length + 1], or the last `new` of them alone. These two may be on any device;
+    where things are in the row is on the CPU until all of it is moved. `growth` changes the blocks, and with them the
+    speed alone.
     """
     order = np.argsort(length, kind="stable")
     first, length, new = first[order], length[order], (length if new is None else new)[order]
@@ -83,8 +82,8 @@ def pack(
     token_of_slot = np.zeros(int(slots.sum()), dtype=np.int64)
     token_of_slot[slot_of_token] = np.arange(len(position))
     return Packed(
-        items[event],
-        targets[event + 1].masked_fill_(known, 0),
+        items[event.to(items.device)],
+        targets[(event + 1).to(targets.device)].masked_fill_(known.to(targets.device), 0),
         torch.from_numpy(position),
         length,
         tuple((int(count), int(size)) for count, size in zip(counts, sizes, strict=True)),

@@ -159,12 +159,14 @@ def _feed_forward(layer: Any, x: Tensor, dropout: Dropout) -> Tensor:
 
 def _gru4rec(model: Any, packed: Packed, dropout: Dropout, tokens: Tensor | None) -> Tensor:
     x = dropout(model.item_embedding(packed.items), model.emb_dropout.p)
-    window = np.repeat(np.arange(len(packed.lengths)), packed.lengths)
+    length = packed.lengths  # known on the CPU: nothing waits for a GPU
+    window = np.repeat(np.arange(len(length)), length)
+    position = np.arange(len(window)) - np.repeat(np.cumsum(length) - length, length)
     # torch packs time step by time step, the longest sequence first.
-    order = torch.from_numpy(np.lexsort((-window, packed.positions.cpu().numpy()))).to(x.device)
-    longer = np.bincount(packed.lengths)[::-1].cumsum()[::-1][1:].copy()
+    order = torch.from_numpy(np.lexsort((-window, position))).to(x.device)
+    longer = np.bincount(length)[::-1].cumsum()[::-1][1:].copy()
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order), device=x.device)
-    states, _ = model.gru_layers(PackedSequence(x[order], torch.from_numpy(longer)))
+    states, _ = model.gru_layers(PackedSequence(x[order], torch.from_numpy(longer)))  # sizes are read on the CPU
     dense: Tensor = model.dense(states.data[back if tokens is None else back[tokens]])
     return dense

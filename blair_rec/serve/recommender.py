@@ -104,12 +104,13 @@ class Recommender:
     def _interaction(self, histories: Sequence[Sequence[str]]) -> dict[str, torch.Tensor]:
         """The newest items of each history, as many as the window holds, as the model's fields."""
         model = self._model
-        items = torch.zeros(len(histories), self._width, dtype=torch.int64)
-        length = torch.tensor([min(len(history), self._width) for history in histories])
+        items = np.zeros((len(histories), self._width), dtype=np.int64)
+        length = np.array([min(len(history), self._width) for history in histories], dtype=np.int64)
         for row, history in enumerate(histories):
             recent = history[-self._width :]
-            items[row, : len(recent)] = torch.tensor([self._id_of[token] for token in recent])
-        return {model.ITEM_SEQ: items.to(model.device), model.ITEM_SEQ_LEN: length.to(model.device)}
+            items[row, : len(recent)] = [self._id_of[token] for token in recent]
+        fields = {model.ITEM_SEQ: items, model.ITEM_SEQ_LEN: length}
+        return {name: torch.from_numpy(values).to(model.device) for name, values in fields.items()}
 
     def _batch(self, histories: Sequence[Sequence[str]], k: int, exclude_history: bool) -> list[list[Recommendation]]:
         scores = self._model.full_sort_predict(self._interaction(histories)).float().cpu()

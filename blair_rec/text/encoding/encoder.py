@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
+from blair_rec.device import moved
 from blair_rec.errors import ConfigError, EncodingError, UnknownEncoder, first_of
 from blair_rec.text.encoding.source import EncoderSource
 
@@ -130,18 +131,14 @@ class TextEncoder:
         ids = np.full((len(tokens), lengths.max()), self._tokenizer.pad_token_id or 0)
         real = np.arange(lengths.max()) < lengths[:, None]
         ids[real] = np.concatenate([np.array(text, dtype=ids.dtype) for text in tokens])
-        mask = self._moved(torch.from_numpy(real))
+        mask = moved(torch.from_numpy(real), self.device)
         with torch.inference_mode():
-            inputs = {"input_ids": self._moved(torch.from_numpy(ids)), "attention_mask": mask.long()}
+            inputs = {"input_ids": moved(torch.from_numpy(ids), self.device), "attention_mask": mask.long()}
             hidden = self._model(**inputs, return_dict=True).last_hidden_state  # [texts, tokens, text_dim]
             if self.source.pooling == "cls":
                 return cast("Tensor", hidden[:, 0].float())
             weights = mask.unsqueeze(-1).float()
             return (hidden.float() * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
-
-    def _moved(self, tensor: Tensor) -> Tensor:
-        """On the device, without waiting for what a GPU is doing."""
-        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     def _refuse_broken(self, texts: Sequence[str], vectors: np.ndarray) -> None:
         broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
