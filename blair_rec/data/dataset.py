@@ -227,7 +227,9 @@ class TextSequentialDataset(QuicklyRead):
         position = self.inter_feat[LOG_POSITION][rows]
         length = self.log.before(position)
         row = torch.repeat_interleave(torch.arange(len(position), device=length.device), length)
-        nth = torch.arange(len(row), device=row.device) - torch.repeat_interleave(torch.cumsum(length, 0) - length, length)
+        nth = torch.arange(len(row), device=row.device) - torch.repeat_interleave(
+            torch.cumsum(length, 0) - length, length
+        )
         return row, self.log.item[(position - length)[row] + nth]
 
     def events_up_to_last_row(self) -> Tensor:

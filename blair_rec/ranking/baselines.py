@@ -44,7 +44,7 @@ class Baseline(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where what was counted is, and where interactions have to be."""
-        return next(self.buffers()).device
+        return next((counted.device for counted in self.buffers()), torch.device("cpu"))
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """[B, N] float32; the column of the padding means nothing."""
@@ -146,9 +146,7 @@ class Markov(Counted):
             table = table + csr_array((np.full(len(target), 1 / distance), pairs), table.shape)
         device = self.device
         self.share = torch.from_numpy(events / (1 + events.max())).float().to(device)
-        self.start, self.successor = (
-            torch.from_numpy(ids).long().to(device) for ids in (table.indptr, table.indices)
-        )
+        self.start, self.successor = (torch.from_numpy(ids).long().to(device) for ids in (table.indptr, table.indices))
         self.transitions = torch.from_numpy(table.data).float().to(device)
 
     def full_sort_predict(self, interaction: Any) -> Tensor:

@@ -99,7 +99,9 @@ class Ensemble(nn.Module):
         scored. Normalisations that are not linear in the scores (by rank, by the largest) can't be had this way.
         """
         parts = []
-        for member, weight, (covariance, longest) in zip(self.members, self.weights.to(self.device), self._spreads, strict=True):
+        for member, weight, (covariance, longest) in zip(
+            self.members, self.weights.to(self.device), self._spreads, strict=True
+        ):
             user = member.user_vectors(interaction).float()
             wide = user.double()
             deviation = ((wide @ covariance) * wide).sum(dim=1, keepdim=True).clamp(min=0).sqrt().float()

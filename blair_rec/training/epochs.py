@@ -75,7 +75,8 @@ class EveryPosition:
             drawn = negatives.draw() if negatives is not None else None
             read = torch.cat([packed.items, packed.targets, drawn[0]]) if drawn is not None else None
             packed, learnt = packed.to(model.device), learnt.to(model.device)
-            drawn = tuple(part.to(model.device) for part in drawn) if drawn is not None else None
+            if drawn is not None:
+                drawn = drawn[0].to(model.device), drawn[1].to(model.device)
             with model.shared_items(read):
                 some = learnt if len(learnt) < len(packed.targets) else None
                 hidden = hidden_states(model, packed, dropout, some)
