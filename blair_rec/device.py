@@ -74,7 +74,7 @@ def seed_device(device: torch.device, seed: int) -> None:
 
 
 def random_state(gpu: torch.device) -> Tensor:
-    """[bytes] uint8 on the CPU: what this GPU draws from next. The CPU's own state is what torch.get_rng_state gives."""
+    """[bytes] uint8 on the CPU: what this GPU draws from next."""
     state: Tensor = _generator(gpu).get_state()
     return state
 

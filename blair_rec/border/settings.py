@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import blair_rec.border.repaired  # noqa: F401  (repairs RecBole before anything of it is used)
+from blair_rec.border.gpus import gpu_id_of
 from blair_rec.config.plugin import read_plugin_config
 from blair_rec.config.section import to_dict
 from blair_rec.device import AUTO, choose_device
@@ -34,7 +35,7 @@ class TypedConfig(Config):
 
     def _init_device(self) -> None:
         given = self.final_config_dict
-        asked = given["device"] if "device" in given else AUTO
+        asked = given.get("device", AUTO)
         if asked == AUTO and not given["use_gpu"]:
             asked = "cpu"
         given.update(single_spec=True, local_rank=0, device=torch.device(choose_device(asked)))
@@ -170,6 +171,8 @@ def complete_config(config: Config) -> None:
         defaults.update(blair_loss="recbole", blair_temperature=None)
     if not isinstance(config, TypedConfig):  # run_recbole looks for them; a comparison doesn't
         _refuse_stray_pickles(config, merged)
+        if (gpu_id := gpu_id_of(given)) is not None:
+            given["gpu_id"] = gpu_id
     item = merged["ITEM_ID_FIELD"]
     needed = [merged["USER_ID_FIELD"], item]
     needed.append(item + merged["LIST_SUFFIX"] if merged.get("benchmark_filename") else merged["TIME_FIELD"])

@@ -25,9 +25,11 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.training_args import ParallelMode
 from transformers.utils import logging as transformers_logging
 
 from blair_rec.config.section import to_dict
+from blair_rec.device import choose_device, device_name
 from blair_rec.errors import OutputError, PretrainingError
 from blair_rec.files import partial_of, put_in_place, refuse_foreign, work_beside, write_text
 from blair_rec.pretrain.batches import PairCollator
@@ -97,6 +99,33 @@ class PairTrainer(Trainer):
         model = model or self.model
         assert isinstance(model, nn.Module)
         load_model(model, Path(resume_from_checkpoint) / WEIGHTS)
+
+
+class OneDevice(TrainingArguments):
+    """Hugging Face's settings, on one device for each process.
+
+    Its own take the first GPU, and spread each batch of a single process over all that they see: with another batch
+    size, and negatives from a part of the batch alone.
+    """
+
+    def __init__(self, own: torch.device, **settings: Any) -> None:
+        self.own = own
+        super().__init__(**settings)
+
+    @property
+    def device(self) -> torch.device:
+        """That of this process."""
+        found = super().device  # brings the processes of torchrun together, each with a GPU of its own
+        if self.parallel_mode == ParallelMode.DISTRIBUTED:
+            return found
+        if self.own.type == "cuda":
+            torch.cuda.set_device(self.own)  # what accelerate means by cuda
+        return self.own
+
+    @property
+    def n_gpu(self) -> int:
+        """One, or none."""
+        return min(1, int(super().n_gpu))
 
 
 class _Notes(TrainerCallback):
@@ -178,6 +207,7 @@ def _trained(
 ) -> dict[str, Any]:
     """Train in `work`, and put the encoder at `out`; the record."""
     identity = {**to_dict(config), "pairs_sha256": pairs.sha256, "start": str(start), "pooling": pooling}
+    del identity["device"]  # the same training, wherever it goes on
     checkpoint = _resume(work, identity, fresh)
     tokenizer = AutoTokenizer.from_pretrained(start)
     set_seed(config.seed)
@@ -212,6 +242,7 @@ def _trained(
         "held_out_pairs": len(held_out),
         "steps": trainer.state.global_step,
         "processes": trainer.args.world_size,
+        "device": device_name(trainer.args.device),
         "train_seconds": result.metrics["train_runtime"],
         "losses": [line for line in trainer.state.log_history if "loss" in line],
         "before": before,
@@ -238,11 +269,13 @@ def _refuse_foreign(out: Path) -> None:
 
 
 def _arguments(config: PretrainConfig, work: Path) -> TrainingArguments:
-    gpu = torch.cuda.is_available()
+    device = torch.device(choose_device(config.device))
+    gpu = device.type == "cuda"
     precision = config.precision
     if precision == "auto":
         precision = "bfloat16" if gpu and torch.cuda.is_bf16_supported() else "float32"
-    return TrainingArguments(
+    return OneDevice(
+        device,
         output_dir=str(work),
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.accumulation,

@@ -44,7 +44,7 @@ class Baseline(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where what was counted is, and where interactions have to be."""
-        return next(self.buffers()).device
+        return next((counted.device for counted in self.buffers()), torch.device("cpu"))
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """[B, N] float32; the column of the padding means nothing."""

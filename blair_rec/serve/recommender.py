@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from blair_rec.device import AUTO
 from blair_rec.errors import ConfigError, OutputError, StoreError, UnknownItems
 from blair_rec.experiment.loading import Loaded, load_model
 from blair_rec.files import partial_of, put_in_place, refuse_foreign, work_beside
@@ -146,20 +147,26 @@ class Recommender:
             raise UnknownItems(unknown, len(tokens))
 
 
-def load(run_dir: str | Path, store: str | Path | None = None, extra_items: str | Path | None = None) -> Recommender:
+def load(
+    run_dir: str | Path,
+    store: str | Path | None = None,
+    extra_items: str | Path | None = None,
+    device: str = AUTO,
+) -> Recommender:
     """A finished run (the folder runs/VARIANT-SEED of a comparison), ready to recommend.
 
     Args:
         store: the store of the items' text vectors, if it is no longer where the run found it.
         extra_items: a store of more items, by the same encoder from the same fields. Those that the run doesn't know,
             and that have a text, can then be recommended and stand in histories, too; nothing is trained.
+        device: cpu, cuda, cuda:1, or auto: a GPU if there is one. A run made on one device loads on any other.
 
     Raises:
         CheckpointError: not a run's folder, or its store is missing (the message names the store's hash).
         MissingEmbeddings, StoreError: the store doesn't cover the items, or the extra one was made otherwise.
-        ConfigError: extra items for a run that knows its items by more than their text.
+        ConfigError: extra items for a run that knows its items by more than their text, or a device that isn't there.
     """
-    loaded = load_model(Path(run_dir), store)
+    loaded = load_model(Path(run_dir), store, device=device)
     item_tokens = loaded.item_tokens
     if extra_items is not None:
         item_tokens = item_tokens + _append_items(loaded, open_store(extra_items))

@@ -123,8 +123,8 @@ def save_training(
     """A whole checkpoint in one file, under a temporary name first, so that there is never half of one.
 
     It holds the model, the best weights so far, the optimiser, `state` (what JSON can hold) and the random states of
-    Python, NumPy, torch (of the CPU and of every GPU that holds weights) and `generators`. Read by load_weights, too, as
-    the weights of the model.
+    Python, NumPy, torch (of the CPU and of every GPU that holds weights) and `generators`. Read by load_weights, too,
+    as the weights of the model.
     """
     tensors = _tensors(model)
     tensors |= {f"best/{name}": tensor.detach().cpu().contiguous() for name, tensor in (best or {}).items()}
@@ -159,8 +159,8 @@ def load_training(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Put everything back where `save_training` took it from; the state and the best weights are returned.
 
-    It goes on bit for bit on the same kind of device. On another one the numbers that are drawn there differ, as they do
-    with a checkpoint that holds no state of a GPU.
+    It goes on bit for bit on the same kind of device. On another one other numbers are drawn, as they are with a
+    checkpoint that holds no state of a GPU.
 
     Raises:
         CheckpointError: no such file, not a whole checkpoint, of another model, or trained over another store.

@@ -74,10 +74,11 @@ class EveryPosition:
         for packed in self.sequences.batches(self.width, self.stride, train.batch_size, seed, parallel.share(), growth):
             # What has a size that depends on its values is found on the CPU: nothing has to wait for a GPU.
             learnt = torch.nonzero(packed.targets).squeeze(1)
-            drawn: tuple[Tensor, ...] | None = negatives.draw() if negatives is not None else None
+            drawn = negatives.draw() if negatives is not None else None
             read = torch.cat([packed.items, packed.targets, drawn[0]]) if drawn is not None else None
             packed, learnt = packed.to(model.device), moved(learnt, model.device)
-            drawn = tuple(moved(part, model.device) for part in drawn) if drawn is not None else None
+            if drawn is not None:
+                drawn = moved(drawn[0], model.device), moved(drawn[1], model.device)
             with model.shared_items(read):
                 some = learnt if len(learnt) < len(packed.targets) else None
                 hidden = hidden_states(model, packed, dropout, some)

@@ -87,7 +87,7 @@ def run_epoch(
 
 
 class _LossReader:
-    """The losses of an epoch's steps: read at once on a CPU, some steps at a time on a GPU, which is waited for then."""
+    """The losses of an epoch's steps: on a CPU read at once, on a GPU, which has to be waited for, some at a time."""
 
     def __init__(self) -> None:
         self.total, self.targets = 0.0, 0

@@ -88,7 +88,7 @@ def _tell(what: list[Any]) -> Any:
     dist.broadcast(length, src=0)
     letters = torch.zeros(int(length), dtype=torch.uint8, device=_device())
     if rank() == 0:
-        letters.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))  # copied to the device
+        letters.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))
     dist.broadcast(letters, src=0)
     return json.loads(bytes(letters.tolist()))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from worlds import SMALL, built, vectors_for, write_log
+from worlds import built, vectors_for, write_log
 
 from blair_rec.config.sections import TrainConfig, VariantConfig
 from blair_rec.data.dataset import ItemVectors, TextSequentialDataset
@@ -39,13 +39,16 @@ def working_in(place: str) -> Iterator[None]:
 
 
 def write_world(folder: Path) -> Path:
-    """A log of which every model can learn something: each user goes through the items with a step of their own."""
+    """A log of which every model can learn something, as each user has a step of their own, and the items' features."""
     events = [
         (f"u{user}", f"i{(user + time * (1 + user % 3)) % ITEMS}", 10 * time + user % 7)
         for user in range(USERS)
         for time in range(4 + user % 6)
     ]
-    return write_log(folder, events)
+    write_log(folder, events)
+    rows = ["item_id:token\tkind:token\ttitle:token_seq", *(f"i{i}\tk{i % 4}\ta title of {i}" for i in range(ITEMS))]
+    (folder / f"{folder.name}.item").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder
 
 
 class World:
@@ -95,4 +98,3 @@ class World:
 
 WITHOUT_DROPOUT: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "dropout_prob": 0.0}
 """Two devices drop out other numbers."""
-assert SMALL.keys() & WITHOUT_DROPOUT.keys()

@@ -92,8 +92,8 @@ class ItemSide(nn.Module):
     def shared(self, ids: Tensor | None = None) -> Iterator[None]:
         """Within this block the table is computed once: one training step, or one evaluation.
 
-        With `ids` [...] int64 only their rows are, and a look-up of another one raises an IndexError on the CPU. The ids
-        may be on the CPU while the table is on a GPU: how many different ones there are is then known without waiting.
+        With `ids` [...] int64 only their rows are, and a look-up of another one raises an IndexError on the CPU. The
+        ids may be on the CPU while the table is on a GPU: how many they are is then known without waiting for it.
         """
         if ids is None or self.extra is not None:
             self._shared = self.weight

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -160,13 +159,6 @@ def distance_from_float32(encoder: TextEncoder, texts: Sequence[str], sample: in
     a, b = encoder.encode(chosen).astype(np.float64), exact.encode(chosen).astype(np.float64)
     cosines = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
     return {"texts": len(chosen), "cosine_min": float(cosines.min()), "cosine_mean": float(cosines.mean())}
-
-
-def best_device() -> str:
-    """This process's GPU, where torchrun starts one process for each, or else the CPU."""
-    import torch
-
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
 def _load(source: EncoderSource) -> tuple[Any, Any]:
