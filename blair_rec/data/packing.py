@@ -32,12 +32,13 @@ class Packed:
     """[P] int64."""
 
     def to(self, device: torch.device) -> Packed:
-        """The same on another device, in one copy."""
-        if self.items.device == device:
-            return self
+        """The same on another device; what is on the CPU goes there in one copy."""
         tensors = (self.items, self.targets, self.positions, self.token_of_slot, self.slot_of_token)
-        together = moved(torch.cat(tensors), device)
-        items, targets, positions, token_of_slot, slot_of_token = together.split([len(part) for part in tensors])
+        ours = [part for part in tensors if part.device.type == "cpu"]
+        there = iter(moved(torch.cat(ours), device).split([len(part) for part in ours]) if ours else ())
+        items, targets, positions, token_of_slot, slot_of_token = (
+            next(there) if part.device.type == "cpu" else part.to(device) for part in tensors
+        )
         return Packed(items, targets, positions, self.lengths, self.blocks, token_of_slot, slot_of_token)
 
 

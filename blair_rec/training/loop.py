@@ -75,8 +75,9 @@ def run_epoch(
     model.train()
     read = _LossReader()
     for loss, n_targets in losses:
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        if loss.requires_grad:  # a recorded step has put the gradients in their place already
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
         known = read.after(*parallel.average(model.parameters(), loss.detach(), n_targets))
         optimizer.step()
         for step, value in known:
