@@ -94,8 +94,9 @@ def calls_in(source: str, name: str) -> Iterator[Call]:
                 children: list[ast.AST] = [*node.args, *node.keywords]
             else:
                 children = list(ast.iter_child_nodes(node))
+            given = frozenset({"to"} if called == "moved" else ())  # what device.moved is given goes there
             for child in children:
-                yield from walk(child, function, frozenset())
+                yield from walk(child, function, given)
             return
         for child in ast.iter_child_nodes(node):
             yield from walk(child, function, frozenset())
