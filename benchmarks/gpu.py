@@ -28,6 +28,7 @@ from typing import Any
 import gpu_encoder
 import numpy as np
 import torch
+from gpu_page import to_markdown
 from gpu_peers import PaddedTraining
 from torch import Tensor
 
@@ -350,11 +351,6 @@ def pretraining(bench: Bench) -> Found:
 
 
 PARTS = {part.__name__: part for part in (ranks, resume, epoch, softmax, ranking, encoding, pretraining)}
-
-
-def to_markdown(record: Found) -> str:
-    """The record as a page."""
-    return ""
 
 
 def main() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from blair_rec.device import compile_layers
 from blair_rec.pretrain import train as training
 from blair_rec.pretrain.settings import PretrainConfig
 from blair_rec.text.encoding.encoder import TextEncoder
@@ -61,6 +61,14 @@ def build_encoder(folder: Path, small: bool) -> Path:
     RobertaForMaskedLM(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
     return folder
+
+
+def compile_layers(model: nn.Module) -> None:
+    """Let torch compile the layers of a transformer: once for all of them, since they are the same."""
+    for stack in model.modules():
+        if isinstance(stack, nn.ModuleList) and len({type(layer) for layer in stack}) == 1 and len(stack) > 1:
+            for layer in stack:
+                layer.compile(dynamic=True)
 
 
 def operations(lengths: np.ndarray, shape: dict[str, int]) -> float:
