@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 BELOW = """\
-An epoch's factor is against a SASRec in plain PyTorch in the same run: every sequence is padded to the window, scores are
-computed at every slot, and a step has as many targets as ours. The rows below it compute scores at the targets alone, or
-take 128 users a step. The softmax's factor is against its three products alone, in chunks of the same size. A share of
-the products' rate counts the operations of real tokens alone, over the rate of bfloat16 products of the encoder's shapes.
+An epoch's factor is against a SASRec in plain PyTorch in the same run: every sequence is padded to the window, scores
+are computed at every slot, and a step has as many targets as ours. The rows below it compute scores at the targets
+alone, or take 128 users a step. The softmax's factor is against its three products alone, in chunks of the same size. A
+share of the products' rate counts the operations of real tokens alone, over the rate of bfloat16 products of the
+encoder's shapes.
 """
 Rows = list[tuple[str, str, str]]
 
