@@ -15,6 +15,18 @@ class ConfigError(BlairRecError, ValueError):
     """A configuration that can't be meant as written."""
 
 
+class UntrustedCode(BlairRecError):
+    """A run, a store or a folder names Python code, which isn't imported for that alone."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(
+            f"the {kind} {name!r} names Python code, which is not imported because a run, a store or a folder says so: "
+            "it may come from elsewhere, and its code could do anything. If the code is yours, name it yourself: "
+            f"trusted=[{name!r}] for `blair_rec.load` and `blair_rec.export_vectors`, encoder={name!r} for a store, or "
+            "`blair-rec compare` with a config of your own"
+        )
+
+
 def first_of(names: Sequence[str], how_many: int = 3) -> str:
     """The first few names for a message: 'a, b, c'."""
     return ", ".join(names[:how_many])

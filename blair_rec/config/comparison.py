@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from blair_rec.config.names import LOSSES, OUR_LOSSES, UNISREC_TEMPERATURE, TieOrder
+from blair_rec import registry
+from blair_rec.config.names import UNISREC_TEMPERATURE, TieOrder, is_read_by
 from blair_rec.config.passed_to_recbole import RecBoleSettings
 from blair_rec.config.paths import with_paths
 from blair_rec.config.section import (
@@ -24,7 +25,6 @@ from blair_rec.config.section import (
 )
 from blair_rec.config.sections import (
     MAKES_VECTORS,
-    READ_BY,
     EvaluateConfig,
     TextConfig,
     TrainConfig,
@@ -32,6 +32,7 @@ from blair_rec.config.sections import (
     VariantConfig,
 )
 from blair_rec.config.split import SplitConfig
+from blair_rec.config.steps import read_step
 from blair_rec.config.yaml_files import load_yaml, one_of, refuse
 from blair_rec.errors import ConfigError
 
@@ -166,12 +167,32 @@ class CompareConfig(Section):
             if value != default_of(TrainConfig, name) or name in TrainConfig.written_if_said
         }
         if "loss" in variant.train:
-            shared = {name: one for name, one in shared.items() if variant.train["loss"] in READ_BY.get(name, LOSSES)}
+            shared = {name: one for name, one in shared.items() if is_read_by(variant.train["loss"], name)}
         return TrainConfig(**with_temperature({**shared, **variant.train}, variant.items))
 
     def recbole_of(self, variant: VariantConfig) -> dict[str, Any]:
         """RecBole's settings with what the variant has otherwise."""
         return {**self.recbole, **variant.recbole}
+
+    def outside(self, name: str) -> list[tuple[str, str]]:
+        """The registry's group and name of all that a variant takes from outside the package, each once."""
+        variant = self.variants[name]
+        if variant.average:
+            return []
+        named = [("items", variant.items), *(("transforms", read_step(step)[0]) for step in variant.transforms)]
+        named += [("scorers", variant.scorer)] if variant.scorer is not None else []
+        named += [("losses", self.train_of(variant).loss)] if variant.is_trained else []
+        text = self.text_of(variant)
+        if variant.uses_text and text.store is None:
+            named += [("encoders", text.encoder), *([("encoders", text.fallback.encoder)] if text.fallback else [])]
+        return [one for one in dict.fromkeys(named) if registry.is_outside(*one)]
+
+    @property
+    def code(self) -> frozenset[str]:
+        """Every `module:Class` that it names; who wrote the config vouches for them."""
+        return frozenset(
+            name for variant in self.variants for _, name in self.outside(variant) if registry.is_code(name)
+        )
 
 
 def read_config(raw: Mapping[str, Any], where: str = "config") -> CompareConfig:
@@ -203,7 +224,7 @@ def as_config(config: CompareConfig | str | Path) -> CompareConfig:
 
 def with_temperature(train: Mapping[str, Any], items: str) -> dict[str, Any]:
     """What is said about training; unisrec scores by cosine, as upstream does, where nothing is said about that."""
-    if items == "unisrec" and "temperature" not in train and train.get("loss", OUR_LOSSES[0]) in OUR_LOSSES:
+    if items == "unisrec" and "temperature" not in train and train.get("loss") != "recbole":
         return {**train, "temperature": UNISREC_TEMPERATURE}
     return dict(train)
 

@@ -40,6 +40,7 @@ PLUGIN_KEYS: dict[str, tuple[type[Section], str]] = {
     "blair_control": (VariantConfig, "control"),
     "blair_fusion": (VariantConfig, "fusion"),
     "blair_max_delta": (VariantConfig, "max_delta"),
+    "blair_options": (VariantConfig, "options"),
     "blair_text_fields": (TextConfig, "fields"),
     "blair_text_template": (TextConfig, "template"),
     "blair_text_items": (TextConfig, "items"),
@@ -51,6 +52,7 @@ PLUGIN_KEYS: dict[str, tuple[type[Section], str]] = {
     "blair_fallback": (TextConfig, "fallback"),
     "blair_missing_text": (TextConfig, "missing_text"),
     "blair_loss": (TrainConfig, "loss"),
+    "blair_loss_options": (TrainConfig, "loss_options"),
     "blair_negatives": (TrainConfig, "negatives"),
     "blair_sampling": (TrainConfig, "sampling"),
     "blair_log_q": (TrainConfig, "log_q"),
@@ -97,7 +99,7 @@ def read_plugin_config(flat: Mapping[str, Any]) -> PluginConfig:
             value = value if isinstance(value, list) else [value]
         if name == "fallback" and isinstance(value, str):
             value = {"encoder": value}
-        if name == "split" and isinstance(value, str):
+        if name in ("split", "options", "loss_options") and isinstance(value, str):
             value = read_yaml(value, key)
         sections[cls][name] = value
     text = _read(TextConfig, sections[TextConfig])
@@ -130,6 +132,7 @@ _NOT_A_WORD = (
     "max_length",
     "max_delta",
     "gbce_t",
+    "loss_options",
     "log_q",
     "warmup_steps",
     "pooling",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
@@ -14,12 +15,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
     model_validator,
 )
 
+from blair_rec import registry
 from blair_rec.config.yaml_files import Dumper, is_number, one_of
 from blair_rec.errors import ConfigError
 
@@ -138,6 +141,33 @@ RunSeed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 FromList = Field(strict=False)
 """For tuples, which YAML gives as lists."""
 ListOfNames = Annotated[tuple[str, ...], FromList]
+
+
+@dataclass(frozen=True)
+class _NamesOf:
+    """Tells an editor which names there are, at the moment when it asks."""
+
+    group: str
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        names = {"enum": list(registry.names(self.group))}
+        return {"anyOf": [names, {"type": "string", "pattern": f"^{registry.CODE}$"}]}
+
+
+def _known_to(group: str) -> AfterValidator:
+    """Checks that the registry knows a text, or that it is `module:Class`; nothing is imported for that."""
+
+    def check(name: str) -> str:
+        if not registry.knows(group, name):
+            raise FieldProblem(one_of(name, registry.names(group), ""))
+        return name
+
+    return AfterValidator(check)
+
+
+ItemKind = Annotated[str, _known_to("items"), _NamesOf("items")]
+ScorerName = Annotated[str, _known_to("scorers"), _NamesOf("scorers")]
+LossName = Annotated[str, _known_to("losses"), _NamesOf("losses")]
 
 
 def _empty(value: Any) -> Any:

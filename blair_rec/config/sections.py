@@ -10,24 +10,20 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from blair_rec.config.names import (
     ENCODER,
     MAX_LENGTH,
-    OUR_LOSSES,
-    SAMPLED_LOSSES,
+    READ_BY,
     TEMPLATES,
-    TEXT_SCORERS,
     ControlName,
     DtypeName,
     Fusion,
-    ItemKind,
-    LossName,
     MissingText,
     PoolingName,
     PrecisionName,
     ProtocolChoice,
     SamplingName,
     ScheduleName,
-    ScorerName,
     TemplateName,
     Weighting,
+    is_read_by,
 )
 from blair_rec.config.passed_to_recbole import RecBoleSettings
 from blair_rec.config.section import (
@@ -35,10 +31,13 @@ from blair_rec.config.section import (
     FieldProblem,
     FromList,
     FromOneOn,
+    ItemKind,
     KeysAndValues,
     ListOfNames,
+    LossName,
     NotNegative,
     RunSeed,
+    ScorerName,
     Section,
     ShareOfOne,
     default_of,
@@ -47,6 +46,7 @@ from blair_rec.config.section import (
 from blair_rec.config.steps import Step, order_problems, step_problems
 from blair_rec.config.yaml_files import one_of, refuse
 from blair_rec.errors import ConfigError
+from blair_rec.registry import TEXT_SCORERS, is_outside
 
 
 class FallbackConfig(Section):
@@ -104,7 +104,9 @@ class TrainConfig(Section):
 
     loss: LossName = "full_softmax"
     """full_softmax, sampled_softmax, gbce, bpr: every position of every sequence, against all items or `negatives`;
-    recbole: RecBole's own data and loss."""
+    recbole: RecBole's own data and loss; or a sampled loss of another package, or `module:function`."""
+    loss_options: KeysAndValues = Field(default_factory=dict)
+    """What a loss from outside is called with beside the scores, such as {margin: 0.5}."""
     negatives: FromOneOn = 512
     """Items that the targets of a step are held against; drawn anew for each step, for the sampled losses."""
     sampling: SamplingName = "uniform"
@@ -148,22 +150,15 @@ class TrainConfig(Section):
             [
                 f"{name} has no effect with loss: {self.loss}; leave it out, or take one of {', '.join(losses)}"
                 for name, losses in READ_BY.items()
-                if self.loss not in losses and getattr(self, name) != default_of(TrainConfig, name)
+                if not is_read_by(self.loss, name) and getattr(self, name) != default_of(TrainConfig, name)
             ]
         )
         return self
 
-
-READ_BY: dict[str, tuple[str, ...]] = {
-    "negatives": SAMPLED_LOSSES,
-    "sampling": ("sampled_softmax", "bpr"),
-    "log_q": ("sampled_softmax",),
-    "gbce_t": ("gbce",),
-    "temperature": OUR_LOSSES,
-    "stride": OUR_LOSSES,
-    "precision": ("full_softmax",),
-}
-"""Keys of the train section that not every loss reads."""
+    @property
+    def draws_items(self) -> bool:
+        """Whether the targets are held against items that are drawn, as in every loss from outside, not against all."""
+        return self.loss not in ("full_softmax", "recbole")
 
 
 def _at_least_one(metrics: tuple[str, ...]) -> tuple[str, ...]:
@@ -200,16 +195,19 @@ class VariantConfig(Section):
     """One training set-up in the comparison."""
 
     items: ItemKind = "id"
-    """The item side: id, text, text_init, text_delta, id_text, unisrec or sasrec_text."""
+    """The item side: id, text, text_init, text_delta, id_text, unisrec or sasrec_text; or one of another package, or
+    `module:Class`."""
     transforms: Annotated[tuple[Step, ...], BeforeValidator(_steps)] = ()
     """Applied to the text vectors in this order before anything is learned: center, l2, {pca: width}, {whiten: zca or
-    pca}, {shrink: degree}, {rescale: size}."""
+    pca}, {shrink: degree}, {rescale: size}; or a step of another package, or {`module:Class`: options}."""
     control: ControlName | None = None
     """shuffle (rows of the text table permuted) or random (Gaussian rows): text that means nothing."""
     fusion: Fusion | None = None
     """How id_text joins its two vectors: sum (if nothing is said), concat or gate."""
     max_delta: AboveZero | None = None
     """How far text_delta may move an item, as a share of the length of its content: 0.5 if nothing is said."""
+    options: KeysAndValues = Field(default_factory=dict)
+    """What an item side or scorer from outside is made with, by the names of its constructor."""
     text: Annotated[KeysAndValues, part_of(TextConfig)] = Field(default_factory=dict)
     """Keys of the text section that this variant has otherwise, such as its own encoder."""
     train: Annotated[KeysAndValues, part_of(TrainConfig)] = Field(default_factory=dict)
@@ -220,7 +218,8 @@ class VariantConfig(Section):
     """Configurations that were tried on validation before this one was chosen; `blair-rec tune` writes it."""
     scorer: ScorerName | None = None
     """Instead of a model: popularity, markov, sequential_rules (counted), last_item, mean_history or recent_history
-    (nearest neighbours on text)."""
+    (nearest neighbours on text); or one of another package, or `module:Class`, which is given text vectors where the
+    variant says `transforms`, `control` or `text`."""
     average: ListOfNames = ()
     """Instead of a model: the variants whose scores are normalised and averaged."""
     weights: Weighting = "validation"
@@ -255,6 +254,8 @@ class VariantConfig(Section):
         if not self.uses_text and (self.transforms or self.control or self.text):
             kind = "items: id" if self.scorer is None else f"scorer: {self.scorer}"
             problems.append(f"{kind} uses no text, so transforms, control and text have no meaning there")
+        if self.options and not (is_outside("items", self.items) or is_outside("scorers", self.scorer)):
+            problems.append(f"options are for what comes from another package, and {self.kind} doesn't")
         for name, kind in READ_BY_ITEMS.items():
             if getattr(self, name) is not None and self.items != kind:
                 problems.append(f"{name} is for items: {kind} alone, and this variant's are {self.items}")
@@ -263,6 +264,8 @@ class VariantConfig(Section):
     @property
     def uses_text(self) -> bool:
         """Whether it is made from text vectors of its own; an average leaves that to its members."""
+        if is_outside("scorers", self.scorer):  # without its class, which would have to be imported
+            return bool(self.transforms or self.control or self.text)
         return self.items != "id" or self.scorer in TEXT_SCORERS
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from blair_rec import registry
 from blair_rec.config.yaml_files import is_number, one_of
 
 Step = str | Mapping[str, Any]
@@ -40,8 +41,10 @@ def step_problems(step: Any) -> list[str]:
     if not isinstance(step, str) and not (isinstance(step, Mapping) and len(step) == 1):
         return [f" holds {step!r}; expected a name, or one name with its value, such as {{pca: 64}}"]
     name, value = read_step(step)
-    if not isinstance(name, str) or name not in STEPS:
-        return one_of(str(name), tuple(STEPS), "")
+    if not isinstance(name, str) or not registry.knows("transforms", name):
+        return one_of(str(name), registry.names("transforms"), "")
+    if name not in STEPS:  # from outside: its class says what it takes
+        return []
     fits, expected = STEPS[name]
     return [] if fits(value) else [f": {name} is given {value!r}; expected {expected}"]
 

@@ -34,6 +34,7 @@ from blair_rec.experiment.provenance import hash_of
 from blair_rec.experiment.splits.leakage import leaks_of
 from blair_rec.files import alone_in, refuse_taken, tidy, write_text
 from blair_rec.lines.rejected import REJECTED
+from blair_rec.registry import trusting
 from blair_rec.text.notes import cut_notes
 from blair_rec.text.store.embeddings import EmbeddingStore
 
@@ -86,7 +87,7 @@ def compare(
     listener, out = listener or Listener(), Path(out)
     config = as_config(config)
     refuse_taken(out, WRITTEN, (f"{RUNS_FOLDER}/*/{RESULT_FILE}",))  # before a lock is put there
-    with alone_in(out):
+    with trusting(config.code), alone_in(out):
         for place in (out, out / RUNS_FOLDER, out / CHECKPOINTS_FOLDER):
             tidy(place)
         folder = data_folder(config.dataset)
@@ -102,9 +103,10 @@ def compare(
         pending = [run for run in asked if not run.done]
         whole = planned_now.config
         if pending:
-            from blair_rec.experiment.fit import check_transforms
+            from blair_rec.experiment.fit import check_outside, check_transforms
             from blair_rec.experiment.run import make_run, whole_data
 
+            check_outside(whole, {run.variant for run in pending})
             data = whole_data(whole, folder)
             data.rejected.write(out / REJECTED)
             wanted = {run.variant: encodings[run.variant] for run in asked if run.store}
@@ -155,7 +157,8 @@ def planned(
     for metric in config.evaluate.metrics:
         parse_metric(metric)
     refuse(setting_problems(config))
-    return plan_all(config, out, variants, seeds)
+    with trusting(config.code):
+        return plan_all(config, out, variants, seeds)
 
 
 def leaderboard(out: str | Path) -> Leaderboard | None:

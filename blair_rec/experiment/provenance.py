@@ -8,7 +8,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ BESIDE_RUNS = (
     # The command line, what uses finished runs, and what makes data sets and encoders, which have hashes of their own.
     "cli/",
     "serve/",
+    "testing.py",
     "prepare/",
     "pretrain/",
     # What is read off finished runs, and how it is shown.
@@ -117,11 +118,15 @@ def _is_in(path: str, name: str) -> bool:
     return path.startswith(name) if name.endswith("/") else path == name
 
 
-def code_hash(text: bool) -> str:
-    """One hash over all of `code_files`; for a run with text, behind a slash, another one over what makes vectors."""
+def code_hash(text: bool, outside: Mapping[str, str] | None = None) -> str:
+    """One hash over all of `code_files`; for a run with text, behind a slash, another one over what makes vectors.
+
+    With code from `outside` (registry.source_hash), behind a plus sign, one over that.
+    """
     files = code_files(text)
     parts = [{path: files[path] for path in files if _is_in(path, TEXT_SIDE) == side} for side in (False, True)]
-    return "/".join(hash_of(part)[:12] for part in parts if part)
+    own = "/".join(hash_of(part)[:12] for part in parts if part)
+    return f"{own}+{hash_of(dict(outside))[:12]}" if outside else own
 
 
 def vectors_code() -> str:

@@ -33,6 +33,7 @@ from blair_rec.files import partial_of, put_in_place
 from blair_rec.models.scorer import transform_report
 from blair_rec.ranking.ensemble import Ensemble, choose_weights
 from blair_rec.ranking.scoring import rank
+from blair_rec.registry import trusting
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
 from blair_rec.training import parallel
 from blair_rec.training.checkpoint import save_weights
@@ -154,7 +155,7 @@ def make_run(
             "trials": fitted.trials,
             "weights": dict(fitted.weights),
             "hashes": dict(run.hashes),
-            "code_files": code_files(variant.uses_text),
+            "code_files": {**code_files(variant.uses_text), **run.outside},
             "seedless": run.seedless,
             "setup": run.setup,
             "provenance": provenance(torch.get_num_threads()),
@@ -222,7 +223,7 @@ def follow(config: CompareConfig, folder: Path) -> None:
     while (call := parallel.from_first(lambda: None)) is not None:
         data = data or training_data(config, folder)
         store = open_store(call["store"]) if call["store"] else None
-        with suppress(TrainingError):
+        with suppress(TrainingError), trusting(config.code):
             fit_variant(config, call["variant"], call["seed"], data, store)
 
 

@@ -27,11 +27,12 @@ from blair_rec.errors import ConfigError, ScoringError, TrainingError
 from blair_rec.experiment.compare import encode_stores, planned
 from blair_rec.experiment.listener import Listener
 from blair_rec.experiment.planning.data_files import data_folder, data_hash
-from blair_rec.experiment.planning.plan import run_setup
+from blair_rec.experiment.planning.plan import outside_code, run_setup
 from blair_rec.experiment.provenance import code_hash, hash_of
 from blair_rec.experiment.search_space import Settings, draw, grid_of, in_words, with_settings
 from blair_rec.files import alone_in, refuse_taken, tidy, write_text
 from blair_rec.lines.rejected import REJECTED
+from blair_rec.registry import trusting
 from blair_rec.text.store.embeddings import EmbeddingStore
 
 if TYPE_CHECKING:  # takes torch and RecBole
@@ -112,13 +113,14 @@ def tune(
                 problems.append(str(error))
     refuse(problems)
     refuse_taken(out, (TRIALS_FILE, TUNED_FILE, CHECKPOINTS, REJECTED), (TRIALS_FILE,))  # before a lock is put there
-    with alone_in(out):
+    with trusting(config.code), alone_in(out):
         tidy(out)
-        from blair_rec.experiment.fit import check_transforms
+        from blair_rec.experiment.fit import check_outside, check_transforms
         from blair_rec.experiment.splits.reading import training_data
 
         folder = data_folder(config.dataset)
         encodings = planned(config, out).encodings
+        check_outside(config, drawn)
         data = training_data(config, folder)
         data.rejected.write(out / REJECTED)
         listener = listener or Listener()
@@ -224,7 +226,8 @@ class _Search:
         """One point up to a rung: looked up, or trained, from the rung before where there was one."""
         config, store = with_settings(config, name, settings), self.stores.get(name)
         setup = hash_of(run_setup(config, name, self.space.seed))
-        key = hash_of([setup, self.data_sha256, store.store_sha256 if store else None, code_hash(store is not None)])
+        code = code_hash(store is not None, outside_code(config, name))
+        key = hash_of([setup, self.data_sha256, store.store_sha256 if store else None, code])
         job = self.job(config, name, number, epochs)
         if (key, epochs) in self.ledger:
             self.listener.skipped(job)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from blair_rec.experiment.loading import Loaded, load_model
 from blair_rec.files import partial_of, put_in_place, refuse_foreign, work_beside
 from blair_rec.models.scorer import Scorer
 from blair_rec.ranking.ensemble import Ensemble
+from blair_rec.registry import trusting
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
 
 EXPORTED = ("items.npy", "items.json")
@@ -145,32 +146,44 @@ class Recommender:
             raise UnknownItems(unknown, len(tokens))
 
 
-def load(run_dir: str | Path, store: str | Path | None = None, extra_items: str | Path | None = None) -> Recommender:
+def load(
+    run_dir: str | Path,
+    store: str | Path | None = None,
+    extra_items: str | Path | None = None,
+    trusted: Collection[str] = (),
+) -> Recommender:
     """A finished run (the folder runs/VARIANT-SEED of a comparison), ready to recommend.
 
     Args:
         store: the store of the items' text vectors, if it is no longer where the run found it.
         extra_items: a store of more items, by the same encoder from the same fields. Those that the run doesn't know,
             and that have a text, can then be recommended and stand in histories, too; nothing is trained.
+        trusted: every `module:Class` of the run that may be imported. A run may come from elsewhere, so it decides on
+            no code by itself; names that installed packages bring need no word.
 
     Raises:
         CheckpointError: not a run's folder, or its store is missing (the message names the store's hash).
         MissingEmbeddings, StoreError: the store doesn't cover the items, or the extra one was made otherwise.
-        ConfigError: extra items for a run that knows its items by more than their text.
+        ConfigError: extra items for a run that knows its items by more than their text; a package that the run needs
+            is not installed.
+        UntrustedCode: the run names a `module:Class` that is not `trusted`.
     """
-    loaded = load_model(Path(run_dir), store)
+    with trusting(trusted):
+        loaded = load_model(Path(run_dir), store)
     item_tokens = loaded.item_tokens
     if extra_items is not None:
         item_tokens = item_tokens + _append_items(loaded, open_store(extra_items))
     return Recommender(loaded.model, item_tokens, loaded.width)
 
 
-def export_vectors(run_dir: str | Path, out: str | Path, store: str | Path | None = None) -> Path:
+def export_vectors(
+    run_dir: str | Path, out: str | Path, store: str | Path | None = None, trusted: Collection[str] = ()
+) -> Path:
     """The item vectors of a finished run, for a nearest-neighbour index by inner product, in a folder of their own.
 
     OUT/items.npy is [items, D] float32, OUT/items.json the item token of each row. An earlier export is replaced when
     the new one is whole; a folder with anything else in it stays as it is. `load(run_dir).user_vectors(histories)`
-    gives the queries.
+    gives the queries. `store` and `trusted` are those of `load`.
 
     Raises:
         ConfigError: scores that are no inner products; CheckpointError and others as `load`.
@@ -180,7 +193,7 @@ def export_vectors(run_dir: str | Path, out: str | Path, store: str | Path | Non
     target = out.resolve()  # a link keeps pointing to where the vectors are
     for file in EXPORTED:  # both are there, and nothing else: a file items.json alone may be anybody's
         refuse_foreign(target, {file}, EXPORTED)
-    recommender = load(run_dir, store)
+    recommender = load(run_dir, store, trusted=trusted)
     with work_beside(target, "export", f"the vectors {out}"):
         partial = partial_of(target)
         try:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blair_rec.config.names import SAMPLED_LOSSES
 from blair_rec.config.section import default_of
 from blair_rec.config.sections import TrainConfig
 from blair_rec.data.sequences import TrainingSequences
@@ -20,7 +19,7 @@ from blair_rec.models.packed import can_pack, hidden_states
 from blair_rec.models.similarity import as_key, as_query
 from blair_rec.models.text_models import item_side
 from blair_rec.training import parallel
-from blair_rec.training.losses import bpr, full_softmax, gbce, sampled_scores, sampled_softmax
+from blair_rec.training.losses import full_softmax, sampled_loss, sampled_scores
 from blair_rec.training.negatives import Negatives
 
 from recbole.data.dataloader import TrainDataLoader
@@ -57,6 +56,7 @@ class EveryPosition:
         if self.stride > width:
             raise ConfigError(f"stride is {self.stride}; it can't be more than MAX_ITEM_LIST_LENGTH, {width}")
         self.target_counts = np.bincount(sequences.items[sequences.is_target], minlength=model.n_items)
+        self._sampled_loss = sampled_loss(train, len(self.target_counts) - 1) if train.draws_items else None
 
     def __len__(self) -> int:
         return math.ceil(self.sequences.n_targets / self.train.batch_size)
@@ -64,7 +64,7 @@ class EveryPosition:
     def __call__(self, epoch: int) -> StepLosses:
         seed, rank, model, train = hash_seed(self.seed, epoch), parallel.rank(), self.model, self.train
         dropout = BitDropout(hash_seed(seed, rank) if rank else seed)
-        negatives = self._negatives(seed) if train.loss in SAMPLED_LOSSES else None
+        negatives = self._negatives(seed) if train.draws_items else None
         for packed in self.sequences.batches(self.width, self.stride, train.batch_size, seed, parallel.share()):
             packed = packed.to(model.device)
             learnt = torch.nonzero(packed.targets).squeeze(1)
@@ -84,16 +84,12 @@ class EveryPosition:
         hidden = as_query(hidden, train.temperature)
         if len(targets) == 0:
             return hidden.sum()
-        if drawn is None:
+        if drawn is None or self._sampled_loss is None:
             weight = as_key(items.weight, train.temperature)
             return full_softmax(hidden, targets, weight, precision=getattr(torch, train.precision))
         ids, log_counts = drawn
         own, others = sampled_scores(hidden, targets, ids, lambda ids: as_key(items(ids), train.temperature))
-        if train.loss == "sampled_softmax":
-            return sampled_softmax(own, others, log_counts if train.log_q else None)
-        if train.loss == "gbce":
-            return gbce(own, others, len(self.target_counts) - 1, train.gbce_t)
-        return bpr(own, others)
+        return self._sampled_loss(own, others, log_counts)
 
 
 class RecboleWay:
@@ -120,7 +116,7 @@ def check_loss(model_class: type, train: TrainConfig) -> None:
     asked = [
         name for name in ("temperature", "precision", "stride") if getattr(train, name) != default_of(TrainConfig, name)
     ]
-    asked += [f"loss: {train.loss}"] * (train.loss in SAMPLED_LOSSES)
+    asked += [f"loss: {train.loss}"] * (train.draws_items)
     if asked and not can_pack(model_class):
         raise ConfigError(
             f"{model_class.__name__} trains RecBole's way, with a loss of its own, which `{asked[0]}` doesn't reach; "

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from blair_rec.config.names import ITEM_KINDS
 from blair_rec.config.sections import VariantConfig
 from blair_rec.errors import ConfigError
-from blair_rec.models.items import KINDS, ItemSide, build_items
+from blair_rec.models.items import ItemSide, build_items
 from blair_rec.models.items import sasrec_text as sasrec_text_module
 from blair_rec.models.items import unisrec as unisrec_module
 from blair_rec.models.transforms import apply_transforms, pca
+from blair_rec.registry import BUILT_IN
 
 torch.set_num_threads(1)  # the tables are so small that two threads only wait for each other
 
@@ -294,7 +294,7 @@ def test_kinds_that_know_items_by_their_events_and_models_with_special_rows_take
         build("text", n_extra=1).append(vectors()[[4]])
 
 
-@pytest.mark.parametrize("kind", ITEM_KINDS[1:])
+@pytest.mark.parametrize("kind", list(BUILT_IN["items"])[1:])
 def test_extra_rows_start_at_the_same_size_and_are_trained(kind: str) -> None:
     items = build(kind, n_extra=400)
     before = items.weight[CATALOGUE:].detach().clone()

@@ -8,26 +8,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from blair_rec import registry
 from blair_rec.config.sections import VariantConfig
 from blair_rec.config.steps import followed_by
+from blair_rec.errors import ConfigError
 from blair_rec.models.items.base import ItemSide
-from blair_rec.models.items.id_text import IdTextItems
-from blair_rec.models.items.sasrec_text import SASRecTextItems
-from blair_rec.models.items.text import TextItems
-from blair_rec.models.items.text_delta import TextDeltaItems
-from blair_rec.models.items.text_init import TextInitItems
-from blair_rec.models.items.unisrec import UniSRecItems
 from blair_rec.models.whitening import fit_checked
-
-KINDS: dict[str, type[ItemSide]] = {
-    "text": TextItems,
-    "text_init": TextInitItems,
-    "text_delta": TextDeltaItems,
-    "id_text": IdTextItems,
-    "unisrec": UniSRecItems,
-    "sasrec_text": SASRecTextItems,
-}
-"""By the name in the config; `id` is the model's own embedding."""
 
 
 def build_items(
@@ -47,17 +33,35 @@ def build_items(
         fitted: what the transforms found when they were fitted for this item side before; None: they are fitted now.
 
     Raises:
-        ConfigError: whitening over too few items.
+        ConfigError: whitening over too few items; an item side from outside that can't be imported, is no ItemSide,
+            or doesn't take its options; UntrustedCode: as registry.load.
     """
-    kind = KINDS[variant.items]
-    options = {name: getattr(variant, name) for name in ("fusion", "max_delta")}
+    kind = item_kind(variant)
+    options = {**{name: getattr(variant, name) for name in ("fusion", "max_delta")}, **variant.options}
     rows = controlled(vectors[1:], variant.control, seed)
     steps = followed_by(variant.transforms, kind.steps(replaced.embedding_dim))
     transforms, rows = fit_checked(rows, steps, fitted)
     given = {name: value for name, value in options.items() if value is not None}
     items = kind(torch.from_numpy(rows).float(), replaced, **given)
     items.transforms = transforms
+    if registry.is_outside("items", variant.items) and items.weight.shape != replaced.weight.shape:
+        raise ConfigError(
+            f"the item side {variant.items} has a table of {list(items.weight.shape)} in the place of one of "
+            f"{list(replaced.weight.shape)}; `rows` has to give a vector of the model's width for each item"
+        )
     return items
+
+
+def item_kind(variant: VariantConfig) -> type[ItemSide]:
+    """The class of a variant's item side, which is called with the vectors, the embedding, and the options.
+
+    Raises:
+        ConfigError, UntrustedCode: as build_items, of the class.
+    """
+    kind: type[ItemSide] = registry.load_class("items", variant.items, ItemSide)
+    if registry.is_outside("items", variant.items):
+        registry.check_call("items", variant.items, kind, 2, variant.options)
+    return kind
 
 
 def controlled(rows: np.ndarray, control: str | None, seed: int) -> np.ndarray:

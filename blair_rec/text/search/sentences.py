@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from blair_rec.errors import ConfigError, StoreError
+from blair_rec.registry import trusting
 from blair_rec.text.catalogue import Catalogue, Record, iter_catalogue, texts_in
 from blair_rec.text.encoding.encoder import TextEncoder, best_device
+from blair_rec.text.encoding.outside import OutsideEncoder
 from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
 from blair_rec.text.search.nearest import ExactIndex, Index, check_k
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
@@ -60,7 +62,9 @@ class TextSearch:
         self.store = store if isinstance(store, EmbeddingStore) else open_store(store, verify=False)
         self.items, self.item_id = items, item_id
         self.index: Index = _index(self.store, metric, approximate)
-        self.encoder = TextEncoder(encoder_of(self.store, encoder), device or best_device())
+        with trusting(() if encoder is None else {encoder}):  # named by hand, not by the store
+            source, device = encoder_of(self.store, encoder), device or best_device()
+            self.encoder = OutsideEncoder(source, device) if source.outside else TextEncoder(source, device)
         if self.encoder.text_dim != self.store.text_dim:
             made = f"vectors of width {self.encoder.text_dim}, and the store's have {self.store.text_dim}"
             raise StoreError(f"{self.encoder.source.name} makes {made}; name the encoder that made the store")
