@@ -17,6 +17,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 LEVELS = (
     "cli",
+    "testing",
     "serve",
     "recbole",
     "experiment",

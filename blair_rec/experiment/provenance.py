@@ -27,7 +27,7 @@ BESIDE_RUNS = (
     # The command line, what uses finished runs, and what makes data sets and encoders, which have hashes of their own.
     "cli/",
     "serve/",
-    "testing.py",
+    "testing/",
     "prepare/",
     "pretrain/",
     # What is read off finished runs, and how it is shown.

@@ -271,10 +271,25 @@ def build_baseline(setup: Mapping[str, Any], recbole: Any, n_items: int, vectors
     kind, options = scorer_kind(setup), setup.get("options") or {}
     fields = recbole["ITEM_ID_FIELD"] + recbole["LIST_SUFFIX"], recbole["ITEM_LIST_LENGTH_FIELD"]
     if not kind.uses_text:
-        return kind(n_items, *fields, **options)
+        return make_baseline(kind, options, n_items, fields)
     assert vectors is not None  # the config asks for text fields
     rows = controlled(vectors.table[1:], setup["control"], setup["seed"])
-    return kind(rows, setup["transforms"], *fields, vectors.fitted, **options)
+    return make_baseline(kind, options, n_items, fields, rows, setup["transforms"], vectors.fitted)
+
+
+def make_baseline(
+    kind: Any,
+    options: Mapping[str, Any],
+    n_items: int,
+    fields: tuple[str, str],
+    vectors: np.ndarray | None = None,
+    transforms: Sequence[Step] = (),
+    fitted: Mapping[str, np.ndarray] | None = None,
+) -> Baseline:
+    """A baseline of any class: made of n_items, as `Counted` is, or of text vectors, as `LastItem` is."""
+    given = (vectors, transforms, *fields, fitted) if kind.uses_text else (n_items, *fields)
+    baseline: Baseline = kind(*given, **options)
+    return baseline
 
 
 def scorer_kind(setup: Mapping[str, Any]) -> Any:

@@ -24,7 +24,7 @@ from blair_rec.evaluate.leaderboard import build_leaderboard
 from blair_rec.evaluate.runs.results import load_runs
 from blair_rec.experiment.compare import compare
 from blair_rec.models.text_models import count_parameters
-from blair_rec.ranking.baselines import Counted, Markov, Popularity, build_baseline
+from blair_rec.ranking.baselines import Markov, Popularity, build_baseline
 from blair_rec.ranking.scoring import rank
 from blair_rec.training.checkpoint import load_weights, save_weights
 
@@ -39,8 +39,7 @@ def made(scorer: str, splits: list[Any], vectors: ItemVectors | None = None, **s
     train = splits[0]
     whole = {"scorer": scorer, "transforms": [], "control": None, "seed": 1, **setup}
     baseline = build_baseline(whole, train.config, train.item_num, vectors)
-    if isinstance(baseline, Counted):
-        baseline.count(training_sequences(train))
+    baseline.count(training_sequences(train))
     return baseline
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from blair_rec import registry
 from blair_rec.config.sections import VariantConfig
-from blair_rec.config.steps import followed_by
+from blair_rec.config.steps import Step, followed_by
 from blair_rec.errors import ConfigError
 from blair_rec.models.items.base import ItemSide
 from blair_rec.models.whitening import fit_checked
@@ -38,17 +39,45 @@ def build_items(
     """
     kind = item_kind(variant)
     options = {**{name: getattr(variant, name) for name in ("fusion", "max_delta")}, **variant.options}
-    rows = controlled(vectors[1:], variant.control, seed)
-    steps = followed_by(variant.transforms, kind.steps(replaced.embedding_dim))
-    transforms, rows = fit_checked(rows, steps, fitted)
-    given = {name: value for name, value in options.items() if value is not None}
-    items = kind(torch.from_numpy(rows).float(), replaced, **given)
-    items.transforms = transforms
+    given = {name: value for name, value in options.items() if value is not None or name in variant.options}
+    items = build_side(
+        kind,
+        given,
+        vectors,
+        replaced,
+        transforms=variant.transforms,
+        control=variant.control,
+        seed=seed,
+        fitted=fitted,
+    )
     if registry.is_outside("items", variant.items) and items.weight.shape != replaced.weight.shape:
         raise ConfigError(
             f"the item side {variant.items} has a table of {list(items.weight.shape)} in the place of one of "
             f"{list(replaced.weight.shape)}; `rows` has to give a vector of the model's width for each item"
         )
+    return items
+
+
+def build_side(
+    kind: type[ItemSide],
+    options: Mapping[str, Any],
+    vectors: np.ndarray,
+    replaced: nn.Embedding,
+    *,
+    transforms: Sequence[Step] = (),
+    control: str | None = None,
+    seed: int = 0,
+    fitted: Mapping[str, np.ndarray] | None = None,
+) -> ItemSide:
+    """An item side of any class, as build_items makes that of a variant: kind(vectors, replaced, **options).
+
+    Raises:
+        ConfigError: whitening over too few items.
+    """
+    rows = controlled(vectors[1:], control, seed)
+    found, rows = fit_checked(rows, followed_by(transforms, kind.steps(replaced.embedding_dim)), fitted)
+    items = kind(torch.from_numpy(rows).float(), replaced, **options)
+    items.transforms = found
     return items
 
 

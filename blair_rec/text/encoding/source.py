@@ -95,8 +95,8 @@ def resolve_encoder(
 
     Looked for in this order: a name of the registry (an entry point of `blair_rec.encoders`); a local folder; an
     installed package whose module has `get_model_path()` (a module of the working directory is never imported); the
-    hub, or where the hub can't be reached its local cache. `fallback` is another such name: it is taken, with a warning, only
-    if the hub can't be reached; `revision` and `pooling` belong to `name` and don't carry over to it.
+    hub, or where the hub can't be reached its local cache. `fallback` is another such name: it is taken, with a
+    warning, only if the hub can't be reached; `revision` and `pooling` belong to `name` and don't carry over to it.
 
     Raises UnknownEncoder for a name that the hub refuses or a folder that isn't a model, EncoderUnavailable if the hub
     can't be reached, ConfigError if `pooling: auto` has nothing to go by.

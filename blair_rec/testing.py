@@ -1,1 +1,0 @@
-"""Contracts to inherit."""
