@@ -18,12 +18,12 @@ class ConfigError(BlairRecError, ValueError):
 class UntrustedCode(BlairRecError):
     """A run, a store or a folder names Python code, which isn't imported for that alone."""
 
-    def __init__(self, kind: str, name: str) -> None:
+    def __init__(self, names: Sequence[str]) -> None:
         super().__init__(
-            f"the {kind} {name!r} names Python code, which is not imported because a run, a store or a folder says so: "
-            "it may come from elsewhere, and its code could do anything. If the code is yours, name it yourself: "
-            f"trusted=[{name!r}] for `blair_rec.load` and `blair_rec.export_vectors`, encoder={name!r} for a store, or "
-            "`blair-rec compare` with a config of your own"
+            f"{', '.join(names)}: Python code, which is not imported because a run, a store or a folder names it. What "
+            "comes from elsewhere could so run any code on this machine. If the code is yours, name it yourself: "
+            f"trusted={list(names)!r} for `blair_rec.load` and `blair_rec.export_vectors`, the encoder for a store; or "
+            "run `blair-rec compare` with a config of your own"
         )
 
 

@@ -182,6 +182,19 @@ def is_trusted(group: str, name: str) -> bool:
     return name in BUILT_IN[group] or not is_code(name) or name in _trusted.get()
 
 
+def check(needed: Collection[tuple[str, str]]) -> None:
+    """Whether all of these groups and names could be imported; nothing is.
+
+    Raises:
+        ConfigError: names that nobody brings.
+        UntrustedCode: every `module:Class` that nobody vouches for.
+    """
+    if lacking := [f"the {OPEN[group]} {name!r}" for group, name in needed if not knows(group, name)]:
+        raise ConfigError(f"no installed package brings {', '.join(lacking)}; install the one that does")
+    if code := [name for group, name in needed if not is_trusted(group, name)]:
+        raise UntrustedCode(code)
+
+
 def load(group: str, name: str) -> Any:
     """The class or function of a name, imported now.
 
@@ -271,7 +284,7 @@ def _target(group: str, name: str) -> str:
         return BUILT_IN[group][name]
     if is_code(name):
         if name not in _trusted.get():
-            raise UntrustedCode(OPEN[group], name)
+            raise UntrustedCode([name])
         return name
     if plugin := plugins(group).get(name):
         return plugin.target

@@ -121,15 +121,15 @@ class ItemSide(nn.Module):
         """[M, E'] behind the table."""
         self.table = torch.cat([self.table, rows])
 
-    def _of(self, parameter: Tensor, which: Tensor | None) -> Tensor:
+    def some_of(self, parameter: Tensor, which: Tensor | None) -> Tensor:
         """The rows `which` of a parameter [C - 1, ...] that has one for each item; all of them if None."""
         return parameter if which is None else F.embedding(which, parameter, sparse=self.sparse)
 
-    def _keep_frozen(self, vectors: Tensor) -> None:
+    def keep_frozen(self, vectors: Tensor) -> None:
         # The store can give the [C - 1, E] vectors again, so checkpoints do not carry them.
         self.register_buffer("table", vectors, persistent=False)
 
-    def _start_at_size(self, *scaled: Tensor) -> None:
+    def start_at_size(self, *scaled: Tensor) -> None:
         """Multiply these parameters by one factor, so that the rows have the RMS of the embedding they replace.
 
         The rows have to grow as the parameters do.
