@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
@@ -304,15 +304,12 @@ def _imported(target: str) -> Any:
 
 def _first_with_code(module: str) -> ModuleSpec | None:
     """Of the packages around a module, from the top, the first that has a file: the others are folders alone."""
-    top, *parts = module.split(".")
-    try:
-        spec = find_spec(top)
-    except ValueError:  # such as __main__ in a notebook
-        return None
-    name = top
-    for part in parts:
+    parts = module.split(".")
+    for depth in range(1, len(parts) + 1):
+        try:
+            spec = find_spec(".".join(parts[:depth]))  # of a folder alone nothing is imported
+        except ValueError:  # such as __main__ in a notebook
+            return None
         if spec is None or spec.origin is not None:
-            break
-        name = f"{name}.{part}"
-        spec = PathFinder.find_spec(name, list(spec.submodule_search_locations or ()))
-    return spec
+            return spec
+    return None

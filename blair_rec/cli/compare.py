@@ -117,14 +117,14 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
 
 def config_of(options: argparse.Namespace) -> CompareConfig:
     """The comparison file with what --encoder and --set say."""
-    from blair_rec.config.comparison import load_config
+    from blair_rec.experiment.planning.subset import own_config
 
     overrides = []
     if options.encoder is not None:  # how the other encoder is read is not how this one is
         overrides += [f"text.encoder={json.dumps(options.encoder)}", "text.revision=null", "text.pooling=auto"]
         overrides.append("text.store=null")
     overrides += options.set
-    return load_config(options.config, overrides)
+    return own_config(options.config, overrides)
 
 
 def _asked(options: argparse.Namespace) -> tuple[list[str] | None, list[int] | None]:

@@ -217,11 +217,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CompareConfi
     return read_config(with_paths(load_yaml(path, overrides), Path(path).parent), str(path))
 
 
-def as_config(config: CompareConfig | str | Path) -> CompareConfig:
-    """A comparison that is read already, or one from a YAML file. Raises as load_config does."""
-    return config if isinstance(config, CompareConfig) else load_config(config)
-
-
 def with_temperature(train: Mapping[str, Any], items: str) -> dict[str, Any]:
     """What is said about training; unisrec scores by cosine, as upstream does, where nothing is said about that."""
     if items == "unisrec" and "temperature" not in train and train.get("loss") != "recbole":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blair_rec.border.recbole_keys import setting_problems
-from blair_rec.config.comparison import CompareConfig, as_config, load_config
+from blair_rec.config.comparison import CompareConfig, load_config
 from blair_rec.config.section import write_yaml
 from blair_rec.config.yaml_files import refuse
 from blair_rec.errors import ConfigError, FolderBusy, OutputError
@@ -29,7 +29,7 @@ from blair_rec.experiment.listener import Listener
 from blair_rec.experiment.planning.data_files import data_folder
 from blair_rec.experiment.planning.finished import finished_runs, refuse_changed
 from blair_rec.experiment.planning.plan import Run, run_names, with_members
-from blair_rec.experiment.planning.subset import Plan, averages_of, plan_all
+from blair_rec.experiment.planning.subset import Plan, averages_of, own_config, plan_all
 from blair_rec.experiment.provenance import hash_of
 from blair_rec.experiment.splits.leakage import leaks_of
 from blair_rec.files import alone_in, refuse_taken, tidy, write_text
@@ -85,7 +85,7 @@ def compare(
         ConfigError, DatasetError, and what encoding and training raise.
     """
     listener, out = listener or Listener(), Path(out)
-    config = as_config(config)
+    config = own_config(config)
     refuse_taken(out, WRITTEN, (f"{RUNS_FOLDER}/*/{RESULT_FILE}",))  # before a lock is put there
     with trusting(config.code), alone_in(out):
         for place in (out, out / RUNS_FOLDER, out / CHECKPOINTS_FOLDER):

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blair_rec.config.comparison import CompareConfig, as_config
+from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.section import write_yaml
 from blair_rec.config.sections import TuneConfig
 from blair_rec.config.yaml_files import refuse
@@ -28,6 +28,7 @@ from blair_rec.experiment.compare import encode_stores, planned
 from blair_rec.experiment.listener import Listener
 from blair_rec.experiment.planning.data_files import data_folder, data_hash
 from blair_rec.experiment.planning.plan import outside_code, run_setup
+from blair_rec.experiment.planning.subset import own_config
 from blair_rec.experiment.provenance import code_hash, hash_of
 from blair_rec.experiment.search_space import Settings, draw, grid_of, in_words, with_settings
 from blair_rec.files import alone_in, refuse_taken, tidy, write_text
@@ -92,7 +93,7 @@ def tune(
         DatasetError and what encoding and training raise.
     """
     out = Path(out)
-    config = as_config(config)
+    config = own_config(config)
     space = config.tune
     if space is None or not (space.space or space.text_space):
         what = "there is no tune section" if space is None else "the tune section has no values to try"

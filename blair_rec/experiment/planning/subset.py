@@ -36,6 +36,24 @@ class Plan:
     """Those that are to be made now, finished ones included."""
 
 
+def own_config(config: CompareConfig | str | Path, overrides: Sequence[str] = ()) -> CompareConfig:
+    """A comparison that is read already, or one from a file of the caller's, whose `module:Class` may be imported.
+
+    Raises:
+        ConfigError: as load_config; and Python code in the config.yaml of a comparison's folder, which may come from
+            elsewhere.
+    """
+    if isinstance(config, CompareConfig):
+        return config
+    path, read = Path(config), load_config(config, overrides)
+    if read.code and path.name == CONFIG_FILE and (path.parent / RUNS_FOLDER).exists():
+        raise ConfigError(
+            f"{path} was written by a comparison and may come from elsewhere, so the Python code that it names is not "
+            f"imported: {', '.join(sorted(read.code))}. If the code is yours, give the config that you wrote"
+        )
+    return read
+
+
 def plan_all(
     config: CompareConfig, out: Path, variants: Sequence[str] | None = None, seeds: Sequence[int] | None = None
 ) -> Plan:
