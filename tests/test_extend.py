@@ -125,6 +125,23 @@ def test_an_edited_package_makes_its_runs_unfinished_and_no_others(world: Path, 
     assert done.returncode == 0 and done.stdout.count("done") == 4, done.stdout
 
 
+def test_recboles_way_takes_the_parts_as_well(world: Path) -> None:
+    keys = {
+        "blair_items": "my_parts:LinearItems",
+        "blair_options": "{bias: true}",
+        "blair_transforms": '[center, {"clip": 0.9}]',
+        "blair_text_fields": "[title]",
+        "blair_encoder": "letters",
+        "blair_loss": "hinge",
+        "blair_loss_options": "{margin: 0.5}",
+        **{"epochs": "1", "hidden_size": "8", "inner_size": "8"},
+    }
+    flat = [f"--{key}={value}" for key, value in keys.items()]
+    command = ["run", "--model", "BLaIRSASRec", "--dataset", "datasets/tiny", *flat]
+    done = blair_rec(world, *command, path=world / "site")
+    assert done.returncode == 0 and "ndcg@10" in done.stdout, done.stderr
+
+
 def test_the_pages_contract_holds(world: Path) -> None:
     done = run(world / "source", sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_parts.py")
     assert done.returncode == 0 and int(re.findall(r"(\d+) passed", done.stdout)[0]) > 25, done.stdout

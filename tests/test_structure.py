@@ -442,7 +442,7 @@ def repository_texts() -> Iterator[Path]:
         path for path in REPOSITORY.iterdir() if path.suffix in TEXT_FILES or path.name in {"Makefile", "LICENSE"}
     )
     yield REPOSITORY / ".ci" / "run"
-    for folder in ("benchmarks", "blair_rec", "configs", "datasets", "tests"):
+    for folder in ("benchmarks", "blair_rec", "configs", "datasets", "docs", "tests"):
         yield from (path for path in (REPOSITORY / folder).rglob("*") if path.suffix in TEXT_FILES)
 
 

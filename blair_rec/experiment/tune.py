@@ -83,6 +83,9 @@ def tune(
     Started again, it goes on where it stopped: what OUT/trials.jsonl holds is not tried again, and a larger budget
     only adds to it. Averages are left alone, as validation chooses their weights anyway; so is what has no settings.
 
+        tuned = blair_rec.tune("my.yaml", "runs/tuned")
+        board = blair_rec.compare(tuned, "runs/compared")
+
     Args:
         config: a comparison file, or what load_config has read of one.
 

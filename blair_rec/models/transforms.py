@@ -23,7 +23,11 @@ RELATIVE_LENGTH = 1e-5
 
 
 class Transform:
-    """One step. `fit` looks at the vectors of the catalogue; `apply` maps any rows."""
+    """One step. `fit` looks at the vectors of the catalogue; `apply` maps any rows.
+
+    A step of another package is made with what stands behind its name in a config: keys and values by name, anything
+    else as it is (docs/extend.md).
+    """
 
     def __init__(self) -> None:
         self.arrays: dict[str, np.ndarray] = {}

@@ -29,7 +29,9 @@ from blair_rec.models.whitening import fit_checked
 class Baseline(nn.Module):
     """A Scorer that counts the training split, or looks up neighbours, instead of learning.
 
-    Nothing here has a gradient; what was counted are buffers, so that it is saved and loaded as weights are.
+    Nothing here has a gradient; what was counted are buffers, so that it is saved and loaded as weights are. One of
+    another package inherits Counted or LastItem, and is given the variant's `options` by name, too (docs/extend.md);
+    `blair_rec.testing.ScorerContract` tests it.
     """
 
     scores_by_product = True

@@ -154,6 +154,10 @@ def load(
 ) -> Recommender:
     """A finished run (the folder runs/VARIANT-SEED of a comparison), ready to recommend.
 
+        recommender = blair_rec.load("runs/mine/runs/text-1")
+        recommender.recommend([["item-1", "item-7"]], k=10)  # the 10 best next items of each history, best first
+        recommender.item_vectors()  # [items, D] float32, in the order of recommender.item_tokens
+
     Args:
         store: the store of the items' text vectors, if it is no longer where the run found it.
         extra_items: a store of more items, by the same encoder from the same fields. Those that the run doesn't know,
@@ -183,7 +187,10 @@ def export_vectors(
 
     OUT/items.npy is [items, D] float32, OUT/items.json the item token of each row. An earlier export is replaced when
     the new one is whole; a folder with anything else in it stays as it is. `load(run_dir).user_vectors(histories)`
-    gives the queries. `store` and `trusted` are those of `load`.
+    gives the queries. `store` and `trusted` are those of `load`. Returns OUT.
+
+        folder = blair_rec.export_vectors("runs/mine/runs/text-1", "vectors")
+        numpy.load(folder / "items.npy")
 
     Raises:
         ConfigError: scores that are no inner products; CheckpointError and others as `load`.

@@ -5,7 +5,10 @@ trained extras), E text_dim, H hidden_size.
 
 The contract: `forward(ids [...]) -> [..., H]` and `weight -> [N, H]` as nn.Embedding has them; in eval mode
 forward(ids) == weight[ids]; row 0 is exactly zero in both and gets no gradient; at the start the items' rows have the
-RMS of the embedding that they replace, so that scores start in the same range.
+RMS of the embedding that they replace, so that scores start in the same range. `blair_rec.testing.ItemsContract` tests it.
+
+A kind of one's own is called with `vectors` [C - 1, E'], `replaced` (an nn.Embedding [N, H]) and the variant's `options`
+by name, and says in `rows` how its table is made (docs/extend.md).
 """
 
 from __future__ import annotations
@@ -126,7 +129,7 @@ class ItemSide(nn.Module):
         return parameter if which is None else F.embedding(which, parameter, sparse=self.sparse)
 
     def keep_frozen(self, vectors: Tensor) -> None:
-        # The store can give the [C - 1, E] vectors again, so checkpoints do not carry them.
+        """[C - 1, E'] as `table`, which is not trained; the store can give it again, so checkpoints do not carry it."""
         self.register_buffer("table", vectors, persistent=False)
 
     def start_at_size(self, *scaled: Tensor) -> None:

@@ -36,7 +36,11 @@ class Hit:
 
 
 class TextSearch:
-    """A store that answers sentences, read by the encoder that made it."""
+    """A store that answers sentences, read by the encoder that made it.
+
+    hits = blair_rec.TextSearch("stores/mine", items="items.jsonl").search(["a blue cup"], k=10)
+    hits[0][0].item_token, hits[0][0].score  # the nearest item of the first sentence
+    """
 
     def __init__(
         self,
