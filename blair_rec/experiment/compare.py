@@ -165,8 +165,8 @@ def leaderboard(out: str | Path) -> Leaderboard | None:
     """Render a comparison folder's finished runs again: leaderboard.{md,csv,json,html} and results.jsonl.
 
     None, and nothing written, while the baseline has no finished run. While another process is at work in the folder
-    the board is made of what is finished, and its files are left to that process. No code that the folder's config names
-    is imported.
+    the board is made of what is finished, and its files are left to that process. No code that the folder's config
+    names is imported.
 
         board = blair_rec.leaderboard("runs/mine")
 

@@ -91,9 +91,10 @@ def load_model(run_dir: Path, store: str | Path | None = None, dataset: Any = No
 
 def _named(setup: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The groups and names that a run's model is made of."""
-    steps = [name for step in setup["transforms"] for name in ([step] if isinstance(step, str) else step)]
+    steps = [name for step in setup["transforms"] for name in (step if isinstance(step, Mapping) else [step])]
     scorer = [("scorers", setup["scorer"])] if setup["scorer"] is not None else []
-    return list(dict.fromkeys([("items", setup["items"]), *scorer, *(("transforms", name) for name in steps)]))
+    named = [("items", setup["items"]), *scorer, *(("transforms", name) for name in steps)]
+    return list(dict.fromkeys((group, str(name)) for group, name in named))
 
 
 def _with_vectors(dataset: Any, vectors: ItemVectors | None) -> Any:

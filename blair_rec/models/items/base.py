@@ -5,10 +5,10 @@ trained extras), E text_dim, H hidden_size.
 
 The contract: `forward(ids [...]) -> [..., H]` and `weight -> [N, H]` as nn.Embedding has them; in eval mode
 forward(ids) == weight[ids]; row 0 is exactly zero in both and gets no gradient; at the start the items' rows have the
-RMS of the embedding that they replace, so that scores start in the same range. `blair_rec.testing.ItemsContract` tests it.
+RMS of the embedding that they replace, so that scores start in the same range. blair_rec.testing tests it.
 
-A kind of one's own is called with `vectors` [C - 1, E'], `replaced` (an nn.Embedding [N, H]) and the variant's `options`
-by name, and says in `rows` how its table is made (docs/extend.md).
+A kind of one's own is called with `vectors` [C - 1, E'], `replaced` (an nn.Embedding [N, H]) and the `options` of the
+variant by name, and says in `rows` how its table is made (docs/extend.md).
 """
 
 from __future__ import annotations
