@@ -118,15 +118,16 @@ def _is_in(path: str, name: str) -> bool:
     return path.startswith(name) if name.endswith("/") else path == name
 
 
-def code_hash(text: bool, outside: Mapping[str, str] | None = None) -> str:
-    """One hash over all of `code_files`; for a run with text, behind a slash, another one over what makes vectors.
-
-    With code from `outside` (registry.source_hash), behind a plus sign, one over that.
-    """
+def code_hash(text: bool) -> str:
+    """One hash over all of `code_files`; for a run with text, behind a slash, another one over what makes vectors."""
     files = code_files(text)
     parts = [{path: files[path] for path in files if _is_in(path, TEXT_SIDE) == side} for side in (False, True)]
-    own = "/".join(hash_of(part)[:12] for part in parts if part)
-    return f"{own}+{hash_of(dict(outside))[:12]}" if outside else own
+    return "/".join(hash_of(part)[:12] for part in parts if part)
+
+
+def with_outside(code: str, outside: Mapping[str, str]) -> str:
+    """A code hash with, behind a plus sign, one over the code from outside (registry.source_hash), if there is any."""
+    return f"{code}+{hash_of(dict(outside))[:12]}" if outside else code
 
 
 def vectors_code() -> str:

@@ -29,7 +29,7 @@ from blair_rec.experiment.listener import Listener
 from blair_rec.experiment.planning.data_files import data_folder, data_hash
 from blair_rec.experiment.planning.plan import outside_code, run_setup
 from blair_rec.experiment.planning.subset import own_config
-from blair_rec.experiment.provenance import code_hash, hash_of
+from blair_rec.experiment.provenance import code_hash, hash_of, with_outside
 from blair_rec.experiment.search_space import Settings, draw, grid_of, in_words, with_settings
 from blair_rec.files import alone_in, refuse_taken, tidy, write_text
 from blair_rec.lines.rejected import REJECTED
@@ -230,7 +230,7 @@ class _Search:
         """One point up to a rung: looked up, or trained, from the rung before where there was one."""
         config, store = with_settings(config, name, settings), self.stores.get(name)
         setup = hash_of(run_setup(config, name, self.space.seed))
-        code = code_hash(store is not None, outside_code(config, name))
+        code = with_outside(code_hash(store is not None), outside_code(config, name))
         key = hash_of([setup, self.data_sha256, store.store_sha256 if store else None, code])
         job = self.job(config, name, number, epochs)
         if (key, epochs) in self.ledger:

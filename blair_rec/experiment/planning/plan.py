@@ -18,7 +18,7 @@ from blair_rec.errors import BadRun
 from blair_rec.evaluate.runs.results import load_run, run_name
 from blair_rec.evaluate.runs.run_files import RANKS_FILE, RESULT_FILE, RUNS_FOLDER, WEIGHTS_FILE
 from blair_rec.experiment.item_vectors import Vectors
-from blair_rec.experiment.provenance import code_hash, hash_files, hash_of
+from blair_rec.experiment.provenance import code_hash, hash_files, hash_of, with_outside
 
 # Planning takes neither torch nor RecBole, so that a dry run answers at once.
 
@@ -78,7 +78,7 @@ def plan(config: CompareConfig, out: Path, encodings: Mapping[str, Vectors], dat
             if seedless and seed != config.seeds[0]:
                 continue
             setup, outside = run_setup(config, name, seed), outside_code(config, name)
-            code = code_hash(variant.uses_text, outside)
+            code = with_outside(code_hash(variant.uses_text), outside)
             hashes = {"config": hash_of(setup), "data": data, "store": stores.get(name), "code": code}
             store = encodings[name].path if name in encodings else None
             folder = out / RUNS_FOLDER / run_name(name, seed)
