@@ -104,3 +104,24 @@ STEPS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rescale": (lambda value: is_number(value) and 0 < value < float("inf"), "a size, such as {rescale: 1.0}"),
 }
 """By name: which values fit, and how a message says it."""
+
+STEP_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {"enum": [name for name, (fits, _) in STEPS.items() if fits(read_step(name)[1])]},
+        {
+            "type": "object",
+            "properties": {
+                "center": {"type": "null"},
+                "l2": {"type": "null"},
+                "pca": {"type": "integer", "minimum": 1},
+                "whiten": {"enum": WHITENINGS},
+                "shrink": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+                "rescale": {"type": "number", "exclusiveMinimum": 0},
+            },
+            "additionalProperties": False,
+            "minProperties": 1,
+            "maxProperties": 1,
+        },
+    ]
+}
+"""What JSON Schema says of one step."""
