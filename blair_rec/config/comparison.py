@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -122,6 +122,8 @@ class CompareConfig(Section):
     tune: TuneConfig | None = None
     """What `blair-rec tune` tries; a comparison doesn't read it."""
 
+    stand_ins: ClassVar = {"dataset": "data"}
+
     def _problems(self) -> Iterator[Problem]:
         for line in _loss_problems(self.train, self.recbole):
             yield ("train", "recbole"), line
@@ -188,8 +190,18 @@ class CompareConfig(Section):
         return TrainConfig(**with_temperature({**shared, **variant.train}, variant.items))
 
     def model_of(self, variant: VariantConfig) -> str:
-        """The RecBole model of a variant; of one that isn't trained, the model whose settings it reads."""
+        """The RecBole model of a variant, of an average those of its members; the shared one where none is trained."""
+        if variant.average:
+            members = [self.variants[name] for name in variant.average]
+            trained = dict.fromkeys(self.model_of(member) for member in members if member.is_trained)
+            return " + ".join(trained) or self.model
         return variant.model or self.model
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The RecBole models in use, the shared one first."""
+        own = [variant.model for variant in self.variants.values() if variant.model is not None]
+        return tuple(dict.fromkeys([self.model, *own]))
 
     def recbole_of(self, variant: VariantConfig) -> dict[str, Any]:
         """RecBole's settings with what the variant has otherwise."""
@@ -217,12 +229,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CompareConfi
 
 
 def written(config: CompareConfig) -> str:
-    """A comparison as a file that load_config reads: what somebody has set, and the version whose defaults the rest has.
+    """A comparison as a file that load_config reads: the keys that somebody has set; the others have their defaults.
 
-    The result of each run holds the settings it depends on with all defaults, so that a later version, whose defaults
-    may be others, says what has changed.
+    The result of each run holds all settings that it depends on, defaults too, so a version with other defaults says
+    what has changed.
     """
-    return f"# Written by blair_rec {__version__}, whose defaults hold for keys that are not here.\n{write_yaml(config)}"
+    header = f"# Written by blair_rec {__version__}, whose defaults hold for keys that are not here.\n"
+    return header + write_yaml(config)
 
 
 def as_config(config: CompareConfig | str | Path) -> CompareConfig:

@@ -26,7 +26,7 @@ def json_schema() -> dict[str, Any]:
     """What a comparison file may hold. Rules about several keys are not in it; reading the file checks them."""
     found = CompareConfig.model_json_schema(schema_generator=_WithoutTitles)
     found["type"] = "object"  # no section, which may be empty
-    return {"$schema": GenerateJsonSchema.schema_dialect, **_on_one_line(found)}
+    return {"$schema": GenerateJsonSchema.schema_dialect, **_tidied(found)}
 
 
 def schema_text() -> str:
@@ -34,14 +34,20 @@ def schema_text() -> str:
     return json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
-def _on_one_line(value: Any) -> Any:
-    """Descriptions without the line breaks of the source."""
+def _tidied(value: Any) -> Any:
+    """Descriptions without the line breaks of the source, and sections that may be null as what they are.
+
+    A choice between a section and null would hide from an editor which key of the section is wrong.
+    """
     if isinstance(value, list):
-        return [_on_one_line(one) for one in value]
+        return [_tidied(one) for one in value]
     if not isinstance(value, dict):
         return value
+    section = next((one for one in value.get("anyOf", ()) if "$ref" in one), None)
+    if section is not None:
+        value = {**section, **{key: one for key, one in value.items() if key != "anyOf"}}
     return {
-        key: " ".join(one.split()) if key == "description" and isinstance(one, str) else _on_one_line(one)
+        key: " ".join(one.split()) if key == "description" and isinstance(one, str) else _tidied(one)
         for key, one in value.items()
     }
 

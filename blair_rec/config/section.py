@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -57,19 +57,19 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    stand_ins: ClassVar[Mapping[str, Any]] = {}
+    """For required keys that are wrong, while the others are checked together."""
 
     def __init__(self, **values: Any) -> None:
         # pydantic makes sections in a section by this method, too: their lines come as the problem of one key.
+        lines, wrong = list[str](), set[str]()
         try:
             super().__init__(**values)
         except ValidationError as error:
             lines, rest, wrong = _divided(error, type(self), values)
-        else:
-            lines, rest, wrong = [], None, set[str]()
-        if rest is not None:
             try:
-                super().__init__(**rest)
-            except ValidationError:  # nothing can be said of the keys together
+                super().__init__(**{**self.stand_ins, **rest})
+            except ValidationError:  # a required key is wrong: nothing can be said of the keys together
                 raise SectionProblem(lines, ()) from None
         of_several = [line for keys, line in self._problems() if wrong.isdisjoint(keys)]
         if lines or of_several:

@@ -163,12 +163,15 @@ def _at_least_one(metrics: tuple[str, ...]) -> tuple[str, ...]:
     return metrics
 
 
+Metrics = Annotated[ListOfNames, AfterValidator(_at_least_one), Field(json_schema_extra={"minItems": 1})]
+
+
 class EvaluateConfig(Section):
     """What is measured, and what validation selects on."""
 
     protocol: ProtocolChoice = "unmasked"
     """unmasked (the history stays among the candidates) or masked; selection uses this one, both are reported."""
-    metrics: Annotated[ListOfNames, AfterValidator(_at_least_one), Field(json_schema_extra={"minItems": 1})] = ("NDCG@10", "Recall@10")
+    metrics: Metrics = ("NDCG@10", "Recall@10")
     """The first one decides on early stopping and on the order of the leaderboard."""
     batch_size: FromOneOn = 1024
     """Users scored at once."""
@@ -299,13 +302,17 @@ def _rising(rungs: tuple[int, ...]) -> tuple[int, ...]:
     return rungs
 
 
+Grid = Annotated[KeysAndValues, AfterValidator(_grid_of()), _grid_schema()]
+TextGrid = Annotated[KeysAndValues, AfterValidator(_grid_of(*TEXT_KEYS)), _grid_schema(*TEXT_KEYS)]
+
+
 class TuneConfig(Section):
     """What `blair-rec tune` tries: as many configurations for each variant, drawn from the same kind of grid."""
 
-    space: Annotated[KeysAndValues, AfterValidator(_grid_of()), _grid_schema()] = Field(default_factory=dict)
+    space: Grid = Field(default_factory=dict)
     """Values of train.KEY and recbole.KEY, such as {train.learning_rate: [0.001, 0.003]}: tuned for the baseline, and
     shared by all; models over text are given the learning rate once more."""
-    text_space: Annotated[KeysAndValues, AfterValidator(_grid_of(*TEXT_KEYS)), _grid_schema(*TEXT_KEYS)] = Field(default_factory=dict)
+    text_space: TextGrid = Field(default_factory=dict)
     """The same for variants that use text, with their own keys, too, such as {transforms: [[center], [whiten]]}."""
     budget: FromOneOn = 8
     """Configurations tried for each variant."""

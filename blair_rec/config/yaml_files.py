@@ -37,7 +37,7 @@ def to_yaml(content: Any) -> str:
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style, yaml.width = False, 120
     yaml.allow_unicode = False  # some line breaks (U+0085) would be read back as spaces
-    yaml.sort_base_mapping_type_on_output = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # the order says something
     written = io.StringIO()
     yaml.dump(content, written)
     return written.getvalue()

@@ -25,7 +25,7 @@ from blair_rec.experiment.item_vectors import item_vectors
 from blair_rec.experiment.planning.plan import run_setup
 from blair_rec.experiment.splits.reading import TrainingData
 from blair_rec.models.scorer import Scorer
-from blair_rec.models.text_models import count_parameters
+from blair_rec.models.text_models import count_parameters, model_class
 from blair_rec.models.whitening import items_that_differ
 from blair_rec.ranking.baselines import Counted, build_baseline
 from blair_rec.ranking.scoring import Ranks, rank
@@ -86,7 +86,7 @@ def fit_variant(
     if variant.is_trained:
         return _train(config, variant, setup, data, vectors, on_epoch, on_step, checkpoint, until)
     begin = time.perf_counter()
-    recbole = recbole_config(data.model_class, data.folder, setup["recbole"])
+    recbole = recbole_config(model_class(setup["model"]), data.folder, setup["recbole"])
     baseline = build_baseline(setup, recbole, len(data.item_tokens), vectors)
     if isinstance(baseline, Counted):
         baseline.count(data.sequences)
@@ -114,7 +114,8 @@ def check_transforms(config: CompareConfig, name: str, data: TrainingData, store
         if variant.is_trained:
             _built(config, variant, setup, data, vectors)
         else:
-            build_baseline(setup, recbole_config(data.model_class, data.folder, setup["recbole"]), 0, vectors)
+            recbole = recbole_config(model_class(setup["model"]), data.folder, setup["recbole"])
+            build_baseline(setup, recbole, 0, vectors)
     except ConfigError as error:
         raise ConfigError(f"variants.{name}: {error}") from None
 
@@ -162,7 +163,7 @@ def _train(
     def validate() -> dict[str, float]:
         return measured(config, rank(model, data.valid, config.evaluate.batch_size), config.evaluate.protocol)
 
-    with recbole_errors(f"train {config.model}", CHANGE_SETTINGS):
+    with recbole_errors(f"train {setup['model']}", CHANGE_SETTINGS):
         trained = fit(
             model,
             steps,
@@ -192,7 +193,8 @@ def _built(
     train, split = config.train_of(variant), copy.copy(data.train)
     split.item_vectors = vectors
     settings = {**model_settings(setup), "train_batch_size": train.batch_size}
-    recbole = recbole_config(data.model_class, data.folder, settings)
-    with recbole_errors(f"build {config.model}", CHANGE_SETTINGS):
-        model, steps = build_training(data.model_class, recbole, split, data.sequences, train, setup["seed"])
+    cls = model_class(setup["model"])
+    recbole = recbole_config(cls, data.folder, settings)
+    with recbole_errors(f"build {setup['model']}", CHANGE_SETTINGS):
+        model, steps = build_training(cls, recbole, split, data.sequences, train, setup["seed"])
     return recbole, model, steps

@@ -253,7 +253,9 @@ def _config_in(path: Path) -> dict[str, Any]:
     try:
         return load_yaml(path)
     except ConfigError as error:
-        raise ConfigError(f"{error}; restore it, or delete it: variants are then ordered by name") from error
+        raise ConfigError(
+            f"{path.name} can't be read: {error}; restore it, or delete it: variants are then ordered by name"
+        ) from error
 
 
 def _variants_in(path: Path) -> list[str]:
