@@ -12,7 +12,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
     ValidationError,
@@ -20,7 +19,6 @@ from pydantic import (
     WrapValidator,
     model_validator,
 )
-from pydantic_core import CoreSchema, core_schema
 
 from blair_rec.config.yaml_files import is_number, one_of, to_yaml
 from blair_rec.errors import ConfigError
@@ -87,7 +85,7 @@ class Section(BaseModel):
         return make({str(key): one for key, one in value.items()} if isinstance(value, Mapping) else value)
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         found = handler(schema)
         handler.resolve_ref_schema(found)["type"] = ["object", "null"]
         return found
@@ -172,24 +170,20 @@ KeysAndValues = Annotated[Mapping[str, Any], BeforeValidator(lambda value: {} if
 """Keys and values that another section, or RecBole, reads."""
 
 
-class PartOf:
+def part_of(section: type[Section]) -> BeforeValidator:
     """Checks some keys of a section, each for itself; whether they fit the others is for who has them all."""
 
-    def __init__(self, section: type[Section]) -> None:
-        self.section = section
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        checked = core_schema.no_info_after_validator_function(self._checked, handler(source))
-        # The first one is what the JSON Schema says.
-        return core_schema.json_or_python_schema(handler.generate_schema(self.section), checked)
-
-    def _checked(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    def check(values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
         try:
-            self.section(**values)
+            section(**{str(key): value for key, value in values.items()})
         except SectionProblem as error:
             if error.of_one_key:
                 raise FieldProblem([f".{line}" for line in error.of_one_key]) from None
         return values
+
+    return BeforeValidator(check, json_schema_input_type=section)
 
 
 # Problems in words

@@ -38,12 +38,12 @@ from blair_rec.config.section import (
     KeysAndValues,
     ListOfNames,
     NotNegative,
-    PartOf,
     Problem,
     RunSeed,
     Section,
     ShareOfOne,
     default_of,
+    part_of,
 )
 from blair_rec.config.steps import STEP_SCHEMA, Step, order_problems, step_problems
 from blair_rec.config.yaml_files import one_of
@@ -208,9 +208,9 @@ class VariantConfig(Section):
     """How far text_delta may move an item, as a share of the length of its content: 0.5 if nothing is said."""
     model: str | None = None
     """A RecBole sequential model of its own, such as GRU4Rec beside SASRec; the comparison's if not given."""
-    text: Annotated[KeysAndValues, PartOf(TextConfig)] = Field(default_factory=dict)
+    text: Annotated[KeysAndValues, part_of(TextConfig)] = Field(default_factory=dict)
     """Keys of the text section that this variant has otherwise, such as its own encoder."""
-    train: Annotated[KeysAndValues, PartOf(TrainConfig)] = Field(default_factory=dict)
+    train: Annotated[KeysAndValues, part_of(TrainConfig)] = Field(default_factory=dict)
     """Keys of the train section that this variant has otherwise, such as its own learning rate."""
     recbole: RecBoleSettings = Field(default_factory=dict)
     """Settings of the RecBole model that this variant has otherwise, such as its own dropout."""

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from blair_rec.config.dates import seconds_of
 from blair_rec.config.section import FieldProblem, Problem, Section
 from blair_rec.config.yaml_files import is_number
+from blair_rec.lines.dates import seconds_of
 
 
 def _moment(value: Any) -> Any:

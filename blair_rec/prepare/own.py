@@ -9,8 +9,8 @@ from typing import Any
 
 import polars as pl
 
-from blair_rec.config.dates import outside_unit
 from blair_rec.errors import ConfigError, SourceError, first_of
+from blair_rec.lines.dates import outside_unit
 from blair_rec.lines.rejected import REJECTED, Rejected
 from blair_rec.prepare.collect import collect
 from blair_rec.prepare.comparison import write_comparison
