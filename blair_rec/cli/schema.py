@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from blair_rec.cli.terminal import Console
+from blair_rec.cli.terminal import Console, show, show_json
 
 
 def add(commands: Any) -> None:
@@ -18,4 +18,7 @@ def add(commands: Any) -> None:
 def _schema(options: argparse.Namespace, console: Console) -> None:
     from blair_rec.config.schema import key_table, schema_text
 
-    print(key_table() if options.markdown else schema_text(), end="")
+    if options.markdown:
+        show(key_table().rstrip())
+    else:
+        show_json(schema_text().rstrip())

@@ -164,8 +164,8 @@ class CompareConfig(Section):
         """
         refuse([line for name in names for line in one_of(name, tuple(self.variants), "--variants")])
         kept = {name: variant for name, variant in self.variants.items() if name in names}
-        baseline = self.baseline if self.baseline in kept else next(iter(kept))
-        return self.changed(variants=kept, baseline=baseline)
+        other = {} if self.baseline in kept else {"baseline": next(iter(kept))}
+        return self.changed(variants=kept, **other)
 
     def text_of(self, variant: VariantConfig) -> TextConfig:
         """The text section with what the variant has otherwise."""
