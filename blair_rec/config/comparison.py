@@ -22,7 +22,6 @@ from blair_rec.config.section import (
     default_of,
     read_section,
     said,
-    values_of,
     write_yaml,
 )
 from blair_rec.config.sections import (
@@ -169,7 +168,7 @@ class CompareConfig(Section):
 
     def text_of(self, variant: VariantConfig) -> TextConfig:
         """The text section with what the variant has otherwise."""
-        shared = values_of(self.text)
+        shared = dict(self.text)
         if "encoder" in variant.text:  # another encoder pools in its own way, and has its own revisions
             del shared["revision"], shared["pooling"]
         if "template" in variant.text or "fields" in variant.text:  # the one decides on the other

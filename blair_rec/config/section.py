@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -104,11 +104,6 @@ def said(section: Section) -> dict[str, Any]:
     return {name: getattr(section, name) for name in type(section).model_fields if name in section.model_fields_set}
 
 
-def values_of(section: Section) -> dict[str, Any]:
-    """All fields by name, as they are."""
-    return {name: getattr(section, name) for name in type(section).model_fields}
-
-
 def default_of(section: type[Section], name: str) -> Any:
     """What a key has where nobody sets it."""
     return section.model_fields[name].get_default(call_default_factory=True)
@@ -135,10 +130,10 @@ def write_yaml(config: Any) -> str:
 
 def to_dict(config: Any) -> Any:
     """Plain dicts, lists and scalars of a section, with its defaults: what YAML and JSON can hold."""
-    return _plain(config, values_of)
+    return _plain(config, dict)
 
 
-def _plain(config: Any, fields: Any) -> Any:
+def _plain(config: Any, fields: Callable[[Any], dict[str, Any]]) -> Any:
     if isinstance(config, Section):
         config = fields(config)
     if isinstance(config, Mapping):

@@ -318,12 +318,40 @@ def test_merged_keys_may_be_overridden(tmp_path: Path) -> None:
         (b"- a", r"cfg.yaml: expected keys and values, got list"),
         (b"dataset: !!python/object:os.system x", r"cfg.yaml: not YAML: could not determine a constructor"),
         (b"dataset: 2023-02-31", r"cfg.yaml: not YAML: day is out of range"),
+        (b"dataset: x\nvariants:\n  a: {b", r"not YAML: .* \(line 3, column 8\)$"),
+        (b"a: " + b"[" * 5000, r"cfg.yaml: not YAML that can be read: lists or keys are nested too deeply"),
+        (b"a: \x00", r"cfg.yaml: not YAML: unacceptable character"),
     ],
 )
 def test_a_file_that_is_no_config_is_refused(tmp_path: Path, content: bytes, expected: str) -> None:
     (tmp_path / "cfg.yaml").write_bytes(content)
     with pytest.raises(ConfigError, match=expected):
         load_config(tmp_path / "cfg.yaml")
+
+
+def test_yaml_is_that_of_version_1_2(tmp_path: Path) -> None:
+    text = (
+        "recbole: {a: no, b: yes, c: true, d: 0o17, e: 017, f: 1:30, g: 2_000, h: on, i: ~, j: .inf, k: 0x1F, l: +1}\n"
+    )
+    assert load(tmp_path, LEAST_TEXT + text).recbole == {
+        "a": "no", "b": "yes", "c": True, "d": 15, "e": 17, "f": "1:30", "g": 2000, "h": "on", "i": None,
+        "j": float("inf"), "k": 31, "l": 1,
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match=r"train\.log_q is 'yes'; expected true or false"):
+        load(tmp_path, LEAST_TEXT + "train: {loss: sampled_softmax, log_q: yes}\n")
+
+
+def test_a_config_that_an_earlier_version_wrote_with_all_defaults_is_read_as_the_same(tmp_path: Path) -> None:
+    """In the style of PyYAML, with `temperature` left out where nobody set it."""
+    raw = {
+        **LEAST,
+        "variants": {"id": {}, "uni": {"items": "unisrec", "text": {"fields": ["a"]}, "train": {"epochs": 3}}},
+    }
+    config = read_config(raw)
+    full = to_dict(config)
+    del full["train"]["temperature"]
+    assert load(tmp_path, yaml.safe_dump(full, sort_keys=False)) == config
+    assert load(tmp_path, yaml.safe_dump(full, sort_keys=False)).train_of(config.variants["uni"]).temperature == 0.07
 
 
 @pytest.mark.parametrize("name", ["absent.yaml", "."])
