@@ -164,7 +164,7 @@ def libraries_stay_at_home(module: Module) -> Iterator[str]:
 def the_report_side_is_light(module: Module) -> Iterator[str]:
     if not inside(module.name, "blair_rec.evaluate"):
         return
-    allowed = {"numpy", "scipy", "yaml", "blair_rec"} | sys.stdlib_module_names
+    allowed = {"numpy", "scipy", "blair_rec"} | sys.stdlib_module_names
     if module.name == "blair_rec.evaluate.report":
         allowed |= {"rich"}
     if inside(module.name, "blair_rec.evaluate.page"):
@@ -174,7 +174,7 @@ def the_report_side_is_light(module: Module) -> Iterator[str]:
     )
 
 
-IMPORTED_AS = {"pyyaml": "yaml", "faiss-cpu": "faiss", "pystemmer": "Stemmer"}
+IMPORTED_AS = {"ruamel.yaml": "ruamel", "faiss-cpu": "faiss", "pystemmer": "Stemmer"}
 
 
 def declared_libraries() -> set[str]:

@@ -168,7 +168,7 @@ def _show_plan(found: Plan, out: Path, console: Console, fresh: bool) -> None:
     from blair_rec.experiment.planning.finished import changes
 
     config = found.config
-    where = f"{Path(config.dataset).name}, {config.model}: {len(found.asked)} runs in {out}"
+    where = f"{Path(config.dataset).name}, {', '.join(config.models)}: {len(found.asked)} runs in {out}"
     table = Table("run", "items", "state", title=where)
     for run in found.asked:
         if not run.done:

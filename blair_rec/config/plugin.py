@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
+from pydantic import Field
+
 from blair_rec.config.comparison import with_temperature
 from blair_rec.config.names import TieOrder
 from blair_rec.config.section import Section
@@ -22,11 +24,11 @@ S = TypeVar("S", bound=Section)
 class PluginConfig(Section):
     """What the `blair_*` keys of a RecBole config say."""
 
-    variant: VariantConfig = VariantConfig()
+    variant: VariantConfig = Field(default_factory=VariantConfig)
     """The item side."""
-    text: TextConfig = TextConfig()
+    text: TextConfig = Field(default_factory=TextConfig)
     """How item text becomes vectors."""
-    train: TrainConfig = TrainConfig()
+    train: TrainConfig = Field(default_factory=TrainConfig)
     """The loss and the course of the learning rate; the rest is RecBole's own."""
     ties: TieOrder = "stored"
     """Events of one user at one time: stored (as the file has them) or shuffled (by RecBole's seed)."""

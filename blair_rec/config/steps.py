@@ -107,3 +107,32 @@ STEPS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rescale": (lambda value: is_number(value) and 0 < value < float("inf"), "a size, such as {rescale: 1.0}"),
 }
 """By name: which values fit, and how a message says it."""
+
+_OF_VALUES: dict[str, dict[str, Any]] = {
+    "center": {"type": "null"},
+    "l2": {"type": "null"},
+    "pca": {"type": "integer", "minimum": 1},
+    "whiten": {"enum": WHITENINGS},
+    "shrink": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+    "rescale": {"type": "number", "exclusiveMinimum": 0},
+}
+
+
+def step_schema() -> dict[str, Any]:
+    """What JSON Schema says of one step, those of other packages included."""
+    outside, code = registry.plugins("transforms"), f"^{registry.CODE}$"
+    alone = [name for name, (fits, _) in STEPS.items() if fits(read_step(name)[1])]
+    return {
+        "anyOf": [
+            {"enum": [*alone, *sorted(outside)]},
+            {"type": "string", "pattern": code},
+            {
+                "type": "object",
+                "properties": {**_OF_VALUES, **{name: {} for name in sorted(outside)}},
+                "patternProperties": {code: {}},
+                "additionalProperties": False,
+                "minProperties": 1,
+                "maxProperties": 1,
+            },
+        ]
+    }

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blair_rec.border.recbole_keys import setting_problems
-from blair_rec.config.comparison import CompareConfig, load_config
-from blair_rec.config.section import write_yaml
+from blair_rec.config.comparison import CompareConfig, load_config, written
 from blair_rec.config.yaml_files import refuse
 from blair_rec.errors import ConfigError, FolderBusy, OutputError
 from blair_rec.evaluate.agreement import Move, moves
@@ -123,7 +122,7 @@ def compare(
             data.notes = _with_cut_texts(data, stores)
             asked = [_with_store(run, stores) for run in asked]
             refuse_changed(asked, out, accept_code)
-        write_text(out / CONFIG_FILE, write_yaml(whole))
+        write_text(out / CONFIG_FILE, written(whole))
         listener.planned(asked)
         for run in asked:
             if run.done:

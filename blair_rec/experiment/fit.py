@@ -26,7 +26,7 @@ from blair_rec.experiment.planning.plan import run_setup
 from blair_rec.experiment.splits.reading import TrainingData
 from blair_rec.models.items import item_kind
 from blair_rec.models.scorer import Scorer
-from blair_rec.models.text_models import count_parameters
+from blair_rec.models.text_models import count_parameters, model_class
 from blair_rec.models.transforms import check_steps
 from blair_rec.models.whitening import items_that_differ
 from blair_rec.ranking.baselines import build_baseline, scorer_kind
@@ -186,7 +186,7 @@ def _train(
     def validate() -> dict[str, float]:
         return measured(config, rank(model, data.valid, config.evaluate.batch_size), config.evaluate.protocol)
 
-    with recbole_errors(f"train {config.model}", CHANGE_SETTINGS):
+    with recbole_errors(f"train {setup['model']}", CHANGE_SETTINGS):
         trained = fit(
             model,
             steps,
@@ -207,7 +207,7 @@ def _train(
 
 def _baseline_config(config: CompareConfig, setup: Mapping[str, Any], data: TrainingData) -> Any:
     """What a baseline reads: the names of fields, and the device."""
-    return recbole_config(data.model_class, data.folder, {**setup["recbole"], "device": config.computed_on})
+    return recbole_config(model_class(setup["model"]), data.folder, {**setup["recbole"], "device": config.computed_on})
 
 
 def _built(
@@ -221,7 +221,8 @@ def _built(
     train, split = config.train_of(variant), copy.copy(data.train)
     split.item_vectors = vectors
     settings = {**model_settings(setup), "train_batch_size": train.batch_size, "device": config.computed_on}
-    recbole = recbole_config(data.model_class, data.folder, settings)
-    with recbole_errors(f"build {config.model}", CHANGE_SETTINGS):
-        model, steps = build_training(data.model_class, recbole, split, data.sequences, train, setup["seed"])
+    cls = model_class(setup["model"])
+    recbole = recbole_config(cls, data.folder, settings)
+    with recbole_errors(f"build {setup['model']}", CHANGE_SETTINGS):
+        model, steps = build_training(cls, recbole, split, data.sequences, train, setup["seed"])
     return recbole, model, steps

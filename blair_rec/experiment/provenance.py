@@ -46,6 +46,8 @@ BESIDE_RUNS = (
     # Search, and stores from and to other tools.
     "text/search/",
     "text/store/exchange.py",
+    # What editors and the docs are given.
+    "config/schema.py",
     # Which runs there are, their files, words for errors. What tuning chose is in the config.
     "__init__.py",
     "errors.py",

@@ -134,7 +134,7 @@ def make_run(
         result = {
             "variant": run.variant,
             "seed": run.seed,
-            "model": config.model,
+            "model": config.model_of(variant),
             "items": variant.kind,
             "control": variant.control,
             "transforms": [step_name(step) for step in variant.transforms],
@@ -192,6 +192,8 @@ def _notes(config: CompareConfig, run: Run, fitted: Fitted) -> list[str]:
         for key, value in getattr(variant, section).items()
         if shared[section].get(key) != value
     ]
+    if variant.model not in (None, config.model):
+        own.insert(0, f"model is {variant.model} (shared: {config.model})")
     notes = [f"{run.variant} has settings of its own: {'; '.join(own)}"] if own else []
     if fitted.weights:
         weights = ", ".join(f"{name} {weight:.2g}" for name, weight in fitted.weights.items())

@@ -19,8 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blair_rec.config.comparison import CompareConfig
-from blair_rec.config.section import write_yaml
+from blair_rec.config.comparison import CompareConfig, written
 from blair_rec.config.sections import TuneConfig
 from blair_rec.config.yaml_files import refuse
 from blair_rec.errors import ConfigError, ScoringError, TrainingError
@@ -140,7 +139,7 @@ def tune(
             tuned = with_settings(tuned, name, best.settings)
             variant = tuned.variants[name].changed(trials=search.tried(name))
             tuned = tuned.changed(variants={**tuned.variants, name: variant})
-        write_text(out / TUNED_FILE, write_yaml(tuned))
+        write_text(out / TUNED_FILE, written(tuned))
     return tuned
 
 

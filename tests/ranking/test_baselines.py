@@ -313,13 +313,14 @@ def test_models_that_something_untrained_beats_are_told_so(tmp_path: Path) -> No
     "variant, message",
     [
         ({"scorer": "popularty"}, r"scorer is 'popularty'; did you mean 'popularity'\?"),
-        ({"scorer": "markov", "items": "text"}, r"scorer: markov is not trained, so items has no meaning there"),
-        ({"scorer": "last_item", "train": {"epochs": 3}}, r"scorer: last_item is not trained, so train has no meaning"),
+        ({"scorer": "markov", "items": "text"}, r"scorer: markov is not trained, so leave items out"),
+        ({"scorer": "last_item", "train": {"epochs": 3}}, r"scorer: last_item is not trained, so leave train out"),
         (
             {"scorer": "popularity", "transforms": ["l2"]},
-            r"scorer: popularity uses no text, so transforms, control and",
+            r"scorer: popularity uses no text; leave transforms, control and",
         ),
-        ({"scorer": "markov", "recbole": {"n_layers": 1}}, r"scorer: markov is not trained, so recbole has no meaning"),
+        ({"scorer": "markov", "recbole": {"n_layers": 1}}, r"scorer: markov is not trained, so leave recbole out"),
+        ({"scorer": "markov", "model": "GRU4Rec"}, r"scorer: markov is not trained, so leave model out"),
     ],
 )
 def test_a_baseline_takes_no_settings_that_mean_nothing_to_it(variant: dict[str, Any], message: str) -> None:

@@ -180,7 +180,7 @@ def run_setup(config: CompareConfig, variant_name: str, seed: int) -> dict[str, 
         return {**shared, "average": list(variant.average), "weights": variant.weights, **named}
     return {
         **shared,
-        "model": config.model,
+        "model": config.model_of(variant),
         "recbole": to_dict(config.recbole_of(variant)),
         "train": _without_options(to_dict(config.train_of(variant))) if variant.is_trained else None,
         "scorer": variant.scorer,
