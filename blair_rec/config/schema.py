@@ -83,6 +83,7 @@ def key_table() -> str:
 def _rows(section: Mapping[str, Any], sections: Mapping[str, Any], prefix: str) -> Iterator[KeyRow]:
     for name, key in section["properties"].items():
         parts = [key, *key.get("anyOf", ())]
+        parts += [one["else"] for one in parts if "else" in one]  # names, where the text is no module:Class
         of_each = key.get("additionalProperties")
         inside = _section_of(parts, sections)
         of_each = _section_of([of_each], sections) if isinstance(of_each, Mapping) else None
