@@ -164,10 +164,10 @@ def test_a_name_is_checked_in_set_as_well(tmp_path: Path, setting: str, message:
 def test_an_editor_is_told_the_names(install: Install) -> None:
     install("other", {"scorers": {"mine": "other_parts:Mine"}})
     schema = CompareConfig.model_json_schema()["$defs"]["VariantConfig"]["properties"]
-    names, code, _ = schema["scorer"]["anyOf"]
-    assert names["enum"] == [*registry.BUILT_IN["scorers"], "mine"]
-    assert code["pattern"] == f"^{registry.CODE}$"
-    assert schema["items"]["anyOf"][0]["enum"] == [*registry.BUILT_IN["items"]]
+    scorer, nothing = schema["scorer"]["anyOf"]
+    assert scorer["else"]["enum"] == [*registry.BUILT_IN["scorers"], "mine"] and nothing == {"type": "null"}
+    assert scorer["if"] == {"pattern": ":"} and scorer["then"] == {"pattern": f"^{registry.CODE}$"}
+    assert schema["items"]["else"]["enum"] == [*registry.BUILT_IN["items"]]
 
 
 # Names of other packages
