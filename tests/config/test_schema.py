@@ -14,13 +14,13 @@ from test_config import configs
 
 from blair_rec.cli import main
 from blair_rec.config.comparison import CompareConfig, read_config
-from blair_rec.registry import BUILT_IN
 from blair_rec.config.schema import MODELINE, SCHEMA_FILE, json_schema, key_rows, key_table
 from blair_rec.config.section import default_of, to_dict, write_yaml
 from blair_rec.config.sections import TrainConfig
 from blair_rec.config.steps import STEPS
 from blair_rec.config.yaml_files import load_yaml, read_yaml
 from blair_rec.errors import ConfigError
+from blair_rec.registry import BUILT_IN
 
 ITEM_KINDS = tuple(BUILT_IN["items"])
 
