@@ -117,7 +117,7 @@ class TrainConfig(Section):
     loss: LossName = "full_softmax"
     """full_softmax, sampled_softmax, gbce, bpr: every position of every sequence, against all items or `negatives`;
     recbole: RecBole's own data and loss; or a sampled loss of another package, or `module:function`."""
-    loss_options: KeysAndValues = Field(default_factory=dict)
+    loss_options: KeysAndValues = {}
     """What a loss from outside is called with beside the scores, such as {margin: 0.5}."""
     negatives: FromOneOn = 512
     """Items that the targets of a step are held against; drawn anew for each step, for the sampled losses."""
@@ -267,7 +267,7 @@ class VariantConfig(Section):
             kind = "items: id" if self.scorer is None else f"scorer: {self.scorer}"
             problems.append(f"{kind} uses no text, so transforms, control and text have no meaning there")
         if self.options and not (is_outside("items", self.items) or is_outside("scorers", self.scorer)):
-            problems.append(f"options are for what comes from another package, and {self.kind} doesn't")
+            problems.append(f"options are for another package's parts, which {self.kind} is not")
         for name, kind in READ_BY_ITEMS.items():
             if getattr(self, name) is not None and self.items != kind:
                 problems.append(f"{name} is for items: {kind} alone, and this variant's are {self.items}")
