@@ -147,7 +147,7 @@ def test_prepare_offers_the_sources_and_no_others() -> None:
         ("train.loss=gbcee", "train.loss is 'gbcee'; did you mean 'gbce'? known: full_softmax, sampled_softmax, gbce"),
         ("variants.text.items='os:'", "variants.text.items is 'os:'"),
         ("variants.text.items=os/path:join", "variants.text.items is 'os/path:join'"),
-        ("variants.text.options={a: 1}", "variants.text.options are for what comes from another package, and text doe"),
+        ("variants.text.options={a: 1}", "variants.text.options are for another package's parts, which text is not"),
         (
             "train.loss_options={a: 1}",
             "train.loss_options has no effect with loss: full_softmax; leave it out, or take",

@@ -115,7 +115,7 @@ class TrainConfig(Section):
     loss: LossName = "full_softmax"
     """full_softmax, sampled_softmax, gbce, bpr: every position of every sequence, against all items or `negatives`;
     recbole: RecBole's own data and loss; or a sampled loss of another package, or `module:function`."""
-    loss_options: KeysAndValues = Field(default_factory=dict)
+    loss_options: KeysAndValues = {}
     """What a loss from outside is called with beside the scores, such as {margin: 0.5}."""
     negatives: FromOneOn = 512
     """Items that the targets of a step are held against; drawn anew for each step, for the sampled losses."""
