@@ -15,6 +15,18 @@ class ConfigError(BlairRecError, ValueError):
     """A configuration that can't be meant as written."""
 
 
+class UntrustedCode(BlairRecError):
+    """A run, a store or a folder names Python code, which isn't imported for that alone."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(
+            f"{', '.join(names)}: Python code, which is not imported because a run, a store or a folder names it. What "
+            "comes from elsewhere could so run any code on this machine. If the code is yours, name it yourself: "
+            f"trusted={list(names)!r} for `blair_rec.load` and `blair_rec.export_vectors`, the encoder for a store; or "
+            "run `blair-rec compare` with a config of your own"
+        )
+
+
 def first_of(names: Sequence[str], how_many: int = 3) -> str:
     """The first few names for a message: 'a, b, c'."""
     return ", ".join(names[:how_many])

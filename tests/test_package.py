@@ -73,6 +73,7 @@ def test_the_public_names_are_these_and_each_is_documented() -> None:
     for name in PUBLIC:
         described = getattr(blair_rec, name).__init__ if name == "TextSearch" else getattr(blair_rec, name)
         assert "Raises" in (described.__doc__ or ""), name
+        assert f"blair_rec.{name}(" in (getattr(blair_rec, name).__doc__ or ""), f"{name} without an example"
         assert f"blair_rec.{name}(" in (blair_rec.__doc__ or ""), name
 
 

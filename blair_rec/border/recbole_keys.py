@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
 from importlib.util import find_spec
@@ -83,15 +83,17 @@ def default_of(key: str, model: str) -> Any:
 
 def setting_problems(config: CompareConfig) -> list[str]:
     """What is wrong with the settings of RecBole in a comparison, as far as that is known before any data is read."""
-    shared = [*misspelt(config.recbole, config.model), *wrong_values(config.recbole, config.model)]
-    problems = [f"recbole: {line}" for line in [*shared, *only_in_recbole(config.recbole)]]
+    of_models = [line for model in config.models for line in wrong_values(config.recbole, model)]
+    shared = dict.fromkeys([*misspelt(config.recbole, config.model), *of_models, *only_in_recbole(config.recbole)])
+    problems = [f"recbole: {line}" for line in shared]
     for name, variant in config.variants.items():
-        own = [*misspelt(variant.recbole, config.model), *wrong_values(variant.recbole, config.model)]
+        model = config.model_of(variant)
+        own = [*misspelt(variant.recbole, model), *wrong_values(variant.recbole, model)]
         problems += [f"variants.{name}.recbole: {line}" for line in own]
     for name in ("space", "text_space") if config.tune is not None else ():
         grid = [key.partition(".")[2] for key in getattr(config.tune, name) if key.startswith("recbole.")]
         lines = misspelt(dict.fromkeys(grid), config.model)
-        lines += [] if lines else [f"nothing reads {key}" for key in unread(dict.fromkeys(grid), config.model, True)]
+        lines += [] if lines else [f"nothing reads {key}" for key in unread(dict.fromkeys(grid), config.models, True)]
         problems += [f"tune.{name}: recbole: {line}" for line in lines]
     return problems
 
@@ -110,12 +112,12 @@ def misspelt(given: Mapping[str, Any], model: str) -> list[str]:
     return problems
 
 
-def unread(given: Mapping[str, Any], model: str, recboles_way: bool) -> list[str]:
+def unread(given: Mapping[str, Any], models: Sequence[str], recboles_way: bool) -> list[str]:
     """The settings that nothing in a comparison reads, each with what to use instead.
 
-    `recboles_way`: some variant is trained on RecBole's own batches.
+    `models` are those in use; `recboles_way`: some variant is trained on RecBole's own batches.
     """
-    read = {*model_keys(model), *_shared_defaults(), *WITHOUT_DEFAULT}
+    read = {*_shared_defaults(), *WITHOUT_DEFAULT, *(key for model in models for key in model_keys(model))}
     hints = UNREAD if recboles_way else {**UNREAD, **READ_RECBOLES_WAY}
     found = {key: hints.get(key, "") for key in given if key not in read or key in hints}
     split = (given.get("eval_args") or {}).get("split") or {"LS": None}

@@ -118,7 +118,7 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
 
 def config_of(options: argparse.Namespace) -> CompareConfig:
     """The comparison file with what --encoder, --device and --set say."""
-    from blair_rec.config.comparison import load_config
+    from blair_rec.experiment.planning.subset import own_config
 
     overrides = []
     if options.encoder is not None:  # how the other encoder is read is not how this one is
@@ -127,7 +127,7 @@ def config_of(options: argparse.Namespace) -> CompareConfig:
     if options.device is not None:
         overrides.append(f"device={json.dumps(options.device)}")
     overrides += options.set
-    return load_config(options.config, overrides)
+    return own_config(options.config, overrides)
 
 
 def _asked(options: argparse.Namespace) -> tuple[list[str] | None, list[int] | None]:
@@ -168,7 +168,7 @@ def _show_plan(found: Plan, out: Path, console: Console, fresh: bool) -> None:
     from blair_rec.experiment.planning.finished import changes
 
     config = found.config
-    where = f"{Path(config.dataset).name}, {config.model}: {len(found.asked)} runs in {out}"
+    where = f"{Path(config.dataset).name}, {', '.join(config.models)}: {len(found.asked)} runs in {out}"
     table = Table("run", "items", "state", title=where)
     for run in found.asked:
         if not run.done:

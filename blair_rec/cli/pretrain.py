@@ -13,6 +13,7 @@ from rich.table import Table
 from blair_rec.cli.progress import Counters, add_quiet
 from blair_rec.cli.terminal import Console, say, show
 from blair_rec.config.yaml_files import load_yaml
+from blair_rec.errors import ConfigError
 from blair_rec.extras import need
 
 
@@ -39,6 +40,8 @@ def _pretrain(options: argparse.Namespace, console: Console) -> None:
     source = resolve_encoder(
         config.encoder, revision=config.revision, pooling=config.pooling, max_length=config.max_length
     )
+    if source.outside:
+        raise ConfigError(f"the encoder {source.name} is code of another package; only a Hugging Face model is trained")
     alone = os.environ.get("RANK", "0") == "0"
     with Counters(console, options.quiet or not alone) as counters:
 

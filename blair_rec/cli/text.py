@@ -52,6 +52,7 @@ def _add_encode(commands: Any) -> None:
 def _encode(options: argparse.Namespace, console: Console) -> None:
     from blair_rec.config.section import read_section
     from blair_rec.config.sections import TextConfig
+    from blair_rec.registry import trusting
     from blair_rec.text.catalogue import iter_catalogue
     from blair_rec.text.template import Template
 
@@ -67,7 +68,9 @@ def _encode(options: argparse.Namespace, console: Console) -> None:
         )
     template = Template(text.template, text.fields)
     if options.ray_workers is None:
-        _encode_here(options, text, template, console)
+        named = {text.encoder, *([text.fallback.encoder] if text.fallback else [])}
+        with trusting(named):  # on the command line
+            _encode_here(options, text, template, console)
     else:
         _encode_with_ray(options, text, template, console)
 

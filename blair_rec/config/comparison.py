@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from blair_rec.config.names import LOSSES, OUR_LOSSES, UNISREC_TEMPERATURE, TieOrder
+from blair_rec import __version__, registry
+from blair_rec.config.names import UNISREC_TEMPERATURE, TieOrder, is_read_by
 from blair_rec.config.passed_to_recbole import RecBoleSettings
 from blair_rec.config.paths import with_paths
 from blair_rec.config.section import (
     FieldProblem,
     FromList,
+    Problem,
     RunSeed,
     Section,
     default_of,
     read_section,
     said,
-    values_of,
+    write_yaml,
 )
 from blair_rec.config.sections import (
     MAKES_VECTORS,
-    READ_BY,
     DeviceName,
     EvaluateConfig,
     TextConfig,
@@ -33,6 +34,7 @@ from blair_rec.config.sections import (
     VariantConfig,
 )
 from blair_rec.config.split import SplitConfig
+from blair_rec.config.steps import read_step
 from blair_rec.config.yaml_files import load_yaml, one_of, refuse
 from blair_rec.errors import ConfigError
 
@@ -64,13 +66,32 @@ def _names_as_text(variants: Any) -> Any:
     return {str(name): variant for name, variant in variants.items()} if isinstance(variants, Mapping) else variants
 
 
-def _well_named(variants: Mapping[str, VariantConfig]) -> Mapping[str, VariantConfig]:
+def _is_name(name: str) -> str:
+    if not re.fullmatch(NAME, name):
+        raise FieldProblem([": a name is made of letters, digits, '_' and '.'"])
+    return name
+
+
+def _not_none(variants: Mapping[str, VariantConfig]) -> Mapping[str, VariantConfig]:
     if not variants:
         raise FieldProblem([": none; name at least the baseline, such as id: {items: id}"])
-    wrong = [name for name in variants if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.]*", name)]
-    if wrong:
-        raise FieldProblem([f".{name}: a name is made of letters, digits, '_' and '.'" for name in wrong])
     return variants
+
+
+NAME = "[A-Za-z0-9][A-Za-z0-9_.]*"
+Variants = Annotated[
+    Mapping[Annotated[str, AfterValidator(_is_name)], VariantConfig],
+    BeforeValidator(_names_as_text),
+    AfterValidator(_not_none),
+    Field(json_schema_extra={"propertyNames": {"pattern": f"^{NAME}$"}, "minProperties": 1}),
+]
+Seeds = Annotated[
+    tuple[RunSeed, ...],
+    FromList,
+    BeforeValidator(_is_list),
+    AfterValidator(_each_once),
+    Field(json_schema_extra={"minItems": 1, "uniqueItems": True}),
+]
 
 
 class CompareConfig(Section):
@@ -78,27 +99,23 @@ class CompareConfig(Section):
 
     dataset: Annotated[str, AfterValidator(_folder)]
     """A RecBole data set, by name or by folder of atomic files."""
-    variants: Annotated[Mapping[str, VariantConfig], BeforeValidator(_names_as_text), AfterValidator(_well_named)]
-    """By name; the name stands on the leaderboard and in the folder of each run."""
+    variants: Variants
+    """By name; the name is shown on the leaderboard and in the folder of each run."""
     baseline: str = "id"
     """The variant that the others are compared with."""
     model: str = "SASRec"
-    """A RecBole sequential model with an item embedding."""
-    seeds: Annotated[tuple[RunSeed, ...], FromList, BeforeValidator(_is_list), AfterValidator(_each_once)] = (
-        1,
-        2,
-        3,
-    )
+    """A RecBole sequential model with an item embedding; a variant may have its own."""
+    seeds: Seeds = (1, 2, 3)
     """Every variant is trained once with each."""
     ties: TieOrder = "stored"
     """Events of one user at one time: stored (as the file has them) or shuffled (by lot, alike for all runs)."""
     split: SplitConfig | None = None
     """Cut-off times for training, validation and test; RecBole's eval_args, by default leave-one-out, if not given."""
-    text: TextConfig = TextConfig()
+    text: TextConfig = Field(default_factory=TextConfig)
     """How item text becomes vectors; a variant may have some of it otherwise."""
-    train: TrainConfig = TrainConfig()
+    train: TrainConfig = Field(default_factory=TrainConfig)
     """The budget and the loss, the same for every variant."""
-    evaluate: EvaluateConfig = EvaluateConfig()
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     """What is measured, and what validation selects on."""
     recbole: RecBoleSettings = Field(default_factory=dict)
     """Handed to RecBole as it is."""
@@ -108,39 +125,41 @@ class CompareConfig(Section):
     tune: TuneConfig | None = None
     """What `blair-rec tune` tries; a comparison doesn't read it."""
 
-    @model_validator(mode="after")
-    def _sections_fit(self) -> CompareConfig:
-        problems = _loss_problems(self.train, self.recbole)
-        if self.baseline not in self.variants:
-            problems.append(f"baseline is {self.baseline!r}; variants: {', '.join(self.variants)}")
-        if self.recbole.get("use_gpu") is False and self.device.startswith("cuda"):
-            problems.append(f"recbole.use_gpu is false, but device is {self.device!r}; leave use_gpu out")
-        if self.split is not None and "split" in (self.recbole.get("eval_args") or {}):
-            problems.append("recbole.eval_args has a split of its own next to `split`; leave one of them out")
-        for name, variant in self.variants.items():
-            problems += [f"variants.{name}{line}" for line in self._variant_problems(variant)]
-        refuse(problems)
-        return self
+    stand_ins: ClassVar = {"dataset": "data"}
 
-    def _variant_problems(self, variant: VariantConfig) -> list[str]:
+    def _problems(self) -> Iterator[Problem]:
+        for line in _loss_problems(self.train, self.recbole):
+            yield ("train", "recbole"), line
+        if self.baseline not in self.variants:
+            yield ("baseline", "variants"), f"baseline is {self.baseline!r}; variants: {', '.join(self.variants)}"
+        if self.recbole.get("use_gpu") is False and self.device.startswith("cuda"):
+            yield ("device", "recbole"), f"recbole.use_gpu is false, but device is {self.device!r}; leave use_gpu out"
+        if self.split is not None and "split" in (self.recbole.get("eval_args") or {}):
+            line = "recbole.eval_args has a split of its own next to `split`; leave one of them out"
+            yield ("split", "recbole"), line
+        for name, variant in self.variants.items():
+            for keys, line in self._variant_problems(variant):
+                yield ("variants", *keys), f"variants.{name}{line}"
+
+    def _variant_problems(self, variant: VariantConfig) -> Iterator[Problem]:
         """What is wrong with the sections as this variant has them, and with what it names."""
-        problems = []
-        for section, of in (("text", self.text_of), ("train", self.train_of)):
-            try:
-                of(variant)
-            except ConfigError as error:
-                problems += [f".{section}.{line}" for line in str(error).splitlines()]
-        if not problems:
-            if variant.uses_text and not self.text_of(variant).says_what:
-                problems.append(" uses text, but text.fields names no metadata field")
+        try:
+            if not self.text_of(variant).says_what and variant.uses_text:
+                yield ("text",), " uses text, but text.fields names no metadata field"
+        except ConfigError as error:
+            yield from ((("text",), f".text.{line}") for line in str(error).splitlines())
+        try:
+            train = self.train_of(variant)
             if variant.train or variant.recbole:
-                problems += [f".{line}" for line in _loss_problems(self.train_of(variant), self.recbole_of(variant))]
+                lines = _loss_problems(train, self.recbole_of(variant))
+                yield from ((("train", "recbole"), f".{line}") for line in lines)
+        except ConfigError as error:
+            yield from ((("train",), f".train.{line}") for line in str(error).splitlines())
         for member in variant.average:
             if member not in self.variants:
-                problems.append(f".average names {member!r}, which is no variant here")
+                yield (), f".average names {member!r}, which is no variant here"
             elif self.variants[member].average:
-                problems.append(f".average names {member!r}, which is an average itself")
-        return problems
+                yield (), f".average names {member!r}, which is an average itself"
 
     def only(self, names: Sequence[str]) -> CompareConfig:
         """The same comparison with these variants alone.
@@ -150,12 +169,12 @@ class CompareConfig(Section):
         """
         refuse([line for name in names for line in one_of(name, tuple(self.variants), "--variants")])
         kept = {name: variant for name, variant in self.variants.items() if name in names}
-        baseline = self.baseline if self.baseline in kept else next(iter(kept))
-        return self.changed(variants=kept, baseline=baseline)
+        other = {} if self.baseline in kept else {"baseline": next(iter(kept))}
+        return self.changed(variants=kept, **other)
 
     def text_of(self, variant: VariantConfig) -> TextConfig:
         """The text section with what the variant has otherwise."""
-        shared = values_of(self.text)
+        shared = dict(self.text)
         if "encoder" in variant.text:  # another encoder pools in its own way, and has its own revisions
             del shared["revision"], shared["pooling"]
         if "template" in variant.text or "fields" in variant.text:  # the one decides on the other
@@ -169,10 +188,10 @@ class CompareConfig(Section):
         shared = {
             name: value
             for name, value in said(self.train).items()
-            if value != default_of(TrainConfig, name) or name in TrainConfig.written_if_said
+            if value != default_of(TrainConfig, name) or name == "temperature"  # null says: no cosines
         }
         if "loss" in variant.train:
-            shared = {name: one for name, one in shared.items() if variant.train["loss"] in READ_BY.get(name, LOSSES)}
+            shared = {name: one for name, one in shared.items() if is_read_by(variant.train["loss"], name)}
         return TrainConfig(**with_temperature({**shared, **variant.train}, variant.items))
 
     @property
@@ -180,19 +199,51 @@ class CompareConfig(Section):
         """The device, where RecBole's own key can leave out GPUs, too."""
         return "cpu" if self.device == "auto" and self.recbole.get("use_gpu") is False else self.device
 
+    def model_of(self, variant: VariantConfig) -> str:
+        """The RecBole model of a variant, of an average those of its members; the shared one where none is trained."""
+        if variant.average:
+            members = [self.variants[name] for name in variant.average]
+            trained = dict.fromkeys(self.model_of(member) for member in members if member.is_trained)
+            return " + ".join(trained) or self.model
+        return variant.model or self.model
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The RecBole models in use, the shared one first."""
+        own = [variant.model for variant in self.variants.values() if variant.model is not None]
+        return tuple(dict.fromkeys([self.model, *own]))
+
     def recbole_of(self, variant: VariantConfig) -> dict[str, Any]:
         """RecBole's settings with what the variant has otherwise."""
         return {**self.recbole, **variant.recbole}
+
+    def outside(self, name: str) -> list[tuple[str, str]]:
+        """The registry's group and name of all that a variant takes from outside the package, each once."""
+        variant = self.variants[name]
+        if variant.average:
+            return []
+        named = [("items", variant.items), *(("transforms", read_step(step)[0]) for step in variant.transforms)]
+        named += [("scorers", variant.scorer)] if variant.scorer is not None else []
+        named += [("losses", self.train_of(variant).loss)] if variant.is_trained else []
+        text = self.text_of(variant)
+        if variant.uses_text and text.store is None:
+            named += [("encoders", text.encoder), *([("encoders", text.fallback.encoder)] if text.fallback else [])]
+        return [one for one in dict.fromkeys(named) if registry.is_outside(*one)]
+
+    @property
+    def code(self) -> frozenset[str]:
+        """Every `module:Class` that it names; who wrote the config vouches for them."""
+        return frozenset(
+            name for variant in self.variants for _, name in self.outside(variant) if registry.is_code(name)
+        )
 
 
 def read_config(raw: Mapping[str, Any], where: str = "config") -> CompareConfig:
     """A whole comparison from a mapping, as YAML gives it.
 
     Raises:
-        ConfigError: with every unknown key at once, and the near one.
+        ConfigError: with every problem at once; of an unknown key with the near one.
     """
-    if not isinstance(raw, Mapping):
-        raise ConfigError(f"{where}: expected keys and values, got {type(raw).__name__}")
     return read_section(CompareConfig, raw, where)
 
 
@@ -207,14 +258,19 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CompareConfi
     return read_config(with_paths(load_yaml(path, overrides), Path(path).parent), str(path))
 
 
-def as_config(config: CompareConfig | str | Path) -> CompareConfig:
-    """A comparison that is read already, or one from a YAML file. Raises as load_config does."""
-    return config if isinstance(config, CompareConfig) else load_config(config)
+def written(config: CompareConfig) -> str:
+    """A comparison as a file that load_config reads: the keys that somebody has set; the others have their defaults.
+
+    The result of each run holds all settings that it depends on, defaults too, so a version with other defaults says
+    what has changed.
+    """
+    header = f"# Written by blair_rec {__version__}, whose defaults hold for keys that are not here.\n"
+    return header + write_yaml(config)
 
 
 def with_temperature(train: Mapping[str, Any], items: str) -> dict[str, Any]:
     """What is said about training; unisrec scores by cosine, as upstream does, where nothing is said about that."""
-    if items == "unisrec" and "temperature" not in train and train.get("loss", OUR_LOSSES[0]) in OUR_LOSSES:
+    if items == "unisrec" and "temperature" not in train and train.get("loss") != "recbole":
         return {**train, "temperature": UNISREC_TEMPERATURE}
     return dict(train)
 

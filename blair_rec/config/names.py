@@ -1,18 +1,14 @@
-"""The names that a config may choose from, and the defaults that the command line shows."""
+"""Names that a config may choose from and that nobody adds to, and the defaults that the command line shows."""
 
 from __future__ import annotations
 
 from typing import Literal, get_args
 
-ItemKind = Literal["id", "text", "text_init", "text_delta", "id_text", "unisrec", "sasrec_text"]
+from blair_rec.registry import BUILT_IN, SAMPLED_LOSSES
+
 Fusion = Literal["sum", "concat", "gate"]
 ControlName = Literal["shuffle", "random"]
-TextScorerName = Literal["last_item", "mean_history", "recent_history"]
-ScorerName = Literal["popularity", "markov", "sequential_rules", TextScorerName]
 Weighting = Literal["validation", "masked", "unmasked", "equal"]
-SampledLoss = Literal["sampled_softmax", "gbce", "bpr"]
-OurLoss = Literal["full_softmax", SampledLoss]
-LossName = Literal[OurLoss, "recbole"]
 SamplingName = Literal["uniform", "popularity"]
 ScheduleName = Literal["constant", "cosine"]
 PrecisionName = Literal["float32", "bfloat16"]
@@ -23,14 +19,28 @@ PoolingName = Literal["auto", "cls", "mean"]
 TemplateName = Literal["fields", "blair", "blair_unicode", "blair_pretrain"]
 DtypeName = Literal["float32", "bfloat16", "float16"]
 
-ITEM_KINDS: tuple[ItemKind, ...] = get_args(ItemKind)
-TEXT_SCORERS: tuple[TextScorerName, ...] = get_args(TextScorerName)
-SAMPLED_LOSSES: tuple[SampledLoss, ...] = get_args(SampledLoss)
-OUR_LOSSES: tuple[OurLoss, ...] = get_args(OurLoss)
-LOSSES: tuple[LossName, ...] = get_args(LossName)
 TEMPLATES: tuple[TemplateName, ...] = get_args(TemplateName)
 DTYPES: tuple[DtypeName, ...] = get_args(DtypeName)
 
 ENCODER = "hyp1231/blair-roberta-base"
 MAX_LENGTH = 512
 UNISREC_TEMPERATURE = 0.07
+
+_OUTSIDE = "a loss of another package"
+_EVERY_POSITION = ("full_softmax", *SAMPLED_LOSSES, _OUTSIDE)
+READ_BY: dict[str, tuple[str, ...]] = {
+    "negatives": (*SAMPLED_LOSSES, _OUTSIDE),
+    "sampling": ("sampled_softmax", "bpr", _OUTSIDE),
+    "log_q": ("sampled_softmax",),
+    "gbce_t": ("gbce",),
+    "temperature": _EVERY_POSITION,
+    "stride": _EVERY_POSITION,
+    "precision": ("full_softmax",),
+    "loss_options": (_OUTSIDE,),
+}
+"""Keys of the train section that not every loss reads."""
+
+
+def is_read_by(loss: str, name: str) -> bool:
+    """Whether a loss reads this key of the train section."""
+    return name not in READ_BY or (loss if loss in BUILT_IN["losses"] else _OUTSIDE) in READ_BY[name]

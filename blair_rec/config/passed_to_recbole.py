@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, WithJsonSchema
 
 from blair_rec.config.section import FieldProblem, KeysAndValues, to_dict
 
@@ -62,4 +62,7 @@ def _handed_on(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     return settings
 
 
-RecBoleSettings = Annotated[KeysAndValues, AfterValidator(_handed_on)]
+_KEYS = {"not": {"anyOf": [{"enum": [*OWNED_BY, *WITHOUT_EFFECT]}, {"pattern": "^blair_"}]}}
+RecBoleSettings = Annotated[
+    KeysAndValues, AfterValidator(_handed_on), WithJsonSchema({"type": ["object", "null"], "propertyNames": _KEYS})
+]

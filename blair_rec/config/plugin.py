@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
+from pydantic import Field
+
 from blair_rec.config.comparison import with_temperature
 from blair_rec.config.names import TieOrder
 from blair_rec.config.section import Section
@@ -22,11 +24,11 @@ S = TypeVar("S", bound=Section)
 class PluginConfig(Section):
     """What the `blair_*` keys of a RecBole config say."""
 
-    variant: VariantConfig = VariantConfig()
+    variant: VariantConfig = Field(default_factory=VariantConfig)
     """The item side."""
-    text: TextConfig = TextConfig()
+    text: TextConfig = Field(default_factory=TextConfig)
     """How item text becomes vectors."""
-    train: TrainConfig = TrainConfig()
+    train: TrainConfig = Field(default_factory=TrainConfig)
     """The loss and the course of the learning rate; the rest is RecBole's own."""
     ties: TieOrder = "stored"
     """Events of one user at one time: stored (as the file has them) or shuffled (by RecBole's seed)."""
@@ -40,6 +42,7 @@ PLUGIN_KEYS: dict[str, tuple[type[Section], str]] = {
     "blair_control": (VariantConfig, "control"),
     "blair_fusion": (VariantConfig, "fusion"),
     "blair_max_delta": (VariantConfig, "max_delta"),
+    "blair_options": (VariantConfig, "options"),
     "blair_text_fields": (TextConfig, "fields"),
     "blair_text_template": (TextConfig, "template"),
     "blair_text_items": (TextConfig, "items"),
@@ -51,6 +54,7 @@ PLUGIN_KEYS: dict[str, tuple[type[Section], str]] = {
     "blair_fallback": (TextConfig, "fallback"),
     "blair_missing_text": (TextConfig, "missing_text"),
     "blair_loss": (TrainConfig, "loss"),
+    "blair_loss_options": (TrainConfig, "loss_options"),
     "blair_negatives": (TrainConfig, "negatives"),
     "blair_sampling": (TrainConfig, "sampling"),
     "blair_log_q": (TrainConfig, "log_q"),
@@ -97,7 +101,7 @@ def read_plugin_config(flat: Mapping[str, Any]) -> PluginConfig:
             value = value if isinstance(value, list) else [value]
         if name == "fallback" and isinstance(value, str):
             value = {"encoder": value}
-        if name == "split" and isinstance(value, str):
+        if name in ("split", "options", "loss_options") and isinstance(value, str):
             value = read_yaml(value, key)
         sections[cls][name] = value
     text = _read(TextConfig, sections[TextConfig])
@@ -130,6 +134,7 @@ _NOT_A_WORD = (
     "max_length",
     "max_delta",
     "gbce_t",
+    "loss_options",
     "log_q",
     "warmup_steps",
     "pooling",

@@ -1,32 +1,37 @@
-"""A section of a config: a frozen pydantic model whose problems are all told at once, as one ConfigError."""
+"""A section of a config: a frozen pydantic model that reports all of its problems at once, as one ConfigError."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Annotated, Any, ClassVar, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, TypeVar
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
     model_validator,
 )
 
-from blair_rec.config.yaml_files import Dumper, is_number, one_of
+from blair_rec import registry
+from blair_rec.config.yaml_files import is_number, one_of, to_yaml
 from blair_rec.errors import ConfigError
 
 S = TypeVar("S", bound="Section")
 
 LARGEST_SEED = 2**32 - 1
 """The largest that NumPy's generator takes."""
+Problem = tuple[tuple[str, ...], str]
+"""The keys that a problem of several keys depends on, and the problem in words."""
 
 
 class FieldProblem(ValueError):
@@ -34,6 +39,15 @@ class FieldProblem(ValueError):
 
     def __init__(self, lines: Sequence[str]) -> None:
         super().__init__("\n".join(lines))
+
+
+class SectionProblem(ConfigError):
+    """What is wrong with a section, a line each."""
+
+    def __init__(self, of_one_key: Sequence[str], of_several: Sequence[str]) -> None:
+        super().__init__("\n".join([*of_one_key, *of_several]))
+        self.of_one_key = of_one_key
+        """The lines that don't depend on other keys."""
 
 
 class Section(BaseModel):
@@ -44,22 +58,40 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
-    written_if_said: ClassVar[frozenset[str]] = frozenset()
-    """Keys that mean something else where nobody sets them than with their default; write_yaml leaves these out."""
+    stand_ins: ClassVar[Mapping[str, Any]] = {}
+    """For required keys that are wrong, while the others are checked together."""
 
     def __init__(self, **values: Any) -> None:
+        # pydantic makes sections in a section by this method, too: their lines come as the problem of one key.
+        lines, wrong = list[str](), set[str]()
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ConfigError("\n".join(_problems(error, type(self)))) from None
+            lines, rest, wrong = _divided(error, type(self), values)
+            try:
+                super().__init__(**{**self.stand_ins, **rest})
+            except ValidationError:  # a required key is wrong: nothing can be said of the keys together
+                raise SectionProblem(lines, ()) from None
+        of_several = [line for keys, line in self._problems() if wrong.isdisjoint(keys)]
+        if lines or of_several:
+            raise SectionProblem(lines, of_several)
 
-    # Sections in a section are then read by pydantic without this method, so that each problem keeps its place.
-    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+    def _problems(self) -> Iterator[Problem]:
+        """What is wrong with keys that are right each for itself."""
+        yield from ()
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _none_is_empty(cls, value: Any) -> Any:
-        return {} if value is None else value
+    def _from_yaml(cls: type[S], value: Any, make: ModelWrapValidatorHandler[S]) -> S:
+        """A section without keys is None in YAML, and a key such as 3 a number."""
+        value = {} if value is None else value
+        return make({str(key): one for key, one in value.items()} if isinstance(value, Mapping) else value)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        found = handler(schema)
+        handler.resolve_ref_schema(found)["type"] = ["object", "null"]
+        return found
 
     def changed(self: S, **values: Any) -> S:
         """The same section with other values for some keys, checked again.
@@ -75,11 +107,6 @@ def said(section: Section) -> dict[str, Any]:
     return {name: getattr(section, name) for name in type(section).model_fields if name in section.model_fields_set}
 
 
-def values_of(section: Section) -> dict[str, Any]:
-    """All fields by name, as they are."""
-    return {name: getattr(section, name) for name in type(section).model_fields}
-
-
 def default_of(section: type[Section], name: str) -> Any:
     """What a key has where nobody sets it."""
     return section.model_fields[name].get_default(call_default_factory=True)
@@ -91,32 +118,31 @@ def read_section(cls: type[S], raw: Any, where: str) -> S:
     Raises:
         ConfigError: with every problem at once: unknown keys with the near one, missing keys, types, values.
     """
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"{where}: expected keys and values, got {type(raw).__name__}")
     try:
-        return cls.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError("\n".join(f"{where}: {problem}" for problem in _problems(error, cls))) from None
+        return cls(**{str(key): value for key, value in raw.items()})
+    except ConfigError as error:
+        raise ConfigError("\n".join(f"{where}: {line}" for line in str(error).splitlines())) from None
 
 
 def write_yaml(config: Any) -> str:
-    """A config as text that load_config makes the same config of."""
-    # Without allow_unicode, which would write some line breaks (U+0085) in a way that is read back as spaces.
-    text: str = yaml.dump(_plain(config, to_write=True), Dumper=Dumper, sort_keys=False)
-    return text
+    """What somebody has set in a config, as text that read_yaml gives the same config of."""
+    return to_yaml(_plain(config, said))
 
 
 def to_dict(config: Any) -> Any:
-    """Plain dicts, lists and scalars of a section: what YAML and JSON can hold."""
-    return _plain(config, to_write=False)
+    """Plain dicts, lists and scalars of a section, with its defaults: what YAML and JSON can hold."""
+    return _plain(config, dict)
 
 
-def _plain(config: Any, to_write: bool) -> Any:
+def _plain(config: Any, fields: Callable[[Any], dict[str, Any]]) -> Any:
     if isinstance(config, Section):
-        unsaid = config.written_if_said - config.model_fields_set if to_write else ()
-        config = {name: value for name, value in values_of(config).items() if name not in unsaid}
+        config = fields(config)
     if isinstance(config, Mapping):
-        return {key: _plain(value, to_write) for key, value in config.items()}
+        return {key: _plain(value, fields) for key, value in config.items()}
     if isinstance(config, (tuple, list)):
-        return [_plain(value, to_write) for value in config]
+        return [_plain(value, fields) for value in config]
     return config
 
 
@@ -140,26 +166,53 @@ FromList = Field(strict=False)
 ListOfNames = Annotated[tuple[str, ...], FromList]
 
 
-def _empty(value: Any) -> Any:
-    return {} if value is None else value
+@dataclass(frozen=True)
+class _NamesOf:
+    """Tells an editor which names there are, at the moment when it asks."""
+
+    group: str
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        # Not a choice of both, of which an editor says no more than that neither fits.
+        code = {"pattern": f"^{registry.CODE}$"}
+        names = {"enum": list(registry.names(self.group))}
+        return {"type": "string", "if": {"pattern": ":"}, "then": code, "else": names}
 
 
-KeysAndValues = Annotated[Mapping[str, Any], BeforeValidator(_empty)]
+def _known_to(group: str) -> AfterValidator:
+    """Checks that the registry knows a text, or that it is `module:Class`; nothing is imported for that."""
+
+    def check(name: str) -> str:
+        if not registry.knows(group, name):
+            raise FieldProblem(one_of(name, registry.names(group), ""))
+        return name
+
+    return AfterValidator(check)
+
+
+ItemKind = Annotated[str, _known_to("items"), _NamesOf("items")]
+ScorerName = Annotated[str, _known_to("scorers"), _NamesOf("scorers")]
+LossName = Annotated[str, _known_to("losses"), _NamesOf("losses")]
+
+
+KeysAndValues = Annotated[Mapping[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
 """Keys and values that another section, or RecBole, reads."""
 
 
-def part_of(section: type[Section]) -> AfterValidator:
+def part_of(section: type[Section]) -> BeforeValidator:
     """Checks some keys of a section, each for itself; whether they fit the others is for who has them all."""
 
-    def check(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    def check(values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
         try:
-            section.model_validate(values)
-        except ValidationError as error:
-            if problems := _problems(error, section, whole=False):
-                raise FieldProblem([f".{line}" for line in problems]) from None
+            section(**{str(key): value for key, value in values.items()})
+        except SectionProblem as error:
+            if error.of_one_key:
+                raise FieldProblem([f".{line}" for line in error.of_one_key]) from None
         return values
 
-    return AfterValidator(check)
+    return BeforeValidator(check, json_schema_input_type=section)
 
 
 # Problems in words
@@ -184,37 +237,33 @@ _EXPECTED = {
 """By pydantic's name of a problem: how a message says it, after the value."""
 
 
-def _problems(error: ValidationError, cls: type[Section], whole: bool = True) -> list[str]:
-    """Every problem, a line each: the place of the key, dotted from the top, and what is wrong with it.
+def _divided(
+    error: ValidationError, cls: type[Section], values: Mapping[str, Any]
+) -> tuple[list[str], dict[str, Any], set[str]]:
+    """The problems in words, in the order of the section's keys; the values without the wrong ones; the wrong keys.
 
-    whole: with those of keys that don't fit each other.
+    Of a mapping only the wrong entries are emptied, such as one of the variants.
     """
-    found = [one for one in error.errors(include_url=False) if whole or one["loc"]]
-    met: dict[Sequence[Any], int] = {}
-    found.sort(key=lambda one: _place(cls, one["loc"], met))
-    return [line for one in found for line in _lines(one, cls)]
-
-
-def _place(cls: type[Section], path: Sequence[Any], met: dict[Sequence[Any], int]) -> list[tuple[int, str]]:
-    """Sorts problems by the order of a section's keys, unknown ones first; where any key may be, as they are `met`."""
-    order = []
-    for depth, part in enumerate(path):
-        if known := _known(cls, path[:depth]):
-            order.append((known.index(part) + 1 if part in known else 0, str(part)))
+    known, found = list(cls.model_fields), error.errors(include_url=False)
+    found.sort(key=lambda one: known.index(one["loc"][0]) + 1 if one["loc"][0] in known else 0)
+    rest, wrong = {name: value for name, value in values.items() if name in known}, set[str]()
+    for key, *inside in (one["loc"] for one in found):
+        if inside and isinstance(rest.get(str(key)), Mapping):
+            rest[str(key)] = {**rest[str(key)], inside[0]: None}
         else:
-            order.append((met.setdefault(path[: depth + 1], len(met)), ""))
-    return order
+            wrong.add(str(key))
+            rest.pop(str(key), None)
+    return [line for one in found for line in _lines(one, known)], rest, wrong
 
 
-def _lines(problem: Any, cls: type[Section]) -> list[str]:
+def _lines(problem: Any, known: Sequence[str]) -> list[str]:
     path, kind, value = [str(part) for part in problem["loc"] if part != "[key]"], problem["type"], problem["input"]
     at = ".".join(path)
     if kind == "value_error":
-        joined = at if isinstance(problem["ctx"]["error"], FieldProblem) else f"{at}." if at else ""
+        joined = at if isinstance(problem["ctx"]["error"], FieldProblem) else f"{at}."
         return [f"{joined}{line}" for line in str(problem["ctx"]["error"]).splitlines()]
-    if kind in ("extra_forbidden", "invalid_key"):
-        known = _known(cls, problem["loc"][:-1])
-        close = get_close_matches(path[-1], known, n=1)
+    if kind == "extra_forbidden":
+        close = get_close_matches(at, known, n=1)
         return [f"{at}: unknown key; {f'did you mean {close[0]}?' if close else 'known keys: ' + ', '.join(known)}"]
     if kind == "missing":
         return [f"{at}: missing"]
@@ -227,25 +276,4 @@ def _lines(problem: Any, cls: type[Section]) -> list[str]:
     expected = _EXPECTED.get(kind, problem["msg"]).format(**limits)
     if kind == "greater_than" and problem["ctx"]["gt"] == 0:
         expected = "it has to be a positive number"
-    return [f"{at} is {value!r}; {expected}" if at else f"{expected}, got {value!r}"]
-
-
-def _known(cls: type[Section], path: Sequence[Any]) -> list[str]:
-    """The keys that a place in a config may have; none where any may be."""
-    kind: Any = cls
-    for part in path:
-        if _is_section(kind):
-            kind = kind.model_fields[part].annotation if part in kind.model_fields else None
-        else:  # one of the sections of a mapping
-            kind = _section_in(kind)
-        if type(None) in get_args(kind):
-            kind = _section_in(kind)
-    return list(kind.model_fields) if _is_section(kind) else []
-
-
-def _section_in(kind: Any) -> Any:
-    return next((one for one in get_args(kind) if _is_section(one)), None)
-
-
-def _is_section(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Section)
+    return [f"{at} is {value!r}; {expected}"]

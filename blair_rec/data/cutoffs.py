@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from blair_rec.config.dates import UNITS, seconds_of, span, unit_of
 from blair_rec.config.split import SplitConfig
 from blair_rec.errors import DatasetError
+from blair_rec.lines.dates import UNITS, seconds_of, span, unit_of
 
 PARTS = ("training", "validation", "test")
 

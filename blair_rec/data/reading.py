@@ -13,11 +13,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from blair_rec.config.dates import outside_unit
 from blair_rec.data.columns import read_columns
 from blair_rec.data.log import gather_windows
 from blair_rec.errors import AtomicFileError, DatasetError, first_of
 from blair_rec.lines.atomic import AtomicFile, Column
+from blair_rec.lines.dates import outside_unit
 from blair_rec.lines.rejected import Rejected
 
 from recbole.data.dataset import SequentialDataset

@@ -50,6 +50,7 @@ def caption(leaderboard: Leaderboard) -> str:
         "misses where it is masked",
         "equal scores count as their mean over all orders",
         _claims_part(leaderboard),
+        *models(leaderboard),
         encoders(leaderboard),
     ]
     if versions := _versions(leaderboard):
@@ -68,6 +69,16 @@ def encoders(leaderboard: Leaderboard) -> str:
     if len(used) == 1:
         return f"encoder: {next(iter(used))}"
     return "encoders: " + ", ".join(f"{encoder} for {' and '.join(variants)}" for encoder, variants in used.items())
+
+
+def models(leaderboard: Leaderboard) -> list[str]:
+    """'models: SASRec for id and text, GRU4Rec for gru', of what was trained; nothing where all have the same."""
+    used: dict[str, list[str]] = {}
+    for row in leaderboard.rows:
+        if row.epochs:
+            used.setdefault(row.model, []).append(row.variant)
+    named = [f"{model} for {' and '.join(variants)}" for model, variants in used.items()]
+    return ["models: " + ", ".join(named)] if len(named) > 1 else []
 
 
 def to_terminal(leaderboard: Leaderboard) -> Table:

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blair_rec.border.recbole_keys import setting_problems
-from blair_rec.config.comparison import CompareConfig, as_config, load_config
-from blair_rec.config.section import write_yaml
+from blair_rec.config.comparison import CompareConfig, load_config, written
 from blair_rec.config.yaml_files import refuse
 from blair_rec.errors import ConfigError, FolderBusy, OutputError
 from blair_rec.evaluate.agreement import Move, moves
@@ -29,11 +28,12 @@ from blair_rec.experiment.listener import Listener
 from blair_rec.experiment.planning.data_files import data_folder
 from blair_rec.experiment.planning.finished import finished_runs, refuse_changed
 from blair_rec.experiment.planning.plan import Run, run_names, with_members
-from blair_rec.experiment.planning.subset import Plan, averages_of, plan_all
+from blair_rec.experiment.planning.subset import Plan, averages_of, own_config, plan_all
 from blair_rec.experiment.provenance import hash_of
 from blair_rec.experiment.splits.leakage import leaks_of
 from blair_rec.files import alone_in, refuse_taken, tidy, write_text
 from blair_rec.lines.rejected import REJECTED
+from blair_rec.registry import trusting
 from blair_rec.text.notes import cut_notes
 from blair_rec.text.store.embeddings import EmbeddingStore
 
@@ -84,9 +84,9 @@ def compare(
         ConfigError, DatasetError, and what encoding and training raise.
     """
     listener, out = listener or Listener(), Path(out)
-    config = as_config(config)
+    config = own_config(config)
     refuse_taken(out, WRITTEN, (f"{RUNS_FOLDER}/*/{RESULT_FILE}",))  # before a lock is put there
-    with alone_in(out):
+    with trusting(config.code), alone_in(out):
         for place in (out, out / RUNS_FOLDER, out / CHECKPOINTS_FOLDER):
             tidy(place)
         folder = data_folder(config.dataset)
@@ -102,9 +102,10 @@ def compare(
         pending = [run for run in asked if not run.done]
         whole = planned_now.config
         if pending:
-            from blair_rec.experiment.fit import check_transforms
+            from blair_rec.experiment.fit import check_outside, check_transforms
             from blair_rec.experiment.run import make_run, whole_data
 
+            check_outside(whole, {run.variant for run in pending})
             data = whole_data(whole, folder)
             data.rejected.write(out / REJECTED)
             wanted = {run.variant: encodings[run.variant] for run in asked if run.store}
@@ -121,7 +122,7 @@ def compare(
             data.notes = _with_cut_texts(data, stores)
             asked = [_with_store(run, stores) for run in asked]
             refuse_changed(asked, out, accept_code)
-        write_text(out / CONFIG_FILE, write_yaml(whole))
+        write_text(out / CONFIG_FILE, written(whole))
         listener.planned(asked)
         for run in asked:
             if run.done:
@@ -155,14 +156,18 @@ def planned(
     for metric in config.evaluate.metrics:
         parse_metric(metric)
     refuse(setting_problems(config))
-    return plan_all(config, out, variants, seeds)
+    with trusting(config.code):
+        return plan_all(config, out, variants, seeds)
 
 
 def leaderboard(out: str | Path) -> Leaderboard | None:
     """Render a comparison folder's finished runs again: leaderboard.{md,csv,json,html} and results.jsonl.
 
     None, and nothing written, while the baseline has no finished run. While another process is at work in the folder
-    the board is made of what is finished, and its files are left to that process.
+    the board is made of what is finished, and its files are left to that process. No code that the folder's config
+    names is imported.
+
+        board = blair_rec.leaderboard("runs/mine")
 
     Raises:
         NoRuns, BadRun, UnpairedRuns, ChangedRuns, ConfigError: the folder is not a comparison, or damaged.

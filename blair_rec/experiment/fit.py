@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,17 @@ from blair_rec.evaluate.metrics import metric_values
 from blair_rec.experiment.item_vectors import item_vectors
 from blair_rec.experiment.planning.plan import run_setup
 from blair_rec.experiment.splits.reading import TrainingData
+from blair_rec.models.items import item_kind
 from blair_rec.models.scorer import Scorer
-from blair_rec.models.text_models import count_parameters
+from blair_rec.models.text_models import count_parameters, model_class
+from blair_rec.models.transforms import check_steps
 from blair_rec.models.whitening import items_that_differ
-from blair_rec.ranking.baselines import Counted, build_baseline
+from blair_rec.ranking.baselines import build_baseline, scorer_kind
 from blair_rec.ranking.scoring import Ranks, rank
 from blair_rec.text.store.embeddings import EmbeddingStore
 from blair_rec.training.epochs import EpochSteps, EveryPosition, RecboleWay, build_training
 from blair_rec.training.loop import Epoch, OnStep, fit
+from blair_rec.training.losses import sampled_loss
 
 logger = logging.getLogger("blair_rec")
 
@@ -88,9 +91,30 @@ def fit_variant(
     begin = time.perf_counter()
     recbole = _baseline_config(config, setup, data)
     baseline = build_baseline(setup, recbole, len(data.item_tokens), vectors)
-    if isinstance(baseline, Counted):
-        baseline.count(data.sequences)
+    baseline.count(data.sequences)
     return Fitted(baseline, time.perf_counter() - begin, count_parameters(baseline), variant.trials)
+
+
+def check_outside(config: CompareConfig, names: Collection[str]) -> None:
+    """Whether what these variants take from outside the package is there and takes its options; before all else.
+
+    Raises:
+        ConfigError: something can't be imported, is of another kind, or doesn't take its options.
+    """
+    for name in names:
+        variant, setup = config.variants[name], run_setup(config, name, config.seeds[0])
+        try:
+            for group, _ in config.outside(name):
+                if group == "items":
+                    item_kind(variant)
+                elif group == "scorers":
+                    scorer_kind(setup)
+                elif group == "losses":
+                    sampled_loss(config.train_of(variant), 1)
+                elif group == "transforms":
+                    check_steps(variant.transforms)
+        except ConfigError as error:
+            raise ConfigError(f"variants.{name}: {error}") from None
 
 
 def check_transforms(config: CompareConfig, name: str, data: TrainingData, store: EmbeddingStore) -> None:
@@ -127,7 +151,7 @@ def model_settings(setup: Mapping[str, Any]) -> dict[str, Any]:
     """What a model is built from, out of a run's set-up (plan.run_setup): alike to train it and to load it."""
     settings = {
         **setup["recbole"],
-        **{key: setup[name] for key, (cls, name) in PLUGIN_KEYS.items() if cls is VariantConfig},
+        **{key: setup.get(name) for key, (cls, name) in PLUGIN_KEYS.items() if cls is VariantConfig},
         **{key: (setup["text"] or {}).get(PLUGIN_KEYS[key][1]) for key in SAYS_WHAT},
         "seed": setup["seed"],
     }
@@ -162,7 +186,7 @@ def _train(
     def validate() -> dict[str, float]:
         return measured(config, rank(model, data.valid, config.evaluate.batch_size), config.evaluate.protocol)
 
-    with recbole_errors(f"train {config.model}", CHANGE_SETTINGS):
+    with recbole_errors(f"train {setup['model']}", CHANGE_SETTINGS):
         trained = fit(
             model,
             steps,
@@ -183,7 +207,7 @@ def _train(
 
 def _baseline_config(config: CompareConfig, setup: Mapping[str, Any], data: TrainingData) -> Any:
     """What a baseline reads: the names of fields, and the device."""
-    return recbole_config(data.model_class, data.folder, {**setup["recbole"], "device": config.computed_on})
+    return recbole_config(model_class(setup["model"]), data.folder, {**setup["recbole"], "device": config.computed_on})
 
 
 def _built(
@@ -197,7 +221,8 @@ def _built(
     train, split = config.train_of(variant), copy.copy(data.train)
     split.item_vectors = vectors
     settings = {**model_settings(setup), "train_batch_size": train.batch_size, "device": config.computed_on}
-    recbole = recbole_config(data.model_class, data.folder, settings)
-    with recbole_errors(f"build {config.model}", CHANGE_SETTINGS):
-        model, steps = build_training(data.model_class, recbole, split, data.sequences, train, setup["seed"])
+    cls = model_class(setup["model"])
+    recbole = recbole_config(cls, data.folder, settings)
+    with recbole_errors(f"build {setup['model']}", CHANGE_SETTINGS):
+        model, steps = build_training(cls, recbole, split, data.sequences, train, setup["seed"])
     return recbole, model, steps

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from blair_rec import registry
 from blair_rec.border.settings import ItemsOnly, recbole_config, recbole_errors
 from blair_rec.data.dataset import ItemVectors
 from blair_rec.device import AUTO
@@ -62,6 +64,7 @@ def load_model(run_dir: Path, store: str | Path | None = None, dataset: Any = No
         ensemble = Ensemble([member.model for member in members])
         load_weights(ensemble, run_dir / WEIGHTS_FILE, None)
         return Loaded(ensemble, item_tokens, min(member.width for member in members), members=members)
+    registry.check(_named(setup))
     opened, vectors, needed = None, None, result["store_sha256"]
     if needed is not None:
         path = Path(store) if store else run_dir / result["store"]
@@ -86,6 +89,14 @@ def load_model(run_dir: Path, store: str | Path | None = None, dataset: Any = No
         model = build_baseline(setup, config, len(item_tokens), vectors)
     load_weights(model, run_dir / WEIGHTS_FILE, vectors.store_sha256 if vectors else None)
     return Loaded(model, item_tokens, config["MAX_ITEM_LIST_LENGTH"], opened)
+
+
+def _named(setup: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The groups and names that a run's model is made of."""
+    steps = [name for step in setup["transforms"] for name in (step if isinstance(step, Mapping) else [step])]
+    scorer = [("scorers", setup["scorer"])] if setup["scorer"] is not None else []
+    named = [("items", setup["items"]), *scorer, *(("transforms", name) for name in steps)]
+    return list(dict.fromkeys((group, str(name)) for group, name in named))
 
 
 def _with_vectors(dataset: Any, vectors: ItemVectors | None) -> Any:

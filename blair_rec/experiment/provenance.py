@@ -8,7 +8,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ BESIDE_RUNS = (
     # The command line, what uses finished runs, and what makes data sets and encoders, which have hashes of their own.
     "cli/",
     "serve/",
+    "testing/",
     "prepare/",
     "pretrain/",
     # What is read off finished runs, and how it is shown.
@@ -45,6 +46,8 @@ BESIDE_RUNS = (
     # Search, and stores from and to other tools.
     "text/search/",
     "text/store/exchange.py",
+    # What editors and the docs are given.
+    "config/schema.py",
     # Which runs there are, their files, words for errors. What tuning chose is in the config.
     "__init__.py",
     "errors.py",
@@ -123,6 +126,11 @@ def code_hash(text: bool) -> str:
     files = code_files(text)
     parts = [{path: files[path] for path in files if _is_in(path, TEXT_SIDE) == side} for side in (False, True)]
     return "/".join(hash_of(part)[:12] for part in parts if part)
+
+
+def with_outside(code: str, outside: Mapping[str, str]) -> str:
+    """A code hash with, behind a plus sign, one over the code from outside (registry.source_hash), if there is any."""
+    return f"{code}+{hash_of(dict(outside))[:12]}" if outside else code
 
 
 def vectors_code() -> str:

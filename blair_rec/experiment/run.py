@@ -34,6 +34,7 @@ from blair_rec.files import partial_of, put_in_place
 from blair_rec.models.scorer import transform_report
 from blair_rec.ranking.ensemble import Ensemble, choose_weights
 from blair_rec.ranking.scoring import rank
+from blair_rec.registry import trusting
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
 from blair_rec.training import parallel
 from blair_rec.training.checkpoint import save_weights
@@ -133,7 +134,7 @@ def make_run(
         result = {
             "variant": run.variant,
             "seed": run.seed,
-            "model": config.model,
+            "model": config.model_of(variant),
             "items": variant.kind,
             "control": variant.control,
             "transforms": [step_name(step) for step in variant.transforms],
@@ -155,7 +156,7 @@ def make_run(
             "trials": fitted.trials,
             "weights": dict(fitted.weights),
             "hashes": dict(run.hashes),
-            "code_files": code_files(variant.uses_text),
+            "code_files": {**code_files(variant.uses_text), **run.outside},
             "seedless": run.seedless,
             "setup": run.setup,
             "provenance": provenance(torch.get_num_threads(), device_name(fitted.model.device)),
@@ -191,6 +192,8 @@ def _notes(config: CompareConfig, run: Run, fitted: Fitted) -> list[str]:
         for key, value in getattr(variant, section).items()
         if shared[section].get(key) != value
     ]
+    if variant.model not in (None, config.model):
+        own.insert(0, f"model is {variant.model} (shared: {config.model})")
     notes = [f"{run.variant} has settings of its own: {'; '.join(own)}"] if own else []
     if fitted.weights:
         weights = ", ".join(f"{name} {weight:.2g}" for name, weight in fitted.weights.items())
@@ -223,7 +226,7 @@ def follow(config: CompareConfig, folder: Path) -> None:
     while (call := parallel.from_first(lambda: None)) is not None:
         data = data or training_data(config, folder)
         store = open_store(call["store"]) if call["store"] else None
-        with suppress(TrainingError):
+        with suppress(TrainingError), trusting(config.code):
             fit_variant(config, call["variant"], call["seed"], data, store)
 
 

@@ -19,19 +19,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blair_rec.config.comparison import CompareConfig, as_config
-from blair_rec.config.section import write_yaml
+from blair_rec.config.comparison import CompareConfig, written
 from blair_rec.config.sections import TuneConfig
 from blair_rec.config.yaml_files import refuse
 from blair_rec.errors import ConfigError, ScoringError, TrainingError
 from blair_rec.experiment.compare import encode_stores, planned
 from blair_rec.experiment.listener import Listener
 from blair_rec.experiment.planning.data_files import data_folder, data_hash
-from blair_rec.experiment.planning.plan import run_setup
-from blair_rec.experiment.provenance import code_hash, hash_of
+from blair_rec.experiment.planning.plan import outside_code, run_setup
+from blair_rec.experiment.planning.subset import own_config
+from blair_rec.experiment.provenance import code_hash, hash_of, with_outside
 from blair_rec.experiment.search_space import Settings, draw, grid_of, in_words, with_settings
 from blair_rec.files import alone_in, refuse_taken, tidy, write_text
 from blair_rec.lines.rejected import REJECTED
+from blair_rec.registry import trusting
 from blair_rec.text.store.embeddings import EmbeddingStore
 
 if TYPE_CHECKING:  # takes torch and RecBole
@@ -81,6 +82,9 @@ def tune(
     Started again, it goes on where it stopped: what OUT/trials.jsonl holds is not tried again, and a larger budget
     only adds to it. Averages are left alone, as validation chooses their weights anyway; so is what has no settings.
 
+        tuned = blair_rec.tune("my.yaml", "runs/tuned")
+        board = blair_rec.compare(tuned, "runs/compared")
+
     Args:
         config: a comparison file, or what load_config has read of one.
 
@@ -91,7 +95,7 @@ def tune(
         DatasetError and what encoding and training raise.
     """
     out = Path(out)
-    config = as_config(config)
+    config = own_config(config)
     space = config.tune
     if space is None or not (space.space or space.text_space):
         what = "there is no tune section" if space is None else "the tune section has no values to try"
@@ -112,13 +116,14 @@ def tune(
                 problems.append(str(error))
     refuse(problems)
     refuse_taken(out, (TRIALS_FILE, TUNED_FILE, CHECKPOINTS, REJECTED), (TRIALS_FILE,))  # before a lock is put there
-    with alone_in(out):
+    with trusting(config.code), alone_in(out):
         tidy(out)
-        from blair_rec.experiment.fit import check_transforms
+        from blair_rec.experiment.fit import check_outside, check_transforms
         from blair_rec.experiment.splits.reading import training_data
 
         folder = data_folder(config.dataset)
         encodings = planned(config, out).encodings
+        check_outside(config, drawn)
         data = training_data(config, folder)
         data.rejected.write(out / REJECTED)
         listener = listener or Listener()
@@ -134,7 +139,7 @@ def tune(
             tuned = with_settings(tuned, name, best.settings)
             variant = tuned.variants[name].changed(trials=search.tried(name))
             tuned = tuned.changed(variants={**tuned.variants, name: variant})
-        write_text(out / TUNED_FILE, write_yaml(tuned))
+        write_text(out / TUNED_FILE, written(tuned))
     return tuned
 
 
@@ -224,7 +229,8 @@ class _Search:
         """One point up to a rung: looked up, or trained, from the rung before where there was one."""
         config, store = with_settings(config, name, settings), self.stores.get(name)
         setup = hash_of(run_setup(config, name, self.space.seed))
-        key = hash_of([setup, self.data_sha256, store.store_sha256 if store else None, code_hash(store is not None)])
+        code = with_outside(code_hash(store is not None), outside_code(config, name))
+        key = hash_of([setup, self.data_sha256, store.store_sha256 if store else None, code])
         job = self.job(config, name, number, epochs)
         if (key, epochs) in self.ledger:
             self.listener.skipped(job)

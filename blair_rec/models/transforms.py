@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from blair_rec.config.steps import Step, read_step, step_name
+from blair_rec import registry
+from blair_rec.config.steps import STEPS, Step, read_step, step_name
+from blair_rec.errors import ConfigError
 
 RELATIVE_RANK = 1e-10
 """Directions whose variance is below this share of the largest carry rounding, not text."""
@@ -21,7 +23,11 @@ RELATIVE_LENGTH = 1e-5
 
 
 class Transform:
-    """One step. `fit` looks at the vectors of the catalogue; `apply` maps any rows."""
+    """One step. `fit` looks at the vectors of the catalogue; `apply` maps any rows.
+
+    A step of another package is made with what stands behind its name in a config: keys and values by name, anything
+    else as it is (docs/extend.md).
+    """
 
     def __init__(self) -> None:
         self.arrays: dict[str, np.ndarray] = {}
@@ -197,24 +203,38 @@ def fit_transforms(
     """The steps fitted on a catalogue, and what they make of it: [n, E] -> [n, E'] float64.
 
     With what an earlier fit `found` (FittedTransforms.arrays) nothing is fitted: the map is that one, on any machine.
+
+    Raises:
+        ConfigError: a step from outside that can't be imported, doesn't take its options, or gives what is no table.
+        UntrustedCode: as registry.load.
     """
     result = np.asarray(vectors, dtype=np.float64)
     fitted, report = [], []
     for place, step in enumerate(steps):
-        name, value = read_step(step)
-        transform: Transform = _KINDS[name]() if value is None else _KINDS[name](value)
+        transform = _made(step)
         if found is None:
             transform.fit(result)
         else:
             own = f"{place}."
             transform.arrays = {key.removeprefix(own): found[key] for key in found if key.startswith(own)}
         before, result = result, transform.apply(result)
+        if result.ndim != 2 or len(result) != len(before) or not np.isfinite(result).all():
+            raise ConfigError(
+                f"transforms: {step_name(step)} makes {list(result.shape)} of {list(before.shape)}, or numbers that "
+                "are not finite; it has to give one row of finite numbers for each row"
+            )
         norms = [float(np.linalg.norm(rows, axis=1).mean()) for rows in (before, result)]
         fitted.append(transform)
         report.append(
             {"step": step_name(step), "width": result.shape[1], "mean_norm": norms, **transform.report()},
         )
     return FittedTransforms(tuple(fitted), tuple(report)), result
+
+
+def check_steps(steps: Sequence[Step]) -> None:
+    """Whether all steps are there and take their options. Raises as fit_transforms does."""
+    for step in steps:
+        _made(step)
 
 
 def apply_transforms(vectors: np.ndarray, steps: Sequence[Step]) -> np.ndarray:
@@ -232,14 +252,23 @@ def pca(vectors: np.ndarray, width: int) -> np.ndarray:
     return apply_transforms(vectors, [{"pca": width}])
 
 
-_KINDS: dict[str, Any] = {
-    "center": Center,
-    "l2": L2,
-    "pca": PCA,
-    "whiten": Whiten,
-    "shrink": Shrink,
-    "rescale": Rescale,
-}
+def _made(step: Step) -> Transform:
+    """The step before it is fitted. One from outside may be given keys and values, which are its options.
+
+    Raises:
+        ConfigError: it can't be imported, is no Transform, or doesn't take its options.
+        UntrustedCode: as registry.load.
+    """
+    name, value = read_step(step)
+    kind = registry.load_class("transforms", name, Transform)
+    if name in STEPS or not isinstance(value, Mapping):
+        given, options = ([] if value is None else [value]), {}
+    else:
+        given, options = [], dict(value)
+    if name not in STEPS:
+        registry.check_call("transforms", name, kind, len(given), options)
+    transform: Transform = kind(*given, **options)
+    return transform
 
 
 def _widened(matrix: np.ndarray, width: int) -> np.ndarray:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from blair_rec.config.comparison import read_config
+from blair_rec.config.schema import MODELINE, SCHEMA_FILE, schema_text
 from blair_rec.config.section import write_yaml
 from blair_rec.config.steps import ITEMS_PER_DIRECTION, Step
 from blair_rec.files import write_text
@@ -29,6 +30,8 @@ def write_comparison(
     comments: Sequence[str] = (),
 ) -> None:
     """A comparison file for the data set that will be `folder`, of a log in order; its .item file lies beside `path`.
+
+    The JSON Schema of such files is written beside it, so that an editor helps to change it.
 
     `text` says how the text section finds the text, which is that of `fields`; both are empty where there is none.
     `settings` are further sections.
@@ -65,12 +68,13 @@ def write_comparison(
             so = ", so pca keeps some of them" if len(steps) > 1 else ", so they are only centred"
             notes["variants"] += [f"{texts:,} different texts are too few to whiten all directions of an encoder{so}."]
     read_config(comparison, path.name)  # nothing is written that compare would refuse
-    lines = [f"# {line}\n" for line in comments]
+    lines = [MODELINE, *(f"# {line}\n" for line in comments)]
     for name, section in comparison.items():
         lines += [f"# {line}\n" for line in notes.get(name, ())] + [write_yaml({name: section})]
     lines += ["# For blair-rec tune, the values to try, such as:\n"]
     lines += ["# tune: {space: {train.learning_rate: [0.001, 0.003]}, budget: 2}\n"]
     write_text(path, "".join(lines))
+    write_text(path.with_name(SCHEMA_FILE), schema_text())
 
 
 def protocol_for(log: RawLog) -> tuple[str, str]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import polars as pl
 
-from blair_rec.config.dates import outside_unit
 from blair_rec.errors import ConfigError, SourceError, first_of
+from blair_rec.lines.dates import outside_unit
 from blair_rec.lines.rejected import REJECTED, Rejected
 from blair_rec.prepare.collect import collect
 from blair_rec.prepare.comparison import write_comparison
@@ -80,7 +80,9 @@ def prepare_own(
     fresh: bool = False,
     dry: bool = False,
 ) -> bool:
-    """The data set in `folder`, named as it: NAME.inter, NAME.item, NAME.yaml, prepared.json, maybe rejected.jsonl.
+    """The data set in `folder`, named as it: NAME.inter, NAME.item, NAME.yaml, the schema of that, prepared.json.
+
+    Lines that can't be used are in rejected.jsonl.
 
     Events stand user by user, each one's by time; equal times as the file has them. `tell` gets a summary before
     anything is written; `dry` stops there. False if the folder was made by the same command before.

@@ -10,7 +10,6 @@ from pydantic import Field
 from blair_rec.config.names import DtypeName, PoolingName
 from blair_rec.config.section import AS_GIVEN, AboveZero, FromOneOn, NotNegative, Section, read_section
 from blair_rec.config.sections import DeviceName
-from blair_rec.errors import ConfigError
 
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), AS_GIVEN]
 
@@ -80,6 +79,4 @@ def read_pretrain_config(raw: Mapping[str, object], where: str) -> PretrainConfi
     Raises:
         ConfigError: an unknown key, with the near one, or a value that can't be meant.
     """
-    if not isinstance(raw, Mapping):
-        raise ConfigError(f"{where}: expected keys and values, got {type(raw).__name__}")
     return read_section(PretrainConfig, raw, where)

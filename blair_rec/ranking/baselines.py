@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,9 +15,11 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
+from blair_rec import registry
 from blair_rec.config.steps import Step
 from blair_rec.data.dataset import ItemVectors
 from blair_rec.data.sequences import TrainingSequences
+from blair_rec.errors import ConfigError
 from blair_rec.models.items import controlled
 from blair_rec.models.scorer import refuse_new_items
 from blair_rec.models.transforms import FittedTransforms
@@ -27,11 +29,15 @@ from blair_rec.models.whitening import fit_checked
 class Baseline(nn.Module):
     """A Scorer that counts the training split, or looks up neighbours, instead of learning.
 
-    Nothing here has a gradient; what was counted are buffers, so that it is saved and loaded as weights are.
+    Nothing here has a gradient; what was counted are buffers, so that it is saved and loaded as weights are. One of
+    another package inherits Counted or LastItem, and is given the variant's `options` by name, too (docs/extend.md);
+    `blair_rec.testing.ScorerContract` tests it.
     """
 
     scores_by_product = True
     """Whether the scores are `user_vectors @ item_matrix.T`."""
+    uses_text: ClassVar[bool] = False
+    """Whether it is made from the items' text vectors."""
     fitted_transforms: FittedTransforms | None = None
     """What the text vectors went through; None without text."""
 
@@ -61,6 +67,9 @@ class Baseline(nn.Module):
     def shared_items(self) -> AbstractContextManager[None]:
         """There is nothing to compute once."""
         return nullcontext()
+
+    def count(self, sequences: TrainingSequences) -> None:
+        """Count the events of a training split; a scorer that only looks up counts nothing."""
 
     def append_items(self, vectors: np.ndarray) -> None:
         """As Scorer's.
@@ -198,6 +207,7 @@ class LastItem(Baseline):
     An item without text (a zero vector) has cosine 0 with all others.
     """
 
+    uses_text = True
     unit: Tensor
 
     def __init__(
@@ -262,14 +272,55 @@ def build_baseline(setup: Mapping[str, Any], recbole: Any, n_items: int, vectors
     Args:
         recbole: a RecBole config, which names the device, and the fields of an interaction.
         vectors: the items' text vectors, for neighbours.
+
+    Raises:
+        ConfigError: whitening over too few items; a scorer from outside that can't be imported, or as `scorer_kind`;
+            UntrustedCode: as registry.load.
     """
+    kind, options = scorer_kind(setup), setup.get("options") or {}
     fields = recbole["ITEM_ID_FIELD"] + recbole["LIST_SUFFIX"], recbole["ITEM_LIST_LENGTH_FIELD"]
-    if setup["scorer"] in COUNTED:
-        return COUNTED[setup["scorer"]](n_items, *fields).to(recbole["device"])
+    if not kind.uses_text:
+        return make_baseline(kind, options, n_items, fields).to(recbole["device"])
     assert vectors is not None  # the config asks for text fields
     rows = controlled(vectors.table[1:], setup["control"], setup["seed"])
-    neighbours = NEIGHBOURS[setup["scorer"]](rows, setup["transforms"], *fields, vectors.fitted)
-    return neighbours.to(recbole["device"])
+    made = make_baseline(kind, options, n_items, fields, rows, setup["transforms"], vectors.fitted)
+    return made.to(recbole["device"])
+
+
+def make_baseline(
+    kind: Any,
+    options: Mapping[str, Any],
+    n_items: int,
+    fields: tuple[str, str],
+    vectors: np.ndarray | None = None,
+    transforms: Sequence[Step] = (),
+    fitted: Mapping[str, np.ndarray] | None = None,
+) -> Baseline:
+    """A baseline of any class: made of n_items, as `Counted` is, or of text vectors, as `LastItem` is."""
+    given = (vectors, transforms, *fields, fitted) if kind.uses_text else (n_items, *fields)
+    baseline: Baseline = kind(*given, **options)
+    return baseline
+
+
+def scorer_kind(setup: Mapping[str, Any]) -> Any:
+    """The class of a run's scorer; it is called as `Counted` is, or as `LastItem` where it uses text, with its options.
+
+    Raises:
+        ConfigError: one from outside is no Baseline, doesn't take its options, or needs text that the variant doesn't
+            name; UntrustedCode: as registry.load.
+    """
+    name = setup["scorer"]
+    kind = registry.load_class("scorers", name, Baseline)
+    if registry.is_outside("scorers", name):
+        if kind.uses_text != bool(setup.get("text")):
+            raise ConfigError(
+                f"the scorer {name} reads item text, and its variant says nothing of it; give it transforms, such as "
+                "[center], or text"
+                if kind.uses_text
+                else f"the scorer {name} uses no text, so transforms, control and text have no effect; leave them out"
+            )
+        registry.check_call("scorers", name, kind, 5 if kind.uses_text else 3, setup.get("options") or {})
+    return kind
 
 
 def recency(items: Tensor, length: Tensor) -> Tensor:
@@ -281,16 +332,3 @@ def recency(items: Tensor, length: Tensor) -> Tensor:
 def unit_length(vectors: np.ndarray) -> Tensor:
     """[n, E] float32 of length 1; a zero vector stays zero."""
     return F.normalize(torch.from_numpy(np.asarray(vectors, dtype=np.float64)), dim=1).float()
-
-
-COUNTED: dict[str, type[Counted]] = {
-    "popularity": Popularity,
-    "markov": Markov,
-    "sequential_rules": SequentialRules,
-}
-NEIGHBOURS: dict[str, type[LastItem]] = {
-    "last_item": LastItem,
-    "mean_history": MeanHistory,
-    "recent_history": RecentHistory,
-}
-"""By the `scorer` in the config."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from blair_rec.experiment.loading import Loaded, load_model
 from blair_rec.files import partial_of, put_in_place, refuse_foreign, work_beside
 from blair_rec.models.scorer import Scorer
 from blair_rec.ranking.ensemble import Ensemble
+from blair_rec.registry import trusting
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
 
 EXPORTED = ("items.npy", "items.json")
@@ -152,33 +153,52 @@ def load(
     store: str | Path | None = None,
     extra_items: str | Path | None = None,
     device: str = AUTO,
+    trusted: Collection[str] = (),
 ) -> Recommender:
     """A finished run (the folder runs/VARIANT-SEED of a comparison), ready to recommend.
+
+        recommender = blair_rec.load("runs/mine/runs/text-1")
+        recommender.recommend([["item-1", "item-7"]], k=10)  # the 10 best next items of each history, best first
+        recommender.item_vectors()  # [items, D] float32, in the order of recommender.item_tokens
 
     Args:
         store: the store of the items' text vectors, if it is no longer where the run found it.
         extra_items: a store of more items, by the same encoder from the same fields. Those that the run doesn't know,
             and that have a text, can then be recommended and stand in histories, too; nothing is trained.
         device: cpu, cuda, cuda:1, or auto: a GPU if there is one. A run made on one device loads on any other.
+        trusted: every `module:Class` of the run that may be imported. A run may come from elsewhere, so it decides on
+            no code by itself; names that installed packages bring need no word.
 
     Raises:
         CheckpointError: not a run's folder, or its store is missing (the message names the store's hash).
         MissingEmbeddings, StoreError: the store doesn't cover the items, or the extra one was made otherwise.
-        ConfigError: extra items for a run that knows its items by more than their text, or a device that isn't there.
+        ConfigError: extra items for a run that knows its items by more than their text; a device or a package that
+            isn't there.
+        UntrustedCode: the run names a `module:Class` that is not `trusted`.
     """
-    loaded = load_model(Path(run_dir), store, device=device)
+    with trusting(trusted):
+        loaded = load_model(Path(run_dir), store, device=device)
     item_tokens = loaded.item_tokens
     if extra_items is not None:
         item_tokens = item_tokens + _append_items(loaded, open_store(extra_items))
     return Recommender(loaded.model, item_tokens, loaded.width)
 
 
-def export_vectors(run_dir: str | Path, out: str | Path, store: str | Path | None = None, device: str = AUTO) -> Path:
+def export_vectors(
+    run_dir: str | Path,
+    out: str | Path,
+    store: str | Path | None = None,
+    device: str = AUTO,
+    trusted: Collection[str] = (),
+) -> Path:
     """The item vectors of a finished run, for a nearest-neighbour index by inner product, in a folder of their own.
 
     OUT/items.npy is [items, D] float32, OUT/items.json the item token of each row. An earlier export is replaced when
     the new one is whole; a folder with anything else in it stays as it is. `load(run_dir).user_vectors(histories)`
-    gives the queries. `store` and `device` are as for `load`.
+    gives the queries. `store`, `device` and `trusted` are those of `load`. Returns OUT.
+
+        folder = blair_rec.export_vectors("runs/mine/runs/text-1", "vectors")
+        numpy.load(folder / "items.npy")
 
     Raises:
         ConfigError: scores that are no inner products; CheckpointError and others as `load`.
@@ -188,7 +208,7 @@ def export_vectors(run_dir: str | Path, out: str | Path, store: str | Path | Non
     target = out.resolve()  # a link keeps pointing to where the vectors are
     for file in EXPORTED:  # both are there, and nothing else: a file items.json alone may be anybody's
         refuse_foreign(target, {file}, EXPORTED)
-    recommender = load(run_dir, store, device=device)
+    recommender = load(run_dir, store, device=device, trusted=trusted)
     with work_beside(target, "export", f"the vectors {out}"):
         partial = partial_of(target)
         try:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blair_rec.config.names import SAMPLED_LOSSES
 from blair_rec.config.section import default_of
 from blair_rec.config.sections import TrainConfig
 from blair_rec.data.packing import Packed, growth_on
@@ -22,7 +21,7 @@ from blair_rec.models.packed import can_pack, can_record, hidden_states
 from blair_rec.models.similarity import as_key, as_query
 from blair_rec.models.text_models import item_side
 from blair_rec.training import parallel
-from blair_rec.training.losses import bpr, full_softmax, gbce, sampled_scores, sampled_softmax
+from blair_rec.training.losses import full_softmax, sampled_loss, sampled_scores
 from blair_rec.training.negatives import Negatives
 from blair_rec.training.recorded import RecordedStep, Room, recorded_or_none
 
@@ -63,6 +62,7 @@ class EveryPosition:
         self._can_record = model.device.type == "cuda" and can_record(model) and train.loss == "full_softmax"
         self._recorded: RecordedStep | None = None
         self.target_counts = np.bincount(sequences.items[sequences.is_target], minlength=model.n_items)
+        self._sampled_loss = sampled_loss(train, len(self.target_counts) - 1) if train.draws_items else None
 
     def __len__(self) -> int:
         return math.ceil(self.sequences.n_targets / self.train.batch_size)
@@ -72,7 +72,7 @@ class EveryPosition:
         own_seed = hash_seed(seed, rank) if rank else seed
         dropout = BitDropout(own_seed)
         seed_device(model.device, own_seed)
-        negatives = self._negatives(seed) if train.loss in SAMPLED_LOSSES else None
+        negatives = self._negatives(seed) if train.draws_items else None
         growth, recorded = growth_on(model.device), None
         for packed in self.sequences.batches(self.width, self.stride, train.batch_size, seed, parallel.share(), growth):
             # What has a size that depends on its values is found on the CPU: nothing has to wait for a GPU.
@@ -121,16 +121,12 @@ class EveryPosition:
         hidden = as_query(hidden, train.temperature)
         if len(targets) == 0:
             return hidden.sum()
-        if drawn is None:
+        if drawn is None or self._sampled_loss is None:
             weight = as_key(items.weight, train.temperature)
             return full_softmax(hidden, targets, weight, None, getattr(torch, train.precision), counts)
         ids, log_counts = drawn
         own, others = sampled_scores(hidden, targets, ids, lambda ids: as_key(items(ids), train.temperature))
-        if train.loss == "sampled_softmax":
-            return sampled_softmax(own, others, log_counts if train.log_q else None)
-        if train.loss == "gbce":
-            return gbce(own, others, len(self.target_counts) - 1, train.gbce_t)
-        return bpr(own, others)
+        return self._sampled_loss(own, others, log_counts)
 
 
 class RecboleWay:
@@ -157,7 +153,7 @@ def check_loss(model_class: type, train: TrainConfig) -> None:
     asked = [
         name for name in ("temperature", "precision", "stride") if getattr(train, name) != default_of(TrainConfig, name)
     ]
-    asked += [f"loss: {train.loss}"] * (train.loss in SAMPLED_LOSSES)
+    asked += [f"loss: {train.loss}"] * (train.draws_items)
     if asked and not can_pack(model_class):
         raise ConfigError(
             f"{model_class.__name__} trains RecBole's way, with a loss of its own, which `{asked[0]}` doesn't reach; "

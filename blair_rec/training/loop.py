@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from blair_rec.config.names import SAMPLED_LOSSES
 from blair_rec.config.sections import TrainConfig
 from blair_rec.models.text_models import item_side
 from blair_rec.training import parallel
@@ -56,7 +55,7 @@ def make_optimizer(model: Any, train: TrainConfig) -> RowAdam:
 
     A weight decay concerns every row, so with one the whole table is moved.
     """
-    if train.loss in SAMPLED_LOSSES and not train.weight_decay and parallel.adds_rows():
+    if train.draws_items and not train.weight_decay and parallel.adds_rows():
         item_side(model).sparse = True
     return RowAdam(model.parameters(), train.learning_rate, train.weight_decay)
 

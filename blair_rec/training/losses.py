@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from blair_rec import registry
+from blair_rec.config.sections import TrainConfig
 from blair_rec.errors import TrainingError
 
 CHUNK = {"cpu": 1 << 20, "cuda": 1 << 28}
@@ -157,6 +159,36 @@ def bpr(own: Tensor, others: Tensor) -> Tensor:
     Shapes: own [P], others [P, K], as `sampled_scores` gives them -> [].
     """
     return F.softplus(others - own.unsqueeze(1)).mean()
+
+
+SampledLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Called with own [P] and others [P, K], as `sampled_scores` gives them, and log_counts [K] -> the mean loss []."""
+
+
+def sampled_loss(train: TrainConfig, n_items: int) -> SampledLoss:
+    """The loss over drawn items that a train section asks for; n_items is without the padding.
+
+    One from outside is a function (own, others, **loss_options) -> [], the mean over the targets.
+
+    Raises:
+        ConfigError: it can't be imported, or doesn't take its options; UntrustedCode: as registry.load.
+        TrainingError: from the loss: what it gives is no single number.
+    """
+    loss, options = registry.load("losses", train.loss), dict(train.loss_options)
+    if train.loss == "sampled_softmax":
+        return lambda own, others, log_counts: sampled_softmax(own, others, log_counts if train.log_q else None)
+    if train.loss == "gbce":
+        return lambda own, others, log_counts: gbce(own, others, n_items, train.gbce_t)
+    registry.check_call("losses", train.loss, loss, 2, options)
+
+    def checked(own: Tensor, others: Tensor, log_counts: Tensor) -> Tensor:
+        value = loss(own, others, **options)
+        if not isinstance(value, Tensor) or value.ndim != 0:
+            shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise TrainingError(f"the loss {train.loss} gives {shape}, not one number; take the mean over its targets")
+        return value
+
+    return checked
 
 
 def check_finite(loss: float, step: int) -> None:

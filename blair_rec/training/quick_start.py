@@ -17,6 +17,7 @@ from blair_rec.config.plugin import in_flat_keys
 from blair_rec.config.yaml_files import load_yaml, refuse
 from blair_rec.errors import ConfigError
 from blair_rec.models.text_models import model_class
+from blair_rec.registry import is_code, trusting
 
 import recbole
 from recbole.model import (
@@ -87,6 +88,7 @@ def run(start: QuickStart) -> dict[str, Any]:
     try:
         with (
             in_flat_keys(),
+            trusting(code_named(start)),
             recbole_errors(
                 f"run {start.model} on {start.dataset!r}", "change the setting or the file that this is about"
             ),
@@ -100,6 +102,22 @@ def run(start: QuickStart) -> dict[str, Any]:
     finally:
         sys.argv = known
     return result
+
+
+def code_named(start: QuickStart) -> set[str]:
+    """Every `module:Class` that the settings and files name: they are the caller's own."""
+    given: dict[str, Any] = {}
+    for file in start.files:
+        given.update(load_yaml(file))
+    given.update(start.settings)
+    values = [value for key, value in given.items() if key.startswith("blair_")]
+    inside = [name for value in values if isinstance(value, list) for step in value for name in _names_in(step)]
+    return {value for value in [*values, *inside] if isinstance(value, str) and is_code(value)}
+
+
+def _names_in(step: Any) -> list[Any]:
+    """What a step of blair_transforms may name: itself, or its key."""
+    return list(step) if isinstance(step, Mapping) else [step]
 
 
 def _stock_model(name: str) -> Any:

@@ -77,29 +77,29 @@ def test_a_misspelt_setting_names_the_near_one(key: str, near: str) -> None:
 def test_a_setting_of_another_model_or_of_ones_own_is_no_misspelling_but_nothing_reads_it() -> None:
     given = {"embedding_size": 8, "my_own": 1, "hidden_size": 8, "gpu_id": 1}
     assert misspelt(given, "SASRec") == []
-    assert unread(given, "SASRec", recboles_way=False) == [
+    assert unread(given, ["SASRec"], recboles_way=False) == [
         "embedding_size",
         "my_own",
         "gpu_id (`device` chooses the GPU)",
     ]
-    assert unread({"embedding_size": 8}, "GRU4Rec", recboles_way=False) == []
+    assert unread({"embedding_size": 8}, ["GRU4Rec"], recboles_way=False) == []
 
 
 def test_what_only_recboles_batches_read_is_unread_where_no_variant_trains_on_them() -> None:
     given = {"train_neg_sample_args": {"sample_num": 2}}
-    (line,) = unread(given, "SASRec", recboles_way=False)
+    (line,) = unread(given, ["SASRec"], recboles_way=False)
     assert line.startswith("train_neg_sample_args (`train.negatives` and `train.sampling` say what is drawn")
-    assert unread(given, "SASRec", recboles_way=True) == []
+    assert unread(given, ["SASRec"], recboles_way=True) == []
 
 
 def test_parts_of_eval_args_without_effect_are_named() -> None:
     split = {"LS": "valid_and_test"}
-    assert unread({"eval_args": {"split": split, "group_by": "user", "order": "TO"}}, "SASRec", False) == []
-    (line,) = unread({"eval_args": {"split": split, "group_by": "none"}}, "SASRec", False)
+    assert unread({"eval_args": {"split": split, "group_by": "user", "order": "TO"}}, ["SASRec"], False) == []
+    (line,) = unread({"eval_args": {"split": split, "group_by": "none"}}, ["SASRec"], False)
     assert line == "eval_args.group_by (only a split by RS groups by something else than users)"
-    assert unread({"eval_args": {"split": {"RS": [8, 1, 1]}, "group_by": "none"}}, "SASRec", False) == []
+    assert unread({"eval_args": {"split": {"RS": [8, 1, 1]}, "group_by": "none"}}, ["SASRec"], False) == []
     benchmark = {"benchmark_filename": ["a", "b", "c"], "eval_args": {"split": split}}
-    assert unread(benchmark, "SASRec", False) == ["eval_args.split (benchmark files are a split already)"]
+    assert unread(benchmark, ["SASRec"], False) == ["eval_args.split (benchmark files are a split already)"]
 
 
 def test_settings_that_a_comparison_owns_are_not_in_the_list_of_those_that_nothing_reads() -> None:

@@ -236,7 +236,7 @@ def test_a_closed_pipe_for_messages_leaves_no_traceback(hostile: Path) -> None:
         ),
         (
             "tune",
-            "blair_rec.config.comparison.load_config",
+            "blair_rec.experiment.planning.subset.load_config",
             "interrupted; what is finished is kept: start the same command again",
         ),
         ("prepare", "blair_rec.prepare.own.prepare_own", "interrupted; what is finished is kept: start the same"),

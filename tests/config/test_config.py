@@ -11,7 +11,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blair_rec.config.comparison import CompareConfig, load_config, read_config
+from blair_rec import __version__
+from blair_rec.config.comparison import CompareConfig, load_config, read_config, written
 from blair_rec.config.passed_to_recbole import OWNED_BY
 from blair_rec.config.plugin import PLUGIN_KEYS, in_flat_keys, read_plugin_config
 from blair_rec.config.section import LARGEST_SEED, to_dict, write_yaml
@@ -24,7 +25,10 @@ from blair_rec.config.sections import (
 )
 from blair_rec.config.split import SplitConfig
 from blair_rec.config.steps import order_problems, read_step, step_name
+from blair_rec.config.yaml_files import read_yaml
 from blair_rec.errors import ConfigError, EncoderUnavailable, EncodingError, MissingEmbeddings
+from blair_rec.experiment.planning.plan import run_setup
+from blair_rec.experiment.provenance import hash_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LEAST: dict[str, Any] = {"dataset": "tiny", "variants": {"id": {"items": "id"}}}
@@ -100,7 +104,7 @@ def test_the_least_config_has_the_documented_defaults() -> None:
         ({"variants": {"id": {"items": "texts"}}}, "variants.id.items is 'texts'; did you mean 'text'? known: id, "),
         ({"variants": {"id": {"transforms": ["centre"]}}}, "transforms is 'centre'; did you mean 'center'?"),
         ({"variants": {"id": {"control": "shuffled"}}}, "control is 'shuffled'; did you mean 'shuffle'?"),
-        ({"variants": {"id": {"control": "shuffle"}}}, "variants.id.items: id uses no text, so transforms, control"),
+        ({"variants": {"id": {"control": "shuffle"}}}, "variants.id.items: id uses no text; leave transforms, control"),
         ({"variants": {"a-b": {}}, "baseline": "a-b"}, "variants.a-b: a name is made of letters, digits, '_' and '.'"),
         ({"variants": {"../x": {}}, "baseline": "../x"}, "cfg.yaml: variants.../x: a name is made of letters"),
         ({"variants": {"a": {}, "b": {}}}, "cfg.yaml: baseline is 'id'; variants: a, b"),
@@ -151,6 +155,51 @@ def test_all_problems_of_all_sections_are_told_at_once() -> None:
         "cfg.yaml: train.learning_rate is -1",
         "cfg.yaml: train.batch_size is 'big'",
     ]
+
+
+def test_rules_of_several_keys_are_told_beside_problems_of_single_ones() -> None:
+    lines = problems(
+        dataset=3,
+        baseline="none",
+        text={"template": "blair", "fields": ["title"], "max_lenght": 3},
+        train={"epochs": 0, "gbce_t": 0.5, "stride": 0},
+        recbole={"loss_type": "BPR"},
+        variants={
+            "b": {"itemz": "id"},
+            "c": {"scorer": "markov", "train": {"epochs": 3}, "trials": -1},
+            "d": {"average": ["b", "e"]},
+        },
+    )
+    assert [re.sub("cfg.yaml: ", "", line) for line in lines] == [
+        "dataset is 3; expected text",
+        "variants.b.itemz: unknown key; did you mean items?",
+        "variants.c.trials is -1; it has to be at least 0",
+        "variants.c.scorer: markov is not trained, so leave train out",
+        "text.max_lenght: unknown key; did you mean max_length?",
+        "text.template blair chooses its own fields; leave fields out",
+        "train.epochs is 0; it has to be at least 1",
+        "train.stride is 0; it has to be at least 1",
+        "train.gbce_t has no effect with loss: full_softmax; leave it out, or take one of gbce",
+        "baseline is 'none'; variants: b, c, d",
+        "variants.d.average names 'e', which is no variant here",
+    ]
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"train": {"loss": "gbcee", "gbce_t": 0.5}},  # which loss is meant?
+        {"text": {"fields": ["title"], "pooling": 3}, "variants": {"id": {}, "t": {"items": "text"}}},
+        {"text": {"fields": "title"}, "variants": {"id": {}, "t": {"items": "text"}}},
+        {"train": {"loss": "recbole", "epochs": 0}, "recbole": {"loss_type": "BPR"}},
+        {"baseline": 3, "variants": {"a": {}}},
+        {"variants": {"id": {}, "t": {"items": "txt", "transforms": ["l2"], "control": "shuffle"}}},
+        {"variants": {"id": {}, "b": {"items": "b"}, "c": {"average": ["id", "b"]}}},
+        {"variants": {"id": {}, "b": {"average": "id"}}},
+    ],
+)
+def test_a_wrong_key_is_not_blamed_for_what_it_might_have_said(sections: dict[str, Any]) -> None:
+    assert len(problems(**sections)) == 1
 
 
 def test_a_missing_key_is_named() -> None:
@@ -218,7 +267,7 @@ def test_a_variant_with_another_loss_leaves_shared_keys_that_only_the_shared_one
 
 def test_what_a_variant_has_otherwise_is_checked_with_all_else_and_named_from_the_top() -> None:
     own = {"train": {"lerning_rate": 1, "epochs": 0}, "text": {"pooling": "men", "fallback": {"encodr": "x"}}}
-    lines = problems(variants={"text": {"items": "text", **own}}, seeds=[])
+    lines = problems(variants={"text": {"items": "text", **own}}, seeds=[], baseline="text")
     assert lines == [
         "cfg.yaml: variants.text.text.pooling is 'men'; did you mean 'mean'? known: auto, cls, mean",
         "cfg.yaml: variants.text.text.fallback.encodr: unknown key; did you mean encoder?",
@@ -249,7 +298,7 @@ def test_a_number_with_an_exponent_is_a_number(tmp_path: Path) -> None:
 
 
 def test_a_key_that_stands_twice_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"the key 'text' stands twice\n.*line 2, column 30"):
+    with pytest.raises(ConfigError, match=r'cfg.yaml: not YAML: found duplicate key "text" \(line 2, column 30\)$'):
         load(tmp_path, "dataset: tiny\nvariants: {id: {}, text: {}, text: {}}\n")
 
 
@@ -269,12 +318,40 @@ def test_merged_keys_may_be_overridden(tmp_path: Path) -> None:
         (b"- a", r"cfg.yaml: expected keys and values, got list"),
         (b"dataset: !!python/object:os.system x", r"cfg.yaml: not YAML: could not determine a constructor"),
         (b"dataset: 2023-02-31", r"cfg.yaml: not YAML: day is out of range"),
+        (b"dataset: x\nvariants:\n  a: {b", r"not YAML: .* \(line 3, column 8\)$"),
+        (b"a: " + b"[" * 5000, r"cfg.yaml: not YAML that can be read: lists or keys are nested too deeply"),
+        (b"a: \x00", r"cfg.yaml: not YAML: unacceptable character"),
     ],
 )
 def test_a_file_that_is_no_config_is_refused(tmp_path: Path, content: bytes, expected: str) -> None:
     (tmp_path / "cfg.yaml").write_bytes(content)
     with pytest.raises(ConfigError, match=expected):
         load_config(tmp_path / "cfg.yaml")
+
+
+def test_yaml_is_that_of_version_1_2(tmp_path: Path) -> None:
+    text = (
+        "recbole: {a: no, b: yes, c: true, d: 0o17, e: 017, f: 1:30, g: 2_000, h: on, i: ~, j: .inf, k: 0x1F, l: +1}\n"
+    )
+    assert load(tmp_path, LEAST_TEXT + text).recbole == {
+        "a": "no", "b": "yes", "c": True, "d": 15, "e": 17, "f": "1:30", "g": 2000, "h": "on", "i": None,
+        "j": float("inf"), "k": 31, "l": 1,
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match=r"train\.log_q is 'yes'; expected true or false"):
+        load(tmp_path, LEAST_TEXT + "train: {loss: sampled_softmax, log_q: yes}\n")
+
+
+def test_a_config_that_an_earlier_version_wrote_with_all_defaults_is_read_as_the_same(tmp_path: Path) -> None:
+    """In the style of PyYAML, with `temperature` left out where nobody set it."""
+    raw = {
+        **LEAST,
+        "variants": {"id": {}, "uni": {"items": "unisrec", "text": {"fields": ["a"]}, "train": {"epochs": 3}}},
+    }
+    config = read_config(raw)
+    full = to_dict(config)
+    del full["train"]["temperature"]
+    assert load(tmp_path, yaml.safe_dump(full, sort_keys=False)) == config
+    assert load(tmp_path, yaml.safe_dump(full, sort_keys=False)).train_of(config.variants["uni"]).temperature == 0.07
 
 
 @pytest.mark.parametrize("name", ["absent.yaml", "."])
@@ -370,11 +447,28 @@ def test_what_is_written_is_read_back_as_the_same_config(config: CompareConfig) 
     assert again == config and list(again.variants) == list(config.variants)
 
 
-def test_what_is_written_is_plain_yaml() -> None:
-    config = read_config({**LEAST, "train": {"learning_rate": 0.01}})
-    expected = to_dict(config)
-    assert expected["train"].pop("temperature") is None  # null would say something
-    assert yaml.safe_load(write_yaml(config)) == expected
+def test_what_is_written_is_plain_yaml_and_holds_only_what_was_set() -> None:
+    raw = {**LEAST, "train": {"learning_rate": 0.01, "temperature": None}, "variants": {"id": {}, "b": {"trials": 0}}}
+    config = read_config(raw)
+    assert yaml.safe_load(written(config)) == raw
+    assert written(config).startswith(f"# Written by blair_rec {__version__}, whose defaults hold ")
+    assert yaml.safe_load(written(config.changed(seeds=[4]))) == {**raw, "seeds": [4]}
+
+
+@given(configs)
+def test_a_run_is_known_by_the_same_hash_whether_defaults_are_written_out_or_not(config: CompareConfig) -> None:
+    """Of `temperature` alone the default says something: null in the place of what unisrec has by itself."""
+    full = to_dict(config)
+    if "temperature" not in config.train.model_fields_set:
+        del full["train"]["temperature"]
+    for again in (
+        read_config(full),
+        read_config(read_yaml(write_yaml(config), "")),
+        read_config(read_yaml(write_yaml(full), "")),
+    ):
+        assert again == config
+        for name in config.variants:
+            assert hash_of(run_setup(again, name, 1)) == hash_of(run_setup(config, name, 1))
 
 
 # The flat keys of a RecBole config

@@ -13,12 +13,12 @@ from worlds import built, cases, write_log
 
 import blair_rec.recbole as plugin
 from blair_rec.config.comparison import CompareConfig, load_config
-from blair_rec.config.dates import UNITS
 from blair_rec.config.split import SplitConfig
 from blair_rec.data.cutoffs import part_of
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.errors import ConfigError, DatasetError
 from blair_rec.experiment.compare import compare
+from blair_rec.lines.dates import UNITS
 
 FIRST = 1_704_067_200
 """2024-01-01, in seconds."""

@@ -482,6 +482,9 @@ def test_a_repetition_gets_the_revision_of_the_hub_that_was_used(tmp_path: Path)
     for name in ("id", "text", "local", "fallback"):
         assert pinned["variants"][name] == variants[name]
     assert config["text"]["revision"] is None, "the caller's config stays as it is"
+    html = to_html(data_of(tmp_path), {"variants": variants})  # the encoder is the default, which is not written
+    [shown] = re.findall(r"<summary>config.yaml</summary><pre[^>]*>(.*?)</pre>", html, re.DOTALL)
+    assert yaml.safe_load(unescape(shown))["text"] == {"revision": "a1" * 20}
 
 
 def test_the_page_names_no_folder_of_the_machine(comparison: Path) -> None:

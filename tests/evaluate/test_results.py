@@ -282,6 +282,14 @@ def test_a_damaged_file_is_an_error_that_names_it_or_reads_the_same(tmp_path):
     assert refused >= 100
 
 
+def test_a_run_for_all_seeds_comes_once_for_each_of_the_configs_or_of_its_default(tmp_path):
+    fake_run(tmp_path, "rules", 1, seedless=True)
+    assert [run.seed for run in load_runs(tmp_path)] == [1], "without a config"
+    for text, seeds in [("seeds: [1, 7]", [1, 7]), ("dataset: toy", [1, 2, 3])]:
+        (tmp_path / "config.yaml").write_text(text)
+        assert [run.seed for run in load_runs(tmp_path)] == seeds
+
+
 def test_runs_come_in_the_order_of_the_config_then_by_seed(tmp_path):
     for variant, seed in [("zebra", 2), ("id", 10), ("added", 1), ("id", 2), ("zebra", 1)]:
         fake_run(tmp_path, variant, seed)

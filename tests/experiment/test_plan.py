@@ -87,7 +87,7 @@ def test_a_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
 
 def test_what_is_loaded_is_what_recbole_loads_of_its_own_accord() -> None:
     """For every model that can be compared, on its own data set and on one that it has no defaults for."""
-    from blair_rec.experiment.planning.data_files import _features_read
+    from blair_rec.experiment.planning.data_files import features_read
 
     from recbole.model import sequential_recommender
 
@@ -102,8 +102,7 @@ def test_what_is_loaded_is_what_recbole_loads_of_its_own_accord() -> None:
         for dataset in ("ml-100k", "tiny"):
             settings = {"train_neg_sample_args": None} if model in ("FDSA", "SASRecF") else {}
             loaded = recbole_config(model_class(model), f"datasets/{dataset}", settings)["load_col"]
-            config = read_config({"dataset": dataset, "model": model, "variants": {"id": {}}})
-            assert _features_read(config, dataset) == set(loaded) - {"inter"}, (model, dataset)
+            assert features_read(model, {}, dataset) == set(loaded) - {"inter"}, (model, dataset)
 
 
 # The config

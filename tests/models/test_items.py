@@ -1,45 +1,36 @@
-"""The item side of a model: one contract for every kind, and what each kind promises beyond it."""
+"""The item side of a model: every kind keeps the contract, and what each kind promises beyond it."""
 
 from __future__ import annotations
 
-import copy
-from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from blair_rec.config.names import ITEM_KINDS
+from blair_rec import registry
 from blair_rec.config.sections import VariantConfig
 from blair_rec.errors import ConfigError
-from blair_rec.models.items import KINDS, ItemSide, build_items
+from blair_rec.models.items import ItemSide, build_items
 from blair_rec.models.items import sasrec_text as sasrec_text_module
 from blair_rec.models.items import unisrec as unisrec_module
+from blair_rec.models.items.id_text import IdTextItems
+from blair_rec.models.items.sasrec_text import SASRecTextItems
+from blair_rec.models.items.text import TextItems
+from blair_rec.models.items.text_delta import TextDeltaItems
+from blair_rec.models.items.text_init import TextInitItems
+from blair_rec.models.items.unisrec import UniSRecItems
 from blair_rec.models.transforms import apply_transforms, pca
+from blair_rec.testing import ItemsContract
+from blair_rec.testing.items import CATALOGUE, HIDDEN, TEXT_DIM, a_few_steps
+from blair_rec.testing.items import replaced_embedding as replaced
+from blair_rec.testing.items import text_vectors as vectors
+
+KINDS = tuple(registry.BUILT_IN["items"])[1:]
+"""All but the model's own embedding."""
 
 torch.set_num_threads(1)  # the tables are so small that two threads only wait for each other
-
-CATALOGUE = 31  # item ids with the padding
-TEXT_DIM = 12
-HIDDEN = 6
-
-
-def vectors(catalogue: int = CATALOGUE) -> np.ndarray:
-    """[catalogue, TEXT_DIM] float32; row 0 is the padding."""
-    table = np.random.default_rng(3).standard_normal((catalogue, TEXT_DIM)).astype(np.float32) + np.float32(1)
-    table[0] = 0
-    return table
-
-
-def replaced(n_extra: int = 0, std: float = 0.02) -> nn.Embedding:
-    """The embedding that a model made for itself."""
-    torch.manual_seed(1)
-    embedding = nn.Embedding(CATALOGUE + n_extra, HIDDEN, padding_idx=0)
-    embedding.weight.data.normal_(0, std)
-    embedding.weight.data[0] = 0
-    return embedding
 
 
 def rms(rows: Tensor | np.ndarray) -> float:
@@ -52,212 +43,66 @@ def build(kind: str, n_extra: int = 0, std: float = 0.02, seed: int = 5, **varia
     return build_items(VariantConfig(items=kind, **variant), vectors(), replaced(n_extra, std), seed=seed)
 
 
-def a_few_steps(items: ItemSide, learning_rate: float = 0.05) -> None:
-    """Adam on a loss that every row but the padding's takes part in."""
-    optimizer = torch.optim.Adam(items.parameters(), lr=learning_rate)
-    for _ in range(5):
-        optimizer.zero_grad()
-        (items(torch.arange(items.num_embeddings)) - 1).square().mean().backward()
-        optimizer.step()
+class TestText(ItemsContract):
+    kind = TextItems
 
 
-class Side(NamedTuple):
-    """A kind of item side, with or without a row for a mask token."""
-
-    kind: str
-    variant: dict[str, Any]
-    n_extra: int
-
-    def build(self, std: float = 0.02, **given: Any) -> Any:
-        """In eval mode."""
-        return build(self.kind, self.n_extra, std, **self.variant, **given).eval()
+class TestTextInit(ItemsContract):
+    kind, frozen = TextInitItems, False
 
 
-EVERY_KIND: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("text", {}),
-    ("text_init", {}),
-    ("text_delta", {}),
-    ("text_delta", {"max_delta": 3.0}),
-    ("id_text", {}),
-    ("id_text", {"fusion": "concat"}),
-    ("id_text", {"fusion": "gate"}),
-    ("unisrec", {}),
-    ("sasrec_text", {}),
-)
-SIDES = [Side(kind, variant, n_extra) for kind, variant in EVERY_KIND for n_extra in (0, 2)]
+class TestTextDelta(ItemsContract):
+    kind = TextDeltaItems
 
 
-@pytest.fixture(params=SIDES, ids=lambda side: "-".join(map(str, (side.kind, *side.variant.values(), side.n_extra))))
-def side(request: pytest.FixtureRequest) -> Side:
-    """Every kind."""
-    return request.param  # type: ignore[no-any-return]
+class TestTextDeltaFarAway(ItemsContract):
+    kind, options = TextDeltaItems, {"max_delta": 3.0}
 
 
-@pytest.fixture
-def items(side: Side) -> Any:
-    """One of every kind."""
-    return side.build()
+class TestSumOfBoth(ItemsContract):
+    kind = IdTextItems
 
 
-FROZEN = pytest.mark.parametrize("side", [side for side in SIDES if side.kind != "text_init"])
-"""Kinds that leave the vectors which came from the text as they are."""
+class TestConcatOfBoth(ItemsContract):
+    kind, options = IdTextItems, {"fusion": "concat"}
 
 
-class TestContract:
-    """What stands where nn.Embedding stood behaves as it did, whatever it is made of."""
+class TestGateOfBoth(ItemsContract):
+    kind, options = IdTextItems, {"fusion": "gate"}
 
-    def test_forward_agrees_with_weight(self, items: ItemSide) -> None:
-        a_few_steps(items)
-        ids = torch.randint(0, items.num_embeddings, (4, 3, 5))
-        assert torch.equal(items(ids), items.weight[ids])
 
-    def test_shapes_are_those_of_the_embedding(self, side: Side, items: ItemSide) -> None:
-        before = replaced(side.n_extra)
-        assert items.weight.shape == before.weight.shape and items.weight.dtype == torch.float32
-        assert items(torch.zeros(2, 7, dtype=torch.int64)).shape == (2, 7, HIDDEN)
-        assert items.num_embeddings == before.num_embeddings
-        assert items.embedding_dim == before.embedding_dim
-        assert items.padding_idx == before.padding_idx
+class TestUniSRec(ItemsContract):
+    kind = UniSRecItems
 
-    def test_the_padding_is_zero_and_stays_zero(self, items: ItemSide) -> None:
-        for _ in range(2):
-            assert not items.weight[0].any() and not items(torch.tensor([0, 3]))[0].any()
-            a_few_steps(items)
 
-    def test_the_padding_gets_no_gradient(self, items: ItemSide) -> None:
-        items(torch.zeros(5, dtype=torch.int64)).sum().backward()
-        items.weight[0].sum().backward()
-        for parameter in items.parameters():
-            assert parameter.grad is None or not parameter.grad.any()
+class TestSASRecText(ItemsContract):
+    kind = SASRecTextItems
 
-    def test_it_starts_at_the_size_of_the_embedding_it_replaces(self, side: Side) -> None:
-        for std in (0.02, 0.7):
-            items = side.build(std)
-            want = rms(replaced(side.n_extra, std).weight[1:])
-            assert rms(items.weight[1:CATALOGUE]) == pytest.approx(want, rel=1e-4)
 
-    def test_every_row_is_another(self, items: ItemSide) -> None:
-        assert torch.pdist(items.weight).min() > 0
+def test_every_kind_keeps_the_contract() -> None:
+    tested = {kind.kind for kind in ItemsContract.__subclasses__() if kind.__name__ != "Broken"}
+    assert tested == {registry.load("items", name) for name in KINDS}
 
-    def test_training_moves_every_row_but_the_padding(self, items: ItemSide) -> None:
-        before = items.weight.detach().clone()
-        a_few_steps(items)
-        moved = (items.weight.detach() != before).any(dim=1)
-        assert moved.tolist() == [False] + [True] * (items.num_embeddings - 1)
 
-    def test_shared_gives_the_same_values(self, items: ItemSide) -> None:
-        ids = torch.tensor([[1, 0], [30, 2]])
-        alone = items.weight.detach().clone(), items(ids).detach().clone()
-        with items.shared():
-            assert torch.equal(items.weight, alone[0]) and torch.equal(items(ids), alone[1])
+class Sharing(TextItems):
+    """Broken: all items have the first one's vector, and some of them twice that."""
 
-    def test_shared_gives_the_same_gradients(self, items: ItemSide) -> None:
-        other = copy.deepcopy(items)
-        ids = torch.tensor([1, 2, 2])
-        (items(ids).square().sum() + items.weight.exp().sum()).backward()
-        with other.shared():
-            (other(ids).square().sum() + other.weight.exp().sum()).backward()
-        for (name, alone), shared in zip(items.named_parameters(), other.parameters(), strict=True):
-            torch.testing.assert_close(shared.grad, alone.grad, msg=name)
+    def rows(self, which: Tensor | None = None) -> Tensor:
+        first = super().rows()[:1]
+        return first.expand(self.num_embeddings - 1, -1) if which is None else 2 * first.expand(len(which), -1)
 
-    def test_shared_computes_the_rows_once(self, items: ItemSide, monkeypatch: pytest.MonkeyPatch) -> None:
-        calls = []
-        rows = items.rows
-        monkeypatch.setattr(items, "rows", lambda *which: calls.append(1) or rows(*which))
-        with items.shared():
-            items(torch.tensor([1]))
-            items(torch.tensor([2]))
-            _ = items.weight
-        assert len(calls) == 1
 
-    def test_shared_of_some_ids_gives_their_values(self, items: ItemSide) -> None:
-        a_few_steps(items)
-        items.eval()
-        ids = torch.tensor([[7, 0], [30, 2]])
-        alone = items(ids)
-        with items.shared(ids):
-            torch.testing.assert_close(items(ids), alone)
-            torch.testing.assert_close(items(torch.tensor([2, 2])), alone[1, [1, 1]])
+def test_a_broken_item_side_breaks_the_contract() -> None:
+    class Broken(ItemsContract):
+        kind = Sharing
 
-    @pytest.mark.parametrize("other", [1, 5, 29])
-    def test_shared_of_some_ids_gives_no_other_items_vector(self, items: ItemSide, other: int) -> None:
-        """Where a model has special rows, the whole table is shared, and every item is there."""
-        items.eval()
-        ids = torch.tensor([2, other])
-        alone = items(ids)
-        refused = pytest.raises(IndexError, match="1 looked-up items") if items.extra is None else nullcontext()
-        with items.shared(torch.tensor([7, 2])), refused:
-            torch.testing.assert_close(items(ids), alone)
+        def built(self) -> list[Any]:
+            return [self.build()]
 
-    @pytest.mark.parametrize("sparse", [False, True])
-    def test_shared_of_some_ids_gives_the_same_gradients(self, items: ItemSide, sparse: bool) -> None:
-        items.eval()
-        other = copy.deepcopy(items)
-        other.sparse = sparse
-        ids = torch.tensor([1, 2, 2, 0])
-        items(ids).sin().sum().backward()
-        with other.shared(ids):
-            other(ids).sin().sum().backward()
-        for (name, alone), some in zip(items.named_parameters(), other.parameters(), strict=True):
-            if alone.grad is None:  # of noise, which is for training alone
-                assert some.grad is None
-                continue
-            gradient = some.grad.to_dense() if some.grad.is_sparse else some.grad
-            torch.testing.assert_close(gradient, alone.grad, msg=name)
-
-    def test_nothing_old_is_left_after_shared(self, items: ItemSide) -> None:
-        with items.shared():
-            a = items.weight
-        a_few_steps(items)
-        assert not torch.equal(items.weight, a)
-
-    def test_nothing_old_is_left_after_an_error(self, items: ItemSide) -> None:
-        before = items.weight
-        with pytest.raises(IndexError, match="out of range"), items.shared():
-            items(torch.tensor([items.num_embeddings]))
-        a_few_steps(items)
-        assert not torch.equal(items.weight, before)
-
-    def test_it_survives_a_deep_copy_and_its_own_state(self, side: Side, items: ItemSide) -> None:
-        a_few_steps(items)
-        other = side.build()
-        assert not torch.equal(other.weight, items.weight)
-        other.load_state_dict(items.state_dict())
-        assert torch.equal(other.weight, items.weight)
-        assert torch.equal(copy.deepcopy(items).weight, items.weight)
-
-    @FROZEN
-    def test_vectors_that_are_frozen_stay_bit_for_bit_and_out_of_the_checkpoint(self, items: ItemSide) -> None:
-        before = items.table.clone()
-        a_few_steps(items.train())
-        assert torch.equal(items.table, before)
-        assert "table" not in items.state_dict() and "table" not in dict(items.named_parameters())
-
-    @FROZEN
-    def test_frozen_vectors_are_the_stores_in_a_fresh_model(self, side: Side, items: ItemSide) -> None:
-        expected = apply_transforms(vectors()[1:], KINDS[side.kind].steps(HIDDEN)).astype(np.float32)
-        np.testing.assert_array_equal(items.table.numpy(), expected)
-
-    def test_its_state_and_the_text_are_all_it_takes_wherever_the_embedding_started(self, side: Side) -> None:
-        items, other = side.build(std=0.02), side.build(std=0.9)
-        a_few_steps(items)
-        other.load_state_dict(items.state_dict())
-        assert torch.equal(other.weight, items.weight)
-
-    def test_the_same_seed_gives_the_same_control_and_another_seed_another(self, side: Side) -> None:
-        for control in ("shuffle", "random"):
-            first, again, other = (side.build(control=control, seed=seed).table for seed in (5, 5, 6))
-            assert torch.equal(first, again)
-            assert not torch.allclose(first, other)
-
-    def test_a_control_is_not_the_text(self, side: Side) -> None:
-        for control in ("shuffle", "random"):
-            assert not torch.allclose(side.build(control=control).table, side.build().table)
-
-    def test_what_the_transforms_found_is_kept(self, side: Side) -> None:
-        report = side.build(transforms=("center", "l2")).transforms.report
-        assert [line["step"] for line in report][:2] == ["center", "l2"]
-        assert report[1]["mean_norm"][1] == pytest.approx(1)
+    with pytest.raises(AssertionError):
+        Broken().test_every_row_is_another()
+    with pytest.raises(AssertionError):
+        Broken().test_some_rows_are_the_same_as_in_all_rows()
 
 
 COLD = pytest.mark.parametrize("kind", ["text", "text_delta", "unisrec", "sasrec_text"])
@@ -287,14 +132,14 @@ def test_appended_items_go_through_the_transforms_as_the_catalogue_fitted_them(k
 
 
 def test_kinds_that_know_items_by_their_events_and_models_with_special_rows_take_no_new_items() -> None:
-    for kind in set(KINDS) - {"text", "text_delta", "unisrec", "sasrec_text"}:
+    for kind in {*KINDS} - {"text", "text_delta", "unisrec", "sasrec_text"}:
         with pytest.raises(ConfigError, match=f"came after training can't be scored: items: {kind} .*it has none"):
             build(kind).append(vectors()[[4]])
     with pytest.raises(ConfigError, match="came after training can't be scored: the model has special rows"):
         build("text", n_extra=1).append(vectors()[[4]])
 
 
-@pytest.mark.parametrize("kind", ITEM_KINDS[1:])
+@pytest.mark.parametrize("kind", KINDS)
 def test_extra_rows_start_at_the_same_size_and_are_trained(kind: str) -> None:
     items = build(kind, n_extra=400)
     before = items.weight[CATALOGUE:].detach().clone()
@@ -357,10 +202,6 @@ def test_random_has_the_size_of_the_text_and_nothing_else_of_it() -> None:
     items: Any = build_items(VariantConfig(items="text", control="random"), table, nn.Embedding(3000, HIDDEN), seed=0)
     assert rms(items.table) == pytest.approx(rms(table[1:]), rel=0.02)
     assert abs(np.corrcoef(items.table.numpy().ravel(), table[1:].ravel())[0, 1]) < 0.05
-
-
-def test_there_is_a_class_for_every_kind_of_the_config() -> None:
-    assert ("id", *KINDS) == ITEM_KINDS
 
 
 # text_delta: PCA content, and a delta that is cut to its bound

@@ -18,7 +18,6 @@ from worlds import SMALL, STOCK, built, read_log, store_for, vectors_for, with_s
 from blair_rec.border.recbole_keys import model_keys
 from blair_rec.border.settings import recbole_config
 from blair_rec.config.comparison import read_config
-from blair_rec.config.names import ITEM_KINDS
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.errors import CheckpointError, ConfigError
 from blair_rec.experiment.fit import fit_variant
@@ -34,6 +33,7 @@ from blair_rec.models.text_models import (
 )
 from blair_rec.models.transforms import pca
 from blair_rec.ranking.scoring import rank
+from blair_rec.registry import BUILT_IN
 from blair_rec.training.checkpoint import load_weights, save_weights, saved_transforms
 from blair_rec.training.epochs import recbole_batches, seed_everything
 
@@ -477,7 +477,7 @@ def test_the_temperature_of_unisrec_is_what_the_config_says_where_it_says_someth
     assert make(train, "text").blair_temperature is None
 
 
-@pytest.mark.parametrize("kind", ITEM_KINDS)
+@pytest.mark.parametrize("kind", BUILT_IN["items"])
 @pytest.mark.parametrize("model", ["SASRec", "CORE", "STAMP", "FEARec"])
 def test_every_kind_of_item_side_fits_into_a_model(train: Any, kind: str, model: str) -> None:
     """CORE draws every parameter anew, its padding as well; STAMP adds the padding up."""

@@ -15,15 +15,19 @@ from torch import nn
 from worlds import SMALL, built, vectors_for
 
 import blair_rec
+from blair_rec import registry
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.errors import ConfigError
 from blair_rec.models.scorer import Scorer, transform_report
 from blair_rec.models.text_models import model_class
-from blair_rec.ranking.baselines import COUNTED, NEIGHBOURS
+from blair_rec.ranking.baselines import LastItem, Markov, MeanHistory, Popularity, RecentHistory, SequentialRules
 from blair_rec.ranking.ensemble import Ensemble
+from blair_rec.testing import ScorerContract
 
 TINY = Path(__file__).resolve().parents[2] / "datasets" / "tiny"
 PACKAGE = Path(blair_rec.__file__).parent
+COUNTED = (Popularity, Markov, SequentialRules)
+NEIGHBOURS = (LastItem, MeanHistory, RecentHistory)
 FIELDS = "item_id_list", "item_length"
 VECTORS = np.random.default_rng(0).standard_normal((6, 4))
 
@@ -40,10 +44,56 @@ def scorers() -> Iterator[Any]:
     """One of each kind."""
     yield from (text_model("SASRec", items) for items in ("id", "text"))
     yield text_model("BERT4Rec", "id")
-    yield from (kind(7, *FIELDS) for kind in COUNTED.values())
-    near = [kind(VECTORS, [], *FIELDS) for kind in NEIGHBOURS.values()]
+    yield from (kind(7, *FIELDS) for kind in COUNTED)
+    near = [kind(VECTORS, [], *FIELDS) for kind in NEIGHBOURS]
     yield from near
     yield Ensemble(near[:2])
+
+
+class TestPopularity(ScorerContract):
+    kind = Popularity
+
+
+class TestMarkov(ScorerContract):
+    kind = Markov
+
+
+class TestSequentialRules(ScorerContract):
+    kind = SequentialRules
+
+
+class TestLastItem(ScorerContract):
+    kind = LastItem
+
+
+class TestMeanHistory(ScorerContract):
+    kind, transforms = MeanHistory, ("center", {"pca": 5})
+
+
+class TestRecentHistory(ScorerContract):
+    kind = RecentHistory
+
+
+def test_every_scorer_keeps_the_contract() -> None:
+    tested = {kind.kind for kind in ScorerContract.__subclasses__() if kind.__name__ != "Broken"}
+    assert tested == {registry.load("scorers", name) for name in registry.BUILT_IN["scorers"]}
+
+
+class ByLot(Popularity):
+    """Broken: it draws its scores, and reads the padding."""
+
+    def full_sort_predict(self, interaction: Any) -> torch.Tensor:
+        return super().full_sort_predict(interaction) + torch.rand(1) + interaction["item_id_list"].shape[1]
+
+
+def test_a_broken_scorer_breaks_the_contract() -> None:
+    class Broken(ScorerContract):
+        kind = ByLot
+
+    with pytest.raises(AssertionError):
+        Broken().test_it_changes_nothing_that_it_is_given_and_answers_the_same_again()
+    with pytest.raises(AssertionError):
+        Broken().test_a_case_has_its_scores_alone_and_with_more_padding()
 
 
 def test_models_baselines_and_ensembles_have_all_of_it() -> None:
@@ -59,14 +109,14 @@ def test_a_plain_torch_module_has_not() -> None:
     assert not isinstance(nn.Linear(1, 1), Scorer)
 
 
-@pytest.mark.parametrize("kind", COUNTED.values())
+@pytest.mark.parametrize("kind", COUNTED)
 def test_what_counts_events_takes_no_items_that_came_later(kind: Any) -> None:
     with pytest.raises(ConfigError, match=f"can't be scored: {kind.__name__} is made of the items that it was given"):
         kind(7, *FIELDS).append_items(VECTORS)
 
 
 def test_an_ensemble_takes_no_items_and_its_members_do() -> None:
-    ensemble = Ensemble([NEIGHBOURS["last_item"](VECTORS, [], *FIELDS)])
+    ensemble = Ensemble([LastItem(VECTORS, [], *FIELDS)])
     with pytest.raises(ConfigError, match="can't be scored: Ensemble is made of the items that it was given"):
         ensemble.append_items(VECTORS)
     ensemble.members[0].append_items(VECTORS[:2])

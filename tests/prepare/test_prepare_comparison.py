@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import polars as pl
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from blair_rec.config.comparison import load_config
 from blair_rec.config.steps import ITEMS_PER_DIRECTION
+from blair_rec.config.yaml_files import load_yaml
 from blair_rec.models.transforms import apply_transforms
 from blair_rec.prepare.comparison import WIDTHS, count_texts, protocol_for, steps_for, write_comparison
 from blair_rec.prepare.events import RawLog
@@ -99,3 +102,14 @@ def test_without_texts_there_is_something_to_compare_with_all_the_same(tmp_path:
     write_comparison(tmp_path / "x.yaml", tmp_path / "x", log_of([(0, 0), (0, 0)]), {})
     config = load_config(tmp_path / "x.yaml")
     assert set(config.variants) == {"id", "sequential_rules"} and config.evaluate.protocol == "unmasked"
+
+
+def test_an_editor_finds_the_schema_beside_what_is_written_and_has_nothing_to_say(tmp_path: Path) -> None:
+    path = write_texts(tmp_path, ["red cup", "blue jug"])
+    write_comparison(
+        path, tmp_path / "x", log_of([(0, 0), (0, 1)]), {"fields": ["title"]}, ["title"], comments=["mine"]
+    )
+    first, second, *_ = path.read_text("utf-8").splitlines()
+    assert second == "# mine" and first.startswith("# yaml-language-server: $schema=")
+    schema = json.loads((tmp_path / first.partition("$schema=")[2]).read_text("utf-8"))
+    assert list(jsonschema.Draft202012Validator(schema).iter_errors(load_yaml(path))) == []

@@ -76,7 +76,7 @@ def test_every_kind_of_file_gives_the_same_log(tmp_path: Path, kind: str) -> Non
         ["bob", "cup", "1"],
         ["bob", "pan", "2"],
     ]
-    assert in_folder(tmp_path / "mine") == ["mine.inter", "mine.yaml", "prepared.json"]
+    assert in_folder(tmp_path / "mine") == ["comparison.schema.json", "mine.inter", "mine.yaml", "prepared.json"]
 
 
 def test_items_get_their_text_and_those_without_are_told(tmp_path: Path) -> None:

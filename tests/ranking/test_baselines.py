@@ -24,7 +24,7 @@ from blair_rec.evaluate.leaderboard import build_leaderboard
 from blair_rec.evaluate.runs.results import load_runs
 from blair_rec.experiment.compare import compare
 from blair_rec.models.text_models import count_parameters
-from blair_rec.ranking.baselines import Counted, Markov, Popularity, build_baseline
+from blair_rec.ranking.baselines import Markov, Popularity, build_baseline
 from blair_rec.ranking.scoring import rank
 from blair_rec.training.checkpoint import load_weights, save_weights
 
@@ -39,8 +39,7 @@ def made(scorer: str, splits: list[Any], vectors: ItemVectors | None = None, **s
     train = splits[0]
     whole = {"scorer": scorer, "transforms": [], "control": None, "seed": 1, **setup}
     baseline = build_baseline(whole, train.config, train.item_num, vectors)
-    if isinstance(baseline, Counted):
-        baseline.count(training_sequences(train))
+    baseline.count(training_sequences(train))
     return baseline
 
 
@@ -314,13 +313,14 @@ def test_models_that_something_untrained_beats_are_told_so(tmp_path: Path) -> No
     "variant, message",
     [
         ({"scorer": "popularty"}, r"scorer is 'popularty'; did you mean 'popularity'\?"),
-        ({"scorer": "markov", "items": "text"}, r"scorer: markov is not trained, so items has no meaning there"),
-        ({"scorer": "last_item", "train": {"epochs": 3}}, r"scorer: last_item is not trained, so train has no meaning"),
+        ({"scorer": "markov", "items": "text"}, r"scorer: markov is not trained, so leave items out"),
+        ({"scorer": "last_item", "train": {"epochs": 3}}, r"scorer: last_item is not trained, so leave train out"),
         (
             {"scorer": "popularity", "transforms": ["l2"]},
-            r"scorer: popularity uses no text, so transforms, control and",
+            r"scorer: popularity uses no text; leave transforms, control and",
         ),
-        ({"scorer": "markov", "recbole": {"n_layers": 1}}, r"scorer: markov is not trained, so recbole has no meaning"),
+        ({"scorer": "markov", "recbole": {"n_layers": 1}}, r"scorer: markov is not trained, so leave recbole out"),
+        ({"scorer": "markov", "model": "GRU4Rec"}, r"scorer: markov is not trained, so leave model out"),
     ],
 )
 def test_a_baseline_takes_no_settings_that_mean_nothing_to_it(variant: dict[str, Any], message: str) -> None:

@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from blair_rec.config.section import default_of
+from blair_rec.config.sections import TextConfig
+from blair_rec.config.yaml_files import load_yaml, to_yaml
 from blair_rec.evaluate.answer import p_value
 from blair_rec.evaluate.leaderboard import Leaderboard
 from blair_rec.evaluate.page.cards import PAGE_FILE, read_cards
@@ -26,10 +28,10 @@ def write_page(board: Leaderboard, runs: Sequence[RunResult], folder: Path) -> N
     """leaderboard.html into the folder of a comparison, whose config and item cards it shows.
 
     Raises:
-        BadRun, BadItemCards: files that are missing or damaged.
+        BadRun, BadItemCards, ConfigError: files that are missing or damaged.
     """
     path = Path(folder) / CONFIG_FILE
-    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    config = load_yaml(path) if path.exists() else {}
     write_text(Path(folder) / PAGE_FILE, to_html(page_data(board, runs, read_cards(folder)), config))
 
 
@@ -63,7 +65,7 @@ def to_html(data: PageData, config: Mapping[str, Any]) -> str:
         map_colours=[_colours(one) for one in data.maps],
         p_value=p_value,
         command=_command(board),
-        config=yaml.safe_dump(_without_folders(_pinned(config, board)), sort_keys=False, allow_unicode=True),
+        config=to_yaml(_without_folders(_pinned(config, board))),
     )
 
 
@@ -83,9 +85,10 @@ def _pinned(config: Mapping[str, Any], board: Leaderboard) -> dict[str, Any]:
     encoder, and what has no revision on a hub, is left as it is.
     """
     pinned = copy.deepcopy(dict(config))
-    variants, shared = pinned.get("variants"), pinned.get("text")
+    variants, shared = pinned.get("variants"), pinned.get("text") or {}
     if not isinstance(variants, dict) or not isinstance(shared, dict):
         return pinned
+    default = default_of(TextConfig, "encoder")
     for row in board.rows:
         variant, used = variants.get(row.variant), row.encoder
         own = variant.get("text") if isinstance(variant, dict) else None
@@ -94,9 +97,9 @@ def _pinned(config: Mapping[str, Any], board: Leaderboard) -> dict[str, Any]:
         given = own.get("store", shared.get("store"))  # a store that was there is no encoder's to make again
         if used is None or used.revision is None or given is not None:
             continue
-        if _on_hub(used.revision) and used.name == own.get("encoder", shared.get("encoder")):
+        if _on_hub(used.revision) and used.name == own.get("encoder", shared.get("encoder", default)):
             section["revision"] = used.revision
-    return pinned
+    return {**pinned, "text": shared} if shared else pinned
 
 
 def _on_hub(revision: str) -> bool:

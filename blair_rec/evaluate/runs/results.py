@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
+from blair_rec.config.comparison import CompareConfig
+from blair_rec.config.section import default_of
+from blair_rec.config.yaml_files import load_yaml
 from blair_rec.errors import BadRun, ConfigError, NoRuns, UnpairedRuns
 from blair_rec.evaluate.metrics import Metric, per_user
 from blair_rec.evaluate.runs.run_files import (
@@ -178,7 +180,9 @@ def load_run(folder: Path) -> RunResult:
 
 def load_runs(comparison: Path) -> list[RunResult]:
     """All finished runs of a comparison, as `read_runs`; one that stands for all seeds comes once for each."""
-    return for_every_seed(read_runs(comparison), _config_in(Path(comparison) / CONFIG_FILE).get("seeds") or ())
+    config = _config_in(Path(comparison) / CONFIG_FILE)
+    seeds = config.get("seeds", default_of(CompareConfig, "seeds")) if config else ()
+    return for_every_seed(read_runs(comparison), seeds)
 
 
 def for_every_seed(runs: Sequence[RunResult], seeds: Sequence[int]) -> list[RunResult]:
@@ -243,16 +247,15 @@ def check_paired(runs: Sequence[RunResult]) -> None:
 
 
 def _config_in(path: Path) -> dict[str, Any]:
-    """A comparison's config.yaml, not checked; empty where there is no such file."""
+    """A comparison's config.yaml, not checked, so that runs of an earlier version can be read; empty without one."""
     if not path.exists():
         return {}
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        return load_yaml(path)
+    except ConfigError as error:
         raise ConfigError(
-            f"{path} can't be read: {error}; restore it, or delete it: variants are then ordered by name"
+            f"{path.name} can't be read: {error}; restore it, or delete it: variants are then ordered by name"
         ) from error
-    return config if isinstance(config, dict) else {}
 
 
 def _variants_in(path: Path) -> list[str]:

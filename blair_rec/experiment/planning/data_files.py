@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.errors import DatasetError
@@ -41,7 +43,7 @@ def data_hash(config: CompareConfig) -> str:
     names = [f"{folder.name}.{part}.inter" for part in parts] or [f"{folder.name}.inter"]
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise DatasetError(f"{folder} holds no {missing[0]}; a data set's files carry the name of its folder")
-    kinds = _features_read(config, folder.name)
+    kinds = features_read(config.model, config.recbole, folder.name)
     beside = [
         path
         for path in folder.iterdir()
@@ -51,12 +53,12 @@ def data_hash(config: CompareConfig) -> str:
     return hash_files([*(folder / name for name in names), *beside], folder)
 
 
-def _features_read(config: CompareConfig, dataset: str) -> set[str] | None:
+def features_read(model: str, settings: Mapping[str, Any], dataset: str) -> set[str] | None:
     """The endings of the files whose columns RecBole loads next to .inter; None for all that are there."""
-    if "load_col" in config.recbole:
-        columns = config.recbole["load_col"]
+    if "load_col" in settings:
+        columns = settings["load_col"]
         return None if columns is None else set(columns)
-    model = config.model.removeprefix("BLaIR")  # the rest as RecBole's configurator chooses its defaults
+    model = model.removeprefix("BLaIR")  # the rest as RecBole's configurator chooses its defaults
     if model in ("GRU4RecKG", "KSR"):
         return {"ent"}
     if dataset != "ml-100k":

@@ -43,12 +43,14 @@ def code_changes(result: RunResult, run: Run) -> list[str]:
     code = run.hashes["code"]
     if code == result.hashes.get("code") or code in result.accepted_code:
         return []
-    before, now = _read(result).get("code_files"), code_files(bool(run.setup.get("text")))
+    before, now = _read(result).get("code_files"), {**code_files(bool(run.setup.get("text"))), **run.outside}
     if not isinstance(before, Mapping):
         return ["the code of blair_rec (an earlier version, which didn't note its files)"]
     changed = [path for path in sorted({*before, *now}) if before.get(path) != now.get(path)]
-    more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
-    return [f"the code of blair_rec ({first_of(changed, 5)}{more})"]
+    ours = [path for path in changed if path.endswith(".py")]
+    more = f" and {len(ours) - 5} more" if len(ours) > 5 else ""
+    words = [f"the code of blair_rec ({first_of(ours, 5)}{more})"] if ours else []
+    return words + [f"the code of {package}" for package in changed if package not in ours]
 
 
 def refuse_changed(runs: list[Run], out: Path, accept: bool = False) -> None:

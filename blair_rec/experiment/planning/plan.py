@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from blair_rec import registry
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.plugin import PLUGIN_KEYS
 from blair_rec.config.section import to_dict
@@ -17,7 +18,7 @@ from blair_rec.errors import BadRun
 from blair_rec.evaluate.runs.results import load_run, run_name
 from blair_rec.evaluate.runs.run_files import RANKS_FILE, RESULT_FILE, RUNS_FOLDER, WEIGHTS_FILE
 from blair_rec.experiment.item_vectors import Vectors
-from blair_rec.experiment.provenance import code_hash, hash_files, hash_of
+from blair_rec.experiment.provenance import code_hash, hash_files, hash_of, with_outside
 
 # Planning takes neither torch nor RecBole, so that a dry run answers at once.
 
@@ -40,6 +41,8 @@ class Run:
     done: bool
     seedless: bool = False
     """Whether nothing in it is drawn by lot, so that it is the run of every seed."""
+    outside: Mapping[str, str] = field(default_factory=dict)
+    """The hash of each package, or module, from outside that its numbers depend on."""
 
     @property
     def name(self) -> str:
@@ -63,6 +66,9 @@ def plan(config: CompareConfig, out: Path, encodings: Mapping[str, Vectors], dat
     An average is finished while its members are the runs that it was made of; to make it again takes no training.
 
     `encodings` are the text variants' vectors, `data` is the data set's hash.
+
+    Raises:
+        ConfigError: code from outside that isn't there; UntrustedCode: as registry.load.
     """
     stores = {name: encoding.known_sha256() for name, encoding in encodings.items()}
     runs = []
@@ -71,11 +77,12 @@ def plan(config: CompareConfig, out: Path, encodings: Mapping[str, Vectors], dat
             seedless = is_seedless(config, name)
             if seedless and seed != config.seeds[0]:
                 continue
-            setup, code = run_setup(config, name, seed), code_hash(variant.uses_text)
+            setup, outside = run_setup(config, name, seed), outside_code(config, name)
+            code = with_outside(code_hash(variant.uses_text), outside)
             hashes = {"config": hash_of(setup), "data": data, "store": stores.get(name), "code": code}
             store = encodings[name].path if name in encodings else None
             folder = out / RUNS_FOLDER / run_name(name, seed)
-            run = Run(name, seed, setup, hashes, store, folder, (folder / RESULT_FILE).is_file(), seedless)
+            run = Run(name, seed, setup, hashes, store, folder, (folder / RESULT_FILE).is_file(), seedless, outside)
             if variant.average:
                 made = _as_made(setup, folder)
                 run, before = with_members(run), with_members(dataclasses.replace(run, setup=made))
@@ -84,6 +91,19 @@ def plan(config: CompareConfig, out: Path, encodings: Mapping[str, Vectors], dat
                 run = before if same else dataclasses.replace(run, done=False)
             runs.append(run)
     return runs
+
+
+def outside_code(config: CompareConfig, name: str) -> dict[str, str]:
+    """The hash of each package, or module, from outside that a variant's numbers depend on; vectors have their own.
+
+    Raises:
+        ConfigError: one isn't there; UntrustedCode: as registry.load.
+    """
+    found: dict[str, str] = {}
+    for group, of in config.outside(name):
+        if group != "encoders":
+            found.update(registry.source_hash(group, of))
+    return found
 
 
 def is_seedless(config: CompareConfig, name: str) -> bool:
@@ -160,13 +180,20 @@ def run_setup(config: CompareConfig, variant_name: str, seed: int) -> dict[str, 
         return {**shared, "average": list(variant.average), "weights": variant.weights, **named}
     return {
         **shared,
-        "model": config.model,
+        "model": config.model_of(variant),
         "recbole": to_dict(config.recbole_of(variant)),
-        "train": to_dict(config.train_of(variant)) if variant.is_trained else None,
+        "train": _without_options(to_dict(config.train_of(variant))) if variant.is_trained else None,
         "scorer": variant.scorer,
-        **{name: to_dict(getattr(variant, name)) for cls, name in PLUGIN_KEYS.values() if cls is VariantConfig},
+        **_without_options(
+            {name: to_dict(getattr(variant, name)) for cls, name in PLUGIN_KEYS.values() if cls is VariantConfig}
+        ),
         "text": text and _text_setup(text),
     }
+
+
+def _without_options(said: dict[str, Any]) -> dict[str, Any]:
+    """Without options for code from outside where there are none: runs without such code never heard of them."""
+    return {name: value for name, value in said.items() if value or name not in ("options", "loss_options")}
 
 
 def _text_setup(text: TextConfig) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from blair_rec import registry
 from blair_rec.config.comparison import CompareConfig, load_config
 from blair_rec.errors import BadRun, BlairRecError, ConfigError
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE, RUNS_FOLDER
@@ -33,6 +34,24 @@ class Plan:
     """Of the whole comparison."""
     asked: list[Run]
     """Those that are to be made now, finished ones included."""
+
+
+def own_config(config: CompareConfig | str | Path, overrides: Sequence[str] = ()) -> CompareConfig:
+    """A comparison that is read already, or one from a file of the caller's, whose `module:Class` may be imported.
+
+    Raises:
+        ConfigError: as load_config; and Python code in the config.yaml of a comparison's folder, which may come from
+            elsewhere.
+    """
+    if isinstance(config, CompareConfig):
+        return config
+    path, read = Path(config), load_config(config, overrides)
+    if read.code and path.name == CONFIG_FILE and (path.parent / RUNS_FOLDER).exists():
+        raise ConfigError(
+            f"{path} was written by a comparison and may come from elsewhere, so the Python code that it names is not "
+            f"imported: {', '.join(sorted(read.code))}. If the code is yours, give the config that you wrote"
+        )
+    return read
 
 
 def plan_all(
@@ -81,6 +100,14 @@ def _with_kept(
 ) -> tuple[CompareConfig, dict[str, Vectors]]:
     """The config with what an earlier one of the folder adds, and the vectors of the variants that are added."""
     added = {name: variant for name, variant in before.variants.items() if name not in config.variants}
+    for name in _untrusted(before, added):
+        logger.warning(
+            "the board leaves out %s, which %s no longer names: it takes Python code, and %s alone vouches for none",
+            name,
+            "the config",
+            CONFIG_FILE,
+        )
+        del added[name]
     # The order of seeds stays, for the first one's run stands for all where nothing is drawn by lot.
     seeds = (*before.seeds, *(seed for seed in config.seeds if seed not in before.seeds))
     if not added and set(seeds) == set(config.seeds):
@@ -114,6 +141,12 @@ def _with_kept(
         variants={name: both.variants[name] for name in order},
         seeds=tuple(seed for seed in seeds if seed in config.seeds or seed in kept_seeds),
     ), found
+
+
+def _untrusted(config: CompareConfig, names: Collection[str]) -> list[str]:
+    """The variants whose code may not be imported, and averages of them."""
+    own = {name for name in names if not all(registry.is_trusted(*one) for one in config.outside(name))}
+    return [name for name in names if name in own or own & set(config.variants[name].average)]
 
 
 def _changes(run: Run) -> list[str]:

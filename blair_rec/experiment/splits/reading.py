@@ -19,6 +19,7 @@ from blair_rec.data.log import LOG_POSITION
 from blair_rec.data.sequences import TrainingSequences, training_sequences
 from blair_rec.errors import BlairRecError, ConfigError, DatasetError
 from blair_rec.evaluate.metrics import check_k
+from blair_rec.experiment.planning.data_files import features_read
 from blair_rec.lines.rejected import Rejected
 from blair_rec.models.packed import can_pack
 from blair_rec.models.text_models import model_class
@@ -31,7 +32,6 @@ logger = logging.getLogger("blair_rec")
 class TrainingData:
     """The training and the validation split of a data set, read once: all that training and selection may see."""
 
-    model_class: type[Any]
     folder: str
     train: TextSequentialDataset
     valid: TextSequentialDataset
@@ -69,14 +69,11 @@ def read_splits(config: CompareConfig, folder: Path) -> tuple[TrainingData, Text
         ConfigError: no such model or setting of it, a loss that it can't be trained with, or a metric that looks
             further down than there are items.
     """
-    cls = model_class(config.model)
-    for variant in config.variants.values():
-        if variant.is_trained:
-            check_loss(cls, config.train_of(variant))
+    classes = _check_models(config, folder)
     ours = {"blair_ties": config.ties, "blair_split": to_dict(config.split)}
-    recbole = recbole_config(cls, str(folder), {**config.recbole, **ours})
+    recbole = recbole_config(model_class(config.model), str(folder), {**config.recbole, **ours})
     _refuse_other_data(config)
-    ignored = _unread_settings(config, cls)
+    ignored = _unread_settings(config, classes)
     dataset, train, valid, test = _read(config, recbole)
     _check_cases(config, {"training": train, "validation": valid, "test": test})
     _log_ties(config, train)
@@ -84,7 +81,6 @@ def read_splits(config: CompareConfig, folder: Path) -> tuple[TrainingData, Text
     check_k(config.evaluate.metrics, len(tokens) - 1)
     sequences = training_sequences(train)
     data = TrainingData(
-        model_class=cls,
         folder=str(folder),
         train=train,
         valid=valid,
@@ -96,6 +92,27 @@ def read_splits(config: CompareConfig, folder: Path) -> tuple[TrainingData, Text
         unread=ignored,
     )
     return data, test
+
+
+def _check_models(config: CompareConfig, folder: Path) -> list[type[Any]]:
+    """The classes of the models in use. Raises ConfigError where one doesn't fit the data or its variant's loss."""
+    shared, classes = features_read(config.model, config.recbole, folder.name), [model_class(config.model)]
+    for name, variant in config.variants.items():
+        if not variant.is_trained:
+            continue
+        try:
+            cls = model_class(config.model_of(variant))
+            check_loss(cls, config.train_of(variant))
+        except ConfigError as error:
+            raise ConfigError(f"variants.{name}: {error}") from None
+        needed = features_read(config.model_of(variant), config.recbole, folder.name)
+        if shared is not None and needed is not None and (more := sorted(needed - shared)):
+            raise ConfigError(
+                f"variants.{name}.model: {variant.model} reads the .{more[0]} file, and {config.model}, with which all "
+                "variants share the data, doesn't; name the columns to read in recbole.load_col"
+            )
+        classes.append(cls)
+    return classes
 
 
 def _read(config: CompareConfig, recbole: Any) -> tuple[TextSequentialDataset, ...]:
@@ -125,11 +142,11 @@ def _log_ties(config: CompareConfig, train: TextSequentialDataset) -> None:
         logger.info("%s have equal times; %s", pairs, how)
 
 
-def _unread_settings(config: CompareConfig, cls: type) -> tuple[str, ...]:
+def _unread_settings(config: CompareConfig, classes: Sequence[type[Any]]) -> tuple[str, ...]:
     """A note on the settings of RecBole that nothing here reads; logged, and for readers of the results."""
     trained = [config.train_of(variant) for variant in config.variants.values() if variant.is_trained]
-    recboles_way = not can_pack(cls) or any(train.loss == "recbole" for train in trained)
-    keys = unread(config.recbole, config.model, recboles_way)
+    recboles_way = not all(map(can_pack, classes)) or any(train.loss == "recbole" for train in trained)
+    keys = unread(config.recbole, config.models, recboles_way)
     if not keys:
         return ()
     note = f"settings under `recbole` that nothing reads in this comparison: {', '.join(keys)}"
@@ -139,10 +156,11 @@ def _unread_settings(config: CompareConfig, cls: type) -> tuple[str, ...]:
 
 def _refuse_other_data(config: CompareConfig) -> None:
     """Variants share one data set: what one of them has otherwise can only be a setting of the model."""
-    known = model_keys(config.model)
     for name, variant in config.variants.items():
+        model = config.model_of(variant)
+        known = model_keys(model)
         if others := [key for key in variant.recbole if key not in known]:
             raise ConfigError(
-                f"variants.{name}.recbole: {', '.join(others)} is no setting of {config.model} itself, and all else "
+                f"variants.{name}.recbole: {', '.join(others)} is no setting of {model} itself, and all else "
                 f"is the same for all variants; known: {', '.join(known)}"
             )

@@ -5,7 +5,10 @@ trained extras), E text_dim, H hidden_size.
 
 The contract: `forward(ids [...]) -> [..., H]` and `weight -> [N, H]` as nn.Embedding has them; in eval mode
 forward(ids) == weight[ids]; row 0 is exactly zero in both and gets no gradient; at the start the items' rows have the
-RMS of the embedding that they replace, so that scores start in the same range.
+RMS of the embedding that they replace, so that scores start in the same range. blair_rec.testing tests it.
+
+A kind of one's own is called with `vectors` [C - 1, E'], `replaced` (an nn.Embedding [N, H]) and the `options` of the
+variant by name, and says in `rows` how its table is made (docs/extend.md).
 """
 
 from __future__ import annotations
@@ -123,15 +126,15 @@ class ItemSide(nn.Module):
         """[M, E'] behind the table."""
         self.table = torch.cat([self.table, rows])
 
-    def _of(self, parameter: Tensor, which: Tensor | None) -> Tensor:
+    def some_of(self, parameter: Tensor, which: Tensor | None) -> Tensor:
         """The rows `which` of a parameter [C - 1, ...] that has one for each item; all of them if None."""
         return parameter if which is None else F.embedding(which, parameter, sparse=self.sparse)
 
-    def _keep_frozen(self, vectors: Tensor) -> None:
-        # The store can give the [C - 1, E] vectors again, so checkpoints do not carry them.
+    def keep_frozen(self, vectors: Tensor) -> None:
+        """[C - 1, E'] as `table`, which is not trained; the store can give it again, so checkpoints do not carry it."""
         self.register_buffer("table", vectors, persistent=False)
 
-    def _start_at_size(self, *scaled: Tensor) -> None:
+    def start_at_size(self, *scaled: Tensor) -> None:
         """Multiply these parameters by one factor, so that the rows have the RMS of the embedding they replace.
 
         The rows have to grow as the parameters do.

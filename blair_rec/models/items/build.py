@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from blair_rec import registry
 from blair_rec.config.sections import VariantConfig
-from blair_rec.config.steps import followed_by
+from blair_rec.config.steps import Step, followed_by
+from blair_rec.errors import ConfigError
 from blair_rec.models.items.base import ItemSide
-from blair_rec.models.items.id_text import IdTextItems
-from blair_rec.models.items.sasrec_text import SASRecTextItems
-from blair_rec.models.items.text import TextItems
-from blair_rec.models.items.text_delta import TextDeltaItems
-from blair_rec.models.items.text_init import TextInitItems
-from blair_rec.models.items.unisrec import UniSRecItems
 from blair_rec.models.whitening import fit_checked
-
-KINDS: dict[str, type[ItemSide]] = {
-    "text": TextItems,
-    "text_init": TextInitItems,
-    "text_delta": TextDeltaItems,
-    "id_text": IdTextItems,
-    "unisrec": UniSRecItems,
-    "sasrec_text": SASRecTextItems,
-}
-"""By the name in the config; `id` is the model's own embedding."""
 
 
 def build_items(
@@ -47,17 +34,63 @@ def build_items(
         fitted: what the transforms found when they were fitted for this item side before; None: they are fitted now.
 
     Raises:
+        ConfigError: whitening over too few items; an item side from outside that can't be imported, is no ItemSide,
+            or doesn't take its options; UntrustedCode: as registry.load.
+    """
+    kind = item_kind(variant)
+    options = {**{name: getattr(variant, name) for name in ("fusion", "max_delta")}, **variant.options}
+    given = {name: value for name, value in options.items() if value is not None or name in variant.options}
+    items = build_side(
+        kind,
+        given,
+        vectors,
+        replaced,
+        transforms=variant.transforms,
+        control=variant.control,
+        seed=seed,
+        fitted=fitted,
+    )
+    if registry.is_outside("items", variant.items) and items.weight.shape != replaced.weight.shape:
+        raise ConfigError(
+            f"the item side {variant.items} has a table of {list(items.weight.shape)} in the place of one of "
+            f"{list(replaced.weight.shape)}; `rows` has to give a vector of the model's width for each item"
+        )
+    return items
+
+
+def build_side(
+    kind: type[ItemSide],
+    options: Mapping[str, Any],
+    vectors: np.ndarray,
+    replaced: nn.Embedding,
+    *,
+    transforms: Sequence[Step] = (),
+    control: str | None = None,
+    seed: int = 0,
+    fitted: Mapping[str, np.ndarray] | None = None,
+) -> ItemSide:
+    """An item side of any class, as build_items makes that of a variant: kind(vectors, replaced, **options).
+
+    Raises:
         ConfigError: whitening over too few items.
     """
-    kind = KINDS[variant.items]
-    options = {name: getattr(variant, name) for name in ("fusion", "max_delta")}
-    rows = controlled(vectors[1:], variant.control, seed)
-    steps = followed_by(variant.transforms, kind.steps(replaced.embedding_dim))
-    transforms, rows = fit_checked(rows, steps, fitted)
-    given = {name: value for name, value in options.items() if value is not None}
-    items = kind(torch.from_numpy(rows).float(), replaced, **given)
-    items.transforms = transforms
+    rows = controlled(vectors[1:], control, seed)
+    found, rows = fit_checked(rows, followed_by(transforms, kind.steps(replaced.embedding_dim)), fitted)
+    items = kind(torch.from_numpy(rows).float(), replaced, **options)
+    items.transforms = found
     return items
+
+
+def item_kind(variant: VariantConfig) -> type[ItemSide]:
+    """The class of a variant's item side, which is called with the vectors, the embedding, and the options.
+
+    Raises:
+        ConfigError, UntrustedCode: as build_items, of the class.
+    """
+    kind: type[ItemSide] = registry.load_class("items", variant.items, ItemSide)
+    if registry.is_outside("items", variant.items):
+        registry.check_call("items", variant.items, kind, 2, variant.options)
+    return kind
 
 
 def controlled(rows: np.ndarray, control: str | None, seed: int) -> np.ndarray:

@@ -19,7 +19,7 @@ class IdTextItems(ItemSide):
 
     def __init__(self, vectors: Tensor, replaced: nn.Embedding, fusion: str = "sum") -> None:
         super().__init__(vectors, replaced)
-        self._keep_frozen(vectors)
+        self.keep_frozen(vectors)
         width, self.fusion = self.embedding_dim, fusion
         self.mlp = nn.Sequential(nn.Linear(vectors.shape[1], width), nn.GELU(), nn.Linear(width, width))
         self.ids = nn.Parameter(replaced.weight[1 : len(vectors) + 1].detach().clone())
@@ -29,12 +29,12 @@ class IdTextItems(ItemSide):
             self.gate = nn.Linear(2 * width, width)
             nn.init.zeros_(self.gate.weight)
             nn.init.zeros_(self.gate.bias)
-        self._start_at_size(self.ids, *self.mlp[2].parameters())
+        self.start_at_size(self.ids, *self.mlp[2].parameters())
 
     def rows(self, which: Tensor | None = None) -> Tensor:
         """[C - 1, H], or [K, H] of `which` [K]."""
-        text: Tensor = self.mlp(self._of(self.table, which))
-        ids = self._of(self.ids, which)
+        text: Tensor = self.mlp(self.some_of(self.table, which))
+        ids = self.some_of(self.ids, which)
         if self.fusion == "sum":
             return text + ids
         both = torch.cat([text, ids], dim=1)

@@ -22,15 +22,15 @@ class SASRecTextItems(ItemSide):
 
     def __init__(self, vectors: Tensor, replaced: nn.Embedding) -> None:
         super().__init__(vectors, replaced)
-        self._keep_frozen(vectors)
+        self.keep_frozen(vectors)
         self.first, self.second = nn.Linear(vectors.shape[1], WIDTH), nn.Linear(WIDTH, self.embedding_dim)
         for layer in (self.first, self.second):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
-        self._start_at_size(self.second.weight)
+        self.start_at_size(self.second.weight)
 
     def rows(self, which: Tensor | None = None) -> Tensor:
         """[C - 1, H], or [K, H] of `which` [K]."""
         drop = self._dropout()
-        rows: Tensor = self.second(drop(F.relu(self.first(drop(self._of(self.table, which), DROPOUT))), DROPOUT))
+        rows: Tensor = self.second(drop(F.relu(self.first(drop(self.some_of(self.table, which), DROPOUT))), DROPOUT))
         return rows

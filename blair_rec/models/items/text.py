@@ -15,12 +15,12 @@ class TextItems(ItemSide):
 
     def __init__(self, vectors: Tensor, replaced: nn.Embedding) -> None:
         super().__init__(vectors, replaced)
-        self._keep_frozen(vectors)
+        self.keep_frozen(vectors)
         width = self.embedding_dim
         self.mlp = nn.Sequential(nn.Linear(vectors.shape[1], width), nn.GELU(), nn.Linear(width, width))
-        self._start_at_size(*self.mlp[2].parameters())
+        self.start_at_size(*self.mlp[2].parameters())
 
     def rows(self, which: Tensor | None = None) -> Tensor:
         """[C - 1, H], or [K, H] of `which` [K]."""
-        rows: Tensor = self.mlp(self._of(self.table, which))
+        rows: Tensor = self.mlp(self.some_of(self.table, which))
         return rows

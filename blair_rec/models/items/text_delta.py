@@ -23,7 +23,7 @@ class TextDeltaItems(ItemSide):
 
     def __init__(self, vectors: Tensor, replaced: nn.Embedding, max_delta: float = 0.5) -> None:
         super().__init__(vectors, replaced)
-        self._keep_frozen(vectors)
+        self.keep_frozen(vectors)
         self.max_delta = max_delta
         self.delta = nn.Parameter(torch.zeros(len(vectors), self.embedding_dim))
         self.register_buffer("length", torch.tensor(self._start * self.embedding_dim**0.5))
@@ -36,7 +36,7 @@ class TextDeltaItems(ItemSide):
     def rows(self, which: Tensor | None = None) -> Tensor:
         """[C - 1, H], or [K, H] of `which` [K]."""
         bound = self.max_delta * self.length
-        content, delta = self._of(self.table, which), self._of(self.delta, which)
+        content, delta = self.some_of(self.table, which), self.some_of(self.delta, which)
         size = delta.norm(dim=1, keepdim=True)
         return self.length * content + delta * (bound / size.clamp(min=bound))
 

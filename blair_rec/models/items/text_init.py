@@ -16,7 +16,7 @@ class TextInitItems(ItemSide):
     def __init__(self, vectors: Tensor, replaced: nn.Embedding) -> None:
         super().__init__(vectors, replaced)
         self.table = nn.Parameter(vectors)
-        self._start_at_size(self.table)
+        self.start_at_size(self.table)
 
     @staticmethod
     def steps(hidden_size: int) -> tuple[Step, ...]:
@@ -25,4 +25,4 @@ class TextInitItems(ItemSide):
 
     def rows(self, which: Tensor | None = None) -> Tensor:
         """[C - 1, H], or [K, H] of `which` [K]."""
-        return self._of(self.table, which)
+        return self.some_of(self.table, which)

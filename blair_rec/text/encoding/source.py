@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from blair_rec import registry
 from blair_rec.errors import ConfigError, EncoderUnavailable, UnknownEncoder
 from blair_rec.text.encoding.packages import packaged_model
 
@@ -66,6 +67,8 @@ class EncoderSource:
     """What the model computes in: float32, bfloat16 or, on a GPU, float16."""
     asked_length: int = field(default=0, compare=False)
     """The max_length that was asked for."""
+    outside: bool = field(default=False, compare=False)
+    """Whether it is a class of another package (see outside.py), and there are no files of ours to read."""
 
     def header(self) -> dict[str, str | int]:
         """What a store records of the encoder; not the path, which is this machine's alone."""
@@ -90,14 +93,18 @@ def resolve_encoder(
 ) -> EncoderSource:
     """Find an encoder's files without loading them.
 
-    Looked for in this order: a local folder; an installed package whose module has `get_model_path()` (a module of the
-    working directory is never imported); the hub, or
-    where the hub can't be reached its local cache. `fallback` is another such name: it is taken, with a warning, only
-    if the hub can't be reached; `revision` and `pooling` belong to `name` and don't carry over to it.
+    Looked for in this order: a name of the registry (an entry point of `blair_rec.encoders`); a local folder; an
+    installed package whose module has `get_model_path()` (a module of the working directory is never imported); the
+    hub, or where the hub can't be reached its local cache. `fallback` is another such name: it is taken, with a
+    warning, only if the hub can't be reached; `revision` and `pooling` belong to `name` and don't carry over to it.
 
     Raises UnknownEncoder for a name that the hub refuses or a folder that isn't a model, EncoderUnavailable if the hub
     can't be reached, ConfigError if `pooling: auto` has nothing to go by.
     """
+    if registry.is_outside("encoders", name):
+        from blair_rec.text.encoding.outside import outside_source
+
+        return outside_source(name, revision, pooling, max_length, dtype)
     if pooling not in ("auto", "cls", "mean"):
         raise ConfigError(f"pooling is {pooling!r}; known: auto, cls, mean")
     if dtype not in DTYPES:

@@ -12,8 +12,10 @@ import numpy as np
 
 from blair_rec.device import choose_device
 from blair_rec.errors import ConfigError, StoreError
+from blair_rec.registry import trusting
 from blair_rec.text.catalogue import Catalogue, Record, iter_catalogue, texts_in
 from blair_rec.text.encoding.encoder import TextEncoder
+from blair_rec.text.encoding.outside import OutsideEncoder
 from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
 from blair_rec.text.search.nearest import ExactIndex, Index, check_k
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
@@ -35,7 +37,11 @@ class Hit:
 
 
 class TextSearch:
-    """A store that answers sentences, read by the encoder that made it."""
+    """A store that answers sentences, read by the encoder that made it.
+
+    hits = blair_rec.TextSearch("stores/mine", items="items.jsonl").search(["a blue cup"], k=10)
+    hits[0][0].item_token, hits[0][0].score  # the nearest item of the first sentence
+    """
 
     def __init__(
         self,
@@ -61,7 +67,9 @@ class TextSearch:
         self.store = store if isinstance(store, EmbeddingStore) else open_store(store, verify=False)
         self.items, self.item_id = items, item_id
         self.index: Index = _index(self.store, metric, approximate)
-        self.encoder = TextEncoder(encoder_of(self.store, encoder), choose_device(device))
+        with trusting(() if encoder is None else {encoder}):  # named by hand, not by the store
+            source, place = encoder_of(self.store, encoder), choose_device(device)
+            self.encoder = OutsideEncoder(source, place) if source.outside else TextEncoder(source, place)
         if self.encoder.text_dim != self.store.text_dim:
             made = f"vectors of width {self.encoder.text_dim}, and the store's have {self.store.text_dim}"
             raise StoreError(f"{self.encoder.source.name} makes {made}; name the encoder that made the store")

@@ -193,6 +193,9 @@ def as_stored(vectors: np.ndarray, dtype: str) -> np.ndarray:
 def open_store(path: str | Path, verify: bool = True) -> EmbeddingStore:
     """Open a store; its arrays are memory-mapped.
 
+        store = blair_rec.open_store("stores/mine")
+        store.vectors  # [items, text_dim], row by row those of store.item_tokens
+
     `verify` reads everything once: the checksums of all files and of the header, and that all vectors are finite.
     Without it only schema, dtypes, shapes and sizes are checked, whatever the number of rows.
 

@@ -1,4 +1,4 @@
-"""Dates in a config, and the unit in which a data set counts time."""
+"""Dates as text, and the unit in which a data set counts time."""
 
 from __future__ import annotations
 

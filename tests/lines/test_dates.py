@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blair_rec.config.dates import UNITS, seconds_of, span, unit_of
+from blair_rec.lines.dates import UNITS, seconds_of, span, unit_of
 
 MOMENTS = st.datetimes(datetime.datetime(1990, 1, 2), datetime.datetime(2099, 12, 30))
 

@@ -1,0 +1,315 @@
+"""The one list of names that a config may choose from, ours and other packages', and the only place that imports them.
+
+A name leads to `module:Class`, or to a function. To list names imports nothing; `load` imports the one that is asked
+for. Names come from three places:
+
+- `BUILT_IN`, below;
+- installed packages, by their entry points of the groups `blair_rec.items`, `.scorers`, `.transforms`, `.losses` and
+  `.encoders`;
+- a config of one's own, which may say `module:Class` itself. Such code is imported only inside `trusting`: a run, a
+  store or a folder may come from elsewhere, and what it names must not decide which code is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from importlib.metadata import distributions
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from blair_rec.errors import ConfigError, UntrustedCode
+
+_COUNTED = {
+    "popularity": "blair_rec.ranking.baselines:Popularity",
+    "markov": "blair_rec.ranking.baselines:Markov",
+    "sequential_rules": "blair_rec.ranking.baselines:SequentialRules",
+}
+_NEIGHBOURS = {
+    "last_item": "blair_rec.ranking.baselines:LastItem",
+    "mean_history": "blair_rec.ranking.baselines:MeanHistory",
+    "recent_history": "blair_rec.ranking.baselines:RecentHistory",
+}
+_SAMPLED = {
+    "sampled_softmax": "blair_rec.training.losses:sampled_softmax",
+    "gbce": "blair_rec.training.losses:gbce",
+    "bpr": "blair_rec.training.losses:bpr",
+}
+BUILT_IN: dict[str, dict[str, str]] = {
+    "items": {
+        "id": "torch.nn:Embedding",  # the model's own
+        "text": "blair_rec.models.items.text:TextItems",
+        "text_init": "blair_rec.models.items.text_init:TextInitItems",
+        "text_delta": "blair_rec.models.items.text_delta:TextDeltaItems",
+        "id_text": "blair_rec.models.items.id_text:IdTextItems",
+        "unisrec": "blair_rec.models.items.unisrec:UniSRecItems",
+        "sasrec_text": "blair_rec.models.items.sasrec_text:SASRecTextItems",
+    },
+    "scorers": {**_COUNTED, **_NEIGHBOURS},
+    "transforms": {
+        "center": "blair_rec.models.transforms:Center",
+        "l2": "blair_rec.models.transforms:L2",
+        "pca": "blair_rec.models.transforms:PCA",
+        "whiten": "blair_rec.models.transforms:Whiten",
+        "shrink": "blair_rec.models.transforms:Shrink",
+        "rescale": "blair_rec.models.transforms:Rescale",
+    },
+    "losses": {
+        "full_softmax": "blair_rec.training.losses:full_softmax",
+        **_SAMPLED,
+        "recbole": "blair_rec.training.epochs:RecboleWay",  # the model's own
+    },
+    "encoders": {},  # folders, packages with a model inside, and models on the hub have no list
+    "sources": {
+        "csv": "blair_rec.prepare.own:prepare_own",
+        "amazon-2023": "blair_rec.prepare.public.reviews:prepare_amazon",
+        "amazon-c4": "blair_rec.prepare.public.search:prepare_search",
+        "esci": "blair_rec.prepare.public.search:prepare_search",
+    },
+}
+"""By group and name. `sources` are what `blair-rec prepare` reads."""
+TEXT_SCORERS = tuple(_NEIGHBOURS)
+"""Scorers that look up text vectors; the other ones count."""
+SAMPLED_LOSSES = tuple(_SAMPLED)
+"""Losses over some items that are drawn at random."""
+OPEN = {
+    "items": "item side",
+    "scorers": "scorer",
+    "transforms": "transform",
+    "losses": "loss",
+    "encoders": "encoder",
+}
+"""Groups that other packages add to, each with what one of its names is called."""
+
+CODE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
+"""A pattern of `module:Class`."""
+
+_trusted: ContextVar[frozenset[str]] = ContextVar("trusted", default=frozenset())
+
+
+class Plugin(NamedTuple):
+    """A name that an installed package brings."""
+
+    target: str
+    """`module:Class`."""
+    package: str
+    version: str
+
+
+def is_code(name: object) -> bool:
+    """Whether it is written as `module:Class`."""
+    return isinstance(name, str) and re.fullmatch(CODE, name) is not None
+
+
+def names(group: str) -> tuple[str, ...]:
+    """Our names of a group, and behind them those of installed packages by the alphabet.
+
+    Raises:
+        ConfigError: a package claims a name that is taken.
+    """
+    return (*BUILT_IN[group], *sorted(plugins(group)))
+
+
+def knows(group: str, name: str) -> bool:
+    """Whether a config may say it: a name of the group, or `module:Class`. Raises as `names` does."""
+    return name in names(group) or (group in OPEN and is_code(name))
+
+
+def is_outside(group: str, name: str | None) -> bool:
+    """Whether a name that the group knows is none of ours. Raises as `names` does."""
+    return name is not None and name not in BUILT_IN[group] and knows(group, name)
+
+
+def plugins(group: str) -> dict[str, Plugin]:
+    """What installed packages add to a group, by name. Their code is not imported.
+
+    A package of the working directory is not an installed one, even where Python would find it.
+
+    Raises:
+        ConfigError: a package claims a name of ours, or two packages claim one name.
+    """
+    here = Path.cwd()
+    places = tuple(place for place in sys.path if place and Path(place).resolve() != here)
+    return _plugins(group, places) if group in OPEN else {}
+
+
+@cache
+def _plugins(group: str, places: tuple[str, ...]) -> dict[str, Plugin]:
+    found: dict[str, Plugin] = {}
+    seen: set[str] = set()
+    for distribution in distributions(path=list(places)):
+        points = distribution.entry_points.select(group=f"blair_rec.{group}")
+        if not points:  # most packages: their names are not even read
+            continue
+        package = distribution.metadata["Name"] or "a package without a name"
+        key = re.sub(r"[-_.]+", "-", package).lower()
+        if key in seen:  # Python takes the first one, too
+            continue
+        seen.add(key)
+        for point in points:
+            owner = "blair-rec" if point.name in BUILT_IN[group] else None
+            owner = found[point.name].package if point.name in found else owner
+            if owner is not None:
+                raise ConfigError(
+                    f"the packages {owner} and {package} both bring the {OPEN[group]} {point.name!r}; uninstall one "
+                    f"of them, or ask the author of {package} for another name"
+                )
+            found[point.name] = Plugin(f"{point.module}:{point.attr}", package, distribution.version)
+    return found
+
+
+@contextmanager
+def trusting(code: Collection[str]) -> Iterator[None]:
+    """Within this block `load` imports these `module:Class`, too: those of a config of one's own, or named by hand."""
+    before = _trusted.set(_trusted.get() | frozenset(code))
+    try:
+        yield
+    finally:
+        _trusted.reset(before)
+
+
+def is_trusted(group: str, name: str) -> bool:
+    """Whether `load` may import it: all but a `module:Class` that nobody vouches for."""
+    return name in BUILT_IN[group] or not is_code(name) or name in _trusted.get()
+
+
+def check(needed: Collection[tuple[str, str]]) -> None:
+    """Whether all of these groups and names could be imported; nothing is.
+
+    Raises:
+        ConfigError: names that nobody brings.
+        UntrustedCode: every `module:Class` that nobody vouches for.
+    """
+    if lacking := [f"the {OPEN[group]} {name!r}" for group, name in needed if not knows(group, name)]:
+        raise ConfigError(f"no installed package brings {', '.join(lacking)}; install the one that does")
+    if code := [name for group, name in needed if not is_trusted(group, name)]:
+        raise UntrustedCode(code)
+
+
+def load(group: str, name: str) -> Any:
+    """The class or function of a name, imported now.
+
+    Raises:
+        ConfigError: no such name, or its code can't be imported.
+        UntrustedCode: `module:Class` outside of `trusting`.
+    """
+    target = _target(group, name)
+    if name in BUILT_IN[group]:
+        return _imported(target)
+    try:
+        return _imported(target)
+    except (ImportError, AttributeError, SyntaxError) as error:
+        raise ConfigError(
+            f"the {OPEN[group]} {name} can't be imported from {target} ({type(error).__name__}: {error}); install its "
+            "package again, or put the folder of its module on PYTHONPATH"
+        ) from error
+
+
+def load_class(group: str, name: str, base: type) -> Any:
+    """As `load`, for names that have to be subclasses of `base`.
+
+    Raises:
+        ConfigError: it is no such class, and as `load`.
+        UntrustedCode: as `load`.
+    """
+    found = load(group, name)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ConfigError(
+            f"the {OPEN[group]} {name} is no subclass of {base.__module__}.{base.__qualname__}; make it one"
+        )
+    return found
+
+
+def check_call(group: str, name: str, code: Callable[..., Any], given: int, options: Mapping[str, Any]) -> None:
+    """Whether what a name leads to can be called with so many values of ours and the user's options.
+
+    Raises:
+        ConfigError: it can't; the message has its signature.
+    """
+    try:
+        signature = inspect.signature(code)
+    except ValueError:  # written in C
+        return
+    try:
+        signature.bind(*[None] * given, **options)
+    except TypeError as error:
+        said = f"the options {dict(options)}" if options else "no options"
+        raise ConfigError(
+            f"the {OPEN[group]} {name} doesn't take {said} behind our {given} values: {error}; its signature is "
+            f"{name}{signature}"
+        ) from None
+
+
+def source_hash(group: str, name: str) -> dict[str, str]:
+    """What a run has to remember of code from outside; empty for a name of ours. Nothing is imported.
+
+    {"my-package 1.2": 12 digits of a SHA-256}, over all Python files of the top-level package that holds the class, for
+    its modules import each other; the module's file where it is in no package. `module:Class` has the module's name.
+
+    Raises:
+        ConfigError: no such name, or no such file.
+        UntrustedCode: as `load`.
+    """
+    if name in BUILT_IN[group]:
+        return {}
+    target = _target(group, name)
+    plugin = plugins(group).get(name)
+    spec = _first_with_code(target.partition(":")[0])
+    if spec is None or not spec.has_location or spec.origin is None:
+        raise ConfigError(
+            f"the {OPEN[group]} {name} has no Python file: {target} is not found; install its package, or put the "
+            "folder of its module on PYTHONPATH"
+        )
+    folders = [Path(place) for place in spec.submodule_search_locations or ()]
+    files = {path.relative_to(folder).as_posix(): path for folder in folders for path in folder.rglob("*.py")}
+    digest = hashlib.sha256()
+    for relative, path in sorted((files or {Path(spec.origin).name: Path(spec.origin)}).items()):
+        digest.update(f"{relative}\n".encode() + path.read_bytes() + b"\n")
+    label = f"{plugin.package} {plugin.version}" if plugin else spec.name
+    return {label: digest.hexdigest()[:12]}
+
+
+def _target(group: str, name: str) -> str:
+    """`module:Class` of a name, as far as it may be imported."""
+    if name in BUILT_IN[group]:
+        return BUILT_IN[group][name]
+    if is_code(name):
+        if name not in _trusted.get():
+            raise UntrustedCode([name])
+        return name
+    if plugin := plugins(group).get(name):
+        return plugin.target
+    raise ConfigError(
+        f"there is no {OPEN[group]} {name!r} here; install the package that brings it (known: "
+        f"{', '.join(names(group))})"
+    )
+
+
+def _imported(target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    found: Any = import_module(module)
+    for part in attribute.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _first_with_code(module: str) -> ModuleSpec | None:
+    """Of the packages around a module, from the top, the first that has a file: the others are folders alone."""
+    parts = module.split(".")
+    for depth in range(1, len(parts) + 1):
+        try:
+            spec = find_spec(".".join(parts[:depth]))  # of a folder alone nothing is imported
+        except ValueError:  # such as __main__ in a notebook
+            return None
+        if spec is None or spec.origin is not None:
+            return spec
+    return None

@@ -1,0 +1,86 @@
+"""Encoders of other packages: a class whose objects have `encode(texts) -> vectors`, as sentence-transformers' have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from blair_rec import registry
+from blair_rec.errors import ConfigError, EncodingError
+from blair_rec.text.encoding.encoder import Encoded, TextEncoder, TextsDone
+from blair_rec.text.encoding.source import EncoderSource, Pooling
+
+OWN = cast(Pooling, "own")
+"""How such an encoder pools, in the header of a store."""
+
+
+def outside_source(name: str, revision: str | None, pooling: str, max_length: int, dtype: str) -> EncoderSource:
+    """The encoder that the registry knows by this name; its revision is its package's version and a hash of its code.
+
+    Raises:
+        ConfigError: a setting that such an encoder doesn't read, or its package has no file.
+        UntrustedCode: as registry.load.
+    """
+    unread = {"revision": revision not in (None, ""), "pooling": pooling not in ("auto", OWN)}
+    if wrong := [key for key, given in {**unread, "dtype": dtype != "float32"}.items() if given]:
+        raise ConfigError(f"the encoder {name} comes from another package and doesn't read {', '.join(wrong)}")
+    ((label, digest),) = registry.source_hash("encoders", name).items()
+    return EncoderSource(
+        name, name, Path(), f"{label} {digest}", OWN, max_length, asked_length=max_length, outside=True
+    )
+
+
+class OutsideEncoder(TextEncoder):
+    """An encoder of another package: `Class(device=..., max_length=...)`, with `encode(texts)` -> [texts, text_dim]."""
+
+    def __init__(self, source: EncoderSource, device: str = "cpu") -> None:
+        """Make the encoder on `device`.
+
+        Raises:
+            ConfigError: its code can't be imported, doesn't take these two keys, or has no `encode`.
+            UntrustedCode: as registry.load.
+        """
+        kind = registry.load("encoders", source.name)
+        settings: dict[str, Any] = {"device": device, "max_length": source.max_length}
+        registry.check_call("encoders", source.name, kind, 0, settings)
+        self.source, self._encoder = source, kind(**settings)
+        if not callable(getattr(self._encoder, "encode", None)):
+            raise ConfigError(f"the encoder {source.name} has no method encode(texts)")
+
+    @cached_property
+    def _width(self) -> int:
+        return self._vectors(["text"]).shape[1]
+
+    @property
+    def text_dim(self) -> int:
+        """Width of the vectors, found by encoding a word."""
+        return self._width
+
+    def encode_chunks(self, chunks: Sequence[Sequence[str]], progress: TextsDone | None = None) -> Iterator[Encoded]:
+        """The vectors of each chunk, as it is finished; nobody knows whether a text was cut.
+
+        Raises:
+            EncodingError: what the encoder gives is no table of finite numbers, one row for each text.
+        """
+        done, total = 0, sum(map(len, chunks))
+        for chunk in chunks:
+            vectors = self._vectors(chunk)
+            self._refuse_broken(chunk, vectors)
+            done += len(chunk)
+            if progress is not None:
+                progress(done, total)
+            yield Encoded(vectors, np.zeros(len(chunk), dtype=np.bool_))
+
+    def _vectors(self, texts: Sequence[str]) -> np.ndarray:
+        """[texts, text_dim] float32."""
+        vectors = np.asarray(self._encoder.encode(list(texts)), dtype=np.float32)
+        if vectors.ndim != 2 or len(vectors) != len(texts):
+            raise EncodingError(
+                f"{self.source.name} gave {list(vectors.shape)} for {len(texts)} texts; `encode` has to give one row "
+                "for each text"
+            )
+        return vectors
