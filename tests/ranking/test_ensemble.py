@@ -292,7 +292,7 @@ def test_an_average_of_runs_that_are_no_longer_there_is_neither_shown_nor_loaded
         ),
         (
             {"both": {"average": ["id", "t"], "items": "text"}},
-            r"the members are what they are, so items has",
+            r"the members are finished models, so leave items out",
         ),
         (
             {"both": {"average": ["id", "t"], "weights": "test"}},
