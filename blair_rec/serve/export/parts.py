@@ -1,0 +1,149 @@
+"""One scorer of a run -> its files in an exported folder, and what config.json says of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from blair_rec.errors import ConfigError
+from blair_rec.experiment.loading import Loaded
+from blair_rec.models.items import KINDS, ItemSide
+from blair_rec.models.similarity import Similarity
+from blair_rec.models.text_models import item_side
+from blair_rec.ranking.baselines import Baseline, LastItem, Markov, Popularity, SequentialRules
+from blair_rec.serve.export.graphs import (
+    MASKED,
+    ItemProjection,
+    NeighbourEncoder,
+    encoder_of,
+    reads_any_length,
+    write_text_projection,
+    write_user_encoder,
+)
+
+LINKS, AT_BUILDING = 32, 200
+"""Of faiss's HNSW graph: links of an item, and candidates looked at for each when it is built."""
+
+
+def write_part(part: Loaded, name: str, folder: Path, window: int, index: str | None) -> dict[str, Any]:
+    """The files of a model or a baseline, and its settings for config.json; `window` is the whole export's.
+
+    Raises:
+        ConfigError: it can't be exported (and why).
+    """
+    model = part.model
+    if isinstance(model, Baseline) and not isinstance(model, LastItem):
+        if index is not None and folder.name != name:  # the only part
+            raise ConfigError(f"{name} counts what followed what and has no item vectors, so there is nothing to index")
+        return {**_counted(model, name, folder, window), "takes_new_items": False, "least_length": 1}
+    if isinstance(model, LastItem):
+        said = _neighbours(model, part, folder)
+    elif isinstance(model, Similarity):
+        said = _trained(model, part, name, folder, window)
+    else:
+        raise ConfigError(f"{name} can't be exported: {type(model).__name__} is no model, baseline or average of these")
+    if index is not None:
+        _write_index(np.load(folder / "items.npy", allow_pickle=False), said["cosine"], folder / "index.faiss")
+    return said
+
+
+def _trained(model: Any, part: Loaded, name: str, folder: Path, window: int) -> dict[str, Any]:
+    encoder = encoder_of(model, name)
+    weight = item_side(model).weight.detach().float().cpu().numpy()
+    vectors = weight[1 : len(part.item_tokens)]
+    least = 1 if reads_any_length(model) else window
+    write_user_encoder(encoder, vectors.shape[1], None if least == 1 else window, folder / "user_encoder.onnx")
+    np.save(folder / "items.npy", vectors, allow_pickle=False)
+    base, side = model.recbole_base.__name__, item_side(model)
+    if base == MASKED:
+        np.save(folder / "item_bias.npy", model.output_bias.detach().float().cpu().numpy()[1:], allow_pickle=False)
+    takes = isinstance(side, ItemSide) and side.cold is None and side.extra is None and base != MASKED
+    said = {
+        "kind": "encoder",
+        "model": base,
+        "items": next((kind for kind, known in KINDS.items() if type(side) is known), "id"),
+        "cosine": model.blair_temperature is not None,
+        "temperature": model.blair_temperature,
+        "item_bias": base == MASKED,
+        "width": vectors.shape[1],
+        "takes_new_items": takes,
+        "least_length": least,
+    }
+    if takes:
+        said |= _projection(ItemProjection(side, side.transforms), part, folder)
+    return said
+
+
+def _neighbours(model: LastItem, part: Loaded, folder: Path) -> dict[str, Any]:
+    vectors = model.item_matrix()[1:].float().cpu().numpy()
+    write_user_encoder(NeighbourEncoder(model), vectors.shape[1], None, folder / "user_encoder.onnx")
+    np.save(folder / "items.npy", vectors, allow_pickle=False)
+    assert model.fitted_transforms is not None  # neighbours always have some, if only none at all
+    return {
+        "kind": "encoder",
+        "model": type(model).__name__,
+        "items": "text",
+        "cosine": False,
+        "item_bias": False,
+        "width": vectors.shape[1],
+        "takes_new_items": True,
+        "least_length": 1,
+        **_projection(ItemProjection(model, model.fitted_transforms), part, folder),
+    }
+
+
+def _projection(projection: ItemProjection, part: Loaded, folder: Path) -> dict[str, Any]:
+    """The file that makes new items' vectors, and what they have to be made by."""
+    store = part.store
+    assert store is not None  # a part with transforms was loaded with their store
+    write_text_projection(projection, store.text_dim, folder / "text_projection.onnx")
+    fitted = part.model.fitted_transforms
+    assert fitted is not None
+    return {
+        "text_dim": store.text_dim,
+        "transforms": [line["step"] for line in fitted.report],
+        "encoder": dict(store.encoder),
+        "template": dict(store.template),
+        "store_sha256": store.store_sha256,
+    }
+
+
+def _counted(model: Baseline, name: str, folder: Path, window: int) -> dict[str, Any]:
+    """Rules between items as a CSR matrix, and what is added for every history."""
+    size = model.n_items - 1
+    if isinstance(model, Markov):
+        rules = (model.transitions.numpy(), model.successor.numpy(), model.start.numpy())
+        table = csr_array(csr_array(rules, (model.n_items, model.n_items))[1:, 1:])
+        added = model.share.numpy()[1:] * np.float32(model.POPULARITY)
+        reach = window if isinstance(model, SequentialRules) else 1
+    elif isinstance(model, Popularity):
+        table, added, reach = csr_array((size, size), dtype=np.float32), model.counts.numpy()[1:], 1
+    else:
+        raise ConfigError(f"{name} can't be exported: nobody has said how {type(model).__name__} is written")
+    np.savez(
+        folder / "counts.npz",
+        data=table.data,
+        indices=table.indices,
+        indptr=table.indptr,
+        shape=np.array(table.shape),
+        popularity=added,
+    )
+    return {"kind": "counted", "model": type(model).__name__, "items": None, "reach": reach, "rules": int(table.nnz)}
+
+
+def _write_index(vectors: np.ndarray, cosine: bool, path: Path) -> None:
+    """An HNSW graph over what users' vectors meet, by inner product."""
+    import faiss
+
+    lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    keys = vectors / lengths if cosine else vectors
+    index = faiss.IndexHNSWFlat(keys.shape[1], LINKS, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = AT_BUILDING
+    index.add(np.ascontiguousarray(keys, dtype=np.float32))
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as error:  # faiss has one kind of error for all
+        raise OSError(f"{path.name}: {error}") from error
