@@ -75,6 +75,7 @@ def export_run(
     target = out.resolve()
     _refuse_foreign(target)
     loaded = load_model(run_dir, store)
+    loaded.model.eval()  # item sides drop numbers in training
     with work_beside(target, "export", f"the export {out}"):
         partial = partial_of(target)
         try:
@@ -167,7 +168,6 @@ def _largest_difference(loaded: Loaded, folder: Path) -> float:
     for row, history in zip(rows, histories, strict=True):
         row[: len(history)] = torch.from_numpy(history)
     fields = {model.ITEM_SEQ: rows, model.ITEM_SEQ_LEN: torch.tensor([len(history) for history in histories])}
-    model.eval()
     with model.shared_items():
         interaction = {name: value.to(model.device) for name, value in fields.items()}
         expected = model.full_sort_predict(interaction)[:, 1:].float().cpu().numpy().astype(np.float64)
