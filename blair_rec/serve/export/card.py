@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from blair_rec.config.comparison import load_config
 from blair_rec.errors import BlairRecError
 from blair_rec.evaluate.leaderboard import build_leaderboard
 from blair_rec.evaluate.report import to_markdown
+from blair_rec.evaluate.runs.results import RunResult
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE, RUNS_FOLDER, read_json
 from blair_rec.experiment.planning.finished import finished_runs
-from blair_rec.serve.export.licence import encoder_licence
+from blair_rec.serve.export.licence import public_name
 
 logger = logging.getLogger("blair_rec")
 
@@ -50,17 +52,16 @@ def model_card(run_dir: Path, config: Mapping[str, Any], difference: float, left
     result = read_json(run_dir, RESULT_FILE)
     run, parts = config["run"], config["parts"]
     encoders = {part["encoder"]["name"]: part["encoder"] for part in parts if part.get("encoder")}
-    licences = {name: encoder_licence(encoder) for name, encoder in encoders.items()}
     title = f"{run['variant']} on {run['dataset']}"
     blocks = [
-        _front_matter(licences),
+        _front_matter(encoders),
         f"# {title}",
         "A sequential recommender: it reads the items that a user took, oldest first, and scores all items as the next "
         "one. Exported by blair_rec; nothing in this folder needs torch, RecBole or blair_rec.",
         f"## Parts\n\n{_parts(parts, left_out)}",
         f"## Use\n\n{_use(parts)}",
         f"## Data\n\n{_data(config, result)}",
-        f"## Text encoder and licences\n\n{_licences(licences, encoders)}",
+        f"## Text encoder and licences\n\n{_licences(encoders)}",
         f"## Limits\n\n{_limits(config, difference, bool(result.get('refit')))}",
         f"## Results\n\n{_results(run_dir, result)}",
         f"## Citations\n\n{_citations(parts, encoders)}",
@@ -68,13 +69,13 @@ def model_card(run_dir: Path, config: Mapping[str, Any], difference: float, left
     return "\n\n".join(blocks) + "\n"
 
 
-def _front_matter(licences: Mapping[str, str]) -> str:
+def _front_matter(encoders: Mapping[str, Any]) -> str:
     said = {
         "tags": ["recommendation", "sequential-recommendation", "onnx", "blair_rec"],
         "pipeline_tag": "other",
         "library_name": "onnx",
     }
-    on_hub = [name for name in licences if name.count("/") == 1]
+    on_hub = [name for name in encoders if name.count("/") == 1]
     return f"---\n{yaml.safe_dump({**said, **({'base_model': on_hub} if on_hub else {})}, sort_keys=False)}---"
 
 
@@ -95,7 +96,7 @@ def _use(parts: Sequence[Mapping[str, Any]]) -> str:
         "pip install numpy scipy onnxruntime",
         'python recommend.py histories.jsonl -k 10    # a line: {"user_id": 1, "item_id": ["item", ...]}',
         "```",
-        'In Python: `from recommend import Recommender; Recommender(folder).recommend([["item", ...]], k=10)`.',
+        'In Python: `from recommend import ExportedModel; ExportedModel(folder).recommend([["item", ...]], k=10)`.',
     ]
     if all(part["takes_new_items"] for part in parts):
         lines.append(
@@ -118,15 +119,15 @@ def _data(config: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _licences(licences: Mapping[str, str], encoders: Mapping[str, Mapping[str, Any]]) -> str:
-    if not licences:
+def _licences(encoders: Mapping[str, Mapping[str, Any]]) -> str:
+    if not encoders:
         return "No text encoder was used."
     lines = []
-    for name, licence in licences.items():
-        asked = encoders[name].get("asked_for")
-        instead = f" (asked for: {asked})" if asked not in (None, name) and "/" in str(asked) else ""
-        pooling, length = encoders[name].get("pooling"), encoders[name].get("max_length")
-        lines.append(f"- {name}{instead}: licence {licence}; pooling {pooling}, {length} tokens")
+    for name, said in encoders.items():
+        asked = said.get("asked_for")
+        instead = f" (asked for: {asked})" if asked not in (None, name) else ""
+        read = f"pooling {said.get('pooling')}, {said.get('max_length')} tokens"
+        lines.append(f"- {name}{instead}: licence {said['licence']}; {read}")
     lines.append("\nThe licence of the data and of this model is not recorded: check before you publish.")
     return "\n".join(lines)
 
@@ -158,7 +159,7 @@ def _results(run_dir: Path, result: Mapping[str, Any]) -> str:
     try:
         if folder.parent.name == RUNS_FOLDER and (comparison / CONFIG_FILE).is_file():
             config = load_config(comparison / CONFIG_FILE)
-            runs = finished_runs(config, comparison)
+            runs = [_without_paths(run) for run in finished_runs(config, comparison)]
             board = build_leaderboard(runs, config.baseline, config.evaluate.metrics, config.evaluate.protocol)
             lines = to_markdown(board).splitlines()
             return "\n".join(f"##{line}" if line.startswith("#") else line for line in lines)
@@ -170,6 +171,13 @@ def _results(run_dir: Path, result: Mapping[str, Any]) -> str:
     for protocol, metrics in (result.get("valid") or {}).items():
         lines += [f"- {protocol}: {', '.join(f'{name} {value:.4f}' for name, value in metrics.items())}"]
     return "\n".join([*lines, *(f"- Note: {note}" for note in result.get("notes") or ())])
+
+
+def _without_paths(run: RunResult) -> RunResult:
+    """The run; what was asked for as its encoder names no folder of this machine."""
+    if run.encoder is None:
+        return run
+    return replace(run, encoder=replace(run.encoder, asked_for=public_name(run.encoder.asked_for)))
 
 
 def _citations(parts: Sequence[Mapping[str, Any]], encoders: Mapping[str, Any]) -> str:

@@ -22,7 +22,6 @@ from blair_rec.files import partial_of, put_in_place, sha256_of, work_beside
 from blair_rec.ranking.ensemble import Ensemble
 from blair_rec.serve.export.card import model_card
 from blair_rec.serve.export.parts import write_part
-from blair_rec.serve.export.recommend import SCHEMA, Recommender
 
 CONFIG, CARD, PROGRAM = "config.json", "README.md", "recommend.py"
 MEMBERS = "members"
@@ -97,13 +96,16 @@ def export_run(
 
 def _write(run_dir: Path, loaded: Loaded, folder: Path, index: str | None) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Everything but the card. The config, and the members that were left out."""
+    from blair_rec.serve.export.recommend import SCHEMA  # takes onnxruntime, which the package itself does without
+
     result = read_json(run_dir, RESULT_FILE)
     tokens = loaded.item_tokens[1:]
+    used: list[tuple[str, str, float | None, Loaded]] = []
     if isinstance(loaded.model, Ensemble):
         weights = [float(weight) for weight in loaded.model.weights]
         names = _names(result["setup"].get("average") or (), len(loaded.members))
         members = list(zip(names, weights, loaded.members, strict=True))
-        used = [(name, f"{MEMBERS}/{name}", weight, member) for name, weight, member in members if weight != 0]
+        used += [(name, f"{MEMBERS}/{name}", weight, member) for name, weight, member in members if weight != 0]
         average: dict[str, Any] | None = {"weights": dict(zip(names, weights, strict=True)), "z_scores": Z_SCORES}
     else:
         members, average = [], None
@@ -122,7 +124,7 @@ def _write(run_dir: Path, loaded: Loaded, folder: Path, index: str | None) -> tu
         "made_by": {"blair_rec": blair_rec.__version__, **{name: metadata.version(name) for name in ("torch", "onnx")}},
         "run": {
             key: result.get(key)
-            for key in ("variant", "seed", "model", "items", "dataset", "control", "hashes", "encoder", "store_sha256")
+            for key in ("variant", "seed", "model", "items", "dataset", "control", "hashes", "store_sha256")
         },
         "items": len(tokens),
         "window": loaded.width,
@@ -171,12 +173,8 @@ def _largest_difference(loaded: Loaded, folder: Path) -> float:
     with model.shared_items():
         interaction = {name: value.to(model.device) for name, value in fields.items()}
         expected = model.full_sort_predict(interaction)[:, 1:].float().cpu().numpy().astype(np.float64)
-    recommender = Recommender(folder)
     tokens = [[loaded.item_tokens[item] for item in history] for history in histories]
-    apart = np.zeros(CHECKED)
-    for part in (slice(0, 1), slice(1, CHECKED)):  # a graph that was written for one size fails with another
-        found = recommender.scores(tokens[part])
-        apart[part] = np.abs(found - expected[part]).max(axis=1)
+    apart = np.abs(_scores(folder, tokens) - expected).max(axis=1)
     spread = np.maximum(expected.std(axis=1), 1e-6 * np.abs(expected).max(axis=1))
     difference = float(np.divide(apart, spread, out=np.zeros_like(apart), where=apart > 0).max())
     if not difference <= TOLERANCE:
@@ -185,6 +183,31 @@ def _largest_difference(loaded: Loaded, folder: Path) -> float:
             f"to {difference:.2g} standard deviations, so its model reads more than its items' vectors"
         )
     return difference
+
+
+def _scores(folder: Path, histories: list[list[str]]) -> np.ndarray:
+    """[histories, items] by the folder's files; one history alone and the others together, as callers do.
+
+    Raises:
+        ConfigError: the files can't be run.
+    """
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    from blair_rec.serve.export.recommend import ExportedModel
+
+    failures = (
+        errors.Fail,
+        errors.InvalidArgument,
+        errors.RuntimeException,
+        errors.NotImplemented,
+        errors.InvalidGraph,
+    )
+    try:
+        exported = ExportedModel(folder)
+        return np.concatenate([exported.scores(histories[:1]), exported.scores(histories[1:])])
+    except failures as error:  # a graph that was written for one size fails with another
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"the run can't be exported: its ONNX file can't be run ({reason})") from error
 
 
 def _refuse_foreign(folder: Path) -> None:

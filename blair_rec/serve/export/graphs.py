@@ -35,11 +35,16 @@ class UserEncoder(nn.Module):
     What is behind a history's length makes no difference.
     """
 
+    model: Any
+    padding: Tensor
+    mask: Tensor
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = copy.deepcopy(model).eval()
         weight = item_side(self.model).weight.detach()
         self.masked = model.recbole_base.__name__ == MASKED
+        self.fields = [] if self.masked else state_fields(product_scorer(type(model)))
         self.register_buffer("padding", weight[0].clone())  # RecBole's own is not zero, and some models read it
         self.register_buffer("mask", weight[-1].clone())
         self.held = _Held()
@@ -52,13 +57,14 @@ class UserEncoder(nn.Module):
         known = place < lengths[:, None]
         vectors = torch.where(known[..., None], item_vectors, self.padding)
         if self.masked:  # as RecBole does: the first item gives way, and the mask comes last
-            vectors = torch.cat([vectors[:, 1:], self.padding.expand(len(vectors), 1, -1)], dim=1)
+            vectors = torch.cat([vectors[:, 1:], self.padding.expand(vectors.shape[0], 1, -1)], dim=1)
             vectors = torch.where((place == lengths[:, None] - 1)[..., None], self.mask, vectors)
         self.held.vectors = vectors
         if self.masked:
             state = self.model.gather_indexes(self.model(known.long()), lengths - 1)
         else:
-            state = self.model(known.long(), lengths)
+            given = {"ITEM_SEQ": known.long(), "ITEM_SEQ_LEN": lengths}
+            state = self.model(*(given[field] for field in self.fields))
         self.held.vectors = None
         return as_query(state, self.model.blair_temperature)
 
@@ -112,7 +118,7 @@ class ItemProjection(nn.Module):
             return (table / _lengths(table).clamp(min=1e-12)).float()
         table = table.float()
         own = {name: value for name, value in self.rows.state_dict().items() if name == "side.delta"}
-        zero = {name: table.new_zeros(1, value.shape[1]).expand(len(table), -1) for name, value in own.items()}
+        zero = {name: table.new_zeros(table.shape[0], value.shape[1]) for name, value in own.items()}
         return functional_call(self.rows, {"side.table": table, **zero})
 
 
@@ -129,6 +135,12 @@ class _Rows(nn.Module):
 
 class _Step(nn.Module):
     """A fitted transform: [M, E] -> [M, E'] float64."""
+
+    first: Tensor
+    mean: Tensor
+    matrix: Tensor
+    least: Tensor
+    factor: Tensor
 
     def __init__(self, step: Transform) -> None:
         super().__init__()
@@ -164,9 +176,8 @@ def encoder_of(model: Any, name: str) -> UserEncoder:
         raise ConfigError(
             f"{name} can't be exported: the scores of {base} are not products of a user's vector and an item's"
         )
-    fields = [] if scorer is None else [field for field in state_fields(scorer) if "ITEM_SEQ" not in field]
-    if fields:
-        raise ConfigError(f"{name} can't be exported: {base} reads more of a history than its items ({fields[0]})")
+    if scorer is not None and (others := set(state_fields(scorer)) - {"ITEM_SEQ", "ITEM_SEQ_LEN"}):
+        raise ConfigError(f"{name} can't be exported: {base} reads more than a history's items ({', '.join(others)})")
     return UserEncoder(model)
 
 
@@ -223,12 +234,14 @@ def _write(module: nn.Module, example: Any, shapes: Any, names: tuple[list[str],
 @contextmanager
 def _quiet() -> Iterator[None]:
     """The exporter warns of what its own parts will stop doing, and logs a line for each of its passes."""
-    log = logging.getLogger("torch.onnx")
-    before = log.level
-    log.setLevel(logging.ERROR)
+    logs = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    before = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(before)
+        for log, level in zip(logs, before, strict=True):
+            log.setLevel(level)

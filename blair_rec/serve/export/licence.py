@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,11 @@ def encoder_licence(encoder: Mapping[str, Any]) -> str:
     return _of_the_hub(name) or UNKNOWN
 
 
+def public_name(asked_for: str) -> str:
+    """What was asked for, without the folders of this machine: a hub's or package's name, or a folder's last part."""
+    return Path(asked_for).name if Path(asked_for).is_absolute() or asked_for.count("/") > 1 else asked_for
+
+
 def _cards(name: str, asked_for: str) -> Iterator[Path]:
     if (Path(asked_for) / "config.json").is_file():  # a folder; the name is its last part
         yield Path(asked_for) / "README.md"
@@ -42,6 +48,7 @@ def _cards(name: str, asked_for: str) -> Iterator[Path]:
         yield folder / "README.md"
 
 
+@cache
 def _of_the_hub(name: str) -> str | None:
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,11 @@ from blair_rec.serve.export.graphs import (
     write_text_projection,
     write_user_encoder,
 )
+from blair_rec.serve.export.licence import encoder_licence, public_name
+from blair_rec.text.store.embeddings import as_float32
 
+CHECKED, TOLERANCE = 7, 1e-4
+"""Text vectors whose item vectors are made both ways; how far they may differ, as a share of their own deviation."""
 LINKS, AT_BUILDING = 32, 200
 """Of faiss's HNSW graph: links of an item, and candidates looked at for each when it is built."""
 
@@ -60,7 +65,7 @@ def _trained(model: Any, part: Loaded, name: str, folder: Path, window: int) -> 
     base, side = model.recbole_base.__name__, item_side(model)
     if base == MASKED:
         np.save(folder / "item_bias.npy", model.output_bias.detach().float().cpu().numpy()[1:], allow_pickle=False)
-    takes = isinstance(side, ItemSide) and side.cold is None and side.extra is None and base != MASKED
+    cold = side if isinstance(side, ItemSide) and side.cold is None and side.extra is None else None
     said = {
         "kind": "encoder",
         "model": base,
@@ -69,11 +74,12 @@ def _trained(model: Any, part: Loaded, name: str, folder: Path, window: int) -> 
         "temperature": model.blair_temperature,
         "item_bias": base == MASKED,
         "width": vectors.shape[1],
-        "takes_new_items": takes,
+        "takes_new_items": cold is not None,
         "least_length": least,
+        **_text(part),
     }
-    if takes:
-        said |= _projection(ItemProjection(side, side.transforms), part, folder)
+    if cold is not None:
+        _projection(ItemProjection(cold, cold.transforms), part, folder)
     return said
 
 
@@ -82,6 +88,7 @@ def _neighbours(model: LastItem, part: Loaded, folder: Path) -> dict[str, Any]:
     write_user_encoder(NeighbourEncoder(model), vectors.shape[1], None, folder / "user_encoder.onnx")
     np.save(folder / "items.npy", vectors, allow_pickle=False)
     assert model.fitted_transforms is not None  # neighbours always have some, if only none at all
+    _projection(ItemProjection(model, model.fitted_transforms), part, folder)
     return {
         "kind": "encoder",
         "model": type(model).__name__,
@@ -91,24 +98,48 @@ def _neighbours(model: LastItem, part: Loaded, folder: Path) -> dict[str, Any]:
         "width": vectors.shape[1],
         "takes_new_items": True,
         "least_length": 1,
-        **_projection(ItemProjection(model, model.fitted_transforms), part, folder),
+        **_text(part),
     }
 
 
-def _projection(projection: ItemProjection, part: Loaded, folder: Path) -> dict[str, Any]:
-    """The file that makes new items' vectors, and what they have to be made by."""
-    store = part.store
-    assert store is not None  # a part with transforms was loaded with their store
-    write_text_projection(projection, store.text_dim, folder / "text_projection.onnx")
-    fitted = part.model.fitted_transforms
-    assert fitted is not None
+def _text(part: Loaded) -> dict[str, Any]:
+    """What the text vectors were made by; nothing of a part that knows no text. A path of this machine stays here."""
+    if part.store is None:
+        return {}
+    encoder, fitted = dict(part.store.encoder), part.model.fitted_transforms
+    licence = encoder_licence(encoder)
+    asked = str(encoder.get("asked_for", ""))
     return {
-        "text_dim": store.text_dim,
-        "transforms": [line["step"] for line in fitted.report],
-        "encoder": dict(store.encoder),
-        "template": dict(store.template),
-        "store_sha256": store.store_sha256,
+        "text_dim": part.store.text_dim,
+        "transforms": [line["step"] for line in fitted.report] if fitted else [],
+        "encoder": {**encoder, "asked_for": public_name(asked), "licence": licence},
+        "template": dict(part.store.template),
+        "store_sha256": part.store.store_sha256,
     }
+
+
+def _projection(projection: ItemProjection, part: Loaded, folder: Path) -> None:
+    """The file that makes new items' vectors.
+
+    Raises:
+        ConfigError: it makes other vectors than the model does.
+    """
+    store = part.store
+    assert store is not None  # a part that knows text was loaded with it
+    write_text_projection(projection, store.text_dim, folder / "text_projection.onnx")
+    given = as_float32(store.vectors[:CHECKED], store.dtype)
+    model: Any = copy.deepcopy(part.model)
+    model.append_items(given)
+    from onnxruntime import InferenceSession  # not installed with the package itself
+
+    table = model.item_matrix() if isinstance(model, LastItem) else item_side(model).weight
+    expected = table[-len(given) :].detach().float().cpu().numpy()
+    session = InferenceSession(folder / "text_projection.onnx", providers=["CPUExecutionProvider"])
+    found = session.run(None, {"store_vectors": given})[0]
+    if not np.abs(found - expected).max() <= TOLERANCE * expected.std():
+        raise ConfigError(
+            f"{folder.name} can't be exported: new items would get other vectors than in the model itself"
+        )
 
 
 def _counted(model: Baseline, name: str, folder: Path, window: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The best next items of histories, from the files of this folder alone, by NumPy, SciPy and onnxruntime.
 
-`python recommend.py histories.jsonl -k 10`, or in Python `Recommender(folder).recommend([["item", ...]], k=10)`.
+`python recommend.py histories.jsonl -k 10`, or in Python `ExportedModel(folder).recommend([["item", ...]], k=10)`.
 Shapes: B histories, L items of a history at most, N items, H the width of their vectors.
 """
 
@@ -20,7 +20,7 @@ SCHEMA, BATCH, CPU = 1, 256, ["CPUExecutionProvider"]
 CONSTANT = 1e-6  # scores that differ by less than this share of their size differ by rounding alone
 
 
-class Part:
+class ExportedPart:
     """One scorer: the model, or a member of an average. `new` [M, E] are text vectors of items that came later."""
 
     def __init__(self, folder: Path, config: dict[str, Any], new: np.ndarray | None = None) -> None:
@@ -42,7 +42,7 @@ class Part:
         self.bias = np.load(folder / "item_bias.npy", allow_pickle=False) if config["item_bias"] else np.zeros(1, "f4")
 
     def users(self, rows: np.ndarray, length: np.ndarray) -> np.ndarray:
-        """[B, H], whose products with `keys` [N, H] are the scores; rows and length as of `Recommender.rows`."""
+        """[B, H], whose products with `keys` [N, H] are the scores; rows and length as of `ExportedModel.rows`."""
         return np.asarray(self.encoder.run(None, {"item_vectors": self.vectors[rows], "lengths": length})[0])
 
     def scores(self, rows: np.ndarray, length: np.ndarray) -> np.ndarray:
@@ -62,7 +62,7 @@ class Part:
         return np.asarray((scores - scores.mean(axis=1, keepdims=True)) * scale)
 
 
-class Recommender:
+class ExportedModel:
     """What the folder holds. `extra` is a .npy file of text vectors of new items; their ids are in its .ids.json."""
 
     def __init__(self, folder: str | Path, extra: str | Path | None = None) -> None:
@@ -79,7 +79,7 @@ class Recommender:
             new = [row for row, item in enumerate(ids) if item not in known]
             vectors, self.items = np.load(extra, allow_pickle=False)[new], self.items + [ids[row] for row in new]
         self.window, self.least = config["window"], config["least_length"]
-        self.parts = [Part(folder / part["folder"], part, vectors) for part in config["parts"]]
+        self.parts = [ExportedPart(folder / part["folder"], part, vectors) for part in config["parts"]]
         self.row_of = {item: row for row, item in enumerate(self.items)}
 
     def rows(self, histories: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
@@ -137,8 +137,8 @@ def main() -> None:
     parser.add_argument("--repeat", action="store_true", help="items of the history may come again")
     given = parser.parse_args()
     try:
-        histories, recommender = read_histories(given.histories), Recommender(Path(__file__).parent, given.extra)
-        found = recommender.recommend(list(histories.values()), given.k, given.repeat)
+        histories, model = read_histories(given.histories), ExportedModel(Path(__file__).parent, given.extra)
+        found = model.recommend(list(histories.values()), given.k, given.repeat)
     except (OSError, ValueError) as error:
         parser.exit(1, f"error: {error}\n")
     for user, best in zip(histories, found, strict=True):
