@@ -17,7 +17,6 @@ from onnxruntime import InferenceSession
 from scipy.sparse import csr_array
 
 SCHEMA, BATCH, CPU = 1, 256, ["CPUExecutionProvider"]
-CONSTANT = 1e-6  # scores that differ by less than this share of their size differ by rounding alone
 
 
 class ExportedPart:
@@ -58,7 +57,7 @@ class ExportedPart:
         if (weight := self.config["weight"]) is None:
             return np.asarray(scores)
         deviation, largest = scores.std(axis=1, keepdims=True), np.abs(scores).max(axis=1, keepdims=True)
-        scale = np.divide(weight, deviation, out=np.zeros_like(deviation), where=deviation > CONSTANT * largest)
+        scale = np.divide(weight, deviation, out=np.zeros_like(deviation), where=deviation > 1e-6 * largest)
         return np.asarray((scores - scores.mean(axis=1, keepdims=True)) * scale)
 
 
@@ -108,8 +107,7 @@ class ExportedModel:
         for some in (histories[begin : begin + BATCH] for begin in range(0, max(1, len(histories)), BATCH)):
             for history, scores in zip(some, self.scores(some), strict=True):
                 scores[[] if repeat else [self.row_of[item] for item in history]] = -np.inf
-                best = np.argpartition(-scores, k - 1)[:k]
-                best = best[np.lexsort((best, -scores[best]))]
+                best = sorted(np.argpartition(-scores, k - 1)[:k], key=lambda row: (-scores[row], row))
                 found.append([(self.items[row], float(scores[row])) for row in best])
         return found
 
@@ -122,7 +120,9 @@ def read_histories(path: str) -> dict[Any, list[str]]:
             try:
                 row = json.loads(line)
                 user, items = (number, row) if isinstance(row, list) else (row["user_id"], row["item_id"])
-                histories.setdefault(user, []).extend(items if isinstance(items, list) else [items])
+                histories.setdefault(user, []).extend(items := items if isinstance(items, list) else [items])
+                if not all(isinstance(item, str) for item in items):
+                    raise TypeError("an item is no text")
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{path}, line {number} is no history. {read_histories.__doc__}") from error
     return histories
