@@ -284,12 +284,9 @@ class Hub(LocalHub):
                     path = self.folder / entry["value"]["path"]
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(base64.b64decode(entry["value"]["content"]))
-            found = {
-                "commitUrl": f"{self.url}/commit/1",
-                "commitOid": self.COMMIT,
-                "commitMessage": "",
-                "success": True,
-            }
+            repository = request.path.removeprefix("/api/models/").partition("/commit/")[0]
+            address = f"{self.url}/{repository}/commit/{self.COMMIT}"
+            found = {"commitUrl": address, "commitOid": self.COMMIT, "commitMessage": "", "success": True}
         content = json.dumps(found).encode()
         request.send_response(self.status)
         request.send_header("Content-Type", "application/json")

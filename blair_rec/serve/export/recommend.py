@@ -107,7 +107,7 @@ class ExportedModel:
         for some in (histories[begin : begin + BATCH] for begin in range(0, max(1, len(histories)), BATCH)):
             for history, scores in zip(some, self.scores(some), strict=True):
                 scores[[] if repeat else [self.row_of[item] for item in history]] = -np.inf
-                best = sorted(np.argpartition(-scores, k - 1)[:k], key=lambda row: (-scores[row], row))
+                best = sorted(np.argpartition(scores, -k)[-k:], key=lambda row: (-scores[row], row))
                 found.append([(self.items[row], float(scores[row])) for row in best])
         return found
 
