@@ -102,7 +102,7 @@ def test_an_index_finds_what_the_scores_put_first(done: Path, tmp_path: Path) ->
     ]
     assert np.mean(found) >= 4.5
     assert "index.faiss" in json.loads((tmp_path / "x" / "config.json").read_text())["files"]
-    with pytest.raises(ConfigError, match="rules counts what followed what and has no item vectors"):
+    with pytest.raises(ConfigError, match="rules counts events and has no item vectors"):
         export_run(done / "rules-1", tmp_path / "y", index="faiss")
 
 

@@ -117,6 +117,8 @@ def _write(run_dir: Path, loaded: Loaded, folder: Path, index: str | None) -> tu
         (folder / place).mkdir(parents=True, exist_ok=True)
         said = write_part(part, name, folder / place, loaded.width, index)
         parts.append({"name": name, "folder": place, "weight": weight, **said})
+    if index is not None and all(part["kind"] == "counted" for part in parts):
+        raise ConfigError(f"{result['variant']} counts events and has no item vectors, so there is nothing to index")
     (folder / ITEMS_FILE).write_text(json.dumps(tokens, ensure_ascii=False), encoding="utf-8")
     shutil.copyfile(Path(__file__).with_name(PROGRAM), folder / PROGRAM)
     config = {

@@ -41,8 +41,6 @@ def write_part(part: Loaded, name: str, folder: Path, window: int, index: str | 
     """
     model = part.model
     if isinstance(model, Baseline) and not isinstance(model, LastItem):
-        if index is not None and folder.name != name:  # the only part
-            raise ConfigError(f"{name} counts what followed what and has no item vectors, so there is nothing to index")
         return {**_counted(model, name, folder, window), "takes_new_items": False, "least_length": 1}
     if isinstance(model, LastItem):
         said = _neighbours(model, part, folder)
