@@ -103,7 +103,7 @@ def _write(run_dir: Path, loaded: Loaded, folder: Path, index: str | None) -> tu
     used: list[tuple[str, str, float | None, Loaded]] = []
     if isinstance(loaded.model, Ensemble):
         weights = [float(weight) for weight in loaded.model.weights]
-        names = _names(result["setup"].get("average") or (), len(loaded.members))
+        names = _names(result["setup"].get("runs") or result["setup"].get("average") or (), len(loaded.members))
         members = list(zip(names, weights, loaded.members, strict=True))
         used += [(name, f"{MEMBERS}/{name}", weight, member) for name, weight, member in members if weight != 0]
         average: dict[str, Any] | None = {"weights": dict(zip(names, weights, strict=True)), "z_scores": Z_SCORES}
