@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from comparisons import config_of, tiny_at
 from encoders import build_roberta
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import blair_rec
 from blair_rec.errors import ConfigError
@@ -216,6 +218,49 @@ def test_a_fresh_environment_with_numpy_scipy_and_onnxruntime_alone_runs_the_pro
     assert run_there(fresh, "-c", code, where=exported(name)).strip() in {item for item, _ in expected[0][:2]}
 
 
+@pytest.mark.parametrize(
+    "vectors, ids, expected",
+    [
+        (np.zeros((2, 5), np.float32), ["a", "b"], r"new items need vectors of width 32, and these are \(2, 5\)"),
+        (np.zeros(2, np.float32), ["a", "b"], r"new items need vectors of width 32, and these are \(2,\)"),
+        (np.zeros((2, 32), np.float32), ["a"], r"zip\(\) argument 2 is longer"),
+    ],
+)
+def test_new_items_of_another_width_or_number_are_refused(
+    vectors: np.ndarray, ids: list[str], expected: str, exported: Export, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "bad.npy", vectors)
+    (tmp_path / "bad.ids.json").write_text(json.dumps(ids))
+    with pytest.raises(ValueError, match=expected):
+        program(exported("last")).ExportedModel(exported("last"), tmp_path / "bad.npy")
+
+
+def test_items_that_are_known_already_stay_as_they_are(exported: Export, tmp_path: Path) -> None:
+    np.save(tmp_path / "known.npy", np.ones((1, 32), np.float32))
+    (tmp_path / "known.ids.json").write_text('["i05"]')
+    plain, again = (
+        program(exported("last")).ExportedModel(exported("last"), extra) for extra in (None, tmp_path / "known.npy")
+    )
+    assert again.items == plain.items
+    assert (again.scores([["i05"]]) == plain.scores([["i05"]])).all()
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.lists(st.integers(1, 80), min_size=1, max_size=15), min_size=1, max_size=5),
+    st.integers(1, 60),
+)
+def test_any_histories_are_recommended_what_torch_recommends(
+    runs: dict[str, Path], exported: Export, numbers: list[list[int]], k: int
+) -> None:
+    histories = [[f"i{number:02d}" for number in history] for history in numbers]
+    expected = blair_rec.load(runs["mixed"]).recommend(histories, k)
+    found = program(exported("mixed")).ExportedModel(exported("mixed")).recommend(histories, k)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert len({item for item, _ in ours}) == k
+        assert [score for _, score in ours] == pytest.approx([score for _, score in theirs], abs=1e-4)
+
+
 def test_histories_come_as_lists_as_events_or_by_user(exported: Export, tmp_path: Path) -> None:
     def found(*lines: str) -> list[Any]:
         (tmp_path / "h.jsonl").write_text("\n".join(lines), encoding="utf-8")
@@ -232,7 +277,9 @@ def test_histories_come_as_lists_as_events_or_by_user(exported: Export, tmp_path
 @pytest.mark.parametrize(
     "lines, arguments, expected",
     [
-        ("", [], "there are no histories, or empty ones"),
+        ("", [], "h.jsonl, line 1 is no history"),
+        ("\n\n", [], "h.jsonl, line 1 is no history"),
+        ("[]", [], "there are no histories, or empty ones"),
         ('["i01"]\n[]', [], "there are no histories, or empty ones"),
         ('["i01"]\nnonsense', [], "h.jsonl, line 2 is no history"),
         ('{"user": 1, "item_id": ["i01"]}', [], "h.jsonl, line 1 is no history"),

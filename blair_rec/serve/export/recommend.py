@@ -1,6 +1,5 @@
 """The best next items of histories, from the files of this folder alone, by NumPy, SciPy and onnxruntime.
 
-`python recommend.py histories.jsonl -k 10`, or in Python `ExportedModel(folder).recommend([["item", ...]], k=10)`.
 Shapes: B histories, L items of a history at most, N items, H the width of their vectors.
 """
 
@@ -26,6 +25,8 @@ class ExportedPart:
         self.config = config
         if new is not None and not config["takes_new_items"]:
             raise ValueError(f"{config['name']} can't score new items: it knows items by more than their text")
+        if new is not None and new.shape[1:] != (config["text_dim"],):
+            raise ValueError(f"new items need vectors of width {config['text_dim']}, and these are {new.shape}")
         if config["kind"] == "counted":
             with np.load(folder / "counts.npz", allow_pickle=False) as found:
                 self.rules = csr_array((found["data"], found["indices"], found["indptr"]), found["shape"])
@@ -75,8 +76,9 @@ class ExportedModel:
         self.items = list(json.loads((folder / "items.json").read_text("utf-8")))
         if extra is not None:
             ids, known = json.loads(Path(extra).with_suffix(".ids.json").read_text("utf-8")), set(self.items)
-            new = [row for row, item in enumerate(ids) if item not in known]
-            vectors, self.items = np.load(extra, allow_pickle=False)[new], self.items + [ids[row] for row in new]
+            pairs = zip(ids, np.load(extra, allow_pickle=False), strict=True)
+            new = {item: vector for item, vector in pairs if item not in known}
+            vectors, self.items = np.array([*new.values()]) if new else None, [*self.items, *new]
         self.window, self.least = config["window"], config["least_length"]
         self.parts = [ExportedPart(folder / part["folder"], part, vectors) for part in config["parts"]]
         self.row_of = {item: row for row, item in enumerate(self.items)}
@@ -115,16 +117,14 @@ class ExportedModel:
 def read_histories(path: str) -> dict[Any, list[str]]:
     """By user; each line is [item, ...], or {"user_id": user, "item_id": item or [item, ...]}."""
     histories: dict[Any, list[str]] = {}
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-                user, items = (number, row) if isinstance(row, list) else (row["user_id"], row["item_id"])
-                histories.setdefault(user, []).extend(items := items if isinstance(items, list) else [items])
-                if not all(isinstance(item, str) for item in items):
-                    raise TypeError("an item is no text")
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path}, line {number} is no history. {read_histories.__doc__}") from error
+    for number, line in enumerate(Path(path).read_text("utf-8").rstrip().split("\n"), start=1):
+        try:
+            row = json.loads(line)
+            user, items = (number, row) if isinstance(row, list) else (row["user_id"], row["item_id"])
+            histories.setdefault(user, []).extend(items := items if isinstance(items, list) else [items])
+            "".join(items)  # a TypeError unless all of them are text
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}, line {number} is no history. {read_histories.__doc__}") from error
     return histories
 
 
