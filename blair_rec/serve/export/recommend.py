@@ -1,7 +1,4 @@
-"""The best next items of histories, from the files of this folder alone, by NumPy, SciPy and onnxruntime.
-
-Shapes: B histories, L items of a history at most, N items, H the width of their vectors.
-"""
+"""The best next items of histories, from the files of this folder alone, by NumPy, SciPy and onnxruntime."""
 
 import argparse
 import hashlib
@@ -15,7 +12,7 @@ import numpy as np
 from onnxruntime import InferenceSession
 from scipy.sparse import csr_array
 
-SCHEMA, BATCH, CPU = 1, 256, ["CPUExecutionProvider"]
+SCHEMA, BATCH, CPU = 1, 32, ["CPUExecutionProvider"]
 
 
 class ExportedPart:
@@ -105,12 +102,14 @@ class ExportedModel:
         taken = 0 if repeat else max((len(set(history)) for history in histories), default=0)
         if not 1 <= k <= len(self.items) - taken:
             raise ValueError(f"k is {k}; it has to be between 1 and {len(self.items) - taken}, the items left")
-        found = []
-        for some in (histories[begin : begin + BATCH] for begin in range(0, max(1, len(histories)), BATCH)):
-            for history, scores in zip(some, self.scores(some), strict=True):
+        found: list[list[Any]] = [[] for _ in histories]
+        order = sorted(range(len(histories)), key=lambda row: len(histories[row]))  # so that little is padded
+        for cases in (order[begin : begin + BATCH] for begin in range(0, max(1, len(order)), BATCH)):
+            some = [histories[case] for case in cases]
+            for case, history, scores in zip(cases, some, self.scores(some), strict=True):
                 scores[[] if repeat else [self.row_of[item] for item in history]] = -np.inf
                 best = sorted(np.argpartition(scores, -k)[-k:], key=lambda row: (-scores[row], row))
-                found.append([(self.items[row], float(scores[row])) for row in best])
+                found[case] = [(self.items[row], float(scores[row])) for row in best]
         return found
 
 
