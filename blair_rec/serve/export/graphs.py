@@ -41,7 +41,8 @@ class UserEncoder(nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model = copy.deepcopy(model).eval()
+        self.model = copy.deepcopy(model).eval().cpu()
+        self.model.device = torch.device("cpu")  # where some models make what they need
         weight = item_side(self.model).weight.detach()
         self.masked = model.recbole_base.__name__ == MASKED
         self.fields = [] if self.masked else state_fields(product_scorer(type(model)))
