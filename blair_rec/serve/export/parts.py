@@ -90,7 +90,7 @@ def _neighbours(model: LastItem, part: Loaded, folder: Path) -> dict[str, Any]:
     return {
         "kind": "encoder",
         "model": type(model).__name__,
-        "items": "text",
+        "items": "text vectors",
         "cosine": False,
         "item_bias": False,
         "width": vectors.shape[1],
