@@ -152,9 +152,8 @@ def _write_config(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _files_in(folder: Path) -> list[str]:
-    """Paths from `folder` on, with slashes; the config and the card say of themselves what they are."""
-    files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
-    return sorted(files)
+    """Every file below `folder`, as members/text/items.npy."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
 
 
 @torch.no_grad()

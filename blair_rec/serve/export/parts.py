@@ -151,7 +151,7 @@ def _counted(model: Baseline, name: str, folder: Path, window: int) -> dict[str,
     elif isinstance(model, Popularity):
         table, added, reach = csr_array((size, size), dtype=np.float32), model.counts.numpy()[1:], 1
     else:
-        raise ConfigError(f"{name} can't be exported: nobody has said how {type(model).__name__} is written")
+        raise ConfigError(f"{name} can't be exported: this version does not know how to write {type(model).__name__}")
     np.savez(
         folder / "counts.npz",
         data=table.data,
