@@ -21,7 +21,7 @@ class LocalHub:
             def do_GET(self) -> None:
                 hub.answer(self)
 
-            do_HEAD = do_GET
+            do_HEAD = do_POST = do_GET
 
             def log_message(self, *args: Any) -> None:
                 """Quiet."""

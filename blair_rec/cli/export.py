@@ -1,0 +1,59 @@
+"""blair-rec export: a finished run as a folder that needs neither torch nor RecBole nor this package."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from blair_rec.cli.terminal import Console, say, show
+from blair_rec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from blair_rec.serve.export.folder import ExportedRun
+
+
+def add(commands: Any) -> None:
+    """Register the command."""
+    command = commands.add_parser(
+        "export", help="a finished run in ONNX, with item vectors, a model card and a program that recommends"
+    )
+    command.add_argument("run", type=Path, metavar="RUN", help="the folder of a run or a refit: runs/mine/runs/text-1")
+    command.add_argument("-o", "--out", type=Path, metavar="DIR", help="the folder to write")
+    command.add_argument("--store", type=Path, metavar="STORE", help="the text vectors, if they were moved")
+    command.add_argument("--index", choices=["faiss"], help="add an index of the item vectors")
+    command.add_argument("--push", metavar="NAME", help="upload the folder to the Hugging Face hub: owner/name")
+    command.add_argument("--dry-run", action="store_true", help="show the card and the files; write and upload nothing")
+    command.set_defaults(command=_export)
+
+
+def _export(options: argparse.Namespace, console: Console) -> None:
+    from blair_rec.serve.export.folder import CARD, export_run
+    from blair_rec.serve.export.hub import check_name, push
+
+    if options.out is None and not options.dry_run:
+        raise ConfigError("-o is missing: the folder to write")
+    if options.push is not None:
+        check_name(options.push)
+    if options.dry_run:
+        with TemporaryDirectory() as folder:
+            made = export_run(options.run, Path(folder) / "export", options.store, options.index)
+            show((made.folder / CARD).read_text(encoding="utf-8"))
+        _tell(made)
+        where = [str(options.out)] * (options.out is not None) + [f"{options.push} on the hub"] * bool(options.push)
+        say(Console(), f"nothing was written{' to ' + ' or '.join(where) if where else ''} (--dry-run)")
+        return
+    made = export_run(options.run, options.out, options.store, options.index)
+    _tell(made)
+    say(Console(), f"{made.folder}: try `python {made.folder / 'recommend.py'} histories.jsonl -k 10`")
+    if options.push is not None:
+        say(Console(), f"uploaded to {push(made.folder, options.push)}")
+
+
+def _tell(made: ExportedRun) -> None:
+    for name, size in made.files.items():
+        say(Console(), f"{size:>12,}  {name}")
+    for name in made.left_out:
+        say(Console(), f"{name} has weight 0 in the average and is left out")
+    say(Console(), f"scores of random histories are torch's within {made.difference:.1g} of their standard deviation")

@@ -1,0 +1,237 @@
+"""A finished run -> a folder of ONNX files, arrays and JSON, checked against the run before it gets its name."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+import blair_rec
+from blair_rec.errors import ConfigError, OutputError, first_of
+from blair_rec.evaluate.runs.run_files import ITEMS_FILE, RESULT_FILE, read_json
+from blair_rec.experiment.loading import Loaded, load_model
+from blair_rec.extras import need
+from blair_rec.files import partial_of, put_in_place, sha256_of, work_beside
+from blair_rec.ranking.ensemble import Ensemble
+from blair_rec.serve.export.card import model_card
+from blair_rec.serve.export.parts import write_part
+
+CONFIG, CARD, PROGRAM = "config.json", "README.md", "recommend.py"
+MEMBERS = "members"
+"""The folder of an average's members."""
+Z_SCORES = (
+    "each member's scores minus their mean over all items of the history, over their standard deviation (divisor: the "
+    "number of items; the history's own items count, too); 0 where the deviation is at most 1e-6 of the largest score; "
+    "then the sum of the members, each times its weight"
+)
+TOLERANCE = 1e-4
+"""How far a score may be from torch's, as a share of the standard deviation of a history's scores."""
+CHECKED = 32
+"""Histories that are scored both ways."""
+
+
+class ExportedRun(NamedTuple):
+    """What an export has written."""
+
+    folder: Path
+    files: dict[str, int]
+    """By name, their bytes."""
+    difference: float
+    """The largest from torch's scores, as a share of the standard deviation of a history's scores."""
+    left_out: tuple[str, ...]
+    """Members of an average whose weight is 0."""
+
+
+def export_run(
+    run_dir: str | Path, out: str | Path, store: str | Path | None = None, index: str | None = None
+) -> ExportedRun:
+    """Write what recommends as a finished run does, without torch, RecBole and blair_rec; docs/export.md describes it.
+
+    Some random histories are scored both ways first. An earlier export is replaced when the new one is whole; a folder
+    with anything else in it stays as it is.
+
+    Args:
+        store: as for `load`.
+        index: "faiss" adds an index of the item vectors of each part that has some.
+
+    Raises:
+        ConfigError: the run can't be exported (and why); CheckpointError, StoreError and others as `load`.
+        MissingExtra: a library for it is not installed.
+        OutputError: `out` is no earlier export, or it can't be written; FolderBusy: another process is writing it.
+    """
+    for library in ("onnx", "onnxscript", "onnxruntime"):
+        need(library, "export", "an export")
+    if index is not None:
+        need("faiss", "faiss", "an index")
+    run_dir, out = Path(run_dir), Path(out)
+    target = out.resolve()
+    _refuse_foreign(target)
+    loaded = load_model(run_dir, store)
+    loaded.model.eval()  # item sides drop numbers in training
+    with work_beside(target, "export", f"the export {out}"):
+        partial = partial_of(target)
+        try:
+            partial.mkdir(parents=True)
+            config, left_out = _write(run_dir, loaded, partial, index)
+            difference = _largest_difference(loaded, partial)
+            card = model_card(run_dir, config, difference, left_out)
+            (partial / CARD).write_text(card, encoding="utf-8", newline="\n")
+            _write_config(partial, {**config, "card_sha256": sha256_of(partial / CARD)})
+            files = {name: (partial / name).stat().st_size for name in _files_in(partial)}
+            put_in_place(target)
+        except OSError as error:
+            why = error.strerror or errno.errorcode.get(error.errno or 0) or str(error)
+            raise OutputError(f"{out} can't be written ({why}); make room, or choose another folder") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return ExportedRun(out, files, difference, left_out)
+
+
+def _write(run_dir: Path, loaded: Loaded, folder: Path, index: str | None) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Everything but the card. The config, and the members that were left out."""
+    from blair_rec.serve.export.recommend import SCHEMA  # takes onnxruntime, which the package itself does without
+
+    result = read_json(run_dir, RESULT_FILE)
+    tokens = loaded.item_tokens[1:]
+    used: list[tuple[str, str, float | None, Loaded]] = []
+    if isinstance(loaded.model, Ensemble):
+        weights = [float(weight) for weight in loaded.model.weights]
+        names = _names(result["setup"].get("runs") or result["setup"].get("average") or (), len(loaded.members))
+        members = list(zip(names, weights, loaded.members, strict=True))
+        used += [(name, f"{MEMBERS}/{name}", weight, member) for name, weight, member in members if weight != 0]
+        average: dict[str, Any] | None = {"weights": dict(zip(names, weights, strict=True)), "z_scores": Z_SCORES}
+    else:
+        members, average = [], None
+        used = [(str(result["variant"]), ".", None, loaded)]
+    parts = []
+    for name, place, weight, part in used:
+        if part.members:
+            raise ConfigError(f"{name} is an average inside of an average, which can't be exported; export it alone")
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        said = write_part(part, name, folder / place, loaded.width, index)
+        parts.append({"name": name, "folder": place, "weight": weight, **said})
+    if index is not None and all(part["kind"] == "counted" for part in parts):
+        raise ConfigError(f"{result['variant']} counts events and has no item vectors, so there is nothing to index")
+    (folder / ITEMS_FILE).write_text(json.dumps(tokens, ensure_ascii=False), encoding="utf-8")
+    shutil.copyfile(Path(__file__).with_name(PROGRAM), folder / PROGRAM)
+    config = {
+        "schema": SCHEMA,
+        "made_by": {"blair_rec": blair_rec.__version__, **{name: metadata.version(name) for name in ("torch", "onnx")}},
+        "run": {
+            key: result.get(key)
+            for key in ("variant", "seed", "model", "items", "dataset", "control", "hashes", "store_sha256")
+        },
+        "items": len(tokens),
+        "window": loaded.width,
+        "least_length": max(part.pop("least_length") for part in parts),
+        "average": average,
+        "parts": parts,
+        "files": {name: sha256_of(folder / name) for name in _files_in(folder)},
+    }
+    _write_config(folder, config)
+    used_names = {name for name, *_ in used}
+    return config, tuple(name for name, *_ in members if name not in used_names)
+
+
+def _names(names: Sequence[str], members: int) -> list[str]:
+    """Of an average's members; runs of several seeds may share one."""
+    if len(names) == len(set(names)) == members:
+        return list(names)
+    return [f"member-{number}" for number in range(1, members + 1)]
+
+
+def _write_config(folder: Path, config: dict[str, Any]) -> None:
+    (folder / CONFIG).write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _files_in(folder: Path) -> list[str]:
+    """Every file below `folder`, as members/text/items.npy."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+
+
+@torch.no_grad()
+def _largest_difference(loaded: Loaded, folder: Path) -> float:
+    """Between the scores of random histories by the folder's files and by the run itself.
+
+    Raises:
+        ConfigError: they differ, so that the model computes more than was written.
+    """
+    model, count = loaded.model, len(loaded.item_tokens) - 1
+    random = np.random.default_rng(0)
+    lengths = [1, 1, loaded.width, *random.integers(1, loaded.width + 1, CHECKED - 3)]
+    histories = [random.integers(1, count + 1, length) for length in lengths]
+    rows = torch.zeros(CHECKED, loaded.width, dtype=torch.int64)
+    for row, history in zip(rows, histories, strict=True):
+        row[: len(history)] = torch.from_numpy(history)
+    fields = {model.ITEM_SEQ: rows, model.ITEM_SEQ_LEN: torch.tensor([len(history) for history in histories])}
+    with model.shared_items():
+        interaction = {name: value.to(model.device) for name, value in fields.items()}
+        expected = model.full_sort_predict(interaction)[:, 1:].float().cpu().numpy().astype(np.float64)
+    tokens = [[loaded.item_tokens[item] for item in history] for history in histories]
+    apart = np.abs(_scores(folder, tokens) - expected).max(axis=1)
+    spread = np.maximum(expected.std(axis=1), 1e-6 * np.abs(expected).max(axis=1))
+    difference = float(np.divide(apart, spread, out=np.zeros_like(apart), where=apart > 0).max())
+    if not difference <= TOLERANCE:
+        raise ConfigError(
+            f"the run can't be exported: what was written scores random histories otherwise than the run itself, by up "
+            f"to {difference:.2g} standard deviations, so its model reads more than its items' vectors"
+        )
+    return difference
+
+
+def _scores(folder: Path, histories: list[list[str]]) -> np.ndarray:
+    """[histories, items] by the folder's files; one history alone and the others together, as callers do.
+
+    Raises:
+        ConfigError: the files can't be run.
+    """
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    from blair_rec.serve.export.recommend import ExportedModel
+
+    failures = (
+        errors.Fail,
+        errors.InvalidArgument,
+        errors.RuntimeException,
+        errors.NotImplemented,
+        errors.InvalidGraph,
+    )
+    try:
+        exported = ExportedModel(folder)
+        return np.concatenate([exported.scores(histories[:1]), exported.scores(histories[1:])])
+    except failures as error:  # a graph that was written for one size fails with another
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"the run can't be exported: its ONNX file can't be run ({reason})") from error
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Make sure that `folder` may be replaced: it is free, empty, or an export as it was written.
+
+    Raises:
+        OutputError: it is a file, or holds what an export doesn't write.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file, and a folder has to go there; choose another place")
+    files = _files_in(folder) if folder.is_dir() else []
+    if not files:
+        return
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        ours = {CONFIG, CARD, *config["files"]}
+        card = config["card_sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise OutputError(f"{folder} holds {first_of(files)} and is no earlier export; choose another folder") from None
+    if foreign := [name for name in files if name not in ours]:
+        raise OutputError(
+            f"{folder} holds {len(foreign)} files that an export does not write (first: {first_of(foreign)}), and they "
+            "would be lost; choose another folder"
+        )
+    if (folder / CARD).is_file() and sha256_of(folder / CARD) != card:
+        raise OutputError(f"{folder / CARD} was changed since it was written, and that would be lost; move it first")

@@ -1,0 +1,50 @@
+"""An exported folder -> the Hugging Face hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from blair_rec.errors import ConfigError, OutputError
+
+
+def check_name(name: str) -> None:
+    """Make sure that the hub could have a repository of this name.
+
+    Raises:
+        ConfigError: it couldn't.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ConfigError(f"--push {name!r} is no name of a repository on the hub: {error}; say owner/name") from error
+
+
+def push(folder: Path, name: str) -> str:
+    """Upload every file of a folder to the model repository `name`, which is made if it isn't there; its address.
+
+    What else is in the repository stays as it is.
+
+    Raises:
+        OutputError: the hub refuses, or can't be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError  # type: ignore[attr-defined]
+
+    api = HfApi()
+    again = f"the folder {folder} is whole, and the same command tries again"
+    try:
+        address = api.create_repo(name, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Exported by blair_rec")
+    except LocalTokenNotFoundError as error:
+        raise OutputError(f"{name} can't be pushed without a token: `hf auth login`, or HF_TOKEN; {again}") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        log_in = "; log in with `hf auth login`, or check whose name it is" if status in (401, 403, 404) else ""
+        raise OutputError(f"the hub does not take {name} (status {status}){log_in}; {again}") from error
+    except (HTTPError, OSError) as error:  # by release of huggingface_hub
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise OutputError(f"{name} can't be pushed: {reason}; {again}") from error
+    return str(address)

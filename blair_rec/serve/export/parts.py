@@ -1,0 +1,178 @@
+"""One scorer of a run -> its files in an exported folder, and what config.json says of it."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from blair_rec.errors import ConfigError
+from blair_rec.experiment.loading import Loaded
+from blair_rec.models.items import KINDS, ItemSide
+from blair_rec.models.similarity import Similarity
+from blair_rec.models.text_models import item_side
+from blair_rec.ranking.baselines import Baseline, LastItem, Markov, Popularity, SequentialRules
+from blair_rec.serve.export.graphs import (
+    MASKED,
+    ItemProjection,
+    NeighbourEncoder,
+    encoder_of,
+    reads_any_length,
+    write_text_projection,
+    write_user_encoder,
+)
+from blair_rec.serve.export.licence import encoder_licence, public_name
+from blair_rec.text.store.embeddings import as_float32
+
+CHECKED, TOLERANCE = 7, 1e-4
+"""Text vectors whose item vectors are made both ways; how far they may differ, as a share of their own deviation."""
+LINKS, AT_BUILDING = 32, 200
+"""Of faiss's HNSW graph: links of an item, and candidates looked at for each when it is built."""
+
+
+def write_part(part: Loaded, name: str, folder: Path, window: int, index: str | None) -> dict[str, Any]:
+    """The files of a model or a baseline, and its settings for config.json; `window` is the whole export's.
+
+    Raises:
+        ConfigError: it can't be exported (and why).
+    """
+    model = part.model
+    if isinstance(model, Baseline) and not isinstance(model, LastItem):
+        return {**_counted(model, name, folder, window), "takes_new_items": False, "least_length": 1}
+    if isinstance(model, LastItem):
+        said = _neighbours(model, part, folder)
+    elif isinstance(model, Similarity):
+        said = _trained(model, part, name, folder, window)
+    else:
+        raise ConfigError(f"{name} can't be exported: {type(model).__name__} is no model, baseline or average of these")
+    if index is not None:
+        _write_index(np.load(folder / "items.npy", allow_pickle=False), said["cosine"], folder / "index.faiss")
+    return said
+
+
+def _trained(model: Any, part: Loaded, name: str, folder: Path, window: int) -> dict[str, Any]:
+    encoder = encoder_of(model, name)
+    weight = item_side(model).weight.detach().float().cpu().numpy()
+    vectors = weight[1 : len(part.item_tokens)]
+    least = 1 if reads_any_length(model) else window
+    write_user_encoder(encoder, vectors.shape[1], None if least == 1 else window, folder / "user_encoder.onnx")
+    np.save(folder / "items.npy", vectors, allow_pickle=False)
+    base, side = model.recbole_base.__name__, item_side(model)
+    if base == MASKED:
+        np.save(folder / "item_bias.npy", model.output_bias.detach().float().cpu().numpy()[1:], allow_pickle=False)
+    cold = side if isinstance(side, ItemSide) and side.cold is None and side.extra is None else None
+    said = {
+        "kind": "encoder",
+        "model": base,
+        "items": next((kind for kind, known in KINDS.items() if type(side) is known), "id"),
+        "cosine": model.blair_temperature is not None,
+        "temperature": model.blair_temperature,
+        "item_bias": base == MASKED,
+        "width": vectors.shape[1],
+        "takes_new_items": cold is not None,
+        "least_length": least,
+        **_text(part),
+    }
+    if cold is not None:
+        _projection(ItemProjection(cold, cold.transforms), part, folder)
+    return said
+
+
+def _neighbours(model: LastItem, part: Loaded, folder: Path) -> dict[str, Any]:
+    vectors = model.item_matrix()[1:].float().cpu().numpy()
+    write_user_encoder(NeighbourEncoder(model), vectors.shape[1], None, folder / "user_encoder.onnx")
+    np.save(folder / "items.npy", vectors, allow_pickle=False)
+    assert model.fitted_transforms is not None  # neighbours always have some, if only none at all
+    _projection(ItemProjection(model, model.fitted_transforms), part, folder)
+    return {
+        "kind": "encoder",
+        "model": type(model).__name__,
+        "items": "text vectors",
+        "cosine": False,
+        "item_bias": False,
+        "width": vectors.shape[1],
+        "takes_new_items": True,
+        "least_length": 1,
+        **_text(part),
+    }
+
+
+def _text(part: Loaded) -> dict[str, Any]:
+    """What the text vectors were made by; nothing of a part that knows no text. A path of this machine stays here."""
+    if part.store is None:
+        return {}
+    encoder, fitted = dict(part.store.encoder), part.model.fitted_transforms
+    licence = encoder_licence(encoder)
+    asked = str(encoder.get("asked_for", ""))
+    return {
+        "text_dim": part.store.text_dim,
+        "transforms": [line["step"] for line in fitted.report] if fitted else [],
+        "encoder": {**encoder, "asked_for": public_name(asked), "licence": licence},
+        "template": dict(part.store.template),
+        "store_sha256": part.store.store_sha256,
+    }
+
+
+def _projection(projection: ItemProjection, part: Loaded, folder: Path) -> None:
+    """The file that makes new items' vectors.
+
+    Raises:
+        ConfigError: it makes other vectors than the model does.
+    """
+    store = part.store
+    assert store is not None  # a part that knows text was loaded with it
+    write_text_projection(projection, store.text_dim, folder / "text_projection.onnx")
+    given = as_float32(store.vectors[:CHECKED], store.dtype)
+    model: Any = copy.deepcopy(part.model)
+    model.append_items(given)
+    from onnxruntime import InferenceSession  # not installed with the package itself
+
+    table = model.item_matrix() if isinstance(model, LastItem) else item_side(model).weight
+    expected = table[-len(given) :].detach().float().cpu().numpy()
+    session = InferenceSession(folder / "text_projection.onnx", providers=["CPUExecutionProvider"])
+    found = session.run(None, {"store_vectors": given})[0]
+    if not np.abs(found - expected).max() <= TOLERANCE * expected.std():
+        raise ConfigError(
+            f"{folder.name} can't be exported: new items would get other vectors than in the model itself"
+        )
+
+
+def _counted(model: Baseline, name: str, folder: Path, window: int) -> dict[str, Any]:
+    """Rules between items as a CSR matrix, and what is added for every history."""
+    size = model.n_items - 1
+    if isinstance(model, Markov):
+        rules = (model.transitions.numpy(), model.successor.numpy(), model.start.numpy())
+        table = csr_array(csr_array(rules, (model.n_items, model.n_items))[1:, 1:])
+        added = model.share.numpy()[1:] * np.float32(model.POPULARITY)
+        reach = window if isinstance(model, SequentialRules) else 1
+    elif isinstance(model, Popularity):
+        table, added, reach = csr_array((size, size), dtype=np.float32), model.counts.numpy()[1:], 1
+    else:
+        raise ConfigError(f"{name} can't be exported: this version does not know how to write {type(model).__name__}")
+    np.savez(
+        folder / "counts.npz",
+        data=table.data,
+        indices=table.indices,
+        indptr=table.indptr,
+        shape=np.array(table.shape),
+        popularity=added,
+    )
+    return {"kind": "counted", "model": type(model).__name__, "items": None, "reach": reach, "rules": int(table.nnz)}
+
+
+def _write_index(vectors: np.ndarray, cosine: bool, path: Path) -> None:
+    """An HNSW graph over what users' vectors meet, by inner product."""
+    import faiss
+
+    lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    keys = vectors / lengths if cosine else vectors
+    index = faiss.IndexHNSWFlat(keys.shape[1], LINKS, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = AT_BUILDING
+    index.add(np.ascontiguousarray(keys, dtype=np.float32))
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as error:  # faiss has one kind of error for all
+        raise OSError(f"{path.name}: {error}") from error
