@@ -69,11 +69,21 @@ class TextConfig(Section):
     revision: str | None = None
     """Commit, tag or branch on the hub; the newest if not given."""
     pooling: PoolingName = "auto"
-    """cls, mean, or auto: 1_Pooling/config.json if the model has one, cls for hyp1231/blair-*."""
+    """auto, or one of cls, max, mean, mean_sqrt_len_tokens, weightedmean and lasttoken; auto is what the model's own
+    files say, and cls for hyp1231/blair-*."""
     max_length: FromOneOn = MAX_LENGTH
     """Tokens read per item, at most; the encoder's own limit if that is lower."""
     dtype: DtypeName = "float32"
     """What the encoder computes in: float32, bfloat16 (faster where the processor knows it), float16 (on a GPU)."""
+    prompt: str | None = None
+    """In front of every item: the name of one of the model's own prompts, or the text itself ("passage: "); "" is none.
+    Without it the model's prompt for documents, if it names one."""
+    query_prompt: str | None = None
+    """In front of every search, in the same way; without it the model's prompt for queries."""
+    truncate_dim: Annotated[int, Field(ge=1)] | None = None
+    """Keep so many of the first dimensions, for models that were trained for it (Matryoshka)."""
+    normalize: bool | None = None
+    """Whether vectors get length 1; without it as the model's own files say."""
     fallback: FallbackConfig | None = None
     """Used only if named, only when the hub can't be reached."""
     missing_text: MissingText = "error"
@@ -95,8 +105,13 @@ class TextConfig(Section):
         return bool(self.fields) or self.template != "fields" or self.store is not None
 
 
-MAKES_VECTORS = ("fields", "template", "encoder", "revision", "pooling", "max_length", "dtype", "fallback", "items")
+MAKES_VECTORS = (
+    "fields", "template", "encoder", "revision", "pooling", "max_length", "dtype", "prompt", "query_prompt",
+    "truncate_dim", "normalize", "fallback", "items",
+)  # fmt: skip
 """Keys of the text section that say how vectors are made; those of a store are already, and nothing reads them."""
+OF_ONE_ENCODER = ("revision", "pooling", "prompt", "query_prompt")
+"""Keys of the text section that another encoder does not share."""
 
 
 class TrainConfig(Section):

