@@ -220,6 +220,7 @@ def best_device() -> str:
 def _load(source: EncoderSource, recipe: Recipe) -> tuple[Any, Any]:
     """The tokenizer and the model, with every weight it needs."""
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
     from transformers.utils import logging as transformers_logging
 
     # Code that a model brings along is never run.
@@ -231,7 +232,13 @@ def _load(source: EncoderSource, recipe: Recipe) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(recipe.folder, padding_side="right", **settings)
         config = AutoConfig.from_pretrained(recipe.folder, **settings)
         # Of T5 and its kind the encoder alone.
-        kind = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
+        encodes = MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type, "").endswith("EncoderModel")
+        if config.is_encoder_decoder and not encodes:
+            raise UnknownEncoder(
+                f"{source.name} is a {config.model_type} of an encoder and a decoder, which is not supported here "
+                "(T5 and its kind are: their encoder is taken); choose another encoder"
+            )
+        kind = AutoModelForTextEncoding if encodes else AutoModel
         model, loaded = kind.from_pretrained(recipe.folder, output_loading_info=True, **settings)
     except (OSError, ValueError) as error:
         raise UnknownEncoder(f"transformers can't load {source.name} from {recipe.folder}: {error}") from error

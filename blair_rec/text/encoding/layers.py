@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import load_state_dict
 
 from blair_rec.errors import UnknownEncoder
-from blair_rec.text.encoding.modules import DENSE, LAYER_NORM, NORMALIZE, STEP_WEIGHTS, Step, read_json
+from blair_rec.text.encoding.modules import DENSE, LAYER_NORM, NORMALIZE, STEP_WEIGHTS, PooledStep, read_json
 from blair_rec.text.encoding.source import EncoderSource
 
 
@@ -49,7 +49,7 @@ def _at(hidden: Tensor, position: Tensor) -> Tensor:
 class Dense(nn.Module):
     """A linear layer and an activation, with sentence-transformers' optional way around both."""
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: PooledStep) -> None:
         super().__init__()
         config = read_json(step.folder / "config.json")
         weights = _weights(step)
@@ -76,7 +76,7 @@ class UnitLength(nn.Module):
         return nn.functional.normalize(x, dim=-1)
 
 
-def load_steps(steps: Sequence[Step], width: int) -> tuple[nn.Sequential, int]:
+def load_steps(steps: Sequence[PooledStep], width: int) -> tuple[nn.Sequential, int]:
     """The modules behind the pooling, and the width of what comes out if `width` goes in; they compute in float32.
 
     Raises UnknownEncoder for weights that lack or don't fit, and for an activation that torch doesn't have.
@@ -107,20 +107,20 @@ def shortened(vectors: Tensor, source: EncoderSource) -> Tensor:
     return nn.functional.normalize(kept, dim=-1) if NORMALIZE in source.modules else kept
 
 
-def _weights(step: Step) -> dict[str, Tensor]:
+def _weights(step: PooledStep) -> dict[str, Tensor]:
     for file in STEP_WEIGHTS:
         if (path := step.folder / file).is_file():
             return {key: value.float() for key, value in load_state_dict(path).items()}
     raise UnknownEncoder(f"{step.folder} holds no weights (model.safetensors or pytorch_model.bin); get the model again")
 
 
-def _taken(weights: dict[str, Tensor], key: str, step: Step) -> Tensor:
+def _taken(weights: dict[str, Tensor], key: str, step: PooledStep) -> Tensor:
     if key not in weights:
         raise UnknownEncoder(f"the weights in {step.folder} lack {key}; get the model again")
     return weights[key]
 
 
-def _activation(name: str, step: Step) -> nn.Module:
+def _activation(name: str, step: PooledStep) -> nn.Module:
     """An activation that torch has, by its full name; no other code is ever imported."""
     kind = getattr(nn, name.rpartition(".")[2], None)
     if not name.startswith("torch.nn.") or not isinstance(kind, type) or not issubclass(kind, nn.Module):

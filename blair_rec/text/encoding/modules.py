@@ -46,7 +46,7 @@ OFFSET_POSITIONS = (
 )
 
 
-class Step(NamedTuple):
+class PooledStep(NamedTuple):
     """A module behind the pooling."""
 
     name: str
@@ -69,7 +69,7 @@ class Recipe:
     include_prompt: bool = True
     """Whether the tokens of the prompt are pooled, too."""
     lowercase: bool = False
-    steps: tuple[Step, ...] = ()
+    steps: tuple[PooledStep, ...] = ()
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str = ""
     truncate_dim: int | None = None
@@ -96,7 +96,7 @@ def read_recipe(folder: Path, name: str) -> Recipe:
     if not (folder / "modules.json").is_file():
         config = read_json(folder / "config.json")
         if config.get("model_type") == "model2vec":
-            steps = (Step(NORMALIZE, folder / "1_Normalize"),) if config.get("normalize") else ()
+            steps = (PooledStep(NORMALIZE, folder / "1_Normalize"),) if config.get("normalize") else ()
             return Recipe(folder, static=True, pooling="mean", steps=steps, **shared)
         modes, include = _pooling(folder / "1_Pooling", name)
         return Recipe(folder, pooling=modes, include_prompt=include, lowercase=_lowercase(folder), **shared)
@@ -141,7 +141,7 @@ def _modules(folder: Path, name: str) -> Iterator[tuple[str, Path]]:
         yield kind, inside
 
 
-def _steps(modules: list[tuple[str, Path]], name: str) -> Iterator[Step]:
+def _steps(modules: list[tuple[str, Path]], name: str) -> Iterator[PooledStep]:
     for kind, folder in modules:
         if kind == "Dropout":
             continue
@@ -151,7 +151,7 @@ def _steps(modules: list[tuple[str, Path]], name: str) -> Iterator[Step]:
         for key in ("module_input_name", "module_output_name"):
             if (config.get(key) or "sentence_embedding") != "sentence_embedding":
                 raise _unsupported(name, f"has a {kind} whose {key} is {config[key]}")
-        yield Step(STEPS[kind], folder)
+        yield PooledStep(STEPS[kind], folder)
 
 
 def _check_transformer(folder: Path, name: str) -> None:
@@ -200,11 +200,11 @@ def _pooling(folder: Path, name: str) -> tuple[str, bool]:
     return "+".join(modes), bool(config.get("include_prompt", True))
 
 
-def steps_of(recipe: Recipe, wanted: Sequence[str]) -> list[Step]:
+def steps_of(recipe: Recipe, wanted: Sequence[str]) -> list[PooledStep]:
     """The modules behind the pooling as far as they are wanted, in their order; length 1 may be wanted besides."""
     steps = [step for step in recipe.steps if step.name in wanted]
     if NORMALIZE in wanted and not any(step.name == NORMALIZE for step in steps):
-        steps.append(Step(NORMALIZE, recipe.folder))
+        steps.append(PooledStep(NORMALIZE, recipe.folder))
     return steps
 
 
