@@ -298,14 +298,33 @@ def _weights_among(names: Sequence[str]) -> list[str]:
     return patterns
 
 
-def _cached(name: str, revision: str | None, why: str) -> tuple[str, Path, str]:
+def why_unreachable(name: str) -> str:
+    """Why the hub does not give out a model, or "" if it does; it is only asked, and nothing is fetched."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
+
+    try:
+        HfApi().model_info(name, timeout=HUB_SECONDS)
+    except HfHubHTTPError as error:
+        return f"the hub answers with status {error.response.status_code}"
+    except (HTTPError, OSError) as error:
+        return f"the hub can't be reached ({error or type(error).__name__})"
+    return ""
+
+
+def cached_folder(name: str, revision: str | None = None) -> Path | None:
+    """Where a hub's model lies on this machine, if all of it does; nobody is asked."""
     from huggingface_hub import try_to_load_from_cache
 
     found = [try_to_load_from_cache(name, file, revision=revision) for file in ("config.json", "modules.json")]
     folders = [Path(file).parent for file in found if isinstance(file, str)]
-    if not folders or _lacking(read_recipe(folders[0], name)):
+    return folders[0] if folders and not _lacking(read_recipe(folders[0], name)) else None
+
+
+def _cached(name: str, revision: str | None, why: str) -> tuple[str, Path, str]:
+    folder = cached_folder(name, revision)
+    if folder is None:
         raise EncoderUnavailable(name, why)
-    folder = folders[0]
     if (folder / "1_Pooling").is_dir() and not (folder / "modules.json").is_file():
         # Fetched by an older version: what comes behind the pooling would be dropped without a word.
         raise EncoderUnavailable(name, f"{why}, and the copy in the local cache lacks its modules.json")
