@@ -109,7 +109,7 @@ def installation() -> Iterator[Finding]:
 def _extra_of(requirement: Any) -> str:
     """The extra that a requirement belongs to; "" for what is always required."""
     _, found, behind = str(requirement.marker or "").partition("extra ==")
-    return behind.strip().strip("\"'").split("\"")[0].split("'")[0] if found else ""
+    return behind.strip().strip("\"'").split('"')[0].split("'")[0] if found else ""
 
 
 def _is_there(name: str) -> bool:
@@ -150,7 +150,9 @@ def speed() -> Iterator[Finding]:
     processors, threads = usable_processors(), torch.get_num_threads()
     said = f"{processors} processors can be used, PyTorch takes {threads} threads"
     if threads > processors:
-        yield Finding("slow", said, f"set OMP_NUM_THREADS={processors}: threads that wait for each other cost most time")
+        yield Finding(
+            "slow", said, f"set OMP_NUM_THREADS={processors}: threads that wait for each other cost most time"
+        )
     else:
         yield Finding("ok", said)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0

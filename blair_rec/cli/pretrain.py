@@ -28,9 +28,9 @@ def add(commands: Any) -> None:
 
 def _pretrain(options: argparse.Namespace, console: Console) -> None:
     need("accelerate", "pretrain", "pre-training")
+    from blair_rec.errors import ConfigError
     from blair_rec.pretrain.settings import read_pretrain_config
     from blair_rec.pretrain.train import pretrain
-    from blair_rec.errors import ConfigError
     from blair_rec.text.encoding.modules import STATIC
     from blair_rec.text.encoding.source import resolve_encoder
 

@@ -137,6 +137,8 @@ def _encode_here(options: argparse.Namespace, text: TextConfig, template: Templa
         say(Console(), note)
     if far := store.encoder.get("from_float32"):
         cosines = f"{far['cosine_min']:.6f} at least, {far['cosine_mean']:.6f} on average"
+        if "neighbours_10" in far:
+            cosines += f"; {far['neighbours_10']:.1%} of the ten nearest texts stay the same"
         say(Console(), f"cosine of {source.dtype} to float32 on {far['texts']} texts: {cosines}")
 
 

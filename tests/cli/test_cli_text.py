@@ -63,7 +63,7 @@ def test_torchrun_decides_on_the_part(
 
 def test_what_a_store_holds_is_told(model: Path, items: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert encode(model, items, "--fields", "title", "--dtype", "bfloat16", "--store-dtype", "float16") == 0
-    assert "cosine of bfloat16 to float32 on 32 texts: 0.99" in capsys.readouterr().out
+    assert "cosine of bfloat16 to float32 on 80 texts: 0.99" in capsys.readouterr().out
     said = told(capsys, 0, "store", "info", "s")
     for line in ("vectors: 80 of width 32, float16", "encoder name: tiny-roberta", "encoder dtype: bfloat16"):
         assert f"{line}\n" in said

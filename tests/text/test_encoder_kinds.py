@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from encoder_kinds import DECODERS, ENCODERS, POSITIONS, TEXTS, save, sentence_model, transformer
+from encoder_kinds import DECODERS, ENCODERS, POSITIONS, TEXTS, sentence_model
 from encoders import cosines
 
 from blair_rec.text.encoding.encoder import load_encoder
@@ -58,7 +58,9 @@ def test_decoders_are_those_of_sentence_transformers(tmp_path: Path, kind: str, 
 @pytest.mark.parametrize("pooling", [*POOLINGS, ("cls", "mean"), ("mean", "max", "lasttoken")])
 @pytest.mark.parametrize("kind", ["bert", "qwen3"])
 def test_poolings_are_those_of_sentence_transformers(tmp_path: Path, kind: str, pooling: Any) -> None:
-    source = check(sentence_model(tmp_path / "model", kind, pooling, padding_side="left" if kind in DECODERS else "right"))
+    source = check(
+        sentence_model(tmp_path / "model", kind, pooling, padding_side="left" if kind in DECODERS else "right")
+    )
     assert source.pooling == (pooling if isinstance(pooling, str) else "+".join(pooling))
 
 

@@ -14,7 +14,14 @@ from typing import Any
 
 from blair_rec.errors import ConfigError, EncodingError, OutputError, StoreError
 from blair_rec.text.catalogue import Catalogue, read_catalogue
-from blair_rec.text.encoding.encoder import CHUNK, SentenceEncoder, TextsDone, best_device, distance_from_float32, load_encoder
+from blair_rec.text.encoding.encoder import (
+    CHUNK,
+    SentenceEncoder,
+    TextsDone,
+    best_device,
+    distance_from_float32,
+    load_encoder,
+)
 from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
 from blair_rec.text.store.embeddings import HEADER, ON_DISK, EmbeddingStore, as_stored, open_store
 from blair_rec.text.store.shards import KnownVectors, Pieces, deciding, marks, settings_mark, shard_path
@@ -188,7 +195,11 @@ def encode_texts(
 
 
 def _encode_missing(
-    items: ItemTexts, known: KnownVectors, pieces: Pieces, load: Callable[[], SentenceEncoder], progress: TextsDone | None
+    items: ItemTexts,
+    known: KnownVectors,
+    pieces: Pieces,
+    load: Callable[[], SentenceEncoder],
+    progress: TextsDone | None,
 ) -> None:
     """Encode every text that is neither known nor in a piece, once, and make it known."""
     for piece in pieces.read():

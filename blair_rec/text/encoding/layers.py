@@ -111,7 +111,9 @@ def _weights(step: PooledStep) -> dict[str, Tensor]:
     for file in STEP_WEIGHTS:
         if (path := step.folder / file).is_file():
             return {key: value.float() for key, value in load_state_dict(path).items()}
-    raise UnknownEncoder(f"{step.folder} holds no weights (model.safetensors or pytorch_model.bin); get the model again")
+    raise UnknownEncoder(
+        f"{step.folder} holds no weights (model.safetensors or pytorch_model.bin); get the model again"
+    )
 
 
 def _taken(weights: dict[str, Tensor], key: str, step: PooledStep) -> Tensor:

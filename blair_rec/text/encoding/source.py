@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -36,14 +35,18 @@ SAFE_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 PICKLED_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 """Taken only where a model has no safetensors; transformers reads them with torch's weights_only."""
 CONFIG_FILES = ("config.json", "1_Pooling/config.json", "sentence_bert_config.json")
-MODULE_FILES = ("modules.json", "config_sentence_transformers.json", "sentence_*_config.json") + tuple(
-    f"[0-9]*_*/*.{ending}" for ending in ("json", "txt", "model")
+MODULE_FILES = (
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_*_config.json",
+    *tuple(f"[0-9]*_*/*.{ending}" for ending in ("json", "txt", "model")),
 )
 """What else says how a model reads a text, for the hub. What follows from it is in a store's header, or hashed."""
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
 
 HUB_SECONDS = 5.0
 """How long the hub may take to answer, or to accept a connection, before it counts as unreachable."""
+
 
 @dataclass(frozen=True)
 class EncoderSource:
@@ -188,7 +191,9 @@ def _find(name: str, revision: str | None) -> tuple[str, Path, str]:
     """(name really used, folder, revision) of an encoder."""
     folder = Path(name).expanduser()
     # A folder that merely shares a package's name, such as a store, does not hide the package.
-    if any((folder / file).is_file() for file in ("config.json", "modules.json")) or (os.sep in name and folder.is_dir()):
+    if any((folder / file).is_file() for file in ("config.json", "modules.json")) or (
+        os.sep in name and folder.is_dir()
+    ):
         return _local(folder.resolve().name, folder, revision)
     if name.startswith((".", "~", os.sep)) or name.endswith(os.sep) or name.count(os.sep) > 1:
         raise _no_folder(name)

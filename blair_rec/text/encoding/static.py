@@ -34,7 +34,9 @@ class StaticEncoder(SentenceEncoder):
         Raises UnknownEncoder if the table and the tokenizer don't belong together, ConfigError for another dtype.
         """
         if source.dtype != "float32":
-            raise ConfigError(f"dtype is {source.dtype}, but {source.name} looks vectors up and computes next to nothing")
+            raise ConfigError(
+                f"dtype is {source.dtype}, but {source.name} looks vectors up and computes next to nothing"
+            )
         self.source, self.device = source, torch.device(device)
         recipe = read_recipe(source.path, source.name)
         self._tokenizer = _tokenizer(recipe.folder)
@@ -47,7 +49,9 @@ class StaticEncoder(SentenceEncoder):
             )
         steps, width = load_steps(steps_of(recipe, source.modules), table.shape[1])
         if source.truncate_dim and source.truncate_dim > width:
-            raise ConfigError(f"truncate_dim is {source.truncate_dim}, but {source.name} makes vectors of width {width}")
+            raise ConfigError(
+                f"truncate_dim is {source.truncate_dim}, but {source.name} makes vectors of width {width}"
+            )
         self._table, self._steps = table.to(self.device), steps.to(self.device)
         self._width = min(width, source.truncate_dim or width)
         self._unknown = _unknown_token(self._tokenizer) if model2vec else None
