@@ -1,4 +1,4 @@
-"""Every architecture, pooling and module that is read gives the vectors of sentence-transformers, whatever the batch."""
+"""Every architecture, pooling and module gives the vectors of sentence-transformers, whatever the batch."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def dropout() -> Any:
         (dense(), ["dense"]),
         (dense(bias=False), ["dense"]),
         (dense(use_residual=True), ["dense"]),
-        (lambda width: [*dense()(width), *dense(activation_function=None)(8), normalize()], ["dense", "dense", "normalize"]),
+        (lambda width: [*dense()(width), *dense(bias=False)(8), normalize()], ["dense", "dense", "normalize"]),
         (lambda width: [layer_norm(width), dropout(), normalize()], ["layer_norm", "normalize"]),
     ],
 )  # fmt: skip

@@ -146,7 +146,7 @@ def test_the_model_decides_on_its_prompts_where_nothing_is_said(of: Recipe, docu
 
 @pytest.mark.parametrize(
     "asked, expected",
-    [("document", "p: "), ("passage", "p: "), ("query", "q: "), ("", ""), ("title: none | text: ", "title: none | text: ")],
+    [("document", "p: "), ("passage", "p: "), ("query", "q: "), ("", ""), ("title: none | ", "title: none | ")],
 )  # fmt: skip
 def test_a_prompt_is_a_name_or_the_text_itself(asked: str, expected: str) -> None:
     assert prompt_of(recipe(query="q: ", passage="p: "), asked, DOCUMENT_PROMPTS, "prompt", "mine") == expected

@@ -71,7 +71,9 @@ def attention_by_products(
 ) -> tuple[Tensor, Any]:
     """Attention as two plain products, in bfloat16 half the time of torch's own kernel for texts of these lengths.
 
-    Decoders, heads that share keys, scores with a bias and long texts go to torch's kernel. Shapes: query, key, value [texts, heads, tokens, width]; attention_mask [texts, 1, tokens, tokens], False where
+    Decoders, heads that share keys, scores with a bias and long texts go to torch's kernel.
+
+    Shapes: query, key, value [texts, heads, tokens, width]; attention_mask [texts, 1, tokens, tokens], False where
     nobody may look; returns [texts, tokens, heads, width].
     """
     plain = key.shape[1] == query.shape[1] and query.shape[2] <= LONGEST

@@ -131,8 +131,8 @@ def encode_texts(
     encoder, or of other settings, is replaced only if `fresh`. What is encoded is kept in pieces beside the store until
     it is complete, so that a process that was killed is gone on with; the store is then, byte for byte, the one it
     would have made. Items without text get no row: the store lists them. `progress` is called as by
-    SentenceEncoder.encode_chunks. `code` is a hash of the code that makes vectors, for the store's header; with `renew` a
-    store of other code, or of code that nobody noted, is made again instead of read.
+    SentenceEncoder.encode_chunks. `code` is a hash of the code that makes vectors, for the store's header; with `renew`
+    a store of other code, or of code that nobody noted, is made again instead of read.
 
     Raises ConfigError for an unknown dtype, EncodingError if no item has text, StoreError if the disk is full,
     OutputError if `path` is no place for a store, holds one that was made otherwise, or another process writes there.

@@ -55,9 +55,11 @@ class Dense(nn.Module):
         weights = _weights(step)
         self.weight: Tensor
         self.register_buffer("weight", _taken(weights, "linear.weight", step))
+        self.bias: Tensor | None
         self.register_buffer("bias", weights.get("linear.bias"))
         self.activation = _activation(config.get("activation_function", "torch.nn.modules.activation.Tanh"), step)
         self.residual = bool(config.get("use_residual"))
+        self.around: Tensor | None
         self.register_buffer("around", weights.get("residual.weight"))
 
     def forward(self, x: Tensor) -> Tensor:

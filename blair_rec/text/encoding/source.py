@@ -72,8 +72,8 @@ class EncoderSource:
     asked_length: int = field(default=0, compare=False)
     """The max_length that was asked for."""
     modules: tuple[str, ...] = ()
-    """What the model has beside a Transformer and its pooling, in order: static_embedding, lowercase, dense, layer_norm,
-    normalize."""
+    """What the model has beside a Transformer and its pooling, in order: any of static_embedding, lowercase, dense,
+    layer_norm and normalize."""
     prompt: str = ""
     """Put in front of every text."""
     query_prompt: str = ""
@@ -293,7 +293,7 @@ def _hub(name: str, revision: str | None) -> tuple[str, Path, str]:
 
 
 def _weights_among(names: Sequence[str]) -> list[str]:
-    """Patterns of the weight files to fetch: of the model and of each module's folder the safe ones, if there are any."""
+    """Patterns of the weight files to fetch, of the model and of each module: the safe ones, if there are any."""
     folders = {name.rpartition("/")[0] for name in names if "/" not in name or name[0].isdigit()}
     patterns = []
     for folder in sorted(folders | {""}):

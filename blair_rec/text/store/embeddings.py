@@ -291,8 +291,9 @@ def _verify_checksums(path: Path, header: Mapping[str, Any]) -> None:
 def identity_of(header: Mapping[str, Any]) -> str:
     """SHA-256 of a header, without itself and without what does not decide the vectors.
 
-    That is the name that was asked for, which is about a run, the prompt of queries, which texts were cut, which follows from the texts and
-    the encoder, and which code made the vectors: stores that don't say so keep their identity.
+    That is the name that was asked for, which is about a run, the prompt of queries, which is about searches, which
+    texts were cut, which follows from the texts and the encoder, and which code made the vectors: stores that don't say
+    so keep their identity.
     """
     content = {key: value for key, value in header.items() if key not in ("store_sha256", "cut", "code")}
     content["encoder"] = {key: value for key, value in header["encoder"].items() if key not in ABOUT_USE}
