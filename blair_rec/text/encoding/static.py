@@ -34,7 +34,7 @@ class StaticEncoder(SentenceEncoder):
         Raises UnknownEncoder if the table and the tokenizer don't belong together, ConfigError for another dtype.
         """
         if source.dtype != "float32":
-            raise ConfigError(f"dtype is {source.dtype}, but {source.name} looks vectors up and computes little")
+            raise ConfigError(f"dtype is {source.dtype}, but {source.name} looks vectors up, nothing more")
         self.source, self.device = source, torch.device(device)
         recipe = read_recipe(source.path, source.name)
         self._tokenizer = _tokenizer(recipe.folder)
