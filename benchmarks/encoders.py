@@ -146,8 +146,8 @@ def ways_to_markdown(found: dict[str, Any]) -> str:
     lines = [
         "# Ways to compute an encoder",
         "",
-        f"all-MiniLM-L6-v2, {found['texts']} texts of Amazon Scientific, {made['torch_threads']} threads, seconds of the "
-        f"processor, medians of {found['rounds']} rounds in turn.",
+        f"all-MiniLM-L6-v2, {found['texts']} texts of Amazon Scientific, threads: {made['torch_threads']}, seconds of "
+        f"the processor, medians of {found['rounds']} rounds in turn.",
         "",
         "| | texts/s | x float32 here | cosine to float32, least | mean | ten nearest that stay |",
         "|---|---:|---:|---:|---:|---:|",
@@ -237,10 +237,10 @@ def board_to_markdown(found: dict[str, Any]) -> str:
     lines = [
         "# Three encoders on Amazon Scientific",
         "",
-        "NDCG@10 on test, history masked, mean ± standard deviation over seeds, and against `id` with its 95% interval: "
-        "SASRec on text vectors, and the nearest texts to a user's last items, which takes no training "
-        f"(`configs/encoders.yaml`). Seconds for 1,000 texts: {found['texts']} of them, {made['torch_threads']} threads, "
-        f"medians of {found['rounds']} rounds.",
+        "NDCG@10 on test, history masked, mean ± standard deviation over seeds, and against `id` with its 95% "
+        "interval: SASRec on text vectors, and the nearest texts to a user's last items, which takes no training "
+        f"(`configs/encoders.yaml`). Seconds for 1,000 texts: {found['texts']} of them, threads: "
+        f"{made['torch_threads']}, medians of {found['rounds']} rounds.",
         "",
         "| encoder | SASRec | vs id | without training | s, float32 | s, bfloat16 |",
         "|---|---:|---:|---:|---:|---:|",
@@ -261,7 +261,7 @@ def board_to_markdown(found: dict[str, Any]) -> str:
 
 def _score(row: dict[str, Any]) -> str:
     metric = row["metrics"]["masked"]["NDCG@10"]
-    return f"{metric['mean']:.4f} ± {metric['std']:.4f}"
+    return f"{metric['mean']:.4f}" + (f" ± {metric['std']:.4f}" if metric["std"] is not None else "")
 
 
 def main() -> None:

@@ -42,8 +42,8 @@ class StaticEncoder(SentenceEncoder):
         ids = self._tokenizer.get_vocab_size(with_added_tokens=True)
         if len(table) < ids:
             raise UnknownEncoder(
-                f"{recipe.folder} has {len(table)} token vectors for {ids} tokens; the files don't belong together: get "
-                "the model again"
+                f"{recipe.folder} has {len(table)} token vectors for {ids} tokens; the files don't belong together: "
+                "get the model again"
             )
         steps, width = load_steps(steps_of(recipe, source.modules), table.shape[1])
         if source.truncate_dim and source.truncate_dim > width:
