@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import blair_rec.border.repaired  # noqa: F401  (before anything of RecBole is imported)
+from blair_rec.border.gpus import check_found
 from blair_rec.config.plugin import in_flat_keys, read_plugin_config, text_keys
 from blair_rec.data.dataset import ItemVectors, TextSequentialDataset
 from blair_rec.experiment.item_vectors import find_encoder, find_encoding, item_vectors, items_reader
@@ -46,6 +47,7 @@ class PluginDataset(TextSequentialDataset):
 
     def build(self) -> list[Any]:
         """Train, validation and test split, each with the items' vectors where the config asks for text."""
+        check_found(self.config.external_config_dict, self.config["device"])
         with in_flat_keys():
             self.item_vectors = self._item_vectors()
         self.config["blair_store_sha256"] = self.item_vectors.store_sha256 if self.item_vectors else None
@@ -75,7 +77,9 @@ class PluginDataset(TextSequentialDataset):
             stores = Path(self.config["checkpoint_dir"]) / "stores"
             source = find_encoder(plugin.text)
             read = items_reader({key: self.config[key] for key in ("field_separator", "encoding")})
-            encoding = find_encoding(plugin.text, items, stores, source, self.iid_field, read)
+            encoding = find_encoding(
+                plugin.text, items, stores, source, self.iid_field, read, str(self.config["device"])
+            )
             encoding.check(item_tokens, plugin.text.missing_text)
             for note in repeat_notes(encoding.catalogue):
                 logger.info("data: %s", note)

@@ -32,7 +32,7 @@ READ_BY_MODEL = {"FEARec": ("contrast", "sim", "tau", "use_filter")}
 """Settings that a model reads and its file of defaults doesn't name."""
 
 UNREAD = {
-    "gpu_id": "CUDA_VISIBLE_DEVICES chooses the GPU",
+    "gpu_id": "`device` chooses the GPU",
     "shuffle": "",
     "state": "",
     "show_progress": "",

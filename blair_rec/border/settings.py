@@ -11,8 +11,10 @@ from typing import Any
 import torch
 
 import blair_rec.border.repaired  # noqa: F401  (repairs RecBole before anything of it is used)
+from blair_rec.border.gpus import gpu_id_of
 from blair_rec.config.plugin import read_plugin_config
 from blair_rec.config.section import to_dict
+from blair_rec.device import AUTO, choose_device
 from blair_rec.errors import BlairRecError, CheckpointError, ConfigError, RecBoleError
 
 import recbole
@@ -32,8 +34,11 @@ class TypedConfig(Config):
         return config_dict
 
     def _init_device(self) -> None:
-        use_gpu = self.final_config_dict["use_gpu"] and torch.cuda.is_available()
-        self.final_config_dict.update(single_spec=True, local_rank=0, device=torch.device("cuda" if use_gpu else "cpu"))
+        given = self.final_config_dict
+        asked = given.get("device", AUTO)
+        if asked == AUTO and not given["use_gpu"]:
+            asked = "cpu"
+        given.update(single_spec=True, local_rank=0, device=torch.device(choose_device(asked)))
 
 
 def recbole_config(model: str | type, folder: str, settings: Mapping[str, Any]) -> Config:
@@ -166,6 +171,8 @@ def complete_config(config: Config) -> None:
         defaults.update(blair_loss="recbole", blair_temperature=None)
     if not isinstance(config, TypedConfig):  # run_recbole looks for them; a comparison doesn't
         _refuse_stray_pickles(config, merged)
+        if (gpu_id := gpu_id_of(given)) is not None:
+            given["gpu_id"] = gpu_id
     item = merged["ITEM_ID_FIELD"]
     needed = [merged["USER_ID_FIELD"], item]
     needed.append(item + merged["LIST_SUFFIX"] if merged.get("benchmark_filename") else merged["TIME_FIELD"])

@@ -30,6 +30,7 @@ def add(commands: Any) -> None:
     command.add_argument("--variants", help="a,b: run these now; what else is finished stays on the board")
     command.add_argument("--encoder", help="instead of text.encoder in CONFIG")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as train.epochs=5")
+    command.add_argument("--device", help="auto, cpu, cuda, cuda:1: instead of device in CONFIG")
     command.add_argument("--dry-run", action="store_true", help="list the runs and which are done, and stop")
     command.add_argument("--fresh", action="store_true", help="train finished runs again")
     command.add_argument(
@@ -60,12 +61,12 @@ def _compare_together(options: argparse.Namespace, console: Console) -> int:
     """Under torchrun: the first process compares, the others train along."""
     from blair_rec.training import parallel
 
-    with parallel.group():
+    config = config_of(options)
+    with parallel.group(config.computed_on):
         if parallel.rank() > 0:
             from blair_rec.experiment.planning.data_files import data_folder
             from blair_rec.experiment.run import follow
 
-            config = config_of(options)
             follow(config, data_folder(config.dataset))
             return 0
         try:
@@ -116,7 +117,7 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
 
 
 def config_of(options: argparse.Namespace) -> CompareConfig:
-    """The comparison file with what --encoder and --set say."""
+    """The comparison file with what --encoder, --device and --set say."""
     from blair_rec.config.comparison import load_config
 
     overrides = []
@@ -124,6 +125,8 @@ def config_of(options: argparse.Namespace) -> CompareConfig:
         overrides += [f"text.encoder={json.dumps(options.encoder)}", "text.revision=null", "text.pooling=auto"]
         overrides += ["text.prompt=null", "text.query_prompt=null"]
         overrides.append("text.store=null")
+    if options.device is not None:
+        overrides.append(f"device={json.dumps(options.device)}")
     overrides += options.set
     return load_config(options.config, overrides)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ def add(commands: Any) -> None:
     command.add_argument("config", type=Path, metavar="CONFIG", help="a pre-training file (YAML)")
     command.add_argument("-o", "--out", type=Path, required=True, help="folder of the trained encoder")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as epochs=3")
+    command.add_argument("--device", help="auto, cpu, cuda, cuda:1: instead of device in CONFIG")
     command.add_argument("--fresh", action="store_true", help="begin again, whatever is there")
     add_quiet(command)
     command.set_defaults(command=_pretrain, takes_processes=True, goes_on=True)
@@ -34,7 +36,8 @@ def _pretrain(options: argparse.Namespace, console: Console) -> None:
     from blair_rec.text.encoding.modules import STATIC
     from blair_rec.text.encoding.source import resolve_encoder
 
-    config = read_pretrain_config(load_yaml(options.config, options.set), str(options.config))
+    device = [] if options.device is None else [f"device={json.dumps(options.device)}"]
+    config = read_pretrain_config(load_yaml(options.config, device + options.set), str(options.config))
     source = resolve_encoder(
         config.encoder, revision=config.revision, pooling=config.pooling, max_length=config.max_length
     )

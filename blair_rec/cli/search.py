@@ -56,7 +56,9 @@ def _add_common(command: Any) -> None:
     command.add_argument("--encoder", help="where the store's encoder is, if not where it was")
     command.add_argument("--metric", default="cosine", help="cosine or dot (default: cosine)")
     command.add_argument("--approximate", action="store_true", help="by faiss, whose index is kept beside the store")
-    command.add_argument("--device", help="cpu, cuda, cuda:1, ... for the encoder; a GPU if there is one")
+    command.add_argument(
+        "--device", help="auto, cpu, cuda, cuda:1, ... for the encoder (default: auto, a GPU if there is one)"
+    )
 
 
 def _open(options: argparse.Namespace) -> TextSearch:

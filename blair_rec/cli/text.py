@@ -47,7 +47,7 @@ def _add_encode(commands: Any) -> None:
     command.add_argument("--max-length", type=int, default=MAX_LENGTH, help="tokens read per item")
     command.add_argument("--dtype", default=DTYPES[0], help=f"to compute in: {', '.join(DTYPES)} (on a GPU)")
     command.add_argument("--store-dtype", default="float32", help=f"on disk: {', '.join(DTYPES)}")
-    command.add_argument("--device", help="cpu, cuda, cuda:1, ...; a GPU if there is one")
+    command.add_argument("--device", help="auto, cpu, cuda, cuda:1, ... (default: auto, a GPU if there is one)")
     command.add_argument("--shard", metavar="i/n", help="part i of n alone, from 0/n on; RANK and WORLD_SIZE if set")
     command.add_argument(
         "--ray-workers", type=int, metavar="N", help="on a Ray cluster: N workers read --items, part by part"
@@ -111,7 +111,6 @@ def _encode_here(options: argparse.Namespace, text: TextConfig, template: Templa
     from blair_rec.experiment.provenance import vectors_code
     from blair_rec.text.catalogue import read_catalogue
     from blair_rec.text.encoding.encode import encode_catalogue
-    from blair_rec.text.encoding.encoder import best_device
     from blair_rec.text.notes import repeat_notes, store_notes
     from blair_rec.text.store.shards import parse_shard, shard_from_environment
 
@@ -129,7 +128,7 @@ def _encode_here(options: argparse.Namespace, text: TextConfig, template: Templa
             fresh=options.fresh,
             code=vectors_code(),
             renew=options.fresh,
-            device=options.device or best_device(),
+            device=options.device,
             progress=lambda done, total: live.encoding(source.name, done, total),
         )
     say(Console(), f"{len(store)} vectors of width {store.text_dim} by {source.name} in {store.path}")

@@ -24,6 +24,7 @@ def add(commands: Any) -> None:
     command.add_argument("--budget", type=int, metavar="N", help="trials for each variant, instead of tune.budget")
     command.add_argument("-o", "--out", type=Path, help="output folder (default: runs/my-tuned for my.yaml)")
     command.add_argument("--encoder", help="instead of text.encoder in CONFIG")
+    command.add_argument("--device", help="auto, cpu, cuda, cuda:1: instead of device in CONFIG")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as train.epochs=5")
     add_quiet(command)
     command.set_defaults(command=_tune, goes_on=True)

@@ -26,6 +26,7 @@ from blair_rec.config.sections import (
     MAKES_VECTORS,
     OF_ONE_ENCODER,
     READ_BY,
+    DeviceName,
     EvaluateConfig,
     TextConfig,
     TrainConfig,
@@ -102,6 +103,9 @@ class CompareConfig(Section):
     """What is measured, and what validation selects on."""
     recbole: RecBoleSettings = Field(default_factory=dict)
     """Handed to RecBole as it is."""
+    device: DeviceName = "auto"
+    """Where texts are encoded and models trained and ranked: cpu, cuda, cuda:1, or auto (a GPU if there is one). A run
+    that was made on another device counts as the same; its result names the device."""
     tune: TuneConfig | None = None
     """What `blair-rec tune` tries; a comparison doesn't read it."""
 
@@ -110,6 +114,8 @@ class CompareConfig(Section):
         problems = _loss_problems(self.train, self.recbole)
         if self.baseline not in self.variants:
             problems.append(f"baseline is {self.baseline!r}; variants: {', '.join(self.variants)}")
+        if self.recbole.get("use_gpu") is False and self.device.startswith("cuda"):
+            problems.append(f"recbole.use_gpu is false, but device is {self.device!r}; leave use_gpu out")
         if self.split is not None and "split" in (self.recbole.get("eval_args") or {}):
             problems.append("recbole.eval_args has a split of its own next to `split`; leave one of them out")
         for name, variant in self.variants.items():
@@ -170,6 +176,11 @@ class CompareConfig(Section):
         if "loss" in variant.train:
             shared = {name: one for name, one in shared.items() if variant.train["loss"] in READ_BY.get(name, LOSSES)}
         return TrainConfig(**with_temperature({**shared, **variant.train}, variant.items))
+
+    @property
+    def computed_on(self) -> str:
+        """The device, where RecBole's own key can leave out GPUs, too."""
+        return "cpu" if self.device == "auto" and self.recbole.get("use_gpu") is False else self.device
 
     def recbole_of(self, variant: VariantConfig) -> dict[str, Any]:
         """RecBole's settings with what the variant has otherwise."""

@@ -28,6 +28,7 @@ OWNED_BY = {
     "valid_metric": "evaluate.metrics (the first one)",
     "eval_batch_size": "evaluate.batch_size",
     "checkpoint_dir": "the output folder (-o)",
+    "device": "device",
 }
 """RecBole keys that a typed section decides on, and where."""
 

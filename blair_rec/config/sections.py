@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -49,6 +50,16 @@ from blair_rec.config.yaml_files import one_of, refuse
 from blair_rec.errors import ConfigError
 
 
+def _known_device(device: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", device):
+        raise FieldProblem([f" is {device!r}; expected auto, cpu, cuda, or a GPU by its number such as cuda:1"])
+    return device
+
+
+DeviceName = Annotated[str, AfterValidator(_known_device)]
+"""auto, cpu, cuda or cuda:1; whether it is there is found out where it is used."""
+
+
 class FallbackConfig(Section):
     """The encoder to take when the hub can't be reached; never for a wrong name."""
 
@@ -69,21 +80,19 @@ class TextConfig(Section):
     revision: str | None = None
     """Commit, tag or branch on the hub; the newest if not given."""
     pooling: PoolingName = "auto"
-    """auto, or one of cls, max, mean, mean_sqrt_len_tokens, weightedmean and lasttoken; auto is what the model's own
-    files say, and cls for hyp1231/blair-*."""
+    """auto (as the model's files say), cls, max, mean, mean_sqrt_len_tokens, weightedmean or lasttoken."""
     max_length: FromOneOn = MAX_LENGTH
     """Tokens read per item, at most; the encoder's own limit if that is lower."""
     dtype: DtypeName = "float32"
     """What the encoder computes in: float32, bfloat16 (faster where the processor knows it), float16 (on a GPU)."""
     prompt: str | None = None
-    """In front of every item: the name of one of the model's own prompts, or the text itself ("passage: "); "" is none.
-    Without it the model's prompt for documents, if it names one."""
+    """Before every item: the name of a prompt of the model, or the text itself; null: the model's for documents."""
     query_prompt: str | None = None
-    """In front of every search, in the same way; without it the model's prompt for queries."""
+    """Before every search, in the same way; null: the model's for queries."""
     truncate_dim: Annotated[int, Field(ge=1)] | None = None
     """Keep so many of the first dimensions, for models that were trained for it (Matryoshka)."""
     normalize: bool | None = None
-    """Whether vectors get length 1; without it as the model's own files say."""
+    """Whether vectors get length 1; null: as the model's files say."""
     fallback: FallbackConfig | None = None
     """Used only if named, only when the hub can't be reached."""
     missing_text: MissingText = "error"

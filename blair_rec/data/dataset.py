@@ -120,9 +120,9 @@ class TextSequentialDataset(QuicklyRead):
         self._aug_presets()
         self._check_field("uid_field", "time_field")
         fields = {field: self.inter_feat[field] for field in self.inter_feat}
-        offsets = torch.searchsorted(fields[self.uid_field], torch.arange(self.user_num + 1))
+        offsets = torch.searchsorted(fields[self.uid_field], torch.arange(self.user_num + 1, device="cpu"))
         self.log = EventLog(fields, self.uid_field, self.iid_field, offsets)
-        position = torch.arange(len(self.log.user))
+        position = torch.arange(len(self.log.user), device="cpu")
         rows = position[self.log.before(position) > 0]
         if len(rows) == 0:
             raise DatasetError(f"data set {self.dataset_name!r}: no user has two events: nothing to predict")
@@ -226,16 +226,18 @@ class TextSequentialDataset(QuicklyRead):
             return row, items[row, column]
         position = self.inter_feat[LOG_POSITION][rows]
         length = self.log.before(position)
-        row = torch.repeat_interleave(torch.arange(len(position)), length)
-        nth = torch.arange(len(row)) - torch.repeat_interleave(torch.cumsum(length, 0) - length, length)
+        row = torch.repeat_interleave(torch.arange(len(position), device=length.device), length)
+        nth = torch.arange(len(row), device=row.device) - torch.repeat_interleave(
+            torch.cumsum(length, 0) - length, length
+        )
         return row, self.log.item[(position - length)[row] + nth]
 
     def events_up_to_last_row(self) -> Tensor:
         """[M] bool: events that stand at or before the last row of their user in this split."""
         assert self.log is not None
-        last = torch.full((self.user_num,), -1)
+        last = torch.full((self.user_num,), -1, device="cpu")
         last.scatter_reduce_(0, self.inter_feat[self.uid_field], self.inter_feat[LOG_POSITION], "amax")
-        return torch.arange(len(self.log.item)) <= last[self.log.user]
+        return torch.arange(len(self.log.item), device=last.device) <= last[self.log.user]
 
 
 _NO_ALIAS = (

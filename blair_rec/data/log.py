@@ -160,7 +160,7 @@ def as_index(index: Any) -> Any:
 
 def gather_windows(values: Tensor, first: Tensor, length: Tensor, width: int) -> Tensor:
     """values[first : first + length] of each row, padded with zeros: [M, ...], [B], [B] -> [B, width, ...]."""
-    column = torch.arange(width)
+    column = torch.arange(width, device=values.device)
     index = (first.unsqueeze(-1) + column).clamp(max=len(values) - 1)
     inside = column < length.unsqueeze(-1)
     picked = values[index]

@@ -10,7 +10,7 @@ import torch
 
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.data.log import LOG_POSITION
-from blair_rec.data.packing import Packed, pack
+from blair_rec.data.packing import GROWTH, Packed, pack
 from blair_rec.errors import DatasetError
 
 
@@ -76,7 +76,13 @@ class TrainingSequences:
         return self.offsets[sequence] + begin, end - begin, end - new
 
     def batches(
-        self, width: int, stride: int, targets_per_batch: int, seed: int, share: slice = slice(None)
+        self,
+        width: int,
+        stride: int,
+        targets_per_batch: int,
+        seed: int,
+        share: slice = slice(None),
+        growth: int = GROWTH["cpu"],
     ) -> Iterator[Packed]:
         """One epoch of random windows, about `targets_per_batch` targets in each batch.
 
@@ -98,10 +104,10 @@ class TrainingSequences:
                 continue
             mine = begin + np.argsort(length[begin:end], kind="stable")[share]
             if len(mine):
-                yield pack(items, targets, first[mine], length[mine], new[mine])
+                yield pack(items, targets, first[mine], length[mine], new[mine], growth)
             else:
                 one = slice(begin, begin + 1)
-                yield pack(items, targets, first[one], length[one], np.zeros(1, dtype=np.int64))
+                yield pack(items, targets, first[one], length[one], np.zeros(1, dtype=np.int64), growth)
 
 
 def training_sequences(train: TextSequentialDataset) -> TrainingSequences:

@@ -86,7 +86,7 @@ def fit_variant(
     if variant.is_trained:
         return _train(config, variant, setup, data, vectors, on_epoch, on_step, checkpoint, until)
     begin = time.perf_counter()
-    recbole = recbole_config(data.model_class, data.folder, setup["recbole"])
+    recbole = _baseline_config(config, setup, data)
     baseline = build_baseline(setup, recbole, len(data.item_tokens), vectors)
     if isinstance(baseline, Counted):
         baseline.count(data.sequences)
@@ -114,7 +114,7 @@ def check_transforms(config: CompareConfig, name: str, data: TrainingData, store
         if variant.is_trained:
             _built(config, variant, setup, data, vectors)
         else:
-            build_baseline(setup, recbole_config(data.model_class, data.folder, setup["recbole"]), 0, vectors)
+            build_baseline(setup, _baseline_config(config, setup, data), 0, vectors)
     except ConfigError as error:
         raise ConfigError(f"variants.{name}: {error}") from None
 
@@ -181,6 +181,11 @@ def _train(
     return Fitted(model, seconds, parameters, variant.trials, history, epoch, value, mean_context=context)
 
 
+def _baseline_config(config: CompareConfig, setup: Mapping[str, Any], data: TrainingData) -> Any:
+    """What a baseline reads: the names of fields, and the device."""
+    return recbole_config(data.model_class, data.folder, {**setup["recbole"], "device": config.computed_on})
+
+
 def _built(
     config: CompareConfig,
     variant: VariantConfig,
@@ -191,7 +196,7 @@ def _built(
     """RecBole's config, the model as its seed initialises it, and the steps of its training."""
     train, split = config.train_of(variant), copy.copy(data.train)
     split.item_vectors = vectors
-    settings = {**model_settings(setup), "train_batch_size": train.batch_size}
+    settings = {**model_settings(setup), "train_batch_size": train.batch_size, "device": config.computed_on}
     recbole = recbole_config(data.model_class, data.folder, settings)
     with recbole_errors(f"build {config.model}", CHANGE_SETTINGS):
         model, steps = build_training(data.model_class, recbole, split, data.sequences, train, setup["seed"])

@@ -12,6 +12,7 @@ import numpy as np
 
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.sections import TextConfig
+from blair_rec.device import AUTO
 from blair_rec.errors import MissingEmbeddings, StoreError, TextlessItems
 from blair_rec.experiment.provenance import vectors_code
 from blair_rec.experiment.splits.leakage import text_notes
@@ -109,6 +110,8 @@ class Encoding:
     source: EncoderSource
     path: Path
     """Differs wherever texts, encoder or its settings do, so that no store takes the place of another."""
+    device: str = field(default=AUTO, compare=False)
+    """Where they are made, as choose_device has it."""
 
     @property
     def encoder(self) -> str:
@@ -155,6 +158,7 @@ class Encoding:
             fresh=True,
             code=vectors_code(),
             renew=renew,
+            device=self.device,
             progress=progress,
         )
 
@@ -187,6 +191,7 @@ def find_encoding(
     source: EncoderSource,
     item_field: str = ITEM_FIELD,
     read: ReadItems = read_catalogue,
+    device: str = AUTO,
 ) -> Encoding:
     """The vectors of an item file's texts, with their store inside the folder `stores`; nothing is encoded yet.
 
@@ -199,7 +204,8 @@ def find_encoding(
     catalogue = read(Path(text.items) if text.items else items, item_id_fields(item_field))
     template = Template(text.template, text.fields)
     made_from = ItemTexts.of(catalogue, template).sha256
-    return Encoding(template, catalogue, source, stores / f"{store_name(template, source)}-{made_from[:8]}")
+    path = stores / f"{store_name(template, source)}-{made_from[:8]}"
+    return Encoding(template, catalogue, source, path, device)
 
 
 def find_encodings(
@@ -229,7 +235,8 @@ def find_encodings(
         if asked not in sources:
             sources[asked] = find_encoder(text)
         item_field = config.recbole.get("ITEM_ID_FIELD", ITEM_FIELD)
-        found[name] = find_encoding(text, folder / f"{folder.name}.item", stores, sources[asked], item_field, read)
+        items = folder / f"{folder.name}.item"
+        found[name] = find_encoding(text, items, stores, sources[asked], item_field, read, config.computed_on)
     return found
 
 

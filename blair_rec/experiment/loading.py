@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from blair_rec.border.settings import ItemsOnly, recbole_config, recbole_errors
 from blair_rec.data.dataset import ItemVectors
+from blair_rec.device import AUTO
 from blair_rec.errors import CheckpointError
 from blair_rec.evaluate.runs.run_files import WEIGHTS_FILE
 from blair_rec.experiment.fit import model_settings
@@ -38,12 +39,13 @@ class Loaded(NamedTuple):
     """Of an ensemble."""
 
 
-def load_model(run_dir: Path, store: str | Path | None = None, dataset: Any = None) -> Loaded:
+def load_model(run_dir: Path, store: str | Path | None = None, dataset: Any = None, device: str = AUTO) -> Loaded:
     """What scored the items in a finished run, as it was then.
 
     Args:
         store: as for `load`.
         dataset: the training split, for models that can't be built without it.
+        device: as for `load`; wherever the run was made.
 
     Raises:
         As `load`.
@@ -56,7 +58,7 @@ def load_model(run_dir: Path, store: str | Path | None = None, dataset: Any = No
                 f"{run_dir} averages {', '.join(setup['average'])}, and one of these runs is gone or was made again; "
                 "run the same comparison again, which makes the average anew"
             )
-        members = tuple(load_model(folder, store, dataset) for folder in member_folders(run_dir, setup))
+        members = tuple(load_model(folder, store, dataset, device) for folder in member_folders(run_dir, setup))
         ensemble = Ensemble([member.model for member in members])
         load_weights(ensemble, run_dir / WEIGHTS_FILE, None)
         return Loaded(ensemble, item_tokens, min(member.width for member in members), members=members)
@@ -73,7 +75,7 @@ def load_model(run_dir: Path, store: str | Path | None = None, dataset: Any = No
         vectors = dataclasses.replace(vectors, fitted=saved_transforms(run_dir / WEIGHTS_FILE) or None)
     cls = model_class(setup["model"])
     settings = model_settings(setup) if setup["scorer"] is None else setup["recbole"]
-    config = recbole_config(cls, str(setup["dataset"]), settings)
+    config = recbole_config(cls, str(setup["dataset"]), {**settings, "device": device})
     model: Any  # both are a torch module and a Scorer
     if setup["scorer"] is None:
         items = ItemsOnly(config, len(item_tokens), vectors) if dataset is None else _with_vectors(dataset, vectors)

@@ -20,6 +20,7 @@ from blair_rec.config.section import to_dict
 from blair_rec.config.sections import VariantConfig
 from blair_rec.config.steps import step_name
 from blair_rec.data.dataset import TextSequentialDataset
+from blair_rec.device import device_name
 from blair_rec.errors import TrainingError
 from blair_rec.evaluate.metrics import metric_values
 from blair_rec.evaluate.runs.results import last_items, load_run, write_lists, write_result
@@ -157,7 +158,7 @@ def make_run(
             "code_files": code_files(variant.uses_text),
             "seedless": run.seedless,
             "setup": run.setup,
-            "provenance": provenance(torch.get_num_threads()),
+            "provenance": provenance(torch.get_num_threads(), device_name(fitted.model.device)),
             "valid": values,
         }
         arrays = {name: getattr(ranks, name) for name in RANK_ARRAYS}
@@ -235,7 +236,10 @@ def average(config: CompareConfig, run: Run, data: TrainingData) -> Fitted:
     variant, begin = config.variants[run.variant], time.perf_counter()
     folders = member_folders(run.folder, run.setup)
     results = [load_run(folder) for folder in folders]
-    ensemble, best = Ensemble([load_model(folder, dataset=data.train).model for folder in folders]), None
+    ensemble, best = (
+        Ensemble([load_model(folder, dataset=data.train, device=config.computed_on).model for folder in folders]),
+        None,
+    )
     if variant.weights != "equal":
         first = config.evaluate.metrics[:1]
         weights, best = choose_weights(

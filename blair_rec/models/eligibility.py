@@ -136,7 +136,8 @@ def replace_items(
 
 
 def _tried(base: type[SequentialRecommender], settings: Mapping[str, Any]) -> Eligible | str:
-    with _random_state_kept(), redirect_stdout(io.StringIO()):  # some models print as they are built
+    # Some models print as they are built; whatever device torch uses by default, the world is on the CPU.
+    with _random_state_kept(), torch.device("cpu"), redirect_stdout(io.StringIO()):
         model, test = _in_the_world(base, settings)
         of_items = (test.item_num, test.item_num + 1)  # BERT4Rec has a row for its mask
         tables = [
@@ -155,7 +156,7 @@ def _tried(base: type[SequentialRecommender], settings: Mapping[str, Any]) -> El
         }
         if others := [name for name, numbers in indexed.items() if numbers not in of_items]:
             return f"learns more of each item than its vector ({', '.join(others)}), which text can't stand for"
-        batch = test[torch.arange(len(test))].to(model.device)
+        batch = test[torch.arange(len(test), device="cpu")].to(model.device)
         if wrong := _without_effect(model, items, batch):
             return wrong
         extra = items.extra is not None
@@ -173,7 +174,7 @@ def _without_effect(model: Any, items: ItemSide, batch: Any) -> str | None:
         moved = model.full_sort_predict(batch) != before
     if not moved[without, item].all():
         return "scores an item by something else than its vector"
-    others = torch.arange(1, moved.shape[1]) != item
+    others = torch.arange(1, moved.shape[1], device=moved.device) != item
     return None if moved[0, 1:][others].any() else "reads a history by something else than its items' vectors"
 
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from blair_rec.data.packing import Packed, pack
+from blair_rec.data.packing import Packed, growth_on, pack
 
 from recbole.model.sequential_recommender import GRU4Rec, SASRec
 
@@ -57,7 +57,8 @@ def last_states(model: Any, items: Tensor, first: np.ndarray, length: np.ndarray
     Shapes: items [M] int64; first, length [W] int64, no length 0.
     """
     nothing = items.new_zeros(()).expand(len(items) + 1)
-    packed = pack(items, nothing, first, length).to(next(model.parameters()).device)
+    device = next(model.parameters()).device
+    packed = pack(items, nothing, first, length, growth=growth_on(device)).to(device)
     last, back = np.cumsum(packed.lengths) - 1, np.argsort(np.argsort(length, kind="stable"))
     hidden = hidden_states(model, packed, F.dropout, torch.from_numpy(last).to(packed.items.device))
     return hidden[torch.from_numpy(back).to(hidden.device)]
@@ -70,7 +71,8 @@ def _keep(x: Tensor, probability: float) -> Tensor:
 def _sasrec(model: Any, packed: Packed, dropout: Dropout, tokens: Tensor | None) -> Tensor:
     x = model.item_embedding(packed.items) + F.embedding(packed.positions, model.position_embedding.weight)
     x = dropout(model.LayerNorm(x), model.dropout.p)
-    masks = [_causal(size, x) for _, size in packed.blocks]
+    on_cpu = x.device.type == "cpu"
+    masks = [_causal(size, x) if on_cpu else None for _, size in packed.blocks]
     *_, last = layers = model.trm_encoder.layer
     for layer in layers:
         x = _attention(layer.multi_head_attention, x, packed, masks, dropout, tokens if layer is last else None)
@@ -110,7 +112,7 @@ class _Collect(torch.autograd.Function):
 
 
 def _attention(
-    layer: Any, x: Tensor, packed: Packed, masks: Sequence[Tensor], dropout: Dropout, tokens: Tensor | None
+    layer: Any, x: Tensor, packed: Packed, masks: Sequence[Tensor | None], dropout: Dropout, tokens: Tensor | None
 ) -> Tensor:
     """RecBole's MultiHeadAttention, with its three projections in one product and each block on its own.
 
@@ -124,16 +126,28 @@ def _attention(
     contexts = []
     sizes = [count * size for count, size in packed.blocks]
     for (count, size), mask, block in zip(packed.blocks, masks, slots.split(sizes), strict=True):
-        query, key, value = block.view(count, size, 3, heads, width).permute(2, 0, 3, 1, 4).flatten(1, 2)
-        scores = torch.baddbmm(mask, query, key.transpose(1, 2), alpha=1 / layer.sqrt_attention_head_size)
-        context = dropout(scores.softmax(-1), layer.attn_dropout.p) @ value
-        contexts.append(context.view(count, heads, size, width).transpose(1, 2).reshape(count * size, heads * width))
+        projected = block.view(count, size, 3, heads, width).permute(2, 0, 3, 1, 4)
+        context = _attend(projected, mask, layer.attn_dropout.p if layer.training else 0.0, dropout)
+        contexts.append(context.transpose(1, 2).reshape(count * size, heads * width))
     slot_of_token = packed.slot_of_token
     if tokens is not None:
         x, slot_of_token = _Collect.apply(x, tokens), slot_of_token[tokens]
     context = _Collect.apply(torch.cat(contexts), slot_of_token)
     added: Tensor = layer.LayerNorm(dropout(layer.dense(context), layer.out_dropout.p) + x)
     return added
+
+
+def _attend(projected: Tensor, mask: Tensor | None, probability: float, dropout: Dropout) -> Tensor:
+    """Causal attention of queries, keys and values [3, W, heads, slots, width] -> [W, heads, slots, width].
+
+    Without a mask it is one kernel of torch's, which is what pays on a GPU.
+    """
+    if mask is None:
+        query, key, value = projected
+        return F.scaled_dot_product_attention(query, key, value, dropout_p=probability, is_causal=True)
+    query, key, value = projected.flatten(1, 2)
+    scores = torch.baddbmm(mask, query, key.transpose(1, 2), alpha=1 / math.sqrt(query.shape[-1]))
+    return (dropout(scores.softmax(-1), probability) @ value).view(projected.shape[1:])
 
 
 def _feed_forward(layer: Any, x: Tensor, dropout: Dropout) -> Tensor:
@@ -145,12 +159,14 @@ def _feed_forward(layer: Any, x: Tensor, dropout: Dropout) -> Tensor:
 
 def _gru4rec(model: Any, packed: Packed, dropout: Dropout, tokens: Tensor | None) -> Tensor:
     x = dropout(model.item_embedding(packed.items), model.emb_dropout.p)
-    window = np.repeat(np.arange(len(packed.lengths)), packed.lengths)
+    length = packed.lengths  # known on the CPU: nothing waits for a GPU
+    window = np.repeat(np.arange(len(length)), length)
+    position = np.arange(len(window)) - np.repeat(np.cumsum(length) - length, length)
     # torch packs time step by time step, the longest sequence first.
-    order = torch.from_numpy(np.lexsort((-window, packed.positions.cpu().numpy()))).to(x.device)
-    longer = np.bincount(packed.lengths)[::-1].cumsum()[::-1][1:].copy()
+    order = torch.from_numpy(np.lexsort((-window, position))).to(x.device)
+    longer = np.bincount(length)[::-1].cumsum()[::-1][1:].copy()
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order), device=x.device)
-    states, _ = model.gru_layers(PackedSequence(x[order], torch.from_numpy(longer)))
+    states, _ = model.gru_layers(PackedSequence(x[order], torch.from_numpy(longer)))  # sizes are read on the CPU
     dense: Tensor = model.dense(states.data[back if tokens is None else back[tokens]])
     return dense

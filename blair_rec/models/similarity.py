@@ -139,7 +139,7 @@ class Similarity:
 
         They are tens of megabytes, which a system that gives them anew for each batch fills with zeros first.
         """
-        self._held = torch.empty(0)
+        self._held = torch.empty(0, device=self.device)  # type: ignore[attr-defined]
         try:
             yield
         finally:

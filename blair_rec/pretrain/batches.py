@@ -39,8 +39,8 @@ class PairCollator:
             masked, labels = collator.torch_mask_tokens(read["input_ids"].clone())
             batch |= {"mlm_input_ids": masked, "mlm_labels": labels}
         batch = {name: tensor.view(len(pairs), len(texts) // len(pairs), -1) for name, tensor in batch.items()}
-        batch["item_keys"] = torch.tensor([pair.item_key for pair in pairs])
-        batch["context_keys"] = torch.tensor([pair.context_key for pair in pairs])
+        batch["item_keys"] = torch.tensor([pair.item_key for pair in pairs], device="cpu")
+        batch["context_keys"] = torch.tensor([pair.context_key for pair in pairs], device="cpu")
         return batch
 
     def _seed_of(self, pairs: Sequence[TextPair]) -> int:

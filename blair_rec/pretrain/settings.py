@@ -9,6 +9,7 @@ from pydantic import Field
 
 from blair_rec.config.names import DtypeName, PoolingName
 from blair_rec.config.section import AS_GIVEN, AboveZero, FromOneOn, NotNegative, Section, read_section
+from blair_rec.config.sections import DeviceName
 from blair_rec.errors import ConfigError
 
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), AS_GIVEN]
@@ -63,6 +64,8 @@ class PretrainConfig(Section):
     """Steps whose gradients are added up before the optimiser moves; each has negatives of its own."""
     precision: Literal["auto", DtypeName] = "auto"
     """float32, bfloat16 or float16; auto is bfloat16 where a GPU has it, and float32 elsewhere."""
+    device: DeviceName = "auto"
+    """Where it is trained: cpu, cuda, cuda:1, or auto (a GPU if there is one). Checkpoints of one go on on another."""
     save_steps: FromOneOn = 500
     """Steps between two checkpoints."""
     tensorboard: bool = False

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_model, save_model
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
     AutoTokenizer,
@@ -25,9 +25,11 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.training_args import ParallelMode
 from transformers.utils import logging as transformers_logging
 
 from blair_rec.config.section import to_dict
+from blair_rec.device import choose_device, device_name
 from blair_rec.errors import OutputError, PretrainingError
 from blair_rec.files import partial_of, put_in_place, refuse_foreign, work_beside, write_text
 from blair_rec.pretrain.batches import PairCollator
@@ -43,6 +45,8 @@ WORK, MARK = "training", "identity.json"
 """Ending of the hidden folder beside an encoder that holds its checkpoints, and the file in it that says of what."""
 READS = "sentence_bert_config.json"
 """Where sentence-transformers says how much of a text a model reads: not more after training than before."""
+LOOK = 10
+"""Steps between two looks at the loss on a GPU."""
 OnPairStep = Callable[[int, int, float], None]
 """Called with (steps done, steps in all, loss)."""
 
@@ -50,24 +54,27 @@ OnPairStep = Callable[[int, int, float], None]
 class PairTrainer(Trainer):
     """Hugging Face's Trainer over PairModel. Tied weights are stored once; the optimiser is stored its way."""
 
-    losses: dict[str, float]
+    losses: dict[str, Tensor]
 
     def compute_loss(  # type: ignore[override]
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, **_: Any
     ) -> Any:
-        """The loss of one step.
+        """The loss of one step. On a GPU it is looked at every LOOK steps: to read it, all work has to be finished.
 
         Raises:
             PretrainingError: it is not a number.
         """
         outputs = model(**inputs)
-        if not torch.isfinite(outputs["loss"]):
+        step = self.state.global_step + 1
+        if self._looks_at(step) and not torch.isfinite(outputs["loss"]):
             raise PretrainingError(
-                f"the loss is {outputs['loss'].item()} at step {self.state.global_step + 1}; lower learning_rate, or "
-                "set precision: float32"
+                f"the loss is {outputs['loss'].item()} at step {step}; lower learning_rate, or set precision: float32"
             )
-        self.losses = {name: float(outputs[name]) for name in ("contrastive", "mlm")}
+        self.losses = {name: outputs[name].detach() for name in ("contrastive", "mlm")}
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+
+    def _looks_at(self, step: int) -> bool:
+        return self.args.device.type == "cpu" or step % LOOK == 0 or step in (1, self.state.max_steps)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """As Hugging Face's for a plain data set; its own takes any folder named datasets for a library of theirs."""
@@ -94,6 +101,33 @@ class PairTrainer(Trainer):
         load_model(model, Path(resume_from_checkpoint) / WEIGHTS)
 
 
+class OneDevice(TrainingArguments):
+    """Hugging Face's settings, on one device for each process.
+
+    Its own take the first GPU, and spread each batch of a single process over all that they see: with another batch
+    size, and negatives from a part of the batch alone.
+    """
+
+    def __init__(self, own: torch.device, **settings: Any) -> None:
+        self.own = own
+        super().__init__(**settings)
+
+    @property
+    def device(self) -> torch.device:
+        """That of this process."""
+        found = super().device  # brings the processes of torchrun together, each with a GPU of its own
+        if self.parallel_mode == ParallelMode.DISTRIBUTED:
+            return found
+        if self.own.type == "cuda":
+            torch.cuda.set_device(self.own)  # what accelerate means by cuda
+        return self.own
+
+    @property
+    def n_gpu(self) -> int:
+        """One, or none."""
+        return min(1, int(super().n_gpu))
+
+
 class _Notes(TrainerCallback):
     """Tells the progress, and marks the checkpoints that are whole."""
 
@@ -102,8 +136,10 @@ class _Notes(TrainerCallback):
         self.trainer: PairTrainer | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.progress is not None and self.trainer is not None and state.is_world_process_zero:
-            self.progress(state.global_step, state.max_steps, self.trainer.losses["contrastive"])
+        if self.progress is None or self.trainer is None or not state.is_world_process_zero:
+            return
+        if self.trainer._looks_at(state.global_step):
+            self.progress(state.global_step, state.max_steps, float(self.trainer.losses["contrastive"]))
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
@@ -171,6 +207,7 @@ def _trained(
 ) -> dict[str, Any]:
     """Train in `work`, and put the encoder at `out`; the record."""
     identity = {**to_dict(config), "pairs_sha256": pairs.sha256, "start": str(start), "pooling": pooling}
+    del identity["device"]  # the same training, wherever it goes on
     checkpoint = _resume(work, identity, fresh)
     tokenizer = AutoTokenizer.from_pretrained(start)
     set_seed(config.seed)
@@ -205,6 +242,7 @@ def _trained(
         "held_out_pairs": len(held_out),
         "steps": trainer.state.global_step,
         "processes": trainer.args.world_size,
+        "device": device_name(trainer.args.device),
         "train_seconds": result.metrics["train_runtime"],
         "losses": [line for line in trainer.state.log_history if "loss" in line],
         "before": before,
@@ -231,11 +269,13 @@ def _refuse_foreign(out: Path) -> None:
 
 
 def _arguments(config: PretrainConfig, work: Path) -> TrainingArguments:
-    gpu = torch.cuda.is_available()
+    device = torch.device(choose_device(config.device))
+    gpu = device.type == "cuda"
     precision = config.precision
     if precision == "auto":
         precision = "bfloat16" if gpu and torch.cuda.is_bf16_supported() else "float32"
-    return TrainingArguments(
+    return OneDevice(
+        device,
         output_dir=str(work),
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.accumulation,
@@ -253,7 +293,7 @@ def _arguments(config: PretrainConfig, work: Path) -> TrainingArguments:
         save_strategy="steps",
         save_steps=config.save_steps,
         save_total_limit=2,
-        logging_steps=10,
+        logging_steps=LOOK,
         logging_nan_inf_filter=False,
         report_to=["tensorboard"] if config.tensorboard else [],
         remove_unused_columns=False,

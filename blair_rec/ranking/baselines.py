@@ -40,7 +40,11 @@ class Baseline(nn.Module):
         self.n_items = n_items
         self.ITEM_SEQ, self.ITEM_SEQ_LEN = item_seq, item_seq_len
         """Fields of an interaction: the items [B, L], oldest first, padded with 0, and how many they are [B]."""
-        self.device = torch.device("cpu")
+
+    @property
+    def device(self) -> torch.device:
+        """Where what was counted is, and where interactions have to be."""
+        return next((counted.device for counted in self.buffers()), torch.device("cpu"))
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """[B, N] float32; the column of the padding means nothing."""
@@ -92,11 +96,12 @@ class Popularity(Counted):
 
     def count(self, sequences: TrainingSequences) -> None:
         """Count the events of a training split."""
-        self.counts = torch.from_numpy(np.bincount(sequences.items, minlength=self.n_items)).float()
+        counts = np.bincount(sequences.items, minlength=self.n_items)
+        self.counts = torch.from_numpy(counts).float().to(self.device)
 
     def user_vectors(self, interaction: Any) -> Tensor:
         """[B, 1] ones."""
-        return torch.ones(len(interaction[self.ITEM_SEQ_LEN]), 1)
+        return torch.ones(len(interaction[self.ITEM_SEQ_LEN]), 1, device=self.device)
 
     def item_matrix(self) -> Tensor:
         """[N, 1] training events."""
@@ -109,7 +114,8 @@ class Markov(Counted):
     score = transitions(last -> item) + events(item) / (1 + the most events of an item)
 
     The second part is below 1, so that popularity decides among equal transitions alone, and among all items after a
-    last item that training never continued. Kept sparse: one entry for each pair that occurs.
+    last item that training never continued. Kept sparse: one entry for each pair that occurs; SciPy multiplies them, on
+    the CPU, wherever they are kept.
     """
 
     REACH = 1
@@ -138,29 +144,30 @@ class Markov(Counted):
             target = np.flatnonzero(sequences.is_target & (before >= distance))
             pairs = sequences.items[target - distance], sequences.items[target]
             table = table + csr_array((np.full(len(target), 1 / distance), pairs), table.shape)
-        self.share = torch.from_numpy(events / (1 + events.max())).float()
-        self.start, self.successor = (torch.from_numpy(ids).long() for ids in (table.indptr, table.indices))
-        self.transitions = torch.from_numpy(table.data).float()
+        device = self.device
+        self.share = torch.from_numpy(events / (1 + events.max())).float().to(device)
+        self.start, self.successor = (torch.from_numpy(ids).long().to(device) for ids in (table.indptr, table.indices))
+        self.transitions = torch.from_numpy(table.data).float().to(device)
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """[B, N] float32; the column of the padding means nothing."""
-        row, item, weight = self.antecedents(interaction)
+        row, item, weight = (part.cpu().numpy() for part in self.antecedents(interaction))
         shape = len(interaction[self.ITEM_SEQ]), self.n_items
-        history = csr_array((weight.numpy(), (row.numpy(), item.numpy())), shape)
-        rules = (self.transitions.numpy(), self.successor.numpy(), self.start.numpy())
+        history = csr_array((weight, (row, item)), shape)
+        rules = tuple(part.cpu().numpy() for part in (self.transitions, self.successor, self.start))
         found = history @ csr_array(rules, (self.n_items, self.n_items))
-        return torch.from_numpy(found.toarray()).add_(self.share, alpha=self.POPULARITY)
+        return torch.from_numpy(found.toarray()).to(self.device).add_(self.share, alpha=self.POPULARITY)
 
     def antecedents(self, interaction: Any) -> tuple[Tensor, Tensor, Tensor]:
         """What the rules start from: ([E] cases, [E] items of their histories, [E] float32 weights)."""
         last = self.last_items(interaction)
-        return torch.arange(len(last)), last, torch.ones(len(last))
+        return torch.arange(len(last), device=last.device), last, torch.ones(len(last), device=last.device)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         # How many pairs there are is only known from what was saved.
         for name in ("successor", "transitions"):
             if (saved := state_dict.get(prefix + name)) is not None:
-                setattr(self, name, torch.empty_like(saved))
+                setattr(self, name, torch.empty_like(saved, device=self.device))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
@@ -217,7 +224,7 @@ class LastItem(Baseline):
 
     def append_items(self, vectors: np.ndarray) -> None:
         """Items that came later get the ids from N on: [M, E] text vectors as the store has them."""
-        self.unit = torch.cat([self.unit, unit_length(self._transforms.apply(vectors))])
+        self.unit = torch.cat([self.unit, unit_length(self._transforms.apply(vectors)).to(self.unit)])
         self.n_items += len(vectors)
 
     def user_vectors(self, interaction: Any) -> Tensor:
@@ -250,23 +257,24 @@ class RecentHistory(LastItem):
 
 
 def build_baseline(setup: Mapping[str, Any], recbole: Any, n_items: int, vectors: ItemVectors | None) -> Baseline:
-    """The baseline of a run's set-up (plan.run_setup), with nothing counted yet.
+    """The baseline of a run's set-up (plan.run_setup), with nothing counted yet, on the config's device.
 
     Args:
-        recbole: a RecBole config, which names the fields of an interaction.
+        recbole: a RecBole config, which names the device, and the fields of an interaction.
         vectors: the items' text vectors, for neighbours.
     """
     fields = recbole["ITEM_ID_FIELD"] + recbole["LIST_SUFFIX"], recbole["ITEM_LIST_LENGTH_FIELD"]
     if setup["scorer"] in COUNTED:
-        return COUNTED[setup["scorer"]](n_items, *fields)
+        return COUNTED[setup["scorer"]](n_items, *fields).to(recbole["device"])
     assert vectors is not None  # the config asks for text fields
     rows = controlled(vectors.table[1:], setup["control"], setup["seed"])
-    return NEIGHBOURS[setup["scorer"]](rows, setup["transforms"], *fields, vectors.fitted)
+    neighbours = NEIGHBOURS[setup["scorer"]](rows, setup["transforms"], *fields, vectors.fitted)
+    return neighbours.to(recbole["device"])
 
 
 def recency(items: Tensor, length: Tensor) -> Tensor:
     """[B, L] float32: 1 for the last item of each history, 1/2 for the one before it, 1/3 ...; 0 for the padding."""
-    age = length.unsqueeze(1) - torch.arange(items.shape[1])
+    age = length.unsqueeze(1) - torch.arange(items.shape[1], device=items.device)
     return torch.where(age > 0, 1 / age, 0)
 
 

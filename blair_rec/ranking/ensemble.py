@@ -99,7 +99,9 @@ class Ensemble(nn.Module):
         scored. Normalisations that are not linear in the scores (by rank, by the largest) can't be had this way.
         """
         parts = []
-        for member, weight, (covariance, longest) in zip(self.members, self.weights, self._spreads, strict=True):
+        for member, weight, (covariance, longest) in zip(
+            self.members, self.weights.to(self.device), self._spreads, strict=True
+        ):
             user = member.user_vectors(interaction).float()
             wide = user.double()
             deviation = ((wide @ covariance) * wide).sum(dim=1, keepdim=True).clamp(min=0).sqrt().float()
@@ -190,7 +192,7 @@ def choose_weights(
     scored, miss = _Scored(ensemble, split, masked, batch_size), _in_history(split) if masked else None
 
     def best_of(grid: list[Shares]) -> tuple[Shares, float]:
-        weightings = torch.tensor(grid, dtype=torch.float32) / WHOLE
+        weightings = torch.tensor(grid, dtype=torch.float32, device="cpu") / WHOLE
         higher, equal = _counts(scored, len(split), weightings)
         values = [measure(*counts, miss) for counts in zip(higher, equal, strict=True)]
         best = int(np.argmax(values))
@@ -211,12 +213,14 @@ def choose_weights(
 class _Scored:
     """The cases of a split, batch by batch: (cases, the members' scores of them, their true items), some of it kept.
 
+    The members score where they are; what is held and mixed of their scores is on the CPU.
+
     Shapes: [B] places in the split, [K, B, N] z-scores, LOWEST where there is no candidate, [B] item ids.
     """
 
     def __init__(self, ensemble: Ensemble, split: TextSequentialDataset, masked: bool, batch_size: int) -> None:
         self.ensemble, self.split, self.masked = ensemble, split, masked
-        self.cases = torch.arange(len(split)).split(batch_size)
+        self.cases = torch.arange(len(split), device="cpu").split(batch_size)
         self.history = split.histories()
         self.room = HELD
         self.held: dict[int, tuple[Tensor, Tensor]] = {}
@@ -232,13 +236,13 @@ class _Scored:
     def _score(self, cases: Tensor) -> tuple[Tensor, Tensor]:
         interaction = self.split[cases]
         scores = self.ensemble.member_scores(interaction.to(self.ensemble.device)).cpu()
-        out = torch.zeros(scores.shape[1:], dtype=torch.bool)  # what is no candidate
+        out = torch.zeros(scores.shape[1:], dtype=torch.bool, device="cpu")  # what is no candidate
         out[:, 0] = True
         if self.masked:
             row, item = self.history
-            begin, end = torch.searchsorted(row, cases[[0, -1]] + torch.tensor([0, 1]))
+            begin, end = np.searchsorted(row.numpy(), [int(cases[0]), int(cases[-1]) + 1])
             out[row[begin:end] - cases[0], item[begin:end]] = True
-        case, item = torch.arange(len(cases)), interaction[self.split.iid_field].cpu()
+        case, item = torch.arange(len(cases), device="cpu"), interaction[self.split.iid_field].cpu()
         out[case, item] = False  # a true item is always there, to be compared with
         return scores.masked_fill_(out, LOWEST), item
 
@@ -258,9 +262,9 @@ def _counts(scored: _Scored, n_cases: int, weightings: Tensor) -> tuple[np.ndarr
     """
     higher, equal = (np.zeros((len(weightings), n_cases), dtype=np.int64) for _ in range(2))
     for cases, scores, item in scored:
-        for some in torch.arange(len(cases)).split(max(1, CELLS // scores.shape[2])):
+        for some in torch.arange(len(cases), device="cpu").split(max(1, CELLS // scores.shape[2])):
             cells = scores[:, some].flatten(1)
-            for which in torch.arange(len(weightings)).split(WEIGHTINGS):
+            for which in torch.arange(len(weightings), device="cpu").split(WEIGHTINGS):
                 mixed = (weightings[which] @ cells).view(len(which), len(some), -1)
                 own = mixed.gather(2, item[some].expand(len(which), -1).unsqueeze(2)).numpy()
                 place = np.ix_(which.numpy(), cases[some].numpy())

@@ -195,7 +195,7 @@ def _rank(scores: Scores, target: Tensor, row: Tensor, item: Tensor, k: int) -> 
     best = Best(len(target), min(k, scores.n_items - 1), seen_row, seen_item) if k else None
 
     above, same = torch.zeros_like(target), torch.full_like(target, -1)  # the true item is no candidate
-    width = max(1, CHUNK[target.device.type] // len(target))
+    width = max(1, CHUNK.get(target.device.type, CHUNK["cuda"]) // len(target))
     for begin in range(1, scores.n_items, width):  # nor is item 0, the padding
         end = min(begin + width, scores.n_items)
         part = scores.part(begin, end)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from blair_rec.device import AUTO
 from blair_rec.errors import ConfigError, OutputError, StoreError, UnknownItems
 from blair_rec.experiment.loading import Loaded, load_model
 from blair_rec.files import partial_of, put_in_place, refuse_foreign, work_beside
@@ -104,12 +105,13 @@ class Recommender:
     def _interaction(self, histories: Sequence[Sequence[str]]) -> dict[str, torch.Tensor]:
         """The newest items of each history, as many as the window holds, as the model's fields."""
         model = self._model
-        items = torch.zeros(len(histories), self._width, dtype=torch.int64)
-        length = torch.tensor([min(len(history), self._width) for history in histories])
+        items = np.zeros((len(histories), self._width), dtype=np.int64)
+        length = np.array([min(len(history), self._width) for history in histories], dtype=np.int64)
         for row, history in enumerate(histories):
             recent = history[-self._width :]
-            items[row, : len(recent)] = torch.tensor([self._id_of[token] for token in recent])
-        return {model.ITEM_SEQ: items.to(model.device), model.ITEM_SEQ_LEN: length.to(model.device)}
+            items[row, : len(recent)] = [self._id_of[token] for token in recent]
+        fields = {model.ITEM_SEQ: items, model.ITEM_SEQ_LEN: length}
+        return {name: torch.from_numpy(values).to(model.device) for name, values in fields.items()}
 
     def _batch(self, histories: Sequence[Sequence[str]], k: int, exclude_history: bool) -> list[list[Recommendation]]:
         scores = self._model.full_sort_predict(self._interaction(histories)).float().cpu()
@@ -145,20 +147,26 @@ class Recommender:
             raise UnknownItems(unknown, len(tokens))
 
 
-def load(run_dir: str | Path, store: str | Path | None = None, extra_items: str | Path | None = None) -> Recommender:
+def load(
+    run_dir: str | Path,
+    store: str | Path | None = None,
+    extra_items: str | Path | None = None,
+    device: str = AUTO,
+) -> Recommender:
     """A finished run (the folder runs/VARIANT-SEED of a comparison), ready to recommend.
 
     Args:
         store: the store of the items' text vectors, if it is no longer where the run found it.
         extra_items: a store of more items, by the same encoder from the same fields. Those that the run doesn't know,
             and that have a text, can then be recommended and stand in histories, too; nothing is trained.
+        device: cpu, cuda, cuda:1, or auto: a GPU if there is one. A run made on one device loads on any other.
 
     Raises:
         CheckpointError: not a run's folder, or its store is missing (the message names the store's hash).
         MissingEmbeddings, StoreError: the store doesn't cover the items, or the extra one was made otherwise.
-        ConfigError: extra items for a run that knows its items by more than their text.
+        ConfigError: extra items for a run that knows its items by more than their text, or a device that isn't there.
     """
-    loaded = load_model(Path(run_dir), store)
+    loaded = load_model(Path(run_dir), store, device=device)
     item_tokens = loaded.item_tokens
     if extra_items is not None:
         item_tokens = item_tokens + _append_items(loaded, open_store(extra_items))

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from blair_rec.device import random_state, set_random_state
 from blair_rec.errors import CheckpointError
 from blair_rec.files import partial_of, replace_file, share
 from blair_rec.models.scorer import Scorer
@@ -23,6 +24,8 @@ STATE = "training_state"
 """Key of the metadata that holds the JSON half of a checkpoint; the tensors are the other half of the same file."""
 TRANSFORMS = "transforms/"
 """What the names of the tensors begin with that fitted transforms have found."""
+GPU_STATE = "generator/gpu"
+"""What the names of the random states of GPUs begin with; their number follows."""
 REFITTED = 1e-3
 """Transforms fitted again differ by less than this share of their largest number, on whatever machine."""
 
@@ -120,7 +123,8 @@ def save_training(
     """A whole checkpoint in one file, under a temporary name first, so that there is never half of one.
 
     It holds the model, the best weights so far, the optimiser, `state` (what JSON can hold) and the random states of
-    Python, NumPy, torch and `generators`. Read by load_weights, too, as the weights of the model.
+    Python, NumPy, torch (of the CPU and of every GPU that holds weights) and `generators`. Read by load_weights, too,
+    as the weights of the model.
     """
     tensors = _tensors(model)
     tensors |= {f"best/{name}": tensor.detach().cpu().contiguous() for name, tensor in (best or {}).items()}
@@ -129,6 +133,8 @@ def save_training(
         tensors |= {f"optimizer/{parameter}/{name}": tensor.cpu() for name, tensor in values.items()}
     tensors |= {f"generator/{name}": generator.get_state() for name, generator in generators.items()}
     tensors["generator/torch"] = torch.get_rng_state()
+    for number, device in enumerate(_gpus(model)):
+        tensors[f"{GPU_STATE}{number}"] = random_state(device)
     kind, keys, *numbers = np.random.get_state(legacy=True)  # noqa: NPY002  (RecBole's samplers draw from it)
     tensors["generator/numpy"] = torch.from_numpy(np.asarray(keys).astype(np.int64))
     everything = {
@@ -153,6 +159,9 @@ def load_training(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Put everything back where `save_training` took it from; the state and the best weights are returned.
 
+    It goes on bit for bit on the same kind of device. On another one other numbers are drawn, as they are with a
+    checkpoint that holds no state of a GPU.
+
     Raises:
         CheckpointError: no such file, not a whole checkpoint, of another model, or trained over another store.
     """
@@ -171,11 +180,20 @@ def load_training(
     for name, generator in generators.items():
         generator.set_state(tensors[f"generator/{name}"])
     torch.set_rng_state(tensors["generator/torch"])
+    for number, device in enumerate(_gpus(model)):
+        if (gpu_state := tensors.get(f"{GPU_STATE}{number}")) is not None:
+            set_random_state(device, gpu_state)
     kind, *numbers = state.pop("numpy")
     np.random.set_state((kind, tensors["generator/numpy"].numpy().astype(np.uint32), *numbers))  # noqa: NPY002
     version, keys, gauss = state.pop("python")
     random.setstate((version, tuple(keys), gauss))
     return state, {name.removeprefix("best/"): tensor for name, tensor in tensors.items() if name.startswith("best/")}
+
+
+def _gpus(model: Scorer) -> list[torch.device]:
+    """Those that hold something of the model."""
+    found = {tensor.device for tensor in model.state_dict().values() if tensor.device.type == "cuda"}
+    return sorted(found, key=str)
 
 
 def _is_weight(name: str) -> bool:

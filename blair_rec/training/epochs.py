@@ -13,7 +13,9 @@ from torch import Tensor
 from blair_rec.config.names import SAMPLED_LOSSES
 from blair_rec.config.section import default_of
 from blair_rec.config.sections import TrainConfig
+from blair_rec.data.packing import growth_on
 from blair_rec.data.sequences import TrainingSequences
+from blair_rec.device import moved, seed_device
 from blair_rec.errors import ConfigError
 from blair_rec.models.dropout import BitDropout
 from blair_rec.models.packed import can_pack, hidden_states
@@ -48,7 +50,8 @@ class EveryPosition:
     """Steps where one pass over a window teaches all its positions, with a loss of ours.
 
     What is drawn at random (windows, dropout, items to hold the targets against) depends on seed and epoch alone, so
-    training can go on from any epoch.
+    training can go on from any epoch. Windows and items are drawn on the CPU, alike for every device; dropout is drawn
+    where the model is.
     """
 
     def __init__(self, model: Any, sequences: TrainingSequences, width: int, train: TrainConfig, seed: int) -> None:
@@ -63,13 +66,19 @@ class EveryPosition:
 
     def __call__(self, epoch: int) -> StepLosses:
         seed, rank, model, train = hash_seed(self.seed, epoch), parallel.rank(), self.model, self.train
-        dropout = BitDropout(hash_seed(seed, rank) if rank else seed)
+        own_seed = hash_seed(seed, rank) if rank else seed
+        dropout = BitDropout(own_seed)
+        seed_device(model.device, own_seed)
         negatives = self._negatives(seed) if train.loss in SAMPLED_LOSSES else None
-        for packed in self.sequences.batches(self.width, self.stride, train.batch_size, seed, parallel.share()):
-            packed = packed.to(model.device)
+        growth = growth_on(model.device)
+        for packed in self.sequences.batches(self.width, self.stride, train.batch_size, seed, parallel.share(), growth):
+            # What has a size that depends on its values is found on the CPU: nothing has to wait for a GPU.
             learnt = torch.nonzero(packed.targets).squeeze(1)
-            drawn = tuple(part.to(model.device) for part in negatives.draw()) if negatives is not None else None
+            drawn = negatives.draw() if negatives is not None else None
             read = torch.cat([packed.items, packed.targets, drawn[0]]) if drawn is not None else None
+            packed, learnt = packed.to(model.device), moved(learnt, model.device)
+            if drawn is not None:
+                drawn = moved(drawn[0], model.device), moved(drawn[1], model.device)
             with model.shared_items(read):
                 some = learnt if len(learnt) < len(packed.targets) else None
                 hidden = hidden_states(model, packed, dropout, some)

@@ -22,6 +22,8 @@ from blair_rec.training.epochs import EpochSteps, StepLosses
 from blair_rec.training.losses import check_finite
 from blair_rec.training.optimizer import LearningRate, RowAdam
 
+READ_TOGETHER = 32
+"""Steps whose losses are read from a GPU in one go."""
 OnStep = Callable[[int, int, float], None]
 """Told after each step of an epoch: how many are done, of about how many, and the loss of this one."""
 
@@ -71,17 +73,50 @@ def run_epoch(
         TrainingError: a loss that is not finite.
     """
     model.train()
-    total, seen = 0.0, 0
-    for step, (loss, n_targets) in enumerate(losses, start=1):
+    read = _LossReader()
+    for loss, n_targets in losses:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        value, n_targets = parallel.average(model.parameters(), loss.item(), n_targets)
-        check_finite(value, step)
+        known = read.after(*parallel.average(model.parameters(), loss.detach(), n_targets))
         optimizer.step()
-        total += value * n_targets
-        seen += n_targets
+        for step, value in known:
+            on_step(step, value)
+    for step, value in read.rest():
         on_step(step, value)
-    return total / max(seen, 1)
+    return read.total / max(read.targets, 1)
+
+
+class _LossReader:
+    """The losses of an epoch's steps: on a CPU read at once, on a GPU, which has to be waited for, some at a time."""
+
+    def __init__(self) -> None:
+        self.total, self.targets = 0.0, 0
+        self._steps = 0
+        self._waiting: list[tuple[Tensor, int]] = []
+
+    def after(self, loss: Tensor, n_targets: int) -> list[tuple[int, float]]:
+        """Take the loss [] of one more step; the (step, loss) that are read by now and were not told before.
+
+        Raises:
+            TrainingError: one of them is not finite. On a CPU the step has moved no weight then.
+        """
+        self._waiting.append((loss.reshape(()), n_targets))
+        return self.rest() if loss.device.type == "cpu" or len(self._waiting) == READ_TOGETHER else []
+
+    def rest(self) -> list[tuple[int, float]]:
+        """Those that are left. Raises as `after`."""
+        if not self._waiting:
+            return []
+        values = torch.stack([loss for loss, _ in self._waiting]).tolist()
+        told = []
+        for value, (_, n_targets) in zip(values, self._waiting, strict=True):
+            self._steps += 1
+            check_finite(value, self._steps)
+            self.total += value * n_targets
+            self.targets += n_targets
+            told.append((self._steps, value))
+        self._waiting = []
+        return told
 
 
 def fit(

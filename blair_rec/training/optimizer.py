@@ -35,9 +35,9 @@ class RowAdam(torch.optim.Adam):
     def _move_rows(self, parameter: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
         if not state:
-            state["step"] = torch.zeros(())
+            state["step"] = torch.zeros((), device="cpu")
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-        state["step"] += 1
+        state["step"] = state["step"].cpu() + 1  # a number, read in each step; torch moves it with what it loads
         assert parameter.grad is not None
         gradient = parameter.grad.coalesce()
         rows, values = gradient.indices()[0], gradient.values()

@@ -7,7 +7,6 @@ is the one that a single process would take. What is not arithmetic (evaluation,
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from blair_rec.device import AUTO, choose_device
 from blair_rec.errors import BlairRecError, TrainingError
 
 PATIENCE = timedelta(days=7)
@@ -24,12 +24,16 @@ PATIENCE = timedelta(days=7)
 
 
 @contextmanager
-def group() -> Iterator[None]:
-    """Within this block the processes of torchrun are one group: nccl on GPUs, one for each, gloo on CPUs."""
-    on_gpus = torch.cuda.is_available()
-    if on_gpus:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # from here on "cuda" means this one
-    dist.init_process_group("nccl" if on_gpus else "gloo", timeout=PATIENCE)
+def group(device: str = AUTO) -> Iterator[None]:
+    """Within this block the processes of torchrun are one group: nccl on GPUs, one for each, gloo on CPUs.
+
+    Raises:
+        ConfigError: more processes than GPUs, or one GPU named for all of them; see choose_device.
+    """
+    own = torch.device(choose_device(device))
+    if own.type == "cuda":
+        torch.cuda.set_device(own)  # from here on "cuda" means this one
+    dist.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield
     finally:
@@ -89,17 +93,18 @@ def _tell(what: list[Any]) -> Any:
     return json.loads(bytes(letters.tolist()))
 
 
-def average(parameters: Iterable[Tensor], loss: float, targets: int) -> tuple[float, int]:
+def average(parameters: Iterable[Tensor], loss: Tensor, targets: int) -> tuple[Tensor, int]:
     """Put the gradients of the whole batch in the place of this process's, and return its mean loss and targets.
 
     Args:
         parameters: with the gradients of a loss that is the mean over this process's share of the batch.
-        loss: that mean.
+        loss: [] that mean.
         targets: how many are in this process's share; none is possible.
     """
     if count() == 1:
         return loss, targets
-    sums = torch.tensor([loss * targets, targets], dtype=torch.float64, device=_device())
+    sums = torch.tensor([0, targets], dtype=torch.float64, device=_device())
+    sums[0] = loss.double() * targets
     dist.all_reduce(sums)
     total, whole_tables = int(sums[1]), []
     for parameter in parameters:
@@ -115,7 +120,7 @@ def average(parameters: Iterable[Tensor], loss: float, targets: int) -> tuple[fl
     dist.all_reduce(flat)
     for gradient, averaged in zip(whole_tables, flat.split([g.numel() for g in whole_tables]), strict=True):
         gradient.copy_(averaged.view_as(gradient))
-    return sums[0].item() / total, total
+    return sums[0] / total, total
 
 
 def _device() -> str:

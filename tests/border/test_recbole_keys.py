@@ -80,7 +80,7 @@ def test_a_setting_of_another_model_or_of_ones_own_is_no_misspelling_but_nothing
     assert unread(given, "SASRec", recboles_way=False) == [
         "embedding_size",
         "my_own",
-        "gpu_id (CUDA_VISIBLE_DEVICES chooses the GPU)",
+        "gpu_id (`device` chooses the GPU)",
     ]
     assert unread({"embedding_size": 8}, "GRU4Rec", recboles_way=False) == []
 

@@ -82,7 +82,8 @@ class ItemSide(nn.Module):
         if self._some is not None:
             known, rows = self._some
             place = torch.searchsorted(known, ids).clamp(max=len(known) - 1)
-            if not torch.equal(known[place], ids):  # it would be given another item's vector
+            # It would be given another item's vector. A GPU isn't waited for: which ids are read doesn't depend on it.
+            if ids.device.type == "cpu" and not torch.equal(known[place], ids):
                 raise IndexError(f"{int((known[place] != ids).sum())} looked-up items are not among the shared ids")
             return F.embedding(place, rows)
         return F.embedding(ids, self.weight)
@@ -91,12 +92,13 @@ class ItemSide(nn.Module):
     def shared(self, ids: Tensor | None = None) -> Iterator[None]:
         """Within this block the table is computed once: one training step, or one evaluation.
 
-        With `ids` [...] int64 only their rows are, and a look-up of another one raises an IndexError.
+        With `ids` [...] int64 only their rows are, and a look-up of another one raises an IndexError on the CPU. The
+        ids may be on the CPU while the table is on a GPU: how many they are is then known without waiting for it.
         """
         if ids is None or self.extra is not None:
             self._shared = self.weight
         else:
-            known = torch.cat([ids.new_zeros(1), ids.flatten()]).unique()
+            known = torch.cat([ids.new_zeros(1), ids.flatten()]).unique().to(self.table.device)
             rows = self.rows(known[1:] - 1)
             self._some = known, torch.cat([rows.new_zeros(1, rows.shape[1]), rows])
         try:
@@ -143,7 +145,9 @@ class ItemSide(nn.Module):
 
     def _dropout(self) -> Any:
         """(x, probability) -> x, with a share of it zeroed in training; every call of this method draws a new seed."""
-        return BitDropout(int(torch.randint(1 << 62, ()))) if self.training else lambda x, probability: x
+        if not self.training:
+            return lambda x, probability: x
+        return BitDropout(int(torch.randint(1 << 62, (), device="cpu")))
 
 
 def rms(x: Tensor) -> Tensor:

@@ -12,16 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from blair_rec.device import AUTO, choose_device
 from blair_rec.errors import ConfigError, EncodingError, OutputError, StoreError
 from blair_rec.text.catalogue import Catalogue, read_catalogue
-from blair_rec.text.encoding.encoder import (
-    CHUNK,
-    SentenceEncoder,
-    TextsDone,
-    best_device,
-    distance_from_float32,
-    load_encoder,
-)
+from blair_rec.text.encoding.encoder import CHUNK, SentenceEncoder, TextsDone, distance_from_float32, load_encoder
 from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
 from blair_rec.text.store.embeddings import HEADER, ON_DISK, EmbeddingStore, as_stored, open_store
 from blair_rec.text.store.shards import KnownVectors, Pieces, deciding, marks, settings_mark, shard_path
@@ -49,7 +43,7 @@ def encode(
     query_prompt: str | None = None,
     truncate_dim: int | None = None,
     normalize: bool | None = None,
-    device: str | None = None,
+    device: str | None = AUTO,
     store_dtype: str = "float32",
     fresh: bool = False,
     progress: TextsDone | None = None,
@@ -68,7 +62,7 @@ def encode(
             taken only if the hub can't be reached.
         max_length: tokens read of each text, at most.
         prompt, query_prompt, truncate_dim, normalize: as of resolve_encoder; what the model's files say if not given.
-        device: such as cpu or cuda; the best one that is there if not given.
+        device: cpu, cuda, cuda:1, or auto: a GPU if there is one.
         progress: called with (done, total) texts.
 
     Raises:
@@ -86,7 +80,7 @@ def encode(
         out,
         store_dtype=store_dtype,
         fresh=fresh,
-        device=device or best_device(),
+        device=device,
         progress=progress,
     )
 
@@ -120,7 +114,7 @@ def encode_texts(
     fresh: bool = False,
     code: str = "",
     renew: bool = False,
-    device: str = "cpu",
+    device: str | None = AUTO,
     tokens_per_batch: int | None = None,
     progress: TextsDone | None = None,
 ) -> EmbeddingStore:
@@ -179,7 +173,7 @@ def encode_texts(
         known = KnownVectors(store_dtype)
         if old is not None:
             known.add(old.text_digests, old.vectors, old.cut_rows)
-        load = cache(lambda: load_encoder(source, device, tokens_per_batch))
+        load = cache(lambda: load_encoder(source, choose_device(device), tokens_per_batch))
         try:
             _encode_missing(
                 items, known, Pieces(work, settings_mark(source.header(), store_dtype) + code[:8]), load, progress

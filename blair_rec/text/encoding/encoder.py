@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from blair_rec.device import moved
 from blair_rec.errors import ConfigError, EncodingError, UnknownEncoder, first_of
 from blair_rec.text.encoding.modules import LOWERCASE, STATIC, Recipe, read_recipe, steps_of
 from blair_rec.text.encoding.source import EncoderSource
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # torch and transformers are imported where they are used: to read what an encoder has made takes neither.
 
@@ -154,11 +157,14 @@ class TextEncoder(SentenceEncoder):
                 tokens, cut = coming.pop().result()
                 coming = [ahead.submit(self._tokens, following) for following in chunks[number + 1 : number + 2]]
                 vectors = np.empty((len(chunk), self.text_dim), dtype=np.float32)
+                pending = []  # while a GPU computes, the next batch is put together
                 for rows in _batches([len(text) for text in tokens], self.tokens_per_batch):
-                    vectors[rows] = self._encode_batch([tokens[row] for row in rows])
+                    pending.append((rows, self._encode_batch([tokens[row] for row in rows])))
                     done += len(rows)
                     if progress is not None:
                         progress(done, total)
+                for rows, batch in pending:
+                    vectors[rows] = batch.cpu().numpy()
                 self._refuse_broken(chunk, vectors)
                 yield Encoded(vectors, cut)
 
@@ -183,8 +189,8 @@ class TextEncoder(SentenceEncoder):
                 cut[row] = len(self._tokenizer(texts[row], verbose=False)["input_ids"]) > self.source.max_length
         return ids, cut
 
-    def _encode_batch(self, tokens: TextTokens) -> np.ndarray:
-        """[len(tokens), text_dim] float32."""
+    def _encode_batch(self, tokens: TextTokens) -> Tensor:
+        """[len(tokens), text_dim] float32, on the device."""
         import torch
 
         from blair_rec.text.encoding.layers import pool, shortened
@@ -196,14 +202,13 @@ class TextEncoder(SentenceEncoder):
         ids[real] = np.concatenate([np.array(text, dtype=ids.dtype) for text in tokens])
         seen = real.copy()
         seen[lengths == 0, 0] = True  # attention to nothing at all would be NaN
+        mask = moved(torch.from_numpy(real), self.device)
+        attended = moved(torch.from_numpy(seen), self.device)
         with torch.inference_mode():
-            mask = torch.from_numpy(real).to(self.device)
-            attended = torch.from_numpy(seen).to(self.device)
-            inputs = {"input_ids": torch.from_numpy(ids).to(self.device), "attention_mask": attended.long()}
+            inputs = {"input_ids": moved(torch.from_numpy(ids), self.device), "attention_mask": attended.long()}
             hidden = self._model(**inputs, return_dict=True).last_hidden_state  # [texts, tokens, width]
-            finished = self._steps(pool(hidden, mask, self.source.pooling, self._left_out))
-            vectors: np.ndarray = shortened(finished, self.source).cpu().numpy()
-        return vectors
+            finished: Tensor = self._steps(pool(hidden, mask, self.source.pooling, self._left_out))
+            return shortened(finished, self.source)
 
 
 def distance_from_float32(encoder: SentenceEncoder, texts: Sequence[str], sample: int = 128) -> dict[str, float]:
@@ -237,13 +242,6 @@ def _without_itself(unit: np.ndarray) -> np.ndarray:
     products = unit @ unit.T
     np.fill_diagonal(products, -np.inf)
     return products
-
-
-def best_device() -> str:
-    """This process's GPU, where torchrun starts one process for each, or else the CPU."""
-    import torch
-
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
 def _load(source: EncoderSource, recipe: Recipe) -> tuple[Any, Any]:

@@ -14,7 +14,7 @@ from blair_rec.extras import need
 from blair_rec.files import sha256_of
 from blair_rec.text.catalogue import JSON_SUFFIXES, Number, Value, catalogue_of, json_row
 from blair_rec.text.encoding.encode import encode_texts
-from blair_rec.text.encoding.encoder import TextsDone, best_device
+from blair_rec.text.encoding.encoder import TextsDone
 from blair_rec.text.encoding.source import EncoderSource
 from blair_rec.text.store.shards import shard_path
 from blair_rec.text.template import ItemTexts, Template
@@ -135,7 +135,7 @@ class _Worker:
         path = shard_path(self.out, (part, parts))
         encode_texts(
             items, self.template, self.source, path,
-            store_dtype=self.store_dtype, shard=(part, parts), fresh=self.fresh, device=best_device(),
+            store_dtype=self.store_dtype, shard=(part, parts), fresh=self.fresh,
         )  # fmt: skip
         return str(path)
 

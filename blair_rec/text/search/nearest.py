@@ -101,7 +101,7 @@ class ExactIndex:
 
         of_query = np.linalg.norm(queries, axis=1)
         wanted = torch.from_numpy((queries / np.maximum(of_query, TINY)[:, None]).astype(np.float32))
-        buffer = torch.empty(self.block_rows, self.store.text_dim)
+        buffer = torch.empty(self.block_rows, self.store.text_dim, device="cpu")
         for start in range(0, len(self.store), self.block_rows):
             block = self._vectors[start : start + self.block_rows]
             lengths, shortest, longest = self._lengths_of(start, block)

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from blair_rec.device import choose_device
 from blair_rec.errors import ConfigError, StoreError
 from blair_rec.text.catalogue import Catalogue, Record, iter_catalogue, texts_in
-from blair_rec.text.encoding.encoder import best_device, load_encoder
+from blair_rec.text.encoding.encoder import load_encoder
 from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
 from blair_rec.text.search.nearest import ExactIndex, Index, check_k
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
@@ -61,7 +62,7 @@ class TextSearch:
         self.store = store if isinstance(store, EmbeddingStore) else open_store(store, verify=False)
         self.items, self.item_id = items, item_id
         self.index: Index = _index(self.store, metric, approximate)
-        self.encoder = load_encoder(encoder_of(self.store, encoder).for_queries(), device or best_device())
+        self.encoder = load_encoder(encoder_of(self.store, encoder).for_queries(), choose_device(device))
         if self.encoder.text_dim != self.store.text_dim:
             made = f"vectors of width {self.encoder.text_dim}, and the store's have {self.store.text_dim}"
             raise StoreError(f"{self.encoder.source.name} makes {made}; name the encoder that made the store")

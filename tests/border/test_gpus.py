@@ -1,0 +1,56 @@
+"""RecBole's own keys for a device: what becomes of them, and which contradict each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from blair_rec.border.gpus import check_found, gpu_id_of
+from blair_rec.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("given", "visible", "gpu_id"),
+    [
+        ({}, None, None),
+        ({"gpu_id": "1"}, None, None),
+        ({"gpu_id": "1"}, "2,3", None),
+        ({}, "2,3", "2,3"),
+        ({"use_gpu": False}, None, ""),
+        ({"use_gpu": False, "gpu_id": 1}, None, ""),
+        ({"device": "cpu"}, "2,3", ""),
+        ({"device": "cuda"}, None, None),
+        ({"device": "cuda"}, "2,3", "2,3"),
+        ({"device": "cuda:1"}, None, "1"),
+        ({"device": "cuda:1"}, "2,3", "3"),
+        ({"device": "auto", "gpu_id": 1}, None, None),
+    ],
+)
+def test_recbole_gets_the_gpu_that_the_keys_mean(
+    given: dict[str, Any], visible: str | None, gpu_id: str | None
+) -> None:
+    assert gpu_id_of(given, visible) == gpu_id
+
+
+@pytest.mark.parametrize(
+    ("given", "visible", "message"),
+    [
+        ({"device": "gpu"}, None, "device is 'gpu'; expected auto, cpu, cuda, or a GPU by its number"),
+        ({"device": "cpu:1"}, None, "device is 'cpu:1'; expected"),
+        ({"device": "cuda", "use_gpu": False}, None, "use_gpu is false, but device is cuda"),
+        ({"device": "cuda:1", "gpu_id": 0}, None, "gpu_id is 0, but device is cuda:1; leave one of them out"),
+        ({"device": "cuda:2"}, "0,1", r"device is cuda:2, but CUDA_VISIBLE_DEVICES shows 2 GPUs \(0,1\)"),
+    ],
+)
+def test_keys_that_contradict_each_other_are_refused(given: dict[str, Any], visible: str | None, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        gpu_id_of(given, visible)
+
+
+def test_a_gpu_that_is_not_there_is_told_and_the_cpu_is_not_taken_instead() -> None:
+    with pytest.raises(ConfigError, match="device is cuda:1, but torch finds no such GPU"):
+        check_found({"device": "cuda:1"}, torch.device("cpu"))
+    for given in ({}, {"device": "cpu"}, {"device": "auto"}):
+        check_found(given, torch.device("cpu"))
