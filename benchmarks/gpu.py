@@ -3,10 +3,10 @@
     python benchmarks/gpu.py [--parts ranks,resume,epoch,...] [--beauty DIR] [--device cuda] [-o DIR]
     python benchmarks/gpu.py --small --device cpu
 
-Needs what blair_rec itself needs, and no network. `--beauty` names a RecBole folder of Amazon Beauty (2014, 5-core; made
-by datasets/make_public.py); without it a random log of as many users, items and events takes its place. The encoder has
-RoBERTa-base's shape and random weights; it is made on the spot, with a tokenizer over made-up words. `--small` shrinks
-everything, to try the script on a CPU. Written to DIR/gpu.{json,md} (default: benchmarks/results).
+Needs what blair_rec itself needs, and no network. `--beauty` names a RecBole folder of Amazon Beauty (2014, 5-core;
+made by datasets/make_public.py); without it a random log of as many users, items and events takes its place. The
+encoder has RoBERTa-base's shape and random weights; it is made on the spot, with a tokenizer over made-up words.
+`--small` shrinks everything, to try the script on a CPU. Written to DIR/gpu.{json,md} (default: benchmarks/results).
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def product_rate(bench: Bench, rows: int, inner: int, columns: int, dtype: torch
 
 
 def log_folder(folder: Path, users: int, items: int, events: int) -> Path:
-    """A RecBole folder with a random log; every other event is the item behind the one before, so there is something to learn."""
+    """A RecBole folder with a random log, in which every other event is the item behind the one before."""
     if folder.is_dir():
         return folder
     generator = np.random.default_rng(1)
@@ -257,7 +257,7 @@ def softmax(bench: Bench) -> Found:
         h, w = hidden.detach().to(precision), weight.detach().to(precision)
 
         def products(h: Tensor = h, w: Tensor = w) -> None:
-            for part in h.split(max(16, (1 << 27) // items)):
+            for part in h.split(max(16, (1 << 30) // h.element_size() // items)):
                 scores = part @ w.T
                 _ = scores @ w, scores.T @ part
 
@@ -309,7 +309,7 @@ def library_losses(
 
 
 def ranking(bench: Bench) -> Found:
-    """Ranks and top-20 of 100,000 users among 500,000 items, with 8 items of history each; the CPU takes 2,000 users."""
+    """Ranks and top-20 of 100,000 users among 500,000 items, with 8 items of history; the CPU takes 2,000 users."""
     items, users, share = bench.size(500_000, 3_000), bench.size(100_000, 500), bench.size(2_000, 500)
     generator = torch.Generator().manual_seed(1)
     vectors, states = torch.randn(items + 1, WIDTH, generator=generator), torch.randn(users, WIDTH, generator=generator)

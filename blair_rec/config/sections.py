@@ -114,10 +114,7 @@ class TextConfig(Section):
         return bool(self.fields) or self.template != "fields" or self.store is not None
 
 
-MAKES_VECTORS = (
-    "fields", "template", "encoder", "revision", "pooling", "max_length", "dtype", "prompt", "query_prompt",
-    "truncate_dim", "normalize", "fallback", "items",
-)  # fmt: skip
+MAKES_VECTORS = tuple(key for key in TextConfig.model_fields if key not in ("missing_text", "store"))
 """Keys of the text section that say how vectors are made; those of a store are already, and nothing reads them."""
 OF_ONE_ENCODER = ("revision", "pooling", "prompt", "query_prompt")
 """Keys of the text section that another encoder does not share."""

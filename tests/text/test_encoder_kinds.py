@@ -142,6 +142,15 @@ def test_a_model_in_a_folder_of_its_own_is_found(tmp_path: Path) -> None:
     assert resolve_encoder(str(folder)).revision != before
 
 
+@pytest.mark.parametrize("kind", ["bert", "deberta-v2", "mpnet", "t5", "modernbert", "qwen3", "gemma3_text"])
+def test_bfloat16_is_the_same_model(tmp_path: Path, kind: str) -> None:
+    """Whatever its attention has of its own: a bias, a window, shared keys, an order in time."""
+    folder = sentence_model(tmp_path / kind, kind)
+    exact = load_encoder(resolve_encoder(str(folder))).encode(TEXTS)
+    fast = load_encoder(resolve_encoder(str(folder), dtype="bfloat16")).encode(TEXTS)
+    assert 0.995 < cosines(exact, fast).min() < 1
+
+
 # Prompts
 
 

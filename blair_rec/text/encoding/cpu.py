@@ -86,5 +86,6 @@ def attention_by_products(
         return attended
     scores = (query * (scaling or query.shape[-1] ** -0.5)) @ key.transpose(-1, -2)
     if attention_mask is not None:
-        scores = scores.masked_fill_(~attention_mask, float("-inf"))
+        # Not -inf: padding far behind a text sees nothing at all where attention has a window, and would become NaN.
+        scores = scores.masked_fill_(~attention_mask, torch.finfo(scores.dtype).min)
     return (scores.softmax(dim=-1) @ value).transpose(1, 2).contiguous(), None
