@@ -63,8 +63,10 @@ def device_name(device: str | torch.device) -> str:
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU, on the device; neither waits for what a GPU is doing."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    """A tensor on the device; one that comes from the CPU does not wait for what a GPU is doing."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def seed_device(device: torch.device, seed: int) -> None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from devices import World, write_world
+from fake_runs import fake_ranks, fake_run
 from safetensors.torch import load_file
 
+from blair_rec.cli import main
+from blair_rec.config.comparison import read_config
 from blair_rec.device import choose_device, device_name
-from blair_rec.errors import ConfigError
+from blair_rec.errors import ConfigError, TrainingError
+from blair_rec.evaluate.leaderboard import build_leaderboard
+from blair_rec.evaluate.runs.results import load_runs
+from blair_rec.experiment.planning.plan import run_setup
 from blair_rec.training import checkpoint
 from blair_rec.training.checkpoint import load_training, save_training
-from blair_rec.training.loop import make_optimizer
+from blair_rec.training.loop import READ_TOGETHER, make_optimizer, run_epoch
 
 
 def with_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
@@ -93,3 +100,69 @@ def test_a_checkpoint_holds_the_state_of_each_gpu_and_one_without_is_read(
     assert set_to == {}
     load_training(tmp_path / "now.safetensors", world.model, optimizer, {})
     assert set_to == {torch.device("cuda:0"): [1, 2], torch.device("cuda:1"): [3, 4]}
+
+
+def test_a_config_names_the_device_and_recboles_key_may_leave_out_gpus() -> None:
+    said = {"dataset": "tiny", "variants": {"id": {}}}
+    assert [read_config({**said, "device": name}).computed_on for name in ("auto", "cpu", "cuda", "cuda:1")] == [
+        "auto",
+        "cpu",
+        "cuda",
+        "cuda:1",
+    ]
+    assert read_config({**said, "recbole": {"use_gpu": False}}).computed_on == "cpu"
+    with pytest.raises(ConfigError, match="recbole.use_gpu is false, but device is 'cuda'; leave use_gpu out"):
+        read_config({**said, "recbole": {"use_gpu": False}, "device": "cuda"})
+    with pytest.raises(ConfigError, match="device is 'gpu'; expected auto, cpu, cuda, or a GPU by its number"):
+        read_config({**said, "device": "gpu"})
+    with pytest.raises(ConfigError, match="recbole.device belongs to device"):
+        read_config({**said, "recbole": {"device": "cuda"}})
+
+
+def test_a_run_is_the_same_run_on_every_device() -> None:
+    said = {"dataset": "tiny", "variants": {"id": {}, "rules": {"scorer": "markov"}}}
+    for name in ("id", "rules"):
+        assert run_setup(read_config({**said, "device": "cuda:1"}), name, 1) == run_setup(read_config(said), name, 1)
+
+
+def test_a_board_of_runs_from_several_devices_says_so(tmp_path: Path) -> None:
+    for seed, device in ((1, "cpu"), (2, "A GPU")):
+        fake_run(tmp_path, "id", seed, fake_ranks(seed), provenance={"device": device})
+    board = build_leaderboard(load_runs(tmp_path), "id", ["NDCG@10"], "unmasked")
+    assert board.provenance["device"] == ["cpu", "A GPU"]
+    assert "runs differ in device: cpu, A GPU" in board.notes
+
+
+@pytest.mark.parametrize("command", ["compare", "tune", "pretrain"])
+def test_the_command_line_takes_the_place_of_the_configs_device(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "my.yaml"
+    pairs = "{pairs: pairs.csv, encoder: none, device: cpu}"
+    config.write_text(pairs if command == "pretrain" else "{dataset: tiny, variants: {id: {}}, device: cpu}", "utf-8")
+    assert main([command, str(config), "-o", str(tmp_path / "out"), "--device", "gpu"]) == 1
+    assert "device is 'gpu'; expected auto, cpu, cuda, or a GPU by its number" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+@pytest.mark.parametrize("together", [1, 4])
+def test_losses_that_are_read_together_are_the_same_and_told_in_their_order(
+    together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(READ_TOGETHER, "cpu", together)
+    model, told, before = torch.nn.Linear(1, 1), list[tuple[int, float]](), list[int]()
+
+    def losses(values: list[float]) -> Iterator[tuple[torch.Tensor, int]]:
+        for number, value in enumerate(values, start=1):
+            before.append(len(told))
+            yield model.weight.sum() * 0 + value, number
+
+    sgd = torch.optim.SGD(model.parameters(), 0.1)
+    values = [float(value) for value in range(10)]
+    mean = run_epoch(model, sgd, losses(values), lambda done, loss: told.append((done, loss)))
+    assert mean == sum(number * value for number, value in enumerate(values, start=1)) / sum(range(11))
+    assert told == list(enumerate(values, start=1))
+    assert before == [step - step % together for step in range(10)]
+    with pytest.raises(TrainingError, match="the loss is nan at step 2;"):
+        run_epoch(model, sgd, losses([1.0, torch.nan, 3.0]))

@@ -269,16 +269,16 @@ def test_text_is_encoded_where_no_store_is_named(monkeypatch: pytest.MonkeyPatch
         def encode(self) -> EmbeddingStore:
             return store
 
-    def found(text: Any, items: Path, stores: Path, source: Any, item_field: str, read: Any) -> Found:
-        asked.append((text.fields, items, stores, source, item_field))
+    def found(text: Any, items: Path, stores: Path, source: Any, item_field: str, read: Any, device: str) -> Found:
+        asked.append((text.fields, items, stores, source, item_field, device))
         return Found()
 
     monkeypatch.setattr(plugin, "find_encoder", lambda text: f"found {text.encoder}")
     monkeypatch.setattr(plugin, "find_encoding", found)
-    settings = settings_for("id", blair_items="text", blair_text_fields=["title"], blair_encoder="mine")
+    settings = settings_for("id", blair_items="text", blair_text_fields=["title"], blair_encoder="mine", use_gpu=False)
     assert run(settings) == run(settings_for("text"))
     assert asked == [
-        (("title",), Path("datasets/tiny/tiny.item"), Path("saved/stores"), "found mine", "item_id"),
+        (("title",), Path("datasets/tiny/tiny.item"), Path("saved/stores"), "found mine", "item_id", "cpu"),
         (True, "error"),
     ]
 

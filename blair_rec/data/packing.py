@@ -33,12 +33,11 @@ class Packed:
 
     def to(self, device: torch.device) -> Packed:
         """The same on another device, in one copy."""
+        tensors = (self.items, self.targets, self.positions, self.token_of_slot, self.slot_of_token)
         if self.items.device == device:
             return self
-        tensors = (self.items, self.targets, self.positions, self.token_of_slot, self.slot_of_token)
-        together = moved(torch.cat(tensors), device)
-        items, targets, positions, token_of_slot, slot_of_token = together.split([len(part) for part in tensors])
-        return Packed(items, targets, positions, self.lengths, self.blocks, token_of_slot, slot_of_token)
+        there = moved(torch.cat(tensors), device).split([len(part) for part in tensors])
+        return Packed(there[0], there[1], there[2], self.lengths, self.blocks, there[3], there[4])
 
 
 GROWTH = {"cpu": 2, "cuda": 8}
@@ -65,16 +64,16 @@ def pack(
     """Windows of a log of events, cut out and packed.
 
     Shapes: items, targets [M] int64; first, length, new [W] int64. Window w reads items[first : first + length] and
-    predicts targets[first + 1 : first + length + 1], or the last `new` of them alone. These two may be on any device;
-    where things are in the row is on the CPU until all of it is moved. `growth` changes the blocks, and with them the
-    speed alone.
+    predicts targets[first + 1 : first + length + 1], or the last `new` of them alone. What comes back is where
+    `items` and `targets` are. `growth` changes the blocks, and with them the speed alone.
     """
     order = np.argsort(length, kind="stable")
     first, length, new = first[order], length[order], (length if new is None else new)[order]
     ends = np.cumsum(length)
     position = np.arange(ends[-1]) - np.repeat(ends - length, length)
-    event = torch.from_numpy(np.repeat(first, length) + position)
-    known = torch.from_numpy(position < np.repeat(length - new, length))
+    device = items.device
+    event = torch.from_numpy(np.repeat(first, length) + position).to(device)
+    known = torch.from_numpy(position < np.repeat(length - new, length)).to(device)
     slots = _block_lengths(int(length[-1]), growth)
     slots = slots[np.searchsorted(slots, length)]
     sizes, counts = np.unique(slots, return_counts=True)
@@ -82,13 +81,13 @@ def pack(
     token_of_slot = np.zeros(int(slots.sum()), dtype=np.int64)
     token_of_slot[slot_of_token] = np.arange(len(position))
     return Packed(
-        items[event.to(items.device)],
-        targets[(event + 1).to(targets.device)].masked_fill_(known.to(targets.device), 0),
-        torch.from_numpy(position),
+        items[event],
+        targets[event + 1].masked_fill_(known, 0),
+        torch.from_numpy(position).to(device),
         length,
         tuple((int(count), int(size)) for count, size in zip(counts, sizes, strict=True)),
-        torch.from_numpy(token_of_slot),
-        torch.from_numpy(slot_of_token),
+        torch.from_numpy(token_of_slot).to(device),
+        torch.from_numpy(slot_of_token).to(device),
     )
 
 

@@ -66,8 +66,8 @@ TEXT_SIDE = "text/"
 """What makes text vectors: runs without text don't depend on it."""
 
 
-def provenance(threads: int, device: str = "cpu") -> dict[str, str | int | None]:
-    """Versions, commit and machine, for result.json; `device` as device_name has it."""
+def provenance(threads: int, device: str | None = None) -> dict[str, str | int | None]:
+    """Versions, commit and machine, for result.json; `device` as device_name has it, where that is known."""
     return {
         "blair_rec": blair_rec.__version__,
         **{package: metadata.version(package) for package in PACKAGES},
@@ -75,7 +75,7 @@ def provenance(threads: int, device: str = "cpu") -> dict[str, str | int | None]
         "git_commit": git_commit(),
         "machine": f"{platform.system()} {platform.machine()}, {processor()}",
         "threads": threads,
-        "device": device,
+        **({"device": device} if device else {}),
     }
 
 

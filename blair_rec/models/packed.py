@@ -35,6 +35,11 @@ def can_pack(model_class: type[Any]) -> bool:
     return any(issubclass(model_class, base) and model_class.forward is base.forward for base in (SASRec, GRU4Rec))
 
 
+def can_record(model: Any) -> bool:
+    """Whether `hidden_states` starts the same work for every batch of one shape, whatever is in it."""
+    return isinstance(model, SASRec)  # a GRU's time steps have as many rows as there are long windows
+
+
 def hidden_states(model: Any, packed: Packed, dropout: Dropout, tokens: Tensor | None = None) -> Tensor:
     """[P, H]: the model's state after each token, as its own forward gives it for each window alone.
 

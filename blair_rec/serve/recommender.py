@@ -173,12 +173,12 @@ def load(
     return Recommender(loaded.model, item_tokens, loaded.width)
 
 
-def export_vectors(run_dir: str | Path, out: str | Path, store: str | Path | None = None) -> Path:
+def export_vectors(run_dir: str | Path, out: str | Path, store: str | Path | None = None, device: str = AUTO) -> Path:
     """The item vectors of a finished run, for a nearest-neighbour index by inner product, in a folder of their own.
 
     OUT/items.npy is [items, D] float32, OUT/items.json the item token of each row. An earlier export is replaced when
     the new one is whole; a folder with anything else in it stays as it is. `load(run_dir).user_vectors(histories)`
-    gives the queries.
+    gives the queries. `store` and `device` are as for `load`.
 
     Raises:
         ConfigError: scores that are no inner products; CheckpointError and others as `load`.
@@ -188,7 +188,7 @@ def export_vectors(run_dir: str | Path, out: str | Path, store: str | Path | Non
     target = out.resolve()  # a link keeps pointing to where the vectors are
     for file in EXPORTED:  # both are there, and nothing else: a file items.json alone may be anybody's
         refuse_foreign(target, {file}, EXPORTED)
-    recommender = load(run_dir, store)
+    recommender = load(run_dir, store, device=device)
     with work_beside(target, "export", f"the vectors {out}"):
         partial = partial_of(target)
         try:

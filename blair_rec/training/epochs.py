@@ -13,17 +13,18 @@ from torch import Tensor
 from blair_rec.config.names import SAMPLED_LOSSES
 from blair_rec.config.section import default_of
 from blair_rec.config.sections import TrainConfig
-from blair_rec.data.packing import growth_on
+from blair_rec.data.packing import Packed, growth_on
 from blair_rec.data.sequences import TrainingSequences
 from blair_rec.device import moved, seed_device
 from blair_rec.errors import ConfigError
 from blair_rec.models.dropout import BitDropout
-from blair_rec.models.packed import can_pack, hidden_states
+from blair_rec.models.packed import can_pack, can_record, hidden_states
 from blair_rec.models.similarity import as_key, as_query
 from blair_rec.models.text_models import item_side
 from blair_rec.training import parallel
 from blair_rec.training.losses import bpr, full_softmax, gbce, sampled_scores, sampled_softmax
 from blair_rec.training.negatives import Negatives
+from blair_rec.training.recorded import RecordedStep, Room, recorded_or_none
 
 from recbole.data.dataloader import TrainDataLoader
 from recbole.data.utils import create_samplers
@@ -59,6 +60,8 @@ class EveryPosition:
         self.stride = width if train.stride is None else train.stride
         if self.stride > width:
             raise ConfigError(f"stride is {self.stride}; it can't be more than MAX_ITEM_LIST_LENGTH, {width}")
+        self._can_record = model.device.type == "cuda" and can_record(model) and train.loss == "full_softmax"
+        self._recorded: RecordedStep | None = None
         self.target_counts = np.bincount(sequences.items[sequences.is_target], minlength=model.n_items)
 
     def __len__(self) -> int:
@@ -70,10 +73,15 @@ class EveryPosition:
         dropout = BitDropout(own_seed)
         seed_device(model.device, own_seed)
         negatives = self._negatives(seed) if train.loss in SAMPLED_LOSSES else None
-        growth = growth_on(model.device)
+        growth, recorded = growth_on(model.device), None
         for packed in self.sequences.batches(self.width, self.stride, train.batch_size, seed, parallel.share(), growth):
             # What has a size that depends on its values is found on the CPU: nothing has to wait for a GPU.
             learnt = torch.nonzero(packed.targets).squeeze(1)
+            if self._can_record and len(learnt):
+                recorded = recorded or self._recording(packed, learnt, dropout, own_seed)
+                if recorded is not None and recorded.fits(packed, learnt):
+                    yield recorded(packed, learnt), len(learnt)
+                    continue
             drawn = negatives.draw() if negatives is not None else None
             read = torch.cat([packed.items, packed.targets, drawn[0]]) if drawn is not None else None
             packed, learnt = packed.to(model.device), moved(learnt, model.device)
@@ -84,18 +92,37 @@ class EveryPosition:
                 hidden = hidden_states(model, packed, dropout, some)
                 yield self._loss(hidden, packed.targets[learnt], drawn), len(learnt)
 
+    def _recording(self, packed: Packed, learnt: Tensor, dropout: BitDropout, seed: int) -> RecordedStep | None:
+        """The step as a graph, made on first use; None where it can't be, or where this batch has no room in it."""
+        if self._recorded is None:
+            batches = self.width, self.stride, self.train.batch_size, hash_seed(self.seed, 0), parallel.share()
+            room = Room.for_batches(self.sequences, *batches)
+
+            def loss(packed: Packed, learnt: Tensor, counts: Tensor) -> Tensor:
+                hidden = hidden_states(self.model, packed, dropout, learnt)
+                return self._loss(hidden, packed.targets[learnt], None, counts)
+
+            step = RecordedStep(self.model, loss, room, self.width)
+            if not step.fits(packed, learnt):
+                return None
+            self._recorded = recorded_or_none(step, packed, learnt, seed)
+            self._can_record = self._recorded is not None
+        return self._recorded
+
     def _negatives(self, seed: int) -> Negatives:
         """Of an epoch, the same in all processes."""
         return Negatives(self.target_counts, self.train.negatives, self.train.sampling, seed)
 
-    def _loss(self, hidden: Tensor, targets: Tensor, drawn: tuple[Tensor, ...] | None) -> Tensor:
+    def _loss(
+        self, hidden: Tensor, targets: Tensor, drawn: tuple[Tensor, ...] | None, counts: Tensor | None = None
+    ) -> Tensor:
         train, items = self.train, item_side(self.model)
         hidden = as_query(hidden, train.temperature)
         if len(targets) == 0:
             return hidden.sum()
         if drawn is None:
             weight = as_key(items.weight, train.temperature)
-            return full_softmax(hidden, targets, weight, precision=getattr(torch, train.precision))
+            return full_softmax(hidden, targets, weight, None, getattr(torch, train.precision), counts)
         ids, log_counts = drawn
         own, others = sampled_scores(hidden, targets, ids, lambda ids: as_key(items(ids), train.temperature))
         if train.loss == "sampled_softmax":

@@ -22,8 +22,8 @@ from blair_rec.training.epochs import EpochSteps, StepLosses
 from blair_rec.training.losses import check_finite
 from blair_rec.training.optimizer import LearningRate, RowAdam
 
-READ_TOGETHER = 32
-"""Steps whose losses are read from a GPU in one go."""
+READ_TOGETHER = {"cpu": 1, "cuda": 32}
+"""Steps whose losses are read in one go, by kind of device."""
 OnStep = Callable[[int, int, float], None]
 """Told after each step of an epoch: how many are done, of about how many, and the loss of this one."""
 
@@ -75,8 +75,9 @@ def run_epoch(
     model.train()
     read = _LossReader()
     for loss, n_targets in losses:
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        if loss.requires_grad:  # a recorded step has put the gradients in their place already
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
         known = read.after(*parallel.average(model.parameters(), loss.detach(), n_targets))
         optimizer.step()
         for step, value in known:
@@ -101,7 +102,8 @@ class _LossReader:
             TrainingError: one of them is not finite. On a CPU the step has moved no weight then.
         """
         self._waiting.append((loss.reshape(()), n_targets))
-        return self.rest() if loss.device.type == "cpu" or len(self._waiting) == READ_TOGETHER else []
+        together = READ_TOGETHER.get(loss.device.type, READ_TOGETHER["cuda"])
+        return self.rest() if len(self._waiting) >= together else []
 
     def rest(self) -> list[tuple[int, float]]:
         """Those that are left. Raises as `after`."""

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from blair_rec.errors import TrainingError
 
-CHUNK = {"cpu": 1 << 20, "cuda": 1 << 27}
-"""Scores held at once, by kind of device: about what a processor keeps in its caches; 512 MB on a GPU."""
+CHUNK = {"cpu": 1 << 20, "cuda": 1 << 28}
+"""Scores held at once in float32, by kind of device: about what a processor keeps in its caches; 1 GiB on a GPU."""
 SHORT = 1 << 23
 """Their gradients held at once in a shorter precision, 16 MB: what the items' gradient is summed over in one product,
 because each sum goes through the whole table."""
@@ -32,7 +32,7 @@ class _FullSoftmax(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, targets: Tensor, weight: Tensor, chunk: int, precision: torch.dtype
+        ctx: Any, hidden: Tensor, targets: Tensor, weight: Tensor, chunk: int, precision: torch.dtype, counts: Any
     ) -> Tensor:
         states, vectors = hidden.to(precision), weight.to(precision)
         by_hidden, by_weight = torch.empty_like(states), torch.zeros_like(weight)
@@ -51,18 +51,24 @@ class _FullSoftmax(torch.autograd.Function):
                 torch.take(score, own[part], out=chosen[part])
                 score.view(-1).index_add_(0, own[part], ones[part], alpha=-1)
                 torch.mm(score, vectors, out=by_hidden[part])
+            some = some if counts is None else some * counts[first : first + held, None]
             if full:
                 by_weight.addmm_(scores[: len(some)].T, some)
             else:
                 by_weight += scores[: len(some)].T @ some
         by_hidden, chosen = by_hidden.to(hidden.dtype), chosen.to(hidden.dtype)
-        ctx.save_for_backward(by_hidden.div_(len(hidden)), by_weight.div_(len(hidden)))
-        return -chosen.clamp_(min=torch.finfo(chosen.dtype).tiny).log_().mean()
+        losses = chosen.clamp_(min=torch.finfo(chosen.dtype).tiny).log_().neg_()
+        if counts is None:
+            ctx.save_for_backward(by_hidden.div_(len(hidden)), by_weight.div_(len(hidden)))
+            return losses.mean()
+        n_targets = counts.sum()
+        ctx.save_for_backward(by_hidden.mul_(counts[:, None] / n_targets), by_weight.div_(n_targets))
+        return (losses * counts).sum() / n_targets
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, Tensor, None, None, None]:
         by_hidden, by_weight = ctx.saved_tensors
-        return by_hidden * gradients[0], None, by_weight * gradients[0], None, None
+        return by_hidden * gradients[0], None, by_weight * gradients[0], None, None, None
 
 
 def full_softmax(
@@ -71,13 +77,15 @@ def full_softmax(
     weight: Tensor,
     chunk: int | None = None,
     precision: torch.dtype | None = None,
+    counts: Tensor | None = None,
 ) -> Tensor:
     """Mean cross entropy of each target among all items; row 0, the padding, is not a candidate.
 
     The gradients come with the loss, so a second derivative can't be had.
 
     Shapes: hidden [P, H] float, targets [P] int64 item ids of 1 or more, weight [N, H] -> [] float. `chunk` is the
-    number of targets whose scores are held at once; the result does not depend on it but for rounding. A target's
+    number of targets whose scores are held at once; the result does not depend on it but for rounding. With
+    `counts` [P] bool the mean is over some of the targets; the others may be any item, or 0. A target's
     loss reads 87 (float32) where it is more; its gradient is right all the same.
 
     With `precision` torch.bfloat16 the products are made of numbers rounded to 8 bits, and so are the shares between
@@ -86,8 +94,12 @@ def full_softmax(
     long; the gradients were off by 0.2% (norm of the difference over norm). On a processor without it, it is slower
     than float32.
     """
-    chunk = chunk or max(16, CHUNK.get(hidden.device.type, CHUNK["cuda"]) // len(weight))
-    loss: Tensor = _FullSoftmax.apply(hidden, targets - 1, weight[1:], chunk, precision or hidden.dtype)
+    precision = precision or hidden.dtype
+    held = CHUNK.get(hidden.device.type, CHUNK["cuda"])
+    if hidden.device.type != "cpu":
+        held = held * 4 // precision.itemsize
+    chunk = chunk or max(16, held // len(weight))
+    loss: Tensor = _FullSoftmax.apply(hidden, (targets - 1).clamp(min=0), weight[1:], chunk, precision, counts)
     return loss
 
 

