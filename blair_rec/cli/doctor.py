@@ -186,7 +186,9 @@ def product_rates() -> dict[str, float]:
     """GFLOP/s of products of two matrices on the CPU, by dtype, the best of five in turn."""
     import torch
 
-    matrices = {dtype: torch.randn(SIZE, SIZE).to(getattr(torch, dtype)) for dtype in ("float32", "bfloat16")}
+    matrices = {
+        dtype: torch.randn(SIZE, SIZE, device="cpu").to(getattr(torch, dtype)) for dtype in ("float32", "bfloat16")
+    }
     best = dict.fromkeys(matrices, float("inf"))
     for _ in range(5):
         for dtype, matrix in matrices.items():
