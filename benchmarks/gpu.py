@@ -244,8 +244,8 @@ def softmax(bench: Bench) -> Found:
     target = torch.randint(1, items + 1, (targets,), generator=generator).to(bench.device)
     found: Found = {"items": items, "targets": targets, "width": WIDTH, "rows": {}}
 
-    def step(loss: Callable[[], Tensor]) -> Callable[[], float]:
-        def work() -> float:
+    def step(loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        def work() -> Tensor:
             weight.grad = hidden.grad = None
             value = loss()
             value.backward()
@@ -273,8 +273,8 @@ def softmax(bench: Bench) -> Found:
             try:
                 with bench.peak(one, "peak bytes"):
                     value = work()
-                one["seconds"] = bench.seconds(work, rounds=5)
-                one["loss"] = None if value is None else float(value)
+                one["seconds"] = bench.seconds(work, rounds=2)
+                one["loss"] = None if value is None else float(value.detach())
             except (RuntimeError, ValueError, TypeError) as error:
                 one["error"] = f"{type(error).__name__}: {str(error)[:200]}"
             found["rows"][row] = one
@@ -352,6 +352,11 @@ def pretraining(bench: Bench) -> Found:
 PARTS = {part.__name__: part for part in (ranks, resume, epoch, softmax, ranking, encoding, pretraining)}
 
 
+def to_markdown(record: Found) -> str:
+    """The record as a page."""
+    return ""
+
+
 def main() -> None:
     """Run the parts, one after another, and write the record after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -382,6 +387,7 @@ def main() -> None:
             record["parts"][name]["took"] = time.perf_counter() - begin
             print(name, json.dumps(record["parts"][name]), flush=True)
             (options.out / "gpu.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            (options.out / "gpu.md").write_text(to_markdown(record), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from blair_rec.device import compile_layers
+from blair_rec.pretrain import train as training
 from blair_rec.pretrain.settings import PretrainConfig
-from blair_rec.pretrain.train import pretrain
-from blair_rec.text.encoding.encoder import TextEncoder, _batches
+from blair_rec.text.encoding.encoder import TextEncoder
 from blair_rec.text.encoding.source import resolve_encoder
 
 Found = dict[str, Any]
@@ -83,35 +84,24 @@ def encoding(bench: Any, product_rate: Callable[..., float]) -> Found:
     """Seconds from texts to vectors, and of the model alone, over texts of some 90 tokens."""
     shape = SMALL if bench.small else FULL
     folder = build_encoder(bench.folder / "encoder", bench.small)
-    texts = made_up_texts(bench.size(40_000, 60), 80, 2)
+    texts = made_up_texts(bench.size(24_000, 60), 80, 2)
     encoder = TextEncoder(resolve_encoder(str(folder), pooling="cls", dtype="bfloat16"), str(bench.device))
-    tokens, _ = encoder._tokens(texts)
-    lengths = np.array([len(text) for text in tokens])
-    batches = [
-        rows
-        for begin in range(0, len(texts), 2048)
-        for rows in _batches(lengths[begin : begin + 2048].tolist(), encoder.tokens_per_batch)
-    ]
-    starts = np.repeat(
-        np.arange(0, len(texts), 2048),
-        [
-            len([*_batches(lengths[b : b + 2048].tolist(), encoder.tokens_per_batch)])
-            for b in range(0, len(texts), 2048)
-        ],
-    )
-
-    def model_alone() -> None:
-        for start, rows in zip(starts, batches, strict=True):
-            encoder._encode_batch([tokens[start + row] for row in rows])
-
+    lengths = np.array([len(text) for text in encoder._tokens(texts)[0]])
     found: Found = {"texts": len(texts), "tokens": int(lengths.sum()), "products": rates(bench, product_rate)}
     found["operations"] = operations(lengths, shape)
     found["seconds"] = {
         "texts to vectors": bench.seconds(lambda: encoder.encode(texts), 2),
-        "model alone": bench.seconds(model_alone, 2),
         "tokenizer alone": bench.seconds(lambda: encoder._tokens(texts), 2),
     }
     found["distance from the CPU"] = far(encoder, texts[: bench.size(64, 8)])
+    if bench.device.type != "cuda":
+        return found
+    compile_layers(encoder._model)
+    begin = time.perf_counter()
+    encoder.encode(texts[: len(texts) // 10])
+    found["seconds"]["first batches, layers compiled"] = time.perf_counter() - begin
+    found["seconds"]["texts to vectors, layers compiled"] = bench.seconds(lambda: encoder.encode(texts), 2)
+    found["distance from the CPU, layers compiled"] = far(encoder, texts[: bench.size(64, 8)])
     return found
 
 
@@ -129,7 +119,7 @@ def pretraining(bench: Any, product_rate: Callable[..., float]) -> Found:
     """Seconds of a step of `blair-rec pretrain`: 384 pairs of texts of 64 tokens, and masked words."""
     shape = SMALL if bench.small else FULL
     folder = build_encoder(bench.folder / "encoder", bench.small)
-    pairs, batch, steps, skip = bench.folder / "pairs.csv", bench.size(384, 8), bench.size(40, 4), bench.size(10, 1)
+    pairs, batch, steps, skip = bench.folder / "pairs.csv", bench.size(384, 8), bench.size(30, 4), bench.size(10, 1)
     texts = made_up_texts(2 * batch * 20, 200, 3)  # long enough to fill 64 tokens
     with pairs.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
@@ -139,21 +129,33 @@ def pretraining(bench: Any, product_rate: Callable[..., float]) -> Found:
         pairs=str(pairs), encoder=str(folder), batch_size=batch, held_out=0.0, max_steps=steps, epochs=10.0,
         precision="bfloat16",
     )  # fmt: skip
-    at: dict[int, float] = {}
-
-    def progress(done: int, total: int, loss: float) -> None:
-        if done in (skip, total):
-            bench.wait()
-            at[done] = time.perf_counter()
-
     found: Found = {"pairs a step": batch, "steps": steps - skip, "products": rates(bench, product_rate)}
-    with bench.peak(found, "peak bytes"):
-        pretrain(config, folder, "cls", bench.folder / "pretrained", progress=progress)
-    found["seconds a step"] = (at[steps] - at[skip]) / (steps - skip)
     lengths = np.full(2 * batch, config.max_length)
-    words = (
-        0.15 * lengths.sum() * 2 * shape["hidden_size"] * (shape["hidden_size"] + (50265 if not bench.small else 4000))
-    )
+    vocabulary = 4000 if bench.small else 50265
+    words = 0.15 * lengths.sum() * 2 * shape["hidden_size"] * (shape["hidden_size"] + vocabulary)
     # Both texts are read once as they are and once with words masked; a backward pass costs two forward ones.
     found["operations a step"] = 3 * (2 * operations(lengths, shape) + words)
+    found["seconds a step"] = {}
+    whole = training.load_language_model
+
+    def compiled(*arguments: Any, **named: Any) -> Any:
+        model = whole(*arguments, **named)
+        compile_layers(model)
+        return model
+
+    ways = {"as it is": whole, **({"layers compiled": compiled} if bench.device.type == "cuda" else {})}
+    for name, load in ways.items():
+        at: dict[int, float] = {}
+
+        def progress(done: int, total: int, loss: float, at: dict[int, float] = at) -> None:
+            if done in (skip, total):
+                bench.wait()
+                at[done] = time.perf_counter()
+
+        training.load_language_model = load
+        with bench.peak(found, f"peak bytes, {name}"):
+            training.pretrain(config, folder, "cls", bench.folder / name, progress=progress)
+        found["seconds a step"][name] = (at[steps] - at[skip]) / (steps - skip)
+        print("pretraining", name, found["seconds a step"], flush=True)
+    training.load_language_model = whole
     return found

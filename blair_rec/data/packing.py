@@ -74,7 +74,7 @@ def pack(
     device = items.device
     event = torch.from_numpy(np.repeat(first, length) + position).to(device)
     known = torch.from_numpy(position < np.repeat(length - new, length)).to(device)
-    slots = _block_lengths(int(length[-1]), growth)
+    slots = block_lengths(int(length[-1]), growth)
     slots = slots[np.searchsorted(slots, length)]
     sizes, counts = np.unique(slots, return_counts=True)
     slot_of_token = np.repeat(np.cumsum(slots) - slots, length) + position
@@ -91,6 +91,6 @@ def pack(
     )
 
 
-def _block_lengths(longest: int, growth: int) -> np.ndarray:
+def block_lengths(longest: int, growth: int) -> np.ndarray:
     """1, `growth`, its square and so on, with `longest` as the last: with 2, fewer slots stay empty than are filled."""
     return np.minimum(growth ** np.arange(math.ceil(math.log(longest, growth)) + 1), longest)

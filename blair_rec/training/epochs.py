@@ -78,9 +78,10 @@ class EveryPosition:
             # What has a size that depends on its values is found on the CPU: nothing has to wait for a GPU.
             learnt = torch.nonzero(packed.targets).squeeze(1)
             if self._can_record and len(learnt):
-                recorded = recorded or self._recording(packed, learnt, dropout, own_seed)
-                if recorded is not None and recorded.fits(packed, learnt):
-                    yield recorded(packed, learnt), len(learnt)
+                recorded = recorded or self._recorded_step(packed, learnt, dropout, own_seed)
+                numbers = recorded.shaped(packed, learnt) if recorded is not None else None
+                if recorded is not None and numbers is not None:
+                    yield recorded(numbers), len(learnt)
                     continue
             drawn = negatives.draw() if negatives is not None else None
             read = torch.cat([packed.items, packed.targets, drawn[0]]) if drawn is not None else None
@@ -92,20 +93,20 @@ class EveryPosition:
                 hidden = hidden_states(model, packed, dropout, some)
                 yield self._loss(hidden, packed.targets[learnt], drawn), len(learnt)
 
-    def _recording(self, packed: Packed, learnt: Tensor, dropout: BitDropout, seed: int) -> RecordedStep | None:
+    def _recorded_step(self, packed: Packed, learnt: Tensor, dropout: BitDropout, seed: int) -> RecordedStep | None:
         """The step as a graph, made on first use; None where it can't be, or where this batch has no room in it."""
         if self._recorded is None:
             batches = self.width, self.stride, self.train.batch_size, hash_seed(self.seed, 0), parallel.share()
-            room = Room.for_batches(self.sequences, *batches)
 
             def loss(packed: Packed, learnt: Tensor, counts: Tensor) -> Tensor:
                 hidden = hidden_states(self.model, packed, dropout, learnt)
                 return self._loss(hidden, packed.targets[learnt], None, counts)
 
-            step = RecordedStep(self.model, loss, room, self.width)
-            if not step.fits(packed, learnt):
+            step = RecordedStep(self.model, loss, Room.for_batches(self.sequences, *batches))
+            numbers = step.shaped(packed, learnt)
+            if numbers is None:
                 return None
-            self._recorded = recorded_or_none(step, packed, learnt, seed)
+            self._recorded = recorded_or_none(step, numbers, seed)
             self._can_record = self._recorded is not None
         return self._recorded
 

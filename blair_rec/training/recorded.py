@@ -4,7 +4,7 @@ A small model's step is some hundred short kernels; to start them one by one tak
 them. A graph starts them all at once, but always the same ones over the same memory. So each batch is brought to one
 shape first: windows of padding that nothing reads, and targets that don't count.
 
-Shapes: P tokens, W windows, T targets, all of them with room to spare.
+Shapes: P tokens, W windows, T targets.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blair_rec.data.packing import Packed
+from blair_rec.data.packing import GROWTH, Packed, block_lengths
 from blair_rec.data.sequences import TrainingSequences
 from blair_rec.device import moved, seed_device
 
@@ -28,7 +28,7 @@ StepLoss = Callable[[Packed, Tensor, Tensor], Tensor]
 """A batch, the tokens [T] int64 that have targets, and which of these count [T] bool -> the mean loss []."""
 WARM_UP = 3
 """Steps on a stream beside, before one is recorded, as torch asks for."""
-SPARE, STEP = 1.05, 64
+SPARE, STEP = 1.05, 32
 """Room beyond the largest batch of one epoch, and the multiple that room is rounded up to."""
 
 
@@ -37,8 +37,9 @@ class Room:
     """What a recorded step has room for."""
 
     tokens: int
-    windows: int
     targets: int
+    blocks: tuple[tuple[int, int], ...]
+    """(windows, slots of each) of every block, short ones first; padding goes into the last one."""
 
     @classmethod
     def for_batches(
@@ -51,61 +52,79 @@ class Room:
         share: slice = slice(None),
     ) -> Room:
         """For batches such as those of one epoch; the same whichever epoch training goes on from."""
-        sizes = [
-            (len(batch.items), len(batch.lengths) + -(-len(batch.items) // (8 * width)), int((batch.targets > 0).sum()))
-            for batch in sequences.batches(width, stride, targets_per_batch, seed, share)
-        ]
-        tokens, windows, targets = (-(-int(SPARE * most + 1) // STEP) * STEP for most in np.max(sizes, axis=0))
-        return cls(tokens, windows, targets)
+        slots = block_lengths(width, GROWTH["cuda"])
+        batches = list(sequences.batches(width, stride, targets_per_batch, seed, share))
+        tokens, targets = (
+            with_spare(max(sizes))
+            for sizes in zip(*((len(batch.items), int((batch.targets > 0).sum())) for batch in batches), strict=True)
+        )
+        windows = [np.bincount(np.searchsorted(slots, batch.lengths), minlength=len(slots)) for batch in batches]
+        most = [with_spare(count) for count in np.max(windows, axis=0)]
+        padding = tokens - min(len(batch.items) for batch in batches[:-1] or batches)
+        most[-1] += -(-padding // width)
+        return cls(tokens, targets, tuple(zip(most, slots.tolist(), strict=True)))
+
+    def window_starts(self, lengths: np.ndarray, padding: int) -> np.ndarray | None:
+        """[W and more] the first slot of each window, of rising lengths, and of those of padding; None without room."""
+        starts, taken, offset, width = [], 0, 0, self.blocks[-1][1]
+        for room, size in self.blocks:
+            fit = min(room, int(np.searchsorted(lengths, size, side="right")) - taken)
+            last = room == self.blocks[-1][0] and size == width
+            fit_and_padding = fit + -(-padding // width) if last else fit
+            if fit_and_padding > room:
+                return None
+            starts.append(offset + size * np.arange(fit_and_padding))
+            taken, offset = taken + fit, offset + room * size
+        return np.concatenate(starts) if taken == len(lengths) else None
+
+
+def with_spare(most: int) -> int:
+    """Room for some more than the most that was met."""
+    return -(-int(SPARE * most + 1) // STEP) * STEP
 
 
 class RecordedStep:
     """A batch in; its mean loss out, and the gradients of the parameters in their place."""
 
-    def __init__(self, model: Any, loss: StepLoss, room: Room, width: int) -> None:
-        self.model, self.loss, self.room, self.width = model, loss, room, width
+    def __init__(self, model: Any, loss: StepLoss, room: Room) -> None:
+        self.model, self.loss, self.room = model, loss, room
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._sizes = [room.tokens] * 4 + [room.windows * width] + [room.targets] * 2
+        slots = sum(windows * size for windows, size in room.blocks)
+        self._sizes = [room.tokens] * 4 + [slots] + [room.targets] * 2
         self._numbers = torch.zeros(sum(self._sizes), dtype=torch.int64, device=model.device)
-        items, targets, positions, slots, tokens, learnt, counts = self._numbers.split(self._sizes)
-        self._packed = Packed(
-            items, targets, positions, np.array([]), ((room.windows, width),), token_of_slot=tokens, slot_of_token=slots
-        )
+        items, targets, positions, slot_of_token, token_of_slot, learnt, counts = self._numbers.split(self._sizes)
+        self._packed = Packed(items, targets, positions, np.array([]), room.blocks, token_of_slot, slot_of_token)
         self._learnt, self._counts = learnt, counts
         self._graph: Any = None
         self._value: Tensor
         self._gradients: list[Tensor | None]
 
-    def fits(self, packed: Packed, learnt: Tensor) -> bool:
-        """Whether there is room for a batch, with a token to spare."""
-        spare = self.room.tokens - len(packed.items)
-        windows = len(packed.lengths) + -(-spare // self.width)
-        return spare > 0 and windows <= self.room.windows and len(learnt) <= self.room.targets
-
-    def fill(self, packed: Packed, learnt: Tensor) -> None:
-        """Put a batch of the CPU where the step reads it."""
-        moved_numbers = moved(torch.from_numpy(self._shaped(packed, learnt)), self._numbers.device)
-        self._numbers.copy_(moved_numbers, non_blocking=True)
-
-    def _shaped(self, packed: Packed, learnt: Tensor) -> np.ndarray:
-        """All of a batch's numbers in the one shape, behind one another: [sum of sizes] int64."""
+    def shaped(self, packed: Packed, learnt: Tensor) -> np.ndarray | None:
+        """All numbers of a batch of the CPU in the one shape, [sum of sizes] int64; None where there is no room."""
+        padding = self.room.tokens - len(packed.items)
+        starts = self.room.window_starts(packed.lengths, padding) if padding > 0 else None
+        if starts is None or len(learnt) > self.room.targets:
+            return None
         whole = np.zeros(sum(self._sizes), dtype=np.int64)
         items, targets, positions, slots, tokens, at, counts = np.split(whole, np.cumsum(self._sizes)[:-1])
-        n = len(packed.items)
+        n, width = len(packed.items), self.room.blocks[-1][1]
         items[:n], targets[:n], positions[:n] = packed.items, packed.targets, packed.positions
+        positions[n:] = np.arange(padding) % width
         window = np.repeat(np.arange(len(packed.lengths)), packed.lengths)
-        beyond = np.arange(len(items) - n)  # windows of padding take what is left of the tokens
-        positions[n:] = beyond % self.width
-        window = np.concatenate([window, len(packed.lengths) + beyond // self.width])
-        slots[:] = window * self.width + positions
+        window = np.concatenate([window, len(packed.lengths) + np.arange(padding) // width])
+        slots[:] = starts[window] + positions
         tokens[slots] = np.arange(len(items))
-        at[: len(learnt)], at[len(learnt) :] = learnt, len(items) - 1
+        at[: len(learnt)], at[len(learnt) :] = learnt, len(items) - 1  # a token of padding
         counts[: len(learnt)] = 1
         return whole
 
-    def __call__(self, packed: Packed, learnt: Tensor) -> Tensor:
-        """[] the mean loss over a batch of the CPU that fits. RuntimeError: the model can't be recorded."""
-        self.fill(packed, learnt)
+    def fill(self, numbers: np.ndarray) -> None:
+        """Put what `shaped` gave where the step reads it."""
+        self._numbers.copy_(moved(torch.from_numpy(numbers), self._numbers.device), non_blocking=True)
+
+    def __call__(self, numbers: np.ndarray) -> Tensor:
+        """[] the mean loss over the batch that `shaped` gave. RuntimeError: the model can't be recorded."""
+        self.fill(numbers)
         if self._graph is None:
             self._record()
         self._graph.replay()
@@ -137,11 +156,11 @@ class RecordedStep:
         self._graph = graph
 
 
-def recorded_or_none(step: RecordedStep, packed: Packed, learnt: Tensor, seed: int) -> RecordedStep | None:
+def recorded_or_none(step: RecordedStep, numbers: np.ndarray, seed: int) -> RecordedStep | None:
     """The step, recorded; None where the model can't be. What a GPU draws afterwards depends on `seed` alone."""
     state = torch.get_rng_state()  # item sides draw a seed for each step, on the CPU
     try:
-        step(packed, learnt)
+        step(numbers)
     except RuntimeError as error:  # whatever it was, it is met again when the same is computed call by call
         logger.warning("a training step can't be recorded as a CUDA graph, so it takes longer: %s", str(error)[:200])
         return None

@@ -33,7 +33,7 @@ def recorded(world: World, room: Room | None = None) -> RecordedStep:
         return steps._loss(hidden, packed.targets[learnt], None, counts)
 
     batches = world.sequences, WIDTH, steps.stride, world.train.batch_size, 0
-    return RecordedStep(world.model, loss, room or Room.for_batches(*batches), WIDTH)
+    return RecordedStep(world.model, loss, room or Room.for_batches(*batches))
 
 
 @pytest.mark.parametrize("items", ITEM_SIDES)
@@ -57,8 +57,9 @@ def test_its_loss_and_gradients_are_those_of_the_batch_alone(
     for packed, (loss, n_targets, gradients) in zip(batches, expected, strict=True):
         learnt = torch.nonzero(packed.targets).squeeze(1)
         assert len(learnt) == n_targets
-        assert step.fits(packed, learnt)
-        step.fill(packed, learnt)
+        numbers = step.shaped(packed, learnt)
+        assert numbers is not None
+        step.fill(numbers)
         torch.testing.assert_close(step.step(), loss)
         for name, parameter in world.model.named_parameters():
             torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-6, msg=name)
@@ -82,23 +83,27 @@ def test_a_batch_that_has_no_room_does_not_fit(folder: Path) -> None:
     world = World(folder, "cpu", MAX_ITEM_LIST_LENGTH=WIDTH)
     packed = next(world.sequences.batches(WIDTH, WIDTH, world.train.batch_size, seed=1))
     learnt = torch.nonzero(packed.targets).squeeze(1)
-    tokens, windows = len(packed.items), len(packed.lengths)
-    enough = Room(tokens + 1, windows + 1, len(learnt))
-    assert recorded(world, enough).fits(packed, learnt)
+    tokens, n, lengths = len(packed.items), len(learnt), packed.lengths
+    short, long = int((lengths <= 2).sum()), int((lengths > 2).sum())
+    assert min(short, long) > 0
+    blocks = (short, 2), (long + 1, WIDTH)
+    assert recorded(world, Room(tokens + 1, n, blocks)).shaped(packed, learnt) is not None
+    assert recorded(world, Room(tokens + 1, n, ((0, 2), (len(lengths) + 1, WIDTH)))).shaped(packed, learnt) is not None
     for room in (
-        Room(tokens, windows + 1, len(learnt)),  # no token to spare
-        Room(tokens + 1, windows, len(learnt)),
-        Room(tokens + 1, windows + 1, len(learnt) - 1),
-        Room(tokens + 1 + 2 * WIDTH, windows + 1, len(learnt)),  # tokens of padding need windows, too
+        Room(tokens, n, blocks),  # no token to spare
+        Room(tokens + 1, n - 1, blocks),
+        Room(tokens + 1, n, ((short, 2), (long, WIDTH))),  # no window for the token of padding
+        Room(tokens + 1, n, ((short - 1, 2), (long + 1, WIDTH))),
+        Room(tokens + 1 + WIDTH, n, blocks),
     ):
-        assert not recorded(world, room).fits(packed, learnt)
+        assert recorded(world, room).shaped(packed, learnt) is None
 
 
 def test_the_room_is_the_same_for_every_epoch_and_enough_for_nearly_all(folder: Path) -> None:
     world = World(folder, "cpu", MAX_ITEM_LIST_LENGTH=WIDTH)
     step = recorded(world)
     fit = [
-        step.fits(packed, torch.nonzero(packed.targets).squeeze(1))
+        step.shaped(packed, torch.nonzero(packed.targets).squeeze(1)) is not None
         for epoch in range(20)
         for packed in world.sequences.batches(WIDTH, WIDTH, world.train.batch_size, seed=epoch)
     ]

@@ -30,8 +30,8 @@ TextTokens = list[list[int]]
 
 CHUNK = 2048
 """Texts that are tokenised, sorted by length and finished together."""
-TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 65536}
-"""On a CPU for each thread: what a layer works on shall fit into the caches."""
+TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 32768}
+"""On a CPU for each thread: what a layer works on shall fit into the caches. An H100 is slower with 65,536, too."""
 NEIGHBOURS = 10
 CLOSE = {"cosine_min": 0.999, "neighbours_10": 0.98}
 """How close fewer bits have to come to float32 so that nothing is said."""
