@@ -152,7 +152,7 @@ def compare_speed(texts: list[str], rounds: int) -> dict[str, Any]:
             gemm[dtype].append(gemm_rate(dtype))
     middle = {name: median(values) for name, values in rates.items()}
     distinct = list(dict.fromkeys(texts))
-    lengths = np.array([len(tokens) for tokens in ours["float32"]._tokens(distinct)])
+    lengths = np.array([len(tokens) for tokens in ours["float32"]._tokens(distinct)[0]])
     flops = real_flops(lengths, ours["float32"]._model.config) / len(texts)
     exact, fast = neighbours(vectors["float32"]), neighbours(vectors["bfloat16"])
     overlap = np.mean([len(set(a) & set(b)) / len(a) for a, b in zip(exact, fast, strict=True)])

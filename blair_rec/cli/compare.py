@@ -123,6 +123,7 @@ def config_of(options: argparse.Namespace) -> CompareConfig:
     overrides = []
     if options.encoder is not None:  # how the other encoder is read is not how this one is
         overrides += [f"text.encoder={json.dumps(options.encoder)}", "text.revision=null", "text.pooling=auto"]
+        overrides += ["text.prompt=null", "text.query_prompt=null"]
         overrides.append("text.store=null")
     if options.device is not None:
         overrides.append(f"device={json.dumps(options.device)}")

@@ -33,6 +33,7 @@ def _pretrain(options: argparse.Namespace, console: Console) -> None:
     need("accelerate", "pretrain", "pre-training")
     from blair_rec.pretrain.settings import read_pretrain_config
     from blair_rec.pretrain.train import pretrain
+    from blair_rec.text.encoding.modules import STATIC
     from blair_rec.text.encoding.source import resolve_encoder
 
     device = [] if options.device is None else [f"device={json.dumps(options.device)}"]
@@ -42,6 +43,12 @@ def _pretrain(options: argparse.Namespace, console: Console) -> None:
     )
     if source.outside:
         raise ConfigError(f"the encoder {source.name} is code of another package; only a Hugging Face model is trained")
+    if source.pooling not in ("cls", "mean") or STATIC in source.modules:
+        raise ConfigError(
+            f"{source.name} can't be pretrained: it takes a Transformer with pooling cls or mean, and this one has "
+            f"pooling {source.pooling}, modules {', '.join(source.modules) or 'none'}; set `pooling: cls`, or choose "
+            "another encoder"
+        )
     alone = os.environ.get("RANK", "0") == "0"
     with Counters(console, options.quiet or not alone) as counters:
 

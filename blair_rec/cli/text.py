@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from blair_rec.cli.progress import Live, add_quiet
 from blair_rec.cli.terminal import Console, say
-from blair_rec.config.names import DTYPES, ENCODER, MAX_LENGTH, TEMPLATES
+from blair_rec.config.names import DTYPES, ENCODER, MAX_LENGTH, POOLINGS, TEMPLATES
 from blair_rec.errors import ConfigError
 
 if TYPE_CHECKING:
     from blair_rec.config.sections import TextConfig
     from blair_rec.text.store.embeddings import EmbeddingStore
     from blair_rec.text.template import Template
+
+
+TEXT_KEYS = (
+    "template", "encoder", "pooling", "max_length", "dtype", "prompt", "query_prompt", "truncate_dim", "normalize",
+)  # fmt: skip
+"""Options of `encode` that are keys of the text section, too."""
 
 
 def add(commands: Any) -> None:
@@ -31,7 +37,13 @@ def _add_encode(commands: Any) -> None:
     command.add_argument("--fields", default="", help="metadata fields that make up the text: title,brand")
     command.add_argument("--template", default=TEMPLATES[0], help=f"instead of fields: {', '.join(TEMPLATES[1:])}")
     command.add_argument("--encoder", default=ENCODER, help="hub name, local folder or offline package")
-    command.add_argument("--pooling", default="auto", help="auto, cls or mean")
+    command.add_argument("--pooling", default="auto", help=f"auto (as the model says), {', '.join(POOLINGS)}")
+    command.add_argument("--prompt", help="in front of every item: a name that the model knows, or the text (auto)")
+    command.add_argument("--query-prompt", help="the same for searches in the store (auto)")
+    command.add_argument("--truncate-dim", type=int, metavar="N", help="keep the first N dimensions (Matryoshka)")
+    command.add_argument(
+        "--normalize", action=argparse.BooleanOptionalAction, help="vectors of length 1, or not (as the model says)"
+    )
     command.add_argument("--max-length", type=int, default=MAX_LENGTH, help="tokens read per item")
     command.add_argument("--dtype", default=DTYPES[0], help=f"to compute in: {', '.join(DTYPES)} (on a GPU)")
     command.add_argument("--store-dtype", default="float32", help=f"on disk: {', '.join(DTYPES)}")
@@ -58,7 +70,7 @@ def _encode(options: argparse.Namespace, console: Console) -> None:
 
     raw = {
         "fields": [name.strip() for name in options.fields.split(",") if name.strip()],
-        **{key: getattr(options, key) for key in ("template", "encoder", "pooling", "max_length", "dtype")},
+        **{key: getattr(options, key) for key in TEXT_KEYS},
     }
     text = read_section(TextConfig, raw, "encode")
     if text.template == TEMPLATES[0] and not text.fields:
@@ -127,6 +139,8 @@ def _encode_here(options: argparse.Namespace, text: TextConfig, template: Templa
         say(Console(), note)
     if far := store.encoder.get("from_float32"):
         cosines = f"{far['cosine_min']:.6f} at least, {far['cosine_mean']:.6f} on average"
+        if "neighbours_10" in far:
+            cosines += f"; {far['neighbours_10']:.1%} of the ten nearest texts stay the same"
         say(Console(), f"cosine of {source.dtype} to float32 on {far['texts']} texts: {cosines}")
 
 

@@ -26,6 +26,7 @@ from blair_rec.config.section import (
 )
 from blair_rec.config.sections import (
     MAKES_VECTORS,
+    OF_ONE_ENCODER,
     DeviceName,
     EvaluateConfig,
     TextConfig,
@@ -175,8 +176,9 @@ class CompareConfig(Section):
     def text_of(self, variant: VariantConfig) -> TextConfig:
         """The text section with what the variant has otherwise."""
         shared = dict(self.text)
-        if "encoder" in variant.text:  # another encoder pools in its own way, and has its own revisions
-            del shared["revision"], shared["pooling"]
+        if "encoder" in variant.text:  # another encoder pools and prompts in its own way, and has its own revisions
+            for key in OF_ONE_ENCODER:
+                del shared[key]
         if "template" in variant.text or "fields" in variant.text:  # the one decides on the other
             del shared["template"], shared["fields"]
         if variant.text.keys() & set(MAKES_VECTORS):  # it is to have others than those that are made already

@@ -15,12 +15,13 @@ PrecisionName = Literal["float32", "bfloat16"]
 TieOrder = Literal["stored", "shuffled"]
 ProtocolChoice = Literal["unmasked", "masked"]
 MissingText = Literal["error", "mean", "zeros"]
-PoolingName = Literal["auto", "cls", "mean"]
+PoolingName = Literal["auto", "cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 TemplateName = Literal["fields", "blair", "blair_unicode", "blair_pretrain"]
 DtypeName = Literal["float32", "bfloat16", "float16"]
 
 TEMPLATES: tuple[TemplateName, ...] = get_args(TemplateName)
 DTYPES: tuple[DtypeName, ...] = get_args(DtypeName)
+POOLINGS: tuple[PoolingName, ...] = get_args(PoolingName)[1:]
 
 ENCODER = "hyp1231/blair-roberta-base"
 MAX_LENGTH = 512

@@ -51,6 +51,10 @@ PLUGIN_KEYS: dict[str, tuple[type[Section], str]] = {
     "blair_pooling": (TextConfig, "pooling"),
     "blair_max_length": (TextConfig, "max_length"),
     "blair_dtype": (TextConfig, "dtype"),
+    "blair_prompt": (TextConfig, "prompt"),
+    "blair_query_prompt": (TextConfig, "query_prompt"),
+    "blair_truncate_dim": (TextConfig, "truncate_dim"),
+    "blair_normalize": (TextConfig, "normalize"),
     "blair_fallback": (TextConfig, "fallback"),
     "blair_missing_text": (TextConfig, "missing_text"),
     "blair_loss": (TrainConfig, "loss"),
@@ -140,6 +144,8 @@ _NOT_A_WORD = (
     "pooling",
     "stride",
     "dtype",
+    "query_prompt",
+    "truncate_dim",
 )
 """Keys of a comparison file that no message uses as an ordinary word."""
 

@@ -81,11 +81,19 @@ class TextConfig(Section):
     revision: str | None = None
     """Commit, tag or branch on the hub; the newest if not given."""
     pooling: PoolingName = "auto"
-    """cls, mean, or auto: 1_Pooling/config.json if the model has one, cls for hyp1231/blair-*."""
+    """auto (as the model's files say), cls, max, mean, mean_sqrt_len_tokens, weightedmean or lasttoken."""
     max_length: FromOneOn = MAX_LENGTH
     """Tokens read per item, at most; the encoder's own limit if that is lower."""
     dtype: DtypeName = "float32"
     """What the encoder computes in: float32, bfloat16 (faster where the processor knows it), float16 (on a GPU)."""
+    prompt: str | None = None
+    """Before every item: the name of a prompt of the model, or the text itself; null: the model's for documents."""
+    query_prompt: str | None = None
+    """Before every search, in the same way; null: the model's for queries."""
+    truncate_dim: Annotated[int, Field(ge=1)] | None = None
+    """Keep so many of the first dimensions, for models that were trained for it (Matryoshka)."""
+    normalize: bool | None = None
+    """Whether vectors get length 1; null: as the model's files say."""
     fallback: FallbackConfig | None = None
     """Used only if named, only when the hub can't be reached."""
     missing_text: MissingText = "error"
@@ -105,8 +113,10 @@ class TextConfig(Section):
         return bool(self.fields) or self.template != "fields" or self.store is not None
 
 
-MAKES_VECTORS = ("fields", "template", "encoder", "revision", "pooling", "max_length", "dtype", "fallback", "items")
+MAKES_VECTORS = tuple(key for key in TextConfig.model_fields if key not in ("missing_text", "store"))
 """Keys of the text section that say how vectors are made; those of a store are already, and nothing reads them."""
+OF_ONE_ENCODER = ("revision", "pooling", "prompt", "query_prompt")
+"""Keys of the text section that another encoder does not share."""
 
 
 class TrainConfig(Section):

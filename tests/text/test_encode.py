@@ -54,7 +54,7 @@ def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("the encoder was loaded")
 
-    monkeypatch.setattr(encode, "TextEncoder", load)
+    monkeypatch.setattr(encode, "load_encoder", load)
 
 
 def test_a_store_holds_the_vectors_of_the_texts(source: EncoderSource, tmp_path: Path) -> None:
@@ -117,6 +117,19 @@ def test_a_store_that_is_read_says_what_this_caller_asked_for(source: EncoderSou
     assert encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s").encoder == source.header()
 
 
+def test_another_prompt_for_queries_is_noted_and_nothing_is_encoded(
+    source: EncoderSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s")
+    counts = counting(monkeypatch)
+    prompted = dataclasses.replace(source, query_prompt="q: ")
+    again = encode_catalogue(CATALOGUE, TITLE, prompted, tmp_path / "s")
+    assert not counts and again.store_sha256 == first.store_sha256
+    assert open_store(tmp_path / "s").encoder["query_prompt"] == "q: "
+    encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s")
+    assert "query_prompt" not in open_store(tmp_path / "s").encoder and not counts
+
+
 @pytest.mark.parametrize(
     "fields, catalogue, other_source",
     [
@@ -126,6 +139,9 @@ def test_a_store_that_is_read_says_what_this_caller_asked_for(source: EncoderSou
         (["title"], {}, {"revision": "another"}),
         (["title"], {}, {"pooling": "mean"}),
         (["title"], {}, {"max_length": 4}),
+        (["title"], {}, {"modules": ("normalize",)}),
+        (["title"], {}, {"prompt": "a red "}),
+        (["title"], {}, {"truncate_dim": 3}),
     ],
 )
 def test_a_store_made_from_anything_else_is_made_anew(
@@ -229,13 +245,16 @@ def test_a_store_name_differs_where_the_vectors_do_and_only_there() -> None:
         dataclasses.replace(MINI, pooling="cls"),
         dataclasses.replace(MINI, max_length=128),
         dataclasses.replace(MINI, dtype="bfloat16"),
+        dataclasses.replace(MINI, modules=("normalize",)),
+        dataclasses.replace(MINI, prompt="p: "),
+        dataclasses.replace(MINI, truncate_dim=9),
     ]
     names = {store_name(of_fields("a"), each) for each in [MINI, *others]}
     names |= {store_name(of_fields(*fields), MINI) for fields in (["a", "b"], ["b", "a"], ["a+b"], ["ab"])}
     names |= {store_name(Template(name), MINI) for name in ("blair", "blair_unicode", "blair_pretrain")}
     names |= {store_name(of_fields("title", "features", "description"), MINI)}
-    assert len(names) == 14
-    elsewhere = dataclasses.replace(MINI, path=Path("q"), asked_for="y")
+    assert len(names) == 17
+    elsewhere = dataclasses.replace(MINI, path=Path("q"), asked_for="y", query_prompt="q: ")
     assert store_name(of_fields("a"), elsewhere) == store_name(of_fields("a"), MINI)
 
 
@@ -366,7 +385,7 @@ folder = Path(folder)
 torch.set_num_threads(1)  # a fork would wait for ever for threads of its parent's
 source = resolve_encoder(model, pooling="cls")
 encoder = TextEncoder(source)
-encode.TextEncoder = lambda *settings: encoder  # a fork that has everything loaded is at work at once
+encode.load_encoder = lambda *settings: encoder  # a fork that has everything loaded is at work at once
 encode.CHUNK = 8
 
 def start(out):
@@ -465,7 +484,7 @@ def test_a_merged_store_counts_as_the_catalogues_own(
 ) -> None:
     catalogue = shop("a lamp", None, "a red lamp")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encode, "TextEncoder", TextEncoder)
+        patch.setattr(encode, "load_encoder", TextEncoder)
         merged = merge_stores(encode_parts(source, catalogue, tmp_path / "parts", 2), tmp_path / "s")
     assert encode_catalogue(catalogue, TITLE, source, tmp_path / "s").store_sha256 == merged.store_sha256
 

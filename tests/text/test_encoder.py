@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,25 @@ def test_bfloat16_is_close_to_float32_and_the_distance_is_measured(roberta: Path
     assert said["texts"] == len(TEXTS)
     assert said["cosine_min"] == pytest.approx(cosines(a, b).min(), abs=1e-9)
     assert said["cosine_mean"] == pytest.approx(cosines(a, b).mean(), abs=1e-9)
+    assert "neighbours_10" not in said, "there are too few texts"
+
+
+def test_neighbours_that_fewer_bits_change_are_counted_and_warned_of(
+    roberta: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = [f"a lamp {number} for bed {number % 7}" for number in range(40)]
+    fast = TextEncoder(resolve_encoder(str(roberta), pooling="cls", dtype="bfloat16"))
+    exact = TextEncoder(resolve_encoder(str(roberta), pooling="cls"))
+    nearest = []
+    for one in (fast, exact):
+        vectors = one.encode(texts).astype(np.float64)
+        by_hand = [[cosines(vectors[[i]], vectors[[j]])[0] for j in range(40)] for i in range(40)]
+        nearest.append([set(sorted(set(range(40)) - {i}, key=lambda j: -row[j])[:10]) for i, row in enumerate(by_hand)])
+    expected = sum(len(a & b) for a, b in zip(*nearest, strict=True)) / 400
+    monkeypatch.setattr(logging.getLogger("blair_rec"), "propagate", True)
+    assert distance_from_float32(fast, texts)["neighbours_10"] == pytest.approx(expected)
+    assert 0.3 < expected < 0.98, "the random weights are large, so is their rounding"
+    assert "tiny-roberta in bfloat16 is further from float32 than it should be: cosine_min 0." in caplog.text
 
 
 def test_minilm_in_bfloat16_keeps_its_vectors() -> None:

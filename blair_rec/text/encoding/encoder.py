@@ -1,22 +1,27 @@
-"""Lines of text to vectors, with a frozen Hugging Face model."""
+"""Lines of text to vectors, with a frozen model: the one place where an encoder that was found is loaded."""
 
 from __future__ import annotations
 
 import dataclasses
+import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from blair_rec.device import moved
 from blair_rec.errors import ConfigError, EncodingError, UnknownEncoder, first_of
+from blair_rec.text.encoding.modules import LOWERCASE, STATIC, Recipe, read_recipe, steps_of
 from blair_rec.text.encoding.source import EncoderSource
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 # torch and transformers are imported where they are used: to read what an encoder has made takes neither.
+
+logger = logging.getLogger("blair_rec")
 
 TextsDone = Callable[[int, int], None]
 """Called with (texts done, texts in all)."""
@@ -27,6 +32,9 @@ CHUNK = 2048
 """Texts that are tokenised, sorted by length and finished together."""
 TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 32768}
 """On a CPU for each thread: what a layer works on shall fit into the caches. An H100 is slower with 65,536, too."""
+NEIGHBOURS = 10
+CLOSE = {"cosine_min": 0.999, "neighbours_10": 0.98}
+"""How close fewer bits have to come to float32 so that nothing is said."""
 
 
 class Encoded(NamedTuple):
@@ -38,37 +46,43 @@ class Encoded(NamedTuple):
     """[texts] bool: whose end was not read, because the text has more than max_length tokens."""
 
 
-class TextEncoder:
-    """A frozen model that turns lines of text into vectors."""
+def load_encoder(source: EncoderSource, device: str = "cpu", tokens_per_batch: int | None = None) -> SentenceEncoder:
+    """The encoder that was found, loaded: every caller that encodes gets it here.
 
-    def __init__(self, source: EncoderSource, device: str = "cpu", tokens_per_batch: int | None = None) -> None:
-        """Load the model in `source.dtype`, on `device`, with the fastest attention it has.
+    Raises ConfigError, UnknownEncoder: it can't be loaded as asked for.
+    """
+    if source.outside:
+        from blair_rec.text.encoding.outside import OutsideEncoder
 
-        `tokens_per_batch` bounds what the model reads at once, padding included; a longer text is read alone.
-        """
-        import torch
+        return OutsideEncoder(source, device)
+    if STATIC in source.modules:
+        from blair_rec.text.encoding.static import StaticEncoder
 
-        if tokens_per_batch is not None and tokens_per_batch < 1:
-            raise ConfigError(f"tokens_per_batch is {tokens_per_batch}; at least 1 token has to be read at a time")
-        self.source = source
-        self.device = torch.device(device)
-        self.tokens_per_batch = tokens_per_batch or _tokens_per_batch(self.device.type)
-        if source.dtype == "float16" and self.device.type == "cpu":
-            raise ConfigError("dtype is float16, which takes a GPU; on a CPU bfloat16 is the fast one")
-        self._tokenizer, model = _load(source)
-        self._model = model.to(self.device, getattr(torch, source.dtype)).eval()
-        if self.device.type == "cpu":
-            from blair_rec.text.encoding.cpu import make_fast
+        return StaticEncoder(source, device)
+    return TextEncoder(source, device, tokens_per_batch)
 
-            make_fast(self._model)
+
+class SentenceEncoder(ABC):
+    """What turns lines of text into vectors."""
+
+    source: EncoderSource
+    device: Any
+    """torch.device that it computes on."""
 
     @property
+    @abstractmethod
     def text_dim(self) -> int:
         """Width of the vectors."""
-        return int(self._model.config.hidden_size)
+
+    @abstractmethod
+    def encode_chunks(self, chunks: Sequence[Sequence[str]], progress: TextsDone | None = None) -> Iterator[Encoded]:
+        """The vectors of each chunk, as it is finished; they depend on nothing but the chunk, to the bit.
+
+        Raises EncodingError for vectors that aren't finite.
+        """
 
     def encode(self, texts: Sequence[str], progress: TextsDone | None = None) -> np.ndarray:
-        """[len(texts), text_dim] float32, in the order of `texts`, not normalised.
+        """[len(texts), text_dim] float32, in the order of `texts`, as the model gives them.
 
         Equal texts are read once; `progress` counts distinct ones. Raises as encode_chunks does.
         """
@@ -78,6 +92,61 @@ class TextEncoder:
         vectors = [np.empty((0, self.text_dim), np.float32), *encoded]
         row_of = {text: row for row, text in enumerate(distinct)}
         return np.concatenate(vectors)[[row_of[text] for text in texts]]
+
+    def _refuse_broken(self, texts: Sequence[str], vectors: np.ndarray) -> None:
+        broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
+        if broken:
+            raise EncodingError(
+                f"{self.source.name} gave NaN or infinity for {len(broken)} of {len(texts)} texts "
+                f"(first: {first_of([repr(texts[row][:60]) for row in broken])}); its weights are likely damaged, or "
+                f"too large for {self.source.dtype}"
+            )
+
+
+class TextEncoder(SentenceEncoder):
+    """A frozen Transformer, its pooling, and what its files name behind that.
+
+    Texts are padded behind their end, whatever the tokenizer was set to: attention masks hide the padding, and in a
+    decoder no token sees what comes after it, so that a text has the vector that it has alone.
+    """
+
+    def __init__(self, source: EncoderSource, device: str = "cpu", tokens_per_batch: int | None = None) -> None:
+        """Load the model in `source.dtype`, on `device`, with the fastest attention it has.
+
+        `tokens_per_batch` bounds what the model reads at once, padding included; a longer text is read alone.
+        """
+        import torch
+
+        from blair_rec.text.encoding.layers import load_steps
+
+        if tokens_per_batch is not None and tokens_per_batch < 1:
+            raise ConfigError(f"tokens_per_batch is {tokens_per_batch}; at least 1 token has to be read at a time")
+        self.source = source
+        self.device = torch.device(device)
+        self.tokens_per_batch = tokens_per_batch or _tokens_per_batch(self.device.type)
+        if source.dtype == "float16" and self.device.type == "cpu":
+            raise ConfigError("dtype is float16, which takes a GPU; on a CPU bfloat16 is the fast one")
+        recipe = read_recipe(source.path, source.name)
+        self._tokenizer, model = _load(source, recipe)
+        self._model = model.to(self.device, getattr(torch, source.dtype)).eval()
+        width = int(self._model.config.get_text_config().hidden_size) * len(source.pooling.split("+"))
+        steps, width = load_steps(steps_of(recipe, source.modules), width)
+        self._steps = steps.to(self.device)
+        self._width = min(width, source.truncate_dim or width)
+        if source.truncate_dim and source.truncate_dim > width:
+            raise ConfigError(
+                f"truncate_dim is {source.truncate_dim}, but {source.name} makes vectors of width {width}"
+            )
+        self._left_out = 0 if recipe.include_prompt else _prompt_length(self._tokenizer, source.prompt)
+        if self.device.type == "cpu":
+            from blair_rec.text.encoding.cpu import make_fast
+
+            make_fast(self._model)
+
+    @property
+    def text_dim(self) -> int:
+        """Width of the vectors."""
+        return self._width
 
     def encode_chunks(self, chunks: Sequence[Sequence[str]], progress: TextsDone | None = None) -> Iterator[Encoded]:
         """The vectors of each chunk, as it is finished; the next one is tokenised meanwhile.
@@ -104,9 +173,11 @@ class TextEncoder:
                 yield Encoded(vectors, cut)
 
     def _tokens(self, texts: Sequence[str]) -> tuple[TextTokens, np.ndarray]:
-        """Token ids of each text, special ones included, cut at max_length; and [texts] bool, which were cut."""
+        """Token ids of each text behind its prompt, special ones included, cut at max_length; and [texts] bool, which
+        were cut."""
+        texts = [self.source.prompt + text for text in texts]
         read = self._tokenizer(
-            list(texts),
+            texts,
             truncation=True,
             max_length=self.source.max_length,
             return_attention_mask=False,
@@ -126,64 +197,109 @@ class TextEncoder:
         """[len(tokens), text_dim] float32, on the device."""
         import torch
 
+        from blair_rec.text.encoding.layers import pool, shortened
+
         lengths = np.array([len(text) for text in tokens])
-        ids = np.full((len(tokens), lengths.max()), self._tokenizer.pad_token_id or 0)
-        real = np.arange(lengths.max()) < lengths[:, None]
+        longest = max(1, lengths.max())
+        ids = np.full((len(tokens), longest), self._tokenizer.pad_token_id or 0)
+        real = np.arange(longest) < lengths[:, None]
         ids[real] = np.concatenate([np.array(text, dtype=ids.dtype) for text in tokens])
+        seen = real.copy()
+        seen[lengths == 0, 0] = True  # attention to nothing at all would be NaN
         mask = moved(torch.from_numpy(real), self.device)
+        attended = moved(torch.from_numpy(seen), self.device)
         with torch.inference_mode():
-            inputs = {"input_ids": moved(torch.from_numpy(ids), self.device), "attention_mask": mask.long()}
-            hidden = self._model(**inputs, return_dict=True).last_hidden_state  # [texts, tokens, text_dim]
-            if self.source.pooling == "cls":
-                return cast("Tensor", hidden[:, 0].float())
-            weights = mask.unsqueeze(-1).float()
-            return (hidden.float() * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
-
-    def _refuse_broken(self, texts: Sequence[str], vectors: np.ndarray) -> None:
-        broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
-        if broken:
-            raise EncodingError(
-                f"{self.source.name} gave NaN or infinity for {len(broken)} of {len(texts)} texts "
-                f"(first: {first_of([repr(texts[row][:60]) for row in broken])}); its weights are likely damaged, or "
-                f"too large for {self.source.dtype}"
-            )
+            inputs = {"input_ids": moved(torch.from_numpy(ids), self.device), "attention_mask": attended.long()}
+            hidden = self._model(**inputs, return_dict=True).last_hidden_state  # [texts, tokens, width]
+            finished: Tensor = self._steps(pool(hidden, mask, self.source.pooling, self._left_out))
+            return shortened(finished, self.source)
 
 
-def distance_from_float32(encoder: TextEncoder, texts: Sequence[str], sample: int = 32) -> dict[str, float]:
+def distance_from_float32(encoder: SentenceEncoder, texts: Sequence[str], sample: int = 128) -> dict[str, float]:
     """How far an encoder's vectors are from those of the same one in float32, on texts taken evenly from `texts`.
 
-    `texts` counts them; `cosine_min` and `cosine_mean` are over the cosines of both vectors of a text.
+    `texts` counts them; `cosine_min` and `cosine_mean` are over the cosines of both vectors of a text; `neighbours_10`
+    is the share of the ten nearest other texts that stays the same, on more than ten texts. What is further away than
+    CLOSE is warned of.
     """
     chosen = [texts[int(at)] for at in np.linspace(0, len(texts) - 1, min(sample, len(texts)))]
-    exact = TextEncoder(dataclasses.replace(encoder.source, dtype="float32"), str(encoder.device))
+    exact = load_encoder(dataclasses.replace(encoder.source, dtype="float32"), str(encoder.device))
     a, b = encoder.encode(chosen).astype(np.float64), exact.encode(chosen).astype(np.float64)
-    cosines = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-    return {"texts": len(chosen), "cosine_min": float(cosines.min()), "cosine_mean": float(cosines.mean())}
+    a, b = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in (a, b))
+    cosines = (a * b).sum(axis=1)
+    found = {"texts": len(chosen), "cosine_min": float(cosines.min()), "cosine_mean": float(cosines.mean())}
+    if len(chosen) > NEIGHBOURS:
+        both = [np.argpartition(-_without_itself(v), NEIGHBOURS, axis=1)[:, :NEIGHBOURS].tolist() for v in (a, b)]
+        kept = [len({*ours} & {*theirs}) / NEIGHBOURS for ours, theirs in zip(*both, strict=True)]
+        found[f"neighbours_{NEIGHBOURS}"] = float(np.mean(kept))
+    if any(found.get(key, 1.0) < least for key, least in CLOSE.items()):
+        said = ", ".join(f"{key} {found[key]:.4f} (at least {least:g})" for key, least in CLOSE.items() if key in found)
+        logger.warning(
+            "%s in %s is further from float32 than it should be: %s; leave dtype out to be exact",
+            encoder.source.name, encoder.source.dtype, said,
+        )  # fmt: skip
+    return found
 
 
-def _load(source: EncoderSource) -> tuple[Any, Any]:
+def _without_itself(unit: np.ndarray) -> np.ndarray:
+    """[n, n] products of all vectors, -inf where a vector meets itself."""
+    products = unit @ unit.T
+    np.fill_diagonal(products, -np.inf)
+    return products
+
+
+def _load(source: EncoderSource, recipe: Recipe) -> tuple[Any, Any]:
     """The tokenizer and the model, with every weight it needs."""
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
     from transformers.utils import logging as transformers_logging
 
+    # Code that a model brings along is never run.
+    settings: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # a library doesn't draw on the terminal
     try:
         # Position 0 has to be the first token, never padding.
-        tokenizer = AutoTokenizer.from_pretrained(source.path, local_files_only=True, padding_side="right")
-        model, loaded = AutoModel.from_pretrained(source.path, local_files_only=True, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(recipe.folder, padding_side="right", **settings)
+        config = AutoConfig.from_pretrained(recipe.folder, **settings)
+        # Of T5 and its kind the encoder alone.
+        encodes = MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type, "").endswith("EncoderModel")
+        if config.is_encoder_decoder and not encodes:
+            raise UnknownEncoder(
+                f"{source.name} is a {config.model_type} of an encoder and a decoder, which is not supported here "
+                "(T5 and its kind are: their encoder is taken); choose another encoder"
+            )
+        kind = AutoModelForTextEncoding if encodes else AutoModel
+        model, loaded = kind.from_pretrained(recipe.folder, output_loading_info=True, **settings)
     except (OSError, ValueError) as error:
-        raise UnknownEncoder(f"transformers can't load {source.name} from {source.path}: {error}") from error
+        raise UnknownEncoder(f"transformers can't load {source.name} from {recipe.folder}: {error}") from error
     finally:
         if bars:
             transformers_logging.enable_progress_bar()
     # What a checkpoint lacks stays at random values. Only the pooler may: it is never used here.
     if missing := sorted(key for key in loaded["missing_keys"] if "pooler" not in key):
         raise UnknownEncoder(
-            f"{source.path} lacks {len(missing)} of the model's weights (first: {first_of(missing)}); "
+            f"{recipe.folder} lacks {len(missing)} of the model's weights (first: {first_of(missing)}); "
             "the files don't belong together: get the model again"
         )
+    model.config.get_text_config().use_cache = False  # keys and values that a decoder keeps for the next token
+    if LOWERCASE in source.modules:
+        _lowercase(tokenizer)
     return tokenizer, model
+
+
+def _lowercase(tokenizer: Any) -> None:
+    """Make a tokenizer read small letters alone, special tokens excepted."""
+    from tokenizers.normalizers import Lowercase, Sequence
+
+    rust = tokenizer.backend_tokenizer
+    rust.normalizer = Sequence([Lowercase(), *([rust.normalizer] if rust.normalizer else [])])
+
+
+def _prompt_length(tokenizer: Any, prompt: str) -> int:
+    """How many tokens a prompt is, with special ones in front of it but not those behind."""
+    tokens: list[int] = tokenizer(prompt)["input_ids"] if prompt else []
+    return len(tokens) - (tokens[-1:] != [] and tokens[-1] in tokenizer.all_special_ids)
 
 
 def _tokens_per_batch(device: str) -> int:

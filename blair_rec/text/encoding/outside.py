@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from blair_rec import registry
 from blair_rec.errors import ConfigError, EncodingError
-from blair_rec.text.encoding.encoder import Encoded, TextEncoder, TextsDone
-from blair_rec.text.encoding.source import EncoderSource, Pooling
+from blair_rec.text.encoding.encoder import Encoded, SentenceEncoder, TextsDone
+from blair_rec.text.encoding.source import EncoderSource
 
-OWN = cast(Pooling, "own")
+OWN = "own"
 """How such an encoder pools, in the header of a store."""
 
 
-def outside_source(name: str, revision: str | None, pooling: str, max_length: int, dtype: str) -> EncoderSource:
+def outside_source(
+    name: str, revision: str | None, pooling: str, max_length: int, dtype: str, more: Mapping[str, Any]
+) -> EncoderSource:
     """The encoder that the registry knows by this name; its revision is its package's version and a hash of its code.
 
     Raises:
@@ -26,6 +28,7 @@ def outside_source(name: str, revision: str | None, pooling: str, max_length: in
         UntrustedCode: as registry.load.
     """
     unread = {"revision": revision not in (None, ""), "pooling": pooling not in ("auto", OWN)}
+    unread |= {key: value is not None for key, value in more.items()}
     if wrong := [key for key, given in {**unread, "dtype": dtype != "float32"}.items() if given]:
         raise ConfigError(f"the encoder {name} comes from another package and doesn't read {', '.join(wrong)}")
     ((label, digest),) = registry.source_hash("encoders", name).items()
@@ -34,7 +37,7 @@ def outside_source(name: str, revision: str | None, pooling: str, max_length: in
     )
 
 
-class OutsideEncoder(TextEncoder):
+class OutsideEncoder(SentenceEncoder):
     """An encoder of another package: `Class(device=..., max_length=...)`, with `encode(texts)` -> [texts, text_dim]."""
 
     def __init__(self, source: EncoderSource, device: str = "cpu") -> None:

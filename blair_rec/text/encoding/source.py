@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 from blair_rec import registry
 from blair_rec.errors import ConfigError, EncoderUnavailable, UnknownEncoder
+from blair_rec.text.encoding.modules import (
+    DOCUMENT_PROMPTS,
+    NORMALIZE,
+    POOLINGS,
+    QUERY_PROMPTS,
+    STEP_WEIGHTS,
+    Recipe,
+    capped_length,
+    prompt_of,
+    read_recipe,
+)
 from blair_rec.text.encoding.packages import packaged_model
 
 # huggingface_hub is imported where it is used: to find a folder or a package, or to read what one has made, takes none.
 
 logger = logging.getLogger("blair_rec")
-
-Pooling = Literal["cls", "mean"]
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -28,21 +36,17 @@ SAFE_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 PICKLED_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 """Taken only where a model has no safetensors; transformers reads them with torch's weights_only."""
 CONFIG_FILES = ("config.json", "1_Pooling/config.json", "sentence_bert_config.json")
+MODULE_FILES = (
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_*_config.json",
+    *tuple(f"[0-9]*_*/*.{ending}" for ending in ("json", "txt", "model")),
+)
+"""What else says how a model reads a text, for the hub. What follows from it is in a store's header, or hashed."""
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
 
 HUB_SECONDS = 5.0
 """How long the hub may take to answer, or to accept a connection, before it counts as unreachable."""
-
-# Their first position is the one after the padding token's: max_position_embeddings promises more than there is.
-OFFSET_POSITIONS = (
-    "roberta",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "roberta-prelayernorm",
-    "camembert",
-    "mpnet",
-    "longformer",
-)
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,9 @@ class EncoderSource:
     """Folder with the weights, the config and the tokenizer."""
     revision: str
     """Commit on the hub; for a folder or a package 16 hex digits of a SHA-256 over weights, config and tokenizer."""
-    pooling: Pooling
-    """cls: the first token's vector; mean: of all tokens but the padding."""
+    pooling: str
+    """One of `POOLINGS`, such as cls (the first token's vector) or mean (of all tokens but the padding), or several of
+    them, joined by +: their vectors are joined, too."""
     max_length: int
     """Tokens read per text, special ones included; the rest is cut off."""
     capped_by: str = ""
@@ -69,9 +74,31 @@ class EncoderSource:
     """The max_length that was asked for."""
     outside: bool = field(default=False, compare=False)
     """Whether it is a class of another package (see outside.py), and there are no files of ours to read."""
+    modules: tuple[str, ...] = ()
+    """What the model has beside a Transformer and its pooling, in order: any of static_embedding, lowercase, dense,
+    layer_norm and normalize."""
+    prompt: str = ""
+    """Put in front of every text."""
+    query_prompt: str = ""
+    """Put in front of every search instead."""
+    truncate_dim: int | None = None
+    """Only so many of the first dimensions are kept, if that is said."""
 
-    def header(self) -> dict[str, str | int]:
-        """What a store records of the encoder; not the path, which is this machine's alone."""
+    def for_queries(self) -> EncoderSource:
+        """The same encoder for what is searched for."""
+        return dataclasses.replace(self, prompt=self.query_prompt)
+
+    def header(self) -> dict[str, Any]:
+        """What a store records of the encoder; not the path, which is this machine's alone.
+
+        What came with later versions is there only where it says something: older stores stay what they are.
+        """
+        later = {
+            "modules": list(self.modules),
+            "prompt": self.prompt,
+            "query_prompt": self.query_prompt,
+            "truncate_dim": self.truncate_dim,
+        }
         return {
             "name": self.name,
             "asked_for": self.asked_for,
@@ -79,6 +106,7 @@ class EncoderSource:
             "pooling": self.pooling,
             "max_length": self.max_length,
             "dtype": self.dtype,
+            **{key: value for key, value in later.items() if value},
         }
 
 
@@ -90,46 +118,91 @@ def resolve_encoder(
     pooling: str = "auto",
     max_length: int = 512,
     dtype: str = "float32",
+    prompt: str | None = None,
+    query_prompt: str | None = None,
+    truncate_dim: int | None = None,
+    normalize: bool | None = None,
 ) -> EncoderSource:
     """Find an encoder's files without loading them.
 
     Looked for in this order: a name of the registry (an entry point of `blair_rec.encoders`); a local folder; an
     installed package whose module has `get_model_path()` (a module of the working directory is never imported); the
     hub, or where the hub can't be reached its local cache. `fallback` is another such name: it is taken, with a
-    warning, only if the hub can't be reached; `revision` and `pooling` belong to `name` and don't carry over to it.
+    warning, only if the hub can't be reached; `revision`, `pooling` and the prompts belong to `name` and don't carry
+    over to it.
+
+    Where nothing is said, the model's own files decide. `prompt` is what goes in front of every text, `query_prompt`
+    in front of every search: the name of a prompt that the model's files have, or the text itself; "" is none.
+    `truncate_dim` keeps the first dimensions alone, `normalize` says whether vectors get length 1.
 
     Raises UnknownEncoder for a name that the hub refuses or a folder that isn't a model, EncoderUnavailable if the hub
-    can't be reached, ConfigError if `pooling: auto` has nothing to go by.
+    can't be reached, ConfigError if `pooling: auto` has nothing to go by or the model names no such prompt.
     """
     if registry.is_outside("encoders", name):
         from blair_rec.text.encoding.outside import outside_source
 
-        return outside_source(name, revision, pooling, max_length, dtype)
-    if pooling not in ("auto", "cls", "mean"):
-        raise ConfigError(f"pooling is {pooling!r}; known: auto, cls, mean")
+        wants = {"prompt": prompt, "query_prompt": query_prompt, "truncate_dim": truncate_dim, "normalize": normalize}
+        return outside_source(name, revision, pooling, max_length, dtype, wants)
+    if pooling != "auto" and not set(pooling.split("+")) <= {*POOLINGS}:
+        raise ConfigError(f"pooling is {pooling!r}; known: auto, {', '.join(POOLINGS)}")
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; known: {', '.join(DTYPES)}")
     if max_length < 1:
         raise ConfigError(f"max_length is {max_length}; at least 1 token has to be read")
+    if truncate_dim is not None and truncate_dim < 1:
+        raise ConfigError(f"truncate_dim is {truncate_dim}; at least 1 dimension has to be kept")
     try:
         used, folder, found = _find(name, revision)
     except EncoderUnavailable as unavailable:
         if fallback is None:
             raise
-        source = resolve_encoder(fallback, max_length=max_length, dtype=dtype)
+        source = resolve_encoder(
+            fallback, max_length=max_length, dtype=dtype, truncate_dim=truncate_dim, normalize=normalize
+        )
         logger.warning("%s; asked for %s, using %s, as `fallback` says", unavailable.why, name, source.name)
         return dataclasses.replace(source, asked_for=name)
-    config = _read_json(folder / "config.json")
-    how = cast(Pooling, pooling) if pooling != "auto" else _pooling(folder, used)
-    length, capped_by = _capped_length(folder, config, max_length)
-    return EncoderSource(used, name, folder, found, how, length, capped_by, dtype, max_length)
+    recipe = read_recipe(folder, used)
+    length, capped_by = capped_length(recipe, max_length)
+    return EncoderSource(
+        used, name, folder, found, _pooling(recipe, pooling, used), length, capped_by, dtype, max_length,
+        modules=_modules(recipe, normalize),
+        prompt=prompt_of(recipe, prompt, DOCUMENT_PROMPTS, "prompt", used),
+        query_prompt=prompt_of(recipe, query_prompt, QUERY_PROMPTS, "query_prompt", used),
+        truncate_dim=truncate_dim or recipe.truncate_dim,
+    )  # fmt: skip
+
+
+def _pooling(recipe: Recipe, asked: str, name: str) -> str:
+    """How the tokens become one vector: as asked for, as the model's files say, or as BLaIR's card says."""
+    if recipe.static and asked not in ("auto", recipe.pooling):
+        raise ConfigError(f"pooling is {asked!r}, but {name} has a vector for each token and takes their mean")
+    if asked != "auto":
+        return asked
+    if recipe.pooling:
+        return recipe.pooling
+    if name.startswith("hyp1231/blair-"):
+        return "cls"
+    raise ConfigError(
+        f"{name} does not say how it pools (no 1_Pooling/config.json); set `pooling: cls` or `pooling: mean` "
+        "(`blair_pooling` in a RecBole config)"
+    )
+
+
+def _modules(recipe: Recipe, normalize: bool | None) -> tuple[str, ...]:
+    """The model's modules, with or without the length of 1 that was asked for."""
+    if normalize is None:
+        return recipe.names
+    without = tuple(name for name in recipe.names if name != NORMALIZE)
+    return (*without, NORMALIZE) if normalize else without
 
 
 def _find(name: str, revision: str | None) -> tuple[str, Path, str]:
     """(name really used, folder, revision) of an encoder."""
     folder = Path(name).expanduser()
     # A folder that merely shares a package's name, such as a store, does not hide the package.
-    if (folder / "config.json").is_file() or (os.sep in name and folder.is_dir()):
+    if any((folder / file).is_file() for file in ("config.json", "modules.json")) or (
+        os.sep in name and folder.is_dir()
+    ):
         return _local(folder.resolve().name, folder, revision)
     if name.startswith((".", "~", os.sep)) or name.endswith(os.sep) or name.count(os.sep) > 1:
         raise _no_folder(name)
@@ -157,30 +230,33 @@ def _local(name: str, folder: Path, revision: str | None) -> tuple[str, Path, st
         raise ConfigError(
             f"revision is {revision!r}, but {name!r} is a folder or a package, not a hub name; leave it out"
         )
-    if lacking := _lacking(folder):
+    if lacking := _lacking(read_recipe(folder, name)):
         raise UnknownEncoder(f"{folder} holds no {' and no '.join(lacking)}; save a model there with save_pretrained()")
-    return name, folder, _content_revision(folder)
+    return name, folder, _content_revision(folder, read_recipe(folder, name))
 
 
-def _lacking(folder: Path) -> list[str]:
+def _lacking(recipe: Recipe) -> list[str]:
     """What a folder would still need to be loaded as a model."""
     parts = {
-        "config.json": ("config.json",),
+        **({} if recipe.static else {"config.json": ("config.json",)}),
         "weights (model*.safetensors or pytorch_model*.bin)": ("model*.safetensors", "pytorch_model*.bin"),
         "tokenizer (tokenizer.json, vocab.* or *.model)": ("tokenizer.json", "vocab.*", "*.model"),
     }
-    return [part for part, patterns in parts.items() if not _files(folder, patterns)]
+    return [part for part, patterns in parts.items() if not _files(recipe.folder, patterns)]
 
 
 def _files(folder: Path, patterns: Sequence[str]) -> list[Path]:
     return sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
 
 
-def _content_revision(folder: Path) -> str:
+def _content_revision(folder: Path, recipe: Recipe) -> str:
     """SHA-256 over names and contents of the weight, config and tokenizer files, its first 16 hex digits."""
-    weights = _files(folder, SAFE_WEIGHTS) or _files(folder, PICKLED_WEIGHTS)
+    files = _files(recipe.folder, SAFE_WEIGHTS) or _files(recipe.folder, PICKLED_WEIGHTS)
+    files += _files(recipe.folder, CONFIG_FILES + TOKENIZER_FILES)
+    homes = [*([recipe.pooling_folder] if recipe.pooling_folder else []), *(step.folder for step in recipe.steps)]
+    files += [file for home in homes for file in _files(home, ("config.json", *STEP_WEIGHTS))]
     whole = hashlib.sha256()
-    for file in [*weights, *_files(folder, CONFIG_FILES + TOKENIZER_FILES)]:
+    for file in dict.fromkeys(files):
         digest = hashlib.sha256()
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
@@ -198,8 +274,7 @@ def _hub(name: str, revision: str | None) -> tuple[str, Path, str]:
         # Asked first, because snapshot_download asks the same without any time limit.
         info = HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS)
         names = [file.rfilename for file in info.siblings or []]
-        safe = any(file.startswith("model") and file.endswith(".safetensors") for file in names)
-        patterns = [*CONFIG_FILES, *TOKENIZER_FILES, *(SAFE_WEIGHTS if safe else PICKLED_WEIGHTS)]
+        patterns = [*CONFIG_FILES, *MODULE_FILES, *TOKENIZER_FILES, *_weights_among(names)]
         # By branch, not by commit: only so does the cache learn which commit the branch is at, to know it offline.
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except HFValidationError as error:
@@ -221,69 +296,51 @@ def _hub(name: str, revision: str | None) -> tuple[str, Path, str]:
         if getattr(error, "errno", None) is not None:
             raise  # of this machine's disk, not of the network
         return _cached(name, revision, f"the hub can't be reached ({error or type(error).__name__})")
-    if lacking := _lacking(folder):
+    if lacking := _lacking(read_recipe(folder, name)):
         raise UnknownEncoder(f"{name!r} on the hub holds no {' and no '.join(lacking)}; choose a text encoder")
     return name, folder, folder.name  # the cache calls the folder by its commit
 
 
-def _cached(name: str, revision: str | None, why: str) -> tuple[str, Path, str]:
+def _weights_among(names: Sequence[str]) -> list[str]:
+    """Patterns of the weight files to fetch, of the model and of each module: the safe ones, if there are any."""
+    folders = {name.rpartition("/")[0] for name in names if "/" not in name or name[0].isdigit()}
+    patterns = []
+    for folder in sorted(folders | {""}):
+        start = f"{folder}/" if folder else ""
+        safe = any(name.startswith(f"{start}model") and name.endswith(".safetensors") for name in names)
+        patterns += [start + pattern for pattern in (SAFE_WEIGHTS if safe else PICKLED_WEIGHTS)]
+    return patterns
+
+
+def why_unreachable(name: str) -> str:
+    """Why the hub does not give out a model, or "" if it does; it is only asked, and nothing is fetched."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
+
+    try:
+        HfApi().model_info(name, timeout=HUB_SECONDS)
+    except HfHubHTTPError as error:
+        return f"the hub answers with status {error.response.status_code}"
+    except (HTTPError, OSError) as error:
+        return f"the hub can't be reached ({error or type(error).__name__})"
+    return ""
+
+
+def cached_folder(name: str, revision: str | None = None) -> Path | None:
+    """Where a hub's model lies on this machine, if all of it does; nobody is asked."""
     from huggingface_hub import try_to_load_from_cache
 
-    config = try_to_load_from_cache(name, "config.json", revision=revision)
-    if not isinstance(config, str) or _lacking(Path(config).parent):
+    found = [try_to_load_from_cache(name, file, revision=revision) for file in ("config.json", "modules.json")]
+    folders = [Path(file).parent for file in found if isinstance(file, str)]
+    return folders[0] if folders and not _lacking(read_recipe(folders[0], name)) else None
+
+
+def _cached(name: str, revision: str | None, why: str) -> tuple[str, Path, str]:
+    folder = cached_folder(name, revision)
+    if folder is None:
         raise EncoderUnavailable(name, why)
-    folder = Path(config).parent
+    if (folder / "1_Pooling").is_dir() and not (folder / "modules.json").is_file():
+        # Fetched by an older version: what comes behind the pooling would be dropped without a word.
+        raise EncoderUnavailable(name, f"{why}, and the copy in the local cache lacks its modules.json")
     logger.info("%s; %s comes from the local cache, commit %s", why, name, folder.name)
     return name, folder, folder.name
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """A model's JSON file; {} where it isn't there."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UnknownEncoder(f"{path} is broken ({error}); get the model again") from error
-    return content if isinstance(content, dict) else {}
-
-
-def _pooling(folder: Path, name: str) -> Pooling:
-    """How the model was meant to be pooled, as sentence-transformers records it, or as BLaIR's card says."""
-    config = _read_json(folder / "1_Pooling" / "config.json")
-    if config:
-        mode = config.get("pooling_mode")
-        if mode is None:  # up to sentence-transformers 5: one flag per mode
-            flags = {key.removeprefix("pooling_mode_"): on for key, on in config.items() if "pooling_mode_" in key}
-            modes = [mode for mode, on in flags.items() if on]
-        else:
-            modes = [mode] if isinstance(mode, str) else list(mode)
-        if modes in (["cls_token"], ["cls"]):
-            return "cls"
-        if modes in (["mean_tokens"], ["mean"]):
-            return "mean"
-        raise ConfigError(
-            f"{name} was trained with pooling {' + '.join(modes) or 'none'}; only cls and mean are known here"
-        )
-    if name.startswith("hyp1231/blair-"):
-        return "cls"
-    raise ConfigError(
-        f"{name} does not say how it pools (no 1_Pooling/config.json); set `pooling: cls` or `pooling: mean` "
-        "(`blair_pooling` in a RecBole config)"
-    )
-
-
-def _capped_length(folder: Path, config: dict[str, Any], asked: int) -> tuple[int, str]:
-    """(tokens read per text, what lowered them from `asked`, or "")."""
-    limits: list[tuple[int, str]] = [(asked, "")]
-    positions = config.get("max_position_embeddings")
-    if isinstance(positions, int) and positions > 0:
-        if config.get("model_type") in OFFSET_POSITIONS:
-            positions -= (config.get("pad_token_id") or 0) + 1
-        limits.append((positions, f"the model's {positions} positions"))
-    for file, key in (("tokenizer_config.json", "model_max_length"), ("sentence_bert_config.json", "max_seq_length")):
-        limit = _read_json(folder / file).get(key)
-        # A tokenizer without a limit says 1e30, as a float or as an int.
-        if isinstance(limit, (int, float)) and limit < asked:
-            limits.append((int(limit), f"{key} in {file}"))
-    return min(limits, key=lambda limit: limit[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,7 @@ from blair_rec.device import choose_device
 from blair_rec.errors import ConfigError, StoreError
 from blair_rec.registry import trusting
 from blair_rec.text.catalogue import Catalogue, Record, iter_catalogue, texts_in
-from blair_rec.text.encoding.encoder import TextEncoder
-from blair_rec.text.encoding.outside import OutsideEncoder
+from blair_rec.text.encoding.encoder import load_encoder
 from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
 from blair_rec.text.search.nearest import ExactIndex, Index, check_k
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
@@ -68,8 +68,7 @@ class TextSearch:
         self.items, self.item_id = items, item_id
         self.index: Index = _index(self.store, metric, approximate)
         with trusting(() if encoder is None else {encoder}):  # named by hand, not by the store
-            source, place = encoder_of(self.store, encoder), choose_device(device)
-            self.encoder = OutsideEncoder(source, place) if source.outside else TextEncoder(source, place)
+            self.encoder = load_encoder(encoder_of(self.store, encoder).for_queries(), choose_device(device))
         if self.encoder.text_dim != self.store.text_dim:
             made = f"vectors of width {self.encoder.text_dim}, and the store's have {self.store.text_dim}"
             raise StoreError(f"{self.encoder.source.name} makes {made}; name the encoder that made the store")
@@ -105,7 +104,7 @@ def _index(store: EmbeddingStore, metric: str, approximate: bool) -> Index:
 
 
 def encoder_of(store: EmbeddingStore, encoder: str | None = None) -> EncoderSource:
-    """The encoder that made a store, found again, with its pooling and length; queries are read in float32.
+    """The encoder that made a store, found again, with its pooling, prompts and length; queries are read in float32.
 
     Raises StoreError if what is found is another one, or the store doesn't know and `encoder` doesn't say.
     """
@@ -131,7 +130,14 @@ def encoder_of(store: EmbeddingStore, encoder: str | None = None) -> EncoderSour
             f"{where} was made by {said['name']} at revision {said['revision']}, but {name} is at {source.revision}: "
             "their vectors can't be compared; name the same encoder (--encoder), or encode again"
         )
-    return source
+    # Queries go the way of the store's vectors, through the same modules, even if a newer version would add some.
+    return dataclasses.replace(
+        source,
+        modules=tuple(said.get("modules", ())),
+        prompt=said.get("prompt", ""),
+        query_prompt=said.get("query_prompt", ""),
+        truncate_dim=said.get("truncate_dim"),
+    )
 
 
 def titles_of(

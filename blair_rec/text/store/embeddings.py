@@ -26,6 +26,8 @@ CUT = "text_cut.npy"
 MISSING_TEXT = ("error", "mean", "zeros")
 ON_DISK = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 """NumPy has no bfloat16: its 16 bits are stored as they are, and the header says what they mean."""
+ABOUT_USE = ("asked_for", "query_prompt")
+"""What a header says of the encoder that no vector depends on."""
 BLOCK = 65536
 """Rows read or written at once, since a store may be larger than the memory."""
 
@@ -48,7 +50,8 @@ class EmbeddingStore:
     text_digests: Digests = field(default_factory=lambda: NO_DIGESTS, repr=False)
     """[rows, 2] of the texts that were encoded; [0, 2] for vectors from elsewhere."""
     encoder: Mapping[str, Any] = field(default_factory=dict)
-    """name, asked_for, revision, pooling, max_length and dtype of the encoder, and how far it is from float32."""
+    """name, asked_for, revision, pooling, max_length and dtype of the encoder; modules, prompt, query_prompt and
+    truncate_dim where it has them; and how far it is from float32."""
     template: Mapping[str, Any] = field(default_factory=dict)
     """name, version and fields of the template that made the lines."""
     text_sha256: str = ""
@@ -291,9 +294,10 @@ def _verify_checksums(path: Path, header: Mapping[str, Any]) -> None:
 def identity_of(header: Mapping[str, Any]) -> str:
     """SHA-256 of a header, without itself and without what does not decide the vectors.
 
-    That is the name that was asked for, which is about a run, which texts were cut, which follows from the texts and
-    the encoder, and which code made the vectors: stores that don't say so keep their identity.
+    That is the name that was asked for, which is about a run, the prompt of queries, which is about searches, which
+    texts were cut, which follows from the texts and the encoder, and which code made the vectors: stores that don't say
+    so keep their identity.
     """
     content = {key: value for key, value in header.items() if key not in ("store_sha256", "cut", "code")}
-    content["encoder"] = {key: value for key, value in header["encoder"].items() if key != "asked_for"}
+    content["encoder"] = {key: value for key, value in header["encoder"].items() if key not in ABOUT_USE}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -21,6 +21,13 @@ logger = logging.getLogger("blair_rec")
 
 SAME = ("revision", "pooling", "max_length", "dtype")
 """What of an encoder decides on its vectors; its name does not."""
+SAID_SINCE = ("modules", "prompt", "truncate_dim")
+"""The same, in the stores of encoders that have such things; all others stay as older versions made them."""
+
+
+def deciding(encoder: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a store's encoder decides on its vectors, None where the store doesn't say."""
+    return {key: encoder.get(key) for key in SAME + SAID_SINCE}
 
 
 class KnownVectors:
@@ -115,7 +122,12 @@ def _piece(path: Path) -> tuple[Digests, np.ndarray, np.ndarray | None]:
 
 def settings_mark(settings: Mapping[str, Any], dtype: str) -> str:
     """16 hex digits that differ wherever the vectors of one text do."""
-    return digests([repr([settings[key] for key in SAME] + [dtype])]).tobytes()[:8].hex()
+    return digests([repr([*marks(settings), dtype])]).tobytes()[:8].hex()
+
+
+def marks(settings: Mapping[str, Any]) -> list[Any]:
+    """What differs wherever the vectors of one text do: the same list as ever for encoders that older versions knew."""
+    return [settings[key] for key in SAME] + [[key, settings[key]] for key in SAID_SINCE if settings.get(key)]
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -155,7 +167,7 @@ def merge_stores(parts: Sequence[str | Path], out: str | Path, *, fresh: bool = 
     first = stores[0]
     for store in stores[1:]:
         for what, here, there in (
-            *((f"encoder's {key}", first.encoder.get(key), store.encoder.get(key)) for key in SAME),
+            *((f"encoder's {key}", value, store.encoder.get(key)) for key, value in deciding(first.encoder).items()),
             ("template", first.template, store.template),
             ("dtype", first.dtype, store.dtype),
             ("width", first.text_dim, store.text_dim),
