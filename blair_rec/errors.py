@@ -198,7 +198,7 @@ class UnknownItems(BlairRecError, LookupError):
     def __init__(self, unknown: Sequence[str], total: int) -> None:
         super().__init__(
             f"{len(unknown)} of {total} item tokens are not among the model's items (first: {first_of(unknown)}); "
-            "leave them out of the histories"
+            'leave them out, or skip them: unknown="skip" in Python, --unknown-items skip on the command line'
         )
 
 

@@ -143,7 +143,7 @@ LIBRARIES_AT_HOME = {
     "transformers": ("blair_rec.text", "blair_rec.pretrain"),
     "huggingface_hub": ("blair_rec.text", "blair_rec.prepare"),
     "polars": ("blair_rec.prepare",),
-    "pyarrow": ("blair_rec.text", "blair_rec.prepare", "blair_rec.pretrain"),
+    "pyarrow": ("blair_rec.text", "blair_rec.prepare", "blair_rec.pretrain", "blair_rec.serve"),
     "faiss": ("blair_rec.text",),
     "bm25s": ("blair_rec.text",),
     "Stemmer": ("blair_rec.text",),

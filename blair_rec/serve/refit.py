@@ -45,13 +45,13 @@ from blair_rec.files import partial_of, put_in_place, refuse_foreign, sha256_of,
 from blair_rec.models.scorer import transform_report
 from blair_rec.models.text_models import count_parameters
 from blair_rec.ranking.ensemble import Ensemble
+from blair_rec.serve.recommender import COUNTS_FILE
 from blair_rec.serve.retraining import fit_again, whole_data
 from blair_rec.serve.winner import Chosen, choose
 from blair_rec.training.checkpoint import save_weights
 
 logger = logging.getLogger("blair_rec")
 
-COUNTS_FILE = "item_counts.npy"
 WRITTEN = (WEIGHTS_FILE, ITEMS_FILE, COUNTS_FILE, CURVE_FILE, CONFIG_FILE, CARDS_FILE, MEMBERS_FOLDER)
 """What a refit holds beside its result.json."""
 KEPT = ("variant", "seed", "model", "items", "control", "transforms", "dataset", "encoder", "store_sha256", "selection")
