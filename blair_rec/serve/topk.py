@@ -17,10 +17,11 @@ from blair_rec.errors import ScoringError
 from blair_rec.models.packed import can_pack, last_states
 from blair_rec.models.scorer import Scorer
 from blair_rec.models.similarity import as_query
+from blair_rec.ranking.ensemble import Ensemble, standardised
 
 CHUNK = {"cpu": 1 << 19, "cuda": 1 << 26}
 """Scores made and looked through at once, by kind of device."""
-WRITTEN_OUT = 1 << 25
+WRITTEN_OUT = 1 << 23
 """Scores held at once where a model gives them for all items."""
 
 
@@ -63,13 +64,11 @@ class TopK:
             width: items of a history that the model reads, at most.
             candidates: [C] int64 ids of what may be found, ascending; all items if not given.
         """
-        self.model, self.width = model, width
-        self.candidates = candidates
-        self._packed = can_pack(type(model)) and model.scores_by_product
-        self._items: Tensor | None = None
-        """[D, C] candidates, while `ready`."""
-        self._column: Tensor | None = None
-        """[N] the column of each item id, -1 for no candidate, while `ready`."""
+        self.model, self.width, self.candidates = model, width, candidates
+        self._ids = self._column = torch.empty(0)
+        """[C] the candidates, and [N] the column of each item id, -1 for no candidate; while `ready`."""
+        self._tables: dict[int, Tensor] = {}
+        """By the model, or the member of an ensemble, that scores by product, its items [D, C] or [D, N]."""
 
     @contextmanager
     def ready(self, n_items: int) -> Iterator[TopK]:
@@ -80,11 +79,14 @@ class TopK:
         self._ids = torch.from_numpy(candidates).to(device)
         self._column = torch.full((n_items,), -1, dtype=torch.int64, device=device)
         self._column[self._ids] = torch.arange(len(candidates), device=device)
+        members = self.model.members if isinstance(self.model, Ensemble) else ()
         with torch.no_grad(), self.model.shared_items():
-            if self.model.scores_by_product:
-                self._items = self.model.item_matrix()[self._ids].float().T.contiguous()
+            for model in members or (self.model,):
+                if model.scores_by_product:
+                    items = model.item_matrix().float()  # an ensemble's are all needed, for mean and deviation
+                    self._tables[id(model)] = (items if members else items[self._ids]).T.contiguous()
             yield self
-        self._items = None
+        self._tables = {}
 
     @torch.no_grad()
     def best(self, histories: HistoryIds, k: int, exclude_history: bool) -> BestItems:
@@ -93,38 +95,51 @@ class TopK:
         Raises:
             ScoringError: scores that are not a number.
         """
-        assert self._column is not None
-        columns = len(self._ids)
-        if self._items is None:
-            parts = [
-                self._best(self._written_out(part), part, k, exclude_history)
-                for part in histories.split(max(1, WRITTEN_OUT // len(self._column)))
-            ]
+        if id(self.model) in self._tables:
+            scored = self._by_product(histories)
         else:
-            users, begin, parts = self._users(histories), 0, []
-            size = max(1, CHUNK.get(users.device.type, CHUNK["cuda"]) // columns)
-            room = users.new_empty(min(size, len(users)), columns)
-            for part in histories.split(size):
-                some = users[begin : begin + len(part.lengths)]
-                scores = torch.mm(some, self._items, out=room[: len(some)])
-                parts.append(self._best(scores, part, k, exclude_history))
-                begin += len(some)
+            scored = self._written_out(histories)
+        parts = [self._best(scores, part, k, exclude_history) for scores, part in scored]
         return BestItems(np.concatenate([one.items for one in parts]), np.concatenate([one.scores for one in parts]))
 
-    def _users(self, histories: HistoryIds) -> Tensor:
-        """[B, D]"""
-        model: Any = self.model
-        if not self._packed:
-            users: Tensor = model.user_vectors(self.interaction(histories)).float()
-            return users
-        first, length = histories.recent(self.width)
-        states = last_states(model, torch.from_numpy(histories.items), first, length)
-        return as_query(states, model.blair_temperature).float()
+    def _by_product(self, histories: HistoryIds) -> Iterator[tuple[Tensor, HistoryIds]]:
+        """[b, C] scores of a few histories at a time; they hold until the next are asked for."""
+        users, table, begin = self._users(self.model, histories), self._tables[id(self.model)], 0
+        size = max(1, CHUNK.get(users.device.type, WRITTEN_OUT) // table.shape[1])
+        room = users.new_empty(min(size, len(users)), table.shape[1])
+        for part in histories.split(size):
+            some = users[begin : begin + len(part.lengths)]
+            begin += len(some)
+            yield torch.mm(some, table, out=room[: len(some)]), part
 
-    def _written_out(self, histories: HistoryIds) -> Tensor:
-        """[B, C], which may be written into."""
-        scores = self.model.full_sort_predict(self.interaction(histories)).float()
-        return scores[:, self._ids] if len(self._ids) < scores.shape[1] - 1 else scores[:, 1:]
+    def _written_out(self, histories: HistoryIds) -> Iterator[tuple[Tensor, HistoryIds]]:
+        """The same of a model that gives the scores of all items, or of an ensemble."""
+        every = len(self._ids) == len(self._column) - 1
+        for part in histories.split(max(1, WRITTEN_OUT // len(self._column))):
+            if isinstance(self.model, Ensemble):
+                weights = self.model.weights.tolist()
+                members = zip(weights, self.model.members, strict=True)
+                scores = sum(standardised(self._scores(member, part)).mul_(weight) for weight, member in members)
+                assert isinstance(scores, Tensor)
+            else:
+                scores = self._scores(self.model, part)
+            yield scores[:, 1:] if every else scores[:, self._ids], part
+
+    def _scores(self, model: Scorer, histories: HistoryIds) -> Tensor:
+        """[b, N] float32"""
+        if id(model) in self._tables:
+            return self._users(model, histories) @ self._tables[id(model)]
+        return model.full_sort_predict(self.interaction(histories)).float()
+
+    def _users(self, scorer: Scorer, histories: HistoryIds) -> Tensor:
+        """[B, D] float32"""
+        model: Any = scorer
+        if can_pack(type(model)):  # which computes nothing for padding
+            first, length = histories.recent(self.width)
+            states = last_states(model, torch.from_numpy(histories.items), first, length)
+            return as_query(states, model.blair_temperature).float()
+        users: Tensor = model.user_vectors(self.interaction(histories)).float()
+        return users
 
     def interaction(self, histories: HistoryIds) -> dict[str, Tensor]:
         """The newest items of each history, as many as the model reads, as its fields."""
@@ -137,7 +152,6 @@ class TopK:
 
     def _best(self, scores: Tensor, histories: HistoryIds, k: int, exclude_history: bool) -> BestItems:
         if exclude_history:
-            assert self._column is not None
             column = self._column[torch.from_numpy(histories.items).to(scores.device)]
             row = torch.from_numpy(np.repeat(np.arange(len(histories.lengths)), histories.lengths)).to(scores.device)
             known = column >= 0
