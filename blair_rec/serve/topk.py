@@ -19,8 +19,10 @@ from blair_rec.models.scorer import Scorer
 from blair_rec.models.similarity import as_query
 from blair_rec.ranking.ensemble import Ensemble, standardised
 
-CHUNK = {"cpu": 1 << 19, "cuda": 1 << 26}
+CHUNK = {"cpu": 1 << 20, "cuda": 1 << 26}
 """Scores made and looked through at once, by kind of device."""
+FEWEST_ROWS = 64
+"""Histories that meet a piece of the items together, at least: each time all of the piece is read from memory."""
 WRITTEN_OUT = 1 << 23
 """Scores held at once where a model gives them for all items."""
 
@@ -96,23 +98,40 @@ class TopK:
             ScoringError: scores that are not a number.
         """
         if id(self.model) in self._tables:
-            scored = self._by_product(histories)
+            parts = self._by_product(histories, k, exclude_history)
         else:
-            scored = self._written_out(histories)
-        parts = [self._best(scores, part, k, exclude_history) for scores, part in scored]
-        return BestItems(np.concatenate([one.items for one in parts]), np.concatenate([one.scores for one in parts]))
+            parts = self._written_out(histories, k, exclude_history)
+        found = [(self._ids[columns].masked_fill_(values == -torch.inf, 0), values) for columns, values in parts]
+        items, scores = (torch.cat(both).cpu().numpy() for both in zip(*found, strict=True))
+        return BestItems(items, scores)
 
-    def _by_product(self, histories: HistoryIds) -> Iterator[tuple[Tensor, HistoryIds]]:
-        """[b, C] scores of a few histories at a time; they hold until the next are asked for."""
-        users, table, begin = self._users(self.model, histories), self._tables[id(self.model)], 0
-        size = max(1, CHUNK.get(users.device.type, WRITTEN_OUT) // table.shape[1])
-        room = users.new_empty(min(size, len(users)), table.shape[1])
+    def _by_product(self, histories: HistoryIds, k: int, exclude_history: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """Columns and scores [b, k] of a few histories at a time, which meet the items piece by piece."""
+        users, table, done = self._users(self.model, histories), self._tables[id(self.model)], 0
+        chunk = CHUNK.get(users.device.type, WRITTEN_OUT)
+        size = max(FEWEST_ROWS, chunk // table.shape[1])
+        width = min(table.shape[1], max(k, chunk // size))
+        pieces = [(begin, table[:, begin : begin + width]) for begin in range(0, table.shape[1], width)]
+        room = users.new_empty(size * width)
         for part in histories.split(size):
-            some = users[begin : begin + len(part.lengths)]
-            begin += len(some)
-            yield torch.mm(some, table, out=room[: len(some)]), part
+            some = users[done : done + len(part.lengths)]
+            done += len(some)
+            row, column = self._known(part) if exclude_history else self._nothing()
+            found = []
+            for begin, piece in pieces:
+                scores = room[: len(some) * piece.shape[1]].view(len(some), -1)
+                torch.mm(some, piece, out=scores)
+                here = (column >= begin) & (column < begin + piece.shape[1])
+                scores[row[here], column[here] - begin] = -torch.inf
+                columns, values = best_columns(scores, min(k, piece.shape[1]))
+                found.append((columns + begin, values))
+            columns, values = (torch.cat(both, dim=1) for both in zip(*found, strict=True))
+            if len(pieces) > 1:  # what is equal stands in the order of columns already
+                values, order = values.sort(dim=1, descending=True, stable=True)
+                columns = columns.gather(1, order)
+            yield columns[:, :k], values[:, :k]
 
-    def _written_out(self, histories: HistoryIds) -> Iterator[tuple[Tensor, HistoryIds]]:
+    def _written_out(self, histories: HistoryIds, k: int, exclude_history: bool) -> Iterator[tuple[Tensor, Tensor]]:
         """The same of a model that gives the scores of all items, or of an ensemble."""
         every = len(self._ids) == len(self._column) - 1
         for part in histories.split(max(1, WRITTEN_OUT // len(self._column))):
@@ -123,7 +142,21 @@ class TopK:
                 assert isinstance(scores, Tensor)
             else:
                 scores = self._scores(self.model, part)
-            yield scores[:, 1:] if every else scores[:, self._ids], part
+            scores = scores[:, 1:] if every else scores[:, self._ids]
+            if exclude_history:
+                scores[self._known(part)] = -torch.inf
+            yield best_columns(scores, k)
+
+    def _known(self, histories: HistoryIds) -> tuple[Tensor, Tensor]:
+        """The candidates that stand in each history: rows and columns, two of [p] int64."""
+        device = self._column.device
+        column = self._column[torch.from_numpy(histories.items).to(device)]
+        row = torch.from_numpy(np.repeat(np.arange(len(histories.lengths)), histories.lengths)).to(device)
+        return row[column >= 0], column[column >= 0]
+
+    def _nothing(self) -> tuple[Tensor, Tensor]:
+        """No row and no column."""
+        return self._column.new_empty(0), self._column.new_empty(0)
 
     def _scores(self, model: Scorer, histories: HistoryIds) -> Tensor:
         """[b, N] float32"""
@@ -149,16 +182,6 @@ class TopK:
         items[inside] = histories.items[(first[:, None] + np.arange(self.width))[inside]]
         fields = {self.model.ITEM_SEQ: items, self.model.ITEM_SEQ_LEN: length}
         return {name: torch.from_numpy(values).to(self.model.device) for name, values in fields.items()}
-
-    def _best(self, scores: Tensor, histories: HistoryIds, k: int, exclude_history: bool) -> BestItems:
-        if exclude_history:
-            column = self._column[torch.from_numpy(histories.items).to(scores.device)]
-            row = torch.from_numpy(np.repeat(np.arange(len(histories.lengths)), histories.lengths)).to(scores.device)
-            known = column >= 0
-            scores[row[known], column[known]] = -torch.inf
-        columns, values = best_columns(scores, k)
-        items = self._ids[columns].masked_fill_(values == -torch.inf, 0)
-        return BestItems(items.cpu().numpy(), values.cpu().numpy())
 
 
 def best_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
