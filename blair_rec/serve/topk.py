@@ -60,6 +60,11 @@ class BestItems(NamedTuple):
 class TopK:
     """Finds the best of some items for any histories, with a model that scores them."""
 
+    _ids: Tensor
+    """[C] int64 the candidates, while `ready`."""
+    _column: Tensor
+    """[N] int64 the column of each item id among them, -1 for no candidate, while `ready`."""
+
     def __init__(self, model: Scorer, width: int, candidates: np.ndarray | None = None) -> None:
         """
         Args:
@@ -67,10 +72,8 @@ class TopK:
             candidates: [C] int64 ids of what may be found, ascending; all items if not given.
         """
         self.model, self.width, self.candidates = model, width, candidates
-        self._ids = self._column = torch.empty(0)
-        """[C] the candidates, and [N] the column of each item id, -1 for no candidate; while `ready`."""
         self._tables: dict[int, Tensor] = {}
-        """By the model, or the member of an ensemble, that scores by product, its items [D, C] or [D, N]."""
+        """By the model, or the member of an ensemble, that scores by product, its items [C, D] or [N, D]."""
 
     @contextmanager
     def ready(self, n_items: int) -> Iterator[TopK]:
@@ -86,7 +89,7 @@ class TopK:
             for model in members or (self.model,):
                 if model.scores_by_product:
                     items = model.item_matrix().float()  # an ensemble's are all needed, for mean and deviation
-                    self._tables[id(model)] = (items if members else items[self._ids]).T.contiguous()
+                    self._tables[id(model)] = items if members else self._of_candidates(items)
             yield self
         self._tables = {}
 
@@ -109,9 +112,9 @@ class TopK:
         """Columns and scores [b, k] of a few histories at a time, which meet the items piece by piece."""
         users, table, done = self._users(self.model, histories), self._tables[id(self.model)], 0
         chunk = CHUNK.get(users.device.type, WRITTEN_OUT)
-        size = max(FEWEST_ROWS, chunk // table.shape[1])
-        width = min(table.shape[1], max(k, chunk // size))
-        pieces = [(begin, table[:, begin : begin + width]) for begin in range(0, table.shape[1], width)]
+        size = max(FEWEST_ROWS, chunk // len(table))
+        width = min(len(table), max(k, chunk // size))
+        pieces = [(begin, table[begin : begin + width]) for begin in range(0, len(table), width)]
         room = users.new_empty(size * width)
         for part in histories.split(size):
             some = users[done : done + len(part.lengths)]
@@ -119,11 +122,11 @@ class TopK:
             row, column = self._known(part) if exclude_history else self._nothing()
             found = []
             for begin, piece in pieces:
-                scores = room[: len(some) * piece.shape[1]].view(len(some), -1)
-                torch.mm(some, piece, out=scores)
-                here = (column >= begin) & (column < begin + piece.shape[1])
+                scores = room[: len(some) * len(piece)].view(len(some), -1)
+                torch.mm(some, piece.T, out=scores)
+                here = (column >= begin) & (column < begin + len(piece))
                 scores[row[here], column[here] - begin] = -torch.inf
-                columns, values = best_columns(scores, min(k, piece.shape[1]))
+                columns, values = best_columns(scores, min(k, len(piece)))
                 found.append((columns + begin, values))
             columns, values = (torch.cat(both, dim=1) for both in zip(*found, strict=True))
             if len(pieces) > 1:  # what is equal stands in the order of columns already
@@ -133,7 +136,6 @@ class TopK:
 
     def _written_out(self, histories: HistoryIds, k: int, exclude_history: bool) -> Iterator[tuple[Tensor, Tensor]]:
         """The same of a model that gives the scores of all items, or of an ensemble."""
-        every = len(self._ids) == len(self._column) - 1
         for part in histories.split(max(1, WRITTEN_OUT // len(self._column))):
             if isinstance(self.model, Ensemble):
                 weights = self.model.weights.tolist()
@@ -142,10 +144,14 @@ class TopK:
                 assert isinstance(scores, Tensor)
             else:
                 scores = self._scores(self.model, part)
-            scores = scores[:, 1:] if every else scores[:, self._ids]
+            scores = self._of_candidates(scores.T).T
             if exclude_history:
                 scores[self._known(part)] = -torch.inf
             yield best_columns(scores, k)
+
+    def _of_candidates(self, rows: Tensor) -> Tensor:
+        """Those of the candidates: [N, ...] -> [C, ...], which is no copy where all items are candidates."""
+        return rows[1:] if len(self._ids) == len(rows) - 1 else rows[self._ids]
 
     def _known(self, histories: HistoryIds) -> tuple[Tensor, Tensor]:
         """The candidates that stand in each history: rows and columns, two of [p] int64."""
@@ -161,7 +167,7 @@ class TopK:
     def _scores(self, model: Scorer, histories: HistoryIds) -> Tensor:
         """[b, N] float32"""
         if id(model) in self._tables:
-            return self._users(model, histories) @ self._tables[id(model)]
+            return self._users(model, histories) @ self._tables[id(model)].T
         return model.full_sort_predict(self.interaction(histories)).float()
 
     def _users(self, scorer: Scorer, histories: HistoryIds) -> Tensor:
