@@ -22,7 +22,10 @@ from blair_rec.cli import main
 from blair_rec.errors import ChangedRuns, ConfigError, OutputError, RefitRun
 from blair_rec.evaluate.runs.results import load_runs
 from blair_rec.experiment.compare import compare
+from blair_rec.experiment.fit import fit_variant
 from blair_rec.experiment.loading import load_model
+from blair_rec.experiment.planning.plan import run_setup
+from blair_rec.experiment.splits.reading import read_splits
 from blair_rec.ranking.ensemble import Ensemble
 from blair_rec.serve import refit as refitting
 from blair_rec.serve import retraining
@@ -99,6 +102,21 @@ def test_training_is_that_of_the_run_up_to_the_epoch_that_validation_chose(
     ours, theirs = load_file(tmp_path / "refit" / "model.safetensors"), load_file(run / "model.safetensors")
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert result_of(tmp_path / "refit")["epochs"] == result_of(run)["selection"]["epoch"]
+
+
+def test_the_learning_rate_takes_the_course_that_it_had(tmp_path: Path) -> None:
+    """One epoch of a training of four along a cosine, by our loop that stops after it, is what a refit of one gives."""
+    variants = {"id": {"items": "id", "train": {"schedule": "cosine", "epochs": 4, "batch_size": 128}}}
+    config = config_of(tiny_at(tmp_path), "none", variants=variants, seeds=[1])
+    data, _ = read_splits(config, tmp_path / "tiny")
+    expected: Any = fit_variant(config, "id", 1, data, None, until=1).model
+    setup = run_setup(config, "id", 1)
+    result = {"variant": "id", "store_sha256": None, "setup": setup, "selection": {"epoch": 1}}
+    again = retraining.fit_again(
+        config, tmp_path / "id-1", result, data, None, tmp_path / "id-1.safetensors", lambda name, done, total: None
+    )
+    ours = again.model.state_dict()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in expected.state_dict().items())
 
 
 def test_an_average_keeps_its_weights_and_all_seeds_are_averaged(done: Path, tmp_path: Path) -> None:
