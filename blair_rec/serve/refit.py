@@ -218,7 +218,7 @@ def _make(
         "train_seconds": sum(epoch.train_seconds for epoch in again.history),
         "wall_seconds": time.perf_counter() - begin,
         "parameters": count_parameters(again.model),  # type: ignore[arg-type]
-        "store": os.path.relpath(again.store, final) if again.store else None,
+        "store": os.path.relpath(again.store.resolve(), final) if again.store else None,
         "weights": {},
         "hashes": {**result["hashes"], "code": code_hash(bool(result["setup"].get("text")))},
         "setup": {**result["setup"], "refit": True},
@@ -237,7 +237,7 @@ def _common(data: TrainingData | None, result: Any, folders: Sequence[Path], fin
         "trained_on": "training, validation and test events",
         "source": [
             {
-                "run": os.path.relpath(folder, final),
+                "run": os.path.relpath(folder.resolve(), final),
                 "name": folder.name,
                 "hashes": read_json(folder, RESULT_FILE)["hashes"],
                 "weights_sha256": sha256_of(folder / WEIGHTS_FILE),

@@ -76,7 +76,11 @@ def test_a_file_gives_what_lists_in_order_of_time_give(done: Path, name: str, re
     run = done / "out" / "runs" / name
     write_histories(Path(f"events.{read}"), EVENTS)
     write_histories(Path(f"lists.{read}"), {"user_id": list(IN_ORDER), "history": list(IN_ORDER.values())})
-    for source in ("events", "lists"):
+    sources = ["events", "lists"]
+    if read != "csv":  # which has no lists of its own
+        write_histories(Path(f"items.{read}"), {"user_id": list(IN_ORDER), "item_id": list(IN_ORDER.values())})
+        sources.append("items")
+    for source in sources:
         served = blair_rec.recommend_file(run, f"best.{written}", histories=f"{source}.{read}", k=4)
         rows = read_output(Path(f"best.{written}"))
         assert (served.users, served.rows, served.notes(4)) == (2, 8, [])
@@ -235,6 +239,7 @@ BROKEN = [
     ("h.jsonl", b'{"user_id": "u", "item_id": "i01"}\n{"user_id": "u"}\n', "line 2: every line has to"),
     ("h.jsonl", b'{"user_id": "u", "history": "i01"}\n', "line 1: history is 'i01'; give a list of item ids"),
     ("h.jsonl", b'{"user_id": "u\\ud800", "history": ["i01"]}\n', "holds a line break or what is no character"),
+    ("h.jsonl", b'{"user_id": "u", "item_id": "i01"}\n{"user_id": "v", "item_id": [1]}\n', "line 2: item_id is .*a list"),
     ("h.jsonl", b"[1]\n", "line 1: a JSON object is expected, such as"),
     ("h.jsonl", b"{\n", "line 1 is no JSON"),
     ("h.jsonl", b"[" * 100_000, "line 1 is no JSON"),

@@ -66,6 +66,7 @@ def test_mappings_and_frames_give_a_dict_by_user(model: Recommender) -> None:
     lists = {"user_id": users, "history": HISTORIES}
     frames: list[Any] = [pd.DataFrame(events), pl.DataFrame(events), pd.DataFrame(lists), pl.DataFrame(lists)]
     dated = pd.DataFrame(events).assign(timestamp=lambda frame: pd.to_datetime(frame["timestamp"], unit="D"))
+    frames += [frame.rename(columns={"history": "item_id"}) for frame in frames[2:3]]
     for frame in [*frames, dated, pl.from_pandas(dated)]:
         found = model.recommend(frame, 5)
         assert found == expected and list(found) == users

@@ -21,6 +21,7 @@ from blair_rec.serve.items import KnownItems, OnUnknown
 
 USER, ITEM, TIME, HISTORY = "user_id", "item_id", "timestamp", "history"
 KNOWN = (USER, ITEM, TIME, HISTORY)
+_LISTS = (list, tuple, np.ndarray)
 BLOCK = 8192
 """Users that are handed on at once."""
 
@@ -69,7 +70,8 @@ class Unknown:
 def read_histories(
     path: Path, known: KnownItems, unknown: Unknown, told: OnRead = lambda done, total: None
 ) -> Iterator[UserBlock]:
-    """The histories in a file of events (user_id, item_id, perhaps timestamp), or of lists (user_id, history).
+    """The histories in a file of events (user_id, item_id, perhaps timestamp), or of lists (user_id, and history or
+    item_id).
 
     In CSV a list is written with spaces between its items. A file of lists is handed on as it is read; of events, 16
     bytes each stay in memory until all are read. Users come in the order of their first rows.
@@ -94,8 +96,9 @@ def _histories(
             f"each row, or {USER} and {HISTORY}, a list of items for each user"
         )
     every = _chain(first, rows)
-    if HISTORY in names:
-        yield from _lists(every, path, known, unknown, words)
+    column = HISTORY if HISTORY in names else ITEM
+    if column == HISTORY or (names == {USER, ITEM} and isinstance(first.values[ITEM][0], _LISTS)):
+        yield from _lists(every, column, path, known, unknown, words)
     else:
         yield from _events(every, path, known, unknown).blocks()
 
@@ -106,9 +109,9 @@ def _chain(first: Columns, rest: Iterator[Columns]) -> Iterator[Columns]:
 
 
 def _lists(
-    rows: Iterable[Columns], path: object, known: KnownItems, unknown: Unknown, words: bool
+    rows: Iterable[Columns], column: str, path: object, known: KnownItems, unknown: Unknown, words: bool
 ) -> Iterator[UserBlock]:
-    user_ids, item_ids = Ids(path, USER), Ids(path, HISTORY)
+    user_ids, item_ids = Ids(path, USER), Ids(path, column)
     seen: set[str] = set()
     for columns in rows:
         users = user_ids(columns.values[USER], columns.lines)
@@ -118,8 +121,8 @@ def _lists(
             check_text(user, USER, f"{path}, line {line}")
             seen.add(user)
         lists = [
-            _list(value, words, f"{path}, line {line}")
-            for value, line in zip(columns.values[HISTORY], columns.lines, strict=True)
+            _list(value, words, f"{path}, line {line}: {column}")
+            for value, line in zip(columns.values[column], columns.lines, strict=True)
         ]
         lengths = np.fromiter(map(len, lists), dtype=np.int64, count=len(lists))
         lines = np.repeat(np.asarray(columns.lines), lengths).tolist()
@@ -134,11 +137,9 @@ def _lists(
 def _list(value: Any, words: bool, where: str) -> list[Any]:
     if words and isinstance(value, str):
         return value.split()
-    if isinstance(value, np.ndarray):
-        return list(value.tolist())
-    if not isinstance(value, (list, tuple)):
-        raise SourceError(f"{where}: {HISTORY} is {str(value)[:40]!r}; give a list of item ids")
-    return list(value)
+    if not isinstance(value, _LISTS):
+        raise SourceError(f"{where} is {str(value)[:40]!r}; give a list of item ids")
+    return list(value.tolist() if isinstance(value, np.ndarray) else value)
 
 
 class _Events:
@@ -211,7 +212,9 @@ def from_frame(frame: Any) -> dict[str, list[str]]:
     if rows == 0:
         return {}
     tokens: list[str] = []
-    listed = values.get(ITEM) or [token for one in values.get(HISTORY, ()) for token in _list(one, False, where)]
+    listed = values.get(ITEM) or values.get(HISTORY) or []
+    if any(isinstance(one, _LISTS) for one in listed):
+        listed = [token for one in listed for token in _list(one, False, f"{where}: a history")]
     tokens = list(dict.fromkeys(Ids(where, ITEM)(listed, range(1, len(listed) + 1))))
     every = KnownItems(["[PAD]", *tokens])
     blocks = _histories(iter([Columns(values, range(1, rows + 1))]), where, every, Unknown("error"), False)
