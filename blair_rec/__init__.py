@@ -10,6 +10,8 @@ The public names below are imported on first use, so `import blair_rec` alone is
     hits = blair_rec.TextSearch(store, items="items.jsonl").search(["a blue cup"], k=10)
     blair_rec.load("runs/mine/runs/text-1").recommend([["item-1", "item-7"]], k=10)
     blair_rec.export_vectors("runs/mine/runs/text-1", "vectors")
+    blair_rec.refit("runs/mine", "models/mine")              # the winner, trained on the whole log
+    blair_rec.recommend_file("models/mine", "best.parquet", histories="events.csv", k=10)
 """
 
 from __future__ import annotations
@@ -22,8 +24,10 @@ if TYPE_CHECKING:
     from blair_rec.experiment.compare import compare as compare
     from blair_rec.experiment.compare import leaderboard as leaderboard
     from blair_rec.experiment.tune import tune as tune
+    from blair_rec.serve.batch.recommend import recommend_file as recommend_file
     from blair_rec.serve.recommender import export_vectors as export_vectors
     from blair_rec.serve.recommender import load as load
+    from blair_rec.serve.refit import refit as refit
     from blair_rec.text.encoding.encode import encode as encode
     from blair_rec.text.search.sentences import TextSearch as TextSearch
     from blair_rec.text.store.embeddings import open_store as open_store
@@ -39,6 +43,8 @@ _HOMES = {
     "TextSearch": "blair_rec.text.search.sentences",
     "load": "blair_rec.serve.recommender",
     "export_vectors": "blair_rec.serve.recommender",
+    "recommend_file": "blair_rec.serve.batch.recommend",
+    "refit": "blair_rec.serve.refit",
 }
 """The module of each public name."""
 
@@ -51,6 +57,8 @@ __all__ = [
     "leaderboard",
     "load",
     "open_store",
+    "recommend_file",
+    "refit",
     "tune",
 ]
 

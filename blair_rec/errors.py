@@ -156,6 +156,16 @@ class BadRun(BlairRecError, ValueError):
         )
 
 
+class RefitRun(BlairRecError, ValueError):
+    """A refit where a run is expected that can be ranked."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            f"{folder} is a refit: it was trained on the test events as well, so it can't be ranked or refitted; give "
+            "a run of the comparison, and keep refits out of its folder `runs`"
+        )
+
+
 class UnpairedRuns(BlairRecError, ValueError):
     """Two runs that don't answer the same question, so that their numbers can't stand side by side."""
 
@@ -200,7 +210,7 @@ class UnknownItems(BlairRecError, LookupError):
     def __init__(self, unknown: Sequence[str], total: int) -> None:
         super().__init__(
             f"{len(unknown)} of {total} item tokens are not among the model's items (first: {first_of(unknown)}); "
-            "leave them out of the histories"
+            'leave them out, or skip them: unknown="skip" in Python, --unknown-items skip on the command line'
         )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from worlds import read_log
 
@@ -81,3 +84,22 @@ def test_recboles_tests_are_run_and_what_fails_is_told_by_its_reason(tmp_path: P
     }
     page = "\n".join(recbole_tests.to_page(found))
     assert f"| {missing} | 2 | `test_wrong`, `test_wrong_too` |" in page and "2 of 5 pass" in page
+
+
+@pytest.mark.usefixtures("_benchmarks")
+def test_the_short_form_of_batch_recommendations_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import recommend
+
+    monkeypatch.setattr(recommend, "CHECKED", 30)
+    run = recommend.write_run(tmp_path / "run", 300)
+    events = recommend.write_events(tmp_path / "events.parquet", 50, 300, 400)
+    found = recommend.recommend(run, events, tmp_path / "best.parquet", 7)
+    assert (found["users"], found["rows"]) == (50, 350)
+    assert recommend.agreement(run, events, tmp_path / "best.parquet", 7) == 1
+    table = pq.read_table(tmp_path / "best.parquet").to_pydict()
+    table["item_id"][0] = next(f"i{n}" for n in range(300) if f"i{n}" not in table["item_id"][:7])
+    pq.write_table(pa.table(table), tmp_path / "wrong.parquet")
+    assert recommend.agreement(run, events, tmp_path / "wrong.parquet", 7) < 1
+    options = argparse.Namespace(users=50, items=300, events=400, rounds=1, k=7)
+    page = "\n".join(recommend.to_page({"recommend": [found]}, options, 1.0))
+    assert "50 users, 300 items, the best 7" in page and "| 100.0% of 30 users |" in page

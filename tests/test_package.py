@@ -64,7 +64,18 @@ def test_the_command_resolves() -> None:
     assert callable(command.load())
 
 
-PUBLIC = ["TextSearch", "compare", "encode", "export_vectors", "leaderboard", "load", "open_store", "tune"]
+PUBLIC = [
+    "TextSearch",
+    "compare",
+    "encode",
+    "export_vectors",
+    "leaderboard",
+    "load",
+    "open_store",
+    "recommend_file",
+    "refit",
+    "tune",
+]
 
 
 def test_the_public_names_are_these_and_each_is_documented() -> None:

@@ -145,7 +145,7 @@ LIBRARIES_AT_HOME = {
     "transformers": ("blair_rec.text", "blair_rec.pretrain"),
     "huggingface_hub": ("blair_rec.text", "blair_rec.prepare", "blair_rec.serve.export"),
     "polars": ("blair_rec.prepare",),
-    "pyarrow": ("blair_rec.text", "blair_rec.prepare", "blair_rec.pretrain"),
+    "pyarrow": ("blair_rec.text", "blair_rec.prepare", "blair_rec.pretrain", "blair_rec.serve"),
     "faiss": ("blair_rec.text", "blair_rec.serve.export"),
     "onnx": ("blair_rec.serve.export",),
     "onnxruntime": ("blair_rec.serve.export",),

@@ -80,12 +80,12 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     import blair_rec
-    from blair_rec.cli import compare, doctor, export, prepare, pretrain, run, schema, search, text, tune
+    from blair_rec.cli import compare, doctor, export, prepare, pretrain, run, schema, search, serve, text, tune
 
     parser = _Parser(prog="blair-rec", description="Does item text help a sequential recommender?")
     parser.add_argument("--version", action="version", version=f"blair-rec {blair_rec.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (compare, tune, export, run, text, search, prepare, pretrain, schema, doctor):
+    for module in (compare, tune, serve, export, run, text, search, prepare, pretrain, schema, doctor):
         module.add(commands)
     parser.set_defaults(**WHAT_A_COMMAND_DOES)
     return parser

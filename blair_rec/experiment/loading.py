@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,16 +65,8 @@ def load_model(run_dir: Path, store: str | Path | None = None, dataset: Any = No
         load_weights(ensemble, run_dir / WEIGHTS_FILE, None)
         return Loaded(ensemble, item_tokens, min(member.width for member in members), members=members)
     registry.check(_named(setup))
-    opened, vectors, needed = None, None, result["store_sha256"]
-    if needed is not None:
-        path = Path(store) if store else run_dir / result["store"]
-        if not path.is_dir():
-            raise CheckpointError(
-                f"{run_dir} was trained over the text vectors of store {needed}, and there is none at {path}; "
-                "pass store=, or make it again with `blair-rec encode`"
-            )
-        opened = open_store(path)
-        vectors = item_vectors(opened, item_tokens, setup["text"]["missing_text"])
+    opened, vectors = text_vectors(run_dir, result, item_tokens, store)
+    if vectors is not None:
         vectors = dataclasses.replace(vectors, fitted=saved_transforms(run_dir / WEIGHTS_FILE) or None)
     cls = model_class(setup["model"])
     settings = model_settings(setup) if setup["scorer"] is None else setup["recbole"]
@@ -97,6 +89,31 @@ def _named(setup: Mapping[str, Any]) -> list[tuple[str, str]]:
     scorer = [("scorers", setup["scorer"])] if setup["scorer"] is not None else []
     named = [("items", setup["items"]), *scorer, *(("transforms", name) for name in steps)]
     return list(dict.fromkeys((group, str(name)) for group, name in named))
+
+
+def text_vectors(
+    run_dir: Path, result: Mapping[str, Any], item_tokens: Sequence[str], store: str | Path | None = None
+) -> tuple[EmbeddingStore | None, ItemVectors | None]:
+    """The store of a finished run and the vectors of its items; None twice for a run without text.
+
+    Args:
+        result: what its result.json says.
+        store: where the store is, if it is no longer where the run found it.
+
+    Raises:
+        CheckpointError: no store there. MissingEmbeddings, TextlessItems, StoreError: it doesn't cover the items.
+    """
+    needed = result["store_sha256"]
+    if needed is None:
+        return None, None
+    path = Path(store) if store else run_dir / result["store"]
+    if not path.is_dir():
+        raise CheckpointError(
+            f"{run_dir} was trained over the text vectors of store {needed}, and there is none at {path}; "
+            "pass store=, or make it again with `blair-rec encode`"
+        )
+    opened = open_store(path)
+    return opened, item_vectors(opened, item_tokens, result["setup"]["text"]["missing_text"])
 
 
 def _with_vectors(dataset: Any, vectors: ItemVectors | None) -> Any:

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
 
 from blair_rec.device import AUTO
-from blair_rec.errors import ConfigError, OutputError, StoreError, UnknownItems
+from blair_rec.errors import BadRun, ConfigError, OutputError, StoreError, UnknownItems
+from blair_rec.evaluate.runs.run_files import HISTORIES_FILE, read_arrays
 from blair_rec.experiment.loading import Loaded, load_model
 from blair_rec.files import partial_of, put_in_place, refuse_foreign, work_beside
 from blair_rec.models.scorer import Scorer
 from blair_rec.ranking.ensemble import Ensemble
 from blair_rec.registry import trusting
+from blair_rec.serve.given import GivenHistories
+from blair_rec.serve.items import KnownItems, OnUnknown, check_unknown, least_left
+from blair_rec.serve.topk import HistoryIds, TopK
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
 
 EXPORTED = ("items.npy", "items.json")
 """What export_vectors writes."""
+COUNTS_FILE = "item_counts.npy"
+"""Where a refit keeps the events of each item."""
 
 
 class Recommendation(NamedTuple):
@@ -30,37 +36,131 @@ class Recommendation(NamedTuple):
     item_token: str
     score: float
 
+    @property
+    def by_popularity(self) -> bool:
+        """Whether no item of the history was known, so that this is one of the most popular items."""
+        return False
+
+
+class PopularItem(Recommendation):
+    """One of the most popular items; its score is how often it was bought."""
+
+    __slots__ = ()
+
+    @property
+    def by_popularity(self) -> bool:
+        """Always: no item of the history was known."""
+        return True
+
 
 class Recommender:
     """A trained model and the items it knows."""
 
-    def __init__(self, model: Scorer, item_tokens: Sequence[str], width: int) -> None:
+    def __init__(
+        self, model: Scorer, item_tokens: Sequence[str], width: int, item_counts: np.ndarray | None = None
+    ) -> None:
+        """
+        Args:
+            item_tokens: by item id; the first one is the padding's.
+            width: items of a history that the model reads, at most.
+            item_counts: events of each item by item id, for histories without a known item.
+        """
         model.eval()
         self._model = model
-        self.item_tokens = tuple(item_tokens[1:])
+        self.known = KnownItems(item_tokens, item_counts)
+        self.item_tokens = self.known.tokens[1:]
         """Every item that can be recommended."""
-        self._id_of = {token: item_id for item_id, token in enumerate(item_tokens) if item_id > 0}
+        self._id_of = self.known.id_of
         self._width = width
 
-    @torch.no_grad()
+    @overload
+    def recommend(  # type: ignore[overload-overlap]
+        self,
+        histories: Mapping[str, Iterable[str]],
+        k: int = ...,
+        *,
+        exclude_history: bool = ...,
+        batch_size: int = ...,
+        allow: Iterable[str] | None = ...,
+        deny: Iterable[str] = ...,
+        unknown: OnUnknown = ...,
+    ) -> dict[str, list[Recommendation]]: ...
+    @overload
     def recommend(
-        self, histories: Sequence[Sequence[str]], k: int = 10, *, exclude_history: bool = True, batch_size: int = 1024
-    ) -> list[list[Recommendation]]:
+        self,
+        histories: Iterable[Iterable[str]],
+        k: int = ...,
+        *,
+        exclude_history: bool = ...,
+        batch_size: int = ...,
+        allow: Iterable[str] | None = ...,
+        deny: Iterable[str] = ...,
+        unknown: OnUnknown = ...,
+    ) -> list[list[Recommendation]]: ...
+    def recommend(
+        self,
+        histories: Any,
+        k: int = 10,
+        *,
+        exclude_history: bool = True,
+        batch_size: int = 1024,
+        allow: Iterable[str] | None = None,
+        deny: Iterable[str] = (),
+        unknown: OnUnknown = "error",
+    ) -> Any:
         """The k best next items for each history of item tokens, oldest first; best first.
 
-        With `exclude_history` an item of the history is never recommended again. A model reads the newest items of a
-        history, as many as its window holds.
+        A model reads the newest items of a history, as many as its window holds. Among equal scores the item comes
+        first that the run numbered first.
+
+        Args:
+            histories: any iterable of histories, or a NumPy array with a history in each row. For a mapping from users
+                to histories, or a frame (columns user_id and item_id, perhaps timestamp; or user_id and history), the
+                answer is a dict by user.
+            exclude_history: never recommend an item of the history again.
+            allow, deny: item tokens; with `allow` nothing else is recommended, and of `deny` nothing.
+            unknown: what to do with item tokens that the model doesn't know: error, or skip. A history that holds no
+                other gets the most popular items then, each a PopularItem.
 
         Raises:
-            UnknownItems: tokens that the model was not trained with.
+            UnknownItems: tokens that the model was not trained with, where they are an error.
             ConfigError: an empty history, or a k that is larger than the number of items left.
         """
-        self._check(histories, k, exclude_history)
-        found: list[list[Recommendation]] = []
-        with self._model.shared_items():
-            for begin in range(0, len(histories), batch_size):
-                found += self._batch(histories[begin : begin + batch_size], k, exclude_history)
-        return found
+        check_unknown(unknown)
+        given = GivenHistories(histories)
+        candidates, _ = self.known.candidates(allow, deny, unknown)
+        ids = self._ids(given, unknown)
+        left = least_left(candidates.tolist(), ids if exclude_history else [])
+        if not 1 <= k <= left:
+            raise ConfigError(f"k is {k}; it has to be between 1 and {left}, the items left")
+        lengths = np.array([len(one) for one in ids], dtype=np.int64)
+        read = np.flatnonzero(lengths)
+        found: list[list[Recommendation]] = [[] for _ in ids]
+        if len(read) < len(ids):
+            items, events = self.known.most_popular(candidates)
+            pairs = zip(items[:k].tolist(), events[:k].tolist(), strict=True)
+            popular = [PopularItem(self.known.tokens[item], float(count)) for item, count in pairs]
+            found = [list(popular) for _ in ids]
+        if len(read):
+            whole = HistoryIds(np.concatenate([ids[row] for row in read]), lengths[read])
+            with TopK(self._model, self._width, candidates).ready(len(self.known)) as top:
+                parts = [top.best(part, k, exclude_history) for part in whole.split(batch_size)]
+            rows = zip(
+                read.tolist(),
+                (row for part in parts for row in part.items.tolist()),
+                (row for part in parts for row in part.scores.tolist()),
+                strict=True,
+            )
+            for row, items_of, scores_of in rows:
+                found[row] = [
+                    Recommendation(self.known.tokens[item], score)
+                    for item, score in zip(items_of, scores_of, strict=True)
+                ]
+        return found if given.users is None else dict(zip(given.users, found, strict=True))
+
+    def top(self, candidates: np.ndarray) -> TopK:
+        """What finds the best of these items, ids in ascending order, for many histories of item ids."""
+        return TopK(self._model, self._width, candidates)
 
     def item_vectors(self) -> np.ndarray:
         """[items, D] float32, in the order of `item_tokens`: their inner product with `user_vectors` ranks the items.
@@ -76,7 +176,7 @@ class Recommender:
         return vectors
 
     @torch.no_grad()
-    def user_vectors(self, histories: Sequence[Sequence[str]], batch_size: int = 1024) -> np.ndarray:
+    def user_vectors(self, histories: Iterable[Iterable[str]], batch_size: int = 1024) -> np.ndarray:
         """[histories, D] float32: what `item_vectors` is searched with after each history of item tokens.
 
         Items of the history are among what is found. Inner products compare within one history alone.
@@ -86,13 +186,33 @@ class Recommender:
             ConfigError: an empty history, or scores that are no inner products.
         """
         self._check_vectors()
-        self._check_histories(histories)
+        ids = self._ids(GivenHistories(histories), "error")
+        if not ids:
+            return np.zeros((0, self.item_vectors().shape[1]), np.float32)
+        whole = HistoryIds(np.concatenate(ids), np.array([len(one) for one in ids]))
+        top = TopK(self._model, self._width)
         with self._model.shared_items():
-            parts = [
-                self._model.user_vectors(self._interaction(histories[begin : begin + batch_size])).float().cpu()
-                for begin in range(0, len(histories), batch_size)
+            parts = [self._model.user_vectors(top.interaction(part)).float().cpu() for part in whole.split(batch_size)]
+        return torch.cat(parts).numpy()
+
+    def _ids(self, given: GivenHistories, unknown: OnUnknown) -> list[np.ndarray]:
+        """Item ids of each history, without those that are not known.
+
+        Raises:
+            UnknownItems, ConfigError: unknown items, or histories without any, where they are an error.
+        """
+        if unknown == "error" and (empty := sum(len(history) == 0 for history in given.tokens)):
+            raise ConfigError(f"{empty} of {len(given)} histories are empty; a next item needs at least one")
+        ids = [self.known.ids(history) for history in given.tokens]
+        if unknown == "error" and any((one == 0).any() for one in ids):
+            missing = [
+                token
+                for history, of_history in zip(given.tokens, ids, strict=True)
+                for token, item_id in zip(history, of_history.tolist(), strict=True)
+                if item_id == 0
             ]
-        return torch.cat(parts).numpy() if parts else np.zeros((0, self.item_vectors().shape[1]), np.float32)
+            raise UnknownItems(missing, sum(map(len, given.tokens)))
+        return [one[one > 0] for one in ids]
 
     def _check_vectors(self) -> None:
         if not self._model.scores_by_product:
@@ -102,50 +222,6 @@ class Recommender:
                 f"the scores of {' and '.join(sorted(names))} are not all inner products of a user's vector and an "
                 "item's, so there are no vectors to search; `recommend` works all the same"
             )
-
-    def _interaction(self, histories: Sequence[Sequence[str]]) -> dict[str, torch.Tensor]:
-        """The newest items of each history, as many as the window holds, as the model's fields."""
-        model = self._model
-        items = np.zeros((len(histories), self._width), dtype=np.int64)
-        length = np.array([min(len(history), self._width) for history in histories], dtype=np.int64)
-        for row, history in enumerate(histories):
-            recent = history[-self._width :]
-            items[row, : len(recent)] = [self._id_of[token] for token in recent]
-        fields = {model.ITEM_SEQ: items, model.ITEM_SEQ_LEN: length}
-        return {name: torch.from_numpy(values).to(model.device) for name, values in fields.items()}
-
-    def _batch(self, histories: Sequence[Sequence[str]], k: int, exclude_history: bool) -> list[list[Recommendation]]:
-        scores = self._model.full_sort_predict(self._interaction(histories)).float().cpu()
-        scores[:, 0] = -torch.inf
-        if exclude_history:
-            for row, history in enumerate(histories):
-                scores[row, [self._id_of[token] for token in history]] = -torch.inf
-        best = scores.topk(k, dim=1)
-        return [
-            [
-                Recommendation(self.item_tokens[item_id - 1], score)
-                for item_id, score in zip(row_ids, row_scores, strict=True)
-            ]
-            for row_ids, row_scores in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        ]
-
-    def _check(self, histories: Sequence[Sequence[str]], k: int, exclude_history: bool) -> None:
-        self._check_histories(histories)
-        taken = max((len(set(history)) for history in histories), default=0) if exclude_history else 0
-        if not 1 <= k <= len(self.item_tokens) - taken:
-            raise ConfigError(f"k is {k}; it has to be between 1 and {len(self.item_tokens) - taken}, the items left")
-
-    def _check_histories(self, histories: Sequence[Sequence[str]]) -> None:
-        if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
-            raise ConfigError("histories are lists of item tokens; got a string, so wrap it: [['item', ...]]")
-        if empty := sum(len(history) == 0 for history in histories):
-            raise ConfigError(f"{empty} of {len(histories)} histories are empty; a next item needs at least one")
-        tokens = [token for history in histories for token in history]
-        if wrong := [token for token in tokens if not isinstance(token, str)]:
-            raise ConfigError(f"item tokens are text, but {len(wrong)} of {len(tokens)} are not (first: {wrong[0]!r})")
-        unknown = [token for token in tokens if token not in self._id_of]
-        if unknown:
-            raise UnknownItems(unknown, len(tokens))
 
 
 def load(
@@ -181,7 +257,24 @@ def load(
     item_tokens = loaded.item_tokens
     if extra_items is not None:
         item_tokens = item_tokens + _append_items(loaded, open_store(extra_items))
-    return Recommender(loaded.model, item_tokens, loaded.width)
+    return Recommender(loaded.model, item_tokens, loaded.width, item_counts_of(Path(run_dir)))
+
+
+def item_counts_of(run_dir: Path) -> np.ndarray | None:
+    """[N] int64, the events of each item by item id that a run or a refit was trained on; None without such a file.
+
+    Raises:
+        BadRun: the file is damaged.
+    """
+    if (run_dir / COUNTS_FILE).is_file():
+        try:
+            return np.asarray(np.load(run_dir / COUNTS_FILE, allow_pickle=False), dtype=np.int64)
+        except (OSError, ValueError) as error:
+            raise BadRun(run_dir, COUNTS_FILE, f"can't be read: {error}") from error
+    if not (run_dir / HISTORIES_FILE).is_file():
+        return None
+    counts: np.ndarray | None = read_arrays(run_dir, HISTORIES_FILE).get("item_counts")
+    return counts
 
 
 def export_vectors(

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from blair_rec.errors import BadRun, first_of
+from blair_rec.errors import BadRun, RefitRun, first_of
 from blair_rec.evaluate.runs.checks import typed
 
 ProtocolName = Literal["unmasked", "masked"]
@@ -224,9 +224,11 @@ class EpochRecord:
 
 
 def result_of(folder: Path, raw: Any) -> Result:
-    """A parsed result.json as a Result. Raises BadRun."""
+    """A parsed result.json as a Result. Raises BadRun, or RefitRun for what was trained on the test events, too."""
     if not isinstance(raw, Mapping):
         raise BadRun(folder, RESULT_FILE, f"holds a {type(raw).__name__}, expected an object")
+    if raw.get("refit"):
+        raise RefitRun(folder)
     if raw.get("schema") != SCHEMA:
         raise BadRun(
             folder, RESULT_FILE, f"has schema {raw.get('schema')!r}, and this version of blair_rec reads {SCHEMA}"

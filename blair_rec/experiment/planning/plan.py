@@ -22,6 +22,9 @@ from blair_rec.experiment.provenance import code_hash, hash_files, hash_of, with
 
 # Planning takes neither torch nor RecBole, so that a dry run answers at once.
 
+MEMBERS_FOLDER = "members"
+"""Where a refit keeps the runs that it averages."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -122,9 +125,13 @@ def run_names(config: CompareConfig, variants: Collection[str], seeds: Collectio
 
 
 def member_folders(folder: Path, setup: Mapping[str, Any]) -> list[Path]:
-    """The folders of the runs that the run in `folder` averages; none if it is no average."""
+    """The folders of the runs that the run in `folder` averages; none if it is no average.
+
+    They lie beside it; those of a refit, which is one folder of its own, lie in it.
+    """
     names = setup.get("runs") or [run_name(member, setup["seed"]) for member in setup.get("average", ())]
-    return [folder.with_name(name) for name in names]
+    beside = folder / MEMBERS_FOLDER / folder.name if setup.get("refit") else folder
+    return [beside.with_name(name) for name in names]
 
 
 def with_members(run: Run) -> Run:
@@ -136,8 +143,11 @@ def with_members(run: Run) -> Run:
 
 def members_hash(folder: Path, setup: Mapping[str, Any]) -> str | None:
     """Of the runs that an average is made of, as they are now; None while one of them is not finished."""
-    files = [member / name for member in member_folders(folder, setup) for name in (RANKS_FILE, WEIGHTS_FILE)]
-    return hash_files(files, folder.parent) if all(path.is_file() for path in files) else None
+    is_refit = setup.get("refit")
+    kept = (WEIGHTS_FILE,) if is_refit else (RANKS_FILE, WEIGHTS_FILE)  # a refit is ranked nowhere
+    files = [member / name for member in member_folders(folder, setup) for name in kept]
+    root = folder if is_refit else folder.parent  # a refit may be moved, and called otherwise
+    return hash_files(files, root) if all(path.is_file() for path in files) else None
 
 
 def _as_made(setup: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:

@@ -1,0 +1,112 @@
+"""blair-rec refit | recommend: a finished comparison put to work."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from blair_rec.cli.progress import Counters, add_quiet
+from blair_rec.cli.terminal import Console, say, set_up_logging
+from blair_rec.errors import ConfigError
+
+
+def add(commands: Any) -> None:
+    """Register the commands."""
+    command = commands.add_parser("refit", help="train the winner of a comparison again, on the whole log")
+    command.add_argument(
+        "run", type=Path, metavar="RUN", help="the folder of a comparison, whose best variant on validation is taken, "
+        "or that of one of its runs"
+    )  # fmt: skip
+    command.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="the folder of the refit")
+    command.add_argument("--variant", metavar="NAME", help="this variant instead of the best one")
+    command.add_argument("--seeds", metavar="1,2", help="these seeds (default: all of them, averaged)")
+    command.add_argument("--store", type=Path, metavar="DIR", help="the text vectors, if they are not where they were")
+    add_quiet(command)
+    command.set_defaults(command=_refit, goes_on=True)
+
+    command = commands.add_parser("recommend", help="the best items for many users, into a file")
+    command.add_argument("run", type=Path, metavar="RUN", help="a refit, or a run such as runs/mine/runs/text-1")
+    users = command.add_mutually_exclusive_group(required=True)
+    users.add_argument(
+        "--histories",
+        type=Path,
+        metavar="FILE",
+        help=".parquet, .csv or .jsonl with user_id, item_id and perhaps timestamp; or user_id and history, a list",
+    )
+    users.add_argument("--all-users", action="store_true", help="all users of the data set, with all their events")
+    command.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="FILE", help=".parquet, .csv or .jsonl: user_id, item_id, "
+        "score, rank, by_popularity"
+    )  # fmt: skip
+    command.add_argument("-k", type=int, default=10, help="items for each user (default: 10)")
+    command.add_argument("--titles", action="store_true", help="a column of the items' titles")
+    command.add_argument("--only", type=Path, metavar="FILE", help="recommend none but these items, one in each line")
+    command.add_argument("--except", dest="deny", type=Path, metavar="FILE", help="recommend none of these items")
+    command.add_argument("--include-history", action="store_true", help="items of the history, too")
+    command.add_argument(
+        "--unknown-items",
+        choices=("error", "skip"),
+        default="error",
+        help="what to do with items that the model doesn't know; skipped ones are counted (default: error)",
+    )
+    command.add_argument("--extra-items", type=Path, metavar="STORE", help="a store of more items, for runs over text")
+    command.add_argument("--store", type=Path, metavar="DIR", help="the text vectors, if they are not where they were")
+    add_quiet(command)
+    command.set_defaults(command=_recommend)
+
+
+def _refit(options: argparse.Namespace, console: Console) -> None:
+    from blair_rec.serve.refit import refit
+
+    if options.quiet:
+        set_up_logging(console, quiet=True)
+    with Counters(console, options.quiet) as counters:
+
+        def told(name: str, done: int, total: int) -> None:
+            counters.update(name, done, total, f"{name}: {done:,} of {total:,} training steps")
+
+        out = refit(
+            options.run,
+            options.out,
+            variant=options.variant,
+            seeds=_seeds(options.seeds),
+            store=options.store,
+            progress=told,
+        )
+    if not options.quiet:
+        say(console, f"the refit is in {out}; `blair-rec recommend {out} --all-users -o FILE` puts it to work")
+
+
+def _seeds(text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--seeds is {text!r}; give whole numbers with commas between them, such as 1,2") from None
+
+
+def _recommend(options: argparse.Namespace, console: Console) -> None:
+    from blair_rec.serve.batch.recommend import recommend_file
+
+    if options.quiet:
+        set_up_logging(console, quiet=True)
+    with Counters(console, options.quiet) as counters:
+        served = recommend_file(
+            options.run,
+            options.out,
+            histories=options.histories,
+            all_users=options.all_users,
+            k=options.k,
+            titles=options.titles,
+            only=options.only,
+            deny=options.deny,
+            exclude_history=not options.include_history,
+            unknown=options.unknown_items,
+            extra_items=options.extra_items,
+            store=options.store,
+            progress=counters.update,
+        )
+    for note in served.notes(options.k):
+        say(console, note)
+    if not options.quiet:
+        say(console, f"{served.rows:,} recommendations for {served.users:,} users are in {options.out}")

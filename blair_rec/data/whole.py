@@ -1,0 +1,23 @@
+"""All splits of a data set as one: what a model learns from where nothing is kept back for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from blair_rec.data.dataset import TextSequentialDataset
+
+from recbole.data.interaction import cat_interactions
+
+
+def whole_log(splits: Sequence[TextSequentialDataset]) -> TextSequentialDataset:
+    """The cases of all these splits of one data set, each with its own history; the splits stay as they are."""
+    first = splits[0]
+    if first.log is None:  # benchmark files: rows that hold their histories
+        whole: TextSequentialDataset = first.copy(cat_interactions([split.inter_feat for split in splits]))
+        return whole
+    rows = first.inter_feat.select(slice(None))
+    rows.position = torch.cat([split.inter_feat.position for split in splits]).sort().values
+    whole = first.copy(rows)
+    return whole

@@ -1,0 +1,239 @@
+"""Columns of events, or of a list for each user, as histories of item ids: in order of time, block by block.
+
+Events of one user are put in order by their times; those of equal time, or all where there are no times, stay in the
+order of the file. Ids are text: "007" is not "7". Whole numbers of JSON or Parquet become their digits, where nothing
+else is in the column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from blair_rec.errors import SourceError, UnknownItems
+from blair_rec.serve.batch.rows import CSV, Columns, OnRead, check_columns, kind_of, read_columns
+from blair_rec.serve.batch.values import Ids, Times, check_text
+from blair_rec.serve.items import KnownItems, OnUnknown
+
+USER, ITEM, TIME, HISTORY = "user_id", "item_id", "timestamp", "history"
+KNOWN = (USER, ITEM, TIME, HISTORY)
+_LISTS = (list, tuple, np.ndarray)
+BLOCK = 8192
+"""Users that are handed on at once."""
+
+
+class UserBlock(NamedTuple):
+    """Some users and their histories of item ids, oldest first."""
+
+    users: list[str]
+    items: np.ndarray
+    """[P] int64, user after user."""
+    lengths: np.ndarray
+    """[len(users)] int64; 0 for a user without a known item."""
+    done: int
+    """How many users there have been, with these."""
+    total: int | None
+    """How many there are; None while nobody knows."""
+
+
+@dataclass
+class Unknown:
+    """Item tokens that the model doesn't know: an error, or counted and left out."""
+
+    policy: OnUnknown
+    skipped: int = 0
+    """Events, or places in lists."""
+    first: list[str] = field(default_factory=list)
+
+    def see(self, tokens: Sequence[str], ids: np.ndarray, where: str) -> None:
+        """`ids` [n] of `tokens` [n] are 0 where they are not known.
+
+        Raises:
+            UnknownItems: there is one, and it is an error. SourceError: one that can't be meant as an id.
+        """
+        if ids.all():
+            return
+        missing = [tokens[place] for place in np.flatnonzero(ids == 0).tolist()]
+        for token in set(missing):
+            check_text(token, ITEM, where)
+        if self.policy == "error":
+            raise UnknownItems(missing, len(tokens))
+        self.skipped += len(missing)
+        if len(self.first) < 3:
+            self.first = list(dict.fromkeys([*self.first, *missing[:100]]))[:3]
+
+
+def read_histories(
+    path: Path, known: KnownItems, unknown: Unknown, told: OnRead = lambda done, total: None
+) -> Iterator[UserBlock]:
+    """The histories in a file of events (user_id, item_id, perhaps timestamp), or of lists (user_id, and history or
+    item_id).
+
+    In CSV a list is written with spaces between its items. A file of lists is handed on as it is read; of events, 16
+    bytes each stay in memory until all are read. Users come in the order of their first rows.
+
+    Raises:
+        SourceError: a file that can't be read, is empty, or holds other columns or values; the line is named.
+        UnknownItems: items that the model doesn't know, where they are an error.
+        MissingExtra: Parquet without pyarrow.
+    """
+    yield from _histories(read_columns(path, KNOWN, told), path, known, unknown, kind_of(path) == CSV)
+
+
+def _histories(
+    rows: Iterator[Columns], path: object, known: KnownItems, unknown: Unknown, words: bool
+) -> Iterator[UserBlock]:
+    """`words`: whether a list is a text with spaces."""
+    first = next(rows)
+    names = set(first.values)
+    if USER not in names or not (names == {USER, HISTORY} or {USER, ITEM} <= names <= {USER, ITEM, TIME}):
+        raise SourceError(
+            f"{path} has the columns {', '.join(first.values)}; give {USER}, {ITEM} and perhaps {TIME}, an event in "
+            f"each row, or {USER} and {HISTORY}, a list of items for each user"
+        )
+    every = _chain(first, rows)
+    column = HISTORY if HISTORY in names else ITEM
+    if column == HISTORY or (names == {USER, ITEM} and isinstance(first.values[ITEM][0], _LISTS)):
+        yield from _lists(every, column, path, known, unknown, words)
+    else:
+        yield from _events(every, path, known, unknown).blocks()
+
+
+def _chain(first: Columns, rest: Iterator[Columns]) -> Iterator[Columns]:
+    yield first
+    yield from rest
+
+
+def _lists(
+    rows: Iterable[Columns], column: str, path: object, known: KnownItems, unknown: Unknown, words: bool
+) -> Iterator[UserBlock]:
+    user_ids, item_ids = Ids(path, USER), Ids(path, column)
+    seen: set[str] = set()
+    for columns in rows:
+        users = user_ids(columns.values[USER], columns.lines)
+        for user, line in zip(users, columns.lines, strict=True):
+            if user in seen:
+                raise SourceError(f"{path}, line {line}: a second list of user {user!r}; give one for each user")
+            check_text(user, USER, f"{path}, line {line}")
+            seen.add(user)
+        lists = [
+            _list(value, words, f"{path}, line {line}: {column}")
+            for value, line in zip(columns.values[column], columns.lines, strict=True)
+        ]
+        lengths = np.fromiter(map(len, lists), dtype=np.int64, count=len(lists))
+        lines = np.repeat(np.asarray(columns.lines), lengths).tolist()
+        tokens = item_ids([token for one in lists for token in one], lines)
+        ids = known.ids(tokens)
+        unknown.see(tokens, ids, str(path))
+        row = np.repeat(np.arange(len(lists)), lengths)[ids > 0]
+        lengths = np.bincount(row, minlength=len(lists))
+        yield from in_blocks(users, ids[ids > 0], lengths, len(seen) - len(users), None)
+
+
+def _list(value: Any, words: bool, where: str) -> list[Any]:
+    if words and isinstance(value, str):
+        return value.split()
+    if not isinstance(value, _LISTS):
+        raise SourceError(f"{where} is {str(value)[:40]!r}; give a list of item ids")
+    return list(value.tolist() if isinstance(value, np.ndarray) else value)
+
+
+class _Events:
+    """Events as they come, with a number for each user."""
+
+    def __init__(self) -> None:
+        self.number: dict[str, int] = {}
+        """Of each user, in the order of their first rows."""
+        self.users: list[np.ndarray] = []
+        """int32; all events, those of unknown items included."""
+        self.items: list[np.ndarray] = []
+        """int32"""
+        self.times: list[np.ndarray] = []
+        """int64 or float64; none where there are no times."""
+
+    def blocks(self) -> Iterator[UserBlock]:
+        """All users with their histories in order."""
+        user, item = np.concatenate(self.users), np.concatenate(self.items)
+        self.users.clear()
+        self.items.clear()
+        order = np.arange(len(user))
+        if self.times:
+            order = np.argsort(np.concatenate(self.times), kind="stable")
+            self.times.clear()
+        order = order[np.argsort(user[order], kind="stable")]
+        order = order[item[order] > 0]
+        lengths = np.bincount(user[order], minlength=len(self.number))
+        yield from in_blocks(list(self.number), item[order].astype(np.int64), lengths, 0, len(self.number))
+
+
+def _events(rows: Iterable[Columns], path: object, known: KnownItems, unknown: Unknown) -> _Events:
+    events, user_ids, item_ids, times = _Events(), Ids(path, USER), Ids(path, ITEM), Times(path, TIME)
+    number = events.number
+    for columns in rows:
+        users = user_ids(columns.values[USER], columns.lines)
+        before = len(number)
+        codes = np.fromiter((number.setdefault(user, len(number)) for user in users), np.int32, len(users))
+        for user in list(number)[before:] if len(number) > before else ():
+            check_text(user, USER, path)
+        tokens = item_ids(columns.values[ITEM], columns.lines)
+        ids = known.ids(tokens)
+        unknown.see(tokens, ids, str(path))
+        events.users.append(codes)
+        events.items.append(ids.astype(np.int32))
+        if TIME in columns.values:
+            events.times.append(times(columns.values[TIME], columns.lines))
+    return events
+
+
+def in_blocks(
+    users: list[str], items: np.ndarray, lengths: np.ndarray, before: int, total: int | None
+) -> Iterator[UserBlock]:
+    """Users with their histories, one after the other in `items`, BLOCK of them at a time."""
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    for begin in range(0, len(users), BLOCK):
+        end = min(begin + BLOCK, len(users))
+        yield UserBlock(users[begin:end], items[ends[begin] : ends[end]], lengths[begin:end], before + end, total)
+
+
+def from_frame(frame: Any) -> dict[str, list[str]]:
+    """The histories in a frame of pandas or Polars with the columns that `read_histories` reads, by user.
+
+    Raises:
+        SourceError: other columns or values; the row is named, counted from 1.
+    """
+    names, where = [str(name) for name in frame.columns], "the frame"
+    check_columns(where, names, KNOWN)
+    values = {name: _python_values(frame[name]) for name in names}
+    rows = len(next(iter(values.values()), []))
+    if rows == 0:
+        return {}
+    tokens: list[str] = []
+    listed = values.get(ITEM) or values.get(HISTORY) or []
+    if any(isinstance(one, _LISTS) for one in listed):
+        listed = [token for one in listed for token in _list(one, False, f"{where}: a history")]
+    tokens = list(dict.fromkeys(Ids(where, ITEM)(listed, range(1, len(listed) + 1))))
+    every = KnownItems(["[PAD]", *tokens])
+    blocks = _histories(iter([Columns(values, range(1, rows + 1))]), where, every, Unknown("error"), False)
+    found: dict[str, list[str]] = {}
+    for block in blocks:
+        ends = np.cumsum(block.lengths)
+        for user, end, length in zip(block.users, ends.tolist(), block.lengths.tolist(), strict=True):
+            found[user] = [every.tokens[item] for item in block.items[end - length : end].tolist()]
+    return found
+
+
+def _python_values(column: Any) -> list[Any]:
+    """Python's values; times of pandas and Polars as numbers of their unit, what is missing as None."""
+    values = [None if _is_missing(value) else value for value in column.to_list()]
+    if str(column.dtype).lower().startswith("datetime") and None not in values:
+        values = (column.astype("int64") if hasattr(column, "astype") else column.to_physical()).to_list()
+    return values
+
+
+def _is_missing(value: Any) -> bool:
+    """None, NaN, or the NaT of pandas: what is not equal to itself."""
+    return value is None or (not isinstance(value, (str, list, tuple, np.ndarray)) and value != value)

@@ -1,0 +1,228 @@
+"""`blair_rec.recommend_file`: the best items for every user of a file, or of the data set, into a file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from blair_rec.config.comparison import load_config
+from blair_rec.errors import ConfigError, SourceError, first_of
+from blair_rec.evaluate.page.cards import CARDS_FILE, read_cards
+from blair_rec.evaluate.runs.run_files import CONFIG_FILE
+from blair_rec.experiment.planning.data_files import data_folder
+from blair_rec.experiment.splits.reading import read_splits
+from blair_rec.serve.batch.histories import ITEM, Unknown, UserBlock, in_blocks, read_histories
+from blair_rec.serve.batch.outputs import Output, Recommended, check_output, whole_file
+from blair_rec.serve.batch.rows import KINDS, read_columns
+from blair_rec.serve.batch.values import Ids
+from blair_rec.serve.items import KnownItems, OnUnknown, check_unknown
+from blair_rec.serve.recommender import load
+from blair_rec.serve.topk import HistoryIds, TopK
+
+logger = logging.getLogger("blair_rec")
+
+SCORED = 1024
+"""Users whose vectors are computed at once."""
+
+OnServed = Callable[[str, int, int], None]
+"""Called with (what is counted, done, in all)."""
+
+
+@dataclass
+class Served:
+    """What was written."""
+
+    users: int = 0
+    rows: int = 0
+    by_popularity: int = 0
+    """Users without a known item, who got the most popular ones."""
+    short: int = 0
+    """Users for whom fewer than k items were left."""
+    skipped: int = 0
+    """Events, and items allowed or denied, that the model doesn't know."""
+    first_skipped: tuple[str, ...] = ()
+
+    def notes(self, k: int) -> list[str]:
+        """What a reader of the file has to know, in words; nothing where all went the usual way."""
+        found = []
+        if self.skipped:
+            found.append(f"unknown items skipped: {self.skipped:,} (first: {first_of(self.first_skipped)})")
+        of_users = f"of {self.users:,} users"
+        if self.by_popularity:
+            found.append(
+                f"without a known item: {self.by_popularity:,} {of_users}; they got the most popular items, which the "
+                "column by_popularity says"
+            )
+        if self.short:
+            found.append(
+                f"with fewer than {k} items left to recommend: {self.short:,} {of_users}; they have fewer rows"
+            )
+        return found
+
+
+def recommend_file(
+    run: str | Path,
+    out: str | Path,
+    *,
+    histories: str | Path | None = None,
+    all_users: bool = False,
+    k: int = 10,
+    titles: bool = False,
+    only: str | Path | None = None,
+    deny: str | Path | None = None,
+    exclude_history: bool = True,
+    unknown: OnUnknown = "error",
+    extra_items: str | Path | None = None,
+    store: str | Path | None = None,
+    progress: OnServed = lambda what, done, total: None,
+) -> Served:
+    """The k best items for many users, into a Parquet, CSV or JSON lines file that is whole or not there.
+
+    Its columns are user_id, item_id, score (which compares within one user), rank from 1, and by_popularity: true for
+    users without a known item, who get the most popular items, with the number of their events as score. Users come in
+    the order of their first rows.
+
+    Args:
+        run: a finished run, or a refit, which has seen the newest events.
+        histories: a file as batch.histories reads it; or `all_users`: all of the data set, with all their events.
+        titles: a column of the items' titles.
+        only, deny: files that name items (a column item_id, or a text file with a token in each line): nothing else is
+            recommended, or nothing of these.
+        unknown: whether items that the model doesn't know are an error, or skipped and counted.
+        extra_items: as for `load`.
+
+    Raises:
+        ConfigError: neither histories nor all_users, or both; no such k; no titles; nothing left to recommend.
+        SourceError, UnknownItems: a file that can't be read or used.
+        OutputError: `out` can't be written. And as `load` and read_splits.
+    """
+    out, run = Path(out), Path(run)
+    files = [None if path is None else Path(path) for path in (histories, only, deny)]
+    if (histories is None) == (not all_users):
+        raise ConfigError("name either a file of histories (--histories FILE), or all users of the data set")
+    check_unknown(unknown)
+    check_output(out, files)
+    recommender = load(run, store, extra_items)
+    known, policy = recommender.known, Unknown(unknown)
+    allowed, denied = (None if path is None else read_items(path) for path in files[1:])
+    candidates, skipped = known.candidates(allowed, denied or [], unknown)
+    if not 1 <= k <= len(candidates):
+        raise ConfigError(f"k is {k}; it has to be between 1 and {len(candidates)}, the items that may be recommended")
+    named = _titles(run) if titles else None
+    served = Served(skipped=len(skipped), first_skipped=tuple(skipped[:3]))
+
+    def reading(done: int, total: int) -> None:
+        progress(f"reading {Path(histories or '').name}", done, total)
+
+    if files[0] is None:
+        blocks = _of_the_data_set(run, known, policy)
+    else:
+        blocks = read_histories(files[0], known, policy, reading)
+    with whole_file(out, known.tokens, named) as output, recommender.top(candidates).ready(len(known)) as top:
+        for block in blocks:
+            _serve(block, top, known, candidates, k, exclude_history, output, served)
+            if block.total is not None:
+                progress("users", block.done, block.total)
+    served.skipped += policy.skipped
+    served.first_skipped = served.first_skipped or tuple(policy.first)
+    return served
+
+
+def _serve(
+    block: UserBlock,
+    top: TopK,
+    known: KnownItems,
+    candidates: np.ndarray,
+    k: int,
+    exclude_history: bool,
+    output: Output,
+    served: Served,
+) -> None:
+    """Recommend to the users of a block, and count."""
+    users = len(block.users)
+    items, scores = np.zeros((users, k), dtype=np.int64), np.zeros((users, k), dtype=np.float32)
+    read = np.flatnonzero(block.lengths)
+    whole, place = HistoryIds(block.items, block.lengths[read]), 0
+    for part in whole.split(SCORED):
+        rows = read[place : place + len(part.lengths)]
+        items[rows], scores[rows] = top.best(part, k, exclude_history)
+        place += len(rows)
+    nothing = block.lengths == 0
+    if nothing.any():
+        popular, events = known.most_popular(candidates)
+        items[nothing], scores[nothing] = popular[:k], events[:k]
+    row, column = np.nonzero(items)
+    output.write(Recommended(block.users, row, items[row, column], scores[row, column], column + 1, nothing[row]))
+    served.users += users
+    served.rows += len(row)
+    served.by_popularity += int(nothing.sum())
+    served.short += int((items[:, -1] == 0).sum())
+
+
+def read_items(path: Path) -> list[str]:
+    """Item tokens: the column item_id of a CSV, JSON lines or Parquet file, or the lines of any other text file.
+
+    Raises:
+        SourceError: a file that can't be read, is empty, or holds something else.
+    """
+    if path.suffix.lower() in KINDS:
+        ids, found = Ids(path, ITEM), []
+        for columns in read_columns(path, (ITEM,)):
+            found += ids(columns.values[ITEM], columns.lines)
+        return found
+    if not path.is_file():
+        raise SourceError(f"{path} is not there, or not a file")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path} is not UTF-8 (byte {error.object[error.start]:#04x}); save it as UTF-8") from None
+    except OSError as error:
+        raise SourceError(f"{path} can't be read ({error.strerror or error})") from None
+    found = [line.removesuffix("\r") for line in lines if line.strip()]
+    if not found:
+        raise SourceError(f"{path} names no item")
+    return found
+
+
+def _comparison_of(run: Path) -> Path:
+    """The folder with the comparison's own files: a refit takes them along, a run lies below them."""
+    return run if (run / CONFIG_FILE).is_file() else run.resolve().parent.parent
+
+
+def _titles(run: Path) -> dict[str, str]:
+    """
+    Raises:
+        ConfigError: none are known. BadItemCards: they can't be read.
+    """
+    titles = dict(read_cards(_comparison_of(run)).titles)
+    if not titles:
+        raise ConfigError(f"no titles of the items are known: {_comparison_of(run)} has none in {CARDS_FILE}")
+    return titles
+
+
+def _of_the_data_set(run: Path, known: KnownItems, unknown: Unknown) -> Iterator[UserBlock]:
+    """All users of the data set of a run, as it is now, with all their events in the order of time."""
+    path = _comparison_of(run) / CONFIG_FILE
+    if not path.is_file():
+        raise ConfigError(f"which data set {run} was trained on is not known: there is no {path}; give --histories")
+    config = load_config(path)
+    data, _ = read_splits(config, data_folder(config.dataset))
+    log = data.train.log
+    if log is None:
+        raise ConfigError("a data set of benchmark files holds no whole histories; give --histories")
+    id_of_item = known.ids(data.item_tokens)
+    used = np.bincount(log.item.numpy(), minlength=len(data.item_tokens)) > 0
+    missing = np.flatnonzero(used & (id_of_item == 0))
+    missing = missing[missing > 0]
+    events = np.isin(log.item.numpy(), missing)
+    if len(missing):
+        unknown.see([data.item_tokens[item] for item in missing], np.zeros(len(missing), np.int64), str(path))
+        unknown.skipped += int(events.sum()) - len(missing)  # events are counted, as in a file
+    users = [str(token) for token in data.train.field2id_token[data.train.uid_field]][1:]
+    item, user = id_of_item[log.item.numpy()[~events]], log.user.numpy()[~events]
+    lengths = np.bincount(user, minlength=len(users) + 1)[1:]
+    yield from in_blocks(users, item, lengths, 0, len(users))

@@ -1,0 +1,56 @@
+"""What `recommend` takes in Python: lists of histories, any iterable of them, NumPy arrays, mappings, frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from blair_rec.errors import ConfigError
+
+
+class GivenHistories:
+    """Histories of item tokens, oldest first, in the order in which they were given."""
+
+    def __init__(self, histories: Any) -> None:
+        """
+        Args:
+            histories: an iterable of histories, each an iterable of item tokens; a NumPy array with a row for each; a
+                mapping from users to histories; or a frame of pandas or Polars (see batch.histories.from_frame).
+
+        Raises:
+            ConfigError: a string in the place of several histories or several tokens, or tokens that are no text.
+        """
+        self.users: list[str] | None = None
+        """Of a mapping or a frame."""
+        if is_frame(histories):
+            from blair_rec.serve.batch.histories import from_frame
+
+            histories = from_frame(histories)
+        if isinstance(histories, Mapping):
+            self.users = list(histories)
+            histories = histories.values()
+        if isinstance(histories, np.ndarray):
+            histories = histories.tolist()
+        listed = None if isinstance(histories, (str, bytes)) else list(histories)
+        if listed is None or any(isinstance(history, (str, bytes)) for history in listed):
+            raise ConfigError("histories are lists of item tokens; got a string, so wrap it: [['item', ...]]")
+        if wrong := [history for history in listed if not isinstance(history, Iterable)]:
+            raise ConfigError(f"histories are lists of item tokens; got {type(wrong[0]).__name__} in place of a list")
+        self.tokens: list[Sequence[str]] = [
+            history.tolist() if isinstance(history, np.ndarray) else list(history) for history in listed
+        ]
+        every = [token for history in self.tokens for token in history]
+        if not_text := [token for token in every if not isinstance(token, str)]:
+            raise ConfigError(
+                f"item tokens are text, but {len(not_text)} of {len(every)} are not (first: {not_text[0]!r})"
+            )
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def is_frame(given: object) -> TypeGuard[Any]:
+    """Whether it is a table of pandas or Polars; neither has to be installed."""
+    return not isinstance(given, Mapping) and hasattr(given, "columns") and hasattr(given, "__getitem__")

@@ -1,0 +1,128 @@
+"""One finished run, trained or counted again on the whole log: as long as validation chose, with nothing to select."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from blair_rec.border.settings import CHANGE_SETTINGS, recbole_config, recbole_errors
+from blair_rec.config.comparison import CompareConfig
+from blair_rec.config.sections import TrainConfig
+from blair_rec.data.dataset import TextSequentialDataset
+from blair_rec.data.sequences import training_sequences
+from blair_rec.data.whole import whole_log
+from blair_rec.experiment.fit import model_settings
+from blair_rec.experiment.loading import text_vectors
+from blair_rec.experiment.splits.reading import TrainingData
+from blair_rec.models.scorer import Scorer
+from blair_rec.models.text_models import model_class
+from blair_rec.ranking.baselines import Counted, build_baseline
+from blair_rec.training.checkpoint import load_training, save_training
+from blair_rec.training.epochs import EpochSteps, RecboleWay, build_training
+from blair_rec.training.loop import Epoch, make_optimizer, run_epoch
+from blair_rec.training.optimizer import LearningRate
+
+
+class FittedAgain(NamedTuple):
+    """What scores the items of a run, made from the whole log."""
+
+    model: Scorer
+    history: tuple[Epoch, ...]
+    """None where nothing is trained."""
+    store: Path | None
+    """Of the items' text vectors."""
+
+
+def whole_data(data: TrainingData, test: TextSequentialDataset) -> TrainingData:
+    """The same data with every case of all three splits to train on."""
+    whole = whole_log([data.train, data.valid, test])
+    sequences = training_sequences(whole)
+    counts = np.bincount(sequences.items, minlength=len(data.item_tokens))
+    return dataclasses.replace(data, train=whole, sequences=sequences, item_counts=counts)
+
+
+def fit_again(
+    config: CompareConfig,
+    run_dir: Path,
+    result: Mapping[str, Any],
+    data: TrainingData,
+    store: str | Path | None,
+    checkpoint: Path,
+    progress: Callable[[str, int, int], None],
+) -> FittedAgain:
+    """What a finished run is, made from `data`; training goes on from `checkpoint` where there is one.
+
+    Args:
+        result: the run's result.json, which is no average's.
+        store: where its text vectors are, if not where the run found them.
+
+    Raises:
+        CheckpointError, StoreError, MissingEmbeddings, TextlessItems: of the text vectors.
+        TrainingError: a loss that is not finite.
+    """
+    setup = result["setup"]
+    cls = model_class(setup["model"])
+    opened, vectors = text_vectors(run_dir, result, data.item_tokens, store)
+    path = None if opened is None else opened.path
+    if setup["scorer"] is not None:
+        recbole = recbole_config(cls, data.folder, {**setup["recbole"], "device": config.computed_on})
+        baseline = build_baseline(setup, recbole, len(data.item_tokens), vectors)
+        if isinstance(baseline, Counted):
+            baseline.count(data.sequences)
+        return FittedAgain(baseline, (), path)
+    train = config.train_of(config.variants[result["variant"]])
+    split = data.train.copy(data.train.inter_feat)
+    split.item_vectors = vectors
+    settings = {**model_settings(setup), "train_batch_size": train.batch_size, "device": config.computed_on}
+    recbole = recbole_config(cls, data.folder, settings)
+    epochs = (result["selection"] or {}).get("epoch", 0)
+    with recbole_errors(f"train {setup['model']} again", CHANGE_SETTINGS):
+        model, steps = build_training(cls, recbole, split, data.sequences, train, setup["seed"])
+        history = train_for(
+            model, steps, train, epochs, checkpoint, lambda done, total: progress(run_dir.name, done, total)
+        )
+    return FittedAgain(model, history, path)
+
+
+def train_for(
+    model: Any,
+    steps: EpochSteps,
+    train: TrainConfig,
+    epochs: int,
+    checkpoint: Path,
+    on_step: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Epoch, ...]:
+    """Train so many epochs, and keep the weights of the last one; a `checkpoint` is written after each.
+
+    The learning rate takes the course that it has over all of `train.epochs`, as far as these epochs go: it is the
+    course by which validation chose their number.
+
+    Raises:
+        TrainingError: a loss that is not finite. CheckpointError: a checkpoint of another model.
+    """
+    optimizer = make_optimizer(model, train)
+    rate = LearningRate(optimizer, train.learning_rate, train.warmup_steps, train.schedule, train.epochs * len(steps))
+    generators = {"loader": steps.loader.generator} if isinstance(steps, RecboleWay) else {}
+    history: list[Epoch] = []
+    if checkpoint.is_file():
+        state, _ = load_training(checkpoint, model, optimizer, generators)
+        history = [Epoch(**epoch) for epoch in state["history"]]
+        rate.go_on_from(state["steps"])
+    total = epochs * len(steps)
+    for epoch in range(len(history) + 1, epochs + 1):
+        begin, before = time.perf_counter(), rate.steps
+
+        def tell(done: int, loss: float, before: int = before) -> None:
+            on_step(min(before + done, total), total)
+
+        loss = run_epoch(model, optimizer, steps(epoch), tell)
+        history.append(Epoch(epoch, loss, time.perf_counter() - begin, 0.0, None))
+        state = {"history": [dataclasses.asdict(line) for line in history], "steps": rate.steps}
+        save_training(checkpoint, model, optimizer, state, generators)
+    model.eval()
+    return tuple(history)

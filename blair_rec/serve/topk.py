@@ -1,0 +1,216 @@
+"""A model and histories of item ids -> the k best items of each, exactly, in pieces that fit a processor's caches.
+
+Shapes: B histories, P items of all of them, C candidates, N item ids with the padding row 0, D width of the vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blair_rec.errors import ScoringError
+from blair_rec.models.packed import can_pack, last_states
+from blair_rec.models.scorer import Scorer
+from blair_rec.models.similarity import as_query
+from blair_rec.ranking.ensemble import Ensemble, standardised
+
+CHUNK = {"cpu": 1 << 20, "cuda": 1 << 26}
+"""Scores made and looked through at once, by kind of device."""
+FEWEST_ROWS = 64
+"""Histories that meet a piece of the items together, at least: each time all of the piece is read from memory."""
+WRITTEN_OUT = 1 << 23
+"""Scores held at once where a model gives them for all items."""
+
+
+class HistoryIds(NamedTuple):
+    """HistoryIds of item ids, one after the other, each oldest first; none is empty."""
+
+    items: np.ndarray
+    """[P] int64"""
+    lengths: np.ndarray
+    """[B] int64"""
+
+    def recent(self, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where the newest items of each begin, `width` at most, and how many they are: [B], [B] int64."""
+        kept = np.minimum(self.lengths, width)
+        return np.cumsum(self.lengths) - kept, kept
+
+    def split(self, size: int) -> Iterator[HistoryIds]:
+        """The same, `size` histories at a time."""
+        ends = np.concatenate([[0], np.cumsum(self.lengths)])
+        for begin in range(0, len(self.lengths), size):
+            lengths = self.lengths[begin : begin + size]
+            yield HistoryIds(self.items[ends[begin] : ends[begin + len(lengths)]], lengths)
+
+
+class BestItems(NamedTuple):
+    """The best candidates of each history, best first; among equal scores the one of the lowest id."""
+
+    items: np.ndarray
+    """[B, k] int64; 0 where a history has fewer candidates left."""
+    scores: np.ndarray
+    """[B, k] float32; -inf there."""
+
+
+class TopK:
+    """Finds the best of some items for any histories, with a model that scores them."""
+
+    _ids: Tensor
+    """[C] int64 the candidates, while `ready`."""
+    _column: Tensor
+    """[N] int64 the column of each item id among them, -1 for no candidate, while `ready`."""
+
+    def __init__(self, model: Scorer, width: int, candidates: np.ndarray | None = None) -> None:
+        """
+        Args:
+            width: items of a history that the model reads, at most.
+            candidates: [C] int64 ids of what may be found, ascending; all items if not given.
+        """
+        self.model, self.width, self.candidates = model, width, candidates
+        self._tables: dict[int, Tensor] = {}
+        """By the model, or the member of an ensemble, that scores by product, its items [C, D] or [N, D]."""
+
+    @contextmanager
+    def ready(self, n_items: int) -> Iterator[TopK]:
+        """Within this block items' vectors are computed once; n_items is N."""
+        self.model.eval()
+        device = self.model.device
+        candidates = np.arange(1, n_items) if self.candidates is None else self.candidates
+        self._ids = torch.from_numpy(candidates).to(device)
+        self._column = torch.full((n_items,), -1, dtype=torch.int64, device=device)
+        self._column[self._ids] = torch.arange(len(candidates), device=device)
+        members = self.model.members if isinstance(self.model, Ensemble) else ()
+        with torch.no_grad(), self.model.shared_items():
+            for model in members or (self.model,):
+                if model.scores_by_product:
+                    items = model.item_matrix().float()  # an ensemble's are all needed, for mean and deviation
+                    self._tables[id(model)] = items if members else self._of_candidates(items)
+            yield self
+        self._tables = {}
+
+    @torch.no_grad()
+    def best(self, histories: HistoryIds, k: int, exclude_history: bool) -> BestItems:
+        """The k best candidates of each history, inside `ready`.
+
+        Raises:
+            ScoringError: scores that are not a number.
+        """
+        if id(self.model) in self._tables:
+            parts = self._by_product(histories, k, exclude_history)
+        else:
+            parts = self._written_out(histories, k, exclude_history)
+        found = [(self._ids[columns].masked_fill_(values == -torch.inf, 0), values) for columns, values in parts]
+        items, scores = (torch.cat(both).cpu().numpy() for both in zip(*found, strict=True))
+        return BestItems(items, scores)
+
+    def _by_product(self, histories: HistoryIds, k: int, exclude_history: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """Columns and scores [b, k] of a few histories at a time, which meet the items piece by piece."""
+        users, table, done = self._users(self.model, histories), self._tables[id(self.model)], 0
+        chunk = CHUNK.get(users.device.type, WRITTEN_OUT)
+        size = max(FEWEST_ROWS, chunk // len(table))
+        width = min(len(table), max(k, chunk // size))
+        pieces = [(begin, table[begin : begin + width]) for begin in range(0, len(table), width)]
+        room = users.new_empty(size * width)
+        for part in histories.split(size):
+            some = users[done : done + len(part.lengths)]
+            done += len(some)
+            row, column = self._known(part) if exclude_history else self._nothing()
+            found = []
+            for begin, piece in pieces:
+                scores = room[: len(some) * len(piece)].view(len(some), -1)
+                torch.mm(some, piece.T, out=scores)
+                here = (column >= begin) & (column < begin + len(piece))
+                scores[row[here], column[here] - begin] = -torch.inf
+                columns, values = best_columns(scores, min(k, len(piece)))
+                found.append((columns + begin, values))
+            columns, values = (torch.cat(both, dim=1) for both in zip(*found, strict=True))
+            if len(pieces) > 1:  # what is equal stands in the order of columns already
+                values, order = values.sort(dim=1, descending=True, stable=True)
+                columns = columns.gather(1, order)
+            yield columns[:, :k], values[:, :k]
+
+    def _written_out(self, histories: HistoryIds, k: int, exclude_history: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same of a model that gives the scores of all items, or of an ensemble."""
+        for part in histories.split(max(1, WRITTEN_OUT // len(self._column))):
+            if isinstance(self.model, Ensemble):
+                weights = self.model.weights.tolist()
+                members = zip(weights, self.model.members, strict=True)
+                scores = sum(standardised(self._scores(member, part)).mul_(weight) for weight, member in members)
+                assert isinstance(scores, Tensor)
+            else:
+                scores = self._scores(self.model, part)
+            scores = self._of_candidates(scores.T).T
+            if exclude_history:
+                scores[self._known(part)] = -torch.inf
+            yield best_columns(scores, k)
+
+    def _of_candidates(self, rows: Tensor) -> Tensor:
+        """Those of the candidates: [N, ...] -> [C, ...], which is no copy where all items are candidates."""
+        return rows[1:] if len(self._ids) == len(rows) - 1 else rows[self._ids]
+
+    def _known(self, histories: HistoryIds) -> tuple[Tensor, Tensor]:
+        """The candidates that stand in each history: rows and columns, two of [p] int64."""
+        device = self._column.device
+        column = self._column[torch.from_numpy(histories.items).to(device)]
+        row = torch.from_numpy(np.repeat(np.arange(len(histories.lengths)), histories.lengths)).to(device)
+        return row[column >= 0], column[column >= 0]
+
+    def _nothing(self) -> tuple[Tensor, Tensor]:
+        """No row and no column."""
+        return self._column.new_empty(0), self._column.new_empty(0)
+
+    def _scores(self, model: Scorer, histories: HistoryIds) -> Tensor:
+        """[b, N] float32"""
+        if id(model) in self._tables:
+            return self._users(model, histories) @ self._tables[id(model)].T
+        return model.full_sort_predict(self.interaction(histories)).float()
+
+    def _users(self, scorer: Scorer, histories: HistoryIds) -> Tensor:
+        """[B, D] float32"""
+        model: Any = scorer
+        if can_pack(type(model)):  # which computes nothing for padding
+            first, length = histories.recent(self.width)
+            states = last_states(model, torch.from_numpy(histories.items), first, length)
+            return as_query(states, model.blair_temperature).float()
+        users: Tensor = model.user_vectors(self.interaction(histories)).float()
+        return users
+
+    def interaction(self, histories: HistoryIds) -> dict[str, Tensor]:
+        """The newest items of each history, as many as the model reads, as its fields."""
+        first, length = histories.recent(self.width)
+        items = np.zeros((len(length), self.width), dtype=np.int64)
+        inside = np.arange(self.width) < length[:, None]
+        items[inside] = histories.items[(first[:, None] + np.arange(self.width))[inside]]
+        fields = {self.model.ITEM_SEQ: items, self.model.ITEM_SEQ_LEN: length}
+        return {name: torch.from_numpy(values).to(self.model.device) for name, values in fields.items()}
+
+
+def best_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k highest scores of each row, the highest first, the lowest column among equals: [B, C] -> two of [B, k].
+
+    Raises:
+        ScoringError: scores that are not a number.
+    """
+    found = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+    columns, values = found.indices[:, :k], found.values[:, :k]
+    if values.isnan().any():
+        rows = int(values.isnan().any(dim=1).sum())
+        raise ScoringError(f"{rows} of {len(scores)} histories have scores that are not a number, so no best items")
+    if found.values.shape[1] > k:  # which of equal ones is in is torch's own affair, if one is in and another is not
+        last = values[:, -1]
+        tied = torch.nonzero((last == found.values[:, k]) & (last > -torch.inf)).squeeze(1)
+        if len(tied):
+            part, bound = scores[tied], last[tied].unsqueeze(1)
+            above, equal = part > bound, part == bound
+            missing = k - above.sum(dim=1, keepdim=True)
+            chosen = above | (equal & (equal.cumsum(dim=1) <= missing))
+            columns = columns.clone()
+            columns[tied] = chosen.nonzero()[:, 1].view(len(tied), k)
+    columns = columns.sort(dim=1).values
+    values, order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
+    return columns.gather(1, order), values

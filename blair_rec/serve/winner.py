@@ -1,0 +1,133 @@
+"""Which finished runs are put to work: the variant that is best on validation, or the one that the user names."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from blair_rec.config.comparison import CompareConfig, load_config
+from blair_rec.errors import ChangedRuns, ConfigError, first_of
+from blair_rec.evaluate.runs.results import RunResult, load_run
+from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE, read_json
+from blair_rec.experiment.planning.finished import finished_runs
+from blair_rec.experiment.planning.plan import member_folders, run_setup
+from blair_rec.experiment.provenance import hash_of
+
+logger = logging.getLogger("blair_rec")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A variant of a comparison, and its runs that are wanted."""
+
+    config: CompareConfig
+    comparison: Path
+    variant: str
+    runs: tuple[RunResult, ...]
+    """One for each seed; a single one where nothing is drawn by lot."""
+
+    def parts(self) -> dict[Path, float]:
+        """The folders of the runs that score items, and what each counts in the mean over seeds; the sum is 1.
+
+        An average counts as its members, with its weights; a member whose weight is 0 is left out.
+        """
+        found: dict[Path, float] = {}
+        for run in self.runs:
+            raw = read_json(run.folder, RESULT_FILE)
+            folders = member_folders(run.folder, raw["setup"])
+            weights = [raw["weights"][name] for name in raw["setup"]["average"]] if folders else [1.0]
+            for folder, weight in zip(folders or [run.folder], weights, strict=True):
+                found[folder] = found.get(folder, 0.0) + weight / len(self.runs)
+        return {folder: weight for folder, weight in found.items() if weight > 0}
+
+
+def choose(run: Path, variant: str | None = None, seeds: Sequence[int] | None = None) -> Chosen:
+    """The runs that `run` names: the folder of one run, or that of a comparison.
+
+    Of a comparison, the variant with the best mean over its seeds on validation, under the protocol and by the metric
+    that order the board; nothing of the test split is looked at. Controls, whose text means nothing on purpose, and
+    averages with one of them are never chosen, but can be named.
+
+    Args:
+        variant: a variant of the comparison, in place of the best one.
+        seeds: the seeds that are wanted; all that are finished if not given.
+
+    Raises:
+        ConfigError: neither kind of folder, or no finished run of this variant or seed.
+        NoRuns, BadRun, UnpairedRuns, ChangedRuns: runs that are missing, damaged, or made with another config.
+    """
+    if (run / RESULT_FILE).is_file():
+        return _named_run(run, variant, seeds)
+    config = _config_of(run)
+    finished = finished_runs(config, run)
+    by_variant: dict[str, list[RunResult]] = {}
+    for result in finished:
+        by_variant.setdefault(result.variant, []).append(result)
+    if variant is None:
+        variant = _best(config, by_variant)
+    elif variant not in by_variant:
+        raise ConfigError(
+            f"{run} has no finished run of a variant {variant!r}; finished: {', '.join(sorted(by_variant))}"
+        )
+    found = by_variant[variant]
+    if found[0].seedless:
+        found = found[:1]
+    elif seeds is not None:
+        known = [result.seed for result in found]
+        if missing := [seed for seed in seeds if seed not in known]:
+            raise ConfigError(
+                f"{variant} has no finished run with seed {', '.join(map(str, missing))}; finished: "
+                f"{', '.join(map(str, known))}"
+            )
+        found = [result for result in found if result.seed in seeds]
+    return Chosen(config, run, variant, tuple(found))
+
+
+def _named_run(run: Path, variant: str | None, seeds: Sequence[int] | None) -> Chosen:
+    if variant is not None or seeds is not None:
+        raise ConfigError(f"{run} is one run; give the folder of its comparison to choose a variant or seeds")
+    result = load_run(run)
+    comparison = run.resolve().parent.parent
+    config = _config_of(comparison)
+    setup = run_setup(config, result.variant, result.seed) if result.variant in config.variants else None
+    if setup is None or hash_of(setup) != result.hashes.get("config"):
+        raise ChangedRuns(comparison, [run.name], [f"the config of {result.variant}"])
+    return Chosen(config, comparison, result.variant, (result,))
+
+
+def _config_of(comparison: Path) -> CompareConfig:
+    path = comparison / CONFIG_FILE
+    if not path.is_file():
+        raise ConfigError(
+            f"{comparison} has no {RESULT_FILE} and no {CONFIG_FILE}; give the folder of a comparison (that of "
+            "`compare -o`), or of one of its runs, such as runs/mine/runs/text-1"
+        )
+    return load_config(path)
+
+
+def _best(config: CompareConfig, by_variant: dict[str, list[RunResult]]) -> str:
+    protocol, metric = config.evaluate.protocol, config.evaluate.metrics[0]
+    values = {
+        name: fmean(run.valid[protocol].get(metric, math.nan) for run in runs)
+        for name, runs in by_variant.items()
+        if not _is_control(config, name)
+    }
+    values = {name: value for name, value in values.items() if not math.isnan(value)}
+    if not values:
+        raise ConfigError(f"no finished variant but controls has {metric} on validation; name one with --variant")
+    order = sorted(values, key=lambda name: (-values[name], name))
+    told = [f"{name} {values[name]:.4f}" for name in order]
+    logger.info("best on validation by %s %s, mean over seeds: %s", metric, protocol, first_of(told))
+    if pending := [name for name in config.variants if name not in by_variant and not _is_control(config, name)]:
+        logger.warning("variants without a finished run were not considered: %s", ", ".join(pending))
+    return order[0]
+
+
+def _is_control(config: CompareConfig, name: str) -> bool:
+    variant: Any = config.variants[name]
+    return variant.control is not None or any(_is_control(config, member) for member in variant.average)
