@@ -125,7 +125,7 @@ def test_the_readme_has_every_name() -> None:
 
 
 def test_prepare_offers_the_sources_and_no_others() -> None:
-    from blair_rec.cli.prepare import add
+    from blair_rec.cli.commands.prepare import add
 
     commands = argparse.ArgumentParser().add_subparsers()
     add(commands)

@@ -80,7 +80,19 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     import blair_rec
-    from blair_rec.cli import compare, doctor, export, prepare, pretrain, run, schema, search, serve, text, tune
+    from blair_rec.cli.commands import (
+        compare,
+        doctor,
+        export,
+        prepare,
+        pretrain,
+        run,
+        schema,
+        search,
+        serve,
+        text,
+        tune,
+    )
 
     parser = _Parser(prog="blair-rec", description="Does item text help a sequential recommender?")
     parser.add_argument("--version", action="version", version=f"blair-rec {blair_rec.__version__}")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from blair_rec.cli import doctor, main
-from blair_rec.cli.doctor import SIMILARITIES, Finding
+from blair_rec.cli.commands.doctor import SIMILARITIES, Finding
 
 
 @pytest.fixture(autouse=True)

@@ -282,7 +282,7 @@ def test_a_process_that_is_killed_loses_only_the_run_at_work(finished: Finished,
     path = write_config(tmp_path / "cfg.yaml", Path(finished.config.dataset), encoder)
     script = (
         "import os, signal\n"
-        "import blair_rec.cli.compare as commands\n"
+        "import blair_rec.cli.commands.compare as commands\n"
         "import blair_rec.cli as cli\n"
         "class Live(commands.Live):\n"
         "    def epoch(self, run, epoch):\n"

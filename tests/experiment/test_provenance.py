@@ -65,7 +65,8 @@ def test_every_module_that_a_run_imports_and_that_decides_changes_the_hash(loade
 
 
 @pytest.mark.parametrize(
-    "path", ["evaluate/leaderboard.py", "cli/compare.py", "prepare/public/reviews.py", "text/search/sentences.py"]
+    "path",
+    ["evaluate/leaderboard.py", "cli/commands/compare.py", "prepare/public/reviews.py", "text/search/sentences.py"],
 )
 def test_what_only_reports_prepares_or_searches_changes_nothing(package: Path, path: str) -> None:
     before = code_files(True, package)

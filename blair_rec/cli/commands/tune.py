@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from blair_rec.cli.compare import config_of
+from blair_rec.cli.commands.compare import config_of
 from blair_rec.cli.progress import Live, add_quiet
 from blair_rec.cli.terminal import Console, say, show
 

@@ -1,0 +1,1 @@
+"""One module for each group of commands: its options, and what it calls."""
