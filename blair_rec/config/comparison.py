@@ -14,6 +14,7 @@ from blair_rec.config.names import UNISREC_TEMPERATURE, TieOrder, is_read_by
 from blair_rec.config.passed_to_recbole import RecBoleSettings
 from blair_rec.config.paths import with_paths
 from blair_rec.config.section import (
+    DeviceName,
     FieldProblem,
     FromList,
     Problem,
@@ -27,7 +28,6 @@ from blair_rec.config.section import (
 from blair_rec.config.sections import (
     MAKES_VECTORS,
     OF_ONE_ENCODER,
-    DeviceName,
     EvaluateConfig,
     TextConfig,
     TrainConfig,

@@ -41,6 +41,16 @@ class FieldProblem(ValueError):
         super().__init__("\n".join(lines))
 
 
+def _known_device(device: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", device):
+        raise FieldProblem([f" is {device!r}; expected auto, cpu, cuda, or a GPU by its number such as cuda:1"])
+    return device
+
+
+DeviceName = Annotated[str, AfterValidator(_known_device)]
+"""auto, cpu, cuda or cuda:1; whether it is there is found out where it is used."""
+
+
 class SectionProblem(ConfigError):
     """What is wrong with a section, a line each."""
 

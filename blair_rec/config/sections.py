@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -48,16 +47,6 @@ from blair_rec.config.section import (
 from blair_rec.config.steps import Step, order_problems, step_problems, step_schema
 from blair_rec.config.yaml_files import one_of
 from blair_rec.registry import TEXT_SCORERS, is_outside
-
-
-def _known_device(device: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", device):
-        raise FieldProblem([f" is {device!r}; expected auto, cpu, cuda, or a GPU by its number such as cuda:1"])
-    return device
-
-
-DeviceName = Annotated[str, AfterValidator(_known_device)]
-"""auto, cpu, cuda or cuda:1; whether it is there is found out where it is used."""
 
 
 class FallbackConfig(Section):

@@ -8,8 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from blair_rec.config.names import DtypeName, PoolingName
-from blair_rec.config.section import AS_GIVEN, AboveZero, FromOneOn, NotNegative, Section, read_section
-from blair_rec.config.sections import DeviceName
+from blair_rec.config.section import AS_GIVEN, AboveZero, DeviceName, FromOneOn, NotNegative, Section, read_section
 
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), AS_GIVEN]
 

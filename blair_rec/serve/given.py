@@ -53,4 +53,4 @@ class GivenHistories:
 
 def is_frame(given: object) -> TypeGuard[Any]:
     """Whether it is a table of pandas or Polars; neither has to be installed."""
-    return not isinstance(given, Mapping) and hasattr(given, "columns") and hasattr(given, "__getitem__")
+    return type(given).__name__ == "DataFrame" and type(given).__module__.partition(".")[0] in ("pandas", "polars")

@@ -267,7 +267,7 @@ def _write_average(
         "weights": "kept",
         "refit": True,
     }
-    weights = {"weights": torch.tensor(list(parts.values()), dtype=torch.float32)}
+    weights = {"weights": torch.tensor(list(parts.values()), dtype=torch.float32, device="cpu")}
     save_file(weights, partial / WEIGHTS_FILE, metadata={"store_sha256": "", "model": Ensemble.__name__})
     share(partial / WEIGHTS_FILE)
     of_source = read_json(first.folder, RESULT_FILE)

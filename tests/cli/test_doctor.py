@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blair_rec.cli import doctor, main
+from blair_rec.cli import main
+from blair_rec.cli.commands import doctor
 from blair_rec.cli.commands.doctor import SIMILARITIES, Finding
 
 

@@ -86,6 +86,8 @@ def recommend_file(
     users without a known item, who get the most popular items, with the number of their events as score. Users come in
     the order of their first rows.
 
+        blair_rec.recommend_file("runs/mine/refit", "best.csv", histories="histories.csv", k=10)
+
     Args:
         run: a finished run, or a refit, which has seen the newest events.
         histories: a file as batch.histories reads it; or `all_users`: all of the data set, with all their events.

@@ -8,9 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from blair_rec.config.comparison import load_config
+from blair_rec.config.yaml_files import to_yaml
 from blair_rec.errors import BlairRecError
 from blair_rec.evaluate.leaderboard import build_leaderboard
 from blair_rec.evaluate.report import to_markdown
@@ -76,7 +75,7 @@ def _front_matter(encoders: Mapping[str, Any]) -> str:
         "library_name": "onnx",
     }
     on_hub = [name for name in encoders if name.count("/") == 1]
-    return f"---\n{yaml.safe_dump({**said, **({'base_model': on_hub} if on_hub else {})}, sort_keys=False)}---"
+    return f"---\n{to_yaml({**said, **({'base_model': on_hub} if on_hub else {})})}---"
 
 
 def _parts(parts: Sequence[Mapping[str, Any]], left_out: Sequence[str]) -> str:

@@ -148,6 +148,7 @@ class _Step(nn.Module):
         self.kind = type(step)
         for name, array in step.arrays.items():
             self.register_buffer(name, torch.from_numpy(array).double())
+        self._multiplies = "matrix" in dict(self.named_buffers())
 
     def forward(self, vectors: Tensor) -> Tensor:
         if issubclass(self.kind, L2):
@@ -156,7 +157,7 @@ class _Step(nn.Module):
         if issubclass(self.kind, Rescale):
             return vectors * self.factor
         vectors = vectors - self.first - self.mean
-        return vectors @ self.matrix if hasattr(self, "matrix") else vectors
+        return vectors @ self.matrix if self._multiplies else vectors
 
 
 def _lengths(vectors: Tensor) -> Tensor:

@@ -7,9 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from blair_rec.errors import UnknownEncoder
+from blair_rec.config.yaml_files import read_yaml
+from blair_rec.errors import ConfigError, UnknownEncoder
 from blair_rec.text.encoding.packages import packaged_model
 from blair_rec.text.encoding.source import HUB_SECONDS
 
@@ -69,7 +68,7 @@ def _front_matter(path: Path) -> dict[str, Any]:
     """The YAML between the first two lines of dashes; {} where there is none."""
     try:
         text = path.read_text(encoding="utf-8")
-        found = yaml.safe_load(text.split("---")[1]) if text.startswith("---") and text.count("---") > 1 else None
-    except (OSError, ValueError, yaml.YAMLError):
+        found = read_yaml(text.split("---")[1], str(path)) if text.startswith("---") and text.count("---") > 1 else None
+    except (OSError, ValueError, ConfigError):
         return {}
     return found if isinstance(found, dict) else {}
