@@ -21,7 +21,7 @@ from blair_rec.errors import ConfigError
 from blair_rec.models.items import ItemSide
 from blair_rec.models.packed import can_pack
 from blair_rec.models.similarity import as_query, product_scorer, state_fields
-from blair_rec.models.text_models import item_side
+from blair_rec.models.text_models import TextScorer, item_side
 from blair_rec.models.transforms import L2, FittedTransforms, Rescale, Transform
 from blair_rec.ranking.baselines import LastItem, MeanHistory, RecentHistory
 
@@ -185,7 +185,7 @@ def encoder_of(model: Any, name: str) -> UserEncoder:
 
 def reads_any_length(model: Any) -> bool:
     """Whether histories may be padded to any length; other models of RecBole's are given their whole window."""
-    return not hasattr(model, "recbole_base") or can_pack(type(model))
+    return not isinstance(model, TextScorer) or can_pack(type(model))
 
 
 def write_user_encoder(encoder: UserEncoder | NeighbourEncoder, width: int, window: int | None, path: Path) -> None:
