@@ -43,7 +43,8 @@ def test_its_figures_are_the_records() -> None:
         f"{epoch['ours, float32']:.3f} s, "
         f"{epoch['padded, scores at every slot'] / epoch['ours, float32']:.1f} times as fast",
         f"{ours['peak bytes'] / 2**30:.2f} GiB, {ours['seconds'] / alone['seconds']:.2f} times the time",
-        f"{ranking['seconds']:.1f} s, {ranking['seconds of the CPU for all users'] / ranking['seconds']:.0f} times as fast",
+        f"{ranking['seconds']:.1f} s, "
+        f"{ranking['seconds of the CPU for all users'] / ranking['seconds']:.0f} times as fast",
         share(encoding["operations"], encoding["seconds"]["texts to vectors"], encoding),
         share(pretraining["operations a step"], pretraining["seconds a step"]["as it is"], pretraining),
         f"{RECORD['ranks']['higher_masked']['differ']} of\n  {RECORD['ranks']['cases']:,} cases",
