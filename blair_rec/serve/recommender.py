@@ -247,7 +247,7 @@ def load(
 
     Raises:
         CheckpointError: not a run's folder, or its store is missing (the message names the store's hash).
-        MissingEmbeddings, StoreError: the store doesn't cover the items, or the extra one was made with different settings.
+        MissingEmbeddings, StoreError: the store doesn't cover the items, or the extra one used other settings.
         ConfigError: extra items for a run that knows its items by more than their text; a device or a package that
             isn't there.
         UntrustedCode: the run names a `module:Class` that is not `trusted`.

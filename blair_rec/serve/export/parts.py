@@ -49,7 +49,8 @@ def write_part(part: Loaded, name: str, folder: Path, window: int, index: str | 
         said = _trained(model, part, name, folder, window)
     else:
         raise ConfigError(
-            f"{name} can't be exported: {type(model).__name__} is not a trained model, a training-free scorer or an average of these"
+            f"{name} can't be exported: {type(model).__name__} is not a trained model, a training-free scorer or an "
+            "average of these"
         )
     if index is not None:
         _write_index(np.load(folder / "items.npy", allow_pickle=False), said["cosine"], folder / "index.faiss")
