@@ -174,7 +174,7 @@ def test_an_earlier_export_is_replaced_and_the_program_in_it_is_never_run(done: 
 def test_what_is_not_ours_stays(done: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years")
-    with pytest.raises(OutputError, match=r"holds thesis.tex and is no earlier export; choose another folder"):
+    with pytest.raises(OutputError, match=r"holds thesis.tex and is not an earlier export; choose another folder"):
         export_run(done / "rules-1", tmp_path / "mine")
     with pytest.raises(OutputError, match=r"thesis.tex is a file, and a folder has to go there"):
         export_run(done / "rules-1", tmp_path / "mine" / "thesis.tex")
@@ -226,7 +226,7 @@ def test_a_program_that_scores_otherwise_is_found_out(
 ) -> None:
     scores = ExportedModel.scores
     monkeypatch.setattr(ExportedModel, "scores", lambda self, histories: scores(self, histories)[:, ::-1])
-    with pytest.raises(ConfigError, match="scores random histories otherwise than the run itself, by up to"):
+    with pytest.raises(ConfigError, match="score random histories differently from the run, by up to"):
         export_run(done / "rules-1", tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
