@@ -100,7 +100,7 @@ def test_a_broken_item_side_breaks_the_contract() -> None:
             return [self.build()]
 
     with pytest.raises(AssertionError):
-        Broken().test_every_row_is_another()
+        Broken().test_every_row_is_different()
     with pytest.raises(AssertionError):
         Broken().test_some_rows_are_the_same_as_in_all_rows()
 
