@@ -39,7 +39,7 @@ class Scorer(Protocol):
 
     @property
     def scores_by_product(self) -> bool:
-        """Whether `user_vectors @ item_matrix.T` orders the items as the scores do; if not, there are no such vectors."""
+        """Whether `user_vectors @ item_matrix.T` orders items as the scores do; if not, there are no such vectors."""
 
     def user_vectors(self, interaction: Any) -> Tensor:
         """Return a vector for each history, [B, D]."""

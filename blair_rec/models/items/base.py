@@ -138,7 +138,7 @@ class ItemSide(nn.Module):
         return parameter if which is None else F.embedding(which, parameter, sparse=self.sparse)
 
     def keep_frozen(self, vectors: Tensor) -> None:
-        """Keep [C - 1, E'] as `table`, untrained; checkpoints leave it out, since it can be made from the store again."""
+        """Keep [C - 1, E'] as `table`, untrained; checkpoints leave it out: it can be made from the store again."""
         self.register_buffer("table", vectors, persistent=False)
 
     def start_at_size(self, *scaled: Tensor) -> None:
