@@ -324,7 +324,7 @@ def scorer_kind(setup: Mapping[str, Any]) -> Any:
 
 
 def recency(items: Tensor, length: Tensor) -> Tensor:
-    """Return weights [B, L] float32: 1 for the last item of each history, 1/2 for the one before, ...; 0 for padding."""
+    """Return weights [B, L] float32: 1 for the last item of each history, 1/2 for the one before ...; 0 for padding."""
     age = length.unsqueeze(1) - torch.arange(items.shape[1], device=items.device)
     return torch.where(age > 0, 1 / age, 0)
 

@@ -201,7 +201,7 @@ def _rank(scores: Scores, target: Tensor, row: Tensor, item: Tensor, k: int) -> 
         end = min(begin + width, scores.n_items)
         part = scores.part(begin, end)
         above_here, same_here = count(part, own, scores.slack[part.dtype])
-        close = torch.nonzero(same_here).squeeze(1)  # float32 can't decide for the target, rarely for others
+        close = torch.nonzero(same_here).squeeze(1)  # float32 can't decide: at the target, rarely elsewhere
         if len(close):
             exact = scores.exact(close, begin, end)
             above_here[close], same_here[close] = count(exact, own[close], scores.slack[exact.dtype][close])

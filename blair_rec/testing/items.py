@@ -120,7 +120,7 @@ class ItemsContract:
             assert torch.pdist(items.weight).min() > 0
 
     def test_training_moves_every_row_but_the_padding(self) -> None:
-        """Every parameter row of an item is trained."""
+        """Training changes every item's vector."""
         for items in self.built():
             before = items.weight.detach().clone()
             a_few_steps(items)

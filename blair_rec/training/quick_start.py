@@ -89,9 +89,7 @@ def run(start: QuickStart) -> dict[str, Any]:
         with (
             in_flat_keys(),
             trusting(code_named(start)),
-            recbole_errors(
-                f"run {start.model} on {start.dataset!r}", "change the setting or the file that causes it"
-            ),
+            recbole_errors(f"run {start.model} on {start.dataset!r}", "change the setting or the file that causes it"),
         ):
             result: dict[str, Any] = run_recbole(
                 model=start.model,
@@ -145,7 +143,7 @@ def _folder_settings(dataset: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if not folder.is_dir():
         raise ConfigError(f"--dataset {dataset}: there is no such folder; give a folder NAME that holds NAME.inter")
     if "data_path" in given:
-        raise ConfigError(f"--dataset {dataset} is a path, but data_path is {given['data_path']!r}; leave one of them out")
+        raise ConfigError(f"--dataset {dataset} is a path, but data_path is {given['data_path']!r}; leave one out")
     if folder.resolve().name == BUNDLED:
         raise ConfigError(
             f"--dataset {dataset}: RecBole reads its own {BUNDLED} instead of any folder of this name; "

@@ -133,7 +133,9 @@ def test_appended_items_go_through_the_transforms_as_the_catalogue_fitted_them(k
 
 def test_kinds_that_know_items_by_their_events_and_models_with_special_rows_take_no_new_items() -> None:
     for kind in {*KINDS} - {"text", "text_delta", "unisrec", "sasrec_text"}:
-        with pytest.raises(ConfigError, match=f"came after training can't be scored: items: {kind} .*it has none"):
+        with pytest.raises(
+            ConfigError, match=f"came after training can't be scored: items: {kind} .*a new item has none"
+        ):
             build(kind).append(vectors()[[4]])
     with pytest.raises(ConfigError, match="came after training can't be scored: the model has special rows"):
         build("text", n_extra=1).append(vectors()[[4]])

@@ -293,8 +293,8 @@ WHY_NOT = {
     "HGN": r"has 2 item embeddings \(item_embedding, item_embedding_for_prediction\)",
     "KSR": "needs more than events and item features: RecBole reads its data with KSRDataset",
     "NPE": r"has 2 item embeddings \(item_embedding, embedding_seq_item\)",
-    "RepeatNet": r"learns more of each item than its vector \(explore_recommendation_decoder.*\), which text can't",
-    "S3Rec": "is trained in stages of its own, by RecBole's S3RecTrainer",
+    "RepeatNet": r"learns more about each item than its vector \(explore_recommendation_decoder.*\), which text can't",
+    "S3Rec": "is trained in several stages, by RecBole's S3RecTrainer",
 }
 NOT_IN_EVERY_RECBOLE = {"GRU4RecCPR", "SASRecCPR"}  # new in 1.2.1
 
@@ -410,15 +410,15 @@ def test_a_class_of_ones_own_is_tried_in_the_same_way() -> None:
     assert eligibility(Biased, SASREC) == Eligible(packed=True, cold_items=False)
     assert eligibility(with_text(SASRec)) == eligibility("SASRec") == Eligible(packed=True, cold_items=True)
     assert "has 2 item embeddings (item_embedding, for_prediction)" in str(eligibility(SecondTable, SASREC))
-    assert eligibility(Deaf, SASREC) == "reads a history by something else than its items' vectors"
-    assert eligibility(Popular, SASREC) == "scores an item by something else than its vector"
+    assert eligibility(Deaf, SASREC) == "reads a history by something other than its items' vectors"
+    assert eligibility(Popular, SASREC) == "scores an item by something other than its vector"
 
 
 def test_features_that_the_data_set_lacks_are_named(folder: Path) -> None:
     load_col = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "category"]}
     cls = model_class("SASRecF")
     config = recbole_config(cls, str(folder), {**SMALL, "load_col": load_col})
-    with pytest.raises(ConfigError, match="SASRecF reads 'class' of each item, which the data set doesn't have; name"):
+    with pytest.raises(ConfigError, match="SASRecF reads 'class' of each item, which the data set doesn't have; list"):
         cls(config, TextSequentialDataset(config).build()[0])
 
 
@@ -534,7 +534,7 @@ def test_an_appended_item_with_a_known_text_scores_and_reads_as_the_known_one(
         ("SASRec", "id", "items: id knows items by their events"),
         ("SASRec", "text_init", "text_init trains a vector for each item"),
         ("SASRec", "id_text", "id_text has one half that is trained for each item"),
-        ("BERT4Rec", "text", "BERT4Rec keeps more of each item than its vector"),
+        ("BERT4Rec", "text", "BERT4Rec keeps more about each item than its vector"),
     ],
 )
 def test_what_can_not_take_new_items_says_why(train: Any, model: str, kind: str, message: str) -> None:
@@ -594,9 +594,9 @@ def test_weights_come_back_as_they_were_saved(train: Any, tmp_path: Path, kind: 
 def test_weights_over_text_ask_for_their_store_by_its_hash(train: Any, tmp_path: Path) -> None:
     model, path = make(train, "text"), tmp_path / "model.safetensors"
     save_weights(model, path, "a" * 64)
-    with pytest.raises(CheckpointError, match=f"vectors of store {'a' * 64}, .* and no store was given"):
+    with pytest.raises(CheckpointError, match=f"vectors of store {'a' * 64}, .* but no store was given"):
         load_weights(model, path, None)
-    with pytest.raises(CheckpointError, match=f"vectors of store {'a' * 64}, .* the store given is {'b' * 64}"):
+    with pytest.raises(CheckpointError, match=f"vectors of store {'a' * 64}, .* but the store given is {'b' * 64}"):
         load_weights(model, path, "b" * 64)
 
 
@@ -611,7 +611,7 @@ def test_weights_over_text_that_was_transformed_otherwise_are_refused(train: Any
     other = make(train, "text", blair_transforms=[{"pca": 8}])
     load_weights(other, path, sha256)
     item_side(other).transforms.steps[0].arrays["matrix"][:, 3] *= -1
-    with pytest.raises(CheckpointError, match=r"transformed otherwise than those of this model \(0.matrix\)"):
+    with pytest.raises(CheckpointError, match=r"transformed differently from those of this model \(0.matrix\)"):
         load_weights(other, path, sha256)
 
 

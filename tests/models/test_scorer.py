@@ -111,13 +111,15 @@ def test_a_plain_torch_module_has_not() -> None:
 
 @pytest.mark.parametrize("kind", COUNTED)
 def test_what_counts_events_takes_no_items_that_came_later(kind: Any) -> None:
-    with pytest.raises(ConfigError, match=f"can't be scored: {kind.__name__} is made of the items that it was given"):
+    with pytest.raises(
+        ConfigError, match=f"can't be scored: {kind.__name__} can only score the items that it was built"
+    ):
         kind(7, *FIELDS).append_items(VECTORS)
 
 
 def test_an_ensemble_takes_no_items_and_its_members_do() -> None:
     ensemble = Ensemble([LastItem(VECTORS, [], *FIELDS)])
-    with pytest.raises(ConfigError, match="can't be scored: Ensemble is made of the items that it was given"):
+    with pytest.raises(ConfigError, match="can't be scored: Ensemble can only score the items that it was built"):
         ensemble.append_items(VECTORS)
     ensemble.members[0].append_items(VECTORS[:2])
     assert torch.equal(ensemble.item_matrix()[-2:], ensemble.item_matrix()[1:3])

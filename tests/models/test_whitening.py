@@ -184,7 +184,7 @@ def test_the_board_warns_of_few_items_and_of_vectors_that_say_nothing(tiny: Path
     assert board is not None
     (note,) = [note for note in board.notes if "directions" in note]
     assert note == (
-        "text: whiten has 80 items for 30 directions (2.7 for each); from 4 on it keeps more of the text, as with "
+        "text: whiten has 80 items for 30 directions (2.7 for each); with 4 or more for each it keeps more of the text, as with "
         "transforms: [{pca: 20}, whiten]"
     )
     write_store(

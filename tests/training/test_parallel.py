@@ -71,7 +71,7 @@ def in_a_group(folder: Path, out: Path) -> None:
         told = parallel.from_first(lambda: {"only": "the first", "rank": parallel.rank()})
         assert told == {"only": "the first", "rank": 0}
         error = TrainingError if parallel.rank() else ScoringError
-        with pytest.raises(error, match="the first process could not go on" if parallel.rank() else "no scores"):
+        with pytest.raises(error, match="the first process failed" if parallel.rank() else "no scores"):
             parallel.from_first(scoreless)
         with pytest.raises(TrainingError, match="the loss is nan at step"):
             train(folder, "full_softmax", learning_rate=1e30)

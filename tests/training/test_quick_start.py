@@ -43,8 +43,8 @@ def test_a_stock_model_runs_on_a_folder_with_other_names_of_its_columns(tiny: Pa
     assert (start.dataset, start.settings["data_path"]) == ("shop", str(shop.parent))
     assert start.notes == (
         "SASRec is a stock model: RecBole's own reader, data set and trainer are used, not blair_rec's",
-        "train_neg_sample_args is not given; taken: null",
-        'load_col is not given; taken: {"inter": ["who", "item_id", "when"]}',
+        "train_neg_sample_args is not given, so it is set to null",
+        'load_col is not given, so it is set to {"inter": ["who", "item_id", "when"]}',
     )
     before = list(sys.argv)
     assert 0 < run(start)["test_result"]["recall@10"] < 1
@@ -85,10 +85,10 @@ def test_a_name_is_looked_for_as_recbole_does_and_then_here(tiny: Path, monkeypa
     ("model", "dataset", "settings", "message"),
     [
         ("SASRce", "tiny", {}, "model is 'SASRce', which RecBole doesn't have; did you mean 'SASRec'"),
-        ("BLaIRSASRce", "tiny", {}, "no sequential model of RecBole; did you mean 'SASRec'"),
+        ("BLaIRSASRce", "tiny", {}, "not a sequential model of RecBole; did you mean 'SASRec'"),
         ("SASRec", "no/where", {}, "--dataset no/where: there is no such folder"),
-        ("SASRec", "datasets/tiny", {"data_path": "x"}, "datasets/tiny is a path, and data_path is 'x'"),
-        ("SASRec", "datasets/ml-100k", {}, "RecBole reads the ml-100k that it brings"),
+        ("SASRec", "datasets/tiny", {"data_path": "x"}, "datasets/tiny is a path, but data_path is 'x'"),
+        ("SASRec", "datasets/ml-100k", {}, "RecBole reads its own ml-100k"),
         ("SASRec", "datasets/tiny", {"train_batch_size": "many"}, "train_batch_size is 'many'; expected a number"),
         ("BLaIRSASRec", "datasets/tiny", {"eval_args": {"order": "RO"}}, "eval_args.order is 'RO'"),
     ],
