@@ -41,7 +41,7 @@ class TextScorer(Similarity):
         return items.shared(ids) if isinstance(items, ItemSide) else nullcontext()
 
     def append_items(self, vectors: np.ndarray) -> None:
-        """As Scorer's.
+        """See Scorer.append_items.
 
         Raises:
             ConfigError: this model, or its item side, needs more than an item's text.

@@ -72,7 +72,7 @@ class Baseline(nn.Module):
         """Count the events of a training split; a scorer that only looks up counts nothing."""
 
     def append_items(self, vectors: np.ndarray) -> None:
-        """As Scorer's.
+        """See Scorer.append_items.
 
         Raises:
             ConfigError: always, if it uses no text.

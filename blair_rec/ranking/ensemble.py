@@ -63,7 +63,7 @@ class Ensemble(nn.Module):
         return super().eval()
 
     def shared_items(self) -> AbstractContextManager[Any]:
-        """As Scorer's, for all members."""
+        """See Scorer.shared_items; for all members."""
         stack = ExitStack()
         for member in self.members:
             stack.enter_context(member.shared_items())
@@ -110,7 +110,7 @@ class Ensemble(nn.Module):
         return torch.cat(parts, dim=1)
 
     def append_items(self, vectors: np.ndarray) -> None:
-        """As Scorer's.
+        """See Scorer.append_items.
 
         Raises:
             ConfigError: always; append items to the members before the ensemble is built.

@@ -203,9 +203,8 @@ def test_sharing_the_items_changes_no_score(train: Any, kind: str, model: str) -
 def test_scores_are_written_over_only_where_that_is_allowed_and_are_the_same(train: Any, name: str) -> None:
     model = make(train, "text", name)
     model.scores_packed = True
-    batches = [
-        train[torch.arange(first, last)] for first, last in ((0, 9), (9, 40), (40, 52))
-    ]  # a batch that needs more memory, then a smaller one
+    # The second batch needs more memory than the first, the third one less.
+    batches = [train[torch.arange(first, last)] for first, last in ((0, 9), (9, 40), (40, 52))]
     with torch.no_grad():
         apart = [model.full_sort_predict(batch) for batch in batches]
         assert len({scores.data_ptr() for scores in apart}) == 3
@@ -533,7 +532,7 @@ def test_an_appended_item_with_a_known_text_scores_and_reads_as_the_known_one(
 @pytest.mark.parametrize(
     ("model", "kind", "message"),
     [
-        ("SASRec", "id", "items: id knows items by their events"),
+        ("SASRec", "id", "items: id learns items from their events"),
         ("SASRec", "text_init", "text_init trains a vector for each item"),
         ("SASRec", "id_text", "id_text has one half that is trained for each item"),
         ("BERT4Rec", "text", "BERT4Rec keeps more about each item than its vector"),

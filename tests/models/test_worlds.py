@@ -40,8 +40,8 @@ VARIANTS = {
 def write_world(folder: Path, rng: np.random.Generator) -> dict[str, int]:
     """A log where any item of a group is followed by any item of the next group; returns each item's group.
 
-    Users draw from 3000 items by lot, so that an item stands less than once in training on average: of its id next to
-    nothing can be learnt, while its group is seen 80 times.
+    Users draw from 3000 items at random, so an item has less than one training event on average. Almost nothing can be
+    learnt about its id, while its group has 80 events.
     """
     log, group_of = [], {}
     for user in range(USERS):
@@ -107,7 +107,7 @@ def mean(runs: list[RunResult], protocol: ProtocolName) -> float:
     return float(np.mean([run.per_user(METRIC, protocol).mean() for run in runs]))
 
 
-def by_lot(results: dict[str, list[RunResult]]) -> float:
+def random_ranking(results: dict[str, list[RunResult]]) -> float:
     """The metric of a random ranking."""
     return float(GAIN / results["id"][0].ranks.candidates)
 
@@ -129,15 +129,15 @@ def test_text_beats_id_at_least_threefold(
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("variant", TWINS)
-def test_text_that_means_nothing_does_not_beat_id(
+def test_meaningless_text_does_not_beat_id(
     results: dict[str, list[RunResult]], variant: str, protocol: ProtocolName
 ) -> None:
     """Clearly better than noise: twice the metric of a random ranking.
 
-    The standard error of a mean over 3 x 600 rankings by lot is 0.4 times their value, so that of a difference is 0.5,
-    and the bound lies at four of them. Real text is far above the same bound.
+    The standard error of a mean over 3 x 600 random rankings is 0.4 times its value. So that of a difference is 0.5
+    times, and the bound is four of them. Real text is far above the same bound.
     """
-    bound = mean(results["id"], protocol) + 2 * by_lot(results)
+    bound = mean(results["id"], protocol) + 2 * random_ranking(results)
     assert (
         mean(results[variant], protocol) < bound < min(mean(results[name], protocol) for name in ("text", "text_init"))
     )
@@ -146,5 +146,5 @@ def test_text_that_means_nothing_does_not_beat_id(
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_no_model_predicts_more_than_the_group(results: dict[str, list[RunResult]], protocol: ProtocolName) -> None:
     """The history determines only the next group. A model that beats a random order inside it has seen the answer."""
-    best = by_lot(results) * GROUPS
+    best = random_ranking(results) * GROUPS
     assert max(mean(runs, protocol) for runs in results.values()) < 1.2 * best

@@ -171,7 +171,7 @@ def test_neighbours_score_by_the_mean_cosine_to_items_of_the_history(
     config, splits = built(TextSequentialDataset, tiny)
     assert config["MAX_ITEM_LIST_LENGTH"] == 6
     vectors = vectors_for(splits[0].item_num)
-    vectors.table[5] = 0  # an item without text is no neighbour of anything
+    vectors.table[5] = 0  # an item without text is not a neighbour of any item
     found, ids = scores(made(scorer, splits, vectors), splits[2]), token_ids(splits[0])
     for row, (_, history, _) in list(zip(found, cases([splits[2]]), strict=True))[::10]:
         seen = [ids[item] for item in history[-len(weights) :]]

@@ -168,7 +168,7 @@ def test_the_chosen_weights_are_a_local_maximum_at_or_above_the_grid(
 ) -> None:
     """Each weighting is ranked separately: none of the grid is better, and none that is one step away.
 
-    Whether no scores are held from one look to the next, those of some batches, or all.
+    This holds whether the scores of no, some or all batches are kept between passes.
     """
     monkeypatch.setattr("blair_rec.ranking.ensemble.HELD", held)
     members = blair_rec.load(finished.out / "runs" / "three-1")._model.members
@@ -406,7 +406,9 @@ def test_an_item_that_came_later_is_scored_by_its_text(finished: Finished, tmp_p
     assert near[0][0].item_token == "i05" and near[0][0].score == pytest.approx(1)
 
 
-@pytest.mark.parametrize("name, why", [("both", "id knows items by their events"), ("markov", "Markov is made of")])
+@pytest.mark.parametrize(
+    "name, why", [("both", "id learns items from their events"), ("markov", "Markov can only score")]
+)
 def test_an_item_that_came_later_is_refused_by_scorers_that_count_events(
     finished: Finished, tmp_path: Path, name: str, why: str
 ) -> None:

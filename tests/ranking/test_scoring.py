@@ -118,7 +118,7 @@ def test_ranks_are_what_counting_gives(splits: list[Any], values: st.SearchStrat
     check()
 
 
-def test_the_made_up_log_has_ties_and_repeats(splits: list[Any]) -> None:
+def test_the_made_up_log_has_repeats_and_long_histories(splits: list[Any]) -> None:
     ranks = rank(Oracle(torch.zeros(len(splits[0].log.item), splits[0].item_num)), splits[2], 64)
     assert 0 < ranks.target_in_history.sum() < len(ranks.item)
     assert len(set(ranks.user.tolist())) < len(ranks.user)

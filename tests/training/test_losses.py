@@ -60,7 +60,7 @@ def test_its_gradients_are_those_of_torchs_cross_entropy_in_float64(
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 7, 64])
-@pytest.mark.parametrize("short", [SHORT, 299 * 20])  # all targets at once, and 20 or so
+@pytest.mark.parametrize("short", [SHORT, 299 * 20])  # all targets together, and about 20
 @pytest.mark.parametrize("length, off", [(0.15, 0.004), (1.0, 0.02)])
 def test_in_bfloat16_the_gradients_are_off_by_a_percent_or_less(
     length: float, off: float, short: int, chunk: int | None, monkeypatch: pytest.MonkeyPatch
@@ -254,7 +254,7 @@ def test_items_are_drawn_as_often_as_they_say(sampling: str) -> None:
     ids, log_counts = negatives.draw()
     share = np.full(4, 0.25) if sampling == "uniform" else np.array([1, 6, 21, 75]) / 103
     seen = np.bincount(ids.numpy(), minlength=5)
-    assert seen[0] == 0, "the padding is no item"
+    assert seen[0] == 0, "the padding is not an item"
     np.testing.assert_allclose(seen[1:] / 100_000, share, atol=0.01)
     np.testing.assert_allclose(log_counts.numpy(), np.log(100_000 * share[ids.numpy() - 1]), rtol=1e-5)
 

@@ -66,7 +66,7 @@ def test_its_loss_and_gradients_are_those_of_the_batch_alone(
 
 
 def steps_alone(world: World) -> Any:
-    """The training steps, and the batches with seed 1."""
+    """The training steps of an epoch whose batches are drawn with seed 1."""
     world.steps.sequences = _SeedOne(world.sequences)
     yield from world.steps(1)
 

@@ -205,7 +205,7 @@ def test_training_minimises_the_scores_that_are_ranked(
 ) -> None:
     """The loss of an epoch is the cross entropy of full_sort_predict, target by target.
 
-    It is so where no sequence is longer than the window, or where every target has a window of its own.
+    This holds if no sequence is longer than the window, or if every target has its own window.
     """
     still = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "dropout_prob": 0.0, "MAX_ITEM_LIST_LENGTH": width}
     net, steps, split = built(tiny, train_config(temperature=temperature, stride=stride), model, **still)
