@@ -1,9 +1,9 @@
 """Averages of finished variants: scores normalised per user, with weights chosen on the validation split.
 
-For each user, a member's scores become z-scores over all items. The mean shifts all items of a user equally and keeps
-their order; the standard deviation decides how much a member counts for this user. It is taken over all items,
-including the history, so an item's score doesn't depend on whether the history is masked: the masked ranking is the
-unmasked one without the history. A member that gives all items the same score adds nothing for this user.
+For each user, a member's scores become z-scores over all items. Subtracting the mean keeps the order of a user's items;
+the standard deviation decides how much a member counts for this user. Both are taken over all items, including the
+history, so an item's score doesn't depend on whether the history is masked: the masked ranking is the unmasked one
+without the history. A member that gives all items the same score adds nothing for this user.
 
 Shapes: K members, B cases, N item ids with the padding row 0, D the members' vectors side by side.
 """

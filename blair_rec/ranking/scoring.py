@@ -88,7 +88,10 @@ def rank(model: Scorer, split: TextSequentialDataset, batch_size: int, k: int = 
 
 
 def states(model: Any, split: TextSequentialDataset, rows: slice) -> Tensor:
-    """Return the states [B, H] of the rows' histories, for the product with the items; packed if the model can be."""
+    """Return the states [B, H] of the rows' histories, for the product with the items.
+
+    A model that can be packed computes no padding.
+    """
     if not can_pack(type(model)):
         return model.user_vectors(split[rows].to(model.device))
     return as_query(last_states(model, *_windows(split, rows)), model.blair_temperature)
@@ -287,7 +290,9 @@ class Best:
 
 
 def best_first(row: Tensor, item: Tensor, score: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
-    """Return the order of pairs by row, then from the highest score, ties by item id; and each place in it, from 0.
+    """Return the order of pairs, and each pair's place in its row, from 0.
+
+    Pairs are sorted by row, then by score with the highest first; tied scores are sorted by item id.
 
     Shapes: [P] -> [P], [P].
     """

@@ -48,7 +48,7 @@ def a_few_steps(items: ItemSide, learning_rate: float = 0.05) -> None:
 
 
 class ItemsContract:
-    """Checks that an item side behaves like the nn.Embedding that it replaces, whatever it is made of.
+    """Checks that an item side behaves like the nn.Embedding that it replaces, whatever the kind.
 
     Set `kind`, and `options` if the constructor takes some. Set `frozen` to False for a kind that trains the text
     vectors themselves. Most tests run twice: without extra rows (such as BERT4Rec's mask token), and with two.

@@ -1,7 +1,7 @@
 """Train one model on all processes that `torchrun` started; in a single process, all of this does nothing.
 
 Each process holds the model and takes its share of every batch. Gradients are averaged over targets, so each step is
-the same as in a single process. Only the first process evaluates, writes files and prints.
+the same as in a single process. Only the first process evaluates, writes files and reports.
 """
 
 from __future__ import annotations

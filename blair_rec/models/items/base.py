@@ -154,7 +154,7 @@ class ItemSide(nn.Module):
         self.train()
 
     def _dropout(self) -> Any:
-        """Return a function (x, probability) -> x that drops out in training; each call of this method draws a seed."""
+        """Return a function (x, probability) -> x that applies dropout in training; each call draws a new seed."""
         if not self.training:
             return lambda x, probability: x
         return BitDropout(int(torch.randint(1 << 62, (), device="cpu")))
