@@ -92,8 +92,8 @@ def _crowded(vectors: np.ndarray, steps: Sequence[Step], report: Sequence[Mappin
                 f"end up about equally far from each other, whatever their texts say; keep fewer directions: {better}"
             )
         notes.append(
-            f"{line['step']} has {have}; with {ITEMS_PER_DIRECTION} or more for each it keeps more of the text, as "
-            f"with transforms: {better}"
+            f"{line['step']} has {have}; with {ITEMS_PER_DIRECTION} or more for each it would keep more of the text, "
+            f"for example with transforms: {better}"
         )
     return notes
 

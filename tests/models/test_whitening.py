@@ -184,8 +184,8 @@ def test_the_board_warns_of_few_items_and_of_vectors_without_information(tiny: P
     assert board is not None
     (note,) = [note for note in board.notes if "directions" in note]
     assert note == (
-        "text: whiten has 80 items for 30 directions (2.7 for each); with 4 or more for each it keeps more of the "
-        "text, as with transforms: [{pca: 20}, whiten]"
+        "text: whiten has 80 items for 30 directions (2.7 for each); with 4 or more for each it would keep more of "
+        "the text, for example with transforms: [{pca: 20}, whiten]"
     )
     write_store(
         Path("nothing"), TOKENS, np.eye(80, dtype=np.float32), textless=(),
