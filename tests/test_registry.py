@@ -308,7 +308,8 @@ def test_what_is_of_another_kind_takes_no_such_options_or_has_the_wrong_shape_is
     with pytest.raises(ConfigError, match="the item side side doesn't take the options {'wdth': 3} behind our 2 val"):
         side(items="side", options={"wdth": 3})
     with pytest.raises(
-        ConfigError, match=r"the item side side has a table of \[31, 3\] in the place of one of \[31, 6"
+        ConfigError,
+        match=r"the item side side has a table of \[31, 3\], but the embedding that it replaces has \[31, 6",
     ):
         side(items="side", options={"width": 3})
     assert side(items="side", options={"width": 6}).weight.shape == (31, 6)
@@ -319,7 +320,9 @@ def test_what_is_of_another_kind_takes_no_such_options_or_has_the_wrong_shape_is
     ):
         scorer(scorer="counts", options={"evens": 1})
     assert scorer(scorer="counts", options={"events": 1}).n_items == 5
-    with pytest.raises(ConfigError, match="the scorer near reads item text, and its variant says nothing of it; give"):
+    with pytest.raises(
+        ConfigError, match="the scorer near uses item text, but its variant has neither text nor transforms; add"
+    ):
         scorer(scorer="near")
     with pytest.raises(ConfigError, match="the scorer counts uses no text, so transforms, control and text have no"):
         scorer(scorer="counts", text={"fields": ["title"]})
@@ -336,7 +339,7 @@ def test_what_is_of_another_kind_takes_no_such_options_or_has_the_wrong_shape_is
         sampled_loss(TrainConfig(loss="whole"), 5)
     loss = sampled_loss(TrainConfig(loss="whole", loss_options={"margin": 1}), 5)
     with pytest.raises(
-        blair_rec.errors.TrainingError, match=r"the loss whole gives \[4\], not one number; take the mean"
+        blair_rec.errors.TrainingError, match=r"the loss whole returns \[4\], not one number; return the mean"
     ):
         loss(torch.zeros(4), torch.zeros(4, 2), torch.zeros(2))
 
