@@ -23,9 +23,10 @@ class PairModel(nn.Module):
     """BLaIR's training model: an encoder, a head for cls vectors, and the encoder's own masked-language-modelling head.
 
     With `chunk_size`, only the activations of that many pairs are in memory at a time. All vectors are first computed
-    without activations and the loss is taken over them; the backward pass then computes each chunk again. This is the
-    technique of GradCache (Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup, RepL4NLP
-    2021). It uses torch's checkpoint, which also restores the random state, so that dropout is the same both times.
+    without keeping activations, and the loss is taken over them; the backward pass then computes each chunk again. This
+    is the technique of GradCache (Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup,
+    RepL4NLP 2021). It uses torch's checkpoint, which also restores the random state, so that dropout is the same both
+    times.
     """
 
     def __init__(
@@ -149,7 +150,9 @@ def load_language_model(path: Path, tokenizer: PreTrainedTokenizerBase, mlm: boo
             "is not supported; set mlm_weight: 0 to train without masked words"
         )
     if mlm and tokenizer.mask_token is None:
-        raise PretrainingError(f"the tokenizer in {path} has no mask token; set mlm_weight: 0 to train without masked words")
+        raise PretrainingError(
+            f"the tokenizer in {path} has no mask token; set mlm_weight: 0 to train without masked words"
+        )
     return model
 
 
@@ -159,7 +162,7 @@ def word_heads(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def export(model: PairModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Save the encoder alone as a plain Hugging Face folder, with its pooling where sentence-transformers expects it."""
+    """Save the encoder alone as a plain Hugging Face folder, with the pooling file that sentence-transformers reads."""
     encoder = model.encoder
     assert isinstance(encoder, PreTrainedModel)
     encoder.save_pretrained(folder)

@@ -30,7 +30,7 @@ class TextPair:
     context_key: int
     """Equal for the same context."""
     row: int
-    """Of the file."""
+    """Number of the row in the file, from 0."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,7 +53,6 @@ def embedder(
 ) -> Embed:
     """A function that encodes texts as the exported encoder will: pooled, without the head used in training."""
 
-
     @torch.no_grad()
     def embed(texts: Sequence[str]) -> np.ndarray:
         was_training, device = encoder.training, next(encoder.parameters()).device

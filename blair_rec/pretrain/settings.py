@@ -39,7 +39,7 @@ class PretrainConfig(Section):
     batch_size: Annotated[int, Field(ge=2)] = 384
     """Pairs per step in each process; all other items of the step are negatives."""
     chunk_size: FromOneOn | None = None
-    """Pairs whose activations are in memory at a time; all if not given. Saves memory, takes about a third more time."""
+    """Pairs whose activations are in memory together; all if not given. Saves memory; takes about a third more time."""
     epochs: AboveZero = 1.0
     """Passes over the pairs."""
     max_steps: FromOneOn | None = None

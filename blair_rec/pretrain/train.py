@@ -77,7 +77,7 @@ class PairTrainer(Trainer):
         return self.args.device.type == "cpu" or step % LOOK == 0 or step in (1, self.state.max_steps)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Hugging Face's loader for a plain data set; the original mistakes any folder called datasets for a library."""
+        """Hugging Face's loader for a plain data set; the original takes a folder called datasets for their library."""
         loader = DataLoader(
             self.train_dataset,  # type: ignore[arg-type]
             batch_size=self.args.train_batch_size,

@@ -56,7 +56,7 @@ def repeat_notes(catalogue: Catalogue) -> list[str]:
 
 
 def store_notes(store: EmbeddingStore, item_tokens: Sequence[str] | None = None) -> list[str]:
-    """The same notes about a store: for the items of a data set or, without `item_tokens`, for the store's own items."""
+    """The same notes about a store: for the items of a data set or, without `item_tokens`, for all of the store's."""
     wanted = len(store.tokens) if item_tokens is None else len(item_tokens)
     fields = store.template.get("fields", ())
     if item_tokens is None:
@@ -78,7 +78,7 @@ def store_notes(store: EmbeddingStore, item_tokens: Sequence[str] | None = None)
 
 
 def cut_notes(store: EmbeddingStore, item_tokens: Sequence[str] | None = None) -> list[str]:
-    """One sentence about texts longer than their encoder reads; none without such texts, or if they were not counted."""
+    """One sentence about texts longer than their encoder reads; none if there are none, or they were not counted."""
     if store.cut is None or store.cut_rows is None:
         return []
     flags = store.cut_rows

@@ -47,7 +47,7 @@ class Template:
             raise ConfigError(f"text fields are {self.fields!r}; name at least one in a list, such as [title]")
         own = OWN_FIELDS.get(self.name, self.fields)
         if self.fields not in ((), own):
-            raise ConfigError(f"the template {self.name} reads its own fields ({', '.join(own)}); don't name any others")
+            raise ConfigError(f"the template {self.name} reads its own fields ({', '.join(own)}); don't name others")
         object.__setattr__(self, "fields", tuple(own))
 
     def line(self, record: Record) -> str:

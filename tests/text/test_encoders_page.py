@@ -39,7 +39,7 @@ def test_the_tables_list_what_the_tests_hold() -> None:
         assert listed == list(kinds)
     poolings = rows("pooling")
     assert [*poolings][:-1] == list(POOLINGS) and [*poolings][-1] == "several of them"
-    assert {*rows("behind the pooling")} == {*STEPS, "Dropout"}
+    assert {*rows("after the pooling")} == {*STEPS, "Dropout"}
 
 
 def test_the_settings_are_keys_of_the_text_section() -> None:

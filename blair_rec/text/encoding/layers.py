@@ -129,6 +129,6 @@ def _activation(name: str, step: PooledStep) -> nn.Module:
     """One of torch's activations, by its full name; no other code is ever imported."""
     kind = getattr(nn, name.rpartition(".")[2], None)
     if not name.startswith("torch.nn.") or not isinstance(kind, type) or not issubclass(kind, nn.Module):
-        raise UnknownEncoder(f"{step.folder} has the activation {name}, which is not one of torch's; choose another encoder")
+        raise UnknownEncoder(f"{step.folder} has the activation {name}, which torch lacks; choose another encoder")
 
     return kind()

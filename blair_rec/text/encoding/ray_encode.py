@@ -39,10 +39,11 @@ def encode_with_ray(
 ) -> list[Path]:
     """Encode Parquet or JSON lines files in `parts` parts on `workers` workers, and return the stores of the parts.
 
-    The parts belong to one catalogue: `merge_stores` joins them. One worker encodes one part at a time, whose texts
-    have to fit into its memory. A finished part is not encoded again, and a part whose worker died is resumed. `out` has
-    to be on a file system that all nodes share. `find_encoder` is called on every node and has to find the same encoder
-    everywhere. A part of another encoder, or of other settings, is replaced only if `fresh`. `progress` counts parts.
+    The parts belong to one catalogue: `merge_stores` joins them. A worker encodes one part at a time, and the texts of
+    the part have to fit into its memory. A finished part is not encoded again, and a part whose worker died is resumed.
+    `out` has to be on a file system that all nodes share. `find_encoder` is called on every node and has to find the
+    same encoder everywhere. A part of another encoder, or of other settings, is replaced only if `fresh`. `progress`
+    counts parts.
 
     Raises MissingExtra without a recent Ray, CatalogueError for files of another kind, and what a worker raises.
     """

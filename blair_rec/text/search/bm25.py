@@ -40,7 +40,7 @@ class WordIndex:
         self._index.index(tokens, show_progress=False)
 
     def search(self, queries: Sequence[str], k: int) -> Found:
-        """The k texts with the highest scores, earlier texts first among ties; each has at least one word of the query."""
+        """The k texts with the highest scores; ties are in the order of the texts, and each text shares a word."""
 
         k = min(k, self._count)
         rows, scores = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf)

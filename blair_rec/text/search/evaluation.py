@@ -161,7 +161,9 @@ def text_template(store: EmbeddingStore, fields: Sequence[str] = ()) -> Template
     if fields:
         return Template("fields", tuple(fields))
     if not store.template:
-        raise ConfigError(f"the store {store.path} doesn't say which text its vectors were made from; name the fields with --fields")
+        raise ConfigError(
+            f"the store {store.path} doesn't say which text its vectors were made from; name the fields with --fields"
+        )
     return Template(store.template["name"], tuple(store.template["fields"]))
 
 
@@ -208,7 +210,7 @@ class Judgement:
         no vector.
         """
         if not relevant_from > 0:
-            raise ConfigError(f"relevant_from is {relevant_from}; it has to be above 0, the grade of items that are not listed")
+            raise ConfigError(f"relevant_from is {relevant_from}; it has to be above 0, the grade of all other items")
         kept = tuple(query for query in queries if max(query.grades.values()) >= relevant_from)
         if not kept:
             raise ConfigError(f"none of the {len(queries)} queries has an item of grade {relevant_from:g} or more")
@@ -218,7 +220,7 @@ class Judgement:
             known = ", ".join(store.tokens.at(range(min(3, len(store)))))
             raise StoreError(
                 f"the store {store.path} has no vector for {lost} of {relevant} relevant items (first: "
-                f"{first_of(list(kept[0].grades))}; the store has: {known}); encode the items that the queries are about"
+                f"{first_of(list(kept[0].grades))}; the store has: {known}); encode the items that are graded"
             )
         return judgement
 

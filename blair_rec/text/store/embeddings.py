@@ -121,8 +121,8 @@ class EmbeddingStore:
         """[len(item_tokens), text_dim] float32, a new array in the order asked for: the text vectors of a data set.
 
         `missing_text` decides what an item without a vector gets. `error` raises MissingEmbeddings (the item is not in
-        the store) or TextlessItems (it is listed without text); `mean` gives the mean vector of the other items asked
-        for; `zeros` gives zeros.
+        the store) or TextlessItems (it is listed without text). `mean` gives the mean vector of those items asked for
+        that have one. `zeros` gives zeros.
 
         Raises as `find` does.
         """
@@ -255,7 +255,7 @@ def _read_header(path: Path) -> dict[str, Any]:
         raise StoreError(f"{path / HEADER} is not a store header; encode again")
     if header["schema"] != SCHEMA:
         which = "an older version wrote it" if header["schema"] == 1 else "another version wrote it"
-        raise StoreError(f"{path} has schema {header['schema']!r} ({which}), but this version reads {SCHEMA}; encode again")
+        raise StoreError(f"{path} has schema {header['schema']!r} ({which}); this version reads {SCHEMA}; encode again")
     wanted = ("rows", "textless", "text_dim", "dtype", "text_digests", "encoder", "template", "text_sha256", "shard",
               "sha256", "store_sha256")  # fmt: skip
     if lacking := [key for key in wanted if key not in header]:
@@ -267,7 +267,7 @@ def _mapped(path: Path, dtype: str, shape: tuple[int, ...], name: str = "") -> n
     """Memory-map an array file, and check that it is what the header says."""
     try:
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:  # the last two come from a damaged first line
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:  # last two: a damaged first line
         raise StoreError(f"{path} can't be read ({error}); encode again") from error
     if array.dtype.str != dtype or array.shape != shape:
         said = f"{name or dtype} {shape}"
@@ -295,8 +295,9 @@ def _verify_checksums(path: Path, header: Mapping[str, Any]) -> None:
 def identity_of(header: Mapping[str, Any]) -> str:
     """SHA-256 of a header, without this hash itself and without the keys that don't decide the vectors.
 
-    These are the name that was asked for (it concerns the run), the prompt for queries (it concerns searches), which
-    texts were cut (it follows from texts and encoder), and the hash of the code. So stores without them keep their hash.
+    These keys are the name that was asked for (it concerns the run), the prompt for queries (it concerns searches),
+    which texts were cut (it follows from texts and encoder), and the hash of the code. So stores without these keys
+    keep their hash.
     """
     content = {key: value for key, value in header.items() if key not in ("store_sha256", "cut", "code")}
     content["encoder"] = {key: value for key, value in header["encoder"].items() if key not in ABOUT_USE}

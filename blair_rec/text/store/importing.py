@@ -48,7 +48,8 @@ def import_store(
     beside = Path(ids) if ids else beside_of(path)
     for file in (path, beside):
         if file is not None and not file.is_file():
-            raise StoreError(f"{file} is not there; this format needs both files, and --ids names the second one")
+            both = "this format needs both files, and --ids names the second one" if beside else "check the path"
+            raise StoreError(f"{file} is not there; {both}")
     if not fresh:
         refuse_replacing(out)
     try:
@@ -114,7 +115,9 @@ def _read_npy(path: Path, ids: Path) -> Read:
     item_tokens = _listed(ids)
     array = _array(path)
     if array.ndim != 2:
-        raise StoreError(f"{path} holds numbers of shape {list(array.shape)}; it has to be [items, width], one row per item")
+        raise StoreError(
+            f"{path} holds numbers of shape {list(array.shape)}; it has to be [items, width], one row per item"
+        )
     if len(array) != len(item_tokens):
         raise StoreError(
             f"{path} holds {len(array)} rows, but {ids} {len(item_tokens)} item ids{_padding(array, item_tokens)}"
@@ -136,7 +139,7 @@ def _listed(path: Path) -> list[str]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise StoreError(f"{path} is not UTF-8 ({_short(error)}); it has to be text with one item id per line") from error
+        raise StoreError(f"{path} is not UTF-8 ({_short(error)}); it has to be text, one item id per line") from error
     return _tokens(text.replace("\r\n", "\n").removesuffix("\n").split("\n"), str(path))
 
 
@@ -245,7 +248,7 @@ def _read_feature(path: Path, ids: Path) -> Read:
         raise StoreError(f"{ids} has no item2id that numbers the items; name the .data_maps file of {path.name}")
     numbers = list(item2id.values())
     if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
-        raise StoreError(f"{ids}: item2id holds values that are not whole numbers; name the .data_maps file of {path.name}")
+        raise StoreError(f"{ids}: item2id holds values other than whole numbers; name the .data_maps of {path.name}")
     by_id = sorted((number, token) for token, number in item2id.items())
     if [number for number, _ in by_id] != list(range(len(by_id))) or by_id[:1] != [(0, PAD)]:
         raise StoreError(f"{ids}: item2id does not number the items from 1 to {len(by_id) - 1}, with {PAD} as 0")
@@ -253,8 +256,8 @@ def _read_feature(path: Path, ids: Path) -> Read:
     size = path.stat().st_size
     if not items or size == 0 or size % (4 * items):
         raise StoreError(
-            f"{path} holds {size} bytes, which is not a whole number of float32 vectors for the {items} items of {ids}: "
-            "the two files don't belong together, or one is cut off"
+            f"{path} holds {size} bytes, which is not a whole number of float32 vectors for the {items} items of "
+            f"{ids}: the two files don't belong together, or one is cut off"
         )
     flat = np.fromfile(path, "<f4")
     width = len(flat) // (items + 1)
@@ -277,7 +280,9 @@ def _read_itememb(path: Path, _: Path) -> Read:
         with path.open(encoding="utf-8-sig", newline="\n") as file:
             kinds = [column.partition(":")[2] for column in file.readline().rstrip("\r\n").split("\t")]
             if kinds != ["token", "float_seq"]:
-                raise StoreError(f"{path}: the first line has the types {kinds}; it has to be {RECBOLE_HEADER.strip()!r}")
+                raise StoreError(
+                    f"{path}: the first line names the types {kinds}; it has to be {RECBOLE_HEADER.strip()!r}"
+                )
             for number, line in enumerate(file, start=2):
                 token, _tab, numbers = line.rstrip("\r\n").partition("\t")
                 vector = np.array([_number(text, path, number) for text in numbers.split(" ")], dtype=np.float64)
@@ -303,4 +308,3 @@ def _number(text: str, path: Path, line: int) -> float:
     except ValueError:
         pass
     raise StoreError(f"{path}, line {line}: {text[:40]!r} is not a number; numbers are separated by one space")
-

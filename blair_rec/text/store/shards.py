@@ -22,7 +22,7 @@ logger = logging.getLogger("blair_rec")
 SAME = ("revision", "pooling", "max_length", "dtype")
 """Settings of an encoder that decide its vectors; its name does not."""
 SAID_SINCE = ("modules", "prompt", "truncate_dim")
-"""Further such settings, recorded only for encoders that have them; all other stores stay as older versions made them."""
+"""Further such settings, recorded only for encoders that have them, so that older stores stay valid."""
 
 
 def deciding(encoder: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def merge_stores(parts: Sequence[str | Path], out: str | Path, *, fresh: bool = 
         refuse_replacing(out)
     stores = [open_store(path) for path in parts]
     if len(stores) < 2:
-        raise StoreError(f"merging needs at least two stores, but {len(stores)} was given")
+        raise StoreError(f"merging needs at least two stores; given: {len(stores)}")
     first = stores[0]
     for store in stores[1:]:
         for what, here, there in (
@@ -210,7 +210,7 @@ def _in_order(stores: Sequence[EmbeddingStore]) -> list[EmbeddingStore]:
         raise StoreError(f"these are not the parts of one catalogue ({names}); give each part of one catalogue once")
     (parts,) = counts
     if lacking := [f"{part}/{parts}" for part in range(parts) if (part, parts) not in by_part]:
-        raise StoreError(f"{len(lacking)} of {parts} parts are missing ({first_of(lacking)}); encode them, then merge all")
+        raise StoreError(f"{len(lacking)} of {parts} parts are missing ({first_of(lacking)}); encode them, then merge")
     if old := [str(store.path) for store in stores if store.whole is None]:
         raise StoreError(
             f"{len(old)} of {parts} parts were written by an older version ({first_of(old)}) and don't say which "
