@@ -246,4 +246,4 @@ def _check_columns(where: str, columns: Sequence[str], known: Sequence[str]) -> 
         named = ", ".join(known) or "none"
         raise PairsError(f"{where}: no column {', '.join(map(repr, missing))}; columns: {named}")
     if twice := [column for column in columns if list(known).count(column) > 1]:
-        raise PairsError(f"{where}: {len(twice)} columns appear twice ({', '.join(twice)}); rename one of each")
+        raise PairsError(f"{where}: repeated columns: {', '.join(twice)}; rename one of each")

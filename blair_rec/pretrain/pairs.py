@@ -105,7 +105,7 @@ def open_pairs(
     total = len(text_keys) + len(broken)
     if broken:
         raise PairsError(
-            f"{path}: {len(broken)} of {total} pairs hold half of a surrogate pair, which is no character "
+            f"{path}: {len(broken)} of {total} pairs hold half of a surrogate pair, which isn't a character "
             f"({first_of(broken)}); leave those rows out"
         )
     if empty:

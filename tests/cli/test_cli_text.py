@@ -84,7 +84,7 @@ def test_prompts_and_dimensions_are_said_and_stand_in_the_store(
     assert encode(model, items, "--fields", "title", *more[:-1], "--no-normalize") == 1
     assert "modules is ['normalize'] there, None now" in capsys.readouterr().err
     assert encode(model, items, "--fields", "title", "--prompt", "passage") == 1
-    assert "prompt is 'passage', but tiny-roberta names no such prompt (its own: none)" in capsys.readouterr().err
+    assert "prompt is 'passage', but tiny-roberta has no prompt of this name (it has: none)" in capsys.readouterr().err
 
 
 def test_what_is_wrong_with_texts_is_told(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,7 +95,7 @@ def test_what_is_wrong_with_texts_is_told(model: Path, tmp_path: Path, capsys: p
     assert encode(model, tmp_path / "shop.csv", *more, "--item-id", "sku") == 0
     said = capsys.readouterr().out
     assert "1 of 5 items have no text in title (first: x2)" in said
-    assert "1 of 4 texts have more than the 128 tokens that tiny-roberta reads, and their end is left out " in said
+    assert "1 of 4 texts have more than the 128 tokens that tiny-roberta reads, so their end is cut off " in said
     assert "(max_length 1000 became 128: the model's 128 positions)" in said
     assert "2 rows of shop.csv repeat an item of an earlier row (first: x1): the first row with text counts" in said
     said = told(capsys, 0, "store", "info", "s")
@@ -103,7 +103,7 @@ def test_what_is_wrong_with_texts_is_told(model: Path, tmp_path: Path, capsys: p
     assert "max_length asked for: 1000, which became 128: the model's 128 positions\n" in said
     assert open_store("s").item_tokens == ("x1", "x3", "x4", "x5")
     assert encode(model, tmp_path / "shop.csv", *more) == 1
-    assert "no field 'item_id' or 'parent_asin' that could name the item; fields: sku" in capsys.readouterr().err
+    assert "there is no field 'item_id' or 'parent_asin' for the item token; fields: sku" in capsys.readouterr().err
 
 
 def test_encode_without_fields_names_those_of_the_file(

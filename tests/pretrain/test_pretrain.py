@@ -449,7 +449,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(encoder: Path, tmp_path: 
             r"2 of 3 pairs have an empty review or meta \(row 1, row 3\)",
         ),
         ("review\tmeta\nnice\titem a\ngood\titem a\n", "2 pairs of 1 item; contrast needs at least two"),
-        ("review\ttext\nnice\titem a\n", "no column 'meta'; there are: review, text"),
+        ("review\ttext\nnice\titem a\n", "no column 'meta'; columns: review, text"),
         ("review\tmeta\nnice\n", "a row has 1 columns, the header 2"),
     ],
 )
@@ -509,7 +509,7 @@ def test_what_would_be_lost_or_mixed_is_an_error(encoder: Path, tmp_path: Path) 
     (work / "checkpoint-3").mkdir(parents=True)
     (work / "checkpoint-3" / "whole").touch()
     (work / "identity.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(PretrainingError, match="holds checkpoints of another training .*temperature"):
+    with pytest.raises(PretrainingError, match="holds checkpoints of a training that used different settings .*temperature"):
         pretrain(small(pairs), encoder, "mean", out)
 
 

@@ -155,7 +155,7 @@ def test_item_id_goes_before_parent_asin_and_the_caller_before_both(tmp_path: Pa
         (
             "a.jsonl",
             '{"item_id": "1", "a": ' + "[" * 3000 + "]" * 3000 + "}",
-            r"line 1: lists or objects inside each other",
+            r"line 1: lists or objects are nested too deeply",
         ),
         ("a.tsv", "item_id\ttitle\n1\ta\n2\n", r"line 3: 1 cells where the first line has 2"),
         ("a.csv.gz", "not gzip", r"broken gzip file"),
@@ -289,7 +289,7 @@ def test_a_string_that_looks_like_something_else_stays_a_string(tmp_path: Path, 
 
 def test_an_asked_for_id_field_that_is_not_there_is_named(tmp_path: Path) -> None:
     path = written(tmp_path / "a.item", "item_id:token\n1\n")
-    with pytest.raises(CatalogueError, match="no field 'asin' that could name the item; fields: item_id"):
+    with pytest.raises(CatalogueError, match="there is no field 'asin' for the item token; fields: item_id"):
         read_catalogue(path, item_id="asin")
 
 

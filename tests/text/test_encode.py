@@ -452,7 +452,7 @@ print(0 < counts[0] < 700, os.listdir("disk"))
 
 def test_a_full_disk_keeps_what_is_encoded_until_there_is_room(source: EncoderSource) -> None:
     said = small_disk(96, FULL_DISK.format(model=str(source.path))).splitlines()
-    assert said[0].startswith("the store disk/s can't be written (No space left on device); what is finished is kept")
+    assert said[0].startswith("the store disk/s can't be written (No space left on device); finished vectors are kept")
     assert said[1:] == ["['.s.work'] True", "True ['s']"]
 
 
@@ -492,16 +492,16 @@ def test_a_merged_store_counts_as_the_catalogues_own(
 def test_what_does_not_belong_together_is_not_merged(source: EncoderSource, tmp_path: Path) -> None:
     catalogue = shop("a lamp", "a red lamp", "bed")
     paths = encode_parts(source, catalogue, tmp_path / "parts", 3)
-    with pytest.raises(StoreError, match=r"1 of 3 parts are missing \(1/3\); encode them, merge all"):
+    with pytest.raises(StoreError, match=r"1 of 3 parts are missing \(1/3\); encode them, then merge"):
         merge_stores([paths[0], paths[2]], tmp_path / "s")
     whole = tmp_path / "whole"
     encode_catalogue(catalogue, TITLE, source, whole)
-    with pytest.raises(StoreError, match=r"not parts of one whole .*s\.0of3: 0/3, .*whole: None"):
+    with pytest.raises(StoreError, match=r"not the parts of one catalogue .*s\.0of3: 0/3, .*whole: None"):
         merge_stores([paths[0], whole], tmp_path / "s")
-    with pytest.raises(StoreError, match="to merge takes at least two"):
+    with pytest.raises(StoreError, match="merging needs at least two stores; given: 1"):
         merge_stores([whole], tmp_path / "s")
     encode_catalogue(shop("a lamp"), TITLE, source, tmp_path / "other")
-    with pytest.raises(StoreError, match="1 items stand in more than one of the 2 stores"):
+    with pytest.raises(StoreError, match="1 items are in several of the 2 stores"):
         merge_stores([whole, tmp_path / "other"], tmp_path / "s")
     encode_catalogue(shop("x"), TITLE, dataclasses.replace(source, pooling="mean"), tmp_path / "other", fresh=True)
     with pytest.raises(StoreError, match="can't be merged: encoder's pooling is cls there, mean here"):

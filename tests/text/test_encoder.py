@@ -141,7 +141,7 @@ def test_minilm_in_bfloat16_keeps_its_vectors() -> None:
 
 
 def test_float16_takes_a_gpu(roberta: Path) -> None:
-    with pytest.raises(ConfigError, match="dtype is float16, which takes a GPU; on a CPU bfloat16 is the fast one"):
+    with pytest.raises(ConfigError, match="dtype is float16, which needs a GPU; on a CPU use bfloat16"):
         TextEncoder(resolve_encoder(str(roberta), pooling="cls", dtype="float16"))
 
 

@@ -70,7 +70,7 @@ def test_the_raw_pair_is_the_one_upstream_writes_and_reads(tmp_path: Path) -> No
         (
             {"[PAD]": 0, "x": 1, "y": 2},
             7,
-            r"holds 28 bytes, which is no whole number of float32 vectors for the 2 items",
+            r"holds 28 bytes, which is not a whole number of float32 vectors for the 2 items",
         ),
         ({"[PAD]": 0, "x": 1, "y": 2}, 0, r"holds 0 bytes"),
         ({"[PAD]": 0}, 6, r"for the 0 items"),

@@ -48,7 +48,7 @@ def test_a_module_that_is_not_known_is_refused_by_its_name(tmp_path: Path, kind:
         ([POOLING], "begins with the module Pooling"),
         ([TRANSFORMER], "has nothing behind its Transformer"),
         ([TRANSFORMER, ("sentence_transformers.models.Dense", "1_Dense"), POOLING], "has Dense behind its Transformer"),
-        ([TRANSFORMER, POOLING, POOLING], "has Pooling at a place where only Dense"),
+        ([TRANSFORMER, POOLING, POOLING], "has Pooling in a place where only Dense"),
     ],
 )
 def test_an_order_that_makes_no_vector_is_refused(tmp_path: Path, listed: list[tuple[str, str]], said: str) -> None:
@@ -89,7 +89,7 @@ def test_a_model_cannot_name_a_folder_outside_of_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["{", '{"a": 1}'])
 def test_a_broken_list_of_modules_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "modules.json").write_text(content)
-    with pytest.raises(UnknownEncoder, match=r"modules.json is (broken|no list of modules)"):
+    with pytest.raises(UnknownEncoder, match=r"modules.json is (broken|not a list of modules)"):
         read(tmp_path, "mine")
 
 
@@ -154,7 +154,7 @@ def test_a_prompt_is_a_name_or_the_text_itself(asked: str, expected: str) -> Non
 
 @pytest.mark.parametrize("asked", ["qurey", "document", "search_query"])
 def test_a_prompt_that_the_model_does_not_name_is_refused(asked: str) -> None:
-    with pytest.raises(ConfigError, match=f"prompt is '{asked}', but mine names no such prompt .its own: query"):
+    with pytest.raises(ConfigError, match=f"prompt is '{asked}', but mine has no prompt of this name .it has: query"):
         prompt_of(recipe(query="q: "), asked, DOCUMENT_PROMPTS, "prompt", "mine")
 
 

@@ -219,7 +219,7 @@ def test_an_index_that_is_not_ours_is_made_again_and_a_folder_that_is_read_only_
     queries = as_float32(clustered.vectors[:20], "float16")
     with caplog.at_level(logging.WARNING, logger="blair_rec"):
         made_again = ApproximateIndex(clustered, "dot").search(queries, 3)
-    assert "dot.faiss was not written for this store, or was changed since" in caplog.text
+    assert "dot.faiss is of another store, or was changed" in caplog.text
     written = path.read_bytes()
     for change in (written[:-1] + bytes([written[-1] ^ 1]), written[: len(written) // 2], b""):
         path.write_bytes(change)
@@ -234,7 +234,7 @@ def test_an_index_that_is_not_ours_is_made_again_and_a_folder_that_is_read_only_
         caplog.clear()
         with caplog.at_level(logging.WARNING, logger="blair_rec"):
             ApproximateIndex(clustered, "dot")
-        assert "was not written for this store" in caplog.text
+        assert "is of another store, or was changed" in caplog.text
         assert json.loads(header.read_text()) == said
 
     def refuse(*_: object) -> None:

@@ -160,7 +160,7 @@ def test_bm25_is_an_extra_and_needs_words(monkeypatch: pytest.MonkeyPatch) -> No
     from blair_rec import extras
     from blair_rec.text.search.bm25 import WordIndex
 
-    with pytest.raises(ConfigError, match="none of the 2 texts holds a word"):
+    with pytest.raises(ConfigError, match="none of the 2 texts contains a word"):
         WordIndex(["", "..."])
     monkeypatch.setattr(extras, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"BM25 needs bm25s.*pip install 'blair-rec\[search\]'"):
@@ -289,7 +289,7 @@ def test_the_text_for_bm25_is_the_stores_own_or_that_of_the_fields(tmp_path: Pat
     assert item_facts(items, store, text_template(store, ["brand", "title"]))[0] == ["b t0", "b t1", ""]
     with pytest.raises(StoreError, match="has no text in name for any of the 3 items"):
         item_facts(items, store, text_template(store, ["name"]))
-    with pytest.raises(ConfigError, match="doesn't say which text its vectors were made of; name its --fields"):
+    with pytest.raises(ConfigError, match="doesn't say which text its vectors were made from; name the fields with --fields"):
         text_template(store_of(3))
 
 

@@ -163,7 +163,7 @@ def test_a_folder_of_model2vec_without_modules_json_is_known_by_its_config(tmp_p
 
 def test_what_a_static_encoder_cannot_do_is_refused(tmp_path: Path) -> None:
     folder = save_model2vec(tmp_path / "m")
-    with pytest.raises(ConfigError, match="pooling is 'cls', but m has a vector for each token and takes their mean"):
+    with pytest.raises(ConfigError, match="pooling is 'cls', but m always takes the mean of its token vectors"):
         resolve_encoder(str(folder), pooling="cls")
     with pytest.raises(ConfigError, match="dtype is bfloat16, but m looks vectors up"):
         load_encoder(resolve_encoder(str(folder), dtype="bfloat16"))

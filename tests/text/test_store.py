@@ -105,7 +105,7 @@ def test_a_table_is_a_copy_that_may_be_written_to(tmp_path: Path) -> None:
 def test_a_store_that_knows_less_than_half_belongs_to_another_catalogue(missing_text: str) -> None:
     store = EmbeddingStore.of(("a", "b"), np.eye(2, dtype=np.float32), textless=("t",))
     with pytest.raises(
-        StoreError, match=r"belongs to another catalogue: it knows 0 of the 2 items \(unknown: x, y; its own: a, b\)"
+        StoreError, match=r"belongs to another catalogue: it has 0 of the 2 items \(missing: x, y; it has: a, b\)"
     ):
         store.table(["x", "y"], missing_text)
     with pytest.raises(StoreError, match="it knows 2 of the 5 items"):
@@ -162,8 +162,8 @@ def test_a_folder_without_a_header_is_no_store(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"schema": 1}, r"has schema 1 \(an older version wrote it\), this one reads 2; encode again"),
-        ({"schema": 3}, r"has schema 3 \(another version wrote it\), this one reads 2"),
+        ({"schema": 1}, r"has schema 1 \(an older version wrote it\); this version reads 2; encode again"),
+        ({"schema": 3}, r"has schema 3 \(another version wrote it\); this version reads 2"),
         ({"text_dim": 5}, r"vectors.npy holds float32 \(3, 4\), but the header says float32 \(3, 5\)"),
         ({"rows": 2}, r"but the header says float32 \(2, 4\)"),
         ({"dtype": "float16"}, "but the header says float16"),
@@ -180,7 +180,7 @@ def test_a_header_that_says_otherwise_is_refused(tmp_path: Path, changes: dict[s
 
 @pytest.mark.parametrize(
     "content, message",
-    [("{", "can't be read"), ("[]", "is no store header"), ('{"schema": 2}', "lacks rows, textless, text_dim")],
+    [("{", "can't be read"), ("[]", "is not a store header"), ('{"schema": 2}', "lacks rows, textless, text_dim")],
 )
 def test_a_broken_header_is_refused(tmp_path: Path, content: str, message: str) -> None:
     make(tmp_path / "s")
@@ -332,7 +332,7 @@ def test_a_failure_while_writing_leaves_the_old_store(tmp_path: Path, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", no_space)
-    with pytest.raises(StoreError, match=r"can't be written \(No space left on device\); what is finished is kept"):
+    with pytest.raises(StoreError, match=r"can't be written \(No space left on device\); finished vectors are kept"):
         make(tmp_path / "s", ("x",))
     assert open_store(tmp_path / "s").store_sha256 == old.store_sha256
     assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
@@ -406,7 +406,7 @@ def test_a_full_disk_is_told_and_the_old_store_stays() -> None:
         "print(open_store('disk/s').store_sha256 == old.store_sha256, os.listdir('disk'))",
     )
     assert re.fullmatch(
-        r"the store disk/s can't be written \(No space left on device\); what is finished is kept: make room .*\n"
+        r"the store disk/s can't be written \(No space left on device\); finished vectors are kept: free some disk space .*\n"
         r"True \['s'\]\n",
         said,
     )

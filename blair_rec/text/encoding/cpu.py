@@ -13,7 +13,7 @@ from transformers.masking_utils import sdpa_mask
 PRODUCTS = "blair_rec_products"
 """Our attention's name in transformers' registry."""
 LONGEST = 1024
-"""Longest text, in tokens, whose attention scores are held in memory together; those of longer ones would not fit."""
+"""Most tokens of a text for which all attention scores are held in memory; for longer texts they would not fit."""
 
 
 def make_fast(model: Any) -> None:

@@ -33,8 +33,9 @@ def import_store(
 
     `encoder` is the name to record for what made the vectors. `ids` is the second file of the format, if it isn't next
     to `path` under the same name: `.data_maps`, or for .npy a JSON list or a text file with one id per line. Ids that
-    are whole numbers become text: 7 is "7". The texts behind the vectors are unknown, so nothing is ever encoded into
-    such a store. An existing store at `out` is replaced only if `fresh`.
+    are whole numbers become text: 7 is "7". The texts that the vectors were made from are unknown, so nothing is ever
+    encoded into such a store. An existing store at `out` is replaced only if `fresh`.
+
 
     Raises StoreError for files that can't be read or don't fit each other, for vectors that aren't finite numbers, and
     for invalid item ids; OutputError if `out` is a store already; and as write_store does.
