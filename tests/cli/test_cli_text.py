@@ -82,7 +82,7 @@ def test_prompts_and_dimensions_are_said_and_stand_in_the_store(
     for line in ("modules: ['normalize']", "prompt: item: ", "query_prompt: I want: ", "truncate_dim: 5"):
         assert f"encoder {line}\n" in said
     assert encode(model, items, "--fields", "title", *more[:-1], "--no-normalize") == 1
-    assert "modules is ['normalize'] there, None now" in capsys.readouterr().err
+    assert "modules was ['normalize'], now None" in capsys.readouterr().err
     assert encode(model, items, "--fields", "title", "--prompt", "passage") == 1
     assert "prompt is 'passage', but tiny-roberta has no prompt of this name (it has: none)" in capsys.readouterr().err
 
@@ -123,7 +123,8 @@ def test_a_store_of_other_settings_is_replaced_only_if_fresh_is_said(
     first = open_store("s").store_sha256
     assert encode(model, items, "--fields", "title", "--max-length", "9") == 1
     assert (
-        "max_length is 128 there, 9 now); choose another place, or replace it with --fresh" in capsys.readouterr().err
+        "max_length was 128, now 9); choose another folder, or replace the store with --fresh"
+        in capsys.readouterr().err
     )
     np.save(tmp_path / "a.npy", np.eye(2))
     (tmp_path / "a.ids.json").write_text("[1, 2]")

@@ -509,7 +509,9 @@ def test_what_would_be_lost_or_mixed_is_an_error(encoder: Path, tmp_path: Path) 
     (work / "checkpoint-3").mkdir(parents=True)
     (work / "checkpoint-3" / "whole").touch()
     (work / "identity.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(PretrainingError, match="holds checkpoints of a training that used different settings .*temperature"):
+    with pytest.raises(
+        PretrainingError, match="holds checkpoints of a training that used different settings .*temperature"
+    ):
         pretrain(small(pairs), encoder, "mean", out)
 
 

@@ -140,7 +140,7 @@ def test_item_id_goes_before_parent_asin_and_the_caller_before_both(tmp_path: Pa
         ("a.csv", "", "holds no item"),
         ("a.csv", "item_id,title\n", "holds no item"),
         ("a.csv", "item_id,title,title\n1,a,b\n", r"line 1: two columns are called 'title'"),
-        ("a.csv", "sku,title\n1,a\n", r"line 1: no field 'item_id' or 'parent_asin' .*fields: sku, title"),
+        ("a.csv", "sku,title\n1,a\n", r"line 1: there is no field 'item_id' or 'parent_asin' .*fields: sku, title"),
         ("a.csv", "item_id,title\n1,a\n\n2,a,b\n", r"line 4: 3 cells where the first line has 2"),
         ("a.csv", "item_id,title\n1,a\n,b\n", r"line 3: item_id is empty or missing"),
         ("a.csv", 'item_id,title\n1,a\n2,"Open\n3,b\n', r"from line 3 on: unexpected end of data; a quotation mark"),
@@ -150,7 +150,7 @@ def test_item_id_goes_before_parent_asin_and_the_caller_before_both(tmp_path: Pa
             'item_id,title\n1,"Open\n2,b\n3,5"\n4,c\n',
             r"line 2: a quotation .* closes in line 4, and 1 of the 1 ",
         ),
-        ("a.jsonl", '{"item_id": "1", "a": 1, "a": 2}\n', r"line 1: the field 'a' is there twice; rename one"),
+        ("a.jsonl", '{"item_id": "1", "a": 1, "a": 2}\n', r"line 1: the field 'a' appears twice; rename one"),
         ("a.jsonl", '{"item_id": " "}\n', r"line 1: item_id is empty or missing"),
         (
             "a.jsonl",
@@ -188,7 +188,7 @@ def test_half_a_character_is_named_and_a_whole_one_is_text(tmp_path_factory: pyt
     path = written(tmp_path_factory.mktemp("items") / "a.jsonl", f'{{"item_id": "1", "a": "{text}"}}\n')
     meant = json.loads(f'"{text}"')
     if any("\ud800" <= sign <= "\udfff" for sign in meant):
-        with pytest.raises(CatalogueError, match=r"line 1: \\u.... is half of a character; write the whole one"):
+        with pytest.raises(CatalogueError, match=r"line 1: \\u.... is half of a character; write the whole character"):
             read_catalogue(path)
     else:
         assert read_catalogue(path).records == ({"a": meant},)

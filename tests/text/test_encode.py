@@ -171,11 +171,11 @@ def test_a_template_that_changed_makes_the_store_anew(
 @pytest.mark.parametrize(
     "fields, settings, said",
     [
-        (["title", "brand"], {}, r"template fields is \['title'\] there, \['title', 'brand'\] now"),
-        (["title"], {"revision": "another", "name": "other"}, "encoder is 'tiny-roberta' there, 'other' now"),
-        (["title"], {"pooling": "mean"}, "pooling is 'cls' there, 'mean' now"),
-        (["title"], {"max_length": 4}, "max_length is 128 there, 4 now"),
-        (["title"], {"store_dtype": "float16"}, "store_dtype is 'float32' there, 'float16' now"),
+        (["title", "brand"], {}, r"template fields was \['title'\], now \['title', 'brand'\]"),
+        (["title"], {"revision": "another", "name": "other"}, "encoder was 'tiny-roberta', now 'other'"),
+        (["title"], {"pooling": "mean"}, "pooling was 'cls', now 'mean'"),
+        (["title"], {"max_length": 4}, "max_length was 128, now 4"),
+        (["title"], {"store_dtype": "float16"}, "store_dtype was 'float32', now 'float16'"),
     ],
 )
 def test_a_store_of_another_encoder_or_other_settings_is_kept_unless_fresh_is_said(
@@ -504,7 +504,7 @@ def test_what_does_not_belong_together_is_not_merged(source: EncoderSource, tmp_
     with pytest.raises(StoreError, match="1 items are in several of the 2 stores"):
         merge_stores([whole, tmp_path / "other"], tmp_path / "s")
     encode_catalogue(shop("x"), TITLE, dataclasses.replace(source, pooling="mean"), tmp_path / "other", fresh=True)
-    with pytest.raises(StoreError, match="can't be merged: encoder's pooling is cls there, mean here"):
+    with pytest.raises(StoreError, match="can't be merged: encoder's pooling is cls in the first, mean in the second"):
         merge_stores([whole, tmp_path / "other"], tmp_path / "s")
     (paths[1] / "vectors.npy").write_bytes(b"damaged")
     with pytest.raises(StoreError, match=r"s\.1of3/vectors.npy was changed or damaged"):

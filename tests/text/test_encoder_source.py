@@ -343,19 +343,19 @@ def test_offline_mode_asks_no_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_name_that_the_hub_does_not_have_is_an_error_and_never_falls_back(hub: Hub, roberta: Path) -> None:
-    with pytest.raises(UnknownEncoder, match=r"does not give out 'hyp1231/blair-tyni' \(status 404\)"):
+    with pytest.raises(UnknownEncoder, match=r"the hub refuses 'hyp1231/blair-tyni' \(status 404\)"):
         resolve_encoder("hyp1231/blair-tyni", fallback=str(roberta), pooling="cls")
 
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_name_that_the_hub_refuses_is_an_error_and_never_falls_back(hub: Hub, roberta: Path, status: int) -> None:
     hub.status = status
-    with pytest.raises(UnknownEncoder, match=rf"does not give out 'hyp1231/blair-tiny' \(status {status}\)"):
+    with pytest.raises(UnknownEncoder, match=rf"the hub refuses 'hyp1231/blair-tiny' \(status {status}\)"):
         resolve_encoder(Hub.NAME, fallback=str(roberta), pooling="cls")
 
 
 def test_a_revision_that_the_hub_does_not_have_is_an_error(hub: Hub) -> None:
-    with pytest.raises(UnknownEncoder, match="does not give out 'hyp1231/blair-tiny' at revision 'v9'"):
+    with pytest.raises(UnknownEncoder, match="the hub refuses 'hyp1231/blair-tiny' at revision 'v9'"):
         resolve_encoder(Hub.NAME, revision="v9")
 
 

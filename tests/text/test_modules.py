@@ -46,8 +46,8 @@ def test_a_module_that_is_not_known_is_refused_by_its_name(tmp_path: Path, kind:
     [
         ([], "begins with the module nothing"),
         ([POOLING], "begins with the module Pooling"),
-        ([TRANSFORMER], "has nothing behind its Transformer"),
-        ([TRANSFORMER, ("sentence_transformers.models.Dense", "1_Dense"), POOLING], "has Dense behind its Transformer"),
+        ([TRANSFORMER], "has nothing after its Transformer"),
+        ([TRANSFORMER, ("sentence_transformers.models.Dense", "1_Dense"), POOLING], "has Dense after its Transformer"),
         ([TRANSFORMER, POOLING, POOLING], "has Pooling in a place where only Dense"),
     ],
 )

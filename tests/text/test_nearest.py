@@ -146,10 +146,10 @@ def test_a_store_on_disk_is_searched_in_half_of_its_size_in_memory(tmp_path: Pat
 @pytest.mark.parametrize(
     "queries, k, metric, error, expected",
     [
-        (np.zeros((2, 3)), 1, "cosine", StoreError, r"queries are \[2, 3\]; .*\[queries, 4\]"),
-        (np.zeros(4), 1, "cosine", StoreError, r"queries are \[4\]"),
+        (np.zeros((2, 3)), 1, "cosine", StoreError, r"queries have the shape \[2, 3\]; .*\[queries, 4\]"),
+        (np.zeros(4), 1, "cosine", StoreError, r"queries have the shape \[4\]"),
         (np.full((2, 4), np.nan), 1, "dot", StoreError, "2 of 2 queries hold NaN"),
-        (np.ones((1, 4)), 0, "cosine", ConfigError, "k is 0; at least 1"),
+        (np.ones((1, 4)), 0, "cosine", ConfigError, "k is 0; it has to be at least 1"),
         (np.ones((1, 4)), 1, "euclid", ConfigError, "metric is 'euclid'; known: cosine, dot"),
     ],
 )

@@ -81,7 +81,7 @@ def test_texts_that_are_cut_are_counted_among_the_items_asked_for() -> None:
 
 def test_repeated_rows_are_counted() -> None:
     assert repeat_notes(shop(("a", ""), ("b", "y"), ("a", "x"), ("a", "x"))) == [
-        "2 rows of shop.csv repeat an item of an earlier row (first: a): the first row with text counts"
+        "2 rows of shop.csv repeat an item of an earlier row (first: a): the first row with text is used"
     ]
     assert repeat_notes(shop(("a", ""), ("b", "y"))) == []
     assert catalogue_texts(shop(("a", ""), ("a", "x")), TITLE) == ["x"]

@@ -247,7 +247,7 @@ def test_esci_is_read_row_by_row_with_its_labels(tmp_path: Path) -> None:
         (
             {"queries_jsonl": '{"query_id": "1", "query": "x"}\n' * 2},
             SourceError,
-            "line 2: query 1 stands there already",
+            "line 2: the query_id 1 is already used",
         ),
         ({"qrels_tsv": "query_id\titem_id\tgrade\n9\tB1\t1\n"}, SourceError, "line 2: .* has no query '9'"),
         ({"qrels_tsv": "query_id\titem_id\tgrade\n1\tB1\tgood\n"}, SourceError, "line 2: the grade is 'good'"),
@@ -289,7 +289,9 @@ def test_the_text_for_bm25_is_the_stores_own_or_that_of_the_fields(tmp_path: Pat
     assert item_facts(items, store, text_template(store, ["brand", "title"]))[0] == ["b t0", "b t1", ""]
     with pytest.raises(StoreError, match="has no text in name for any of the 3 items"):
         item_facts(items, store, text_template(store, ["name"]))
-    with pytest.raises(ConfigError, match="doesn't say which text its vectors were made from; name the fields with --fields"):
+    with pytest.raises(
+        ConfigError, match="doesn't say which text its vectors were made from; name the fields with --fields"
+    ):
         text_template(store_of(3))
 
 

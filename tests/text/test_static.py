@@ -165,7 +165,7 @@ def test_what_a_static_encoder_cannot_do_is_refused(tmp_path: Path) -> None:
     folder = save_model2vec(tmp_path / "m")
     with pytest.raises(ConfigError, match="pooling is 'cls', but m always takes the mean of its token vectors"):
         resolve_encoder(str(folder), pooling="cls")
-    with pytest.raises(ConfigError, match="dtype is bfloat16, but m looks vectors up"):
+    with pytest.raises(ConfigError, match="dtype is bfloat16, but m only looks vectors up; leave dtype out"):
         load_encoder(resolve_encoder(str(folder), dtype="bfloat16"))
     with pytest.raises(ConfigError, match="truncate_dim is 13, but m makes vectors of width 12"):
         load_encoder(resolve_encoder(str(folder), truncate_dim=13))

@@ -108,7 +108,7 @@ def test_a_store_that_knows_less_than_half_belongs_to_another_catalogue(missing_
         StoreError, match=r"belongs to another catalogue: it has 0 of the 2 items \(missing: x, y; it has: a, b\)"
     ):
         store.table(["x", "y"], missing_text)
-    with pytest.raises(StoreError, match="it knows 2 of the 5 items"):
+    with pytest.raises(StoreError, match="it has 2 of the 5 items"):
         store.table(["a", "t", "x", "y", "z"], missing_text)
 
 

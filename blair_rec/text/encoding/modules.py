@@ -171,8 +171,8 @@ def _check_transformer(folder: Path, name: str) -> None:
 def _unsupported(name: str, what: str) -> UnknownEncoder:
     known = ", ".join((*FIRST, "Pooling", "Dropout", *STEPS))
     return UnknownEncoder(
-        f"{name} {what}, which is not supported here (known: {known}); encode with sentence-transformers itself, then "
-        "load its vectors with `blair-rec store import`"
+        f"{name} {what}; supported modules: {known}. Encode with sentence-transformers itself, then load its vectors "
+        "with `blair-rec store import`"
     )
 
 

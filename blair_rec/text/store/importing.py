@@ -121,7 +121,7 @@ def _read_npy(path: Path, ids: Path) -> Read:
         )
     if len(array) != len(item_tokens):
         raise StoreError(
-            f"{path} holds {len(array)} rows, but {ids} {len(item_tokens)} item ids{_padding(array, item_tokens)}"
+            f"{path} holds {len(array)} rows, but {ids} has {len(item_tokens)} item ids{_padding(array, item_tokens)}"
         )
     with np.errstate(over="ignore"):  # what is too large becomes infinite, which is refused
         return item_tokens, array.astype(np.float32)
