@@ -97,7 +97,7 @@ def test_what_is_wrong_with_texts_is_told(model: Path, tmp_path: Path, capsys: p
     assert "1 of 5 items have no text in title (first: x2)" in said
     assert "1 of 4 texts have more than the 128 tokens that tiny-roberta reads, so their end is cut off " in said
     assert "(max_length 1000 became 128: the model's 128 positions)" in said
-    assert "2 rows of shop.csv repeat an item of an earlier row (first: x1): the first row with text counts" in said
+    assert "2 rows of shop.csv repeat an item of an earlier row (first: x1): the first row with text is used" in said
     said = told(capsys, 0, "store", "info", "s")
     assert "items without text: 1\ntexts that were cut: 1 of 4\n" in said
     assert "max_length asked for: 1000, which became 128: the model's 128 positions\n" in said

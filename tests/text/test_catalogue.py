@@ -1,4 +1,4 @@
-"""Item metadata is read as it is written, and what can't be meant is named with its line."""
+"""Item metadata is read as it is written, and invalid content is named with its line."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_item_id_goes_before_parent_asin_and_the_caller_before_both(tmp_path: Pa
         ("a.jsonl.gz", "not gzip", r"broken gzip file"),
     ],
 )
-def test_what_cannot_be_meant_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:
+def test_invalid_content_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:
     with pytest.raises(CatalogueError, match=message):
         read_catalogue(written(tmp_path / name, content))
 

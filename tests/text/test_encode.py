@@ -1,4 +1,4 @@
-"""A catalogue is encoded once; what a store was made from decides whether it can be read again."""
+"""A catalogue is encoded once; a store is read again only if it was made from the same things."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_another_prompt_for_queries_is_noted_and_nothing_is_encoded(
         (["title"], {}, {"truncate_dim": 3}),
     ],
 )
-def test_a_store_made_from_anything_else_is_made_anew(
+def test_a_store_made_from_anything_else_is_made_again(
     source: EncoderSource,
     tmp_path: Path,
     fields: list[str],
@@ -160,7 +160,7 @@ def test_a_store_made_from_anything_else_is_made_anew(
     assert open_store(tmp_path / "s").store_sha256 == again.store_sha256
 
 
-def test_a_template_that_changed_makes_the_store_anew(
+def test_a_template_that_changed_makes_the_store_again(
     source: EncoderSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s")
@@ -178,7 +178,7 @@ def test_a_template_that_changed_makes_the_store_anew(
         (["title"], {"store_dtype": "float16"}, "store_dtype was 'float32', now 'float16'"),
     ],
 )
-def test_a_store_of_another_encoder_or_other_settings_is_kept_unless_fresh_is_said(
+def test_a_store_of_another_encoder_or_other_settings_is_kept_unless_fresh_is_set(
     source: EncoderSource, tmp_path: Path, fields: list[str], settings: dict[str, Any], said: str
 ) -> None:
     first = encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s")
@@ -189,7 +189,7 @@ def test_a_store_of_another_encoder_or_other_settings_is_kept_unless_fresh_is_sa
     assert open_store(tmp_path / "s").store_sha256 == first.store_sha256
 
 
-def test_a_damaged_store_is_made_anew_and_that_is_said(
+def test_a_damaged_store_is_made_again_with_a_warning(
     source: EncoderSource, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s")
@@ -298,7 +298,7 @@ def test_only_new_and_changed_texts_are_encoded(
 
 
 @pytest.mark.parametrize("setting", [{"dtype": "bfloat16"}, {"max_length": 9}, {"pooling": "mean"}, {"revision": "x"}])
-def test_vectors_made_otherwise_are_not_taken_over(
+def test_vectors_made_with_other_settings_are_not_reused(
     source: EncoderSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: dict[str, Any]
 ) -> None:
     encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s")
@@ -310,7 +310,7 @@ def test_vectors_made_otherwise_are_not_taken_over(
     assert counts[-1] == 2 or setting == {"dtype": "bfloat16"}, "float32 vectors are no float16 ones"
 
 
-def test_the_distance_from_float32_stands_in_the_store_and_is_measured_once(
+def test_the_distance_from_float32_is_in_the_store_and_is_measured_once(
     source: EncoderSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fast = dataclasses.replace(source, dtype="bfloat16")
@@ -321,7 +321,7 @@ def test_the_distance_from_float32_stands_in_the_store_and_is_measured_once(
     assert (again.encoder["from_float32"], counts) == (said, [1])
 
 
-def test_a_damaged_piece_is_made_again_and_that_is_said(
+def test_a_damaged_piece_is_made_again_with_a_warning(
     source: EncoderSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(encode, "CHUNK", 1)
@@ -385,7 +385,7 @@ folder = Path(folder)
 torch.set_num_threads(1)  # a fork would wait for ever for threads of its parent's
 source = resolve_encoder(model, pooling="cls")
 encoder = TextEncoder(source)
-encode.load_encoder = lambda *settings: encoder  # a fork that has everything loaded is at work at once
+encode.load_encoder = lambda *settings: encoder  # a fork with everything loaded starts working immediately
 encode.CHUNK = 8
 
 def start(out):
@@ -547,7 +547,7 @@ def test_parts_that_an_older_version_wrote_are_opened_and_completed_but_not_merg
     assert merge_stores(paths, tmp_path / "s").cut is None, "nobody has counted"
 
 
-def test_a_merged_store_replaces_another_one_only_if_fresh_is_said(source: EncoderSource, tmp_path: Path) -> None:
+def test_a_merged_store_replaces_another_one_only_if_fresh_is_set(source: EncoderSource, tmp_path: Path) -> None:
     paths = encode_parts(source, shop("a lamp", "bed"), tmp_path / "parts", 2)
     first = encode_catalogue(shop("x"), TITLE, source, tmp_path / "s")
     with pytest.raises(OutputError, match=r"is a store already; .* --fresh"):
@@ -607,7 +607,7 @@ class WithoutEncodings:
         return read
 
 
-def test_a_part_without_text_is_told(source: EncoderSource, tmp_path: Path) -> None:
+def test_a_part_without_text_is_reported(source: EncoderSource, tmp_path: Path) -> None:
     message = "none of the 1 items of part 1/2 has text in title; choose other fields or fewer parts"
     with pytest.raises(EncodingError, match=message):
         encode_catalogue(shop("a lamp", None), TITLE, source, tmp_path / "s", shard=(1, 2))

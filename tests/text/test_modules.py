@@ -1,4 +1,4 @@
-"""What a model's files say is read; what isn't supported is refused by its name."""
+"""A model's recipe is read from its files; an unsupported module is refused by name."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def modules(folder: Path, *listed: tuple[str, str]) -> None:
      "sentence_transformers.base.modules.router.Router", "sentence_transformers.models.CLIPModel", "os.system", None],
 )  # fmt: skip
 @pytest.mark.parametrize("first", [True, False])
-def test_a_module_that_is_not_known_is_refused_by_its_name(tmp_path: Path, kind: str, first: bool) -> None:
+def test_an_unknown_module_is_refused_by_name(tmp_path: Path, kind: str, first: bool) -> None:
     modules(tmp_path, *([] if first else [TRANSFORMER, POOLING]), (kind, "2_Other"))
-    with pytest.raises(UnknownEncoder, match=f"mine has the module {kind}, which is not supported here .*store import"):
+    with pytest.raises(UnknownEncoder, match=f"mine has the module {kind}; supported modules: .*store import"):
         read(tmp_path, "mine")
 
 
@@ -107,7 +107,7 @@ def test_flags_and_names_say_the_same_pooling(
 
 
 @pytest.mark.parametrize("config", [{"pooling_mode": "attention"}, {"pooling_mode_attention": True}])
-def test_a_pooling_that_is_not_known_is_refused(tmp_path: Path, config: dict[str, Any]) -> None:
+def test_an_unknown_pooling_is_refused(tmp_path: Path, config: dict[str, Any]) -> None:
     write(tmp_path, "1_Pooling/config.json", config)
     with pytest.raises(ConfigError, match=r"mine was trained with pooling (pooling_mode_)?attention; known: cls, max"):
         read(tmp_path, "mine")
@@ -139,7 +139,7 @@ def recipe(default: str = "", **prompts: str) -> Recipe:
         (recipe(cluster="x: "), "", ""),
     ],
 )
-def test_the_model_decides_on_its_prompts_where_nothing_is_said(of: Recipe, document: str, query: str) -> None:
+def test_the_model_decides_its_prompts_by_default(of: Recipe, document: str, query: str) -> None:
     assert prompt_of(of, None, DOCUMENT_PROMPTS, "prompt", "mine") == document
     assert prompt_of(of, None, QUERY_PROMPTS, "query_prompt", "mine") == query
 

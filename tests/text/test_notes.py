@@ -1,4 +1,4 @@
-"""How many items have no text, a text that is cut, several rows, or no match is counted, and said once."""
+"""Items without text, with cut text, with several rows or without a match are counted and reported once."""
 
 from __future__ import annotations
 

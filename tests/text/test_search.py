@@ -144,7 +144,7 @@ def test_titles_come_from_a_file_or_a_catalogue_and_else_from_the_text(store: Em
     assert hit.title.startswith("word word") and len(hit.title) <= 120 and hit.title.endswith("…")
 
 
-def test_a_catalogue_of_other_items_is_told(store: EmbeddingStore, tmp_path: Path) -> None:
+def test_a_catalogue_of_other_items_is_refused(store: EmbeddingStore, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"items.jsonl has none of the items that were found"):
         TextSearch(store, items=catalogue_of({"x": "y"})).search(["lamp"])
     with pytest.raises(CatalogueError, match="no.item is not there"):
@@ -218,7 +218,7 @@ def test_blair_finds_the_item_of_its_model_card(tmp_path: Path, monkeypatch: pyt
 
 
 def run(capsys: pytest.CaptureFixture[str], status: int, arguments: Sequence[str]) -> str:
-    """What a command says on standard output, or its error."""
+    """The standard output of a command, or its error."""
     capsys.readouterr()
     assert main(["search", *arguments]) == status
     said = capsys.readouterr()
@@ -289,7 +289,7 @@ def test_search_gives_json(store: EmbeddingStore, items: str, capsys: pytest.Cap
         (["s", "lamp", "--items", "no.jsonl"], "no.jsonl is not there"),
     ],
 )
-def test_what_cannot_be_searched_is_told(
+def test_what_cannot_be_searched_is_refused(
     store: EmbeddingStore, arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("items.csv").write_text("item_id,title\nlamp,x\n")

@@ -96,7 +96,7 @@ def test_queries_without_a_relevant_item_do_not_count_and_lost_items_do() -> Non
         ({"x": 1.0, "y": 1.0, "i0": 1.0}, 1.0, StoreError, r"no vector for 2 of 3 relevant items \(first: x, y, i0"),
     ],
 )
-def test_what_cannot_be_judged_is_told(
+def test_what_cannot_be_judged_is_refused(
     grades: Mapping[str, float], threshold: float, error: type[Exception], expected: str
 ) -> None:
     with pytest.raises(error, match=expected):
@@ -256,7 +256,7 @@ def test_esci_is_read_row_by_row_with_its_labels(tmp_path: Path) -> None:
         ({"qrels_tsv": "query_id\titem_id\tgrade\n1\tB1\n"}, SourceError, "line 2: grade or esci_label is missing"),
     ],
 )
-def test_files_that_cannot_be_meant_are_told(
+def test_invalid_files_are_refused(
     change: Mapping[str, str], error: type[Exception], expected: str, tmp_path: Path
 ) -> None:
     folder = write(tmp_path / "d", **{**PREPARED, **change})
@@ -264,7 +264,7 @@ def test_files_that_cannot_be_meant_are_told(
         read_queries(SearchFiles.in_folder(folder))
 
 
-def test_folders_and_endings_that_are_not_known_are_told(tmp_path: Path) -> None:
+def test_unknown_folders_and_endings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"holds no queries; looked for queries.jsonl, .*test.csv"):
         SearchFiles.in_folder(tmp_path)
     (tmp_path / "q.parquet").touch()
@@ -354,7 +354,7 @@ def test_the_report_is_a_table(world: Path, capsys: pytest.CaptureFixture[str]) 
         (["s", "--data", "nowhere"], "nowhere holds no queries"),
     ],
 )
-def test_what_cannot_be_evaluated_is_told(
+def test_what_cannot_be_evaluated_is_refused(
     world: Path,
     arguments: list[str],
     expected: str,

@@ -77,7 +77,7 @@ def test_a_small_table_that_tokens_share_is_put_together_again(tmp_path: Path) -
 
 
 def test_a_tokenizer_of_pieces_of_words(tmp_path: Path) -> None:
-    """Unigram names its unknown token in its file alone."""
+    """Unigram names its unknown token only in its file."""
     from tokenizers import Tokenizer
     from tokenizers.models import Unigram
     from tokenizers.pre_tokenizers import Metaspace
@@ -120,7 +120,7 @@ def test_a_texts_vector_does_not_depend_on_the_others(
 
 
 def test_vectors_are_those_of_sentence_transformers(tmp_path: Path) -> None:
-    """Where it wrote the folder, unknown tokens count, too."""
+    """If sentence-transformers wrote the folder, unknown tokens count, too."""
     sentence_transformers = pytest.importorskip("sentence_transformers", reason="the reference is not installed")
     from sentence_transformers.base.modules import Normalize
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding

@@ -37,7 +37,7 @@ THREE = np.arange(1, 7, dtype=np.float32).reshape(3, 2)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4", "int8", "uint32", "int64"])
-def test_numbers_of_every_kind_and_ids_that_are_numbers_are_taken(tmp_path: Path, dtype: str) -> None:
+def test_numbers_of_every_kind_and_ids_that_are_numbers_are_imported(tmp_path: Path, dtype: str) -> None:
     store = import_store(write_npy(tmp_path, THREE.astype(dtype), [7, "8", 9]), tmp_path / "s", encoder="e")
     assert store.item_tokens == ("7", "8", "9")
     np.testing.assert_array_equal(store.vectors, THREE)
@@ -85,7 +85,7 @@ def with_zeros(first: bool) -> np.ndarray:
         (np.where(THREE == 4, np.nan, THREE), ["a", "b", "c"], r"1 of 3 .* NaN, .*\(first: row 2, item 'b'\)"),
     ],
 )
-def test_an_array_or_ids_that_cannot_be_meant_are_named_with_their_row(
+def test_invalid_arrays_and_ids_are_named_with_their_row(
     tmp_path: Path, array: np.ndarray, ids: Any, message: str
 ) -> None:
     path = write_npy(tmp_path, array, ids)
@@ -122,7 +122,7 @@ def test_integers_as_ids_of_a_parquet_file_become_text(tmp_path: Path) -> None:
         ([], [], r"holds null; it has to hold lists of numbers"),
     ],
 )
-def test_a_parquet_file_that_cannot_be_meant_is_named_with_its_row(
+def test_an_invalid_parquet_file_is_named_with_its_row(
     tmp_path: Path, ids: list[Any], vectors: list[Any], message: str
 ) -> None:
     path = write_parquet(tmp_path, item_id=ids, vector=vectors)
@@ -146,7 +146,7 @@ def test_the_row_of_a_padding_item_in_a_feature_file_is_found(tmp_path: Path) ->
         import_store(tmp_path / "a.feature", tmp_path / "s", encoder="e")
 
 
-def test_a_store_that_is_there_is_replaced_only_if_fresh_is_said(tmp_path: Path) -> None:
+def test_a_store_that_is_there_is_replaced_only_if_fresh_is_set(tmp_path: Path) -> None:
     path = write_npy(tmp_path, THREE, ["a", "b", "c"])
     import_store(path, tmp_path / "s", encoder="e")
     with pytest.raises(OutputError, match=r"s is a store already; choose another place, or replace it with --fresh"):
@@ -161,7 +161,7 @@ def test_a_store_that_is_there_is_replaced_only_if_fresh_is_said(tmp_path: Path)
     st.randoms(use_true_random=False),
 )
 @settings(max_examples=40)
-def test_what_is_taken_is_what_the_files_hold(
+def test_what_is_imported_is_what_the_files_hold(
     tmp_path_factory: pytest.TempPathFactory, ids: list[Any], width: int, random: Any
 ) -> None:
     folder = tmp_path_factory.mktemp("import")
@@ -259,7 +259,7 @@ WRONGS: tuple[Callable[[list[Any], list[Any], Random], None], ...] = (
 
 
 def independently(path: Path, ids: Path | None) -> tuple[list[str], list[list[float]]]:
-    """What the files hold, by NumPy, pyarrow and the standard library alone."""
+    """The content of the files, read with NumPy, pyarrow and the standard library only."""
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq
 
