@@ -123,7 +123,7 @@ def test_a_store_of_other_settings_is_replaced_only_if_fresh_is_said(
     first = open_store("s").store_sha256
     assert encode(model, items, "--fields", "title", "--max-length", "9") == 1
     assert (
-        "max_length was 128, now 9); choose another folder, or replace the store with --fresh"
+        "max_length was 128, now 9); choose another folder, or replace it with --fresh"
         in capsys.readouterr().err
     )
     np.save(tmp_path / "a.npy", np.eye(2))

@@ -178,7 +178,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, files: dict[str
 def test_ids_that_do_not_number_the_rows_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", VECTORS)
     (tmp_path / "ids.json").write_text('["a", "b"]')
-    with pytest.raises(StoreError, match="holds 4 rows, but .*ids.json has 2 item ids; both have to be"):
+    with pytest.raises(StoreError, match="holds 4 rows, but .*ids.json has 2 item ids; both have to hold"):
         import_store(tmp_path / "a.npy", tmp_path / "s", encoder="e", ids=tmp_path / "ids.json")
 
 
