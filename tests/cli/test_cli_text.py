@@ -122,10 +122,7 @@ def test_a_store_of_other_settings_is_replaced_only_if_fresh_is_said(
     assert encode(model, items, "--fields", "title") == 0
     first = open_store("s").store_sha256
     assert encode(model, items, "--fields", "title", "--max-length", "9") == 1
-    assert (
-        "max_length was 128, now 9); choose another folder, or replace it with --fresh"
-        in capsys.readouterr().err
-    )
+    assert "max_length was 128, now 9); choose another folder, or replace it with --fresh" in capsys.readouterr().err
     np.save(tmp_path / "a.npy", np.eye(2))
     (tmp_path / "a.ids.json").write_text("[1, 2]")
     assert "--fresh" in told(capsys, 1, "store", "import", "a.npy", "-o", "s")
