@@ -739,7 +739,7 @@ def test_items_that_are_repeated_without_text_and_cut_are_told_on_the_terminal_a
     for start in (
         "1 rows of tiny.item repeat an item of an earlier row",
         "1 of 80 items have no text in title",
-        "1 of 79 texts have more than the 128 tokens that tiny-roberta reads, and their end is left out",
+        "1 of 79 texts have more than the 128 tokens that tiny-roberta reads, so their end is cut off",
     ):
         assert sum(f"data: {start}" in message for message in caplog.messages) == 1, start
         assert sum(note.startswith(start) for note in board.notes) == 1

@@ -177,7 +177,7 @@ def test_another_store_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingEmbeddings, match=r"20 of 80 items are not in the embedding store"):
         blair_rec.load(run, store=tmp_path / "too-few")
     store_for(tmp_path / "others", [f"x{n}" for n in range(80)], text_dim=32)
-    with pytest.raises(StoreError, match=r"belongs to another catalogue: it knows 0 of the 80 items"):
+    with pytest.raises(StoreError, match=r"belongs to another catalogue: it has 0 of the 80 items"):
         blair_rec.load(run, store=tmp_path / "others")
 
 
