@@ -43,7 +43,7 @@ def _number(time: float | str, first: float, last: float, of_data: str) -> float
     assert seconds is not None  # SplitConfig has checked it
     if unit is None:
         raise DatasetError(
-            f"{of_data}. Read as seconds, milliseconds, microseconds or nanoseconds since 1970, they are not between "
-            f"1990 and 2100, so the date {time!r} can't be converted to their unit; give numbers in the unit of the times"
+            f"{of_data}. Read as seconds, milliseconds, microseconds or nanoseconds since 1970, they are not "
+            f"between 1990 and 2100, so the date {time!r} can't be compared with them; give numbers in their unit"
         )
     return seconds * UNITS[unit]

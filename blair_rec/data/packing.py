@@ -44,7 +44,8 @@ GROWTH = {"cpu": 2, "cuda": 8}
 """Kind of device -> ratio of the slots per window in one block to those in the block before.
 
 On a CPU each block costs about thirty torch calls per layer, and an empty slot costs little: with 1.25, SASRec's part
-of a training step took 1.2 times as long as with 2 (ml-100k and Beauty, two threads). On a GPU calls cost more than slots.
+of a training step took 1.2 times as long as with 2 (ml-100k and Beauty, two threads). On a GPU, calls cost more than
+slots.
 """
 
 

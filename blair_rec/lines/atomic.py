@@ -117,7 +117,7 @@ class AtomicFile:
         name = title.partition(":")[0][:SHOWN] or "item_id"
         quoted = "; write the file without quotation marks around names" if title.startswith('"') else ""
         return (
-            f"the column {title[:SHOWN]!r} is not in RecBole's format; write its kind after a colon, as in {name}:token "
+            f"the column {title[:SHOWN]!r} is not in RecBole's format; write the kind after it, as in {name}:token "
             f"(known: {', '.join(KINDS)}){quoted}"
         )
 
@@ -135,9 +135,9 @@ class AtomicFile:
                     yield AtomicLine(number, text, self._cells(text))
 
     def is_regular(self, block: Block) -> bool:
-        """Return whether each line has one cell per column and the block has no blank line, NUL or carriage return.
+        """Return whether each line has one cell per column, and the block no blank line, NUL or carriage return.
 
-        Such a block can be split without checking quotation marks: the number of cells is right, so no cell was split.
+        Such a block can be split without checking quotation marks: the number of cells is right, so none was split.
         """
         separator, content = self.separator.encode(), block.content
         if len(separator) != 1 or b"\0" in content or b"\r" in content:
@@ -153,8 +153,8 @@ class AtomicFile:
         if len(line.cells) == len(self.columns):
             return ""
         return (
-            f"{len(line.cells)} columns, but the first line has {len(self.columns)}; look for a separator or a line "
-            "break inside a text"
+            f"{len(line.cells)} column{'s' * (len(line.cells) != 1)}, but the first line has {len(self.columns)}; "
+            "look for a separator or a line break inside a text"
         )
 
     def _cells(self, text: str) -> list[str]:
@@ -257,7 +257,7 @@ def problem(column: Column, cell: str, within: str = " ") -> str:
     """
     shown = repr(cell[:SHOWN])
     if "\0" in cell:
-        return f"{column.name} {shown} contains a NUL character"
+        return f"{column.name} {shown} holds a NUL character"
     if column.kind == "float" and not cell:
         return f"{column.name} is empty"
     if column.needed and not (any(cell.split(within)) if column.kind == "token_seq" else cell.strip()):
