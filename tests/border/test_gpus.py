@@ -37,11 +37,11 @@ def test_recbole_gets_the_gpu_that_the_keys_mean(
 @pytest.mark.parametrize(
     ("given", "visible", "message"),
     [
-        ({"device": "gpu"}, None, "device is 'gpu'; expected auto, cpu, cuda, or a GPU by its number"),
+        ({"device": "gpu"}, None, "device is 'gpu'; expected auto, cpu, cuda, or a GPU number"),
         ({"device": "cpu:1"}, None, "device is 'cpu:1'; expected"),
         ({"device": "cuda", "use_gpu": False}, None, "use_gpu is false, but device is cuda"),
         ({"device": "cuda:1", "gpu_id": 0}, None, "gpu_id is 0, but device is cuda:1; leave one of them out"),
-        ({"device": "cuda:2"}, "0,1", r"device is cuda:2, but CUDA_VISIBLE_DEVICES shows 2 GPUs \(0,1\)"),
+        ({"device": "cuda:2"}, "0,1", r"device is cuda:2, but CUDA_VISIBLE_DEVICES lists 2 GPUs \(0,1\)"),
     ],
 )
 def test_keys_that_contradict_each_other_are_refused(given: dict[str, Any], visible: str | None, message: str) -> None:

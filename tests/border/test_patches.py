@@ -231,7 +231,7 @@ def test_a_checkpoint_that_was_touched_since_is_refused(stock_run: tuple[Path, d
     with checkpoint.open("ab") as file:
         file.write(b"!")
     try:
-        with pytest.raises(CheckpointError, match="not written by this process.* runs code that the file holds"):
+        with pytest.raises(CheckpointError, match="not written by this process.* can run code from the file"):
             patches.load_own_checkpoint(checkpoint, torch.device("cpu"))
     finally:
         with checkpoint.open("r+b") as file:
@@ -284,7 +284,7 @@ def test_s3rec_goes_on_from_what_this_process_pretrained_and_from_nothing_else(
 
 
 def test_a_checkpoint_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="gone.pth is not there; train with saved=True"):
+    with pytest.raises(CheckpointError, match="gone.pth doesn't exist; train with saved=True"):
         patches.load_own_checkpoint(tmp_path / "gone.pth", torch.device("cpu"))
 
 

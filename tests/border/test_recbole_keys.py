@@ -88,7 +88,7 @@ def test_a_setting_of_another_model_or_of_ones_own_is_no_misspelling_but_nothing
 def test_what_only_recboles_batches_read_is_unread_where_no_variant_trains_on_them() -> None:
     given = {"train_neg_sample_args": {"sample_num": 2}}
     (line,) = unread(given, ["SASRec"], recboles_way=False)
-    assert line.startswith("train_neg_sample_args (`train.negatives` and `train.sampling` say what is drawn")
+    assert line.startswith("train_neg_sample_args (`train.negatives` and `train.sampling` control this")
     assert unread(given, ["SASRec"], recboles_way=True) == []
 
 
@@ -96,10 +96,10 @@ def test_parts_of_eval_args_without_effect_are_named() -> None:
     split = {"LS": "valid_and_test"}
     assert unread({"eval_args": {"split": split, "group_by": "user", "order": "TO"}}, ["SASRec"], False) == []
     (line,) = unread({"eval_args": {"split": split, "group_by": "none"}}, ["SASRec"], False)
-    assert line == "eval_args.group_by (only a split by RS groups by something else than users)"
+    assert line == "eval_args.group_by (only split RS can group by anything other than users)"
     assert unread({"eval_args": {"split": {"RS": [8, 1, 1]}, "group_by": "none"}}, ["SASRec"], False) == []
     benchmark = {"benchmark_filename": ["a", "b", "c"], "eval_args": {"split": split}}
-    assert unread(benchmark, ["SASRec"], False) == ["eval_args.split (benchmark files are a split already)"]
+    assert unread(benchmark, ["SASRec"], False) == ["eval_args.split (benchmark files are already split)"]
 
 
 def test_settings_that_a_comparison_owns_are_not_in_the_list_of_those_that_nothing_reads() -> None:
@@ -127,10 +127,13 @@ def test_any_other_mode_has_no_effect_and_is_refused(mode: Any) -> None:
         ({"TIME_FIELD": 3}, "TIME_FIELD is 3; expected text"),
         ({"load_col": ["item_id"]}, "load_col is ['item_id']; expected keys and values"),
         ({"load_col": {"inter": "item_id"}}, "load_col: inter is 'item_id'; expected a list of columns"),
-        ({"MAX_ITEM_LIST_LENGTH": 0}, "MAX_ITEM_LIST_LENGTH is 0; it has to be a whole number of at least 1"),
-        ({"MAX_ITEM_LIST_LENGTH": 2.5}, "MAX_ITEM_LIST_LENGTH is 2.5; it has to be a whole number"),
+        ({"MAX_ITEM_LIST_LENGTH": 0}, "MAX_ITEM_LIST_LENGTH is 0; it must be a whole number of at least 1"),
+        ({"MAX_ITEM_LIST_LENGTH": 2.5}, "MAX_ITEM_LIST_LENGTH is 2.5; it must be a whole number"),
         ({"loss_type": "BCE"}, "loss_type is 'BCE'; known: CE, BPR"),
-        ({"train_neg_sample_args": {}}, "train_neg_sample_args draws items for loss_type: BPR, but loss_type is CE"),
+        (
+            {"train_neg_sample_args": {}},
+            "train_neg_sample_args samples negatives for loss_type: BPR, but loss_type is CE",
+        ),
         ({"repeatable": False}, "repeatable is false, but a sequential model may recommend items again"),
         ({"user_inter_num_interval": 5}, "user_inter_num_interval is 5; expected an interval, such as [5,inf)"),
         ({"item_inter_num_interval": "[5,inf"}, "item_inter_num_interval is '[5,inf'; expected an interval"),
@@ -192,7 +195,7 @@ def test_a_problem_says_in_which_part_of_the_file_it_is() -> None:
 
 def test_a_grid_over_a_setting_that_nothing_reads_is_refused() -> None:
     config = compared(tune={"space": {"recbole.embedding_size": [8, 16]}})
-    assert setting_problems(config) == ["tune.space: recbole: nothing reads embedding_size"]
+    assert setting_problems(config) == ["tune.space: recbole: embedding_size has no effect"]
 
 
 def test_defaults_are_recboles() -> None:

@@ -73,7 +73,7 @@ def test_cut_off_times_that_leave_a_part_empty_are_told_with_the_span_of_the_dat
 
 
 def test_dates_need_times_whose_unit_shows() -> None:
-    with pytest.raises(DatasetError, match=r"run from 0 to 99, which .* can't be known where the date '2024-03-01' is"):
+    with pytest.raises(DatasetError, match=r"run from 0 to 99. .* so the date '2024-03-01'"):
         part_of(np.arange(100.0), DATES, "counted")
 
 

@@ -277,7 +277,7 @@ def test_what_has_no_history_is_told(tmp_path: Path, caplog: pytest.LogCaptureFi
     folder = write_log(tmp_path / "cut", [("a", "x", 1), ("a", "y", 2), ("b", "x", 150), ("c", "x", 250)])
     with caplog.at_level("INFO", logger="blair_rec"):
         built(TextSequentialDataset, folder, **CUT)
-    assert "no history predicts: 1 of training, 1 of validation, 1 of test" in caplog.text
+    assert "have no history: 1 of training, 1 of validation, 1 of test" in caplog.text
 
 
 def test_a_comparison_and_a_plugin_config_hand_their_cut_off_times_on(tiny: Path) -> None:
@@ -293,7 +293,7 @@ def test_a_comparison_and_a_plugin_config_hand_their_cut_off_times_on(tiny: Path
 
 def test_benchmark_files_are_a_split_already(tmp_path: Path) -> None:
     write_benchmark(tmp_path / "bench")
-    with pytest.raises(DatasetError, match="benchmark files, which are a split already; leave cut-off times out"):
+    with pytest.raises(DatasetError, match="benchmark files, which are already split; remove the cut-off times"):
         built(TextSequentialDataset, tmp_path / "bench", alias_of_item_id=["item_id_list"], **BENCHMARK, **CUT)
 
 
@@ -389,7 +389,7 @@ def test_benchmark_files_hold_what_they_say(tmp_path: Path) -> None:
 
 def test_benchmark_files_without_the_alias_are_an_error(tmp_path: Path) -> None:
     write_benchmark(tmp_path / "bench")
-    with pytest.raises(DatasetError, match=r"number its items apart .*add `alias_of_item_id: \[item_id_list\]`"):
+    with pytest.raises(DatasetError, match=r"give its items other ids .*add `alias_of_item_id: \[item_id_list\]`"):
         built(TextSequentialDataset, tmp_path / "bench", **BENCHMARK)
 
 
@@ -401,7 +401,7 @@ def test_without_the_alias_recbole_numbers_items_twice(tmp_path: Path) -> None:
 
 def test_benchmark_histories_longer_than_the_model_reads_are_an_error(tmp_path: Path) -> None:
     write_benchmark(tmp_path / "bench")
-    with pytest.raises(DatasetError, match="hold up to 4 items.*MAX_ITEM_LIST_LENGTH is 3"):
+    with pytest.raises(DatasetError, match="have up to 4 items.*MAX_ITEM_LIST_LENGTH is 3"):
         built(
             TextSequentialDataset,
             tmp_path / "bench",

@@ -142,7 +142,10 @@ def test_times_keep_every_digit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("title", "message"),
-    [("item_id", r"column 'item_id' is none of RecBole's.*item_id:token"), ("item_id:word", "known: token, float")],
+    [
+        ("item_id", r"column 'item_id' is not in RecBole's format.*item_id:token"),
+        ("item_id:word", "known: token, float"),
+    ],
 )
 def test_a_column_without_a_kind_of_recboles_is_named(tmp_path: Path, title: str, message: str) -> None:
     folder = write_log(tmp_path / "wrong", [("ann", "a", 1), ("ann", "b", 2)])
@@ -178,9 +181,9 @@ def read(folder: Path, **said: Any) -> TextSequentialDataset:
         (" \tcup\t1", "user_id is empty"),
         ('ann\t""\t1', "item_id is empty"),
         ("ann\tc\0p\t1", "item_id 'c\\x00p' holds a NUL character"),
-        ("ann\tcup", "2 columns where the first line has 3"),
-        ("ann\tcup\t1\t2", "4 columns where the first line has 3"),
-        ('ann\t"cup\t1\tx"\t2\t3', "6 columns where the first line has 3"),
+        ("ann\tcup", "2 columns, but the first line has 3"),
+        ("ann\tcup\t1\t2", "4 columns, but the first line has 3"),
+        ('ann\t"cup\t1\tx"\t2\t3', "6 columns, but the first line has 3"),
     ],
 )
 def test_a_line_that_can_not_be_used_is_left_out_counted_and_told(
@@ -192,7 +195,7 @@ def test_a_line_that_can_not_be_used_is_left_out_counted_and_told(
     found = json.loads(kept)
     assert (found["file"], found["line"], found["text"]) == ("shop.inter", 102, line)
     assert found["why"].startswith(why)
-    assert f"1 of 201 lines of events can't be used and are left out (first: shop.inter, line 102: {why}" in caplog.text
+    assert f"1 of 201 lines of events can't be used and were skipped (first: shop.inter, line 102: {why}" in caplog.text
 
 
 def test_more_than_one_in_twenty_lines_is_an_error_with_the_first_lines(tmp_path: Path) -> None:
@@ -239,25 +242,29 @@ def test_a_byte_order_mark_and_line_ends_of_windows_change_nothing(tmp_path: Pat
         (
             "user_id:token\titem_id:token\ttimestamp:token\n",
             {},
-            r"line 1: .*'timestamp:token' holds times.*call it time",
+            r"line 1: .*'timestamp:token' is used for times.*name it time",
         ),
-        ("user_id:float\titem_id:token\ttimestamp:float\n", {}, "'user_id:float' holds ids; call it user_id:token"),
+        (
+            "user_id:float\titem_id:token\ttimestamp:float\n",
+            {},
+            "'user_id:float' is used for ids; name it user_id:token",
+        ),
         ("user:token\titem_id:token\ttimestamp:float\n", {}, r"no column 'user_id' \(columns: user, .*USER_ID_FIELD"),
         ("user_id:token\titem_id:token\titem_id:float\n", {}, "line 1: two columns are called 'item_id'"),
         ('"user_id:token"\titem_id:token\ttimestamp:float\n', {}, "without quotation marks around names"),
-        ("", {}, "is none of RecBole's"),
+        ("", {}, "is not in RecBole's format"),
         (
             "user_id:token\titem_id:token\ttimestamp:float\t\n",
             {},
-            r"line 1: a column has no name; .*'\\t' out at the end",
+            r"line 1: a column has no name; .*'\\t' at the end",
         ),
         (
             "user_id:token,item_id:token,timestamp:float\n",
             {},
-            r"',' separates the columns, .* `field_separator` to ','",
+            r"columns are separated by ',', .* `field_separator` to ','",
         ),
         ("user_id:token\titem_id:token\ttimestamp:float\ru1", {}, "the lines end in a carriage return alone"),
-        ("user_id:token\titem_id:token\ttimestamp:float\n", {"encoding": "utf9"}, "Python knows no encoding 'utf9'"),
+        ("user_id:token\titem_id:token\ttimestamp:float\n", {"encoding": "utf9"}, "Python has no encoding 'utf9'"),
         ("user_id:token\titem_id:token\ttimestamp:float\n", {"encoding": "utf-16"}, "the text is not utf-16"),
     ],
 )
@@ -288,7 +295,7 @@ def test_other_names_of_columns_need_no_load_col_and_give_no_note(tmp_path: Path
 def test_a_name_in_load_col_that_no_column_has_is_named(tmp_path: Path) -> None:
     columns = {"load_col": {"inter": ["user_id", "item_id", "timestamp", "ratnig"]}}
     assert read(write_inter(tmp_path / "shop", GOOD), **columns).reading_notes == [
-        "shop.inter doesn't have ratnig, which load_col names; correct the name"
+        "shop.inter has no column ratnig, which load_col names; correct load_col"
     ]
 
 
@@ -299,7 +306,7 @@ def test_ids_that_are_not_loaded_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "\n\n", "user_id:token\titem_id:token\ttimestamp:float\n"])
 def test_a_file_without_an_event_is_named(tmp_path: Path, content: str) -> None:
-    with pytest.raises(AtomicFileError, match="shop.inter (is empty and holds no|holds no event)"):
+    with pytest.raises(AtomicFileError, match="shop.inter (is empty and has no|has no event)"):
         read(write_inter(tmp_path / "shop", "", content))
 
 
@@ -331,7 +338,10 @@ PRICED = [f"i{at}\t{at}\tx" for at in range(7)]
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([*PRICED[:6], "i6\t\tx"], "shop.item, line 8: price is empty; correct the line, or leave the column out"),
+        (
+            [*PRICED[:6], "i6\t\tx"],
+            "shop.item, line 8: price is empty; correct the line, or remove the column from load_col",
+        ),
         ([*PRICED, "\t1\tx"], "shop.item, line 9: item_id is empty"),
         (PRICED[:5], r"2 of 7 items have no line in shop.item \(first: i5, i6\), and RecBole .* the mean of price"),
     ],
@@ -346,15 +356,15 @@ def test_an_unknown_token_is_recboles_padding_and_counted(tmp_path: Path) -> Non
     data = read(write_features(tmp_path / "shop", [*PRICED[:5], "i5\t1\t"]), **said)
     assert data.item_feat["kind"].tolist() == [0, *[1] * 5, 0, 0]
     assert data.reading_notes == [
-        "kind is empty in 1 of 6 lines of shop.item; RecBole's padding token, [PAD], takes the place of the value",
-        "1 of 7 items have no line in shop.item (first: i6); RecBole's padding takes the place of kind",
+        "kind is empty in 1 of 6 lines of shop.item; RecBole's padding token, [PAD], is used instead",
+        "1 of 7 items have no line in shop.item (first: i6); RecBole's padding is used for kind",
     ]
 
 
 def test_events_that_recbole_leaves_out_for_want_of_features_are_counted(tmp_path: Path) -> None:
     data = read(write_features(tmp_path / "shop", PRICED[:6]), load_col=FEATURES["load_col"])
     (note,) = data.reading_notes
-    assert note.startswith("14 of 100 events are left out because their user or item has no line")
+    assert note.startswith("14 of 100 events were skipped because their user or item has no line")
     assert len(data.inter_feat) == 86
 
 

@@ -811,7 +811,7 @@ def test_a_file_without_column_types(tiny: Path, encoder: Path) -> None:
     path = tiny / "tiny.inter"
     path.write_text(path.read_text("utf-8").replace(":token", "").replace(":float", ""), encoding="utf-8")
     not_begun(
-        bad(tiny, encoder), DatasetError, "the column 'user_id' is none of RecBole's; write its kind behind a colon"
+        bad(tiny, encoder), DatasetError, "the column 'user_id' is not in RecBole's format; write the kind after it"
     )
 
 

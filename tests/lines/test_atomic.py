@@ -153,5 +153,5 @@ def test_a_cell_may_be_longer_than_the_csv_module_takes(tmp_path: Path) -> None:
 def test_an_error_is_one_of_the_data_set_and_of_the_catalogue(tmp_path: Path) -> None:
     (tmp_path / "a.item").write_bytes(b"\n")
     for error in (AtomicFileError, DatasetError, CatalogueError):
-        with pytest.raises(error, match=r"a\.item is empty and holds no item or event; the first line has to name"):
+        with pytest.raises(error, match=r"a\.item is empty and has no item or event; the first line must name"):
             _ = AtomicFile(tmp_path / "a.item").columns

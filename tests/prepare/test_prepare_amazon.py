@@ -262,13 +262,13 @@ def test_all_beauty_is_what_is_published(tmp_path: Path, split: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     with pytest.raises(
-        SourceError, match=r"raw/review_categories/X\.jsonl is not there, neither in that place nor by its"
+        SourceError, match=r"raw/review_categories/X\.jsonl was not found, neither at this path nor by its"
     ):
         prepare_amazon(Amazon("X", 5, "last_out", tmp_path / "source"), tmp_path / "out", print)
     write_csv(tmp_path / "source" / "X.csv", some_reviews(1))
-    with pytest.raises(SourceError, match=r"meta_X\.jsonl is not there"):
+    with pytest.raises(SourceError, match=r"meta_X\.jsonl was not found"):
         prepare_amazon(Amazon("X", 5, "last_out", tmp_path / "source"), tmp_path / "out", print)
-    with pytest.raises(SourceError, match="--source .*nowhere is not there"):
+    with pytest.raises(SourceError, match="--source .*nowhere doesn't exist"):
         prepare_amazon(Amazon("X", 5, "last_out", tmp_path / "nowhere"), tmp_path / "out", print)
     assert not (tmp_path / "out").exists()
 
@@ -344,7 +344,7 @@ def test_metadata_without_any_known_field_are_an_error(tmp_path: Path) -> None:
     source = a_source(tmp_path / "source", some_reviews(3), "rating_only")
     names = "".join(json.dumps({"parent_asin": f"B{number}"}) + "\n" for number in range(20))
     (source / "raw/meta_categories/meta_X.jsonl").write_text(names)
-    with pytest.raises(SourceError, match=r"meta_X\.jsonl has no text: none of the fields title, features,"):
+    with pytest.raises(SourceError, match=r"meta_X\.jsonl has no text: it has none of the fields title, features,"):
         prepared(source, tmp_path / "out", 2)
 
 
@@ -498,7 +498,7 @@ def test_files_come_from_the_hub_and_are_told_before(hub: Hub, tmp_path: Path) -
     assert written_log(tmp_path / "out") == in_plain_python(some_reviews(5), 5)
     files = ["benchmark/5core/rating_only/Gift_Cards.csv", "raw/meta_categories/meta_Gift_Cards.jsonl"]
     assert hub.asked == files
-    assert told[0] == f"fetching {files[0]} of {HUB}" and told[1].startswith("disk: about ")
+    assert told[0] == f"downloading {files[0]} of {HUB}" and told[1].startswith("disk: about ")
     prepare_amazon(Amazon("Gift_Cards"), tmp_path / "again", told.append)
     assert hub.asked == files, "what is in the cache is not fetched again"
 
@@ -510,7 +510,7 @@ def test_raw_reviews_come_from_the_hub_where_they_are_asked_for(hub: Hub, tmp_pa
 
 
 def test_what_the_hub_does_not_have_is_named(hub: Hub, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"raw/review_categories/Books\.jsonl is not there"):
+    with pytest.raises(SourceError, match=r"raw/review_categories/Books\.jsonl was not found"):
         prepare_amazon(Amazon("Books"), tmp_path / "out", lambda line: None)
 
 
@@ -518,9 +518,7 @@ def test_what_the_hub_does_not_have_is_named(hub: Hub, tmp_path: Path) -> None:
 def test_a_hub_that_refuses_is_told(hub: Hub, tmp_path: Path, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     hub.status = status
-    with pytest.raises(
-        SourceError, match=rf"the hub does not give out .*Gift_Cards\.csv.*\(status {status}\).*--source"
-    ):
+    with pytest.raises(SourceError, match=rf"the hub refuses .*Gift_Cards\.csv.*\(status {status}\).*--source"):
         prepare_amazon(Amazon("Gift_Cards"), tmp_path / "out", lambda line: None)
     assert not (tmp_path / "out").exists()
 
@@ -530,7 +528,7 @@ def test_a_hub_that_is_away_is_told(hub: Hub, tmp_path: Path, monkeypatch: pytes
     hub.server.shutdown()
     hub.server.server_close()
     with pytest.raises(
-        SourceError, match=r"Gift_Cards\.csv .* can't be fetched .*run the same command again.*HF_ENDPOINT"
+        SourceError, match=r"Gift_Cards\.csv .* can't be downloaded .*run the same command again.*HF_ENDPOINT"
     ):
         prepare_amazon(Amazon("Gift_Cards"), tmp_path / "out", lambda line: None)
 

@@ -145,4 +145,4 @@ def test_a_dry_run_and_a_second_time_say_what_there_is(tiny: Path, capsys: pytes
     assert main(prepare) == 0 and main(prepare) == 0
     assert "mine is there already" in capsys.readouterr().err
     assert main([*prepare, "--core", "3"]) == 1
-    assert "error: mine was prepared otherwise" in capsys.readouterr().err
+    assert "error: mine was prepared with different settings" in capsys.readouterr().err

@@ -95,7 +95,7 @@ def test_a_comparison_holds_baselines_and_a_shuffled_twin_of_each_text_variant(
     }
     said = path.read_text()
     assert "# masked: no user has an item twice" in said
-    assert ("different texts are too few to whiten all directions" in said) == (count < 4000)
+    assert ("distinct texts are too few to whiten all directions" in said) == (count < 4000)
 
 
 def test_without_texts_there_is_something_to_compare_with_all_the_same(tmp_path: Path) -> None:

@@ -158,9 +158,9 @@ def test_events_without_a_usable_name_time_or_rating_are_kept_apart_with_their_l
     ]
     told = {one["line"]: one["why"] for one in map(json.loads, rejected.path.read_text("utf-8").splitlines())}
     assert sorted(told) == [3, 4, 5, 6, 7, 8, 9] and len(told) == rejected.count
-    assert told[3] == "user '' can't be used: it is empty" and told[6] == "time 'x' can't be used: it is no number"
-    assert told[9].startswith("item 'NA' can't be used: pandas and RecBole take this word for a missing name")
-    assert told[5] == "rating 'nan' can't be used: it is no finite number"
+    assert told[3] == "user '' can't be used: it is empty" and told[6] == "time 'x' can't be used: it is not a number"
+    assert told[9].startswith("item 'NA' can't be used: pandas and RecBole read this word as a missing name")
+    assert told[5] == "rating 'nan' can't be used: it is not a finite number"
     assert told[7].startswith("item 'i j' can't be used: RecBole splits lists of items at spaces; replace them")
 
 
@@ -178,7 +178,7 @@ def test_too_many_unusable_events_are_an_error() -> None:
 
 
 def test_no_event_at_all_is_an_error() -> None:
-    with pytest.raises(SourceError, match=r"^a\.csv holds no event behind its first line; write one"):
+    with pytest.raises(SourceError, match=r"^a\.csv has no event after its first line; write one"):
         collect([], ["user", "item", "time"], Rejected(Path("rejected.jsonl")), log_name="a.csv")
 
 

@@ -40,7 +40,7 @@ def test_a_space_belongs_to_the_name_of_a_user_but_not_at_its_ends() -> None:
     [
         (None, "it is empty"),
         ("", "it is empty"),
-        ("NA", "take this word for a missing name"),
+        ("NA", "read this word as a missing name"),
         ('7" tablet', "would remove the quotation mark"),
         (" cup", "begins or ends with a space"),
         ("a\tb", "would break the cell"),

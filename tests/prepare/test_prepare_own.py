@@ -191,8 +191,8 @@ def test_broken_lines_lie_beside_the_data_set(tmp_path: Path) -> None:
     told = prepared(tmp_path / "mine", events, max_rejected=0.25)
     rejected = [json.loads(line) for line in (tmp_path / "mine" / "rejected.jsonl").read_text().splitlines()]
     assert [(one["line"], one["why"]) for one in rejected] == [
-        (9, "1 column where there should be 3"),
-        (8, "when 'never' can't be used: it is no number"),
+        (9, "1 column instead of 3"),
+        (8, "when 'never' can't be used: it is not a number"),
     ]
     assert any(line.startswith("lines that can't be used: 2 (first: events.csv, line") for line in told)
 
@@ -205,7 +205,7 @@ def test_the_same_command_has_nothing_left_to_do(tmp_path: Path) -> None:
     assert not prepare_own(asked, out, print)
     assert (out / "mine.inter").stat().st_mtime_ns == before
     other = OwnData(asked.events, "who", "what", "when", repeats=False)
-    with pytest.raises(OutputError, match=r"was prepared otherwise.*--fresh"):
+    with pytest.raises(OutputError, match=r"was prepared with different settings.*--fresh"):
         prepare_own(other, out, print)
     assert prepare_own(other, out, print, fresh=True) and len(rows(out / "mine.inter")) == 5
     write_events(tmp_path / "events.csv", [*EVENTS, ("bob", "jug", 4)])
@@ -268,8 +268,8 @@ def test_the_record_names_what_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "asked, message",
     [
-        ({"fields": ("title",)}, "--fields names text columns .* name that file with --items"),
-        ({"item": "who"}, "have to be three columns"),
+        ({"fields": ("title",)}, "--fields needs --items: it names text columns"),
+        ({"item": "who"}, "must be three different columns"),
         ({"items": Path("items.csv"), "fields": ("item_id",)}, "'item_id' can't be a column of an .item file"),
         ({"items": Path("items.csv"), "fields": ("a:b",)}, "'a:b' can't be a column of an .item file"),
     ],
@@ -386,7 +386,7 @@ def test_a_file_with_something_wrong_gives_a_clear_error_or_its_good_lines(
 @pytest.mark.parametrize(
     ("events", "items", "message"),
     [
-        ("who,what,when\n", None, r"a\.csv holds no event behind its first line"),
+        ("who,what,when\n", None, r"a\.csv has no event after its first line"),
         ("who;what;when\na;b;1\n", None, "no column 'who'.*separated by semicolons: save the file with commas"),
         ("who,what,when\na,b,\nc,d, \n", None, "the first 2 times are all empty; name another column with --time"),
         (
@@ -394,7 +394,7 @@ def test_a_file_with_something_wrong_gives_a_clear_error_or_its_good_lines(
             "sku,name,room\nb, ,\n",
             r"none of the 1 items of .* has text in name, room of .*name other fields",
         ),
-        ("who,what,when\na,b,1\n", '{"sku": "b", "name": "x", "name": "y", "room": "z"}\n', "'name' is there twice"),
+        ("who,what,when\na,b,1\n", '{"sku": "b", "name": "x", "name": "y", "room": "z"}\n', "'name' occurs twice"),
     ],
 )
 def test_a_log_or_items_without_what_is_needed_are_named(
@@ -424,5 +424,5 @@ def test_what_parquet_has_for_no_text_is_none(tmp_path: Path) -> None:
     prepared(tmp_path / "out", write_events(tmp_path / "a.csv"), **asked)
     assert rows(tmp_path / "out" / "out.item")[1:] == [["cup", "1.5", "a b"], ["jug", "", ""], ["pan", "", ""]]
     pl.DataFrame({"sku": [b"\xff"], "name": ["x"]}).write_parquet(tmp_path / "items.parquet")
-    with pytest.raises(SourceError, match=r"column 'sku' can't be made text .*; write it as text"):
+    with pytest.raises(SourceError, match=r"column 'sku' can't be converted to text .*; write it as text"):
         prepared(tmp_path / "bad", tmp_path / "a.csv", **{**asked, "fields": ("name",)})

@@ -92,8 +92,8 @@ def test_a_cell_that_takes_in_rows_is_told_with_both_lines(tmp_path: Path) -> No
     assert [(one["line"], one["why"]) for one in rejected] == [
         (
             22,
-            "a quotation mark opens a cell here that closes in line 33; the 11 lines behind it look like rows of their "
-            "own and will be read",
+            "a quotation mark opens a cell here that closes in line 33; the 11 lines after it look like rows and "
+            "will be read",
         )
     ]
 
@@ -127,8 +127,8 @@ def test_each_line_of_a_broken_row_counts_against_the_limit(tmp_path: Path) -> N
     found, rejected, lines = read(tmp_path / "a.csv", ["user"], limit=0.05)
     assert len(found) == 95 and lines == 99
     assert [(one["line"], one["why"]) for one in rejected] == [
-        (97, "5 columns where there should be 4"),
-        *((line, "belongs to the row of line 97, which is broken") for line in (98, 99, 100)),
+        (97, "5 columns instead of 4"),
+        *((line, "belongs to the broken row that begins in line 97") for line in (98, 99, 100)),
     ]
     with pytest.raises(RejectedLines, match="4 of 99 lines"):
         read(tmp_path / "a.csv", ["user"], limit=0.04)

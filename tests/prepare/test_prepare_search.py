@@ -120,7 +120,7 @@ def test_an_unknown_label_is_an_error(tmp_path: Path) -> None:
 
 def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
-    with pytest.raises(SourceError, match=r"test\.csv is not there"):
+    with pytest.raises(SourceError, match=r"test\.csv was not found"):
         prepare_search(SearchData("amazon-c4", tmp_path / "source"), tmp_path / "out", print)
     with pytest.raises(SourceError, match=r"esci needs --source.*sampled_item_metadata_esci\.jsonl"):
         SearchData("esci")

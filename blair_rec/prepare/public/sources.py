@@ -60,7 +60,8 @@ def on_hub(repository: str, tell: Tell) -> Find:
         except (HTTPError, OSError, ValueError) as error:  # depends on the release of huggingface_hub
             raise SourceError(
                 f"{where} can't be downloaded ({error or type(error).__name__}); the part received is kept: run the "
-                "same command again, name a mirror with HF_ENDPOINT, or download the file yourself and use --source FOLDER"
+                "same command again, name a mirror with HF_ENDPOINT, or download the file yourself and name its folder "
+                "with --source"
             ) from error
 
     return find
