@@ -7,8 +7,8 @@
     git clone https://github.com/dh-r/LLM-Sequential-Recommendation
     python datasets/make_public.py Beauty LLM-RecSys-ID LLM-Sequential-Recommendation -o data
 
-Writes data/Scientific or data/Beauty. Stops if a file doesn't have the SHA-256 below, which belongs to the files used to
-measure configs/scientific.yaml and configs/beauty.yaml. These commits are known to give the right files: db47560 (CoWPiRec),
+Writes data/Scientific or data/Beauty. Stops if a file doesn't have the SHA-256 below, that of the files used to measure
+configs/scientific.yaml and configs/beauty.yaml. These commits are known to give the right files: db47560 (CoWPiRec),
 2200ad9 (LLM-RecSys-ID) and 6464b39 (LLM-Sequential-Recommendation).
 """
 

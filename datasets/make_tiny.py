@@ -1,8 +1,8 @@
 """Write datasets/tiny: a made-up catalogue and log in which text helps to predict a user's next item.
 
-The titles of eighty items consist of an adjective, a material and an object. A user's next item mostly shares the object
-or the material of the last item, so a model can learn from both the log and the titles. The output is always the same:
-only `Random.random` is used, whose numbers don't change between Python versions.
+The titles of eighty items consist of an adjective, a material and an object. A user's next item mostly shares the
+object or the material of the last item, so a model can learn from both the log and the titles. The output is always the
+same: only `Random.random` is used, whose numbers don't change between Python versions.
 """
 
 from __future__ import annotations
@@ -24,10 +24,7 @@ OBJECTS = {
 
 USERS = 120
 FEWEST, MOST = 8, 14  # events of a user
-SAME_OBJECT, SAME_MATERIAL = (
-    0.45,
-    0.40,
-)  # probability that the next item shares this with the last item; in other cases it is random
+SAME_OBJECT, SAME_MATERIAL = 0.45, 0.40  # probability that the next item shares this with the last item
 REPEAT = 0.03  # probability that a user repeats an earlier item, so some targets are in the history
 START = 1_700_000_000  # seconds; for numbers this large, float32 can't tell times within two minutes apart
 MINUTE, WEEK = 60, 7 * 24 * 3600

@@ -201,7 +201,7 @@ def numbered(
     Polars' dictionary. A second hash detects two texts that share their first hash; then other seeds are tried.
     """
     for seed in itertools.count(0, 2):
-        firsts = _first_alike(*(hashed(texts, one).to_numpy() for one in (seed, seed + 1)))
+        firsts = _first_with_same_hash(*(hashed(texts, one).to_numpy() for one in (seed, seed + 1)))
         if firsts is not None:
             break
     is_first = firsts == np.arange(len(texts))
@@ -209,7 +209,7 @@ def numbered(
     return numbers[firsts], texts.gather(np.flatnonzero(is_first))
 
 
-def _first_alike(hashes: np.ndarray, seconds: np.ndarray) -> np.ndarray | None:
+def _first_with_same_hash(hashes: np.ndarray, seconds: np.ndarray) -> np.ndarray | None:
     """Return [n] int, the first row with the same hash; None if rows with the same hash differ in the second hash."""
     firsts = np.empty(len(hashes), dtype=np.intp)
     # Hashes are processed by their first byte, so that the table of each part fits in the processor's caches.

@@ -1,4 +1,4 @@
-"""RecBole's own keys for a device: what becomes of them, and which contradict each other."""
+"""RecBole's own device keys: their effect, and which of them contradict each other."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_keys_that_contradict_each_other_are_refused(given: dict[str, Any], visi
         gpu_id_of(given, visible)
 
 
-def test_a_gpu_that_is_not_there_is_told_and_the_cpu_is_not_taken_instead() -> None:
+def test_a_missing_gpu_is_an_error_and_the_cpu_is_not_used_instead() -> None:
     with pytest.raises(ConfigError, match="device is cuda:1, but torch finds no such GPU"):
         check_found({"device": "cuda:1"}, torch.device("cpu"))
     for given in ({}, {"device": "cpu"}, {"device": "auto"}):

@@ -1,4 +1,4 @@
-"""Atomic files read fast: column by column what RecBole's own reader gives."""
+"""Atomic files: our fast reader gives the same columns as RecBole's own reader."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ EVERYTHING = {"load_col": None, "numerical_features": []}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A data set with every kind of column, and with gaps."""
+    """A data set with every kind of column and with missing values."""
     (tmp_path / "odd").mkdir()
     for kind, text in (("inter", LOG), ("item", ITEMS), ("user", USERS)):
         (tmp_path / "odd" / f"odd.{kind}").write_text(text, encoding="utf-8")
@@ -56,7 +56,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def both(folder: Path, **said: Any) -> list[Any]:
-    """RecBole's data set and ours, read and numbered, not split."""
+    """Return RecBole's data set and ours, read and numbered but not split."""
     return [
         cls(recbole_config("SASRec", str(folder), {**SMALL, **STOCK, **EVERYTHING, **said}))
         for cls in (SequentialDataset, TextSequentialDataset)
@@ -64,7 +64,7 @@ def both(folder: Path, **said: Any) -> list[Any]:
 
 
 def assert_same(theirs: Any, ours: Any) -> None:
-    """Frames cell by cell, vocabularies, and what is known of the fields."""
+    """Return frames cell by cell, vocabularies, and the properties of the fields."""
     for name in ("inter_feat", "user_feat", "item_feat"):
         frame, own = getattr(theirs, name), getattr(ours, name)
         assert list(own) == list(frame) and len(own) == len(frame)
@@ -97,7 +97,9 @@ def test_every_kind_of_column_is_read_and_numbered_as_recbole_does(folder: Path,
 
 
 def test_rows_with_their_user_and_item_columns_are_recboles(folder: Path) -> None:
-    write = "".join(line.replace("16286434", "") + "\n" for line in LOG.splitlines())  # times that float32 holds
+    write = "".join(
+        line.replace("16286434", "") + "\n" for line in LOG.splitlines()
+    )  # times that float32 holds exactly
     (folder / "odd.inter").write_text(write, encoding="utf-8")
     for their_split, our_split in zip(*(data.build() for data in both(folder)), strict=True):
         if len(their_split) == 0:
@@ -147,7 +149,7 @@ def test_times_keep_every_digit(tmp_path: Path) -> None:
         ("item_id:word", "known: token, float"),
     ],
 )
-def test_a_column_without_a_kind_of_recboles_is_named(tmp_path: Path, title: str, message: str) -> None:
+def test_a_column_without_a_known_kind_is_an_error(tmp_path: Path, title: str, message: str) -> None:
     folder = write_log(tmp_path / "wrong", [("ann", "a", 1), ("ann", "b", 2)])
     path = folder / "wrong.inter"
     path.write_text(path.read_text("utf-8").replace("item_id:token", title), encoding="utf-8")
@@ -186,7 +188,7 @@ def read(folder: Path, **said: Any) -> TextSequentialDataset:
         ('ann\t"cup\t1\tx"\t2\t3', "6 columns, but the first line has 3"),
     ],
 )
-def test_a_line_that_can_not_be_used_is_left_out_counted_and_told(
+def test_a_line_that_can_not_be_used_is_skipped_counted_and_reported(
     tmp_path: Path, line: str, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = read(write_inter(tmp_path / "shop", f"{GOOD}{line}\n{GOOD}"))
@@ -268,15 +270,13 @@ def test_a_byte_order_mark_and_line_ends_of_windows_change_nothing(tmp_path: Pat
         ("user_id:token\titem_id:token\ttimestamp:float\n", {"encoding": "utf-16"}, "the text is not utf-16"),
     ],
 )
-def test_a_header_that_can_not_be_meant_is_named(
-    tmp_path: Path, header: str, said: dict[str, Any], message: str
-) -> None:
+def test_an_invalid_header_is_an_error(tmp_path: Path, header: str, said: dict[str, Any], message: str) -> None:
     with pytest.raises(AtomicFileError, match=message):
         read(write_inter(tmp_path / "shop", GOOD, header), **said)
 
 
 @pytest.mark.parametrize("odd", [[], [0], [1_700_000_000_000, -1], [4_102_444_801]])
-def test_times_that_are_none_in_the_unit_of_most_are_counted(tmp_path: Path, odd: list[int]) -> None:
+def test_times_outside_the_unit_of_most_are_counted(tmp_path: Path, odd: list[int]) -> None:
     times = [*range(1_700_000_000, 1_700_000_040), *odd]
     data = read(write_inter(tmp_path / "shop", "".join(f"u{at % 4}\ti{at % 7}\t{at}\n" for at in times)))
     assert [note[:44] for note in data.reading_notes] == [
@@ -361,14 +361,14 @@ def test_an_unknown_token_is_recboles_padding_and_counted(tmp_path: Path) -> Non
     ]
 
 
-def test_events_that_recbole_leaves_out_for_want_of_features_are_counted(tmp_path: Path) -> None:
+def test_events_that_recbole_skips_without_features_are_counted(tmp_path: Path) -> None:
     data = read(write_features(tmp_path / "shop", PRICED[:6]), load_col=FEATURES["load_col"])
     (note,) = data.reading_notes
     assert note.startswith("14 of 100 events were skipped because their user or item has no line")
     assert len(data.inter_feat) == 86
 
 
-def test_an_empty_history_of_a_benchmark_file_is_left_out(tmp_path: Path) -> None:
+def test_an_empty_history_of_a_benchmark_file_is_skipped(tmp_path: Path) -> None:
     lines = [f"u{at}\ta b\tc" for at in range(40)]
     for part in ("train", "valid", "test"):
         header = "user_id:token\titem_id_list:token_seq\titem_id:token"
@@ -382,9 +382,7 @@ def test_an_empty_history_of_a_benchmark_file_is_left_out(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("kind", "files"), [("inter", 60), ("item", 60), ("benchmark", 40)])
-def test_a_folder_with_something_wrong_is_refused_or_read_as_a_plain_reader_does(
-    tmp_path: Path, kind: str, files: int
-) -> None:
+def test_a_broken_folder_is_refused_or_read_as_a_plain_reader_does(tmp_path: Path, kind: str, files: int) -> None:
     outcomes = {try_one(tmp_path / str(seed), kind, seed) for seed in range(files)}
     assert {"refused", "read"} <= outcomes
 

@@ -1,4 +1,4 @@
-"""Names of users and items: which of them come through RecBole's files as they were, and what is said of the others."""
+"""Names of users and items: which names survive RecBole's files unchanged, and why others are refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ANY = st.one_of(st.text(max_size=4), st.text(' "ab\t\n\r\0', max_size=4), st.sam
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(ANY, min_size=1, max_size=6))
-def test_names_that_are_let_through_are_read_back_by_pandas_as_they_are(names: list[str]) -> None:
+def test_accepted_names_are_read_back_by_pandas_unchanged(names: list[str]) -> None:
     series = pl.Series(names, dtype=pl.String)
     usable = [name for name, bad in zip(names, unusable(series, in_lists=False), strict=True) if not bad]
     with TemporaryDirectory() as folder:

@@ -168,10 +168,10 @@ class _Rows:
             return False
         near = [row for row in self.near if len(row) == self.width]
         common = [[trait for trait in TRAITS if all(map(trait, column))] for column in zip(*near, strict=True)]
-        alike = [
+        similar = [
             all(trait(cell) for cell, traits in zip(cells, common, strict=False) for trait in traits) for cells in wide
         ]
-        if 2 * sum(alike) <= len(taken):
+        if 2 * sum(similar) <= len(taken):
             return False
         rows = (
             f"the {end - at - 1:,} lines after it look like rows"
