@@ -38,7 +38,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def read(path: Path, keep: Path | None, stop: int | None = None) -> tuple[list[Any], list[Any], int]:
-    """Return (line, values as text) of each row, the rejected lines, and the number of lines; interrupted after `stop`."""
+    """Return (line, values as text) of each row, the rejected lines, and the number of lines; stop after `stop`."""
     rejected = Rejected(path.with_name("rejected.jsonl"), limit=1.0)
     rejected.path.unlink(missing_ok=True)
     rows: list[Any] = []

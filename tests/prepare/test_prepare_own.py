@@ -304,7 +304,7 @@ def test_a_column_of_orders_taken_for_users_is_asked_about(tmp_path: Path) -> No
 
 
 def independently(content: bytes, kind: str) -> set[tuple[str, str, int]] | None:
-    """Read the events of a file without quoting with the standard library; None if names or times are odd by accident."""
+    """Read the events of a file without quoting with the standard library; None for names or times odd by accident."""
     found = set()
     lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     for number, line in enumerate(lines):

@@ -1,4 +1,4 @@
-"""CSV with quoted cells: what Python's csv module wrote is read back, and a stray quotation mark costs only its own line."""
+"""CSV with quoted cells: what Python's csv module wrote is read back; a stray quotation mark costs only its line."""
 
 from __future__ import annotations
 
