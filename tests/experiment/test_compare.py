@@ -777,7 +777,7 @@ def test_lines_that_are_left_out_stand_on_the_board_and_in_a_file(tiny: Path, en
     board = compare(bad(tiny, encoder, **SCORERS), tmp_path / "out")
     assert board is not None
     assert board.notes[0] == (
-        f"2 of {len(lines) + 1:,} lines of events can't be used and are left out "
+        f"2 of {len(lines) + 1:,} lines of events can't be used and were skipped "
         "(first: tiny.inter, line 6: timestamp is empty); they are in rejected.jsonl"
     )
     rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text("utf-8").splitlines()]
