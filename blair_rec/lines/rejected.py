@@ -23,7 +23,7 @@ class Rejected:
     cure: str = "correct the file, or raise the limit with --max-rejected"
     """The advice in the error."""
     patience: int = 1000
-    """Beyond this many rejected lines, the limit is checked at once and not only at the end of the file."""
+    """Beyond this many rejected lines, the limit is checked immediately, not only at the end of the file."""
     count: int = 0
     lines: int = 0
     """Lines read so far, rejected ones included."""
