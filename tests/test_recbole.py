@@ -221,7 +221,7 @@ def test_a_stray_pickle_is_refused_before_anything_of_it_runs(name: str) -> None
     stray = Path("saved", name)
     stray.parent.mkdir()
     stray.write_bytes(pickle.dumps(Payload()))
-    with pytest.raises(ConfigError, match=f"{name} lies in checkpoint_dir.*remove it, or name it as"):
+    with pytest.raises(ConfigError, match=f"{name} is in checkpoint_dir.*remove it, or name it as"):
         run(settings_for("id"))
     assert not Path("executed").exists()
 

@@ -777,7 +777,7 @@ def test_lines_that_are_left_out_stand_on_the_board_and_in_a_file(tiny: Path, en
     board = compare(bad(tiny, encoder, **SCORERS), tmp_path / "out")
     assert board is not None
     assert board.notes[0] == (
-        f"2 of {len(lines) + 1:,} lines of events can't be used and are left out "
+        f"2 of {len(lines) + 1:,} lines of events can't be used and were skipped "
         "(first: tiny.inter, line 6: timestamp is empty); they are in rejected.jsonl"
     )
     rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text("utf-8").splitlines()]
@@ -811,7 +811,7 @@ def test_a_file_without_column_types(tiny: Path, encoder: Path) -> None:
     path = tiny / "tiny.inter"
     path.write_text(path.read_text("utf-8").replace(":token", "").replace(":float", ""), encoding="utf-8")
     not_begun(
-        bad(tiny, encoder), DatasetError, "the column 'user_id' is none of RecBole's; write its kind behind a colon"
+        bad(tiny, encoder), DatasetError, "the column 'user_id' is not in RecBole's format; write the kind after it"
     )
 
 

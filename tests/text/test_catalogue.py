@@ -121,14 +121,14 @@ def test_item_id_goes_before_parent_asin_and_the_caller_before_both(tmp_path: Pa
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("a.item", "", "holds no item"),
+        ("a.item", "", "has no item"),
         ("a.item", "item_id:token\ttitle:token_seq\n", "holds no item"),
-        ("a.item", "item_id:token\ta:token\n1\tx\n2\tx\ty\n", r"line 3: 3 columns where the first line has 2"),
-        ("a.item", "item_id:token\ta:token\n1\n", r"line 2: 1 columns where the first line has 2"),
+        ("a.item", "item_id:token\ta:token\n1\tx\n2\tx\ty\n", r"line 3: 3 columns, but the first line has 2"),
+        ("a.item", "item_id:token\ta:token\n1\n", r"line 2: 1 column, but the first line has 2"),
         ("a.item", "item_id:token\ta:token\n\tx\n", r"line 2: item_id is empty or missing"),
         ("a.item", "item_id:token\ta:token\nb\0\tx\n", r"line 2: item_id is 'b\\x00', which holds a NUL character"),
         ("a.item", "item_id:token\ta:token\ta:float\n", r"line 1: two columns are called 'a'"),
-        ("a.item", "1\tToy Story\n", r"line 1: the column '1' is none of RecBole's"),
+        ("a.item", "1\tToy Story\n", r"line 1: the column '1' is not in RecBole's format"),
         ("a.item", "item:token\ttitle:token\n1\tx\n", r"no field 'item_id' or 'parent_asin'.*fields: item, title"),
         ("a.json", '{"asin": "1", "title": "x"}', r"no field 'item_id' or 'parent_asin'.*fields: asin, title"),
         ("a.jsonl", '{"item_id": "1"}\n\n{"item_id": "2"\n', r"line 3: broken JSON"),
