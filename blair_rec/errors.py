@@ -32,6 +32,11 @@ def first_of(names: Sequence[str], how_many: int = 3) -> str:
     return ", ".join(names[:how_many])
 
 
+def counted(n: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun: "1 row", "2,000 rows"; `plural` for a noun that doesn't just take an s."""
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
 SEPARATORS = {";": "semicolons", "|": "bars", "\t": "tabs", ",": "commas"}
 
 
