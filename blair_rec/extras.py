@@ -14,4 +14,5 @@ def need(library: str, extra: str, what_for: str) -> None:
         MissingExtra: it is not installed; the message names the extra that installs it.
     """
     if find_spec(library) is None:
-        raise MissingExtra(f"{what_for} needs {library}, which is not installed; run `pip install 'blair-rec[{extra}]'`")
+        cure = f"run `pip install 'blair-rec[{extra}]'`"
+        raise MissingExtra(f"{what_for} needs {library}, which is not installed; {cure}")

@@ -60,8 +60,8 @@ class PluginDataset(TextSequentialDataset):
             given = [key for key in text_keys() if self.config.external_config_dict.get(key)]
             if given:
                 logger.warning(
-                    "blair_items is %r, which uses no item text, so these keys have no effect: %s; to use item text, set "
-                    "blair_items, for example to text",
+                    "blair_items is %r, which uses no item text, so these keys have no effect: %s; to use item text, "
+                    "set blair_items, for example to text",
                     plugin.variant.items,
                     ", ".join(given),
                 )

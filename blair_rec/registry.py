@@ -290,8 +290,7 @@ def _target(group: str, name: str) -> str:
     if plugin := plugins(group).get(name):
         return plugin.target
     raise ConfigError(
-        f"unknown {OPEN[group]} {name!r}; install the package that defines it (known: "
-        f"{', '.join(names(group))})"
+        f"unknown {OPEN[group]} {name!r}; install the package that defines it (known: {', '.join(names(group))})"
     )
 
 

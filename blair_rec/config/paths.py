@@ -64,9 +64,9 @@ def _found(value: str, beside: Path, where: str, fits: Callable[[Path], bool], a
         return os.path.abspath(path) if absolute else value  # not resolve(): a data set's files carry a link's name
     for other in _places(path, beside):
         if fits(other):
-            taken = os.path.abspath(other)
-            logger.info("%s: %s is not in the working directory; using the one next to the file, %s", where, value, taken)
-            return taken
+            used = os.path.abspath(other)
+            logger.info("%s: %s is not in the working directory; found next to the file: %s", where, value, used)
+            return used
     return value
 
 

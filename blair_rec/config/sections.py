@@ -258,7 +258,7 @@ class VariantConfig(Section):
                 yield ("average",), f"average is {list(self.average)}; name at least two variants, each once"
             return
         if self.weights != "validation":
-            yield ("average", "weights"), f"weights is {self.weights!r}, but the variant is not an average; leave it out"
+            yield ("average", "weights"), f"weights is {self.weights!r}, but the variant has no average; leave it out"
         for name in ("items", "model", "train", "recbole") if self.scorer is not None else ():
             if getattr(self, name) != default_of(VariantConfig, name):
                 yield ("scorer", name), f"scorer: {self.scorer} is not trained, so leave {name} out"
