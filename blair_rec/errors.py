@@ -124,9 +124,9 @@ class MissingEmbeddings(BlairRecError, LookupError):
 
     def __init__(self, missing: Sequence[str], wanted: int) -> None:
         super().__init__(
-            f"the embedding store lacks {len(missing):,} of {counted(wanted, 'item')} "
-            f"(first: {first_of(missing)}); add them to the catalogue and run `blair-rec encode` again, or set `missing_text: mean` or `missing_text: zeros` "
-            "(`blair_missing_text` in a RecBole config)"
+            f"the store of text vectors lacks {len(missing):,} of {counted(wanted, 'item')} (first: "
+            f"{first_of(missing)}); add them to the catalogue and run `blair-rec encode` again, or set `missing_text: "
+            "mean` or `missing_text: zeros` (`blair_missing_text` in a RecBole config)"
         )
 
 

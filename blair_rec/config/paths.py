@@ -61,7 +61,7 @@ def _found(value: str, beside: Path, where: str, fits: Callable[[Path], bool], a
     if not value or path.is_absolute() or path.name in ("", ".."):
         return value
     if fits(path):
-        return os.path.abspath(path) if absolute else value  # not resolve(): a data set's files carry a link's name
+        return os.path.abspath(path) if absolute else value  # not resolve(): files may be named after a link
     for other in _places(path, beside):
         if fits(other):
             used = os.path.abspath(other)

@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
         "--histories",
         type=Path,
         metavar="FILE",
-        help=".parquet, .csv or .jsonl with user_id, item_id and optionally timestamp; or with user_id and a list history",
+        help=".parquet, .csv or .jsonl with user_id, item_id and maybe timestamp, or with user_id and a list `history`",
     )
     users.add_argument("--all-users", action="store_true", help="all users of the data set, with all their events")
     command.add_argument(
