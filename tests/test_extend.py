@@ -104,7 +104,7 @@ def test_without_the_package_the_name_is_unknown_and_the_message_says_what_to_do
     assert done.returncode != 0 and "variants.linear.items is 'linear'; known: id, text," in done.stderr
     script = f"import blair_rec; blair_rec.load({str(compared / 'runs' / 'linear-1')!r})"
     done = run(world, sys.executable, "-c", script)
-    assert "ConfigError: no installed package brings the item side 'linear', the transform 'clip'; ins" in done.stderr
+    assert "ConfigError: no installed package defines the item side 'linear', the transform 'clip'; ins" in done.stderr
 
 
 def test_an_edited_package_makes_its_runs_unfinished_and_no_others(world: Path, compared: Path) -> None:

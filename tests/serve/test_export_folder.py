@@ -176,7 +176,7 @@ def test_what_is_not_ours_stays(done: Path, tmp_path: Path) -> None:
     (tmp_path / "mine" / "thesis.tex").write_text("years")
     with pytest.raises(OutputError, match=r"holds thesis.tex and is no earlier export; choose another folder"):
         export_run(done / "rules-1", tmp_path / "mine")
-    with pytest.raises(OutputError, match=r"thesis.tex is a file, and a folder has to go there"):
+    with pytest.raises(OutputError, match=r"thesis.tex is a file, but a folder is needed there"):
         export_run(done / "rules-1", tmp_path / "mine" / "thesis.tex")
     export_run(done / "rules-1", tmp_path / "x")
     (tmp_path / "x" / "members").mkdir()
