@@ -305,7 +305,9 @@ def test_what_is_of_another_kind_takes_no_such_options_or_has_the_wrong_shape_is
     expected = "the item side wrong_side is not a subclass of blair_rec.models.items.base.ItemSide; make it one"
     with pytest.raises(ConfigError, match=expected):
         side(items="wrong_side")
-    with pytest.raises(ConfigError, match="the item side side can't be called with 2 values of ours and the options {'wdth': 3}"):
+    with pytest.raises(
+        ConfigError, match="the item side side can't be called with 2 values of ours and the options {'wdth': 3}"
+    ):
         side(items="side", options={"wdth": 3})
     with pytest.raises(
         ConfigError, match=r"the item side side has a table of \[31, 3\] in the place of one of \[31, 6"
@@ -327,7 +329,9 @@ def test_what_is_of_another_kind_takes_no_such_options_or_has_the_wrong_shape_is
         fit_transforms(text_vectors(), ["wrong_step"])
     with pytest.raises(ConfigError, match=r"transforms: halves: \{'share': 3\} makes \[11, 12\] of \[31, 12\]"):
         fit_transforms(text_vectors(), [{"halves": {"share": 3}}])
-    with pytest.raises(ConfigError, match="the transform halves can't be called with 0 values of ours and the options {'shar': 1}"):
+    with pytest.raises(
+        ConfigError, match="the transform halves can't be called with 0 values of ours and the options {'shar': 1}"
+    ):
         fit_transforms(text_vectors(), [{"halves": {"shar": 1}}])
     assert fit_transforms(text_vectors(), [{"halves": 1}])[1].shape == (31, 12)
     with pytest.raises(
@@ -346,7 +350,9 @@ def test_what_is_wrong_with_a_part_is_told_before_the_data_is_read(
 ) -> None:
     variants = {"id": {}, "own": {"items": "side", "options": {"wdth": 3}, "transforms": ["center"]}}
     (tiny / "tiny.inter").write_text("broken", "utf-8")
-    with pytest.raises(ConfigError, match="variants.own: the item side side can't be called with .* the options {'wdth': 3}"):
+    with pytest.raises(
+        ConfigError, match="variants.own: the item side side can't be called with .* the options {'wdth': 3}"
+    ):
         compare(config_of(tiny, roberta, variants=variants), tmp_path / "out")
 
 

@@ -161,7 +161,7 @@ def test_an_interruption_ends_with_status_130_and_keeps_what_is_finished(
         patch.setattr(progress.Live, "epoch", interrupt)
         said = Said(capsys, "compare", "cfg.yaml", "-o", "o")
     assert (said.status, said.out) == (130, "")
-    assert said.err.splitlines()[-1] == ("interrupted; finished work is kept: run the same command again to go on")
+    assert said.err.splitlines()[-1] == ("interrupted; finished work is kept: run the same command again to resume")
     assert sorted(path.name for path in (here / "o" / "runs").iterdir()) == ["id-1", "text-1"]
     said = Said(capsys, "compare", "cfg.yaml", "-o", "o")
     assert said.status == 0 and "\nalready finished: 2 of 4 runs\nid-2: " in said.err
@@ -360,7 +360,7 @@ def test_a_dry_run_tells_what_is_to_be_done_and_writes_nothing(here: Path, capsy
     said = Said(capsys, "compare", "cfg.yaml", "-o", "out", "--dry-run", "--set", "recbole.hidden_size=16")
     assert states(said.out)["text-2"] == "done, but changed since: recbole.hidden_size: 8 -> 16"
     said = Said(capsys, "compare", "cfg.yaml", "-o", "out", "--dry-run", "--fresh")
-    assert states(said.out)["text-2"] == "done, to do again (--fresh)"
+    assert states(said.out)["text-2"] == "done, will run again (--fresh)"
     gone = {name for name in before if "/out/runs/id-2" in name}
     assert sorted(str(path) for path in here.rglob("*")) == sorted(set(before) - gone)
 

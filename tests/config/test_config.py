@@ -460,7 +460,9 @@ def test_what_is_written_is_plain_yaml_and_holds_only_what_was_set() -> None:
     raw = {**LEAST, "train": {"learning_rate": 0.01, "temperature": None}, "variants": {"id": {}, "b": {"trials": 0}}}
     config = read_config(raw)
     assert yaml.safe_load(written(config)) == raw
-    assert written(config).startswith(f"# Written by blair_rec {__version__}. Keys that are not here have the defaults ")
+    assert written(config).startswith(
+        f"# Written by blair_rec {__version__}. Keys that are not here have the defaults "
+    )
     assert yaml.safe_load(written(config.changed(seeds=[4]))) == {**raw, "seeds": [4]}
 
 
@@ -511,7 +513,10 @@ def test_flat_keys_fill_the_typed_sections_and_others_are_left_alone() -> None:
         ),
         ({"blair_loss": "recbole", "blair_stride": 3}, r"^blair_stride has no effect with blair_loss: recbole"),
         ({"blair_ties": "x"}, r"^blair_ties is 'x'; known: stored"),
-        ({"blair_items": "text"}, r"blair_items is 'text', which needs item text; set blair_text_fields .* or blair_store"),
+        (
+            {"blair_items": "text"},
+            r"blair_items is 'text', which needs item text; set blair_text_fields .* or blair_store",
+        ),
         ({"blair_items": "text", "blair_text_fields": "[a"}, r"blair_text_fields: not YAML"),
         ({"blair_store": 3}, r"^blair_store is 3; expected text"),
         ({"blair_split": "leave-one-out"}, r"blair_split is 'leave-one-out'; expected keys and values"),

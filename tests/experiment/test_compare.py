@@ -369,7 +369,9 @@ def test_changed_text_is_named_before_anything_is_encoded(own: Finished) -> None
     path = Path(own.config.dataset) / "tiny.item"
     path.write_text(path.read_text("utf-8").replace("lamp", "torch"), encoding="utf-8")
     refused(
-        own.config, own.out, r"^6 finished runs in .* \(text-1, .* used different settings, data or code: the items' text, or the"
+        own.config,
+        own.out,
+        r"^6 finished runs in .* \(text-1, .* used different settings, data or code: the items' text, or the",
     )
 
 

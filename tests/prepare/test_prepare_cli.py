@@ -143,6 +143,6 @@ def test_a_dry_run_and_a_second_time_say_what_there_is(tiny: Path, capsys: pytes
     assert main([*prepare, "--dry-run"]) == 0 and not Path("mine").exists()
     assert "120 users, 80 items" in capsys.readouterr().err
     assert main(prepare) == 0 and main(prepare) == 0
-    assert "mine is there already" in capsys.readouterr().err
+    assert "mine exists already" in capsys.readouterr().err
     assert main([*prepare, "--core", "3"]) == 1
     assert "error: mine was prepared otherwise" in capsys.readouterr().err

@@ -283,7 +283,10 @@ def test_an_average_of_runs_that_are_no_longer_there_is_neither_shown_nor_loaded
 @pytest.mark.parametrize(
     "variants, message",
     [
-        ({"both": {"average": ["id", "txt"]}}, r"variants.both.average names 'txt', which is not a variant of this comparison"),
+        (
+            {"both": {"average": ["id", "txt"]}},
+            r"variants.both.average names 'txt', which is not a variant of this comparison",
+        ),
         ({"both": {"average": ["id"]}}, r"average is \['id'\]; name at least two variants, each once"),
         ({"both": {"average": ["id", "id"]}}, r"average is \['id', 'id'\]; name at least two"),
         (
@@ -308,7 +311,9 @@ def test_an_average_that_can_not_be_meant(variants: dict[str, Any], message: str
 
 
 def test_an_average_without_its_members_is_refused(finished: Finished) -> None:
-    with pytest.raises(ConfigError, match=r"variants.both.average names 'text', which is not a variant of this comparison"):
+    with pytest.raises(
+        ConfigError, match=r"variants.both.average names 'text', which is not a variant of this comparison"
+    ):
         finished.config.only(["id", "both"])
 
 

@@ -83,7 +83,7 @@ def test_members_of_no_weight_are_left_out_and_told(done: Path, tmp_path: Path, 
     weights = blair_rec.load(done / "best-1")._model.weights.tolist()  # type: ignore[attr-defined]
     assert 0 in weights, "the world has to be such that rules alone are best"
     assert main(["export", str(done / "best-1"), "-o", str(tmp_path / "x")]) == 0
-    assert "popular has weight 0 in the average and is left out" in capsys.readouterr().out
+    assert "popular has weight 0 in the average, so it was not exported" in capsys.readouterr().out
     assert "weight 0 are left out: popular" in (tmp_path / "x" / "README.md").read_text("utf-8")
     assert not (tmp_path / "x" / "members" / "popular").exists()
 
