@@ -168,6 +168,6 @@ def test_module_and_class_work_in_a_config_of_ones_own_and_in_a_run_only_where_t
     load = "import sys, blair_rec; blair_rec.load('own/runs/own-1'{})"
     refused = run(world, sys.executable, "-c", load.format(""), path=world / "source")
     names = "trusted=['my_parts:LinearItems', 'my_parts:Clip']"
-    assert "UntrustedCode: my_parts:LinearItems, my_parts:Clip: Python code" in refused.stderr
+    assert "UntrustedCode: my_parts:LinearItems, my_parts:Clip: this Python code" in refused.stderr
     assert names in refused.stderr
     assert run(world, sys.executable, "-c", load.format(f", {names}"), path=world / "source").returncode == 0

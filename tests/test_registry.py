@@ -150,7 +150,7 @@ def test_prepare_offers_the_sources_and_no_others() -> None:
         ("variants.text.options={a: 1}", "variants.text.options are only for parts of other packages; text is ours"),
         (
             "train.loss_options={a: 1}",
-            "train.loss_options has no effect with loss: full_softmax; leave it out, or take",
+            "train.loss_options has no effect with loss: full_softmax; leave it out, or choose",
         ),
     ],
 )
@@ -407,7 +407,7 @@ def test_a_run_that_names_code_imports_nothing(finished: Path, trap: Path, code:
 
     edit(finished / "runs" / "a-1" / "result.json", change)
     for use in (blair_rec.load, lambda run: blair_rec.export_vectors(run, finished.parent / "vectors")):
-        with pytest.raises(UntrustedCode, match=rf"{code}: Python code, which is not imported .*trusted=\['{code}'\]"):
+        with pytest.raises(UntrustedCode, match=rf"{code}: this Python code is named by .*trusted=\['{code}'\]"):
             use(finished / "runs" / "a-1")
     assert not trap.exists() and "trap" not in sys.modules and "nest" not in sys.modules
 
@@ -502,7 +502,7 @@ def test_a_changed_package_is_told_of_its_own_runs_alone_and_can_be_accepted(
     before = compare(config, tmp_path / "out")
     module = parts / "other_parts.py"
     module.write_text(module.read_text("utf-8") + "# edited", "utf-8")
-    with pytest.raises(ChangedRuns, match=r"1 finished runs .*own-1.*: the code of other 1.0\. .*--accept-code"):
+    with pytest.raises(ChangedRuns, match=r"1 finished run .*own-1.*: the code of other 1.0\. .*--accept-code"):
         compare(config, tmp_path / "out")
     assert compare(config, tmp_path / "out", accept_code=True) is not None
     assert compare(config, tmp_path / "out") is not None

@@ -159,7 +159,7 @@ class TrainConfig(Section):
     def _problems(self) -> Iterator[Problem]:
         for name, losses in READ_BY.items():
             if not is_read_by(self.loss, name) and getattr(self, name) != default_of(TrainConfig, name):
-                how = f"leave it out, or use one of {', '.join(losses)}"
+                how = f"leave it out, or choose another loss: {', '.join(losses)}"
                 yield ("loss", name), f"{name} has no effect with loss: {self.loss}; {how}"
 
     @property

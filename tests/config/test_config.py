@@ -182,7 +182,7 @@ def test_rules_of_several_keys_are_told_beside_problems_of_single_ones() -> None
         "text.template blair chooses its own fields; leave fields out",
         "train.epochs is 0; it has to be at least 1",
         "train.stride is 0; it has to be at least 1",
-        "train.gbce_t has no effect with loss: full_softmax; leave it out, or use one of gbce",
+        "train.gbce_t has no effect with loss: full_softmax; leave it out, or choose another loss: gbce",
         "baseline is 'none'; variants: b, c, d",
         "variants.d.average names 'e', which is not a variant of this comparison",
     ]

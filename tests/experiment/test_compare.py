@@ -349,7 +349,7 @@ def test_only_the_variants_that_changed_are_named(own: Finished) -> None:
     refused(
         own.config.changed(variants=variants),
         own.out,
-        r"^2 finished runs in .* \(text-1, text-2\) used different settings, data or code: transforms: \['whiten'\] -> \['l2'\]\.",
+        r"^2 finished runs in .* \(text-1, text-2\) used different settings, .*: transforms: \['whiten'\] -> \['l2'\]\.",
     )
 
 
@@ -371,7 +371,7 @@ def test_changed_text_is_named_before_anything_is_encoded(own: Finished) -> None
     refused(
         own.config,
         own.out,
-        r"^6 finished runs in .* \(text-1, .* used different settings, data or code: the items' text, or the",
+        r"^6 finished runs in .* \(text-1, .* used different settings, .*: the items' text, or the",
     )
 
 

@@ -238,7 +238,7 @@ def test_a_folder_that_is_no_run_and_a_missing_library_are_told(
         export_run(done, tmp_path / "x")
     monkeypatch.setattr("blair_rec.extras.find_spec", lambda name: None)
     with pytest.raises(
-        MissingExtra, match=r"an export needs onnx, which is not installed; pip install 'blair-rec\[exp"
+        MissingExtra, match=r"an export needs onnx, which is not installed; run `pip install 'blair-rec\[exp"
     ):
         export_run(done / "rules-1", tmp_path / "x")
     assert not (tmp_path / "x").exists()

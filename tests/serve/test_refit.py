@@ -181,7 +181,7 @@ def test_a_refit_is_never_ranked(done: Path, tmp_path: Path) -> None:
     refit = blair_rec.refit(done / "out" / "runs" / "id-1", tmp_path / "refit")
     shutil.rmtree(tmp_path / "out" / "runs" / "id-1")
     shutil.copytree(refit, tmp_path / "out" / "runs" / "id-1")
-    message = "id-1 is a refit: it was trained on the test events as well, so it can't be ranked"
+    message = "id-1 is a refit: it was also trained on the test events, so it can't be ranked"
     with pytest.raises(RefitRun, match=message):
         load_runs(tmp_path / "out")
     with pytest.raises(RefitRun, match=message):

@@ -373,7 +373,7 @@ def test_a_second_process_is_told_that_the_store_is_being_written(tmp_path: Path
     command = [sys.executable, "-c", code, str(tmp_path / "s")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "in\n"
-        with pytest.raises(OutputError, match=r"another process is writing the store .*s; wait until it is done"):
+        with pytest.raises(OutputError, match=r"another process is writing the store .*s; wait until it has finished"):
             make(tmp_path / "s")
         other.kill()
     make(tmp_path / "s")  # its lock died with it
@@ -499,7 +499,7 @@ def test_files_of_others_are_never_replaced(tmp_path: Path) -> None:
         make(tmp_path / "t")
     (tmp_path / "u").mkdir()
     np.save(tmp_path / "u" / "vectors.npy", np.eye(2))
-    with pytest.raises(OutputError, match=r"holds vectors.npy but no store.json, and this command did not write it"):
+    with pytest.raises(OutputError, match=r"holds vectors.npy but no store.json, so this command did not write it"):
         make(tmp_path / "u")
 
 
