@@ -136,7 +136,5 @@ def test_the_command_prints_the_table(capsys: pytest.CaptureFixture[str]) -> Non
     assert printed == key_table()
     lines = printed.splitlines()
     assert len(lines) == 2 + len(key_rows()) and {line.count("|") for line in lines} == {6}
-    assert (
-        "| `train.epochs` | whole number | `200` | at least 1 | The most passes over the training targets; `patience` may stop training earlier. |"
-        in lines
-    )
+    passes = "The most passes over the training targets; `patience` may stop training earlier."
+    assert f"| `train.epochs` | whole number | `200` | at least 1 | {passes} |" in lines

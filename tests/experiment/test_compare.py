@@ -349,7 +349,7 @@ def test_only_the_variants_that_changed_are_named(own: Finished) -> None:
     refused(
         own.config.changed(variants=variants),
         own.out,
-        r"^2 finished runs in .* \(text-1, text-2\) used different settings, .*: transforms: \['whiten'\] -> \['l2'\]\.",
+        r"^2 finished runs in .* \(text-1, text-2\) used different .*: transforms: \['whiten'\] -> \['l2'\]\.",
     )
 
 

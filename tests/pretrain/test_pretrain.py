@@ -555,7 +555,7 @@ def test_two_trainings_of_one_folder_never_meet(encoder: Path, tmp_path: Path) -
     half = partial_of(out)
     with alone_in(tmp_path / ".out.training"):
         half.mkdir()
-        with pytest.raises(FolderBusy, match="another process is writing the encoder .*out; wait until it has finished"):
+        with pytest.raises(FolderBusy, match="writing the encoder .*out; wait until it has finished"):
             pretrain(small(pairs), encoder, "mean", out)
         assert half.is_dir(), "what the other one writes stays"
     (tmp_path / ".out.training" / "identity.json").write_text("{}", encoding="utf-8")  # killed before a checkpoint

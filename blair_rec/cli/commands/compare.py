@@ -26,10 +26,13 @@ def add(commands: Any) -> None:
     command.add_argument("-o", "--out", type=Path, help="output folder (default: runs/my for my.yaml)")
     command.add_argument(
         "--seeds",
-        help="1,2: run only these seeds now, the others later; seeds that are not in CONFIG replace those of CONFIG",
+        metavar="1,2",
+        help="run only these seeds now, and the others later; seeds that are not in CONFIG replace those of CONFIG",
     )
     command.add_argument(
-        "--variants", help="a,b: run only these variants now; finished runs of the others stay on the leaderboard"
+        "--variants",
+        metavar="A,B",
+        help="run only these variants now; finished runs of the others stay on the leaderboard",
     )
     command.add_argument("--encoder", help="use this encoder instead of text.encoder in CONFIG")
     command.add_argument(

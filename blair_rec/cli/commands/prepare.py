@@ -29,7 +29,10 @@ def add(commands: Any) -> None:
     own.add_argument("--items", type=Path, metavar="FILE", help="the item metadata, one item per row")
     own.add_argument("--item-id", metavar="COL", help="the column of item ids in --items (default: the name of --item)")
     own.add_argument(
-        "--fields", default="", help="title,brand: the columns of --items that form the text for the encoder"
+        "--fields",
+        default="",
+        metavar="A,B",
+        help="the columns of --items that form the text for the encoder, such as title,brand",
     )
     own.add_argument(
         "--core", type=int, default=0, metavar="K", help="remove users and items with fewer than K events (default: 0)"

@@ -48,7 +48,9 @@ def add(commands: Any) -> None:
     evaluate.add_argument(
         "--fusion", action="store_true", help="add both searches combined, by the sum of their scores"
     )
-    evaluate.add_argument("--fields", default="", help="title,brand: the fields for BM25 (default: those of the store)")
+    evaluate.add_argument(
+        "--fields", default="", metavar="A,B", help="the fields for BM25 (default: those of the store)"
+    )
     evaluate.add_argument(
         "--relevant-from",
         type=float,

@@ -34,9 +34,11 @@ def add(commands: Any) -> None:
         metavar="FILE",
         help=".parquet, .csv or .jsonl with user_id, item_id and maybe timestamp, or with user_id and a list `history`",
     )
-    users.add_argument("--all-users", action="store_true", help="all users of the data set, with all their events")
+    users.add_argument(
+        "--all-users", action="store_true", help="recommend to all users of the data set, from all their events"
+    )
     command.add_argument(
-        "-o", "--out", type=Path, required=True, metavar="FILE", help=".parquet, .csv or .jsonl: user_id, item_id, "
+        "-o", "--out", type=Path, required=True, metavar="FILE", help="output file, .parquet, .csv or .jsonl, with user_id, item_id, "
         "score, rank, by_popularity"
     )  # fmt: skip
     command.add_argument("-k", type=int, default=10, help="the number of items per user (default: 10)")

@@ -34,7 +34,9 @@ def _add_encode(commands: Any) -> None:
     command = commands.add_parser("encode", help="compute the text vectors of a catalogue and store them")
     command.add_argument("--items", required=True, metavar="FILE", help="a RecBole .item file, JSON lines, CSV or TSV")
     command.add_argument("--item-id", metavar="FIELD", help="the field that holds the item ids (item_id, parent_asin)")
-    command.add_argument("--fields", default="", help="title,brand: the metadata fields that form the text")
+    command.add_argument(
+        "--fields", default="", metavar="A,B", help="the metadata fields that form the text, such as title,brand"
+    )
     command.add_argument("--template", default=TEMPLATES[0], help=f"instead of --fields: {', '.join(TEMPLATES[1:])}")
     command.add_argument(
         "--encoder", default=ENCODER, help=f"a hub name, a local folder or a pip package (default: {ENCODER})"
