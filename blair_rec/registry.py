@@ -1,6 +1,6 @@
 """The list of all names that a config may choose from, ours and other packages'. Only this module imports them.
 
-A name stands for `module:Class` or `module:function`. Listing names imports nothing; `load` imports one of them. Names
+A name refers to `module:Class` or `module:function`. Listing names imports nothing; `load` imports one of them. Names
 come from three places:
 
 - `BUILT_IN`, below;
@@ -76,7 +76,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "esci": "blair_rec.prepare.public.search:prepare_search",
     },
 }
-"""What each of our names stands for, by group. `sources` are the raw data that `blair-rec prepare` reads."""
+"""What each of our names refers to, by group. `sources` are the raw data that `blair-rec prepare` reads."""
 TEXT_SCORERS = tuple(_NEIGHBOURS)
 """Scorers that look up text vectors; the others count events."""
 SAMPLED_LOSSES = tuple(_SAMPLED)

@@ -1,4 +1,4 @@
-"""Progress: bars on a terminal, otherwise a line from time to time, and nothing with --quiet."""
+"""Progress: bars on a terminal, else a line from time to time, and nothing with --quiet."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Console(rich.console.Console):
             yield segment if segment.control else Segment(clean(segment.text), segment.style)
 
     def on_broken_pipe(self) -> None:
-        """Leave it to main(), which knows the exit status."""
+        """Leave it to main(), which sets the exit status."""
         raise
 
 

@@ -81,7 +81,8 @@ class TextConfig(Section):
     """Text in front of every item: the name of one of the model's prompts, or the text itself. null: the model's prompt
     for documents, if it has one."""
     query_prompt: str | None = None
-    """The same for search queries. null: the model's prompt for queries, if it has one."""
+    """Text in front of every search query: a prompt's name or the text itself. null: the model's prompt for queries, if
+    it has one."""
     truncate_dim: Annotated[int, Field(ge=1)] | None = None
     """Keep only this many of the first dimensions, for models trained for it (Matryoshka). null: keep all."""
     normalize: bool | None = None
@@ -119,7 +120,7 @@ class TrainConfig(Section):
     gbce and bpr do so against sampled `negatives`. recbole uses RecBole's own data and loss. It can also be a sampled
     loss that another package adds, or `module:function`."""
     loss_options: KeysAndValues = {}
-    """Options that a loss from outside is called with, such as {margin: 0.5}."""
+    """Options for a loss from another package or `module:function`, such as {margin: 0.5}."""
     negatives: FromOneOn = 512
     """Negatives sampled per step, shared by its targets; for the sampled losses."""
     sampling: SamplingName = "uniform"
@@ -227,7 +228,7 @@ class VariantConfig(Section):
     """How far text_delta may move an item from its text vector, as a share of that vector's length. The default is
     0.5."""
     options: KeysAndValues = Field(default_factory=dict)
-    """Arguments for the constructor of an item side or a scorer from outside, by name."""
+    """Constructor arguments, by name, for an item side or a scorer from another package or `module:Class`."""
     model: str | None = None
     """Another RecBole sequential model for this variant, such as GRU4Rec. null: the comparison's `model`."""
     text: Annotated[KeysAndValues, part_of(TextConfig)] = Field(default_factory=dict)

@@ -38,8 +38,8 @@ def add(commands: Any) -> None:
         "--all-users", action="store_true", help="recommend to all users of the data set, from all their events"
     )
     command.add_argument(
-        "-o", "--out", type=Path, required=True, metavar="FILE", help="output file, .parquet, .csv or .jsonl, with user_id, item_id, "
-        "score, rank, by_popularity"
+        "-o", "--out", type=Path, required=True, metavar="FILE", help="output file, .parquet, .csv or .jsonl, "
+        "with user_id, item_id, score, rank, by_popularity"
     )  # fmt: skip
     command.add_argument("-k", type=int, default=10, help="the number of items per user (default: 10)")
     command.add_argument("--titles", action="store_true", help="add a column with the items' titles")
@@ -71,7 +71,7 @@ def _refit(options: argparse.Namespace, console: Console) -> None:
         set_up_logging(console, quiet=True)
     with Counters(console, options.quiet) as counters:
 
-        def told(name: str, done: int, total: int) -> None:
+        def report(name: str, done: int, total: int) -> None:
             counters.update(name, done, total, f"{name}: {done:,} of {total:,} training steps")
 
         out = refit(
@@ -80,7 +80,7 @@ def _refit(options: argparse.Namespace, console: Console) -> None:
             variant=options.variant,
             seeds=_seeds(options.seeds),
             store=options.store,
-            progress=told,
+            progress=report,
         )
     if not options.quiet:
         say(console, f"the refit is in {out}; next: blair-rec recommend {out} --all-users -o FILE")
