@@ -143,6 +143,6 @@ def test_a_dry_run_and_a_second_run_report_what_exists(tiny: Path, capsys: pytes
     assert main([*prepare, "--dry-run"]) == 0 and not Path("mine").exists()
     assert "120 users, 80 items" in capsys.readouterr().err
     assert main(prepare) == 0 and main(prepare) == 0
-    assert "mine is there already" in capsys.readouterr().err
+    assert "mine exists already" in capsys.readouterr().err
     assert main([*prepare, "--core", "3"]) == 1
     assert "error: mine was prepared with different settings" in capsys.readouterr().err

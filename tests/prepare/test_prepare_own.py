@@ -220,7 +220,7 @@ def test_what_a_user_adds_or_changes_in_a_prepared_folder_is_never_replaced(tmp_
     out = tmp_path / "mine"
     prepare_own(asked, out, print)
     (out / "notes.txt").write_text("all I have")
-    with pytest.raises(OutputError, match=r"holds 1 files that this command does not write \(first: notes.txt\)"):
+    with pytest.raises(OutputError, match=r"holds 1 file that this command did not write \(first: notes.txt\)"):
         prepare_own(asked, out, print, fresh=True)
     (out / "notes.txt").rename(tmp_path / "notes.txt")
     with (out / "mine.yaml").open("a") as file:

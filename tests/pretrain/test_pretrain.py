@@ -519,7 +519,7 @@ def test_fresh_replaces_what_a_pretraining_wrote_and_nothing_else(encoder: Path,
     pairs, out = write_world(tmp_path / "pairs.tsv", 60, 2), tmp_path / "out"
     out.mkdir()
     (out / "thesis.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(OutputError, match=r"holds 1 files that this command does not write \(first: thesis.txt\)"):
+    with pytest.raises(OutputError, match=r"holds 1 file that this command did not write \(first: thesis.txt\)"):
         pretrain(small(pairs), encoder, "mean", out, fresh=True)
     assert (out / "thesis.txt").read_text(encoding="utf-8") == "mine"
     (out / "thesis.txt").rename(tmp_path / "thesis.txt")
@@ -529,7 +529,7 @@ def test_fresh_replaces_what_a_pretraining_wrote_and_nothing_else(encoder: Path,
     again = load_file(out / "model.safetensors")
     assert not all(torch.equal(first[name], again[name]) for name in first)
     (tmp_path / "thesis.txt").rename(out / "thesis.txt")
-    with pytest.raises(OutputError, match=r"holds 1 files that this command does not write \(first: thesis.txt\)"):
+    with pytest.raises(OutputError, match=r"holds 1 file that this command did not write \(first: thesis.txt\)"):
         pretrain(small(pairs), encoder, "mean", out, fresh=True)
     assert (out / "thesis.txt").is_file() and load_file(out / "model.safetensors").keys() == again.keys()
     (out / "thesis.txt").unlink()
@@ -557,7 +557,7 @@ def test_two_trainings_of_one_folder_never_meet(encoder: Path, tmp_path: Path) -
     half = partial_of(out)
     with alone_in(tmp_path / ".out.training"):
         half.mkdir()
-        with pytest.raises(FolderBusy, match="another process is writing the encoder .*out; wait until it is done"):
+        with pytest.raises(FolderBusy, match="writing the encoder .*out; wait until it has finished"):
             pretrain(small(pairs), encoder, "mean", out)
         assert half.is_dir(), "what the other one writes stays"
     (tmp_path / ".out.training" / "identity.json").write_text("{}", encoding="utf-8")  # killed before a checkpoint

@@ -272,7 +272,7 @@ def test_an_average_of_runs_that_are_no_longer_there_is_neither_shown_nor_loaded
         .replace("variants:\n", "variants:\n  both: {average: [id, text]}\n")
     )
     with pytest.raises(
-        ChangedRuns, match=r"1 finished runs in .* \(both-1\) were made in another way: the runs that it av"
+        ChangedRuns, match=r"1 finished run in .* \(both-1\) used different settings, data or code: the runs that it av"
     ):
         leaderboard(own.out)
     again = Recorder()
@@ -283,7 +283,10 @@ def test_an_average_of_runs_that_are_no_longer_there_is_neither_shown_nor_loaded
 @pytest.mark.parametrize(
     "variants, message",
     [
-        ({"both": {"average": ["id", "txt"]}}, r"variants.both.average names 'txt', which is no variant here"),
+        (
+            {"both": {"average": ["id", "txt"]}},
+            r"variants.both.average names 'txt', which is not a variant of this comparison",
+        ),
         ({"both": {"average": ["id"]}}, r"average is \['id'\]; name at least two variants, each once"),
         ({"both": {"average": ["id", "id"]}}, r"average is \['id', 'id'\]; name at least two"),
         (
@@ -292,13 +295,13 @@ def test_an_average_of_runs_that_are_no_longer_there_is_neither_shown_nor_loaded
         ),
         (
             {"both": {"average": ["id", "t"], "items": "text"}},
-            r"the members are finished models, so leave items out",
+            r"items can.t be set on an average; set it on its members",
         ),
         (
             {"both": {"average": ["id", "t"], "weights": "test"}},
             r"weights is 'test'; known: validation, masked, unmasked, equal",
         ),
-        ({"t": {"items": "text", "weights": "equal"}}, r"weights is 'equal', but there is no average to weigh"),
+        ({"t": {"items": "text", "weights": "equal"}}, r"weights is 'equal', but the variant has no average"),
     ],
 )
 def test_an_invalid_average_is_refused(variants: dict[str, Any], message: str) -> None:
@@ -308,7 +311,9 @@ def test_an_invalid_average_is_refused(variants: dict[str, Any], message: str) -
 
 
 def test_an_average_without_its_members_is_refused(finished: Finished) -> None:
-    with pytest.raises(ConfigError, match=r"variants.both.average names 'text', which is no variant here"):
+    with pytest.raises(
+        ConfigError, match=r"variants.both.average names 'text', which is not a variant of this comparison"
+    ):
         finished.config.only(["id", "both"])
 
 

@@ -131,7 +131,9 @@ def test_titles_allowed_and_denied_items_and_the_history(done: Path, run: Path) 
 def test_unknown_items_are_an_error_or_skipped_and_counted(run: Path) -> None:
     events = {"user_id": ["u1", "u1", "u2", "u3"], "item_id": ["i01", "new", "newer", "i02"]}
     write_histories(Path("h.csv"), events)
-    with pytest.raises(UnknownItems, match="2 of 4 item tokens are not among.*first: new, newer.*--unknown-items skip"):
+    with pytest.raises(
+        UnknownItems, match="the model doesn't have 2 of 4 item tokens.*first: new, newer.*--unknown-items skip"
+    ):
         blair_rec.recommend_file(run, "best.csv", histories="h.csv", k=2)
     assert not Path("best.csv").exists()
     served = blair_rec.recommend_file(run, "best.csv", histories="h.csv", k=2, unknown="skip")
@@ -342,10 +344,10 @@ def test_the_command_recommends(done: Path, run: Path, capsys: pytest.CaptureFix
     write_histories(Path("h.csv"), {**EVENTS, "item_id": ["i05", "i02", "new", "i01", "i06"]})
     command = ["recommend", str(run), "--histories", "h.csv", "-k", "3", "-o", "best.parquet"]
     assert main(command) == 1
-    assert "1 of 5 item tokens are not among the model's items" in capsys.readouterr().err
+    assert "the model doesn't have 1 of 5 item tokens" in capsys.readouterr().err
     assert main([*command, "--unknown-items", "skip", "--titles"]) == 0
     said = capsys.readouterr().err
-    assert "unknown items skipped: 1 (first: new)" in said and "6 recommendations for 2 users are in best.pa" in said
+    assert "unknown items skipped: 1 (first: new)" in said and "wrote 6 recommendations for 2 users to best.pa" in said
     table = pyarrow.parquet.read_table("best.parquet")
     types = [str(kind) for kind in table.schema.types]
     assert table.column_names == ["user_id", "item_id", "score", "rank", "by_popularity", "title"]

@@ -83,7 +83,7 @@ def test_members_of_no_weight_are_left_out_and_told(done: Path, tmp_path: Path, 
     weights = blair_rec.load(done / "best-1")._model.weights.tolist()  # type: ignore[attr-defined]
     assert 0 in weights, "the world has to be such that rules alone are best"
     assert main(["export", str(done / "best-1"), "-o", str(tmp_path / "x")]) == 0
-    assert "popular has weight 0 in the average and is left out" in capsys.readouterr().out
+    assert "popular has weight 0 in the average, so it was not exported" in capsys.readouterr().out
     assert "weight 0 are left out: popular" in (tmp_path / "x" / "README.md").read_text("utf-8")
     assert not (tmp_path / "x" / "members" / "popular").exists()
 
@@ -176,7 +176,7 @@ def test_what_is_not_ours_stays(done: Path, tmp_path: Path) -> None:
     (tmp_path / "mine" / "thesis.tex").write_text("years")
     with pytest.raises(OutputError, match=r"holds thesis.tex and is not an earlier export; choose another folder"):
         export_run(done / "rules-1", tmp_path / "mine")
-    with pytest.raises(OutputError, match=r"thesis.tex is a file, and a folder has to go there"):
+    with pytest.raises(OutputError, match=r"thesis.tex is a file, but a folder is needed there"):
         export_run(done / "rules-1", tmp_path / "mine" / "thesis.tex")
     export_run(done / "rules-1", tmp_path / "x")
     (tmp_path / "x" / "members").mkdir()
@@ -238,7 +238,7 @@ def test_a_folder_that_is_no_run_and_a_missing_library_are_told(
         export_run(done, tmp_path / "x")
     monkeypatch.setattr("blair_rec.extras.find_spec", lambda name: None)
     with pytest.raises(
-        MissingExtra, match=r"an export needs onnx, which is not installed; pip install 'blair-rec\[exp"
+        MissingExtra, match=r"an export needs onnx, which is not installed; run `pip install 'blair-rec\[exp"
     ):
         export_run(done / "rules-1", tmp_path / "x")
     assert not (tmp_path / "x").exists()

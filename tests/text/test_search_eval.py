@@ -337,7 +337,7 @@ def test_the_report_is_a_table(world: Path, capsys: pytest.CaptureFixture[str]) 
     said = run(capsys, 0, world / "s", *queries)
     assert said.split()[:7] == ["search", "NDCG@10", "Recall@10", "MRR@10", "NDCG@100", "Recall@100", "MRR@100"]
     assert said.splitlines()[1].split() == ["vectors", *["1.0000"] * 6]
-    assert f"5 queries over 6 items by {PACKAGE}; relevant from grade 1 on" in said
+    assert f"5 queries over 6 items, encoded with {PACKAGE}; relevant from grade 1 on" in said
     said = run(capsys, 0, world / "s", "--data", world, "--fusion")
     assert [line.split()[0] for line in said.splitlines()[1:4]] == ["vectors", "BM25", "both"]
     assert "NDCG@100, vectors" in said and said.count("category") == 1
@@ -346,8 +346,8 @@ def test_the_report_is_a_table(world: Path, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     "arguments, expected",
     [
-        (["s"], "name either --data, a folder, or --queries, a file"),
-        (["s", "--data", ".", "--queries", "q.csv"], "name either --data"),
+        (["s"], "give either --data DIR or --queries FILE"),
+        (["s", "--data", ".", "--queries", "q.csv"], "give either --data"),
         (["s", "--queries", "queries.jsonl", "--qrels", "qrels.tsv", "--bm25"], "name the catalogue with --items"),
         (["s", "--data", ".", "--relevant-from", "2"], "none of the 5 queries has an item of grade 2 or more"),
         (["s", "--data", ".", "--bm25", "--fields", "name"], "no text in name for any of the 6 items"),

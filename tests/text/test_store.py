@@ -75,7 +75,7 @@ def test_everything_survives_the_disk_and_vectors_are_memory_mapped(tmp_path: Pa
 
 def test_unknown_items_and_items_without_text_are_distinguished() -> None:
     store = EmbeddingStore.of(("a", "b"), np.eye(2, dtype=np.float32), textless=("t", "u"))
-    with pytest.raises(MissingEmbeddings, match=r"1 of 3 items are not in the embedding store \(first: z\)"):
+    with pytest.raises(MissingEmbeddings, match=r"store of text vectors lacks 1 of 3 items \(first: z\)"):
         store.table(["a", "z", "t"])
     with pytest.raises(TextlessItems, match=r"2 of 3 items have no text \(first: u, t\).*missing_text: mean"):
         store.table(["u", "a", "t"])
@@ -373,7 +373,7 @@ def test_a_second_process_learns_that_the_store_is_being_written(tmp_path: Path)
     command = [sys.executable, "-c", code, str(tmp_path / "s")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "in\n"
-        with pytest.raises(OutputError, match=r"another process is writing the store .*s; wait until it is done"):
+        with pytest.raises(OutputError, match=r"another process is writing the store .*s; wait until it has finished"):
             make(tmp_path / "s")
         other.kill()
     make(tmp_path / "s")  # its lock died with it
@@ -488,9 +488,9 @@ def test_tokens_whose_digests_share_a_half_are_distinguished() -> None:
 def test_files_of_others_are_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "thesis.tex").write_text("dear")
-    with pytest.raises(OutputError, match=r"holds 1 files that this command does not write \(first: thesis.tex\)"):
+    with pytest.raises(OutputError, match=r"holds 1 file that this command did not write \(first: thesis.tex\)"):
         make(tmp_path / "s")
-    with pytest.raises(OutputError, match="is a file, and a folder has to go there"):
+    with pytest.raises(OutputError, match="is a file, but a folder is needed there"):
         make(tmp_path / "s" / "thesis.tex")
     assert (tmp_path / "s" / "thesis.tex").read_text() == "dear"
     make(tmp_path / "t")
@@ -499,7 +499,7 @@ def test_files_of_others_are_never_replaced(tmp_path: Path) -> None:
         make(tmp_path / "t")
     (tmp_path / "u").mkdir()
     np.save(tmp_path / "u" / "vectors.npy", np.eye(2))
-    with pytest.raises(OutputError, match=r"holds vectors.npy but no store.json, and this command did not write it"):
+    with pytest.raises(OutputError, match=r"holds vectors.npy but no store.json, so this command did not write it"):
         make(tmp_path / "u")
 
 
