@@ -14,10 +14,11 @@ from blair_rec.evaluate.metrics import TopLists, check_k, parse_metric, top_list
 from blair_rec.evaluate.notes import (
     Scalar,
     accepted_notes,
+    by_importance,
     merged_provenance,
     pending_notes,
     seed_notes,
-    untrained_notes,
+    training_free_notes,
 )
 from blair_rec.evaluate.runs.results import RunResult, check_paired, run_name
 from blair_rec.evaluate.runs.run_files import PROTOCOLS, EncoderUsed, Parameters, ProtocolName
@@ -110,6 +111,11 @@ class Row:
     top_lists: Mapping[ProtocolName, TopLists]
     """What it recommends; mean over seeds."""
 
+    @property
+    def training_free(self) -> bool:
+        """Whether it has no trained parameter: popularity, rules, neighbours, and averages of these alone."""
+        return self.parameters.trained == 0
+
 
 @dataclass(frozen=True)
 class Leaderboard:
@@ -133,7 +139,7 @@ class Leaderboard:
     provenance: Mapping[str, Scalar | list[Scalar]]
     """Versions, commit, machine; a list where runs differ."""
     notes: tuple[str, ...]
-    """What a reader has to know before believing the table."""
+    """What a reader has to know before believing the table; what changes a conclusion most comes first."""
     rows: tuple[Row, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -211,13 +217,15 @@ def build_leaderboard(
         candidates=ranks.candidates,
         target_in_history=int(ranks.target_in_history.sum()),
         provenance=provenance,
-        notes=(
-            *dict.fromkeys(note for run in runs for note in run.notes),
-            *pending_notes(pending, runs),
-            *seed_notes(variants),
-            *untrained_notes(rows, protocol, metrics[0]),
-            *differing,
-            *accepted_notes(runs),
+        notes=by_importance(
+            [
+                *(note for run in runs for note in run.notes),
+                *pending_notes(pending, runs),
+                *seed_notes(variants),
+                *training_free_notes(rows, protocol, metrics[0]),
+                *differing,
+                *accepted_notes(runs),
+            ]
         ),
         rows=tuple(sorted(rows, key=lambda row: (-row.metrics[protocol][metrics[0]].mean, row.variant))),
     )

@@ -35,6 +35,7 @@ BESIDE_RUNS = (
     "evaluate/across.py",
     "evaluate/agreement.py",
     "evaluate/answer.py",
+    "evaluate/caption.py",
     "evaluate/cells.py",
     "evaluate/leaderboard.py",
     "evaluate/notes.py",
