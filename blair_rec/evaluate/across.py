@@ -47,8 +47,8 @@ def standings(leaderboards: Sequence[Leaderboard]) -> list[Standing]:
     common = sorted(set.intersection(*(set(table) for table in tables)))
     if len(common) < 2:
         raise ConfigError(
-            f"the leaderboards share {len(common)} {'variant' if len(common) == 1 else 'variants'}; to see them side by "
-            "side, give folders with at least two variants of the same names"
+            f"the leaderboards have {len(common)} variant{'' if len(common) == 1 else 's'} in common; to see them side "
+            "by side, give folders with at least two variants of the same names"
         )
     from scipy import stats  # the import takes half a second; a single leaderboard does not need it
 

@@ -54,7 +54,7 @@ def moves(now: Sequence[RunResult], then: Sequence[RunResult], metrics: Sequence
     variants = [name for name in dict.fromkeys(run.variant for run in now) if name in {run.variant for run in then}]
     if not variants:
         raise ConfigError(
-            "the two comparisons have no variant in common; give an older comparison with at least one of these variants"
+            "the two comparisons have no variant in common; give an older one with at least one of these variants"
         )
     asked = [(variant, protocol, metric) for variant in variants for protocol in PROTOCOLS for metric in metrics]
     drawn = {name: (_drawn(now, name), _drawn(then, name)) for name in variants}

@@ -124,7 +124,7 @@ class TopLists:
     popularity: float
     """Mean number of training events of a recommended item, over all places of all lists."""
     gini: float
-    """Gini coefficient of how often items are recommended: 0 if all equally often, close to 1 if always the same few."""
+    """Gini coefficient of how often items are recommended: 0 if all equally often, close to 1 if only a few are."""
 
 
 def top_lists(topk: NDArray[np.int32], item_counts: NDArray[np.int64], k: int) -> TopLists:

@@ -193,7 +193,7 @@ def seed_test(pair: PairedSample, counts: NDArray[np.int64]) -> SeedTest | None:
 
 
 def holm(p_values: Sequence[float]) -> Floats:
-    """[M] p-values after Holm's correction: claims at level alpha contain a false one with probability at most alpha."""
+    """[M] p-values after Holm's correction: claims at level alpha include a false one with probability <= alpha."""
     order = np.argsort(p_values)
     steps = np.maximum.accumulate(np.asarray(p_values, dtype=np.float64)[order] * np.arange(len(order), 0, -1))
     adjusted = np.empty(len(order))

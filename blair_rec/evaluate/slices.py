@@ -1,4 +1,4 @@
-"""Parts of the test cases: by how common the true item is, by how long the history, and by whether it is repeated."""
+"""Slices of the test cases: by popularity of the target, by history length, and by repetition."""
 
 from __future__ import annotations
 

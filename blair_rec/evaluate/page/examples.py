@@ -117,7 +117,7 @@ def pick_examples(
 
 
 def _shared(tops: Sequence[NDArray[np.int32]]) -> NDArray[np.float64]:
-    """[cases] number of items that the top lists of two variants share, summed over all pairs; padding doesn't count."""
+    """[cases] number of items that the top lists of two variants share, summed over all pairs, without padding."""
     total = np.zeros(len(tops[0]))
     for ours, theirs in combinations(tops, 2):
         total += ((ours[:, :, None] == theirs[:, None, :]) & (ours[:, :, None] > 0)).sum(axis=(1, 2))

@@ -14,7 +14,7 @@ from blair_rec.config.section import default_of
 from blair_rec.config.sections import TextConfig
 from blair_rec.config.yaml_files import load_yaml, to_yaml
 from blair_rec.evaluate.answer import p_value
-from blair_rec.evaluate.caption import HISTORY, encoders
+from blair_rec.evaluate.caption import HISTORY, TIES, encoders, in_history
 from blair_rec.evaluate.leaderboard import Leaderboard
 from blair_rec.evaluate.notes import SHOWN_NOTES
 from blair_rec.evaluate.page.cards import PAGE_FILE, read_cards

@@ -188,8 +188,8 @@ def load_runs(comparison: Path) -> list[RunResult]:
 def for_every_seed(runs: Sequence[RunResult], seeds: Sequence[int]) -> list[RunResult]:
     """The runs, where each run that doesn't depend on the seed is repeated for each seed of the others.
 
-    If no run depends on the seed, `seeds` of the comparison are used. A repeated run replaces all others of its variant,
-    because earlier versions made one run for each seed.
+    If no run depends on the seed, `seeds` of the comparison are used. A repeated run replaces all others of its
+    variant, because earlier versions made one run for each seed.
     """
     standing = {run.variant: run for run in reversed(runs) if run.seedless}
     drawn = {run.seed for run in runs if run.variant not in standing}
@@ -241,7 +241,7 @@ def check_paired(runs: Sequence[RunResult]) -> None:
         elif differing := int(((ours.user != theirs.user) | (ours.item != theirs.item)).sum()):
             problem = f"user or target differ in {differing:,} of {len(ours.user):,} test cases"
         elif differing := int((ours.target_in_history != theirs.target_in_history).sum()):
-            problem = f"the histories differ: {differing:,} {'target is' if differing == 1 else 'targets are'} in only one of them"
+            problem = f"the histories differ in whether they contain the target in {differing:,} test cases"
         if problem is not None:
             raise UnpairedRuns(run_name(first.variant, first.seed), run_name(run.variant, run.seed), problem)
 

@@ -101,7 +101,7 @@ class Result:
     test_evaluations: int
     """How often this variant and seed were evaluated on the test split in this folder, also with other settings."""
     hashes: dict[str, str | None]
-    """Hashes of "config", "data", "store" and "code". A run stays valid while they match, or if its code is accepted."""
+    """Hashes of "config", "data", "store" and "code". A run stays valid while they match, or its code is accepted."""
     provenance: dict[str, str | int | None]
     """Versions, commit, machine."""
     valid: dict[ProtocolName, dict[str, float]]
