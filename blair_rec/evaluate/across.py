@@ -72,10 +72,10 @@ def labels(leaderboards: Sequence[Leaderboard], folders: Sequence[Path]) -> list
     """
     several = Counter(board.dataset for board in leaderboards)
     names = [folder.resolve().name for folder in folders]
-    alike = Counter(zip((board.dataset for board in leaderboards), names, strict=True))
+    repeated = Counter(zip((board.dataset for board in leaderboards), names, strict=True))
     return [
         board.dataset
         if several[board.dataset] == 1
-        else f"{board.dataset} ({name if alike[board.dataset, name] == 1 else folder})"
+        else f"{board.dataset} ({name if repeated[board.dataset, name] == 1 else folder})"
         for board, folder, name in zip(leaderboards, folders, names, strict=True)
     ]

@@ -132,8 +132,8 @@ def compare(
             listener.started(run)
             begin = time.perf_counter()
             store = (stores[run.variant], run.store) if run.store else None
-            told = partial(listener.epoch, run), partial(listener.step, run)
-            value = make_run(whole, run, data, store, *told, checkpoint=_checkpoint(run, out))
+            callbacks = partial(listener.epoch, run), partial(listener.step, run)
+            value = make_run(whole, run, data, store, *callbacks, checkpoint=_checkpoint(run, out))
             listener.finished(run, value, time.perf_counter() - begin)
         shutil.rmtree(out / CHECKPOINTS_FOLDER, ignore_errors=True)
         tokens = load_run(asked[0].folder).item_tokens
@@ -247,15 +247,15 @@ def _notes(data: Data, encodings: dict[str, Vectors]) -> tuple[str, ...]:
     for encoding in dict.fromkeys(encodings.values()):
         found += encoding.notes(data.item_tokens[1:])
     left_out = [f"{data.rejected.note('events')}; they are in {REJECTED}"] if data.rejected.count else []
-    return _told(found, (*data.unread, *left_out, *data.reading_notes))  # logged when the files were read
+    return _logged(found, (*data.unread, *left_out, *data.reading_notes))  # logged when the files were read
 
 
 def _with_cut_texts(data: Data, stores: dict[str, EmbeddingStore]) -> tuple[str, ...]:
     """The notes, with those on cut texts, which were counted during encoding."""
-    return _told([note for made in stores.values() for note in cut_notes(made, data.item_tokens[1:])], data.notes)
+    return _logged([note for made in stores.values() for note in cut_notes(made, data.item_tokens[1:])], data.notes)
 
 
-def _told(found: Iterable[str], before: Sequence[str] = ()) -> tuple[str, ...]:
+def _logged(found: Iterable[str], before: Sequence[str] = ()) -> tuple[str, ...]:
     """The earlier notes and the new ones, each once; new ones are logged."""
     notes = tuple(dict.fromkeys([*before, *found]))
     for note in notes[len(before) :]:

@@ -57,8 +57,8 @@ def load_model(run_dir: Path, store: str | Path | None = None, dataset: Any = No
     if "average" in setup:
         if result["hashes"]["members"] != members_hash(run_dir, setup):
             raise CheckpointError(
-                f"{run_dir} averages {', '.join(setup['average'])}, but one of these runs is missing or was made again; "
-                "run the same comparison again to make the average again"
+                f"{run_dir} averages {', '.join(setup['average'])}, but one of these runs is missing or was made "
+                "again; run the same comparison again to renew the average"
             )
         members = tuple(load_model(folder, store, dataset, device) for folder in member_folders(run_dir, setup))
         ensemble = Ensemble([member.model for member in members])

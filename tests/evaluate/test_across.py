@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blair_rec.errors import ConfigError
-from blair_rec.evaluate.across import standings
+from blair_rec.evaluate.across import labels, standings
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
 from blair_rec.evaluate.runs.results import load_runs
 
@@ -60,10 +60,30 @@ def test_only_variants_that_all_have_are_ranked(board):
     most = with_means(board, {"id": 0.1, "text": 0.2, "mean": 0.3})
     fewer = with_means(board, {"id": 0.1, "text": 0.2, "text_init": 0.3})
     assert [(one.variant, one.borda) for one in standings([most, fewer])] == [("text", 2.0), ("id", 0.0)]
-    with pytest.raises(ConfigError, match="1 variants in common"):
+    with pytest.raises(ConfigError, match="have 1 variant in common"):
         standings([most, with_means(board, {"id": 0.1})])
 
 
 def test_leaderboards_in_different_orders_are_refused(board):
     with pytest.raises(ConfigError, match="ordered by NDCG@10 masked and NDCG@10 unmasked"):
         standings([board, dataclasses.replace(board, protocol="unmasked")])
+
+
+def named(board: Leaderboard, datasets: list[str], folders: list[str]) -> list[str]:
+    boards = [dataclasses.replace(board, dataset=dataset) for dataset in datasets]
+    return labels(boards, [Path(folder) for folder in folders])
+
+
+def test_leaderboards_of_different_data_sets_are_named_by_these(board):
+    assert named(board, ["Toys", "Beauty"], ["runs/a", "runs/b"]) == ["Toys", "Beauty"]
+
+
+def test_leaderboards_of_one_data_set_are_named_by_their_folders_too(board):
+    found = named(board, ["Toys", "Beauty", "Toys"], ["runs/minilm", "runs/beauty", "runs/blair"])
+    assert found == ["Toys (minilm)", "Beauty", "Toys (blair)"]
+    assert named(board, ["Toys", "Toys"], ["monday/toys", "friday/toys"]) == [
+        "Toys (monday/toys)",
+        "Toys (friday/toys)",
+    ]
+    here = Path.cwd().name
+    assert named(board, ["Toys", "Toys"], [".", "runs/b"]) == [f"Toys ({here})", "Toys (b)"]

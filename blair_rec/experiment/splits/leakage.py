@@ -42,8 +42,8 @@ class Leaks:
         if self.before_training:
             notes.append(
                 f"training contains events later than some test cases ({self.later_training or 0:,} of "
-                f"{self.training:,} training events, {self.before_training:,} of {self.tests:,} test cases); use `split` "
-                "for cut-off times that hold for all users"
+                f"{self.training:,} training events, {self.before_training:,} of {self.tests:,} test cases); use "
+                "`split` for cut-off times that hold for all users"
             )
         if self.tied:
             share = "shares its" if self.tied == 1 else "share their"
@@ -54,14 +54,14 @@ class Leaks:
         if self.unseen:
             verb = "occurs" if self.unseen == 1 else "occur"
             notes.append(
-                f"{self.unseen:,} of {self.tests:,} test targets never {verb} in training, so a model without text knows "
-                "nothing about them"
+                f"{self.unseen:,} of {self.tests:,} test targets never {verb} in training, so without text nothing "
+                "is known about them"
             )
         if self.without_test:
             verb = "has" if self.without_test == 1 else "have"
             notes.append(
-                f"{self.without_test:,} of {self.users:,} users {verb} no test case: too few events, or none in the test "
-                "period"
+                f"{self.without_test:,} of {self.users:,} users {verb} no test case: too few events, or none in the "
+                "test period"
             )
         if self.duplicates:
             verb = "event repeats" if self.duplicates == 1 else "events repeat"
@@ -127,18 +127,18 @@ def count_leaks(
 def text_notes(fields: Sequence[str], texts: Sequence[str]) -> list[str]:
     """A sentence on items with identical or nearly identical texts; `texts` has one line per item."""
     texts = [text for text in texts if text]
-    same = _in_company(texts)
-    alike = _in_company([" ".join(sorted(re.findall(r"\w+", text.casefold()))) for text in texts])
-    if not alike:
+    same = _repeated(texts)
+    similar = _repeated([" ".join(sorted(re.findall(r"\w+", text.casefold()))) for text in texts])
+    if not similar:
         return []
-    nearly = f", and {alike - same:,} more differ only in case, punctuation or word order" if alike > same else ""
+    nearly = f", and {similar - same:,} more differ only in case, punctuation or word order" if similar > same else ""
     return [
         f"{same:,} of {len(texts):,} items share identical text ({', '.join(fields)}){nearly}, so text can't tell them "
         "apart"
     ]
 
 
-def _in_company(values: Sequence[str]) -> int:
+def _repeated(values: Sequence[str]) -> int:
     """The number of values that occur more than once, counting each occurrence."""
     return sum(count for count in Counter(values).values() if count > 1)
 

@@ -138,8 +138,8 @@ def _check_cases(config: CompareConfig, splits: dict[str, TextSequentialDataset]
 def _log_ties(config: CompareConfig, train: TextSequentialDataset) -> None:
     if train.tied_neighbours:
         pairs = f"{train.tied_neighbours:,} of {train.neighbours:,} pairs of successive events"
-        how = "file order" if config.ties == "stored" else "random order"
-        logger.info("%s have tied timestamps; they keep a %s (see `ties`)", pairs, how)
+        order = "that of the file" if config.ties == "stored" else "random"
+        logger.info("%s have tied timestamps; their order is %s (see `ties`)", pairs, order)
 
 
 def _unread_settings(config: CompareConfig, classes: Sequence[type[Any]]) -> tuple[str, ...]:
