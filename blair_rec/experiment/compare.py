@@ -18,6 +18,7 @@ from blair_rec.errors import ConfigError, FolderBusy, OutputError
 from blair_rec.evaluate.agreement import Move, moves
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
 from blair_rec.evaluate.metrics import parse_metric
+from blair_rec.evaluate.notes import SHOWN_NOTES, by_importance
 from blair_rec.evaluate.page.cards import CARDS_FILE, PAGE_FILE, write_cards
 from blair_rec.evaluate.report import REPORT_FILES, write_reports
 from blair_rec.evaluate.runs.results import RunResult, load_run, load_runs
@@ -256,10 +257,13 @@ def _with_cut_texts(data: Data, stores: dict[str, EmbeddingStore]) -> tuple[str,
 
 
 def _logged(found: Iterable[str], before: Sequence[str] = ()) -> tuple[str, ...]:
-    """The earlier notes and the new ones, each once; new ones are logged."""
+    """The earlier notes and the new ones, each once; the most important new ones are logged."""
     notes = tuple(dict.fromkeys([*before, *found]))
-    for note in notes[len(before) :]:
+    new = by_importance(notes[len(before) :])
+    for note in new[:SHOWN_NOTES]:
         logger.info("data: %s", note)
+    if more := len(new[SHOWN_NOTES:]):
+        logger.info("data: %d more %s, on the page and with --notes", more, "note" if more == 1 else "notes")
     return notes
 
 

@@ -455,6 +455,18 @@ def test_the_leaderboard_is_rendered_again_as_compare_showed_it(here: Path, caps
     assert board is not None and all(f"{row.metrics['masked']['NDCG@10'].mean:.4f}" in shown for row in board.rows)
 
 
+@pytest.mark.parametrize("command", [["leaderboard", "out"], ["compare", "cfg.yaml", "-o", "out"]])
+def test_five_notes_are_shown_and_all_of_them_with_notes(
+    here: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    for path in (here / "out" / "runs").glob("*/result.json"):
+        result = json.loads(path.read_text("utf-8"))
+        path.write_text(json.dumps({**result, "notes": [f"note {place}" for place in range(8)]}), "utf-8")
+    short, whole = Said(capsys, *command).out, Said(capsys, *command, "--notes").out
+    assert (short.count("Note: "), whole.count("Note: ")) == (5, 8)
+    assert "3 more notes: `blair-rec leaderboard DIR --notes` shows all" in short and "more notes" not in whole
+
+
 def test_the_table_is_a_hundred_columns_wide_unless_told_otherwise(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

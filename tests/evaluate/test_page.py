@@ -498,6 +498,19 @@ def test_the_page_names_no_folder_of_the_machine(comparison: Path) -> None:
     assert "dataset: toy\nvariants:\n  a:\n    text:\n      encoder: minilm\nseeds:\n- 1\n" in html
 
 
+@pytest.mark.parametrize("notes", [0, 5, 6, 8])
+def test_the_page_shows_five_notes_and_folds_the_others(comparison: Path, notes: int) -> None:
+    data = data_of(comparison)
+    board = dataclasses.replace(data.board, notes=tuple(f"note number {place}" for place in range(notes)))
+    header = to_html(dataclasses.replace(data, board=board), {}).partition("</header>")[0]
+    shown, fold, folded = header.partition("<details>")
+    assert [f"number {place}<" in shown for place in range(notes)] == [place < 5 for place in range(notes)]
+    assert [f"number {place}<" in folded for place in range(notes)] == [place >= 5 for place in range(notes)]
+    assert bool(fold) == (notes > 5)
+    if fold:
+        assert folded.startswith(f"<summary>{notes - 5} more note{'' if notes == 6 else 's'}</summary>")
+
+
 def test_nothing_is_loaded_from_anywhere(page: str) -> None:
     for tag, attributes in Elements(page).found:
         assert tag not in {"link", "iframe", "object", "embed", "base"} or attributes.get("href") == "data:,"

@@ -198,13 +198,14 @@ def _leaderboard(options: argparse.Namespace, console: Console) -> None:
     from blair_rec.evaluate.report import to_terminal_across
     from blair_rec.experiment.compare import leaderboard
 
-    boards: dict[Path, Leaderboard] = {}
+    boards, folders = [], []
     for folder in options.folders:
         board = leaderboard(folder)
         if board is None:
             say(console, f"{folder}: the baseline has no finished run yet")
         else:
             _show_board(board, options.notes)
-            boards[folder] = board
+            boards.append(board)
+            folders.append(folder)
     if len(boards) > 1:
-        show(to_terminal_across(list(boards.values()), list(boards)))
+        show(to_terminal_across(boards, folders))

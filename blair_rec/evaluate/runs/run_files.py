@@ -304,7 +304,9 @@ def histories_of(folder: Path, arrays: Mapping[str, np.ndarray], ranks: RunRanks
     sizes = len(histories.offsets) - 1, len(histories.item_counts) - 1
     if sizes != (len(ranks.user), ranks.candidates):
         problem = f"has {sizes[0]} test cases and {sizes[1]} items"
-        raise BadRun(folder, HISTORIES_FILE, f"{problem}, but {RANKS_FILE} has {len(ranks.user)} and {ranks.candidates}")
+        raise BadRun(
+            folder, HISTORIES_FILE, f"{problem}, but {RANKS_FILE} has {len(ranks.user)} and {ranks.candidates}"
+        )
     for name, ours, theirs in (
         ("history_length", np.diff(histories.offsets), np.minimum(ranks.history_length, LAST_ITEMS)),
         ("target_count", histories.item_counts[ranks.item], ranks.target_count),

@@ -132,6 +132,11 @@ def text_notes(fields: Sequence[str], texts: Sequence[str]) -> list[str]:
     if not similar:
         return []
     nearly = f", and {similar - same:,} more differ only in case, punctuation or word order" if similar > same else ""
+    if not same:
+        return [
+            f"the texts ({', '.join(fields)}) of {similar:,} of {len(texts):,} items differ only in case, punctuation "
+            "or word order from another one, so text can hardly tell these items apart"
+        ]
     return [
         f"{same:,} of {len(texts):,} items share identical text ({', '.join(fields)}){nearly}, so text can't tell them "
         "apart"
