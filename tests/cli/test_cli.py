@@ -98,7 +98,7 @@ def test_the_table_goes_to_standard_output_and_progress_to_standard_error(
     said = Said(capsys, "compare", "cfg.yaml", "-o", "again")
     assert said.status == 0
     assert re.fullmatch(
-        r"data: 117 of 120 test cases are earlier than some training event of another user, .*\n"
+        r"data: training contains events later than some test cases \(.*, 117 of 120 test cases\); use `split` .*\n"
         r"encoding 80 texts with tiny-roberta\n"
         r"(?:(?:id|text)-[12]: 0\.\d{4} on validation, \d+ s\n){4}"
         r"leaderboard\.html, \.md, \.csv, \.json and the runs are in again\n",
@@ -174,7 +174,7 @@ def test_an_interruption_ends_with_status_130_and_keeps_what_is_finished(
         ("trian.epochs=3", r"cfg.yaml: trian: unknown key; did you mean train\?"),
         ("text.fields=[titel]", r"tiny.item: no item has a field 'titel'; did you mean 'title'\?"),
         ("evaluate.metrics=[NDGC@10]", r"'NDGC@10': unknown metric 'NDGC'; known: NDCG@k"),
-        ("evaluate.metrics=[NDCG@100]", r"NDCG@100 looks at the first 100 places, but there are only 80 items"),
+        ("evaluate.metrics=[NDCG@100]", r"NDCG@100 needs at least 100 items to rank, but there are only 80 items"),
         ("recbole.hiden_size=8", r"recbole: unknown key 'hiden_size'; did you mean 'hidden_size'\?"),
         ("recbole.eval_args={order: RO}", r"recbole: eval_args.order is 'RO', but a sequential model .* set it to TO"),
         (

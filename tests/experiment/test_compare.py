@@ -56,7 +56,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """A comparison that is done."""
+    """A finished comparison."""
 
     config: CompareConfig
     out: Path
@@ -157,7 +157,7 @@ def test_the_written_config_is_the_one_that_ran(finished: Finished) -> None:
 
 
 def gain(metric: str, position: int, k: int) -> float:
-    """What a true item at a place (from 1) is worth, by the definitions."""
+    """The gain of a target at a rank (from 1), by the definitions."""
     if position > k:
         return 0.0
     return {"NDCG": 1 / math.log2(position + 1), "Recall": 1.0}[metric]
@@ -205,7 +205,7 @@ def test_ranks_and_top_k_tell_the_same_story(finished: Finished) -> None:
 
 
 def test_histories_and_counts_are_those_of_the_log(finished: Finished) -> None:
-    """Leave-one-out by hand: the last event is the true item, the one before it validation's, the rest is training."""
+    """Leave-one-out by hand: the last event is the test target, the one before it the validation target, the rest is training."""
     events: dict[str, list[tuple[int, str]]] = {}
     for user, item, time in read_log(Path(finished.config.dataset)):
         events.setdefault(user, []).append((time, item))
@@ -691,7 +691,7 @@ def test_an_unknown_metric(tiny: Path, encoder: Path) -> None:
 
 def test_a_k_beyond_the_items(tiny: Path, encoder: Path) -> None:
     config = bad(tiny, encoder, evaluate={"metrics": ["NDCG@10", "Recall@81"]})
-    not_begun(config, ConfigError, r"Recall@81 looks at the first 81 places, but there are only 80 items to rank")
+    not_begun(config, ConfigError, r"Recall@81 needs at least 81 items to rank, but there are only 80")
 
 
 def test_an_unknown_model(tiny: Path, encoder: Path) -> None:
@@ -701,7 +701,7 @@ def test_an_unknown_model(tiny: Path, encoder: Path) -> None:
 def test_an_unknown_data_set(encoder: Path, tmp_path: Path) -> None:
     not_begun(bad(tmp_path / "nowhere", encoder), DatasetError, r"nowhere': there is no such folder; give a folder of")
     (tmp_path / "empty").mkdir()
-    not_begun(bad(tmp_path / "empty", encoder), DatasetError, r"empty holds no empty.inter; a data set's files carry")
+    not_begun(bad(tmp_path / "empty", encoder), DatasetError, r"empty has no file empty.inter; give the files")
 
 
 def test_an_unknown_text_field(tiny: Path, encoder: Path) -> None:
@@ -770,7 +770,7 @@ def test_a_file_that_is_not_utf_8(
 SCORERS: dict[str, Any] = {"variants": {"pop": {"scorer": "popularity"}}, "baseline": "pop", "seeds": [1]}
 
 
-def test_lines_that_are_left_out_stand_on_the_board_and_in_a_file(tiny: Path, encoder: Path, tmp_path: Path) -> None:
+def test_rejected_lines_are_on_the_board_and_in_a_file(tiny: Path, encoder: Path, tmp_path: Path) -> None:
     path = tiny / "tiny.inter"
     lines = path.read_text("utf-8").splitlines()
     path.write_text("\n".join([*lines[:5], "u001\ti01\t", "\ti01\t3", *lines[5:]]) + "\n", encoding="utf-8")

@@ -115,4 +115,4 @@ def test_titles_that_nobody_needs_may_be_damaged(tiny: Path, caplog: pytest.LogC
     (tiny / "tiny.item").write_text("item_id:token\ttitle\n", encoding="utf-8")
     with caplog.at_level(logging.WARNING, "blair_rec"):
         assert comparison_cards(tiny, [], ["i01"]) == ItemCards()
-    assert "the page shows no titles: " in caplog.text
+    assert "the page shows no item titles: " in caplog.text

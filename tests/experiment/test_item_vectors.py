@@ -14,7 +14,7 @@ import blair_rec
 from blair_rec.cli import main
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.errors import ChangedRuns, MissingEmbeddings, StoreError
-from blair_rec.evaluate.report import encoders
+from blair_rec.evaluate.caption import encoders
 from blair_rec.evaluate.runs.results import load_run
 from blair_rec.experiment.compare import compare
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store

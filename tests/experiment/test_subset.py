@@ -104,7 +104,10 @@ def test_what_is_no_longer_named_and_does_not_hold_is_left_out_with_a_word(
     with caplog.at_level(logging.WARNING, logger="blair_rec"):
         board = compare(narrow, out, fresh=True)
     assert board is not None and {row.variant for row in board.rows} == {"rules", "popular"}
-    assert "id-1 is no longer named, and was made otherwise (ties: 'stored' -> 'shuffled'): left out" in caplog.messages
+    assert (
+        "the board leaves out id-1: not in the config, and used different settings (ties: 'stored' -> 'shuffled')"
+        in caplog.messages
+    )
 
 
 def test_what_is_not_asked_for_has_to_hold_as_well(whole: CompareConfig, out: Path) -> None:

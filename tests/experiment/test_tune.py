@@ -204,7 +204,7 @@ def test_a_damaged_line_is_named(done: Tuned, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "trials.jsonl").write_text((done.out / "trials.jsonl").read_text("utf-8") + "{}\n")
     with pytest.raises(
-        ConfigError, match=rf"trials.jsonl, line {len(done.trials) + 1} is no trial \(.*delete the line"
+        ConfigError, match=rf"trials.jsonl, line {len(done.trials) + 1} is not a trial \(.*delete the line"
     ):
         tune(done.before, tmp_path / "out")
 
@@ -308,7 +308,7 @@ def test_the_tuned_config_compares_and_its_trials_stand_on_the_rows(done: Tuned,
     assert board is not None
     assert {row.variant: row.trials for row in board.rows} == {"id": 4, "text": 4, "near": 2, "popular": 0, "both": 8}
     rate = config.variants["text"].train["learning_rate"]
-    said = f"text has settings of its own: train.learning_rate is {rate} (shared: {config.train.learning_rate})"
+    said = f"text used different settings: train.learning_rate is {rate} (shared: {config.train.learning_rate})"
     assert (said in board.notes) == (rate != config.train.learning_rate)
     setup = json.loads((tmp_path / "out" / "runs" / "text-1" / "result.json").read_text("utf-8"))["setup"]
     assert setup["train"]["learning_rate"] == rate
@@ -385,13 +385,16 @@ def test_a_grid_that_can_not_be_meant(section: dict[str, Any], message: str) -> 
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"tune": None}, r"there is no tune section; give it a grid, such as\ntune:\n  space: {train.learning_rate: "),
-        ({"tune": {}}, r"the tune section has no values to try; give it a grid, such as\ntune:\n"),
+        (
+            {"tune": None},
+            r"the config has no tune section; add a grid, such as\ntune:\n  space: {train.learning_rate: ",
+        ),
+        ({"tune": {}}, r"the tune section has no values to try; add a grid, such as\ntune:\n"),
         ({"tune": {"budget": 2, "rungs": [1]}}, r"the tune section has no values to try"),
         (
             {"tune": {"space": {"recbole.n_layers": [1, 2]}, "budget": 2}},
             r"^tune: the grid of 'text' has 1 point \(no keys\), fewer than the budget of 2; .*add values to "
-            r"tune.text_space, such as .* tries train.learning_rate alone: it shares the rest with 'id'\)\n"
+            r"tune.text_space, such as .* uses only train.learning_rate; the rest is shared with 'id'\)\n"
             r"tune: the grid of 'moved' has 1 point .*\ntune: the grid of 'shuffled' has 1 point",
         ),
         (
@@ -406,8 +409,8 @@ def test_a_grid_that_can_not_be_meant(section: dict[str, Any], message: str) -> 
             {"tune": {**TUNE, "space": {"train.learning_rate": [0.1, -1, 2, 3]}}},
             r"tune: id with learning_rate -1: learn",
         ),
-        ({"baseline": "text"}, r"baseline is 'text'; to tune, it has to be a model with items: id and no settings of"),
-        ({"train": {"eval_every": 2}}, r"tune: rungs \[1\] are no multiples of train.eval_every \(2\)"),
+        ({"baseline": "text"}, r"baseline is 'text'; for tuning, the baseline has to be a model with items: id and"),
+        ({"train": {"eval_every": 2}}, r"tune: rungs \[1\] are not multiples of train.eval_every \(2\)"),
     ],
 )
 def test_what_can_not_be_tuned_is_told_before_anything_is_encoded(
@@ -431,9 +434,9 @@ def test_a_variant_trains_with_its_own_settings_and_the_others_do_not(
     rows = {row.variant: row for row in board.rows}
     assert (rows["id"].epochs, rows["wide"].epochs) == (2, 1)
     assert rows["wide"].parameters.trained > rows["id"].parameters.trained
-    said = [note for note in board.notes if "settings of its own" in note]
+    said = [note for note in board.notes if "used different settings" in note]
     assert said == [
-        "wide has settings of its own: train.epochs is 1 (shared: 2); recbole.hidden_size is 16 (shared: 8); "
+        "wide used different settings: train.epochs is 1 (shared: 2); recbole.hidden_size is 16 (shared: 8); "
         "recbole.inner_size is 4 (shared: 8)"
     ]
 
@@ -457,5 +460,7 @@ def test_settings_of_a_variant_are_checked_like_the_sections(variant: dict[str, 
 
 def test_a_variant_has_no_data_of_its_own(tiny: Path, encoder: Path, tmp_path: Path) -> None:
     variants = {"id": {}, "b": {"recbole": {"MAX_ITEM_LIST_LENGTH": 5}}}
-    with pytest.raises(ConfigError, match=r"variants.b.recbole: MAX_ITEM_LIST_LENGTH is no setting of SASRec itself"):
+    with pytest.raises(
+        ConfigError, match=r"variants.b.recbole: MAX_ITEM_LIST_LENGTH is not among the settings of SASRec"
+    ):
         compare(config_of(tiny, encoder, variants=variants), tmp_path / "out")

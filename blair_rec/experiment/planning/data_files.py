@@ -27,8 +27,8 @@ def data_folder(dataset: str) -> Path:
         if dataset and bundled.is_dir():
             return bundled
     raise DatasetError(
-        f"data set {dataset!r}: there is no such folder; give a folder of atomic files (NAME/NAME.inter) in the working "
-        "directory or next to the comparison file, or ml-100k, which is shipped with RecBole"
+        f"data set {dataset!r}: there is no such folder; give a folder of atomic files (NAME/NAME.inter) in the "
+        "working directory or next to the comparison file, or ml-100k, which is shipped with RecBole"
     )
 
 
