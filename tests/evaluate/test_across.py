@@ -1,4 +1,4 @@
-"""Borda count and mean rank against their definitions, by counting who beats whom."""
+"""Borda count and mean rank against their definitions, and labels of leaderboards."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Leaderboard:
 
 
 def with_means(board: Leaderboard, means: dict[str, float]) -> Leaderboard:
-    """The same board, of these variants alone, with these means of the first metric."""
+    """The same board with only these variants, and with these means of the first metric."""
     rows = []
     for row in board.rows:
         if row.variant in means:
@@ -40,7 +40,7 @@ MEANS = st.lists(st.sampled_from([0.01, 0.02, 0.03]), min_size=4, max_size=4)
 
 
 @given(st.lists(MEANS, min_size=1, max_size=4))
-def test_borda_counts_who_is_beaten_and_ranks_are_shared_among_equals(board, columns):
+def test_borda_counts_beaten_variants_and_ties_share_ranks(board, columns):
     tables = [dict(zip(VARIANTS, column, strict=True)) for column in columns]
     found = standings([with_means(board, table) for table in tables])
     for one in found:

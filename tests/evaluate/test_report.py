@@ -1,4 +1,4 @@
-"""One leaderboard, four renderings: the same numbers in each, and what they were measured on."""
+"""One leaderboard in four renderings: the same numbers in each, and how they were measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file contract of a finished run: what is written is read back, and nothing else is."""
+"""The files of a finished run: valid ones are read back unchanged, and others are refused."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_lists_that_could_not_be_read_back_are_not_written(tmp_path, part, value
         ("item_counts", lambda array: array * 2, "contradicts target_count in"),
     ],
 )
-def test_histories_that_cannot_be_are_not_written(tmp_path, name, change, problem):
+def test_invalid_histories_are_not_written(tmp_path, name, change, problem):
     ranks = fake_ranks()
     lists = fake_lists(ranks)
     histories = {**lists["histories"], name: change(lists["histories"][name])}
@@ -122,7 +122,7 @@ def test_histories_that_cannot_be_are_not_written(tmp_path, name, change, proble
     ("items.json", lambda run: run.item_tokens),
     ("history.jsonl", lambda run: run.curve),
 ])  # fmt: skip
-def test_a_missing_or_damaged_list_is_named_when_it_is_asked_for(tmp_path, file, ask):
+def test_a_missing_or_damaged_list_is_named_when_it_is_read(tmp_path, file, ask):
     folder = fake_run(tmp_path)
     (folder / file).write_bytes(b"{")
     run = load_run(folder)
@@ -149,7 +149,7 @@ def test_the_same_run_is_written_as_the_same_bytes(tmp_path):
         assert path.read_bytes() == (two / path.name).read_bytes()
 
 
-def test_a_true_item_in_its_own_history_is_a_miss_only_where_the_history_is_masked(tmp_path):
+def test_an_in_history_target_is_a_miss_only_if_the_history_is_masked(tmp_path):
     ranks = fake_ranks()
     run = load_run(fake_run(tmp_path, ranks=ranks))
     unmasked, masked = run.per_user("NDCG@30", "unmasked"), run.per_user("NDCG@30", "masked")
@@ -167,7 +167,7 @@ def test_a_run_without_training_has_no_selection(tmp_path):
     assert isinstance(run.train_seconds, float)
 
 
-def test_keys_from_a_later_version_are_left_alone(tmp_path):
+def test_keys_from_a_later_version_are_ignored(tmp_path):
     assert load_run(fake_run(tmp_path, something_new={"a": [1]})).variant == "id"
 
 
@@ -209,7 +209,7 @@ def test_a_result_that_could_not_be_read_back_is_not_written(tmp_path, changes, 
         ({"target_count": np.full(40, -2)}, "target_count is out of bounds"),
     ],
 )
-def test_ranks_that_cannot_be_ranks_are_not_written(tmp_path, changes, problem):
+def test_invalid_ranks_are_not_written(tmp_path, changes, problem):
     with pytest.raises(BadRun, match=problem):
         write_result(tmp_path, fake_result(), fake_ranks(**changes))
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""A comparison over vectors that are there already is the one that encoding them would have made."""
+"""A comparison with vectors of an existing store gives the same results as encoding them."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def given(encoded: Path, store: Path, variants: dict[str, Any] = VARIANTS) -> CompareConfig:
-    """The same comparison over the vectors of `store`."""
+    """The same comparison with the vectors of `store`."""
     text = {"store": str(store)}
     return config_of(encoded / "tiny", "unused", text=text, variants=variants, seeds=[1], train={"epochs": 1})
 
 
 def imported(encoded: Path, folder: Path, rows: int | None = None) -> EmbeddingStore:
-    """The vectors of the finished comparison, as another tool's file and back; all, or some of them."""
+    """The vectors of the finished comparison, exported and imported again; all, or some of them."""
     (path,) = (encoded / "out" / "stores").iterdir()
     store = open_store(path)
     some = EmbeddingStore.of(store.item_tokens[:rows], store.rows(store.item_tokens[:rows]))
@@ -114,7 +114,7 @@ def test_a_variant_may_have_a_store_of_its_own(encoded: Path, tmp_path: Path) ->
     assert back.text_of(back.variants["back"]).store is None
 
 
-def test_stores_that_cannot_be_used_are_told_before_training(encoded: Path, tmp_path: Path) -> None:
+def test_stores_that_cannot_be_used_are_refused_before_training(encoded: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="nowhere is not an embedding store"):
         compare(given(encoded, tmp_path / "nowhere"), tmp_path / "out")
     imported(encoded, tmp_path, rows=70)

@@ -1,4 +1,4 @@
-"""What is said of a data set before training, against loops over its events, and on logs whose flaws are known."""
+"""Checks of a data set before training, against loops over its events, and on logs with known flaws."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_times_that_only_number_events_are_no_clock(first):
 
 
 def flawed() -> list[Event]:
-    """Two hundred and one events of which every flaw is known, on a clock of seconds that float32 can't tell apart."""
+    """201 events with known flaws, with timestamps in seconds that float32 can't distinguish."""
     start = 1_700_000_000
     events: list[Event] = []
     for user in range(20):
