@@ -33,10 +33,12 @@ def caption(leaderboard: Leaderboard) -> str:
 
 def in_history(leaderboard: Leaderboard) -> str:
     """How many targets are in the user's history, and what that means when the history is masked."""
-    return (
-        f"{leaderboard.target_in_history:,} of {leaderboard.cases:,} targets are already in the user's history; they "
-        "count as misses when the history is masked"
-    )
+    count = leaderboard.target_in_history
+    if not count:
+        return "no target is already in the user's history"
+    verb, they_count = ("is", "it counts as a miss") if count == 1 else ("are", "they count as misses")
+    share = f"{count:,} of {leaderboard.cases:,} targets"
+    return f"{share} {verb} already in the user's history; {they_count} when the history is masked"
 
 
 def encoders(leaderboard: Leaderboard) -> str:

@@ -120,7 +120,7 @@ def to_markdown(leaderboard: Leaderboard) -> str:
     protocol, first = leaderboard.protocol, leaderboard.metrics[0]
     blocks += [f"## For whom: {_escaped(first)}, {HISTORY[protocol]}", _slice_table(leaderboard)]
     k = leaderboard.rows[0].top_lists[protocol].k
-    blocks += [f"## What is recommended: first {k} places, {HISTORY[protocol]}", _top_lists_table(leaderboard)]
+    blocks += [f"## What is recommended: top {k}, {HISTORY[protocol]}", _top_lists_table(leaderboard)]
     blocks.append(f"{_escaped(caption(leaderboard))}.")
     if leaderboard.notes:
         blocks.append("\n".join(f"- Note: {_escaped(note)}" for note in leaderboard.notes))

@@ -18,7 +18,7 @@ METRICS = ["NDCG@10", "Recall@5"]
 
 
 def comparison(folder: Path, draw: int, seeds: tuple[int, ...] = (1, 2, 3), worse: str | None = None) -> Path:
-    """id and text on 300 users; another `draw` gives other random ranks of the same quality, `worse` much lower ones."""
+    """id and text on 300 users; another `draw` gives other ranks of the same quality, `worse` much lower ones."""
     dice = np.random.default_rng(draw)
     for variant in ("id", "text"):
         for seed in seeds:

@@ -100,6 +100,22 @@ def test_the_caption_says_when_validation_selected_on_something_else(tmp_path):
     assert "ordered by the results with history masked, but validation selected on NDCG@10 unmasked" in other
 
 
+@pytest.mark.parametrize(
+    "count, said",
+    [
+        (0, "; no target is already in the user's history; ties"),
+        (1, "; 1 of 40 targets is already in the user's history; it counts as a miss when the history is masked; ties"),
+        (
+            2,
+            "; 2 of 40 targets are already in the user's history; they count as misses when the history is masked; ties",
+        ),
+    ],
+)
+def test_the_caption_counts_targets_in_the_history(tmp_path, count, said):
+    fake_run(tmp_path, ranks=fake_ranks(target_in_history=np.arange(40) < count))
+    assert said in caption(board_of(tmp_path))
+
+
 def test_the_caption_says_when_nothing_was_selected(tmp_path):
     fake_run(tmp_path, selection=None)
     assert "nothing was selected on validation" in caption(board_of(tmp_path))
