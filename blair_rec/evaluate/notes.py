@@ -30,6 +30,7 @@ _CHANGES_THE_CONCLUSION = (
     r"used different settings|has settings of its own",
     r"never occurs? in training",
     r"ha(s|ve) no test case",
+    r"rejected\.jsonl",
     r"repeats? another",
     r"tokens that .* reads",  # cut texts
 )

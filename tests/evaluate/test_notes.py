@@ -18,6 +18,9 @@ PENDING = "1 of 8 planned runs are not done yet (id-2)"
 BEATEN = "text (0.0527) does not beat training-free rules (0.0569) on NDCG@10 (unmasked)"
 NO_TEXT = "3 of 80 items have no text in title (first: a, b, c): `missing_text` decides on their vectors"
 CUT = "1 of 79 texts have more than the 128 tokens that tiny-roberta reads, and their end is left out"
+REJECTED = (
+    "2 of 1,303 lines of events can't be used (first: tiny.inter, line 6: timestamp is empty); see rejected.jsonl"
+)
 SETTINGS = "gru used different settings: model is GRU4Rec (shared: SASRec)"
 UNKNOWN = "something that no rule knows"
 RECORD = ["weights of both: id 0.5, text 0.5 (equal)", "runs differ in torch: 2.6.0, 2.7.0"]
@@ -42,6 +45,7 @@ def test_notes_are_ordered_by_what_they_change():
         SETTINGS,
         leaks(unseen=1),
         leaks(without_test=1),
+        REJECTED,
         leaks(duplicates=1),
         CUT,
         UNKNOWN,

@@ -107,7 +107,7 @@ def test_the_caption_says_when_validation_selected_on_something_else(tmp_path):
         (1, "; 1 of 40 targets is already in the user's history; it counts as a miss when the history is masked; ties"),
         (
             2,
-            "; 2 of 40 targets are already in the user's history; they count as misses when the history is masked; ties",
+            "; 2 of 40 targets are already in the user's history; they count as misses when the history is masked",
         ),
     ],
 )

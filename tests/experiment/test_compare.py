@@ -774,15 +774,15 @@ def test_rejected_lines_are_on_the_board_and_in_a_file(tiny: Path, encoder: Path
     path.write_text("\n".join([*lines[:5], "u001\ti01\t", "\ti01\t3", *lines[5:]]) + "\n", encoding="utf-8")
     board = compare(bad(tiny, encoder, **SCORERS), tmp_path / "out")
     assert board is not None
-    assert board.notes[0] == (
+    assert (
         f"2 of {len(lines) + 1:,} lines of events can't be used and are left out "
         "(first: tiny.inter, line 6: timestamp is empty); they are in rejected.jsonl"
-    )
+    ) in board.notes
     rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text("utf-8").splitlines()]
     assert [(one["line"], one["why"]) for one in rejected] == [(6, "timestamp is empty"), (7, "user_id is empty")]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     board = compare(bad(tiny, encoder, **SCORERS), tmp_path / "out", fresh=True)
-    assert board is not None and "left out" not in board.notes[0]
+    assert board is not None and not [note for note in board.notes if "rejected" in note]
     assert not (tmp_path / "out" / "rejected.jsonl").exists()
 
 

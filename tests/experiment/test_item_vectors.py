@@ -94,7 +94,7 @@ def test_given_vectors_rank_as_encoded_ones(encoded: Path, tmp_path: Path) -> No
     assert encoders(board) == "encoder: another-tool"
     assert load_run(tmp_path / "out" / "runs" / "text-1").store_sha256 == store.store_sha256
     page = (tmp_path / "out" / "leaderboard.html").read_text("utf-8")
-    assert "another-tool<small>vectors of a store</small>" in page
+    assert "another-tool<small>vectors from a store</small>" in page
     history = [[store.item_tokens[0], store.item_tokens[1]]]
     ours, theirs = (blair_rec.load(folder / "out" / "runs" / "text-1") for folder in (tmp_path, encoded))
     assert ours.recommend(history, k=3) == theirs.recommend(history, k=3)

@@ -115,7 +115,7 @@ def test_a_model_that_reads_other_files_than_the_shared_one_is_refused_unless_th
     variants = {"id": {}, "features": {"model": "SASRecF"}}
     config = config_of(Path("ml-100k"), "e", variants=variants)
     with pytest.raises(
-        ConfigError, match=r"variants\.features\.model: SASRecF reads the \.item file, and SASRec, with"
+        ConfigError, match=r"variants\.features\.model: SASRecF needs the \.item file, but all variants"
     ):
         read_splits(config, data_folder("ml-100k"))
 
