@@ -1,4 +1,4 @@
-"""The main job: every variant with every seed under one budget; what is finished is not done again."""
+"""The main job: run every variant with every seed under the same budget, without repeating finished runs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from blair_rec.errors import ConfigError, FolderBusy, OutputError
 from blair_rec.evaluate.agreement import Move, moves
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
 from blair_rec.evaluate.metrics import parse_metric
+from blair_rec.evaluate.notes import SHOWN_NOTES, by_importance
 from blair_rec.evaluate.page.cards import CARDS_FILE, PAGE_FILE, write_cards
 from blair_rec.evaluate.report import REPORT_FILES, write_reports
 from blair_rec.evaluate.runs.results import RunResult, load_run, load_runs
@@ -42,11 +43,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("blair_rec")
 
-# RecBole and torch are imported where training starts: planning and rendering take neither.
+# RecBole and torch are imported only where training starts: planning and rendering don't need them.
 
 CHECKPOINTS_FOLDER = "checkpoints"
 WRITTEN = (CONFIG_FILE, RUNS_FOLDER, CHECKPOINTS_FOLDER, REJECTED, CARDS_FILE, *REPORT_FILES, PAGE_FILE)
-"""What a comparison replaces or removes in its folder."""
+"""Files and folders that a comparison replaces or removes in its output folder."""
 
 
 def compare(
@@ -59,33 +60,34 @@ def compare(
     accept_code: bool = False,
     listener: Listener | None = None,
 ) -> Leaderboard | None:
-    """Encode, train, evaluate, and rank; started again, it goes on where it stopped, with the epoch that it was in.
+    """Encode texts, train all variants, evaluate them, and write the leaderboard.
 
-    What can be wrong is looked for before anything is encoded, and again before anything is trained.
+    An interrupted comparison resumes where it stopped, with the epoch that was being trained. Errors in config and data
+    are found before texts are encoded, and again before training.
 
         board = blair_rec.compare("my.yaml", "runs/mine")
         for row in board.rows: ...  # one for each variant, best first
 
     Args:
-        config: a comparison file, or what load_config has read of one.
-        variants, seeds: what to run now, if not all; the folder's config and board keep the rest. Seeds that the config
-            doesn't name take the place of its own.
-        fresh: make these runs again, and the text vectors that other code has made; a finished run is there until its
-            successor is whole.
-        accept_code: keep finished runs that other code has made, and note that in them.
+        config: a comparison file, or the result of load_config.
+        variants, seeds: what to run now; default: all. The folder's config and leaderboard keep the rest. Seeds that
+            are not in the config replace its seeds.
+        fresh: repeat these runs, and encode texts again if their vectors were made by other code. A finished run is
+            kept until the new one is complete.
+        accept_code: keep finished runs that were made by other code, and record that in them.
 
     Returns the leaderboard, or None while the baseline has no finished run.
 
     Raises:
-        ChangedRuns: `out` holds runs of another config, data set, store or code, and `fresh` was not said.
-        BadRun: `out` holds damaged runs, and `fresh` was not said.
-        OutputError: `out` can't be written, or holds files of such names that no comparison wrote.
-        FolderBusy: another process is at work in it.
-        ConfigError, DatasetError, and what encoding and training raise.
+        ChangedRuns: `out` has runs of another config, data set, store or code, and `fresh` is false.
+        BadRun: `out` has damaged runs, and `fresh` is false.
+        OutputError: `out` can't be written, or has files with our names that no comparison wrote.
+        FolderBusy: another process works in `out`.
+        ConfigError, DatasetError, and the errors of encoding and training.
     """
     listener, out = listener or Listener(), Path(out)
     config = own_config(config)
-    refuse_taken(out, WRITTEN, (f"{RUNS_FOLDER}/*/{RESULT_FILE}",))  # before a lock is put there
+    refuse_taken(out, WRITTEN, (f"{RUNS_FOLDER}/*/{RESULT_FILE}",))  # before the lock file is written
     with trusting(config.code), alone_in(out):
         for place in (out, out / RUNS_FOLDER, out / CHECKPOINTS_FOLDER):
             tidy(place)
@@ -116,7 +118,7 @@ def compare(
             stores = encode_stores(
                 {run.variant: encodings[run.variant] for run in pending if run.store}, listener, fresh
             )
-            for name, made in stores.items():  # whether they cover the items, before anything is trained
+            for name, made in stores.items():  # check before training that they cover the items
                 made.find(data.item_tokens[1:], missing[name])
                 check_transforms(whole, name, data, made)
             data.notes = _with_cut_texts(data, stores)
@@ -127,12 +129,12 @@ def compare(
         for run in asked:
             if run.done:
                 continue
-            run = with_members(run)  # they are finished by now
+            run = with_members(run)  # these are finished now
             listener.started(run)
             begin = time.perf_counter()
             store = (stores[run.variant], run.store) if run.store else None
-            told = partial(listener.epoch, run), partial(listener.step, run)
-            value = make_run(whole, run, data, store, *told, checkpoint=_checkpoint(run, out))
+            callbacks = partial(listener.epoch, run), partial(listener.step, run)
+            value = make_run(whole, run, data, store, *callbacks, checkpoint=_checkpoint(run, out))
             listener.finished(run, value, time.perf_counter() - begin)
         shutil.rmtree(out / CHECKPOINTS_FOLDER, ignore_errors=True)
         tokens = load_run(asked[0].folder).item_tokens
@@ -144,14 +146,14 @@ def compare(
 def planned(
     config: CompareConfig, out: Path, variants: Sequence[str] | None = None, seeds: Sequence[int] | None = None
 ) -> Plan:
-    """The vectors that the variants ask for, and the runs; nothing is encoded, trained or written.
+    """Plan the runs and the text vectors of a comparison; nothing is encoded, trained or written.
 
-    `variants` and `seeds` are what is asked for, if not all.
+    `variants` and `seeds` are the ones to run; default: all.
 
     Raises:
-        ConfigError: a metric or variant that there isn't; DatasetError: no such data set.
-        CatalogueError, MissingField, EncoderUnavailable, UnknownEncoder: of the items' text and the encoder.
-        StoreError: of vectors that should be there already.
+        ConfigError: unknown metric or variant; DatasetError: the data set doesn't exist.
+        CatalogueError, MissingField, EncoderUnavailable, UnknownEncoder: problems with the items' text or the encoder.
+        StoreError: a store that the config names is missing or damaged.
     """
     for metric in config.evaluate.metrics:
         parse_metric(metric)
@@ -163,32 +165,32 @@ def planned(
 def leaderboard(out: str | Path) -> Leaderboard | None:
     """Render a comparison folder's finished runs again: leaderboard.{md,csv,json,html} and results.jsonl.
 
-    None, and nothing written, while the baseline has no finished run. While another process is at work in the folder
-    the board is made of what is finished, and its files are left to that process. No code that the folder's config
-    names is imported.
+    Returns None and writes nothing while the baseline has no finished run. While another process works in the folder,
+    the leaderboard is made from the finished runs, but its files are not written. Code that the folder's config names
+    is not imported.
 
         board = blair_rec.leaderboard("runs/mine")
 
     Raises:
-        NoRuns, BadRun, UnpairedRuns, ChangedRuns, ConfigError: the folder is not a comparison, or damaged.
+        NoRuns, BadRun, UnpairedRuns, ChangedRuns, ConfigError: the folder is not a comparison, or is damaged.
         OutputError: it can't be written.
     """
     out = Path(out)
-    _config_in(out)  # before a lock is put into a folder that is no comparison
+    _config_in(out)  # fails before a lock file is written into a folder that is not a comparison
     try:
         with alone_in(out):
             return _rendered(out)
     except FolderBusy:
-        logger.warning("another process is at work in %s, so the files of the leaderboard are left to it", out)
+        logger.warning("another process works in %s, so this one doesn't write the files of the leaderboard", out)
         return _board(out, None)[0]
 
 
 def _rendered(out: Path, baseline: str | None = None) -> Leaderboard | None:
-    """The board, written; `baseline` is whom to compare with while the config's own has no finished run."""
+    """Write and return the board; `baseline` is used while the config's baseline has no finished run."""
     board, runs = _board(out, baseline)
     if board is None:
         return None
-    from blair_rec.evaluate.page.render import write_page  # brings Matplotlib, which planning does without
+    from blair_rec.evaluate.page.render import write_page  # imports Matplotlib, which planning doesn't need
 
     try:
         write_reports(board, out)
@@ -212,11 +214,11 @@ def _board(out: Path, baseline: str | None) -> tuple[Leaderboard | None, list[Ru
 
 
 def check(out: Path, other: Path) -> list[Move]:
-    """How every metric of a comparison's finished runs moved against those of an older one, and whether beyond noise.
+    """Compare the metrics of a comparison's finished runs with those of an older one: did they change beyond noise?
 
     Raises:
-        NoRuns, BadRun, ConfigError: one of the folders is no comparison, or damaged, or they share no variant.
-        UnpairedRuns: they ranked other items or test cases.
+        NoRuns, BadRun, ConfigError: a folder is not a comparison, or is damaged, or they have no variant in common.
+        UnpairedRuns: they ranked different items or test cases.
     """
     config = _config_in(out)
     return moves(finished_runs(config, out), load_runs(other), config.evaluate.metrics)
@@ -225,12 +227,14 @@ def check(out: Path, other: Path) -> list[Move]:
 def _config_in(out: Path) -> CompareConfig:
     path = out / CONFIG_FILE
     if not path.is_file():
-        raise ConfigError(f"{out} is not the folder of a comparison: it has no {path.name}; give the folder of `-o`")
+        raise ConfigError(
+            f"{out} is not the folder of a comparison: it has no {path.name}; give the folder that was used with -o"
+        )
     return load_config(path)
 
 
 def encode_stores(encodings: dict[str, Vectors], listener: Listener, renew: bool = False) -> dict[str, EmbeddingStore]:
-    """The store of each variant; one that several share is made, and read, once. `renew` is that of Vectors.encode."""
+    """Encode or read the store of each variant, each store once; `renew` is passed to Vectors.encode."""
     stores: dict[Vectors, EmbeddingStore] = {}
     for encoding in encodings.values():
         if encoding not in stores:
@@ -239,29 +243,32 @@ def encode_stores(encodings: dict[str, Vectors], listener: Listener, renew: bool
 
 
 def _notes(data: Data, encodings: dict[str, Vectors]) -> tuple[str, ...]:
-    """What a reader of the results has to know about the data and its texts; logged, and written into every run."""
+    """Notes on the data and its texts for readers of the results; logged, and written into every run."""
     found = leaks_of(data.train, data.valid, data.test).notes()
     for encoding in dict.fromkeys(encodings.values()):
         found += encoding.notes(data.item_tokens[1:])
     left_out = [f"{data.rejected.note('events')}; they are in {REJECTED}"] if data.rejected.count else []
-    return _told(found, (*data.unread, *left_out, *data.reading_notes))  # these were logged when the files were read
+    return _logged(found, (*data.unread, *left_out, *data.reading_notes))  # logged when the files were read
 
 
 def _with_cut_texts(data: Data, stores: dict[str, EmbeddingStore]) -> tuple[str, ...]:
-    """The notes, with those on texts that are longer than their encoder reads, which encoding has counted."""
-    return _told([note for made in stores.values() for note in cut_notes(made, data.item_tokens[1:])], data.notes)
+    """The notes, with those on cut texts, which were counted during encoding."""
+    return _logged([note for made in stores.values() for note in cut_notes(made, data.item_tokens[1:])], data.notes)
 
 
-def _told(found: Iterable[str], before: Sequence[str] = ()) -> tuple[str, ...]:
-    """The notes from before and those that were found, each once; new ones are logged."""
+def _logged(found: Iterable[str], before: Sequence[str] = ()) -> tuple[str, ...]:
+    """The earlier notes and the new ones, each once; the most important new ones are logged."""
     notes = tuple(dict.fromkeys([*before, *found]))
-    for note in notes[len(before) :]:
+    new = by_importance(notes[len(before) :])
+    for note in new[:SHOWN_NOTES]:
         logger.info("data: %s", note)
+    if more := len(new[SHOWN_NOTES:]):
+        logger.info("data: %d more %s, on the page and with --notes", more, "note" if more == 1 else "notes")
     return notes
 
 
 def _checkpoint(run: Run, out: Path) -> Path:
-    """Where a run that is being trained is kept: under another name for any other config, data, store or version."""
+    """The checkpoint file of a run; another config, data set, store or code gives another name."""
     folder = out / CHECKPOINTS_FOLDER
     folder.mkdir(exist_ok=True)
     return folder / f"{run.folder.name}-{hash_of(dict(run.hashes))[:16]}.safetensors"

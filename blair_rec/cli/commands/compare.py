@@ -55,11 +55,17 @@ def add(commands: Any) -> None:
     add_quiet(command)
     command.add_argument("--json", action="store_true", help="print only leaderboard.json, on standard output")
     command.add_argument("--tensorboard", action="store_true", help="write event files into OUT/tensorboard")
+    _add_notes(command)
     command.set_defaults(command=_compare, takes_processes=True, goes_on=True)
 
     command = commands.add_parser("leaderboard", help="show the results of finished comparisons again")
     command.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders that compare wrote")
+    _add_notes(command)
     command.set_defaults(command=_leaderboard)
+
+
+def _add_notes(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--notes", action="store_true", help="show all notes, not only the five most important")
 
 
 def _compare(options: argparse.Namespace, console: Console) -> int:
@@ -121,7 +127,7 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
     if options.json:
         show_json(to_json(board).rstrip())
     else:
-        _show_board(board)
+        _show_board(board, options.notes)
     if not quiet:
         say(console, f"leaderboard.html, .md, .csv, .json and the runs are in {out}")
     return 0 if options.check is None else _check(out, options.check, console)
@@ -168,11 +174,11 @@ def _check(out: Path, other: Path, console: Console) -> int:
     return int(disagree > 0)
 
 
-def _show_board(board: Leaderboard) -> None:
+def _show_board(board: Leaderboard, all_notes: bool) -> None:
     from blair_rec.evaluate.answer import answer
     from blair_rec.evaluate.report import to_terminal
 
-    show(to_terminal(board))
+    show(to_terminal(board, all_notes))
     show(answer(board))
 
 
@@ -203,13 +209,14 @@ def _leaderboard(options: argparse.Namespace, console: Console) -> None:
     from blair_rec.evaluate.report import to_terminal_across
     from blair_rec.experiment.compare import leaderboard
 
-    boards = []
+    boards, folders = [], []
     for folder in options.folders:
         board = leaderboard(folder)
         if board is None:
             say(console, f"{folder}: the baseline has no finished run yet")
         else:
-            _show_board(board)
+            _show_board(board, options.notes)
             boards.append(board)
+            folders.append(folder)
     if len(boards) > 1:
-        show(to_terminal_across(boards))
+        show(to_terminal_across(boards, folders))
