@@ -103,7 +103,7 @@ def train_rectools(events: str, dropout: float, minutes: float) -> None:
 
 
 def train_ours(dataset: str, seeds: tuple[int, ...], out: Path, also: list[str]) -> list[dict[str, Any]]:
-    """Run our ID-only variant by `compare`; return a record per seed. `also` are settings in the form of `compare --set`."""
+    """Run our ID-only variant by `compare`; return a record per seed. `also` are settings as in `compare --set`."""
     from blair_rec.config.comparison import load_config
     from blair_rec.experiment.compare import compare
 
@@ -159,7 +159,7 @@ def write_events(dataset: str, path: Path) -> None:
 
 
 def to_markdown(record: dict[str, Any]) -> str:
-    """The record as a page."""
+    """Return the record as a page."""
     lines = [
         f"# RecTools SASRec and ours, each trained to its best, {record['dataset']}",
         "",

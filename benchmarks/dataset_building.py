@@ -59,7 +59,7 @@ def build(peer: str, data: str) -> None:
 
 
 def to_page(runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> list[str]:
-    """The record as lines of Markdown."""
+    """Return the record as lines of Markdown."""
     base = {key: middle(runs["recbole"], key) for key in ("seconds", "peak_mib")}
     lines = [
         f"# Building the data set: {options.events:,} events, {options.users:,} users, {options.items:,} items",

@@ -141,7 +141,7 @@ def compare_ways(items: int, threads: int, rounds: int) -> dict[str, Any]:
 
 
 def ways_to_markdown(found: dict[str, Any]) -> str:
-    """The record as a page."""
+    """Return the record as a page."""
     made = found["provenance"]
     lines = [
         "# Ways to compute an encoder",
@@ -232,7 +232,7 @@ def board(models: Path, out: Path, overrides: list[str], items: int, rounds: int
 
 
 def board_to_markdown(found: dict[str, Any]) -> str:
-    """The record as a page."""
+    """Return the record as a page."""
     made, rows = found["provenance"], {row["variant"]: row for row in found["rows"]}
     lines = [
         "# Three encoders on Amazon Scientific",

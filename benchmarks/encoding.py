@@ -242,7 +242,7 @@ def open_large(rows: int) -> dict[str, Any]:
 
 
 def to_markdown(name: str, found: dict[str, Any]) -> str:
-    """The record as a page."""
+    """Return the record as a page."""
     speed, again, made = found["speed"], found["again"], found["provenance"]
     rates = {key: median(values) for key, values in speed["items_per_second"].items()}
     lines = [
@@ -251,7 +251,8 @@ def to_markdown(name: str, found: dict[str, Any]) -> str:
         f"{speed['texts']} texts ({speed['distinct']} distinct, {speed['tokens_mean']:.1f} tokens on average), "
         f"all-MiniLM-L6-v2, {made['torch_threads']} threads, medians of {found['rounds']} rounds.",
         "",
-        "| encoder | items/s | x upstream's loop | x sentence-transformers | share of the rate of large matrix products |",
+        "| encoder | items/s | x upstream's loop | x sentence-transformers "
+        "| share of the rate of large matrix products |",
         "|---|---|---|---|---|",
         f"| upstream's loop, batches of {UPSTREAM_BATCH} | {rates['upstream']:.1f} | 1 | | |",
         f"| SentenceTransformer.encode, batches of {speed['peer_batch_size']} | {rates['sentence_transformers']:.1f} | "

@@ -55,7 +55,7 @@ def evaluate(peer: str, data: str, batch: int) -> None:
 
 
 def to_page(runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> list[str]:
-    """The record as lines of Markdown."""
+    """Return the record as lines of Markdown."""
     first = runs["recbole"][0]
     lines = [
         f"# Full ranking: {first['users']:,} test cases against {first['items']:,} items",

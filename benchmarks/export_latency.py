@@ -99,7 +99,7 @@ def held_mib() -> float:
 
 
 def to_page(runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> list[str]:
-    """The record as lines of Markdown."""
+    """Return the record as lines of Markdown."""
     assert len({run["best"] for found in runs.values() for run in found}) == 1, "the answers differ"
     lines = [
         f"# An exported folder against torch: {options.items:,} items",

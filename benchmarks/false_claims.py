@@ -166,7 +166,7 @@ def record(comparisons: int) -> dict[str, Any]:
 
 
 def to_markdown(found: dict[str, Any]) -> str:
-    """The record as a page."""
+    """Return the record as a page."""
 
     def table(title: str, rows: list[dict[str, Any]], rules: tuple[str, ...]) -> list[str]:
         lines = [f"## {title}", "", f"| seeds | what | comparisons | {' | '.join(rules)} |"]
@@ -193,7 +193,7 @@ def to_markdown(found: dict[str, Any]) -> str:
         "",
     ]
     lines += table("Claimed where there is no difference (better or worse, at .05)", null, RULES)
-    lines += table("Anything claimed on a leaderboard of three equally good variants and two metrics", boards, RULES[:1])
+    lines += table("Anything claimed on a leaderboard of three equal variants and two metrics", boards, RULES[:1])
     lines += table("Power: claimed where the variant is truly better", power, RULES)
     lines += ["*On a leaderboard*: among three variants and two metrics, of which this variant alone is better.", ""]
     return "\n".join([*lines, f"{found['date']}; NumPy {np.__version__}."]) + "\n"

@@ -56,12 +56,12 @@ def fuzz(kind: str, seeds: range, compared: int) -> dict[str, Any]:
 
 
 def to_page(runs: dict[str, list[dict[str, Any]]], folders: int) -> list[str]:
-    """The record as lines of Markdown."""
+    """Return the record as lines of Markdown."""
     page = [
         f"# Damaged data folders: {folders:,} folders",
         "",
-        "No traceback, no half-written folder, nothing in the user's folder changed. A plain reader reads or refuses the "
-        "same files: the same events in the same order, items, texts and numbers of skipped lines.",
+        "No traceback, no half-written folder, nothing in the user's folder changed. A plain reader reads or refuses "
+        "the same files: the same events in the same order, items, texts and numbers of skipped lines.",
         "",
         f"| damaged file | folders | {' | '.join(OUTCOMES.values())} |",
         f"|---|---|{'---|' * len(OUTCOMES)}",

@@ -31,7 +31,7 @@ OUTCOMES = {"refused": "refused with a clear error", "read": "read", "compared":
 
 
 def to_page(runs: dict[str, list[dict[str, Any]]], files: int) -> list[str]:
-    """The record as lines of Markdown."""
+    """Return the record as lines of Markdown."""
     return [
         f"# Damaged files: {files:,} of each kind",
         "",

@@ -1,4 +1,4 @@
-"""The record of gpu.py as a page."""
+"""Render the record of gpu.py as a page."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def text_side(parts: dict[str, Any]) -> Rows:
 
 
 def to_markdown(record: dict[str, Any]) -> str:
-    """The record as a page."""
+    """Return the record as a page."""
     rows = [row for part in (exactness, speed, text_side) for row in part(record["parts"])]
     made = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     where = f"{record['date']}; {record['device']}, {record['cores']} cores; {made}; {record['git_commit']}."

@@ -12,7 +12,8 @@ time in a new folder:
 
 A process is a fork of this one, which has imported everything, so that kills hit the work and not the imports.
 Afterwards every array of every run has to equal the undisturbed one's, and nothing half-written may remain. A process
-that was not killed has to succeed, or to report that another one is at work. The moments follow from a fixed seed. Recorded in benchmarks/results/interrupted.{json,md}.
+that was not killed has to succeed, or to report that another one is at work. The moments follow from a fixed seed.
+Recorded in benchmarks/results/interrupted.{json,md}.
 """
 
 from __future__ import annotations
@@ -171,7 +172,7 @@ def check(found: dict[str, Any], out: Path, undisturbed: Path) -> dict[str, Any]
 
 
 def to_page(runs: dict[str, list[dict[str, Any]]], seconds: float) -> list[str]:
-    """The record as lines of Markdown."""
+    """Return the record as lines of Markdown."""
     kills, races = runs["killed"], runs["raced"]
     states = Counter(
         "half-written names" if one["half_written"] else "a checkpoint" if one["checkpoints"] else "neither"

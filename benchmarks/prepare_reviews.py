@@ -146,7 +146,7 @@ NAMES = {"upstream": "upstream's way in Python", "ours": "ours", "converted": "o
 
 
 def to_page(runs: dict[str, list[dict[str, Any]]], lines: int, size: int) -> list[str]:
-    """The record as lines of Markdown."""
+    """Return the record as lines of Markdown."""
     page = [
         f"# Raw reviews to a {K}-core data set: {lines:,} JSON lines, {size / 1e9:.1f} GB",
         "",
