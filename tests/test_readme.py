@@ -126,7 +126,7 @@ def commands(page: Path) -> list[list[str]]:
         for line in block.replace("\\\n", " ").splitlines():
             for command in line.removeprefix("$ ").split(" && "):
                 if command.startswith("blair-rec ") and "..." not in command:
-                    found.append(shlex.split(command, comments=True)[1:])
+                    found.append(shlex.split(command.partition(" > ")[0], comments=True)[1:])
     return found
 
 
