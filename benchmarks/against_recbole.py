@@ -51,8 +51,8 @@ NOTES = {
     ".0015 and .002, a cosine schedule, strides of 1 and 2, and a softmax in float32 were tried with seed 1, not in "
     "all combinations, and reached no higher metric. Width 128, which is another model, had .0509 after 19 epochs. In "
     "an earlier measurement on the same machine an epoch of stock RecBole took 192 s. Ours was then slower in "
-    "validation and softmax: the same seeds reached .0503 after 123 to 156 s, 23 to 29 times as fast. The last epoch of stock "
-    "RecBole within an hour is the 16th or the 17th, depending on the load, so both are reported.",
+    "validation and softmax: the same seeds reached .0503 after 123 to 156 s, 23 to 29 times as fast. The last epoch "
+    "of stock RecBole within an hour is the 16th or the 17th, depending on the load, so both are reported.",
 }
 
 
