@@ -138,7 +138,7 @@ def key(run: dict[str, Any]) -> tuple[int, str, int]:
 
 
 def name(run: dict[str, Any]) -> str:
-    """The model with its settings, for a table."""
+    """Return the model with its settings, for a table."""
     settings = ", ".join(f"{key}: {value}" for key, value in run["settings"].items())
     return f"{run['model']} ({settings})" if settings else run["model"]
 

@@ -28,7 +28,7 @@ PEERS = {
 
 
 def build(peer: str, data: str) -> None:
-    """Run one way; this is a process of its own."""
+    """Run one way; this runs as a separate process."""
     import blair_rec.recbole  # noqa: F401
     from blair_rec.border.settings import recbole_config
     from blair_rec.data.dataset import TextSequentialDataset

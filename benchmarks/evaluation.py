@@ -24,7 +24,7 @@ METRICS = ["NDCG@10", "Recall@10"]
 
 
 def evaluate(peer: str, data: str, batch: int) -> None:
-    """Run one evaluator; this is a process of its own."""
+    """Run one evaluator; this runs as a separate process."""
     import blair_rec.recbole  # noqa: F401
     from blair_rec.border.settings import recbole_config
     from blair_rec.data.dataset import TextSequentialDataset

@@ -58,7 +58,7 @@ def make(folder: Path, items: int) -> None:
 
 
 def answer(peer: str, folder: Path) -> None:
-    """Measure one of them; this is a process of its own."""
+    """Measure torch or the export; this runs as a separate process."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # onnxruntime uses all cores and ignores OMP_NUM_THREADS
     histories = json.loads((folder / "histories.json").read_text("utf-8"))
     recommend: Callable[[list[list[str]], int], Any]

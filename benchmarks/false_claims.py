@@ -1,4 +1,4 @@
-"""How often the leaderboard claims a difference that does not exist, and how often it finds one that does.
+"""False claims of the leaderboard where no difference exists, and its power to find one that does.
 
     python benchmarks/false_claims.py [--comparisons 5000]
 
@@ -74,7 +74,7 @@ SLOPE = (mean_after(1e-4) - mean_after(-1e-4)) / 2e-4
 
 
 def draw(world: World, generator: np.random.Generator) -> list[dict[str, NDArray[np.float64]]]:
-    """The metrics of the baseline and of each variant, [seeds, users] by name."""
+    """Return the metrics of the baseline and of each variant, [seeds, users] by name."""
     wanted = LEVEL * (1 + world.effect)
     gain = optimize.brentq(lambda shift: mean_after(shift) - wanted, -1, 1)
     user = np.sqrt(world.taste) * _normal(generator, world.users)

@@ -115,7 +115,7 @@ def log_folder(folder: Path, users: int, items: int, events: int) -> Path:
 
 @dataclass
 class World:
-    """A data set as RecBole reads it for our SASRec on one device."""
+    """Return a data set as RecBole reads it for our SASRec on one device."""
 
     config: Any
     train: Any
@@ -123,7 +123,7 @@ class World:
     sequences: TrainingSequences
 
     def model(self, train: TrainConfig, seed: int = 1) -> tuple[Any, EveryPosition]:
-        """A model as the seed initialises it, and the steps of its training."""
+        """Return a model initialised by the seed, and the steps of its training."""
         from blair_rec.models.text_models import model_class
 
         model, steps = build_training(model_class("SASRec"), self.config, self.train, self.sequences, train, seed)

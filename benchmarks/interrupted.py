@@ -53,7 +53,7 @@ BUSY = "another process is at work"
 
 
 def write_config(folder: Path, **sections: Any) -> Path:
-    """A comparison of a copy of datasets/tiny; `sections` replace whole sections."""
+    """Write a comparison of a copy of datasets/tiny; `sections` replace whole sections."""
     tiny = Path(shutil.copytree(TINY, folder / "tiny"))
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump({"dataset": str(tiny), **CONFIG, **sections}), encoding="utf-8")
@@ -192,7 +192,7 @@ def to_page(runs: dict[str, list[dict[str, Any]]], seconds: float) -> list[str]:
             f"| {name} | {len(found)} | {sum(not any('differs' in w for w in one['wrong']) for one in found)} "
             f"| {sum(any('half' in w for w in one['wrong']) for one in found)} "
             f"| {sum(any('failed' in w for w in one['wrong']) for one in found)} |"
-            for name, found in (("killed at a random moment, started again", kills), ("two started at once", races))
+            for name, found in (("killed at a random moment, started again", kills), ("two started together", races))
         ),
         "",
         f"What a kill left: {listed(states)}; finished runs: {listed(Counter(one['runs'] for one in kills))}. "

@@ -63,8 +63,8 @@ class Data:
 
     def part(self, number: int) -> set[str]:
         """Return the items of a part."""
-        dealt = np.random.default_rng(0).permutation(sorted(self.items))
-        return set(np.array_split(dealt, PARTS)[number].tolist())
+        shuffled = np.random.default_rng(0).permutation(sorted(self.items))
+        return set(np.array_split(shuffled, PARTS)[number].tolist())
 
 
 def read_data() -> Data:
@@ -75,7 +75,7 @@ def read_data() -> Data:
     rows, side = read_tsv(folder / "pairs.tsv"), read_tsv(folder / "side.tsv")
     items = {item: meta for item, _, meta in rows}
     if len(set(map(words, items.values()))) < len(items):
-        sys.exit("two items have the same metadata; they can't be told apart")
+        sys.exit("two items have the same metadata, so they can't be distinguished")
     source_of = {item: source for (item, _, _), (*_, source) in zip(rows, side, strict=True)}
     return Data(items, source_of, list(dict.fromkeys((item, review) for item, review, _ in rows)))
 
@@ -324,7 +324,7 @@ def difference(ours: Pairs, theirs: Pairs, key: str) -> list[float]:
 def page(
     data: Data, runs: list[dict[str, Any]], found: dict[str, Any], reports: dict[str, Any], resumed: dict[str, Any]
 ) -> list[str]:
-    """The record as Markdown."""
+    """Return the record as Markdown."""
     every = found["slices"]["all"]
     chosen = ", ".join(f"{key} {value}" for key, value in SETTINGS.items() if key not in ("encoder", "held_out"))
     lines = ["# Pre-training on real pairs", ""]

@@ -184,7 +184,7 @@ def encoded(items: Path, path: Path) -> Any:
 
 
 def said(queries: int, items: int) -> str:
-    """What was measured."""
+    """Return the sentence on what was measured."""
     return (
         f"{queries:,} queries with a grade of {RELEVANT_FROM} or more, {items:,} titles, {PACKAGE} (encoded in "
         "bfloat16, stored in float16). NDCG by grade (1 to 3, all graded items); recall and MRR of items graded "

@@ -1,4 +1,4 @@
-"""How tail items would gain from separate weights in an average: an ablation on validation alone.
+"""Separate weights for tail items in an average: an ablation on validation alone.
 
     python benchmarks/tail_weights.py RUNS [--average all] [--seed 1] [--tail 0,0.5,1,2]
 

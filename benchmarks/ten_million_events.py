@@ -24,7 +24,7 @@ METRICS = ["NDCG@10", "Recall@10"]
 
 
 def work(data: str, evaluate: int) -> None:
-    """Do all steps; this is a process of its own, and its last line is the record."""
+    """Do all steps; this runs as a separate process, and its last line is the record."""
     import copy
 
     import numpy as np

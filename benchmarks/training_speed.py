@@ -81,7 +81,7 @@ def recbole_trainer(model_name: str, dataset: str, data_path: str | None, **also
 
 
 def train_with_recbole(worker: str, dataset: str, data_path: str | None) -> None:
-    """Train epochs of a model that RecBole finds by name; this is a process of its own."""
+    """Train epochs of a model that RecBole finds by name; this runs as a separate process."""
     if worker in PRECISIONS:
         trainer, train_data = recbole_trainer("BLaIRSASRec", dataset, data_path, blair_precision=PRECISIONS[worker])
     else:
