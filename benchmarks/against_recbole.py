@@ -1,17 +1,17 @@
-"""Stock RecBole SASRec and BLaIRSASRec with `blair_items: id`: at equal epochs, and how long each takes to get as far.
+"""Stock RecBole SASRec against BLaIRSASRec with `blair_items: id`: after equal epochs, and in time to the same metric.
 
     python benchmarks/against_recbole.py --model SASRec --seeds 1,2,3 --epochs 8 [--dataset ml-100k] [--data-path DIR]
     python benchmarks/against_recbole.py --model BLaIRSASRec --seeds 1,2,3 --epochs 30 --set train_batch_size=512 ...
     python benchmarks/against_recbole.py --time-validation [--dataset ml-100k] [--data-path DIR]
     python benchmarks/against_recbole.py --at 8 [--minutes 60 64]
 
-Trains with RecBole's own defaults but for what is set, and writes one learning curve per model, settings and seed, with
-the test metrics at every new best of validation, so that a long run also holds what a shorter one would have given. A
-curve that is as long as asked for is kept (stock RecBole takes minutes an epoch); `--at` renders the record at that
-many epochs. `--minutes` adds what stock RecBole reaches in each time named and when ours is there, with a validation
-after every epoch: ours by its clock, stock RecBole by the seconds of an epoch that training_speed.py has recorded and
-those of a validation that `--time-validation` has, so that its curve may come from a busy machine. Curves and record
-are benchmarks/results/against_recbole-DATASET.{json,md}.
+Trains with RecBole's defaults except for the given settings. Writes one learning curve per model, settings and seed,
+with the test metrics at every new best of validation: a long run also contains the result of a shorter one. A curve
+with enough epochs is kept, because stock RecBole takes minutes per epoch. `--at` renders the record at that many
+epochs. `--minutes` adds the best metric of stock RecBole within each time, and when our runs reach it, with a
+validation after every epoch. Our times are measured. Those of stock RecBole are computed from the seconds per epoch
+that training_speed.py recorded and the seconds per validation of `--time-validation`, so its curve may come from a
+busy machine. Curves and record are benchmarks/results/against_recbole-DATASET.{json,md}.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ SETTINGS = {
     "stopping_step": 10,
 }
 NOTES = {
-    "ml-100k": "A target of ours is predicted from 22 items in the mean, with a stride of 10 from 36, one of stock "
-    "RecBole from 39. Without a stride and in batches of 2048 ours (commit 35341f2, five seeds) had .0591 ± .0021 on "
-    "validation and .0504 ± .0044 on test after 8 epochs, with 1024 (four seeds) .0611 ± .0009 and .0550 ± .0025. The "
-    "settings with a stride were chosen on validation, with seeds 1 and 2, among some strides of 10 to 25, batches of "
-    "512, 1024 and 2048 and learning rates of .001 and .002. Stock RecBole has its defaults; nothing else was tried.",
-    "Beauty": "In batches of 512 ours learns faster and stays lower. Batches of 1024 and 4096, learning rates of "
-    ".0005, .0015 and .002, a cosine schedule, strides of 1 and 2 and a softmax in float32 were tried with seed 1, not "
-    "all with each other, and got no further. Width 128, which is another model, had .0509 after 19 epochs. In "
-    "other hours of the same machine, in which an epoch of stock RecBole took 192 s, and before the last savings in "
-    "validation and softmax, the same seeds were at .0503 after 123 to 156 s, 23 to 29 times as fast. Which epoch of "
-    "stock RecBole is the last of the hour, the 16th or the 17th, depends on the hour, so both are told.",
+    "ml-100k": "The mean context of a target is 22 items in ours, 36 with a stride of 10, and 39 in stock RecBole. "
+    "Without a stride and in batches of 2048, ours (commit 35341f2, five seeds) had .0591 ± .0021 on validation and "
+    ".0504 ± .0044 on test after 8 epochs; in batches of 1024 (four seeds) .0611 ± .0009 and .0550 ± .0025. The "
+    "settings with a stride were chosen on validation, with seeds 1 and 2, among strides of 10 to 25, batches of 512, "
+    "1024 and 2048, and learning rates of .001 and .002. Stock RecBole has its defaults; nothing else was tried.",
+    "Beauty": "In batches of 512 ours learns faster but ends lower. Batches of 1024 and 4096, learning rates of .0005, "
+    ".0015 and .002, a cosine schedule, strides of 1 and 2, and a softmax in float32 were tried with seed 1, not in "
+    "all combinations, and reached no higher metric. Width 128, which is another model, had .0509 after 19 epochs. In "
+    "an earlier measurement on the same machine an epoch of stock RecBole took 192 s. Ours was then slower in "
+    "validation and softmax: the same seeds reached .0503 after 123 to 156 s, 23 to 29 times as fast. The last epoch "
+    "of stock RecBole within an hour is the 16th or the 17th, depending on the load, so both are reported.",
 }
 
 
@@ -78,7 +78,7 @@ def prepared(
 
 
 def validation_seconds(dataset: str, data_path: str | None, rounds: int = 3) -> dict[str, list[float]]:
-    """Seconds of a validation by each model, in turn, after one of each that doesn't count."""
+    """Return the seconds of a validation by each model, measured in turn after one warm-up of each."""
     ready = {model: prepared(model, dataset, data_path, {}) for model in MODELS}
     seconds: dict[str, list[float]] = {model: [] for model in MODELS}
     for turn in range(rounds + 1):
@@ -116,35 +116,35 @@ def learning_curve(
         print(f"{model_name}, seed {seed}, epoch {epoch}: {score:.4f}, {seconds[-1]:.0f} s", flush=True)
         done = {"model": model_name, "settings": also, "seed": seed, "epochs": len(valid)}
         save({**done, "valid_ndcg@10": valid, "seconds": seconds, "test_at_new_best": tests})
-        begin = time.perf_counter() - seconds[-1]  # the look at test is nobody's training time
+        begin = time.perf_counter() - seconds[-1]  # evaluating the test split is not training time
 
     trainer.fit(train_data, valid_data, verbose=False, saved=False, show_progress=False, callback_fn=note)
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """What is there already: `runs`, the curves, and `validation`, what one costs."""
+    """Return the existing record: `runs`, the curves, and `validation`, its cost."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"runs": []}
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Put it in the place of what is there."""
+    """Replace the record."""
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({**record, "settings": SETTINGS}, indent=1) + "\n", encoding="utf-8")
 
 
 def key(run: dict[str, Any]) -> tuple[int, str, int]:
-    """What is trained: model, settings and seed."""
+    """Return what identifies a run: model, settings and seed."""
     return MODELS.index(run["model"]), json.dumps(run["settings"], sort_keys=True), run["seed"]
 
 
 def name(run: dict[str, Any]) -> str:
-    """The model with its settings, for a table."""
+    """Return the model with its settings, for a table."""
     settings = ", ".join(f"{key}: {value}" for key, value in run["settings"].items())
     return f"{run['model']} ({settings})" if settings else run["model"]
 
 
 def keep(path: Path, made: dict[str, Any], run: dict[str, Any]) -> None:
-    """Put one curve in the place of a shorter one of the same model, settings and seed."""
+    """Replace a shorter curve of the same model, settings and seed."""
     record = read_record(path)
     same = [known for known in record["runs"] if key(known) == key(run)]
     if any(known["epochs"] > run["epochs"] for known in same):
@@ -154,14 +154,14 @@ def keep(path: Path, made: dict[str, Any], run: dict[str, Any]) -> None:
 
 
 def up_to(run: dict[str, Any], epochs: int) -> dict[str, float]:
-    """What the run had to show after so many epochs: its best validation, and test at that epoch."""
+    """Return the best validation metric within the first epochs, and the test metrics at that epoch."""
     best = max(run["valid_ndcg@10"][:epochs])
     test = [test for test in run["test_at_new_best"] if test["epoch"] < epochs][-1]
     return {"valid": best, "epoch": test["epoch"] + 1, "ndcg": test["ndcg@10"], "recall": test["recall@10"]}
 
 
 def time_to_best(dataset: str, record: dict[str, Any], minutes: float) -> list[str]:
-    """What stock RecBole's first seed reaches in so many minutes, and when each of our seeds is there."""
+    """Report what stock RecBole's first seed reaches in the given minutes, and when each of our seeds reaches it."""
     speed = json.loads((RESULTS / f"training_speed-{dataset}.json").read_text(encoding="utf-8"))
     runs, validation = record["runs"], median(record["validation"]["seconds"]["SASRec"])
     training = speed["median_seconds"]["recbole"]
@@ -171,14 +171,15 @@ def time_to_best(dataset: str, record: dict[str, Any], minutes: float) -> list[s
     goal = up_to(peer, epochs)
     needed = goal["epoch"] * epoch
     lines = [
-        f"## Time to what stock RecBole reaches in {minutes:g} minutes",
+        f"## Time to the metric that stock RecBole reaches in {minutes:g} minutes",
         "",
         f"Stock RecBole gets {epochs} epochs of {training:.0f} s (as training_speed.py recorded them on two threads) "
         f"and validations of {validation:.1f} s ({record['validation']['provenance']['machine']}, "
         f"{record['validation']['date']}) into {minutes:g} minutes (seed {peer['seed']}). The best of them is "
         f"{goal['valid']:.4f}, after {goal['epoch']:.0f} epochs or {needed:,.0f} s, with {goal['ndcg']:.4f} on test.",
         "",
-        "| ours | seed | there after | seconds | times as fast | test NDCG@10 then | best epoch | test NDCG@10 at it |",
+        "| ours | seed | reached after | seconds | times as fast | test NDCG@10 then | best epoch "
+        "| test NDCG@10 at it |",
         "|---|---|---|---|---|---|---|---|",
     ]
     ratios: dict[str, list[float]] = {}
@@ -199,14 +200,14 @@ def time_to_best(dataset: str, record: dict[str, Any], minutes: float) -> list[s
 
 
 def to_markdown(dataset: str, record: dict[str, Any], epochs: int, minutes: list[float]) -> str:
-    """The record at so many epochs as a page."""
+    """Return the record at the given number of epochs as a page."""
     runs = [run for run in record["runs"] if run["epochs"] >= epochs]
     lines = [
         f"# Stock RecBole SASRec and ours after {epochs} epochs, {dataset}",
         "",
         "RecBole's own defaults (2 layers, width 64, dropout 0.5, batches of 2048 targets, Adam, learning rate 0.001, "
-        "window of 50) but for what is named, no item text, history not masked, everything evaluated by RecBole. Test "
-        f"is read at the epoch that is best on validation among the first {epochs}.",
+        "window of 50) except for the named settings; no item text; history unmasked; everything evaluated by RecBole. "
+        f"Test metrics are those of the epoch that is best on validation among the first {epochs}.",
         "",
         "| model | seed | best epoch | NDCG@10 on validation | test NDCG@10 | test Recall@10 |",
         "|---|---|---|---|---|---|",
@@ -245,7 +246,7 @@ def to_markdown(dataset: str, record: dict[str, Any], epochs: int, minutes: list
 
 
 def main() -> None:
-    """Train what is asked for and not there yet, or render the record."""
+    """Train the requested runs that are missing, or render the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MODELS)
     parser.add_argument("--seeds", default="1")
@@ -257,9 +258,9 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of RecBole's config")
     parser.add_argument("--at", type=int, help="render the record at this many epochs")
     parser.add_argument(
-        "--minutes", type=float, nargs="*", default=[], help="with --at: and what stock RecBole reaches in these times"
+        "--minutes", type=float, nargs="*", default=[], help="with --at: add the time to what stock RecBole reaches"
     )
-    parser.add_argument("--time-validation", action="store_true", help="measure what a validation costs each model")
+    parser.add_argument("--time-validation", action="store_true", help="measure a validation of each model")
     parser.add_argument("--curves", type=Path, help="another JSON file of curves than the record's")
     options = parser.parse_args()
     path = options.curves or RESULTS / f"against_recbole-{options.dataset}.json"

@@ -2,13 +2,12 @@
 
     python benchmarks/against_rectools.py --rectools PYTHON [--dataset ml-100k] [--dropout 0.2,0.5] [--set KEY=VALUE]
 
-RecTools (pip install "rectools[torch]==0.19.*") needs an environment of its own, whose python `--rectools` names. Both
-have 2 layers, 2 heads and width 64, train with Adam at a learning rate of 0.001, validate after every epoch and stop
-after ten validations without a new best, RecTools, whose epochs are shorter, after thirty or `--minutes`. RecTools
-trains once per dropout, ours with three seeds, and with other settings where `--set` says so; `--keep-ours` takes ours
-from the record that is there.
-Leave-one-out; NDCG@10 over all items with the history among the candidates (unmasked, which selects) and without
-(masked). Written to benchmarks/results/against_rectools-DATASET.{json,md}.
+RecTools (pip install "rectools[torch]==0.19.*") needs a separate environment; `--rectools` names its python. Both
+have 2 layers, 2 heads and width 64, train with Adam at a learning rate of 0.001, and validate after every epoch. They
+stop after ten validations without a new best (RecTools, whose epochs are shorter, after thirty) or after `--minutes`.
+RecTools trains once per dropout, ours with three seeds and the settings of `--set`; `--keep-ours` takes our runs from
+the existing record. Leave-one-out; NDCG@10 over all items, unmasked (which selects) and masked. Written to
+benchmarks/results/against_rectools-DATASET.{json,md}.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 WINDOW, WIDTH, LAYERS, HEADS = 50, 64, 2, 2
 PATIENCE, THEIR_PATIENCE = 10, 30
-"""Validations without a new best. An epoch of RecTools' has only the last events of a user, a third of ml-100k's."""
+"""Validations without a new best. RecTools' epoch has only the last 51 events of a user: 40% of ml-100k's targets."""
 
 
 def train_rectools(events: str, dropout: float, minutes: float) -> None:
-    """In the other environment: train, validate after every epoch, and print the record as JSON."""
+    """Train in the other environment, validate after every epoch, and print the record as JSON."""
     import numpy as np
     import pandas as pd
     from pytorch_lightning import Callback, Trainer, seed_everything
@@ -46,7 +45,7 @@ def train_rectools(events: str, dropout: float, minutes: float) -> None:
     from_end = frame.groupby(Columns.User).cumcount(ascending=False)
     long_enough = frame.groupby(Columns.User)[Columns.Item].transform("size") >= 3
     train = frame[(from_end >= 2) | ~long_enough]
-    splits = {  # the history that a case is predicted from, and its true item
+    splits = {  # the history of a case, and its target
         "valid": (train, frame[(from_end == 1) & long_enough]),
         "test": (frame[(from_end >= 1) | ~long_enough], frame[(from_end == 0) & long_enough]),
     }
@@ -104,7 +103,7 @@ def train_rectools(events: str, dropout: float, minutes: float) -> None:
 
 
 def train_ours(dataset: str, seeds: tuple[int, ...], out: Path, also: list[str]) -> list[dict[str, Any]]:
-    """Our ID-only variant through `compare`, a record per seed; `also` are settings as `compare --set` takes them."""
+    """Run our ID-only variant by `compare`; return a record per seed. `also` are settings as in `compare --set`."""
     from blair_rec.config.comparison import load_config
     from blair_rec.experiment.compare import compare
 
@@ -160,7 +159,7 @@ def write_events(dataset: str, path: Path) -> None:
 
 
 def to_markdown(record: dict[str, Any]) -> str:
-    """The record as a page."""
+    """Return the record as a page."""
     lines = [
         f"# RecTools SASRec and ours, each trained to its best, {record['dataset']}",
         "",

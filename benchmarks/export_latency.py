@@ -1,12 +1,12 @@
-"""One history and 256 histories: the run in torch against its exported folder in onnxruntime.
+"""Latency of one history and of 256 histories: the run in torch against its exported folder in onnxruntime.
 
     python benchmarks/export_latency.py [--items 20000] [--rounds 3]
 
-SASRec (2 layers, width 64, window of 50) on IDs, trained for one epoch on a synthetic log: its weights are all the same
-to the clock. Histories have 10 items on average and 50 at most; the ten best new items are asked for. `torch` is
-`blair_rec.load(run).recommend(...)`, `exported` is recommend.py of the folder. Each is a process of its own on one
-core, several times in turn; within a process the median of many calls counts. "ready" is the time from the first import
-to the first answer. Medians are recorded in benchmarks/results/export_latency.{json,md}.
+SASRec (2 layers, width 64, window of 50) on IDs, trained for one epoch on a synthetic log; its weights do not matter
+for speed. Histories have 10 items on average and 50 at most; the ten best new items are requested. `torch` is
+`blair_rec.load(run).recommend(...)`, `exported` is recommend.py of the folder. Each runs in a separate process on one
+core, several times in turn; a process reports the median of many calls. "Ready" is the time from the first import to
+the first answer. Medians are recorded in benchmarks/results/export_latency.{json,md}.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from side_by_side import in_turn, measured, middle, write_record, write_zipf_log
 
 PEERS = {"torch": "the run, in torch", "exported": "the exported folder, in onnxruntime"}
 CALLS = {1: 200, 256: 15}
-"""By the number of histories: how often they are asked for."""
+"""Number of calls, by the number of histories."""
 WINDOW = 50
 
 
 def make(folder: Path, items: int) -> None:
-    """The run, its export, and histories, in `folder`."""
+    """Make the run, its export, and histories in `folder`."""
     import numpy as np
 
     from blair_rec.config.comparison import read_config
@@ -58,8 +58,8 @@ def make(folder: Path, items: int) -> None:
 
 
 def answer(peer: str, folder: Path) -> None:
-    """The process of one peer."""
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # onnxruntime takes all cores, whatever OMP_NUM_THREADS is
+    """Measure torch or the export; this runs as a separate process."""
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # onnxruntime uses all cores and ignores OMP_NUM_THREADS
     histories = json.loads((folder / "histories.json").read_text("utf-8"))
     recommend: Callable[[list[list[str]], int], Any]
     begin = time.perf_counter()
@@ -92,15 +92,15 @@ def answer(peer: str, folder: Path) -> None:
 
 
 def held_mib() -> float:
-    """The most memory that this program held; what getrusage gives counts the process that started it, too."""
+    """Return the peak memory of this program; getrusage would include the process that started it."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     [kib] = (line.split()[1] for line in lines if line.startswith("VmHWM"))
     return int(kib) / 1024
 
 
 def to_page(runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> list[str]:
-    """The record as lines of Markdown."""
-    assert len({run["best"] for found in runs.values() for run in found}) == 1, "both have to answer the same"
+    """Return the record as lines of Markdown."""
+    assert len({run["best"] for found in runs.values() for run in found}) == 1, "the answers differ"
     lines = [
         f"# An exported folder against torch: {options.items:,} items",
         "",

@@ -1,18 +1,18 @@
-"""How often the leaderboard claims a difference where there is none, and how often it finds one that is there.
+"""False claims of the leaderboard where no difference exists, and its power to find one that does.
 
     python benchmarks/false_claims.py [--comparisons 5000]
 
-Simulates comparisons of variants that are equally good by construction, with everything that makes them look different:
-users that are drawn anew, a seed that lifts or lowers all of a training's users together, users that a variant happens
-to suit, and chance. What is claimed then is false. The record, with the power to find effects of known size and what
-simpler rules would have claimed, is benchmarks/results/false_claims.{json,md}. A quarter of an hour on one thread.
+Simulates comparisons of variants that are equally good by construction, with everything that makes them look
+different: newly sampled users, a seed that raises or lowers all users of a training together, users that a variant
+happens to suit, and chance. Any claim is then false. The record also has the power to find effects of known size, and
+the claims of simpler rules. It is benchmarks/results/false_claims.{json,md}. Takes a quarter of an hour on one thread.
 
-The world is a latent normal for every user and training; its upper tenth is found among the first ten, at ranks as on
-Beauty (22,363 users, NDCG@10 about .05, nine zeros in ten). Correlations of a user's NDCG@10 are those of configs/
-beauty.yaml (SASRec with and without text, history masked): .89 between two seeds of one variant, .86 between two
-variants; unmasked .87 and .85. The standard deviation over seeds, .0015, is rather more than was seen there. Rows of
-their own: the quick start's runs on ml-100k (.59 to .66, and .51 to .69, here about .66 and .53) and Scientific (.84 to
-.94, and .77 to .90, here .91 and .84).
+The model is a latent normal variable for every user and training. Its upper tenth is ranked among the first ten, at
+ranks as on Beauty (22,363 users, NDCG@10 about .05, nine zeros in ten). Correlations of a user's NDCG@10 are those of
+configs/beauty.yaml (SASRec with and without text, history masked): .89 between two seeds of one variant, .86 between
+two variants; unmasked .87 and .85. The standard deviation over seeds, .0015, is somewhat larger than observed there.
+Separate rows simulate the quick start's runs on ml-100k (.59 to .66, and .51 to .69, here about .66 and .53) and
+Scientific (.84 to .94, and .77 to .90, here .91 and .84).
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ RULES = ("claimed", "users alone", "seeds alone (Welch)", "users and Welch")
 
 @dataclass(frozen=True)
 class World:
-    """What is left to chance, and how much."""
+    """The sources of chance, and their sizes."""
 
     seeds: int = 3
     users: int = 22_363
     seed_std: float = 0.0015
-    """Standard deviation over seeds of the mean NDCG@10 of ever so many users."""
+    """Standard deviation over seeds of the mean NDCG@10 of infinitely many users."""
     taste: float = 0.95
-    """Share of the latent variance that is the user's, whatever the variant and seed."""
+    """Share of the latent variance that belongs to the user, independent of variant and seed."""
     suits: float = 0.015
-    """Share that is of a user and a variant; the rest is of a user and a training."""
+    """Share that belongs to a user and a variant; the rest belongs to a user and a training."""
     effect: float = 0.0
-    """By how much the first variant's NDCG@10 is truly better than the baseline's, relatively; others are as good."""
+    """True relative gain of the first variant's NDCG@10 over the baseline; other variants have none."""
     variants: int = 1
-    """Next to the baseline."""
+    """Number of variants, without the baseline."""
 
 
 HIT_SHARE = 0.1
@@ -60,11 +60,11 @@ GAINS = {"NDCG@10": 1 / np.log2(PLACES + 2), "Recall@10": np.ones(10)}
 # The first place is hit somewhat more often than the last.
 _weights = (PLACES + 1.0) ** -0.4
 BOUNDS = stats.norm.isf(np.cumsum(HIT_SHARE * _weights / _weights.sum()))
-"""[10] the latent from which on a true item stands at each place or better."""
+"""[10] lowest latent value with which a target has each rank or a better one."""
 
 
 def mean_after(shift: float) -> float:
-    """The expected NDCG@10 when every latent is shifted."""
+    """Return the expected NDCG@10 when every latent value is shifted."""
     reached = stats.norm.sf(BOUNDS - shift)
     return float((np.diff(reached, prepend=0) * GAINS["NDCG@10"]).sum())
 
@@ -74,7 +74,7 @@ SLOPE = (mean_after(1e-4) - mean_after(-1e-4)) / 2e-4
 
 
 def draw(world: World, generator: np.random.Generator) -> list[dict[str, NDArray[np.float64]]]:
-    """The metrics of the baseline and of each variant, [seeds, users] by name."""
+    """Return the metrics of the baseline and of each variant, [seeds, users] by name."""
     wanted = LEVEL * (1 + world.effect)
     gain = optimize.brentq(lambda shift: mean_after(shift) - wanted, -1, 1)
     user = np.sqrt(world.taste) * _normal(generator, world.users)
@@ -99,7 +99,7 @@ def _normal(generator: np.random.Generator, size: int) -> NDArray[np.float32]:
 
 
 def claims(world: World, generator: np.random.Generator) -> dict[str, bool]:
-    """One comparison of a variant with the baseline on NDCG@10: what is claimed, and what simpler rules would claim."""
+    """Compare a variant with the baseline on NDCG@10: what is claimed, and what simpler rules would claim."""
     baseline, variant = (metrics["NDCG@10"] for metrics in draw(world, generator))
     (found,) = corrected(differences([PairedSample(variant, baseline)], np.arange(world.users), flips=199, resamples=0))
     welch = float(stats.ttest_ind(variant.mean(axis=1), baseline.mean(axis=1), equal_var=False).pvalue)
@@ -109,7 +109,7 @@ def claims(world: World, generator: np.random.Generator) -> dict[str, bool]:
 
 
 def board_claims(world: World, generator: np.random.Generator) -> list[bool]:
-    """What is claimed on a whole leaderboard: of each variant, both metrics, NDCG@10 of the first variant first."""
+    """Return the claims on a whole leaderboard: both metrics of each variant, NDCG@10 of the first variant first."""
     baseline, *variants = draw(world, generator)
     pairs = [PairedSample(metrics[name], baseline[name]) for metrics in variants for name in GAINS]
     found = corrected(differences(pairs, np.arange(world.users), flips=999, resamples=0))
@@ -117,14 +117,14 @@ def board_claims(world: World, generator: np.random.Generator) -> list[bool]:
 
 
 def rates(world: World, comparisons: int) -> dict[str, float]:
-    """By rule, the share of simulated comparisons in which it claims a difference."""
+    """Return, by rule, the share of simulated comparisons in which it claims a difference."""
     generator = np.random.default_rng(1)
     found = [claims(world, generator) for _ in range(comparisons)]
     return {rule: float(np.mean([one[rule] for one in found])) for rule in RULES}
 
 
 def record(comparisons: int) -> dict[str, Any]:
-    """Everything that is measured, for 3 and for 5 seeds; less of what is measured on the side."""
+    """Measure everything for 3 and for 5 seeds, with fewer comparisons for the side results."""
     aside = max(comparisons // 5, 1)
     changes: dict[str, dict[str, Any]] = {
         "seeds less important (standard deviation .001)": {"seed_std": 0.001},
@@ -166,7 +166,7 @@ def record(comparisons: int) -> dict[str, Any]:
 
 
 def to_markdown(found: dict[str, Any]) -> str:
-    """The record as a page."""
+    """Return the record as a page."""
 
     def table(title: str, rows: list[dict[str, Any]], rules: tuple[str, ...]) -> list[str]:
         lines = [f"## {title}", "", f"| seeds | what | comparisons | {' | '.join(rules)} |"]
@@ -182,18 +182,18 @@ def to_markdown(found: dict[str, Any]) -> str:
     null = [row for row in rows if row not in boards and row not in power]
     lines = ["# False claims, and power", ""]
     lines += [
-        "Simulated by `benchmarks/false_claims.py`; what is simulated and why stands there. "
+        "Simulated by `benchmarks/false_claims.py`, which says what is simulated and why. "
         f"{found['world']['users']:,} users, NDCG@10 {facts['mean']:.4f}, {facts['zeros']:.0%} zeros, correlation of a "
         f"user's metric {facts['correlation of two seeds']:.2f} between two seeds and "
         f"{facts['correlation of two variants']:.2f} between two variants, standard deviation over seeds .0015.",
         "",
-        "*claimed* is what the leaderboard says. The other columns are simpler rules: a test over users alone takes "
-        "the luck of seeds for skill; a test over seeds alone (Welch) forgets that users were drawn; asking for both "
-        "still claims too much where both sources of chance are of one size, since each test allows for its own alone.",
+        "*claimed* is what the leaderboard says. The other columns are simpler rules. A test over users alone mistakes "
+        "the luck of seeds for skill. A test over seeds alone (Welch) ignores that users are a sample. Requiring both "
+        "still claims too much if both sources of chance have the same size, because each test allows only for one.",
         "",
     ]
     lines += table("Claimed where there is no difference (better or worse, at .05)", null, RULES)
-    lines += table("Anything claimed on a leaderboard of three variants and two metrics, all alike", boards, RULES[:1])
+    lines += table("Anything claimed on a leaderboard of three equal variants and two metrics", boards, RULES[:1])
     lines += table("Power: claimed where the variant is truly better", power, RULES)
     lines += ["*On a leaderboard*: among three variants and two metrics, of which this variant alone is better.", ""]
     return "\n".join([*lines, f"{found['date']}; NumPy {np.__version__}."]) + "\n"

@@ -1,14 +1,15 @@
-"""A user's own folder with something wrong in it: a clear error, or the data set that a plain reader confirms.
+"""Damaged data folders of users: a clear error, or the data set that a plain reader confirms.
 
     python benchmarks/fuzz_folder.py [--folders 10000] [--compare 300]
 
-Each folder holds odd ids and texts (`NA`, `7" tablet`, a text that begins with a quotation mark, tabs in quoted cells),
-written with and without quoting. In turn its .inter file, its .item file and one of its benchmark files suffer one to
-four accidents (tests/mutations.py). Our reader reads it as a comparison does, and tests/own_folders.py reads it again
-with loops over lines and characters. Both have to agree: on events, their order and their ids, on items and texts, on
-how many lines are left out, and on what is refused. Nothing in the folder may change. Some folders (`--compare`) go
-through a whole comparison that trains nothing; it ends with a leaderboard or with an error of ours, and leaves no
-half-written folder. The seed of a folder is its number. Recorded in benchmarks/results/fuzz_folder.{json,md}.
+Each folder has odd ids and texts (`NA`, `7" tablet`, a text that begins with a quotation mark, tabs in quoted cells),
+written with and without quoting. In turn its .inter file, its .item file or one of its benchmark files gets one to
+four random damages (tests/mutations.py). Our reader reads it as a comparison does, and tests/own_folders.py reads it
+again with loops over lines and characters. Both have to agree on events, their order and their ids, on items and
+texts, on the number of skipped lines, and on what is refused. Nothing in the folder may change. Some folders
+(`--compare`) go through a whole comparison that trains nothing. It ends with a leaderboard or with an error of ours,
+and leaves no half-written folder. The seed of a folder is its number. Recorded in
+benchmarks/results/fuzz_folder.{json,md}.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from own_folders import KINDS, compare_one, try_one
 NAMES = {"inter": "NAME.inter", "item": "NAME.item", "benchmark": "NAME.train.inter, .valid.inter or .test.inter"}
 OUTCOMES = {
     "refused": "refused with a clear error",
-    "in part": "read, with lines left out and counted",
+    "in part": "read, with lines skipped and counted",
     "read": "read whole",
     "compared": "whole comparison: a leaderboard",
     "compare refused": "whole comparison: a clear error",
@@ -40,7 +41,7 @@ OUTCOMES = {
 
 
 def fuzz(kind: str, seeds: range, compared: int) -> dict[str, Any]:
-    """How many folders had which outcome; the first `compared` of them go through a comparison as well."""
+    """Count folders by outcome; the first `compared` of them also go through a comparison."""
     begin, found = time.perf_counter(), Counter[str]()
     for at, seed in enumerate(seeds):
         with tempfile.TemporaryDirectory() as place:
@@ -55,14 +56,14 @@ def fuzz(kind: str, seeds: range, compared: int) -> dict[str, Any]:
 
 
 def to_page(runs: dict[str, list[dict[str, Any]]], folders: int) -> list[str]:
-    """The record as lines of Markdown."""
+    """Return the record as lines of Markdown."""
     page = [
-        f"# A user's own folder with something wrong in it: {folders:,} folders",
+        f"# Damaged data folders: {folders:,} folders",
         "",
-        "No traceback, no half-written folder, nothing in the user's folder changed. Whatever is read or refused, a "
-        "plain reader reads or refuses: the same events in the same order, items, texts and counts of lines left out.",
+        "No traceback, no half-written folder, nothing in the user's folder changed. A plain reader reads or refuses "
+        "the same files: the same events in the same order, items, texts and numbers of skipped lines.",
         "",
-        f"| what suffers | folders | {' | '.join(OUTCOMES.values())} |",
+        f"| damaged file | folders | {' | '.join(OUTCOMES.values())} |",
         f"|---|---|{'---|' * len(OUTCOMES)}",
     ]
     for kind, (found,) in runs.items():
@@ -72,10 +73,10 @@ def to_page(runs: dict[str, list[dict[str, Any]]], folders: int) -> list[str]:
 
 
 def main() -> None:
-    """All kinds, one after the other; the first folder that breaks a promise ends it with its seed."""
+    """Try all kinds in turn; stop at the first folder that breaks a promise, with its seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folders", type=int, default=10_000)
-    parser.add_argument("--compare", type=int, default=300, help="of them, through a whole comparison")
+    parser.add_argument("--compare", type=int, default=300, help="number of folders that go through a whole comparison")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.getLogger("blair_rec").setLevel(logging.CRITICAL)

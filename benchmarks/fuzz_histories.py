@@ -1,12 +1,12 @@
-"""Files of histories with something wrong: a clear error and nothing left, or recommendations for just these histories.
+"""Damaged files of histories: a clear error that leaves nothing, or recommendations for exactly the right histories.
 
     python benchmarks/fuzz_histories.py [--files 334]
 
-So many files of each kind that `blair-rec recommend --histories` reads (CSV, JSON lines, Parquet), events or a list for
-each user, a third of them valid and the others after one to four accidents to their bytes. Each goes through
-`recommend_file` into a file of one of the kinds, where in half of the cases there is an older one. An error has to be
-one of ours, in one line, and to leave the folder as it was. What was used has to be what the standard library or
-Arrow's own reader finds in the file. The seed of a file is its number. Recorded in
+`--files` is the number of files of each kind that `blair-rec recommend --histories` reads (CSV, JSON lines, Parquet),
+with events or with a list per user. A third is valid; the others have one to four damaged places. Each goes through
+`recommend_file` into a file of one of the kinds; in half of the cases an older file exists there. An error has to be
+one of ours, in one line, and to leave the folder unchanged. The histories that were used have to be those that the
+standard library or Arrow's own reader finds in the file. The seed of a file is its number. Recorded in
 benchmarks/results/fuzz_histories.{json,md}.
 """
 
@@ -24,11 +24,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "helpe
 
 from history_files import KINDS, try_one, world
 
-OUTCOMES = {"refused": "refused with a clear error", "used": "used, and rightly"}
+OUTCOMES = {"refused": "refused with a clear error", "used": "used, confirmed"}
 
 
 def main() -> None:
-    """All kinds, one after the other; the first file that breaks a promise ends it with its seed."""
+    """Try all kinds in turn; stop at the first file that breaks a promise, with its seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=334, help="of each kind")
     options = parser.parse_args()
@@ -40,10 +40,10 @@ def main() -> None:
             runs[kind] = [fuzz(try_one, kind, options.files, Path(folder))]
             print(kind, runs[kind][0], flush=True)
     page = [
-        f"# Files of histories with something wrong: {options.files:,} of each kind",
+        f"# Damaged files of histories: {options.files:,} of each kind",
         "",
-        "No traceback, nothing half-written, no older file touched. `used, and rightly`: the standard library or "
-        "Arrow's own reader finds the same histories in the file.",
+        "No traceback, nothing half-written, no older file changed. `used, confirmed`: the standard library or Arrow's "
+        "own reader finds the same histories in the file.",
         "",
         *outcome_table(runs, OUTCOMES),
     ]

@@ -1,13 +1,13 @@
-"""Files with something wrong, prepared: a clear error or their good lines, never a traceback or half a folder.
+"""Damaged files, prepared: a clear error or their good lines, never a traceback or half a folder.
 
     python benchmarks/fuzz_prepare.py [--files 2500]
 
-So many files of each kind (JSON lines, TSV, CSV, Parquet) suffer one to four accidents: bytes flipped, dropped or put
-in, cut off, doubled, columns gone, another encoding, other line ends; a fifth of them is gzipped, half of these before
-the accidents. Each goes through `blair-rec prepare csv` as a test does it (tests/test_prepare_own.py), which asserts
-that an error is one of ours and leaves nothing, that what is written is whole, and, where the standard library can
-tell them, that the events are the right ones. What anything writes to the terminal meanwhile is counted, too. The seed
-of a file is its number. Recorded in benchmarks/results/fuzz_prepare.{json,md}.
+`--files` is the number of files of each kind (JSON lines, TSV, CSV, Parquet). Each gets one to four random damages:
+bytes flipped, dropped or inserted, cut off, doubled, missing columns, another encoding, other line ends. A fifth of
+them is gzipped, half of these before the damage. Each goes through `blair-rec prepare csv` as in
+tests/test_prepare_own.py: an error has to be one of ours and leave nothing, the output has to be complete, and, where
+the standard library can read the file, the events have to be the right ones. All output to the terminal is counted,
+too. The seed of a file is its number. Recorded in benchmarks/results/fuzz_prepare.{json,md}.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ sys.path[:0] = [str(TESTS / "helpers"), str(TESTS / "prepare")]
 from test_prepare_own import try_one  # noqa: E402
 
 KINDS = ("jsonl", "tsv", "csv", "parquet")
-OUTCOMES = {"refused": "refused with a clear error", "read": "read", "compared": "read, and rightly"}
+OUTCOMES = {"refused": "refused with a clear error", "read": "read", "compared": "read, confirmed"}
 
 
 def to_page(runs: dict[str, list[dict[str, Any]]], files: int) -> list[str]:
-    """The record as lines of Markdown."""
+    """Return the record as lines of Markdown."""
     return [
-        f"# Files with something wrong: {files:,} of each kind",
+        f"# Damaged files: {files:,} of each kind",
         "",
-        "No traceback, no half-written folder, no wrong event. `read, and rightly`: the events were also read "
+        "No traceback, no half-written folder, no wrong event. `read, confirmed`: the events were also read "
         "independently, by the standard library, and are the same.",
         "",
         *outcome_table(runs, OUTCOMES),
@@ -43,7 +43,7 @@ def to_page(runs: dict[str, list[dict[str, Any]]], files: int) -> list[str]:
 
 
 def main() -> None:
-    """All kinds, one after the other; the first file that breaks a promise ends it with its seed."""
+    """Try all kinds in turn; stop at the first file that breaks a promise, with its seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=2500, help="of each kind")
     options = parser.parse_args()

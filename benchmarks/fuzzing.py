@@ -1,4 +1,4 @@
-"""What the fuzzing benchmarks share: many files with something wrong, one after the other, and their outcomes."""
+"""Shared by the fuzzing benchmarks: try many damaged files in turn, and count their outcomes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 
 
 def fuzz(try_one: Callable[[Path, str, int], str], kind: str, files: int, folder: Path) -> dict[str, Any]:
-    """How many files of a kind had which outcome, and how many bytes came to the terminal.
+    """Count the files of a kind by outcome, and the bytes written to the terminal.
 
     `try_one` is called with an empty folder, the kind and the seed of the file, which is its number. The first file
-    that breaks a promise ends it, and its seed is printed.
+    that breaks a promise stops the run, and its seed is printed.
     """
     begin, terminal = time.perf_counter(), os.dup(2)
     found: Counter[str] = Counter()
@@ -36,7 +36,7 @@ def fuzz(try_one: Callable[[Path, str, int], str], kind: str, files: int, folder
 
 
 def outcome_table(runs: Mapping[str, Sequence[Mapping[str, Any]]], outcomes: Mapping[str, str]) -> list[str]:
-    """A line of Markdown for each kind of file; `outcomes` are the words for what try_one returns."""
+    """Return a line of Markdown per kind of file; `outcomes` are the words for the results of try_one."""
     table = [
         f"| | {' | '.join(outcomes.values())} | bytes to the terminal |",
         f"|---|{'---|' * (len(outcomes) + 1)}",

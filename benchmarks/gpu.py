@@ -1,11 +1,11 @@
-"""What a GPU gives: the same ranks, resumed trainings to the bit, and speed and memory against goals.
+"""Checks on a GPU: equal ranks, bit-equal resumed trainings, and speed and memory against goals.
 
     python benchmarks/gpu.py [--parts ranks,resume,epoch,...] [--beauty DIR] [--device cuda] [-o DIR]
     python benchmarks/gpu.py --small --device cpu
 
-Needs what blair_rec itself needs, and no network. `--beauty` names a RecBole folder of Amazon Beauty (2014, 5-core;
-made by datasets/make_public.py); without it a random log of as many users, items and events takes its place. The
-encoder has RoBERTa-base's shape and random weights; it is made on the spot, with a tokenizer over made-up words.
+Needs the packages of blair_rec, and no network. `--beauty` names a RecBole folder of Amazon Beauty (2014, 5-core;
+made by datasets/make_public.py); without it a random log with as many users, items and events is used. The encoder
+has RoBERTa-base's shape, random weights, and a tokenizer over made-up words.
 `--small` shrinks everything, to try the script on a CPU. Written to DIR/gpu.{json,md} (default: benchmarks/results).
 """
 
@@ -32,7 +32,7 @@ from gpu_page import to_markdown
 from gpu_peers import PaddedTraining
 from torch import Tensor
 
-import blair_rec.recbole  # noqa: F401  (first of all: it repairs what RecBole's own import would trip over)
+import blair_rec.recbole  # noqa: F401  (first of all: without its repairs, importing RecBole fails)
 from blair_rec.config.sections import TrainConfig
 from blair_rec.data.sequences import TrainingSequences, training_sequences
 from blair_rec.ranking.scoring import ItemMatrix, Products, _rank, rank
@@ -47,25 +47,25 @@ Found = dict[str, Any]
 
 @dataclass
 class Bench:
-    """Where a benchmark runs, and how large it is."""
+    """Device, size and working folder of a benchmark."""
 
     device: torch.device
     small: bool
     beauty: Path | None
     folder: Path
-    """Holds what is made on the way."""
+    """Folder for intermediate files."""
 
     def size(self, full: int, small: int) -> int:
-        """The first, or the second with --small."""
+        """Return the first value, or the second with --small."""
         return small if self.small else full
 
     def wait(self) -> None:
-        """Until the device has done everything."""
+        """Wait until the device has finished."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
     def seconds(self, work: Callable[[], object], rounds: int = 5) -> float:
-        """The median wall time of `work`, after one round that doesn't count."""
+        """Return the median wall time of `work`, after one warm-up."""
         times = []
         for _ in range(1 + (1 if self.small else rounds)):
             self.wait()
@@ -77,7 +77,7 @@ class Bench:
 
     @contextmanager
     def peak(self, found: Found, name: str) -> Iterator[None]:
-        """Puts the bytes that the block took at most, above those before it, into found[name]; nothing on a CPU."""
+        """Record in found[name] the peak bytes of the block above those before it; nothing on a CPU."""
         if self.device.type != "cuda":
             yield
             return
@@ -90,14 +90,14 @@ class Bench:
 
 
 def product_rate(bench: Bench, rows: int, inner: int, columns: int, dtype: torch.dtype) -> float:
-    """Operations a second of [rows, inner] x [inner, columns], on random numbers."""
+    """Return the operations per second of [rows, inner] x [inner, columns] on random numbers."""
     a, b = (torch.randn(shape, device=bench.device, dtype=dtype) for shape in ((rows, inner), (inner, columns)))
     times = 2 if bench.small else 20
     return times * 2.0 * rows * inner * columns / bench.seconds(lambda: [a @ b for _ in range(times)])
 
 
 def log_folder(folder: Path, users: int, items: int, events: int) -> Path:
-    """A RecBole folder with a random log, in which every other event is the item behind the one before."""
+    """Write a RecBole folder with a random log, in which every second event is the successor of the previous item."""
     if folder.is_dir():
         return folder
     generator = np.random.default_rng(1)
@@ -115,7 +115,7 @@ def log_folder(folder: Path, users: int, items: int, events: int) -> Path:
 
 @dataclass
 class World:
-    """A data set as RecBole reads it for our SASRec on one device."""
+    """Return a data set as RecBole reads it for our SASRec on one device."""
 
     config: Any
     train: Any
@@ -123,7 +123,7 @@ class World:
     sequences: TrainingSequences
 
     def model(self, train: TrainConfig, seed: int = 1) -> tuple[Any, EveryPosition]:
-        """A model as the seed initialises it, and the steps of its training."""
+        """Return a model initialised by the seed, and the steps of its training."""
         from blair_rec.models.text_models import model_class
 
         model, steps = build_training(model_class("SASRec"), self.config, self.train, self.sequences, train, seed)
@@ -132,7 +132,7 @@ class World:
 
 
 def world(bench: Bench, device: str) -> World:
-    """Amazon Beauty, or a log of its size."""
+    """Return Amazon Beauty, or a random log of its size."""
     from recbole.config import Config
     from recbole.data import create_dataset, data_preparation
 
@@ -181,7 +181,7 @@ def ranks(bench: Bench) -> Found:
 
 
 def resume(bench: Bench) -> Found:
-    """Three epochs at once, and two and one from a checkpoint: the same weights?"""
+    """Compare the weights after three epochs with those after two epochs and one resumed from a checkpoint."""
     here = world(bench, bench.device.type)
     found: Found = {}
     for loss in ("full_softmax", "sampled_softmax"):
@@ -202,7 +202,7 @@ def resume(bench: Bench) -> Found:
 
 
 def epoch(bench: Bench) -> Found:
-    """Seconds of an epoch of `id` over Beauty: ours, and a padded SASRec in plain PyTorch, in turn."""
+    """Return the seconds of an epoch of `id` on Beauty: ours and a padded SASRec in plain PyTorch, in turn."""
     here = world(bench, bench.device.type)
     n_items = int(here.train.item_num)
     found: Found = {
@@ -237,7 +237,7 @@ def epoch(bench: Bench) -> Found:
 
 
 def softmax(bench: Bench) -> Found:
-    """One step's loss and gradients over 500,000 items: against the products alone, and against two libraries."""
+    """Time one step's loss and gradients over 500,000 items, against its products alone and two libraries."""
     items, targets = bench.size(500_000, 3_000), bench.size(8192, 64)
     generator = torch.Generator().manual_seed(1)
     weight = (torch.randn(items + 1, WIDTH, generator=generator) * 0.1).to(bench.device).requires_grad_()
@@ -285,7 +285,7 @@ def softmax(bench: Bench) -> Found:
 def library_losses(
     hidden: Tensor, weight: Tensor, target: Tensor, precision: torch.dtype
 ) -> dict[str, Callable[[], Tensor]]:
-    """The losses of the libraries that are installed, over all items but the padding."""
+    """Return the losses of the installed libraries, over all items except the padding."""
     losses: dict[str, Callable[[], Tensor]] = {}
     if hidden.device.type != "cuda":
         return losses
@@ -310,7 +310,7 @@ def library_losses(
 
 
 def ranking(bench: Bench) -> Found:
-    """Ranks and top-20 of 100,000 users among 500,000 items, with 8 items of history; the CPU takes 2,000 users."""
+    """Time ranks and top-20 of 100,000 users among 500,000 items, histories of 8 items; 2,000 users on the CPU."""
     items, users, share = bench.size(500_000, 3_000), bench.size(100_000, 500), bench.size(2_000, 500)
     generator = torch.Generator().manual_seed(1)
     vectors, states = torch.randn(items + 1, WIDTH, generator=generator), torch.randn(users, WIDTH, generator=generator)
@@ -341,12 +341,12 @@ def ranking(bench: Bench) -> Found:
 
 
 def encoding(bench: Bench) -> Found:
-    """Texts to vectors with RoBERTa-base's shape, in bfloat16, against the rate of bfloat16 products."""
+    """Time texts to vectors with RoBERTa-base's shape, in bfloat16, against the rate of bfloat16 products."""
     return gpu_encoder.encoding(bench, product_rate)
 
 
 def pretraining(bench: Bench) -> Found:
-    """BLaIR's recipe with RoBERTa-base's shape, in bfloat16, against the rate of bfloat16 products."""
+    """Time BLaIR's recipe with RoBERTa-base's shape, in bfloat16, against the rate of bfloat16 products."""
     return gpu_encoder.pretraining(bench, product_rate)
 
 
@@ -356,7 +356,7 @@ PARTS = {part.__name__: part for part in (ranks, resume, epoch, softmax, ranking
 def main() -> None:
     """Run the parts, one after another, and write the record after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", default=",".join(PARTS), help="which ones, with commas between them")
+    parser.add_argument("--parts", default=",".join(PARTS), help="parts to run, separated by commas")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--beauty", type=Path, help="RecBole folder of Amazon Beauty")
     parser.add_argument("--small", action="store_true", help="tiny sizes, to try the script")

@@ -23,7 +23,7 @@ SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 
 
 def made_up_words(count: int, seed: int) -> list[str]:
-    """Different words of two to four syllables."""
+    """Return distinct words of two to four syllables."""
     generator = np.random.default_rng(seed)
     syllables = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]
     words: dict[str, None] = {}
@@ -33,7 +33,7 @@ def made_up_words(count: int, seed: int) -> list[str]:
 
 
 def made_up_texts(count: int, words: int, seed: int) -> list[str]:
-    """Texts of about so many words, some much shorter and some much longer; frequent words and rare ones."""
+    """Return texts of about the given number of words, some much shorter or longer, with frequent and rare words."""
     generator, known = np.random.default_rng(seed), made_up_words(2000, 0)
     lengths = np.clip(generator.lognormal(np.log(words), 0.5, count), 3, 6 * words).astype(int)
     picked = (len(known) * generator.random(lengths.sum()) ** 3).astype(int)
@@ -64,7 +64,7 @@ def build_encoder(folder: Path, small: bool) -> Path:
 
 
 def compile_layers(model: nn.Module) -> None:
-    """Let torch compile the layers of a transformer: once for all of them, since they are the same."""
+    """Compile the layers of a transformer by torch; once, since all layers are equal."""
     for stack in model.modules():
         if isinstance(stack, nn.ModuleList) and len({type(layer) for layer in stack}) == 1 and len(stack) > 1:
             for layer in stack:
@@ -72,14 +72,14 @@ def compile_layers(model: nn.Module) -> None:
 
 
 def operations(lengths: np.ndarray, shape: dict[str, int]) -> float:
-    """Multiplications and additions of a forward pass over texts of these token counts, without any padding."""
+    """Return the multiplications and additions of a forward pass over texts of these token counts, without padding."""
     width, inner = shape["hidden_size"], shape["intermediate_size"]
     per_token = 2 * (4 * width**2 + 2 * width * inner)
     return float(shape["num_hidden_layers"] * (per_token * lengths.sum() + 4 * width * (lengths**2).sum()))
 
 
 def rates(bench: Any, product_rate: Callable[..., float]) -> Found:
-    """Operations a second of bfloat16 products: of large squares, and of the encoder's own shapes."""
+    """Return the operations per second of bfloat16 products: of large squares, and of the encoder's shapes."""
     shape, square = (SMALL if bench.small else FULL), bench.size(8192, 512)
     width, inner, rows = shape["hidden_size"], shape["intermediate_size"], bench.size(65536, 1024)
     return {
@@ -89,7 +89,7 @@ def rates(bench: Any, product_rate: Callable[..., float]) -> Found:
 
 
 def encoding(bench: Any, product_rate: Callable[..., float]) -> Found:
-    """Seconds from texts to vectors, and of the model alone, over texts of some 90 tokens."""
+    """Return the seconds from texts to vectors, and of the model alone, for texts of about 90 tokens."""
     shape = SMALL if bench.small else FULL
     folder = build_encoder(bench.folder / "encoder", bench.small)
     texts = made_up_texts(bench.size(24_000, 60), 80, 2)
@@ -114,7 +114,7 @@ def encoding(bench: Any, product_rate: Callable[..., float]) -> Found:
 
 
 def far(encoder: TextEncoder, texts: list[str]) -> Found:
-    """Cosines of this encoder's vectors with those of float32 on the CPU."""
+    """Return the cosines of this encoder's vectors with those of float32 on the CPU."""
     import dataclasses
 
     exact = TextEncoder(dataclasses.replace(encoder.source, dtype="float32"), "cpu").encode(texts).astype(np.float64)
@@ -124,7 +124,7 @@ def far(encoder: TextEncoder, texts: list[str]) -> Found:
 
 
 def pretraining(bench: Any, product_rate: Callable[..., float]) -> Found:
-    """Seconds of a step of `blair-rec pretrain`: 384 pairs of texts of 64 tokens, and masked words."""
+    """Return the seconds of a step of `blair-rec pretrain`: 384 pairs of texts of 64 tokens, and masked words."""
     shape = SMALL if bench.small else FULL
     folder = build_encoder(bench.folder / "encoder", bench.small)
     pairs, batch, steps, skip = bench.folder / "pairs.csv", bench.size(384, 8), bench.size(30, 4), bench.size(10, 1)
@@ -141,7 +141,7 @@ def pretraining(bench: Any, product_rate: Callable[..., float]) -> Found:
     lengths = np.full(2 * batch, config.max_length)
     vocabulary = 4000 if bench.small else 50265
     words = 0.15 * lengths.sum() * 2 * shape["hidden_size"] * (shape["hidden_size"] + vocabulary)
-    # Both texts are read once as they are and once with words masked; a backward pass costs two forward ones.
+    # Both texts are read once unchanged and once with masked words; a backward pass costs two forward passes.
     found["operations a step"] = 3 * (2 * operations(lengths, shape) + words)
     found["seconds a step"] = {}
     whole = training.load_language_model

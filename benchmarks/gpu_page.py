@@ -1,35 +1,35 @@
-"""The record of gpu.py as a page."""
+"""Render the record of gpu.py as a page."""
 
 from __future__ import annotations
 
 from typing import Any
 
 BELOW = """\
-An epoch's factor is against a SASRec in plain PyTorch in the same run: every sequence is padded to the window, scores
-are computed at every slot, and a step has as many targets as ours. The rows below it compute scores at the targets
-alone, or take 128 users a step. The softmax's factor is against its three products alone, in chunks of the same size. A
-share of the products' rate counts the operations of real tokens alone, over the rate of bfloat16 products of the
-encoder's shapes.
+The factor of an epoch is relative to a SASRec in plain PyTorch in the same run: every sequence is padded to the window,
+scores are computed at every slot, and a step has as many targets as ours. The rows below it compute scores only at the
+targets, or use 128 users per step. The factor of the softmax is relative to its three matrix products alone, in chunks
+of the same size. A share of the products' rate is the rate of operations for real tokens, over the rate of bfloat16
+products of the encoder's shapes.
 """
 Rows = list[tuple[str, str, str]]
 
 
 def exactness(parts: dict[str, Any]) -> Rows:
-    """Ranks as on the CPU, and resumed trainings."""
+    """Return the rows on ranks equal to the CPU's and on resumed trainings."""
     rows: Rows = []
     if ranks := parts.get("ranks"):
         higher, lists = ranks["higher_masked"], ranks["topk_masked"]["differ"]
         text = f"{higher['differ']:,} of {ranks['cases']:,} cases differ, by {higher['by at most']} at most; "
         text += f"{lists:,} top-10 lists differ"
-        rows.append(("ranks with the same weights as on the CPU", text, "equal but for ties in float"))
+        rows.append(("ranks with the same weights as on the CPU", text, "equal but for rounding"))
     if resume := parts.get("resume"):
         wrong = sum(part["differ"] for part in resume.values() if isinstance(part, dict))
-        rows.append(("training that goes on from a checkpoint", f"{wrong:,} numbers differ", "0"))
+        rows.append(("training resumed from a checkpoint", f"{wrong:,} numbers differ", "0"))
     return rows
 
 
 def speed(parts: dict[str, Any]) -> Rows:
-    """Training and ranking."""
+    """Return the rows on training and ranking."""
     rows: Rows = []
     if epoch := parts.get("epoch"):
         padded = epoch["seconds"]["padded, scores at every slot"]
@@ -51,7 +51,7 @@ def speed(parts: dict[str, Any]) -> Rows:
 
 
 def text_side(parts: dict[str, Any]) -> Rows:
-    """Encoding and pre-training."""
+    """Return the rows on encoding and pre-training."""
     rows: Rows = []
     for name, amount, seconds in (
         ("encoding", "operations", "seconds"),
@@ -69,7 +69,7 @@ def text_side(parts: dict[str, Any]) -> Rows:
 
 
 def to_markdown(record: dict[str, Any]) -> str:
-    """The record as a page."""
+    """Return the record as a page."""
     rows = [row for part in (exactness, speed, text_side) for row in part(record["parts"])]
     made = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     where = f"{record['date']}; {record['device']}, {record['cores']} cores; {made}; {record['git_commit']}."

@@ -1,4 +1,4 @@
-"""SASRec as it is usually written in PyTorch, padded and with nothing of blair_rec, to compare gpu.py's times with."""
+"""SASRec as usually written in PyTorch, padded and without blair_rec: the peer of gpu.py."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PaddedSASRec(nn.Module):
 
 
 class PaddedTraining:
-    """Its epochs: the last L events of each user, Adam, cross entropy over all items."""
+    """Train it by epochs: the last L events of each user, Adam, cross-entropy over all items."""
 
     def __init__(
         self, items: np.ndarray, offsets: np.ndarray, n_items: int, device: torch.device, **shape: int
@@ -58,9 +58,9 @@ class PaddedTraining:
             yield part[:, :-1], part[:, 1:]
 
     def epoch(self, users: int, only_targets: bool) -> float:
-        """One epoch, `users` sequences a step; its mean loss.
+        """Train one epoch, `users` sequences per step; return its mean loss.
 
-        With `only_targets` the scores of padding are never computed; without, they are and the loss leaves them out.
+        With `only_targets` no scores are computed for padding. Without it they are, and the loss ignores them.
         """
         self.model.train()
         total = 0.0

@@ -2,18 +2,18 @@
 
     OMP_NUM_THREADS=1 python benchmarks/interrupted.py [--times 20]
 
-datasets/tiny is compared once without a disturbance: a model without text, one with text, a scorer, and an average.
-Then, each time in a new folder:
+datasets/tiny is compared once undisturbed: a model without text, one with text, a scorer, and an average. Then, each
+time in a new folder:
 
-* killed: `blair-rec compare` is killed (kill -9) at a random moment of the time that the undisturbed one took, and
-  started again;
-* raced: two processes are started on one folder, the second up to half of that time after the first; what neither
-  has finished is finished by a third.
+* killed: `blair-rec compare` is killed (kill -9) at a random moment within the time of the undisturbed one, and started
+  again;
+* raced: two processes are started on one folder, the second up to half of that time after the first; a third finishes
+  what neither has finished.
 
-A process is a fork of this one, which has imported everything, so that the moments fall into the work and not into
-imports. Afterwards every array of every run has to equal the undisturbed one's, nothing half-written may be left, and
-a process that ended by itself has either succeeded or said that another one is at work. The moments follow from a
-fixed seed. Recorded in benchmarks/results/interrupted.{json,md}.
+A process is a fork of this one, which has imported everything, so that kills hit the work and not the imports.
+Afterwards every array of every run has to equal the undisturbed one's, and nothing half-written may remain. A process
+that was not killed has to succeed, or to report that another one is at work. The moments follow from a fixed seed.
+Recorded in benchmarks/results/interrupted.{json,md}.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ BUSY = "another process is at work"
 
 
 def write_config(folder: Path, **sections: Any) -> Path:
-    """A comparison of a copy of datasets/tiny; `sections` replace whole sections."""
+    """Write a comparison of a copy of datasets/tiny; `sections` replace whole sections."""
     tiny = Path(shutil.copytree(TINY, folder / "tiny"))
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump({"dataset": str(tiny), **CONFIG, **sections}), encoding="utf-8")
@@ -61,7 +61,7 @@ def write_config(folder: Path, **sections: Any) -> Path:
 
 
 def start(config: Path, out: Path) -> int:
-    """The id of a new process that runs `blair-rec compare`; what it says goes to a file beside `out`."""
+    """Start a process that runs `blair-rec compare`, and return its id; its output goes to a file next to `out`."""
     import matplotlib.pyplot  # noqa: F401
     import torch
     import transformers  # noqa: F401
@@ -86,12 +86,12 @@ def start(config: Path, out: Path) -> int:
 
 
 def log_of(out: Path, process: int) -> Path:
-    """Where a process writes what it says."""
+    """Return the file for the output of a process."""
     return out.with_name(f"{out.name}-{process}.txt")
 
 
 def ended(process: int, out: Path) -> str:
-    """How a process has ended, once it has: finished, killed, busy, or what it said last."""
+    """Wait for a process and return how it ended: finished, killed, busy, or its last output."""
     status = os.waitpid(process, 0)[1]
     if os.WIFSIGNALED(status):
         return "killed"
@@ -102,12 +102,12 @@ def ended(process: int, out: Path) -> str:
 
 
 def run(config: Path, out: Path) -> str:
-    """A comparison from its start to its end."""
+    """Run a comparison to its end."""
     return ended(start(config, out), out)
 
 
 def killed(config: Path, out: Path, after: float) -> dict[str, Any]:
-    """One that is killed after so many seconds, what it left, and one that ends."""
+    """Kill a comparison after the given seconds, note what it left, and run it again to its end."""
     process = start(config, out)
     time.sleep(after)
     os.kill(process, signal.SIGKILL)
@@ -117,7 +117,7 @@ def killed(config: Path, out: Path, after: float) -> dict[str, Any]:
 
 
 def raced(config: Path, out: Path, after: float) -> dict[str, Any]:
-    """Two on one folder, the second so many seconds after the first, and a third that finds all done or does it."""
+    """Start two on one folder, the second the given seconds after the first, then a third that finishes the rest."""
     processes = [start(config, out)]
     time.sleep(after)
     processes.append(start(config, out))
@@ -126,7 +126,7 @@ def raced(config: Path, out: Path, after: float) -> dict[str, Any]:
 
 
 def state_of(out: Path) -> dict[str, Any]:
-    """What a killed process has left."""
+    """Return what a killed process has left."""
     return {
         "runs": len([*out.glob("runs/[!.]*")]),
         "checkpoints": len([*out.glob("checkpoints/[!.]*")]),
@@ -135,13 +135,13 @@ def state_of(out: Path) -> dict[str, Any]:
 
 
 def half_written(out: Path) -> list[str]:
-    """Temporary names below a folder."""
+    """Return the temporary names below a folder."""
     pattern = re.compile(r"\..*\.(partial|old|new|work)")
     return [str(path.relative_to(out)) for path in out.rglob(".*") if pattern.fullmatch(path.name)]
 
 
 def differing(out: Path, undisturbed: Path) -> list[str]:
-    """The arrays of all runs that are not bit for bit the same; names that only one folder has are among them."""
+    """Return the arrays of all runs that are not bit-equal, including names that only one folder has."""
     ours, theirs = arrays_of(out), arrays_of(undisturbed)
     return sorted(
         name
@@ -151,7 +151,7 @@ def differing(out: Path, undisturbed: Path) -> list[str]:
 
 
 def arrays_of(out: Path) -> dict[str, np.ndarray]:
-    """Every array of every ranks.npz, topk.npz and histories.npz."""
+    """Return every array of every ranks.npz, topk.npz and histories.npz."""
     found = {}
     for path in out.glob("runs/*/*.npz"):
         with np.load(path, allow_pickle=False) as arrays:
@@ -160,7 +160,7 @@ def arrays_of(out: Path) -> dict[str, np.ndarray]:
 
 
 def check(found: dict[str, Any], out: Path, undisturbed: Path) -> dict[str, Any]:
-    """What came of one folder, with all that is wrong with it; the folder is removed."""
+    """Return the outcome of one folder with all that is wrong with it, and remove the folder."""
     ends = [found[key] for key in ("first", "second", "third") if key in found]
     wrong = [end for end in ends if end not in ("finished", "killed", "busy")]
     if ends[-1] != "finished":
@@ -172,7 +172,7 @@ def check(found: dict[str, Any], out: Path, undisturbed: Path) -> dict[str, Any]
 
 
 def to_page(runs: dict[str, list[dict[str, Any]]], seconds: float) -> list[str]:
-    """The record as lines of Markdown."""
+    """Return the record as lines of Markdown."""
     kills, races = runs["killed"], runs["raced"]
     states = Counter(
         "half-written names" if one["half_written"] else "a checkpoint" if one["checkpoints"] else "neither"
@@ -183,16 +183,16 @@ def to_page(runs: dict[str, list[dict[str, Any]]], seconds: float) -> list[str]:
     return [
         f"# Interrupted: {len(kills)} kills, {len(races)} races",
         "",
-        f"A comparison of {seconds:.1f} s that makes seven runs (two models and an average with two seeds, a scorer). "
-        "Afterwards all ranks, lists and histories are compared with those of an undisturbed one, bit for bit.",
+        f"A comparison of {seconds:.1f} s with seven runs (two models and an average with two seeds, a scorer). "
+        "Afterwards all ranks, lists and histories are compared bit for bit with those of an undisturbed one.",
         "",
-        f"| | folders | same ranks | half-written names left | tracebacks, or other words than `{BUSY}` |",
+        f"| | folders | same ranks | half-written names left | tracebacks, or messages other than `{BUSY}` |",
         "|---|---|---|---|---|",
         *(
             f"| {name} | {len(found)} | {sum(not any('differs' in w for w in one['wrong']) for one in found)} "
             f"| {sum(any('half' in w for w in one['wrong']) for one in found)} "
             f"| {sum(any('failed' in w for w in one['wrong']) for one in found)} |"
-            for name, found in (("killed at a random moment, started again", kills), ("two started at once", races))
+            for name, found in (("killed at a random moment, started again", kills), ("two started together", races))
         ),
         "",
         f"What a kill left: {listed(states)}; finished runs: {listed(Counter(one['runs'] for one in kills))}. "
@@ -206,7 +206,7 @@ def listed(counts: Counter[Any]) -> str:
 
 
 def main() -> None:
-    """All kills, then all races; what is wrong is printed at once, and is in the record."""
+    """Run all kills, then all races; problems are printed immediately and recorded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=20, help="kills, and races")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
@@ -215,7 +215,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config, undisturbed = write_config(folder), folder / "undisturbed"
-        run(config, folder / "warm")  # the first one reads files that later ones find in memory
+        run(config, folder / "warm")  # a warm-up: later ones find the files in memory
         begin = time.perf_counter()
         assert run(config, undisturbed) == "finished"
         seconds = time.perf_counter() - begin
@@ -226,7 +226,7 @@ def main() -> None:
             print(number + 1, runs["killed"][-1], flush=True)
         for number in range(options.times):
             out = folder / f"raced-{number}"
-            late = moments.uniform(0, seconds / 2) if number % 2 else 0.0  # every other one at the same moment
+            late = moments.uniform(0, seconds / 2) if number % 2 else 0.0  # every second pair starts at the same moment
             runs["raced"].append(check(raced(config, out, late), out, undisturbed))
             print(number + 1, runs["raced"][-1], flush=True)
     write_record("interrupted", {**vars(options), "seconds": seconds, "config": CONFIG}, runs, to_page(runs, seconds))

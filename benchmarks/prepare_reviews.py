@@ -2,12 +2,12 @@
 
     python benchmarks/prepare_reviews.py --folder DIR [--lines 1000000] [--rounds 1] [--way ours]
 
-Writes made-up reviews with the fields of Amazon Reviews 2023 into DIR (about 0.6 KB a line, kept for the next time),
-prepares them in all ways, in processes of their own, and checks that the .inter files are the same bytes. The peer does
-what upstream's kcore_filtering.py does, in our words: every line through json.loads, tuples in lists, dicts of counts
-that each round of the filter takes along; it takes 0.4 GB for a million lines. It is spared the progress bars, the
-file of the 0-core, and the way from the 5-core's CSV file to RecBole's. Neither is charged for item metadata. Recorded
-in benchmarks/results/prepare_reviews-LINES.{json,md}.
+Writes made-up reviews with the fields of Amazon Reviews 2023 into DIR (about 0.6 KB per line, kept for the next time),
+prepares them in all ways in separate processes, and checks that the .inter files are byte-equal. The peer does what
+upstream's kcore_filtering.py does, rewritten: every line through json.loads, tuples in lists, dicts of counts that are
+updated in each round of the filter. It takes 0.4 GB for a million lines. It is not charged for progress bars, the file
+of the 0-core, and the conversion of the 5-core's CSV file to RecBole's format. Neither is charged for item metadata.
+Recorded in benchmarks/results/prepare_reviews-LINES.{json,md}.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Event = tuple[str, str, float, int]
 
 
 def write_reviews(path: Path, lines: int, seed: int = 0) -> None:
-    """Reviews of users and items whose activity has a long tail, in random order, some of them twice."""
+    """Write reviews with long-tailed activity of users and items, in random order, some of them twice."""
     random = np.random.default_rng(seed)
     users, items = max(lines // 4, 20), max(lines // 50, 20)
     words = np.array([f"word{number}" for number in range(5000)])
@@ -57,7 +57,7 @@ def write_reviews(path: Path, lines: int, seed: int = 0) -> None:
 
 
 def ours(reviews: Path, out: Path) -> None:
-    """What `blair-rec prepare amazon-2023` does up to the .inter file, hashing and keeping what was read included."""
+    """Run `blair-rec prepare amazon-2023` up to the .inter file, including the hash and the converted parts."""
     from blair_rec.lines.rejected import Rejected
     from blair_rec.prepare.dataset import write_log
     from blair_rec.prepare.events import benchmark_rules
@@ -74,7 +74,7 @@ def ours(reviews: Path, out: Path) -> None:
 
 
 def converted(reviews: Path, out: Path) -> None:
-    """The same without what upstream has nothing of: the SHA-256 of the source, and parts to go on from."""
+    """Run the same without what upstream lacks: the SHA-256 of the source, and parts to resume from."""
     from blair_rec.lines.rejected import Rejected
     from blair_rec.prepare.dataset import write_log
     from blair_rec.prepare.events import benchmark_rules
@@ -84,7 +84,7 @@ def converted(reviews: Path, out: Path) -> None:
 
 
 def upstream(reviews: Path, out: Path) -> None:
-    """The same with the data structures and loops of upstream's script."""
+    """Run the same with the data structures and loops of upstream's script."""
     events = []
     with reviews.open() as file:
         for line in file:
@@ -98,7 +98,7 @@ def upstream(reviews: Path, out: Path) -> None:
 
 
 def upstream_order(events: list[Event]) -> list[Event]:
-    """User by user, each one's by time, of each pair the first."""
+    """Sort by user and time, and keep the first of each pair."""
     by_user = defaultdict(list)
     for user, item, rating, moment in events:
         by_user[user].append((user, item, rating, moment))
@@ -114,7 +114,7 @@ def upstream_order(events: list[Event]) -> list[Event]:
 
 
 def upstream_core(events: list[Event]) -> list[Event]:
-    """Round by round without the users and items that have too few events; the counts are taken along."""
+    """Remove users and items with too few events, round by round; update the counts."""
     users, items = defaultdict(int), defaultdict(int)
     for event in events:
         users[event[0]] += 1
@@ -135,22 +135,22 @@ def upstream_core(events: list[Event]) -> list[Event]:
 
 
 def read_through(path: Path) -> None:
-    """So that every way finds the file in the system's cache, as far as memory goes, not one what another left."""
+    """Read the file, so that every way finds it in the system's cache, as far as memory allows."""
     with path.open("rb") as file:
         while file.read(16 << 20):
             pass
 
 
 WAYS = {"upstream": upstream, "ours": ours, "converted": converted}
-NAMES = {"upstream": "upstream's way in Python", "ours": "ours", "converted": "ours, neither hashed nor kept"}
+NAMES = {"upstream": "upstream's way in Python", "ours": "ours", "converted": "ours, without hash and kept parts"}
 
 
 def to_page(runs: dict[str, list[dict[str, Any]]], lines: int, size: int) -> list[str]:
-    """The record as lines of Markdown."""
+    """Return the record as lines of Markdown."""
     page = [
         f"# Raw reviews to a {K}-core data set: {lines:,} JSON lines, {size / 1e9:.1f} GB",
         "",
-        f"The same bytes come out of all. Median of {len(runs['upstream'])}; the file is read through before each; "
+        f"All write the same bytes. Median of {len(runs['upstream'])}; the file is read once before each; "
         "memory is the peak above the imports.",
         "",
         "| | seconds | times as fast | CPU seconds | share of CPU | peak MiB |",
@@ -167,7 +167,7 @@ def to_page(runs: dict[str, list[dict[str, Any]]], lines: int, size: int) -> lis
 def main() -> None:
     """Make the reviews, prepare them in both ways, compare and record; or be one of the ways."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="where the reviews are written, and found again")
+    parser.add_argument("--folder", type=Path, required=True, help="folder for the reviews")
     parser.add_argument("--lines", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--way", choices=WAYS, help="only this one, without a record")

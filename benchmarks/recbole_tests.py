@@ -1,13 +1,13 @@
-"""RecBole's own tests, run where `import blair_rec.recbole` has repaired it.
+"""RecBole's own tests, run after `import blair_rec.recbole` has repaired it.
 
     git clone --branch master https://github.com/RUCAIBox/RecBole CHECKOUT
     pip install hyperopt
     python benchmarks/recbole_tests.py CHECKOUT
 
-Takes the folder `tests` of the checkout and the RecBole that is installed here, in a folder of its own. pytest imports
-the plugin first and changes nothing else, but that S3Rec pre-trains for one epoch, the one whose file its test goes on
-from, and not for 500. What fails is recorded by reason, the last line of the error, in
-benchmarks/results/recbole_tests.{json,md}. A quarter of an hour on one thread.
+Runs the folder `tests` of the checkout against the installed RecBole, in a separate folder. pytest imports the plugin
+first. One thing is changed: S3Rec pre-trains for 1 epoch instead of 500; its test resumes from the file of that epoch.
+Failures are recorded by reason, the last line of the error, in benchmarks/results/recbole_tests.{json,md}. Takes a
+quarter of an hour on one thread.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from side_by_side import write_record
 
 
 def run_tests(checkout: Path, also: list[str]) -> dict[str, Any]:
-    """How many of the tests pass, and by reason the names of those that don't."""
+    """Return the number of tests that pass, and by reason the names of the others."""
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(checkout / "tests", Path(folder) / "tests")
         with (Path(folder) / "tests" / "model" / "test_model.yaml").open("a", encoding="utf-8") as file:
             file.write("\npretrain_epochs: 1\n")
         report = Path(folder) / "report.xml"
-        # Not `python -m pytest`, which would put the folder before the RecBole that is installed.
+        # `python -m pytest` would import RecBole from the folder instead of the installed one.
         command = [sys.executable, "-c", "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"]
         command += ["-p", "blair_rec.recbole", "-q", f"--junitxml={report}", "tests", *also]
         subprocess.run(command, cwd=folder, check=False)
@@ -44,7 +44,7 @@ def run_tests(checkout: Path, also: list[str]) -> dict[str, Any]:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """Tests, those that passed, and by reason the names of the others, from pytest's JUnit file."""
+    """Return the numbers of tests and of passed ones, and by reason the names of the others, from a JUnit file."""
     reasons: defaultdict[str, list[str]] = defaultdict(list)
     cases = list(ElementTree.parse(path).iter("testcase"))
     for case in cases:
@@ -57,11 +57,11 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def to_page(found: dict[str, Any]) -> list[str]:
-    """The record as lines of Markdown."""
+    """Return the record as lines of Markdown."""
     page = [
         "# RecBole's own tests under `import blair_rec.recbole`",
         "",
-        f"{found['passed']} of {found['tests']} pass (S3Rec pre-trains for one epoch, not 500). By reason the others:",
+        f"{found['passed']} of {found['tests']} pass (S3Rec pre-trains for one epoch, not 500). The others, by reason:",
         "",
         "| reason | tests | |",
         "|---|---|---|",
@@ -73,10 +73,10 @@ def to_page(found: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    """All tests of the checkout, or those that options of pytest choose."""
+    """Run all tests of the checkout, or those chosen by options of pytest."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=Path, help="of RecBole's repository")
-    parser.add_argument("--commit", help="that was checked out, for the record")
+    parser.add_argument("--commit", help="commit of the checkout, for the record")
     options, also = parser.parse_known_args()
     found = run_tests(options.checkout, also)
     try:

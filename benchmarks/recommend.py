@@ -1,13 +1,13 @@
-"""Batch recommendations for a synthetic shop: users a second and memory, from a file of events to a file of the best.
+"""Batch recommendations for a synthetic shop: users per second and memory, from a file of events to a file of items.
 
     python benchmarks/recommend.py                                       # as many users and items as Beauty has
     python benchmarks/recommend.py --users 1000000 --items 100000 --rounds 1
 
-The model is SASRec in the sizes of configs/beauty.yaml with its first weights, which is all the same to the clock, in
-the folder of a run. The events, in random order with their times, are a Parquet file; so is the output. A round is
-`recommend_file` as a whole, loading and reading and writing included, in a process of its own. Of 200 users the items
-are held against float64 products of their vectors in NumPy, written out and sorted: scores that are no further apart
-than float32 rounds count as equal. Recorded in benchmarks/results/recommend-USERS-users-ITEMS-items.{json,md}.
+The model is SASRec in the sizes of configs/beauty.yaml with its initial weights, which do not matter for speed, in the
+folder of a run. The events, in random order with timestamps, are a Parquet file; so is the output. A round is one
+whole `recommend_file` in a separate process, including loading, reading and writing. The items of 200 users are
+compared with float64 products of their vectors in NumPy, fully sorted; scores that differ by less than float32
+rounding count as ties. Recorded in benchmarks/results/recommend-USERS-users-ITEMS-items.{json,md}.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SIZES = {"MAX_ITEM_LIST_LENGTH": 50, "hidden_size": 128, "inner_size": 256, "att
 
 
 def write_run(folder: Path, items: int) -> Path:
-    """The folder of a run: SASRec with its first weights over so many items."""
+    """Write the folder of a run: SASRec with its initial weights over the given number of items."""
     import numpy as np
     import torch
 
@@ -65,7 +65,7 @@ def write_run(folder: Path, items: int) -> Path:
 
 
 def write_events(path: Path, users: int, items: int, events: int) -> Path:
-    """Events in random order: every user has three at least, some many; the popularity of items is Zipf's."""
+    """Write events in random order: at least three per user, Zipf-distributed popularity of items."""
     import numpy as np
     import pyarrow
     import pyarrow.parquet
@@ -92,7 +92,7 @@ def _schema() -> Any:
 
 
 def recommend(run: Path, events: Path, out: Path, k: int) -> dict[str, Any]:
-    """One round: what was written, in how many seconds, with how much memory at its peak."""
+    """Run one round: return what was written, the seconds and the peak memory."""
     import blair_rec
 
     before, begin = peak_mib(), time.perf_counter()
@@ -107,7 +107,7 @@ def recommend(run: Path, events: Path, out: Path, k: int) -> dict[str, Any]:
 
 
 def agreement(run: Path, events: Path, out: Path, k: int) -> float:
-    """The share of some users whose items are the best by float64 products, sorted; equal scores in any order."""
+    """Return the share of checked users whose items are the best by float64 products; ties may be in any order."""
     import numpy as np
     import pyarrow.compute as pc
     import pyarrow.parquet
@@ -135,7 +135,7 @@ def agreement(run: Path, events: Path, out: Path, k: int) -> float:
 
 
 def to_page(runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace, agree: float) -> list[str]:
-    """The record as lines of Markdown."""
+    """Return the record as lines of Markdown."""
     of = runs["recommend"]
     seconds, cpu, peak = middle(of, "seconds"), middle(of, "cpu_seconds"), max(run["peak_mib"] for run in of)
     return [
@@ -144,8 +144,8 @@ def to_page(runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace, 
         f"SASRec in the sizes of configs/beauty.yaml (width {SIZES['hidden_size']}, window of 50); "
         f"{options.events:,} events in random order, from Parquet to Parquet; median of {options.rounds} rounds.",
         "",
-        "| users a second | seconds, loading, reading and writing included | processor seconds, all threads | users a "
-        "processor second | peak MiB of the process | exact |",
+        "| users per second | seconds, including loading, reading and writing | CPU seconds, all threads | users per "
+        "CPU second | peak MiB of the process | exact |",
         "|---|---|---|---|---|---|",
         f"| {options.users / seconds:,.0f} | {seconds:,.1f} | {cpu:,.1f} | {options.users / cpu:,.0f} | {peak:,.0f} | "
         f"{agree:.1%} of {CHECKED} users |",
@@ -157,7 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=22_363)
     parser.add_argument("--items", type=int, default=12_101)
-    parser.add_argument("--events", type=int, help="8.88 for each user, as on Beauty, if not given")
+    parser.add_argument("--events", type=int, help="number of events (default: 8.88 per user, as on Beauty)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("-k", type=int, default=20)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

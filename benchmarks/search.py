@@ -1,17 +1,18 @@
-"""Search: how fast exact search is beside one pass over the memory, and how well searches find what was asked for.
+"""Search: speed of exact search compared with reading the memory once, and quality of search on graded queries.
 
     python -W ignore benchmarks/search.py speed [--rows 1000000] [--rounds 31] [--threads 2]
     BLAIR_REC_DATA=DIR python benchmarks/search.py quality --cache DIR
 
-speed: a store of so many random vectors of width 768 in float16 is written to a temporary folder and read once, so that
-it lies in the page cache. Then, in turn: one query by ExactIndex, and passes over the same bytes by numpy (a sum of 64
-bit integers), by torch (the same, on all threads) and by copying them into a small buffer. Medians are compared, with
-the fastest way to read. The first search, which also measures lengths, is told apart.
+speed: a store of random float16 vectors of width 768 is written to a temporary folder and read once, so that it is in
+the page cache. Then, in turn: one query by ExactIndex, and passes over the same bytes by numpy (a sum of 64 bit
+integers), by torch (the same, on all threads), and by copying them into a small buffer. Medians are compared with the
+fastest way to read. The first search, which also computes lengths, is reported separately.
 
-quality: the 54,667 titles of Home Depot by all-MiniLM-L6-v2, encoded once into --cache, all queries with a grade of
-2.67 and more, NDCG by grade. How words are cut and how scores are added was chosen on a quarter of the queries (every
-fourth of those at even places); the queries at odd places took no part in any choice and are reported apart. And what
-faiss finds of the exact ten nearest. Written to benchmarks/results/search-speed.{json,md}, search-quality.{json,md}.
+quality: the 54,667 titles of Home Depot by all-MiniLM-L6-v2, encoded once into --cache; all queries with a grade of
+2.67 or more; NDCG by grade. Tokenisation and the fusion of scores were chosen on a quarter of the queries (every
+second one at even positions). The queries at odd positions were used for no choice and are reported separately. The
+record also says how many of the exact ten nearest faiss retrieves. Written to
+benchmarks/results/search-speed.{json,md}, search-quality.{json,md}.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ SHOWN = ("NDCG@10", "NDCG@100", "Recall@10", "Recall@100", "MRR@100")
 
 
 def seconds(job: Callable[[], object]) -> float:
-    """Wall time of one call."""
+    """Return the wall time of one call."""
     begin = time.perf_counter()
     job()
     return time.perf_counter() - begin
 
 
 def random_store(path: Path, rows: int) -> Any:
-    """A store of normal random vectors in float16."""
+    """Write a store of normal random vectors in float16."""
     from blair_rec.text.store.embeddings import as_stored
     from blair_rec.text.store.writer import at_work_on, put_store
     from blair_rec.text.tokens import NO_DIGESTS
@@ -59,7 +60,7 @@ def random_store(path: Path, rows: int) -> Any:
 
 
 def speed(rows: int, rounds: int, threads: int) -> None:
-    """Measure and record (a)."""
+    """Measure and record the speed."""
     import torch
 
     from blair_rec.text.search.nearest import ExactIndex
@@ -104,7 +105,7 @@ def speed(rows: int, rounds: int, threads: int) -> None:
             for name, value in middle.items()
         ),
         "",
-        f"The first search measures lengths too: {first:.2f} s. 256 queries at once: {many:.2f} s.",
+        f"The first search also computes lengths: {first:.2f} s. 256 queries together: {many:.2f} s.",
     ]
     os.environ["OMP_NUM_THREADS"] = str(threads)
     settings = {"rows": rows, "width": WIDTH, "k": K, "rounds": rounds, "threads": threads}
@@ -113,7 +114,7 @@ def speed(rows: int, rounds: int, threads: int) -> None:
 
 
 def quality(cache: Path) -> None:
-    """Measure and record (b)."""
+    """Measure and record the quality."""
     from blair_rec.text.search.approximate import ApproximateIndex
     from blair_rec.text.search.bm25 import WordIndex
     from blair_rec.text.search.evaluation import (
@@ -154,21 +155,24 @@ def quality(cache: Path) -> None:
     exact = found["vectors"].rows[:, :K]
     share = np.mean([len(set(a) & set(b)) / K for a, b in zip(nearly.tolist(), exact.tolist(), strict=True)])
     page = ["# Search, Home Depot", "", said(len(wanted), len(store))]
-    titles = {"all": f"All {len(wanted):,} queries", "odd": f"The {int(half.sum()):,} queries that chose nothing"}
+    titles = {
+        "all": f"All {len(wanted):,} queries",
+        "odd": f"The {int(half.sum()):,} queries that were used for no choice",
+    }
     for which, title in titles.items():
         page += ["", f"## {title}", "", f"| search | {' | '.join(SHOWN)} |", "|---|" + "---|" * len(SHOWN)]
         page += [
             f"| {name} | {' | '.join(f'{values[metric]:.4f}' for metric in SHOWN)} |"
             for name, values in means[which].items()
         ]
-    page += ["", f"Of the exact {K} nearest vectors faiss finds {share:.1%}."]
+    page += ["", f"faiss retrieves {share:.1%} of the exact {K} nearest vectors."]
     settings = {"encoder": dict(store.encoder), "relevant_from": RELEVANT_FROM, "fusion_depth": FUSION_DEPTH}
     runs = {"queries": len(wanted), "items": len(store), "means": means, "faiss_finds": float(share)}
     write_record("search-quality", settings, runs, page)
 
 
 def encoded(items: Path, path: Path) -> Any:
-    """The titles' store: made, or read if it is there."""
+    """Return the store of the titles; make it if it doesn't exist."""
     from blair_rec.text.catalogue import read_catalogue
     from blair_rec.text.encoding.encode import encode_catalogue
     from blair_rec.text.encoding.source import resolve_encoder
@@ -180,11 +184,11 @@ def encoded(items: Path, path: Path) -> Any:
 
 
 def said(queries: int, items: int) -> str:
-    """What was measured."""
+    """Return the sentence on what was measured."""
     return (
-        f"{queries:,} queries with a grade of {RELEVANT_FROM} and more, {items:,} titles, {PACKAGE} (encoded in "
+        f"{queries:,} queries with a grade of {RELEVANT_FROM} or more, {items:,} titles, {PACKAGE} (encoded in "
         "bfloat16, stored in float16). NDCG by grade (1 to 3, all graded items); recall and MRR of items graded "
-        f"{RELEVANT_FROM} and more. BM25 on the same titles; both: the sum of both scores, equal weights."
+        f"{RELEVANT_FROM} or more. BM25 on the same titles; both: the sum of both scores, equal weights."
     )
 
 

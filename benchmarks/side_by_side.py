@@ -1,4 +1,4 @@
-"""What the benchmarks share that set peers side by side: a synthetic log, child processes in turn, and the record."""
+"""Shared by the benchmarks that compare peers: a synthetic log, child processes in turn, and the record."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "train_neg_sample_args": None}
-"""What RecBole has to be told for a model with cross entropy over a log."""
+"""RecBole's settings for a model with cross-entropy on a log."""
 
 
 def write_zipf_log(folder: Path, users: int, items: int, events: int, seed: int = 0) -> Path:
-    """A data set of exactly so many users, items and events in random order; the popularity of items is Zipf's.
+    """Write a data set of the given size: events in random order, Zipf-distributed popularity of items.
 
-    Every user has three events at least, so that leave-one-out leaves a training target, and every item one.
+    Every user has at least three events, so that leave-one-out leaves a training target; every item has at least one.
     """
     import numpy as np
 
@@ -46,13 +46,13 @@ def write_zipf_log(folder: Path, users: int, items: int, events: int, seed: int 
 
 
 def peak_mib() -> float:
-    """The most memory this process has held at once so far."""
+    """Return the peak memory of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
 def measured(job: Callable[[], Any], **also: Any) -> None:
-    """Run a job and print, for the parent, its seconds and the memory it took above what the process held before."""
+    """Run a job; print for the parent its seconds, and its peak memory above what the process held before."""
     before, begin = peak_mib(), time.perf_counter()
     found = job()
     seconds = time.perf_counter() - begin
@@ -62,7 +62,7 @@ def measured(job: Callable[[], Any], **also: Any) -> None:
 def in_turn(
     commands: dict[str, Sequence[str]], rounds: int, folder: str, before: Callable[[], Any] = lambda: None
 ) -> dict[str, list[dict[str, Any]]]:
-    """Each command in a process of its own, one after the other, round by round; what each printed last.
+    """Run each command in a separate process, in turn, round by round; return the last line that each printed.
 
     `before` is called before each of them.
     """
@@ -80,12 +80,12 @@ def in_turn(
 
 
 def middle(runs: Sequence[dict[str, Any]], key: str) -> float:
-    """The median of several runs."""
+    """Return the median of several runs."""
     return median(run[key] for run in runs)
 
 
 def write_record(name: str, settings: dict[str, Any], runs: dict[str, Any], page: list[str]) -> None:
-    """benchmarks/results/NAME.json with every run, NAME.md with the page, and where and when it was measured."""
+    """Write benchmarks/results/NAME.json with every run, and NAME.md with the page; both say where and when."""
     from blair_rec.experiment.provenance import git_commit, provenance
 
     threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)

@@ -1,10 +1,10 @@
-"""How long the command line takes to answer: help and imports beside an empty Python, as medians of processes in turn.
+"""Start-up time of the command line: help and imports, compared with an empty Python; medians of processes in turn.
 
     python benchmarks/startup.py [--rounds 11]
 
-Each round starts every command once, so that other work on the machine slows all of them alike. Seconds are from the
-start of a process to its end, with the files in the page cache: the first round isn't counted. Written to
-benchmarks/results/startup.{json,md}. About a minute.
+Each round starts every command once, so that other work on the machine slows all of them equally. Seconds are from
+start to end of a process, with the files in the page cache: the first round isn't counted. Written to
+benchmarks/results/startup.{json,md}. Takes about a minute.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EMPTY, FOR_COMPARISON = "python -c pass", "import scipy.stats"
 
 
 def seconds_of(command: list[str]) -> float:
-    """From the start of a process to its end."""
+    """Return the seconds from start to end of a process."""
     begin = time.perf_counter()
     subprocess.run([sys.executable, *command], stdout=subprocess.DEVNULL, check=True)
     return time.perf_counter() - begin
@@ -53,14 +53,14 @@ def main() -> None:
         slowest = max(run["seconds"] for run in found)
         table.append(f"| {name} | {median:.3f} | {median - empty:.3f} | {slowest:.3f} |")
     page = [
-        "# How long the command line takes to answer",
+        "# Start-up time of the command line",
         "",
         f"Medians of {rounds} processes each, started in turn, with the files in the page cache, by "
         "`benchmarks/startup.py`.",
         "",
         *table,
         "",
-        f"`{FOR_COMPARISON}` is there for comparison: no help text imports it, nor NumPy, pandas or torch.",
+        f"`{FOR_COMPARISON}` is for comparison: no help text imports it, nor NumPy, pandas or torch.",
     ]
     write_record("startup", {"rounds": rounds, "commands": COMMANDS}, runs, page)
 

@@ -1,12 +1,12 @@
-"""What tail items would gain if an average weighed its members otherwise for them: an ablation, on validation alone.
+"""Separate weights for tail items in an average: an ablation on validation alone.
 
     python benchmarks/tail_weights.py RUNS [--average all] [--seed 1] [--tail 0,0.5,1,2]
 
-RUNS is the folder of a finished comparison. Its average has one weight for each member. Here items with at most 5
-training events have weights of their own, and a shift towards or away from them all: any ensemble of these members
-that treats tail items alike. The weights are climbed to on every second case of the validation split and measured on
-the others, and the other way round, for NDCG@10 over all cases plus TAIL times NDCG@10 over those whose true item is
-one of the tail. Written to benchmarks/results/tail_weights-DATASET.{json,md}.
+RUNS is the folder of a finished comparison. Its average has one weight per member. Here items with at most 5 training
+events have separate weights, and a shift towards or away from all of them: any ensemble of these members that treats
+tail items equally. The weights are fitted by hill climbing on every second case of the validation split and measured
+on the others, and the other way round. The objective is NDCG@10 over all cases plus TAIL times NDCG@10 over those
+whose target is a tail item. Written to benchmarks/results/tail_weights-DATASET.{json,md}.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ TAIL = 5
 K = 10
 STEPS = (0.2, 0.1, 0.05, 0.025)
 SHIFTED = 3
-"""A shift moves by so many times the step of a weight: it is added to a sum of weighted z-scores."""
+"""Step of a shift in steps of a weight: it is added to a sum of weighted z-scores."""
 BATCH = 256
 LOWEST = -1e30
 
 
 @dataclass
 class Cases:
-    """The validation split as the members score it: G = 2 groups of items, tail and others."""
+    """The validation split scored by the members, with G = 2 groups of items: tail and others."""
 
     scores: list[Tensor]
-    """Of each member: [B, N] z-scores, LOWEST where there is no candidate."""
+    """By member, [B, N] z-scores; LOWEST where an item is not a candidate."""
     target: Tensor
     """[B] int64."""
     missed: Tensor
-    """[B] bool: the true item stands in its own history."""
+    """[B] bool: the target is in the history."""
     group: Tensor
     """[N] int64: 0 for tail items."""
 
     def ndcg(self, weights: Tensor, rows: Tensor) -> Tensor:
-        """[R] of some cases, with weights [G, members + 1], of which the last one is the shift."""
+        """Return [R] of some cases, with weights [G, members + 1], of which the last one is the shift."""
         values = []
         by_item = weights[self.group].T.contiguous()
         for some in rows.split(BATCH):
@@ -61,7 +61,7 @@ class Cases:
 
 
 def climbed(cases: Cases, rows: Tensor, tail: float, apart: bool) -> Tensor:
-    """[G, members + 1]: uphill from equal weights, one coordinate at a time; with `apart`, of each group for itself."""
+    """Return [G, members + 1] by hill climbing from equal weights, by coordinate; with `apart`, separate by group."""
     members, is_tail = len(cases.scores), cases.group[cases.target[rows]] == 0
 
     def aim(weights: Tensor) -> float:
@@ -90,7 +90,7 @@ def climbed(cases: Cases, rows: Tensor, tail: float, apart: bool) -> Tensor:
 
 
 def held_out(cases: Cases, tail: float, apart: bool) -> dict[str, Any]:
-    """NDCG@10 of all, tail and other cases, each measured with the weights that the other half has chosen."""
+    """Return NDCG@10 of all, tail and other cases, each measured with the weights that the other half chose."""
     rows = torch.arange(len(cases.target))
     halves, values, chosen = (rows[::2], rows[1::2]), torch.zeros(len(rows), dtype=torch.float64), []
     for mine, others in (halves, halves[::-1]):
@@ -101,14 +101,14 @@ def held_out(cases: Cases, tail: float, apart: bool) -> dict[str, Any]:
 
 
 def by_case(cases: Cases, values: Tensor) -> dict[str, float]:
-    """The means over all cases, over those of tail items, and over the others."""
+    """Return the means over all cases, over those of tail items, and over the others."""
     is_tail = cases.group[cases.target] == 0
     return {"all": values.mean().item(), "tail": values[is_tail].mean().item(), "head": values[~is_tail].mean().item()}
 
 
 @torch.no_grad()
 def read_cases(runs: Path, names: list[str], seed: int) -> Cases:
-    """The members' scores of the validation split, history masked."""
+    """Return the members' scores of the validation split, history masked."""
     from blair_rec.config.comparison import load_config
     from blair_rec.experiment.loading import load_model
     from blair_rec.experiment.planning.data_files import data_folder
@@ -137,13 +137,13 @@ def read_cases(runs: Path, names: list[str], seed: int) -> Cases:
 
 
 def to_page(name: str, names: list[str], baseline: dict[str, float], rows: list[dict[str, Any]]) -> list[str]:
-    """The record as lines of Markdown."""
+    """Return the record as lines of Markdown."""
     page = [
-        f"# {name}: an average of {', '.join(names)} with weights of its own for tail items",
+        f"# {name}: an average of {', '.join(names)} with separate weights for tail items",
         "",
         "NDCG@10 on validation, history masked, one seed; weights chosen on one half of the cases, measured on the "
-        f"other. Tail cases: a true item of at most {TAIL} training events. Weights are chosen for all cases plus so "
-        "many times the tail cases.",
+        f"other. Tail cases: a target with at most {TAIL} training events. Weights are chosen for all cases plus the "
+        "tail cases times the number in the second column.",
         "",
         "| weights | tail counted | all cases | tail | head |",
         "|---|---|---|---|---|",
@@ -157,20 +157,20 @@ def to_page(name: str, names: list[str], baseline: dict[str, float], rows: list[
 
 
 def main() -> None:
-    """Read a comparison, climb for each aim, and record."""
+    """Read a comparison, fit weights for each objective, and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, help="the folder of a finished comparison")
-    parser.add_argument("--average", default="all", help="whose members are weighed")
+    parser.add_argument("--average", default="all", help="the average whose members are weighted")
     parser.add_argument("--baseline", default="id")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--tail", default="0,0.5,1,2", help="how much tail cases count beyond their share")
+    parser.add_argument("--tail", default="0,0.5,1,2", help="extra weight of tail cases")
     options = parser.parse_args()
     from blair_rec.config.comparison import load_config
 
     config = load_config(options.runs / "config.yaml")
     names = list(config.variants[options.average].average)
     if not names:
-        sys.exit(f"{options.average} is no average")
+        sys.exit(f"{options.average} is not an average")
     alone = read_cases(options.runs, [options.baseline, names[0]], options.seed)
     only_first = torch.tensor([[1.0, 0.0, 0.0]] * 2)
     baseline = by_case(alone, alone.ndcg(only_first, torch.arange(len(alone.target))))

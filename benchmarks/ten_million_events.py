@@ -2,8 +2,8 @@
 
     python benchmarks/ten_million_events.py [--users 1000000] [--items 500000] [--events 10000000] [--evaluate 50000]
 
-The log is synthetic, with Zipf's popularity of items; the model is SASRec at RecBole's default sizes, its items ids.
-Each step is timed, and the most memory the process has held by its end is noted: the aim is 16 GiB in all. Recorded in
+The log is synthetic, with Zipf-distributed popularity of items; the model is SASRec on IDs at RecBole's default sizes.
+Each step is timed, with the peak memory of the process up to its end. The goal is at most 16 GiB in all. Recorded in
 benchmarks/results/ten_million_events.{json,md}.
 """
 
@@ -24,7 +24,7 @@ METRICS = ["NDCG@10", "Recall@10"]
 
 
 def work(data: str, evaluate: int) -> None:
-    """The process that does it all, step by step; the record is its last line."""
+    """Do all steps; this runs as a separate process, and its last line is the record."""
     import copy
 
     import numpy as np
@@ -71,15 +71,15 @@ def work(data: str, evaluate: int) -> None:
 
 
 def to_page(run: dict[str, Any], options: argparse.Namespace) -> list[str]:
-    """The record as lines of Markdown."""
+    """Return the record as lines of Markdown."""
     gib = run["peak_mib"] / 1024
     lines = [
         f"# {options.events:,} events, {options.users:,} users, {options.items:,} items",
         "",
-        f"SASRec (2 layers, width 64, window of 50), sampled softmax with {run['negatives']} items a step, one epoch "
-        f"over {run['targets']:,} targets, {run['evaluated']:,} test cases ranked among all items (NDCG@10 "
-        f"{run['NDCG@10']:.5f}). The most memory held at once is {gib:.1f} GiB, "
-        f"{'within' if gib <= LIMIT_GIB else 'more than'} the {LIMIT_GIB} aimed at.",
+        f"SASRec (2 layers, width 64, window of 50), sampled softmax with {run['negatives']} negatives per step, one "
+        f"epoch over {run['targets']:,} targets, {run['evaluated']:,} test cases ranked among all items (NDCG@10 "
+        f"{run['NDCG@10']:.5f}). Peak memory is {gib:.1f} GiB, "
+        f"{'within' if gib <= LIMIT_GIB else 'more than'} the goal of {LIMIT_GIB}.",
         "",
         "| step | seconds | peak MiB so far |",
         "|---|---|---|",
@@ -88,7 +88,7 @@ def to_page(run: dict[str, Any], options: argparse.Namespace) -> list[str]:
 
 
 def main() -> None:
-    """Write the log, have the work done in a process of its own, and write the record."""
+    """Write the log, run the steps in a separate process, and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=1_000_000)
     parser.add_argument("--items", type=int, default=500_000)

@@ -2,11 +2,11 @@
 
     python benchmarks/training_speed.py [--dataset ml-100k] [--data-path DIR] [--rounds 3] [--rectools PYTHON]
 
-Every trainer lives in a process of its own and trains one epoch when it is told to, so that all of them see the same
-machine. RecTools (pip install "rectools[torch]==0.19.*") needs an environment of its own; `--rectools` names that
-environment's python, and without it RecTools is left out. All have 2 layers, 2 heads, width 64, dropout 0.5 and a
-window of 50, and learn with a softmax over all items. Also measured: the rate at which this machine multiplies matrices
-of these shapes, what the arithmetic alone would take at that rate, and where the rest goes. Written to
+Every trainer is a separate process and trains one epoch on request, so that all of them run under the same conditions.
+RecTools (pip install "rectools[torch]==0.19.*") needs a separate environment; `--rectools` names its python, and
+without it RecTools is skipped. All have 2 layers, 2 heads, width 64, dropout 0.5, a window of 50, and a softmax over
+all items. Also measured: the rate at which this machine multiplies matrices of these shapes, the time of the
+arithmetic alone at that rate, and the operators that take the rest. Written to
 benchmarks/results/training_speed-DATASET.{json,md}.
 """
 
@@ -36,13 +36,13 @@ NAMES = {
 
 
 def wait_for_turn() -> None:
-    """Block until the parent asks for the next epoch; end the process when it asks no more."""
+    """Block until the parent requests the next epoch; end the process after the last one."""
     if sys.stdin.readline().strip() != "epoch":
         sys.exit(0)
 
 
 def tell(**values: Any) -> None:
-    """One line for the parent."""
+    """Print one line for the parent."""
     print(json.dumps(values), flush=True)
 
 
@@ -50,7 +50,7 @@ PRECISIONS = {"ours": "float32", "ours_bfloat16": "bfloat16"}
 
 
 def recbole_trainer(model_name: str, dataset: str, data_path: str | None, **also: Any) -> tuple[Any, Any]:
-    """RecBole's own trainer and training data for a model, built as run_recbole builds them."""
+    """Return RecBole's own trainer and training data for a model, built as run_recbole builds them."""
     import blair_rec.recbole  # noqa: F401
 
     from recbole.config import Config
@@ -81,7 +81,7 @@ def recbole_trainer(model_name: str, dataset: str, data_path: str | None, **also
 
 
 def train_with_recbole(worker: str, dataset: str, data_path: str | None) -> None:
-    """A process that trains epochs of a model that RecBole knows."""
+    """Train epochs of a model that RecBole finds by name; this runs as a separate process."""
     if worker in PRECISIONS:
         trainer, train_data = recbole_trainer("BLaIRSASRec", dataset, data_path, blair_precision=PRECISIONS[worker])
     else:
@@ -97,7 +97,7 @@ def train_with_recbole(worker: str, dataset: str, data_path: str | None) -> None
 
 
 def train_with_rectools(events: str) -> None:
-    """A process of another environment that trains epochs of RecTools' SASRec on the training split."""
+    """Train epochs of RecTools' SASRec on the training split, in a process of the other environment."""
     import pandas as pd
     from pytorch_lightning import Callback, Trainer
     from rectools import Columns
@@ -135,7 +135,7 @@ def train_with_rectools(events: str) -> None:
 
 
 class Peer:
-    """A trainer in a process of its own."""
+    """A trainer in a separate process."""
 
     def __init__(self, command: list[str], folder: str) -> None:
         self.process = subprocess.Popen(
@@ -160,7 +160,7 @@ class Peer:
 
 
 def training_split(dataset: str, data_path: str | None, path: Path) -> dict[str, Any]:
-    """Write the training events as user, item, order; how many targets they hold for whom, and in what context."""
+    """Write the training events as user, item, order; return each trainer's number of targets and mean context."""
     import numpy as np
 
     import blair_rec.recbole  # noqa: F401  (first of all: RecBole's models turn on a debugging mode of torch)
@@ -193,13 +193,13 @@ def training_split(dataset: str, data_path: str | None, path: Path) -> dict[str,
 
 
 def arithmetic(items: int, targets: int, mean_context: float) -> dict[str, float]:
-    """Floating-point operations of one epoch, forward and backward, of the model and of the softmax over all items."""
+    """Return the operations of one epoch, forward and backward, of the model and of the softmax over all items."""
     per_token = 2 * (4 * WIDTH * WIDTH + 2 * WIDTH * 256) + 2 * 2 * WIDTH * mean_context
     return {"model": 3 * LAYERS * per_token * targets, "softmax": 3 * 2 * WIDTH * float(items) * targets}
 
 
 def matrix_rate(rows: int, columns: int) -> float:
-    """Operations a second of a float32 product [rows, WIDTH] x [WIDTH, columns], the best of many."""
+    """Return the operations per second of a float32 product [rows, WIDTH] x [WIDTH, columns], the best of many."""
     import torch
 
     left, right, out = torch.randn(rows, WIDTH), torch.randn(WIDTH, columns), torch.empty(rows, columns)
@@ -212,7 +212,7 @@ def matrix_rate(rows: int, columns: int) -> float:
 
 
 def where_time_goes(dataset: str, data_path: str | None, top: int = 12) -> list[tuple[str, float]]:
-    """Shares of one of our epochs by operator, from torch's profiler (which slows small operators down)."""
+    """Return the shares of one of our epochs by operator, from torch's profiler (which slows small operators)."""
     from torch.profiler import ProfilerActivity, profile
 
     trainer, train_data = recbole_trainer("BLaIRSASRec", dataset, data_path)
@@ -225,7 +225,7 @@ def where_time_goes(dataset: str, data_path: str | None, top: int = 12) -> list[
 
 
 def to_markdown(record: dict[str, Any]) -> str:
-    """The record as a page."""
+    """Return the record as a page."""
     ours = [record["nanoseconds_per_target"][name] for name in PRECISIONS]
     lines = [
         f"# Seconds per training target, {record['dataset']}",
@@ -247,8 +247,8 @@ def to_markdown(record: dict[str, Any]) -> str:
     softmax = record["operations"]["softmax"] / record["rate"]["softmax"]
     lines += [
         "",
-        "Mean context: items that a target is predicted from. Ours cuts long sequences at random offsets, RecBole "
-        "gives every target its whole window, RecTools keeps the last 51 events of a user.",
+        "Mean context: number of items that a target is predicted from. Ours cuts long sequences at random offsets, "
+        "RecBole gives every target its whole window, RecTools keeps the last 51 events of a user.",
         "",
         f"The arithmetic of one of our epochs takes {needed + softmax:.2f} s at the rate at which this machine "
         f"multiplies float32 matrices of these shapes ({record['rate']['model'] / 1e9:.0f} GFLOP/s for the model: "
