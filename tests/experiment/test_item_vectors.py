@@ -143,7 +143,7 @@ def test_a_dry_run_names_the_store(encoded: Path, tmp_path: Path, capsys: pytest
         "variants: {id: {}, text: {items: text}}\n"
     )
     assert main(["compare", str(path), "-o", "out", "--dry-run"]) == 0
-    assert capsys.readouterr().err == "vectors by another-tool from mine\n"
+    assert capsys.readouterr().err == "vectors of another-tool from mine\n"
     other = ["--encoder", str(encoded / "tiny-roberta"), "--set", "text.pooling=cls"]
     assert main(["compare", str(path), "-o", "out", "--dry-run", *other]) == 0
     assert capsys.readouterr().err == "encoding 80 items with tiny-roberta: to do\n", "another encoder, not the store"
