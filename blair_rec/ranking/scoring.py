@@ -55,8 +55,10 @@ class Ranks:
 
 
 @torch.no_grad()
-def rank(model: Scorer, split: TextSequentialDataset, batch_size: int, k: int = 0) -> Ranks:
+def rank(model: Scorer, split: TextSequentialDataset, batch_size: int, k: int = 0, first: int = 1) -> Ranks:
     """Score every case of a split against all items, `batch_size` cases at a time.
+
+    With `first` the items from this id on are the candidates; every target has to be one of them.
 
     Models that score by product meet the items chunk by chunk, so that no row of scores is ever whole; their counts
     are those of float64 arithmetic, whatever the size of a chunk. Other models are asked for as many cases at once
@@ -83,7 +85,7 @@ def rank(model: Scorer, split: TextSequentialDataset, batch_size: int, k: int = 
                 split.inter_feat[name][rows].to(model.device) for name in (split.uid_field, split.iid_field)
             )
             row, item = (pairs.to(model.device) for pairs in split.histories(rows))
-            parts.append({"user": user, "item": target, **_rank(scores, target, row, item, k)})
+            parts.append({"user": user, "item": target, **_rank(scores, target, row, item, k, first)})
     return Ranks(**{name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]})
 
 
@@ -186,8 +188,11 @@ class GivenScores:
         return self.scores[case, item].double()
 
 
-def _rank(scores: Scores, target: Tensor, row: Tensor, item: Tensor, k: int) -> dict[str, Tensor]:
-    """Counts and top-k of one batch: target [B] item ids; histories as pairs, row [P] of a case and item [P]."""
+def _rank(scores: Scores, target: Tensor, row: Tensor, item: Tensor, k: int, first: int = 1) -> dict[str, Tensor]:
+    """Counts and top-k of one batch: target [B] item ids; histories as pairs, row [P] of a case and item [P].
+
+    Candidates are the items from `first` on; a top-k of fewer than all can't be asked for.
+    """
     own = scores.pairs(torch.arange(len(target), device=target.device), target)
     seen = torch.unique(row * scores.n_items + item)
     seen_row, seen_item = seen // scores.n_items, seen % scores.n_items
@@ -196,7 +201,7 @@ def _rank(scores: Scores, target: Tensor, row: Tensor, item: Tensor, k: int) -> 
 
     above, same = torch.zeros_like(target), torch.full_like(target, -1)  # the true item is no candidate
     width = max(1, CHUNK.get(target.device.type, CHUNK["cuda"]) // len(target))
-    for begin in range(1, scores.n_items, width):  # nor is item 0, the padding
+    for begin in range(first, scores.n_items, width):  # nor is item 0, the padding
         end = min(begin + width, scores.n_items)
         part = scores.part(begin, end)
         above_here, same_here = count(part, own, scores.slack[part.dtype])
@@ -209,14 +214,16 @@ def _rank(scores: Scores, target: Tensor, row: Tensor, item: Tensor, k: int) -> 
         if best is not None:
             best.look_at(part, begin)
 
-    others = seen_item != target[seen_row]
+    others = (seen_item != target[seen_row]) & (seen_item >= first)
     above_seen, same_seen = count(seen_score[:, None], own[seen_row], scores.slack[seen_score.dtype][seen_row])
     result = {
         "higher_unmasked": above,
         "equal_unmasked": same,
         "higher_masked": above.index_add(0, seen_row, -above_seen * others),
         "equal_masked": same.index_add(0, seen_row, -same_seen * others),
-        "target_in_history": torch.zeros_like(target, dtype=torch.bool).index_fill_(0, seen_row[~others], True),
+        "target_in_history": torch.zeros_like(target, dtype=torch.bool).index_fill_(
+            0, seen_row[seen_item == target[seen_row]], True
+        ),
         "history_length": torch.bincount(row, minlength=len(target)),
     }
     if best is None:
