@@ -37,6 +37,7 @@ BESIDE_RUNS = (
     "evaluate/answer.py",
     "evaluate/cells.py",
     "evaluate/leaderboard.py",
+    "evaluate/new_items.py",
     "evaluate/notes.py",
     "evaluate/page/",
     "evaluate/report.py",

@@ -67,7 +67,9 @@ class NewRanks:
                 raise ValueError(f"{one.name} has shape {array.shape}, expected {expected}")
         last = int(self.known) + len(self.tokens) - 1
         if wrong := int(((self.item < self.known) | (self.item > last)).sum()):
-            raise ValueError(f"item is out of bounds in {wrong} of {len(self.item)} cases, expected {self.known} to {last}")
+            raise ValueError(
+                f"item is out of bounds in {wrong} of {len(self.item)} cases, expected {self.known} to {last}"
+            )
         for part, most in (("unmasked", last - 1), ("masked", last - 1), ("new", len(self.tokens) - 1)):
             higher, equal = getattr(self, f"higher_{part}"), getattr(self, f"equal_{part}")
             if wrong := int(((higher < 0) | (equal < 0) | (higher + equal > most)).sum()):
