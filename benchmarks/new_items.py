@@ -1,6 +1,6 @@
 """New items, in two ways: 5% of the items hidden, and a cut-off split whose later items are the new ones.
 
-    python benchmarks/new_items.py DATASET -o RUNS [--epochs 50] [--seeds 1,2,3] [--ways hidden,cutoff] [--set KEY=VALUE]
+    python benchmarks/new_items.py DATASET -o RUNS [--epochs 50] [--seeds 1,2,3] [--ways hidden,cutoff] [--set K=VALUE]
 
 DATASET is a folder of atomic files with epoch seconds and titles, such as BeautyDated. Settings are those of
 configs/new-items.yaml. RUNS/hidden and RUNS/cutoff are comparisons: an interrupted benchmark goes on where it stopped.

@@ -14,7 +14,7 @@ from blair_rec.errors import UnpairedRuns
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
 from blair_rec.evaluate.new_items import table_cells
 from blair_rec.evaluate.report import to_csv, to_markdown
-from blair_rec.evaluate.runs.new_ranks import NewRanks, write_new_ranks
+from blair_rec.evaluate.runs.new_ranks import COUNTS, NewRanks, write_new_ranks
 from blair_rec.evaluate.runs.results import load_runs
 
 
@@ -95,7 +95,7 @@ def test_runs_over_other_new_items_are_not_put_into_one_table(tmp_path: Path) ->
 
 
 def test_where_no_test_case_has_a_new_item_as_target_there_is_no_table(tmp_path: Path) -> None:
-    nothing = {name: np.zeros(0, np.int64) for name in ("user", "item", "history_length", "higher_new", "equal_new")}
+    nothing = {name: np.zeros(0, np.int64) for name in ("user", "item", "history_length", *COUNTS)}
     for seed in (1, 2):
         write_new_ranks(fake_run(tmp_path, "id", seed), new_ranks([], [], **nothing))
     assert build_leaderboard(load_runs(tmp_path), "id", ["NDCG@10"], "unmasked").new_items is None
