@@ -46,15 +46,8 @@ def compared(way: str, dataset: str, out: Path, settings: list[str]) -> dict[str
     compare(load_config(CONFIG, [f"dataset={dataset}", *WAYS[way], *settings]), out / way, listener=Says())
     board: dict[str, Any] = json.loads((out / way / "leaderboard.json").read_text("utf-8"))
     kept = ("new_items", "notes", "provenance", "users", "cases", "candidates", "rows")
-    rows = [
-        {
-            "variant": row["variant"],
-            "seeds": row["seeds"],
-            "train_seconds": row["train_seconds"],
-            "metrics": row["metrics"],
-        }
-        for row in board["rows"]
-    ]
+    of_row = ("variant", "seeds", "train_seconds", "epochs", "metrics")
+    rows = [{key: row[key] for key in of_row} for row in board["rows"]]
     return {**{key: board[key] for key in kept}, "rows": rows, "seconds_of_this_sitting": time.perf_counter() - begin}
 
 
@@ -63,9 +56,9 @@ def to_page(name: str, found: dict[str, dict[str, Any]], settings: list[str]) ->
     page = [
         f"# {name}: items that training has not seen",
         "",
-        "Histories masked, mean over test cases and seeds, ± the standard deviation over seeds. `new`: test cases whose "
-        "target is a new item, among known and new items, and among the new ones alone. `known`: all other test cases, "
-        "among known items. Settings: configs/new-items.yaml" + "".join(f", {one}" for one in settings) + ".",
+        "Histories masked, mean over test cases and seeds, ± the standard deviation over seeds. `new`: test cases "
+        "whose target is a new item, among known and new items, and among the new ones alone. `known`: all other test "
+        "cases, among known items. Settings: configs/new-items.yaml" + "".join(f", {one}" for one in settings) + ".",
     ]
     for way, board in found.items():
         new = board["new_items"]
@@ -76,18 +69,16 @@ def to_page(name: str, found: dict[str, dict[str, Any]], settings: list[str]) ->
             f"{new['items']:,} new items and {new['known']:,} known ones; {new['cases']:,} test cases of new items, "
             f"{new['left_out']:,} more without a known item before them left out; {board['cases']:,} of known items.",
             "",
-            "| variant | new: NDCG@10 among all | Recall@10 | NDCG@10 among new | Recall@10 | known: NDCG@10 | Recall@10 |",
+            "| variant | new, among all: NDCG@10 | Recall@10 | new, among new: NDCG@10 | Recall@10 | known: NDCG@10 "
+            "| Recall@10 |",
             "|---|---:|---:|---:|---:|---:|---:|",
         ]
         for row in board["rows"]:
             of_new = new["rows"][row["variant"]]
             cells = ["can't score new items", "", "", ""]
             if of_new["why"] is None:
-                cells = [
-                    _value(one)
-                    for part in (of_new["among_all"]["masked"], of_new["among_new"])
-                    for one in part.values()
-                ]
+                parts = of_new["among_all"]["masked"], of_new["among_new"]
+                cells = [_value(one) for part in parts for one in part.values()]
             cells += [_value(one) for one in row["metrics"]["masked"].values()]
             page.append(f"| {row['variant']} | {' | '.join(cells)} |")
         chance = " | ".join(f"{one:.4f}" for one in new["by_chance"].values())
@@ -117,8 +108,9 @@ def main() -> None:
     found = {way: compared(way, options.dataset, options.out, settings) for way in ways}
     name = Path(options.dataset).name
     page = to_page(name, found, settings)
-    print("\n".join(page))
-    if options.epochs is None:
+    if options.epochs is not None:
+        print("\n".join(page))
+    else:
         write_record(f"new_items-{name}", {"settings": settings, "ways": ways}, found, page)
 
 
