@@ -66,8 +66,8 @@ def new_item_cases(known: Any, whole: Any) -> NewItemCases:
     position = whole.inter_feat[LOG_POSITION]
     position = position[numbers[field][whole.log.item[position]] >= n_known]
     length = whole.log.before(position)
-    case = torch.repeat_interleave(torch.arange(len(position)), length)
-    nth = torch.arange(len(case)) - torch.repeat_interleave(torch.cumsum(length, 0) - length, length)
+    case = torch.repeat_interleave(torch.arange(len(position), device="cpu"), length)
+    nth = torch.arange(len(case), device="cpu") - torch.repeat_interleave(torch.cumsum(length, 0) - length, length)
     event = (position - length)[case] + nth
     read = numbers[field][whole.log.item[event]] < n_known
     case, event = case[read], event[read]
