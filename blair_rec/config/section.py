@@ -191,7 +191,7 @@ NewItems = Annotated[
         {
             "anyOf": [
                 {"type": "number", "exclusiveMinimum": 0, "maximum": MOST_NEW_ITEMS},
-                {"const": AFTER_CUTOFF},
+                {"type": "string", "const": AFTER_CUTOFF},
                 {"type": "null"},
             ]
         }
