@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from blair_rec.errors import ConfigError, UnpairedRuns
 from blair_rec.evaluate.metrics import TopLists, check_k, parse_metric, top_lists
+from blair_rec.evaluate.new_items import NewItemsTable, new_items_table, scores
 from blair_rec.evaluate.notes import (
     Scalar,
     accepted_notes,
@@ -141,10 +142,15 @@ class Leaderboard:
     notes: tuple[str, ...]
     """What a reader has to know before believing the table; what changes a conclusion most comes first."""
     rows: tuple[Row, ...]
+    new_items: NewItemsTable | None = None
+    """None where no items were hidden (evaluate.new_items)."""
 
     def to_json(self) -> dict[str, Any]:
         """The content of leaderboard.json, ready for `json.dumps`."""
-        return {"schema": SCHEMA, **asdict(self)}
+        content = {"schema": SCHEMA, **asdict(self)}
+        if self.new_items is None:
+            del content["new_items"]
+        return content
 
     def scores(self) -> list[Score]:
         """One record for every number that was averaged."""
@@ -155,6 +161,16 @@ class Leaderboard:
             for protocol, summaries in of_part.items()
             for metric, summary in summaries.items()
             for seed, value in zip(row.seeds, summary.per_seed, strict=True)
+        ] + self._scores_of_new_items()
+
+    def _scores_of_new_items(self) -> list[Score]:
+        if self.new_items is None:
+            return []
+        return [
+            Score(row.variant, self.dataset, seed, protocol, name, metric, value)
+            for row in self.rows
+            for protocol, name, metric, values in scores(self.new_items, row.variant)
+            for seed, value in zip(row.seeds, values.per_seed, strict=True)
         ]
 
 
@@ -231,6 +247,7 @@ def build_leaderboard(
             ]
         ),
         rows=tuple(sorted(rows, key=lambda row: (-row.metrics[protocol][metrics[0]].mean, row.variant))),
+        new_items=new_items_table(variants),
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blair_rec.evaluate import new_items
 from blair_rec.evaluate.across import labels, standings
 from blair_rec.evaluate.answer import answer
 from blair_rec.evaluate.caption import HISTORY, _versions, caption
@@ -72,6 +73,8 @@ def to_terminal(leaderboard: Leaderboard, all_notes: bool = False) -> Table:
         if place == 0:
             table.add_column(Text(f"vs\n{leaderboard.baseline}"), justify="right", no_wrap=True, max_width=12)
             table.add_column("95%\ninterval", justify="right", no_wrap=True)
+    if (new := leaderboard.new_items) is not None:
+        table.add_column(f"{new_items.NEW_METRICS[0]}\nnew items", justify="right", no_wrap=True)
     best = {column: _best(leaderboard, *column) for column in columns}
     for row in leaderboard.rows:
         cells: list[Text] = [Text(_name(row))]
@@ -80,6 +83,8 @@ def to_terminal(leaderboard: Leaderboard, all_notes: bool = False) -> Table:
             cells.append(Text(_value(summary), style="bold" if summary.mean == best[protocol, metric] else ""))
             if place == 0:
                 cells += [Text(_marked(summary), style=_colour(summary)), Text(_interval(summary))]
+        if new is not None:
+            cells.append(Text(new_items.first_cell(new, row.variant, chosen)))
         table.add_row(*cells)
     return table
 
@@ -119,6 +124,10 @@ def to_markdown(leaderboard: Leaderboard) -> str:
         blocks += [f"## {HISTORY[protocol].capitalize()} ({protocol})", _markdown_table(leaderboard, protocol)]
     protocol, first = leaderboard.protocol, leaderboard.metrics[0]
     blocks += [f"## For whom: {_escaped(first)}, {HISTORY[protocol]}", _slice_table(leaderboard)]
+    if (new := leaderboard.new_items) is not None:
+        header, lines = new_items.table_cells(new, {row.variant: _name(row) for row in leaderboard.rows}, protocol)
+        escaped = [[_escaped(cell) for cell in line] for line in lines]
+        blocks += [f"## New items: {HISTORY[protocol]}", _table(header, escaped, left=1), f"{new_items.caption(new)}."]
     k = leaderboard.rows[0].top_lists[protocol].k
     blocks += [f"## What is recommended: top {k}, {HISTORY[protocol]}", _top_lists_table(leaderboard)]
     blocks.append(f"{_escaped(caption(leaderboard))}.")
@@ -136,6 +145,11 @@ def to_csv(leaderboard: Leaderboard) -> str:
         for name in ("all", *row.slices)
         for protocol in PROTOCOLS
         for metric in leaderboard.metrics
+    ]
+    records += [
+        {**_csv_record(leaderboard, row, "all", leaderboard.protocol, leaderboard.metrics[0]), **changes}
+        for row in leaderboard.rows
+        for changes in new_items.csv_changes(leaderboard.new_items, row.variant)
     ]
     writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")
     writer.writeheader()

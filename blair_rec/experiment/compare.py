@@ -31,7 +31,7 @@ from blair_rec.experiment.planning.finished import finished_runs, refuse_changed
 from blair_rec.experiment.planning.plan import Run, run_names, with_members
 from blair_rec.experiment.planning.subset import Plan, averages_of, own_config, plan_all
 from blair_rec.experiment.provenance import hash_of
-from blair_rec.experiment.splits.leakage import leaks_of
+from blair_rec.experiment.splits.leakage import leaks_of, new_items_notes
 from blair_rec.files import alone_in, refuse_taken, tidy, write_text
 from blair_rec.lines.rejected import REJECTED
 from blair_rec.registry import trusting
@@ -113,13 +113,13 @@ def compare(
             wanted = {run.variant: encodings[run.variant] for run in asked if run.store}
             missing = {name: whole.text_of(whole.variants[name]).missing_text for name in wanted}
             for vectors, missing_text in dict.fromkeys((wanted[name], missing[name]) for name in wanted):
-                vectors.check(data.item_tokens[1:], missing_text)
-            data.notes = _notes(data, wanted)
+                vectors.check(data.all_items, missing_text)
+            data.notes = _notes(whole, data, wanted)
             stores = encode_stores(
                 {run.variant: encodings[run.variant] for run in pending if run.store}, listener, fresh
             )
             for name, made in stores.items():  # check before training that they cover the items
-                made.find(data.item_tokens[1:], missing[name])
+                made.find(data.all_items, missing[name])
                 check_transforms(whole, name, data, made)
             data.notes = _with_cut_texts(data, stores)
             asked = [_with_store(run, stores) for run in asked]
@@ -242,9 +242,9 @@ def encode_stores(encodings: dict[str, Vectors], listener: Listener, renew: bool
     return {name: stores[encoding] for name, encoding in encodings.items()}
 
 
-def _notes(data: Data, encodings: dict[str, Vectors]) -> tuple[str, ...]:
+def _notes(config: CompareConfig, data: Data, encodings: dict[str, Vectors]) -> tuple[str, ...]:
     """Notes on the data and its texts for readers of the results; logged, and written into every run."""
-    found = leaks_of(data.train, data.valid, data.test).notes()
+    found = [*leaks_of(data.train, data.valid, data.test).notes(), *new_items_notes(config, data.new_items)]
     for encoding in dict.fromkeys(encodings.values()):
         found += encoding.notes(data.item_tokens[1:])
     left_out = [f"{data.rejected.note('events')}; they are in {REJECTED}"] if data.rejected.count else []

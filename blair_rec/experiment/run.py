@@ -20,19 +20,23 @@ from blair_rec.config.section import to_dict
 from blair_rec.config.sections import VariantConfig
 from blair_rec.config.steps import step_name
 from blair_rec.data.dataset import TextSequentialDataset
+from blair_rec.data.hidden import NewItemCases
 from blair_rec.device import device_name
 from blair_rec.errors import TrainingError
 from blair_rec.evaluate.metrics import metric_values
+from blair_rec.evaluate.runs.new_ranks import write_new_ranks
 from blair_rec.evaluate.runs.results import last_items, load_run, write_lists, write_result
 from blair_rec.evaluate.runs.run_files import RESULT_FILE, WEIGHTS_FILE
 from blair_rec.experiment.fit import Fitted, fit_variant, measured
 from blair_rec.experiment.loading import load_model
 from blair_rec.experiment.planning.plan import Run, member_folders
 from blair_rec.experiment.provenance import code_files, peak_memory_mb, provenance
-from blair_rec.experiment.splits.reading import TrainingData, read_splits, training_data
+from blair_rec.experiment.splits.new_items import new_vectors
+from blair_rec.experiment.splits.reading import TrainingData, read_new_items, read_splits, training_data
 from blair_rec.files import partial_of, put_in_place
 from blair_rec.models.scorer import transform_report
 from blair_rec.ranking.ensemble import Ensemble, choose_weights
+from blair_rec.ranking.new_items import rank_new_items
 from blair_rec.ranking.scoring import rank
 from blair_rec.registry import trusting
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
@@ -63,6 +67,13 @@ class Data(TrainingData):
     """The last items of each test case's history, and the training events of each item: see results.write_lists."""
     notes: Sequence[str] = ()
     """Notes for readers of the results: what checks of data and texts found."""
+    new_items: NewItemCases | None = None
+    """Test cases whose target is a hidden item; None where none is hidden."""
+
+    @property
+    def all_items(self) -> list[str]:
+        """Tokens of the known and the hidden items, without the padding."""
+        return [*self.item_tokens[1:], *(self.new_items.tokens if self.new_items else ())]
 
 
 def whole_data(config: CompareConfig, folder: Path) -> Data:
@@ -75,7 +86,7 @@ def whole_data(config: CompareConfig, folder: Path) -> Data:
     row, item = (part.numpy() for part in test.histories())
     offsets, items = last_items(row, item, len(test))
     kept = {"offsets": offsets, "items": items, "item_counts": data.item_counts}
-    return Data(**vars(data), test=test, histories=kept)
+    return Data(**vars(data), test=test, histories=kept, new_items=read_new_items(config, folder, test))
 
 
 def make_run(
@@ -169,6 +180,9 @@ def make_run(
         topk = {"unmasked": ranks.topk_unmasked, "masked": ranks.topk_masked}
         curve = [dataclasses.asdict(epoch) for epoch in fitted.history]
         write_lists(partial, arrays, topk, data.histories, data.item_tokens, curve)
+        if (cases := data.new_items) is not None:  # last of all: the model takes them in
+            vectors = new_vectors(run.folder, run.setup, store and store[0], data.item_tokens[1:], cases.tokens)
+            write_new_ranks(partial, rank_new_items(fitted.model, vectors, cases, config.evaluate.batch_size))
         put_in_place(run.folder)
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from blair_rec.config.section import default_of
 from blair_rec.config.sections import TextConfig
 from blair_rec.config.yaml_files import load_yaml, to_yaml
+from blair_rec.evaluate import new_items
 from blair_rec.evaluate.answer import p_value
 from blair_rec.evaluate.caption import HISTORY, TIES, encoders, in_history
 from blair_rec.evaluate.leaderboard import Leaderboard
@@ -66,6 +67,9 @@ def to_html(data: PageData, config: Mapping[str, Any]) -> str:
         ties=TIES,
         seeds=sorted({seed for row in board.rows for seed in row.seeds}),
         shown_notes=SHOWN_NOTES,
+        new_items_cells=board.new_items
+        and new_items.table_cells(board.new_items, {row.variant: row.variant for row in board.rows}, board.protocol),
+        new_items_caption=board.new_items and new_items.caption(board.new_items),
         charts=_charts(data),
         map_colours=[_colours(one) for one in data.maps],
         p_value=p_value,

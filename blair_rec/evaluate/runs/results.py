@@ -21,6 +21,7 @@ from blair_rec.config.section import default_of
 from blair_rec.config.yaml_files import load_yaml
 from blair_rec.errors import BadRun, ConfigError, NoRuns, UnpairedRuns
 from blair_rec.evaluate.metrics import Metric, per_user
+from blair_rec.evaluate.runs.new_ranks import NewRanks, read_new_ranks
 from blair_rec.evaluate.runs.run_files import (
     CONFIG_FILE,
     CURVE_FILE,
@@ -81,6 +82,11 @@ class RunResult(Result):
     def item_tokens(self) -> tuple[str, ...]:
         """[N] by item id; the first one is the padding token. Raises BadRun."""
         return tokens_of(self.folder, read_json(self.folder, ITEMS_FILE), self.ranks)
+
+    @cached_property
+    def new_items(self) -> NewRanks | None:
+        """The ranks of targets that are new items; None where none were hidden. Raises BadRun."""
+        return read_new_ranks(self.folder)
 
     @cached_property
     def curve(self) -> tuple[EpochRecord, ...]:

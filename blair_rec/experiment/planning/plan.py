@@ -11,6 +11,7 @@ from typing import Any
 
 from blair_rec import registry
 from blair_rec.config.comparison import CompareConfig
+from blair_rec.config.names import NEW_ITEMS_DRAW
 from blair_rec.config.plugin import PLUGIN_KEYS
 from blair_rec.config.section import to_dict
 from blair_rec.config.sections import TextConfig, VariantConfig
@@ -181,7 +182,11 @@ def run_setup(config: CompareConfig, variant_name: str, seed: int) -> dict[str, 
         "dataset": Path(config.dataset).name,
         "ties": config.ties,
         "split": to_dict(config.split),
-        "evaluate": {"protocol": config.evaluate.protocol, "selection": config.evaluate.metrics[0]},
+        "evaluate": {
+            "protocol": config.evaluate.protocol,
+            "selection": config.evaluate.metrics[0],
+            **_new_items_setup(config),
+        },
         "seed": seed,
     }
     if variant.average:  # everything else is in the runs of its members
@@ -200,6 +205,14 @@ def run_setup(config: CompareConfig, variant_name: str, seed: int) -> dict[str, 
         ),
         "text": text and _text_setup(text),
     }
+
+
+def _new_items_setup(config: CompareConfig) -> dict[str, Any]:
+    """Which items are hidden; nothing where none are, so that runs without them keep their hash."""
+    which = config.evaluate.new_items
+    if which is None:
+        return {}
+    return {"new_items": which, **({} if isinstance(which, str) else {"draw": NEW_ITEMS_DRAW})}
 
 
 def _without_options(said: dict[str, Any]) -> dict[str, Any]:

@@ -6,10 +6,16 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from blair_rec.config.comparison import CompareConfig
+from blair_rec.config.names import AFTER_CUTOFF
+
+if TYPE_CHECKING:  # takes torch and RecBole
+    from blair_rec.data.hidden import NewItemCases
 
 TRAINING, VALIDATION, TEST, NOWHERE = 0, 1, 2, -1
 
@@ -141,6 +147,27 @@ def text_notes(fields: Sequence[str], texts: Sequence[str]) -> list[str]:
         f"{same:,} of {len(texts):,} items share identical text ({', '.join(fields)}){nearly}, so text can't tell them "
         "apart"
     ]
+
+
+def new_items_notes(config: CompareConfig, cases: NewItemCases | None) -> list[str]:
+    """How new items were measured, or that they were not."""
+    if cases is None:
+        how = "hides a share of the items and measures them"
+        which: float | str = 0.05
+        if config.split is not None:
+            which, how = AFTER_CUTOFF, "hides the items without an event before `valid_from` and measures them"
+        key = f"`evaluate: {{new_items: {which}}}`"
+        return [f"new items were not measured, for no item was hidden from training; {key} {how}"]
+    items = cases.known - 1 + len(cases.tokens)
+    drawn = "no event before `valid_from`" if config.evaluate.new_items == AFTER_CUTOFF else "drawn by their ids"
+    notes = [
+        f"{len(cases.tokens):,} of {items:,} items ({drawn}) and all their events were hidden from training and "
+        f"selection; {len(cases.split):,} more test cases have one of them as target and are measured on their own, as "
+        "new items; histories hold known items alone"
+    ]
+    if cases.left_out:
+        notes.append(f"{cases.left_out:,} test cases of new items were left out: no known item comes before the target")
+    return notes
 
 
 def _repeated(values: Sequence[str]) -> int:

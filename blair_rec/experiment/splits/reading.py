@@ -15,6 +15,7 @@ from blair_rec.border.settings import CHANGE_SETTINGS, recbole_config, recbole_e
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.section import to_dict
 from blair_rec.data.dataset import TextSequentialDataset
+from blair_rec.data.hidden import NewItemCases, new_item_cases
 from blair_rec.data.log import LOG_POSITION
 from blair_rec.data.sequences import TrainingSequences, training_sequences
 from blair_rec.errors import BlairRecError, ConfigError, DatasetError
@@ -70,11 +71,10 @@ def read_splits(config: CompareConfig, folder: Path) -> tuple[TrainingData, Text
             larger than the number of items.
     """
     classes = _check_models(config, folder)
-    ours = {"blair_ties": config.ties, "blair_split": to_dict(config.split)}
-    recbole = recbole_config(model_class(config.model), str(folder), {**config.recbole, **ours})
+    recbole = _config_of_data(config, folder)
     _refuse_other_data(config)
     ignored = _unread_settings(config, classes)
-    dataset, train, valid, test = _read(config, recbole)
+    dataset, train, valid, test = _read(config, recbole, config.evaluate.new_items)
     _check_cases(config, {"training": train, "validation": valid, "test": test})
     _log_ties(config, train)
     tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
@@ -92,6 +92,26 @@ def read_splits(config: CompareConfig, folder: Path) -> tuple[TrainingData, Text
         unread=ignored,
     )
     return data, test
+
+
+def read_new_items(config: CompareConfig, folder: Path, test: TextSequentialDataset) -> NewItemCases | None:
+    """The test cases that have a hidden item as target; None where the comparison hides none.
+
+    Args:
+        test: the test split of `read_splits`, which has no hidden item.
+
+    Raises:
+        As `read_splits`.
+    """
+    if config.evaluate.new_items is None:
+        return None
+    *_, whole = _read(config, _config_of_data(config, folder))
+    return new_item_cases(test, whole)
+
+
+def _config_of_data(config: CompareConfig, folder: Path) -> Any:
+    ours = {"blair_ties": config.ties, "blair_split": to_dict(config.split)}
+    return recbole_config(model_class(config.model), str(folder), {**config.recbole, **ours})
 
 
 def _check_models(config: CompareConfig, folder: Path) -> list[type[Any]]:
@@ -115,11 +135,13 @@ def _check_models(config: CompareConfig, folder: Path) -> list[type[Any]]:
     return classes
 
 
-def _read(config: CompareConfig, recbole: Any) -> tuple[TextSequentialDataset, ...]:
-    """Read the data set, and build its training, validation and test split."""
+def _read(
+    config: CompareConfig, recbole: Any, new_items: float | str | None = None
+) -> tuple[TextSequentialDataset, ...]:
+    """Read the data set without its new items, and build its training, validation and test split."""
     try:
         with recbole_errors(f"read data set {config.dataset!r}", f"look at its files, or {CHANGE_SETTINGS}"):
-            dataset = TextSequentialDataset(recbole)
+            dataset = TextSequentialDataset(recbole, new_items)
             return dataset, *dataset.build()
     except BlairRecError:
         raise
