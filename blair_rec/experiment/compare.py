@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blair_rec.border.recbole_keys import setting_problems
-from blair_rec.config.comparison import CompareConfig, load_config, written
+from blair_rec.config.comparison import CompareConfig, load_config
 from blair_rec.config.yaml_files import refuse
 from blair_rec.errors import ConfigError, FolderBusy, OutputError
 from blair_rec.evaluate.agreement import Move, moves
@@ -26,13 +25,27 @@ from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE, RUNS_FOL
 from blair_rec.experiment.item_cards import comparison_cards
 from blair_rec.experiment.item_vectors import ITEM_FIELD, Vectors, items_reader
 from blair_rec.experiment.listener import Listener
+from blair_rec.experiment.planning.claims import (
+    Made,
+    alone_soon,
+    checkpoint_in,
+    clear_finished,
+    clear_up,
+    config_text,
+    forget_checkpoints,
+    holds,
+    make_once,
+    once_free,
+    work_off,
+    write_config,
+)
 from blair_rec.experiment.planning.data_files import data_folder
 from blair_rec.experiment.planning.finished import finished_runs, refuse_changed
-from blair_rec.experiment.planning.plan import Run, run_names, with_members
+from blair_rec.experiment.planning.plan import Run, member_folders, run_names
+from blair_rec.experiment.planning.shards import Shard, shard_names
 from blair_rec.experiment.planning.subset import Plan, averages_of, own_config, plan_all
-from blair_rec.experiment.provenance import hash_of
 from blair_rec.experiment.splits.leakage import leaks_of, new_items_notes
-from blair_rec.files import alone_in, refuse_taken, tidy, write_text
+from blair_rec.files import alone_in, refuse_taken, tidy
 from blair_rec.lines.rejected import REJECTED
 from blair_rec.registry import trusting
 from blair_rec.text.notes import cut_notes
@@ -45,8 +58,7 @@ logger = logging.getLogger("blair_rec")
 
 # RecBole and torch are imported only where training starts: planning and rendering don't need them.
 
-CHECKPOINTS_FOLDER = "checkpoints"
-WRITTEN = (CONFIG_FILE, RUNS_FOLDER, CHECKPOINTS_FOLDER, REJECTED, CARDS_FILE, *REPORT_FILES, PAGE_FILE)
+WRITTEN = (CONFIG_FILE, RUNS_FOLDER, REJECTED, CARDS_FILE, *REPORT_FILES, PAGE_FILE)
 """Files and folders that a comparison replaces or removes in its output folder."""
 
 
@@ -58,6 +70,8 @@ def compare(
     seeds: Sequence[int] | None = None,
     fresh: bool = False,
     accept_code: bool = False,
+    shard: Shard | None = None,
+    encode_only: bool = False,
     listener: Listener | None = None,
 ) -> Leaderboard | None:
     """Encode texts, train all variants, evaluate them, and write the leaderboard.
@@ -75,41 +89,59 @@ def compare(
         fresh: repeat these runs, and encode texts again if their vectors were made by other code. A finished run is
             kept until the new one is complete.
         accept_code: keep finished runs that were made by other code, and record that in them.
+        shard: (i, n) trains every n-th run from number i on (counted from 0), for job arrays: docs/many_machines.md.
+            Averages are made by any process that finds all their members finished.
+        encode_only: make the text vectors, then stop.
 
-    Returns the leaderboard, or None while the baseline has no finished run.
+    Several processes may work in `out`: each run is trained by one of them. A plain comparison waits for runs that
+    another process is training; a shard does not.
+
+    Returns the leaderboard. Returns None while the baseline has no finished run, for a shard that leaves runs to other
+    processes, and with `encode_only`.
+
+    Several processes may work in `out`: each run is trained by one of them. What another one is training is waited for,
+    but not by a shard.
+
+    Returns the leaderboard, or None while the baseline has no finished run, for a shard that leaves runs to others, and
+    with `encode_only`.
 
     Raises:
         ChangedRuns: `out` has runs of another config, data set, store or code, and `fresh` is false.
         BadRun: `out` has damaged runs, and `fresh` is false.
         OutputError: `out` can't be written, or has files with our names that no comparison wrote.
-        FolderBusy: another process works in `out`.
+        FolderBusy: another process has changed the folder's config meanwhile, or keeps its lock.
         ConfigError, DatasetError, and the errors of encoding and training.
     """
     listener, out = listener or Listener(), Path(out)
     config = own_config(config)
-    refuse_taken(out, WRITTEN, (f"{RUNS_FOLDER}/*/{RESULT_FILE}",))  # before the lock file is written
-    with trusting(config.code), alone_in(out):
-        for place in (out, out / RUNS_FOLDER, out / CHECKPOINTS_FOLDER):
-            tidy(place)
+    refuse_taken(out, WRITTEN, (f"{RUNS_FOLDER}/*/{RESULT_FILE}",))  # before a lock is put there
+    with trusting(config.code):
+        with alone_soon(out):
+            tidy(out)
+            config_before = config_text(out)
+        clear_up(out / RUNS_FOLDER)
         folder = data_folder(config.dataset)
         planned_now = planned(config, out, variants, seeds)
-        asked, encodings = planned_now.asked, planned_now.encodings
+        asked, encodings, whole = planned_now.asked, planned_now.encodings, planned_now.config
         others = [run for run in planned_now.runs if run not in asked]
+        names = None if shard is None else shard_names(whole, variants or config.variants, seeds or config.seeds, shard)
         if fresh:
-            asked = [dataclasses.replace(run, done=False) for run in asked]
-            shutil.rmtree(out / CHECKPOINTS_FOLDER, ignore_errors=True)
+            asked = [dataclasses.replace(run, done=not _is_own(run, names) and holds(run)) for run in asked]
         asked = [*asked, *averages_of([run.folder for run in asked if not run.done], others)]
         now = {run.folder for run in asked}
         refuse_changed([*asked, *(run for run in others if run.folder not in now)], out, accept_code)
-        pending = [run for run in asked if not run.done]
-        whole = planned_now.config
+        made = Made([run for run in asked if not run.done], planned_now.runs)
+        clear_finished(asked)
+        pending = [run for run in asked if not run.done and _is_own(run, names)]
+        stores: dict[str, EmbeddingStore] = {}
         if pending:
             from blair_rec.experiment.fit import check_outside, check_transforms
-            from blair_rec.experiment.run import make_run, whole_data
+            from blair_rec.experiment.run import whole_data
 
             check_outside(whole, {run.variant for run in pending})
             data = whole_data(whole, folder)
-            data.rejected.write(out / REJECTED)
+            with alone_soon(out):
+                data.rejected.write(out / REJECTED)
             wanted = {run.variant: encodings[run.variant] for run in asked if run.store}
             missing = {name: whole.text_of(whole.variants[name]).missing_text for name in wanted}
             for vectors, missing_text in dict.fromkeys((wanted[name], missing[name]) for name in wanted):
@@ -118,29 +150,61 @@ def compare(
             stores = encode_stores(
                 {run.variant: encodings[run.variant] for run in pending if run.store}, listener, fresh
             )
-            for name, made in stores.items():  # check before training that they cover the items
-                made.find(data.all_items, missing[name])
-                check_transforms(whole, name, data, made)
+            for name, store in stores.items():  # check before training that they cover the items
+                store.find(data.all_items, missing[name])
+                check_transforms(whole, name, data, store)
             data.notes = _with_cut_texts(data, stores)
             asked = [_with_store(run, stores) for run in asked]
+            pending = [_with_store(run, stores) for run in pending]
             refuse_changed(asked, out, accept_code)
-        write_text(out / CONFIG_FILE, written(whole))
-        listener.planned(asked)
-        for run in asked:
-            if run.done:
-                continue
-            run = with_members(run)  # these are finished now
-            listener.started(run)
-            begin = time.perf_counter()
-            store = (stores[run.variant], run.store) if run.store else None
-            callbacks = partial(listener.epoch, run), partial(listener.step, run)
-            value = make_run(whole, run, data, store, *callbacks, checkpoint=_checkpoint(run, out))
-            listener.finished(run, value, time.perf_counter() - begin)
-        shutil.rmtree(out / CHECKPOINTS_FOLDER, ignore_errors=True)
-        tokens = load_run(asked[0].folder).item_tokens
-        item_field = config.recbole.get("ITEM_ID_FIELD", ITEM_FIELD)
-        write_cards(out, comparison_cards(folder, encodings.values(), tokens, item_field, items_reader(config.recbole)))
-        return _rendered(out, config.only(variants).baseline if variants else config.baseline)
+        if encode_only:
+            return None
+        with alone_soon(out):
+            write_config(whole, out, config_before)
+        listener.planned([run for run in asked if run.done or run in pending])
+
+        def make(run: Run) -> bool:
+            return make_once(run, made, out, partial(_train, whole, data, stores, fresh, listener), listener)
+
+        for run in work_off(pending, make, wait=shard is None):
+            if lacking := made.lacking(run):
+                logger.info("%s averages %s, which other processes make first", run.name, ", ".join(lacking))
+            else:
+                logger.warning("another process is training %s, so it is left to that process", run.name)
+        if not all(made.is_made(run.folder) for run in asked):
+            return None
+        with alone_soon(out):
+            tokens = load_run(asked[0].folder).item_tokens
+            field, read = config.recbole.get("ITEM_ID_FIELD", ITEM_FIELD), items_reader(config.recbole)
+            write_cards(out, comparison_cards(folder, encodings.values(), tokens, field, read))
+            return _rendered(out, config.only(variants).baseline if variants else config.baseline)
+
+
+def _is_own(run: Run, names: Collection[str] | None) -> bool:
+    """Whether this process makes a run: with the names of a shard's runs these alone, and any average."""
+    return names is None or run.name in names or bool(member_folders(run.folder, run.setup))
+
+
+def _train(
+    config: CompareConfig,
+    data: Data,
+    stores: Mapping[str, EmbeddingStore],
+    fresh: bool,
+    listener: Listener,
+    run: Run,
+    work: Path,
+) -> None:
+    """Train and write a run, from the checkpoint in its work folder where there is one and `fresh` is not said."""
+    from blair_rec.experiment.run import make_run
+
+    if fresh:
+        forget_checkpoints(work)
+    listener.started(run)
+    begin = time.perf_counter()
+    store = (stores[run.variant], run.store) if run.store else None
+    told = partial(listener.epoch, run), partial(listener.step, run)
+    value = make_run(config, run, data, store, *told, checkpoint=checkpoint_in(work, run))
+    listener.finished(run, value, time.perf_counter() - begin)
 
 
 def planned(
@@ -238,7 +302,8 @@ def encode_stores(encodings: dict[str, Vectors], listener: Listener, renew: bool
     stores: dict[Vectors, EmbeddingStore] = {}
     for encoding in encodings.values():
         if encoding not in stores:
-            stores[encoding] = encoding.encode(partial(listener.encoding, encoding.encoder), renew)
+            encode = partial(encoding.encode, partial(listener.encoding, encoding.encoder), renew)
+            stores[encoding] = once_free(encode, f"the store {encoding.path}")
     return {name: stores[encoding] for name, encoding in encodings.items()}
 
 
@@ -265,13 +330,6 @@ def _logged(found: Iterable[str], before: Sequence[str] = ()) -> tuple[str, ...]
     if more := len(new[SHOWN_NOTES:]):
         logger.info("data: %d more %s, on the page and with --notes", more, "note" if more == 1 else "notes")
     return notes
-
-
-def _checkpoint(run: Run, out: Path) -> Path:
-    """The checkpoint file of a run; another config, data set, store or code gives another name."""
-    folder = out / CHECKPOINTS_FOLDER
-    folder.mkdir(exist_ok=True)
-    return folder / f"{run.folder.name}-{hash_of(dict(run.hashes))[:16]}.safetensors"
 
 
 def _with_store(run: Run, stores: dict[str, EmbeddingStore]) -> Run:

@@ -42,6 +42,7 @@ from blair_rec.evaluate.page.cards import read_cards
 from blair_rec.evaluate.runs.results import load_run
 from blair_rec.experiment import item_vectors
 from blair_rec.experiment.compare import compare, leaderboard
+from blair_rec.experiment.planning import claims
 from blair_rec.experiment.provenance import code_files
 from blair_rec.files import alone_in, partial_of, put_in_place, tidy
 from blair_rec.text.encoding.encode import encode_catalogue
@@ -119,11 +120,11 @@ def test_a_folder_with_files_of_ones_own_by_our_names_is_left_as_it_is(
     encoder: Path, tmp_path: Path, tiny: Path
 ) -> None:
     out = tmp_path / "project"
-    (out / "checkpoints").mkdir(parents=True)
-    (out / "checkpoints" / "mine.pt").write_text("mine")
+    (out / "runs").mkdir(parents=True)
+    (out / "runs" / "mine.pt").write_text("mine")
     (out / "config.yaml").write_text("# mine")
     before = contents(out)
-    with pytest.raises(OutputError, match="holds checkpoints, config.yaml, which this command did not write"):
+    with pytest.raises(OutputError, match="holds config.yaml, runs, which this command did not write"):
         compare(config_of(tiny, encoder), out)
     assert contents(out) == before
 
@@ -257,19 +258,19 @@ def test_an_interrupted_comparison_keeps_finished_runs_and_resumes(finished: Fin
     with pytest.raises(KeyboardInterrupt):
         compare(finished.config, out, listener=listener)
     assert listener.finished_runs == ALL[:2] and listener.started_runs == ALL[:3]
-    assert sorted(path.name for path in (out / "runs").iterdir()) == sorted(ALL[:2])
+    assert sorted(path.name for path in (out / "runs").iterdir()) == sorted([*ALL[:2], f".{ALL[2]}.training"])
     rest = Recorder()
     compare(finished.config, out, listener=rest)
     assert rest.started_runs == ALL[2:] and rest.encoded == []
     assert rest.epochs == finished.listener.epochs - 5, "the epochs before the interrupted one are trained again"
     assert_same_ranks(out, finished.out)
-    assert not (out / "checkpoints").exists()
+    assert sorted(path.name for path in (out / "runs").iterdir()) == sorted(ALL)
 
 
 def test_an_interrupted_training_is_not_resumed_with_another_config(finished: Finished, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         compare(finished.config, tmp_path / "out", listener=InterruptedIn(epoch=2))
-    assert [path.name[:5] for path in (tmp_path / "out" / "checkpoints").iterdir()] == ["id-1-"]
+    assert len([*(tmp_path / "out" / "runs" / ".id-1.training").glob("*.safetensors")]) == 1
     slower = finished.config.train.changed(learning_rate=finished.config.train.learning_rate / 2)
     listener = Recorder()
     compare(finished.config.changed(train=slower), tmp_path / "out", listener=listener)
@@ -293,7 +294,7 @@ def test_a_process_that_is_killed_loses_only_the_run_at_work(finished: Finished,
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     runs = tmp_path / "out" / "runs"
-    assert {path.name for path in runs.iterdir()} == {"id-1", ".text-1.1-00000000.partial"}
+    assert {path.name for path in runs.iterdir()} == {"id-1", ".text-1.training", ".text-1.1-00000000.partial"}
 
     listener = Recorder()
     compare(load_config(path), tmp_path / "out", listener=listener)  # the lock died with its process
@@ -546,7 +547,10 @@ def test_there_is_no_leaderboard_without_the_baseline(own: Finished) -> None:
 # One process at a time
 
 
-def test_two_comparisons_in_one_folder_exclude_each_other(finished: Finished, tmp_path: Path) -> None:
+def test_a_folder_whose_files_another_process_keeps_is_busy(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "PATIENCE", 0.2)
     with alone_in(tmp_path / "out"):
         with pytest.raises(OutputError, match=r"^another process is using .*out; wait until it is"):
             compare(finished.config, tmp_path / "out")

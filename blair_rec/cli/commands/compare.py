@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,10 @@ def add(commands: Any) -> None:
         metavar="A,B",
         help="run only these variants now; finished runs of the others stay on the leaderboard",
     )
+    command.add_argument(
+        "--shard", metavar="I/N", help="train only part I of N of the runs (I from 0), for example in a job array"
+    )
+    command.add_argument("--encode-only", action="store_true", help="make the text vectors, then exit")
     command.add_argument("--encoder", help="use this encoder instead of text.encoder in CONFIG")
     command.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of CONFIG, such as train.epochs=5"
@@ -99,12 +104,19 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
     from blair_rec.evaluate.report import to_json
     from blair_rec.evaluate.runs.results import load_runs
     from blair_rec.experiment.compare import compare, planned
+    from blair_rec.experiment.planning.shards import shard_names
+    from blair_rec.text.store.shards import parse_shard
 
     config = config_of(options)
     out = options.out or Path("runs") / options.config.stem
     variants, seeds = _asked(options)
+    shard = None if options.shard is None else parse_shard(options.shard)
     if options.dry_run:
-        _show_plan(planned(config, out, variants, seeds), out, console, options.fresh)
+        found = planned(config, out, variants, seeds)
+        if shard is not None:
+            names = shard_names(found.config, variants or config.variants, seeds or config.seeds, shard)
+            found = replace(found, asked=[run for run in found.asked if run.name in names])
+        _show_plan(found, out, console, options.fresh)
         return 0
     if options.check is not None:
         load_runs(options.check)  # report problems there before the training, not after it
@@ -119,8 +131,17 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
             seeds=seeds,
             fresh=options.fresh,
             accept_code=options.accept_code,
+            shard=shard,
+            encode_only=options.encode_only,
             listener=live,
         )
+    if options.encode_only:
+        say(console, f"the text vectors are in {out / 'stores'}; start again without --encode-only to train")
+        return 0
+    if board is None and shard is not None:
+        say(console, f"shard {options.shard} has ended; there is no leaderboard yet. When all shards have ended:")
+        say(console, f"blair-rec compare {options.config} -o {out}")
+        return 0
     if board is None:
         say(console, f"no leaderboard yet: the baseline {config.baseline!r} has no finished run in {out}")
         return 0
