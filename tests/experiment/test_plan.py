@@ -170,9 +170,7 @@ def test_runs_of_an_earlier_version_are_read_and_kept_if_the_code_is_accepted(ow
     assert [(row.variant, row.seeds, row.metrics) for row in board.rows] == [
         (row.variant, row.seeds, row.metrics) for row in before.rows
     ]
-    with pytest.raises(
-        ChangedRuns, match=r"data or code: the code of blair_rec \(an earlier version, .*--accept-code"
-    ):
+    with pytest.raises(ChangedRuns, match=r"data or code: the code of blair_rec \(an earlier version, .*--accept-code"):
         compare(config, out)
     assert started(config, out, accept_code=True) == []
 
