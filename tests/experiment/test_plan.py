@@ -170,9 +170,7 @@ def test_runs_of_an_earlier_version_are_read_and_kept_if_the_code_is_accepted(ow
     assert [(row.variant, row.seeds, row.metrics) for row in board.rows] == [
         (row.variant, row.seeds, row.metrics) for row in before.rows
     ]
-    with pytest.raises(
-        ChangedRuns, match=r"in another way: the code of blair_rec \(an earlier version, .*--accept-code"
-    ):
+    with pytest.raises(ChangedRuns, match=r"data or code: the code of blair_rec \(an earlier version, .*--accept-code"):
         compare(config, out)
     assert started(config, out, accept_code=True) == []
 
@@ -195,7 +193,7 @@ def test_the_modules_that_changed_are_named(own: tuple[CompareConfig, Path]) -> 
     config, out = own
     made_before(out, "fit.py", "evaluate/metrics.py")
     expected = (
-        r"^6 finished runs in .* in another way: the code of blair_rec \(evaluate/metrics.py, fit.py\)\. .*--fresh; "
+        r"^6 finished runs in .* data or code: the code of blair_rec \(evaluate/metrics.py, fit.py\)\. .*--fresh; "
         r"if the new code gives the same results, keep them with --accept-code$"
     )
     with pytest.raises(ChangedRuns, match=expected):
