@@ -20,9 +20,13 @@ def answer(leaderboard: Leaderboard) -> str:
     if not others:
         return f"only {leaderboard.baseline} has been run: there is nothing to compare it with"
     rivals = _rivals(others)
-    better, worse = ([row for row in rivals if _versus(leaderboard, row).verdict == word] for word in VERDICTS)
+    unbeaten = _unbeaten(leaderboard, rivals)
+    none = "no trained variant" if unbeaten else "no variant"
+    better, worse = (
+        [row for row in rivals if _versus(leaderboard, row).verdict == word] for word in ("better", "worse")
+    )
     if not rivals:
-        parts = [f"only controls have been compared with {leaderboard.baseline}, and they test no method"]
+        parts = [f"only controls have been run besides {leaderboard.baseline}: there is no other method to compare"]
     elif better:
         best = better[0]  # rows are ordered by this metric
         parts = [f"{best.variant} beats {leaderboard.baseline}{amount(_versus(leaderboard, best))}, {on}"]
@@ -30,14 +34,10 @@ def answer(leaderboard: Leaderboard) -> str:
         if better[1:]:
             parts.append(f"also better: {_named(leaderboard, better[1:])}")
     elif worse:
-        parts = [f"no variant beats {leaderboard.baseline} {on}; worse: {_named(leaderboard, worse)}"]
+        parts = [f"{none} beats {leaderboard.baseline} {on}; worse: {_named(leaderboard, worse)}"]
     else:
-        parts = [_undecided(leaderboard, rivals, on)]
-    parts += _unbeaten(leaderboard, rivals)
-    return "; ".join(parts + _controls(leaderboard, others, after_gain=bool(better)))
-
-
-VERDICTS = ("better", "worse")
+        parts = [_undecided(leaderboard, rivals, on, none)]
+    return "; ".join(parts + unbeaten + _controls(leaderboard, others, after_gain=bool(better)))
 
 
 def _rivals(others: Sequence[Row]) -> list[Row]:
@@ -64,7 +64,7 @@ def p_value(p: float) -> str:
     return f"p = {p:.2g}" if p >= 0.995 else "p = " + f"{p:.3f}".lstrip("0")
 
 
-def _undecided(leaderboard: Leaderboard, rivals: Sequence[Row], on: str) -> str:
+def _undecided(leaderboard: Leaderboard, rivals: Sequence[Row], on: str, none: str) -> str:
     verdicts = {_versus(leaderboard, row).verdict for row in rivals}
     if verdicts == {"too few seeds"}:
         return f"no claim {on}: a single seed can't tell a difference from luck; use at least two seeds, better five"
@@ -75,7 +75,7 @@ def _undecided(leaderboard: Leaderboard, rivals: Sequence[Row], on: str) -> str:
     shown = ", ".join(f"{row.variant} {_signed(_versus(leaderboard, row))}" for row in rivals[:3])
     more = f" and {len(rivals) - 3} more" if len(rivals) > 3 else ""
     unsure = f"; no claim about {', '.join(single)}: only one seed" if single else ""
-    return f"no variant differs from {leaderboard.baseline} {on}: {shown}{more}{unsure}"
+    return f"{none} differs from {leaderboard.baseline} {on}: {shown}{more}{unsure}"
 
 
 def _where(leaderboard: Leaderboard, row: Row) -> list[str]:

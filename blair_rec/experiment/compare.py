@@ -328,7 +328,7 @@ def _logged(found: Iterable[str], before: Sequence[str] = ()) -> tuple[str, ...]
     for note in new[:SHOWN_NOTES]:
         logger.info("data: %s", note)
     if more := len(new[SHOWN_NOTES:]):
-        logger.info("data: %d more %s, on the page and with --notes", more, "note" if more == 1 else "notes")
+        logger.info("data: %d more %s; see the page, or use --notes", more, "note" if more == 1 else "notes")
     return notes
 
 
