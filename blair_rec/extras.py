@@ -1,4 +1,4 @@
-"""Libraries that only some jobs need: an error that names the pip command where one is missing."""
+"""Check for libraries that only some jobs need; the error names the pip command."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from blair_rec.errors import MissingExtra
 
 
 def need(library: str, extra: str, what_for: str) -> None:
-    """Make sure that `library` can be imported, before the work begins.
+    """Check that `library` can be imported, before the work begins.
 
     Raises:
-        MissingExtra: it is not installed; the message names the extra that brings it.
+        MissingExtra: it is not installed; the message names the extra that installs it.
     """
     if find_spec(library) is None:
-        raise MissingExtra(f"{what_for} needs {library}, which is not installed; pip install 'blair-rec[{extra}]'")
+        cure = f"run `pip install 'blair-rec[{extra}]'`"
+        raise MissingExtra(f"{what_for} needs {library}, which is not installed; {cure}")

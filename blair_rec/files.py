@@ -1,4 +1,4 @@
-"""Whole files and folders or none, one process at a time in a folder, and what a file holds in short."""
+"""Write files and folders completely or not at all, lock a folder for one process, and hash files."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from blair_rec.errors import FolderBusy, OutputError, first_of
+from blair_rec.errors import FolderBusy, OutputError, counted, first_of
 
 _STARTED = secrets.token_hex(4)
-"""Tells processes of one id apart: those of two machines, or before and after a restart."""
+"""Distinguishes processes with the same id: on two machines, or before and after a restart."""
 _LEFTOVER = re.compile(r"\.(?P<name>.+?)\.\d+-[0-9a-f]{8}\.(?P<kind>partial|old|new)")
-"""Temporary names. Without a process in it, a name such as .shop.old may be anybody's."""
+"""Our temporary names. They contain a process id; a plain name such as .shop.old may be somebody else's."""
 
 
 def _temporary(path: Path, kind: str) -> Path:
-    """A name beside `path` that no other process takes."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{_STARTED}.{kind}")  # the id changes in a fork
+    """A name next to `path` that no other process uses."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{_STARTED}.{kind}")  # not stored, because a fork has another id
 
 
 def write_text(path: Path, text: str) -> None:
-    """A whole file or none, which a power cut can't undo: written under a temporary name and renamed."""
+    """Write a complete file or none, even in a power cut: first under a temporary name, then renamed."""
     partial = partial_of(path)
     try:
         partial.write_text(text, encoding="utf-8", newline="\n")
@@ -40,14 +40,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def replace_file(partial: Path, path: Path) -> None:
-    """Give a finished file its name, once it is on the disk: after a power cut there is the old file or the new one."""
+    """Give a finished file its final name once it is on the disk. After a power cut the old or the new file exists."""
     _sync(partial)
     partial.replace(path)
     _sync(path.parent)
 
 
 def share(path: Path) -> None:
-    """Give a file the permissions of any new file here; safetensors writes what nobody but its owner can read."""
+    """Give a file the permissions of any new file here; safetensors writes files that only their owner can read."""
     new = _temporary(path, "new")
     new.touch()
     path.chmod(stat.S_IMODE(new.stat().st_mode))
@@ -55,17 +55,17 @@ def share(path: Path) -> None:
 
 
 def partial_of(path: Path) -> Path:
-    """The temporary name of a file or folder that this process is writing; every process has its own."""
+    """The temporary name of a file or folder while this process writes it; every process has its own name."""
     return _temporary(path, "partial")
 
 
 def put_in_place(folder: Path) -> None:
-    """Give the finished `partial_of(folder)` its name, once it is on the disk; what had it before goes only then.
+    """Give the finished `partial_of(folder)` its final name once it is on the disk; then remove the folder it replaces.
 
-    There is an instant in which neither has the name: `tidy` then brings the old one back.
+    For an instant neither folder has the name. If the process is killed then, `tidy` brings the old folder back.
 
     Raises:
-        FolderBusy: another process, which doesn't keep to `alone_in`, gave the name to its own at the same time.
+        FolderBusy: another process, which doesn't use `alone_in`, wrote the folder at the same time.
     """
     partial, old = partial_of(folder), _temporary(folder, "old")
     for path in (*partial.rglob("*"), partial):
@@ -77,24 +77,24 @@ def put_in_place(folder: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT) or not partial.exists():
             raise
-        shutil.rmtree(old, ignore_errors=True)  # the other process has put its own there
-        raise FolderBusy(f"another process has just written {folder}; look at that one, or start again") from None
+        shutil.rmtree(old, ignore_errors=True)  # the other process's folder is there now
+        raise FolderBusy(f"another process has just written {folder}; use its result, or start again") from None
     _sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder that others may be about to enter: it loses its name first, so that they make their own."""
+    """Remove a folder that other processes may be about to use: rename it first, so that they create a new one."""
     gone = partial_of(folder)
     folder.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
 
 
 def tidy(parent: Path, name: str | None = None) -> None:
-    """What killed processes left in `parent`: what is half-written goes, replaced folders without a successor return.
+    """Clean up after killed processes in `parent`: remove half-written files, and bring back folders half replaced.
 
-    Of the file or folder `name` alone, if that is given: others may be at work on its neighbours. Nobody may be at work
-    on what is tidied, so call it inside `alone_in`.
+    With `name`, clean up only after that file or folder, because other processes may be using its neighbours. No
+    process may be using what is cleaned up, so call this inside `alone_in`.
     """
     for left in sorted(parent.iterdir()) if parent.is_dir() else ():
         match = _LEFTOVER.fullmatch(left.name)
@@ -110,22 +110,22 @@ def tidy(parent: Path, name: str | None = None) -> None:
 
 @contextlib.contextmanager
 def alone_in(folder: Path, busy: str | None = None) -> Iterator[None]:
-    """Make `folder` and keep other processes out of it; the system ends that when this one does, however it ends.
+    """Create `folder` and lock it for this process. The system unlocks it when the process ends, even if it is killed.
 
-    On a file system without locks nobody keeps two processes apart. `busy` is what to tell the others.
+    On a file system without locks, two processes are not kept apart. `busy` is the error message for the others.
 
     Raises:
         OutputError: the folder can't be written.
-        FolderBusy: another process is at work in it.
+        FolderBusy: another process is using it.
     """
-    at_work = f"another process is at work in {folder}; wait until it is done, or choose another folder with -o"
-    lock = FileLock(folder / ".lock", fallback_to_soft=False)  # the other kind would outlive a killed process
+    at_work = f"another process is using {folder}; wait until it has finished, or choose another folder with -o"
+    lock = FileLock(folder / ".lock", fallback_to_soft=False)  # a soft lock would outlive a killed process
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = _temporary(folder / ".lock", "new")
         probe.touch()
         probe.unlink()
-    except FileNotFoundError:  # another process has just removed the folder that it was at work in
+    except FileNotFoundError:  # another process has just removed the folder, which it had locked
         raise FolderBusy(busy or at_work) from None
     except OSError as error:
         raise OutputError(f"{folder} can't be written ({error.strerror}); choose another folder with -o") from None
@@ -145,20 +145,20 @@ def alone_in(folder: Path, busy: str | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def work_beside(target: Path, kind: str, what: str) -> Iterator[Path]:
-    """A hidden folder beside `target` in which one process at a time works: `.NAME.kind`.
+    """A hidden folder next to `target`, used by one process at a time: `.NAME.kind`.
 
-    What a killed process left half-written of `target` is cleared away first. The folder is removed at the end; after
-    an error it stays if it holds pieces, so that the next process can go on.
+    Half-written files of `target` that a killed process left are removed first. The folder is removed at the end.
+    After an error it is kept if it holds finished pieces, so that the next process can resume.
 
     Args:
-        what: the busy message calls `target` by this, such as "the store stores/mine".
+        what: the name of `target` in the busy message, such as "the store stores/mine".
 
     Raises:
         OutputError: nothing can be written there.
-        FolderBusy: another process is at work on `target`.
+        FolderBusy: another process is writing `target`.
     """
     work = target.with_name(f".{target.name}.{kind}")
-    busy = f"another process is writing {what}; wait until it is done, or choose another place with -o"
+    busy = f"another process is writing {what}; wait until it has finished, or choose another place with -o"
     with alone_in(work, busy):
         for name in (target.name, work.name):
             tidy(target.parent, name)
@@ -172,7 +172,7 @@ def work_beside(target: Path, kind: str, what: str) -> Iterator[Path]:
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     digest, buffer = hashlib.sha256(), bytearray(1 << 18)
     with path.open("rb", buffering=0) as file:
         while size := file.readinto(buffer):
@@ -181,15 +181,15 @@ def sha256_of(path: Path) -> str:
 
 
 def _sync(path: Path) -> None:
-    """Have the system write a file, or the names in a folder, to the disk."""
+    """Make the system write a file, or the names in a folder, to the disk."""
     is_folder = path.is_dir()
-    if is_folder and os.name == "nt":  # which opens no folders
+    if is_folder and os.name == "nt":  # Windows can't open a folder
         return
     descriptor = os.open(path, os.O_RDONLY if is_folder or os.name != "nt" else os.O_RDWR)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some file systems can't do that for a folder, and some not at all.
+        # Some file systems can't sync a folder, and some can't sync at all.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF):
             raise
     finally:
@@ -197,15 +197,15 @@ def _sync(path: Path) -> None:
 
 
 def refuse_taken(folder: Path, names: Collection[str], markers: Collection[str]) -> None:
-    """Make sure that what a command writes or removes in `folder`, beside any other files, is nobody else's.
+    """Check that the files a command will write or remove in `folder` are its own; other files may be there, too.
 
     Args:
-        names: what the command may replace or remove there.
-        markers: shell patterns of files that show that the command, or one like it, was at work there before; the lock
-            of `alone_in` always does.
+        names: the files that the command may replace or remove there.
+        markers: shell patterns of files that show that the command, or a related one, wrote the folder; the lock of
+            `alone_in` always shows it.
 
     Raises:
-        OutputError: some of `names` are there, and no marker.
+        OutputError: some of `names` exist, but no marker does.
     """
     if any(next(folder.glob(marker), None) for marker in (".lock", *markers)):
         return
@@ -217,28 +217,28 @@ def refuse_taken(folder: Path, names: Collection[str], markers: Collection[str])
 
 
 def refuse_foreign(folder: Path, markers: Collection[str], others: Collection[str] = ()) -> None:
-    """Make sure that `folder` may be replaced: it is free, or empty, or we wrote everything in it.
+    """Check that `folder` may be replaced: it doesn't exist, is empty, or holds only files that we wrote.
 
     Args:
-        markers: names that only our folder of this kind has; at least one of them has to be there.
-        others: names that may be there, too. Both kinds may be shell patterns, such as `model*.safetensors`.
+        markers: names that only our folder of this kind has; at least one of them must be there.
+        others: names that may be there, too. Both may be shell patterns, such as `model*.safetensors`.
 
     Raises:
-        OutputError: it is a file, it has no marker, or it holds anything else, which would be lost.
+        OutputError: it is a file, has no marker, or holds any other file, which would be lost.
     """
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise OutputError(f"{folder} is a file, and a folder has to go there; choose another place")
+        raise OutputError(f"{folder} is a file, but a folder is needed there; choose another place")
     names = sorted(entry.name for entry in folder.iterdir())
     foreign = [name for name in names if not any(fnmatch.fnmatchcase(name, ours) for ours in (*markers, *others))]
     if foreign:
         raise OutputError(
-            f"{folder} holds {len(foreign)} files that this command does not write (first: {first_of(foreign)}), and "
-            "they would be lost; choose another folder"
+            f"{folder} holds {counted(len(foreign), 'file')} that this command did not write (first: "
+            f"{first_of(foreign)}) and would delete; choose another folder"
         )
     if names and not any(fnmatch.fnmatchcase(name, marker) for name in names for marker in markers):
         raise OutputError(
-            f"{folder} holds {first_of(names)} but no {' or '.join(sorted(markers))}, and this command did not write "
+            f"{folder} holds {first_of(names)} but no {' or '.join(sorted(markers))}, so this command did not write "
             "it; choose another folder"
         )

@@ -1,8 +1,8 @@
-"""`import blair_rec.recbole`: repairs RecBole and makes our models answer to its look-up by name.
+"""`import blair_rec.recbole`: repair RecBole and register our models where it looks up names.
 
-RecBole finds a model by module path, its data set and its trainer by attribute. After this import BLaIRSASRec, and
-BLaIR<Name> of every other sequential model of RecBole, runs from any RecBole config, or says why it can't take item
-text; `with_text(YourModel)` does the same for a model of your own, and `eligibility(YourModel)` tries it out.
+RecBole finds a model by its module path, and its data set and trainer by attribute. After this import, BLaIRSASRec and
+BLaIR<Name> of every other sequential model of RecBole can run from any RecBole config, or say why they can't use item
+text. `with_text(YourModel)` does the same for your own model; `eligibility(YourModel)` tests whether it can use text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import blair_rec.border.repaired  # noqa: F401  (before anything of RecBole is imported)
+import blair_rec.border.repaired  # noqa: F401  (has to come before any import of RecBole)
 from blair_rec.border.gpus import check_found
 from blair_rec.config.plugin import in_flat_keys, read_plugin_config, text_keys
 from blair_rec.data.dataset import ItemVectors, TextSequentialDataset
@@ -36,17 +36,17 @@ logger = logging.getLogger("blair_rec")
 
 
 def run_recbole(*settings: Any, **more: Any) -> dict[str, Any]:
-    """RecBole's `run_recbole`; errors of ours name the `blair_*` keys."""
+    """RecBole's `run_recbole`; our errors name the `blair_*` keys."""
     with in_flat_keys():
         result: dict[str, Any] = _run_recbole(*settings, **more)
     return result
 
 
 class PluginDataset(TextSequentialDataset):
-    """The data set of a `blair_*` config: encodes the items' text, or opens the store, when it is built."""
+    """The data set of a `blair_*` config. Building it encodes the items' text or opens the store."""
 
     def build(self) -> list[Any]:
-        """Train, validation and test split, each with the items' vectors where the config asks for text."""
+        """Return the training, validation and test splits, with the items' vectors if the config uses text."""
         check_found(self.config.external_config_dict, self.config["device"])
         with in_flat_keys():
             self.item_vectors = self._item_vectors()
@@ -60,8 +60,8 @@ class PluginDataset(TextSequentialDataset):
             given = [key for key in text_keys() if self.config.external_config_dict.get(key)]
             if given:
                 logger.warning(
-                    "blair_items is %r, which uses no item text, so these keys have no effect: %s; set blair_items, "
-                    "such as to text",
+                    "blair_items is %r, which uses no item text, so these keys have no effect: %s; to use item text, "
+                    "set blair_items, for example to text",
                     plugin.variant.items,
                     ", ".join(given),
                 )
@@ -92,10 +92,10 @@ class PluginDataset(TextSequentialDataset):
 
 
 def with_text(base: type) -> type:
-    """BLaIR<Name> of a RecBole sequential model class, known to RecBole by that name from now on.
+    """Return BLaIR<Name>, the version of a RecBole sequential model that can use text, and register it with RecBole.
 
     Raises:
-        ConfigError: not a class of sequential models.
+        ConfigError: `base` is not a class of sequential models.
     """
     model: type = _with_text(base)
     name = model.__name__
@@ -113,7 +113,7 @@ def with_text(base: type) -> type:
 
 
 BLaIRSASRec: type
-"""RecBole's SASRec with `blair_items` in the place of its item embedding; the others of RecBole's stand beside it."""
+"""RecBole's SASRec with the item side `blair_items` instead of its item embedding; RecBole's other models follow."""
 
 for _base in recbole_models().values():
     globals()[f"BLaIR{_base.__name__}"] = with_text(_base)

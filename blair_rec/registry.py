@@ -1,13 +1,13 @@
-"""The one list of names that a config may choose from, ours and other packages', and the only place that imports them.
+"""The list of all names that a config may choose from, ours and other packages'. Only this module imports them.
 
-A name leads to `module:Class`, or to a function. To list names imports nothing; `load` imports the one that is asked
-for. Names come from three places:
+A name refers to `module:Class` or `module:function`. Listing names imports nothing; `load` imports one of them. Names
+come from three places:
 
 - `BUILT_IN`, below;
 - installed packages, by their entry points of the groups `blair_rec.items`, `.scorers`, `.transforms`, `.losses` and
   `.encoders`;
-- a config of one's own, which may say `module:Class` itself. Such code is imported only inside `trusting`: a run, a
-  store or a folder may come from elsewhere, and what it names must not decide which code is run.
+- the user's own config, which may name `module:Class` directly. Such code is imported only inside `trusting`: a run, a
+  store or a folder may come from somebody else, and must not decide which code runs here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from blair_rec.errors import ConfigError, UntrustedCode
+from blair_rec.errors import ConfigError, UntrustedCode, counted
 
 _COUNTED = {
     "popularity": "blair_rec.ranking.baselines:Popularity",
@@ -46,7 +46,7 @@ _SAMPLED = {
 }
 BUILT_IN: dict[str, dict[str, str]] = {
     "items": {
-        "id": "torch.nn:Embedding",  # the model's own
+        "id": "torch.nn:Embedding",  # the model's own embedding
         "text": "blair_rec.models.items.text:TextItems",
         "text_init": "blair_rec.models.items.text_init:TextInitItems",
         "text_delta": "blair_rec.models.items.text_delta:TextDeltaItems",
@@ -66,9 +66,9 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "losses": {
         "full_softmax": "blair_rec.training.losses:full_softmax",
         **_SAMPLED,
-        "recbole": "blair_rec.training.epochs:RecboleWay",  # the model's own
+        "recbole": "blair_rec.training.epochs:RecboleWay",  # the model's own loss
     },
-    "encoders": {},  # folders, packages with a model inside, and models on the hub have no list
+    "encoders": {},  # folders, packages with a model inside, and models on the hub are not listed
     "sources": {
         "csv": "blair_rec.prepare.own:prepare_own",
         "amazon-2023": "blair_rec.prepare.public.reviews:prepare_amazon",
@@ -76,11 +76,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "esci": "blair_rec.prepare.public.search:prepare_search",
     },
 }
-"""By group and name. `sources` are what `blair-rec prepare` reads."""
+"""What each of our names refers to, by group. `sources` are the raw data that `blair-rec prepare` reads."""
 TEXT_SCORERS = tuple(_NEIGHBOURS)
-"""Scorers that look up text vectors; the other ones count."""
+"""Scorers that look up text vectors; the others count events."""
 SAMPLED_LOSSES = tuple(_SAMPLED)
-"""Losses over some items that are drawn at random."""
+"""Losses over sampled negatives."""
 OPEN = {
     "items": "item side",
     "scorers": "scorer",
@@ -88,16 +88,16 @@ OPEN = {
     "losses": "loss",
     "encoders": "encoder",
 }
-"""Groups that other packages add to, each with what one of its names is called."""
+"""Groups that other packages can extend, with the word for one of their names in messages."""
 
 CODE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
-"""A pattern of `module:Class`."""
+"""The regular expression of `module:Class`."""
 
 _trusted: ContextVar[frozenset[str]] = ContextVar("trusted", default=frozenset())
 
 
 class Plugin(NamedTuple):
-    """A name that an installed package brings."""
+    """A name that an installed package adds."""
 
     target: str
     """`module:Class`."""
@@ -106,36 +106,36 @@ class Plugin(NamedTuple):
 
 
 def is_code(name: object) -> bool:
-    """Whether it is written as `module:Class`."""
+    """Whether a name is written as `module:Class`."""
     return isinstance(name, str) and re.fullmatch(CODE, name) is not None
 
 
 def names(group: str) -> tuple[str, ...]:
-    """Our names of a group, and behind them those of installed packages by the alphabet.
+    """Our names of a group, followed by those of installed packages in alphabetical order.
 
     Raises:
-        ConfigError: a package claims a name that is taken.
+        ConfigError: a package uses a name that is taken.
     """
     return (*BUILT_IN[group], *sorted(plugins(group)))
 
 
 def knows(group: str, name: str) -> bool:
-    """Whether a config may say it: a name of the group, or `module:Class`. Raises as `names` does."""
+    """Whether a config may use it: a name of the group, or `module:Class`. Raises the errors of `names`."""
     return name in names(group) or (group in OPEN and is_code(name))
 
 
 def is_outside(group: str, name: str | None) -> bool:
-    """Whether a name that the group knows is none of ours. Raises as `names` does."""
+    """Whether a valid name is not one of ours. Raises the errors of `names`."""
     return name is not None and name not in BUILT_IN[group] and knows(group, name)
 
 
 def plugins(group: str) -> dict[str, Plugin]:
     """What installed packages add to a group, by name. Their code is not imported.
 
-    A package of the working directory is not an installed one, even where Python would find it.
+    A package in the working directory doesn't count as installed, even if Python would find it.
 
     Raises:
-        ConfigError: a package claims a name of ours, or two packages claim one name.
+        ConfigError: a package uses one of our names, or two packages use the same name.
     """
     here = Path.cwd()
     places = tuple(place for place in sys.path if place and Path(place).resolve() != here)
@@ -148,11 +148,11 @@ def _plugins(group: str, places: tuple[str, ...]) -> dict[str, Plugin]:
     seen: set[str] = set()
     for distribution in distributions(path=list(places)):
         points = distribution.entry_points.select(group=f"blair_rec.{group}")
-        if not points:  # most packages: their names are not even read
+        if not points:  # true of most packages; saves reading their names
             continue
         package = distribution.metadata["Name"] or "a package without a name"
         key = re.sub(r"[-_.]+", "-", package).lower()
-        if key in seen:  # Python takes the first one, too
+        if key in seen:  # Python also uses the first one it finds
             continue
         seen.add(key)
         for point in points:
@@ -160,8 +160,8 @@ def _plugins(group: str, places: tuple[str, ...]) -> dict[str, Plugin]:
             owner = found[point.name].package if point.name in found else owner
             if owner is not None:
                 raise ConfigError(
-                    f"the packages {owner} and {package} both bring the {OPEN[group]} {point.name!r}; uninstall one "
-                    f"of them, or ask the author of {package} for another name"
+                    f"the packages {owner} and {package} both define the {OPEN[group]} {point.name!r}; uninstall one "
+                    f"of them, or ask the author of {package} to rename it"
                 )
             found[point.name] = Plugin(f"{point.module}:{point.attr}", package, distribution.version)
     return found
@@ -169,7 +169,7 @@ def _plugins(group: str, places: tuple[str, ...]) -> dict[str, Plugin]:
 
 @contextmanager
 def trusting(code: Collection[str]) -> Iterator[None]:
-    """Within this block `load` imports these `module:Class`, too: those of a config of one's own, or named by hand."""
+    """Within this block, `load` also imports these `module:Class`: the user's own config or the user named them."""
     before = _trusted.set(_trusted.get() | frozenset(code))
     try:
         yield
@@ -178,28 +178,28 @@ def trusting(code: Collection[str]) -> Iterator[None]:
 
 
 def is_trusted(group: str, name: str) -> bool:
-    """Whether `load` may import it: all but a `module:Class` that nobody vouches for."""
+    """Whether `load` may import it: anything except a `module:Class` outside of `trusting`."""
     return name in BUILT_IN[group] or not is_code(name) or name in _trusted.get()
 
 
 def check(needed: Collection[tuple[str, str]]) -> None:
-    """Whether all of these groups and names could be imported; nothing is.
+    """Check that all these names, each with its group, may be imported. Nothing is imported.
 
     Raises:
-        ConfigError: names that nobody brings.
-        UntrustedCode: every `module:Class` that nobody vouches for.
+        ConfigError: no installed package defines some of them.
+        UntrustedCode: some are a `module:Class` outside of `trusting`; the message lists all of these.
     """
     if lacking := [f"the {OPEN[group]} {name!r}" for group, name in needed if not knows(group, name)]:
-        raise ConfigError(f"no installed package brings {', '.join(lacking)}; install the one that does")
+        raise ConfigError(f"no installed package defines {', '.join(lacking)}; install the package that does")
     if code := [name for group, name in needed if not is_trusted(group, name)]:
         raise UntrustedCode(code)
 
 
 def load(group: str, name: str) -> Any:
-    """The class or function of a name, imported now.
+    """Import the class or function of a name.
 
     Raises:
-        ConfigError: no such name, or its code can't be imported.
+        ConfigError: there is no such name, or its code can't be imported.
         UntrustedCode: `module:Class` outside of `trusting`.
     """
     target = _target(group, name)
@@ -215,25 +215,25 @@ def load(group: str, name: str) -> Any:
 
 
 def load_class(group: str, name: str, base: type) -> Any:
-    """As `load`, for names that have to be subclasses of `base`.
+    """Import the class of a name, which has to be a subclass of `base`.
 
     Raises:
-        ConfigError: it is no such class, and as `load`.
-        UntrustedCode: as `load`.
+        ConfigError: it is not a subclass of `base`; or an error of `load`.
+        UntrustedCode: as for `load`.
     """
     found = load(group, name)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ConfigError(
-            f"the {OPEN[group]} {name} is no subclass of {base.__module__}.{base.__qualname__}; make it one"
+            f"the {OPEN[group]} {name} is not a subclass of {base.__module__}.{base.__qualname__}; make it one"
         )
     return found
 
 
 def check_call(group: str, name: str, code: Callable[..., Any], given: int, options: Mapping[str, Any]) -> None:
-    """Whether what a name leads to can be called with so many values of ours and the user's options.
+    """Check that the code of a name can be called with `given` values of ours, followed by the user's options.
 
     Raises:
-        ConfigError: it can't; the message has its signature.
+        ConfigError: it can't; the message shows its signature.
     """
     try:
         signature = inspect.signature(code)
@@ -244,20 +244,21 @@ def check_call(group: str, name: str, code: Callable[..., Any], given: int, opti
     except TypeError as error:
         said = f"the options {dict(options)}" if options else "no options"
         raise ConfigError(
-            f"the {OPEN[group]} {name} doesn't take {said} behind our {given} values: {error}; its signature is "
-            f"{name}{signature}"
+            f"the {OPEN[group]} {name} can't be called with {counted(given, 'value')} of ours and {said}: {error}; its "
+            f"signature is {name}{signature}"
         ) from None
 
 
 def source_hash(group: str, name: str) -> dict[str, str]:
-    """What a run has to remember of code from outside; empty for a name of ours. Nothing is imported.
+    """The version and hash of code from outside, which a run records; empty for our own names. Nothing is imported.
 
-    {"my-package 1.2": 12 digits of a SHA-256}, over all Python files of the top-level package that holds the class, for
-    its modules import each other; the module's file where it is in no package. `module:Class` has the module's name.
+    {"my-package 1.2": 12 digits of a SHA-256}. The hash covers all Python files of the class's top-level package,
+    because its modules import each other; or just the module's file, if it is in no package. For `module:Class`, the
+    key is the module's name.
 
     Raises:
-        ConfigError: no such name, or no such file.
-        UntrustedCode: as `load`.
+        ConfigError: there is no such name, or no such file.
+        UntrustedCode: as for `load`.
     """
     if name in BUILT_IN[group]:
         return {}
@@ -279,7 +280,7 @@ def source_hash(group: str, name: str) -> dict[str, str]:
 
 
 def _target(group: str, name: str) -> str:
-    """`module:Class` of a name, as far as it may be imported."""
+    """The `module:Class` of a name, if it may be imported."""
     if name in BUILT_IN[group]:
         return BUILT_IN[group][name]
     if is_code(name):
@@ -289,8 +290,7 @@ def _target(group: str, name: str) -> str:
     if plugin := plugins(group).get(name):
         return plugin.target
     raise ConfigError(
-        f"there is no {OPEN[group]} {name!r} here; install the package that brings it (known: "
-        f"{', '.join(names(group))})"
+        f"unknown {OPEN[group]} {name!r}; install the package that defines it (known: {', '.join(names(group))})"
     )
 
 
@@ -303,11 +303,11 @@ def _imported(target: str) -> Any:
 
 
 def _first_with_code(module: str) -> ModuleSpec | None:
-    """Of the packages around a module, from the top, the first that has a file: the others are folders alone."""
+    """The outermost package around a module that has a file; packages without one are plain folders."""
     parts = module.split(".")
     for depth in range(1, len(parts) + 1):
         try:
-            spec = find_spec(".".join(parts[:depth]))  # of a folder alone nothing is imported
+            spec = find_spec(".".join(parts[:depth]))  # imports only parents, which are plain folders
         except ValueError:  # such as __main__ in a notebook
             return None
         if spec is None or spec.origin is not None:

@@ -1,4 +1,4 @@
-"""Scientific and Beauty as RecBole data sets, from public repositories that hold them in other forms.
+"""Make the RecBole data sets Scientific and Beauty from public repositories that have them in other formats.
 
     git clone https://github.com/ysh-1998/CoWPiRec
     python datasets/make_public.py Scientific CoWPiRec -o data
@@ -7,9 +7,9 @@
     git clone https://github.com/dh-r/LLM-Sequential-Recommendation
     python datasets/make_public.py Beauty LLM-RecSys-ID LLM-Sequential-Recommendation -o data
 
-Writes data/Scientific or data/Beauty, and stops if a file doesn't have the SHA-256 below, which is that of the files
-that configs/scientific.yaml and configs/beauty.yaml were measured with. The commits that are known to give it are
-db47560 (CoWPiRec), 2200ad9 (LLM-RecSys-ID) and 6464b39 (LLM-Sequential-Recommendation).
+Writes data/Scientific or data/Beauty. Stops if a file doesn't have the SHA-256 below, that of the files used to measure
+configs/scientific.yaml and configs/beauty.yaml. These commits are known to give the right files: db47560 (CoWPiRec),
+2200ad9 (LLM-RecSys-ID) and 6464b39 (LLM-Sequential-Recommendation).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SHA256 = {
 
 
 def scientific(repository: Path) -> dict[str, str]:
-    """The interactions as they are; the texts under the numbers that these call the items by."""
+    """Return the files of Scientific: the interactions unchanged, the texts under the item numbers used there."""
     source = repository / "dataset" / "Scientific"
     files = {name: _text(source / name) for name in SHA256 if name.startswith("Scientific.") and "inter" in name}
     text_of: dict[str, str] = {}
@@ -46,7 +46,7 @@ def scientific(repository: Path) -> dict[str, str]:
 
 
 def beauty(sequences: Path, titles: Path) -> dict[str, str]:
-    """Each user's sequence as events whose time is the place in it; the title of each item."""
+    """Return the files of Beauty: the sequences as events, with the position as time, and the item titles."""
     item_of = json.loads(_text(sequences / "data" / "beauty" / "datamaps.json"))["id2item"]
     events, items = ["user_id:token\titem_id:token\ttimestamp:float\n"], dict[str, None]()
     for line in _text(sequences / "data" / "beauty" / "sequential_data.txt").splitlines():
@@ -66,19 +66,19 @@ def _text(path: Path) -> str:
 
 
 def main() -> None:
-    """One of the data sets, if it is the one that is meant."""
+    """Write one of the data sets, if its files have the expected SHA-256."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=("Scientific", "Beauty"))
-    parser.add_argument("repositories", type=Path, nargs="+", help="the clones, in the order above")
-    parser.add_argument("-o", "--out", type=Path, default=Path("data"), help="where the folder is made")
+    parser.add_argument("repositories", type=Path, nargs="+", help="paths of the clones, in the order above")
+    parser.add_argument("-o", "--out", type=Path, default=Path("data"), help="folder in which to create the data set")
     options = parser.parse_args()
     clones = options.repositories
     if len(clones) != (needed := {"Scientific": 1, "Beauty": 2}[options.name]):
-        parser.error(f"{options.name} is made of {needed} clones, and {len(clones)} were named")
+        parser.error(f"{options.name} needs {needed} clone{'s' * (needed != 1)}, but got {len(clones)}")
     made = scientific(clones[0]) if options.name == "Scientific" else beauty(*clones)
     files = {name: content.encode() for name, content in made.items()}
     if other := [name for name, content in files.items() if hashlib.sha256(content).hexdigest() != SHA256[name]]:
-        sys.exit(f"{', '.join(other)}: not what was measured with; the repository has changed since the commits above")
+        sys.exit(f"{', '.join(other)}: not the files used for the measurements; check out the commits listed in --help")
     folder = options.out / options.name
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():

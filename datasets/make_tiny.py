@@ -1,8 +1,8 @@
-"""Writes datasets/tiny: a made-up catalogue and log in which text predicts what a user takes next.
+"""Write datasets/tiny: a made-up catalogue and log in which text helps to predict a user's next item.
 
-Eighty items are named by an adjective, a material and an object. A user's next item mostly shares the object or the
-material of the last one, so both the log and the titles carry the signal, and a model that learns has something to
-find. Run it again and the same bytes come out: only `Random.random` is used, whose stream Python keeps over versions.
+The titles of eighty items consist of an adjective, a material and an object. A user's next item mostly shares the
+object or the material of the last item, so a model can learn from both the log and the titles. The output is always the
+same: only `Random.random` is used, whose numbers don't change between Python versions.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ OBJECTS = {
 
 USERS = 120
 FEWEST, MOST = 8, 14  # events of a user
-SAME_OBJECT, SAME_MATERIAL = 0.45, 0.40  # what the next item shares with the last one; otherwise it is any item
-REPEAT = 0.03  # now and then a user comes back to an item of before: history and target may overlap
-START = 1_700_000_000  # seconds; at this size float32 can't tell times less than two minutes apart
+SAME_OBJECT, SAME_MATERIAL = 0.45, 0.40  # probability that the next item shares this with the last item
+REPEAT = 0.03  # probability that a user repeats an earlier item, so some targets are in the history
+START = 1_700_000_000  # seconds; for numbers this large, float32 can't tell times within two minutes apart
 MINUTE, WEEK = 60, 7 * 24 * 3600
 
 
 class Item(NamedTuple):
-    """One row of tiny.item, and the two words its neighbours are found by."""
+    """One row of tiny.item, and the two words that related items share."""
 
     token: str
     title: str
@@ -49,12 +49,12 @@ class Event(NamedTuple):
 
 
 def pick(random: Random, choices: Sequence[T]) -> T:
-    """One of the choices, all equally likely."""
+    """Return one of the choices, all equally likely."""
     return choices[int(random.random() * len(choices))]
 
 
 def make_items(random: Random) -> list[Item]:
-    """Every material with every object, under an adjective that means nothing."""
+    """Return an item for every pair of material and object, with a random adjective that carries no signal."""
     pairs = [(material, thing) for material in MATERIALS for thing in OBJECTS]
     return [
         Item(f"i{number:02d}", f"{pick(random, ADJECTIVES)} {material} {thing}", OBJECTS[thing], material, thing)
@@ -63,7 +63,7 @@ def make_items(random: Random) -> list[Item]:
 
 
 def next_item(random: Random, items: Sequence[Item], seen: Sequence[Item]) -> Item:
-    """What a user who has seen these takes next."""
+    """Return the next item of a user with this history."""
     last, draw = seen[-1], random.random()
     if draw < REPEAT and len(seen) > 1:
         return pick(random, seen[:-1])
@@ -78,7 +78,7 @@ def next_item(random: Random, items: Sequence[Item], seen: Sequence[Item]) -> It
 
 
 def make_events(random: Random, items: Sequence[Item]) -> list[Event]:
-    """The whole log, oldest event first; no user has two events in the same second."""
+    """Return the whole log, oldest event first; no user has two events in the same second."""
     events: list[Event] = []
     for number in range(1, USERS + 1):
         timestamp = START + int(random.random() * 52 * WEEK)
@@ -87,13 +87,13 @@ def make_events(random: Random, items: Sequence[Item]) -> list[Event]:
             seen.append(next_item(random, items, seen))
         for item in seen:
             events.append(Event(timestamp, f"u{number:03d}", item.token))
-            # Half of the events follow within the minute, as clicks do: their order is lost where time is float32.
+            # Half of the events follow within a minute, like clicks; float32 times would lose their order.
             timestamp += 1 + int(random.random() * (MINUTE if random.random() < 0.5 else WEEK))
     return sorted(events)
 
 
 def write_tiny(folder: Path) -> None:
-    """tiny.item and tiny.inter as RecBole's atomic files: tab-separated, with a type in every column's name."""
+    """Write tiny.item and tiny.inter as RecBole's atomic files: tab-separated, with a type in every column name."""
     random = Random(20)
     items = make_items(random)
     events = make_events(random, items)
@@ -102,7 +102,7 @@ def write_tiny(folder: Path) -> None:
     event_rows = ["user_id:token\titem_id:token\ttimestamp:float"]
     event_rows += [f"{event.user}\t{event.item}\t{event.timestamp}" for event in events]
     folder.mkdir(parents=True, exist_ok=True)
-    # Bytes, so that lines end alike on every system.
+    # Bytes, so that line ends are the same on every system.
     (folder / "tiny.item").write_bytes("".join(f"{row}\n" for row in item_rows).encode())
     (folder / "tiny.inter").write_bytes("".join(f"{row}\n" for row in event_rows).encode())
 

@@ -53,7 +53,11 @@ def test_the_device_that_is_asked_for_is_taken(
     ("asked", "gpus", "message"),
     [
         ("cuda", 0, "device is cuda, but torch finds no GPU here; use device: cpu, or auto"),
-        ("cuda:2", 2, "device cuda:2 is not there: torch finds 2 here, from cuda:0 on; name one of these$"),
+        (
+            "cuda:2",
+            2,
+            "device cuda:2 doesn't exist: torch finds 2 GPUs here, numbered from cuda:0; choose one of them$",
+        ),
         ("gpu", 2, "device is 'gpu'; expected auto, cpu, cuda or cuda:1"),
     ],
 )
@@ -69,10 +73,12 @@ def test_each_process_of_torchrun_takes_its_own_gpu(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert choose_device("auto") == choose_device("cuda") == "cuda:1"
     assert choose_device("cpu") == "cpu"
-    with pytest.raises(ConfigError, match="each process of torchrun takes a GPU of its own; use device: cuda"):
+    with pytest.raises(ConfigError, match="torchrun gives each process its own GPU; use device: cuda"):
         choose_device("cuda:0")
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(ConfigError, match="cuda:2 is not there: torch finds 2 here.* start one process for each"):
+    with pytest.raises(
+        ConfigError, match="cuda:2 doesn't exist: torch finds 2 GPUs here.* start only one process per GPU"
+    ):
         choose_device("cuda")
 
 

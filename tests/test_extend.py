@@ -104,7 +104,7 @@ def test_without_the_package_the_name_is_unknown_and_the_message_says_what_to_do
     assert done.returncode != 0 and "variants.linear.items is 'linear'; known: id, text," in done.stderr
     script = f"import blair_rec; blair_rec.load({str(compared / 'runs' / 'linear-1')!r})"
     done = run(world, sys.executable, "-c", script)
-    assert "ConfigError: no installed package brings the item side 'linear', the transform 'clip'; ins" in done.stderr
+    assert "ConfigError: no installed package defines the item side 'linear', the transform 'clip'; ins" in done.stderr
 
 
 def test_an_edited_package_makes_its_runs_unfinished_and_no_others(world: Path, compared: Path) -> None:
@@ -168,6 +168,6 @@ def test_module_and_class_work_in_a_config_of_ones_own_and_in_a_run_only_where_t
     load = "import sys, blair_rec; blair_rec.load('own/runs/own-1'{})"
     refused = run(world, sys.executable, "-c", load.format(""), path=world / "source")
     names = "trusted=['my_parts:LinearItems', 'my_parts:Clip']"
-    assert "UntrustedCode: my_parts:LinearItems, my_parts:Clip: Python code" in refused.stderr
+    assert "UntrustedCode: my_parts:LinearItems, my_parts:Clip: this Python code" in refused.stderr
     assert names in refused.stderr
     assert run(world, sys.executable, "-c", load.format(f", {names}"), path=world / "source").returncode == 0

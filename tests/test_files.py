@@ -82,7 +82,7 @@ def test_two_processes_that_write_one_folder_at_once_get_one_whole_folder_and_wo
         return moved
 
     monkeypatch.setattr(Path, "rename", and_theirs)
-    with pytest.raises(FolderBusy, match="another process has just written .*run; look at that one, or start again"):
+    with pytest.raises(FolderBusy, match="another process has just written .*run; use its result, or start again"):
         put_in_place(tmp_path / "run")
     assert (tmp_path / "run" / "file").read_text() == "theirs"
     assert names(tmp_path) == [partial_of(tmp_path / "run").name, "run"], "which its writer clears away"
@@ -171,9 +171,9 @@ def test_the_second_process_reads_that_another_one_is_at_work(tmp_path: Path) ->
     )
     with alone_in(tmp_path / "out"):
         said = in_another_process(try_it, tmp_path / "out")
-        with pytest.raises(FolderBusy, match="another process is at work"), alone_in(tmp_path / "out"):
+        with pytest.raises(FolderBusy, match="another process is using"), alone_in(tmp_path / "out"):
             pass
-    assert said.startswith(f"another process is at work in {tmp_path / 'out'}; wait until it is done, or choose")
+    assert said.startswith(f"another process is using {tmp_path / 'out'}; wait until it has finished, or choose")
     assert in_another_process(try_it, tmp_path / "out") == "in"
 
 

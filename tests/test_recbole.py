@@ -221,7 +221,7 @@ def test_a_stray_pickle_is_refused_before_anything_of_it_runs(name: str) -> None
     stray = Path("saved", name)
     stray.parent.mkdir()
     stray.write_bytes(pickle.dumps(Payload()))
-    with pytest.raises(ConfigError, match=f"{name} lies in checkpoint_dir.*remove it, or name it as"):
+    with pytest.raises(ConfigError, match=f"{name} is in checkpoint_dir.*remove it, or name it as"):
         run(settings_for("id"))
     assert not Path("executed").exists()
 
@@ -240,7 +240,7 @@ def test_text_settings_without_a_text_side_are_named(caplog: pytest.LogCaptureFi
     [said] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert said == (
         "blair_items is 'id', which uses no item text, so these keys have no effect: blair_text_fields, blair_encoder; "
-        "set blair_items, such as to text"
+        "to use item text, set blair_items, for example to text"
     )
 
 
@@ -251,7 +251,7 @@ def test_a_store_that_is_not_there_is_an_error() -> None:
 
 def test_a_store_that_lacks_items_is_an_error_or_filled_up() -> None:
     store_for(Path("vectors"), TOKENS[:70])
-    with pytest.raises(MissingEmbeddings, match="10 of 80 items are not in the embedding store"):
+    with pytest.raises(MissingEmbeddings, match="store of text vectors lacks 10 of 80 items"):
         run(settings_for("text"))
     filled = {how: run(settings_for("text", blair_missing_text=how)) for how in ("mean", "zeros")}
     assert all(0 < result["recall@10"] < 1 for result in filled.values())

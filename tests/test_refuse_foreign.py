@@ -25,7 +25,7 @@ def test_a_free_an_empty_and_our_own_folder_may_be_replaced(tmp_path: Path, name
 
 def test_one_file_of_somebody_else_is_enough_to_keep_the_folder(tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "there", "ours.json", "part-1.bin", "thesis.tex")
-    with pytest.raises(OutputError, match=r"holds 1 files .* \(first: thesis.tex\), and they would be lost"):
+    with pytest.raises(OutputError, match=r"holds 1 file .* \(first: thesis.tex\) and would delete"):
         refuse_foreign(folder, {"ours.json"}, {"part-*.bin"})
 
 

@@ -147,10 +147,10 @@ def test_prepare_offers_the_sources_and_no_others() -> None:
         ("train.loss=gbcee", "train.loss is 'gbcee'; did you mean 'gbce'? known: full_softmax, sampled_softmax, gbce"),
         ("variants.text.items='os:'", "variants.text.items is 'os:'"),
         ("variants.text.items=os/path:join", "variants.text.items is 'os/path:join'"),
-        ("variants.text.options={a: 1}", "variants.text.options are for another package's parts, which text is not"),
+        ("variants.text.options={a: 1}", "variants.text.options are only for parts of other packages; text is ours"),
         (
             "train.loss_options={a: 1}",
-            "train.loss_options has no effect with loss: full_softmax; leave it out, or take",
+            "train.loss_options has no effect with loss: full_softmax; leave it out, or choose",
         ),
     ],
 )
@@ -187,7 +187,7 @@ def test_installed_packages_add_names_that_are_listed_and_proposed_without_an_im
 def test_a_name_that_two_packages_bring_is_an_error_that_names_both(install: Install, group: str) -> None:
     install("first", {group: {"mine": "first_parts:Mine"}})
     install("second", {group: {"mine": "second_parts:Mine"}})
-    with pytest.raises(ConfigError, match=r"(first and second|second and first) both bring the .* 'mine'; uninstall"):
+    with pytest.raises(ConfigError, match=r"(first and second|second and first) both define the .* 'mine'; uninstall"):
         registry.names(group)
 
 
@@ -195,7 +195,7 @@ def test_a_name_that_two_packages_bring_is_an_error_that_names_both(install: Ins
 def test_a_name_of_ours_that_a_package_claims_is_an_error_that_names_it(install: Install, group: str) -> None:
     name = next(iter(registry.BUILT_IN[group]))
     install("greedy", {group: {name: "greedy_parts:Mine"}})
-    with pytest.raises(ConfigError, match=f"packages blair-rec and greedy both bring the .* '{name}'; uninstall one"):
+    with pytest.raises(ConfigError, match=f"packages blair-rec and greedy both define the .* '{name}'; uninstall one"):
         registry.names(group)
     assert registry.load(group, name).__module__ != "greedy_parts"
 
@@ -216,7 +216,7 @@ def test_a_package_in_the_working_directory_is_not_installed(
         monkeypatch.syspath_prepend(place)
     registry._plugins.cache_clear()
     assert registry.plugins("items") == {}
-    with pytest.raises(ConfigError, match="there is no item side 'mine' here; install the package that brings it"):
+    with pytest.raises(ConfigError, match="unknown item side 'mine'; install the package that defines it"):
         registry.load("items", "mine")
 
 
@@ -302,41 +302,48 @@ def scorer(**setup: Any) -> Any:
 
 
 def test_what_is_of_another_kind_takes_no_such_options_or_has_the_wrong_shape_is_told(parts: Path) -> None:
-    expected = "the item side wrong_side is no subclass of blair_rec.models.items.base.ItemSide; make it one"
+    expected = "the item side wrong_side is not a subclass of blair_rec.models.items.base.ItemSide; make it one"
     with pytest.raises(ConfigError, match=expected):
         side(items="wrong_side")
-    with pytest.raises(ConfigError, match="the item side side doesn't take the options {'wdth': 3} behind our 2 val"):
+    with pytest.raises(
+        ConfigError, match="the item side side can't be called with 2 values of ours and the options {'wdth': 3}"
+    ):
         side(items="side", options={"wdth": 3})
     with pytest.raises(
-        ConfigError, match=r"the item side side has a table of \[31, 3\] in the place of one of \[31, 6"
+        ConfigError,
+        match=r"the item side side has a table of \[31, 3\], but the embedding that it replaces has \[31, 6",
     ):
         side(items="side", options={"width": 3})
     assert side(items="side", options={"width": 6}).weight.shape == (31, 6)
-    with pytest.raises(ConfigError, match="the scorer wrong is no subclass of blair_rec.ranking.baselines.Baseline"):
+    with pytest.raises(ConfigError, match="the scorer wrong is not a subclass of blair_rec.ranking.baselines.Baseline"):
         scorer(scorer="wrong")
     with pytest.raises(
-        ConfigError, match="the scorer counts doesn't take the options {'evens': 1} behind our 3 values"
+        ConfigError, match="the scorer counts can't be called with 3 values of ours and the options {'evens': 1}"
     ):
         scorer(scorer="counts", options={"evens": 1})
     assert scorer(scorer="counts", options={"events": 1}).n_items == 5
-    with pytest.raises(ConfigError, match="the scorer near reads item text, and its variant says nothing of it; give"):
+    with pytest.raises(
+        ConfigError, match="the scorer near uses item text, but its variant has neither text nor transforms; add"
+    ):
         scorer(scorer="near")
     with pytest.raises(ConfigError, match="the scorer counts uses no text, so transforms, control and text have no"):
         scorer(scorer="counts", text={"fields": ["title"]})
-    with pytest.raises(ConfigError, match="wrong_step is no subclass of blair_rec.models.transforms.Transform"):
+    with pytest.raises(ConfigError, match="wrong_step is not a subclass of blair_rec.models.transforms.Transform"):
         fit_transforms(text_vectors(), ["wrong_step"])
     with pytest.raises(ConfigError, match=r"transforms: halves: \{'share': 3\} makes \[11, 12\] of \[31, 12\]"):
         fit_transforms(text_vectors(), [{"halves": {"share": 3}}])
-    with pytest.raises(ConfigError, match="the transform halves doesn't take the options {'shar': 1} behind our 0 va"):
+    with pytest.raises(
+        ConfigError, match="the transform halves can't be called with 0 values of ours and the options {'shar': 1}"
+    ):
         fit_transforms(text_vectors(), [{"halves": {"shar": 1}}])
     assert fit_transforms(text_vectors(), [{"halves": 1}])[1].shape == (31, 12)
     with pytest.raises(
-        ConfigError, match="the loss whole doesn't take no options behind our 2 values: missing a requi"
+        ConfigError, match="the loss whole can't be called with 2 values of ours and no options: missing a requi"
     ):
         sampled_loss(TrainConfig(loss="whole"), 5)
     loss = sampled_loss(TrainConfig(loss="whole", loss_options={"margin": 1}), 5)
     with pytest.raises(
-        blair_rec.errors.TrainingError, match=r"the loss whole gives \[4\], not one number; take the mean"
+        blair_rec.errors.TrainingError, match=r"the loss whole returns \[4\], not one number; return the mean"
     ):
         loss(torch.zeros(4), torch.zeros(4, 2), torch.zeros(2))
 
@@ -346,7 +353,9 @@ def test_what_is_wrong_with_a_part_is_told_before_the_data_is_read(
 ) -> None:
     variants = {"id": {}, "own": {"items": "side", "options": {"wdth": 3}, "transforms": ["center"]}}
     (tiny / "tiny.inter").write_text("broken", "utf-8")
-    with pytest.raises(ConfigError, match="variants.own: the item side side doesn't take the options {'wdth': 3}"):
+    with pytest.raises(
+        ConfigError, match="variants.own: the item side side can't be called with .* the options {'wdth': 3}"
+    ):
         compare(config_of(tiny, roberta, variants=variants), tmp_path / "out")
 
 
@@ -401,21 +410,21 @@ def test_a_run_that_names_code_imports_nothing(finished: Path, trap: Path, code:
 
     edit(finished / "runs" / "a-1" / "result.json", change)
     for use in (blair_rec.load, lambda run: blair_rec.export_vectors(run, finished.parent / "vectors")):
-        with pytest.raises(UntrustedCode, match=rf"{code}: Python code, which is not imported .*trusted=\['{code}'\]"):
+        with pytest.raises(UntrustedCode, match=rf"{code}: this Python code is named by .*trusted=\['{code}'\]"):
             use(finished / "runs" / "a-1")
     assert not trap.exists() and "trap" not in sys.modules and "nest" not in sys.modules
 
 
 def test_a_run_that_names_what_is_no_name_is_refused(finished: Path) -> None:
     edit(finished / "runs" / "a-1" / "result.json", lambda result: result["setup"].update(scorer="os.system"))
-    with pytest.raises(ConfigError, match="no installed package brings the scorer 'os.system'; install the one that"):
+    with pytest.raises(ConfigError, match="no installed package defines the scorer 'os.system'; install the package"):
         blair_rec.load(finished / "runs" / "a-1")
 
 
 def test_what_is_trusted_is_imported_and_only_within_the_call(finished: Path, trap: Path) -> None:
     edit(finished / "runs" / "a-1" / "result.json", lambda result: result["setup"].update(scorer="trap:Side"))
     with pytest.raises(
-        ConfigError, match="the scorer trap:Side is no subclass of blair_rec.ranking.baselines.Baseline"
+        ConfigError, match="the scorer trap:Side is not a subclass of blair_rec.ranking.baselines.Baseline"
     ):
         blair_rec.load(finished / "runs" / "a-1", trusted=["trap:Side"])
     assert trap.exists()
@@ -473,7 +482,7 @@ def test_a_store_that_names_code_imports_nothing(tiny: Path, roberta: Path, trap
 
 
 def test_an_encoder_that_is_named_by_hand_is_imported(tiny: Path, trap: Path) -> None:
-    with pytest.raises(ConfigError, match="the encoder trap:encode doesn't take the options {'device'"):
+    with pytest.raises(ConfigError, match="the encoder trap:encode can't be called with .* the options {'device'"):
         blair_rec.encode(tiny / "tiny.item", "store", fields=["title"], encoder="trap:encode", device="cpu")
     assert trap.exists()
 
@@ -496,7 +505,7 @@ def test_a_changed_package_is_told_of_its_own_runs_alone_and_can_be_accepted(
     before = compare(config, tmp_path / "out")
     module = parts / "other_parts.py"
     module.write_text(module.read_text("utf-8") + "# edited", "utf-8")
-    with pytest.raises(ChangedRuns, match=r"1 finished runs .*own-1.*: the code of other 1.0\. .*--accept-code"):
+    with pytest.raises(ChangedRuns, match=r"1 finished run .*own-1.*: the code of other 1.0\. .*--accept-code"):
         compare(config, tmp_path / "out")
     assert compare(config, tmp_path / "out", accept_code=True) is not None
     assert compare(config, tmp_path / "out") is not None

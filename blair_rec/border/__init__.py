@@ -1,1 +1,1 @@
-"""The border to RecBole: repairs, settings and its collector."""
+"""Everything that touches RecBole's internals: repairs, settings and its collector."""

@@ -1,4 +1,4 @@
-"""What RecBole's metrics read of a batch of scores, without a second matrix of the scores' shape."""
+"""Collect what RecBole's metrics need from a batch of scores, without a second matrix of the same shape."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import blair_rec.border.repaired  # noqa: F401  (repairs RecBole before anything of it is used)
+import blair_rec.border.repaired  # noqa: F401  (repairs RecBole before any part of it is used)
 
 from recbole.evaluator import Collector
 
 TOPK = "rec.topk"
 GROUP = 64
-"""Columns of scores that are first looked at for their highest one alone."""
+"""Columns per group in `largest`, which first compares groups by their highest score."""
 
 
 class TopKCollector(Collector):
-    """RecBole's Collector, in all it collects; the true items among the top-k are found by their numbers alone.
+    """RecBole's Collector with the same results; it finds the targets in the top-k by comparing item ids.
 
-    RecBole marks them in a matrix of cases by items, of which it then sums every row, so that most of an evaluation
-    went into writing and reading zeros.
+    RecBole marks the targets in a matrix of cases by items and then sums every row. Most of the evaluation time went
+    into writing and reading zeros.
     """
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self._collects_topk = self.register.need(TOPK)
-        setattr(self.register, TOPK, False)  # RecBole's own way of it
+        setattr(self.register, TOPK, False)  # RecBole's own code for the top-k is skipped
 
     def eval_batch_collect(self, scores: Tensor, interaction: Any, positive_u: Tensor, positive_i: Tensor) -> None:
-        """Keep what the metrics need of B cases.
+        """Keep what the metrics need from B cases.
 
-        Shapes: scores [B, N]; positive_u, positive_i [P] int64, pairs of a case and an item that is true for it.
+        Shapes: scores [B, N]; positive_u, positive_i [P] int64, pairs of a case and one of its targets.
         """
         super().eval_batch_collect(scores, interaction, positive_u, positive_i)
         if not self._collects_topk:
@@ -45,10 +45,10 @@ class TopKCollector(Collector):
 
 
 def largest(scores: Tensor, k: int) -> Tensor:
-    """Columns of the k highest scores of each row, the highest first; equal ones in any order: [B, N] -> [B, k] int64.
+    """Return the columns of the k highest scores of each row, highest first; ties in any order: [B, N] -> [B, k] int64.
 
-    They stand in the k groups of columns whose highest scores are the highest. To look for these first takes less than
-    half of the time of torch.topk over whole rows, which it copies to sort them (12,101 columns, two threads).
+    The top k are always inside the k groups of columns with the highest maxima. Searching these groups first takes less
+    than half the time of torch.topk over whole rows, which copies them to sort (12,101 columns, two threads).
     """
     groups = scores.shape[1] // GROUP
     if groups <= 2 * k:

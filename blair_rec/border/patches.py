@@ -1,7 +1,8 @@
-"""RecBole 1.2 on today's numpy, pandas and torch: small named repairs, the only module that patches anything.
+"""Small named repairs that make RecBole 1.2 run on today's numpy, pandas and torch.
 
-Each repair names the upstream line that it answers and does nothing where upstream is already right. They go into
-RecBole's own modules; numpy gets the aliases that RecBole itself would have set, torch is never touched.
+This is the only module that patches anything. Each repair quotes the upstream line that it fixes, and does nothing if
+upstream is already right. Repairs change RecBole's own modules only; numpy gets the aliases that RecBole itself would
+have set, and torch is never changed.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def repair_recbole() -> None:
     """Make RecBole 1.2.0 and 1.2.1 work here; calling it again changes nothing.
 
     Raises:
-        IncompatibleVersion: pandas 3, where RecBole would train on unfilled values without saying so.
+        IncompatibleVersion: pandas 3, where RecBole would silently train on missing values.
     """
     refuse_pandas_3(pd.__version__)
     restore_numpy_aliases()
@@ -53,11 +54,11 @@ def repair_recbole() -> None:
 def refuse_pandas_3(version: str) -> None:
     """`df[field].fillna(..., inplace=True)` (recbole/data/dataset/dataset.py, _load_feat and _fill_nan).
 
-    pandas 3 copies on `df[field]`, so the values stay missing and nothing is said.
+    pandas 3 copies on `df[field]`, so the values stay missing without a warning.
     """
     if Version(version).major >= 3:
         raise IncompatibleVersion(
-            "pandas", version, "RecBole fills missing values in a way that pandas 3 ignores", "pandas<3"
+            "pandas", version, "RecBole fills missing values in a way that has no effect in pandas 3", "pandas<3"
         )
 
 
@@ -76,7 +77,7 @@ _NUMPY_NAMES: dict[str, Any] = {
 def restore_numpy_aliases() -> None:
     """`np.float = np.float_` and seven more (recbole/config/configurator.py, Config.compatibility_settings).
 
-    numpy 2 removed float_, complex_ and unicode_, so that every `Config(...)` raises AttributeError.
+    numpy 2 removed float_, complex_ and unicode_, so every `Config(...)` raises AttributeError.
     """
     if hasattr(np, "float_"):
         return
@@ -94,8 +95,8 @@ def _set_numpy_names(self: Any) -> None:
 def import_models_without_anomaly_mode() -> None:
     """`torch.autograd.set_detect_anomaly(True)` (recbole/model/sequential_recommender/sine.py, line 25).
 
-    It runs when any sequential model is imported, and from then on every backward pass of the process looks for NaN
-    after each operation. The mode that was on before the import is put back.
+    The line runs when any sequential model is imported. From then on every backward pass of the process checks each
+    operation for NaN. This function restores the mode that was set before the import.
     """
     before = torch.is_anomaly_enabled()
     importlib.import_module("recbole.model.sequential_recommender")
@@ -106,8 +107,8 @@ def import_models_without_anomaly_mode() -> None:
 def import_models_without_kmeans() -> None:
     """`from kmeans_pytorch import kmeans` (recbole 1.2.0: recbole/model/general_recommender/ldiffrec.py, line 29).
 
-    Only LDiffRec uses that package and RecBole doesn't bring it along, yet without it no model of any kind is found,
-    since the look-up by name goes through this folder.
+    Only LDiffRec uses that package, and RecBole doesn't install it. But without it RecBole finds no model at all,
+    because the look-up by name imports this folder.
     """
     if Version(recbole.__version__) >= Version("1.2.1") or importlib.util.find_spec("kmeans_pytorch"):
         return
@@ -125,7 +126,7 @@ def import_models_without_kmeans() -> None:
 
 
 class _Replaced:
-    """Stands where RecBole's code expects a module: some of its names are others, the rest are the module's own."""
+    """A substitute for a module in RecBole's code: some names are replaced, the others come from the module."""
 
     def __init__(self, module: ModuleType, **names: Any) -> None:
         self._module = module
@@ -136,10 +137,10 @@ class _Replaced:
 
 
 class _RayIfInUse:
-    """Stands where quick_start.py expects `ray.tune`."""
+    """A substitute for `ray.tune` in quick_start.py."""
 
     def report(self, **metrics: float) -> None:
-        """Tell Ray Tune, if this process runs one of its trials; hyperopt and other callers read what is returned."""
+        """Report to Ray Tune if this process runs one of its trials; hyperopt and others use the return value."""
         if (tune := sys.modules.get("ray.tune")) is not None:
             tune.report(**metrics)
 
@@ -147,8 +148,8 @@ class _RayIfInUse:
 def import_quick_start_without_ray() -> None:
     """`from ray import tune` and `tune.report(**test_result)` (recbole/quick_start/quick_start.py, objective_function).
 
-    HyperTuning calls objective_function for hyperopt, which needs no Ray. Yet Ray 2.6.3, the newest that recbole 1.2.1
-    allows, can't be imported without pkg_resources and np.bool8, and importing any Ray takes seconds.
+    HyperTuning calls objective_function for hyperopt, which doesn't need Ray. But Ray 2.6.3, the newest version that
+    recbole 1.2.1 allows, can't be imported without pkg_resources and np.bool8. Importing any version takes seconds.
     """
     if "recbole.quick_start.quick_start" in sys.modules:
         return
@@ -167,7 +168,7 @@ def import_quick_start_without_ray() -> None:
 
 
 class _Draws(np.random.RandomState):
-    """NumPy's older generator, with the name that newer hyperopt calls its method by."""
+    """NumPy's older generator, with the method name that newer hyperopt calls."""
 
     def integers(self, low: int, high: int | None = None, size: Any = None) -> Any:
         return self.randint(low, high, size)
@@ -176,8 +177,8 @@ class _Draws(np.random.RandomState):
 def search_exhaustively_with_newer_hyperopt() -> None:
     """`rng = np.random.RandomState(seed)` (recbole/trainer/hyper_tuning.py, exhaustive_search).
 
-    Since hyperopt 0.2.6 the generator needs the method `integers`; older ones can't be imported without pkg_resources.
-    The numbers that are drawn stay the same.
+    Since hyperopt 0.2.6 the generator needs the method `integers`; older hyperopt can't be imported without
+    pkg_resources. The drawn numbers stay the same.
     """
     from recbole.trainer import hyper_tuning
 
@@ -186,7 +187,7 @@ def search_exhaustively_with_newer_hyperopt() -> None:
 
 
 class _FilledFromDict(sparse.dok_matrix):
-    """SciPy's dictionary of keys, with the method that RecBole calls."""
+    """SciPy's dok_matrix, with the method that RecBole calls."""
 
     def _update(self, data: dict[tuple[int, int], float]) -> None:
         if data:
@@ -203,7 +204,7 @@ _FILL_FROM_DICTS = {
 def fill_sparse_matrices_from_dicts() -> None:
     """`A._update(data_dict)` (recbole/model/general_recommender/lightgcn.py, line 111, and in six other models).
 
-    Newer SciPy has no such method, so that building the graph of users and items raises AttributeError.
+    Newer SciPy has no such method, so building the graph of users and items raises AttributeError.
     """
     if hasattr(sparse.dok_matrix, "_update"):
         return
@@ -217,7 +218,7 @@ def fill_sparse_matrices_from_dicts() -> None:
 def scale_gradients_without_warning() -> None:
     """`amp.GradScaler(...)` and `amp.autocast(...)` of torch.cuda.amp (recbole/trainer/trainer.py, lines 235 and 1440).
 
-    torch announces their end with a FutureWarning in every epoch; torch.amp has the same under a device's name.
+    torch warns in every epoch that these are deprecated; torch.amp has the same functions with a device argument.
     """
     from recbole.trainer import trainer
 
@@ -230,7 +231,7 @@ def read_data_without_warning() -> None:
     """`fillna(..., inplace=True)`, `agg(len)` (recbole/data/dataset/dataset.py, lines 648 and 1217;
     sequential_dataset.py, line 165; and more).
 
-    pandas 2 announces with FutureWarnings that these will change, which refuse_pandas_3 answers.
+    pandas 2 gives FutureWarnings that these will change. refuse_pandas_3 already guards against the change.
     """
     from recbole.data.dataset import Dataset, SequentialDataset
 
@@ -252,8 +253,8 @@ def read_data_without_warning() -> None:
 def read_back_own_checkpoints() -> None:
     """`torch.load(...)` (recbole/trainer/trainer.py, Trainer.evaluate; recbole/model/.../s3rec.py, line 120).
 
-    Since torch 2.6 that reads tensors only, while RecBole's checkpoint holds its whole Config. Allowing more means
-    running what the file says, so it is allowed for one kind of file alone: one that this very process wrote.
+    Since torch 2.6 this reads only tensors, while RecBole's checkpoint contains its whole Config. Reading more can run
+    code from the file, so this is allowed only for files that this process itself wrote.
     """
     from recbole.model.sequential_recommender import s3rec
     from recbole.trainer import trainer as upstream
@@ -297,8 +298,8 @@ def read_back_own_checkpoints() -> None:
 def let_models_complete_config() -> None:
     """`"../properties/model/" + model + ".yaml"` (recbole/config/configurator.py, Config._load_internal_config_dict).
 
-    Defaults are found by the name of the model, inside the wheel, so that a model from outside has none. A class with
-    `recbole_base` takes those of its base, and with `complete_config` may then add its own.
+    RecBole looks up defaults by model name inside its own wheel, so a model from outside has none. A class with
+    `recbole_base` gets the defaults of that base; a class with `complete_config` may then add its own.
     """
     from recbole.config import Config
 
@@ -318,16 +319,16 @@ def let_models_complete_config() -> None:
 
 
 def load_own_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """A stock RecBole checkpoint, if this process wrote it and nothing has touched it since.
+    """Load a stock RecBole checkpoint that this process wrote and that nothing has changed since.
 
     Raises:
-        CheckpointError: the file is missing, from elsewhere, or changed.
+        CheckpointError: the file is missing, was written by another process, or has changed.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path} is not there; train with saved=True, or evaluate with load_best_model=False")
+        raise CheckpointError(f"{path} doesn't exist; train with saved=True, or evaluate with load_best_model=False")
     if _written.get(path.resolve()) != _fingerprint(path):
         raise CheckpointError(
-            f"{path} was not written by this process, and reading a RecBole checkpoint runs code that the file holds; "
+            f"{path} was not written by this process, and reading a RecBole checkpoint can run code from the file; "
             "if you trust it, load it yourself with torch.load(path, weights_only=False) and pass its 'state_dict' to "
             "model.load_state_dict, then evaluate with load_best_model=False"
         )

@@ -1,4 +1,4 @@
-"""RecBole's settings: which there are, what they may be, and which of them nothing in a comparison reads."""
+"""RecBole's settings: the known keys, their valid values, and the keys that a comparison ignores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from blair_rec.config.comparison import CompareConfig
 
 EVERY_RUN = ("overall.yaml", "dataset/sample.yaml", "quick_start_config/sequential.yaml")
-"""RecBole's files of defaults that all sequential models share."""
+"""RecBole's default files that all sequential models share."""
 
 WITHOUT_DEFAULT = (
     "encoding",
@@ -26,10 +26,10 @@ WITHOUT_DEFAULT = (
     "config_file",
     "tail_ratio",
 )
-"""Settings that RecBole's code reads, or used to read, and that no file of defaults names."""
+"""Settings that RecBole's code reads, or used to read, but that no default file lists."""
 
 READ_BY_MODEL = {"FEARec": ("contrast", "sim", "tau", "use_filter")}
-"""Settings that a model reads and its file of defaults doesn't name."""
+"""Settings that a model reads but that its default file doesn't list."""
 
 UNREAD = {
     "gpu_id": "`device` chooses the GPU",
@@ -45,8 +45,8 @@ UNREAD = {
     "dataloaders_save_path": "",
     "config_file": "",
     "require_pow": "",
-    "neg_sampling": "`train.negatives` and `train.sampling` say what is drawn",
-    "training_neg_sample_num": "`train.negatives` says how many are drawn",
+    "neg_sampling": "`train.negatives` and `train.sampling` control the negatives",
+    "training_neg_sample_num": "`train.negatives` sets the number of negatives",
     "kg_reverse_r": "",
     "entity_kg_num_interval": "",
     "relation_kg_num_interval": "",
@@ -56,13 +56,13 @@ UNREAD = {
     "ENTITY_ID_FIELD": "",
     "tail_ratio": "",
 }
-"""Settings that RecBole knows and a comparison doesn't read, and what to use instead."""
+"""Settings that RecBole knows but a comparison ignores, with what to use instead."""
 
 READ_RECBOLES_WAY = {
-    "train_neg_sample_args": "`train.negatives` and `train.sampling` say what is drawn, or set `train.loss: recbole`",
+    "train_neg_sample_args": "`train.negatives` and `train.sampling` control this, or set `train.loss: recbole`",
     "transform": "",
 }
-"""Settings that only training on RecBole's own batches reads."""
+"""Settings that are used only in training on RecBole's own batches."""
 
 SPLITS = ("RS", "LS", "TS")
 LOSS_TYPES = ("CE", "BPR")
@@ -71,18 +71,18 @@ EVAL_ARGS = ("split", "order", "group_by", "mode")
 
 
 def model_keys(model: str) -> tuple[str, ...]:
-    """The settings of the RecBole model of this name, such as hidden_size; none where there is no such model."""
+    """Return the setting names of this RecBole model, such as hidden_size; empty for an unknown model."""
     name = model.removeprefix("BLaIR")
     return (*_model_defaults(name), *READ_BY_MODEL.get(name, ()))
 
 
 def default_of(key: str, model: str) -> Any:
-    """What RecBole takes for a setting of a sequential model that is not given; None where it has no default."""
+    """Return RecBole's default for a setting of a sequential model; None if there is no default."""
     return {**_shared_defaults(), **_model_defaults(model.removeprefix("BLaIR"))}.get(key)
 
 
 def setting_problems(config: CompareConfig) -> list[str]:
-    """What is wrong with the settings of RecBole in a comparison, as far as that is known before any data is read."""
+    """Return the problems of a comparison's RecBole settings that can be found before any data is read."""
     of_models = [line for model in config.models for line in wrong_values(config.recbole, model)]
     shared = dict.fromkeys([*misspelt(config.recbole, config.model), *of_models, *only_in_recbole(config.recbole)])
     problems = [f"recbole: {line}" for line in shared]
@@ -93,13 +93,13 @@ def setting_problems(config: CompareConfig) -> list[str]:
     for name in ("space", "text_space") if config.tune is not None else ():
         grid = [key.partition(".")[2] for key in getattr(config.tune, name) if key.startswith("recbole.")]
         lines = misspelt(dict.fromkeys(grid), config.model)
-        lines += [] if lines else [f"nothing reads {key}" for key in unread(dict.fromkeys(grid), config.models, True)]
+        lines += [] if lines else [f"{key} has no effect" for key in unread(dict.fromkeys(grid), config.models, True)]
         problems += [f"tune.{name}: recbole: {line}" for line in lines]
     return problems
 
 
 def misspelt(given: Mapping[str, Any], model: str) -> list[str]:
-    """The problem of every setting that RecBole doesn't know and that is close to one that it knows."""
+    """Return one problem per setting that RecBole doesn't know but that resembles a known one."""
     known = {key.lower(): key for key in (*model_keys(model), *_shared_defaults(), *WITHOUT_DEFAULT)}
     problems = []
     for key in given:
@@ -113,9 +113,9 @@ def misspelt(given: Mapping[str, Any], model: str) -> list[str]:
 
 
 def unread(given: Mapping[str, Any], models: Sequence[str], recboles_way: bool) -> list[str]:
-    """The settings that nothing in a comparison reads, each with what to use instead.
+    """Return the settings that a comparison ignores, each with what to use instead.
 
-    `models` are those in use; `recboles_way`: some variant is trained on RecBole's own batches.
+    `models`: the models in use; `recboles_way`: whether some variant is trained on RecBole's own batches.
     """
     read = {*_shared_defaults(), *WITHOUT_DEFAULT, *(key for model in models for key in model_keys(model))}
     hints = UNREAD if recboles_way else {**UNREAD, **READ_RECBOLES_WAY}
@@ -123,25 +123,25 @@ def unread(given: Mapping[str, Any], models: Sequence[str], recboles_way: bool) 
     split = (given.get("eval_args") or {}).get("split") or {"LS": None}
     group_by = (given.get("eval_args") or {}).get("group_by", "user")
     if "RS" not in split and group_by != "user":
-        found["eval_args.group_by"] = "only a split by RS groups by something else than users"
+        found["eval_args.group_by"] = "only split RS can group by anything other than users"
     if given.get("benchmark_filename") and "split" in (given.get("eval_args") or {}):
-        found["eval_args.split"] = "benchmark files are a split already"
+        found["eval_args.split"] = "benchmark files are already split"
     return [f"{key} ({hint})" if hint else key for key, hint in found.items()]
 
 
 def wrong_values(given: Mapping[str, Any], model: str) -> list[str]:
-    """The problem of every value that RecBole could do nothing with; one model may need more than this sees."""
+    """Return one problem per value that RecBole can't use; a model may have further rules that are not checked here."""
     defaults = {**_shared_defaults(), **_model_defaults(model.removeprefix("BLaIR"))}
     problems = [line for key, value in given.items() for line in _wrong_type(key, value, defaults.get(key))]
     length = given.get("MAX_ITEM_LIST_LENGTH", 1)
     if is_number(length) and (length < 1 or length != int(length)):
-        problems.append(f"MAX_ITEM_LIST_LENGTH is {length!r}; it has to be a whole number of at least 1")
+        problems.append(f"MAX_ITEM_LIST_LENGTH is {length!r}; it must be a whole number of at least 1")
     if "loss_type" in defaults and given.get("loss_type", "CE") not in (*LOSS_TYPES, defaults["loss_type"]):
         problems.append(f"loss_type is {given['loss_type']!r}; known: {', '.join(LOSS_TYPES)}")
     sampled = given.get("train_neg_sample_args")
     if sampled not in (None, "None") and given.get("loss_type", defaults.get("loss_type")) == "CE":
         problems.append(
-            "train_neg_sample_args draws items for loss_type: BPR, but loss_type is CE, which scores all items; "
+            "train_neg_sample_args samples negatives for loss_type: BPR, but loss_type is CE, which scores all items; "
             "leave train_neg_sample_args out, or set loss_type to BPR"
         )
     if given.get("repeatable", True) is False:
@@ -150,29 +150,29 @@ def wrong_values(given: Mapping[str, Any], model: str) -> list[str]:
 
 
 def only_in_recbole(given: Mapping[str, Any]) -> list[str]:
-    """The problem of an evaluation that RecBole has and a comparison doesn't."""
+    """Return the problem of an evaluation mode that RecBole has but a comparison doesn't."""
     args = given.get("eval_args")
     mode = args.get("mode", "full") if isinstance(args, Mapping) else "full"
     if set(mode.values() if isinstance(mode, Mapping) else [mode]) <= {"full"}:
         return []
     return [
-        f"eval_args.mode is {mode!r}, which has no effect in a comparison: every true item is ranked among all items; "
+        f"eval_args.mode is {mode!r}, which has no effect in a comparison: every target is ranked among all items; "
         "leave mode out"
     ]
 
 
 def _wrong_type(key: str, value: Any, default: Any) -> Iterator[str]:
-    """The problem of a value that is of another kind than RecBole's default; what has no default may be anything."""
+    """Yield the problem of a value whose type differs from RecBole's default; without a default any type is fine."""
     value = None if value == "None" else value  # as RecBole reads it
     if key in ("user_inter_num_interval", "item_inter_num_interval"):
         yield from _interval_problems(key, value)
         return
     if key == "val_interval" and isinstance(value, Mapping):
-        for column, interval in value.items():  # of a column of tokens it is a list of them
+        for column, interval in value.items():  # for a token column the value is a list of tokens
             if not isinstance(interval, (list, tuple)):
                 yield from _interval_problems(f"val_interval: {column}", interval)
         return
-    if key in ("gpu_id", "eval_args"):  # one takes numbers, too; the other is checked by itself
+    if key in ("gpu_id", "eval_args"):  # gpu_id also takes numbers; eval_args has its own check
         return
     if isinstance(default, bool):
         fits, expected = isinstance(value, bool), "true or false"
@@ -193,11 +193,11 @@ def _wrong_type(key: str, value: Any, default: Any) -> Iterator[str]:
 
 
 def _interval_problems(where: str, value: Any) -> Iterator[str]:
-    """The problem of an interval that RecBole would pass over, so that it filters nothing."""
+    """Yield the problem of an interval that RecBole would silently ignore."""
     for interval in [] if value is None else str(value).split(";"):
         found = _INTERVAL.fullmatch(interval)
         if found is None or float(found[1]) > float(found[2]):
-            yield f"{where} is {value!r}; expected an interval, such as [5,inf) for 5 and more"
+            yield f"{where} is {value!r}; expected an interval, such as [5,inf) for 5 or more"
             return
 
 
@@ -218,7 +218,7 @@ def _eval_args_problems(args: Any) -> list[str]:
     )
     if order != "TO":
         problems.append(
-            f"eval_args.order is {order!r}, but a sequential model reads events in the order of their times; "
+            f"eval_args.order is {order!r}, but a sequential model needs events in time order; "
             "set it to TO, or leave it out"
         )
     if group_by not in ("user", "none", "None", None):
@@ -237,7 +237,7 @@ def _eval_args_problems(args: Any) -> list[str]:
 
 
 def _properties() -> Path:
-    """RecBole's folder of defaults, found without importing it."""
+    """Return RecBole's folder of default files, without importing RecBole."""
     spec = find_spec("recbole")
     assert spec is not None and spec.origin is not None
     return Path(spec.origin).parent / "properties"

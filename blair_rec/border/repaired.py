@@ -1,4 +1,4 @@
-"""Importing this repairs RecBole: the first import of every module and folder that imports RecBole."""
+"""Importing this module repairs RecBole. Every module or folder that imports RecBole imports this one first."""
 
 from blair_rec.border.patches import repair_recbole
 

@@ -1,4 +1,4 @@
-"""A RecBole Config built from our typed one: no sys.argv, no evaluated strings, no change of the environment."""
+"""Build a RecBole Config from our typed one: no sys.argv, no evaluated strings, no changes to the environment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-import blair_rec.border.repaired  # noqa: F401  (repairs RecBole before anything of it is used)
+import blair_rec.border.repaired  # noqa: F401  (repairs RecBole before any part of it is used)
 from blair_rec.border.gpus import gpu_id_of
 from blair_rec.config.plugin import read_plugin_config
 from blair_rec.config.section import to_dict
@@ -20,12 +20,12 @@ from blair_rec.errors import BlairRecError, CheckpointError, ConfigError, RecBol
 import recbole
 from recbole.config import Config
 
-CHANGE_SETTINGS = "change the setting that this is about under `recbole`"
-"""The cure of an error that a comparison's settings of RecBole lead to."""
+CHANGE_SETTINGS = "change the setting that caused this under `recbole`"
+"""The advice for an error caused by a comparison's RecBole settings."""
 
 
 class TypedConfig(Config):
-    """RecBole's Config without its reach into the process: values stay as typed, the environment as it is."""
+    """RecBole's Config without side effects: values keep their types, and the environment stays unchanged."""
 
     def _load_cmd_line(self) -> dict[str, Any]:
         return {}
@@ -42,17 +42,18 @@ class TypedConfig(Config):
 
 
 def recbole_config(model: str | type, folder: str, settings: Mapping[str, Any]) -> Config:
-    """A Config for `model` on the data set whose atomic files lie in `folder`; nothing is read from there yet.
+    """Return a Config for `model` on the data set whose atomic files are in `folder`; no data is read yet.
 
     Raises:
-        RecBoleError: settings that RecBole refuses; ConfigError: `blair_*` keys that can't be meant.
+        RecBoleError: settings that RecBole refuses.
+        ConfigError: invalid `blair_*` keys.
     """
     path = Path(folder)
     merged = {"show_progress": False, "state": "WARNING", **settings, "data_path": str(path.parent)}
     name = model if isinstance(model, str) else model.__name__
     with recbole_errors(f"take the settings of {name}", CHANGE_SETTINGS):
         config = TypedConfig(model=model, dataset=path.name, config_dict=merged)
-    config["data_path"] = str(path)  # RecBole has a folder of its own for the name ml-100k
+    config["data_path"] = str(path)  # RecBole replaces the folder for the name ml-100k
     return config
 
 
@@ -67,14 +68,14 @@ RAISED = (
     TypeError,
     ValueError,
 )
-"""What RecBole raises where it can't do what its settings or files ask for."""
+"""Exceptions that RecBole raises if it can't do what its settings or files ask for."""
 
 _RECBOLE, _OURS = Path(recbole.__file__).parent, Path(__file__).parents[1]
 
 
 @contextmanager
 def recbole_errors(asked: str, cure: str) -> Iterator[None]:
-    """What RecBole raises within this block becomes one line; errors of our own code stay as they are.
+    """Turn what RecBole raises inside this block into a one-line error; errors of our own code stay unchanged.
 
     Args:
         asked: what RecBole was asked to do, such as "read data set 'shop'".
@@ -95,7 +96,7 @@ def recbole_errors(asked: str, cure: str) -> Iterator[None]:
 
 
 def _place_in_recbole(error: BaseException) -> str | None:
-    """The line of RecBole that raised an error, or called what raised it; None where the last such line is ours."""
+    """Return the last line of RecBole in the traceback; None if a line of our package comes after it."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
         if path.is_relative_to(_OURS):
@@ -106,7 +107,7 @@ def _place_in_recbole(error: BaseException) -> str | None:
 
 
 class ItemsOnly:
-    """What a model asks of a data set when it is built, where only the items are known: to load a trained one."""
+    """A data set that knows only its items: enough to build a model and load trained weights into it."""
 
     def __init__(self, config: Config, n_items: int, item_vectors: Any) -> None:
         self.item_num = n_items
@@ -116,20 +117,20 @@ class ItemsOnly:
         self.inter_feat = {self._item_field: torch.zeros(0, dtype=torch.int64)}
 
     def __getattr__(self, name: str) -> Any:
-        """Anything else.
+        """Refuse any other attribute.
 
         Raises:
-            CheckpointError: it is the data set's, such as its users or the features of its items.
+            CheckpointError: the attribute needs the whole data set, such as users or item features.
         """
-        if name.startswith("_"):  # Python asks for some, to copy for example
+        if name.startswith("_"):  # Python looks these up itself, for example to copy the object
             raise AttributeError(name)
         raise CheckpointError(f"this model can't be loaded without its data set: it asks for {name!r}")
 
     def num(self, field: str) -> int:
-        """Number of different values of a field, padding included.
+        """Return the number of distinct values of the item field, padding included.
 
         Raises:
-            CheckpointError: any other field than the items'.
+            CheckpointError: another field than the item field.
         """
         if field != self._item_field:
             raise CheckpointError(f"this model can't be loaded without its data set: it asks for {field!r}")
@@ -137,13 +138,13 @@ class ItemsOnly:
 
 
 def complete_config(config: Config) -> None:
-    """Defaults that our models add to RecBole's, where the user says nothing.
+    """Add the defaults of our models to RecBole's, for keys that the user doesn't set.
 
-    Cross entropy takes no sampled negatives, while RecBole's default asks for one and then refuses it; a sequential
-    model needs times, while RecBole's default leaves them in the file.
+    Cross entropy uses no sampled negatives, but RecBole's default asks for one and then refuses it. A sequential model
+    needs times, but RecBole's default doesn't load them.
 
     Raises:
-        ConfigError: an unknown `blair_*` key, or a value that can't be meant.
+        ConfigError: an unknown `blair_*` key, or an invalid value.
     """
     defaults, given = config.internal_config_dict, config.external_config_dict
     plugin = read_plugin_config(given)
@@ -158,7 +159,7 @@ def complete_config(config: Config) -> None:
     if plugin.train.temperature is not None:
         as_read["blair_temperature"] = plugin.train.temperature
     defaults.update(as_read)
-    given.update({key: value for key, value in as_read.items() if key in given})  # a command line gives texts
+    given.update({key: value for key, value in as_read.items() if key in given})  # a command line gives strings
     merged = {**defaults, **given}
     if merged.get("loss_type") == "CE":
         defaults["train_neg_sample_args"] = None
@@ -169,7 +170,7 @@ def complete_config(config: Config) -> None:
                 "leave blair_loss out to train with loss_type, or set loss_type to CE"
             )
         defaults.update(blair_loss="recbole", blair_temperature=None)
-    if not isinstance(config, TypedConfig):  # run_recbole looks for them; a comparison doesn't
+    if not isinstance(config, TypedConfig):  # run_recbole looks for pickles; a comparison doesn't
         _refuse_stray_pickles(config, merged)
         if (gpu_id := gpu_id_of(given)) is not None:
             given["gpu_id"] = gpu_id
@@ -182,13 +183,13 @@ def complete_config(config: Config) -> None:
 
 
 def _refuse_stray_pickles(config: Config, merged: Mapping[str, Any]) -> None:
-    """RecBole unpickles a saved data set or loader just because it lies there (recbole/data/utils.py)."""
+    """Refuse pickles that RecBole would load only because they are in its folder (recbole/data/utils.py)."""
     folder = Path(merged["checkpoint_dir"])
     names = (f"{config.dataset}-PluginDataset.pth", f"{config.dataset}-for-{config.model}-dataloader.pth")
     asked_for = {merged.get("dataset_save_path"), merged.get("dataloaders_save_path")}
     for path in (folder / name for name in names):
         if path.exists() and str(path) not in asked_for:
             raise ConfigError(
-                f"{path} lies in checkpoint_dir, and RecBole would run what it holds (it is a pickle) "
-                "without being asked; remove it, or name it as dataset_save_path or dataloaders_save_path"
+                f"{path} is in checkpoint_dir, and RecBole would load it unasked; it is a pickle, which can run code; "
+                "remove it, or name it as dataset_save_path or dataloaders_save_path"
             )

@@ -1,4 +1,4 @@
-"""The command line: `blair-rec COMMAND`, a module for each group of commands. The only place that prints."""
+"""The command line `blair-rec COMMAND`, with one module per group of commands. Only this folder prints."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-# All else is imported in functions, so that Ctrl-C finds main() at work from the first moment on.
+# Everything else is imported inside functions, so that main() is already running and can handle Ctrl-C.
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 EXIT_PIPE = 141
-"""As a shell reports a program that wrote to a closed pipe."""
+"""The status that a shell gives a program that wrote to a closed pipe."""
 WHAT_A_COMMAND_DOES = {
     "quiet": False,
-    "takes_keys": False,  # of RecBole, which argparse doesn't know
-    "takes_processes": False,  # of torchrun
-    "takes_parts": False,  # of an item file, one for each process
-    "goes_on": False,  # where it stopped, when it is started again
+    "takes_keys": False,  # accepts RecBole's keys, which argparse doesn't list
+    "takes_processes": False,  # can run under torchrun
+    "takes_parts": False,  # gives each process a part of the item file
+    "goes_on": False,  # resumes if it is started again
 }
-"""Unless the command says so itself, with set_defaults."""
+"""Defaults, which a command overrides with set_defaults."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status is 0, 1 (an error, in one message), 2 (usage), 130 (interrupted) or 141.
+    """Run a command. The exit status is 0, 1 (an error, in one message), 2 (wrong usage), 130 (interrupted) or 141.
 
-    The last one is for output that nobody reads to the end, as in `blair-rec ... | head`. None leaves a traceback.
+    141 means that the reader closed the output early, as in `blair-rec ... | head`. There is never a traceback.
     """
     try:
         try:
@@ -34,10 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        # What is still to be written when Python ends goes nowhere, without a message about it.
+        # Python writes the rest of the output at its end; send it nowhere, so that there is no message.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE
-    except KeyboardInterrupt:  # before a command could begin
+    except KeyboardInterrupt:  # before a command has begun
         return EXIT_INTERRUPTED
 
 
@@ -45,7 +45,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     from blair_rec.cli.terminal import Console, processes, say, set_up_logging
     from blair_rec.errors import BlairRecError, ConfigError
 
-    console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")  # of torchrun's processes one speaks
+    console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")  # under torchrun one process prints
     parser = _parser()
     options, keys = parser.parse_known_args(arguments)
     if keys and not options.takes_keys:
@@ -55,22 +55,22 @@ def _main(arguments: Sequence[str] | None) -> int:
     try:
         if processes() > 1 and not options.takes_processes:
             known = "`compare`, `encode` and `pretrain`"
-            raise ConfigError(f"several processes are for {known}; start this one without torchrun")
+            raise ConfigError(f"only {known} can use several processes; start this command without torchrun")
         return options.command(options, console) or 0
     except BlairRecError as error:
-        if options.takes_parts:  # the others' parts may be well
+        if options.takes_parts:  # the other processes may succeed, so this one has to report
             console.quiet = False
         console.print("error:", style="bold red", end=" ")
         say(console, str(error))
         return EXIT_ERROR
     except KeyboardInterrupt:
-        goes_on = "; what is finished is kept: start the same command again to go on"
+        goes_on = "; finished work is kept: run the same command again to resume"
         say(console, "interrupted" + goes_on * options.goes_on)
         return EXIT_INTERRUPTED
 
 
 class _Parser(argparse.ArgumentParser):
-    """Its messages repeat what was typed, or what the shell made of `*`: a file name may hold control characters."""
+    """Cleans its messages: they repeat typed words and file names, which may contain control characters."""
 
     def error(self, message: str) -> NoReturn:
         from blair_rec.cli.terminal import clean
@@ -94,7 +94,8 @@ def _parser() -> argparse.ArgumentParser:
         tune,
     )
 
-    parser = _Parser(prog="blair-rec", description="Does item text help a sequential recommender?")
+    about = "Compare sequential recommenders with and without item text, fairly, and use the best one."
+    parser = _Parser(prog="blair-rec", description=about)
     parser.add_argument("--version", action="version", version=f"blair-rec {blair_rec.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for module in (compare, tune, serve, export, run, text, search, prepare, pretrain, schema, doctor):

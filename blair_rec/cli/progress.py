@@ -1,4 +1,4 @@
-"""Progress: bars on a terminal, a line now and then where there is none, nothing with --quiet."""
+"""Progress: bars on a terminal, else a line from time to time, and nothing with --quiet."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ from rich.progress import (
 )
 
 from blair_rec.cli.terminal import Console, say
+from blair_rec.errors import counted
 from blair_rec.experiment.listener import Job, Listener
 
 HALF_A_MINUTE = 30.0
-"""Seconds between two lines, at least."""
+"""The least number of seconds between two lines."""
 
 
-def add_quiet(command: Any, help: str = "no progress, only the results and warnings") -> None:
-    """Register --quiet."""
+def add_quiet(command: Any, help: str = "show no progress, only results and warnings") -> None:
+    """Add the option --quiet to a command."""
     command.add_argument("--quiet", action="store_true", help=help)
 
 
 class Pace:
-    """Says how far some work is and how long the rest may take, every half minute at most."""
+    """Reports the progress and the estimated time left, at most every half minute."""
 
     def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self.say, self.clock = say, clock
@@ -41,12 +42,12 @@ class Pace:
         self.last = 0.0
 
     def begin(self, done: float = 0) -> None:
-        """The work goes on from here; what was done before says nothing of the speed."""
+        """Start the clock here. Work that was `done` before doesn't count for the speed."""
         self.last = self.clock()
         self.begun = self.last, done
 
     def tell(self, line: str, done: float, total: float) -> None:
-        """`done` of `total`, in whatever unit; the first call begins the work if nobody has."""
+        """Report `done` of `total`, in any unit. The first call starts the clock if `begin` wasn't called."""
         if self.begun is None:
             self.begin(done)
             return
@@ -57,7 +58,7 @@ class Pace:
 
 
 def duration(seconds: float) -> str:
-    """'40 s', '12 min', '3 h 20 min' or '4 days'."""
+    """Seconds in words: '40 s', '12 min', '3 h 20 min' or '4 days'."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{math.ceil(seconds)} s"
@@ -67,7 +68,7 @@ def duration(seconds: float) -> str:
 
 
 class Counters:
-    """Jobs that are counted: a bar for each on a terminal, else a line every half minute, nothing with `quiet`."""
+    """Progress of several jobs: a bar for each on a terminal, else a line every half minute; nothing if `quiet`."""
 
     def __init__(
         self,
@@ -100,11 +101,11 @@ class Counters:
         self.bars.stop()
 
     def pace(self) -> Pace:
-        """The lines of one job."""
+        """A Pace that prints the lines of one job."""
         return Pace(lambda line: say(self.console, line), self.clock)
 
     def update(self, what: str, done: int, total: int, line: str = "", note: str = "") -> None:
-        """`what` has done so much; `line` says it where there is no bar, `note` stands behind the bar."""
+        """Set the progress of job `what`. `line` is printed where there is no bar; `note` appears behind the bar."""
         if what not in self.tasks:
             self.tasks[what] = self.bars.add_task(what, total=total, note=note)
             self.paces[what] = self.pace()
@@ -113,17 +114,16 @@ class Counters:
             self.paces[what].tell(line or f"{what}: {done:,} of {total:,}", done, total)
 
     def speed(self, what: str) -> float | None:
-        """Of a bar, a second; None while nobody knows."""
+        """The speed of a job, in steps per second; None as long as it is unknown."""
         task = self.tasks.get(what)
         return None if task is None else self.bars.tasks[self.bars.task_ids.index(task)].speed
 
 
 class Live(Listener):
-    """A comparison or a tuning: encoding, then all runs, and the one at work with its epoch, loss and best metric.
+    """Progress of a comparison or a tuning: encoding, all runs, and the current run's epoch, loss and best metric.
 
-    Without a terminal that is a line for each epoch or half minute, whichever is longer, and one for each finished run;
-    with `quiet` there is none. Where `events` names a folder, learning curves are written into it for TensorBoard, run
-    by run, as they come.
+    Without a terminal, there is a line per epoch, at most every half minute, and a line per finished run. With `quiet`
+    there are none. If `events` is a folder, learning curves are written into it during training, for TensorBoard.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class Live(Listener):
     def encoding(self, encoder: str, done: int, total: int) -> None:
         what = f"encoding with {encoder}"
         if what not in self.counters.tasks:
-            self._say(f"encoding {total} texts with {encoder}")
+            self._say(f"encoding {counted(total, 'text')} with {encoder}")
         speed = self.counters.speed(what)
         note = f"{speed:,.0f} items/s" if speed else ""
         self.counters.update(what, done, total, f"{what}: {done:,} of {total:,} texts", note)
@@ -163,7 +163,7 @@ class Live(Listener):
         self.done, self.planned_runs = sum(job.done for job in jobs), len(jobs)
         self.epochs_left = sum(job.epochs - job.trained for job in jobs if not job.done)
         if self.done:
-            self._say(f"{self.done} of {len(jobs)} runs are done already")
+            self._say(f"already finished: {self.done} of {counted(len(jobs), 'run')}")
         self.runs = self.progress.add_task("runs", total=len(jobs), completed=self.done, note="")
         self.pace.begin()
 
@@ -197,7 +197,7 @@ class Live(Listener):
 
     def _move(self, job: Job, epochs: float, note: str) -> None:
         self.progress.update(self.run, completed=epochs, note=note)
-        # Parts of a run count, so that the time left is known before the first one is over.
+        # Count parts of runs, so that the time left is known before the first run has finished.
         part = (epochs - job.trained) / max(job.epochs - job.trained, 1)
         self.progress.update(self.runs, completed=self.done + part)
 
@@ -223,7 +223,7 @@ class Live(Listener):
 
 
 def _event_writer(folder: Path) -> Any:
-    """Writes scalars into a folder of event files, empty at first."""
+    """Return a writer of TensorBoard scalars into an emptied folder."""
     from torch.utils.tensorboard import SummaryWriter
 
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Lines and tables on the terminal: the one way to it, so that no text can bring control codes or markup along."""
+"""Print lines and tables. All output passes through here, so that no text can contain control codes or markup."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from rich.table import Table
 from rich.text import Text
 
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters but tab and line feed, those that turn the direction of text, and halves of surrogate pairs."""
+"""Control characters except tab and line feed, characters that change the text direction, and lone surrogates."""
 
 
 def clean(text: str) -> str:
-    """The text without characters that a terminal obeys instead of showing them."""
+    """The text without characters that a terminal would execute instead of show."""
     return _UNSAFE.sub(lambda found: "\ufffd" if "\ud800" <= found[0] <= "\udfff" else "", text)
 
 
 class Console(rich.console.Console):
-    """A console that shows all text as it is: brackets are no markup, and control characters are left out.
+    """A console that shows text literally: brackets are not markup, and control characters are removed.
 
-    That happens where text becomes what is written, so it holds for lines, tables and progress bars, however they are
-    made. Rich's own codes, for colours and bars, come later and are not concerned.
+    Text is cleaned at the last step before output, so this covers lines, tables and progress bars. Rich adds its own
+    codes, for colours and bars, after that step.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -36,27 +36,27 @@ class Console(rich.console.Console):
     def render(
         self, renderable: rich.console.RenderableType, options: rich.console.ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """The segments of something to show, their text cleaned."""
+        """Return the segments to print, with cleaned text."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(clean(segment.text), segment.style)
 
     def on_broken_pipe(self) -> None:
-        """Leave it to main(), which knows the exit status."""
+        """Leave it to main(), which sets the exit status."""
         raise
 
 
 def processes() -> int:
-    """How many of us `torchrun` started; 1 without it."""
+    """The number of processes that `torchrun` started; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def say(console: Console, text: str, style: str = "") -> None:
-    """One line, without breaks that a log or a search would stumble over."""
+    """Print one line without wrapping it, so that it can be found in a log."""
     console.print(text, style=style, soft_wrap=True)
 
 
 def show(result: Table | str) -> None:
-    """A result, on standard output; a table is wide enough for a leaderboard where no terminal says how wide it is."""
+    """Print a result on standard output. Without a terminal, a table may be as wide as a leaderboard needs."""
     console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 100)
     if isinstance(result, str):
         say(console, result)
@@ -67,12 +67,12 @@ def show(result: Table | str) -> None:
 
 
 def show_json(text: str) -> None:
-    """JSON on standard output: what a terminal would obey is escaped, and means the same to whoever parses it."""
+    """Print JSON on standard output, with control characters escaped; a parser reads the same values."""
     say(Console(), _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def _one_line(cell: Any) -> Any:
-    """A table's cell whose text can't pose as further rows."""
+    """A table's cell without line breaks, so that its text can't look like more rows."""
     if isinstance(cell, str):
         return " ".join(cell.split("\n"))
     if isinstance(cell, Text) and "\n" in cell.plain:
@@ -81,7 +81,7 @@ def _one_line(cell: Any) -> Any:
 
 
 class _Lines(logging.Handler):
-    """What the package logs, as lines that a progress bar makes room for."""
+    """Prints the package's log lines above the progress bars."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -93,12 +93,12 @@ class _Lines(logging.Handler):
 
 
 def set_up_logging(console: Console, quiet: bool = False) -> None:
-    """What the package logs goes to this console, line by line; with `quiet` the warnings alone."""
+    """Print the package's log on this console; with `quiet`, only warnings."""
     log = logging.getLogger("blair_rec")
     log.handlers = [_Lines(console)]
     log.setLevel(logging.WARNING if quiet else logging.INFO)
     log.propagate = False
-    # A table of weights that a checkpoint has or lacks; where it matters, the encoder raises an error itself.
+    # A table of missing and unexpected weights of a checkpoint. If they matter, the encoder raises its own error.
     logging.getLogger("transformers.modeling_utils").addFilter(_is_no_load_report)
 
 

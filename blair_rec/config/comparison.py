@@ -1,4 +1,4 @@
-"""What a comparison is made of: its sections together, read from YAML and checked against each other."""
+"""The comparison file: all its sections, read from YAML and checked against each other."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from blair_rec.errors import ConfigError
 
 def _folder(dataset: str) -> str:
     if Path(dataset).name in ("", ".."):
-        raise FieldProblem([f" is {dataset!r}; the files carry the folder's name, so give a path with it"])
+        raise FieldProblem([f" is {dataset!r}; the files are named after the folder, so give a path with its name"])
     return dataset
 
 
@@ -63,7 +63,7 @@ def _each_once(seeds: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _names_as_text(variants: Any) -> Any:
-    """YAML reads a name such as 1 as a number."""
+    """Turn names into text, because YAML reads a name such as 1 as a number."""
     return {str(name): variant for name, variant in variants.items()} if isinstance(variants, Mapping) else variants
 
 
@@ -96,35 +96,36 @@ Seeds = Annotated[
 
 
 class CompareConfig(Section):
-    """One comparison: a data set, a RecBole model, and the variants to set side by side."""
+    """One comparison: a data set, a RecBole model, and the variants to compare."""
 
     dataset: Annotated[str, AfterValidator(_folder)]
-    """A RecBole data set, by name or by folder of atomic files."""
+    """A RecBole data set: its name, or a folder of atomic files."""
     variants: Variants
-    """By name; the name is shown on the leaderboard and in the folder of each run."""
+    """The variants by name. The leaderboard and the folders of runs use these names."""
     baseline: str = "id"
-    """The variant that the others are compared with."""
+    """The variant that all others are compared with."""
     model: str = "SASRec"
-    """A RecBole sequential model with an item embedding; a variant may have its own."""
+    """A RecBole sequential model with an item embedding. A variant can override it."""
     seeds: Seeds = (1, 2, 3)
-    """Every variant is trained once with each."""
+    """Random seeds. Every variant is trained once with each seed."""
     ties: TieOrder = "stored"
-    """Events of one user at one time: stored (as the file has them) or shuffled (by lot, alike for all runs)."""
+    """Order of a user's events with the same timestamp: stored (file order) or shuffled (random, the same for all
+    runs)."""
     split: SplitConfig | None = None
-    """Cut-off times for training, validation and test; RecBole's eval_args, by default leave-one-out, if not given."""
+    """Cut-off times for validation and test. null: RecBole's eval_args decide, by default leave-one-out."""
     text: TextConfig = Field(default_factory=TextConfig)
-    """How item text becomes vectors; a variant may have some of it otherwise."""
+    """How item text becomes vectors. A variant can override these keys."""
     train: TrainConfig = Field(default_factory=TrainConfig)
-    """The budget and the loss, the same for every variant."""
+    """Training budget, loss and optimiser, shared by all variants. A variant can override these keys."""
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
-    """What is measured, and what validation selects on."""
+    """Metrics, and the protocol by which validation selects models."""
     recbole: RecBoleSettings = Field(default_factory=dict)
-    """Handed to RecBole as it is."""
+    """Settings passed to RecBole unchanged."""
     device: DeviceName = "auto"
-    """Where texts are encoded and models trained and ranked: cpu, cuda, cuda:1, or auto (a GPU if there is one). A run
-    that was made on another device counts as the same; its result names the device."""
+    """Device for encoding, training and ranking: cpu, cuda, cuda:1, or auto (a GPU if there is one). Finished runs from
+    another device are kept; each result names its device."""
     tune: TuneConfig | None = None
-    """What `blair-rec tune` tries; a comparison doesn't read it."""
+    """What `blair-rec tune` tries; `blair-rec compare` ignores it."""
 
     stand_ins: ClassVar = {"dataset": "data"}
 
@@ -136,14 +137,14 @@ class CompareConfig(Section):
         if self.recbole.get("use_gpu") is False and self.device.startswith("cuda"):
             yield ("device", "recbole"), f"recbole.use_gpu is false, but device is {self.device!r}; leave use_gpu out"
         if self.split is not None and "split" in (self.recbole.get("eval_args") or {}):
-            line = "recbole.eval_args has a split of its own next to `split`; leave one of them out"
+            line = "recbole.eval_args has a split, and so has `split`; leave one of them out"
             yield ("split", "recbole"), line
         for name, variant in self.variants.items():
             for keys, line in self._variant_problems(variant):
                 yield ("variants", *keys), f"variants.{name}{line}"
 
     def _variant_problems(self, variant: VariantConfig) -> Iterator[Problem]:
-        """What is wrong with the sections as this variant has them, and with what it names."""
+        """The problems of the sections with this variant's overrides, and of the names it uses."""
         try:
             if not self.text_of(variant).says_what and variant.uses_text:
                 yield ("text",), " uses text, but text.fields names no metadata field"
@@ -158,15 +159,15 @@ class CompareConfig(Section):
             yield from ((("train",), f".train.{line}") for line in str(error).splitlines())
         for member in variant.average:
             if member not in self.variants:
-                yield (), f".average names {member!r}, which is no variant here"
+                yield (), f".average names {member!r}, which is not a variant of this comparison"
             elif self.variants[member].average:
                 yield (), f".average names {member!r}, which is an average itself"
 
     def only(self, names: Sequence[str]) -> CompareConfig:
-        """The same comparison with these variants alone.
+        """Return the same comparison with only these variants.
 
         Raises:
-            ConfigError: a name that is no variant.
+            ConfigError: a name that is not a variant.
         """
         refuse([line for name in names for line in one_of(name, tuple(self.variants), "--variants")])
         kept = {name: variant for name, variant in self.variants.items() if name in names}
@@ -174,23 +175,23 @@ class CompareConfig(Section):
         return self.changed(variants=kept, **other)
 
     def text_of(self, variant: VariantConfig) -> TextConfig:
-        """The text section with what the variant has otherwise."""
+        """The text section with the variant's overrides."""
         shared = dict(self.text)
-        if "encoder" in variant.text:  # another encoder pools and prompts in its own way, and has its own revisions
+        if "encoder" in variant.text:  # revision, pooling and prompts belong to the shared encoder
             for key in OF_ONE_ENCODER:
                 del shared[key]
-        if "template" in variant.text or "fields" in variant.text:  # the one decides on the other
+        if "template" in variant.text or "fields" in variant.text:  # a template may choose the fields
             del shared["template"], shared["fields"]
-        if variant.text.keys() & set(MAKES_VECTORS):  # it is to have others than those that are made already
+        if variant.text.keys() & set(MAKES_VECTORS):  # it needs other vectors than the shared store has
             del shared["store"]
         return TextConfig(**{**shared, **variant.text})
 
     def train_of(self, variant: VariantConfig) -> TrainConfig:
-        """The train section with what the variant has otherwise, without shared keys that its own loss doesn't read."""
+        """The train section with the variant's overrides, without shared keys that its own loss doesn't read."""
         shared = {
             name: value
             for name, value in said(self.train).items()
-            if value != default_of(TrainConfig, name) or name == "temperature"  # null says: no cosines
+            if value != default_of(TrainConfig, name) or name == "temperature"  # an explicit null means dot products
         }
         if "loss" in variant.train:
             shared = {name: one for name, one in shared.items() if is_read_by(variant.train["loss"], name)}
@@ -198,11 +199,11 @@ class CompareConfig(Section):
 
     @property
     def computed_on(self) -> str:
-        """The device, where RecBole's own key can leave out GPUs, too."""
+        """The device; RecBole's own key `use_gpu` can also exclude GPUs."""
         return "cpu" if self.device == "auto" and self.recbole.get("use_gpu") is False else self.device
 
     def model_of(self, variant: VariantConfig) -> str:
-        """The RecBole model of a variant, of an average those of its members; the shared one where none is trained."""
+        """The RecBole model of a variant; for an average, its members' models; the shared model if none is trained."""
         if variant.average:
             members = [self.variants[name] for name in variant.average]
             trained = dict.fromkeys(self.model_of(member) for member in members if member.is_trained)
@@ -216,11 +217,11 @@ class CompareConfig(Section):
         return tuple(dict.fromkeys([self.model, *own]))
 
     def recbole_of(self, variant: VariantConfig) -> dict[str, Any]:
-        """RecBole's settings with what the variant has otherwise."""
+        """RecBole's settings with the variant's overrides."""
         return {**self.recbole, **variant.recbole}
 
     def outside(self, name: str) -> list[tuple[str, str]]:
-        """The registry's group and name of all that a variant takes from outside the package, each once."""
+        """Registry group and name of everything that a variant uses from outside this package, each once."""
         variant = self.variants[name]
         if variant.average:
             return []
@@ -234,51 +235,51 @@ class CompareConfig(Section):
 
     @property
     def code(self) -> frozenset[str]:
-        """Every `module:Class` that it names; who wrote the config vouches for them."""
+        """Every `module:Class` in the config; it is trusted, because the config's author named it."""
         return frozenset(
             name for variant in self.variants for _, name in self.outside(variant) if registry.is_code(name)
         )
 
 
 def read_config(raw: Mapping[str, Any], where: str = "config") -> CompareConfig:
-    """A whole comparison from a mapping, as YAML gives it.
+    """Read a whole comparison from a mapping, as YAML gives it.
 
     Raises:
-        ConfigError: with every problem at once; of an unknown key with the near one.
+        ConfigError: with all problems together; for an unknown key it suggests the closest known one.
     """
     return read_section(CompareConfig, raw, where)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CompareConfig:
-    """A comparison from a YAML file, with `section.key=value` overrides on top (values read as YAML).
+    """Read a comparison from a YAML file and apply `section.key=value` overrides (values read as YAML).
 
-    Relative paths are looked for in the working directory first, then beside the file.
+    Relative paths are looked up in the working directory first, then next to the file.
 
     Raises:
-        ConfigError: file missing, not UTF-8, not YAML, or a key or value that can't be meant.
+        ConfigError: the file is missing, not UTF-8 or not YAML, or a key or value is invalid.
     """
     return read_config(with_paths(load_yaml(path, overrides), Path(path).parent), str(path))
 
 
 def written(config: CompareConfig) -> str:
-    """A comparison as a file that load_config reads: the keys that somebody has set; the others have their defaults.
+    """A comparison as text that load_config reads, with the explicitly set keys; the others have their defaults.
 
-    The result of each run holds all settings that it depends on, defaults too, so a version with other defaults says
-    what has changed.
+    The result of each run records all its settings, defaults included. So a version with other defaults can say what
+    has changed.
     """
-    header = f"# Written by blair_rec {__version__}, whose defaults hold for keys that are not here.\n"
+    header = f"# Written by blair_rec {__version__}. Keys that are not here have the defaults of this version.\n"
     return header + write_yaml(config)
 
 
 def with_temperature(train: Mapping[str, Any], items: str) -> dict[str, Any]:
-    """What is said about training; unisrec scores by cosine, as upstream does, where nothing is said about that."""
+    """The train keys; for unisrec with its default temperature, which scores by cosine as the original does."""
     if items == "unisrec" and "temperature" not in train and train.get("loss") != "recbole":
         return {**train, "temperature": UNISREC_TEMPERATURE}
     return dict(train)
 
 
 def _loss_problems(train: TrainConfig, recbole: Mapping[str, Any]) -> list[str]:
-    """RecBole's loss_type where it contradicts the loss."""
+    """The problem of a RecBole loss_type that contradicts the loss."""
     loss_type = recbole.get("loss_type", "CE")
     if train.loss == "recbole" or loss_type == "CE":
         return []

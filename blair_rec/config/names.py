@@ -1,4 +1,4 @@
-"""Names that a config may choose from and that nobody adds to, and the defaults that the command line shows."""
+"""The choices of config keys that other packages can't extend, and the defaults that the command line shows."""
 
 from __future__ import annotations
 

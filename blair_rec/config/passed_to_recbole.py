@@ -1,4 +1,4 @@
-"""The settings that a comparison hands on to RecBole, without those that a section of its own decides on."""
+"""The settings that a comparison passes to RecBole, except those that one of our own sections decides."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OWNED_BY = {
     "checkpoint_dir": "the output folder (-o)",
     "device": "device",
 }
-"""RecBole keys that a typed section decides on, and where."""
+"""RecBole keys that one of our sections decides, with the key to use instead."""
 
 WITHOUT_EFFECT = (
     "clip_grad_norm",
@@ -41,22 +41,22 @@ WITHOUT_EFFECT = (
     "save_dataloaders",
     "worker",
 )
-"""RecBole keys that its own trainer and quick start read, and a comparison doesn't."""
+"""RecBole keys that its own trainer and quick start read, but a comparison doesn't."""
 
 
 def _handed_on(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """RecBole's settings, without keys that a typed section decides on, and values that no config file could hold."""
+    """Refuse keys that one of our sections decides, and values that no config file can hold."""
     problems = []
     for key, value in settings.items():
         if key in OWNED_BY or key.startswith("blair_"):
-            owner = OWNED_BY.get(key, "the typed sections")
-            problems.append(f".{key} belongs to {owner}; set it there, so that one place decides")
+            owner = OWNED_BY.get(key, "the other sections of this file")
+            problems.append(f".{key} belongs to {owner}; set it only there")
         if key in WITHOUT_EFFECT:
             problems.append(f".{key} has no effect in a comparison; leave it out")
         try:
             json.dumps(to_dict(value))
         except (TypeError, ValueError) as error:
-            problems.append(f".{key} is {value!r}, which can't be handed on ({error})")
+            problems.append(f".{key} is {value!r}, which can't be passed to RecBole ({error})")
     if problems:
         raise FieldProblem(problems)
     return settings

@@ -1,4 +1,4 @@
-"""Relative paths in a comparison file: looked for in the working directory, then beside the file or in its folder."""
+"""Relative paths in a comparison file: looked up in the working directory, then next to the file."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ logger = logging.getLogger("blair_rec")
 
 
 def with_paths(raw: Mapping[str, Any], beside: Path) -> dict[str, Any]:
-    """What a comparison file says, with the paths that lead somewhere: dataset, and items, store and encoder of texts.
+    """Return a comparison file's content with resolved paths: dataset, and items, store and encoder of text.
 
-    A data set and an items file become absolute paths, so that the comparison goes on from any directory. A store and
-    an encoder keep the words of the file where the working directory has them, because runs are known by these words.
-    A path that leads nowhere is left alone: it may be the name of something that RecBole brings, or of a model.
+    A data set and an items file become absolute paths, so that the comparison can be resumed from any directory. A
+    store and an encoder in the working directory keep the path of the file, because runs are identified by it. A path
+    that doesn't exist is not changed: it may be the name of one of RecBole's data sets, or of a model.
 
-    raw: the sections as YAML gives them, not checked yet; beside: the folder of the file.
+    Args:
+        raw: the sections as YAML gives them, not checked yet.
+        beside: the folder of the file.
     """
     result = dict(raw)
     if isinstance(dataset := raw.get("dataset"), str):
@@ -37,7 +39,7 @@ def _variant(variant: Any, beside: Path, name: str) -> Any:
 
 
 def _text(text: Mapping[str, Any], beside: Path, where: str) -> dict[str, Any]:
-    """A text section, or what a variant has of one."""
+    """Resolve the paths of a text section, or of a variant's part of one."""
     result = dict(text)
     for key, fits, absolute in (
         ("items", Path.is_file, True),
@@ -54,25 +56,25 @@ def _text(text: Mapping[str, Any], beside: Path, where: str) -> dict[str, Any]:
 
 
 def _found(value: str, beside: Path, where: str, fits: Callable[[Path], bool], absolute: bool) -> str:
-    """The path as the comparison goes on with it; `fits` says what has to be there."""
+    """The path that the comparison uses; `fits` checks what exists there."""
     path = Path(value)
     if not value or path.is_absolute() or path.name in ("", ".."):
         return value
     if fits(path):
-        return os.path.abspath(path) if absolute else value  # not resolve(): a data set's files carry a link's name
+        return os.path.abspath(path) if absolute else value  # not resolve(): files may be named after a link
     for other in _places(path, beside):
         if fits(other):
-            taken = os.path.abspath(other)
-            logger.info("%s: %s is not in the working directory; taken from beside the file: %s", where, value, taken)
-            return taken
+            used = os.path.abspath(other)
+            logger.info("%s: %s is not in the working directory; found next to the file: %s", where, value, used)
+            return used
     return value
 
 
 def _places(path: Path, beside: Path) -> list[Path]:
     """Where to look after the working directory.
 
-    The last place is the folder of the file, if the path goes through a folder of its name: `prepare` writes
-    data/shop/shop.yaml, which names data/shop and may be used or moved from anywhere.
+    The last place is the file's own folder, if its name is part of the path. `prepare` writes data/shop/shop.yaml,
+    which names data/shop; so the folder can be moved, and used from anywhere.
     """
     places, parts, own = [beside / path], path.parts, os.path.basename(os.path.abspath(beside))
     if own in parts:

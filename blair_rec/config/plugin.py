@@ -1,4 +1,4 @@
-"""The flat `blair_*` keys of a RecBole config -> the typed sections that they stand for."""
+"""Turn the flat `blair_*` keys of a RecBole config into our typed sections."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ S = TypeVar("S", bound=Section)
 
 
 class PluginConfig(Section):
-    """What the `blair_*` keys of a RecBole config say."""
+    """The `blair_*` keys of a RecBole config, as typed sections."""
 
     variant: VariantConfig = Field(default_factory=VariantConfig)
     """The item side."""
     text: TextConfig = Field(default_factory=TextConfig)
     """How item text becomes vectors."""
     train: TrainConfig = Field(default_factory=TrainConfig)
-    """The loss and the course of the learning rate; the rest is RecBole's own."""
+    """The loss and the learning rate schedule; RecBole's own keys set the rest."""
     ties: TieOrder = "stored"
-    """Events of one user at one time: stored (as the file has them) or shuffled (by RecBole's seed)."""
+    """Order of a user's events with the same timestamp: stored (file order) or shuffled (by RecBole's seed)."""
     split: SplitConfig | None = None
     """{valid_from: time, test_from: time}: cut-off times for all users, instead of the split in eval_args."""
 
@@ -72,20 +72,20 @@ PLUGIN_KEYS: dict[str, tuple[type[Section], str]] = {
     "blair_split": (PluginConfig, "split"),
     "blair_store": (TextConfig, "store"),
 }
-"""The flat keys of a RecBole config, and the typed field that each stands for."""
+"""The flat keys of a RecBole config, with the section and field of each."""
 
 
 def text_keys() -> list[str]:
-    """The flat keys that say how item text becomes vectors, and what is done to these."""
+    """The flat keys that decide how item text becomes vectors and how these are transformed."""
     of_vectors = ("transforms", "control")
     return [key for key, (cls, name) in PLUGIN_KEYS.items() if cls is TextConfig or name in of_vectors]
 
 
 def read_plugin_config(flat: Mapping[str, Any]) -> PluginConfig:
-    """The `blair_*` keys of a RecBole config; other keys are RecBole's and are left alone.
+    """Read the `blair_*` keys of a RecBole config; all other keys are RecBole's and are ignored.
 
     Raises:
-        ConfigError: an unknown `blair_*` key, with the near one, or a value that can't be meant.
+        ConfigError: an unknown `blair_*` key, with the closest known one, or an invalid value.
     """
     ours = {key: value for key, value in flat.items() if key.startswith("blair_")}
     sections: dict[type[Section], dict[str, Any]] = {
@@ -112,15 +112,15 @@ def read_plugin_config(flat: Mapping[str, Any]) -> PluginConfig:
     variant = _read(VariantConfig, sections[VariantConfig])
     if variant.uses_text and not text.says_what:
         raise ConfigError(
-            f"blair_items is {variant.items!r}, but neither blair_text_fields names the metadata fields to read "
-            "nor blair_store a store that is already there"
+            f"blair_items is {variant.items!r}, which needs item text; set blair_text_fields to the metadata fields to "
+            "read, or blair_store to an existing store"
         )
     train = _read(TrainConfig, with_temperature(sections[TrainConfig], variant.items))
     return _read(PluginConfig, {"variant": variant, "text": text, "train": train, **sections[PluginConfig]})
 
 
 def _read(cls: type[S], section: Mapping[str, Any]) -> S:
-    """A section whose problems name the flat keys."""
+    """Read a section; its problems name the flat keys."""
     try:
         return cls(**section)
     except ConfigError as error:
@@ -128,7 +128,7 @@ def _read(cls: type[S], section: Mapping[str, Any]) -> S:
         fields = re.compile(rf"(?<![\w'.])({'|'.join(names)})(?![\w'])")
         lines = []
         for line in str(error).splitlines():
-            said, known, values = line.partition("known:")  # what follows are values, which may be called as a field is
+            said, known, values = line.partition("known:")  # behind it are values, which may have the name of a field
             lines.append(fields.sub(lambda match: names[match[1]], said) + known + values)
         raise ConfigError("\n".join(lines)) from None
 
@@ -147,12 +147,12 @@ _NOT_A_WORD = (
     "query_prompt",
     "truncate_dim",
 )
-"""Keys of a comparison file that no message uses as an ordinary word."""
+"""Keys of a comparison file that messages never use as ordinary words."""
 
 
 @contextmanager
 def in_flat_keys() -> Iterator[None]:
-    """Errors of ours within this block name `blair_*` keys where they speak of a comparison file's."""
+    """Within this block, our errors name `blair_*` keys instead of the keys of a comparison file."""
     try:
         yield
     except BlairRecError as error:
@@ -161,12 +161,12 @@ def in_flat_keys() -> Iterator[None]:
 
 
 def flat_keys_in(message: str) -> str:
-    """A message with `blair_*` keys for the keys of a comparison file: in backquotes, and such as max_length is 0."""
+    """The message with `blair_*` keys for those of a comparison file: in backquotes, or as in "max_length is 0"."""
     for key, (cls, name) in PLUGIN_KEYS.items():
-        if (cls, name) == (TextConfig, "items"):  # messages mean a variant's by `items`
+        if (cls, name) == (TextConfig, "items"):  # in messages, `items` is the key of a variant
             continue
         message = re.sub(rf"`(?:text\.|train\.)?{name}(?=[:`])", f"`{key}", message)
         if name in _NOT_A_WORD:
             message = re.sub(rf"(?<![\w.`]){name}(?= is )", key, message)
-    message = re.sub(r" \(`blair_\w+` in a RecBole config\)", "", message)  # it is one
+    message = re.sub(r" \(`blair_\w+` in a RecBole config\)", "", message)  # this is a RecBole config
     return re.sub(r"(?<![\w`])transforms(?=: )", "blair_transforms", message)

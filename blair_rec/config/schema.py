@@ -12,20 +12,20 @@ from blair_rec.config.comparison import CompareConfig
 
 SCHEMA_FILE = "comparison.schema.json"
 MODELINE = f"# yaml-language-server: $schema={SCHEMA_FILE}\n"
-"""The first line of a comparison file beside a schema file: an editor then checks it and offers its keys."""
+"""The first line of a comparison file next to a schema file. With it, an editor checks the file and suggests keys."""
 
 
 class _WithoutTitles(GenerateJsonSchema):
-    """Titles would repeat the names of keys."""
+    """Leaves out titles, which would only repeat the names of keys."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
 
 def json_schema() -> dict[str, Any]:
-    """What a comparison file may hold. Rules about several keys are not in it; reading the file checks them."""
+    """Return the JSON Schema of comparison files. It has no rules about several keys; reading a file checks those."""
     found = CompareConfig.model_json_schema(schema_generator=_WithoutTitles)
-    found["type"] = "object"  # no section, which may be empty
+    found["type"] = "object"  # unlike a section, a whole file can't be empty
     return {"$schema": GenerateJsonSchema.schema_dialect, **_tidied(found)}
 
 
@@ -35,9 +35,9 @@ def schema_text() -> str:
 
 
 def _tidied(value: Any) -> Any:
-    """Descriptions without the line breaks of the source, and sections that may be null as what they are.
+    """The schema without line breaks in descriptions, and with plain sections instead of "a section or null".
 
-    A choice between a section and null would hide from an editor which key of the section is wrong.
+    With such a choice, an editor couldn't say which key of the section is wrong.
     """
     if isinstance(value, list):
         return [_tidied(one) for one in value]
@@ -56,12 +56,12 @@ class KeyRow(NamedTuple):
     """One key of the comparison file in a table."""
 
     key: str
-    """From the top, such as train.epochs or variants.NAME.items."""
+    """The full path, such as train.epochs or variants.NAME.items."""
     type: str
     default: str
-    """As YAML has it; "" for a key that has to be given, and for keys and values."""
+    """As written in YAML; "" for a required key, and for keys and values."""
     bounds: str
-    """Such as "at least 1"; the choices of a key that has some."""
+    """Such as "at least 1", or the choices of the key."""
     description: str
 
 
@@ -83,14 +83,14 @@ def key_table() -> str:
 def _rows(section: Mapping[str, Any], sections: Mapping[str, Any], prefix: str) -> Iterator[KeyRow]:
     for name, key in section["properties"].items():
         parts = [key, *key.get("anyOf", ())]
-        parts += [one["else"] for one in parts if "else" in one]  # names, where the text is no module:Class
+        parts += [one["else"] for one in parts if "else" in one]  # the list of names, for text other than module:Class
         of_each = key.get("additionalProperties")
         inside = _section_of(parts, sections)
         of_each = _section_of([of_each], sections) if isinstance(of_each, Mapping) else None
-        description = key.get("description") or inside["description"]  # pydantic drops one that repeats the other
+        description = key.get("description") or inside["description"]  # pydantic drops a repeated one
         default = json.dumps(key["default"]) if "default" in key else ""
         yield KeyRow(f"{prefix}{name}", _type(parts), default, _bounds(parts), description)
-        if inside is not None and not prefix.startswith("variants."):  # there it is the section of the top
+        if inside is not None and not prefix.startswith("variants."):  # a variant's sections repeat the top ones
             yield from _rows(inside, sections, f"{prefix}{name}.")
         if of_each is not None:
             yield from _rows(of_each, sections, f"{prefix}{name}.NAME.")

@@ -1,4 +1,4 @@
-"""A section of a config: a frozen pydantic model that reports all of its problems at once, as one ConfigError."""
+"""The base of all config sections: a frozen pydantic model that reports all its problems in one ConfigError."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from blair_rec.errors import ConfigError
 S = TypeVar("S", bound="Section")
 
 LARGEST_SEED = 2**32 - 1
-"""The largest that NumPy's generator takes."""
+"""The largest seed that NumPy's generator accepts."""
 Problem = tuple[tuple[str, ...], str]
-"""The keys that a problem of several keys depends on, and the problem in words."""
+"""A problem that involves several keys: these keys, and the message."""
 
 
 class FieldProblem(ValueError):
-    """What a check of one field found, a line each, which goes on after the field's name: ' is 3; expected text'."""
+    """The problems of one field, one per line. A line continues the field's name: ' is 3; expected text'."""
 
     def __init__(self, lines: Sequence[str]) -> None:
         super().__init__("\n".join(lines))
@@ -48,11 +48,11 @@ def _known_device(device: str) -> str:
 
 
 DeviceName = Annotated[str, AfterValidator(_known_device)]
-"""auto, cpu, cuda or cuda:1; whether it is there is found out where it is used."""
+"""auto, cpu, cuda or cuda:1; whether the device exists is checked when it is used."""
 
 
 class SectionProblem(ConfigError):
-    """What is wrong with a section, a line each."""
+    """The problems of a section, one per line."""
 
     def __init__(self, of_one_key: Sequence[str], of_several: Sequence[str]) -> None:
         super().__init__("\n".join([*of_one_key, *of_several]))
@@ -61,18 +61,18 @@ class SectionProblem(ConfigError):
 
 
 class Section(BaseModel):
-    """Keys and values of a config. Types are taken strictly: '5' is no number, and True is none.
+    """Keys and values of a config. Types are strict: neither '5' nor True is a number.
 
     Raises:
-        ConfigError: when it is made of what can't be meant; a line for each problem, which begins with the key.
+        ConfigError: a key or value is invalid; the message has a line for each problem, which begins with the key.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
     stand_ins: ClassVar[Mapping[str, Any]] = {}
-    """For required keys that are wrong, while the others are checked together."""
+    """Values that replace wrong required keys while the other keys are checked together."""
 
     def __init__(self, **values: Any) -> None:
-        # pydantic makes sections in a section by this method, too: their lines come as the problem of one key.
+        # pydantic creates nested sections through this method, too: all their lines arrive as the problem of one key.
         lines, wrong = list[str](), set[str]()
         try:
             super().__init__(**values)
@@ -80,20 +80,20 @@ class Section(BaseModel):
             lines, rest, wrong = _divided(error, type(self), values)
             try:
                 super().__init__(**{**self.stand_ins, **rest})
-            except ValidationError:  # a required key is wrong: nothing can be said of the keys together
+            except ValidationError:  # a required key is wrong, so the keys can't be checked together
                 raise SectionProblem(lines, ()) from None
         of_several = [line for keys, line in self._problems() if wrong.isdisjoint(keys)]
         if lines or of_several:
             raise SectionProblem(lines, of_several)
 
     def _problems(self) -> Iterator[Problem]:
-        """What is wrong with keys that are right each for itself."""
+        """Problems of keys that are valid one by one but not together."""
         yield from ()
 
     @model_validator(mode="wrap")
     @classmethod
     def _from_yaml(cls: type[S], value: Any, make: ModelWrapValidatorHandler[S]) -> S:
-        """A section without keys is None in YAML, and a key such as 3 a number."""
+        """Accept what YAML gives: None for a section without keys, and a number for a key such as 3."""
         value = {} if value is None else value
         return make({str(key): one for key, one in value.items()} if isinstance(value, Mapping) else value)
 
@@ -104,29 +104,29 @@ class Section(BaseModel):
         return found
 
     def changed(self: S, **values: Any) -> S:
-        """The same section with other values for some keys, checked again.
+        """Return a copy of the section with other values for some keys, checked again.
 
         Raises:
-            ConfigError: a key or a value that can't be meant.
+            ConfigError: a key or value is invalid.
         """
         return type(self)(**{**said(self), **values})
 
 
 def said(section: Section) -> dict[str, Any]:
-    """The fields that somebody has set, as they are, in the order of the section."""
+    """The explicitly set fields and their values, in the order of the section."""
     return {name: getattr(section, name) for name in type(section).model_fields if name in section.model_fields_set}
 
 
 def default_of(section: type[Section], name: str) -> Any:
-    """What a key has where nobody sets it."""
+    """The default of a key."""
     return section.model_fields[name].get_default(call_default_factory=True)
 
 
 def read_section(cls: type[S], raw: Any, where: str) -> S:
-    """A section from YAML; `where` begins each line of the error.
+    """Read a section from YAML; `where` begins each line of the error.
 
     Raises:
-        ConfigError: with every problem at once: unknown keys with the near one, missing keys, types, values.
+        ConfigError: with all problems together: unknown keys with the closest known one, missing keys, types, values.
     """
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{where}: expected keys and values, got {type(raw).__name__}")
@@ -137,12 +137,12 @@ def read_section(cls: type[S], raw: Any, where: str) -> S:
 
 
 def write_yaml(config: Any) -> str:
-    """What somebody has set in a config, as text that read_yaml gives the same config of."""
+    """The explicitly set keys of a config as YAML, which reads back as the same config."""
     return to_yaml(_plain(config, said))
 
 
 def to_dict(config: Any) -> Any:
-    """Plain dicts, lists and scalars of a section, with its defaults: what YAML and JSON can hold."""
+    """A section as plain dicts, lists and scalars for YAML and JSON, defaults included."""
     return _plain(config, dict)
 
 
@@ -165,7 +165,7 @@ def _as_given(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
 
 
 AS_GIVEN = WrapValidator(_as_given)
-"""A whole number stays one, so that a run is known by what its config says."""
+"""Keeps a whole number an int, because a run is identified by the values as its config gives them."""
 AboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False), AS_GIVEN]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), AS_GIVEN]
 ShareOfOne = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), AS_GIVEN]
@@ -178,19 +178,19 @@ ListOfNames = Annotated[tuple[str, ...], FromList]
 
 @dataclass(frozen=True)
 class _NamesOf:
-    """Tells an editor which names there are, at the moment when it asks."""
+    """Adds the known names to the JSON Schema, at the moment when the schema is made."""
 
     group: str
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        # Not a choice of both, of which an editor says no more than that neither fits.
+        # Not `anyOf`: for a wrong name an editor would only say that no alternative matches.
         code = {"pattern": f"^{registry.CODE}$"}
         names = {"enum": list(registry.names(self.group))}
         return {"type": "string", "if": {"pattern": ":"}, "then": code, "else": names}
 
 
 def _known_to(group: str) -> AfterValidator:
-    """Checks that the registry knows a text, or that it is `module:Class`; nothing is imported for that."""
+    """Check that a name is in the registry or is a `module:Class`. Nothing is imported."""
 
     def check(name: str) -> str:
         if not registry.knows(group, name):
@@ -210,7 +210,7 @@ KeysAndValues = Annotated[Mapping[str, Any], BeforeValidator(lambda value: {} if
 
 
 def part_of(section: type[Section]) -> BeforeValidator:
-    """Checks some keys of a section, each for itself; whether they fit the others is for who has them all."""
+    """Check some keys of a section one by one. Whether they fit together is checked later, with all keys."""
 
     def check(values: Any) -> Any:
         if not isinstance(values, Mapping):
@@ -241,15 +241,15 @@ _EXPECTED = {
     "less_than": "it has to be below {lt}",
     "less_than_equal": "it has to be at most {le}",
 }
-"""By pydantic's name of a problem: how a message says it, after the value."""
+"""The words after the value in a message, by pydantic's name of the problem."""
 
 
 def _divided(
     error: ValidationError, cls: type[Section], values: Mapping[str, Any]
 ) -> tuple[list[str], dict[str, Any], set[str]]:
-    """The problems in words, in the order of the section's keys; the values without the wrong ones; the wrong keys.
+    """Return the messages in the order of the section's keys, the values without wrong ones, and the wrong keys.
 
-    Of a mapping only the wrong entries are emptied, such as one of the variants.
+    In a mapping, such as the variants, only the wrong entries are set to None.
     """
     known, found = list(cls.model_fields), error.errors(include_url=False)
     found.sort(key=lambda one: known.index(one["loc"][0]) + 1 if one["loc"][0] in known else 0)

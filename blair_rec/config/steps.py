@@ -1,4 +1,4 @@
-"""The steps of `transforms:` as a config names them, such as [center, {pca: 128}]: what each is given, and checks."""
+"""The steps of `transforms:` in a config, such as [center, {pca: 128}]: their values, and checks of them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Step = str | Mapping[str, Any]
 WHITENINGS = ("zca", "pca")
 
 ITEMS_PER_DIRECTION = 4
-"""Items that whitening should have for each direction; of fewer it keeps less of what the text says.
+"""Items per direction that whitening should have; with fewer, less of the text's meaning is kept.
 
 On MovieLens's titles and genres (384 directions), the five nearest items share .36 of their genres after whitening with
-4 items for each direction, .32 with 2, .24 with 1.3 and .16 with 1; of items drawn by lot it is .18.
+4 items per direction, .32 with 2, .24 with 1.3 and .16 with 1. For random items it is .18.
 """
 FEWEST_PER_DIRECTION = 2
-"""With fewer it is an error: near 1 all items come out equally far from each other."""
+"""With fewer it is an error: near 1, whitening makes all items equally far from each other."""
 
 
 def read_step(step: Step) -> tuple[str, Any]:
-    """('pca', 128) from {pca: 128}; a name alone has its default, and None where it takes no value."""
+    """Return ('pca', 128) for {pca: 128}; a plain name has its default value, or None if it takes no value."""
     if isinstance(step, str):
         return step, "zca" if step == "whiten" else None
     ((name, value),) = step.items()
@@ -32,29 +32,29 @@ def read_step(step: Step) -> tuple[str, Any]:
 
 
 def step_name(step: Step) -> str:
-    """'pca: 128' from {pca: 128}; a name alone as it is."""
+    """Return 'pca: 128' for {pca: 128}, and a plain name unchanged."""
     return step if isinstance(step, str) else ": ".join(map(str, read_step(step)))
 
 
 def step_problems(step: Any) -> list[str]:
-    """What is wrong with one step, as a message goes on after `transforms`: its name, or its value."""
+    """The problems of one step's name or value; each continues a message after `transforms`."""
     if not isinstance(step, str) and not (isinstance(step, Mapping) and len(step) == 1):
         return [f" holds {step!r}; expected a name, or one name with its value, such as {{pca: 64}}"]
     name, value = read_step(step)
     if not isinstance(name, str) or not registry.knows("transforms", name):
         return one_of(str(name), registry.names("transforms"), "")
-    if name not in STEPS:  # from outside: its class says what it takes
+    if name not in STEPS:  # from outside: its class checks the value
         return []
     fits, expected = STEPS[name]
-    return [] if fits(value) else [f": {name} is given {value!r}; expected {expected}"]
+    return [] if fits(value) else [f": {name} is {value!r}; expected {expected}"]
 
 
 def order_problems(steps: Sequence[Step]) -> list[str]:
-    """Principal components after whitening, where all directions have the same variance and rounding would choose."""
+    """The problem of `pca` after whitening: all directions have the same variance, so rounding errors would choose."""
     whitened = False
     for step in steps:
         if whitened and read_step(step)[0] == "pca":
-            return [": pca comes after whitening, which leaves no direction larger than another; put it before"]
+            return [": pca comes after whitening, which gives all directions the same variance; put pca before it"]
         whitened = whitened or equalises(step)
     return []
 
@@ -66,14 +66,14 @@ def equalises(step: Step) -> bool:
 
 
 def followed_by(steps: Sequence[Step], own: Sequence[Step]) -> list[Step]:
-    """The steps of a config and behind them a kind's own; but its principal components come before whitening."""
+    """The steps of a config, followed by those of an item side; but the item side's `pca` goes before whitening."""
     place = next((place for place, step in enumerate(steps) if equalises(step)), len(steps))
     reducing = [step for step in own if read_step(step)[0] == "pca"]
     return [*steps[:place], *reducing, *steps[place:], *(step for step in own if step not in reducing)]
 
 
 def whitened_width(steps: Sequence[Step], width: int) -> int | None:
-    """How many directions are whitened at most, of vectors of this width; None without whitening."""
+    """The most directions that are whitened in vectors of this width; None without whitening."""
     for step in steps:
         if equalises(step):
             return width
@@ -83,14 +83,14 @@ def whitened_width(steps: Sequence[Step], width: int) -> int | None:
 
 
 def narrowed(steps: Sequence[Step], width: int) -> list[Step]:
-    """The steps with so many principal components before whitening."""
+    """The steps with `pca` to this width before whitening."""
     place = next(place for place, step in enumerate(steps) if equalises(step))
     before = [step for step in steps[:place] if read_step(step)[0] != "pca"]
     return [*before, {"pca": width}, *steps[place:]]
 
 
 def in_yaml(steps: Sequence[Step]) -> str:
-    """'[center, {pca: 128}]': the steps as a config has them."""
+    """The steps as written in a config: '[center, {pca: 128}]'."""
     return f"[{', '.join(step if isinstance(step, str) else f'{{{step_name(step)}}}' for step in steps)}]"
 
 
@@ -106,7 +106,7 @@ STEPS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "shrink": (lambda value: is_number(value) and 0 < value <= 1, "a degree above 0, up to 1, such as {shrink: 0.5}"),
     "rescale": (lambda value: is_number(value) and 0 < value < float("inf"), "a size, such as {rescale: 1.0}"),
 }
-"""By name: which values fit, and how a message says it."""
+"""By name: a check of the value, and what a message says is expected."""
 
 _OF_VALUES: dict[str, dict[str, Any]] = {
     "center": {"type": "null"},
@@ -119,7 +119,7 @@ _OF_VALUES: dict[str, dict[str, Any]] = {
 
 
 def step_schema() -> dict[str, Any]:
-    """What JSON Schema says of one step, those of other packages included."""
+    """The JSON Schema of one step, with the steps of other packages."""
     outside, code = registry.plugins("transforms"), f"^{registry.CODE}$"
     alone = [name for name, (fits, _) in STEPS.items() if fits(read_step(name)[1])]
     return {

@@ -1,4 +1,4 @@
-"""YAML as configs have it, before any section is made of it; and words for what can't be meant."""
+"""Read and write the YAML of configs, and word the errors of wrong keys and values."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from blair_rec.errors import ConfigError
 
 
 def read_yaml(text: str, where: str) -> Any:
-    """What a YAML 1.2 text says: 1e-3 is a number, and `no` a word.
+    """Read YAML 1.2, in which 1e-3 is a number and `no` is text.
 
     Raises:
-        ConfigError: not YAML, or a key twice in one place; with the line.
+        ConfigError: not YAML, or a key is given twice; the message has the line.
     """
     try:
         return YAML(typ="safe", pure=True).load(text)
     except MarkedYAMLError as error:
         place = "" if (at := error.problem_mark) is None else f" (line {at.line + 1}, column {at.column + 1})"
-        problem = str(error.problem or error.context).partition(" with value")[0]  # of a key that is there twice
+        problem = str(error.problem or error.context).partition(" with value")[0]  # for a key that is given twice
         raise ConfigError(f"{where}: not YAML: {problem}{place}") from None
     except (YAMLError, ValueError) as error:  # ValueError: such as the 31st of February
         raise ConfigError(f"{where}: not YAML: {error}") from None
     except RecursionError:
-        raise ConfigError(f"{where}: not YAML that can be read: lists or keys are nested too deeply") from None
+        raise ConfigError(f"{where}: can't be read as YAML: lists or keys are nested too deeply") from None
 
 
 def to_yaml(content: Any) -> str:
-    """Dicts, lists and scalars as text that read_yaml gives the same of."""
+    """Write dicts, lists and scalars as YAML, which read_yaml reads back unchanged."""
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style, yaml.width = False, 120
     yaml.allow_unicode = False  # some line breaks (U+0085) would be read back as spaces
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # the order says something
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # the order is the author's
     written = io.StringIO()
     yaml.dump(content, written)
     return written.getvalue()
 
 
 def load_yaml(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """What a YAML file says, with `section.key=value` overrides on top (values read as YAML).
+    """Read a YAML file and apply `section.key=value` overrides (values read as YAML).
 
     Raises:
-        ConfigError: file missing, not UTF-8, not YAML, or no keys and values.
+        ConfigError: the file is missing, not UTF-8, not YAML, or doesn't hold keys and values.
     """
     path = Path(path)
     try:
@@ -79,14 +79,14 @@ def _set(raw: dict[str, Any], override: str) -> None:
 
 
 def refuse(problems: Sequence[str]) -> None:
-    """All problems in one ConfigError, a line each; nothing without any."""
+    """Raise one ConfigError with a line for each problem, or do nothing if there are none."""
     if problems:
         raise ConfigError("\n".join(problems))
 
 
 def one_of(value: Any, known: Sequence[str], where: str) -> list[str]:
-    """The problem of a text that is none of the known ones, with the near one."""
-    if not isinstance(value, str) or value in known:  # what is no text is a problem of type
+    """The problem of a text that is not one of the known ones, with the closest one."""
+    if not isinstance(value, str) or value in known:  # a value that is not text gets an error about its type
         return []
     near = get_close_matches(value, known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
@@ -94,5 +94,5 @@ def one_of(value: Any, known: Sequence[str], where: str) -> list[str]:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is an int or a float; True is none."""
+    """Whether it is an int or a float; True and False are not numbers."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""The columns of an atomic file as numbers and numbered tokens: block by block, line by line only where needed."""
+"""Read the columns of an atomic file as numbers and numbered tokens: in blocks, and line by line only where needed."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ import pandas as pd
 from blair_rec.lines.atomic import AtomicFile, Block, Column, problem, unquoted
 
 Reject: TypeAlias = Callable[[int, str, str], None]
-"""Called with number, reason and text of each line that can't be used; it may raise an error instead."""
+"""Called with number, reason and text of each line that can't be used; may raise an error."""
 Count: TypeAlias = Callable[[int], None]
-"""Called with the number of lines of each block, before its lines are looked at."""
+"""Called with the number of lines of each block, before its lines are checked."""
 Tokens: TypeAlias = tuple[np.ndarray, np.ndarray]
-"""[R] codes, and the [U] tokens that they count, an object array."""
+"""[R] codes, and the [U] tokens that they index, as an object array."""
 ColumnsPart: TypeAlias = "list[Tokens | np.ndarray]"
-"""The columns of one block: tokens, [R] float64, or an [R] object array of arrays."""
+"""The columns of one block, each as Tokens, [R] float64, or an [R] object array of arrays."""
 
 SMALL_BYTES = 1 << 16
-"""A block with something wrong in it is halved until it is no larger."""
+"""A block with a broken line is halved until it is at most this large."""
 NUMBER_SIGNS = frozenset("0123456789+-.eE")
 TRUTH = re.compile(rb"true|false", re.IGNORECASE)
-"""What pandas takes for 1 and 0 where a column holds nothing else."""
+"""Words that pandas reads as 1 and 0 if a column contains nothing else."""
 
 
 def read_columns(
     file: AtomicFile, wanted: Sequence[Column], within: str, reject: Reject, count: Count = lambda lines: None
 ) -> pd.DataFrame:
-    """The `wanted` columns of every line that can be used, named by their titles, such as `item_id:token`.
+    """Return the `wanted` columns of every usable line, named by their titles, such as `item_id:token`.
 
-    Tokens come as a categorical column in the order in which they appear, an empty one as a missing value; numbers as
-    float64 (the nearest to what is written), all of them finite; lists as a column of arrays, split at
-    `within`. `atomic.problem` says what can't be used.
+    Tokens become a categorical column in the order in which they appear, with an empty token as a missing value.
+    Numbers become float64, the nearest to the written number, and are all finite. Lists become a column of arrays,
+    split at `within`. `atomic.problem` defines which cells can't be used.
 
     Raises:
-        AtomicFileError: text in another encoding than the file's; and what `reject` raises.
+        AtomicFileError: the text is not in the file's encoding. What `reject` raises is passed on.
     """
 
     def parts_of(block: Block) -> Iterator[ColumnsPart]:
@@ -57,13 +57,13 @@ def read_columns(
 
 
 def _whole(file: AtomicFile, block: Block, wanted: Sequence[Column], within: str, count: Count) -> ColumnsPart | None:
-    """A block read at once; None where some line of it needs a closer look."""
+    """Read a whole block; return None if it must be read line by line."""
     if not file.is_regular(block):
         return None
     types = {column.place: np.float64 if column.kind == "float" else str for column in wanted}
     try:
         frame = _read_csv(block.content, file.separator, types)
-    except ValueError:  # a number that is none
+    except ValueError:  # a cell that is not a number
         return None
     quotes = b'"' in block.content
     part: ColumnsPart = []
@@ -94,7 +94,7 @@ def _whole(file: AtomicFile, block: Block, wanted: Sequence[Column], within: str
 def _line_by_line(
     file: AtomicFile, block: Block, wanted: Sequence[Column], within: str, reject: Reject, count: Count
 ) -> ColumnsPart:
-    """A block of which some lines may be rejected."""
+    """Read a block line by line; some lines may be rejected."""
     lines = list(file.lines(block))
     count(len(lines))
     texts: list[list[str]] = [[] for _ in wanted]
@@ -113,7 +113,7 @@ def _line_by_line(
 
 
 def _column(column: Column, cells: np.ndarray, within: str) -> Tokens | np.ndarray:
-    """Checked cells as what they stand for."""
+    """Convert checked cells to the values of their column's kind."""
     if column.kind == "token":
         codes, tokens = pd.factorize(cells)
         return codes, tokens
@@ -125,7 +125,7 @@ def _column(column: Column, cells: np.ndarray, within: str) -> Tokens | np.ndarr
 
 
 def _numbers(cells: np.ndarray) -> np.ndarray:
-    """[R] float64 of texts that are numbers, to the last bit as `_whole` reads them."""
+    """Return [R] float64 for texts that are numbers, bit-equal to what `_whole` reads."""
     if len(cells) == 0:
         return np.empty(0)
     content = "\n".join(cells).encode() + b"\n"
@@ -133,8 +133,8 @@ def _numbers(cells: np.ndarray) -> np.ndarray:
 
 
 def _read_csv(content: bytes, separator: str, types: Mapping[int, type]) -> pd.DataFrame:
-    """Columns by their place, every cell as it is written."""
-    # Fractions and exponents need the slower way, which rounds to the nearest float64; whole numbers don't.
+    """Read columns by position; every cell is kept as written."""
+    # Fractions and exponents need the slower method, which rounds to the nearest float64; whole numbers don't.
     exact = any(sign in content for sign in (b".", b"e-", b"e+", b"E-", b"E+"))
     return pd.read_csv(
         io.BytesIO(content),
@@ -153,13 +153,13 @@ def _read_csv(content: bytes, separator: str, types: Mapping[int, type]) -> pd.D
 
 
 def _joined(parts: Sequence[Tokens | np.ndarray], column: Column) -> pd.Series | np.ndarray | pd.Categorical:
-    """One column of all blocks; tokens are numbered anew, in the order in which they appear."""
+    """Join the blocks of one column; tokens are renumbered in the order in which they appear."""
     if column.kind == "float":
         return np.concatenate([np.empty(0), *parts])
     if column.kind != "token":
         return pd.Series(np.concatenate([_objects([]), *parts]), dtype=object)
     known = np.concatenate([_objects([]), *(tokens for _, tokens in parts)])
-    known[known == ""] = None  # which pandas gives no number
+    known[known == ""] = None  # pandas gives None no number
     ids, tokens = pd.factorize(known)
     starts = np.cumsum([0, *(len(tokens) for _, tokens in parts)])
     codes = [ids[start : start + len(known)][codes] for start, (codes, known) in zip(starts, parts, strict=False)]
@@ -167,8 +167,8 @@ def _joined(parts: Sequence[Tokens | np.ndarray], column: Column) -> pd.Series |
 
 
 def split_cells(texts: np.ndarray, within: str, dtype: type = object) -> np.ndarray:
-    """[R] texts, each cut at `within` into an array of its pieces, empty ones left out: all cells in one go."""
-    padded = [text + within for text in texts]  # so that the pieces of neighbours stay apart
+    """Split each of [R] texts at `within` into an array of elements, without empty ones; all texts in one pass."""
+    padded = [text + within for text in texts]  # keeps the elements of neighbouring texts apart
     flat = _objects("".join(padded).split(within)[:-1])
     kept = flat != ""
     pieces = np.fromiter((text.count(within) for text in padded), dtype=np.int64, count=len(padded))
@@ -177,8 +177,8 @@ def split_cells(texts: np.ndarray, within: str, dtype: type = object) -> np.ndar
 
 
 def _number_lists(texts: np.ndarray, within: str) -> np.ndarray | None:
-    """[R] texts as an object array of float64 arrays; None where a piece may be no finite number."""
-    if not set("".join(texts)) <= NUMBER_SIGNS | set(within):  # float() takes more than we do, such as 1_0
+    """Return [R] texts as an object array of float64 arrays; None if an element may not be a finite number."""
+    if not set("".join(texts)) <= NUMBER_SIGNS | set(within):  # float() accepts more than we do, such as 1_0
         return None
     try:
         arrays = split_cells(texts, within, np.float64)
@@ -188,7 +188,7 @@ def _number_lists(texts: np.ndarray, within: str) -> np.ndarray | None:
 
 
 def _objects(values: Sequence[object]) -> np.ndarray:
-    """[R] values as an object array, also where they are arrays."""
+    """Return [R] values as an object array, even if they are arrays."""
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array

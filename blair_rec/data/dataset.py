@@ -1,4 +1,4 @@
-"""A RecBole SequentialDataset with exact time order, histories made on demand, and the vectors of its items."""
+"""A RecBole SequentialDataset with exact time order, histories built on demand, and item vectors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from blair_rec.errors import DatasetError
 logger = logging.getLogger("blair_rec")
 
 LEFT_OUT = {"valid_and_test": (1, 2), "valid_only": (1,), "test_only": (2,)}
-"""Which of training (0), validation (1) and test (2) get one of a user's last events, by RecBole's name for it."""
+"""RecBole's name of a leave-one-out split -> the parts (1 validation, 2 test) that get one of a user's last events."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,20 +32,22 @@ class ItemVectors:
     table: np.ndarray
     """[N, E] float32 over item ids; row 0, the padding, is zero."""
     store_sha256: str
-    """Of the store they came from."""
+    """SHA-256 of the store that the vectors come from."""
     fitted: Mapping[str, np.ndarray] | None = None
-    """What transforms found in them before (FittedTransforms.arrays); None: they are fitted anew."""
+    """Parameters of transforms fitted earlier (FittedTransforms.arrays); None: transforms are fitted again."""
 
 
 class TextSequentialDataset(QuicklyRead):
     """RecBole's SequentialDataset with four differences.
 
-    Events are ordered by their times in float64, before RecBole rounds times to float32 (128 s for epoch seconds);
-    ties stay in the order of the file, or are shuffled by the seed (`blair_ties`). The log is held once and
-    `item_id_list` is made for the rows that are asked for, instead of being written out for every prefix. With
-    `blair_split` the log is cut at two points of time. And `item_vectors` carries what a store knows of the items.
-    Filtering, numbering and all other splits give what RecBole's own do, without a loop over events or users.
-    Benchmark files, which hold the lists themselves, are taken as RecBole reads them.
+    1. Events are ordered by their float64 times, before RecBole rounds times to float32 (128 s for epoch seconds). Ties
+       stay in file order, or are shuffled with the seed (`blair_ties`).
+    2. The log is held once. `item_id_list` is built for the requested rows instead of being stored for every prefix.
+    3. With `blair_split` the log is split at two points in time.
+    4. `item_vectors` holds the vectors of the items from a store.
+
+    Filtering, numbering and all other splits give the same result as RecBole's, without a loop over events or users.
+    Benchmark files, which contain the histories themselves, are used as RecBole reads them.
     """
 
     inter_feat: Any
@@ -54,11 +56,11 @@ class TextSequentialDataset(QuicklyRead):
     event_times: np.ndarray | None = None
     """[M] float64, the times of the log's events; None for benchmark files."""
     neighbours = 0
-    """Pairs of events that follow each other in a user's history; 0 for benchmark files, which hold no times."""
+    """Pairs of consecutive events of a user; 0 for benchmark files, which have no times."""
     tied_neighbours = 0
-    """Those of equal time: their order is the file's, or drawn by lot with `blair_ties: shuffled`."""
+    """Such pairs with tied times: they keep file order, or get a random order with `blair_ties: shuffled`."""
     without_history = 0
-    """Events of this part of a `blair_split` that are their user's first: there is nothing to predict them from."""
+    """Events of this part of a `blair_split` that are their user's first and so have no history to predict from."""
 
     def _benchmark_presets(self) -> None:
         # RecBole looks for the histories under this name, whatever ITEM_ID_FIELD is.
@@ -67,7 +69,7 @@ class TextSequentialDataset(QuicklyRead):
 
     def _remove_duplication(self) -> None:
         super()._remove_duplication()
-        self.inter_feat.sort_index(inplace=True)  # RecBole sorts by time here, without keeping the order of ties
+        self.inter_feat.sort_index(inplace=True)  # RecBole sorts by time here and loses the order of ties
 
     def _change_feat_format(self) -> None:
         if self.config["benchmark_filename"] is None:
@@ -79,14 +81,14 @@ class TextSequentialDataset(QuicklyRead):
             raise DatasetError(_NO_ALIAS.format(name=name))
         if self._cutoffs is not None:
             raise DatasetError(
-                f"data set {self.dataset_name!r} comes in benchmark files, which are a split already; "
-                "leave cut-off times out"
+                f"data set {self.dataset_name!r} consists of benchmark files, which are already split; "
+                "remove the cut-off times"
             )
         super()._change_feat_format()
         if (longest := self.inter_feat[name].shape[1]) > self.max_item_list_len:
             raise DatasetError(
-                f"the histories in {name!r} hold up to {longest} items, but MAX_ITEM_LIST_LENGTH is "
-                f"{self.max_item_list_len}; set it to {longest}, or write shorter histories (their last items)"
+                f"the histories in {name!r} have up to {longest} items, but MAX_ITEM_LIST_LENGTH is "
+                f"{self.max_item_list_len}; set it to {longest}, or shorten the histories to their last items"
             )
 
     @property
@@ -98,16 +100,16 @@ class TextSequentialDataset(QuicklyRead):
         if self.time_field not in self.inter_feat:
             raise DatasetError(
                 f"data set {self.dataset_name!r}: no column {self.time_field!r} was loaded from .inter, "
-                "so the order of events is unknown; add it to load_col, or name it with TIME_FIELD "
+                "so the order of events is unknown; add it to load_col, or name the time column with TIME_FIELD "
                 f"(columns: {', '.join(self.inter_feat)})"
             )
-        order = np.arange(len(self.inter_feat))  # what no key decides stays as it stands in the file
+        order = np.arange(len(self.inter_feat))  # ties in all keys stay in file order
         if self.config["blair_ties"] == "shuffled":
             order = np.random.default_rng(self.config["seed"]).random(len(order)).argsort()
         for field in (self.time_field, self.uid_field):
             key = torch.from_numpy(self.inter_feat[field].to_numpy()[order])
             order = order[torch.argsort(key, stable=True).numpy()]
-        frame, self.inter_feat = self.inter_feat, None  # column by column, so that there are never two logs
+        frame, self.inter_feat = self.inter_feat, None  # column by column, so there are never two logs in memory
         self.inter_feat = pd.DataFrame({field: frame.pop(field).to_numpy()[order] for field in list(frame)}, copy=False)
         time, user = self.inter_feat[self.time_field].to_numpy(), self.inter_feat[self.uid_field].to_numpy()
         same_user = user[1:] == user[:-1]
@@ -116,7 +118,7 @@ class TextSequentialDataset(QuicklyRead):
         self.tied_neighbours = int((same_user & (time[1:] == time[:-1])).sum())
 
     def data_augmentation(self) -> None:
-        """One row per event that has a history; the history itself is made when the row is asked for."""
+        """Make one row per event that has a history; the history is built when the row is requested."""
         self._aug_presets()
         self._check_field("uid_field", "time_field")
         fields = {field: self.inter_feat[field] for field in self.inter_feat}
@@ -125,18 +127,18 @@ class TextSequentialDataset(QuicklyRead):
         position = torch.arange(len(self.log.user), device="cpu")
         rows = position[self.log.before(position) > 0]
         if len(rows) == 0:
-            raise DatasetError(f"data set {self.dataset_name!r}: no user has two events: nothing to predict")
+            raise DatasetError(f"data set {self.dataset_name!r}: no user has two events, so nothing can be predicted")
         lists = {getattr(self, f"{field}_list_field"): field for field in fields if field != self.uid_field}
         self.inter_feat = LogRows(self.log, rows, lists, self.item_list_length_field, self.max_item_list_len)
 
     def build(self) -> list[Any]:
-        """Training, validation and test split: RecBole's by `eval_args`, or by time under `blair_split`.
+        """Return the training, validation and test split: RecBole's `eval_args`, or cut-off times with `blair_split`.
 
-        Under `blair_split` an event before `valid_from` is a training target, one before `test_from` a validation
-        target, and any other a test target, each with all that came before it in time as its history.
+        With `blair_split` an event before `valid_from` is a training target, an event before `test_from` a validation
+        target, and any other event a test target. The history of each target is all earlier events of its user.
 
         Raises:
-            DatasetError: cut-off times that leave a part empty, or dates where the unit of the times is unknown.
+            DatasetError: cut-off times leave a part empty, or are dates and the unit of the times is unknown.
         """
         if self._cutoffs is None:
             splits: list[Any] = super().build()
@@ -149,36 +151,36 @@ class TextSequentialDataset(QuicklyRead):
         for number, split in enumerate(splits):
             split.without_history = int((of_event == number).sum()) - len(split)
         lost = ", ".join(f"{split.without_history:,} of {name}" for split, name in zip(splits, PARTS, strict=True))
-        logger.info("events that are their user's first, which no history predicts: %s", lost)
+        logger.info("skipped events that are their user's first and have no history: %s", lost)
         return splits
 
     def leave_one_out(self, group_by: str | None, leave_one_mode: str) -> list[Any]:
-        """As RecBole's: the last events of every user that has others."""
+        """Split like RecBole: hold out the last events of every user that has other events."""
         if group_by is None or leave_one_mode not in LEFT_OUT:
-            splits: list[Any] = super().leave_one_out(group_by, leave_one_mode)  # which says what is wrong
+            splits: list[Any] = super().leave_one_out(group_by, leave_one_mode)  # raises RecBole's error
             return splits
         parts = LEFT_OUT[leave_one_mode]
 
         def cuts(size: np.ndarray) -> list[np.ndarray]:
-            # What comes first goes short first: with two events the last one is for testing.
+            # If a user has too few events, the earlier part gets none: with two events the last one is for testing.
             left_out = [np.minimum(size - 1, sum(part >= number for part in parts)) for number in (1, 2)]
             return [size - count for count in left_out]
 
         return self._split_groups(self.inter_feat[group_by].numpy(), cuts)
 
     def split_by_ratio(self, ratios: Sequence[float], group_by: str | None = None) -> list[Any]:
-        """As RecBole's: by shares of all rows, or of each user's."""
+        """Split like RecBole: by shares of all rows, or of each user's rows."""
         shares = [ratio / sum(ratios) for ratio in ratios]
         group = np.zeros(len(self), dtype=np.int64) if group_by is None else self.inter_feat[group_by].numpy()
 
         def cuts(size: np.ndarray) -> list[np.ndarray]:
-            known, of_group = np.unique(size, return_inverse=True)  # groups of one size are split alike
+            known, of_group = np.unique(size, return_inverse=True)  # groups of the same size are split the same way
             return list(np.array([self._calcu_split_ids(int(tot), shares) for tot in known])[of_group].T)
 
         return self._split_groups(group, cuts)
 
     def time_based_split(self, ratios: Sequence[float], group_by: str | None) -> list[Any]:
-        """As RecBole 1.2.1's: the last share of all time for testing, the rest by shares of each user's events."""
+        """Split like RecBole 1.2.1: the latest share of events for testing, the rest by shares per user."""
         if group_by is None:
             splits: list[Any] = super().time_based_split(ratios, group_by)
             return splits
@@ -190,9 +192,9 @@ class TextSequentialDataset(QuicklyRead):
         return self._split_groups(group, lambda _: [(size * (shares[0] / (1 - shares[2]))).astype(np.int64), size])
 
     def _split_groups(self, group: np.ndarray, cuts: Callable[[np.ndarray], Sequence[np.ndarray]]) -> list[Any]:
-        """Rows into parts by where they stand in their group; groups stay in the order of their first rows.
+        """Split rows by their position in their group; groups stay in the order of their first rows.
 
-        `cuts` makes of the group sizes [G] the bounds between the parts of each group, an [G] array for each.
+        `cuts` gets the group sizes [G] and returns the bounds between the parts: one [G] array per bound.
         """
         codes = pd.factorize(group)[0]
         order = np.argsort(codes, kind="stable")
@@ -207,7 +209,7 @@ class TextSequentialDataset(QuicklyRead):
         return [self.copy(self.inter_feat.select(rows)) for rows in parts]
 
     def inter_matrix(self, form: str = "coo", value_field: str | None = None) -> Any:
-        """[user_num, item_num] sparse counts of the events up to the last row of each user in this split."""
+        """Return [user_num, item_num] sparse counts of each user's events up to the user's last row in this split."""
         if self.log is None or value_field is not None:
             return super().inter_matrix(form=form, value_field=value_field)
         seen = self.events_up_to_last_row()
@@ -216,11 +218,11 @@ class TextSequentialDataset(QuicklyRead):
         return sparse.coo_matrix((np.ones(len(user), np.float32), (user, item)), shape=shape).asformat(form)
 
     def histories(self, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """Every event before each row's target, the whole history and not just the window: (row [P], item_id [P]).
+        """Return every event before each row's target, not only the window: (row [P], item_id [P]).
 
-        With `rows` those of some rows alone, which are then numbered from 0.
+        `rows` selects some rows, which are then numbered from 0.
         """
-        if self.log is None:  # benchmark files hold no more than the window
+        if self.log is None:  # benchmark files contain only the window
             items = self.inter_feat[self.iid_field + self.config["LIST_SUFFIX"]][rows]
             row, column = torch.nonzero(items, as_tuple=True)
             return row, items[row, column]
@@ -233,7 +235,7 @@ class TextSequentialDataset(QuicklyRead):
         return row, self.log.item[(position - length)[row] + nth]
 
     def events_up_to_last_row(self) -> Tensor:
-        """[M] bool: events that stand at or before the last row of their user in this split."""
+        """Return [M] bool: events up to and including the last row of their user in this split."""
         assert self.log is not None
         last = torch.full((self.user_num,), -1, device="cpu")
         last.scatter_reduce_(0, self.inter_feat[self.uid_field], self.inter_feat[LOG_POSITION], "amax")
@@ -241,6 +243,6 @@ class TextSequentialDataset(QuicklyRead):
 
 
 _NO_ALIAS = (
-    "benchmark files hold the histories in {name!r}, but alias_of_item_id does not name it, "
-    "so RecBole would number its items apart from the targets; add `alias_of_item_id: [{name}]`"
+    "benchmark files have the histories in {name!r}, but alias_of_item_id doesn't name it, "
+    "so RecBole would give its items other ids than the targets; add `alias_of_item_id: [{name}]`"
 )

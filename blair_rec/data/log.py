@@ -1,4 +1,4 @@
-"""All events of a data set, held once, and rows of RecBole's kind that are made from them when they are asked for."""
+"""All events of a data set, held once, and rows in RecBole's format that are built from them on demand."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from torch import Tensor
 from recbole.data.interaction import Interaction
 
 LOG_POSITION = "blair_log_position"
-"""Field of every row: where its target stands in the log."""
+"""Field of every row: the position of its target in the log."""
 
 
 @dataclass(frozen=True, eq=False)
 class EventLog:
-    """All events, user by user, oldest first: held once, whatever is made of them.
+    """All events, user by user, oldest first; views of them share this one copy.
 
     Shapes: M events.
     """
 
     fields: Mapping[str, Tensor]
-    """[M, ...] by the name of the field: users and items among them."""
+    """Field name -> [M, ...]; users and items are among the fields."""
     user_field: str
     item_field: str
     offsets: Tensor
@@ -42,22 +42,22 @@ class EventLog:
         return self.fields[self.item_field]
 
     def before(self, position: Tensor) -> Tensor:
-        """How many events of the same user come before: [...] int64 positions in the log -> [...] int64."""
+        """Return the number of earlier events of the same user: [...] int64 positions in the log -> [...] int64."""
         return position - self.offsets[self.user[position]]
 
 
 class LogRows(Interaction):
-    """The rows that RecBole's augmentation would write out, each kept as the position of its target in the log.
+    """The rows that RecBole's augmentation would store, each held as the position of its target in the log.
 
-    Whatever is asked for is made then: some rows come as an Interaction with `item_id_list` and all other columns, a
-    column by its name as [R, ...]; a column of lists is made row by row when it is indexed. Rows can be put in another
-    order or left out, but nothing can be written into them.
+    Values are built on demand. Indexing with rows returns an Interaction with `item_id_list` and all other columns.
+    Indexing with a name returns that column as [R, ...]; a column of lists is built row by row when it is indexed. Rows
+    can be reordered or selected, but not changed.
     """
 
     def __init__(
         self, log: EventLog, position: Tensor, lists: Mapping[str, str], length_field: str, width: int
     ) -> None:
-        """`lists`: the field that each column of lists is made of; `width`: events in a list at most."""
+        """`lists`: column of lists -> the field it is built from; `width`: maximum number of events in a list."""
         self.log = log
         self.position = position
         self.lists = dict(lists)
@@ -80,7 +80,7 @@ class LogRows(Interaction):
 
     @property
     def interaction(self) -> Mapping[str, Tensor]:
-        """All columns written out, as RecBole holds them: for methods of Interaction that read them all."""
+        """All columns in full, as RecBole stores them, for methods of Interaction that read all of them."""
         return MappingProxyType(self[:].interaction)
 
     def __iter__(self) -> Any:
@@ -113,16 +113,16 @@ class LogRows(Interaction):
         return gather_windows(self.log.fields[self.lists[name]], position - length, length, self.width)
 
     def select(self, index: Any) -> LogRows:
-        """Some of the rows, as rows of the same log."""
+        """Return some of the rows, as rows of the same log."""
         rows = LogRows(self.log, self.position[as_index(index)], self.lists, self.length_field, self.width)
         rows._columns = list(self._columns)
         return rows
 
     def drop(self, column: str) -> None:
-        """Leave a column out.
+        """Remove a column.
 
         Raises:
-            ValueError: there is none of that name.
+            ValueError: no column has that name.
         """
         self._columns.remove(column)
 
@@ -130,7 +130,7 @@ class LogRows(Interaction):
         self.position = self.position[as_index(index)]
 
     def sort(self, by: str | Sequence[str], ascending: bool | Sequence[bool] = True) -> None:
-        """Put the rows in order, in place; rows of equal keys stay as they stand."""
+        """Sort the rows in place; rows with equal keys keep their order."""
         names = [by] if isinstance(by, str) else list(by)
         rising = [ascending] * len(names) if isinstance(ascending, bool) else list(ascending)
         for name, up in reversed(list(zip(names, rising, strict=True))):
@@ -138,7 +138,7 @@ class LogRows(Interaction):
 
 
 class ListColumn:
-    """A column of lists, made for the rows that are asked for; FEARec's loss reads one row at a time."""
+    """A column of lists, built for the requested rows only; FEARec's loss reads one row at a time."""
 
     def __init__(self, rows: LogRows, name: str) -> None:
         self._rows, self._name = rows, name
@@ -151,7 +151,7 @@ class ListColumn:
 
 
 def as_index(index: Any) -> Any:
-    """What torch takes at once, where RecBole would make it a Python list first."""
+    """Convert an index to one that torch uses directly; RecBole would make it a Python list first."""
     if isinstance(index, (list, np.ndarray, range)):
         array = np.asarray(index)
         return torch.from_numpy(array if array.dtype == bool else array.astype(np.int64, copy=False))
@@ -159,7 +159,7 @@ def as_index(index: Any) -> Any:
 
 
 def gather_windows(values: Tensor, first: Tensor, length: Tensor, width: int) -> Tensor:
-    """values[first : first + length] of each row, padded with zeros: [M, ...], [B], [B] -> [B, width, ...]."""
+    """Return values[first : first + length] of each row, padded with zeros: [M, ...], [B], [B] -> [B, width, ...]."""
     column = torch.arange(width, device=values.device)
     index = (first.unsqueeze(-1) + column).clamp(max=len(values) - 1)
     inside = column < length.unsqueeze(-1)

@@ -1,4 +1,4 @@
-"""Many users' sequences in one row of tokens, so that nothing is computed for padding."""
+"""Pack the sequences of many users into one row of tokens, so no computation is spent on padding."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from blair_rec.device import moved
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """Windows of sequences, shortest first, as one row: token t predicts target t."""
+    """Windows of sequences, shortest first, packed into one row: token t predicts target t."""
 
     items: Tensor
-    """[P] int64 item ids; each window oldest first."""
+    """[P] int64 item ids; within a window oldest first."""
     targets: Tensor
-    """[P] int64 item ids, 0 where there is nothing to learn."""
+    """[P] int64 item ids, 0 for a token without a target."""
     positions: Tensor
-    """[P] int64 from 0, beginning anew with each window."""
+    """[P] int64 position in the window, from 0."""
     lengths: np.ndarray
-    """[W] int64, ascending."""
+    """[W] int64 tokens per window, ascending."""
     blocks: tuple[tuple[int, int], ...]
-    """(windows, slots of each) of every block."""
+    """(number of windows, slots per window) of every block."""
     token_of_slot: Tensor
-    """[S] int64; an empty slot, always behind its window's tokens, names token 0."""
+    """[S] int64 token of each slot; an empty slot, always after its window's tokens, has token 0."""
     slot_of_token: Tensor
-    """[P] int64."""
+    """[P] int64 slot of each token."""
 
     def to(self, device: torch.device) -> Packed:
-        """The same on another device, in one copy."""
+        """Return the same windows on another device, moved in one copy."""
         tensors = (self.items, self.targets, self.positions, self.token_of_slot, self.slot_of_token)
         if self.items.device == device:
             return self
@@ -41,15 +41,16 @@ class Packed:
 
 
 GROWTH = {"cpu": 2, "cuda": 8}
-"""How many times as long the slots of a block are as those of the one before, by kind of device.
+"""Kind of device -> ratio of the slots per window in one block to those in the block before.
 
-On a CPU each block costs some thirty calls of torch a layer, an empty slot little: with 1.25, SASRec's part of a
-training step took 1.2 times as long as with 2 (ml-100k and Beauty, two threads). On a GPU calls cost more than slots.
+On a CPU each block costs about thirty torch calls per layer, and an empty slot costs little: with 1.25, SASRec's part
+of a training step took 1.2 times as long as with 2 (ml-100k and Beauty, two threads). On a GPU, calls cost more than
+slots.
 """
 
 
 def growth_on(device: torch.device) -> int:
-    """The `growth` of blocks for `pack`, where a model computes on this device."""
+    """Return the `growth` to use in `pack` for a model on this device."""
     return GROWTH.get(device.type, GROWTH["cuda"])
 
 
@@ -61,11 +62,11 @@ def pack(
     new: np.ndarray | None = None,
     growth: int = GROWTH["cpu"],
 ) -> Packed:
-    """Windows of a log of events, cut out and packed.
+    """Cut windows out of a log of events and pack them.
 
     Shapes: items, targets [M] int64; first, length, new [W] int64. Window w reads items[first : first + length] and
-    predicts targets[first + 1 : first + length + 1], or the last `new` of them alone. What comes back is where
-    `items` and `targets` are. `growth` changes the blocks, and with them the speed alone.
+    predicts targets[first + 1 : first + length + 1], or only the last `new` of them. The result is on the device of
+    `items` and `targets`. `growth` changes the blocks, which affects only the speed.
     """
     order = np.argsort(length, kind="stable")
     first, length, new = first[order], length[order], (length if new is None else new)[order]
@@ -92,5 +93,5 @@ def pack(
 
 
 def block_lengths(longest: int, growth: int) -> np.ndarray:
-    """1, `growth`, its square and so on, with `longest` as the last: with 2, fewer slots stay empty than are filled."""
+    """Return 1, `growth`, growth**2, ..., `longest`: with a growth of 2, fewer slots are empty than filled."""
     return np.minimum(growth ** np.arange(math.ceil(math.log(longest, growth)) + 1), longest)

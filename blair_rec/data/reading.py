@@ -1,4 +1,4 @@
-"""Atomic files to numbered columns: what RecBole makes of them, without a loop over rows."""
+"""Read atomic files into numbered columns: the same result as RecBole's, without a loop over rows."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from recbole.utils import FeatureSource, FeatureType
 logger = logging.getLogger("blair_rec")
 
 SEQUENCES = {FeatureType.TOKEN_SEQ: torch.int64, FeatureType.FLOAT_SEQ: torch.float32}
-"""Kinds of columns that hold lists, and what the lists become."""
+"""Kinds of list columns -> the dtype of their tensor."""
 MAX_REJECTED = 0.05
-"""The share of the lines of events that may be left out because they can't be used."""
-CURE = "correct these lines, or take them out of the file"
+"""The share of event lines that may be rejected."""
+CURE = "correct these lines, or remove them from the file"
 
 
 class QuicklyRead(SequentialDataset):
-    """RecBole's SequentialDataset, whose reading, filtering and numbering give the same without a loop over rows."""
+    """RecBole's SequentialDataset with faster reading, filtering and numbering: same results, no loop over rows."""
 
     inter_feat: Any
 
@@ -49,11 +49,11 @@ class QuicklyRead(SequentialDataset):
             logger.warning("data: %s", self.rejected.note("events"))
 
     def _load_feat(self, filepath: str, source: Any) -> pd.DataFrame | None:
-        """As RecBole's, by our reader: what it can't use is left out of the events, and an error anywhere else.
+        """Load a file like RecBole, but skip unusable lines of events; in other files such a line is an error.
 
         Raises:
-            AtomicFileError: a file, a header or, outside of the events, a line that can't be used.
-            RejectedLines: more than MAX_REJECTED of the events.
+            AtomicFileError: a file or header can't be used, or a line of a file other than the events.
+            RejectedLines: more than a share of MAX_REJECTED of the event lines can't be used.
         """
         wanted, unwanted = self._get_load_and_unload_col(source)
         if wanted == set():
@@ -78,7 +78,8 @@ class QuicklyRead(SequentialDataset):
 
         def reject(number: int, why: str, text: str) -> None:
             if not events:
-                raise AtomicFileError(f"{file.path}, line {number}: {why}; correct the line, or leave the column out")
+                cure = "correct the line, or remove the column from load_col"
+                raise AtomicFileError(f"{file.path}, line {number}: {why}; {cure}")
             self.rejected.add(file.path, number, why, text)
 
         def count(lines: int) -> None:
@@ -90,7 +91,7 @@ class QuicklyRead(SequentialDataset):
         if events:
             self.rejected.check()
             if frame.empty:
-                raise AtomicFileError(f"{file.path} holds no event behind its first line; write one event a line")
+                raise AtomicFileError(f"{file.path} has no event after its first line; write one event per line")
         self._note_gaps(file, frame, loaded)
         if events and self.time_field in frame and (odd := outside_unit(frame[self.time_field].to_numpy())):
             self._note(f"{self.time_field} in {file.path.name}: {odd}")
@@ -103,10 +104,10 @@ class QuicklyRead(SequentialDataset):
         return self.iid_field + self.config["LIST_SUFFIX"] if self.iid_field else None
 
     def _checked(self, column: Column, file: AtomicFile, events: bool) -> Column:
-        """A column with what it may not lack, by the part that the config gives it.
+        """Return the column, marked as `needed` if the config uses it for ids or histories.
 
         Raises:
-            AtomicFileError: it has another kind than that part needs.
+            AtomicFileError: the column has the wrong kind for its use.
         """
         kinds = {self.uid_field: "token", self.iid_field: "token"}
         if events:
@@ -117,15 +118,15 @@ class QuicklyRead(SequentialDataset):
         if column.kind != kind:
             what = {"float": "times, which are numbers", "token_seq": "histories, which are lists"}.get(kind, "ids")
             raise AtomicFileError(
-                f"{file.path}, line 1: the column {column.title!r} holds {what}; call it {column.name}:{kind}"
+                f"{file.path}, line 1: the column {column.title!r} is used for {what}; name it {column.name}:{kind}"
             )
         return column._replace(needed=kind != "float" and column.name in kinds)
 
     def _refuse_missing(self, file: AtomicFile, loaded: Sequence[str]) -> None:
         """
         Raises:
-            AtomicFileError: the events have no column of users, items, or times (histories in benchmark files), or
-                that of users or items is not loaded.
+            AtomicFileError: the events have no column for users, items, or times (histories in benchmark files), or
+                the column of users or items is not loaded.
         """
         names = [column.name for column in file.columns]
         needed = {"USER_ID_FIELD": self.uid_field, "ITEM_ID_FIELD": self.iid_field}
@@ -135,32 +136,32 @@ class QuicklyRead(SequentialDataset):
         if self.benchmark_filename_list is None:
             needed["TIME_FIELD"] = self.time_field
         else:
-            needed["ITEM_ID_FIELD, with LIST_SUFFIX behind it"] = self._history_field
+            needed["ITEM_ID_FIELD followed by LIST_SUFFIX"] = self._history_field
         for key, field in needed.items():
             if field is not None and field not in names:
                 raise AtomicFileError(
                     f"{file.path} has no column {field!r} (columns: {', '.join(names)}); "
-                    f"rename one, or name it with {key}"
+                    f"rename a column, or name the right one with {key}"
                 )
 
     def _note_unknown_columns(self, file: AtomicFile, source: Any) -> None:
-        """Say which columns of the user's load_col the file doesn't have; RecBole's defaults may name any."""
+        """Note the columns of the user's load_col that the file lacks; RecBole's defaults may name missing ones."""
         key = source.value if isinstance(source, FeatureSource) else source
         asked = (self.config.external_config_dict.get("load_col") or {}).get(key)
         known = {column.name for column in file.columns}
         if isinstance(asked, list) and (missing := [one for one in asked if one not in known]):
-            self._note(f"{file.path.name} doesn't have {', '.join(missing)}, which load_col names; correct the name")
+            self._note(f"{file.path.name} has no column {', '.join(missing)}, which load_col names; correct load_col")
 
     def _note_gaps(self, file: AtomicFile, frame: pd.DataFrame, loaded: Sequence[Column]) -> None:
         for column in loaded:
             if column.kind == "token" and (gaps := int((frame[column.name].cat.codes == -1).sum())):
                 self._note(
                     f"{column.name} is empty in {gaps:,} of {len(frame):,} lines of {file.path.name}; "
-                    "RecBole's padding token, [PAD], takes the place of the value"
+                    "RecBole's padding token, [PAD], is used instead"
                 )
 
     def _limit_lists(self, frame: pd.DataFrame, loaded: Sequence[Column]) -> None:
-        """RecBole's `seq_len`: the first so many pieces of each list."""
+        """Apply RecBole's `seq_len`: the number of elements kept from the start of each list."""
         limits = self.config["seq_len"] or {}
         for field in (column.name for column in loaded if FeatureType(column.kind) in SEQUENCES):
             longest = max(map(len, frame[field]), default=0)
@@ -173,10 +174,10 @@ class QuicklyRead(SequentialDataset):
         logger.warning("data: %s", note)
 
     def _user_item_feat_preparation(self) -> None:
-        """As RecBole's, without its way to fill the numbers of users or items that have no line.
+        """Prepare users and items like RecBole, but without filling in numbers for those that have no line.
 
         Raises:
-            DatasetError: a number of some user or item is unknown.
+            DatasetError: a number is missing for some user or item.
         """
         super()._user_item_feat_preparation()
         for name, field in (("user", self.uid_field), ("item", self.iid_field)):
@@ -193,17 +194,17 @@ class QuicklyRead(SequentialDataset):
             )
             if numbers := [column for column in columns if self.field2type[column] == FeatureType.FLOAT]:
                 raise DatasetError(
-                    f"{who}, and RecBole would give them the mean of {', '.join(numbers)}; write their lines, or leave "
-                    "the column out of load_col"
+                    f"{who}, and RecBole would give them the mean of {', '.join(numbers)}; add their lines, or remove "
+                    "the column from load_col"
                 )
-            self._note(f"{who}; RecBole's padding takes the place of {', '.join(columns)}")
+            self._note(f"{who}; RecBole's padding is used for {', '.join(columns)}")
 
     def _filter_inter_by_user_or_item(self) -> None:
         before = len(self.inter_feat)
         super()._filter_inter_by_user_or_item()
         if gone := before - len(self.inter_feat):
             self._note(
-                f"{gone:,} of {before:,} events are left out because their user or item has no line in "
+                f"{gone:,} of {before:,} events were skipped because their user or item has no line in "
                 f"{self.dataset_name}.user or .item (filter_inter_by_user_or_item)"
             )
 
@@ -226,8 +227,10 @@ class QuicklyRead(SequentialDataset):
             self.inter_feat.drop(self.inter_feat.index[dropped], inplace=True)
 
     def _outside(self, field: str, name: str, intervals: Any) -> pd.Index:
-        """Users or items with a number of events outside the intervals; of those without any, the ones in .user or
-        .item where the first interval begins above 0."""
+        """Return the users or items whose number of events is outside the intervals.
+
+        Users or items of .user or .item without any event are included if the first interval begins above 0.
+        """
         count = self.inter_feat[field].value_counts()
         count.index = count.index.astype(object)
         count = count[count > 0]
@@ -238,11 +241,11 @@ class QuicklyRead(SequentialDataset):
         return outside
 
     def _remap(self, remap_list: Sequence[tuple[pd.DataFrame, str, FeatureType]]) -> None:
-        """As RecBole's: tokens are numbered from 1 by where they first stand, alike in all columns of the list."""
+        """Number tokens like RecBole: from 1, by first appearance, and the same way in all columns of the list."""
         if not remap_list:
             return
         if len(remap_list) == 1 and remap_list[0][2] == FeatureType.TOKEN:
-            tokens, starts = remap_list[0][0][remap_list[0][1]], []  # categories, numbered without their texts
+            tokens, starts = remap_list[0][0][remap_list[0][1]], []  # categorical: numbered without its texts
         else:
             several, starts = self._concat_remaped_tokens(remap_list)
             tokens = np.asarray(several, dtype=object)
@@ -255,7 +258,7 @@ class QuicklyRead(SequentialDataset):
             feat[field] = numbers if ends is None else np.split(numbers, ends)
 
     def _dataframe_to_interaction(self, data: pd.DataFrame) -> Interaction:
-        """As RecBole's; lists are padded all at once."""
+        """Convert a frame like RecBole, but pad all lists of a column together."""
         numerical = self.config["numerical_features"]
         lists = [name for name in data if self.field2type[name] in SEQUENCES and name not in numerical]
         columns = super()._dataframe_to_interaction(data.drop(columns=lists))
@@ -267,7 +270,7 @@ class QuicklyRead(SequentialDataset):
 
 
 class TokenIds(Mapping[str, int]):
-    """Token -> id, as RecBole's `field2token_id` holds it; the dict is made when the first token is looked up."""
+    """Token -> id, as in RecBole's `field2token_id`; the dict is built when the first token is looked up."""
 
     def __init__(self, tokens: np.ndarray) -> None:
         self._tokens = tokens
@@ -287,8 +290,8 @@ class TokenIds(Mapping[str, int]):
 
 
 def _padded(cells: np.ndarray, width: int) -> Tensor:
-    """[R] arrays, each cut to `width`, -> [R, longest], padded with zeros."""
+    """Cut [R] arrays to `width` and pad them with zeros: -> [R, longest]."""
     length = np.fromiter(map(len, cells), dtype=np.int64, count=len(cells))
-    flat = torch.from_numpy(np.append(np.concatenate(cells), 0))  # so that there is something where all is empty
+    flat = torch.from_numpy(np.append(np.concatenate(cells), 0))  # never empty, so that it can be indexed
     kept = torch.from_numpy(np.minimum(length, width))
     return gather_windows(flat, torch.from_numpy(np.cumsum(length) - length), kept, int(kept.max()))

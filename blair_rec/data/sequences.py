@@ -1,4 +1,4 @@
-"""Training sequences of a split, and the windows that every epoch cuts from them."""
+"""Training sequences of a split, and the windows that each epoch cuts from them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from blair_rec.errors import DatasetError
 class TrainingSequences:
     """The events of a training split, sequence by sequence, and which of them are targets.
 
-    Every target stands in exactly one window of every epoch, so each has the same weight. A sequence with more targets
-    than the stride is cut, at a random offset that changes with the epoch. Windows as far apart as they are wide share
-    nothing, and the first items of a window then see a shortened context; closer ones begin with events of the window
-    before, as context alone.
+    Every target is in exactly one window per epoch, so all targets have the same weight. A sequence with more inputs
+    than the stride is cut at a random offset that changes with the epoch. If the stride equals the width, windows don't
+    overlap, and the first targets of a window have a shorter context. With a smaller stride, a window begins with
+    events of the window before, which serve only as context.
     """
 
     items: np.ndarray
@@ -29,7 +29,7 @@ class TrainingSequences:
     offsets: np.ndarray
     """[S + 1] int64: sequence s is items[offsets[s] : offsets[s + 1]]."""
     is_target: np.ndarray
-    """[M] bool: never the first event of a sequence."""
+    """[M] bool; False for the first event of each sequence."""
 
     def __post_init__(self) -> None:
         if self.is_target[self.offsets[:-1]].any():
@@ -37,33 +37,33 @@ class TrainingSequences:
 
     @property
     def n_targets(self) -> int:
-        """Targets in one epoch."""
+        """Number of targets in one epoch."""
         return int(self.is_target.sum())
 
     def mean_context(self, width: int, stride: int) -> float:
-        """How many items a target is predicted from, in the mean over all targets and all offsets of `windows`.
+        """Return how many items a target is predicted from: the mean over all targets and all offsets of `windows`.
 
-        With a stride of 1 every target has all that comes before it, as in RecBole's rows.
+        With a stride of 1 every target has the longest possible context, as in RecBole's rows.
         """
         length = np.diff(self.offsets)
         before = (np.arange(len(self.items)) - np.repeat(self.offsets[:-1], length))[self.is_target]
-        # Of a sequence that is cut, any of the window's new inputs may be a target's last one, the first to the
-        # stride-th alike; in front of them are `shared` more, where the sequence has so many.
+        # In a sequence that is cut, the last input of a target is with equal probability the first to the stride-th
+        # new input of its window. Up to `shared` more inputs precede these, if the sequence has that many.
         shared = width - stride
-        fewer = np.clip(before - shared - 1, 0, stride)  # offsets that leave some of what comes before out
+        fewer = np.clip(before - shared - 1, 0, stride)  # number of offsets that cut off part of the context
         mean = (fewer * (fewer + 1) / 2 + fewer * shared + (stride - fewer) * before) / stride
         return float(np.where(np.repeat(length - 1 > stride, length)[self.is_target], mean, before).mean())
 
     def windows(
         self, width: int, stride: int, generator: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """First event, number of inputs and number of new ones of each window, in the order of the sequences.
+        """Return the first event, number of inputs and number of new inputs of each window, in sequence order.
 
-        Shapes: three times [W] int64.
+        Shapes: three arrays [W] int64.
 
         Args:
-            width: inputs of a window, at most.
-            stride: new inputs of a window, at most, 1 to `width`; the others have been new in a window before.
+            width: maximum number of inputs in a window.
+            stride: maximum number of new inputs in a window, 1 to `width`; the others were new in an earlier window.
         """
         inputs = np.diff(self.offsets) - 1  # the last event is never an input
         head = np.where(inputs > stride, generator.integers(1, stride + 1, len(inputs)), inputs)
@@ -84,16 +84,17 @@ class TrainingSequences:
         share: slice = slice(None),
         growth: int = GROWTH["cpu"],
     ) -> Iterator[Packed]:
-        """One epoch of random windows, about `targets_per_batch` targets in each batch.
+        """Yield one epoch of windows in random order, about `targets_per_batch` targets in each batch.
 
-        Windows are drawn at random over users: batches of equal-length windows would bias the training. Of each batch
-        come the windows of `share`, counted from the shortest to the longest; where that is none, one without targets.
+        Windows are shuffled over users, because batches of equal-length windows would bias the training. `share`
+        selects windows of each batch, counted from the shortest to the longest. If it selects none, the batch is one
+        window without targets.
         """
         generator = np.random.default_rng(seed)
         first, length, new = self.windows(width, stride, generator)
         learnt = np.concatenate([[0], np.cumsum(self.is_target)])
         n_targets = learnt[first + length + 1] - learnt[first + length - new + 1]
-        order = generator.permutation(np.flatnonzero(n_targets))  # a window may hold nothing but context
+        order = generator.permutation(np.flatnonzero(n_targets))  # a window may contain only context
         first, length, new = first[order], length[order], new[order]
         before = np.cumsum(n_targets[order])
         cuts = np.flatnonzero(np.diff((before - 1) // targets_per_batch, prepend=0, append=-1))
@@ -111,7 +112,7 @@ class TrainingSequences:
 
 
 def training_sequences(train: TextSequentialDataset) -> TrainingSequences:
-    """What the training split holds, each (user, event) once; nothing after a user's last training target."""
+    """Return the sequences of the training split: each event once, none after its user's last training target."""
     if train.log is None:
         lists = train.inter_feat[train.iid_field + train.config["LIST_SUFFIX"]]
         return fold_prefixes(
@@ -131,15 +132,15 @@ def training_sequences(train: TextSequentialDataset) -> TrainingSequences:
 
 
 def fold_prefixes(user: np.ndarray, lists: np.ndarray, length: np.ndarray, target: np.ndarray) -> TrainingSequences:
-    """Rows of (history, target) back into sequences, each (user, position) a target once.
+    """Join rows of (history, target) into sequences in which each (user, position) is a target once.
 
-    A row continues another of the same user when its history is that row's history and target, cut to the window from
-    the left. What continues nothing begins a sequence of its own, with its history as context only.
+    A row continues another row of the same user if its history is that row's history plus target, cut to the last
+    `width` items. A row that continues no other row begins a new sequence, with its history only as context.
 
     Shapes: user, length, target [R] int64; lists [R, width] int64, left-aligned, padded with 0.
     """
-    # Rows of a user from the shortest history to the longest; those cut to the window are all equally long, and files
-    # list them either way round, so both ways are tried and the one with fewer breaks is kept.
+    # Rows of a user are sorted by history length. Histories cut to the window all have the same length, and files list
+    # them in either direction. So both directions are tried, and the one with fewer breaks is kept.
     best: tuple[np.ndarray, np.ndarray] | None = None
     for direction in (1, -1):
         order = np.lexsort((direction * np.arange(len(user)), length, user))
@@ -164,7 +165,7 @@ def fold_prefixes(user: np.ndarray, lists: np.ndarray, length: np.ndarray, targe
 
 
 def _continues(user: np.ndarray, lists: np.ndarray, length: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """[R] bool: row r holds the history and target of row r - 1, cut to the window."""
+    """Return [R] bool: the history of row r is the history plus target of row r - 1, cut to the window."""
     width = lists.shape[1]
     previous_full = np.zeros((len(lists), width + 1), dtype=lists.dtype)
     previous_full[:, :width] = lists

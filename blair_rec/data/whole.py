@@ -1,4 +1,4 @@
-"""All splits of a data set as one: what a model learns from where nothing is kept back for evaluation."""
+"""All splits of a data set joined: the training data of a model if nothing is held out for evaluation."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from recbole.data.interaction import cat_interactions
 
 
 def whole_log(splits: Sequence[TextSequentialDataset]) -> TextSequentialDataset:
-    """The cases of all these splits of one data set, each with its own history; the splits stay as they are."""
+    """Return the cases of all these splits of one data set, each with its own history; the splits are not changed."""
     first = splits[0]
-    if first.log is None:  # benchmark files: rows that hold their histories
+    if first.log is None:  # benchmark files: the rows contain their histories
         whole: TextSequentialDataset = first.copy(cat_interactions([split.inter_feat for split in splits]))
         return whole
     rows = first.inter_feat.select(slice(None))

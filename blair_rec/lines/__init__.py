@@ -1,1 +1,1 @@
-"""Text files line by line: RecBole's atomic files, and the lines that can't be used."""
+"""Text files read line by line: RecBole's atomic files, and lines that can't be used."""

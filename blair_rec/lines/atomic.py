@@ -1,8 +1,9 @@
-"""RecBole's atomic files (.inter, .item, ...): one reader for all, and one check of what a line holds.
+"""Read RecBole's atomic files (.inter, .item, ...) and check the content of each line.
 
-A line ends at a line feed and nowhere else, so no cell spans lines. A quotation mark is a character. The exception is a
-cell as pandas writes it: in quotation marks because it holds one (doubled), the separator, a carriage return or
-nothing, and closed within its line. `"7"" tablet"` is `7" tablet`. No text means a missing value: `NA` is a name.
+A line ends only at a line feed, so no cell spans lines. A quotation mark is an ordinary character, with one exception:
+pandas quotes a cell if it is empty or contains a quotation mark (which is doubled), the separator or a carriage return.
+Such a cell is unquoted if it closes within its line: `"7"" tablet"` is `7" tablet`. No word means a missing value: `NA`
+is a name.
 """
 
 from __future__ import annotations
@@ -23,49 +24,49 @@ NUMBER = re.compile(r"[ \t\r\v\f]*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?[ \t\
 DATE = re.compile(r"\s*\d+[-/.]\d+[-/.]\d+", re.ASCII)
 BLOCK_BYTES = 1 << 26
 BLANK = codecs.BOM_UTF8 + b" \t\r\n\v\f"
-"""What a line in front of the header may hold."""
+"""Characters of a blank line, which may come before the header."""
 SHOWN = 60
-"""Characters of a cell that a message shows."""
+"""How many characters of a cell a message shows."""
 
 
 class Column(NamedTuple):
-    """A column, as the first line of a file names it."""
+    """A column as named in the first line of a file."""
 
     name: str
     kind: str
     """token, float, token_seq or float_seq."""
     place: int
-    """In each line, from 0."""
+    """Position in each line, from 0."""
     needed: bool = False
-    """Whether a token or a list may not be empty. A number may never be."""
+    """Whether a token or list must not be empty. A number must never be empty."""
 
     @property
     def title(self) -> str:
-        """As the first line has it, such as item_id:token."""
+        """The column's name and kind as in the first line, such as item_id:token."""
         return f"{self.name}:{self.kind}"
 
 
 class AtomicLine(NamedTuple):
-    """One line behind the first that is not blank."""
+    """One line after the header that is not blank."""
 
     number: int
-    """In the file, from 1."""
+    """Line number in the file, from 1."""
     text: str
-    """Without its end."""
+    """The line without its line end."""
     cells: list[str]
-    """With quotation marks of pandas removed; another number of them than columns if the line is broken."""
+    """Cells without pandas' quotation marks; a broken line has more or fewer cells than columns."""
 
 
 class Block(NamedTuple):
-    """Some whole lines."""
+    """A block of whole lines."""
 
     number: int
-    """Of the first line in the file, from 1."""
+    """Line number of the first line, from 1."""
     content: bytes
-    """In UTF-8; each line ends with a line feed."""
+    """UTF-8 text; each line ends with a line feed."""
 
     def halves(self) -> tuple[Block, Block]:
-        """The lines before and behind the middle; the second half is empty where the middle is in the last line."""
+        """Return the lines before and after the middle; the second half is empty if the middle is in the last line."""
         cut = self.content.find(b"\n", len(self.content) // 2) + 1
         first, second = self.content[:cut], self.content[cut:]
         return Block(self.number, first), Block(self.number + first.count(b"\n"), second)
@@ -73,24 +74,24 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class AtomicFile:
-    """An atomic file that is there; every method raises AtomicFileError, with the line, for what is no text."""
+    """An existing atomic file. Every method raises AtomicFileError, with the line, for bytes that are not text."""
 
     path: Path
     separator: str = "\t"
     encoding: str = "utf-8"
-    """As Python names it. A byte order mark is no part of the text."""
+    """Python's name of the encoding. A byte order mark is not part of the text."""
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
-        """What the first line names.
+        """The columns that the first line names.
 
         Raises:
-            AtomicFileError: an empty file, a column without a kind, or two columns of one name.
+            AtomicFileError: an empty file, a column without a kind, or two columns with the same name.
         """
         first = next(self._blocks(), None)
         if first is None:
             raise AtomicFileError(
-                f"{self.path} is empty and holds no item or event; the first line has to name the columns"
+                f"{self.path} is empty and has no item or event; the first line must name the columns"
             )
         found: list[Column] = []
         for place, title in enumerate(first.content.decode().rstrip("\r\n").split(self.separator)):
@@ -103,40 +104,40 @@ class AtomicFile:
         return tuple(found)
 
     def _why_no_column(self, title: str) -> str:
-        """What is wrong with a part of the first line that names no column, and what to do."""
+        """Return what is wrong with a part of the first line that is not a column title, and what to do."""
         if "\r" in title:
             return "the lines end in a carriage return alone; save the file with line feeds (\\n) at their ends"
         if not title:
-            return f"a column has no name; take the separator {self.separator!r} out at the end of all lines"
+            return f"a column has no name; remove the separator {self.separator!r} at the end of all lines"
         if other := re.search(rf":(?:{'|'.join(KINDS)})([,;| \t])\w+:", title):
             return (
-                f"{other[1]!r} separates the columns, and {self.separator!r} is expected; set `field_separator` to "
+                f"columns are separated by {other[1]!r}, but {self.separator!r} is expected; set `field_separator` to "
                 f"{other[1]!r} (under `recbole` in a comparison file), or save the file with {self.separator!r}"
             )
         name = title.partition(":")[0][:SHOWN] or "item_id"
         quoted = "; write the file without quotation marks around names" if title.startswith('"') else ""
         return (
-            f"the column {title[:SHOWN]!r} is none of RecBole's; write its kind behind a colon, as in {name}:token "
+            f"the column {title[:SHOWN]!r} is not in RecBole's format; write the kind after it, as in {name}:token "
             f"(known: {', '.join(KINDS)}){quoted}"
         )
 
     def blocks(self) -> Iterator[Block]:
-        """The lines behind the first one, about BLOCK_BYTES at a time."""
+        """Yield the lines after the header, about BLOCK_BYTES at a time."""
         blocks = self._blocks()
         next(blocks, None)
         return blocks
 
     def lines(self, block: Block | None = None) -> Iterator[AtomicLine]:
-        """Every line of a block, or of the whole file, that is not blank."""
+        """Yield every line of a block, or of the whole file, that is not blank."""
         for part in self.blocks() if block is None else (block,):
             for number, text in enumerate(part.content.decode().split("\n"), start=part.number):
                 if text := text.rstrip("\r"):
                     yield AtomicLine(number, text, self._cells(text))
 
     def is_regular(self, block: Block) -> bool:
-        """Whether each line of the block has one cell per column, with no blank line, NUL or carriage return.
+        """Return whether each line has one cell per column, and the block no blank line, NUL or carriage return.
 
-        Such a block can be read without a look at quotation marks: as no cell is missing, none was split.
+        Such a block can be split without checking quotation marks: the number of cells is right, so none was split.
         """
         separator, content = self.separator.encode(), block.content
         if len(separator) != 1 or b"\0" in content or b"\r" in content:
@@ -148,12 +149,12 @@ class AtomicFile:
         return width > 1 or not (content.startswith(b"\n") or b"\n\n" in content)
 
     def misfit(self, line: AtomicLine) -> str:
-        """Why a line has not all columns; "" if it has."""
+        """Return why the number of cells in a line is wrong; "" if it is right."""
         if len(line.cells) == len(self.columns):
             return ""
         return (
-            f"{len(line.cells)} columns where the first line has {len(self.columns)}; look for a separator inside a "
-            "text, or a line break"
+            f"{len(line.cells)} column{'s' * (len(line.cells) != 1)}, but the first line has {len(self.columns)}; "
+            "look for a separator or a line break inside a text"
         )
 
     def _cells(self, text: str) -> list[str]:
@@ -166,7 +167,7 @@ class AtomicFile:
         return [unquoted(cell, self.separator) for cell in cells]
 
     def _joined(self, text: str) -> list[str]:
-        """The cells where one that is quoted and closed may hold the separator."""
+        """Split a line into cells, where a quoted and closed cell may contain the separator."""
         separator = re.escape(self.separator)
         closed = re.compile(rf'"[^"]*(?:""[^"]*)*"(?={separator}|\Z)')
         cells: list[str] = []
@@ -180,7 +181,7 @@ class AtomicFile:
             at = end + len(self.separator)
 
     def _blocks(self) -> Iterator[Block]:
-        """First the first line that is not blank, then what is behind it; every line ends with a line feed."""
+        """Yield the first line that is not blank, then the rest; every line ends with a line feed."""
         number, offset, named = 1, 0, False
         try:
             for content in self._contents():
@@ -193,15 +194,17 @@ class AtomicFile:
                 number += content.count(b"\n")
                 offset += len(content)
         except LookupError:
-            raise AtomicFileError(f"{self.path}: Python knows no encoding {self.encoding!r}") from None
+            raise AtomicFileError(
+                f"{self.path}: Python has no encoding {self.encoding!r}; set `encoding` to a known one, such as utf-8"
+            ) from None
         except UnicodeError as error:
             raise AtomicFileError(
-                f"{self.path}, behind line {number - 1}: the text is not {self.encoding} ({error}); "
+                f"{self.path}, after line {number - 1}: the text is not {self.encoding} ({error}); "
                 "set `encoding` to the right one, or save the file as UTF-8 and leave it out"
             ) from None
 
     def _contents(self) -> Iterator[bytes]:
-        """The whole file in UTF-8, in the parts of `_parts`."""
+        """Yield the whole file in UTF-8, in the parts of `_parts`."""
         if codecs.lookup(self.encoding).name in ("utf-8", "utf-8-sig"):
             with self.path.open("rb") as file:
                 yield from _parts(file, BLANK)
@@ -212,12 +215,14 @@ class AtomicFile:
     def _check_text(self, content: bytes, number: int, offset: int) -> None:
         """
         Raises:
-            AtomicFileError: no UTF-8.
+            AtomicFileError: the text is not UTF-8.
         """
         if content.isascii():
             return
         if offset == 0 and content.startswith(b"\x1f\x8b"):
-            raise AtomicFileError(f"{self.path} is compressed by gzip, which RecBole's files may not be; unpack it")
+            raise AtomicFileError(
+                f"{self.path} is compressed with gzip, but atomic files must be plain text; unpack it"
+            )
         try:
             content.decode()
         except UnicodeDecodeError as error:
@@ -229,7 +234,7 @@ class AtomicFile:
 
 
 def unquoted(cell: str, separator: str = "\t") -> str:
-    """A cell without the quotation marks that pandas put around it; any other cell as it is."""
+    """Return a cell without the quotation marks that pandas put around it; any other cell unchanged."""
     if len(cell) < 2 or cell[0] != '"' or cell[-1] != '"':
         return cell
     inside = cell[1:-1]
@@ -240,15 +245,15 @@ def unquoted(cell: str, separator: str = "\t") -> str:
 
 
 def quoted(cell: str, separator: str = "\t") -> str:
-    """A cell as it has to be written: in quotation marks if `unquoted` would change it."""
+    """Return a cell as it must be written: in quotation marks if `unquoted` would change it."""
     return cell if unquoted(cell, separator) == cell else '"' + cell.replace('"', '""') + '"'
 
 
 def problem(column: Column, cell: str, within: str = " ") -> str:
-    """Why a cell can't be used; "" if it can.
+    """Return why a cell can't be used; "" if it can.
 
-    Ids (`needed` tokens) are not blank, a needed list is not empty, numbers are there and finite, and no text holds
-    NUL. `within` separates the pieces of a list.
+    Ids (`needed` tokens) must not be blank, a needed list must not be empty, a number must be present and finite, and
+    no text may contain NUL. `within` separates the elements of a list.
     """
     shown = repr(cell[:SHOWN])
     if "\0" in cell:
@@ -261,18 +266,18 @@ def problem(column: Column, cell: str, within: str = " ") -> str:
     for number in numbers:
         if (number or column.kind == "float") and not is_number(number):
             is_date = "; write dates as numbers, such as seconds since 1970" * bool(DATE.match(number))
-            each = " in each piece" * (column.kind == "float_seq")
+            each = " in each element" * (column.kind == "float_seq")
             return f"{column.name} {shown} is not a finite number{each}{is_date}"
     return ""
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is a finite number in digits: `1e5`, but not `nan`, `inf`, `true` or `1_0`."""
+    """Return whether a text is a finite number written in digits: `1e5`, but not `nan`, `inf`, `true` or `1_0`."""
     return NUMBER.fullmatch(text) is not None and math.isfinite(float(text))
 
 
 def _parts(file: IO[AnyStr], blank: AnyStr) -> Iterator[AnyStr]:
-    """Blank lines at the beginning and the first other line, each alone, then about BLOCK_BYTES of whole lines."""
+    """Yield leading blank lines and the first other line one by one, then whole lines, about BLOCK_BYTES at a time."""
     part = file.readline()
     while part and not part.strip(blank):
         yield part

@@ -1,4 +1,4 @@
-"""Dates as text, and the unit in which a data set counts time."""
+"""Dates written as text, and the time unit of a data set."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import datetime
 import re
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # a config is read without it
+if TYPE_CHECKING:  # reading a config must not import numpy
     import numpy as np
 
 UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
-"""Units per second; a span of times fits one of them at most."""
+"""Units per second; a range of times fits at most one of them."""
 _1990, _2100 = 631_152_000, 4_102_444_800
-"""Seconds since 1970: times between these two show their unit."""
+"""Seconds since 1970. Times are assumed to be between these two, which reveals their unit."""
 
 
 def seconds_of(date: str) -> float | None:
-    """Seconds since 1970 of '2024-07-01' or '2024-07-01T10:00:00+02:00', UTC unless it says; None for what is no date.
+    """Return the seconds since 1970 of '2024-07-01' or '2024-07-01T10:00:00+02:00'; None if the text is not a date.
 
-    Year, month and day come in this order, with - or / between them.
+    A date without a time zone is in UTC. Year, month and day come in this order, with - or / between them.
     """
     if not re.fullmatch(r"\d{4}([-/])\d\d\1\d\d([T ].+)?", text := date.strip()):
         return None
@@ -30,14 +30,14 @@ def seconds_of(date: str) -> float | None:
 
 
 def unit_of(first: float, last: float) -> str | None:
-    """One of UNITS, counted since 1970, that puts both times between 1990 and 2100; None where none does."""
+    """Return the unit in which both times, counted since 1970, are between 1990 and 2100; None if there is none."""
     return next((unit for unit, size in UNITS.items() if _1990 <= first / size <= last / size <= _2100), None)
 
 
 def outside_unit(times: np.ndarray) -> str:
-    """What to say of numbers [n] that can't be times in the unit of most, such as 0 for a missing one; "" if all can.
+    """Return a warning about numbers [n] that are not plausible times in the most common unit; "" if all are.
 
-    Times in another unit, milliseconds among seconds, are such numbers, too.
+    Such numbers may be 0 for a missing time, or times in another unit, such as milliseconds among seconds.
     """
     fits = {unit: (times >= _1990 * size) & (times <= _2100 * size) for unit, size in UNITS.items()}
     usual = max(fits, key=lambda unit: int(fits[unit].sum()))
@@ -45,13 +45,13 @@ def outside_unit(times: np.ndarray) -> str:
     if not len(odd) or 2 * len(odd) >= len(times):
         return ""
     return (
-        f"{len(odd):,} of {len(times):,} times are before 1990 or after 2100 if they are {usual} since 1970, as most "
-        f"seem to be (first: {odd[0]:.15g}); check whether they are missing times, or in another unit"
+        f"{len(odd):,} of {len(times):,} times are before 1990 or after 2100 if read as {usual} since 1970, the unit "
+        f"of most times (first: {odd[0]:.15g}); check whether they are missing, or in another unit"
     )
 
 
 def span(first: float, last: float) -> str:
-    """'1680307200 to 1681128000 (2023-04-01 to 2023-04-10, seconds since 1970)'; bare numbers without a unit."""
+    """Return '1680307200 to 1681128000 (2023-04-01 to 2023-04-10, seconds since 1970)', or numbers if no unit fits."""
     numbers = f"{first:.19g} to {last:.19g}"
     unit = unit_of(first, last)
     return numbers if unit is None else f"{numbers} ({_day(first, unit)} to {_day(last, unit)}, {unit} since 1970)"

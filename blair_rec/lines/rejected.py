@@ -1,4 +1,4 @@
-"""Lines that can't be used, kept apart with their numbers."""
+"""Collect lines that can't be used, with their line numbers."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ REJECTED = "rejected.jsonl"
 
 @dataclass
 class Rejected:
-    """Lines that can't be used: counted, kept for a file, and too many of them are an error."""
+    """Lines that can't be used: counted and kept for a file. Too many of them are an error."""
 
     path: Path | None = None
-    """JSON lines with file, line, why and text; there is no file if nothing was rejected. None: `write` makes it."""
+    """File of JSON lines with file, line, why and text; not created if nothing is rejected. None: use `write`."""
     limit: float = 0.01
-    """The share of the lines read that may be rejected."""
-    cure: str = "mend the file, or raise the limit with --max-rejected"
-    """What the error advises."""
+    """The share of all lines read that may be rejected."""
+    cure: str = "correct the file, or raise the limit with --max-rejected"
+    """The advice in the error."""
     patience: int = 1000
-    """So many are kept apart before the end of a file; more are an error at once if the limit is passed by then."""
+    """Beyond this many rejected lines, the limit is checked immediately, not only at the end of the file."""
     count: int = 0
     lines: int = 0
-    """Read so far, the rejected ones included."""
+    """Lines read so far, rejected ones included."""
     first: list[str] = field(default_factory=list)
-    """What to show of them."""
+    """The first few, as shown in messages."""
     kept: list[str] = field(default_factory=list)
-    """Lines of the file that `write` makes."""
+    """Lines of the file that `write` creates."""
 
     def add(self, source: Path, line: int, why: str, text: str) -> None:
-        """Keep one line apart.
+        """Record one rejected line.
 
         Raises:
-            RejectedLines: there are too many for the file to be what it was taken for.
+            RejectedLines: more than `patience` lines, and more than the limit allows, were rejected.
         """
         self.count += 1
         if len(self.first) < 3:
@@ -47,26 +47,26 @@ class Rejected:
         else:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(row)
-        if self.count > self.patience:  # a small file is judged when it has been read
+        if self.count > self.patience:  # a small file is checked when it has been read
             self.check(so_far=True)
 
     def check(self, so_far: bool = False) -> None:
-        """`so_far`: before the end of the file.
+        """Check the limit; `so_far` says that the file is not read to its end.
 
         Raises:
-            RejectedLines: more than the limit allows of what was read.
+            RejectedLines: more of the lines read were rejected than the limit allows.
         """
         if self.count > self.limit * max(self.lines, self.count):
             raise RejectedLines(self.count, self.lines, self.limit, self.first, self.cure, so_far)
 
     def note(self, what: str) -> str:
-        """One sentence for a reader of results; `what` the lines hold."""
+        """Return one sentence for readers of the results; `what` names the content of the lines, such as events."""
         return (
-            f"{self.count:,} of {self.lines:,} lines of {what} can't be used and are left out (first: {self.first[0]})"
+            f"{self.count:,} of {self.lines:,} lines of {what} can't be used and were skipped (first: {self.first[0]})"
         )
 
     def write(self, path: Path) -> None:
-        """The lines that no `path` took, as a whole file; without any, an older file goes."""
+        """Write the kept lines to `path`; if there are none, remove an older file."""
         if self.kept:
             write_text(path, "".join(self.kept))
         else:

@@ -1,4 +1,4 @@
-"""CSV rows of several lines: whether a stray quotation mark made one cell of what are rows of their own."""
+"""Detect CSV rows in which a stray quotation mark has joined several rows into one cell."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def cells_alone(line: str) -> list[str]:
-    """The cells of a line by itself; a quoted cell that is still open ends with it. Empty if it can't be cut."""
+    """Return the cells of a single line; an open quoted cell ends with the line. Empty if the line can't be split."""
     try:
         return next(csv.reader([line.rstrip("\r\n")]), [])
     except csv.Error:  # a carriage return inside the line, or a very long cell
@@ -15,9 +15,9 @@ def cells_alone(line: str) -> list[str]:
 
 
 def rows_inside(lines: Sequence[str], width: int) -> int:
-    """How many lines between the first and the last one of a row look like rows of `width` cells; 0 unless most do.
+    """Count the lines between the first and last line of a row that look like rows of `width` cells; 0 unless most do.
 
-    A line looks like a row if no cell is empty or has a blank at an end: a comma in running text has one behind it.
+    A line looks like a row if no cell is empty or has a space at either end: in running text a space follows a comma.
     """
     inside = [cells_alone(line) for line in lines[1:-1]]
     rows = [cells for cells in inside if len(cells) == width and all(cell and cell == cell.strip() for cell in cells)]

@@ -1,8 +1,8 @@
-"""Which sequential models of RecBole can take item text: tried on each model as it is built, in a small world.
+"""Find out which RecBole sequential models can take item text: build each one on small made-up data and try it.
 
-A model is eligible when its items are one table, when no other parameter is indexed by item (a number per item
-excepted: it only rules out items that come after training), and when another vector for an item changes its own score
-and how histories that hold it are read.
+A model is eligible when three things hold. Its items are one embedding table. No other parameter is indexed by item
+(one number per item is allowed; it only rules out items that come after training). A changed item vector changes the
+item's own score, and the scores of cases whose history contains the item.
 """
 
 from __future__ import annotations
@@ -35,28 +35,28 @@ from recbole.model import sequential_recommender
 from recbole.model.abstract_recommender import AbstractRecommender, SequentialRecommender
 
 ITEMS, USERS, EVENTS = 210, 61, 8
-"""Of the world: with the padding 211 items, a number that no model has for anything else, and more than the 100 among
-which SASRecCPR looks again."""
+"""Size of the made-up data. With the padding it has 211 items: no model uses this number for anything else, and it is
+more than the 100 candidates that SASRecCPR ranks a second time."""
 
 
 @dataclass(frozen=True)
 class Eligible:
-    """What is so of a model that can take item text."""
+    """Properties of a model that can take item text."""
 
     packed: bool
-    """Every position of packed sequences is trained; otherwise RecBole's own batches and loss."""
+    """True: training uses every position of packed sequences. False: it uses RecBole's own batches and loss."""
     cold_items: bool
-    """Items that came after training can stand in histories and be scored."""
+    """Whether items that came after training can be in histories and can be scored."""
 
 
 def recbole_models() -> dict[str, Any]:
-    """RecBole's own sequential models, by name."""
+    """Return RecBole's own sequential models, by name."""
     found = {name: value for name, value in vars(sequential_recommender).items() if inspect.isclass(value)}
     return {name: found[name] for name in sorted(found) if not hasattr(found[name], "recbole_base")}
 
 
 def recbole_model(name: str) -> Any:
-    """The class of this name.
+    """Return RecBole's sequential model of this name.
 
     Raises:
         ConfigError: RecBole has no such sequential model.
@@ -66,16 +66,16 @@ def recbole_model(name: str) -> Any:
         as_written = {key.lower(): key for key in known}
         near = get_close_matches(name.lower(), as_written, n=1)
         hint = f"did you mean {as_written[near[0]]!r}?" if near else f"known: {', '.join(known)}"
-        raise ConfigError(f"model is {name!r}, which is no sequential model of RecBole; {hint}")
+        raise ConfigError(f"model is {name!r}, which is not a sequential model of RecBole; {hint}")
     return known[name]
 
 
 def eligibility(model: str | type[SequentialRecommender], settings: Mapping[str, Any] | None = None) -> Eligible | str:
-    """Whether a sequential model can take item text, and how; or, in words, why it can't.
+    """Return how a sequential model can take item text, or in words why it can't.
 
     Args:
-        model: the name of one of RecBole's, or a class.
-        settings: what RecBole has no default for, for a class of your own.
+        model: the name of a RecBole model, or a class.
+        settings: keys of your own class for which RecBole has no default.
 
     Raises:
         ConfigError: RecBole has no model of this name.
@@ -85,7 +85,7 @@ def eligibility(model: str | type[SequentialRecommender], settings: Mapping[str,
     if hasattr(recbole.data.dataset, f"{base.__name__}Dataset"):
         return f"needs more than events and item features: RecBole reads its data with {base.__name__}Dataset"
     if hasattr(recbole.trainer, f"{base.__name__}Trainer"):
-        return f"is trained in stages of its own, by RecBole's {base.__name__}Trainer"
+        return f"is trained in several stages, by RecBole's {base.__name__}Trainer"
     if base.full_sort_predict is AbstractRecommender.full_sort_predict:
         return "scores one item at a time (it has no full_sort_predict), so it can't rank a catalogue"
     return _tried(base, {} if settings is None else settings)
@@ -93,7 +93,7 @@ def eligibility(model: str | type[SequentialRecommender], settings: Mapping[str,
 
 @cache
 def why_not(base: type[SequentialRecommender]) -> str | None:
-    """The reason why a model of RecBole's own can't take item text; None where it can, or where it is not RecBole's."""
+    """Return why one of RecBole's own models can't take item text; None if it can, or if it isn't one of RecBole's."""
     if not base.__module__.startswith("recbole."):
         return None
     found = eligibility(base)
@@ -101,10 +101,11 @@ def why_not(base: type[SequentialRecommender]) -> str | None:
 
 
 def item_embedding_name(model: nn.Module, n_items: int) -> str:
-    """Where the one item embedding of a built RecBole model is.
+    """Return the name of the only item embedding in a built RecBole model.
 
     Raises:
-        ConfigError: none, or several (or one under several names): replacing one would leave the others untouched.
+        ConfigError: there is no item embedding, or there are several, or one has several names. Replacing one would
+            leave the others untouched.
     """
     names = [
         name
@@ -127,7 +128,7 @@ def replace_items(
     seed: int,
     fitted: Mapping[str, np.ndarray] | None = None,
 ) -> ItemSide:
-    """Put a variant's item side where the embedding of this name is; vectors: [N, E] by item id."""
+    """Replace the embedding of this name by a variant's item side; vectors: [N, E] by item id."""
     replaced: Any = model.get_submodule(name)
     items = build_items(variant, vectors, replaced, seed=seed, fitted=fitted)
     parent, _, last = name.rpartition(".")
@@ -136,7 +137,7 @@ def replace_items(
 
 
 def _tried(base: type[SequentialRecommender], settings: Mapping[str, Any]) -> Eligible | str:
-    # Some models print as they are built; whatever device torch uses by default, the world is on the CPU.
+    # Some models print while they are built. The made-up data stays on the CPU, whatever torch's default device is.
     with _random_state_kept(), torch.device("cpu"), redirect_stdout(io.StringIO()):
         model, test = _in_the_world(base, settings)
         of_items = (test.item_num, test.item_num + 1)  # BERT4Rec has a row for its mask
@@ -155,7 +156,7 @@ def _tried(base: type[SequentialRecommender], settings: Mapping[str, Any]) -> El
             if not name.startswith(f"{tables[0]}.") and set(of_items) & set(parameter.shape)
         }
         if others := [name for name, numbers in indexed.items() if numbers not in of_items]:
-            return f"learns more of each item than its vector ({', '.join(others)}), which text can't stand for"
+            return f"learns more about each item than its vector ({', '.join(others)}), which text can't replace"
         batch = test[torch.arange(len(test), device="cpu")].to(model.device)
         if wrong := _without_effect(model, items, batch):
             return wrong
@@ -164,7 +165,7 @@ def _tried(base: type[SequentialRecommender], settings: Mapping[str, Any]) -> El
 
 
 def _without_effect(model: Any, items: ItemSide, batch: Any) -> str | None:
-    """What another vector for an item doesn't change, though it should."""
+    """Return which scores a changed item vector fails to change; None if it changes all that it should."""
     sequences, length = batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN]
     item = int(sequences[0, length[0] - 1])
     without = (sequences != item).all(dim=1)
@@ -173,9 +174,9 @@ def _without_effect(model: Any, items: ItemSide, batch: Any) -> str | None:
         items.table[item - 1] += torch.linspace(-3, 3, items.table.shape[1], device=items.table.device)
         moved = model.full_sort_predict(batch) != before
     if not moved[without, item].all():
-        return "scores an item by something else than its vector"
+        return "scores an item by something other than its vector"
     others = torch.arange(1, moved.shape[1], device=moved.device) != item
-    return None if moved[0, 1:][others].any() else "reads a history by something else than its items' vectors"
+    return None if moved[0, 1:][others].any() else "reads a history by something other than its items' vectors"
 
 
 def _takes_new_items(model: Any, items: ItemSide, batch: Any) -> bool:
@@ -186,12 +187,12 @@ def _takes_new_items(model: Any, items: ItemSide, batch: Any) -> bool:
     try:
         with torch.no_grad():
             return bool(model.full_sort_predict(batch).shape == (len(sequences), new + 1))
-    except (IndexError, RuntimeError):  # something else has a size for the items there were, such as their features
+    except (IndexError, RuntimeError):  # another part has the old number of items, such as a table of features
         return False
 
 
 def _in_the_world(base: type[SequentialRecommender], settings: Mapping[str, Any]) -> tuple[Any, TextSequentialDataset]:
-    """The model with RecBole's defaults, and the test split."""
+    """Return the model with RecBole's defaults, built on the made-up data, and the test split."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "world"
         path.mkdir()
@@ -214,7 +215,7 @@ def _in_the_world(base: type[SequentialRecommender], settings: Mapping[str, Any]
 
 @contextmanager
 def _random_state_kept() -> Iterator[None]:
-    """What is drawn within this block leaves no trace in what is drawn after it."""
+    """Restore the random states of NumPy and torch after this block."""
     state = np.random.get_state()  # noqa: NPY002  (RecBole's models draw from it)
     with torch.random.fork_rng(devices=[]):
         yield

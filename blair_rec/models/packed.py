@@ -1,10 +1,10 @@
 """Many users' sequences in one row of tokens, so that nothing is computed for padding.
 
-Everything that looks at one token at a time works on the row as it is. Attention, where the tokens of a sequence meet,
-sees blocks of sequences of about one length; causality alone keeps the few empty slots of a block from being seen. A
-GRU gets torch's own packed sequences, whose state begins anew with each.
+Layers that treat each token alone work on the row as it is. Attention, which mixes the tokens of a sequence, works on
+blocks of sequences of similar length. The few empty slots of a block come last, so the causal mask hides them. A GRU
+gets torch's packed sequences, so its state starts from zero for each sequence.
 
-Shapes: P tokens, W windows, S slots (P and the empty ones), H hidden_size.
+Shapes: P tokens, W windows, S slots (those of the P tokens and the empty ones), H hidden_size.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ Dropout = Callable[[Tensor, float], Tensor]
 
 
 def can_pack(model_class: type[Any]) -> bool:
-    """Whether one pass over packed windows gives such a model's hidden state at every position.
+    """Return whether one pass over packed windows can give this model class's hidden state at every position.
 
-    A subclass with a forward of its own computes something else, and trains as RecBole trains it.
+    It can't for a subclass with its own forward, which computes something else. Such a class trains RecBole's way.
     """
     return any(issubclass(model_class, base) and model_class.forward is base.forward for base in (SASRec, GRU4Rec))
 
 
 def can_record(model: Any) -> bool:
-    """Whether `hidden_states` starts the same work for every batch of one shape, whatever is in it."""
-    return isinstance(model, SASRec)  # a GRU's time steps have as many rows as there are long windows
+    """Return whether `hidden_states` runs the same kernels for every batch of one shape, whatever its values."""
+    return isinstance(model, SASRec)  # in a GRU, the size of each time step depends on the lengths of the windows
 
 
 def hidden_states(model: Any, packed: Packed, dropout: Dropout, tokens: Tensor | None = None) -> Tensor:
-    """[P, H]: the model's state after each token, as its own forward gives it for each window alone.
+    """Return the model's state after each token, [P, H], as its own forward computes it for each window alone.
 
-    Reads the modules of RecBole's classes, so weights and initialisation are theirs; `dropout` is called where they
-    drop out, in training mode alone.
+    It uses the modules of RecBole's classes, so weights and initialisation are RecBole's. `dropout` replaces their
+    dropout, in training mode only.
 
     Args:
-        tokens: [T] int64; where only these tokens' states are asked for, [T, H] comes back, and what nothing else
-            depends on is computed for them alone.
+        tokens: [T] int64. If given, only these tokens' states are returned, [T, H], and the last computations are
+            done for these tokens alone.
     """
     drop = dropout if model.training else _keep
     if isinstance(model, SASRec):
@@ -57,9 +57,9 @@ def hidden_states(model: Any, packed: Packed, dropout: Dropout, tokens: Tensor |
 
 
 def last_states(model: Any, items: Tensor, first: np.ndarray, length: np.ndarray) -> Tensor:
-    """[W, H]: the model's state after each window, items[first : first + length], as its own forward gives it.
+    """Return the model's state [W, H] after each window items[first : first + length], as its own forward computes it.
 
-    Shapes: items [M] int64; first, length [W] int64, no length 0.
+    Shapes: items [M] int64; first, length [W] int64, where no length is 0.
     """
     nothing = items.new_zeros(()).expand(len(items) + 1)
     device = next(model.parameters()).device
@@ -86,12 +86,12 @@ def _sasrec(model: Any, packed: Packed, dropout: Dropout, tokens: Tensor | None)
 
 
 def _causal(size: int, like: Tensor) -> Tensor:
-    """[size, size] with -inf above the diagonal."""
+    """Return a matrix [size, size] with -inf above the diagonal and 0 elsewhere."""
     return torch.full((size, size), -math.inf, dtype=like.dtype, device=like.device).triu_(1)
 
 
 class _Spread(torch.autograd.Function):
-    """Tokens into their slots: [P, H] -> [S, H]. What an empty slot holds is never seen, so it gets no gradient."""
+    """Put tokens into their slots: [P, H] -> [S, H]. Nothing reads an empty slot, so it gets no gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, packed: Packed) -> Tensor:
@@ -104,7 +104,7 @@ class _Spread(torch.autograd.Function):
 
 
 class _Collect(torch.autograd.Function):
-    """Some rows, each at most once: [S, H] -> [P, H]."""
+    """Select some rows, each at most once: [S, H] -> [P, H]."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rows: Tensor) -> Tensor:
@@ -119,9 +119,9 @@ class _Collect(torch.autograd.Function):
 def _attention(
     layer: Any, x: Tensor, packed: Packed, masks: Sequence[Tensor | None], dropout: Dropout, tokens: Tensor | None
 ) -> Tensor:
-    """RecBole's MultiHeadAttention, with its three projections in one product and each block on its own.
+    """RecBole's MultiHeadAttention, block by block, with its three projections in one product.
 
-    Of some `tokens`, where they are given; they still see the others.
+    With `tokens`, it returns the output of these tokens alone; they still attend to the others.
     """
     heads, width = layer.num_attention_heads, layer.attention_head_size
     projections = (layer.query, layer.key, layer.value)
@@ -145,7 +145,7 @@ def _attention(
 def _attend(projected: Tensor, mask: Tensor | None, probability: float, dropout: Dropout) -> Tensor:
     """Causal attention of queries, keys and values [3, W, heads, slots, width] -> [W, heads, slots, width].
 
-    Without a mask it is one kernel of torch's, which is what pays on a GPU.
+    Without a mask it calls torch's fused kernel, which is faster on a GPU.
     """
     if mask is None:
         query, key, value = projected
@@ -164,7 +164,7 @@ def _feed_forward(layer: Any, x: Tensor, dropout: Dropout) -> Tensor:
 
 def _gru4rec(model: Any, packed: Packed, dropout: Dropout, tokens: Tensor | None) -> Tensor:
     x = dropout(model.item_embedding(packed.items), model.emb_dropout.p)
-    length = packed.lengths  # known on the CPU: nothing waits for a GPU
+    length = packed.lengths  # already on the CPU, so nothing waits for a GPU
     window = np.repeat(np.arange(len(length)), length)
     position = np.arange(len(window)) - np.repeat(np.cumsum(length) - length, length)
     # torch packs time step by time step, the longest sequence first.

@@ -1,4 +1,4 @@
-"""What scores items: the one interface that ranking, recommending, exporting and saving know."""
+"""The interface of everything that scores items. Ranking, recommending, exporting and saving use nothing else."""
 
 from __future__ import annotations
 
@@ -25,51 +25,51 @@ class Scorer(Protocol):
     ITEM_SEQ: str
     """Field of an interaction: the items [B, L] int64, oldest first, padded with 0."""
     ITEM_SEQ_LEN: str
-    """Field of an interaction: how many they are, [B] int64."""
+    """Field of an interaction: the number of items in the history, [B] int64."""
 
     @property
     def device(self) -> torch.device:
-        """Where interactions have to be."""
+        """Device on which interactions have to be."""
 
     def eval(self) -> Any:
-        """No dropout from now on, as torch's."""
+        """Switch dropout off, like torch's `eval`."""
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
-        """[B, N]: the score of every item; the column of the padding means nothing."""
+        """Return the score of every item, [B, N]; ignore column 0, the padding."""
 
     @property
     def scores_by_product(self) -> bool:
-        """Whether items are ordered as by `user_vectors @ item_matrix.T`; without it, there are no such vectors."""
+        """Whether `user_vectors @ item_matrix.T` orders items as the scores do; if not, there are no such vectors."""
 
     def user_vectors(self, interaction: Any) -> Tensor:
-        """[B, D]: a vector for each history."""
+        """Return a vector for each history, [B, D]."""
 
     def item_matrix(self) -> Tensor:
-        """[N, D]: the vector of every item."""
+        """Return the vector of every item, [N, D]."""
 
     def shared_items(self) -> AbstractContextManager[Any]:
-        """Within this block the items' vectors are computed once, where computing them costs anything."""
+        """Compute the items' vectors only once within this block."""
 
     def append_items(self, vectors: np.ndarray) -> None:
-        """Items that came after training get the ids from N on: [M, E] text vectors as the store has them.
+        """Add items that came after training, with ids from N on: [M, E] text vectors as in the store.
 
         Raises:
-            ConfigError: it knows items by more than their text.
+            ConfigError: the scorer needs more than an item's text.
         """
 
     @property
     def fitted_transforms(self) -> FittedTransforms | None:
-        """What the text vectors went through; None where it is not made from them."""
+        """Transforms of the text vectors; None if the scorer uses no text."""
 
     def state_dict(self) -> Mapping[str, Any]:
-        """What a file of weights holds, as torch's."""
+        """Return the tensors that a file of weights holds, like torch's `state_dict`."""
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
-        """Take what `state_dict` gave, as torch's."""
+        """Load what `state_dict` returned, like torch's `load_state_dict`."""
 
 
 def refuse_new_items(why: str) -> NoReturn:
-    """The error of a scorer that knows items by more than their text.
+    """Raise the error of a scorer that can't take new items, with the reason.
 
     Raises:
         ConfigError: always.
@@ -78,6 +78,6 @@ def refuse_new_items(why: str) -> NoReturn:
 
 
 def transform_report(scorer: Scorer) -> list[dict[str, Any]]:
-    """What each transform of the text vectors found in the catalogue; nothing where no item side comes from text."""
+    """Return what each transform of the text vectors found in the catalogue; an empty list without text."""
     fitted = scorer.fitted_transforms
     return [] if fitted is None else list(fitted.report)

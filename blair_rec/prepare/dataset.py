@@ -1,4 +1,4 @@
-"""A log and item metadata as the files of a RecBole data set."""
+"""Write a log and item metadata as the files of a RecBole data set."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from blair_rec.prepare.items import flat
 from blair_rec.prepare.reading.jsonlines import as_numbers
 
 HISTORY = 50
-"""Events of a history that a benchmark row holds, the last ones; as upstream's process_amazon_2023.py cuts them."""
+"""Maximum history length of a benchmark row: the last events, cut as in upstream's process_amazon_2023.py."""
 ROWS = 1_000_000
-"""Rows turned into text at once."""
+"""Rows converted to text in one batch."""
 
 
 def write_log(path: Path, log: RawLog) -> None:
-    """One row per event, in the order of the log: user_id, item_id, rating if there is one, timestamp."""
+    """Write one row per event, in log order: user_id, item_id, rating if present, timestamp."""
     log = written_times(log)
     rating = ["rating"] if "rating" in log.table.columns else []
     with path.open("wb") as file:
@@ -37,7 +37,7 @@ def write_log(path: Path, log: RawLog) -> None:
 
 
 def histories(log: RawLog, longest: int) -> Iterator[str]:
-    """For each event of a log in order: what its user took before, at most the last `longest`, joined by spaces."""
+    """Yield the history of each event of a sorted log: at most the last `longest` items, joined by spaces."""
     names = log.items.to_list()
     items = [names[item] for item in log.table["item"].to_list()]
     for row, before in enumerate(np.minimum(position_and_length(log)[0], longest).tolist()):
@@ -45,13 +45,13 @@ def histories(log: RawLog, longest: int) -> Iterator[str]:
 
 
 BENCHMARK = {"recbole": {"benchmark_filename": list(SPLITS), "alias_of_item_id": ["item_id_list"]}}
-"""What a comparison has to say of the files that write_benchmark makes."""
+"""Sections that a comparison needs for the files of write_benchmark."""
 
 
 def write_benchmark(folder: Path, name: str, log: RawLog, split: np.ndarray, longest: int = HISTORY) -> dict[str, int]:
-    """NAME.train.inter, NAME.valid.inter and NAME.test.inter, and how many rows each has.
+    """Write NAME.train.inter, NAME.valid.inter and NAME.test.inter; return the number of rows of each.
 
-    An event without a history is no row: there is nothing to predict it from. Upstream drops it, too.
+    An event without a history gets no row, because there is nothing to predict it from. Upstream skips it, too.
     """
     log = written_times(log)
     rating = ["rating"] if "rating" in log.table.columns else []
@@ -73,9 +73,10 @@ def write_benchmark(folder: Path, name: str, log: RawLog, split: np.ndarray, lon
 def write_items(
     path: Path, rows: Iterator[dict[str, Any]], fields: Sequence[str], catalogue: Path | None = None
 ) -> int:
-    """A RecBole .item file, where runs of white space become single spaces, and how many items have no text in it.
+    """Write a RecBole .item file; return the number of items without text.
 
-    The catalogue, if asked for, has the same as JSON lines, lists as lists.
+    In the file, runs of white space become single spaces. The optional catalogue has the same rows as JSON lines, where
+    lists stay lists.
     """
     textless = 0
     with contextlib.ExitStack() as stack:
@@ -92,7 +93,7 @@ def write_items(
 
 
 def _catalogued(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row as JSON has it: numbers inside of lists and mappings are numbers."""
+    """Return a row for JSON, in which numbers inside lists and mappings are numbers."""
     return {name: as_numbers(value) for name, value in row.items()}
 
 
@@ -103,8 +104,8 @@ def _row(cells: Sequence[str]) -> bytes:
 def check_fields(fields: Sequence[str]) -> None:
     """
     Raises:
-        SourceError: a field whose name can't stand in the first line of an .item file.
+        SourceError: a field name that can't be written in the first line of an .item file.
     """
     for field in fields:
         if not field or field == "item_id" or any(sign in field for sign in ":\t\r\n") or fields.count(field) > 1:
-            raise SourceError(f"the field {field!r} can't be a column of an .item file; name others with --fields")
+            raise SourceError(f"the field {field!r} can't be a column of an .item file; change --fields")

@@ -1,4 +1,4 @@
-"""The folder that a preparation leaves: whole or not at all, with a record of what it was made from."""
+"""The output folder of a preparation: complete or absent, with a record of its sources."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from blair_rec.files import partial_of, put_in_place, refuse_foreign, sha256_of,
 
 RECORD = "prepared.json"
 READING = "read"
-"""Ending of the hidden folder beside a data set in which a preparation works."""
+"""Ending of the hidden working folder next to a data set."""
 
 Tell = Callable[[str], None]
 """Called with each line of the summary."""
 
 
 def is_done(folder: Path, asked: Mapping[str, Any], sources: Sequence[Path], fresh: bool = False) -> bool:
-    """Whether the folder was made by the same command from the same files, so that nothing is left to do.
+    """Return whether the folder was made by the same command from the same files, so nothing is left to do.
 
     Raises:
-        OutputError: there is a folder that was not: only what a preparation left may be replaced, and only if `fresh`.
+        OutputError: the folder is different. It may be replaced only if a preparation made it and `fresh` is set.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
@@ -38,11 +38,11 @@ def is_done(folder: Path, asked: Mapping[str, Any], sources: Sequence[Path], fre
         same = record["asked"] == _plain(asked) and stamps == _stamps(sources)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         raise OutputError(
-            f"{folder} is there and was not made by `blair-rec prepare`; choose another folder with -o"
+            f"{folder} exists and was not made by `blair-rec prepare`; choose another folder with -o"
         ) from None
     if not same and not fresh:
         raise OutputError(
-            f"{folder} was prepared otherwise, or from other files ({folder / RECORD} says how); "
+            f"{folder} was prepared with different settings or from other files (see {folder / RECORD}); "
             "choose another folder with -o, or replace it with --fresh"
         )
     if fresh:
@@ -51,7 +51,7 @@ def is_done(folder: Path, asked: Mapping[str, Any], sources: Sequence[Path], fre
 
 
 def _refuse_own_work(folder: Path, files: Any) -> None:
-    """Raises OutputError if a folder holds more than a preparation put there, or something else; it would be lost."""
+    """Raise OutputError if a folder has files that a preparation didn't write, or changed files; they would be lost."""
     known = files if isinstance(files, dict) else {}
     refuse_foreign(folder, {RECORD}, known)
     files_there = {name: digest for name, digest in known.items() if (folder / name).is_file()}
@@ -59,18 +59,18 @@ def _refuse_own_work(folder: Path, files: Any) -> None:
     if changed:
         raise OutputError(
             f"{len(changed)} files in {folder} were changed after they were prepared (first: {first_of(changed)}), and "
-            "the changes would be lost; move these files away, or choose another folder with -o"
+            "the changes would be lost; move these files elsewhere, or choose another folder with -o"
         )
 
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write into that gets its name when everything is in it; if anything fails, nothing is left.
+    """Give a temporary folder to write into, renamed to `folder` at the end; after a failure nothing is left.
 
     Raises:
-        OutputError: it can't be written.
+        OutputError: the folder can't be written.
     """
-    target = folder.resolve()  # a link keeps pointing to where the data are
+    target = folder.resolve()  # so that a link keeps pointing to the data
     try:
         with work_beside(target, READING, f"{folder}"):
             partial = partial_of(target)
@@ -85,26 +85,26 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def reading_of(folder: Path) -> Path:
-    """Where is kept what has been read of long files, until a preparation of this folder is through."""
+    """Return the folder that keeps what has been read of long files until this preparation is complete."""
     target = folder.resolve()
     return target.with_name(f".{target.name}.{READING}")
 
 
 def need_room(folder: Path, size: int, tell: Tell) -> None:
-    """Say how many bytes are about to be written, and make sure that they fit.
+    """Report how many bytes will be written, and check that they fit on the disk.
 
     Raises:
-        OutputError: they don't.
+        OutputError: there is not enough free space.
     """
     parent = next(parent for parent in folder.absolute().parents if parent.exists())
     free = shutil.disk_usage(parent).free
-    tell(f"disk: about {as_bytes(size)} for {folder}; {as_bytes(free)} are free")
+    tell(f"disk: about {as_bytes(size)} needed for {folder}; {as_bytes(free)} free")
     if size > free:
-        raise OutputError(f"{folder} needs about {as_bytes(size)}, and {as_bytes(free)} are free; choose another disk")
+        raise OutputError(f"{folder} needs about {as_bytes(size)}, but {as_bytes(free)} are free; choose another disk")
 
 
 def as_bytes(size: float) -> str:
-    """1234567 -> '1.2 MB'."""
+    """Format a size: 1234567 -> '1.2 MB'."""
     for unit in ("bytes", "KB", "MB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
@@ -113,7 +113,7 @@ def as_bytes(size: float) -> str:
 
 
 def write_record(partial: Path, asked: Mapping[str, Any], sources: Hashes, found: Mapping[str, Any]) -> None:
-    """What was asked for, of which files, and what came of it."""
+    """Write the record: the request, the source files, the results and the written files."""
     hashes = sources.all()
     stamps = _stamps(list(hashes))
     record = {
@@ -127,7 +127,7 @@ def write_record(partial: Path, asked: Mapping[str, Any], sources: Hashes, found
 
 
 def _plain(value: Any) -> Any:
-    """As JSON gives it back."""
+    """Return a value as it reads back from JSON."""
     return json.loads(json.dumps(value, default=str))
 
 
@@ -137,10 +137,10 @@ def _stamps(sources: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 class Hashes:
-    """SHA-256 of files, computed beside other work: it takes a third of the time of parsing them.
+    """SHA-256 of files, computed in the background; hashing takes a third of the time of parsing.
 
-    What is read through anyway is hashed from the blocks that are read (`see`), so that a file larger than memory
-    comes from the disk once. The rest is hashed when `begin` is called.
+    Files that are read completely are hashed from the blocks that are read (`see`), so a file larger than memory is
+    read from disk only once. The other files are hashed when `begin` is called.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -151,16 +151,16 @@ class Hashes:
         self.found: Future[dict[Path, str]] = Future()
 
     def see(self, path: Path, block: bytes) -> None:
-        """The next bytes of a file, from its first to its last; hashed while the caller goes on."""
+        """Hash the next block of a file, in file order, while the caller continues."""
         digest, size = self.seen.get(path) or (hashlib.sha256(), 0)
         self.seen[path] = digest, size + len(block)
         if self.hashing is not None:
-            self.hashing.result()  # so that no more than one block waits
+            self.hashing.result()  # so that at most one block waits
         self.hashing = self.pool.submit(digest.update, block)
 
     def begin(self) -> None:
-        """Compute what is missing; not before all has been read, which takes all cores."""
-        # Not in the pool, for which the interpreter would wait after an interruption.
+        """Hash the remaining files. Call it after all reading, because reading uses all cores."""
+        # A daemon thread, because after an interruption the interpreter would wait for the pool.
         threading.Thread(target=self._compute, daemon=True).start()
 
     def _compute(self) -> None:
@@ -171,12 +171,12 @@ class Hashes:
             self.found.set_exception(error)
 
     def _read(self, path: Path) -> str | None:
-        """Of a file all of whose bytes were seen."""
+        """Return the hash of a file if all of its bytes were seen; None if not."""
         digest, size = self.seen.get(path, (None, 0))
         return digest.hexdigest() if digest is not None and size == path.stat().st_size else None
 
     def all(self) -> dict[Path, str]:
-        """By file, when all are there.
+        """Return the hash of each file; waits until all are computed.
 
         Raises:
             OSError: a file can't be read.

@@ -1,4 +1,4 @@
-"""The metadata of items, from any kind of file: which items there are, and what is known of those that are wanted."""
+"""Read item metadata from any kind of file: the names of all items, and the metadata of wanted items."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from blair_rec.prepare.reading.records import JSON_LINES, kind_of, need_columns,
 
 
 class Names(NamedTuple):
-    """The items of a file."""
+    """The item names of a file."""
 
     known: set[str]
     repeated: list[str]
-    """Those with several rows, each once, in the order in which this showed."""
+    """Items with several rows, each once, in the order in which their second row was found."""
     surplus: int
-    """Rows beyond one for each item."""
+    """Number of rows beyond one per item."""
 
     def repeats(self, path: Path) -> str:
-        """A line that says how many rows repeat an item."""
+        """Return a message on how many rows repeat an item."""
         return (
             f"rows of {path} that repeat an item: {self.surplus:,} (first: {first_of(self.repeated)}); "
-            "of each item the first row with text counts"
+            "for each item the first row with text is used"
         )
 
 
 @dataclass(frozen=True)
 class ItemFile:
-    """Where the metadata of items is, and which of it is text to keep."""
+    """A file of item metadata, and its text fields."""
 
     path: Path
     item_id: str
-    """The column that names the item."""
+    """The column with the item names."""
     fields: tuple[str, ...]
 
     def check(self) -> None:
@@ -51,7 +51,7 @@ class ItemFile:
         need_columns(self.path, [self.item_id, *self.fields])
 
     def names(self, rejected: Rejected, progress: Progress | None = None) -> Names:
-        """All items of the file; lines without one go to `rejected`.
+        """Return all items of the file; lines without an item go to `rejected`.
 
         Raises:
             SourceError: the file can't be read, or lacks one of the columns.
@@ -78,10 +78,10 @@ class ItemFile:
     def rows(
         self, wanted: Collection[str], progress: Progress | None = None, repeated: Collection[str] = ()
     ) -> Iterator[dict[str, Any]]:
-        """The metadata of the wanted items: item_id and the fields, each a text, a list, a mapping or None.
+        """Yield the metadata of the wanted items: item_id and the fields, each a text, a list, a mapping or None.
 
-        Of an item that is `repeated`, and of any other that has several rows, the first row counts; of a repeated one
-        the first that has a text. A wanted item without a row has None alone.
+        For an item in `repeated` the first row with text is used; for any other item with several rows, the first row.
+        A wanted item without a row gets None in every field.
 
         Raises:
             SourceError: the file can't be read, or a wanted row of JSON lines is nested too deeply.
@@ -91,7 +91,7 @@ class ItemFile:
         for row in self._rows(missing.keys(), progress):
             name = row["item_id"]
             if name not in missing:
-                continue  # another row of it counted
+                continue  # an earlier row was used, or the item is not wanted
             if name in repeated and not any(flat(row[field]).strip() for field in self.fields):
                 textless.setdefault(name, row)
                 continue
@@ -101,15 +101,15 @@ class ItemFile:
             yield textless.get(name) or {"item_id": name, **dict.fromkeys(self.fields)}
 
     def _rows(self, wanted: Set[str], progress: Progress | None) -> Iterator[dict[str, Any]]:
-        """The rows of the items that are wanted when their turn comes, in the order of the file."""
-        silent = Rejected(Path(os.devnull), limit=1.0)  # names() has spoken of broken lines
+        """Yield the rows of items that are in `wanted` at that moment, in file order."""
+        silent = Rejected(Path(os.devnull), limit=1.0)  # names() has already reported broken lines
         is_json = kind_of(self.path) in JSON_LINES
         columns = [self.item_id] if is_json else list(dict.fromkeys([self.item_id, *self.fields]))
         for table, lines in read_table(self.path, columns, silent, progress, whole=is_json):
             names = table[self.item_id].to_list()
             found = [row for row, name in enumerate(names) if name in wanted]
             table = table[found]
-            # A JSON line to the letter: a text that looks like a list is a text.
+            # JSON lines are parsed exactly as written: a text that looks like a list stays a text.
             said: Iterable[dict[str, Any]] = (
                 (self._json_row(line, lines[row]) for row, line in zip(found, table[LINE], strict=True))
                 if is_json
@@ -121,22 +121,22 @@ class ItemFile:
     def _json_row(self, line: bytes, number: int) -> dict[str, Any]:
         """
         Raises:
-            SourceError: one of the fields is there twice, or the line is nested too deeply.
+            SourceError: a field occurs twice, or the line is nested too deeply.
         """
         where = f"{self.path}, line {number}"
         if any(line.count(json.dumps(field, ensure_ascii=False).encode()) > 1 for field in self.fields):
             if twice := [field for field in repeated_names(line) if field in self.fields]:
-                raise SourceError(f"{where}: the field {twice[0]!r} is there twice; rename one")
+                raise SourceError(f"{where}: the field {twice[0]!r} occurs twice; rename one")
         return row_of(line, where)
 
 
 def _top(value: Any) -> Any:
-    """What a field of a JSON object is: numbers and booleans become text, as they are written."""
+    """Return the value of a JSON field; numbers and booleans become text, as written."""
     return flat(value) if isinstance(value, (bool, WrittenNumber)) else value
 
 
 def flat(value: Any) -> str:
-    """A text, the texts of a list, or the "key: value" texts of a mapping, as one text."""
+    """Join a text, the texts of a list, or the "key: value" pairs of a mapping into one text."""
     if isinstance(value, list):
         return " ".join(map(flat, value))
     if isinstance(value, dict):
@@ -155,14 +155,14 @@ def check_matches(log: Collection[str], names: Names, events: Path, items: Path)
         ours, theirs = (", ".join(map(repr, sorted(some)[:3])) for some in (log, names.known))
         raise SourceError(
             f"none of the {len(log):,} items of {events} is in {items}: the log has items such as {ours}, the items "
-            f"file such as {theirs or 'none'}; both have to write an item in the same way"
+            f"file such as {theirs or 'none'}; both must write an item the same way"
         )
 
 
 def check_texts(textless: int, count: int, items: ItemFile) -> None:
     """
     Raises:
-        SourceError: all of the `count` items that the log has are `textless`.
+        SourceError: none of the `count` items of the log has text.
     """
     if textless == count:
         raise SourceError(

@@ -1,4 +1,4 @@
-"""Names of users and items: which of them a RecBole data set can hold, and why not the others."""
+"""Names of users and items: which ones a RecBole data set can hold, and why others can't be used."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import polars as pl
 
 MISSING = ["[PAD]", "#N/A N/A", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"]
 MISSING += ["nan", "-nan", "NaN", "-NaN", "NA", "N/A", "n/a", "#NA", "#N/A", "<NA>", "null", "NULL", "None"]
-"""Names that RecBole, or the pandas it reads files with, takes for no name at all."""
+"""Names that RecBole, or the pandas it reads files with, treats as missing."""
 NO_CELL = r'[\x00-\x1f\x7f"]|[^\S ]|^ | $'
-"""What a cell can't hold: tabs separate cells, and pandas removes quotation marks. A space inside is part of it."""
+"""What a cell can't hold: tabs separate cells, and pandas removes quotation marks. A space inside is fine."""
 NO_PART = r" "
-"""What a name in a list can't hold: a space separates the items of a history."""
+"""What a name in a list can't hold: spaces separate the items of a history."""
 
 
 def unusable(names: pl.Series, in_lists: bool) -> np.ndarray:
-    """[n] bool; `in_lists` for names that also go into lists, as those of items do."""
+    """Return [n] bool; `in_lists` is for names that also go into lists, such as item names."""
     name = pl.col("name")
     bad = name.is_in(["", *MISSING]) | name.str.contains(NO_CELL)
     if in_lists:
@@ -24,11 +24,11 @@ def unusable(names: pl.Series, in_lists: bool) -> np.ndarray:
 
 
 def why_unusable(name: str | None) -> str:
-    """The reason, and the way out."""
+    """Return the reason and the advice."""
     if not name:
         return "it is empty"
     if name in MISSING:
-        return "pandas and RecBole take this word for a missing name; give it another one"
+        return "pandas and RecBole read this word as a missing name; rename it"
     if '"' in name:
         return "pandas would remove the quotation mark; replace it"
     if name[0] == " " or name[-1] == " ":

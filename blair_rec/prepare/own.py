@@ -1,4 +1,4 @@
-"""Anyone's log of events, and maybe a file about the items, to a RecBole data set: `blair-rec prepare csv`."""
+"""Convert a user's own event log and optional items file to a RecBole data set: `blair-rec prepare csv`."""
 
 from __future__ import annotations
 
@@ -25,49 +25,49 @@ from blair_rec.prepare.times import describe
 
 @dataclass(frozen=True)
 class OwnData:
-    """What is asked for: the columns of the files, and what to leave out."""
+    """A request: the columns of the files, and what to filter out."""
 
     events: Path
-    """CSV, TSV, JSON lines or Parquet: a row for each event."""
+    """CSV, TSV, JSON lines or Parquet with one row per event."""
     user: str
     item: str
     time: str
     time_format: str | None = None
-    """`whole`, `number`, or a pattern of strptime; if not given, found in the first thousand rows, where later rows may
-    be written in a similar one."""
+    """`whole`, `number`, or a pattern of strptime. If not given, it is found in the first thousand rows; later rows may
+    use a similar format."""
     items: Path | None = None
-    """The same kinds of file: a row for each item."""
+    """The same kinds of file, with one row per item."""
     item_id: str | None = None
-    """The column of `items` that names the item; as `item` if not given."""
+    """The column of `items` that names the item; by default the name in `item`."""
     fields: tuple[str, ...] = ()
-    """The columns of `items` that are text worth reading."""
+    """The text columns of `items`."""
     core: int = 0
-    """Users and items with fewer events go, until none is left."""
+    """Users and items with fewer events are removed until none is left."""
     repeats: bool = True
-    """Whether a user may have several events with one item; otherwise the first one counts."""
+    """Whether a user may have several events with one item; if False, only the first is kept."""
     unknown: bool = True
-    """Whether events with items that `items` doesn't have stay; their items then have no text."""
+    """Whether to keep events whose items are not in `items`; these items then have no text."""
     max_rejected: float = 0.01
-    """The share of lines that may be unusable."""
+    """The share of lines that may be rejected."""
 
     def __post_init__(self) -> None:
         if self.fields and self.items is None:
-            raise ConfigError("--fields names text columns of the file about items; name that file with --items")
+            raise ConfigError("--fields needs --items: it names text columns of the items file")
         if self.items is not None and not self.fields:
             known = ", ".join(columns_of(self.items))
             raise ConfigError(f"--fields is missing: which columns of {self.items} are text? It has: {known}")
         if len({self.user, self.item, self.time}) < 3:
-            raise ConfigError("user, item and time have to be three columns")
+            raise ConfigError("user, item and time must be three different columns; check --user, --item and --time")
         check_fields(self.fields)
 
     @property
     def item_file(self) -> ItemFile | None:
-        """The file about items, if there is one."""
+        """The items file, if there is one."""
         return ItemFile(self.items, self.item_id or self.item, self.fields) if self.items is not None else None
 
     @property
     def sources(self) -> list[Path]:
-        """The files that are read."""
+        """The files to read."""
         return [self.events, *([self.items] if self.items is not None else [])]
 
 
@@ -80,17 +80,16 @@ def prepare_own(
     fresh: bool = False,
     dry: bool = False,
 ) -> bool:
-    """The data set in `folder`, named as it: NAME.inter, NAME.item, NAME.yaml, the schema of that, prepared.json.
+    """Write the data set to `folder`, whose name it takes; return False if the same command already made it.
 
-    Lines that can't be used are in rejected.jsonl.
-
-    Events stand user by user, each one's by time; equal times as the file has them. `tell` gets a summary before
-    anything is written; `dry` stops there. False if the folder was made by the same command before.
+    The folder gets NAME.inter, NAME.item, NAME.yaml with its schema, and prepared.json. Rejected lines are in
+    rejected.jsonl. Events are sorted by user and time; tied times keep file order. `tell` gets a summary before
+    anything is written; `dry` stops there.
 
     Raises:
-        SourceError: a file that can't be read or lacks a column, no known time format, or no event left.
+        SourceError: a file can't be read or lacks a column, the time format is unknown, or no event is left.
         RejectedLines: too many lines can't be used.
-        OutputError: the folder can't be written, or holds something else.
+        OutputError: the folder can't be written, or has other content.
     """
     if dry:
         _read(asked, Rejected(Path(os.devnull), asked.max_rejected), tell, progress)
@@ -119,7 +118,7 @@ def prepare_own(
 def _read(
     asked: OwnData, rejected: Rejected, tell: Tell, progress: Progress | None
 ) -> tuple[RawLog, Names | None, dict[str, Any]]:
-    """The log without what is left out of it, the items of the items file, and what was found on the way."""
+    """Return the filtered log, the items of the items file, and the findings for the record."""
     columns = [asked.user, asked.item, asked.time]
     need_columns(asked.events, columns)
     if asked.item_file is not None:
@@ -145,16 +144,18 @@ def _read(
     if asked.core > 1:
         log = step(f"{asked.core}-core", k_core(log, asked.core))
     if not log.table.height:
-        raise SourceError(f"no event is left of {counts['read']['events']:,}; the summary says which step took them")
+        raise SourceError(
+            f"no event is left of {counts['read']['events']:,}; see the summary for the step that removed them"
+        )
     tell(f"times: {describe(log.table['time'], time_format)}")
     if not log.dates and (odd := outside_unit(log.table["time"].cast(pl.Float64).to_numpy())):
         tell(f"times: {odd}")
     if log.counts["users"] == log.table.height:
         tell(f"warning: no user has two events, so there is nothing to predict; is {asked.user!r} the column of users?")
     if ties := tied_by_rounding(log):
-        tell(f"times: {ties:,} events get the written time of the event before, which was earlier; their order is kept")
+        tell(f"times: after rounding, {ties:,} events have the same time as the event before; their order is kept")
     if unknown:
-        what = "they stay, without text" if asked.unknown else "their events went"
+        what = "they stay, without text" if asked.unknown else "their events were removed"
         tell(f"items that {asked.items} doesn't have: {len(unknown):,} (first: {first_of(unknown)}); {what}")
     if names is not None and names.surplus and asked.items is not None:
         tell(names.repeats(asked.items))

@@ -1,4 +1,4 @@
-"""Times as people write them to numbers that sort: the format is found in a sample, or given."""
+"""Convert written times to numbers that sort; the format is given, or found in a sample."""
 
 from __future__ import annotations
 
@@ -23,48 +23,47 @@ WITHOUT_ZONE = (
     "%Y/%m/%d",
 )
 DATES = (*WITH_ZONE, *WITHOUT_ZONE)
-"""Tried in this order. 03/04/2023 is not among them: nobody can tell the day from the month."""
+"""Formats, tried in this order. 03/04/2023 is not among them, because day and month can't be told apart."""
 EXACT = 2**53
-"""The first whole number behind which float64, as which RecBole reads times, has gaps."""
+"""float64, RecBole's type for times, can't hold every whole number above this one."""
 DIGITS = pl.Decimal(38, 22)
-"""What NUMBER is read as: all digits of a number below EXACT, and 22 behind its point. float64 has 15 in all."""
+"""The type of NUMBER: all digits of a number below EXACT, and 22 decimal places. float64 has about 15 digits in all."""
 UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
-"""Of times since 1970: how many make a second."""
+"""Units of times since 1970, per second."""
 _1990, _2100 = 631_152_000, 4_102_444_800
-"""Seconds since 1970: a log between them shows its unit."""
+"""Seconds since 1970. Times are assumed to be between these two, which reveals their unit."""
 
 
 def find_format(sample: pl.Series, where: str) -> str:
-    """The way most of these texts are written: WHOLE, NANOSECONDS, NUMBER, or a pattern of strptime.
+    """Return the format of most of these texts: WHOLE, NANOSECONDS, NUMBER, or a pattern of strptime.
 
     Raises:
-        SourceError: no known way fits half of them.
+        SourceError: no known format fits half of the texts.
     """
     texts = sample.drop_nulls()
     texts = texts.filter(texts.str.strip_chars() != "")
     if len(sample) and not len(texts):
         raise SourceError(f"{where}: the first {len(sample):,} times are all empty; name another column with --time")
     reads = {form: read_times(texts, form).drop_nulls().len() for form in (WHOLE, NANOSECONDS, NUMBER, *DATES)}
-    best = max(reads, key=lambda form: reads[form])  # of equals the first
+    best = max(reads, key=lambda form: reads[form])  # ties go to the first format
     if read_widely(texts, best).drop_nulls().len() * 2 < max(len(texts), 1):
         shown = ", ".join(map(repr, texts.head(3).to_list()))
         raise SourceError(
-            f"{where}: no known format fits the times (such as {shown}); name it with --time-format, "
+            f"{where}: no known format fits the times (such as {shown}); name the format with --time-format, "
             f"as {NUMBER} or a pattern such as '%d.%m.%Y %H:%M'"
         )
     return best
 
 
 def read_times(texts: pl.Series, form: str) -> pl.Series:
-    """[n] numbers as they are: int64, or DIGITS for NUMBER; dates as int64 nanoseconds since 1970, in UTC if no zone is
-    written.
+    """Read [n] texts as times: numbers as int64, or DIGITS for NUMBER; dates as int64 nanoseconds since 1970.
 
-    Null where a text is not written this way. WHOLE and NUMBER go up to where float64 has gaps, NANOSECONDS begins
-    there: a sample shows which of them a log has, and a stray number of the other kind is no time. Where whole numbers
-    are asked for, they may have been read as such.
+    Dates without a zone are in UTC. A text in another format becomes null. WHOLE and NUMBER end at EXACT, and
+    NANOSECONDS begins there: a sample shows which of them a log uses, and a stray number of the other kind is not a
+    time. For WHOLE and NANOSECONDS, `texts` may already be integers.
 
     Raises:
-        SourceError: a pattern that means nothing, or that would be misread.
+        SourceError: a pattern is invalid, or would be misread.
     """
     is_text = texts.dtype == pl.String
     texts = texts.str.strip_chars() if is_text else texts
@@ -78,8 +77,10 @@ def read_times(texts: pl.Series, form: str) -> pl.Series:
 
 
 def read_widely(texts: pl.Series, form: str) -> pl.Series:
-    """The same for a format that was found in a sample: what it doesn't read is tried in formats that can't be confused
-    with it, such as 2023-04-01 after 2023-04-01 10:00:00, or 1680904800.5 after whole numbers (then all are DIGITS)."""
+    """Read times in a format found in a sample; other texts are tried in formats that can't be confused with it.
+
+    Examples: 2023-04-01 after 2023-04-01 10:00:00, or 1680904800.5 after whole numbers (then all become DIGITS).
+    """
     times = read_times(texts, form)
     near: tuple[str, ...] = (NUMBER,) if form == WHOLE else ()
     near += next((group for group in (WITH_ZONE, WITHOUT_ZONE) if form in group), ())
@@ -92,13 +93,13 @@ def read_widely(texts: pl.Series, form: str) -> pl.Series:
 
 
 def _read_dates(texts: pl.Series, form: str) -> pl.Series:
-    """[n] int64 nanoseconds; null for what the pattern doesn't fit, and for what int64 can't hold (1677 to 2262)."""
+    """Return [n] int64 nanoseconds; null if the pattern doesn't fit, or outside the range of int64 (1677 to 2262)."""
     pattern = re.sub(r"%%|\.%f|%f|%Z", lambda found: _for_polars(found[0], form), form)
     if pattern != form and "%Z" in form:
         texts = texts.str.replace_all("(?i)UTC|GMT", "+0000")
     try:
         micros = _parsed(texts, pattern, "us")
-        # Polars lets nanoseconds overflow without a word, so microseconds decide which dates fit; most need no more.
+        # In Polars nanoseconds overflow silently, so microseconds decide which dates fit; most dates need no more.
         is_fine = "9f" in pattern or texts.str.contains(".", literal=True).any()
         nanos = _parsed(texts, pattern, "ns") if is_fine else micros * 1000
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
@@ -113,19 +114,19 @@ def _parsed(texts: pl.Series, pattern: str, unit: Literal["us", "ns"]) -> pl.Ser
 
 
 def _for_polars(directive: str, form: str) -> str:
-    """Directives that Polars would read in another way than Python.
+    """Replace a directive that Polars reads differently from Python.
 
-    It skips the name of a time zone, as if all were UTC, and reads %f as a number of nanoseconds.
+    Polars ignores the name of a time zone, as if all were UTC, and reads %f as a number of nanoseconds.
     """
     if directive == "%f":
         raise SourceError(
-            f"--time-format {form!r}: %f works behind a point only; write %3f, %6f or %9f for so many digits"
+            f"--time-format {form!r}: %f works only after a point; write %3f, %6f or %9f for that many digits"
         )
     return {"%Z": "%#z", ".%f": "%.f"}.get(directive, directive)
 
 
 def why_not(text: object, form: str) -> str:
-    """Why read_times makes no time of this text."""
+    """Return why read_times can't read this text as a time."""
     said = "" if text is None else str(text).strip()
     if not said:
         return "it is empty"
@@ -136,35 +137,37 @@ def why_not(text: object, form: str) -> str:
     try:
         number = Decimal(said)
     except InvalidOperation:
-        return "it is no number"
+        return "it is not a number"
     if not number.is_finite():
-        return "it is no finite number"
+        return "it is not a finite number"
     if form == NANOSECONDS:
-        return "it is no count of nanoseconds, as the first times are; write all in one unit"
+        return "it is not a count of nanoseconds, unlike the first times; write all in one unit"
     if number.copy_abs() >= EXACT:
-        return "it is larger than 2^53, which the first times are not; write all in one unit"
-    return "it is written in an unusual way" if form == NUMBER else f"--time-format {NUMBER} reads it"
+        return "it is 2^53 or larger, unlike the first times; write all in one unit"
+    if form == NUMBER:
+        return "it is written in an unusual way"
+    return f"it is not written as a whole number; --time-format {NUMBER} reads it"
 
 
 class OtherUnit(NamedTuple):
-    """Times that seem to be in another unit than most of their column."""
+    """Times that seem to be in another unit than most times of their column."""
 
     rows: np.ndarray
     """[n] bool"""
     usual: str
-    """The unit of most, such as seconds."""
+    """The unit of most times, such as seconds."""
 
     def why(self, time: object) -> str:
-        """Why one of them can't be used."""
+        """Return why one of these times can't be used."""
         unit = _unit_of(float(time))  # type: ignore[arg-type]
-        return f"it looks like {unit}, where most are {self.usual}; write all in one unit"
+        return f"it looks like {unit}, but most times are {self.usual}; write all in one unit"
 
 
 def other_unit(times: pl.Series) -> OtherUnit | None:
-    """Whether numbers since 1970 are in two units, such as seconds and milliseconds; None if they are not.
+    """Return the times in another unit than most, such as milliseconds among seconds; None if there are none.
 
-    A unit counts where its times lie between 1990 and 2100. Times that run from one range into the next without a gap,
-    as counters do, are in one unit.
+    A time fits a unit if it is between 1990 and 2100 in that unit. Times that run from one range into the next without
+    a gap, as counters do, are in one unit.
     """
     first, last = (float(times.min()), float(times.max())) if len(times) else (0.0, 0.0)  # type: ignore[arg-type]
     if last < _1990 or (_unit_of(first) is not None and _unit_of(first) == _unit_of(last)):
@@ -184,12 +187,12 @@ def other_unit(times: pl.Series) -> OtherUnit | None:
 
 
 def _unit_of(time: float) -> str | None:
-    """The unit in which this is a time between 1990 and 2100."""
+    """Return the unit in which this time is between 1990 and 2100; None if there is none."""
     return next((unit for unit, per in UNITS.items() if _1990 * per <= time <= _2100 * per), None)
 
 
 def describe(times: pl.Series, form: str) -> str:
-    """'2014-01-03 to 2023-09-14' where the unit is known, else the numbers alone."""
+    """Return '2014-01-03 to 2023-09-14' with the format or unit; only the numbers if the unit is unknown."""
     first, last = float(times.min()), float(times.max())  # type: ignore[arg-type]
     if form not in (WHOLE, NANOSECONDS, NUMBER):
         return f"{_day(first / 10**9)} to {_day(last / 10**9)} ({form})"

@@ -1,1 +1,1 @@
-"""BLaIR's recipe on pairs of texts: (language context, item metadata), contrast and masked words side by side."""
+"""BLaIR's recipe on pairs of texts (language context, item metadata): a contrastive and a masked-language loss."""

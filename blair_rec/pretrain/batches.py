@@ -1,4 +1,4 @@
-"""Pairs to tensors: tokenised, cut, padded, and some words masked."""
+"""Pairs -> tensors: texts are tokenised, cut and padded, and some words are masked."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from blair_rec.pretrain.pairs import TextPair
 
 @dataclass(frozen=True)
 class PairCollator:
-    """A batch of pairs as PairModel reads it."""
+    """Makes a batch of tensors for PairModel from pairs."""
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int
     mlm_probability: float | None
-    """None: no words are masked."""
+    """Share of the tokens that are masked; None masks no words."""
     seed: int
-    """Of the words masked: drawn anew for every batch, and alike whenever the batch is the same."""
+    """Seed of the masked words: they differ between batches, but are the same whenever the batch is the same."""
 
     def __call__(self, pairs: Sequence[TextPair]) -> dict[str, Tensor]:
         """[B] pairs -> input_ids, attention_mask [B, S, L], item_keys, context_keys [B], and the masked words."""
@@ -34,7 +34,7 @@ class PairCollator:
         batch: dict[str, Any] = {"input_ids": read["input_ids"], "attention_mask": read["attention_mask"]}
         if self.mlm_probability is not None:
             collator = DataCollatorForLanguageModeling(self.tokenizer, mlm_probability=self.mlm_probability)
-            # Not torch's own random state: loaders work ahead of the model, so it would not resume bit for bit.
+            # Don't use torch's own random state: the loader is ahead of the model, so resuming would not be bit-exact.
             collator.generator = torch.Generator().manual_seed(self._seed_of(pairs))
             masked, labels = collator.torch_mask_tokens(read["input_ids"].clone())
             batch |= {"mlm_input_ids": masked, "mlm_labels": labels}

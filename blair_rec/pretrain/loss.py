@@ -1,4 +1,4 @@
-"""The contrast between contexts and items: which item does this context speak of?"""
+"""The contrastive loss between contexts and items: which item is this context about?"""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def contrastive_loss(
     Source: the objective of BLaIR (Hou et al., arXiv:2403.03952), which is that of supervised SimCSE (Gao et al., EMNLP
     2021); hard negatives, one per pair, are further candidates for every context.
 
-    Shapes: contexts, items, hard_negatives [B, H] float; same [B, B] bool, true where item j is no negative of context
-    i though i != j -> [] float.
+    Shapes: contexts, items, hard_negatives [B, H] float; same [B, B] bool, True where item j must not be a negative of
+    context i although i != j -> [] float.
     """
     contexts = F.normalize(contexts, dim=1)
     scores = contexts @ F.normalize(items, dim=1).T / temperature
@@ -35,16 +35,16 @@ def contrastive_loss(
 
 
 def same_pairs(item_keys: Tensor, context_keys: Tensor) -> Tensor:
-    """[B, B] bool: item j is context i's item, too, or is said of in the very words of context i."""
+    """[B, B] bool: pair j has the same item as pair i, or the same context."""
     by_item = item_keys.unsqueeze(1) == item_keys.unsqueeze(0)
     return by_item | (context_keys.unsqueeze(1) == context_keys.unsqueeze(0))
 
 
 def gather(tensor: Tensor) -> Tensor:
-    """[B, ...] of this process -> [processes * B, ...] of all, in the order of ranks; alone: as it is.
+    """[B, ...] of this process -> [processes * B, ...] of all, in the order of ranks; unchanged with one process.
 
-    Gradients flow into this process's own part, as in BLaIR's code. Each process sees the whole loss that way, and
-    what all of them send back to their own parts adds up to its gradient.
+    Gradients flow only into this process's own part, as in BLaIR's code. Each process computes the whole loss, and the
+    gradients of all processes' parts add up to its gradient.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return tensor
@@ -55,5 +55,5 @@ def gather(tensor: Tensor) -> Tensor:
 
 
 def processes() -> int:
-    """How many train together."""
+    """Number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

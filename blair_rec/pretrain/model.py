@@ -1,4 +1,4 @@
-"""An encoder in training: texts to vectors, and masked words to words."""
+"""The model that is pre-trained: it encodes texts and predicts masked words."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ Batch = Mapping[str, Tensor]
 class PairModel(nn.Module):
     """BLaIR's training model: an encoder, a head for cls vectors, and the encoder's own masked-language-modelling head.
 
-    Where `chunk_size` is given, the activations of so many pairs alone are held: the vectors of all are computed
-    without, the loss is taken over them, and the backward pass computes each chunk once more. That is the technique of
-    GradCache (Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup, RepL4NLP 2021), here
-    by torch's own checkpoint, which also brings back the random state, so that dropout falls alike both times.
+    With `chunk_size`, only the activations of that many pairs are in memory at a time. All vectors are first computed
+    without keeping activations, and the loss is taken over them; the backward pass then computes each chunk again. This
+    is the technique of GradCache (Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup,
+    RepL4NLP 2021). It uses torch's checkpoint, which also restores the random state, so that dropout is the same both
+    times.
     """
 
     def __init__(
@@ -54,22 +55,22 @@ class PairModel(nn.Module):
 
     @property
     def encoder(self) -> nn.Module:
-        """What is kept in the end."""
+        """The encoder, which is kept after training."""
         encoder: nn.Module = self.language_model.base_model
         return encoder
 
     @property
     def words(self) -> nn.Module:
-        """[n, H] hidden states -> [n, vocabulary] scores: what a masked language model has on top of its encoder."""
+        """[n, H] hidden states -> [n, vocabulary] scores: the masked language model's head."""
         (head,) = word_heads(self.language_model)
         return head
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         """The losses of one step.
 
-        Shapes: input_ids, attention_mask [B, S, L] int64 with S texts a pair (context, item and maybe a hard negative);
-        item_keys, context_keys [B] int64; with masked words also mlm_input_ids, mlm_labels [B, S, L] (-100: not asked
-        for). Returns loss (to be minimised), contrastive and mlm, each [] float.
+        Shapes: input_ids, attention_mask [B, S, L] int64 with S texts per pair (context, item, and a hard negative if
+        there are any); item_keys, context_keys [B] int64; with masked words also mlm_input_ids, mlm_labels [B, S, L]
+        (-100: not predicted). Returns loss (to be minimised), contrastive and mlm, each [] float.
         """
         vectors = self._vectors(batch)
         texts = [gather(vectors[:, text]) for text in range(vectors.shape[1])]
@@ -81,8 +82,8 @@ class PairModel(nn.Module):
             hard_negatives=texts[2] if len(texts) == 3 else None,
             same=same_pairs(keys[0], keys[1]) if self.mask_false_negatives else None,
         )
-        # Data-parallel training takes the mean over processes, each of which has a part of the gradient of the one
-        # loss that all of them see: the gradient is multiplied, the value is not.
+        # All processes compute the same loss, but each has only its part of the gradient. Data-parallel training takes
+        # the mean of these parts instead of their sum: so the gradient is multiplied here, but the value is not.
         loss = contrastive + (processes() - 1) * (contrastive - contrastive.detach())
         mlm = contrastive.new_zeros(())
         if self.mlm_weight and "mlm_input_ids" in batch:
@@ -101,14 +102,14 @@ class PairModel(nn.Module):
         return pooled.view(*input_ids.shape[:2], -1)
 
     def _mlm_loss(self, batch: Batch) -> Tensor:
-        """Mean over the asked-for words of all processes."""
+        """Mean over the masked words of all processes."""
         asked = gather((batch["mlm_labels"] >= 0).sum().reshape(1)).sum().clamp(min=1) / processes()
         parts = self._chunks(self._mlm_sum, batch["mlm_input_ids"], batch["attention_mask"], batch["mlm_labels"])
         return torch.stack(parts).sum() / asked
 
     def _mlm_sum(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
         hidden = self.encoder(input_ids.flatten(0, 1), attention_mask=attention_mask.flatten(0, 1)).last_hidden_state
-        asked = labels.flatten(0, 1) >= 0  # one word in seven: scores over the vocabulary are the dearest part
+        asked = labels.flatten(0, 1) >= 0  # one word in seven: scores over the vocabulary cost most
         scores = self.words(hidden[asked])
         total: Tensor = nn.functional.cross_entropy(scores, labels.flatten(0, 1)[asked], reduction="sum")
         return total
@@ -131,10 +132,11 @@ def pool(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
 
 
 def load_language_model(path: Path, tokenizer: PreTrainedTokenizerBase, mlm: bool) -> PreTrainedModel:
-    """The encoder at `path` with a masked-language-modelling head, in float32; a head that it lacks begins anew.
+    """Load the encoder at `path` with a masked-language-modelling head, in float32; a missing head starts at random.
 
     Raises:
-        PretrainingError: the tokenizer knows more words than the model, or has no mask token to guess behind.
+        PretrainingError: the tokenizer has more words than the model; with `mlm`, it has no mask token, or the head of
+            the model is not supported.
     """
     model: PreTrainedModel = AutoModelForMaskedLM.from_pretrained(path, dtype=torch.float32)
     if len(tokenizer) > model.config.vocab_size:
@@ -144,21 +146,23 @@ def load_language_model(path: Path, tokenizer: PreTrainedTokenizerBase, mlm: boo
         )
     if mlm and len(word_heads(model)) != 1:
         raise PretrainingError(
-            f"{type(model).__name__} guesses words with {len(word_heads(model))} modules in a way that is not known "
-            "here; set mlm_weight: 0 to train without"
+            f"{type(model).__name__} predicts masked words with {len(word_heads(model))} modules instead of one, which "
+            "is not supported; set mlm_weight: 0 to train without masked words"
         )
     if mlm and tokenizer.mask_token is None:
-        raise PretrainingError(f"the tokenizer in {path} has no mask token; set mlm_weight: 0 to train without")
+        raise PretrainingError(
+            f"the tokenizer in {path} has no mask token; set mlm_weight: 0 to train without masked words"
+        )
     return model
 
 
 def word_heads(model: PreTrainedModel) -> list[nn.Module]:
-    """What a masked language model consists of, next to its encoder: one module in BERT, RoBERTa, MPNet and others."""
+    """A masked language model's modules other than its encoder: one in BERT, RoBERTa, MPNet and others."""
     return [module for name, module in model.named_children() if name != model.base_model_prefix]
 
 
 def export(model: PairModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """The encoder alone as a plain Hugging Face folder, with its pooling where sentence-transformers looks for it."""
+    """Save the encoder alone as a plain Hugging Face folder, with the pooling file that sentence-transformers reads."""
     encoder = model.encoder
     assert isinstance(encoder, PreTrainedModel)
     encoder.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Rows of CSV, TSV, JSON lines and Parquet files as texts, each found again by its place in the file."""
+"""Rows of CSV, TSV, JSON lines and Parquet files as texts, each read again by its place in the file."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from blair_rec.lines.swallowed import rows_inside
 from blair_rec.text.catalogue import json_row, texts_in
 
 Reader = tuple[Callable[[int], list[str]], Iterator[list[str]]]
-"""Row -> its texts, and the texts of all rows in order; a row is known once the iterator has passed it."""
+"""(row -> its texts, iterator over the texts of all rows); a row can be read once the iterator has passed it."""
 
 JSON_LINES = (".jsonl", ".json", ".ndjson")
 BOM = b"\xef\xbb\xbf"
 
 
 def open_rows(path: Path, columns: Sequence[str]) -> Reader:
-    """The texts in these columns of a file, row by row; the ending says what it is, TSV if nothing else.
+    """Open the texts in these columns of a file, row by row; the file's ending names its format, TSV by default.
 
-    CSV has quoted cells, which may hold line breaks. In a TSV file a quotation mark is a character, but for a cell that
-    is quoted as pandas writes it, and closed within its line. A list of texts is joined by blanks, a number is text as
-    it is written, null and NaN are "". Empty lines are no rows; a byte order mark is no text.
+    A CSV file has quoted cells, which may hold line breaks. In a TSV file a quotation mark is an ordinary character,
+    except in a cell that is quoted as pandas writes it and closed within its line. A list of texts is joined by spaces,
+    a number is text as it is written, null and NaN are "". Empty lines and a byte order mark are skipped.
 
     Raises:
         PairsError: no such file, a missing or repeated column, a line that can't be read, with its number; also while
@@ -34,7 +34,7 @@ def open_rows(path: Path, columns: Sequence[str]) -> Reader:
         raise PairsError(f"{path}: no such file; `pairs` names a .tsv, .csv, .jsonl or .parquet file")
     with path.open("rb") as file:
         if file.read(2) == b"\x1f\x8b":
-            raise PairsError(f"{path} is compressed by gzip; unpack it, since rows are read from their place in it")
+            raise PairsError(f"{path} is compressed by gzip; unpack it, since rows are read by their place in the file")
     kind = path.suffix.lower()
     if kind == ".parquet":
         return _parquet(path, columns)
@@ -44,7 +44,7 @@ def open_rows(path: Path, columns: Sequence[str]) -> Reader:
 
 
 class _Lines:
-    """The lines of a file, decoded; knows the place and the number of the last one."""
+    """The decoded lines of a file, with the place and the number of the last line read."""
 
     def __init__(self, path: Path, file: IO[bytes], at: int = 0, number: int = 0) -> None:
         self.path, self.file, self.number = path, file, number
@@ -69,11 +69,11 @@ class _Lines:
 
 
 RowOf = Callable[[_Lines], "list[str] | None"]
-"""The texts of the row that begins at the next line; None for lines that are no row. StopIteration at the end."""
+"""Returns the texts of the row at the next line, None if there is no row; raises StopIteration at the end."""
 
 
 def _rows(path: Path, row: RowOf, skip: Callable[[_Lines], object] | None = None) -> Reader:
-    """A reader of a file of lines, by how a row is read and how the header is passed."""
+    """A reader of a file of lines; `row` reads a row and `skip` the header."""
     starts: list[int] = []
 
     def scan() -> Iterator[list[str]]:
@@ -111,7 +111,7 @@ def _json_lines(path: Path, columns: Sequence[str]) -> Reader:
         except CatalogueError as error:
             raise PairsError(str(error)) from None
         except RecursionError:
-            raise PairsError(f"{where}: lists or objects inside each other beyond what can be read") from None
+            raise PairsError(f"{where}: lists or objects are nested too deeply to be read") from None
         _check_columns(where, columns, list(record))
         return [_text(record[column]) for column in columns]
 
@@ -130,7 +130,7 @@ def _tsv(path: Path, columns: Sequence[str]) -> Reader:
             return None
         cells = _tab_separated(line)
         if len(cells) != len(header) and '"' in line:
-            cells = next(csv.reader([line], delimiter="\t"))  # a tab may stand in a quoted cell
+            cells = next(csv.reader([line], delimiter="\t"))  # a quoted cell may hold a tab
         return _at(places, cells, header, f"{path}, line {lines.number}")
 
     return _rows(path, row, next)
@@ -141,7 +141,7 @@ def _tab_separated(line: str) -> list[str]:
 
 
 def _unquoted(cell: str) -> str:
-    """A cell without the quotation marks that pandas puts around one with quotation marks inside, which it doubles."""
+    """A cell without pandas' quoting: marks around a cell that has quotation marks inside, which are doubled."""
     inside = cell[1:-1]
     quoted = len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inside.replace('""', "")
     return inside.replace('""', '"') if quoted and ('""' in inside or not inside) else cell
@@ -166,7 +166,7 @@ def _csv(path: Path, columns: Sequence[str]) -> Reader:
 
 
 def _next_row(lines: _Lines) -> list[str] | None:
-    """The cells of the next row, of whatever length; None at the end of the file."""
+    """The cells of the next row, of any length; None at the end of the file."""
     number = lines.number + 1
     before = csv.field_size_limit(1 << 30)  # a setting that all readers of the process share
     try:
@@ -181,7 +181,7 @@ def _next_row(lines: _Lines) -> list[str] | None:
 
 
 def _refuse_swallowed(lines: _Lines, start: int, number: int, width: int) -> None:
-    """Raises PairsError if most lines inside a row are rows by themselves: a stray quotation mark took them in."""
+    """Raise PairsError if lines inside a row look like separate rows, merged by a stray quotation mark."""
     with lines.path.open("rb") as file:
         file.seek(start)
         taken = file.read(lines.at - start).decode("utf-8").rstrip("\r\n").split("\n")
@@ -224,7 +224,7 @@ def _parquet(path: Path, columns: Sequence[str]) -> Reader:
 
 
 def _plain(value: Any) -> Any:
-    """What Arrow gives, as a JSON file would hold it; numbers, dates and the like as text."""
+    """Turn a value from Arrow into what a JSON file would hold; numbers, dates and other types become text."""
     if value is None or value != value:  # NaN is how pandas writes a missing value
         return None
     if isinstance(value, (list, tuple)):
@@ -237,13 +237,13 @@ def _plain(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    """The texts in a value, joined by blanks; a text alone as it is."""
+    """The texts in a value, joined by spaces; a single text is kept as it is."""
     return value if isinstance(value, str) else " ".join(texts_in(value))
 
 
 def _check_columns(where: str, columns: Sequence[str], known: Sequence[str]) -> None:
     if missing := [column for column in columns if column not in known]:
         named = ", ".join(known) or "none"
-        raise PairsError(f"{where}: no column {', '.join(map(repr, missing))}; there are: {named}")
+        raise PairsError(f"{where}: no column {', '.join(map(repr, missing))}; columns: {named}")
     if twice := [column for column in columns if list(known).count(column) > 1]:
-        raise PairsError(f"{where}: {len(twice)} columns are there twice ({', '.join(twice)}); rename one of each")
+        raise PairsError(f"{where}: repeated columns: {', '.join(twice)}; rename one of each")

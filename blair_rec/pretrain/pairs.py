@@ -1,4 +1,4 @@
-"""Pairs of texts on disk: found by their place in the file, so that none but the batch at work is in memory."""
+"""Pairs of texts on disk, read by their place in the file, so that only the current batch is in memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class TextPair:
-    """One row: what somebody says, and the item it is about."""
+    """One row: a language context, and the item it is about."""
 
     context: str
     item: str
@@ -30,7 +30,7 @@ class TextPair:
     context_key: int
     """Equal for the same context."""
     row: int
-    """Of the file."""
+    """Number of the row in the file, from 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,17 +38,17 @@ class TextPairs:
     """Rows of a file of pairs, or some of them; `pairs[i]` reads the row from disk."""
 
     read: Callable[[int], tuple[str, str, str | None]]
-    """Row of the file -> context, item, hard negative."""
+    """Number of a row in the file -> context, item, hard negative."""
     rows: np.ndarray
-    """[n] int64: which rows of the file."""
+    """[n] int64: the rows of the file."""
     item_keys: np.ndarray
     """[n] int64."""
     context_keys: np.ndarray
     """[n] int64."""
     sha256: str
-    """Of the file."""
+    """Hash of the file."""
     negative_keys: np.ndarray | None = None
-    """[n] int64: the keys of the items whose text the hard negatives are; None without hard negatives."""
+    """[n] int64: the item keys of the hard negatives; None without hard negatives."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -61,25 +61,25 @@ class TextPairs:
         return (self[index] for index in range(len(self)))
 
     def take(self, which: np.ndarray) -> TextPairs:
-        """Those rows alone: [k] indices or [n] bool."""
+        """Only the rows in `which`: [k] indices or [n] bool."""
         keys = self.item_keys[which], self.context_keys[which]
         negatives = None if self.negative_keys is None else self.negative_keys[which]
         return TextPairs(self.read, self.rows[which], *keys, self.sha256, negatives)
 
     @property
     def n_items(self) -> int:
-        """How many different items."""
+        """Number of different items."""
         return len(np.unique(self.item_keys))
 
 
 def open_pairs(
     path: str | Path, context: str, item: str, item_id: str | None = None, hard_negative: str | None = None
 ) -> TextPairs:
-    """The rows of a file of pairs: CSV or TSV with a header, JSON lines, or Parquet (see pair_files.open_rows).
+    """Open a file of pairs: CSV or TSV with a header, JSON lines, or Parquet (see pair_files.open_rows).
 
-    The file is read through once, to find its rows and to check them; of a file of lines 24 bytes a row stay in memory,
-    of a Parquet file its text columns in Arrow's memory. Where `item_id` names a column, rows that share the id or the
-    text are of one item: else the text of a held-out id could be trained on under another.
+    The file is read once, to find and check its rows. For a file of lines, 24 bytes per row stay in memory; for a
+    Parquet file, its text columns do. If `item_id` names a column, rows that share the id or the item text belong to
+    one item, so that the text of a held-out item is not trained on under another id.
 
     Raises:
         PairsError: no such file, a missing column, a line that can't be read, rows without text or with half a
@@ -105,7 +105,7 @@ def open_pairs(
     total = len(text_keys) + len(broken)
     if broken:
         raise PairsError(
-            f"{path}: {len(broken)} of {total} pairs hold half of a surrogate pair, which is no character "
+            f"{path}: {len(broken)} of {total} pairs hold half of a surrogate pair, which isn't a character "
             f"({first_of(broken)}); leave those rows out"
         )
     if empty:
@@ -129,10 +129,10 @@ def open_pairs(
 
 
 def split_pairs(pairs: TextPairs, held_out: float, seed: int) -> tuple[TextPairs, TextPairs]:
-    """(training, held out): a share of the items, drawn by lot, is held out with all its pairs.
+    """Split into (training, held out): a random share of the items is held out, with all their pairs.
 
-    A row whose context is also said of a held-out item, or whose hard negative is the text of one, leaves the training
-    part, too, so that no text is on both sides.
+    A row is also removed from training if its context belongs to a held-out item, too, or if its hard negative is the
+    text of one. So no text is on both sides.
 
     Raises:
         PairsError: fewer than two items would be left to train on.
@@ -158,7 +158,7 @@ def _three(values: list[str], n_texts: int) -> tuple[str, str, str | None]:
 
 
 def _joined(ids: list[int], texts: list[int]) -> np.ndarray:
-    """[n] int64: equal for rows that have an id or a text in common, or hang together by other rows that have."""
+    """[n] int64: equal for rows that share an id or a text, directly or through other rows."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -171,12 +171,12 @@ def _joined(ids: list[int], texts: list[int]) -> np.ndarray:
 
 
 def _items_of(texts: np.ndarray, known: np.ndarray, items: np.ndarray) -> np.ndarray:
-    """[n] int64: the item of each text by `known` texts and their `items`; -1 for the text of none."""
+    """[n] int64: the item of each text, looked up in `known` texts and their `items`; -1 if there is none."""
     distinct, first = np.unique(known, return_index=True)
     place = np.searchsorted(distinct, texts).clip(max=len(distinct) - 1)
     return np.where(distinct[place] == texts, items[first[place]], -1)
 
 
 def _key(text: str) -> int:
-    """63 bits of a text: equal for equal texts, in every process."""
+    """A 63-bit hash of a text, equal for equal texts in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1

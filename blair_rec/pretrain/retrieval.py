@@ -17,9 +17,9 @@ Embed = Callable[[Sequence[str]], np.ndarray]
 
 
 def retrieval(embed: Embed, pairs: TextPairs, k: int = 10) -> dict[str, float]:
-    """recall@k and MRR, by cosine among all items of `pairs`; equal scores count as their expectation.
+    """recall@k and MRR of each context's item, by cosine among all items of `pairs`; ties are averaged over all orders.
 
-    A context that stands for several items has found one when it has found any.
+    If a context belongs to several items, the best-ranked one counts.
     """
     rows = list(pairs)
     text_of = {pair.item_key: pair.item for pair in rows}
@@ -51,7 +51,7 @@ def measures(scores: np.ndarray, relevant: np.ndarray, k: int = 10) -> dict[str,
 def embedder(
     encoder: nn.Module, tokenizer: PreTrainedTokenizerBase, pooling: str, max_length: int, batch_size: int = 64
 ) -> Embed:
-    """What the exported encoder makes of texts: pooled, without the head that only training has."""
+    """A function that encodes texts as the exported encoder will: pooled, without the head used in training."""
 
     @torch.no_grad()
     def embed(texts: Sequence[str]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a pre-training is made of: one section, read from YAML."""
+"""The settings of a pre-training: one section, read from YAML."""
 
 from __future__ import annotations
 
@@ -14,68 +14,68 @@ ShareBelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), AS_GIVE
 
 
 class PretrainConfig(Section):
-    """BLaIR's own settings where nothing else is said (Hou et al., Bridging Language and Items, arXiv:2403.03952)."""
+    """Settings of a pre-training; defaults are BLaIR's (Hou et al., Bridging Language and Items, arXiv:2403.03952)."""
 
     pairs: str
     """CSV or TSV with a header, JSON lines or Parquet, by its ending: a language context and its item in each row."""
     encoder: str = "hyp1231/blair-roberta-base"
-    """Where training begins: hub name, local folder or offline package."""
+    """Encoder that training starts from: hub name, local folder or installed package."""
     revision: str | None = None
     """Commit, tag or branch on the hub; the newest if not given."""
     pooling: PoolingName = "auto"
-    """cls, mean, or auto: what the encoder was made for. With cls an MLP stands behind it that export drops."""
+    """cls, mean, or auto (what the encoder was made for). With cls, training adds an MLP that is not exported."""
     context: str = "review"
     """Column of the language context."""
     item: str = "meta"
     """Column of the item's text."""
     item_id: str | None = None
-    """Column that says which item it is; equal texts are the same item where none is named."""
+    """Column with the item's id; without it, equal item texts count as the same item."""
     hard_negative: str | None = None
-    """Column of the text of another item, near but wrong; none by default."""
+    """Column with the text of a similar but wrong item; none by default."""
     held_out: ShareBelowOne = 0.1
-    """Share of the items kept out of training, with all contexts that speak of them, to measure retrieval with."""
+    """Share of the items that are held out of training, with all their contexts, to measure retrieval."""
     max_length: FromOneOn = 64
-    """Tokens read of each text."""
+    """Most tokens read of each text."""
     batch_size: Annotated[int, Field(ge=2)] = 384
-    """Pairs of a step in each process; all other items of the step are negatives."""
+    """Pairs per step in each process; all other items of the step are negatives."""
     chunk_size: FromOneOn | None = None
-    """Pairs whose activations are held at once; all if not given. Less memory for about a third more time."""
+    """Pairs whose activations are in memory together; all if not given. Saves memory; takes about a third more time."""
     epochs: AboveZero = 1.0
     """Passes over the pairs."""
     max_steps: FromOneOn | None = None
-    """Stop after so many steps, however many epochs that is."""
+    """Stop after this many steps, whatever `epochs` says."""
     learning_rate: AboveZero = 5e-5
-    """Of AdamW, falling linearly to zero."""
+    """Learning rate of AdamW; it falls linearly to zero."""
     warmup: ShareBelowOne = 0.0
-    """Share of the steps in which the learning rate rises to its value."""
+    """Share of the steps in which the learning rate first rises to its value."""
     weight_decay: NotNegative = 0.0
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     temperature: AboveZero = 0.05
-    """What cosines are divided by."""
+    """Temperature: the cosines are divided by it."""
     mlm_weight: NotNegative = 0.1
-    """Of the masked-language-modelling loss; 0 leaves it out."""
+    """Weight of the masked-language-modelling loss; 0 turns it off."""
     mlm_probability: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False), AS_GIVEN] = 0.15
-    """Share of the tokens to be guessed."""
+    """Share of the tokens that are masked and have to be predicted."""
     mask_false_negatives: bool = True
-    """Whether the same item, or the same context, met again in a step is no negative. BLaIR's own code keeps it one."""
+    """Do not use a pair of the same item, or of the same context, as a negative. BLaIR's own code does use it."""
     accumulation: FromOneOn = 1
-    """Steps whose gradients are added up before the optimiser moves; each has negatives of its own."""
+    """Steps whose gradients are accumulated for one optimiser step; each has its own negatives."""
     precision: Literal["auto", DtypeName] = "auto"
     """float32, bfloat16 or float16; auto is bfloat16 where a GPU has it, and float32 elsewhere."""
     device: DeviceName = "auto"
-    """Where it is trained: cpu, cuda, cuda:1, or auto (a GPU if there is one). Checkpoints of one go on on another."""
+    """Device to train on: cpu, cuda, cuda:1, or auto (a GPU if there is one). Training can resume on another device."""
     save_steps: FromOneOn = 500
     """Steps between two checkpoints."""
     tensorboard: bool = False
-    """Whether the loss is also written for TensorBoard."""
+    """Also write the loss for TensorBoard."""
     seed: int = 1
-    """Of the split, the order of pairs, the masked words and dropout."""
+    """Seed of the split, the order of pairs, the masked words and dropout."""
 
 
 def read_pretrain_config(raw: Mapping[str, object], where: str) -> PretrainConfig:
-    """A pre-training from a mapping, as YAML gives it.
+    """Read the settings of a pre-training from a mapping, as YAML gives it.
 
     Raises:
-        ConfigError: an unknown key, with the near one, or a value that can't be meant.
+        ConfigError: an unknown key (the message suggests a similar one), or an invalid value.
     """
     return read_section(PretrainConfig, raw, where)

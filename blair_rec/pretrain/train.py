@@ -1,4 +1,4 @@
-"""Pre-training from a config to a plain Hugging Face folder, by Hugging Face's Trainer; goes on where it was killed."""
+"""Pre-training from a config to a plain Hugging Face folder, with Hugging Face's Trainer; a killed run is resumed."""
 
 from __future__ import annotations
 
@@ -42,27 +42,27 @@ logger = logging.getLogger("blair_rec")
 
 RECORD, WEIGHTS, WHOLE = "pretraining.json", "model.safetensors", "whole"
 WORK, MARK = "training", "identity.json"
-"""Ending of the hidden folder beside an encoder that holds its checkpoints, and the file in it that says of what."""
+"""Ending of the hidden folder next to an encoder that holds its checkpoints, and the file in it with their settings."""
 READS = "sentence_bert_config.json"
-"""Where sentence-transformers says how much of a text a model reads: not more after training than before."""
+"""File of sentence-transformers with the length that a model reads; copied, so that it stays as before training."""
 LOOK = 10
-"""Steps between two looks at the loss on a GPU."""
+"""Steps between two reads of the loss on a GPU."""
 OnPairStep = Callable[[int, int, float], None]
-"""Called with (steps done, steps in all, loss)."""
+"""Called with (steps done, total steps, loss)."""
 
 
 class PairTrainer(Trainer):
-    """Hugging Face's Trainer over PairModel. Tied weights are stored once; the optimiser is stored its way."""
+    """Hugging Face's Trainer for PairModel. Tied weights are saved once; the optimiser is saved as Trainer does."""
 
     losses: dict[str, Tensor]
 
     def compute_loss(  # type: ignore[override]
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, **_: Any
     ) -> Any:
-        """The loss of one step. On a GPU it is looked at every LOOK steps: to read it, all work has to be finished.
+        """The loss of one step. On a GPU it is checked every LOOK steps only, because reading it waits for all work.
 
         Raises:
-            PretrainingError: it is not a number.
+            PretrainingError: the loss is not finite.
         """
         outputs = model(**inputs)
         step = self.state.global_step + 1
@@ -77,7 +77,7 @@ class PairTrainer(Trainer):
         return self.args.device.type == "cpu" or step % LOOK == 0 or step in (1, self.state.max_steps)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """As Hugging Face's for a plain data set; its own takes any folder named datasets for a library of theirs."""
+        """Hugging Face's loader for a plain data set; the original takes a folder called datasets for their library."""
         loader = DataLoader(
             self.train_dataset,  # type: ignore[arg-type]
             batch_size=self.args.train_batch_size,
@@ -104,8 +104,8 @@ class PairTrainer(Trainer):
 class OneDevice(TrainingArguments):
     """Hugging Face's settings, on one device for each process.
 
-    Its own take the first GPU, and spread each batch of a single process over all that they see: with another batch
-    size, and negatives from a part of the batch alone.
+    The original settings take the first GPU, and split each batch of a single process over all visible GPUs: that
+    changes the batch size, and negatives would come from a part of the batch only.
     """
 
     def __init__(self, own: torch.device, **settings: Any) -> None:
@@ -114,22 +114,22 @@ class OneDevice(TrainingArguments):
 
     @property
     def device(self) -> torch.device:
-        """That of this process."""
-        found = super().device  # brings the processes of torchrun together, each with a GPU of its own
+        """The device of this process."""
+        found = super().device  # connects the processes of torchrun, each with its own GPU
         if self.parallel_mode == ParallelMode.DISTRIBUTED:
             return found
         if self.own.type == "cuda":
-            torch.cuda.set_device(self.own)  # what accelerate means by cuda
+            torch.cuda.set_device(self.own)  # accelerate uses the current device
         return self.own
 
     @property
     def n_gpu(self) -> int:
-        """One, or none."""
+        """Number of GPUs of this process: one or none."""
         return min(1, int(super().n_gpu))
 
 
 class _Notes(TrainerCallback):
-    """Tells the progress, and marks the checkpoints that are whole."""
+    """Reports the progress, and marks complete checkpoints."""
 
     def __init__(self, progress: OnPairStep | None) -> None:
         self.progress = progress
@@ -155,16 +155,17 @@ def pretrain(
     fresh: bool = False,
     progress: OnPairStep | None = None,
 ) -> dict[str, Any]:
-    """Train from the encoder at `start` and leave a folder that `AutoModel.from_pretrained` reads at `out`.
+    """Train the encoder at `start`, and write to `out` a folder that `AutoModel.from_pretrained` reads.
 
-    Checkpoints lie in a hidden folder beside `out` until training is done; the same call goes on from the last one.
-    Under torchrun every process calls this. Returns the record, which also stands in `out`/pretraining.json: settings,
-    the pairs' hash, the losses, the retrieval of held-out pairs before and after, and the names of the files.
+    Checkpoints are in a hidden folder next to `out` until training is done; the same call resumes from the last one.
+    Under torchrun every process calls this. Returns the record, which is also written to `out`/pretraining.json:
+    settings, the pairs' hash, the losses, the retrieval of held-out pairs before and after training, and the names of
+    the files.
 
     Raises:
-        PairsError: pairs that can't be read or learnt from.
-        PretrainingError: a tokenizer of another model, a loss that is not a number, or checkpoints of another config.
-        OutputError: `out` is there already, holds files that are not ours, or can't be written.
+        PairsError: the pairs can't be read, or are too few to train on.
+        PretrainingError: a tokenizer of another model, a loss that is not finite, or checkpoints of another config.
+        OutputError: `out` exists already, holds files that are not ours, or can't be written.
         FolderBusy: another process trains there.
     """
     if fresh:
@@ -178,12 +179,12 @@ def pretrain(
     steps = len(training) // config.batch_size
     if steps == 0:
         raise PretrainingError(
-            f"{len(training)} pairs to train on are less than one batch of {config.batch_size}; lower batch_size"
+            f"{len(training)} training pairs are less than one batch of {config.batch_size}; lower batch_size"
         )
     target = out.resolve()  # a link keeps pointing to where the encoder is
     work = target.with_name(f".{target.name}.{WORK}")
     with contextlib.ExitStack() as stack:
-        if _is_first():  # under torchrun it keeps others out for all
+        if _is_first():  # under torchrun the first process holds the lock for all
             refuse_foreign(work, {MARK, ".lock"}, {"*"})
             stack.enter_context(work_beside(target, WORK, f"the encoder {out}"))
         return _trained(config, start, pooling, target, work, pairs, training, held_out, fresh, progress)
@@ -205,9 +206,9 @@ def _trained(
     fresh: bool,
     progress: OnPairStep | None,
 ) -> dict[str, Any]:
-    """Train in `work`, and put the encoder at `out`; the record."""
+    """Train in `work`, put the encoder at `out`, and return the record."""
     identity = {**to_dict(config), "pairs_sha256": pairs.sha256, "start": str(start), "pooling": pooling}
-    del identity["device"]  # the same training, wherever it goes on
+    del identity["device"]  # it is the same training on any device
     checkpoint = _resume(work, identity, fresh)
     tokenizer = AutoTokenizer.from_pretrained(start)
     set_seed(config.seed)
@@ -254,15 +255,15 @@ def _trained(
 
 
 def _refuse_foreign(out: Path) -> None:
-    """Raises OutputError if `out` holds anything that no pre-training wrote."""
+    """Raise OutputError if `out` holds anything that a pre-training did not write."""
     ours: list[str] = []
     if (out / RECORD).is_file():
         with contextlib.suppress(ValueError, TypeError, KeyError):  # a broken record names no file
             record = json.loads((out / RECORD).read_text(encoding="utf-8"))
             if "pairs_sha256" in record and "files" not in record:
                 raise OutputError(
-                    f"an earlier version of blair_rec trained the encoder in {out} and did not note which files are "
-                    "its own, so nothing is removed; choose another folder with -o, or remove this one yourself"
+                    f"an earlier version of blair_rec trained the encoder in {out} and did not note which files "
+                    "it wrote, so nothing is removed; choose another folder with -o, or remove this one yourself"
                 )
             ours = [str(name) for name in record["files"]]
     refuse_foreign(out, {RECORD}, ours)
@@ -303,7 +304,7 @@ def _arguments(config: PretrainConfig, work: Path) -> TrainingArguments:
 
 
 def _resume(work: Path, identity: dict[str, Any], fresh: bool) -> Path | None:
-    """The last whole checkpoint of the same training, if there is one."""
+    """The last complete checkpoint of the same training, if there is one."""
     first, mark = _is_first(), work / MARK
     for folder in work.glob("checkpoint-*"):
         if first and (fresh or not (folder / WHOLE).is_file()):
@@ -314,8 +315,8 @@ def _resume(work: Path, identity: dict[str, Any], fresh: bool) -> Path | None:
         known = json.loads(mark.read_text(encoding="utf-8"))
         changed = [name for name in sorted(identity) if known.get(name) != json.loads(text).get(name)]
         raise PretrainingError(
-            f"{work} holds checkpoints of another training ({', '.join(changed)} differ); "
-            "set things back, or train again with --fresh"
+            f"{work} holds checkpoints of a training that used different settings ({', '.join(changed)}); "
+            "restore these settings, or train again with --fresh"
         )
     if first:
         write_text(mark, text)

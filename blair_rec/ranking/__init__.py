@@ -1,1 +1,1 @@
-"""A model and users -> ranks and top-k; scorers without training; ensembles."""
+"""Ranks and top-k items from a model and users; training-free scorers; ensembles."""

@@ -1,4 +1,4 @@
-"""Scorers that are counted or looked up, not trained: popularity, transitions, nearest neighbours on text.
+"""Training-free scorers: popularity, transitions, rules, nearest neighbours by text.
 
 Shapes: B cases, L items of a history at most, N item ids with the padding row 0, E text_dim.
 """
@@ -27,67 +27,67 @@ from blair_rec.models.whitening import fit_checked
 
 
 class Baseline(nn.Module):
-    """A Scorer that counts the training split, or looks up neighbours, instead of learning.
+    """A training-free Scorer: it counts the training split, or looks up neighbours.
 
-    Nothing here has a gradient; what was counted are buffers, so that it is saved and loaded as weights are. One of
-    another package inherits Counted or LastItem, and is given the variant's `options` by name, too (docs/extend.md);
+    Nothing here has a gradient. Counts are buffers, so they are saved and loaded like weights. A scorer of another
+    package inherits from Counted or LastItem, and also gets the variant's `options` by name (docs/extend.md);
     `blair_rec.testing.ScorerContract` tests it.
     """
 
     scores_by_product = True
     """Whether the scores are `user_vectors @ item_matrix.T`."""
     uses_text: ClassVar[bool] = False
-    """Whether it is made from the items' text vectors."""
+    """Whether it uses the items' text vectors."""
     fitted_transforms: FittedTransforms | None = None
-    """What the text vectors went through; None without text."""
+    """Transforms of the text vectors; None without text."""
 
     def __init__(self, n_items: int, item_seq: str, item_seq_len: str) -> None:
         super().__init__()
         self.n_items = n_items
         self.ITEM_SEQ, self.ITEM_SEQ_LEN = item_seq, item_seq_len
-        """Fields of an interaction: the items [B, L], oldest first, padded with 0, and how many they are [B]."""
+        """Fields of an interaction: the items [B, L], oldest first, padded with 0, and their number [B]."""
 
     @property
     def device(self) -> torch.device:
-        """Where what was counted is, and where interactions have to be."""
+        """Device of the counts, on which interactions have to be."""
         return next((counted.device for counted in self.buffers()), torch.device("cpu"))
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
-        """[B, N] float32; the column of the padding means nothing."""
+        """Return scores [B, N] float32; ignore column 0, the padding."""
         return self.user_vectors(interaction) @ self.item_matrix().T
 
     def user_vectors(self, interaction: Any) -> Tensor:
-        """[B, D] float32."""
+        """Return a vector for each history, [B, D] float32."""
         raise NotImplementedError
 
     def item_matrix(self) -> Tensor:
-        """[N, D] float32."""
+        """Return the vector of every item, [N, D] float32."""
         raise NotImplementedError
 
     def shared_items(self) -> AbstractContextManager[None]:
-        """There is nothing to compute once."""
+        """Do nothing: no item vectors have to be computed."""
         return nullcontext()
 
     def count(self, sequences: TrainingSequences) -> None:
         """Count the events of a training split; a scorer that only looks up counts nothing."""
 
     def append_items(self, vectors: np.ndarray) -> None:
-        """As Scorer's.
+        """See Scorer.append_items.
 
         Raises:
-            ConfigError: always, where no text is used.
+            ConfigError: always, if it uses no text.
         """
-        refuse_new_items(f"{type(self).__name__} is made of the items that it was given at first")
+        refuse_new_items(f"{type(self).__name__} can only score the items that it was built with")
 
     def last_items(self, interaction: Any) -> Tensor:
-        """[B] int64."""
+        """Return the last item of each history, [B] int64."""
         length: Tensor = interaction[self.ITEM_SEQ_LEN]
         last: Tensor = interaction[self.ITEM_SEQ].gather(1, length.unsqueeze(1) - 1).squeeze(1)
         return last
 
 
 class Counted(Baseline):
-    """A baseline that is made of counts of the training split alone."""
+    """A baseline that uses only counts of the training split."""
 
     def count(self, sequences: TrainingSequences) -> None:
         """Count the events of a training split."""
@@ -95,7 +95,7 @@ class Counted(Baseline):
 
 
 class Popularity(Counted):
-    """Every user is given the items with the most training events."""
+    """Ranks items by their number of training events, for every user in the same way."""
 
     counts: Tensor
 
@@ -109,11 +109,11 @@ class Popularity(Counted):
         self.counts = torch.from_numpy(counts).float().to(self.device)
 
     def user_vectors(self, interaction: Any) -> Tensor:
-        """[B, 1] ones."""
+        """Return ones, [B, 1]."""
         return torch.ones(len(interaction[self.ITEM_SEQ_LEN]), 1, device=self.device)
 
     def item_matrix(self) -> Tensor:
-        """[N, 1] training events."""
+        """Return the items' numbers of training events, [N, 1]."""
         return self.counts.unsqueeze(1)
 
 
@@ -122,15 +122,15 @@ class Markov(Counted):
 
     score = transitions(last -> item) + events(item) / (1 + the most events of an item)
 
-    The second part is below 1, so that popularity decides among equal transitions alone, and among all items after a
-    last item that training never continued. Kept sparse: one entry for each pair that occurs; SciPy multiplies them, on
-    the CPU, wherever they are kept.
+    The second part is below 1, so popularity only breaks ties between transitions. If no item followed the last one in
+    training, it ranks all items. The table is sparse, with one entry for each pair that occurs. SciPy multiplies it on
+    the CPU, whatever device keeps it.
     """
 
     REACH = 1
-    """How many events after another one an item is still counted as its successor."""
+    """An item counts as a successor of another one if it comes at most this many events later."""
     POPULARITY = 1.0
-    """What the items' popularity is multiplied by: less than any rule counts."""
+    """Factor of the items' popularity, small enough that any rule counts more."""
     scores_by_product = False
     share: Tensor
     start: Tensor
@@ -159,7 +159,7 @@ class Markov(Counted):
         self.transitions = torch.from_numpy(table.data).float().to(device)
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
-        """[B, N] float32; the column of the padding means nothing."""
+        """Return scores [B, N] float32; ignore column 0, the padding."""
         row, item, weight = (part.cpu().numpy() for part in self.antecedents(interaction))
         shape = len(interaction[self.ITEM_SEQ]), self.n_items
         history = csr_array((weight, (row, item)), shape)
@@ -168,12 +168,12 @@ class Markov(Counted):
         return torch.from_numpy(found.toarray()).to(self.device).add_(self.share, alpha=self.POPULARITY)
 
     def antecedents(self, interaction: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """What the rules start from: ([E] cases, [E] items of their histories, [E] float32 weights)."""
+        """Return what the rules start from: ([E] cases, [E] items of their histories, [E] float32 weights)."""
         last = self.last_items(interaction)
         return torch.arange(len(last), device=last.device), last, torch.ones(len(last), device=last.device)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        # How many pairs there are is only known from what was saved.
+        # The number of pairs is known only from the saved state.
         for name in ("successor", "transitions"):
             if (saved := state_dict.get(prefix + name)) is not None:
                 setattr(self, name, torch.empty_like(saved, device=self.device))
@@ -181,28 +181,28 @@ class Markov(Counted):
 
 
 class SequentialRules(Markov):
-    """Sequential rules: which items came soon after those of the history, in training; the sooner, the more.
+    """Sequential rules: items that came soon after the history's items in training; the sooner, the higher the score.
 
     score = sum over the items i of the history of rules(i -> item) / age(i)
 
     where rules(i -> item) is the sum of 1 / d over all times that `item` came d <= 10 events after i, and the last item
-    of the history has age 1, the one before it 2, and so on. Popularity, times 1e-4, decides among items that no rule
+    of the history has age 1, the one before it 2, and so on. Popularity, times 1e-4, ranks the items that no rule
     reaches. Source: SR with steps=10 and weighting=div in Ludewig and Jannach, "Evaluation of session-based
-    recommendation algorithms" (2018), which looks at the last item alone; 1 / age is the same idea for the others.
+    recommendation algorithms" (2018). SR uses the last item alone; 1 / age extends the same idea to the others.
     """
 
     REACH = 10
     POPULARITY = 1e-4
 
     def antecedents(self, interaction: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Every item of a history, with 1 / age."""
+        """Return every item of the histories, with weight 1 / age."""
         items, weights = interaction[self.ITEM_SEQ], recency(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
         row, place = weights.nonzero(as_tuple=True)
         return row, items[row, place], weights[row, place]
 
 
 class LastItem(Baseline):
-    """Nearest neighbours of the history's last item: the cosine of transformed text vectors.
+    """Nearest neighbours of the history's last item, by the cosine of transformed text vectors.
 
     An item without text (a zero vector) has cosine 0 with all others.
     """
@@ -220,8 +220,8 @@ class LastItem(Baseline):
     ) -> None:
         """
         Args:
-            vectors: [N - 1, E] as the store has them, without a row for the padding.
-            fitted: what the transforms found in them before; None: they are fitted now.
+            vectors: [N - 1, E] as in the store, without a row for the padding.
+            fitted: what the transforms found in an earlier fit; None: fit them now.
 
         Raises:
             ConfigError: whitening over too few items.
@@ -229,20 +229,20 @@ class LastItem(Baseline):
         super().__init__(len(vectors) + 1, item_seq, item_seq_len)
         self._transforms, rows = fit_checked(vectors, transforms, fitted)
         self.fitted_transforms = self._transforms
-        # The store can give them again, so checkpoints do not carry them.
+        # They can be made from the store again, so checkpoints leave them out.
         self.register_buffer("unit", F.pad(unit_length(rows), (0, 0, 1, 0)), persistent=False)
 
     def append_items(self, vectors: np.ndarray) -> None:
-        """Items that came later get the ids from N on: [M, E] text vectors as the store has them."""
+        """Add items that came later, with ids from N on: [M, E] text vectors as in the store."""
         self.unit = torch.cat([self.unit, unit_length(self._transforms.apply(vectors)).to(self.unit)])
         self.n_items += len(vectors)
 
     def user_vectors(self, interaction: Any) -> Tensor:
-        """[B, E] the last item's vector, of length 1."""
+        """Return the last item's vector, of length 1, [B, E]."""
         return self.unit[self.last_items(interaction)]
 
     def item_matrix(self) -> Tensor:
-        """[N, E] the items' vectors, of length 1."""
+        """Return the items' vectors, each of length 1, [N, E]."""
         return self.unit
 
 
@@ -250,7 +250,7 @@ class MeanHistory(LastItem):
     """Nearest neighbours of the whole history: the mean of an item's cosines to the items in the model's window."""
 
     def user_vectors(self, interaction: Any) -> Tensor:
-        """[B, E] the mean of the history's vectors, each of length 1 before."""
+        """Return the mean of the history's vectors, which have length 1, [B, E]."""
         total = F.embedding_bag(interaction[self.ITEM_SEQ], self.unit, mode="sum", padding_idx=0)
         return total / interaction[self.ITEM_SEQ_LEN].unsqueeze(1)
 
@@ -259,7 +259,7 @@ class RecentHistory(LastItem):
     """Nearest neighbours of the history: the mean of cosines, weighted by 1 / age: 1 for the last item, 1/2, 1/3 ..."""
 
     def user_vectors(self, interaction: Any) -> Tensor:
-        """[B, E] the weighted mean of the history's vectors, each of length 1 before."""
+        """Return the weighted mean of the history's vectors, which have length 1, [B, E]."""
         items = interaction[self.ITEM_SEQ]
         weights = recency(items, interaction[self.ITEM_SEQ_LEN])
         weights /= weights.sum(dim=1, keepdim=True)
@@ -267,15 +267,15 @@ class RecentHistory(LastItem):
 
 
 def build_baseline(setup: Mapping[str, Any], recbole: Any, n_items: int, vectors: ItemVectors | None) -> Baseline:
-    """The baseline of a run's set-up (plan.run_setup), with nothing counted yet, on the config's device.
+    """Build the baseline of a run's set-up (plan.run_setup) on the config's device, with nothing counted yet.
 
     Args:
-        recbole: a RecBole config, which names the device, and the fields of an interaction.
-        vectors: the items' text vectors, for neighbours.
+        recbole: a RecBole config, which names the device and the fields of an interaction.
+        vectors: the items' text vectors, for nearest neighbours.
 
     Raises:
-        ConfigError: whitening over too few items; a scorer from outside that can't be imported, or as `scorer_kind`;
-            UntrustedCode: as registry.load.
+        ConfigError: whitening over too few items; a scorer of another package that can't be imported; the errors of
+            `scorer_kind`; UntrustedCode: as registry.load.
     """
     kind, options = scorer_kind(setup), setup.get("options") or {}
     fields = recbole["ITEM_ID_FIELD"] + recbole["LIST_SUFFIX"], recbole["ITEM_LIST_LENGTH_FIELD"]
@@ -296,26 +296,26 @@ def make_baseline(
     transforms: Sequence[Step] = (),
     fitted: Mapping[str, np.ndarray] | None = None,
 ) -> Baseline:
-    """A baseline of any class: made of n_items, as `Counted` is, or of text vectors, as `LastItem` is."""
+    """Build a baseline of any class, with the arguments of `LastItem` if it uses text, else with those of `Counted`."""
     given = (vectors, transforms, *fields, fitted) if kind.uses_text else (n_items, *fields)
     baseline: Baseline = kind(*given, **options)
     return baseline
 
 
 def scorer_kind(setup: Mapping[str, Any]) -> Any:
-    """The class of a run's scorer; it is called as `Counted` is, or as `LastItem` where it uses text, with its options.
+    """Return the class of a run's scorer; `make_baseline` calls it.
 
     Raises:
-        ConfigError: one from outside is no Baseline, doesn't take its options, or needs text that the variant doesn't
-            name; UntrustedCode: as registry.load.
+        ConfigError: a scorer of another package is not a Baseline, doesn't take its options, or needs text that the
+            variant doesn't name; UntrustedCode: as registry.load.
     """
     name = setup["scorer"]
     kind = registry.load_class("scorers", name, Baseline)
     if registry.is_outside("scorers", name):
         if kind.uses_text != bool(setup.get("text")):
             raise ConfigError(
-                f"the scorer {name} reads item text, and its variant says nothing of it; give it transforms, such as "
-                "[center], or text"
+                f"the scorer {name} uses item text, but its variant has neither text nor transforms; add text, or "
+                "transforms such as [center]"
                 if kind.uses_text
                 else f"the scorer {name} uses no text, so transforms, control and text have no effect; leave them out"
             )
@@ -324,11 +324,11 @@ def scorer_kind(setup: Mapping[str, Any]) -> Any:
 
 
 def recency(items: Tensor, length: Tensor) -> Tensor:
-    """[B, L] float32: 1 for the last item of each history, 1/2 for the one before it, 1/3 ...; 0 for the padding."""
+    """Return weights [B, L] float32: 1 for the last item of each history, 1/2 for the one before ...; 0 for padding."""
     age = length.unsqueeze(1) - torch.arange(items.shape[1], device=items.device)
     return torch.where(age > 0, 1 / age, 0)
 
 
 def unit_length(vectors: np.ndarray) -> Tensor:
-    """[n, E] float32 of length 1; a zero vector stays zero."""
+    """Scale vectors to length 1, [n, E] float32; a zero vector stays zero."""
     return F.normalize(torch.from_numpy(np.asarray(vectors, dtype=np.float64)), dim=1).float()

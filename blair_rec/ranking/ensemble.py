@@ -1,9 +1,9 @@
-"""Finished variants -> one: scores normalised per user and averaged, with weights that validation chooses.
+"""Averages of finished variants: scores normalised per user, with weights chosen on the validation split.
 
-A member's scores become z-scores over all items, user by user. The mean shifts all items of a user alike and leaves
-the order as it is; the standard deviation decides how much a member counts for this user. It is taken over all items,
-the history among them, so that an item's score doesn't depend on whether the history is masked: the masked ranking is
-the other one with the history taken out. A member that scores all items alike for a user adds nothing there.
+For each user, a member's scores become z-scores over all items. Subtracting the mean keeps the order of a user's items;
+the standard deviation decides how much a member counts for this user. Both are taken over all items, including the
+history, so an item's score doesn't depend on whether the history is masked: the masked ranking is the unmasked one
+without the history. A member that gives all items the same score adds nothing for this user.
 
 Shapes: K members, B cases, N item ids with the padding row 0, D the members' vectors side by side.
 """
@@ -26,55 +26,55 @@ from blair_rec.models.scorer import Scorer, refuse_new_items
 from blair_rec.models.transforms import FittedTransforms
 
 CONSTANT = 1e-6
-"""Scores that differ by less than this share of their size differ by rounding alone."""
+"""Scores that differ by less than this share of their size differ only by rounding."""
 LOWEST = -1e30
-"""The score of what is no candidate: a number, so that no weight makes anything but a very low one of it."""
+"""The score of items that aren't candidates. It is finite, because an infinite score times a weight of 0 is NaN."""
 CELLS, WEIGHTINGS = 1 << 16, 8
-"""Scores of a member, and weightings of them, that are mixed at once."""
+"""Number of scores of a member, and number of weightings, that are averaged together."""
 WHOLE = 20
-"""Weights are chosen in twentieths."""
+"""Weights are multiples of 1 / WHOLE, that is of 1/20."""
 HELD = 1 << 29
-"""Scores kept from one look at the validation split to the next, 2 GiB; what is beyond is computed anew each time."""
+"""Scores kept between two passes over the validation split, 2 GiB; the rest is computed again in each pass."""
 
 Shares = tuple[int, ...]
-"""A weighting: what each member has of WHOLE."""
+"""A weighting: each member's part of WHOLE."""
 
 
 class Ensemble(nn.Module):
-    """The weighted mean of its members' z-scores. Its weights are all that is saved: members have runs of their own."""
+    """The weighted mean of its members' z-scores. Only its weights are saved: members are saved in their own runs."""
 
     weights: Tensor
     fitted_transforms: FittedTransforms | None = None
-    """Those of the members are saved with them."""
+    """None, because the members' transforms are saved with the members."""
 
     def __init__(self, members: Sequence[Scorer], weights: Sequence[float] | None = None) -> None:
         """`members` are models and baselines over the same items; `weights` [K] are equal if not given."""
         super().__init__()
-        self.members = tuple(members)  # a tuple, so that their weights are not saved once more
+        self.members = tuple(members)  # a tuple, so that torch doesn't save their weights a second time
         equal = [1 / len(self.members)] * len(self.members)
         self.register_buffer("weights", torch.tensor(weights or equal, dtype=torch.float32))
         self.ITEM_SEQ, self.ITEM_SEQ_LEN = self.members[0].ITEM_SEQ, self.members[0].ITEM_SEQ_LEN
         self.device = self.members[0].device
 
     def eval(self) -> Ensemble:
-        """As torch's; the members, too."""
+        """Like torch's `eval`, for the members, too."""
         for member in self.members:
             member.eval()
         return super().eval()
 
     def shared_items(self) -> AbstractContextManager[Any]:
-        """As Scorer's, for all members."""
+        """See Scorer.shared_items; for all members."""
         stack = ExitStack()
         for member in self.members:
             stack.enter_context(member.shared_items())
         return stack
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
-        """[B, N] float32; the column of the padding means nothing."""
+        """Return scores [B, N] float32; ignore column 0, the padding."""
         return torch.einsum("k,kbn->bn", self.weights.to(self.device), self.member_scores(interaction))
 
     def member_scores(self, interaction: Any) -> Tensor:
-        """[K, B, N] float32 z-scores.
+        """Return the members' z-scores, [K, B, N] float32.
 
         Raises:
             ScoringError: a member's scores that are not finite.
@@ -83,20 +83,21 @@ class Ensemble(nn.Module):
 
     @property
     def scores_by_product(self) -> bool:
-        """Whether all members do, so that `user_vectors @ item_matrix.T` ranks as the ensemble does."""
+        """Whether all members score by product, so that `user_vectors @ item_matrix.T` ranks as the ensemble does."""
         return all(member.scores_by_product for member in self.members)
 
     def item_matrix(self) -> Tensor:
-        """[N, D]: the members' item vectors side by side."""
+        """Return the members' item vectors side by side, [N, D]."""
         return torch.cat([member.item_matrix().float() for member in self.members], dim=1)
 
     def user_vectors(self, interaction: Any) -> Tensor:
-        """[B, D]: the members' user vectors, each times its weight over the standard deviation of its scores.
+        """Return the members' user vectors side by side, [B, D], each times weight / standard deviation of its scores.
 
-        The products with `item_matrix` are the ensemble's scores but for the members' means, which are the same for all
-        items of a user: items are ordered exactly alike, while products of different users don't compare. The
-        deviation follows from the covariance C of a member's item vectors as sqrt(u' C u), so that no item has to be
-        scored. Normalisations that are not linear in the scores (by rank, by the largest) can't be had this way.
+        The products with `item_matrix` are the ensemble's scores without the members' means, which are the same for all
+        items of a user. So each user's items are ordered exactly as by the ensemble, but products of different users
+        can't be compared. The deviation is sqrt(u' C u), where C is the covariance of a member's item vectors, so no
+        item has to be scored. Normalisations that are not linear in the scores (by rank, by the largest) can't be
+        written this way.
         """
         parts = []
         for member, weight, (covariance, longest) in zip(
@@ -109,30 +110,30 @@ class Ensemble(nn.Module):
         return torch.cat(parts, dim=1)
 
     def append_items(self, vectors: np.ndarray) -> None:
-        """As Scorer's.
+        """See Scorer.append_items.
 
         Raises:
-            ConfigError: always: append them to the members before they are put together.
+            ConfigError: always; append items to the members before the ensemble is built.
         """
-        refuse_new_items("Ensemble is made of the items that it was given at first")
+        refuse_new_items("Ensemble can only score the items that it was built with")
 
     @cached_property
     def _spreads(self) -> list[tuple[Tensor, Tensor]]:
-        """Of each member: the covariance [H, H] float64 of its item vectors, and the length [] of the longest."""
+        """For each member: the covariance [H, H] float64 of its item vectors, and the length [] of the longest."""
         tables = [member.item_matrix()[1:].double() for member in self.members]
         covariances = [torch.cov(table.T, correction=0).reshape(table.shape[1], -1) for table in tables]
         return [(c, table.norm(dim=1).max().float()) for c, table in zip(covariances, tables, strict=True)]
 
 
 def standardised(scores: Tensor) -> Tensor:
-    """[B, N] at mean 0 and standard deviation 1 over the items of each row; 0 where they are all alike.
+    """Return scores [B, N] with mean 0 and standard deviation 1 over the items of each row; 0 if all are the same.
 
     Raises:
         ScoringError: scores that are not finite.
     """
     items = scores[:, 1:].float()
     if not_finite := int((~torch.isfinite(items)).any(dim=1).sum()):
-        raise ScoringError(f"{not_finite} of {len(items)} cases have scores that are not finite, so no mean")
+        raise ScoringError(f"{not_finite} of {len(items)} cases have scores that are not finite")
     deviation, mean = torch.std_mean(items, dim=1, keepdim=True, correction=0)
     result = torch.zeros_like(scores, dtype=torch.float32)
     result[:, 1:] = (items - mean) * _inverse(deviation, items.abs().amax(dim=1, keepdim=True))
@@ -140,12 +141,12 @@ def standardised(scores: Tensor) -> Tensor:
 
 
 def _inverse(deviation: Tensor, size: Tensor) -> Tensor:
-    """1 / deviation, and 0 where it is but rounding of scores of this size."""
+    """Return 1 / deviation; 0 where the deviation is only a rounding error of scores of this size."""
     return torch.where(deviation > CONSTANT * size, 1 / deviation, 0)
 
 
 def simplex(members: int) -> list[Shares]:
-    """Weightings in shares of WHOLE: tenths for two or three members, fifths for more; the most equal ones first."""
+    """Return all weightings in tenths for two or three members, in fifths for more; the most equal ones first."""
     steps = 10 if members <= 3 else 5
 
     def shares(left: int, parts: int) -> Iterator[Shares]:
@@ -160,7 +161,7 @@ def simplex(members: int) -> list[Shares]:
 
 
 def neighbours(shares: Shares, step: int) -> list[Shares]:
-    """The weightings in which one member has given `step` of its share to another one."""
+    """Return the weightings in which one member gives `step` of its share to another one."""
     found = []
     for giver, taker in itertools.permutations(range(len(shares)), 2):
         if shares[giver] >= step:
@@ -179,14 +180,14 @@ def choose_weights(
     measure: Callable[[np.ndarray, np.ndarray, np.ndarray | None], float],
     batch_size: int,
 ) -> tuple[tuple[float, ...], float]:
-    """The weighting whose ranks on a split `measure` best, and what it reaches.
+    """Return the weighting with the highest `measure` on a split, and this measure.
 
-    First the best of `simplex`, among equals the most equal one; then up the hill from there, by the best of the
-    `neighbours` for as long as one is better, in tenths and in twentieths.
+    The search starts at the best weighting of `simplex`; of tied ones it takes the most equal one. From there it climbs
+    to the best of the `neighbours` as long as one is better, first in steps of 1/10, then of 1/20.
 
     Args:
-        masked: whether the history is taken out of the candidates.
-        measure: of (higher [cases], equal [cases], miss [cases] or None), as in evaluate.metrics.
+        masked: whether the history is removed from the candidates.
+        measure: called with (higher [cases], equal [cases], miss [cases] or None), as in evaluate.metrics.
     """
 
     scored, miss = _Scored(ensemble, split, masked, batch_size), _in_history(split) if masked else None
@@ -211,11 +212,11 @@ def choose_weights(
 
 
 class _Scored:
-    """The cases of a split, batch by batch: (cases, the members' scores of them, their true items), some of it kept.
+    """Iterates over a split in batches: (cases, the members' scores, targets). Some scores are kept for the next pass.
 
-    The members score where they are; what is held and mixed of their scores is on the CPU.
+    The members score on their own device. Their scores are kept and averaged on the CPU.
 
-    Shapes: [B] places in the split, [K, B, N] z-scores, LOWEST where there is no candidate, [B] item ids.
+    Shapes: [B] places in the split, [K, B, N] z-scores (LOWEST for items that aren't candidates), [B] item ids.
     """
 
     def __init__(self, ensemble: Ensemble, split: TextSequentialDataset, masked: bool, batch_size: int) -> None:
@@ -236,19 +237,19 @@ class _Scored:
     def _score(self, cases: Tensor) -> tuple[Tensor, Tensor]:
         interaction = self.split[cases]
         scores = self.ensemble.member_scores(interaction.to(self.ensemble.device)).cpu()
-        out = torch.zeros(scores.shape[1:], dtype=torch.bool, device="cpu")  # what is no candidate
+        out = torch.zeros(scores.shape[1:], dtype=torch.bool, device="cpu")  # items that aren't candidates
         out[:, 0] = True
         if self.masked:
             row, item = self.history
             begin, end = np.searchsorted(row.numpy(), [int(cases[0]), int(cases[-1]) + 1])
             out[row[begin:end] - cases[0], item[begin:end]] = True
         case, item = torch.arange(len(cases), device="cpu"), interaction[self.split.iid_field].cpu()
-        out[case, item] = False  # a true item is always there, to be compared with
+        out[case, item] = False  # the target keeps its score, which the others are compared with
         return scores.masked_fill_(out, LOWEST), item
 
 
 def _in_history(split: TextSequentialDataset) -> np.ndarray:
-    """[cases] bool: whether the true item stands in its own history, and so is no candidate where that is masked."""
+    """Return [cases] bool: whether the target is in its own history, and so not a candidate under masking."""
     row, item = split.histories()
     found = np.zeros(len(split), dtype=bool)
     found[row[item == split.inter_feat[split.iid_field][row]].numpy()] = True
@@ -256,9 +257,9 @@ def _in_history(split: TextSequentialDataset) -> np.ndarray:
 
 
 def _counts(scored: _Scored, n_cases: int, weightings: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """How many items score higher than the true one and how many the same: [W, cases], of `weightings` [W, K].
+    """Count the items that score higher than the target and those tied with it, for `weightings` [W, K]: [W, cases].
 
-    What is mixed of a batch's scores stays in a cache.
+    Scores are averaged in parts that fit into the CPU's cache.
     """
     higher, equal = (np.zeros((len(weightings), n_cases), dtype=np.int64) for _ in range(2))
     for cases, scores, item in scored:
@@ -268,7 +269,7 @@ def _counts(scored: _Scored, n_cases: int, weightings: Tensor) -> tuple[np.ndarr
                 mixed = (weightings[which] @ cells).view(len(which), len(some), -1)
                 own = mixed.gather(2, item[some].expand(len(which), -1).unsqueeze(2)).numpy()
                 place = np.ix_(which.numpy(), cases[some].numpy())
-                # NumPy counts bits twice as fast as torch adds them up.
+                # NumPy counts booleans twice as fast as torch sums them.
                 higher[place] = np.count_nonzero(mixed.numpy() > own, axis=2)
                 equal[place] = np.count_nonzero(mixed.numpy() == own, axis=2) - 1
     return higher, equal

@@ -1,4 +1,4 @@
-"""A model and the cases of a split -> how many candidates score above and the same as the true item, and the top-k."""
+"""Rank the targets of a split: how many candidates score above or tie with each target, and the top-k."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from blair_rec.models.scorer import Scorer
 from blair_rec.models.similarity import as_query
 
 CHUNK = {"cpu": 1 << 19, "cuda": 1 << 26}
-"""Scores looked at in one go, by kind of device: about what a processor keeps in its caches."""
+"""Scores processed together, by kind of device; on a CPU about the size of its caches."""
 WRITTEN_OUT = 1 << 25
-"""Scores held at once where a model gives them for all items."""
+"""Scores held together if a model returns them for all items."""
 PAIRS = 1 << 15
-"""Pairs of a case and an item multiplied at once."""
+"""Pairs of a case and an item multiplied together."""
 SPARE = 8
-"""Candidates kept beyond the top-k until their order is settled in float64."""
+"""Candidates kept in addition to the top-k, until float64 decides their order."""
 
 
 @dataclass(frozen=True, eq=False)
 class Ranks:
-    """Where the true items of a split ended up among all items.
+    """Ranks of a split's targets among all items.
 
-    `unmasked`: the history stays among the candidates (RecBole's habit); `masked`: it doesn't (RecTools' and
-    S3-Rec's). A true item that stands in its own history is no candidate under masking.
+    `unmasked`: the history stays among the candidates (as in RecBole). `masked`: it is removed (as in RecTools and
+    S3-Rec). A target in its own history is not a candidate under masking.
 
-    Shapes: B cases, in the order of the split; all int64 but where said.
+    Shapes: B cases, in the order of the split; int64 where no other type is given.
     """
 
     user: np.ndarray
     item: np.ndarray
     higher_unmasked: np.ndarray
-    """[B] other candidates that score above the true item."""
+    """[B] number of other candidates that score above the target."""
     equal_unmasked: np.ndarray
-    """[B] other candidates that score the same."""
+    """[B] number of other candidates that tie with the target."""
     higher_masked: np.ndarray
     equal_masked: np.ndarray
     target_in_history: np.ndarray
     """[B] bool."""
     history_length: np.ndarray
-    """[B] events before the true item."""
+    """[B] number of events before the target."""
     topk_unmasked: np.ndarray
     """[B, k] item ids, best first; 0 where there are fewer candidates."""
     topk_masked: np.ndarray
@@ -56,11 +56,11 @@ class Ranks:
 
 @torch.no_grad()
 def rank(model: Scorer, split: TextSequentialDataset, batch_size: int, k: int = 0) -> Ranks:
-    """Score every case of a split against all items, `batch_size` cases at a time.
+    """Rank every case of a split among all items, `batch_size` cases at a time.
 
-    Models that score by product meet the items chunk by chunk, so that no row of scores is ever whole; their counts
-    are those of float64 arithmetic, whatever the size of a chunk. Other models are asked for as many cases at once
-    as `WRITTEN_OUT` holds, and their scores are taken as they give them.
+    For models that score by product, scores are computed for one chunk of items after another, so a whole row of scores
+    never exists. The counts are those of float64 arithmetic, whatever the size of a chunk. Other models score as many
+    cases together as `WRITTEN_OUT` allows, and their scores are used as they are.
 
     Raises:
         ScoringError: scores that are not a number, or not one per item.
@@ -88,25 +88,29 @@ def rank(model: Scorer, split: TextSequentialDataset, batch_size: int, k: int = 
 
 
 def states(model: Any, split: TextSequentialDataset, rows: slice) -> Tensor:
-    """[B, H] of the rows' histories, ready to meet the items; a model that can be packed computes no padding."""
+    """Return the states [B, H] of the rows' histories, for the product with the items.
+
+    A model that can be packed computes no padding.
+    """
     if not can_pack(type(model)):
         return model.user_vectors(split[rows].to(model.device))
     return as_query(last_states(model, *_windows(split, rows)), model.blair_temperature)
 
 
 def _windows(split: TextSequentialDataset, rows: slice) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """Items [M] of which row r's window is those from first[r] [B] on, length[r] [B] of them."""
+    """Return items [M], first [B] and length [B]: row r's window is items[first[r] : first[r] + length[r]]."""
     length = split.inter_feat[split.item_list_length_field][rows]
     if split.log is not None:
         return split.log.item, (split.inter_feat[LOG_POSITION][rows] - length).numpy(), length.numpy()
-    _, items = split.histories(rows)  # of benchmark files: the windows and nothing else
+    _, items = split.histories(rows)  # benchmark files hold the windows and nothing else
     return items, (length.cumsum(0) - length).numpy(), length.numpy()
 
 
 class Scores(Protocol):
-    """The scores of B cases for N items, looked at in parts.
+    """The scores of B cases for N items, computed in parts.
 
-    A candidate scores above the true item if it does so by more than `slack`, and the same if it differs by no more.
+    A candidate scores above the target if its score is higher by more than `slack`. It ties with the target if the two
+    scores differ by at most `slack`.
     """
 
     n_items: int
@@ -114,13 +118,13 @@ class Scores(Protocol):
     """[B] float64: how far rounding can move two scores apart, for scores in float32 and in float64."""
 
     def part(self, begin: int, end: int) -> Tensor:
-        """[B, end - begin] float32, which may be written into; it holds until the next is asked for."""
+        """Return [B, end - begin] float32 scores, which may be overwritten; the next call overwrites them, too."""
 
     def exact(self, case: Tensor, begin: int, end: int) -> Tensor:
-        """[C, end - begin] float64, of some cases."""
+        """Return [C, end - begin] float64 scores of some cases."""
 
     def pairs(self, case: Tensor, item: Tensor) -> Tensor:
-        """[P] float64, for pairs of a case and an item."""
+        """Return [P] float64 scores of pairs of a case and an item."""
 
 
 class ItemMatrix:
@@ -132,16 +136,16 @@ class ItemMatrix:
 
 
 class Products:
-    """Scores that are products of vectors: [B, H] float32 of cases with those of all items."""
+    """Scores that are products of the cases' vectors, [B, H] float32, with the vectors of all items."""
 
     def __init__(self, cases: Tensor, items: ItemMatrix) -> None:
         self.cases, self.items, self.n_items = cases, items.vectors, len(items.vectors)
         largest = norms(cases) * items.longest
         if wrong := int((~torch.isfinite(largest.float())).sum()):
             raise ScoringError(f"{wrong} of {len(cases)} cases have scores that are not a number")
-        # What a product of H terms can be off by, in whatever order it is summed (Higham, Accuracy and Stability of
-        # Numerical Algorithms, 3.1), and some more for the rounding of norms and bounds; a part of another size may
-        # be summed in another order.
+        # The largest rounding error of a product of H terms, in any order of summation (Higham, Accuracy and Stability
+        # of Numerical Algorithms, 3.1), plus a little for the rounding of norms and bounds. The order matters because
+        # parts of different sizes may be summed in different orders.
         off = {dtype: (cases.shape[1] + 4) * torch.finfo(dtype).eps / 2 for dtype in (torch.float32, torch.float64)}
         self.slack = {dtype: share * largest + torch.finfo(dtype).tiny for dtype, share in off.items()}
         self._held = cases.new_empty(0)
@@ -161,12 +165,12 @@ class Products:
 
 
 def norms(vectors: Tensor) -> Tensor:
-    """[R, H] -> [R] float64, a few rounding errors of float32 off."""
+    """Return the norm of each row, [R, H] -> [R] float64, exact up to a few rounding errors of float32."""
     return torch.linalg.vector_norm(vectors, dim=1).double()
 
 
 class GivenScores:
-    """Scores as a model gives them: [B, N] float32."""
+    """Scores as a model returns them: [B, N] float32."""
 
     def __init__(self, scores: Tensor, model_name: str, n_items: int) -> None:
         if scores.dim() != 2 or scores.shape[1] != n_items:
@@ -187,20 +191,20 @@ class GivenScores:
 
 
 def _rank(scores: Scores, target: Tensor, row: Tensor, item: Tensor, k: int) -> dict[str, Tensor]:
-    """Counts and top-k of one batch: target [B] item ids; histories as pairs, row [P] of a case and item [P]."""
+    """Return counts and top-k of one batch; target: [B] item ids; row, item: [P] histories as pairs (case, item)."""
     own = scores.pairs(torch.arange(len(target), device=target.device), target)
     seen = torch.unique(row * scores.n_items + item)
     seen_row, seen_item = seen // scores.n_items, seen % scores.n_items
     seen_score = scores.pairs(seen_row, seen_item)
     best = Best(len(target), min(k, scores.n_items - 1), seen_row, seen_item) if k else None
 
-    above, same = torch.zeros_like(target), torch.full_like(target, -1)  # the true item is no candidate
+    above, same = torch.zeros_like(target), torch.full_like(target, -1)  # the target doesn't tie with itself
     width = max(1, CHUNK.get(target.device.type, CHUNK["cuda"]) // len(target))
-    for begin in range(1, scores.n_items, width):  # nor is item 0, the padding
+    for begin in range(1, scores.n_items, width):  # item 0, the padding, is not a candidate
         end = min(begin + width, scores.n_items)
         part = scores.part(begin, end)
         above_here, same_here = count(part, own, scores.slack[part.dtype])
-        close = torch.nonzero(same_here).squeeze(1)  # where float32 can't tell: at the true item, and rarely elsewhere
+        close = torch.nonzero(same_here).squeeze(1)  # float32 can't decide: at the target, rarely elsewhere
         if len(close):
             exact = scores.exact(close, begin, end)
             above_here[close], same_here[close] = count(exact, own[close], scores.slack[exact.dtype][close])
@@ -231,7 +235,7 @@ def _rank(scores: Scores, target: Tensor, row: Tensor, item: Tensor, k: int) -> 
 
 
 def count(scores: Tensor, own: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
-    """How many scores of a row are more than `slack` above its own one, and how many no further from it.
+    """Count the scores of each row that are more than `slack` above its own score, and those within `slack` of it.
 
     Shapes: scores [B, n], own and slack [B] float64 -> two of [B] int64.
     """
@@ -242,7 +246,7 @@ def count(scores: Tensor, own: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Best:
-    """The best candidates of each case so far, without the history, and a few more than are asked for."""
+    """Keeps the best candidates of each case so far, without the history, and a few more than k."""
 
     def __init__(self, n_cases: int, k: int, seen_row: Tensor, seen_item: Tensor) -> None:
         """seen_row, seen_item: [P] the histories, as pairs of a case and an item."""
@@ -250,12 +254,12 @@ class Best:
         order = torch.argsort(seen_item)
         self._seen_row, self._seen_item = seen_row[order], seen_item[order]
         self._floor = torch.full((n_cases,), -torch.inf, device=seen_row.device)
-        """[B]: what a candidate has to score more than."""
+        """[B] the score that a candidate has to exceed."""
         self._found: list[tuple[Tensor, Tensor, Tensor]] = []
         """Pairs of a case and an item, and their scores: the best so far, and those found since."""
 
     def look_at(self, part: Tensor, begin: int) -> None:
-        """Scores [B, n] float32 of the items from `begin` on; those of the history are overwritten."""
+        """Take the scores [B, n] float32 of the items from `begin` on; those of the history are overwritten."""
         ends = torch.tensor([begin, begin + part.shape[1]], device=part.device)
         here = slice(*torch.searchsorted(self._seen_item, ends).tolist())
         part[self._seen_row[here], self._seen_item[here] - begin] = -torch.inf
@@ -263,7 +267,7 @@ class Best:
         part = part[better]
         if self._found:
             row, column = torch.nonzero(part > self._floor[better, None], as_tuple=True)
-        else:  # nothing to compare with
+        else:  # nothing to compare with yet
             columns = part.topk(min(self.kept, part.shape[1]), dim=1).indices
             row, column = torch.nonzero(columns >= 0)[:, 0], columns.flatten()
         self._found.append((better[row], column + begin, part[row, column]))
@@ -279,14 +283,16 @@ class Best:
         self._found = [(row[order], item[order], score[order])]
 
     def candidates(self) -> tuple[Tensor, Tensor]:
-        """Pairs of a case and an item: ([P], [P])."""
+        """Return the candidates as pairs of a case and an item: ([P], [P])."""
         self._settle()
         ((row, item, score),) = self._found
         return row[score > -torch.inf], item[score > -torch.inf]
 
 
 def best_first(row: Tensor, item: Tensor, score: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
-    """The order of pairs row by row, highest score first, the lowest item among equals; and each one's place, from 0.
+    """Return the order of pairs, and each pair's place in its row, from 0.
+
+    Pairs are sorted by row, then by score with the highest first; tied scores are sorted by item id.
 
     Shapes: [P] -> [P], [P].
     """
@@ -299,7 +305,7 @@ def best_first(row: Tensor, item: Tensor, score: Tensor, n_rows: int) -> tuple[T
 
 
 def first_of_each(row: Tensor, item: Tensor, score: Tensor, n_rows: int, k: int) -> Tensor:
-    """The k best items of each row, best first; 0 where a row has fewer: [P], [P], [P] -> [n_rows, k]."""
+    """Return the k best items of each row, best first, 0 if a row has fewer: [P], [P], [P] -> [n_rows, k]."""
     order, place = best_first(row, item, score, n_rows)
     order, place = order[place < k], place[place < k]
     result = item.new_zeros(n_rows, k)

@@ -20,7 +20,7 @@ class GivenHistories:
                 mapping from users to histories; or a frame of pandas or Polars (see batch.histories.from_frame).
 
         Raises:
-            ConfigError: a string in the place of several histories or several tokens, or tokens that are no text.
+            ConfigError: a string instead of a list of histories or tokens, or tokens that are not text.
         """
         self.users: list[str] | None = None
         """Of a mapping or a frame."""

@@ -59,7 +59,7 @@ class KnownItems:
         chosen[0] = False
         found = np.flatnonzero(chosen)
         if len(found) == 0:
-            raise ConfigError("no item is left to recommend: look at what is allowed and what is denied")
+            raise ConfigError("no item is left to recommend; check the allowed and the denied items")
         return found, skipped
 
     def most_popular(self, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -80,7 +80,7 @@ class KnownItems:
 def as_tokens(tokens: Iterable[str], name: str) -> list[str]:
     """
     Raises:
-        ConfigError: a string instead of several tokens, or tokens that are no text.
+        ConfigError: a string instead of a list of tokens, or tokens that are not text.
     """
     if isinstance(tokens, str):
         raise ConfigError(f"{name} is a string; give several item tokens, such as [{tokens!r}]")

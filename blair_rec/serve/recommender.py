@@ -118,7 +118,7 @@ class Recommender:
                 to histories, or a frame (columns user_id and item_id, perhaps timestamp; or user_id and history), the
                 answer is a dict by user.
             exclude_history: never recommend an item of the history again.
-            allow, deny: item tokens; with `allow` nothing else is recommended, and of `deny` nothing.
+            allow, deny: item tokens. `allow` allows no other items; `deny` excludes these.
             unknown: what to do with item tokens that the model doesn't know: error, or skip. A history that holds no
                 other gets the most popular items then, each a PopularItem.
 
@@ -168,7 +168,7 @@ class Recommender:
         For one nearest-neighbour index. Of an ensemble these are its members' vectors side by side.
 
         Raises:
-            ConfigError: scores that are no inner products, such as a Markov chain's.
+            ConfigError: scores that are not inner products, such as a Markov chain's.
         """
         self._check_vectors()
         with torch.no_grad():
@@ -179,11 +179,11 @@ class Recommender:
     def user_vectors(self, histories: Iterable[Iterable[str]], batch_size: int = 1024) -> np.ndarray:
         """[histories, D] float32: what `item_vectors` is searched with after each history of item tokens.
 
-        Items of the history are among what is found. Inner products compare within one history alone.
+        Items of the history can be retrieved, too. Inner products can only be compared within one history.
 
         Raises:
             UnknownItems: tokens that the model was not trained with.
-            ConfigError: an empty history, or scores that are no inner products.
+            ConfigError: an empty history, or scores that are not inner products.
         """
         self._check_vectors()
         ids = self._ids(GivenHistories(histories), "error")
@@ -220,7 +220,7 @@ class Recommender:
             names = {type(part).__name__ for part in parts}
             raise ConfigError(
                 f"the scores of {' and '.join(sorted(names))} are not all inner products of a user's vector and an "
-                "item's, so there are no vectors to search; `recommend` works all the same"
+                "item's, so there are no vectors to search; `recommend` still works"
             )
 
 
@@ -238,16 +238,16 @@ def load(
         recommender.item_vectors()  # [items, D] float32, in the order of recommender.item_tokens
 
     Args:
-        store: the store of the items' text vectors, if it is no longer where the run found it.
+        store: the store of the items' text vectors, if it was moved after the run.
         extra_items: a store of more items, by the same encoder from the same fields. Those that the run doesn't know,
-            and that have a text, can then be recommended and stand in histories, too; nothing is trained.
+            and that have a text, can then be recommended and be part of histories. Nothing is trained.
         device: cpu, cuda, cuda:1, or auto: a GPU if there is one. A run made on one device loads on any other.
-        trusted: every `module:Class` of the run that may be imported. A run may come from elsewhere, so it decides on
-            no code by itself; names that installed packages bring need no word.
+        trusted: every `module:Class` of the run that may be imported. Other code is never
+            imported because a run names it. Names of installed packages' entry points need not be listed.
 
     Raises:
         CheckpointError: not a run's folder, or its store is missing (the message names the store's hash).
-        MissingEmbeddings, StoreError: the store doesn't cover the items, or the extra one was made otherwise.
+        MissingEmbeddings, StoreError: the store doesn't cover the items, or the extra one used other settings.
         ConfigError: extra items for a run that knows its items by more than their text; a device or a package that
             isn't there.
         UntrustedCode: the run names a `module:Class` that is not `trusted`.
@@ -284,7 +284,7 @@ def export_vectors(
     device: str = AUTO,
     trusted: Collection[str] = (),
 ) -> Path:
-    """The item vectors of a finished run, for a nearest-neighbour index by inner product, in a folder of their own.
+    """The item vectors of a finished run, for a nearest-neighbour index by inner product, in a separate folder.
 
     OUT/items.npy is [items, D] float32, OUT/items.json the item token of each row. An earlier export is replaced when
     the new one is whole; a folder with anything else in it stays as it is. `load(run_dir).user_vectors(histories)`
@@ -294,12 +294,12 @@ def export_vectors(
         numpy.load(folder / "items.npy")
 
     Raises:
-        ConfigError: scores that are no inner products; CheckpointError and others as `load`.
-        OutputError: `out` is no earlier export, or it can't be written.
+        ConfigError: scores that are not inner products; CheckpointError and others as `load`.
+        OutputError: `out` is not an earlier export, or can't be written.
     """
     out = Path(out)
     target = out.resolve()  # a link keeps pointing to where the vectors are
-    for file in EXPORTED:  # both are there, and nothing else: a file items.json alone may be anybody's
+    for file in EXPORTED:  # an export has exactly these two files; a single items.json may belong to something else
         refuse_foreign(target, {file}, EXPORTED)
     recommender = load(run_dir, store, device=device, trusted=trusted)
     with work_beside(target, "export", f"the vectors {out}"):
@@ -321,7 +321,7 @@ def _append_items(loaded: Loaded, extra: EmbeddingStore) -> list[str]:
     known = set(loaded.item_tokens)
     rows = [row for row, token in enumerate(extra.item_tokens) if token not in known]
     for part in loaded.members or (loaded,):
-        if part.store is not None and (differing := _made_otherwise(part.store, extra)):
+        if part.store is not None and (differing := _different_settings(part.store, extra)):
             raise StoreError(
                 f"{extra.path} was made with another {' and '.join(differing)} than the store the run was trained "
                 "over; encode the extra items as those were"
@@ -330,7 +330,7 @@ def _append_items(loaded: Loaded, extra: EmbeddingStore) -> list[str]:
     return [extra.item_tokens[row] for row in rows]
 
 
-def _made_otherwise(store: EmbeddingStore, other: EmbeddingStore) -> list[str]:
+def _different_settings(store: EmbeddingStore, other: EmbeddingStore) -> list[str]:
     """'encoder', 'template': what differs in how two stores were made."""
     encoders = [{k: v for k, v in made.encoder.items() if k != "asked_for"} for made in (store, other)]
     differing = {"encoder": encoders[0] != encoders[1], "template": dict(store.template) != dict(other.template)}

@@ -53,7 +53,7 @@ from blair_rec.training.checkpoint import save_weights
 logger = logging.getLogger("blair_rec")
 
 WRITTEN = (WEIGHTS_FILE, ITEMS_FILE, COUNTS_FILE, CURVE_FILE, CONFIG_FILE, CARDS_FILE, MEMBERS_FOLDER)
-"""What a refit holds beside its result.json."""
+"""The files of a refit, next to its result.json."""
 KEPT = ("variant", "seed", "model", "items", "control", "transforms", "dataset", "encoder", "store_sha256", "selection")
 """What a refit says of itself as the run that it was made from does."""
 
@@ -78,14 +78,14 @@ def refit(
 
     An average keeps its weights, and its members are trained again. Of several seeds, the mean of their z-scores is
     what scores the items. The folder opens as a finished run does, and is never ranked. Started again after an
-    interruption, it goes on with the epoch that it was in; an earlier refit in `out` is there until the new one is
+    interruption, it resumes in the same epoch. An earlier refit in `out` stays until the new one is
     whole.
 
     Args:
         run: the folder of a comparison, whose best variant by validation is taken, or that of one of its runs.
         variant: another variant of the comparison.
         seeds: some of its seeds; all if not given.
-        store: where the items' text vectors are, if they are no longer where the run found them.
+        store: where the items' text vectors are now, if they were moved after the run.
 
     Returns `out`.
 
@@ -200,11 +200,13 @@ def _make(
     store: str | Path | None,
     progress: OnTrained,
 ) -> None:
-    """Refit one run; `piece` appears when it is whole, and is to lie at `final`."""
+    """Refit one run. `piece` appears when it is complete; its final place is `final`."""
     begin = time.perf_counter()
     tokens = read_json(folder, ITEMS_FILE)
     if tokens != data.item_tokens:
-        raise ConfigError(f"{folder} numbers its items otherwise than the data set does now; run the comparison again")
+        raise ConfigError(
+            f"the items of {folder} are numbered differently from the data set's now; run the comparison again"
+        )
     checkpoint = piece.with_suffix(".safetensors")
     again = fit_again(chosen.config, folder, result, data, store, checkpoint, progress)
     partial = partial_of(piece)
@@ -255,7 +257,7 @@ def _common(data: TrainingData | None, result: Any, folders: Sequence[Path], fin
 def _write_average(
     chosen: Chosen, parts: dict[Path, float], results: dict[Path, Any], partial: Path, final: Path
 ) -> None:
-    """The files of the average of refits that lie in `partial` already, which is to lie at `final`."""
+    """Write the files of an average. The refits of its members are already in `partial`; its final place is `final`."""
     first = chosen.runs[0]
     members = [partial / MEMBERS_FOLDER / folder.name for folder in parts]
     saved = [read_json(member, RESULT_FILE) for member in members]

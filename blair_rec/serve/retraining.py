@@ -55,10 +55,10 @@ def fit_again(
     checkpoint: Path,
     progress: Callable[[str, int, int], None],
 ) -> FittedAgain:
-    """What a finished run is, made from `data`; training goes on from `checkpoint` where there is one.
+    """Train or count a finished run's model again, on `data`. An existing `checkpoint` is resumed.
 
     Args:
-        result: the run's result.json, which is no average's.
+        result: the run's result.json; the run is not an average.
         store: where its text vectors are, if not where the run found them.
 
     Raises:
@@ -97,7 +97,7 @@ def train_for(
     checkpoint: Path,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Epoch, ...]:
-    """Train so many epochs, and keep the weights of the last one; a `checkpoint` is written after each.
+    """Train for `epochs` epochs and keep the last weights. A `checkpoint` is written after each epoch.
 
     The learning rate takes the course that it has over all of `train.epochs`, as far as these epochs go: it is the
     course by which validation chose their number.

@@ -20,11 +20,11 @@ from blair_rec.models.similarity import as_query
 from blair_rec.ranking.ensemble import Ensemble, standardised
 
 CHUNK = {"cpu": 1 << 20, "cuda": 1 << 26}
-"""Scores made and looked through at once, by kind of device."""
+"""Scores computed and searched together, by kind of device."""
 FEWEST_ROWS = 64
 """Histories that meet a piece of the items together, at least: each time all of the piece is read from memory."""
 WRITTEN_OUT = 1 << 23
-"""Scores held at once where a model gives them for all items."""
+"""Scores in memory together if a model gives them for all items."""
 
 
 class HistoryIds(NamedTuple):
@@ -129,7 +129,7 @@ class TopK:
                 columns, values = best_columns(scores, min(k, len(piece)))
                 found.append((columns + begin, values))
             columns, values = (torch.cat(both, dim=1) for both in zip(*found, strict=True))
-            if len(pieces) > 1:  # what is equal stands in the order of columns already
+            if len(pieces) > 1:  # ties are already in column order
                 values, order = values.sort(dim=1, descending=True, stable=True)
                 columns = columns.gather(1, order)
             yield columns[:, :k], values[:, :k]
@@ -150,11 +150,11 @@ class TopK:
             yield best_columns(scores, k)
 
     def _of_candidates(self, rows: Tensor) -> Tensor:
-        """Those of the candidates: [N, ...] -> [C, ...], which is no copy where all items are candidates."""
+        """Keep the candidates: [N, ...] -> [C, ...]. Nothing is copied if all items are candidates."""
         return rows[1:] if len(self._ids) == len(rows) - 1 else rows[self._ids]
 
     def _known(self, histories: HistoryIds) -> tuple[Tensor, Tensor]:
-        """The candidates that stand in each history: rows and columns, two of [p] int64."""
+        """The candidates that are in each history: rows and columns, both [p] int64."""
         device = self._column.device
         column = self._column[torch.from_numpy(histories.items).to(device)]
         row = torch.from_numpy(np.repeat(np.arange(len(histories.lengths)), histories.lengths)).to(device)

@@ -29,7 +29,7 @@ class Chosen:
     comparison: Path
     variant: str
     runs: tuple[RunResult, ...]
-    """One for each seed; a single one where nothing is drawn by lot."""
+    """One for each seed; a single one if the variant has no randomness."""
 
     def parts(self) -> dict[Path, float]:
         """The folders of the runs that score items, and what each counts in the mean over seeds; the sum is 1.
@@ -121,8 +121,8 @@ def _best(config: CompareConfig, by_variant: dict[str, list[RunResult]]) -> str:
     if not values:
         raise ConfigError(f"no finished variant but controls has {metric} on validation; name one with --variant")
     order = sorted(values, key=lambda name: (-values[name], name))
-    told = [f"{name} {values[name]:.4f}" for name in order]
-    logger.info("best on validation by %s %s, mean over seeds: %s", metric, protocol, first_of(told))
+    shown = [f"{name} {values[name]:.4f}" for name in order]
+    logger.info("best on validation by %s %s, mean over seeds: %s", metric, protocol, first_of(shown))
     if pending := [name for name in config.variants if name not in by_variant and not _is_control(config, name)]:
         logger.warning("variants without a finished run were not considered: %s", ", ".join(pending))
     return order[0]

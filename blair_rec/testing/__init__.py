@@ -1,7 +1,7 @@
-"""What every item side and every scorer has to keep, as test classes to inherit: for our own kinds and for yours.
+"""Test classes to inherit, which check the contracts of item sides and scorers, for our own kinds and for yours.
 
-pytest finds the tests of a class that inherits one; nothing here imports pytest, and any runner that calls the methods
-whose name begins with `test_` will do.
+pytest finds the inherited tests. Nothing here imports pytest: any runner works that calls the methods whose names begin
+with `test_`.
 
     from blair_rec.testing import ItemsContract, ScorerContract
 

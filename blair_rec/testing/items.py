@@ -1,4 +1,4 @@
-"""What every item side has to keep, as a test class to inherit.
+"""The contract of item sides, as a test class to inherit.
 
 Shapes: N item ids with the padding row 0, C of them in the catalogue, H hidden_size.
 """
@@ -19,18 +19,18 @@ from blair_rec.models.items.build import build_side
 from blair_rec.models.transforms import apply_transforms
 
 CATALOGUE, TEXT_DIM, HIDDEN = 31, 12, 6
-"""C, E and H of the small world in which contracts are tested."""
+"""C, E and H of the small example on which contracts are tested."""
 
 
 def text_vectors(catalogue: int = CATALOGUE) -> np.ndarray:
-    """[catalogue, TEXT_DIM] float32, far from centred; row 0 is the padding."""
+    """Return text vectors [catalogue, TEXT_DIM] float32 with a mean far from 0; row 0 is the padding."""
     table = np.random.default_rng(3).standard_normal((catalogue, TEXT_DIM)).astype(np.float32) + np.float32(1)
     table[0] = 0
     return table
 
 
 def replaced_embedding(n_extra: int = 0, std: float = 0.02) -> nn.Embedding:
-    """[C + n_extra, H]: the embedding that a model made for itself."""
+    """Return an embedding [C + n_extra, H] as a model initialises it."""
     torch.manual_seed(1)
     embedding = nn.Embedding(CATALOGUE + n_extra, HIDDEN, padding_idx=0)
     embedding.weight.data.normal_(0, std)
@@ -39,7 +39,7 @@ def replaced_embedding(n_extra: int = 0, std: float = 0.02) -> nn.Embedding:
 
 
 def a_few_steps(items: ItemSide, learning_rate: float = 0.05) -> None:
-    """Adam on a loss that every row but the padding's takes part in."""
+    """Train five steps with Adam, on a loss that depends on every row but the padding."""
     optimizer = torch.optim.Adam(items.parameters(), lr=learning_rate)
     for _ in range(5):
         optimizer.zero_grad()
@@ -48,10 +48,10 @@ def a_few_steps(items: ItemSide, learning_rate: float = 0.05) -> None:
 
 
 class ItemsContract:
-    """What stands where nn.Embedding stood behaves as it did, whatever it is made of.
+    """Checks that an item side behaves like the nn.Embedding that it replaces, whatever the kind.
 
-    Set `kind`, and `options` where the constructor takes some; set `frozen` to False for a side that trains the vectors
-    that came from the text. Every test runs without extra rows, such as BERT4Rec's mask token, and with two.
+    Set `kind`, and `options` if the constructor takes some. Set `frozen` to False for a kind that trains the text
+    vectors themselves. Most tests run twice: without extra rows (such as BERT4Rec's mask token), and with two.
     """
 
     kind: ClassVar[type[ItemSide]]
@@ -59,12 +59,12 @@ class ItemsContract:
     frozen: ClassVar[bool] = True
 
     def build(self, n_extra: int = 0, std: float = 0.02, seed: int = 5, **how: Any) -> Any:
-        """The item side in eval mode; `how` are transforms and control."""
+        """Build the item side in eval mode; `how` takes transforms and control."""
         embedding = replaced_embedding(n_extra, std)
         return build_side(self.kind, self.options, text_vectors(), embedding, seed=seed, **how).eval()
 
     def built(self) -> list[Any]:
-        """Without extra rows, and with two."""
+        """Build it without extra rows, and with two."""
         return [self.build(n_extra) for n_extra in (0, 2)]
 
     def test_forward_agrees_with_weight(self) -> None:
@@ -75,7 +75,7 @@ class ItemsContract:
             assert torch.equal(items(ids), items.weight[ids])
 
     def test_some_rows_are_the_same_as_in_all_rows(self) -> None:
-        """rows(which) == rows()[which], but for rounding."""
+        """rows(which) == rows()[which], up to rounding."""
         for items in self.built():
             a_few_steps(items)
             which = torch.tensor([7, 0, 29])
@@ -108,19 +108,19 @@ class ItemsContract:
                 assert parameter.grad is None or not parameter.grad.any()
 
     def test_it_starts_at_the_size_of_the_embedding_it_replaces(self) -> None:
-        """The root mean square of the items' rows, whatever the embedding's was."""
+        """The items' rows have the root mean square of the embedding's rows."""
         for n_extra in (0, 2):
             for std in (0.02, 0.7):
                 items, want = self.build(n_extra, std), rms(replaced_embedding(n_extra, std).weight[1:])
                 torch.testing.assert_close(rms(items.weight[1:CATALOGUE]), want, rtol=1e-4, atol=0)
 
-    def test_every_row_is_another(self) -> None:
+    def test_every_row_is_different(self) -> None:
         """Different texts have different vectors."""
         for items in self.built():
             assert torch.pdist(items.weight).min() > 0
 
     def test_training_moves_every_row_but_the_padding(self) -> None:
-        """And none is left out."""
+        """Training changes every item's vector."""
         for items in self.built():
             before = items.weight.detach().clone()
             a_few_steps(items)
@@ -128,7 +128,7 @@ class ItemsContract:
             assert moved.tolist() == [False] + [True] * (items.num_embeddings - 1)
 
     def test_shared_gives_the_same_values(self) -> None:
-        """A table that is computed once is the table."""
+        """A table that is computed once has the same rows."""
         for items in self.built():
             ids = torch.tensor([[1, 0], [30, 2]])
             alone = items.weight.detach().clone(), items(ids).detach().clone()
@@ -136,7 +136,7 @@ class ItemsContract:
                 assert torch.equal(items.weight, alone[0]) and torch.equal(items(ids), alone[1])
 
     def test_shared_gives_the_same_gradients(self) -> None:
-        """And so are its gradients."""
+        """A table that is computed once gives the same gradients."""
         for items in self.built():
             other, ids = copy.deepcopy(items), torch.tensor([1, 2, 2])
             (items(ids).square().sum() + items.weight.exp().sum()).backward()
@@ -146,7 +146,7 @@ class ItemsContract:
                 torch.testing.assert_close(shared.grad, alone.grad, msg=name)
 
     def test_shared_computes_the_rows_once(self) -> None:
-        """However often the block looks an item up."""
+        """`rows` is called once, however many look-ups there are."""
         for items in self.built():
             calls: list[int] = []
             rows = items.rows
@@ -158,7 +158,7 @@ class ItemsContract:
             assert len(calls) == 1
 
     def test_shared_of_some_ids_gives_no_other_items_vector(self) -> None:
-        """An item that nobody named is refused; where there are extra rows, the whole table is shared."""
+        """Another id raises an IndexError; with extra rows, the whole table is shared."""
         for items in self.built():
             for other in (1, 5, 29):
                 ids = torch.tensor([2, other])
@@ -171,7 +171,7 @@ class ItemsContract:
                 assert refused == (items.extra is None)
 
     def test_shared_of_some_ids_gives_their_values(self) -> None:
-        """A table of a few rows has these rows."""
+        """A table of a few rows has the right vectors."""
         for items in self.built():
             a_few_steps(items)
             ids = torch.tensor([[7, 0], [30, 2]])
@@ -181,7 +181,7 @@ class ItemsContract:
                 torch.testing.assert_close(items(torch.tensor([2, 2])), alone[1, [1, 1]])
 
     def test_shared_of_some_ids_gives_the_same_gradients(self) -> None:
-        """Also where a step moves the rows alone that it has read."""
+        """With whole and with sparse gradients."""
         for items in self.built():
             ids = torch.tensor([1, 2, 2, 0])
             for sparse in (False, True):
@@ -192,14 +192,14 @@ class ItemsContract:
                 with other.shared(ids):
                     other(ids).sin().sum().backward()
                 for (name, alone), some in zip(items.named_parameters(), other.parameters(), strict=True):
-                    if alone.grad is None:  # of noise, which is for training alone
+                    if alone.grad is None:  # such as parameters of noise, which only training uses
                         assert some.grad is None
                         continue
                     gradient = some.grad.to_dense() if some.grad.is_sparse else some.grad
                     torch.testing.assert_close(gradient, alone.grad, msg=name)
 
     def test_nothing_old_is_left_after_shared(self) -> None:
-        """What was computed once is computed again after a step."""
+        """After the block and a training step, the table is computed again."""
         for items in self.built():
             with items.shared():
                 before = items.weight
@@ -207,7 +207,7 @@ class ItemsContract:
             assert not torch.equal(items.weight, before)
 
     def test_nothing_old_is_left_after_an_error(self) -> None:
-        """Nor after a look-up that failed."""
+        """The same holds after a look-up that failed."""
         for items in self.built():
             before, failed = items.weight, False
             try:
@@ -219,7 +219,7 @@ class ItemsContract:
             assert failed and not torch.equal(items.weight, before)
 
     def test_it_survives_a_deep_copy_and_its_own_state(self) -> None:
-        """Its state and the text are all it takes, wherever the embedding started."""
+        """Its state_dict and the text restore it, whatever embedding it replaced."""
         for n_extra, items in zip((0, 2), self.built(), strict=True):
             a_few_steps(items)
             for std in (0.02, 0.9):
@@ -230,7 +230,7 @@ class ItemsContract:
             assert torch.equal(copy.deepcopy(items).weight, items.weight)
 
     def test_vectors_that_are_frozen_stay_bit_for_bit_and_out_of_the_checkpoint(self) -> None:
-        """The store gives them again."""
+        """Checkpoints don't need them: they can be made from the store again."""
         for items in self.built() if self.frozen else ():
             steps = self.kind.steps(HIDDEN)
             expected = apply_transforms(text_vectors()[1:], steps).astype(np.float32)
@@ -239,19 +239,19 @@ class ItemsContract:
             assert "table" not in items.state_dict() and "table" not in dict(items.named_parameters())
 
     def test_a_control_is_not_the_text_and_follows_its_seed(self) -> None:
-        """Shuffled or random text: the same seed gives the same, another seed another."""
+        """Shuffled or random text: the same seed gives the same vectors, another seed gives others."""
         for control in ("shuffle", "random"):
             first, again, other = (self.build(control=control, seed=seed).table for seed in (5, 5, 6))
             assert torch.equal(first, again)
             assert not torch.allclose(first, other) and not torch.allclose(first, self.build().table)
 
     def test_what_the_transforms_found_is_kept(self) -> None:
-        """For the record of the run, and for items that come later."""
+        """The run's record needs it, and so do items that come later."""
         report = self.build(transforms=("center", "l2")).transforms.report
         assert [line["step"] for line in report][:2] == ["center", "l2"]
 
     def test_an_appended_item_leaves_the_others_as_they_were(self) -> None:
-        """Where items that came after training can be scored; `cold` says why where they can't."""
+        """This holds if items that came after training can be scored; if not, `cold` says why."""
         items = self.build()
         a_few_steps(items)
         before = items.weight.detach().clone()

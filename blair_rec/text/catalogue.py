@@ -18,24 +18,24 @@ from blair_rec.lines.atomic import AtomicFile
 from blair_rec.lines.swallowed import rows_inside
 
 Value: TypeAlias = "str | bool | list[Any] | dict[str, Any] | None"
-"""What a field of an item may hold, as the file has it."""
+"""The value of an item's field, as the file holds it."""
 Record: TypeAlias = Mapping[str, Value]
 
 JSON_SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 LONGEST_CELL = 2**31 - 1
-"""Characters of a CSV cell; Python's csv refuses more than 131,072 if nobody says anything."""
+"""Most characters of a CSV cell; by default Python's csv module refuses more than 131,072."""
 _ID_HINT = "; name it with --item-id (in a comparison file: recbole: {ITEM_ID_FIELD: ...})"
 ID_FIELDS = ("item_id", "parent_asin")
-"""Where the item token stands if nobody says: RecBole's name, then Amazon Reviews 2023's."""
+"""Default names of the field with the item token: RecBole's, then Amazon Reviews 2023's."""
 
 
 _SURROGATE = re.compile(r"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u[dD][89a-fA-F]..")
-"""An escaped backslash, two escapes that are one character, or half a character, which nothing could encode."""
+"""Matches an escaped backslash, a pair of escapes for one character, or half of such a pair, which can't be encoded."""
 
 
 class Number(str):
-    """A number of a JSON file, to the letter: 5.10 stays 5.10."""
+    """A number of a JSON file, kept as it is written: 5.10 stays 5.10."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ class Catalogue:
     item_tokens: tuple[str, ...]
     """The items' names in the data set, in file order, each once."""
     records: tuple[Record, ...] = field(repr=False)
-    """[len(item_tokens)] what is known of each item, as the file has it; `texts_in` makes texts of it."""
+    """[len(item_tokens)] the metadata of each item, as the file holds it; `texts_in` turns a value into texts."""
     source: Path
     """The file that was read."""
     repeated: Mapping[str, tuple[Record, ...]] = field(default_factory=dict, repr=False)
-    """Further rows of items that the file names more than once; they count where the first row has no text."""
+    """Further rows of items that have several rows in the file; they are used where the first row has no text."""
 
     def __post_init__(self) -> None:
         if len(self.item_tokens) != len(self.records):
@@ -58,12 +58,12 @@ class Catalogue:
             raise CatalogueError(f"{self.source} holds no item; a catalogue needs at least one")
         if surplus := len(self.item_tokens) - len(set(self.item_tokens)):
             raise CatalogueError(
-                f"{self.source}: {surplus} item tokens are repeated; `repeated` takes their further rows"
+                f"{self.source}: {surplus} item tokens are repeated; put their further rows into `repeated`"
             )
 
     @classmethod
     def of(cls, rows: Iterable[tuple[str, Record]], source: Path) -> Catalogue:
-        """A catalogue of (item token, record), in this order; an item may have several rows.
+        """Make a catalogue from pairs of (item token, record), in this order; an item may have several rows.
 
         Raises CatalogueError if there is no row.
         """
@@ -86,30 +86,32 @@ class Catalogue:
         return tuple(dict.fromkeys(name for record in (*self.records, *further) for name in record))
 
     def rows(self) -> Iterator[tuple[str, Record]]:
-        """(item token, record) of every row: those of an item in the order of the file, one after the other."""
+        """Yield (item token, record) of every row; the rows of an item come together, in file order."""
         for token, record in zip(self.item_tokens, self.records, strict=True):
             yield token, record
             yield from ((token, further) for further in self.repeated.get(token, ()))
 
     @property
     def repeats(self) -> int:
-        """How many rows name an item that an earlier row has named."""
+        """Number of rows whose item already has an earlier row."""
         return sum(map(len, self.repeated.values()))
 
 
 def read_catalogue(
     path: str | Path, item_id: str | Sequence[str] | None = None, *, separator: str = "\t", encoding: str = "utf-8"
 ) -> Catalogue:
-    """Item metadata from a RecBole `.item` file, JSON lines (`.jsonl`, `.json`), or CSV and TSV with a header.
+    """Read item metadata from a RecBole `.item` file, JSON lines (`.jsonl`, `.json`), or CSV and TSV with a header.
 
-    All but `.item` may be packed with gzip (`.gz`). A cell of a CSV file may be quoted, and then span lines; in a TSV
-    file a quotation mark is a character like any other. `item_id` names the field that holds the item token, or
-    several of which the first that is there is taken; without it, that is `item_id` or else `parent_asin`. All other
-    fields are kept as they are, numbers as they are written; null, NaN and a blank cell are None. An item that has
-    several rows keeps them all: the first one is its record. `separator` and `encoding` are those of a `.item` file,
-    which RecBole's `field_separator` and `encoding` name; all other files are UTF-8.
+    All kinds of files but `.item` may be compressed with gzip (`.gz`). In a CSV file a cell may be quoted, and a quoted
+    cell may span several lines; in a TSV file a quotation mark is an ordinary character.
 
-    Raises CatalogueError, with the line number, for anything in the file that can't be meant as written.
+    `item_id` names the field that holds the item token. It may list several names: the first one that the file has is
+    used. The default is `item_id`, then `parent_asin`. All other fields are kept as they are, numbers as they are
+    written; null, NaN and a blank cell become None. If an item has several rows, the first one is its record and the
+    others are kept in `repeated`. `separator` and `encoding` apply to a `.item` file only (RecBole's `field_separator`
+    and `encoding`); all other files are UTF-8.
+
+    Raises CatalogueError, with the line number, for anything in the file that can't be read reliably.
     """
     return Catalogue.of(iter_catalogue(path, item_id, separator=separator, encoding=encoding), Path(path))
 
@@ -117,9 +119,9 @@ def read_catalogue(
 def iter_catalogue(
     path: str | Path, item_id: str | Sequence[str] | None = None, *, separator: str = "\t", encoding: str = "utf-8"
 ) -> Iterator[tuple[str, Record]]:
-    """(item token, record) of each item, one after the other: a catalogue that need not fit into memory.
+    """Yield (item token, record) of each row, so that the catalogue need not fit into memory.
 
-    Arguments and errors are those of read_catalogue. An item that the file repeats comes as often as it has rows.
+    Arguments and errors are those of read_catalogue. An item with several rows comes several times.
     """
     path = Path(path)
     if not path.is_file():
@@ -141,12 +143,12 @@ def iter_catalogue(
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, line without its end) of all lines that are not blank."""
+    """Yield (line number from 1, line without its end) of every line that is not empty."""
     opener = gzip.open if path.suffix == ".gz" else open
     offset = 0
     try:
         with opener(path, "rb") as file:
-            # Split as bytes, decoded after: a file opened as text would also split at a lone carriage return.
+            # Split the bytes first, then decode: a file opened as text would also split at a lone carriage return.
             for number, raw in enumerate(file, start=1):
                 try:
                     line = raw.decode("utf-8")
@@ -172,12 +174,12 @@ def _id_field(item_id: str | Sequence[str] | None, names: list[str], where: str,
             return candidate
     asked = " or ".join(map(repr, candidates))
     raise CatalogueError(
-        f"{where}: no field {asked} that could name the item; fields: {', '.join(names)}{hint or _ID_HINT}"
+        f"{where}: there is no field {asked} for the item token; fields: {', '.join(names)}{hint or _ID_HINT}"
     )
 
 
 def _recbole_items(file: AtomicFile, item_id: str | Sequence[str] | None) -> Iterator[tuple[str, Record]]:
-    """Lines of a RecBole atomic file."""
+    """Yield (item token, record) of each line of a RecBole atomic file."""
     names = [column.name for column in file.columns]
     id_name = _id_field(item_id, names, f"{file.path}, line 1")
     for line in file.lines():
@@ -194,19 +196,19 @@ def _recbole_items(file: AtomicFile, item_id: str | Sequence[str] | None) -> Ite
 
 
 def _json_items(path: Path, item_id: str | Sequence[str] | None) -> Iterator[tuple[str, Record]]:
-    """Rows of JSON lines."""
+    """Yield (item token, record) of each line of a JSON lines file."""
     id_name = ""
     for number, line in _lines(path):
         where = f"{path}, line {number}"
         row = json_row(line, where)
         if half := next((found[0] for found in _SURROGATE.finditer(line) if len(found[0]) == 6), ""):
-            raise CatalogueError(f"{where}: {half} is half of a character; write the whole one, or take it out")
+            raise CatalogueError(f"{where}: {half} is half of a character; write the whole character, or remove it")
         id_name = id_name or _id_field(item_id, list(row), where)
         yield _item_token(row.pop(id_name, None), id_name, where), row
 
 
 def _table_items(path: Path, item_id: str | Sequence[str] | None) -> Iterator[tuple[str, Record]]:
-    """Rows of a CSV or TSV file."""
+    """Yield (item token, record) of each row of a CSV or TSV file."""
     names: list[str] = []
     id_name = ""
     begin = 1
@@ -232,9 +234,9 @@ def _table_items(path: Path, item_id: str | Sequence[str] | None) -> Iterator[tu
 
 
 def _table_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(number of its last line, cells) of each row of a CSV or TSV file.
+    """Yield (number of its last line, cells) of each row of a CSV or TSV file.
 
-    Raises CatalogueError for a row in which a quotation mark took in others.
+    Raises CatalogueError for a quotation mark that merges several rows into one.
     """
     csv.field_size_limit(LONGEST_CELL)
     opener = gzip.open if path.suffix == ".gz" else open
@@ -276,11 +278,11 @@ def _table_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def json_row(line: str, where: str) -> dict[str, Value]:
-    """One line of a JSON lines file. Raises CatalogueError, beginning with `where`."""
+    """Parse one line of a JSON lines file. Raises CatalogueError, whose message begins with `where`."""
     outermost: list[tuple[str, Any]] = []
 
     def as_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        outermost[:] = pairs  # of the objects on a line the outermost comes last
+        outermost[:] = pairs  # the outermost object of a line comes last
         return dict(pairs)
 
     try:
@@ -291,19 +293,19 @@ def json_row(line: str, where: str) -> dict[str, Value]:
     except json.JSONDecodeError as error:
         raise CatalogueError(f"{where}: broken JSON ({error}); each line has to be one JSON object") from error
     except RecursionError:
-        raise CatalogueError(f"{where}: lists or objects inside each other beyond what can be read") from None
+        raise CatalogueError(f"{where}: lists or objects are nested too deeply to be read") from None
     if not isinstance(row, dict):
         raise CatalogueError(f"{where}: a {type(row).__name__}, not an object; each line has to be one JSON object")
     if len(row) < len(outermost):
         twice = next(name for number, (name, _) in enumerate(outermost) if name in dict(outermost[:number]))
-        raise CatalogueError(f"{where}: the field {twice!r} is there twice; rename one")
+        raise CatalogueError(f"{where}: the field {twice!r} appears twice; rename one")
     return row
 
 
 def catalogue_of(
     rows: Iterable[dict[str, Value]], source: Path, item_id: str | Sequence[str] | None = None
 ) -> Catalogue:
-    """A catalogue of rows that hold their item token. Raises as read_catalogue does, counting rows from 1."""
+    """Make a catalogue from rows that hold their item token. Raises as read_catalogue does, with row numbers from 1."""
 
     def named() -> Iterator[tuple[str, Record]]:
         id_name = ""
@@ -318,14 +320,14 @@ def catalogue_of(
 def _item_token(value: object, id_name: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
         what = f"is {value!r}" if value and not isinstance(value, str) else "is empty or missing"
-        raise CatalogueError(f"{where}: {id_name} {what}; every item needs a token of its own there")
+        raise CatalogueError(f"{where}: {id_name} {what}; every item needs its own token in this field")
     if "\0" in value:
-        raise CatalogueError(f"{where}: {id_name} is {value!r}, which holds a NUL character; take it out")
-    return str(value)  # a number is a token like any other
+        raise CatalogueError(f"{where}: {id_name} is {value!r}, which holds a NUL character; remove it")
+    return str(value)  # a Number becomes plain text
 
 
 def texts_in(value: Value) -> list[str]:
-    """All texts in a value, in order, blank ones left out; those of a mapping as "key: value"."""
+    """All texts in a value, in order, without blank ones; each key of a mapping gives one text, "key: value"."""
     if value is None:
         return []
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""What a reader of results has to know of the items' texts: which are missing, cut, repeated, or match nothing."""
+"""Notes for readers of results about the items' texts: missing, cut, repeated, or without a matching item."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from blair_rec.errors import CatalogueError, first_of
 from blair_rec.text.catalogue import Catalogue
 from blair_rec.text.store.embeddings import EmbeddingStore
 
-FILLED = "`missing_text` decides on their vectors"
+FILLED = "`missing_text` decides which vectors they get"
 
 
 def check_match(catalogue: Catalogue, item_tokens: Sequence[str]) -> None:
-    """Raise CatalogueError if a catalogue has less than half of a data set's items: it is another one's.
+    """Raise CatalogueError if a catalogue has less than half of a data set's items: it must belong to another one.
 
-    A store of it would be refused in the same way (`EmbeddingStore.find`); this comes before anything is encoded.
+    `EmbeddingStore.find` refuses a store in the same way; this check comes before anything is encoded.
     """
     own = set(catalogue.item_tokens)
     unknown = [token for token in item_tokens if token not in own]
     if len(unknown) * 2 > len(item_tokens):
         raise CatalogueError(
             f"{catalogue.source} is the catalogue of other items: it has {len(item_tokens) - len(unknown)} of the "
-            f"{len(item_tokens)} items of the data set (not there: {first_of(unknown)}; its own: "
+            f"{len(item_tokens)} items of the data set (missing: {first_of(unknown)}; it has: "
             f"{first_of(catalogue.item_tokens)}); name the file that has these items, with ids written in the same way"
         )
 
@@ -29,7 +29,7 @@ def check_match(catalogue: Catalogue, item_tokens: Sequence[str]) -> None:
 def catalogue_notes(
     catalogue: Catalogue, lines: Mapping[str, str], fields: Sequence[str], item_tokens: Collection[str]
 ) -> list[str]:
-    """A sentence for each kind of item of a data set whose text is missing; `lines` are the texts by item token."""
+    """One sentence for each reason why items of a data set lack text; `lines` are the texts by item token."""
     name, wanted = catalogue.source.name, len(item_tokens)
     notes = []
     if unknown := [token for token in item_tokens if token not in lines]:
@@ -46,17 +46,17 @@ def catalogue_notes(
 
 
 def repeat_notes(catalogue: Catalogue) -> list[str]:
-    """A sentence about rows of a catalogue that name an item again, if there are any."""
+    """One sentence about rows of a catalogue that repeat an item, if there are any."""
     if not catalogue.repeats:
         return []
     return [
         f"{catalogue.repeats:,} rows of {catalogue.source.name} repeat an item of an earlier row (first: "
-        f"{next(iter(catalogue.repeated))}): the first row with text counts"
+        f"{next(iter(catalogue.repeated))}): the first row with text is used"
     ]
 
 
 def store_notes(store: EmbeddingStore, item_tokens: Sequence[str] | None = None) -> list[str]:
-    """The same of a store, for the items of a data set or, without `item_tokens`, for all of its own."""
+    """The same notes about a store: for the items of a data set or, without `item_tokens`, for all of the store's."""
     wanted = len(store.tokens) if item_tokens is None else len(item_tokens)
     fields = store.template.get("fields", ())
     if item_tokens is None:
@@ -78,7 +78,7 @@ def store_notes(store: EmbeddingStore, item_tokens: Sequence[str] | None = None)
 
 
 def cut_notes(store: EmbeddingStore, item_tokens: Sequence[str] | None = None) -> list[str]:
-    """A sentence about texts that are longer than their encoder reads; none if there are none, or nobody counted."""
+    """One sentence about texts longer than their encoder reads; none if there are none, or they were not counted."""
     if store.cut is None or store.cut_rows is None:
         return []
     flags = store.cut_rows
@@ -90,8 +90,8 @@ def cut_notes(store: EmbeddingStore, item_tokens: Sequence[str] | None = None) -
     length, asked, capped_by = store.encoder["max_length"], store.cut["asked_length"], store.cut["capped_by"]
     why = f"max_length is {length}" if asked <= length else f"max_length {asked} became {length}: {capped_by}"
     return [
-        f"{cut:,} of {len(flags):,} texts have more than the {length} tokens that {store.encoder['name']} reads, and "
-        f"their end is left out ({why})"
+        f"{cut:,} of {len(flags):,} texts have more than the {length} tokens that {store.encoder['name']} reads, so "
+        f"their end is cut off ({why})"
     ]
 
 

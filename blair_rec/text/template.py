@@ -15,23 +15,23 @@ from blair_rec.text.catalogue import Catalogue, Number, Record, Value, texts_in
 from blair_rec.text.tokens import Digests, digests
 
 TEMPLATE_VERSION = 2
-"""Goes up whenever the same record and fields would give another line."""
+"""Increased whenever the same record and fields would give another line."""
 OWN_FIELDS = {
     "blair": ("title", "features", "categories", "description"),
     "blair_unicode": ("title", "features", "categories", "description"),
     "blair_pretrain": ("title", "features", "description"),
 }
-"""What the templates with fields of their own read, by name."""
+"""The fields of the templates that have fixed fields, by template name."""
 
 
 @dataclass(frozen=True)
 class Template:
-    """A way to make one line of an item's metadata.
+    """A way to make one line of text from an item's metadata.
 
-    `fields` joins the fields that are named, in that order. `blair` is, to the byte, what BLaIR's authors encode items
-    from for recommendation, and `blair_unicode` the same with characters beyond ASCII kept; `blair_pretrain` is what
-    they trained it on (hyp1231/AmazonReviews2023: seq_rec_results/dataset/process_amazon_2023.py,
-    blair/sample_pretraining_data.py). Where their code stops with an error, as at a missing title, nothing is written.
+    `fields` joins the named fields in the given order. `blair` gives, byte for byte, the text that BLaIR's authors
+    encode for recommendation; `blair_unicode` is the same but keeps characters beyond ASCII; `blair_pretrain` gives the
+    text that they pre-trained on (hyp1231/AmazonReviews2023: seq_rec_results/dataset/process_amazon_2023.py,
+    blair/sample_pretraining_data.py). Where their code fails, such as for a missing title, a field adds no text.
 
     Raises:
         ConfigError: an unknown name, no field for `fields`, or fields for a template that has its own.
@@ -47,7 +47,7 @@ class Template:
             raise ConfigError(f"text fields are {self.fields!r}; name at least one in a list, such as [title]")
         own = OWN_FIELDS.get(self.name, self.fields)
         if self.fields not in ((), own):
-            raise ConfigError(f"the template {self.name} reads its own fields ({', '.join(own)}); name no others")
+            raise ConfigError(f"the template {self.name} reads its own fields ({', '.join(own)}); don't name others")
         object.__setattr__(self, "fields", tuple(own))
 
     def line(self, record: Record) -> str:
@@ -59,14 +59,14 @@ class Template:
         return blair_text(record, keep_unicode=self.name == "blair_unicode")
 
     def header(self) -> dict[str, Any]:
-        """What a store records of it, so that vectors of other lines are never taken for these."""
+        """What a store records about the template, so that vectors of other lines are never reused for these."""
         return {"name": self.name, "version": TEMPLATE_VERSION, "fields": list(self.fields)}
 
 
 def catalogue_texts(catalogue: Catalogue, template: Template) -> list[str]:
     """[len(catalogue)] one line per item, in the order of the catalogue; "" for an item without text.
 
-    Of the rows of an item that the file repeats, the first one that has text makes the line.
+    If an item has several rows, the first one with text makes the line.
 
     Raises MissingField for a field that no record has.
     """
@@ -92,11 +92,11 @@ class ItemTexts:
     textless: tuple[str, ...] = ()
     """The other items."""
     whole: Mapping[str, Any] | None = None
-    """Of a part: items and sha256 of the whole catalogue, which all parts have in common."""
+    """For a part: items and sha256 of the whole catalogue, the same for all parts."""
 
     @classmethod
     def of(cls, catalogue: Catalogue, template: Template, shard: tuple[int, int] | None = None) -> ItemTexts:
-        """The lines of a whole catalogue, or of part i of n, counted from 0. Raises as catalogue_texts does."""
+        """The lines of a whole catalogue, or of its part (i, n), counted from 0. Raises as catalogue_texts does."""
         pairs = list(zip(catalogue.item_tokens, catalogue_texts(catalogue, template), strict=True))
         if not shard:
             return cls._of_pairs(pairs)
@@ -115,17 +115,17 @@ class ItemTexts:
 
     @cached_property
     def digests(self) -> Digests:
-        """[len(texts), 2]."""
+        """[len(texts), 2] digests of the texts."""
         return digests(self.texts)
 
     @cached_property
     def sha256(self) -> str:
-        """The same for the same tokens and texts in the same order."""
+        """Hash of the tokens and texts in their order."""
         return text_hash(digests(self.item_tokens), self.digests, digests(self.textless))
 
 
 def text_hash(item_tokens: Digests, texts: Digests, textless: Digests) -> str:
-    """SHA-256 over the digests of the items that have text, of their texts, and of the items without."""
+    """SHA-256 over the digests of the items with text, of their texts, and of the items without text."""
     whole = hashlib.sha256()
     for part in (item_tokens, texts, textless):
         whole.update(f"{len(part)}\n".encode() + part.tobytes())
@@ -161,7 +161,10 @@ def _sentence(value: Value, keep_unicode: bool) -> str:
 
 
 def _cleaned(value: Value, keep_unicode: bool) -> str:
-    """Entities read, tags gone, one space for line ends, tabs and runs of spaces, then one for each other character."""
+    """Decode HTML entities, remove tags, and turn line ends, tabs and runs of spaces into one space.
+
+    Unless `keep_unicode`, a space then replaces each character beyond ASCII.
+    """
     text = value if isinstance(value, str) else ", ".join(_strings(value))
     text = re.sub(r"<[^>]+>", "", html.unescape(text).strip())
     text = re.sub(r" +", " ", re.sub(r"[\n\t]", " ", text))
@@ -169,7 +172,7 @@ def _cleaned(value: Value, keep_unicode: bool) -> str:
 
 
 def pretrain_text(record: Record) -> str:
-    """Title, features and description joined by spaces, on one line, and otherwise as they are."""
+    """Title, features and description joined by spaces, on one line, without further changes."""
     pieces: list[str] = []
     for name in OWN_FIELDS["blair_pretrain"]:
         value = record.get(name)
@@ -178,7 +181,7 @@ def pretrain_text(record: Record) -> str:
 
 
 def _strings(value: Value) -> list[str]:
-    """The texts in a list, empty ones too, which leave their separator in a line."""
+    """All texts in a value; empty ones in a list are kept, so that their separator stays in the line."""
     if isinstance(value, list):
         return [text for element in value for text in ([element] if isinstance(element, str) else _strings(element))]
     return texts_in(value)

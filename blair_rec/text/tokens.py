@@ -1,4 +1,4 @@
-"""Millions of item tokens on disk: found in both directions without reading them all."""
+"""Millions of item tokens on disk, looked up by row or by token without reading them all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hashlib import blake2b
 import numpy as np
 
 Digests = np.ndarray
-"""[n, 2] uint64: 128 bits of BLAKE2b for each text, so many that equal digests mean equal texts."""
+"""[n, 2] uint64: 128 bits of BLAKE2b for each text, enough that equal digests mean equal texts."""
 
 NO_DIGESTS: Digests = np.empty((0, 2), dtype="<u8")
 
@@ -35,7 +35,7 @@ class DigestIndex:
         return cls(np.stack([keys[order, 0], keys[order, 1], order.astype("<u8")]))
 
     def find(self, keys: Digests) -> np.ndarray:
-        """[len(keys)] int64 rows, the first of equal ones; -1 for digests that aren't there."""
+        """[len(keys)] int64: the first row with each digest; -1 for digests that aren't there."""
         high, low, row = self.table
         rows = np.full(len(keys), -1, dtype=np.int64)
         left = np.arange(len(keys))
@@ -46,11 +46,11 @@ class DigestIndex:
             left, at = left[alike], at[alike]
             found = low[at] == keys[left, 1]
             rows[left[found]] = row[at[found]]
-            left, at = left[~found], at[~found] + 1  # half of the digest is another's: look at the next one
+            left, at = left[~found], at[~found] + 1  # only the first half matches: look at the next one
         return rows
 
     def first_rows(self) -> np.ndarray:
-        """[distinct] int64, ascending: every row whose digest no earlier row has."""
+        """[distinct] int64, ascending: the first row of each distinct digest."""
         new = np.ones(self.table.shape[1], dtype=bool)
         new[1:] = (self.table[:2, 1:] != self.table[:2, :-1]).any(axis=0)
         return np.sort(self.table[2, new].astype(np.int64))
@@ -61,7 +61,7 @@ class TokenTable:
     """Item tokens by row and rows by item token."""
 
     blob: np.ndarray
-    """uint8: all tokens in UTF-8, one behind the other."""
+    """uint8: all tokens in UTF-8, one after the other."""
     ends: np.ndarray
     """[n + 1] int64: token i is blob[ends[i] : ends[i + 1]]."""
     index: DigestIndex

@@ -1,4 +1,4 @@
-"""Checkpoints: weights, and all that it takes to train on as if nothing had happened; safetensors, never pickle."""
+"""Checkpoints: weights, and everything needed to resume training exactly; safetensors, never pickle."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from blair_rec.files import partial_of, replace_file, share
 from blair_rec.models.scorer import Scorer
 
 STATE = "training_state"
-"""Key of the metadata that holds the JSON half of a checkpoint; the tensors are the other half of the same file."""
+"""Metadata key of the JSON half of a checkpoint; the tensors in the same file are the other half."""
 TRANSFORMS = "transforms/"
-"""What the names of the tensors begin with that fitted transforms have found."""
+"""Prefix of the names of tensors that fitted transforms have found."""
 GPU_STATE = "generator/gpu"
-"""What the names of the random states of GPUs begin with; their number follows."""
+"""Prefix of the names of the GPUs' random states; the number of the GPU follows."""
 REFITTED = 1e-3
-"""Transforms fitted again differ by less than this share of their largest number, on whatever machine."""
+"""Transforms that are fitted again, on any machine, differ by less than this share of their largest number."""
 
 
 def save_weights(model: Scorer, path: Path, store_sha256: str | None) -> None:
-    """The trained weights as safetensors, under a temporary name first.
+    """Save the trained weights as safetensors, under a temporary name first.
 
-    Frozen tables stay in their store, beside which the fitted transforms are all it takes to have them again.
+    Frozen tables are left out: they can be made again from their store and the fitted transforms, which are saved.
     """
     partial = partial_of(path)
     tensors = _tensors(model)
@@ -46,16 +46,16 @@ def load_weights(model: Scorer, path: Path, store_sha256: str | None) -> None:
     """Put saved weights into a model built the same way.
 
     Raises:
-        CheckpointError: no such file, not safetensors, weights of another model, trained over another store, or a
-            model whose transforms were fitted otherwise.
+        CheckpointError: no such file, not safetensors, weights of another model, trained on another store, or a
+            model whose transforms were fitted differently.
     """
     with _opened(path) as file:
         needed = (file.metadata() or {}).get("store_sha256") or None
     if needed is not None and needed != store_sha256:
         has = f"the store given is {store_sha256}" if store_sha256 else "no store was given"
         raise CheckpointError(
-            f"{path} was trained over the text vectors of store {needed}, which a checkpoint does not carry, "
-            f"and {has}; point to that store, or make it again with `blair-rec encode`"
+            f"{path} was trained on the text vectors of store {needed}, which a checkpoint doesn't contain, "
+            f"but {has}; give that store, or make it again with `blair-rec encode`"
         )
     try:
         model.load_state_dict({name: tensor for name, tensor in load_file(path).items() if _is_weight(name)})
@@ -64,13 +64,13 @@ def load_weights(model: Scorer, path: Path, store_sha256: str | None) -> None:
     saved, transforms = saved_transforms(path), model.fitted_transforms
     if saved and transforms and (other := _differing(saved, transforms.arrays)):
         raise CheckpointError(
-            f"{path} was trained over text vectors that were transformed otherwise than those of this model "
+            f"{path} was trained on text vectors that were transformed differently from those of this model "
             f"({', '.join(other)}); build the model with blair_rec.load, which takes the transforms from the checkpoint"
         )
 
 
 def saved_transforms(path: Path) -> dict[str, np.ndarray]:
-    """What the transforms of a checkpoint's text vectors had found when they were fitted; nothing without any.
+    """Return what the transforms of a checkpoint's text vectors found when they were fitted; empty without transforms.
 
     Raises:
         CheckpointError: no such file, or not safetensors.
@@ -88,11 +88,11 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except SafetensorError as error:
-        raise CheckpointError(f"{path} can't be read as safetensors ({error}); train again to make it anew") from None
+        raise CheckpointError(f"{path} can't be read as safetensors ({error}); train again to replace it") from None
 
 
 def _tensors(model: Scorer) -> dict[str, Tensor]:
-    """The weights of a model, and what its transforms have found."""
+    """Return the weights of a model, and what its transforms have found."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     transforms = model.fitted_transforms
     arrays = transforms.arrays if transforms else {}
@@ -100,7 +100,7 @@ def _tensors(model: Scorer) -> dict[str, Tensor]:
 
 
 def _differing(saved: Mapping[str, np.ndarray], arrays: Mapping[str, np.ndarray]) -> list[str]:
-    """Names under which two fits have found more than roundings of the same."""
+    """Return the names under which two fits differ by more than rounding."""
     return [
         name
         for name in sorted({*saved, *arrays})
@@ -120,11 +120,11 @@ def save_training(
     best: Mapping[str, Tensor] | None = None,
     store_sha256: str | None = None,
 ) -> None:
-    """A whole checkpoint in one file, under a temporary name first, so that there is never half of one.
+    """Save a whole checkpoint in one file, under a temporary name first, so that it is never half-written.
 
     It holds the model, the best weights so far, the optimiser, `state` (what JSON can hold) and the random states of
-    Python, NumPy, torch (of the CPU and of every GPU that holds weights) and `generators`. Read by load_weights, too,
-    as the weights of the model.
+    Python, NumPy, torch (of the CPU and of every GPU that holds weights) and `generators`. load_weights can read the
+    model's weights from it, too.
     """
     tensors = _tensors(model)
     tensors |= {f"best/{name}": tensor.detach().cpu().contiguous() for name, tensor in (best or {}).items()}
@@ -157,19 +157,19 @@ def load_training(
     generators: Mapping[str, torch.Generator],
     store_sha256: str | None = None,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Put everything back where `save_training` took it from; the state and the best weights are returned.
+    """Restore everything that `save_training` saved; return the state and the best weights.
 
-    It goes on bit for bit on the same kind of device. On another one other numbers are drawn, as they are with a
-    checkpoint that holds no state of a GPU.
+    Training resumes bit for bit on the same kind of device. On another kind, other random numbers are drawn; the same
+    happens on a GPU if the checkpoint holds no random state of a GPU.
 
     Raises:
-        CheckpointError: no such file, not a whole checkpoint, of another model, or trained over another store.
+        CheckpointError: no such file, not a whole checkpoint, of another model, or trained on another store.
     """
     load_weights(model, path, store_sha256)
     with safe_open(path, framework="pt") as file:
         state = json.loads((file.metadata() or {}).get(STATE, "null"))
     if state is None:
-        raise CheckpointError(f"{path} holds weights alone, with no state to train on from")
+        raise CheckpointError(f"{path} holds only weights, not the training state that is needed to resume")
     tensors = load_file(path)
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -191,7 +191,7 @@ def load_training(
 
 
 def _gpus(model: Scorer) -> list[torch.device]:
-    """Those that hold something of the model."""
+    """Return the GPUs that hold tensors of the model."""
     found = {tensor.device for tensor in model.state_dict().values() if tensor.device.type == "cuda"}
     return sorted(found, key=str)
 

@@ -1,4 +1,4 @@
-"""The steps of an epoch: every position of packed windows with a loss of ours, or RecBole's own batches and loss."""
+"""The steps of an epoch: every position of packed windows with our loss, or RecBole's own batches and loss."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from recbole.data.utils import create_samplers
 from recbole.utils import init_seed
 
 StepLosses = Iterator[tuple[Tensor, int]]
-"""For each step its mean loss and its number of targets; the optimiser steps before the next is asked for.
+"""For each step its mean loss and its number of targets; the optimiser updates the weights before the next step.
 
-Of several processes each sees its share of every batch, which may be nothing: a loss of 0 without targets.
+With several processes, each gets its share of every batch. An empty share has a loss of 0 and 0 targets.
 """
 
 
@@ -40,18 +40,18 @@ class EpochSteps(Protocol):
     """The training steps of every epoch."""
 
     def __len__(self) -> int:
-        """Steps of an epoch; of packed windows, about so many."""
+        """Return the number of steps of an epoch; with packed windows it is an estimate."""
 
     def __call__(self, epoch: int) -> StepLosses:
-        """Those of an epoch, counted from 1."""
+        """Return the steps of an epoch; epochs count from 1."""
 
 
 class EveryPosition:
-    """Steps where one pass over a window teaches all its positions, with a loss of ours.
+    """Steps that train all positions of a window in one pass, with our loss.
 
-    What is drawn at random (windows, dropout, items to hold the targets against) depends on seed and epoch alone, so
-    training can go on from any epoch. Windows and items are drawn on the CPU, alike for every device; dropout is drawn
-    where the model is.
+    All random numbers (for windows, dropout and negatives) depend on seed and epoch alone, so training can resume from
+    any epoch. Windows and negatives are drawn on the CPU, so they are the same for every device. Dropout is drawn on
+    the model's device.
     """
 
     def __init__(self, model: Any, sequences: TrainingSequences, width: int, train: TrainConfig, seed: int) -> None:
@@ -75,7 +75,7 @@ class EveryPosition:
         negatives = self._negatives(seed) if train.draws_items else None
         growth, recorded = growth_on(model.device), None
         for packed in self.sequences.batches(self.width, self.stride, train.batch_size, seed, parallel.share(), growth):
-            # What has a size that depends on its values is found on the CPU: nothing has to wait for a GPU.
+            # Sizes that depend on values are found on the CPU, so nothing has to wait for a GPU.
             learnt = torch.nonzero(packed.targets).squeeze(1)
             if self._can_record and len(learnt):
                 recorded = recorded or self._recorded_step(packed, learnt, dropout, own_seed)
@@ -94,7 +94,7 @@ class EveryPosition:
                 yield self._loss(hidden, packed.targets[learnt], drawn), len(learnt)
 
     def _recorded_step(self, packed: Packed, learnt: Tensor, dropout: BitDropout, seed: int) -> RecordedStep | None:
-        """The step as a graph, made on first use; None where it can't be, or where this batch has no room in it."""
+        """Return the step as a graph, recorded on first use; None if that fails, or if the first batch doesn't fit."""
         if self._recorded is None:
             batches = self.width, self.stride, self.train.batch_size, hash_seed(self.seed, 0), parallel.share()
 
@@ -111,7 +111,7 @@ class EveryPosition:
         return self._recorded
 
     def _negatives(self, seed: int) -> Negatives:
-        """Of an epoch, the same in all processes."""
+        """Return the negatives of an epoch; they are the same in all processes."""
         return Negatives(self.target_counts, self.train.negatives, self.train.sampling, seed)
 
     def _loss(
@@ -149,53 +149,57 @@ class RecboleWay:
 
 
 def check_loss(model_class: type, train: TrainConfig) -> None:
-    """Raises ConfigError where a train section asks for what a model that can't be packed can't be given."""
+    """Check that a model supports what its train section asks for.
+
+    Raises:
+        ConfigError: a model that can't be packed is given a temperature, precision, stride or sampled loss.
+    """
     asked = [
         name for name in ("temperature", "precision", "stride") if getattr(train, name) != default_of(TrainConfig, name)
     ]
     asked += [f"loss: {train.loss}"] * (train.draws_items)
     if asked and not can_pack(model_class):
         raise ConfigError(
-            f"{model_class.__name__} trains RecBole's way, with a loss of its own, which `{asked[0]}` doesn't reach; "
-            "leave it out, or take SASRec or GRU4Rec"
+            f"`{asked[0]}` isn't supported for {model_class.__name__}, which uses RecBole's loss; leave it out, or use "
+            "SASRec or GRU4Rec"
         )
 
 
 def build_training(
     model_class: Any, config: Any, split: Any, sequences: TrainingSequences, train: TrainConfig, seed: int
 ) -> tuple[Any, EpochSteps]:
-    """A model as the seed initialises it, and the steps of its training: every position, or RecBole's way.
+    """Build a model, initialised from the seed, and the steps of its training: every position, or RecBole's way.
 
     Args:
-        config: RecBole's, for this model; the device is named there.
-        split: the training split; `sequences` are its own.
+        config: RecBole's config for this model; it names the device.
+        split: the training split; `sequences` are its sequences.
 
     Raises:
-        ConfigError: a loss that this model can't be trained with.
+        ConfigError: this model can't be trained with the loss.
     """
     check_loss(model_class, train)
     seed_everything(seed)
     if train.loss != "recbole" and can_pack(model_class):
         model = model_class(config, split).to(config["device"])
         return model, EveryPosition(model, sequences, config["MAX_ITEM_LIST_LENGTH"], train, seed)
-    batches = recbole_batches(config, split)  # before the model, which asks the config what the loader put there
+    batches = recbole_batches(config, split)  # before the model, which reads what the loader puts into the config
     model = model_class(config, split).to(config["device"])
-    if parallel.rank():  # processes drop out each for itself; what batches are drawn from stays the same
+    if parallel.rank():  # each process draws its own dropout; the generator of the batches stays the same in all
         torch.manual_seed(hash_seed(seed, parallel.rank()))
     return model, RecboleWay(model, batches)
 
 
 def recbole_batches(config: Any, train: Any) -> TrainDataLoader:
-    """RecBole's own loader over a training split, with the sampler that the config asks for."""
+    """Return RecBole's own loader over a training split, with the sampler that the config asks for."""
     sampler, _, _ = create_samplers(config, train, [train, train, train])
     return TrainDataLoader(config, train, sampler, shuffle=True)
 
 
 def seed_everything(seed: int) -> None:
-    """Python, NumPy and torch, as RecBole does it."""
+    """Seed Python, NumPy and torch, as RecBole does."""
     init_seed(seed, True)
 
 
 def hash_seed(seed: int, number: int) -> int:
-    """A seed of its own for each epoch of a run, or for each process."""
+    """Derive a seed from a seed and a number, for each epoch of a run or for each process."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])

@@ -22,9 +22,9 @@ from blair_rec.training.losses import check_finite
 from blair_rec.training.optimizer import LearningRate, RowAdam
 
 READ_TOGETHER = {"cpu": 1, "cuda": 32}
-"""Steps whose losses are read in one go, by kind of device."""
+"""Number of steps whose losses are read together, by kind of device."""
 OnStep = Callable[[int, int, float], None]
-"""Told after each step of an epoch: how many are done, of about how many, and the loss of this one."""
+"""Called after each step of an epoch: steps done, steps in total (an estimate), and the loss of this step."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Epoch:
     """One line of history.jsonl."""
 
     epoch: int
-    """From 1."""
+    """Counted from 1."""
     loss: float
     """Mean over the targets of the epoch."""
     train_seconds: float
@@ -43,7 +43,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a finished training leaves, with the best weights back in the model."""
+    """Result of a finished training; the best weights are back in the model."""
 
     history: tuple[Epoch, ...]
     best_epoch: int
@@ -51,9 +51,9 @@ class Trained:
 
 
 def make_optimizer(model: Any, train: TrainConfig) -> RowAdam:
-    """Adam; where a step reads few rows of a table that has one for each item, it moves no others.
+    """Return Adam. If a step reads few rows of a table with one row per item, it updates only these rows.
 
-    A weight decay concerns every row, so with one the whole table is moved.
+    Weight decay changes every row, so with it the whole table is updated.
     """
     if train.draws_items and not train.weight_decay and parallel.adds_rows():
         item_side(model).sparse = True
@@ -66,7 +66,7 @@ def run_epoch(
     losses: StepLosses,
     on_step: Callable[[int, float], None] = lambda done, loss: None,
 ) -> float:
-    """One pass of training; the mean loss over its targets.
+    """Train for one epoch and return the mean loss over its targets.
 
     Raises:
         TrainingError: a loss that is not finite.
@@ -74,7 +74,7 @@ def run_epoch(
     model.train()
     read = _LossReader()
     for loss, n_targets in losses:
-        if loss.requires_grad:  # a recorded step has put the gradients in their place already
+        if loss.requires_grad:  # a recorded step has set the gradients already
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
         known = read.after(*parallel.average(model.parameters(), loss.detach(), n_targets))
@@ -87,7 +87,7 @@ def run_epoch(
 
 
 class _LossReader:
-    """The losses of an epoch's steps: on a CPU read at once, on a GPU, which has to be waited for, some at a time."""
+    """Reads the losses of an epoch's steps: each one on a CPU; many together on a GPU, since reading waits for it."""
 
     def __init__(self) -> None:
         self.total, self.targets = 0.0, 0
@@ -95,29 +95,29 @@ class _LossReader:
         self._waiting: list[tuple[Tensor, int]] = []
 
     def after(self, loss: Tensor, n_targets: int) -> list[tuple[int, float]]:
-        """Take the loss [] of one more step; the (step, loss) that are read by now and were not told before.
+        """Take the loss [] of one more step; return the (step, loss) pairs that have become known with it.
 
         Raises:
-            TrainingError: one of them is not finite. On a CPU the step has moved no weight then.
+            TrainingError: one of them is not finite. On a CPU that step has not changed the weights yet.
         """
         self._waiting.append((loss.reshape(()), n_targets))
         together = READ_TOGETHER.get(loss.device.type, READ_TOGETHER["cuda"])
         return self.rest() if len(self._waiting) >= together else []
 
     def rest(self) -> list[tuple[int, float]]:
-        """Those that are left. Raises as `after`."""
+        """Read and return the pairs that are left. Raises the same errors as `after`."""
         if not self._waiting:
             return []
         values = torch.stack([loss for loss, _ in self._waiting]).tolist()
-        told = []
+        known = []
         for value, (_, n_targets) in zip(values, self._waiting, strict=True):
             self._steps += 1
             check_finite(value, self._steps)
             self.total += value * n_targets
             self.targets += n_targets
-            told.append((self._steps, value))
+            known.append((self._steps, value))
         self._waiting = []
-        return told
+        return known
 
 
 def fit(
@@ -133,12 +133,12 @@ def fit(
     generators: Mapping[str, torch.Generator] | None = None,
     until: int | None = None,
 ) -> Trained:
-    """Train until more than `train.patience` validations in a row brought no new best; the best weights are restored.
+    """Train until more than `train.patience` validations in a row bring no new best; then restore the best weights.
 
-    Where a `checkpoint` is named it is written after every epoch, and one that is there already is trained on from,
-    bit for bit as if training had never stopped. `generators` are what the steps draw from, next to the global ones.
-    Of several processes the first one alone validates and writes. `until` is an epoch to stop after for now, for
-    training that its checkpoint goes on with.
+    `checkpoint` is written after every epoch. If the file exists, training resumes from it, bit for bit as if it had
+    never stopped. `generators` are the random generators of the steps, in addition to the global ones. With several
+    processes, only the first one validates and writes. `until` is an epoch to stop after for now; training can later
+    resume from the checkpoint.
 
     Raises:
         TrainingError: a loss that is not finite.

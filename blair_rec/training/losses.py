@@ -1,6 +1,6 @@
-"""What training minimises: full softmax over all items, and losses over some drawn at random.
+"""Training losses: full softmax over all items, and losses over sampled negatives.
 
-Shapes: P targets, K drawn items, N items with the padding row 0, H hidden_size. All losses are means over targets.
+Shapes: P targets, K negatives, N items with the padding row 0, H hidden_size. All losses are means over targets.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from blair_rec.config.sections import TrainConfig
 from blair_rec.errors import TrainingError
 
 CHUNK = {"cpu": 1 << 20, "cuda": 1 << 28}
-"""Scores held at once in float32, by kind of device: about what a processor keeps in its caches; 1 GiB on a GPU."""
+"""Scores held together in float32, by kind of device: about the size of a CPU's caches; 1 GiB on a GPU."""
 SHORT = 1 << 23
-"""Their gradients held at once in a shorter precision, 16 MB: what the items' gradient is summed over in one product,
-because each sum goes through the whole table."""
+"""Gradients of scores held together in a lower precision, 16 MB. The items' gradient is summed over all of them in one
+product, because each sum goes through the whole table."""
 
 
 class _FullSoftmax(torch.autograd.Function):
-    """Cross entropy over all items, chunk by chunk of targets, each with its gradients while its scores are in cache.
+    """Cross entropy over all items in chunks of targets. Gradients are computed while a chunk's scores are in cache.
 
-    However many targets and items there are, CHUNK scores are held, and SHORT of their gradients where these are
-    rounded. The gradient of the mean loss by the scores is (softmax - one-hot) / targets, so that the backward pass
-    only scales what the forward pass has found.
+    For any number of targets and items, only CHUNK scores are held, and SHORT of their gradients if these are rounded.
+    The gradient of the mean loss with respect to the scores is (softmax - one-hot) / targets, so the backward pass
+    only scales what the forward pass has computed.
     """
 
     @staticmethod
@@ -81,20 +81,20 @@ def full_softmax(
     precision: torch.dtype | None = None,
     counts: Tensor | None = None,
 ) -> Tensor:
-    """Mean cross entropy of each target among all items; row 0, the padding, is not a candidate.
+    """Return the mean cross entropy of each target among all items; row 0, the padding, is not a candidate.
 
-    The gradients come with the loss, so a second derivative can't be had.
+    The gradients are computed with the loss, so there is no second derivative.
 
     Shapes: hidden [P, H] float, targets [P] int64 item ids of 1 or more, weight [N, H] -> [] float. `chunk` is the
-    number of targets whose scores are held at once; the result does not depend on it but for rounding. With
-    `counts` [P] bool the mean is over some of the targets; the others may be any item, or 0. A target's
-    loss reads 87 (float32) where it is more; its gradient is right all the same.
+    number of targets whose scores are held together; it changes the result only by rounding. With `counts` [P] bool
+    the mean is over the targets where it is True; the others may be any item, or 0. The loss of a single target is cut
+    off at 87 (float32); its gradient is still right.
 
-    With `precision` torch.bfloat16 the products are made of numbers rounded to 8 bits, and so are the shares between
-    them: the loss that is read is off by some 1e-4, where it is near 0 by more of itself. On a processor with
-    AVX512-BF16 the loss of 2048 targets over 12,000 items (H of 64, two threads, torch 2.13) took 0.4 to 0.7 times as
-    long; the gradients were off by 0.2% (norm of the difference over norm). On a processor without it, it is slower
-    than float32.
+    With `precision` torch.bfloat16 the inputs of the matrix products, and the probabilities between the products, are
+    rounded to 8 significant bits. The reported loss then has a relative error of about 1e-4, and more if it is near 0.
+    On a CPU with AVX512-BF16 the loss of 2048 targets over 12,000 items (H of 64, two threads, torch 2.13) took 0.4 to
+    0.7 times as long as in float32. The gradients were off by 0.2% (norm of the difference over norm). On a CPU without
+    AVX512-BF16, bfloat16 is slower than float32.
     """
     precision = precision or hidden.dtype
     held = CHUNK.get(hidden.device.type, CHUNK["cuda"])
@@ -108,9 +108,9 @@ def full_softmax(
 def sampled_scores(
     hidden: Tensor, targets: Tensor, negatives: Tensor, vectors: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Each target's own score, and those of the drawn items; -inf where a drawn item is the target itself.
+    """Return each target's own score, and the scores of the negatives; -inf where a negative is the target itself.
 
-    Only the rows of targets and drawn items are looked up, all at once.
+    Only the rows of targets and negatives are looked up, in one call.
 
     Shapes: hidden [P, H], targets [P] and negatives [K] int64 item ids, `vectors` [M] -> [M, H]; -> [P], [P, K].
     """
@@ -120,12 +120,12 @@ def sampled_scores(
 
 
 def sampled_softmax(own: Tensor, others: Tensor, log_counts: Tensor | None = None) -> Tensor:
-    """Mean cross entropy of each target among itself and the drawn items.
+    """Return the mean cross entropy of each target among itself and the negatives.
 
-    With `log_counts` [K], the logarithm of how often each is drawn on average, the drawn items' scores are corrected
-    by it. The sum in the softmax is then an unbiased estimate of that over all items (importance sampling: Bengio and
+    `log_counts` [K] is the logarithm of how often each negative is drawn on average; it corrects the negatives' scores.
+    The sum in the softmax is then an unbiased estimate of the sum over all items (importance sampling: Bengio and
     Senecal, Adaptive Importance Sampling to Accelerate Training of a Neural Probabilistic Language Model, 2008). The
-    target is always there, so nothing is to be corrected in its own score.
+    target is always included, so its own score needs no correction.
 
     Shapes: own [P], others [P, K], as `sampled_scores` gives them -> [].
     """
@@ -136,10 +136,10 @@ def sampled_softmax(own: Tensor, others: Tensor, log_counts: Tensor | None = Non
 
 
 def gbce(own: Tensor, others: Tensor, n_items: int, t: float) -> Tensor:
-    """Generalised binary cross entropy: the probability of each target to the power of beta.
+    """Return the generalised binary cross entropy: the probability of each target is raised to the power of beta.
 
-    With a share a of all other items drawn, beta is 1 - t (1 - a): at t = 0 this is plain binary cross entropy, at
-    t = 1 the scores are calibrated as if all items were there. For items drawn uniformly.
+    If a share a of all other items is drawn, beta is 1 - t (1 - a). At t = 0 this is plain binary cross entropy; at
+    t = 1 the scores are calibrated as if all other items were negatives. It assumes negatives drawn uniformly.
     Source: Petrov and Macdonald, gSASRec: Reducing Overconfidence in Sequential Recommendation Trained with Negative
     Sampling, RecSys 2023.
 
@@ -152,7 +152,7 @@ def gbce(own: Tensor, others: Tensor, n_items: int, t: float) -> Tensor:
 
 
 def bpr(own: Tensor, others: Tensor) -> Tensor:
-    """Bayesian personalised ranking: minus log sigmoid of a target's score less a drawn item's, over all pairs.
+    """Bayesian personalised ranking: return the mean of -log sigmoid(target's score - negative's score) over all pairs.
 
     Source: Rendle et al., BPR: Bayesian Personalized Ranking from Implicit Feedback, UAI 2009.
 
@@ -166,13 +166,13 @@ SampledLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def sampled_loss(train: TrainConfig, n_items: int) -> SampledLoss:
-    """The loss over drawn items that a train section asks for; n_items is without the padding.
+    """Return the loss over negatives that a train section asks for; n_items doesn't count the padding.
 
-    One from outside is a function (own, others, **loss_options) -> [], the mean over the targets.
+    A loss of another package is a function (own, others, **loss_options) -> [], the mean over the targets.
 
     Raises:
         ConfigError: it can't be imported, or doesn't take its options; UntrustedCode: as registry.load.
-        TrainingError: from the loss: what it gives is no single number.
+        TrainingError: raised by the returned loss, if the function doesn't return a single number.
     """
     loss, options = registry.load("losses", train.loss), dict(train.loss_options)
     if train.loss == "sampled_softmax":
@@ -185,17 +185,17 @@ def sampled_loss(train: TrainConfig, n_items: int) -> SampledLoss:
         value = loss(own, others, **options)
         if not isinstance(value, Tensor) or value.ndim != 0:
             shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise TrainingError(f"the loss {train.loss} gives {shape}, not one number; take the mean over its targets")
+            raise TrainingError(f"the loss {train.loss} returns {shape}, not one number; return the mean over targets")
         return value
 
     return checked
 
 
 def check_finite(loss: float, step: int) -> None:
-    """Stop at the first loss that is not a number.
+    """Check that a loss is finite.
 
     Raises:
-        TrainingError: with the step, and what to try.
+        TrainingError: it isn't; the message names the step and what to try.
     """
     if not math.isfinite(loss):
         raise TrainingError(f"the loss is {loss} at step {step}; lower train.learning_rate, or check the vectors")

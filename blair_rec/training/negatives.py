@@ -1,4 +1,4 @@
-"""The items that the targets of a step are held against, drawn at random for all of them alike."""
+"""Negatives sampled per step, shared by its targets."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 class Negatives:
     """Item ids drawn with replacement, uniformly or by popularity; never the padding.
 
-    Popularity is how often an item is a training target, and one: every item can be drawn.
+    Popularity is the number of times that an item is a training target, plus one, so every item can be drawn.
     """
 
     def __init__(self, target_counts: np.ndarray, how_many: int, sampling: str, seed: int) -> None:
-        """`target_counts` [N] by item id, row 0 is padding; draws of one seed are the same."""
+        """`target_counts` [N] by item id, row 0 is padding; the same seed gives the same draws."""
         share = target_counts[1:] + 1.0 if sampling == "popularity" else np.ones(len(target_counts) - 1)
         share /= share.sum()
         self._log_counts = np.log(how_many * share).astype(np.float32)
@@ -23,6 +23,6 @@ class Negatives:
         self._generator = np.random.default_rng(seed)
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """Item ids [K] int64, and the logarithm of how often each is drawn on average [K] float32."""
+        """Return item ids [K] int64, and the logarithm of how often each is drawn on average [K] float32."""
         drawn = np.searchsorted(self._bounds, self._generator.random(self._how_many), side="right")
         return torch.from_numpy(drawn + 1), torch.from_numpy(self._log_counts[drawn])

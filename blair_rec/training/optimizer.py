@@ -1,4 +1,4 @@
-"""Adam, for tables of which a step reads few rows, too, and the course of its learning rate."""
+"""Adam, which is also fast for tables of which a step reads few rows, and the schedule of its learning rate."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch import Tensor
 
 
 class RowAdam(torch.optim.Adam):
-    """torch's fused Adam; of a parameter whose gradient is sparse, only the rows in it are moved.
+    """torch's fused Adam; of a parameter with a sparse gradient, only the rows in the gradient are updated.
 
-    What a step of Adam does to a table is spent on rows that it didn't read: their moments fade, and carry them on
-    for a while. Left out, as in torch.optim.SparseAdam, a step costs as much for 500,000 items as for 5,000. The
-    bias correction counts all steps, whichever rows they read.
+    Plain Adam spends most of its time on rows that the step didn't read: their moments decay and move these rows for a
+    while. Here that is left out, as in torch.optim.SparseAdam, so a step costs the same for 500,000 items as for 5,000.
+    The bias correction counts all steps, whichever rows they read.
     """
 
     def __init__(self, parameters: Any, learning_rate: float, weight_decay: float) -> None:
         super().__init__(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
-        # Not a step of its own that calls Adam's: torch would call the hooks of both.
+        # A hook, because torch would call the hooks twice if a `step` of this class called Adam's.
         self.register_step_pre_hook(self._move_sparse)
 
     @torch.no_grad()
     def _move_sparse(self, *_: Any) -> None:
-        """Before each step: what has a sparse gradient is moved, and has none for the step itself."""
+        """Before each step, update the parameters with sparse gradients; then drop these, so the step skips them."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None and parameter.grad.is_sparse:
@@ -37,7 +37,7 @@ class RowAdam(torch.optim.Adam):
         if not state:
             state["step"] = torch.zeros((), device="cpu")
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-        state["step"] = state["step"].cpu() + 1  # a number, read in each step; torch moves it with what it loads
+        state["step"] = state["step"].cpu() + 1  # read in each step; loading a state may have moved it to the GPU
         assert parameter.grad is not None
         gradient = parameter.grad.coalesce()
         rows, values = gradient.indices()[0], gradient.values()
@@ -52,10 +52,10 @@ class RowAdam(torch.optim.Adam):
 
 @dataclass
 class LearningRate:
-    """The learning rate of an optimiser, set for the first step and after each one for the next, whoever asks for it.
+    """Sets the learning rate of an optimiser, for the first step and then after each step, whoever takes the step.
 
-    It rises over `warmup_steps` to `height` and stays there (constant) or falls along a cosine to nothing at the end
-    of `total_steps` (Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, ICLR 2017).
+    The rate rises over `warmup_steps` to `height`. Then it stays there (constant) or falls along a cosine to 0 at the
+    end of `total_steps` (Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, ICLR 2017).
     """
 
     optimizer: torch.optim.Optimizer
@@ -64,20 +64,20 @@ class LearningRate:
     schedule: str
     total_steps: int
     steps: int = 0
-    """Taken so far: all that a checkpoint has to hold."""
+    """Steps taken so far; a checkpoint needs nothing else of this class."""
 
     def __post_init__(self) -> None:
         self.go_on_from(self.steps)
         self.optimizer.register_step_post_hook(lambda *_: self.go_on_from(self.steps + 1))
 
     def go_on_from(self, steps: int) -> None:
-        """Set the rate for the step behind so many."""
+        """Set the rate for the step after this many steps."""
         self.steps = steps
         for group in self.optimizer.param_groups:
             group["lr"] = self.height * self.share(steps + 1)
 
     def share(self, step: int) -> float:
-        """Of the height, at a step that counts from 1."""
+        """Return the share of `height` at a step; steps count from 1."""
         if step <= self.warmup_steps:
             return step / self.warmup_steps
         if self.schedule == "constant":

@@ -1,7 +1,7 @@
-"""One training on all the processes that `torchrun` started; in a process of its own, all of this does nothing.
+"""Train one model on all processes that `torchrun` started; in a single process, all of this does nothing.
 
-Each process holds the model and takes its share of every batch. Gradients are averaged by targets, so that the step
-is the one that a single process would take. What is not arithmetic (evaluation, files, words) is the first one's.
+Each process holds the model and takes its share of every batch. Gradients are averaged over targets, so each step is
+the same as in a single process. Only the first process evaluates, writes files and reports.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PATIENCE = timedelta(days=7)
 
 @contextmanager
 def group(device: str = AUTO) -> Iterator[None]:
-    """Within this block the processes of torchrun are one group: nccl on GPUs, one for each, gloo on CPUs.
+    """Make the processes of torchrun one group within this block: nccl on GPUs (one GPU per process), gloo on CPUs.
 
     Raises:
         ConfigError: more processes than GPUs, or one GPU named for all of them; see choose_device.
@@ -41,27 +41,27 @@ def group(device: str = AUTO) -> Iterator[None]:
 
 
 def rank() -> int:
-    """This process's number, from 0."""
+    """Return this process's number, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def count() -> int:
-    """How many processes train together."""
+    """Return the number of processes that train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def share() -> slice:
-    """What this process takes of a batch."""
+    """Return the part of a batch that this process takes."""
     return slice(rank(), None, count())
 
 
 def adds_rows() -> bool:
-    """Whether gradients of a few rows can be averaged; nccl sums whole tables alone."""
+    """Return whether sparse gradients can be averaged; nccl can only sum whole tables."""
     return count() == 1 or dist.get_backend() == "gloo"
 
 
 def from_first(make: Callable[[], Any]) -> Any:
-    """What `make` gives in the first process, in all of them, while the others wait: anything that JSON can hold.
+    """Call `make` in the first process while the others wait; return its result, which JSON can hold, in all of them.
 
     Raises:
         BlairRecError: what `make` raises, in the first process; a TrainingError in the others.
@@ -72,17 +72,17 @@ def from_first(make: Callable[[], Any]) -> Any:
         try:
             made = make()
         except BlairRecError:
-            _tell([])
+            _broadcast([])
             raise
-        return _tell([made])[0]
-    told = _tell([])
-    if not told:
-        raise TrainingError("the first process could not go on, and says why")
-    return told[0]
+        return _broadcast([made])[0]
+    received = _broadcast([])
+    if not received:
+        raise TrainingError("the first process failed; its own message says why")
+    return received[0]
 
 
-def _tell(what: list[Any]) -> Any:
-    """The first process's list, in all of them; as letters, so that nothing is unpickled."""
+def _broadcast(what: list[Any]) -> Any:
+    """Return the first process's list in all processes; it is sent as JSON text, so nothing is unpickled."""
     text = json.dumps(what).encode()
     length = torch.tensor(len(text), device=_device())
     dist.broadcast(length, src=0)
@@ -94,12 +94,12 @@ def _tell(what: list[Any]) -> Any:
 
 
 def average(parameters: Iterable[Tensor], loss: Tensor, targets: int) -> tuple[Tensor, int]:
-    """Put the gradients of the whole batch in the place of this process's, and return its mean loss and targets.
+    """Replace this process's gradients by those of the whole batch; return the batch's mean loss and target count.
 
     Args:
         parameters: with the gradients of a loss that is the mean over this process's share of the batch.
         loss: [] that mean.
-        targets: how many are in this process's share; none is possible.
+        targets: number of targets in this process's share; 0 is possible.
     """
     if count() == 1:
         return loss, targets

@@ -1,4 +1,4 @@
-"""RecBole's quick start, on any folder: settings are checked first, and what a stock model needs is added."""
+"""RecBole's quick start on any folder: settings are checked first, and those that a stock model needs are added."""
 
 from __future__ import annotations
 
@@ -31,30 +31,30 @@ from recbole.utils import ModelType
 
 FAMILIES = (sequential_recommender, general_recommender, context_aware_recommender, knowledge_aware_recommender)
 BUNDLED = "ml-100k"
-"""The data set that RecBole brings, and takes for every folder of this name."""
+"""The data set inside RecBole's package; RecBole uses it for every folder of this name."""
 
 
 class QuickStart(NamedTuple):
-    """What RecBole's quick start is called with."""
+    """The arguments of RecBole's quick start."""
 
     model: str
     dataset: str
     files: tuple[str, ...]
     settings: dict[str, Any]
     notes: tuple[str, ...] = ()
-    """What was added to the settings, and who reads and trains, for the user."""
+    """Notes for the user: which settings were added, and whose reader and trainer are used."""
 
 
 def prepare(model: str, dataset: str, files: Sequence[str], settings: Mapping[str, Any]) -> QuickStart:
-    """A call of RecBole's quick start, checked; nothing is read but the settings.
+    """Check a call of RecBole's quick start and return its arguments; only the settings are read.
 
     Args:
-        model: of RecBole, or BLaIR<name> for one that takes item text.
+        model: a RecBole model, or BLaIR<name> for one that takes item text.
         dataset: a folder of atomic files, or a name as RecBole finds it.
         files: YAML files of settings; `settings` go before them.
 
     Raises:
-        ConfigError: no such model, file or data set, a misspelt setting, or a value that can't be meant.
+        ConfigError: no such model, file or data set, a misspelt setting, or an invalid value.
     """
     cls = model_class(model) if model.startswith("BLaIR") else _stock_model(model)
     given: dict[str, Any] = {}
@@ -62,7 +62,7 @@ def prepare(model: str, dataset: str, files: Sequence[str], settings: Mapping[st
         given.update(load_yaml(file))
     given.update(settings)
     sequential = cls.type == ModelType.SEQUENTIAL
-    if sequential:  # others read more settings than these two functions know
+    if sequential:  # other models have settings that these two checks don't cover
         refuse([*misspelt(given, model), *wrong_values(given, model)])
     added = dict(_folder_settings(dataset, given))
     notes = []
@@ -73,25 +73,23 @@ def prepare(model: str, dataset: str, files: Sequence[str], settings: Mapping[st
         if sequential:
             defaults = _sequential_defaults(cls.__name__, dataset, given)
             added.update(defaults)
-            notes += [f"{key} is not given; taken: {json.dumps(value)}" for key, value in defaults.items()]
+            notes += [f"{key} is not given, so it is set to {json.dumps(value)}" for key, value in defaults.items()]
     return QuickStart(model, Path(dataset).resolve().name, tuple(files), {**settings, **added}, tuple(notes))
 
 
 def run(start: QuickStart) -> dict[str, Any]:
-    """What RecBole's `run_recbole` returns: the metrics on validation and test, by name.
+    """Call RecBole's `run_recbole` and return its metrics on validation and test, by name.
 
     Raises:
         RecBoleError: RecBole can't use a setting or a file.
-        BlairRecError: our models, data set or trainer can't.
+        BlairRecError: our models, data set or trainer can't use one.
     """
-    known, sys.argv = sys.argv, sys.argv[:1]  # RecBole reads the command line by itself
+    known, sys.argv = sys.argv, sys.argv[:1]  # RecBole would read our command line
     try:
         with (
             in_flat_keys(),
             trusting(code_named(start)),
-            recbole_errors(
-                f"run {start.model} on {start.dataset!r}", "change the setting or the file that this is about"
-            ),
+            recbole_errors(f"run {start.model} on {start.dataset!r}", "change the setting or the file that causes it"),
         ):
             result: dict[str, Any] = run_recbole(
                 model=start.model,
@@ -105,7 +103,7 @@ def run(start: QuickStart) -> dict[str, Any]:
 
 
 def code_named(start: QuickStart) -> set[str]:
-    """Every `module:Class` that the settings and files name: they are the caller's own."""
+    """Return every `module:Class` in the settings and files; they may be imported, since the caller wrote them."""
     given: dict[str, Any] = {}
     for file in start.files:
         given.update(load_yaml(file))
@@ -116,52 +114,55 @@ def code_named(start: QuickStart) -> set[str]:
 
 
 def _names_in(step: Any) -> list[Any]:
-    """What a step of blair_transforms may name: itself, or its key."""
+    """Return the names in a step of blair_transforms: the step itself, or its key."""
     return list(step) if isinstance(step, Mapping) else [step]
 
 
 def _stock_model(name: str) -> Any:
-    """The class of a RecBole model."""
+    """Return the class of a RecBole model."""
     known = {name: cls for family in FAMILIES for name, cls in vars(family).items() if inspect.isclass(cls)}
     if name in known:
         return known[name]
     near = get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"RecBole's are {', '.join(sorted(known))}"
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
     raise ConfigError(f"model is {name!r}, which RecBole doesn't have; {hint}")
 
 
 def _folder_settings(dataset: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Where RecBole finds a data set that is given as a folder; nothing for one that it finds by name."""
+    """Return the setting with which RecBole finds a folder; empty for a data set that it finds by name."""
     folder, by_name = Path(dataset), Path(dataset).name == dataset
     found = "data_path" in given or dataset == BUNDLED or Path("dataset", dataset).is_dir() or not folder.is_dir()
-    if by_name and found:  # RecBole looks in its data_path, and knows some names
+    if by_name and found:  # RecBole looks in its data_path, and can download some data sets by name
         somewhere = "data_path" in given or Path("dataset", dataset).is_dir()
         if not somewhere and dataset.lower() not in _known_to_recbole():
             raise ConfigError(
-                f"--dataset {dataset}: there is no such folder, here or in dataset/, and RecBole knows no data set of "
+                f"--dataset {dataset}: there is no such folder, here or in dataset/, and RecBole has no data set of "
                 "this name; give a folder NAME that holds NAME.inter"
             )
         return {}
     if not folder.is_dir():
         raise ConfigError(f"--dataset {dataset}: there is no such folder; give a folder NAME that holds NAME.inter")
     if "data_path" in given:
-        raise ConfigError(f"--dataset {dataset} is a path, and data_path is {given['data_path']!r}; leave one out")
+        raise ConfigError(f"--dataset {dataset} is a path, but data_path is {given['data_path']!r}; leave one out")
     if folder.resolve().name == BUNDLED:
         raise ConfigError(
-            f"--dataset {dataset}: RecBole reads the {BUNDLED} that it brings for every folder of this name; "
+            f"--dataset {dataset}: RecBole reads its own {BUNDLED} instead of any folder of this name; "
             "rename the folder and its files"
         )
     return {"data_path": str(folder.resolve().parent)}
 
 
 def _known_to_recbole() -> set[str]:
-    """The data sets that RecBole brings or offers to download."""
+    """Return the names of the data sets that RecBole contains or can download."""
     listed = Path(recbole.__file__).parent / "properties" / "dataset"
     return {BUNDLED, *load_yaml(listed / "url.yaml"), *load_yaml(listed / "kg_url.yaml")}
 
 
 def _sequential_defaults(model: str, dataset: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a stock sequential model needs and RecBole's defaults don't say: no negatives for cross entropy, times."""
+    """Return settings that stock sequential models need and RecBole's defaults lack.
+
+    These are: no negatives for cross entropy, and the time column.
+    """
     added: dict[str, Any] = {}
     if given.get("loss_type", default_of("loss_type", model)) == "CE" and "train_neg_sample_args" not in given:
         added["train_neg_sample_args"] = None

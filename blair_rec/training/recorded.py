@@ -1,8 +1,8 @@
-"""One training step recorded as a CUDA graph and played for every batch: a GPU waits for Python no more.
+"""A training step recorded as a CUDA graph and replayed for every batch, so the GPU doesn't wait for Python.
 
-A small model's step is some hundred short kernels; to start them one by one takes several times as long as to compute
-them. A graph starts them all at once, but always the same ones over the same memory. So each batch is brought to one
-shape first: windows of padding that nothing reads, and targets that don't count.
+A small model's step is hundreds of short kernels. Starting them one by one takes several times as long as computing
+them. A graph starts them all together, but always the same kernels on the same memory. So each batch is first padded to
+one shape, with windows that nothing reads and targets that don't count.
 
 Shapes: P tokens, W windows, T targets.
 """
@@ -27,14 +27,14 @@ logger = logging.getLogger("blair_rec")
 StepLoss = Callable[[Packed, Tensor, Tensor], Tensor]
 """A batch, the tokens [T] int64 that have targets, and which of these count [T] bool -> the mean loss []."""
 WARM_UP = 3
-"""Steps on a stream beside, before one is recorded, as torch asks for."""
+"""Steps on a side stream before one is recorded, as torch requires."""
 SPARE, STEP = 1.05, 32
-"""Room beyond the largest batch of one epoch, and the multiple that room is rounded up to."""
+"""Room relative to the largest batch of one epoch, and the multiple to which room is rounded up."""
 
 
 @dataclass(frozen=True)
 class Room:
-    """What a recorded step has room for."""
+    """Sizes of the largest batch that a recorded step can take."""
 
     tokens: int
     targets: int
@@ -51,7 +51,7 @@ class Room:
         seed: int,
         share: slice = slice(None),
     ) -> Room:
-        """For batches such as those of one epoch; the same whichever epoch training goes on from."""
+        """Return room for batches like those of one epoch; it is the same from whichever epoch training resumes."""
         slots = block_lengths(width, GROWTH["cuda"])
         batches = list(sequences.batches(width, stride, targets_per_batch, seed, share))
         tokens, targets = (
@@ -65,7 +65,10 @@ class Room:
         return cls(tokens, targets, tuple(zip(most, slots.tolist(), strict=True)))
 
     def window_starts(self, lengths: np.ndarray, padding: int) -> np.ndarray | None:
-        """[W and more] the first slot of each window, of rising lengths, and of those of padding; None without room."""
+        """Return the first slot of each window, then of each window of padding; None if they don't fit.
+
+        The windows are sorted by length, shortest first.
+        """
         starts, taken, offset, width = [], 0, 0, self.blocks[-1][1]
         for room, size in self.blocks:
             fit = min(room, int(np.searchsorted(lengths, size, side="right")) - taken)
@@ -79,12 +82,12 @@ class Room:
 
 
 def with_spare(most: int) -> int:
-    """Room for some more than the most that was met."""
+    """Return room for a little more than the most that was seen."""
     return -(-int(SPARE * most + 1) // STEP) * STEP
 
 
 class RecordedStep:
-    """A batch in; its mean loss out, and the gradients of the parameters in their place."""
+    """Takes a batch, returns its mean loss, and sets the gradients of the parameters."""
 
     def __init__(self, model: Any, loss: StepLoss, room: Room) -> None:
         self.model, self.loss, self.room = model, loss, room
@@ -100,7 +103,7 @@ class RecordedStep:
         self._gradients: list[Tensor | None]
 
     def shaped(self, packed: Packed, learnt: Tensor) -> np.ndarray | None:
-        """All numbers of a batch of the CPU in the one shape, [sum of sizes] int64; None where there is no room."""
+        """Return all numbers of a batch on the CPU in the one shape, [sum of sizes] int64; None if it doesn't fit."""
         padding = self.room.tokens - len(packed.items)
         starts = self.room.window_starts(packed.lengths, padding) if padding > 0 else None
         if starts is None or len(learnt) > self.room.targets:
@@ -119,11 +122,11 @@ class RecordedStep:
         return whole
 
     def fill(self, numbers: np.ndarray) -> None:
-        """Put what `shaped` gave where the step reads it."""
+        """Copy what `shaped` returned to the memory that the step reads."""
         self._numbers.copy_(moved(torch.from_numpy(numbers), self._numbers.device), non_blocking=True)
 
     def __call__(self, numbers: np.ndarray) -> Tensor:
-        """[] the mean loss over the batch that `shaped` gave. RuntimeError: the model can't be recorded."""
+        """Return the mean loss [] of the batch that `shaped` returned. RuntimeError: the model can't be recorded."""
         self.fill(numbers)
         if self._graph is None:
             self._record()
@@ -133,7 +136,7 @@ class RecordedStep:
         return self._value.clone()
 
     def step(self) -> Tensor:
-        """The loss of what `fill` put there, and its gradients, computed call by call."""
+        """Compute the loss of the batch that `fill` copied, and its gradients, without the graph."""
         for parameter in self._parameters:
             parameter.grad = None
         with self.model.shared_items():
@@ -142,12 +145,12 @@ class RecordedStep:
         return value.detach()
 
     def _record(self) -> None:
-        beside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
+        side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
             for _ in range(WARM_UP):
                 self.step()
-        torch.cuda.current_stream().wait_stream(beside)
+        torch.cuda.current_stream().wait_stream(side)
         for parameter in self._parameters:
             parameter.grad = None
         with torch.cuda.graph(graph):
@@ -157,12 +160,12 @@ class RecordedStep:
 
 
 def recorded_or_none(step: RecordedStep, numbers: np.ndarray, seed: int) -> RecordedStep | None:
-    """The step, recorded; None where the model can't be. What a GPU draws afterwards depends on `seed` alone."""
+    """Record the step and return it; None if that fails. What a GPU draws afterwards depends on `seed` alone."""
     state = torch.get_rng_state()  # item sides draw a seed for each step, on the CPU
     try:
         step(numbers)
-    except RuntimeError as error:  # whatever it was, it is met again when the same is computed call by call
-        logger.warning("a training step can't be recorded as a CUDA graph, so it takes longer: %s", str(error)[:200])
+    except RuntimeError as error:  # a real error appears again when the step runs without the graph
+        logger.warning("can't record a training step as a CUDA graph, so training is slower: %s", str(error)[:200])
         return None
     finally:
         for parameter in step._parameters:

@@ -1,4 +1,4 @@
-"""One (variant, seed) -> the best model by validation, and the history of how it got there."""
+"""RecBole's Trainer for our models."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ class TextTrainer(Trainer):
             self.logger.info(f"Saving current: {path}")
 
     def fit(self, train_data: Any, *args: Any, **kwargs: Any) -> Any:
-        """As RecBole's; after resume_checkpoint it goes on with the epoch behind the checkpoint's.
+        """Train as RecBole's `fit` does; after resume_checkpoint, resume with the epoch after the checkpoint's.
 
         Raises:
-            CheckpointError: a checkpoint of another model, or trained over another store.
+            CheckpointError: a checkpoint of another model, or trained on another store.
             TrainingError: a loss that is not finite.
         """
         self._prepare(train_data)
@@ -90,7 +90,7 @@ class TextTrainer(Trainer):
         return super().fit(train_data, *args, **kwargs)
 
     def _prepare(self, train_data: Any) -> None:
-        """What needs the training data; once."""
+        """Set up what needs the training data, on the first call only."""
         if hasattr(self, "_rate"):
             return
         train, width, seed = self._train, self.config["MAX_ITEM_LIST_LENGTH"], self.config["seed"]
@@ -103,17 +103,17 @@ class TextTrainer(Trainer):
         self._rate = LearningRate(self.optimizer, self.learning_rate, train.warmup_steps, train.schedule, total)
 
     def resume_checkpoint(self, resume_file: str | Path) -> None:
-        """Train on from a checkpoint of this trainer: the next `fit` does."""
+        """Make the next `fit` resume from a checkpoint of this trainer."""
         self._resume_from = Path(resume_file)
         self.saved_model_file = str(resume_file)
 
     def evaluate(
         self, eval_data: Any, load_best_model: bool = True, model_file: Any = None, show_progress: bool = False
     ) -> Any:
-        """As RecBole's; the best weights come from safetensors.
+        """Evaluate as RecBole's `evaluate` does; the best weights are read from safetensors.
 
         Raises:
-            CheckpointError: no such file, weights of another model, or trained over another store.
+            CheckpointError: no such file, weights of another model, or trained on another store.
         """
         if eval_data and load_best_model:
             load_weights(self.model, Path(model_file or self.saved_model_file), self._store_sha256)

@@ -1,4 +1,4 @@
-"""What RecBole's metrics are given of a batch: exactly what RecBole's own collector gives them."""
+"""Our collector gives RecBole's metrics exactly what RecBole's own collector gives them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import blair_rec.recbole  # noqa: F401  (repairs RecBole before anything of it is used)
+import blair_rec.recbole  # noqa: F401  (repairs RecBole before any part of it is used)
 from blair_rec.border.collector import GROUP, TopKCollector, largest
 
 from recbole.evaluator import Collector
@@ -18,7 +18,7 @@ TOPK_METRICS = ["NDCG", "Recall", "MRR", "MAP", "Precision", "Hit"]
 
 
 def kept(collector: type, metrics: list[str], batches: list[tuple[torch.Tensor, ...]]) -> dict[str, Any]:
-    """What a collector keeps of some batches."""
+    """Return what a collector keeps of some batches."""
     made = collector({"metrics": metrics, "topk": [1, 3], "device": "cpu", "eval_args": {"mode": "full"}})
     for scores, case, item in batches:
         made.eval_batch_collect(scores, None, case, item)
@@ -29,7 +29,7 @@ def kept(collector: type, metrics: list[str], batches: list[tuple[torch.Tensor, 
 @given(
     shapes=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 9)), min_size=1, max_size=3), seed=st.integers(0, 99)
 )
-def test_the_metrics_are_given_what_recboles_own_collector_gives(
+def test_metrics_get_what_recboles_own_collector_gives(
     metrics: list[str], shapes: list[tuple[int, int]], seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -37,7 +37,7 @@ def test_the_metrics_are_given_what_recboles_own_collector_gives(
     for cases, true in shapes:
         scores = torch.randint(-3, 3, (cases, 7), generator=generator).float()  # with ties
         scores[:, 0] = -torch.inf
-        # Several true items for a case, some of them twice, and for some cases none.
+        # Some cases have several targets, some of them twice, and some cases have none.
         case, item = (torch.randint(0, n, (true,), generator=generator) for n in (cases, 7))
         batches.append((scores, case, item))
     ours, theirs = (kept(collector, metrics, batches) for collector in (TopKCollector, Collector))

@@ -1,4 +1,4 @@
-"""RecBole's own keys for a device: what becomes of them, and which contradict each other."""
+"""RecBole's own device keys: their effect, and which of them contradict each other."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def test_recbole_gets_the_gpu_that_the_keys_mean(
 @pytest.mark.parametrize(
     ("given", "visible", "message"),
     [
-        ({"device": "gpu"}, None, "device is 'gpu'; expected auto, cpu, cuda, or a GPU by its number"),
+        ({"device": "gpu"}, None, "device is 'gpu'; expected auto, cpu, cuda, or a GPU number"),
         ({"device": "cpu:1"}, None, "device is 'cpu:1'; expected"),
         ({"device": "cuda", "use_gpu": False}, None, "use_gpu is false, but device is cuda"),
         ({"device": "cuda:1", "gpu_id": 0}, None, "gpu_id is 0, but device is cuda:1; leave one of them out"),
-        ({"device": "cuda:2"}, "0,1", r"device is cuda:2, but CUDA_VISIBLE_DEVICES shows 2 GPUs \(0,1\)"),
+        ({"device": "cuda:2"}, "0,1", r"device is cuda:2, but CUDA_VISIBLE_DEVICES lists 2 GPUs \(0,1\)"),
     ],
 )
 def test_keys_that_contradict_each_other_are_refused(given: dict[str, Any], visible: str | None, message: str) -> None:
@@ -49,7 +49,7 @@ def test_keys_that_contradict_each_other_are_refused(given: dict[str, Any], visi
         gpu_id_of(given, visible)
 
 
-def test_a_gpu_that_is_not_there_is_told_and_the_cpu_is_not_taken_instead() -> None:
+def test_a_missing_gpu_is_an_error_and_the_cpu_is_not_used_instead() -> None:
     with pytest.raises(ConfigError, match="device is cuda:1, but torch finds no such GPU"):
         check_found({"device": "cuda:1"}, torch.device("cpu"))
     for given in ({}, {"device": "cpu"}, {"device": "auto"}):

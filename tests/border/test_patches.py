@@ -1,4 +1,4 @@
-"""RecBole on today's numpy, pandas and torch: what is repaired, and what is left as it was."""
+"""RecBole on today's numpy, pandas and torch: what is repaired, and what stays unchanged."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a process sees that has imported nothing else."""
+    """Return what a process sees that has imported nothing else."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FRESH_PROCESS],
         cwd=tmp_path_factory.mktemp("fresh"),
@@ -139,27 +139,27 @@ def test_repairing_again_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("version", ["3.0.0", "3.1.1", "3.0.0rc1", "4.0"])
-def test_pandas_3_is_refused_with_the_way_out(version: str) -> None:
+def test_pandas_3_is_refused_with_advice(version: str) -> None:
     expected = f"pandas {version} is installed, but RecBole fills missing values .* run `pip install 'pandas<3'`"
     with pytest.raises(IncompatibleVersion, match=expected):
         patches.refuse_pandas_3(version)
 
 
 @pytest.mark.parametrize("version", ["1.5.3", "2.2.0", "2.3.3"])
-def test_older_pandas_is_taken(version: str) -> None:
+def test_older_pandas_is_accepted(version: str) -> None:
     patches.refuse_pandas_3(version)
 
 
 @pytest.fixture
-def imported_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """quick_start as if it had not been imported yet; put back afterwards."""
+def imported_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make quick_start look as if it had not been imported yet; restored afterwards."""
     import recbole.quick_start
 
     monkeypatch.setattr(recbole.quick_start, "quick_start", recbole.quick_start.quick_start)
     monkeypatch.delitem(sys.modules, "recbole.quick_start.quick_start")
 
 
-@pytest.mark.usefixtures("imported_anew")
+@pytest.mark.usefixtures("imported_again")
 def test_a_ray_that_is_already_imported_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     own = ModuleType("ray")
     monkeypatch.setitem(sys.modules, "ray", own)
@@ -196,7 +196,7 @@ def stock_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, 
         patch.chdir(folder)
         patch.setattr("sys.argv", ["pytest"])
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        patch.setattr("psutil.cpu_percent", lambda interval: 0.0)  # RecBole watches the processor for a second
+        patch.setattr("psutil.cpu_percent", lambda interval: 0.0)  # RecBole measures the CPU load for a second
         handlers = list(logging.getLogger().handlers)
         result = blair_rec.recbole.run_recbole(
             model="SASRec",
@@ -225,13 +225,13 @@ def test_a_checkpoint_of_this_process_is_read_back(stock_run: tuple[Path, dict[s
     assert patches.load_own_checkpoint(relative, torch.device("cpu")).keys() == found.keys()
 
 
-def test_a_checkpoint_that_was_touched_since_is_refused(stock_run: tuple[Path, dict[str, Any]]) -> None:
+def test_a_checkpoint_that_was_changed_since_is_refused(stock_run: tuple[Path, dict[str, Any]]) -> None:
     (checkpoint,) = (stock_run[0] / "saved").iterdir()
     kept = checkpoint.stat()
     with checkpoint.open("ab") as file:
         file.write(b"!")
     try:
-        with pytest.raises(CheckpointError, match="not written by this process.* runs code that the file holds"):
+        with pytest.raises(CheckpointError, match="not written by this process.* can run code from the file"):
             patches.load_own_checkpoint(checkpoint, torch.device("cpu"))
     finally:
         with checkpoint.open("r+b") as file:
@@ -262,7 +262,7 @@ def test_a_copy_of_an_own_checkpoint_is_foreign(stock_run: tuple[Path, dict[str,
         patches.load_own_checkpoint(Path(shutil.copy2(checkpoint, tmp_path)), torch.device("cpu"))
 
 
-def test_s3rec_goes_on_from_what_this_process_pretrained_and_from_nothing_else(
+def test_s3rec_continues_only_from_a_pretraining_of_this_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from recbole.quick_start import objective_function
@@ -283,8 +283,8 @@ def test_s3rec_goes_on_from_what_this_process_pretrained_and_from_nothing_else(
     logging.getLogger().handlers[:] = handlers
 
 
-def test_a_checkpoint_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="gone.pth is not there; train with saved=True"):
+def test_a_missing_checkpoint_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="gone.pth doesn't exist; train with saved=True"):
         patches.load_own_checkpoint(tmp_path / "gone.pth", torch.device("cpu"))
 
 
@@ -308,7 +308,7 @@ def test_every_model_that_fills_a_matrix_from_a_dict_is_repaired() -> None:
 
 
 @pytest.mark.parametrize("name", GRAPHS.values())
-def test_such_a_matrix_holds_what_the_dict_says(name: str) -> None:
+def test_a_repaired_matrix_holds_the_values_of_the_dict(name: str) -> None:
     model = importlib.import_module(f"recbole.model.{name}")
     made = model.sp.dok_matrix((3, 4), dtype=np.float32)
     made._update({(0, 1): 1, (2, 3): 2.5, (np.int32(1), np.int32(0)): 1})
@@ -373,7 +373,7 @@ def test_an_exhaustive_search_draws_the_numbers_that_recbole_draws(seed: int, hi
 
 
 class Announcing:
-    """A data set that is read by code of the user's own."""
+    """A data set class of a user."""
 
     logger = logging.getLogger()
 
@@ -384,7 +384,9 @@ class Announcing:
         return lambda *_: None
 
 
-def test_recboles_future_warnings_are_not_seen_and_others_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recboles_future_warnings_are_hidden_and_others_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # RecBole sets it
     from recbole.config import Config
     from recbole.data.dataset import SequentialDataset

@@ -1,4 +1,4 @@
-"""RecBole's settings: known ones pass, near ones are named, values of another kind and settings without effect told."""
+"""RecBole's settings: known keys pass, near misses get a suggestion, wrong types and unused settings are reported."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from blair_rec.models.eligibility import recbole_models
 
 PROPERTIES = resources.files("recbole") / "properties"
 MADE_BY_THE_CODE = {"device", "MASK_ITEM_SEQ", "MASK_INDEX", "POS_ITEMS", "NEG_ITEMS", "INVERSE_ITEM_SEQ", "reg_weight"}
-"""What RecBole's code puts into a config by itself, and one that HRM reads and never uses."""
+"""Keys that RecBole's code sets itself, and one key that HRM reads but never uses."""
 
 
 def compared(**sections: Any) -> CompareConfig:
-    """A comparison of one variant, with these sections."""
+    """Return a comparison of one variant with these sections."""
     return read_config({"dataset": "d", "variants": {"id": {"items": "id"}}, **sections})
 
 
@@ -46,7 +46,7 @@ def test_every_setting_that_a_sequential_model_reads_is_known() -> None:
 
 
 @pytest.mark.parametrize("model", recbole_models())
-def test_recboles_own_settings_are_right_as_they_are(model: str) -> None:
+def test_recboles_own_defaults_have_no_problem(model: str) -> None:
     names = ("overall.yaml", "dataset/sample.yaml", "quick_start_config/sequential.yaml", f"model/{model}.yaml")
     given: dict[str, Any] = {}
     for name in names:
@@ -67,14 +67,14 @@ def test_recboles_own_settings_are_right_as_they_are(model: str) -> None:
         ("dropout_prob_hidden", "hidden_dropout_prob"),
     ],
 )
-def test_a_misspelt_setting_names_the_near_one(key: str, near: str) -> None:
-    if key == "dropout_prob_hidden":  # too far to guess
+def test_a_misspelt_setting_gets_a_suggestion(key: str, near: str) -> None:
+    if key == "dropout_prob_hidden":  # not similar enough to guess
         assert misspelt({key: 1}, "SASRec") == []
     else:
         assert misspelt({key: 1}, "SASRec") == [f"unknown key {key!r}; did you mean {near!r}?"]
 
 
-def test_a_setting_of_another_model_or_of_ones_own_is_no_misspelling_but_nothing_reads_it() -> None:
+def test_a_setting_of_another_model_or_of_the_user_is_unread_but_not_misspelt() -> None:
     given = {"embedding_size": 8, "my_own": 1, "hidden_size": 8, "gpu_id": 1}
     assert misspelt(given, "SASRec") == []
     assert unread(given, ["SASRec"], recboles_way=False) == [
@@ -85,10 +85,10 @@ def test_a_setting_of_another_model_or_of_ones_own_is_no_misspelling_but_nothing
     assert unread({"embedding_size": 8}, ["GRU4Rec"], recboles_way=False) == []
 
 
-def test_what_only_recboles_batches_read_is_unread_where_no_variant_trains_on_them() -> None:
+def test_settings_for_recboles_batches_are_unread_if_no_variant_uses_them() -> None:
     given = {"train_neg_sample_args": {"sample_num": 2}}
     (line,) = unread(given, ["SASRec"], recboles_way=False)
-    assert line.startswith("train_neg_sample_args (`train.negatives` and `train.sampling` say what is drawn")
+    assert line.startswith("train_neg_sample_args (`train.negatives` and `train.sampling` control this")
     assert unread(given, ["SASRec"], recboles_way=True) == []
 
 
@@ -96,13 +96,13 @@ def test_parts_of_eval_args_without_effect_are_named() -> None:
     split = {"LS": "valid_and_test"}
     assert unread({"eval_args": {"split": split, "group_by": "user", "order": "TO"}}, ["SASRec"], False) == []
     (line,) = unread({"eval_args": {"split": split, "group_by": "none"}}, ["SASRec"], False)
-    assert line == "eval_args.group_by (only a split by RS groups by something else than users)"
+    assert line == "eval_args.group_by (only split RS can group by anything other than users)"
     assert unread({"eval_args": {"split": {"RS": [8, 1, 1]}, "group_by": "none"}}, ["SASRec"], False) == []
     benchmark = {"benchmark_filename": ["a", "b", "c"], "eval_args": {"split": split}}
-    assert unread(benchmark, ["SASRec"], False) == ["eval_args.split (benchmark files are a split already)"]
+    assert unread(benchmark, ["SASRec"], False) == ["eval_args.split (benchmark files are already split)"]
 
 
-def test_settings_that_a_comparison_owns_are_not_in_the_list_of_those_that_nothing_reads() -> None:
+def test_settings_that_a_comparison_sets_itself_are_not_listed_as_unread() -> None:
     assert not set(UNREAD) & set(OWNED_BY)
 
 
@@ -127,10 +127,13 @@ def test_any_other_mode_has_no_effect_and_is_refused(mode: Any) -> None:
         ({"TIME_FIELD": 3}, "TIME_FIELD is 3; expected text"),
         ({"load_col": ["item_id"]}, "load_col is ['item_id']; expected keys and values"),
         ({"load_col": {"inter": "item_id"}}, "load_col: inter is 'item_id'; expected a list of columns"),
-        ({"MAX_ITEM_LIST_LENGTH": 0}, "MAX_ITEM_LIST_LENGTH is 0; it has to be a whole number of at least 1"),
-        ({"MAX_ITEM_LIST_LENGTH": 2.5}, "MAX_ITEM_LIST_LENGTH is 2.5; it has to be a whole number"),
+        ({"MAX_ITEM_LIST_LENGTH": 0}, "MAX_ITEM_LIST_LENGTH is 0; it must be a whole number of at least 1"),
+        ({"MAX_ITEM_LIST_LENGTH": 2.5}, "MAX_ITEM_LIST_LENGTH is 2.5; it must be a whole number"),
         ({"loss_type": "BCE"}, "loss_type is 'BCE'; known: CE, BPR"),
-        ({"train_neg_sample_args": {}}, "train_neg_sample_args draws items for loss_type: BPR, but loss_type is CE"),
+        (
+            {"train_neg_sample_args": {}},
+            "train_neg_sample_args samples negatives for loss_type: BPR, but loss_type is CE",
+        ),
         ({"repeatable": False}, "repeatable is false, but a sequential model may recommend items again"),
         ({"user_inter_num_interval": 5}, "user_inter_num_interval is 5; expected an interval, such as [5,inf)"),
         ({"item_inter_num_interval": "[5,inf"}, "item_inter_num_interval is '[5,inf'; expected an interval"),
@@ -149,7 +152,7 @@ def test_any_other_mode_has_no_effect_and_is_refused(mode: Any) -> None:
         ({"eval_args": {"split": {"RS": [0, 0, 0]}}}, "eval_args.split: RS is [0, 0, 0]; expected the shares of"),
     ],
 )
-def test_a_value_that_recbole_could_do_nothing_with_is_told(given: dict[str, Any], problem: str) -> None:
+def test_a_value_that_recbole_can_not_use_is_a_problem(given: dict[str, Any], problem: str) -> None:
     (line,) = wrong_values(given, "SASRec")
     assert line.startswith(problem)
 
@@ -169,11 +172,11 @@ def test_a_value_that_recbole_could_do_nothing_with_is_told(given: dict[str, Any
         {"anything": object()},
     ],
 )
-def test_values_that_recbole_takes_are_taken(given: dict[str, Any]) -> None:
+def test_values_that_recbole_accepts_are_accepted(given: dict[str, Any]) -> None:
     assert wrong_values(given, "SASRec") == []
 
 
-def test_a_problem_says_in_which_part_of_the_file_it_is() -> None:
+def test_a_problem_names_its_part_of_the_file() -> None:
     config = compared(
         recbole={"hiden_size": 8, "eval_args": {"mode": "uni100"}},
         variants={"id": {"items": "id"}, "b": {"items": "id", "recbole": {"n_layer": 1, "n_heads": "two"}}},
@@ -190,9 +193,9 @@ def test_a_problem_says_in_which_part_of_the_file_it_is() -> None:
     assert [line[: len(start)] for line, start in zip(found, starts, strict=True)] == starts
 
 
-def test_a_grid_over_a_setting_that_nothing_reads_is_refused() -> None:
+def test_a_grid_over_an_unread_setting_is_refused() -> None:
     config = compared(tune={"space": {"recbole.embedding_size": [8, 16]}})
-    assert setting_problems(config) == ["tune.space: recbole: nothing reads embedding_size"]
+    assert setting_problems(config) == ["tune.space: recbole: embedding_size has no effect"]
 
 
 def test_defaults_are_recboles() -> None:

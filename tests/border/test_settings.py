@@ -1,4 +1,4 @@
-"""What RecBole raises becomes one line that names the place and the cure; what our own code raises stays."""
+"""An exception of RecBole becomes a one-line error with place and advice; errors of our own code stay unchanged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from recbole.data.interaction import Interaction
 from recbole.model.layers import MultiHeadAttention
 
 
-def test_an_error_of_recbole_becomes_one_line_with_place_and_cure() -> None:
+def test_an_error_of_recbole_becomes_one_line_with_place_and_advice() -> None:
     expected = (
         r"^RecBole can't build it: ValueError: The hidden size \(8\) is not a multiple of .* heads \(3\) "
         r"\(recbole/model/layers.py, line \d+\); do this$"
@@ -29,7 +29,7 @@ def test_an_error_of_recbole_becomes_one_line_with_place_and_cure() -> None:
     assert "\n" not in str(found.value) and isinstance(found.value.__cause__, ValueError)
 
 
-def test_so_does_what_recbole_calls_with_what_it_was_given() -> None:
+def test_an_error_of_a_library_that_recbole_calls_becomes_one_line_too() -> None:
     wrong: Any = torch.zeros(2)
     with (
         pytest.raises(RecBoleError, match=r"can't cut: IndexError: .*recbole/data/interaction.py"),
@@ -38,7 +38,7 @@ def test_so_does_what_recbole_calls_with_what_it_was_given() -> None:
         Interaction({"a": wrong})[torch.tensor([5])]
 
 
-def test_errors_of_our_own_and_of_others_stay_as_they_are() -> None:
+def test_errors_of_our_code_and_of_other_libraries_are_not_changed() -> None:
     with pytest.raises(ConfigError, match="ours"), recbole_errors("ask", "x"):
         raise ConfigError("ours")
     with pytest.raises(KeyError, match="neither"), recbole_errors("ask", "x"):
@@ -49,12 +49,12 @@ def test_errors_of_our_own_and_of_others_stay_as_they_are() -> None:
         raise KeyboardInterrupt
 
 
-def test_settings_that_recbole_refuses_are_told_with_the_models_name() -> None:
+def test_settings_that_recbole_refuses_are_reported_with_the_models_name() -> None:
     with pytest.raises(RecBoleError, match=r"RecBole can't take the settings of SASRec: ValueError: .*under `recbole`"):
         recbole_config("SASRec", "tiny", {"train_neg_sample_args": 3})
 
 
-def test_a_model_that_recbole_can_not_build_is_told(tmp_path: Path) -> None:
+def test_a_model_that_recbole_can_not_build_is_an_error(tmp_path: Path) -> None:
     variants = {"id": {"items": "id", "recbole": {"n_heads": 3}}}
     config = config_of(tiny_at(tmp_path), "none", variants=variants)
     data = training_data(config, tmp_path / "tiny")
@@ -63,7 +63,7 @@ def test_a_model_that_recbole_can_not_build_is_told(tmp_path: Path) -> None:
         fit_variant(config, "id", 1, data, None)
 
 
-def test_a_data_set_that_recbole_can_not_read_is_told(tmp_path: Path) -> None:
+def test_a_data_set_that_recbole_can_not_read_is_an_error(tmp_path: Path) -> None:
     recbole = {"val_interval": {"no_column": "[0,1]"}}
     config = config_of(tiny_at(tmp_path), "none", variants={"id": {"items": "id"}}, recbole=recbole)
     with pytest.raises(
@@ -72,7 +72,7 @@ def test_a_data_set_that_recbole_can_not_read_is_told(tmp_path: Path) -> None:
         training_data(config, tmp_path / "tiny")
 
 
-def test_a_note_names_what_nothing_reads_and_the_results_carry_it(
+def test_a_note_names_unread_settings_and_is_kept_with_the_results(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("blair_rec"), "propagate", True)

@@ -114,7 +114,7 @@ def test_the_table_goes_to_standard_output_and_progress_to_standard_error(
 def test_a_second_time_it_says_that_all_is_done(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = trained(here / "out")
     said = Said(capsys, "compare", "cfg.yaml", "-o", "out")
-    assert said.err == "4 of 4 runs are done already\nleaderboard.html, .md, .csv, .json and the runs are in out\n"
+    assert said.err == "already finished: 4 of 4 runs\nleaderboard.html, .md, .csv, .json and the runs are in out\n"
     assert trained(here / "out") == before
 
 
@@ -161,10 +161,10 @@ def test_an_interruption_ends_with_status_130_and_keeps_what_is_finished(
         patch.setattr(progress.Live, "epoch", interrupt)
         said = Said(capsys, "compare", "cfg.yaml", "-o", "o")
     assert (said.status, said.out) == (130, "")
-    assert said.err.splitlines()[-1] == ("interrupted; what is finished is kept: start the same command again to go on")
+    assert said.err.splitlines()[-1] == ("interrupted; finished work is kept: run the same command again to resume")
     assert sorted(path.name for path in (here / "o" / "runs").iterdir()) == ["id-1", "text-1"]
     said = Said(capsys, "compare", "cfg.yaml", "-o", "o")
-    assert said.status == 0 and "\n2 of 4 runs are done already\nid-2: " in said.err
+    assert said.status == 0 and "\nalready finished: 2 of 4 runs\nid-2: " in said.err
 
 
 @pytest.mark.parametrize(
@@ -181,9 +181,9 @@ def test_an_interruption_ends_with_status_130_and_keeps_what_is_finished(
             "recbole.eval_args={mode: uni100}",
             r"recbole: eval_args.mode is 'uni100', which has no effect in a comparison",
         ),
-        ("recbole.epochs=3", r"recbole.epochs belongs to train.epochs; set it there, so that one place decides"),
+        ("recbole.epochs=3", r"recbole.epochs belongs to train.epochs; set it only there"),
         ("dataset=nowhere", r"data set 'nowhere': there is no such folder; give a folder of atomic files"),
-        ("model=SASRce", r"model is 'SASRce', which is no sequential model of RecBole; did you mean 'SASRec'\?"),
+        ("model=SASRce", r"model is 'SASRce', which is not a sequential model of RecBole; did you mean 'SASRec'\?"),
         ("baseline=base", r"cfg.yaml: baseline is 'base'; variants: id, text"),
         ("text.items=x.csv", r"x.csv is not there, or not a file; name a RecBole .item file, JSON"),
         ("text.encoder=./nowhere", r"the encoder folder ./nowhere is not there; name a folder with a config.json"),
@@ -209,7 +209,7 @@ def test_what_is_wrong_is_told_in_one_message(
         (["cfg.yaml", "-o", "cfg.yaml/out"], r"cfg.yaml/out can't be written \(Not a directory\); choose another"),
         (
             ["cfg.yaml", "-o", "out", "--set", "train.epochs=2"],
-            r"4 finished .* \(id-1, text-1, id-2\) were made in another way: train.epochs: 1 -> 2\. .* --fresh",
+            r"4 finished .* \(id-1, text-1, id-2\) used different settings, .*: train.epochs: 1 -> 2\. .* --fresh",
         ),
     ],
 )
@@ -360,7 +360,7 @@ def test_a_dry_run_tells_what_is_to_be_done_and_writes_nothing(here: Path, capsy
     said = Said(capsys, "compare", "cfg.yaml", "-o", "out", "--dry-run", "--set", "recbole.hidden_size=16")
     assert states(said.out)["text-2"] == "done, but changed since: recbole.hidden_size: 8 -> 16"
     said = Said(capsys, "compare", "cfg.yaml", "-o", "out", "--dry-run", "--fresh")
-    assert states(said.out)["text-2"] == "done, to do again (--fresh)"
+    assert states(said.out)["text-2"] == "done, will run again (--fresh)"
     gone = {name for name in before if "/out/runs/id-2" in name}
     assert sorted(str(path) for path in here.rglob("*")) == sorted(set(before) - gone)
 
@@ -503,7 +503,7 @@ def test_encode_makes_a_store_and_then_reads_it(here: Path, encoder: Path, capsy
         (["--pooling", "min"], r"pooling is 'min'; known: auto, cls, max, mean"),
         (["--max-length", "0"], r"max_length is 0; it has to be at least 1"),
         (["--items", "nowhere.item"], r"nowhere.item is not there"),
-        (["--out", "cfg.yaml"], r"cfg.yaml is a file, and a folder has to go there; choose another place"),
+        (["--out", "cfg.yaml"], r"cfg.yaml is a file, but a folder is needed there; choose another place"),
         (["--pooling", "auto"], r"does not say how it pools"),
     ],
 )

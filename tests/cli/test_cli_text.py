@@ -41,9 +41,9 @@ def test_parts_are_encoded_and_merged(model: Path, items: Path, capsys: pytest.C
     for part in ("0/2", "1/2"):
         assert encode(model, items, "--fields", "title", "--shard", part) == 0
     capsys.readouterr()
-    assert told(capsys, 0, "store", "merge", "s.1of2", "s.0of2", "-o", "s") == "80 vectors of 2 stores in s\n"
+    assert told(capsys, 0, "store", "merge", "s.1of2", "s.0of2", "-o", "s") == "joined 80 vectors of 2 stores in s\n"
     assert told(capsys, 0, "store", "verify", "s", "s.0of2") == (
-        "s: 80 vectors, every byte as it was written\ns.0of2: 40 vectors, every byte as it was written\n"
+        "s: 80 vectors, every byte as written\ns.0of2: 40 vectors, every byte as written\n"
     )
     assert encode(model, items, "--fields", "title") == 0
     assert capsys.readouterr().err == "", "the merged store is the catalogue's own: nothing is encoded"
@@ -63,7 +63,7 @@ def test_torchrun_decides_on_the_part(
 
 def test_what_a_store_holds_is_told(model: Path, items: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert encode(model, items, "--fields", "title", "--dtype", "bfloat16", "--store-dtype", "float16") == 0
-    assert "cosine of bfloat16 to float32 on 80 texts: 0.99" in capsys.readouterr().out
+    assert "cosine of bfloat16 and float32 vectors of 80 texts: at least 0.99" in capsys.readouterr().out
     said = told(capsys, 0, "store", "info", "s")
     for line in ("vectors: 80 of width 32, float16", "encoder name: tiny-roberta", "encoder dtype: bfloat16"):
         assert f"{line}\n" in said
@@ -82,9 +82,9 @@ def test_prompts_and_dimensions_are_said_and_stand_in_the_store(
     for line in ("modules: ['normalize']", "prompt: item: ", "query_prompt: I want: ", "truncate_dim: 5"):
         assert f"encoder {line}\n" in said
     assert encode(model, items, "--fields", "title", *more[:-1], "--no-normalize") == 1
-    assert "modules is ['normalize'] there, None now" in capsys.readouterr().err
+    assert "modules was ['normalize'], now None" in capsys.readouterr().err
     assert encode(model, items, "--fields", "title", "--prompt", "passage") == 1
-    assert "prompt is 'passage', but tiny-roberta names no such prompt (its own: none)" in capsys.readouterr().err
+    assert "prompt is 'passage', but tiny-roberta has no prompt of this name (it has: none)" in capsys.readouterr().err
 
 
 def test_what_is_wrong_with_texts_is_told(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,15 +95,15 @@ def test_what_is_wrong_with_texts_is_told(model: Path, tmp_path: Path, capsys: p
     assert encode(model, tmp_path / "shop.csv", *more, "--item-id", "sku") == 0
     said = capsys.readouterr().out
     assert "1 of 5 items have no text in title (first: x2)" in said
-    assert "1 of 4 texts have more than the 128 tokens that tiny-roberta reads, and their end is left out " in said
+    assert "1 of 4 texts have more than the 128 tokens that tiny-roberta reads, so their end is cut off " in said
     assert "(max_length 1000 became 128: the model's 128 positions)" in said
-    assert "2 rows of shop.csv repeat an item of an earlier row (first: x1): the first row with text counts" in said
+    assert "2 rows of shop.csv repeat an item of an earlier row (first: x1): the first row with text is used" in said
     said = told(capsys, 0, "store", "info", "s")
-    assert "items without text: 1\ntexts that were cut: 1 of 4\n" in said
-    assert "max_length asked for: 1000, which became 128: the model's 128 positions\n" in said
+    assert "items without text: 1\ntruncated texts: 1 of 4\n" in said
+    assert "requested max_length: 1000, reduced to 128: the model's 128 positions\n" in said
     assert open_store("s").item_tokens == ("x1", "x3", "x4", "x5")
     assert encode(model, tmp_path / "shop.csv", *more) == 1
-    assert "no field 'item_id' or 'parent_asin' that could name the item; fields: sku" in capsys.readouterr().err
+    assert "there is no field 'item_id' or 'parent_asin' for the item token; fields: sku" in capsys.readouterr().err
 
 
 def test_encode_without_fields_names_those_of_the_file(
@@ -111,7 +111,7 @@ def test_encode_without_fields_names_those_of_the_file(
 ) -> None:
     (tmp_path / "shop.csv").write_text("sku,titel,preis\nx1,Topf,3\n")
     said = told(capsys, 1, "encode", "--items", str(tmp_path / "shop.csv"), "--item-id", "sku", "-o", "s")
-    assert "--fields is missing: " in said and said.endswith("It has: titel, preis\n")
+    assert "--fields is missing; " in said and said.endswith("It has: titel, preis\n")
     assert encode(model, tmp_path / "shop.csv", "--fields", "titel") == 1
     assert "fields: sku, titel, preis; name it with --item-id" in capsys.readouterr().err
 
@@ -122,9 +122,7 @@ def test_a_store_of_other_settings_is_replaced_only_if_fresh_is_said(
     assert encode(model, items, "--fields", "title") == 0
     first = open_store("s").store_sha256
     assert encode(model, items, "--fields", "title", "--max-length", "9") == 1
-    assert (
-        "max_length is 128 there, 9 now); choose another place, or replace it with --fresh" in capsys.readouterr().err
-    )
+    assert "max_length was 128, now 9); choose another folder, or replace it with --fresh" in capsys.readouterr().err
     np.save(tmp_path / "a.npy", np.eye(2))
     (tmp_path / "a.ids.json").write_text("[1, 2]")
     assert "--fresh" in told(capsys, 1, "store", "import", "a.npy", "-o", "s")

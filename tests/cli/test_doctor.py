@@ -54,7 +54,7 @@ def test_a_network_that_never_answers_is_not_waited_for(
 def test_other_weights_than_blairs_are_found_out(roberta: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--encoder", str(roberta)]) == 1
     said = capsys.readouterr().out
-    assert "broken tiny-roberta (revision " in said and "where BLaIR's model card says 0.8564, 0.5741" in said
+    assert "broken tiny-roberta (revision " in said and "but BLaIR's model card says 0.8564, 0.5741" in said
 
 
 def test_weights_that_give_the_similarities_of_the_card_are_fine(

@@ -98,7 +98,7 @@ def test_a_training_says_run_epoch_loss_best_and_the_time_left() -> None:
         clock.now += 40
         shown.epoch(jobs[3], epoch(1))
     assert file.getvalue().splitlines() == [
-        "1 of 4 runs are done already",
+        "already finished: 1 of 4 runs",
         # 40 s for 2 of 20 epochs; lines come with every second epoch
         "id-2, run 2 of 4, epoch 2 of 10: loss 4.800, best 0.0200, about 6 min left",
         "id-2, run 2 of 4, epoch 4 of 10: loss 4.600, best 0.0300, about 5 min left",
@@ -144,7 +144,7 @@ def test_encoding_says_how_many_texts_are_left() -> None:
         clock.now += seconds
         shown.encoding("bert[/b]", done, 4000)
     assert file.getvalue().splitlines() == [
-        "encoding 4000 texts with bert[/b]",
+        "encoding 4,000 texts with bert[/b]",
         "encoding with bert[/b]: 1,000 of 4,000 texts, about 2 min left",
     ]
 

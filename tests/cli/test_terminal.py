@@ -232,14 +232,14 @@ def test_a_closed_pipe_for_messages_leaves_no_traceback(hostile: Path) -> None:
         (
             "compare",
             "blair_rec.experiment.compare.compare",
-            "interrupted; what is finished is kept: start the same command again",
+            "interrupted; finished work is kept: run the same command again",
         ),
         (
             "tune",
             "blair_rec.experiment.planning.subset.load_config",
-            "interrupted; what is finished is kept: start the same command again",
+            "interrupted; finished work is kept: run the same command again",
         ),
-        ("prepare", "blair_rec.prepare.own.prepare_own", "interrupted; what is finished is kept: start the same"),
+        ("prepare", "blair_rec.prepare.own.prepare_own", "interrupted; finished work is kept: run the same"),
     ],
 )
 def test_an_interruption_is_one_line(

@@ -118,17 +118,17 @@ POOLINGS = "auto, cls, max, mean, mean_sqrt_len_tokens, weightedmean, lasttoken"
         ),
         ({"seeds": []}, "cfg.yaml: seeds are []; give at least one, each once"),
         ({"seeds": [1, 1]}, "cfg.yaml: seeds are [1, 1]; give at least one, each once"),
-        ({"dataset": ""}, "cfg.yaml: dataset is ''; the files carry the folder's name"),
-        ({"dataset": "."}, "cfg.yaml: dataset is '.'; the files carry the folder's name"),
+        ({"dataset": ""}, "cfg.yaml: dataset is ''; the files are named after the folder"),
+        ({"dataset": "."}, "cfg.yaml: dataset is '.'; the files are named after the folder"),
         ({"split": {"valid_from": 3}}, "cfg.yaml: split.test_from: missing"),
         ({"split": {"valid_from": "May", "test_from": 9}}, "cfg.yaml: split.valid_from is 'May'; expected a number"),
-        ({"split": {"valid_from": 9, "test_from": 9}}, "split.valid_from is 9 and test_from 9; validation comes"),
+        ({"split": {"valid_from": 9, "test_from": 9}}, "split.valid_from is 9 and test_from 9; valid_from has to be"),
         (
             {"split": {"valid_from": 1, "test_from": 9}, "recbole": {"eval_args": {"split": {"LS": "valid_and_test"}}}},
-            "recbole.eval_args has a split of its own next to `split`; leave one of them out",
+            "recbole.eval_args has a split, and so has `split`; leave one of them out",
         ),
-        ({"recbole": {"blair_items": "id"}}, "recbole.blair_items belongs to the typed sections"),
-        ({"recbole": {"x": {1, 2}}}, "recbole.x is {1, 2}, which can't be handed on"),
+        ({"recbole": {"blair_items": "id"}}, "recbole.blair_items belongs to the other sections of this file"),
+        ({"recbole": {"x": {1, 2}}}, "recbole.x is {1, 2}, which can't be passed to RecBole"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused(sections: dict[str, Any], expected: str) -> None:
@@ -139,7 +139,7 @@ def test_what_cannot_be_meant_is_refused(sections: dict[str, Any], expected: str
 @pytest.mark.parametrize("key", OWNED_BY)
 def test_a_recbole_key_that_a_typed_section_owns_is_refused_and_the_section_named(key: str) -> None:
     [line] = problems(recbole={key: 1})
-    assert line == f"cfg.yaml: recbole.{key} belongs to {OWNED_BY[key]}; set it there, so that one place decides"
+    assert line == f"cfg.yaml: recbole.{key} belongs to {OWNED_BY[key]}; set it only there"
 
 
 def test_all_problems_of_all_sections_are_told_at_once() -> None:
@@ -182,9 +182,9 @@ def test_rules_of_several_keys_are_told_beside_problems_of_single_ones() -> None
         "text.template blair chooses its own fields; leave fields out",
         "train.epochs is 0; it has to be at least 1",
         "train.stride is 0; it has to be at least 1",
-        "train.gbce_t has no effect with loss: full_softmax; leave it out, or take one of gbce",
+        "train.gbce_t has no effect with loss: full_softmax; leave it out, or choose another loss: gbce",
         "baseline is 'none'; variants: b, c, d",
-        "variants.d.average names 'e', which is no variant here",
+        "variants.d.average names 'e', which is not a variant of this comparison",
     ]
 
 
@@ -324,7 +324,7 @@ def test_merged_keys_may_be_overridden(tmp_path: Path) -> None:
         (b"dataset: !!python/object:os.system x", r"cfg.yaml: not YAML: could not determine a constructor"),
         (b"dataset: 2023-02-31", r"cfg.yaml: not YAML: day is out of range"),
         (b"dataset: x\nvariants:\n  a: {b", r"not YAML: .* \(line 3, column 8\)$"),
-        (b"a: " + b"[" * 5000, r"cfg.yaml: not YAML that can be read: lists or keys are nested too deeply"),
+        (b"a: " + b"[" * 5000, r"cfg.yaml: can't be read as YAML: lists or keys are nested too deeply"),
         (b"a: \x00", r"cfg.yaml: not YAML: unacceptable character"),
     ],
 )
@@ -460,7 +460,9 @@ def test_what_is_written_is_plain_yaml_and_holds_only_what_was_set() -> None:
     raw = {**LEAST, "train": {"learning_rate": 0.01, "temperature": None}, "variants": {"id": {}, "b": {"trials": 0}}}
     config = read_config(raw)
     assert yaml.safe_load(written(config)) == raw
-    assert written(config).startswith(f"# Written by blair_rec {__version__}, whose defaults hold ")
+    assert written(config).startswith(
+        f"# Written by blair_rec {__version__}. Keys that are not here have the defaults "
+    )
     assert yaml.safe_load(written(config.changed(seeds=[4]))) == {**raw, "seeds": [4]}
 
 
@@ -511,7 +513,10 @@ def test_flat_keys_fill_the_typed_sections_and_others_are_left_alone() -> None:
         ),
         ({"blair_loss": "recbole", "blair_stride": 3}, r"^blair_stride has no effect with blair_loss: recbole"),
         ({"blair_ties": "x"}, r"^blair_ties is 'x'; known: stored"),
-        ({"blair_items": "text"}, r"blair_items is 'text', but neither blair_text_fields names .* nor blair_store"),
+        (
+            {"blair_items": "text"},
+            r"blair_items is 'text', which needs item text; set blair_text_fields .* or blair_store",
+        ),
         ({"blair_items": "text", "blair_text_fields": "[a"}, r"blair_text_fields: not YAML"),
         ({"blair_store": 3}, r"^blair_store is 3; expected text"),
         ({"blair_split": "leave-one-out"}, r"blair_split is 'leave-one-out'; expected keys and values"),
@@ -582,17 +587,17 @@ def test_steps_of_transforms_are_names_or_names_with_a_value() -> None:
     [
         ("centre", "transforms is 'centre'; did you mean 'center'?"),
         ({"whitten": "zca"}, "transforms is 'whitten'; did you mean 'whiten'?"),
-        ("pca", r"transforms: pca is given None; expected a width, such as \{pca: 64\}"),
-        ({"pca": 0}, "transforms: pca is given 0; expected a width"),
-        ({"pca": 2.5}, "transforms: pca is given 2.5; expected a width"),
-        ({"pca": True}, "transforms: pca is given True; expected a width"),
-        ({"l2": 1}, "transforms: l2 is given 1; expected no value"),
-        ({"whiten": "zcb"}, "transforms: whiten is given 'zcb'; expected .*zca.* or .*pca"),
-        ({"whiten": ["zca"]}, "transforms: whiten is given .*; expected .*zca.* or .*pca"),
-        ({"shrink": 0}, "transforms: shrink is given 0; expected a degree above 0, up to 1"),
-        ({"shrink": 1.5}, "transforms: shrink is given 1.5; expected a degree above 0, up to 1"),
-        ({"rescale": -1}, "transforms: rescale is given -1; expected a size"),
-        ({"rescale": float("inf")}, "transforms: rescale is given inf; expected a size"),
+        ("pca", r"transforms: pca is None; expected a width, such as \{pca: 64\}"),
+        ({"pca": 0}, "transforms: pca is 0; expected a width"),
+        ({"pca": 2.5}, "transforms: pca is 2.5; expected a width"),
+        ({"pca": True}, "transforms: pca is True; expected a width"),
+        ({"l2": 1}, "transforms: l2 is 1; expected no value"),
+        ({"whiten": "zcb"}, "transforms: whiten is 'zcb'; expected .*zca.* or .*pca"),
+        ({"whiten": ["zca"]}, "transforms: whiten is .*; expected .*zca.* or .*pca"),
+        ({"shrink": 0}, "transforms: shrink is 0; expected a degree above 0, up to 1"),
+        ({"shrink": 1.5}, "transforms: shrink is 1.5; expected a degree above 0, up to 1"),
+        ({"rescale": -1}, "transforms: rescale is -1; expected a size"),
+        ({"rescale": float("inf")}, "transforms: rescale is inf; expected a size"),
         ({"pca": 3, "shrink": 0.5}, "transforms holds .*; expected a name, or one name with its value"),
         ({}, "transforms holds .*; expected a name, or one name with its value"),
         (7, "transforms holds 7; expected a name, or one name with its value"),
@@ -607,7 +612,7 @@ def test_a_step_that_can_not_be_meant_is_an_error(step: Any, message: str) -> No
     "steps", [("whiten", {"pca": 3}), ("center", {"whiten": "pca"}, "l2", {"pca": 3}), ({"shrink": 1.0}, {"pca": 3})]
 )
 def test_components_can_not_be_told_apart_after_whitening(steps: tuple[Any, ...]) -> None:
-    with pytest.raises(ConfigError, match="transforms: pca comes after whitening, .* put it before"):
+    with pytest.raises(ConfigError, match="transforms: pca comes after whitening, .* put pca before it"):
         VariantConfig(items="text", transforms=steps)
     VariantConfig(items="text", transforms=({"pca": 3}, *(step for step in steps if step != {"pca": 3})))
     VariantConfig(items="text", transforms=({"shrink": 0.9}, {"pca": 3}))
@@ -617,10 +622,10 @@ def test_components_can_not_be_told_apart_after_whitening(steps: tuple[Any, ...]
     ("variant", "message"),
     [
         ({"items": "id_text", "fusion": "add"}, "fusion is 'add'; known: sum, concat, gate"),
-        ({"items": "text", "fusion": "sum"}, "fusion is for items: id_text alone, and this variant's are text"),
+        ({"items": "text", "fusion": "sum"}, "fusion works only with items: id_text, but this variant has items: text"),
         ({"items": "text_delta", "max_delta": 0}, "max_delta is 0; it has to be a positive number"),
         ({"items": "text_delta", "max_delta": "much"}, "max_delta is 'much'; expected a number"),
-        ({"items": "unisrec", "max_delta": 0.5}, "max_delta is for items: text_delta alone, and this variant"),
+        ({"items": "unisrec", "max_delta": 0.5}, "max_delta works only with items: text_delta, but this variant"),
     ],
 )
 def test_options_of_an_item_side_are_for_that_one_alone(variant: dict[str, Any], message: str) -> None:

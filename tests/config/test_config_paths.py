@@ -75,7 +75,7 @@ def test_a_path_that_the_working_directory_lacks_is_taken_from_beside_the_file(
         found = paths_in(load_config(write(tmp_path / "project", **SECTIONS)))
     assert found == {key: str(tmp_path / "project" / name) for key, name in WRITTEN.items()}
     for where, name in (("dataset", "shop"), ("variants.other.text.store", "vectors")):
-        said = f"{where}: {name} is not in the working directory; taken from beside the file: "
+        said = f"{where}: {name} is not in the working directory; found next to the file: "
         assert f"{said}{tmp_path / 'project' / name}" in caplog.messages
     assert len(caplog.messages) == len(KEYS)
 
@@ -137,11 +137,11 @@ def test_a_comparison_is_the_same_from_beside_its_file_and_from_anywhere(
         setups.append(run_setup(load_config(path), "popular", 1))
     assert setups[0] == setups[1] and setups[0]["dataset"] == "tiny"
     assert cli.main(["compare", str(path), "-o", "out"]) == 0
-    assert f"taken from beside the file: {project / 'tiny'}" in capsys.readouterr().err
+    assert f"found next to the file: {project / 'tiny'}" in capsys.readouterr().err
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert cli.main(["compare", str(tmp_path / "out" / "config.yaml"), "-o", "../out"]) == 0
-    assert "1 of 1 runs are done already" in capsys.readouterr().err
+    assert "already finished: 1 of 1 run" in capsys.readouterr().err
     assert leaderboard(tmp_path / "out") is not None
 
 

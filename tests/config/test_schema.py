@@ -123,7 +123,10 @@ def test_the_table_holds_every_key_of_every_section_with_its_default_and_bounds(
     assert rows["train.gbce_t"][1:4] == ("number", "0.75", "at least 0, at most 1")
     assert rows["variants.NAME.items"][1:4] == ("choice", '"id"', ", ".join(f"`{kind}`" for kind in ITEM_KINDS))
     assert rows["split.test_from"][1:4] == ("text or number", "", "")
-    assert rows["text.fallback.encoder"].description == "An offline package, a local folder, or another hub name."
+    assert (
+        rows["text.fallback.encoder"].description
+        == "A pip package that contains a model, a local folder, or another model on the hub."
+    )
     assert all(row.description for row in rows.values())
 
 
@@ -133,6 +136,5 @@ def test_the_command_prints_the_table(capsys: pytest.CaptureFixture[str]) -> Non
     assert printed == key_table()
     lines = printed.splitlines()
     assert len(lines) == 2 + len(key_rows()) and {line.count("|") for line in lines} == {6}
-    assert (
-        "| `train.epochs` | whole number | `200` | at least 1 | Passes over the training targets, at most. |" in lines
-    )
+    passes = "The most passes over the training targets; `patience` may stop training earlier."
+    assert f"| `train.epochs` | whole number | `200` | at least 1 | {passes} |" in lines

@@ -1,4 +1,4 @@
-"""Columns read at once and line by line: the same, and what a plain reader finds."""
+"""Columns read in blocks and line by line are the same, and equal those of a plain reader."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ rows = st.lists(
 
 
 def columns_of(path: Path) -> tuple[pd.DataFrame, dict[int, str]]:
-    """The frame, and the lines that were rejected."""
+    """Return the frame and the rejected lines."""
     rejected: dict[int, str] = {}
     file = AtomicFile(path)
     wanted = [column._replace(needed=column.name in ("who", "what")) for column in file.columns]
@@ -62,12 +62,12 @@ def test_columns_are_those_of_a_plain_reader_whatever_the_size_of_a_block(
     assert frame["who:token"].cat.categories.tolist() == list(dict.fromkeys(row[0] for row in expected))
 
 
-@example([0.0009012360682750983])  # pandas' quicker way is wrong in the 13th digit
+@example([0.0009012360682750983])  # pandas' faster method is wrong in the 13th digit
 @example([5e-324])
 @given(
     st.lists(st.one_of(st.floats(allow_nan=False, allow_infinity=False), st.integers(-(10**15), 10**15)), min_size=1)
 )
-def test_numbers_are_those_that_are_written_at_once_and_line_by_line(
+def test_numbers_are_exact_in_blocks_and_line_by_line(
     tmp_path_factory: pytest.TempPathFactory, values: list[float]
 ) -> None:
     folder = tmp_path_factory.mktemp("numbers")

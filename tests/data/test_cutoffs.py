@@ -1,4 +1,4 @@
-"""Cut-off times: as numbers or as dates they divide events alike, and times that leave a part empty are told."""
+"""Cut-off times: numbers and dates split events the same way, and cut-offs that leave a part empty are errors."""
 
 from __future__ import annotations
 
@@ -65,15 +65,15 @@ def test_a_date_may_have_a_time_and_a_zone() -> None:
         ),
     ],
 )
-def test_cut_off_times_that_leave_a_part_empty_are_told_with_the_span_of_the_data(
+def test_cut_off_times_that_leave_a_part_empty_are_an_error_with_the_span_of_the_data(
     split: SplitConfig, message: str
 ) -> None:
     with pytest.raises(DatasetError, match=message):
         part_of(TIMES * 1000, split, "shop")
 
 
-def test_dates_need_times_whose_unit_shows() -> None:
-    with pytest.raises(DatasetError, match=r"run from 0 to 99, which .* can't be known where the date '2024-03-01' is"):
+def test_dates_need_times_with_a_known_unit() -> None:
+    with pytest.raises(DatasetError, match=r"run from 0 to 99. .* so the date '2024-03-01'"):
         part_of(np.arange(100.0), DATES, "counted")
 
 
@@ -82,23 +82,23 @@ def test_dates_need_times_whose_unit_shows() -> None:
     [
         ({"valid_from": "May", "test_from": "2024-07-01"}, "valid_from is 'May'; expected a number or a date such as"),
         ({"valid_from": 1, "test_from": "2024-07-01"}, "give two numbers or two dates"),
-        ({"valid_from": "2024-07-02", "test_from": "2024-07-01"}, "validation comes before test"),
+        ({"valid_from": "2024-07-02", "test_from": "2024-07-01"}, "valid_from has to be earlier than test_from"),
         ({"valid_from": True, "test_from": 2}, "valid_from is True; expected a number or a date"),
         ({"valid_from": "2024-02-31", "test_from": "2024-07-01"}, "valid_from is '2024-02-31'; expected a number"),
     ],
 )
-def test_cut_off_times_that_can_not_be_meant(section: dict[str, Any], message: str) -> None:
+def test_invalid_cut_off_times_are_refused(section: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         SplitConfig(**section)
 
 
 def events(unit: int = 1) -> list[tuple[str, str, int]]:
-    """Five users, an event each day by turns."""
+    """Five users who take turns, with one event per day."""
     return [(f"u{day % 5}", f"i{day * 7 % 11}", (FIRST + DAY * day) * unit) for day in range(100)]
 
 
 def config_with(folder: Path, text: str) -> CompareConfig:
-    """A comparison whose split section is this YAML."""
+    """Return a comparison whose split section is this YAML."""
     variants = {"popular": {"scorer": "popularity"}}
     raw = {"dataset": str(folder), "variants": variants, "baseline": "popular", "seeds": [1]}
     path = folder.parent / "cfg.yaml"
@@ -123,13 +123,13 @@ def test_a_comparison_takes_dates_with_and_without_quotes(tmp_path: Path) -> Non
     assert ranks[0] == ranks[1] == ranks[2]
 
 
-def test_a_comparison_tells_the_span_before_it_trains(tmp_path: Path) -> None:
+def test_a_comparison_reports_the_span_before_it_trains(tmp_path: Path) -> None:
     folder = write_log(tmp_path / "shop", events(1000))
     with pytest.raises(DatasetError, match=r"2024-01-01 to 2024-04-09, milliseconds since 1970\), but"):
         compare(config_with(folder, f"{{valid_from: {FIRST + DAY}, test_from: {FIRST + 2 * DAY}}}"), tmp_path / "out")
 
 
-def test_first_events_alone_are_told_as_such(tmp_path: Path) -> None:
+def test_a_part_with_only_first_events_is_an_error(tmp_path: Path) -> None:
     log = [("a", "x", 1), ("a", "y", 2), ("a", "x", 3), ("b", "x", 150), ("c", "x", 250), ("c", "y", 260)]
     folder = write_log(tmp_path / "shop", log)
     with pytest.raises(DatasetError, match="leaves no validation case; all events there are their user's first"):

@@ -1,4 +1,4 @@
-"""TextSequentialDataset: RecBole's rows, in the order in which things happened."""
+"""TextSequentialDataset: RecBole's rows, in the exact order of time."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ if Version(recbole.__version__) >= Version("1.2.1"):
 
 @pytest.fixture(scope="module")
 def small_times(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """datasets/tiny with times that float32 holds exactly, so that RecBole keeps the order, too."""
+    """datasets/tiny with times that float32 holds exactly, so RecBole keeps their order, too."""
     folder = shutil.copytree(REPOSITORY / "datasets" / "tiny", tmp_path_factory.mktemp("small") / "tiny")
     return with_small_times(Path(folder))
 
 
 def sequences(events: list[Event]) -> dict[str, list[str]]:
-    """user -> items by time, equal times in the order given."""
+    """Return user -> items by time; tied times keep the given order."""
     found = defaultdict(list)
     for user, item, _ in sorted(events, key=lambda event: event[2]):
         found[user].append(item)
@@ -61,7 +61,7 @@ def sequences(events: list[Event]) -> dict[str, list[str]]:
 
 
 def expected_cases(events: list[Event], width: int) -> set[tuple[str, tuple[str, ...], str]]:
-    """What all splits together hold: every event with the window before it."""
+    """Return what all splits together contain: every event with the window before it."""
     return {
         (user, tuple(items[max(0, at - width) : at]), items[at])
         for user, items in sequences(events).items()
@@ -102,7 +102,7 @@ def test_seconds_in_a_file_the_newest_first_keep_their_order_and_recbole_loses_i
     assert set(cases(built(SequentialDataset, tiny)[1])) != expected
 
 
-def test_equal_times_stay_in_the_order_of_the_file(tmp_path: Path) -> None:
+def test_tied_times_keep_file_order(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     events = [
         (f"u{user}", f"i{item}", 1628643414 + day * 86400)
@@ -114,8 +114,8 @@ def test_equal_times_stay_in_the_order_of_the_file(tmp_path: Path) -> None:
     assert set(cases(splits)) == expected_cases(events, 6)
 
 
-def test_ties_are_counted_and_shuffled_by_the_seed_where_asked_for(tmp_path: Path) -> None:
-    events = [("u", f"i{n}", n // 4) for n in range(12)]  # three moments of four events
+def test_ties_are_counted_and_shuffled_by_the_seed_if_requested(tmp_path: Path) -> None:
+    events = [("u", f"i{n}", n // 4) for n in range(12)]  # three times, with four events each
     folder = write_log(tmp_path / "ties", events)
     orders = []
     for seed in (1, 1, 2):
@@ -132,7 +132,7 @@ def test_ties_are_counted_and_shuffled_by_the_seed_where_asked_for(tmp_path: Pat
 
 
 @pytest.mark.parametrize("keep", ["first", "last"])
-def test_equal_times_stay_in_the_order_of_the_file_when_duplicates_are_removed(tmp_path: Path, keep: str) -> None:
+def test_tied_times_keep_file_order_when_duplicates_are_removed(tmp_path: Path, keep: str) -> None:
     random = np.random.default_rng(0)
     events = [(f"u{user}", f"i{at}", 5) for at, user in enumerate(random.integers(0, 3, 300))]
     events += [(user, item, 3) for user, item, _ in events[::7]]
@@ -145,7 +145,7 @@ def test_equal_times_stay_in_the_order_of_the_file_when_duplicates_are_removed(t
 
 @pytest.mark.parametrize("name", SPLITS)
 @pytest.mark.parametrize("width", [3, 50])
-def test_every_row_is_recboles(small_times: Path, name: str, width: int) -> None:
+def test_every_row_equals_recboles(small_times: Path, name: str, width: int) -> None:
     said = {"eval_args": {"order": "TO", "mode": "full", **SPLITS[name]}, "MAX_ITEM_LIST_LENGTH": width}
     _, theirs = built(SequentialDataset, small_times, **said)
     _, ours = built(TextSequentialDataset, small_times, **said)
@@ -228,7 +228,7 @@ def test_fearec_which_reads_lists_by_row_trains_as_with_recboles_data_set(small_
 CUT: dict[str, Any] = {"blair_split": {"valid_from": 100.5, "test_from": 200}}
 
 
-def test_cut_off_times_divide_all_events_alike_and_lose_none(tmp_path: Path) -> None:
+def test_cut_off_times_split_all_events_and_lose_none(tmp_path: Path) -> None:
     random = np.random.default_rng(3)
     events = [(f"u{user}", f"i{item}", int(at)) for user, item, at in random.integers(0, [60, 25, 300], (400, 3))]
     events += [("edge", "i1", 100), ("edge", "i2", 101), ("edge", "i3", 199), ("edge", "i4", 200), ("edge", "i5", 201)]
@@ -273,11 +273,11 @@ def test_cut_off_times_are_compared_with_times_that_float32_can_not_hold(tmp_pat
     ]
 
 
-def test_what_has_no_history_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_events_without_a_history_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = write_log(tmp_path / "cut", [("a", "x", 1), ("a", "y", 2), ("b", "x", 150), ("c", "x", 250)])
     with caplog.at_level("INFO", logger="blair_rec"):
         built(TextSequentialDataset, folder, **CUT)
-    assert "no history predicts: 1 of training, 1 of validation, 1 of test" in caplog.text
+    assert "have no history: 1 of training, 1 of validation, 1 of test" in caplog.text
 
 
 def test_a_comparison_and_a_plugin_config_hand_their_cut_off_times_on(tiny: Path) -> None:
@@ -291,9 +291,9 @@ def test_a_comparison_and_a_plugin_config_hand_their_cut_off_times_on(tiny: Path
         assert len(train) + train.without_history == (train.event_times < cut["valid_from"]).sum()
 
 
-def test_benchmark_files_are_a_split_already(tmp_path: Path) -> None:
+def test_benchmark_files_are_already_split(tmp_path: Path) -> None:
     write_benchmark(tmp_path / "bench")
-    with pytest.raises(DatasetError, match="benchmark files, which are a split already; leave cut-off times out"):
+    with pytest.raises(DatasetError, match="benchmark files, which are already split; remove the cut-off times"):
         built(TextSequentialDataset, tmp_path / "bench", alias_of_item_id=["item_id_list"], **BENCHMARK, **CUT)
 
 
@@ -357,7 +357,7 @@ BENCHMARK: dict[str, Any] = {
 
 
 def write_benchmark(folder: Path) -> list[tuple[str, tuple[str, ...], str]]:
-    """Three files in RecBole's benchmark format; the rows written, in order."""
+    """Write three files in RecBole's benchmark format; return the rows, in order."""
     folder.mkdir()
     rows = {
         "train": [("ann", "a b", "c"), ("ann", "a", "b"), ("bob", "d c b", "a")],
@@ -389,7 +389,7 @@ def test_benchmark_files_hold_what_they_say(tmp_path: Path) -> None:
 
 def test_benchmark_files_without_the_alias_are_an_error(tmp_path: Path) -> None:
     write_benchmark(tmp_path / "bench")
-    with pytest.raises(DatasetError, match=r"number its items apart .*add `alias_of_item_id: \[item_id_list\]`"):
+    with pytest.raises(DatasetError, match=r"give its items other ids .*add `alias_of_item_id: \[item_id_list\]`"):
         built(TextSequentialDataset, tmp_path / "bench", **BENCHMARK)
 
 
@@ -401,7 +401,7 @@ def test_without_the_alias_recbole_numbers_items_twice(tmp_path: Path) -> None:
 
 def test_benchmark_histories_longer_than_the_model_reads_are_an_error(tmp_path: Path) -> None:
     write_benchmark(tmp_path / "bench")
-    with pytest.raises(DatasetError, match="hold up to 4 items.*MAX_ITEM_LIST_LENGTH is 3"):
+    with pytest.raises(DatasetError, match="have up to 4 items.*MAX_ITEM_LIST_LENGTH is 3"):
         built(
             TextSequentialDataset,
             tmp_path / "bench",

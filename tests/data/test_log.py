@@ -1,4 +1,4 @@
-"""The log and its rows: what RecBole's augmentation would have written out, made when it is asked for."""
+"""The log and its rows: the same as RecBole's augmentation would store, but built on demand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EVENTS = [(f"u{at % 3}", f"i{at * 5 % 7}", at) for at in range(30)]
 
 @pytest.fixture(scope="module")
 def splits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
-    """The training split of RecBole's data set and of ours, over a log with times that float32 holds."""
+    """The training split of RecBole's data set and of ours, for a log whose times float32 holds exactly."""
     folder = write_log(tmp_path_factory.mktemp("log") / "log", EVENTS)
     theirs, ours = (built(cls, folder)[1][0] for cls in (SequentialDataset, TextSequentialDataset))
     return theirs, ours
@@ -29,7 +29,7 @@ def splits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
 
 @pytest.fixture
 def rows(splits: tuple[Any, Any]) -> LogRows:
-    """The rows of the training split, to be changed."""
+    """The rows of the training split, which a test may change."""
     return splits[1].inter_feat.select(slice(None))
 
 

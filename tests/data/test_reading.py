@@ -1,8 +1,9 @@
-"""Atomic files read fast: column by column what RecBole's own reader gives."""
+"""Atomic files: our fast reader gives the same columns as RecBole's own reader."""
 
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ EVERYTHING = {"load_col": None, "numerical_features": []}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A data set with every kind of column, and with gaps."""
+    """A data set with every kind of column and with missing values."""
     (tmp_path / "odd").mkdir()
     for kind, text in (("inter", LOG), ("item", ITEMS), ("user", USERS)):
         (tmp_path / "odd" / f"odd.{kind}").write_text(text, encoding="utf-8")
@@ -56,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def both(folder: Path, **said: Any) -> list[Any]:
-    """RecBole's data set and ours, read and numbered, not split."""
+    """Return RecBole's data set and ours, read and numbered but not split."""
     return [
         cls(recbole_config("SASRec", str(folder), {**SMALL, **STOCK, **EVERYTHING, **said}))
         for cls in (SequentialDataset, TextSequentialDataset)
@@ -64,7 +65,7 @@ def both(folder: Path, **said: Any) -> list[Any]:
 
 
 def assert_same(theirs: Any, ours: Any) -> None:
-    """Frames cell by cell, vocabularies, and what is known of the fields."""
+    """Return frames cell by cell, vocabularies, and the properties of the fields."""
     for name in ("inter_feat", "user_feat", "item_feat"):
         frame, own = getattr(theirs, name), getattr(ours, name)
         assert list(own) == list(frame) and len(own) == len(frame)
@@ -97,7 +98,9 @@ def test_every_kind_of_column_is_read_and_numbered_as_recbole_does(folder: Path,
 
 
 def test_rows_with_their_user_and_item_columns_are_recboles(folder: Path) -> None:
-    write = "".join(line.replace("16286434", "") + "\n" for line in LOG.splitlines())  # times that float32 holds
+    write = "".join(
+        line.replace("16286434", "") + "\n" for line in LOG.splitlines()
+    )  # times that float32 holds exactly
     (folder / "odd.inter").write_text(write, encoding="utf-8")
     for their_split, our_split in zip(*(data.build() for data in both(folder)), strict=True):
         if len(their_split) == 0:
@@ -142,9 +145,12 @@ def test_times_keep_every_digit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("title", "message"),
-    [("item_id", r"column 'item_id' is none of RecBole's.*item_id:token"), ("item_id:word", "known: token, float")],
+    [
+        ("item_id", r"column 'item_id' is not in RecBole's format.*item_id:token"),
+        ("item_id:word", "known: token, float"),
+    ],
 )
-def test_a_column_without_a_kind_of_recboles_is_named(tmp_path: Path, title: str, message: str) -> None:
+def test_a_column_without_a_known_kind_is_an_error(tmp_path: Path, title: str, message: str) -> None:
     folder = write_log(tmp_path / "wrong", [("ann", "a", 1), ("ann", "b", 2)])
     path = folder / "wrong.inter"
     path.write_text(path.read_text("utf-8").replace("item_id:token", title), encoding="utf-8")
@@ -178,21 +184,22 @@ def read(folder: Path, **said: Any) -> TextSequentialDataset:
         (" \tcup\t1", "user_id is empty"),
         ('ann\t""\t1', "item_id is empty"),
         ("ann\tc\0p\t1", "item_id 'c\\x00p' holds a NUL character"),
-        ("ann\tcup", "2 columns where the first line has 3"),
-        ("ann\tcup\t1\t2", "4 columns where the first line has 3"),
-        ('ann\t"cup\t1\tx"\t2\t3', "6 columns where the first line has 3"),
+        ("ann\tcup", "2 columns, but the first line has 3"),
+        ("ann\tcup\t1\t2", "4 columns, but the first line has 3"),
+        ('ann\t"cup\t1\tx"\t2\t3', "6 columns, but the first line has 3"),
     ],
 )
-def test_a_line_that_can_not_be_used_is_left_out_counted_and_told(
+def test_a_line_that_can_not_be_used_is_skipped_counted_and_reported(
     tmp_path: Path, line: str, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, logger="blair_rec")  # RecBole leaves the root logger at the level of its last run
     data = read(write_inter(tmp_path / "shop", f"{GOOD}{line}\n{GOOD}"))
     assert data.inter_feat["timestamp"].tolist() == [*range(100), *range(100)]
     (kept,) = data.rejected.kept
     found = json.loads(kept)
     assert (found["file"], found["line"], found["text"]) == ("shop.inter", 102, line)
     assert found["why"].startswith(why)
-    assert f"1 of 201 lines of events can't be used and are left out (first: shop.inter, line 102: {why}" in caplog.text
+    assert f"1 of 201 lines of events can't be used and were skipped (first: shop.inter, line 102: {why}" in caplog.text
 
 
 def test_more_than_one_in_twenty_lines_is_an_error_with_the_first_lines(tmp_path: Path) -> None:
@@ -239,37 +246,39 @@ def test_a_byte_order_mark_and_line_ends_of_windows_change_nothing(tmp_path: Pat
         (
             "user_id:token\titem_id:token\ttimestamp:token\n",
             {},
-            r"line 1: .*'timestamp:token' holds times.*call it time",
+            r"line 1: .*'timestamp:token' is used for times.*name it time",
         ),
-        ("user_id:float\titem_id:token\ttimestamp:float\n", {}, "'user_id:float' holds ids; call it user_id:token"),
+        (
+            "user_id:float\titem_id:token\ttimestamp:float\n",
+            {},
+            "'user_id:float' is used for ids; name it user_id:token",
+        ),
         ("user:token\titem_id:token\ttimestamp:float\n", {}, r"no column 'user_id' \(columns: user, .*USER_ID_FIELD"),
         ("user_id:token\titem_id:token\titem_id:float\n", {}, "line 1: two columns are called 'item_id'"),
         ('"user_id:token"\titem_id:token\ttimestamp:float\n', {}, "without quotation marks around names"),
-        ("", {}, "is none of RecBole's"),
+        ("", {}, "is not in RecBole's format"),
         (
             "user_id:token\titem_id:token\ttimestamp:float\t\n",
             {},
-            r"line 1: a column has no name; .*'\\t' out at the end",
+            r"line 1: a column has no name; .*'\\t' at the end",
         ),
         (
             "user_id:token,item_id:token,timestamp:float\n",
             {},
-            r"',' separates the columns, .* `field_separator` to ','",
+            r"columns are separated by ',', .* `field_separator` to ','",
         ),
         ("user_id:token\titem_id:token\ttimestamp:float\ru1", {}, "the lines end in a carriage return alone"),
-        ("user_id:token\titem_id:token\ttimestamp:float\n", {"encoding": "utf9"}, "Python knows no encoding 'utf9'"),
+        ("user_id:token\titem_id:token\ttimestamp:float\n", {"encoding": "utf9"}, "Python has no encoding 'utf9'"),
         ("user_id:token\titem_id:token\ttimestamp:float\n", {"encoding": "utf-16"}, "the text is not utf-16"),
     ],
 )
-def test_a_header_that_can_not_be_meant_is_named(
-    tmp_path: Path, header: str, said: dict[str, Any], message: str
-) -> None:
+def test_an_invalid_header_is_an_error(tmp_path: Path, header: str, said: dict[str, Any], message: str) -> None:
     with pytest.raises(AtomicFileError, match=message):
         read(write_inter(tmp_path / "shop", GOOD, header), **said)
 
 
 @pytest.mark.parametrize("odd", [[], [0], [1_700_000_000_000, -1], [4_102_444_801]])
-def test_times_that_are_none_in_the_unit_of_most_are_counted(tmp_path: Path, odd: list[int]) -> None:
+def test_times_outside_the_unit_of_most_are_counted(tmp_path: Path, odd: list[int]) -> None:
     times = [*range(1_700_000_000, 1_700_000_040), *odd]
     data = read(write_inter(tmp_path / "shop", "".join(f"u{at % 4}\ti{at % 7}\t{at}\n" for at in times)))
     assert [note[:44] for note in data.reading_notes] == [
@@ -288,7 +297,7 @@ def test_other_names_of_columns_need_no_load_col_and_give_no_note(tmp_path: Path
 def test_a_name_in_load_col_that_no_column_has_is_named(tmp_path: Path) -> None:
     columns = {"load_col": {"inter": ["user_id", "item_id", "timestamp", "ratnig"]}}
     assert read(write_inter(tmp_path / "shop", GOOD), **columns).reading_notes == [
-        "shop.inter doesn't have ratnig, which load_col names; correct the name"
+        "shop.inter has no column ratnig, which load_col names; correct load_col"
     ]
 
 
@@ -299,7 +308,7 @@ def test_ids_that_are_not_loaded_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "\n\n", "user_id:token\titem_id:token\ttimestamp:float\n"])
 def test_a_file_without_an_event_is_named(tmp_path: Path, content: str) -> None:
-    with pytest.raises(AtomicFileError, match="shop.inter (is empty and holds no|holds no event)"):
+    with pytest.raises(AtomicFileError, match="shop.inter (is empty and has no|has no event)"):
         read(write_inter(tmp_path / "shop", "", content))
 
 
@@ -331,7 +340,10 @@ PRICED = [f"i{at}\t{at}\tx" for at in range(7)]
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([*PRICED[:6], "i6\t\tx"], "shop.item, line 8: price is empty; correct the line, or leave the column out"),
+        (
+            [*PRICED[:6], "i6\t\tx"],
+            "shop.item, line 8: price is empty; correct the line, or remove the column from load_col",
+        ),
         ([*PRICED, "\t1\tx"], "shop.item, line 9: item_id is empty"),
         (PRICED[:5], r"2 of 7 items have no line in shop.item \(first: i5, i6\), and RecBole .* the mean of price"),
     ],
@@ -346,19 +358,19 @@ def test_an_unknown_token_is_recboles_padding_and_counted(tmp_path: Path) -> Non
     data = read(write_features(tmp_path / "shop", [*PRICED[:5], "i5\t1\t"]), **said)
     assert data.item_feat["kind"].tolist() == [0, *[1] * 5, 0, 0]
     assert data.reading_notes == [
-        "kind is empty in 1 of 6 lines of shop.item; RecBole's padding token, [PAD], takes the place of the value",
-        "1 of 7 items have no line in shop.item (first: i6); RecBole's padding takes the place of kind",
+        "kind is empty in 1 of 6 lines of shop.item; RecBole's padding token, [PAD], is used instead",
+        "1 of 7 items have no line in shop.item (first: i6); RecBole's padding is used for kind",
     ]
 
 
-def test_events_that_recbole_leaves_out_for_want_of_features_are_counted(tmp_path: Path) -> None:
+def test_events_that_recbole_skips_without_features_are_counted(tmp_path: Path) -> None:
     data = read(write_features(tmp_path / "shop", PRICED[:6]), load_col=FEATURES["load_col"])
     (note,) = data.reading_notes
-    assert note.startswith("14 of 100 events are left out because their user or item has no line")
+    assert note.startswith("14 of 100 events were skipped because their user or item has no line")
     assert len(data.inter_feat) == 86
 
 
-def test_an_empty_history_of_a_benchmark_file_is_left_out(tmp_path: Path) -> None:
+def test_an_empty_history_of_a_benchmark_file_is_skipped(tmp_path: Path) -> None:
     lines = [f"u{at}\ta b\tc" for at in range(40)]
     for part in ("train", "valid", "test"):
         header = "user_id:token\titem_id_list:token_seq\titem_id:token"
@@ -372,9 +384,7 @@ def test_an_empty_history_of_a_benchmark_file_is_left_out(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("kind", "files"), [("inter", 60), ("item", 60), ("benchmark", 40)])
-def test_a_folder_with_something_wrong_is_refused_or_read_as_a_plain_reader_does(
-    tmp_path: Path, kind: str, files: int
-) -> None:
+def test_a_broken_folder_is_refused_or_read_as_a_plain_reader_does(tmp_path: Path, kind: str, files: int) -> None:
     outcomes = {try_one(tmp_path / str(seed), kind, seed) for seed in range(files)}
     assert {"refused", "read"} <= outcomes
 

@@ -1,4 +1,4 @@
-"""Training sequences: every target once, nothing from the future, and prefixes folded back into what they came from."""
+"""Training sequences: every target once, nothing from the future, and prefixes joined into the original sequences."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from blair_rec.data.sequences import TrainingSequences, fold_prefixes, training_
 from blair_rec.errors import DatasetError
 
 Window = tuple[list[int], list[int]]
-"""Items, and the target at each of them (0 for none)."""
+"""Items, and the target of each (0 for none)."""
 
 
 def numbered(lengths: list[int], context: list[int] | None = None) -> TrainingSequences:
-    """Sequences in which every event is another item, 1, 2, 3, ... on and on; the first ones are context."""
+    """Return sequences whose events are the items 1, 2, 3, ..., each used once; the first items are context."""
     offsets = np.cumsum([0, *lengths])
     is_target = np.ones(offsets[-1], dtype=bool)
     for begin, size, first in zip(offsets, lengths, context or [1] * len(lengths), strict=False):
@@ -33,7 +33,7 @@ def numbered(lengths: list[int], context: list[int] | None = None) -> TrainingSe
 
 
 def windows_of(batch: Any) -> list[Window]:
-    """The windows of one packed batch."""
+    """Return the windows of one packed batch."""
     sizes = batch.lengths.tolist()
     found = list(zip(batch.items.split(sizes), batch.targets.split(sizes), strict=True))
     for (items, _), positions in zip(found, batch.positions.split(sizes), strict=True):
@@ -44,7 +44,7 @@ def windows_of(batch: Any) -> list[Window]:
 def epoch(
     sequences: TrainingSequences, width: int, targets_per_batch: int, seed: int = 0, stride: int | None = None
 ) -> list[list[Window]]:
-    """All batches of one epoch, of windows that share nothing if no stride is given."""
+    """Return all batches of one epoch; without a stride, windows don't overlap."""
     return [windows_of(batch) for batch in sequences.batches(width, stride or width, targets_per_batch, seed)]
 
 
@@ -54,7 +54,7 @@ worlds = st.lists(st.integers(1, 30), min_size=1, max_size=12).flatmap(
     )
 )
 cuts = st.integers(1, 9).flatmap(lambda width: st.tuples(st.just(width), st.integers(1, width)))
-"""Widths of windows, and strides."""
+"""Window widths and strides."""
 
 
 @given(worlds, cuts, st.integers(1, 40), st.integers(0, 99))
@@ -120,7 +120,7 @@ def test_equal_seeds_give_equal_epochs_and_other_seeds_others() -> None:
     assert epoch(sequences, 6, 20, seed=3) != epoch(sequences, 6, 20, seed=4)
     cut = [{items[0] for batch in epoch(sequences, 6, 20, seed) for items, _ in batch} for seed in range(30)]
     assert {1, 26, 29, 43, 52} <= set.intersection(*cut)  # a sequence begins with its first event
-    assert len(set.union(*cut)) > len(cut[0]) + 20  # and is cut anywhere else
+    assert len(set.union(*cut)) > len(cut[0]) + 20  # and may be cut anywhere else
 
 
 class Always:
@@ -212,7 +212,7 @@ def test_training_sequences_of_a_split_hold_its_targets_and_nothing_after_them(t
 def prefixes(
     sequences: list[list[int]], width: int, descending: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Users, histories cut to the width, their lengths, and targets, as benchmark files list them."""
+    """Return users, histories cut to the width, their lengths, and targets, as in benchmark files."""
     rows = []
     for user, items in enumerate(sequences, start=1):
         of_user = [(user, items[max(0, at - width) : at], items[at]) for at in range(1, len(items))]
@@ -225,7 +225,7 @@ def prefixes(
 
 
 def as_lists(sequences: TrainingSequences) -> list[tuple[list[int], list[bool]]]:
-    """Each sequence with its targets marked."""
+    """Return each sequence with its targets marked."""
     cuts = sequences.offsets[1:-1]
     return [
         (items.tolist(), marks.tolist())
@@ -246,7 +246,7 @@ def test_prefixes_fold_back_into_the_sequences_they_came_from(descending: bool, 
 
 @pytest.mark.parametrize("descending", [False, True])
 @given(log=logs)
-def test_items_that_come_again_don_t_confuse_the_folding(descending: bool, log: list[list[int]]) -> None:
+def test_repeated_items_don_t_confuse_the_folding(descending: bool, log: list[list[int]]) -> None:
     folded = fold_prefixes(*prefixes(log, 5, descending))
     assert folded.n_targets == sum(map(len, log)) - len(log)
     expected = [(items[max(0, at - 5) : at], items[at]) for items in log for at in range(1, len(items))]
@@ -256,7 +256,7 @@ def test_items_that_come_again_don_t_confuse_the_folding(descending: bool, log: 
 
 
 def _ends(sequences: TrainingSequences) -> list[tuple[list[int], int]]:
-    """Every target with the five items before it."""
+    """Return every target with the five items before it."""
     return [
         (items[max(0, at - 5) : at], items[at])
         for items, marks in as_lists(sequences)

@@ -1,4 +1,4 @@
-"""All splits as one: every case of each of them once, and every event of the log to learn from."""
+"""All splits joined: each case of each split once, and every event of the log is used for training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the config to the results, on the CPU and on a real GPU; and there every model of RecBole that takes text."""
+"""From the config to the results, on the CPU and on a real GPU; on the GPU, every RecBole model that takes text."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_tuning_computes_there(device: str, tmp_path: Path, roberta: Path) -> No
 def test_the_plugin_computes_where_recboles_own_keys_say(
     folder: Path, roberta: Path, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # RecBole writes over it; this puts it back
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # RecBole overwrites it; monkeypatch restores it
     keys = {"use_gpu": False} if device == "cpu" else {"gpu_id": "0", "blair_dtype": "float16"}
     settings = {
         "blair_items": "text", "blair_text_fields": ["title"], "blair_encoder": str(roberta), "blair_pooling": "cls",

@@ -1,4 +1,4 @@
-"""What a step without a device of its own can't show, read from the source: look-ups, NumPy, and waiting for a GPU."""
+"""Faults that show only on a GPU, found in the source: tensors on the wrong device, NumPy, and waiting for a GPU."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ FACTORIES = {
     "triu_indices",
     "zeros",
 }
-"""Functions of torch that put a tensor wherever torch's default is, if they aren't told a device."""
+"""Functions of torch that create a tensor on torch's default device unless they are given one."""
 ON_CPU = ("data/", "text/search/", "experiment/splits/", "prepare/", "evaluate/")
-"""Parts whose tensors are on the CPU alone, but for what packs histories that are on a GPU."""
+"""Parts whose tensors are on the CPU alone, except PACKING, which packs histories that are on a GPU."""
 PACKING = "data/packing.py"
 EXPORT = "serve/export/"
-"""Writes a model that it has moved to the CPU."""
+"""Exports a model that it has moved to the CPU."""
 CPU_ALONE = {
     "experiment/run.py whole_data": "a data set's own tensors",
-    "models/dropout.py __call__": "left before for any other device",
+    "models/dropout.py __call__": "not reached on any other device",
     "models/items/build.py build_side": "moved with the model that is built",
     "models/packed.py _gru4rec": "the sizes of torch's packed sequences",
-    "ranking/baselines.py unit_length": "moved by who asks for it",
-    "ranking/ensemble.py _counts": "scores that _Scored holds on the CPU",
+    "ranking/baselines.py unit_length": "moved by the caller",
+    "ranking/ensemble.py _counts": "scores that _Scored keeps on the CPU",
     "ranking/ensemble.py _in_history": "a data set's own tensors",
     "ranking/ensemble.py _score": "a data set's own tensors",
     "ranking/scoring.py _windows": "a data set's own tensors",
@@ -53,18 +53,18 @@ CPU_ALONE = {
     "training/checkpoint.py load_training": "from a file",
     "training/checkpoint.py save_training": "for a file",
     "training/checkpoint.py saved_transforms": "from a file",
-    "training/negatives.py draw": "drawn on the CPU, alike for every device",
-    "training/parallel.py _tell": "copied into what is on the device",
+    "training/negatives.py draw": "drawn on the CPU, the same for every device",
+    "training/parallel.py _broadcast": "copied into a tensor on the device",
 }
-"""Where NumPy meets tensors that are on the CPU whatever the device, and why."""
+"""Places where NumPy reads or makes tensors that are on the CPU for every device, and why they are."""
 STEPS = ("models/", "training/epochs.py", "training/loop.py", "training/losses.py", "training/optimizer.py")
-"""What a training step runs through."""
+"""The code that a training step runs."""
 WAITS = {
     "models/similarity.py user_vectors": "ranking: the lengths of a batch's histories, which shape its blocks",
-    "training/loop.py rest": "the losses, some steps at a time",
-    "training/optimizer.py _move_rows": "a count that is on the CPU, but for once after a checkpoint",
+    "training/loop.py rest": "the losses of several steps together",
+    "training/optimizer.py _move_rows": "a count on the CPU; only once, after loading a checkpoint, it is on the GPU",
 }
-"""Where a step may wait for what a GPU has computed."""
+"""Places where a step may wait for a GPU, and for what."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def calls_in(source: str, name: str) -> Iterator[Call]:
                 children: list[ast.AST] = [*node.args, *node.keywords]
             else:
                 children = list(ast.iter_child_nodes(node))
-            given = frozenset({"to"} if called == "moved" else ())  # what device.moved is given goes there
+            given = frozenset({"to"} if called == "moved" else ())  # device.moved moves its argument to the device
             for child in children:
                 yield from walk(child, function, given)
             return
@@ -109,29 +109,29 @@ def calls_in(source: str, name: str) -> Iterator[Call]:
 
 
 def without_a_device(call: Call) -> bool:
-    """A tensor that is created on torch's default device; what a module is made of moves with the module."""
+    """A tensor is created on torch's default device. Not in `__init__`: those tensors move with their module."""
     torch, _, function = call.function.rpartition(".")
     named = {keyword.arg for keyword in call.node.keywords}
     return torch == "torch" and function in FACTORIES and "device" not in named and not call.where.endswith("__init__")
 
 
 def stays_on_the_cpu(call: Call) -> bool:
-    """What comes from NumPy, and isn't moved at once."""
+    """A tensor comes from NumPy and isn't moved immediately."""
     return call.function in ("torch.from_numpy", "torch.frombuffer") and not call.followed_by & {"to", "copy_"}
 
 
 def reads_a_gpu_as_numpy(call: Call) -> bool:
-    """NumPy sees what is on the CPU alone."""
+    """A tensor is read as NumPy, which fails on a GPU."""
     return call.function.endswith(".numpy") and not call.node.args and call.on != "cpu"
 
 
 def loads_where_it_was_saved(call: Call) -> bool:
-    """A file that was written on a GPU asks for that GPU."""
+    """A file is loaded without map_location: if it was written on a GPU, it needs that GPU."""
     return call.function == "torch.load" and all(keyword.arg != "map_location" for keyword in call.node.keywords)
 
 
 def waits(call: Call) -> bool:
-    """Asks for numbers that a GPU may still be computing."""
+    """The call needs numbers that a GPU may still be computing."""
     return call.function.rpartition(".")[2] in ("item", "tolist", "cpu", "numpy", "synchronize")
 
 
@@ -140,7 +140,7 @@ def excepted(call: Call, exceptions: dict[str, str]) -> bool:
 
 
 def faults(source: str, name: str) -> list[str]:
-    """What is wrong in a module, a line each."""
+    """Return the faults of a module, one line each."""
     if name.startswith(EXPORT):
         return []
     found = []
@@ -171,7 +171,7 @@ def test_the_faults_are_seen(source: str, fault: str) -> None:
     assert any(line.endswith(fault) for line in faults(source, "models/any.py"))
 
 
-def test_what_is_right_is_let_be() -> None:
+def test_code_without_faults_passes() -> None:
     right = """
 class Side(nn.Module):
     def __init__(self): self.w = nn.Parameter(torch.zeros(3))
@@ -183,18 +183,18 @@ class Side(nn.Module):
 
 
 def modules() -> list[Path]:
-    """All but `testing/`, whose contracts are tests of their own, on the CPU."""
+    """All modules except `testing/`, whose contracts are tests on the CPU."""
     return sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE / "testing")
 
 
-def test_every_tensor_of_the_package_is_where_the_others_are_and_no_step_waits() -> None:
+def test_no_tensor_of_the_package_is_on_the_wrong_device_and_no_step_waits() -> None:
     found = [
         line for path in modules() for line in faults(path.read_text("utf-8"), path.relative_to(PACKAGE).as_posix())
     ]
-    assert found == [], "name the device, move it at once, or add the place and the reason to this file"
+    assert found == [], "name the device, move the tensor immediately, or add the place and the reason to this file"
 
 
-def test_no_exception_is_left_that_nothing_needs() -> None:
+def test_every_exception_is_still_needed() -> None:
     calls = [
         call for path in modules() for call in calls_in(path.read_text("utf-8"), path.relative_to(PACKAGE).as_posix())
     ]

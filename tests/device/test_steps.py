@@ -1,4 +1,4 @@
-"""Training, ranking and checkpoints on any device: no tensor is created where the others are not."""
+"""Training, ranking and checkpoints on any device: no tensor is created on another device than the others."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ITEM_SIDES: dict[str, dict[str, Any]] = {
     "sasrec_text": {"items": "sasrec_text"},
 }
 DRAWS = ("unisrec", "sasrec_text")
-"""Item sides that draw at random in training."""
+"""Item sides that use random numbers in training."""
 LOSSES: dict[str, dict[str, Any]] = {
     "full_softmax": {},
     "bfloat16": {"precision": "bfloat16"},
@@ -99,7 +99,7 @@ def test_ranking_stays_on_its_device_and_finds_the_same(folder: Path, name: str,
 
 
 def assert_same_but_for_roundings(ranks: Ranks, expected: Ranks) -> None:
-    """Exactly, where both are of the CPU: nothing is rounded another way there."""
+    """Compare exactly if both were computed on the CPU, where rounding is the same."""
     for name in ("user", "item", "target_in_history", "history_length"):
         np.testing.assert_array_equal(getattr(ranks, name), getattr(expected, name))
     for protocol in ("unmasked", "masked"):
@@ -167,7 +167,7 @@ SIDES_SAVED = ["id", "text_delta", "unisrec"]
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("loss", ["full_softmax", "sampled_softmax"])
 @pytest.mark.parametrize("items", SIDES_SAVED)
-def test_training_goes_on_from_a_checkpoint_bit_for_bit(
+def test_training_resumes_from_a_checkpoint_bit_for_bit(
     folder: Path, items: str, loss: str, place: str, tmp_path: Path
 ) -> None:
     def trained(checkpoint: Path, until: int | None = None) -> tuple[list[float], dict[str, torch.Tensor]]:
@@ -178,7 +178,7 @@ def test_training_goes_on_from_a_checkpoint_bit_for_bit(
 
     losses, weights = trained(tmp_path / "whole.safetensors")
     trained(tmp_path / "parts.safetensors", until=1)
-    torch.rand(9)  # whatever happens between two sittings
+    torch.rand(9)  # random numbers drawn between the two parts
     again, same = trained(tmp_path / "parts.safetensors")
     assert again == losses
     for name, tensor in weights.items():
@@ -188,7 +188,9 @@ def test_training_goes_on_from_a_checkpoint_bit_for_bit(
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_checkpoint_without_the_states_of_gpus_is_trained_on_from(folder: Path, place: str, tmp_path: Path) -> None:
+def test_training_resumes_from_a_checkpoint_without_the_states_of_gpus(
+    folder: Path, place: str, tmp_path: Path
+) -> None:
     path = tmp_path / "before.safetensors"
     for until in (1, 2):
         world = World(folder, device_of(place), train={"epochs": 2})

@@ -339,7 +339,7 @@ def test_a_changed_config_is_refused_and_the_change_named(own: Finished) -> None
     refused(
         own.config.changed(train=train),
         own.out,
-        r"^8 finished runs in .*out \(id-1, text-1, text_init-1\) were made in another way: "
+        r"^8 finished runs in .*out \(id-1, text-1, text_init-1\) used different settings, data or code: "
         r"train.loss: 'full_softmax' -> 'recbole'; train.epochs: 2 -> 1\. .*another folder \(-o\).*--fresh$",
     )
 
@@ -349,7 +349,7 @@ def test_only_the_variants_that_changed_are_named(own: Finished) -> None:
     refused(
         own.config.changed(variants=variants),
         own.out,
-        r"^2 finished runs in .* \(text-1, text-2\) were made in another way: transforms: \['whiten'\] -> \['l2'\]\.",
+        r"^2 finished runs in .* \(text-1, text-2\) used different .*: transforms: \['whiten'\] -> \['l2'\]\.",
     )
 
 
@@ -362,14 +362,16 @@ def test_changed_text_fields_are_named(own: Finished) -> None:
 def test_a_changed_data_file_is_named(own: Finished) -> None:
     with (Path(own.config.dataset) / "tiny.inter").open("a") as file:
         file.write("u000\ti01\t1900000000\n")
-    refused(own.config, own.out, r"^8 finished runs .* were made in another way: the data set's files\.")
+    refused(own.config, own.out, r"^8 finished runs .* used different settings, data or code: the data set's files\.")
 
 
 def test_changed_text_is_named_before_anything_is_encoded(own: Finished) -> None:
     path = Path(own.config.dataset) / "tiny.item"
     path.write_text(path.read_text("utf-8").replace("lamp", "torch"), encoding="utf-8")
     refused(
-        own.config, own.out, r"^6 finished runs in .* \(text-1, .* were made in another way: the items' text, or the"
+        own.config,
+        own.out,
+        r"^6 finished runs in .* \(text-1, .* used different settings, .*: the items' text, or the",
     )
 
 
@@ -390,7 +392,7 @@ def test_another_version_is_named(own: Finished, monkeypatch: pytest.MonkeyPatch
     refused(
         own.config,
         own.out,
-        r"^8 finished runs .* were made in another way: the code of blair_rec \(experiment/fit.py\)\.",
+        r"^8 finished runs .* used different settings, data or code: the code of blair_rec \(experiment/fit.py\)\.",
     )
 
 
@@ -525,7 +527,7 @@ def test_runs_of_something_else_in_the_same_folder_do_no_harm(own: Finished) -> 
 def test_a_copied_run_does_not_count_as_another_seed(own: Finished) -> None:
     shutil.rmtree(own.out / "runs" / "id-2")
     shutil.copytree(own.out / "runs" / "id-1", own.out / "runs" / "id-2")
-    with pytest.raises(ChangedRuns, match=r"\(id-2\) were made in another way: seed: 1 -> 2\."):
+    with pytest.raises(ChangedRuns, match=r"\(id-2\) used different settings, data or code: seed: 1 -> 2\."):
         compare(own.config, own.out)
 
 
@@ -548,7 +550,7 @@ def test_there_is_no_leaderboard_without_the_baseline(own: Finished) -> None:
 
 def test_two_comparisons_in_one_folder_exclude_each_other(finished: Finished, tmp_path: Path) -> None:
     with alone_in(tmp_path / "out"):
-        with pytest.raises(OutputError, match=r"^another process is at work in .*out; wait until it is"):
+        with pytest.raises(OutputError, match=r"^another process is using .*out; wait until it is"):
             compare(finished.config, tmp_path / "out")
         with alone_in(tmp_path / "other"):
             pass
@@ -739,7 +741,7 @@ def test_items_that_are_repeated_without_text_and_cut_are_told_on_the_terminal_a
     for start in (
         "1 rows of tiny.item repeat an item of an earlier row",
         "1 of 80 items have no text in title",
-        "1 of 79 texts have more than the 128 tokens that tiny-roberta reads, and their end is left out",
+        "1 of 79 texts have more than the 128 tokens that tiny-roberta reads, so their end is cut off",
     ):
         assert sum(f"data: {start}" in message for message in caplog.messages) == 1, start
         assert sum(note.startswith(start) for note in board.notes) == 1
@@ -777,7 +779,7 @@ def test_lines_that_are_left_out_stand_on_the_board_and_in_a_file(tiny: Path, en
     board = compare(bad(tiny, encoder, **SCORERS), tmp_path / "out")
     assert board is not None
     assert board.notes[0] == (
-        f"2 of {len(lines) + 1:,} lines of events can't be used and are left out "
+        f"2 of {len(lines) + 1:,} lines of events can't be used and were skipped "
         "(first: tiny.inter, line 6: timestamp is empty); they are in rejected.jsonl"
     )
     rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text("utf-8").splitlines()]
@@ -811,7 +813,7 @@ def test_a_file_without_column_types(tiny: Path, encoder: Path) -> None:
     path = tiny / "tiny.inter"
     path.write_text(path.read_text("utf-8").replace(":token", "").replace(":float", ""), encoding="utf-8")
     not_begun(
-        bad(tiny, encoder), DatasetError, "the column 'user_id' is none of RecBole's; write its kind behind a colon"
+        bad(tiny, encoder), DatasetError, "the column 'user_id' is not in RecBole's format; write the kind after it"
     )
 
 

@@ -119,7 +119,7 @@ def test_stores_that_cannot_be_used_are_told_before_training(encoded: Path, tmp_
         compare(given(encoded, tmp_path / "nowhere"), tmp_path / "out")
     imported(encoded, tmp_path, rows=70)
     listener = Recorder()
-    with pytest.raises(MissingEmbeddings, match="10 of 80 items are not in the embedding store"):
+    with pytest.raises(MissingEmbeddings, match="store of text vectors lacks 10 of 80 items"):
         compare(given(encoded, tmp_path / "mine"), tmp_path / "out", listener=listener)
     assert listener.started_runs == []
 

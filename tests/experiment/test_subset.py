@@ -111,7 +111,7 @@ def test_what_is_not_asked_for_has_to_hold_as_well(whole: CompareConfig, out: Pa
     longer = whole.changed(train=whole.train.changed(epochs=2))
     before = written(out)
     for fresh in (False, True):
-        with pytest.raises(ChangedRuns, match=r"\(id-1.* were made in another way: train.epochs: 1 -> 2"):
+        with pytest.raises(ChangedRuns, match=r"\(id-1.* used different settings, data or code: train.epochs: 1 -> 2"):
             compare(longer, out, variants=["popular"], fresh=fresh)
     assert written(out) == before
 

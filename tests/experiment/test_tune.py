@@ -324,7 +324,7 @@ def test_the_command_tells_every_trial_and_where_the_config_is(
     assert cli.main(["tune", str(path), "--budget", "2", "--encoder", "another", "-o", "out"]) == 0
     out, err = capsys.readouterr()
     assert err.count("on validation") == 2 and "id, trial 1, to epoch 1: 0." in err
-    said = "written to out/tuned.yaml; to evaluate it on the test split: "
+    said = "wrote out/tuned.yaml; to evaluate it on the test split, run: "
     (command,) = [line.removeprefix(said) for line in err.splitlines() if line.startswith(said)]
     assert command == "blair-rec compare out/tuned.yaml -o out/compared"
     assert "chosen on validation" in out and "learning_rate" in out

@@ -1,4 +1,4 @@
-"""Atomic files by character: what a cell, a line and a file say, held against the csv module and plain Python."""
+"""Atomic files character by character: cells, lines and files, compared with the csv module and plain Python."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def file_of(folder: Path, lines: list[str], width: int, **settings: str) -> Atom
 def test_what_pandas_writes_comes_back(tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]]) -> None:
     rows = [row for row in rows if any(row)]
     file = file_of(tmp_path_factory.mktemp("a"), [written(row).removesuffix("\n") for row in rows], 3)
-    # A carriage return at the end of a line belongs to the line end, unless quotation marks hold it.
+    # A carriage return at the end of a line belongs to the line end, unless it is inside quotation marks.
     assert [line.cells for line in file.lines()] == rows
 
 
 @given(st.lists(st.text(st.sampled_from('"ab \t'), max_size=12), max_size=6), st.integers(1, 4))
-def test_any_line_is_cut_as_a_plain_reader_cuts_it(
+def test_any_line_is_split_as_a_plain_reader_splits_it(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str], width: int
 ) -> None:
     file = file_of(tmp_path_factory.mktemp("a"), lines, width)
@@ -65,13 +65,13 @@ def test_a_text_is_quoted_only_where_it_would_be_read_as_another(text: str) -> N
         ('"a,b"', '"a,b"'),
     ],
 )
-def test_marks_go_where_pandas_put_them_and_nowhere_else(cell: str, meant: str) -> None:
+def test_only_the_quotation_marks_of_pandas_are_removed(cell: str, meant: str) -> None:
     assert unquoted(cell) == meant
     row = next(csv.reader(io.StringIO(written([meant, "x"])), delimiter="\t"))
     assert row[0] == meant
 
 
-def test_a_separator_inside_quotation_marks_is_text_only_where_there_is_one_too_many(tmp_path: Path) -> None:
+def test_a_separator_inside_quotation_marks_is_text_only_if_the_line_has_too_many(tmp_path: Path) -> None:
     lines = ['"a\tb"\tc', '"a\tb"', '"a\tb\tc', 'a\t"b\tc"', '"a"\tb"\tc']
     assert [line.cells for line in file_of(tmp_path, lines, 2).lines()] == [
         ["a\tb", "c"],
@@ -126,7 +126,7 @@ def test_a_list_of_numbers_holds_nothing_else(cell: str) -> None:
         ),
     ],
 )
-def test_ids_are_there_and_hold_no_nul(kind: str, cell: str, why: str) -> None:
+def test_ids_are_not_blank_and_hold_no_nul(kind: str, cell: str, why: str) -> None:
     assert problem(Column("x", kind, 0, needed=True), cell) == why
     if why.endswith("empty"):
         assert problem(Column("x", kind, 0), cell) == ""
@@ -144,14 +144,14 @@ def test_every_encoding_and_size_of_block_gives_the_same(
     assert [(line.number, line.cells) for line in file.lines()] == [(4, ["é", "1"]), (6, ["", "2"]), (7, ["x", "3"])]
 
 
-def test_a_cell_may_be_longer_than_the_csv_module_takes(tmp_path: Path) -> None:
+def test_a_cell_may_be_longer_than_the_csv_module_allows(tmp_path: Path) -> None:
     long = "x" * 400_000
     (line,) = file_of(tmp_path, [f'"{long}""\t"\t1'], 2).lines()
     assert line.cells == [f'{long}"\t', "1"]
 
 
-def test_an_error_is_one_of_the_data_set_and_of_the_catalogue(tmp_path: Path) -> None:
+def test_an_error_counts_as_dataset_error_and_as_catalogue_error(tmp_path: Path) -> None:
     (tmp_path / "a.item").write_bytes(b"\n")
     for error in (AtomicFileError, DatasetError, CatalogueError):
-        with pytest.raises(error, match=r"a\.item is empty and holds no item or event; the first line has to name"):
+        with pytest.raises(error, match=r"a\.item is empty and has no item or event; the first line must name"):
             _ = AtomicFile(tmp_path / "a.item").columns

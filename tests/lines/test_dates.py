@@ -1,4 +1,4 @@
-"""Dates and units of time, against pandas."""
+"""Dates and time units, compared with pandas."""
 
 from __future__ import annotations
 
@@ -38,6 +38,6 @@ def test_times_show_their_unit(one: datetime.datetime, other: datetime.datetime,
     assert f"({days[0]} to {days[1]}, {unit} since 1970)" in span(first * UNITS[unit], last * UNITS[unit])
 
 
-def test_other_numbers_have_none() -> None:
+def test_other_numbers_have_no_unit() -> None:
     assert unit_of(0, 57) is unit_of(1, 1_700_000_000) is None
     assert span(0, 57) == "0 to 57"

@@ -35,7 +35,7 @@ def test_the_gradient_goes_where_the_numbers_went() -> None:
     assert torch.equal(x.grad, result.detach())
 
 
-def test_one_seed_drops_the_same_and_another_does_not() -> None:
+def test_the_same_seed_drops_the_same_numbers_and_another_does_not() -> None:
     x = torch.ones(100)
     assert torch.equal(BitDropout(5)(x, 0.5), BitDropout(5)(x, 0.5))
     assert not torch.equal(BitDropout(5)(x, 0.5), BitDropout(6)(x, 0.5))

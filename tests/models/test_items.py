@@ -1,4 +1,4 @@
-"""The item side of a model: every kind keeps the contract, and what each kind promises beyond it."""
+"""The item side of a model: every kind keeps the contract, and keeps its own promises, too."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from blair_rec.testing.items import replaced_embedding as replaced
 from blair_rec.testing.items import text_vectors as vectors
 
 KINDS = tuple(registry.BUILT_IN["items"])[1:]
-"""All but the model's own embedding."""
+"""All kinds except the model's own embedding."""
 
 torch.set_num_threads(1)  # the tables are so small that two threads only wait for each other
 
@@ -39,7 +39,7 @@ def rms(rows: Tensor | np.ndarray) -> float:
 
 
 def build(kind: str, n_extra: int = 0, std: float = 0.02, seed: int = 5, **variant: Any) -> Any:
-    """The item side of this kind in the place of a model's own embedding."""
+    """An item side of this kind that replaces a model's own embedding."""
     return build_items(VariantConfig(items=kind, **variant), vectors(), replaced(n_extra, std), seed=seed)
 
 
@@ -100,7 +100,7 @@ def test_a_broken_item_side_breaks_the_contract() -> None:
             return [self.build()]
 
     with pytest.raises(AssertionError):
-        Broken().test_every_row_is_another()
+        Broken().test_every_row_is_different()
     with pytest.raises(AssertionError):
         Broken().test_some_rows_are_the_same_as_in_all_rows()
 
@@ -115,7 +115,7 @@ def test_an_appended_item_gets_what_its_text_alone_gives_and_the_others_stay_as_
     if kind == "text_delta":
         items.delta.data[[3, 8]] = 0
     before = items.weight.detach().clone()
-    items.append(vectors()[[4, 9]])  # two texts that are known
+    items.append(vectors()[[4, 9]])  # the texts of two items of the catalogue
     assert items.num_embeddings == CATALOGUE + 2 == len(items.weight)
     assert torch.equal(items.weight[:CATALOGUE], before)
     torch.testing.assert_close(items.weight[CATALOGUE:], before[[4, 9]])
@@ -131,9 +131,11 @@ def test_appended_items_go_through_the_transforms_as_the_catalogue_fitted_them(k
     torch.testing.assert_close(items.weight[-2:], items.weight[1:3])
 
 
-def test_kinds_that_know_items_by_their_events_and_models_with_special_rows_take_no_new_items() -> None:
+def test_kinds_that_learn_items_from_events_and_models_with_special_rows_refuse_new_items() -> None:
     for kind in {*KINDS} - {"text", "text_delta", "unisrec", "sasrec_text"}:
-        with pytest.raises(ConfigError, match=f"came after training can't be scored: items: {kind} .*it has none"):
+        with pytest.raises(
+            ConfigError, match=f"came after training can't be scored: items: {kind} .*a new item has none"
+        ):
             build(kind).append(vectors()[[4]])
     with pytest.raises(ConfigError, match="came after training can't be scored: the model has special rows"):
         build("text", n_extra=1).append(vectors()[[4]])
@@ -175,8 +177,8 @@ def test_transforms_come_before_anything_is_learned() -> None:
 
 
 @pytest.mark.parametrize("kind", ["text_init", "text_delta"])
-def test_whitening_comes_behind_the_components_that_a_kind_keeps(kind: str) -> None:
-    """After it all directions have the same variance, and which of them are kept would be left to rounding."""
+def test_whitening_comes_after_the_components_that_a_kind_keeps(kind: str) -> None:
+    """After whitening all directions have the same variance, so rounding would decide which ones are kept."""
     items = build(kind, transforms=("center", "whiten"))
     own = ["l2"] if kind == "text_delta" else []
     assert [line["step"] for line in items.transforms.report] == ["center", f"pca: {HIDDEN}", "whiten", *own]
@@ -197,14 +199,14 @@ def test_shuffle_gives_every_item_the_text_of_one_other() -> None:
     assert (shuffled != vectors()[1:]).any(axis=1).mean() > 0.8
 
 
-def test_random_has_the_size_of_the_text_and_nothing_else_of_it() -> None:
+def test_random_has_the_size_of_the_text_vectors_and_nothing_else_of_them() -> None:
     table = np.random.default_rng(0).standard_normal((3000, TEXT_DIM)).astype(np.float32) * np.float32(4)
     items: Any = build_items(VariantConfig(items="text", control="random"), table, nn.Embedding(3000, HIDDEN), seed=0)
     assert rms(items.table) == pytest.approx(rms(table[1:]), rel=0.02)
     assert abs(np.corrcoef(items.table.numpy().ravel(), table[1:].ravel())[0, 1]) < 0.05
 
 
-# text_delta: PCA content, and a delta that is cut to its bound
+# text_delta: PCA content, and a delta that is shortened to its bound
 
 
 def contents() -> np.ndarray:
@@ -250,7 +252,7 @@ def test_within_its_bound_the_delta_is_added_as_it_is_and_beyond_it_keeps_its_di
 
 def test_an_item_without_content_starts_at_zero_and_has_its_delta() -> None:
     table = vectors()
-    table[3] = np.delete(table[1:], 2, axis=0).mean(axis=0)  # as an item without text gets it with missing_text: mean
+    table[3] = np.delete(table[1:], 2, axis=0).mean(axis=0)  # what an item without text gets with missing_text: mean
     items: Any = build_items(VariantConfig(items="text_delta"), table, replaced(), seed=0)
     assert not items.weight[3].any()
     for learning_rate in (0.001, 10.0):
@@ -258,7 +260,7 @@ def test_an_item_without_content_starts_at_zero_and_has_its_delta() -> None:
         assert items.weight.isfinite().all() and 0 < items.weight[3].norm() <= 0.5001 * items.length
 
 
-def test_one_text_for_all_items_leaves_the_deltas_alone() -> None:
+def test_with_one_text_for_all_items_only_the_deltas_are_left() -> None:
     items: Any = build_items(VariantConfig(items="text_delta"), np.ones((CATALOGUE, TEXT_DIM)), replaced(), seed=0)
     assert not items.weight.any()
     a_few_steps(items)
@@ -272,7 +274,7 @@ def halves(items: Any) -> tuple[Tensor, Tensor]:
     return items.mlp(items.table), items.ids
 
 
-def test_sum_concat_and_gate_are_what_they_are_called() -> None:
+def test_sum_concat_and_gate_compute_what_their_names_say() -> None:
     for fusion in ("sum", "concat", "gate"):
         items = build("id_text", fusion=fusion)
         a_few_steps(items)
@@ -289,7 +291,7 @@ def test_sum_concat_and_gate_are_what_they_are_called() -> None:
         torch.testing.assert_close(items.weight[1:], expected)
 
 
-def test_without_a_word_about_it_id_text_is_a_sum() -> None:
+def test_id_text_is_a_sum_by_default() -> None:
     assert torch.equal(build("id_text").weight, build("id_text", fusion="sum").weight)
 
 
@@ -307,7 +309,7 @@ def test_the_ids_start_as_the_model_initialised_them_and_a_gate_half_open() -> N
 
 
 def filled_unisrec() -> Any:
-    """Every parameter away from where it starts."""
+    """Move every parameter away from its initial value."""
     items = build("unisrec")
     for parameter in items.parameters():
         parameter.data = torch.randn_like(parameter)
@@ -342,14 +344,14 @@ def test_unisrec_is_the_published_mixture_of_eight_experts() -> None:
 def test_in_training_the_gates_get_noise_as_wide_as_the_text_says(monkeypatch: pytest.MonkeyPatch) -> None:
     items = filled_unisrec().train()
     monkeypatch.setattr(unisrec_module, "DROPOUT", 0)
-    noise = np.linspace(-30, 40, 8)  # of each expert; what all of them share would cancel out
+    noise = np.linspace(-30, 40, 8)  # one value per expert; a value shared by all would cancel out
     monkeypatch.setattr(torch, "randn_like", lambda like: torch.from_numpy(noise).to(like).expand_as(like))
     for parameter in (items.gate, items.noise):
         parameter.data *= 0.1
     np.testing.assert_allclose(items.weight[1:].detach().numpy(), mixture(items, noise), rtol=1e-4, atol=1e-4)
 
 
-def test_each_expert_drops_a_fifth_of_the_text_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_expert_drops_its_own_fifth_of_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
     dropped: list[Tensor] = []
     items = filled_unisrec().train()
     draw = ItemSide._dropout

@@ -1,4 +1,4 @@
-"""RecBole models with their item side replaced: what stays RecBole's to the bit, and what changes altogether."""
+"""RecBole models with their item embedding replaced: what stays RecBole's to the bit, and what changes."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ KINDS = ["id", "text", "text_init"]
 MODELS = ["SASRec", "GRU4Rec", "NARM", "BERT4Rec"]
 SMALL_ALL: dict[str, Any] = {
     **SMALL,
-    "n_layers": 2,  # FEARec divides by one less
+    "n_layers": 2,  # FEARec divides by n_layers - 1
     "embedding_size": 8,
     "prototype_size": 20,
     "reranker_CAN_NUM": 20,
     "selected_features": ["category"],
 }
-"""What makes any model of RecBole small enough, and fit for datasets/tiny."""
+"""Settings that make any RecBole model small and suitable for datasets/tiny."""
 ELIGIBLE = {name: found for name in recbole_models() if isinstance(found := eligibility(name), Eligible)}
 
 
@@ -203,7 +203,8 @@ def test_sharing_the_items_changes_no_score(train: Any, kind: str, model: str) -
 def test_scores_are_written_over_only_where_that_is_allowed_and_are_the_same(train: Any, name: str) -> None:
     model = make(train, "text", name)
     model.scores_packed = True
-    batches = [train[torch.arange(first, last)] for first, last in ((0, 9), (9, 40), (40, 52))]  # it grows, then not
+    # The second batch needs more memory than the first, the third one less.
+    batches = [train[torch.arange(first, last)] for first, last in ((0, 9), (9, 40), (40, 52))]
     with torch.no_grad():
         apart = [model.full_sort_predict(batch) for batch in batches]
         assert len({scores.data_ptr() for scores in apart}) == 3
@@ -236,7 +237,7 @@ def test_recboles_count_of_operations_leaves_the_model_as_it_was(train: Any, kin
 
 
 class TwoTables(nn.Module):
-    """What HGN looks like from here."""
+    """A model with two item embeddings, like HGN."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -244,7 +245,7 @@ class TwoTables(nn.Module):
 
 
 class Nested(nn.Module):
-    """A model in whose parts the table stands, beside tables of other things."""
+    """A model with the item table in a submodule, next to other tables."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -253,7 +254,7 @@ class Nested(nn.Module):
 
 
 class Alias(nn.Module):
-    """What GRU4RecCPR looks like from here."""
+    """A model with one table under two names, like GRU4RecCPR."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -293,8 +294,8 @@ WHY_NOT = {
     "HGN": r"has 2 item embeddings \(item_embedding, item_embedding_for_prediction\)",
     "KSR": "needs more than events and item features: RecBole reads its data with KSRDataset",
     "NPE": r"has 2 item embeddings \(item_embedding, embedding_seq_item\)",
-    "RepeatNet": r"learns more of each item than its vector \(explore_recommendation_decoder.*\), which text can't",
-    "S3Rec": "is trained in stages of its own, by RecBole's S3RecTrainer",
+    "RepeatNet": r"learns more about each item than its vector \(explore_recommendation_decoder.*\), which text can't",
+    "S3Rec": "is trained in several stages, by RecBole's S3RecTrainer",
 }
 NOT_IN_EVERY_RECBOLE = {"GRU4RecCPR", "SASRecCPR"}  # new in 1.2.1
 
@@ -320,7 +321,7 @@ def test_a_model_that_can_not_take_text_says_why_wherever_it_is_asked_for(train:
 
 @pytest.mark.parametrize("model", sorted(ELIGIBLE))
 def test_a_model_that_can_take_text_trains_an_epoch_and_is_ranked(folder: Path, store: Any, model: str) -> None:
-    """As a comparison does it, and RecBole's own losses too; its vectors stay what the store says where frozen."""
+    """As in a comparison, and with RecBole's own losses; frozen vectors stay those of the store."""
     variants = {"id": {}, "text": {"items": "text"}, "text_init": {"items": "text_init"}}
     load_col = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "category"]}
     known = set(model_keys(model)) | {"MAX_ITEM_LIST_LENGTH"}
@@ -351,7 +352,7 @@ def test_a_model_that_can_take_text_trains_an_epoch_and_is_ranked(folder: Path, 
     assert not np.allclose(table.detach().numpy() / table.norm().item(), started / np.linalg.norm(started))
 
 
-def test_trying_a_model_leaves_no_trace_in_what_is_drawn_later() -> None:
+def test_trying_a_model_does_not_change_later_random_numbers() -> None:
     seed_everything(3)
     expected = torch.rand(3), np.random.rand(3)  # noqa: NPY002
     seed_everything(3)
@@ -362,7 +363,7 @@ def test_trying_a_model_leaves_no_trace_in_what_is_drawn_later() -> None:
 
 
 class SecondTable(SASRec):
-    """One that scores by another table than it reads."""
+    """A model that scores with another table than it reads."""
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -370,7 +371,7 @@ class SecondTable(SASRec):
 
 
 class Deaf(SASRec):
-    """One that reads a history by its ids alone."""
+    """A model that reads a history by its ids alone."""
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -381,7 +382,7 @@ class Deaf(SASRec):
 
 
 class Popular(SASRec):
-    """One whose scores know nothing of the item's vector."""
+    """A model whose scores don't depend on the item's vector."""
 
     def full_sort_predict(self, interaction: Any) -> torch.Tensor:
         state = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
@@ -389,7 +390,7 @@ class Popular(SASRec):
 
 
 class Biased(SASRec):
-    """One with a number of its own for each item."""
+    """A model with one more number for each item."""
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -410,15 +411,15 @@ def test_a_class_of_ones_own_is_tried_in_the_same_way() -> None:
     assert eligibility(Biased, SASREC) == Eligible(packed=True, cold_items=False)
     assert eligibility(with_text(SASRec)) == eligibility("SASRec") == Eligible(packed=True, cold_items=True)
     assert "has 2 item embeddings (item_embedding, for_prediction)" in str(eligibility(SecondTable, SASREC))
-    assert eligibility(Deaf, SASREC) == "reads a history by something else than its items' vectors"
-    assert eligibility(Popular, SASREC) == "scores an item by something else than its vector"
+    assert eligibility(Deaf, SASREC) == "reads a history by something other than its items' vectors"
+    assert eligibility(Popular, SASREC) == "scores an item by something other than its vector"
 
 
 def test_features_that_the_data_set_lacks_are_named(folder: Path) -> None:
     load_col = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "category"]}
     cls = model_class("SASRecF")
     config = recbole_config(cls, str(folder), {**SMALL, "load_col": load_col})
-    with pytest.raises(ConfigError, match="SASRecF reads 'class' of each item, which the data set doesn't have; name"):
+    with pytest.raises(ConfigError, match="SASRecF reads 'class' of each item, which the data set doesn't have; list"):
         cls(config, TextSequentialDataset(config).build()[0])
 
 
@@ -426,7 +427,7 @@ def test_features_that_the_data_set_lacks_are_named(folder: Path) -> None:
 
 
 def sasrec_states(model: Any, item_vectors: torch.Tensor, batch: Any) -> torch.Tensor:
-    """[B, H]: SASRec's reading of histories whose items have these vectors [N, H]."""
+    """[B, H]: SASRec's states for histories whose items have these vectors [N, H]."""
     sequences = batch["item_id_list"]
     x = model.LayerNorm(item_vectors[sequences] + model.position_embedding.weight)
     x = model.trm_encoder(x, model.get_attention_mask(sequences), output_all_encoded_layers=True)[-1]
@@ -434,7 +435,7 @@ def sasrec_states(model: Any, item_vectors: torch.Tensor, batch: Any) -> torch.T
 
 
 def moved(train: Any, kind: str) -> Any:
-    """A model all of whose parameters are somewhere else than they start."""
+    """A model whose parameters have all moved away from their initial values."""
     model = make(train, kind)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -443,7 +444,7 @@ def moved(train: Any, kind: str) -> Any:
 
 
 def test_sasrec_over_sasrec_text_is_upstreams_sasrectext(train: Any) -> None:
-    """Where upstream's padding is the adaptor of zeros, and ours is zero: no score of an item depends on it."""
+    """Upstream's padding is the adaptor's output for zeros, and ours is zero; no item's score depends on it."""
     model, batch = moved(train, "sasrec_text"), train[torch.arange(60)]
     side: Any = item_side(model)
     table = torch.from_numpy(train.item_vectors.table)  # row 0 is zero, as in upstream's plm_embedding
@@ -469,7 +470,7 @@ def test_sasrec_over_unisrec_is_upstreams_unisrec_and_its_temperature_is_there_b
     torch.testing.assert_close(ours[:, 1:] * 0.07, expected[:, 1:], rtol=1e-5, atol=1e-5)
 
 
-def test_the_temperature_of_unisrec_is_what_the_config_says_where_it_says_something(train: Any) -> None:
+def test_the_config_can_set_the_temperature_of_unisrec(train: Any) -> None:
     assert make(train, "unisrec").blair_temperature == 0.07
     assert make(train, "unisrec", blair_temperature=0.5).blair_temperature == 0.5
     assert make(train, "unisrec", blair_temperature=None).blair_temperature is None
@@ -480,7 +481,7 @@ def test_the_temperature_of_unisrec_is_what_the_config_says_where_it_says_someth
 @pytest.mark.parametrize("kind", BUILT_IN["items"])
 @pytest.mark.parametrize("model", ["SASRec", "CORE", "STAMP", "FEARec"])
 def test_every_kind_of_item_side_fits_into_a_model(train: Any, kind: str, model: str) -> None:
-    """CORE draws every parameter anew, its padding as well; STAMP adds the padding up."""
+    """CORE initialises every parameter again, also the padding; STAMP sums over the padding."""
     given = {"blair_temperature": None} if model != "SASRec" else {}
     built_model = make(train, kind, model, **{**SMALL_ALL, **given})
     side = item_side(built_model)
@@ -531,10 +532,10 @@ def test_an_appended_item_with_a_known_text_scores_and_reads_as_the_known_one(
 @pytest.mark.parametrize(
     ("model", "kind", "message"),
     [
-        ("SASRec", "id", "items: id knows items by their events"),
+        ("SASRec", "id", "items: id learns items from their events"),
         ("SASRec", "text_init", "text_init trains a vector for each item"),
         ("SASRec", "id_text", "id_text has one half that is trained for each item"),
-        ("BERT4Rec", "text", "BERT4Rec keeps more of each item than its vector"),
+        ("BERT4Rec", "text", "BERT4Rec keeps more about each item than its vector"),
     ],
 )
 def test_what_can_not_take_new_items_says_why(train: Any, model: str, kind: str, message: str) -> None:
@@ -558,7 +559,7 @@ def test_a_misspelt_model_names_the_near_one() -> None:
 
 
 @pytest.mark.parametrize("wrong", ["SASRec", nn.Linear, None])
-def test_what_is_no_sequential_model_is_refused(wrong: Any) -> None:
+def test_a_class_that_is_not_a_sequential_model_is_refused(wrong: Any) -> None:
     with pytest.raises(ConfigError, match="is not a class of RecBole sequential models"):
         with_text(wrong)
 
@@ -591,16 +592,16 @@ def test_weights_come_back_as_they_were_saved(train: Any, tmp_path: Path, kind: 
         assert torch.equal(other.full_sort_predict(batch), saved.full_sort_predict(batch))
 
 
-def test_weights_over_text_ask_for_their_store_by_its_hash(train: Any, tmp_path: Path) -> None:
+def test_weights_trained_on_text_need_the_store_with_the_same_hash(train: Any, tmp_path: Path) -> None:
     model, path = make(train, "text"), tmp_path / "model.safetensors"
     save_weights(model, path, "a" * 64)
-    with pytest.raises(CheckpointError, match=f"vectors of store {'a' * 64}, .* and no store was given"):
+    with pytest.raises(CheckpointError, match=f"vectors of store {'a' * 64}, .* but no store was given"):
         load_weights(model, path, None)
-    with pytest.raises(CheckpointError, match=f"vectors of store {'a' * 64}, .* the store given is {'b' * 64}"):
+    with pytest.raises(CheckpointError, match=f"vectors of store {'a' * 64}, .* but the store given is {'b' * 64}"):
         load_weights(model, path, "b" * 64)
 
 
-def test_weights_over_text_that_was_transformed_otherwise_are_refused(train: Any, tmp_path: Path) -> None:
+def test_weights_trained_on_text_with_other_transforms_are_refused(train: Any, tmp_path: Path) -> None:
     saved, path = make(train, "text", blair_transforms=[{"pca": 8}]), tmp_path / "model.safetensors"
     sha256 = train.item_vectors.store_sha256
     save_weights(saved, path, sha256)
@@ -611,7 +612,7 @@ def test_weights_over_text_that_was_transformed_otherwise_are_refused(train: Any
     other = make(train, "text", blair_transforms=[{"pca": 8}])
     load_weights(other, path, sha256)
     item_side(other).transforms.steps[0].arrays["matrix"][:, 3] *= -1
-    with pytest.raises(CheckpointError, match=r"transformed otherwise than those of this model \(0.matrix\)"):
+    with pytest.raises(CheckpointError, match=r"transformed differently from those of this model \(0.matrix\)"):
         load_weights(other, path, sha256)
 
 
@@ -625,7 +626,7 @@ def test_weights_of_another_model_are_refused(train: Any, tmp_path: Path) -> Non
         load_weights(make(train, "id"), path, None)
 
 
-def test_weights_that_are_no_safetensors_are_refused(train: Any, tmp_path: Path) -> None:
+def test_weights_that_are_not_safetensors_are_refused(train: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     with pytest.raises(CheckpointError, match="no saved weights there"):
         load_weights(make(train, "id"), path, None)

@@ -119,7 +119,7 @@ def test_gradients_are_those_of_training_each_sequence_alone(base: type) -> None
     (total / len(packed.items)).backward()
     for (name, one), other in zip(together.named_parameters(), apart.parameters(), strict=True):
         assert one.grad is not None and other.grad is not None, name
-        # Positions beyond the longest window, and the padding row, get nothing from either.
+        # Positions after the longest window, and the padding row, get no gradient from either.
         torch.testing.assert_close(
             one.grad, other.grad, atol=1e-10, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
         )
@@ -141,14 +141,14 @@ def test_changing_one_sequence_changes_no_other(base: type) -> None:
 
 @settings(max_examples=50)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(0, 9))
-def test_every_token_has_one_slot_and_stands_behind_its_own_window(lengths: list[int], seed: int) -> None:
+def test_every_token_has_one_slot_at_its_place_in_its_own_window(lengths: list[int], seed: int) -> None:
     events, first, length = log_of(lengths, seed)
     packed = pack(events, torch.arange(len(events)), first, length)
     assert (packed.lengths == np.sort(length)).all()
     assert sum(count * size for count, size in packed.blocks) == len(packed.token_of_slot)
     assert sum(count for count, _ in packed.blocks) == len(lengths)
     assert (packed.token_of_slot[packed.slot_of_token] == torch.arange(len(packed.items))).all()
-    # Fewer slots are empty than full, and no window lends its slots to another.
+    # Fewer slots are empty than full, and no two windows share slots.
     assert len(packed.token_of_slot) < 2 * len(packed.items)
     order = np.argsort(length, kind="stable")
     expected = np.concatenate([np.arange(first[w] + 1, first[w] + length[w] + 1) for w in order])

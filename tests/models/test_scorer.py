@@ -1,4 +1,4 @@
-"""The interface of what scores items: who has all of it, and that nobody asks around it."""
+"""The interface of everything that scores items: which classes have all of it, and that no code goes around it."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_every_scorer_keeps_the_contract() -> None:
 
 
 class ByLot(Popularity):
-    """Broken: it draws its scores, and reads the padding."""
+    """Broken: its scores are random, and it reads the padding."""
 
     def full_sort_predict(self, interaction: Any) -> torch.Tensor:
         return super().full_sort_predict(interaction) + torch.rand(1) + interaction["item_id_list"].shape[1]
@@ -110,22 +110,24 @@ def test_a_plain_torch_module_has_not() -> None:
 
 
 @pytest.mark.parametrize("kind", COUNTED)
-def test_what_counts_events_takes_no_items_that_came_later(kind: Any) -> None:
-    with pytest.raises(ConfigError, match=f"can't be scored: {kind.__name__} is made of the items that it was given"):
+def test_scorers_that_count_events_refuse_items_that_came_later(kind: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=f"can't be scored: {kind.__name__} can only score the items that it was built"
+    ):
         kind(7, *FIELDS).append_items(VECTORS)
 
 
-def test_an_ensemble_takes_no_items_and_its_members_do() -> None:
+def test_an_ensemble_refuses_new_items_and_its_members_take_them() -> None:
     ensemble = Ensemble([LastItem(VECTORS, [], *FIELDS)])
-    with pytest.raises(ConfigError, match="can't be scored: Ensemble is made of the items that it was given"):
+    with pytest.raises(ConfigError, match="can't be scored: Ensemble can only score the items that it was built"):
         ensemble.append_items(VECTORS)
     ensemble.members[0].append_items(VECTORS[:2])
     assert torch.equal(ensemble.item_matrix()[-2:], ensemble.item_matrix()[1:3])
 
 
 @pytest.mark.parametrize("part", ["ranking", "serve", "experiment"])
-def test_nobody_looks_what_a_scorer_has(part: str) -> None:
-    """`hasattr(model, ...)` and `getattr(model, ..., else)` would decide what it can do."""
+def test_no_code_checks_which_methods_a_scorer_has(part: str) -> None:
+    """`hasattr(model, ...)` and `getattr(model, ..., default)` would go around the interface."""
     for path in (PACKAGE / part).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):

@@ -1,4 +1,4 @@
-"""Scores: which models' are products, and what a temperature makes of them."""
+"""Scores: which models score by product, and what a temperature changes."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_bias_or_a_scale_of_its_own_is_no_product(folder: Path, name: str) -> 
         model.user_vectors(cases)
 
 
-def test_a_class_that_scores_in_its_own_way_is_believed_nothing() -> None:
+def test_a_class_with_its_own_scoring_does_not_count_as_scoring_by_product() -> None:
     class Doubled(SASRec):
         def full_sort_predict(self, interaction: Any) -> Any:
             return 2 * super().full_sort_predict(interaction)
@@ -127,11 +127,13 @@ def test_without_a_temperature_the_scores_are_recboles(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["NARM", "BERT4Rec"])
 def test_a_temperature_that_training_would_not_see_is_refused(folder: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match=f"BLaIR{name} trains and scores RecBole's way, which a temperature"):
+    with pytest.raises(
+        ConfigError, match=f"a temperature isn't supported for BLaIR{name}, which trains and scores RecBole's way"
+    ):
         build(folder, name, blair_temperature=0.1)
 
 
-def test_the_direction_of_nothing_has_a_gradient_of_nothing() -> None:
+def test_the_direction_of_a_zero_vector_has_a_zero_gradient() -> None:
     table = torch.zeros(3, 4, requires_grad=True)
     (as_query(torch.ones(2, 4), 0.1) @ as_key(table[1:], 0.1).T).sum().mul(0).backward()
     assert table.grad is not None and not table.grad.any()

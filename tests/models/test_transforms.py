@@ -57,7 +57,7 @@ def anisotropic(n: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def covariance(vectors: np.ndarray) -> np.ndarray:
-    """[E, E], over n as the transforms have it."""
+    """[E, E] covariance, divided by n as in the transforms."""
     return np.cov(vectors, rowvar=False, bias=True).reshape(vectors.shape[1], vectors.shape[1])
 
 
@@ -153,7 +153,7 @@ def test_equal_vectors_stay_equal(shape: Shape, seed: int) -> None:
 
 @given(shapes, st.integers(0, 99), st.lists(st.sampled_from(EVERY_STEP), max_size=4))
 def test_rows_that_come_later_go_through_the_map_that_was_fitted(shape: Shape, seed: int, steps: list[Step]) -> None:
-    """Those of the catalogue, one by one and in any company, come out as they did; the fit doesn't see the others."""
+    """Rows of the catalogue give the same result alone and with others, and other rows don't change the fit."""
     vectors = anisotropic(*shape, seed=seed)
     fitted, result = fit_transforms(vectors, steps)
     scale = 1 + np.abs(result).max()
@@ -164,7 +164,7 @@ def test_rows_that_come_later_go_through_the_map_that_was_fitted(shape: Shape, s
 
 
 @given(shapes, st.integers(0, 99), st.lists(st.sampled_from(EVERY_STEP), max_size=4))
-def test_what_a_fit_has_found_is_all_it_takes_to_map_alike(shape: Shape, seed: int, steps: list[Step]) -> None:
+def test_what_a_fit_has_found_is_enough_to_map_in_the_same_way(shape: Shape, seed: int, steps: list[Step]) -> None:
     vectors, others = anisotropic(*shape, seed=seed), anisotropic(3, shape[1], seed=seed + 1)
     fitted, result = fit_transforms(vectors, steps)
     again, mapped = fit_transforms(others, steps, fitted.arrays)
@@ -176,7 +176,7 @@ def test_what_a_fit_has_found_is_all_it_takes_to_map_alike(shape: Shape, seed: i
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_rounding_does_not_choose_the_sign_of_a_direction(sign: int) -> None:
-    """Two coordinates of the direction are as large as each other: the first one decides, whatever rounding adds."""
+    """Two coordinates of the direction are equally large: the first one decides, whatever rounding does."""
     along = np.array([1.0, 0.0, sign * (1 + 1e-12)])
     for one in (along, along[::-1]):
         scores = pca(np.linspace(-1, 1, 9)[:, None] * one, 1)[:, 0]
@@ -184,7 +184,7 @@ def test_rounding_does_not_choose_the_sign_of_a_direction(sign: int) -> None:
 
 
 @given(shapes, st.integers(0, 99))
-def test_every_spectral_step_is_what_the_singular_values_say(shape: Shape, seed: int) -> None:
+def test_every_spectral_step_agrees_with_the_singular_values(shape: Shape, seed: int) -> None:
     """Against U, s, V of the centred vectors in float64; directions without variance are zero in all of them."""
     vectors = anisotropic(*shape, seed=seed)
     u, s, v = np.linalg.svd(vectors - vectors.mean(axis=0), full_matrices=False)
@@ -207,7 +207,7 @@ def test_every_spectral_step_is_what_the_singular_values_say(shape: Shape, seed:
 
 
 @pytest.mark.parametrize("degree", [0.01, 0.3, 0.7, 1.0])
-def test_shrinkage_draws_the_spectrum_towards_its_mean_and_turns_nothing(degree: float) -> None:
+def test_shrinkage_moves_variances_towards_their_mean_and_rotates_nothing(degree: float) -> None:
     vectors = anisotropic(300, 8)
     before, after = covariance(vectors), covariance(apply_transforms(vectors, [{"shrink": degree}]))
     values, directions = np.linalg.eigh(before)
@@ -230,8 +230,8 @@ def test_rescale_gives_the_root_mean_square_and_changes_no_direction(shape: Shap
     np.testing.assert_allclose(l2(result), l2(vectors), atol=1e-12)
 
 
-def test_l2_makes_nothing_of_what_is_only_rounding() -> None:
-    """The mean of all vectors, which an item without text may get, is no direction once it is centred."""
+def test_l2_makes_rounding_errors_zero() -> None:
+    """The mean of all vectors, which an item without text may get, has no direction after centring."""
     vectors = anisotropic(40, 6).astype(np.float32)
     vectors[7] = np.delete(vectors, 7, axis=0).mean(axis=0)
     result = apply_transforms(vectors, ["center", "l2"])
@@ -242,7 +242,7 @@ def test_l2_makes_nothing_of_what_is_only_rounding() -> None:
 # What the run keeps of them
 
 
-def test_the_report_tells_width_size_rank_and_what_is_kept() -> None:
+def test_the_report_holds_width_size_rank_and_the_variance_kept() -> None:
     vectors = np.hstack([anisotropic(30, 4), np.full((30, 3), 0.1)])
     theirs = PCA(2, svd_solver="full").fit(vectors)
     fitted, result = fit_transforms(vectors, ["center", {"pca": 2}, {"rescale": 1.0}])
@@ -256,14 +256,14 @@ def test_the_report_tells_width_size_rank_and_what_is_kept() -> None:
     assert json.loads(json.dumps(report)) == list(report)
 
 
-def test_all_that_is_kept_of_one_text_for_all_is_said_to_be_nothing() -> None:
+def test_with_one_text_for_all_items_nothing_is_kept_and_the_report_says_so() -> None:
     fitted, result = fit_transforms(np.ones((5, 3)), [{"pca": 2}, "whiten"])
     assert not result.any()
     assert [(line["rank"], line["explained_variance"]) for line in fitted.report] == [(0, 1.0), (0, 1.0)]
 
 
 @given(st.integers(2, 60), st.integers(0, 99))
-def test_vectors_that_are_all_the_same_say_nothing(n: int, seed: int) -> None:
+def test_vectors_that_are_all_the_same_become_zero(n: int, seed: int) -> None:
     vectors = np.tile(anisotropic(1, 6, seed=seed), (n, 1))
     assert not center(vectors).any() and not whiten(vectors).any() and not pca(vectors, 3).any()
 

@@ -1,4 +1,4 @@
-"""What transforms leave of the text: too few items for whitening are refused in time, and what is lost is told."""
+"""Transforms keep enough of the text: too few items for whitening are refused in time, and a loss is reported."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def normal(n: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def proposed(message: str) -> list[Step]:
-    """The steps that a message offers instead."""
+    """The steps that a message proposes instead."""
     return list(yaml.safe_load(message[message.index("[") :]))
 
 
 def test_whitened_points_are_equally_far_from_each_other_where_items_are_few() -> None:
-    """What the error is about: 40 different texts in 64 directions, and nothing is left of them."""
+    """The error prevents this: with 40 different texts in 64 directions, nothing of the texts is left."""
     distances = pdist(apply_transforms(normal(40, 64), ["whiten"]))
     assert distances.max() - distances.min() < 1e-6 * distances.max()
 
@@ -77,7 +77,7 @@ def test_components_that_are_named_already_are_the_directions() -> None:
 
 
 @pytest.mark.parametrize("steps", [["center"], ["l2"], [{"pca": 30}], [{"shrink": 0.5}], []])
-def test_what_does_not_whiten_is_not_refused(steps: list[Step]) -> None:
+def test_steps_that_do_not_whiten_are_not_refused(steps: list[Step]) -> None:
     fit_checked(normal(20, 64), steps)
 
 
@@ -107,7 +107,7 @@ def test_the_count_is_that_of_a_counter_and_stops_where_it_is_enough(values: lis
     assert items_that_differ(vectors, enough) == min(whole, enough)
 
 
-def test_vectors_of_which_nothing_can_be_learnt_are_told() -> None:
+def test_vectors_from_which_nothing_can_be_learnt_are_reported() -> None:
     for vectors, steps in ((np.eye(700), []), (np.eye(60), ["center"]), (normal(41, 40), [{"shrink": 0.999}])):
         (note,) = fit_checked(vectors, list(steps))[0].notes
         assert re.match(r"after the transforms 99% of all pairs of items are equally far from each other", note)
@@ -179,13 +179,13 @@ def test_the_plugin_refuses_before_it_trains(tiny: Path) -> None:
         )
 
 
-def test_the_board_warns_of_few_items_and_of_vectors_that_say_nothing(tiny: Path, tmp_path: Path) -> None:
+def test_the_board_warns_of_few_items_and_of_vectors_without_information(tiny: Path, tmp_path: Path) -> None:
     board = compare(over_a_store(tiny, 30), tmp_path / "few")
     assert board is not None
     (note,) = [note for note in board.notes if "directions" in note]
     assert note == (
-        "text: whiten has 80 items for 30 directions (2.7 for each); from 4 on it keeps more of the text, as with "
-        "transforms: [{pca: 20}, whiten]"
+        "text: whiten has 80 items for 30 directions (2.7 for each); with 4 or more for each it would keep more of "
+        "the text, for example with transforms: [{pca: 20}, whiten]"
     )
     write_store(
         Path("nothing"), TOKENS, np.eye(80, dtype=np.float32), textless=(),

@@ -1,4 +1,4 @@
-"""A world in which the next item depends on text alone, and ids can't be learnt: does text win, and only real text?"""
+"""Made-up data where the next item depends on text alone and ids can't be learnt: does text win, and only real text?"""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ GROUPS, PER_GROUP, USERS, EVENTS = 30, 100, 600, 6
 SEEDS = (1, 2, 3)
 METRIC = "NDCG@10"
 GAIN = sum(1 / np.log2(place + 2) for place in range(10))
-"""What the first ten places are worth together: a ranking of n items by lot gets GAIN / n."""
+"""Sum of the gains of the first ten places: a random ranking of n items gets GAIN / n."""
 TWINS = {
     "text_shuffled": VariantConfig(items="text", transforms=("whiten",), control="shuffle"),
     "text_random": VariantConfig(items="text", transforms=("whiten",), control="random"),
     "text_init_shuffled": VariantConfig(items="text_init", transforms=("center",), control="shuffle"),
     "text_init_random": VariantConfig(items="text_init", transforms=("center",), control="random"),
 }
-"""The same models over text that means nothing."""
+"""The same models over meaningless text."""
 VARIANTS = {
     "id": VariantConfig(),
     "text": VariantConfig(items="text", transforms=("whiten",)),
@@ -40,8 +40,8 @@ VARIANTS = {
 def write_world(folder: Path, rng: np.random.Generator) -> dict[str, int]:
     """A log where any item of a group is followed by any item of the next group; returns each item's group.
 
-    Users draw from 3000 items by lot, so that an item stands less than once in training on average: of its id next to
-    nothing can be learnt, while its group is seen 80 times.
+    Users draw from 3000 items at random, so an item has less than one training event on average. Almost nothing can be
+    learnt about its id, while its group has 80 events.
     """
     log, group_of = [], {}
     for user in range(USERS):
@@ -56,7 +56,7 @@ def write_world(folder: Path, rng: np.random.Generator) -> dict[str, int]:
 
 
 def write_texts(path: Path, group_of: dict[str, int], rng: np.random.Generator) -> EmbeddingStore:
-    """Word vectors, averaged: three words that an item shares with its group, and one out of 200 that says nothing."""
+    """Averages of word vectors: three words that an item shares with its group, and one of 200 meaningless words."""
     words = rng.standard_normal((3 * GROUPS + 200, 48))
     texts = [[*range(3 * group, 3 * group + 3), 3 * GROUPS + rng.integers(200)] for group in group_of.values()]
     encoder = {"name": "words", "asked_for": "words", "revision": None, "pooling": "mean", "max_length": 4}
@@ -107,12 +107,12 @@ def mean(runs: list[RunResult], protocol: ProtocolName) -> float:
     return float(np.mean([run.per_user(METRIC, protocol).mean() for run in runs]))
 
 
-def by_lot(results: dict[str, list[RunResult]]) -> float:
-    """The metric of a ranking by lot."""
+def random_ranking(results: dict[str, list[RunResult]]) -> float:
+    """The metric of a random ranking."""
     return float(GAIN / results["id"][0].ranks.candidates)
 
 
-def test_the_world_is_what_it_is_said_to_be(results: dict[str, list[RunResult]]) -> None:
+def test_the_made_up_data_is_as_described(results: dict[str, list[RunResult]]) -> None:
     ranks = results["id"][0].ranks
     assert len(ranks.user) == USERS and ranks.candidates > 2000
     assert (ranks.target_count == 0).mean() > 0.4 and (ranks.target_count <= 2).mean() > 0.9
@@ -129,22 +129,22 @@ def test_text_beats_id_at_least_threefold(
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("variant", TWINS)
-def test_text_that_means_nothing_does_not_beat_id(
+def test_meaningless_text_does_not_beat_id(
     results: dict[str, list[RunResult]], variant: str, protocol: ProtocolName
 ) -> None:
-    """Beyond noise: twice a ranking by lot.
+    """Clearly better than noise: twice the metric of a random ranking.
 
-    The standard error of a mean over 3 x 600 rankings by lot is 0.4 times their value, so that of a difference is 0.5,
-    and the bound lies at four of them. Real text is far above the same bound.
+    The standard error of a mean over 3 x 600 random rankings is 0.4 times its value. So that of a difference is 0.5
+    times, and the bound is four of them. Real text is far above the same bound.
     """
-    bound = mean(results["id"], protocol) + 2 * by_lot(results)
+    bound = mean(results["id"], protocol) + 2 * random_ranking(results)
     assert (
         mean(results[variant], protocol) < bound < min(mean(results[name], protocol) for name in ("text", "text_init"))
     )
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_nobody_knows_more_than_the_group(results: dict[str, list[RunResult]], protocol: ProtocolName) -> None:
-    """All that the history tells is the next group: who beats a ranking by lot inside it has seen the answer."""
-    best = by_lot(results) * GROUPS
+def test_no_model_predicts_more_than_the_group(results: dict[str, list[RunResult]], protocol: ProtocolName) -> None:
+    """The history determines only the next group. A model that beats a random order inside it has seen the answer."""
+    best = random_ranking(results) * GROUPS
     assert max(mean(runs, protocol) for runs in results.values()) < 1.2 * best

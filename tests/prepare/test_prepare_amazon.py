@@ -30,7 +30,7 @@ PARTS = ("train", "valid", "test")
 
 
 def some_reviews(seed: int, count: int = 300) -> list[Review]:
-    """With ties, repeated pairs, users with a single event, and times on both sides of both cut-offs."""
+    """Events with ties, repeated pairs, users with a single event, and times on both sides of both cut-offs."""
     random = Random(seed)
     moments = [VALID_FROM - 1, VALID_FROM, VALID_FROM + 1, TEST_FROM - 1, TEST_FROM, TEST_FROM + 1]
     moments += [random.randrange(VALID_FROM - 10**11, TEST_FROM + 10**10) for _ in range(60)]
@@ -54,7 +54,7 @@ def write_csv(path: Path, reviews: Sequence[Review], header: bool = True) -> Pat
 
 
 def write_raw(path: Path, reviews: Sequence[Review]) -> Path:
-    """As the raw files are, with a text that looks like a review itself."""
+    """Write raw reviews, with a text that looks like a review itself."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         for user, item, rating, time in reviews:
@@ -90,7 +90,7 @@ def write_meta(path: Path, items: Sequence[str]) -> Path:
 
 
 def a_source(folder: Path, reviews: Sequence[Review], layout: str) -> Path:
-    """The same reviews in one of the layouts in which they can be had."""
+    """Write the same reviews in one of the published layouts."""
     items = sorted({review[1] for review in reviews})
     meta = "raw/meta_categories/meta_X.jsonl" if "flat" not in layout else "meta_X.jsonl"
     write_meta(folder / meta, items)
@@ -134,7 +134,7 @@ def written_benchmark(out: Path) -> dict[str, list[Case]]:
 
 
 def as_written(cases: dict[str, list[Case]]) -> dict[str, list[Case]]:
-    """Without the rows that have no history, and of a history the last 50."""
+    """Rows without a history are skipped, and histories are cut to the last 50 items."""
     return {part: [(*case[:4], case[4][-50:]) for case in rows if case[4]] for part, rows in cases.items()}
 
 
@@ -165,7 +165,7 @@ def test_every_layout_gives_the_same_log(tmp_path: Path, layout: str) -> None:
 
 @pytest.mark.parametrize("split", ["last_out", "timestamp"])
 def test_the_log_is_split_by_recbole_as_the_rules_say(tmp_path: Path, split: str) -> None:
-    """What is trained, validated and tested on, read back through the data set class and the written config."""
+    """The training, validation and test cases, read back with the data set class and the written config."""
     from worlds import built, cases
 
     from blair_rec.config.section import to_dict
@@ -184,8 +184,8 @@ def test_the_log_is_split_by_recbole_as_the_rules_say(tmp_path: Path, split: str
 
 
 @pytest.mark.parametrize("events, as_log", [(3, False), (4, True)])
-def test_users_with_few_events_need_files_of_their_own(tmp_path: Path, events: int, as_log: bool) -> None:
-    """Of three events RecBole's leave-one-out would train on the second, where last_out validates on it."""
+def test_users_with_few_events_need_benchmark_files(tmp_path: Path, events: int, as_log: bool) -> None:
+    """With three events, RecBole's leave-one-out would train on the second, but last_out validates on it."""
     reviews = [(f"u{user}", f"B{number}", 5.0, number) for user in range(3) for number in range(events)]
     reviews += [("busy", f"B{number}", 5.0, number) for number in range(events + 2)]
     asked = Amazon("X", 0, "last_out", a_source(tmp_path / "source", reviews, "rating_only"))
@@ -229,7 +229,7 @@ def test_published_figures_are_those_of_the_site() -> None:
 
 @pytest.mark.parametrize("split", ["last_out", "timestamp"])
 def test_all_beauty_is_what_is_published(tmp_path: Path, split: str) -> None:
-    """The real files: last_out as its own files have it, timestamp by the rules, and both as the site counts them."""
+    """The real files: last_out equals its published files, timestamp follows the rules, both match the site."""
     if "BLAIR_REC_DATA" not in os.environ:
         pytest.skip("BLAIR_REC_DATA names no folder with the real files")
     source = Path(os.environ["BLAIR_REC_DATA"]) / "All_Beauty_2023"
@@ -262,13 +262,13 @@ def test_all_beauty_is_what_is_published(tmp_path: Path, split: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     with pytest.raises(
-        SourceError, match=r"raw/review_categories/X\.jsonl is not there, neither in that place nor by its"
+        SourceError, match=r"raw/review_categories/X\.jsonl was not found, neither at this path nor by its"
     ):
         prepare_amazon(Amazon("X", 5, "last_out", tmp_path / "source"), tmp_path / "out", print)
     write_csv(tmp_path / "source" / "X.csv", some_reviews(1))
-    with pytest.raises(SourceError, match=r"meta_X\.jsonl is not there"):
+    with pytest.raises(SourceError, match=r"meta_X\.jsonl was not found"):
         prepare_amazon(Amazon("X", 5, "last_out", tmp_path / "source"), tmp_path / "out", print)
-    with pytest.raises(SourceError, match="--source .*nowhere is not there"):
+    with pytest.raises(SourceError, match="--source .*nowhere doesn't exist"):
         prepare_amazon(Amazon("X", 5, "last_out", tmp_path / "nowhere"), tmp_path / "out", print)
     assert not (tmp_path / "out").exists()
 
@@ -286,7 +286,7 @@ def test_what_can_not_be_meant_is_refused(asked: dict[str, Any], message: str) -
         Amazon(**asked)
 
 
-# Files that are not what they are taken for
+# Files with unexpected content
 
 
 def prepared(source: Path, out: Path, core: int = 0, split: str = "last_out", **asked: Any) -> list[str]:
@@ -297,7 +297,7 @@ def prepared(source: Path, out: Path, core: int = 0, split: str = "last_out", **
 
 
 def test_json_lines_of_another_release_are_refused_by_their_columns(tmp_path: Path) -> None:
-    """As many columns as a CSV file without a header has, but JSON says how they are called."""
+    """JSON lines have as many columns as a CSV file without a header, but they name their columns."""
     row = {"reviewerID": "u", "asin": "B1", "overall": 5.0, "unixReviewTime": 1_600_000_000}
     (tmp_path / "X.jsonl").write_text(json.dumps(row) + "\n")
     write_meta(tmp_path / "meta_X.jsonl", ["B1"])
@@ -311,7 +311,7 @@ def test_json_lines_of_another_release_are_refused_by_their_columns(tmp_path: Pa
 @pytest.mark.parametrize(
     "header", ["asin,user,rating,timestamp", "user_id,asin,rating,timestamp", "a,b,c,d", "u,i,5.0,x"]
 )
-def test_a_header_with_other_names_is_an_error_and_no_row(tmp_path: Path, header: str) -> None:
+def test_a_header_with_other_names_is_an_error_and_not_a_row(tmp_path: Path, header: str) -> None:
     source = a_source(tmp_path / "source", some_reviews(3), "rating_only, flat, without header")
     (source / "X.csv").write_text(header + "\n" + (source / "X.csv").read_text())
     with pytest.raises(SourceError, match=rf"no column .*parent_asin.*; columns: {header.replace(',', ', ')}\."):
@@ -329,7 +329,7 @@ def test_a_header_in_another_order_is_read_by_its_names(tmp_path: Path) -> None:
 
 
 def test_items_of_which_none_has_metadata_are_an_error(tmp_path: Path) -> None:
-    """Users and items in each other's column, without a header to tell."""
+    """Users and items are swapped, in a file without a header."""
     swapped = [(item, user, rating, time) for user, item, rating, time in some_reviews(3)]
     source = a_source(tmp_path / "source", swapped, "rating_only, flat, without header")
     write_meta(source / "meta_X.jsonl", [f"B{number}" for number in range(20)])
@@ -344,7 +344,7 @@ def test_metadata_without_any_known_field_are_an_error(tmp_path: Path) -> None:
     source = a_source(tmp_path / "source", some_reviews(3), "rating_only")
     names = "".join(json.dumps({"parent_asin": f"B{number}"}) + "\n" for number in range(20))
     (source / "raw/meta_categories/meta_X.jsonl").write_text(names)
-    with pytest.raises(SourceError, match=r"meta_X\.jsonl has no text: none of the fields title, features,"):
+    with pytest.raises(SourceError, match=r"meta_X\.jsonl has no text: it has none of the fields title, features,"):
         prepared(source, tmp_path / "out", 2)
 
 
@@ -361,7 +361,7 @@ def test_metadata_without_any_known_field_are_an_error(tmp_path: Path) -> None:
     ],
 )
 def test_a_split_with_an_empty_part_is_an_error(tmp_path: Path, times: list[int], split: str, empty: str) -> None:
-    """Of three events the first is for training, but has no history to learn from."""
+    """With three events, the first is for training, but it has no history to learn from."""
     reviews = [(f"u{user}", f"B{number}", 5.0, time) for user in range(3) for number, time in enumerate(times)]
     source = a_source(tmp_path / "source", reviews, "rating_only")
     with pytest.raises(SourceError, match=rf"split {split}.* leaves no event for {empty} \(times: .*--split or --core"):
@@ -373,7 +373,7 @@ def test_a_split_with_an_empty_part_is_an_error(tmp_path: Path, times: list[int]
 
 
 def write_texts(folder: Path, count: int) -> Path:
-    """Raw reviews: some too young, some too short, some about items without text or without metadata."""
+    """Raw reviews: some too recent, some too short, some about items without text or metadata."""
     folder.mkdir()
     with (folder / "X.jsonl").open("w") as file:
         for number in range(count):
@@ -396,7 +396,7 @@ def write_texts(folder: Path, count: int) -> Path:
 
 
 def expected_pairs(folder: Path) -> list[list[str]]:
-    """By the rules of upstream's script, without its drawing of lots."""
+    """Return the pairs by the rules of upstream's script, without its random sampling."""
 
     def cleaned(text: str) -> str:
         return text.replace("\t", " ").replace("\n", " ").replace("\r", "").strip()
@@ -441,10 +441,10 @@ def test_a_share_of_the_reviews_is_drawn_by_the_seed(tmp_path: Path, monkeypatch
 
 
 class Hub(LocalHub):
-    """A hub on this machine that holds files of one data set; it can fail, or break off in the middle of a file."""
+    """A local hub with the files of one data set; it can fail or stop in the middle of a file."""
 
     breaks = 0
-    """Downloads that are still to break off."""
+    """Number of downloads that will still be interrupted."""
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         path = unquote(urlsplit(request.path).path)
@@ -482,7 +482,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     write_csv(hub.folder / "benchmark" / "5core" / "rating_only" / "Gift_Cards.csv", in_plain_python(reviews, 5))
     write_raw(hub.folder / "raw" / "review_categories" / "Gift_Cards.jsonl", reviews)
     write_meta(hub.folder / "raw" / "meta_categories" / "meta_Gift_Cards.jsonl", sorted({r[1] for r in reviews}))
-    # What HF_ENDPOINT does before huggingface_hub is imported.
+    # The same effect as HF_ENDPOINT, set before huggingface_hub is imported.
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -492,13 +492,13 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     hub.server.server_close()
 
 
-def test_files_come_from_the_hub_and_are_told_before(hub: Hub, tmp_path: Path) -> None:
+def test_files_come_from_the_hub_and_are_announced(hub: Hub, tmp_path: Path) -> None:
     told: list[str] = []
     assert prepare_amazon(Amazon("Gift_Cards"), tmp_path / "out", told.append)
     assert written_log(tmp_path / "out") == in_plain_python(some_reviews(5), 5)
     files = ["benchmark/5core/rating_only/Gift_Cards.csv", "raw/meta_categories/meta_Gift_Cards.jsonl"]
     assert hub.asked == files
-    assert told[0] == f"fetching {files[0]} of {HUB}" and told[1].startswith("disk: about ")
+    assert told[0] == f"downloading {files[0]} of {HUB}" and told[1].startswith("disk: about ")
     prepare_amazon(Amazon("Gift_Cards"), tmp_path / "again", told.append)
     assert hub.asked == files, "what is in the cache is not fetched again"
 
@@ -510,32 +510,30 @@ def test_raw_reviews_come_from_the_hub_where_they_are_asked_for(hub: Hub, tmp_pa
 
 
 def test_what_the_hub_does_not_have_is_named(hub: Hub, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"raw/review_categories/Books\.jsonl is not there"):
+    with pytest.raises(SourceError, match=r"raw/review_categories/Books\.jsonl was not found"):
         prepare_amazon(Amazon("Books"), tmp_path / "out", lambda line: None)
 
 
 @pytest.mark.parametrize("status", [401, 403, 503])
-def test_a_hub_that_refuses_is_told(hub: Hub, tmp_path: Path, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_refuses_is_an_error(hub: Hub, tmp_path: Path, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     hub.status = status
-    with pytest.raises(
-        SourceError, match=rf"the hub does not give out .*Gift_Cards\.csv.*\(status {status}\).*--source"
-    ):
+    with pytest.raises(SourceError, match=rf"the hub refuses .*Gift_Cards\.csv.*\(status {status}\).*--source"):
         prepare_amazon(Amazon("Gift_Cards"), tmp_path / "out", lambda line: None)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_hub_that_is_away_is_told(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_can_not_be_reached_is_an_error(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     hub.server.shutdown()
     hub.server.server_close()
     with pytest.raises(
-        SourceError, match=r"Gift_Cards\.csv .* can't be fetched .*run the same command again.*HF_ENDPOINT"
+        SourceError, match=r"Gift_Cards\.csv .* can't be downloaded .*run the same command again.*HF_ENDPOINT"
     ):
         prepare_amazon(Amazon("Gift_Cards"), tmp_path / "out", lambda line: None)
 
 
-def test_a_download_that_broke_off_goes_on(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_download_resumes(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     from huggingface_hub import constants
 

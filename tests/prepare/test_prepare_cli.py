@@ -25,7 +25,7 @@ SMALL = "recbole={MAX_ITEM_LIST_LENGTH: 10, hidden_size: 8, inner_size: 8, n_lay
 
 @pytest.fixture(autouse=True)
 def _own_logging() -> Iterator[None]:
-    """main() sets the package's logger up for the terminal; other tests want it as it was."""
+    """main() configures the package's logger for the terminal; this restores it for other tests."""
     log = logging.getLogger("blair_rec")
     before = log.handlers, log.level, log.propagate
     yield
@@ -35,7 +35,7 @@ def _own_logging() -> Iterator[None]:
 def test_three_commands_lead_from_a_users_csv_to_a_leaderboard(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The tiny world as somebody's export: other names, dates instead of numbers, one broken line."""
+    """Write datasets/tiny like an export from a shop: other names, dates instead of numbers, one broken line."""
     encoder = str(build_roberta(tmp_path / "encoder"))
     log = pl.DataFrame(read_log(tiny), schema=["customer", "article", "at"], orient="row")
     log = log.with_columns(pl.from_epoch("at", time_unit="s").dt.strftime("%Y-%m-%d %H:%M:%S"))
@@ -94,7 +94,7 @@ def test_three_commands_lead_from_amazon_reviews_to_a_leaderboard(tmp_path: Path
 
 @pytest.mark.parametrize("source", ["csv", "amazon", "amazon, as files of rows"])
 def test_a_comparison_file_runs_as_it_was_written(tiny: Path, tmp_path: Path, source: str) -> None:
-    """All of its variants, for one seed and one epoch; 80 and 20 items have few texts to whiten, or too few."""
+    """All variants run for one seed and one epoch; 80 items have few texts to whiten, 20 items too few."""
     if source == "csv":
         pl.DataFrame(read_log(tiny), schema=["u", "i", "t"], orient="row").write_csv("e.csv")
         pl.read_csv(tiny / "tiny.item", separator="\t", new_columns=["i", "title", "kind"]).write_csv("items.csv")
@@ -137,12 +137,12 @@ def test_pairs_and_search_data_come_from_the_command_line(tmp_path: Path, capsys
     }
 
 
-def test_a_dry_run_and_a_second_time_say_what_there_is(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_and_a_second_run_report_what_exists(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pl.DataFrame(read_log(tiny), schema=["u", "i", "t"], orient="row").write_csv("e.csv")
     prepare = ["prepare", "csv", "--events", "e.csv", "--user", "u", "--item", "i", "--time", "t", "-o", "mine"]
     assert main([*prepare, "--dry-run"]) == 0 and not Path("mine").exists()
     assert "120 users, 80 items" in capsys.readouterr().err
     assert main(prepare) == 0 and main(prepare) == 0
-    assert "mine is there already" in capsys.readouterr().err
+    assert "mine exists already" in capsys.readouterr().err
     assert main([*prepare, "--core", "3"]) == 1
-    assert "error: mine was prepared otherwise" in capsys.readouterr().err
+    assert "error: mine was prepared with different settings" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from blair_rec.prepare.events import RawLog
 
 
 def log_of(pairs: list[tuple[int, int]]) -> RawLog:
-    """Events of (user, item), user by user."""
+    """Return a log of (user, item) events, user by user."""
     table = pl.DataFrame(sorted(pairs), schema={"user": pl.UInt32, "item": pl.UInt32}, orient="row")
     names = pl.Series([str(number) for number in range(9)])
     return RawLog(table.with_columns(time=pl.int_range(table.height)), names, names)
@@ -55,7 +55,7 @@ def test_whitening_has_enough_texts_for_each_direction(texts: int) -> None:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_whitening_as_written_for_a_small_catalogue_keeps_near_texts_near(width: int) -> None:
-    """150 products in 15 groups: whitening alone would make all of them equally far from each other."""
+    """150 products in 15 groups: whitening alone would make all of them equally distant from each other."""
     random = np.random.default_rng(0)
     group = np.arange(150) % 15
     vectors = random.normal(size=(15, width))[group] + 0.3 * random.normal(size=(150, width))
@@ -95,16 +95,16 @@ def test_a_comparison_holds_baselines_and_a_shuffled_twin_of_each_text_variant(
     }
     said = path.read_text()
     assert "# masked: no user has an item twice" in said
-    assert ("different texts are too few to whiten all directions" in said) == (count < 4000)
+    assert ("distinct texts are too few to whiten all directions" in said) == (count < 4000)
 
 
-def test_without_texts_there_is_something_to_compare_with_all_the_same(tmp_path: Path) -> None:
+def test_without_texts_there_are_still_variants_to_compare(tmp_path: Path) -> None:
     write_comparison(tmp_path / "x.yaml", tmp_path / "x", log_of([(0, 0), (0, 0)]), {})
     config = load_config(tmp_path / "x.yaml")
     assert set(config.variants) == {"id", "sequential_rules"} and config.evaluate.protocol == "unmasked"
 
 
-def test_an_editor_finds_the_schema_beside_what_is_written_and_has_nothing_to_say(tmp_path: Path) -> None:
+def test_an_editor_finds_the_schema_next_to_the_file_and_reports_no_problem(tmp_path: Path) -> None:
     path = write_texts(tmp_path, ["red cup", "blue jug"])
     write_comparison(
         path, tmp_path / "x", log_of([(0, 0), (0, 1)]), {"fields": ["title"]}, ["title"], comments=["mine"]

@@ -1,4 +1,4 @@
-"""Logs of events: their order, repeats, k-cores and splits, against the published rules written out in plain Python."""
+"""Event logs: order, repeats, k-cores and splits, compared with the published rules in plain Python."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ REVIEWS = st.lists(
 
 
 def log_of(reviews: list[Review], rejected: Rejected | None = None, form: str | None = None) -> RawLog:
-    """Collected from chunks of three rows, all of them text, as the reader gives them."""
+    """Collect a log from chunks of three text rows, as the reader gives them."""
     table = pl.DataFrame(
         [[str(cell) for cell in review] for review in reviews], schema=["user", "item", "rating", "time"], orient="row"
     )
@@ -77,7 +77,7 @@ def test_both_splits_are_the_published_ones(reviews: list[Review]) -> None:
 @settings(max_examples=40)
 @given(REVIEWS, st.integers(2, 4))
 def test_a_k_core_is_the_largest_part_that_no_more_can_be_taken_from(reviews: list[Review], k: int) -> None:
-    """Also with repeats, which count: taking away one user or item at a time ends in the same part."""
+    """Removing one user or item at a time gives the same part, also with repeated events, which count."""
     left = list(reviews)
     while True:
         weak = [
@@ -104,7 +104,7 @@ def test_positions_count_from_the_first_event_of_each_user(reviews: list[Review]
 
 
 def test_names_are_numbered_in_the_order_in_which_they_come() -> None:
-    """Users keep that order in every file that is written."""
+    """Users keep this order in every written file."""
     log = log_of([(f"u{number * 7 % 100}", "i", 1.0, number) for number in range(300)])
     assert log.users.to_list() == [f"u{number * 7 % 100}" for number in range(100)]
     assert log.table["user"].to_list() == [number % 100 for number in range(300)]
@@ -139,7 +139,7 @@ def test_texts_that_share_a_hash_are_told_apart(texts: list[str]) -> None:
 
 
 @pytest.mark.parametrize("at_once", [1, 4, 1 << 20])
-def test_events_without_a_usable_name_time_or_rating_are_kept_apart_with_their_lines(
+def test_events_without_a_usable_name_time_or_rating_are_rejected_with_their_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     monkeypatch.setattr("blair_rec.prepare.collect.AT_ONCE", at_once)
@@ -158,13 +158,13 @@ def test_events_without_a_usable_name_time_or_rating_are_kept_apart_with_their_l
     ]
     told = {one["line"]: one["why"] for one in map(json.loads, rejected.path.read_text("utf-8").splitlines())}
     assert sorted(told) == [3, 4, 5, 6, 7, 8, 9] and len(told) == rejected.count
-    assert told[3] == "user '' can't be used: it is empty" and told[6] == "time 'x' can't be used: it is no number"
-    assert told[9].startswith("item 'NA' can't be used: pandas and RecBole take this word for a missing name")
-    assert told[5] == "rating 'nan' can't be used: it is no finite number"
+    assert told[3] == "user '' can't be used: it is empty" and told[6] == "time 'x' can't be used: it is not a number"
+    assert told[9].startswith("item 'NA' can't be used: pandas and RecBole read this word as a missing name")
+    assert told[5] == "rating 'nan' can't be used: it is not a finite number"
     assert told[7].startswith("item 'i j' can't be used: RecBole splits lists of items at spaces; replace them")
 
 
-def test_what_pandas_takes_for_nothing_is_no_name() -> None:
+def test_a_word_that_pandas_reads_as_missing_is_not_a_name() -> None:
     from pandas._libs.parsers import STR_NA_VALUES
 
     assert {"", *MISSING} == {*STR_NA_VALUES, "[PAD]"}
@@ -178,7 +178,7 @@ def test_too_many_unusable_events_are_an_error() -> None:
 
 
 def test_no_event_at_all_is_an_error() -> None:
-    with pytest.raises(SourceError, match=r"^a\.csv holds no event behind its first line; write one"):
+    with pytest.raises(SourceError, match=r"^a\.csv has no event after its first line; write one"):
         collect([], ["user", "item", "time"], Rejected(Path("rejected.jsonl")), log_name="a.csv")
 
 

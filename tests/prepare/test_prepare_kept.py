@@ -1,4 +1,4 @@
-"""What an interrupted reading leaves: it goes on behind it, and the result is that of a reading in one go."""
+"""An interrupted reading resumes from its saved parts, and the result equals that of one complete reading."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def read(path: Path, keep: Path | None, stop: int | None = None) -> tuple[list[Any], list[Any], int]:
-    """(line, values as text) of each row, the rejected lines, and how many lines there are; given up after `stop`."""
+    """Return (line, values as text) of each row, the rejected lines, and the number of lines; stop after `stop`."""
     rejected = Rejected(path.with_name("rejected.jsonl"), limit=1.0)
     rejected.path.unlink(missing_ok=True)
     rows: list[Any] = []
@@ -51,7 +51,7 @@ def read(path: Path, keep: Path | None, stop: int | None = None) -> tuple[list[A
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.lists(st.sampled_from(LINES), max_size=60), st.lists(st.integers(0, 12), max_size=3))
-def test_a_reading_that_was_given_up_anywhere_goes_on_to_the_same_end(
+def test_a_reading_interrupted_anywhere_resumes_with_the_same_result(
     tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], stops: list[int]
 ) -> None:
     folder = tmp_path_factory.mktemp("kept")
@@ -71,7 +71,7 @@ def a_file(folder: Path, count: int = 42) -> Path:
 
 
 def parsed_blocks(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The blocks of two lines that are parsed from now on."""
+    """Record the blocks of two lines that are parsed from now on."""
     seen: list[bytes] = []
     parse = JsonLines.__call__
     monkeypatch.setattr(JsonLines, "__call__", lambda self, block: seen.append(block) or parse(self, block))
@@ -136,7 +136,7 @@ prepare_amazon(Amazon("X", 4, "last_out", Path("source")), Path("out"), print, p
 """
 
 
-def test_a_killed_preparation_goes_on_and_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_preparation_resumes_with_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reviews = a_source(tmp_path / "source", some_reviews(3), "raw") / "raw" / "review_categories" / "X.jsonl"
     text = reviews.read_text("utf-8").splitlines(keepends=True)
     reviews.write_text("".join([*text[:20], "{broken\n", *text[20:], text[-1][:30]]), "utf-8")
@@ -158,7 +158,7 @@ def test_a_killed_preparation_goes_on_and_gives_the_same(tmp_path: Path, monkeyp
 
 
 def recorded(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each source by its name."""
+    """Return the SHA-256 of each source by its name."""
     return {one["name"]: one["sha256"] for one in json.loads((folder / "prepared.json").read_text())["sources"]}
 
 

@@ -1,4 +1,4 @@
-"""Names of users and items: which of them come through RecBole's files as they were, and what is said of the others."""
+"""Names of users and items: which names survive RecBole's files unchanged, and why others are refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ANY = st.one_of(st.text(max_size=4), st.text(' "ab\t\n\r\0', max_size=4), st.sam
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(ANY, min_size=1, max_size=6))
-def test_names_that_are_let_through_are_read_back_by_pandas_as_they_are(names: list[str]) -> None:
+def test_accepted_names_are_read_back_by_pandas_unchanged(names: list[str]) -> None:
     series = pl.Series(names, dtype=pl.String)
     usable = [name for name, bad in zip(names, unusable(series, in_lists=False), strict=True) if not bad]
     with TemporaryDirectory() as folder:
@@ -40,7 +40,7 @@ def test_a_space_belongs_to_the_name_of_a_user_but_not_at_its_ends() -> None:
     [
         (None, "it is empty"),
         ("", "it is empty"),
-        ("NA", "take this word for a missing name"),
+        ("NA", "read this word as a missing name"),
         ('7" tablet', "would remove the quotation mark"),
         (" cup", "begins or ends with a space"),
         ("a\tb", "would break the cell"),

@@ -1,4 +1,4 @@
-"""Anyone's files to a data set: what is found, what is written, and what becomes of files with something wrong."""
+"""A user's own files to a data set: what is found, what is written, and how broken files are handled."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ITEMS = [("cup", "A cup", "kitchen"), ("jug", 'A "big" jug,\n 2 l', ""), ("sofa"
 
 
 def write_events(path: Path, events: Sequence[tuple[Any, ...]] = EVENTS) -> Path:
-    """In the kind of file that the ending says."""
+    """Write the rows as the kind of file that the ending names."""
     table = pl.DataFrame(events, schema=["who", "what", "when"], orient="row")
     if path.suffix == ".parquet":
         table.write_parquet(path)
@@ -66,7 +66,7 @@ def in_folder(out: Path) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
 def test_every_kind_of_file_gives_the_same_log(tmp_path: Path, kind: str) -> None:
-    """User by user as they first appear, by time; the same event twice is one."""
+    """Users come in order of first appearance, events by time; a repeated event counts once."""
     prepared(tmp_path / "mine", write_events(tmp_path / f"events.{kind}"))
     assert rows(tmp_path / "mine" / "mine.inter") == [
         ["user_id:token", "item_id:token", "timestamp:float"],
@@ -79,7 +79,7 @@ def test_every_kind_of_file_gives_the_same_log(tmp_path: Path, kind: str) -> Non
     assert in_folder(tmp_path / "mine") == ["comparison.schema.json", "mine.inter", "mine.yaml", "prepared.json"]
 
 
-def test_items_get_their_text_and_those_without_are_told(tmp_path: Path) -> None:
+def test_items_get_their_text_and_those_without_are_counted(tmp_path: Path) -> None:
     asked = {"items": write_items(tmp_path / "items.csv"), "item_id": "sku", "fields": ("name", "room")}
     told = prepared(tmp_path / "mine", write_events(tmp_path / "events.csv"), **asked)
     assert rows(tmp_path / "mine" / "mine.item") == [
@@ -108,7 +108,7 @@ def test_titles_with_quotation_marks_come_back_as_they_were(tmp_path: Path) -> N
     assert [record["name"] for record in catalogue.records] == titles
 
 
-def test_repeats_can_go_and_a_core_be_taken(tmp_path: Path) -> None:
+def test_repeats_can_be_removed_and_a_core_taken(tmp_path: Path) -> None:
     events = [*EVENTS, ("bob", "jug", 4)]
     told = prepared(tmp_path / "mine", write_events(tmp_path / "events.csv", events), repeats=False, core=2)
     assert told[:4] == [
@@ -144,8 +144,10 @@ def test_a_core_that_nothing_is_left_in_is_an_error_and_leaves_nothing(tmp_path:
         (["1577836800000000000", "1577836800000000001"], None, [1577836800000000] * 2, "(nanoseconds since 1970)"),
     ],
 )
-def test_times_are_found_or_told(tmp_path: Path, times: list[str], form: str | None, written: Any, told: str) -> None:
-    """The later event stands first in the file, and behind the other in the data set."""
+def test_time_formats_are_found_or_given(
+    tmp_path: Path, times: list[str], form: str | None, written: Any, told: str
+) -> None:
+    """The later event comes first in the file, but second in the data set."""
     events = [("ann", "later", times[1]), ("ann", "sooner", times[0])]
     lines = prepared(tmp_path / "mine", write_events(tmp_path / "events.csv", events), time_format=form)
     found = rows(tmp_path / "mine" / "mine.inter")[1:]
@@ -154,7 +156,7 @@ def test_times_are_found_or_told(tmp_path: Path, times: list[str], form: str | N
 
 
 def test_names_of_users_may_hold_spaces_and_names_of_items_may_not(tmp_path: Path) -> None:
-    """A space is a character of a cell, but RecBole splits the items of a history at it."""
+    """A space may be part of a cell, but RecBole splits the items of a history at spaces."""
     events = [("Ann Lee", "cup", 2), ("Ann Lee", "jug", 1), ("Ann", "cup", 1), ("Lee", "cup", 1)]
     prepared(tmp_path / "mine", write_events(tmp_path / "events.csv", events))
     assert rows(tmp_path / "mine" / "mine.inter")[1:3] == [["Ann Lee", "jug", "1"], ["Ann Lee", "cup", "2"]]
@@ -176,13 +178,13 @@ def test_one_absurd_time_does_not_change_the_others(tmp_path: Path) -> None:
     assert "when '1000000000000000000' can't be used" in (tmp_path / "mine" / "rejected.jsonl").read_text()
 
 
-def test_a_time_nobody_can_tell_asks_for_its_format(tmp_path: Path) -> None:
+def test_an_ambiguous_time_asks_for_its_format(tmp_path: Path) -> None:
     events = write_events(tmp_path / "events.csv", [("ann", "cup", "03/04/2020"), ("ann", "jug", "04/03/2020")])
     with pytest.raises(SourceError, match=r"column 'when': no known format.*'03/04/2020'.*--time-format"):
         prepared(tmp_path / "mine", events)
 
 
-def test_broken_lines_lie_beside_the_data_set(tmp_path: Path) -> None:
+def test_broken_lines_are_listed_with_the_data_set(tmp_path: Path) -> None:
     events = write_events(tmp_path / "events.csv")
     events.write_bytes(events.read_bytes() + b"ann,cup,never\nann\n")
     with pytest.raises(RejectedLines, match="2 of 8 lines"):
@@ -191,13 +193,13 @@ def test_broken_lines_lie_beside_the_data_set(tmp_path: Path) -> None:
     told = prepared(tmp_path / "mine", events, max_rejected=0.25)
     rejected = [json.loads(line) for line in (tmp_path / "mine" / "rejected.jsonl").read_text().splitlines()]
     assert [(one["line"], one["why"]) for one in rejected] == [
-        (9, "1 column where there should be 3"),
-        (8, "when 'never' can't be used: it is no number"),
+        (9, "1 column instead of 3"),
+        (8, "when 'never' can't be used: it is not a number"),
     ]
     assert any(line.startswith("lines that can't be used: 2 (first: events.csv, line") for line in told)
 
 
-def test_the_same_command_has_nothing_left_to_do(tmp_path: Path) -> None:
+def test_the_same_command_does_nothing_again(tmp_path: Path) -> None:
     asked = OwnData(write_events(tmp_path / "events.csv"), "who", "what", "when")
     out = tmp_path / "mine"
     assert prepare_own(asked, out, print)
@@ -205,7 +207,7 @@ def test_the_same_command_has_nothing_left_to_do(tmp_path: Path) -> None:
     assert not prepare_own(asked, out, print)
     assert (out / "mine.inter").stat().st_mtime_ns == before
     other = OwnData(asked.events, "who", "what", "when", repeats=False)
-    with pytest.raises(OutputError, match=r"was prepared otherwise.*--fresh"):
+    with pytest.raises(OutputError, match=r"was prepared with different settings.*--fresh"):
         prepare_own(other, out, print)
     assert prepare_own(other, out, print, fresh=True) and len(rows(out / "mine.inter")) == 5
     write_events(tmp_path / "events.csv", [*EVENTS, ("bob", "jug", 4)])
@@ -218,7 +220,7 @@ def test_what_a_user_adds_or_changes_in_a_prepared_folder_is_never_replaced(tmp_
     out = tmp_path / "mine"
     prepare_own(asked, out, print)
     (out / "notes.txt").write_text("all I have")
-    with pytest.raises(OutputError, match=r"holds 1 files that this command does not write \(first: notes.txt\)"):
+    with pytest.raises(OutputError, match=r"holds 1 file that this command did not write \(first: notes.txt\)"):
         prepare_own(asked, out, print, fresh=True)
     (out / "notes.txt").rename(tmp_path / "notes.txt")
     with (out / "mine.yaml").open("a") as file:
@@ -248,7 +250,7 @@ def test_a_folder_that_holds_something_else_is_never_touched(tmp_path: Path, fre
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "all I have"
 
 
-def test_a_dry_run_tells_and_writes_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_reports_and_writes_nothing(tmp_path: Path) -> None:
     told: list[str] = []
     prepare_own(
         OwnData(write_events(tmp_path / "events.csv"), "who", "what", "when"), tmp_path / "x", told.append, dry=True
@@ -268,8 +270,8 @@ def test_the_record_names_what_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "asked, message",
     [
-        ({"fields": ("title",)}, "--fields names text columns .* name that file with --items"),
-        ({"item": "who"}, "have to be three columns"),
+        ({"fields": ("title",)}, "--fields needs --items: it names text columns"),
+        ({"item": "who"}, "must be three different columns"),
         ({"items": Path("items.csv"), "fields": ("item_id",)}, "'item_id' can't be a column of an .item file"),
         ({"items": Path("items.csv"), "fields": ("a:b",)}, "'a:b' can't be a column of an .item file"),
     ],
@@ -288,7 +290,7 @@ def test_an_items_file_without_fields_is_refused_and_its_columns_are_named(tmp_p
 
 
 def test_a_column_of_orders_taken_for_users_is_asked_about(tmp_path: Path) -> None:
-    """Each order has a number of its own, so no user has two events."""
+    """Each order has its own number, so no user has two events."""
     rows = [(f"o{n}", f"u{n % 3}", f"i{n % 4}", n) for n in range(12)]
     path = tmp_path / "log.csv"
     path.write_text("order,user,item,time\n" + "".join(",".join(map(str, row)) + "\n" for row in rows))
@@ -298,11 +300,11 @@ def test_a_column_of_orders_taken_for_users_is_asked_about(tmp_path: Path) -> No
         assert sum("no user has two events" in line and f"is '{user}' the column" in line for line in said) == count
 
 
-# Files with something wrong
+# Broken files
 
 
 def independently(content: bytes, kind: str) -> set[tuple[str, str, int]] | None:
-    """The events of a file without quoting, by the standard library; None where names or times are odd by accident."""
+    """Read the events of a file without quoting with the standard library; None for names or times odd by accident."""
     found = set()
     lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     for number, line in enumerate(lines):
@@ -321,7 +323,7 @@ def independently(content: bytes, kind: str) -> set[tuple[str, str, int]] | None
         if not str(when).isdecimal() or not str(when).isascii():
             return None
         if 631_152_000_000 <= int(when) < 2**53:
-            return None  # as milliseconds a time of our days, among seconds
+            return None  # a plausible time in milliseconds, among seconds
         if int(when) < 2**53:
             found.add((who, what, int(when)))
     return found
@@ -339,7 +341,7 @@ def _refuse(constant: str) -> None:
 
 
 def try_one(folder: Path, kind: str, seed: int) -> str:
-    """Prepare a file after some accidents: 'refused', 'read', or 'compared' where an independent reading agreed."""
+    """Prepare a file after random damage; return 'refused', 'read', or 'compared' if an independent reader agreed."""
     random = Random(seed)
     events = [(f"u{random.randrange(5)}", f"i{random.randrange(9)}", random.randrange(10**9)) for _ in range(40)]
     path = write_events(folder / f"events.{kind}", events)
@@ -372,7 +374,7 @@ def try_one(folder: Path, kind: str, seed: int) -> str:
 
 
 @pytest.mark.parametrize("kind, files", [("csv", 120), ("tsv", 60), ("jsonl", 120), ("parquet", 60)])
-def test_a_file_with_something_wrong_gives_a_clear_error_or_its_good_lines(
+def test_a_broken_file_gives_a_clear_error_or_its_good_lines(
     tmp_path: Path, kind: str, files: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     outcomes = []
@@ -386,7 +388,7 @@ def test_a_file_with_something_wrong_gives_a_clear_error_or_its_good_lines(
 @pytest.mark.parametrize(
     ("events", "items", "message"),
     [
-        ("who,what,when\n", None, r"a\.csv holds no event behind its first line"),
+        ("who,what,when\n", None, r"a\.csv has no event after its first line"),
         ("who;what;when\na;b;1\n", None, "no column 'who'.*separated by semicolons: save the file with commas"),
         ("who,what,when\na,b,\nc,d, \n", None, "the first 2 times are all empty; name another column with --time"),
         (
@@ -394,7 +396,7 @@ def test_a_file_with_something_wrong_gives_a_clear_error_or_its_good_lines(
             "sku,name,room\nb, ,\n",
             r"none of the 1 items of .* has text in name, room of .*name other fields",
         ),
-        ("who,what,when\na,b,1\n", '{"sku": "b", "name": "x", "name": "y", "room": "z"}\n', "'name' is there twice"),
+        ("who,what,when\na,b,1\n", '{"sku": "b", "name": "x", "name": "y", "room": "z"}\n', "'name' occurs twice"),
     ],
 )
 def test_a_log_or_items_without_what_is_needed_are_named(
@@ -411,18 +413,18 @@ def test_a_log_or_items_without_what_is_needed_are_named(
     assert not (tmp_path / "out").exists()
 
 
-def test_missing_times_that_are_written_as_zero_are_told(tmp_path: Path) -> None:
+def test_missing_times_written_as_zero_are_reported(tmp_path: Path) -> None:
     lines = [("u", f"i{at}", at) for at in (0, *range(1_700_000_000, 1_700_000_009))]
     told = prepared(tmp_path / "out", write_events(tmp_path / "a.csv", lines))
     assert sum("1 of 10 times are before 1990" in line and "(first: 0)" in line for line in told) == 1
 
 
-def test_what_parquet_has_for_no_text_is_none(tmp_path: Path) -> None:
+def test_missing_values_of_parquet_are_no_text(tmp_path: Path) -> None:
     table = pl.DataFrame({"sku": ["cup", "jug"], "name": [1.5, float("nan")], "room": [["a", "b"], None]})
     table.write_parquet(tmp_path / "items.parquet")
     asked = {"items": tmp_path / "items.parquet", "item_id": "sku", "fields": ("name", "room")}
     prepared(tmp_path / "out", write_events(tmp_path / "a.csv"), **asked)
     assert rows(tmp_path / "out" / "out.item")[1:] == [["cup", "1.5", "a b"], ["jug", "", ""], ["pan", "", ""]]
     pl.DataFrame({"sku": [b"\xff"], "name": ["x"]}).write_parquet(tmp_path / "items.parquet")
-    with pytest.raises(SourceError, match=r"column 'sku' can't be made text .*; write it as text"):
+    with pytest.raises(SourceError, match=r"column 'sku' can't be converted to text .*; write it as text"):
         prepared(tmp_path / "bad", tmp_path / "a.csv", **{**asked, "fields": ("name",)})

@@ -1,4 +1,4 @@
-"""CSV with quoted cells: what Python's csv module wrote comes back, and a stray quotation mark costs its own line."""
+"""CSV with quoted cells: what Python's csv module wrote is read back; a stray quotation mark costs only its line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = ["user", "item", "time", "note"]
 
 
 def read(path: Path, columns: list[str], limit: float = 1.0) -> tuple[list[tuple[Any, ...]], list[dict[str, Any]], int]:
-    """(line, cells) of each row, what was rejected, and how many lines count."""
+    """Return (line, cells) of each row, the rejected lines, and the number of lines."""
     rejected = Rejected(path.with_name("rejected.jsonl"), limit)
     rejected.path.unlink(missing_ok=True)
     rows: list[tuple[Any, ...]] = []
@@ -69,7 +69,7 @@ def test_what_the_csv_module_wrote_comes_back_with_the_lines_on_which_it_begins(
 def test_a_stray_quotation_mark_costs_its_own_line_and_no_other(
     tmp_path: Path, count: int, opened: set[int], closed: set[int]
 ) -> None:
-    """Wherever the next mark stands: at the end of a cell, at the beginning of one, or nowhere."""
+    """The next quotation mark may be at the end of a cell, at the start of one, or missing."""
     events = [[f"u{number % 7}", f"i{number % 5}", str(1000 + number), "fine"] for number in range(count)]
     opened &= set(range(count - 1))
     for number in closed - opened:
@@ -83,7 +83,7 @@ def test_a_stray_quotation_mark_costs_its_own_line_and_no_other(
     assert [one["text"] for one in rejected] == [lines[number] for number in sorted(opened)]
 
 
-def test_a_cell_that_takes_in_rows_is_told_with_both_lines(tmp_path: Path) -> None:
+def test_a_cell_that_joins_rows_is_reported_with_both_lines(tmp_path: Path) -> None:
     good = [f"u{number},i1,{number},fine" for number in range(40)]
     lines = [*good[:20], 'u7,i7,7,"tv', *good[20:30], 'u8,i8,8,5"', *good[30:]]
     (tmp_path / "a.csv").write_text("\n".join([",".join(NAMES), *lines]))
@@ -92,8 +92,8 @@ def test_a_cell_that_takes_in_rows_is_told_with_both_lines(tmp_path: Path) -> No
     assert [(one["line"], one["why"]) for one in rejected] == [
         (
             22,
-            "a quotation mark opens a cell here that closes in line 33; the 11 lines behind it look like rows of their "
-            "own and will be read",
+            "a quotation mark opens a cell here that closes in line 33; the 11 lines after it look like rows and "
+            "will be read",
         )
     ]
 
@@ -110,8 +110,8 @@ def test_a_text_whose_lines_have_as_many_commas_as_rows_have_stays_one_cell(tmp_
 @pytest.mark.usefixtures("_blocks")
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(texts=st.lists(st.lists(st.sampled_from(["a", "b c", "7", ""]), min_size=2, max_size=4), min_size=1, max_size=6))
-def test_a_first_cell_of_several_lines_is_no_row_that_was_taken_in(tmp_path: Path, texts: list[list[str]]) -> None:
-    """Its last line has as many commas as a row, for it holds all the other cells."""
+def test_a_first_cell_of_several_lines_is_not_a_joined_row(tmp_path: Path, texts: list[list[str]]) -> None:
+    """The last line of the row has as many commas as a row, because it contains all the other cells."""
     with (tmp_path / "a.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["note", *NAMES[:3]])
@@ -127,8 +127,8 @@ def test_each_line_of_a_broken_row_counts_against_the_limit(tmp_path: Path) -> N
     found, rejected, lines = read(tmp_path / "a.csv", ["user"], limit=0.05)
     assert len(found) == 95 and lines == 99
     assert [(one["line"], one["why"]) for one in rejected] == [
-        (97, "5 columns where there should be 4"),
-        *((line, "belongs to the row of line 97, which is broken") for line in (98, 99, 100)),
+        (97, "5 columns instead of 4"),
+        *((line, "belongs to the broken row that begins in line 97") for line in (98, 99, 100)),
     ]
     with pytest.raises(RejectedLines, match="4 of 99 lines"):
         read(tmp_path / "a.csv", ["user"], limit=0.04)
@@ -145,7 +145,7 @@ def test_a_cell_may_be_longer_than_the_csv_module_allows_and_its_setting_stays(t
     assert csv.field_size_limit() == limit
 
 
-def test_a_cell_that_is_longer_than_a_text_can_be_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cell_longer_than_the_limit_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "BLOCK", 100)
     monkeypatch.setattr(quoted, "LONGEST_LINE", 500)
     lines = [f"u{number},i1,{number},fine" for number in range(200)]
@@ -162,7 +162,7 @@ def test_a_cell_that_is_longer_than_a_text_can_be_is_given_up(tmp_path: Path, mo
 @given(
     st.lists(st.sampled_from([b"a", b",", b",", b'"', b"\n", b"\r", b"\n", b"b c", b"\0", b"\xff", b'""']), max_size=40)
 )
-def test_whatever_stands_in_the_file_each_line_is_in_a_row_or_rejected(tmp_path: Path, parts: list[bytes]) -> None:
+def test_each_line_of_any_file_is_in_a_row_or_rejected(tmp_path: Path, parts: list[bytes]) -> None:
     content = b"".join(parts)
     (tmp_path / "a.csv").write_bytes(b'x,"y"\n' + content)
     rows, rejected, total = read(tmp_path / "a.csv", ["x", "y"])

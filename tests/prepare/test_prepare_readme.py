@@ -1,4 +1,4 @@
-"""datasets/README.md: the samples that it shows are prepared, and give what it shows."""
+"""datasets/README.md: preparing its samples gives the results that it shows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SAMPLES = dict(re.findall(r"^`([^`\n]+)`\n```\n(.*?)```\n", README.read_text("ut
 
 
 def lay_out(folder: Path, *starts: str) -> Path:
-    """The samples whose names start in one of these ways, as files."""
+    """Write the samples whose names have one of these starts to files."""
     for name in SAMPLES:
         if name.startswith(starts):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -73,8 +73,8 @@ def test_no_sample_is_longer_than_ten_lines() -> None:
     assert len(SAMPLES) == 22 and max(sample.count("\n") for sample in SAMPLES.values()) <= 10
 
 
-def test_the_files_that_were_measured_with_are_named_by_their_hashes() -> None:
-    """On the page and in the script that makes them; and they are what the tests with real data read."""
+def test_the_files_used_for_measurements_are_listed_with_their_hashes() -> None:
+    """The hashes on the page equal those in the script and those of the files that tests with real data read."""
     shown = dict(re.findall(r"^\| `([\w.-]+)` \| `(\w{64})` \|$", README.read_text("utf-8"), re.MULTILINE))
     made = runpy.run_path(str(README.with_name("make_public.py")))["SHA256"]
     bundled = Path(find_spec("recbole").origin).parent / "dataset_example" / "ml-100k"  # type: ignore[union-attr, arg-type]

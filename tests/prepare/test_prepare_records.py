@@ -1,4 +1,4 @@
-"""Files block by block: what is read of each kind, and what becomes of broken lines."""
+"""Files read block by block: the rows of each kind of file, and how broken lines are handled."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Row = tuple[str | None, ...]
 
 
 def read(path: Path, *columns: str, limit: float = 1.0, **how: Any) -> tuple[dict[int, Row], list[dict[str, Any]]]:
-    """The rows by line, and what was rejected."""
+    """Return the rows by line, and the rejected lines."""
     rejected = Rejected(path.parent / "rejected.jsonl", limit)
     rejected.path.unlink(missing_ok=True)
     found: dict[int, Row] = {}
@@ -83,7 +83,7 @@ def test_parquet_is_read_as_text(tmp_path: Path) -> None:
     found, _ = read(tmp_path / "a.parquet", "user", "when", "tags")
     assert found == {1: ("1", "2020-01-02 03:04:05.000000", "a b"), 2: ("2", None, "")}
     table.select(pl.struct("user", "when").alias("both")).write_parquet(tmp_path / "a.parquet")
-    with pytest.raises(SourceError, match="column 'both' holds Struct.*make it text"):
+    with pytest.raises(SourceError, match="column 'both' has type Struct.*make it text"):
         read(tmp_path / "a.parquet", "both")
 
 
@@ -127,7 +127,7 @@ def test_what_is_read_as_numbers_is_what_the_texts_say(tmp_path: Path, values: l
     st.lists(st.lists(st.sampled_from(["user", "item", "n\u00f6te"]), min_size=1, max_size=4), min_size=1, max_size=8)
 )
 def test_an_object_that_has_an_asked_name_twice_is_rejected(tmp_path: Path, lines: list[list[str]]) -> None:
-    """As the pairs of each object say; a name inside another object is no second one."""
+    """Rejected lines are found from the pairs of each object; a name in a nested object doesn't count."""
     texts = [
         "{"
         + ", ".join(f'"{name}": {{"user": "{at}"}}' if at > 2 else f'"{name}": "{at}"' for at, name in enumerate(line))
@@ -138,7 +138,7 @@ def test_an_object_that_has_an_asked_name_twice_is_rejected(tmp_path: Path, line
     found, rejected = read(tmp_path / "a.jsonl", "user", "n\u00f6te")
     twice = [at for at, line in enumerate(lines, 2) if max(line.count("user"), line.count("n\u00f6te")) > 1]
     assert [one["line"] for one in rejected] == twice
-    assert all("is there twice; rename one" in one["why"] for one in rejected)
+    assert all("occurs twice; rename one" in one["why"] for one in rejected)
     assert set(found) == set(range(1, len(lines) + 2)) - set(twice)
 
 
@@ -149,13 +149,13 @@ def test_numbers_are_read_as_such(tmp_path: Path) -> None:
 
 
 BROKEN = {
-    "short.csv": (b"a,b\n1,2\n3\n4,5\n", 3, "1 column where there should be 2"),
-    "long.csv": (b"a,b\n1,2\n3,4,5\n4,5\n", 3, "3 columns where there should be 2"),
-    "both.csv": (b"a,b\n3,4,5\n1,2\n4,5\n", 2, "3 columns where there should be 2"),
+    "short.csv": (b"a,b\n1,2\n3\n4,5\n", 3, "1 column instead of 2"),
+    "long.csv": (b"a,b\n1,2\n3,4,5\n4,5\n", 3, "3 columns instead of 2"),
+    "both.csv": (b"a,b\n3,4,5\n1,2\n4,5\n", 2, "3 columns instead of 2"),
     "latin.csv": (b"a,b\n1,2\n3,\xe4\n4,5\n", 3, r"not UTF-8 \(byte 0xe4\)"),
-    "short-quoted.csv": (b'a,b\n1,"2"\n3\n4,5\n', 3, "1 column where there should be 2"),
+    "short-quoted.csv": (b'a,b\n1,"2"\n3\n4,5\n', 3, "1 column instead of 2"),
     "latin-quoted.csv": (b'a,b\n1,"2"\n3,\xe4\n4,5\n', 3, "not UTF-8"),
-    "open-quote.csv": (b'a,b\n1,"2"\n4,5\n3,"4', 4, "the cell that a quotation mark opens is never closed"),
+    "open-quote.csv": (b'a,b\n1,"2"\n4,5\n3,"4', 4, "a quoted cell is never closed"),
     "half.jsonl": (b'{"a": 1, "b": 2}\n{"a": 4, "b": 5}\n{"a": 3, "b', 3, "ends here without a line end"),
     "list.jsonl": (b'{"a": 1, "b": 2}\n[1]\n{"a": 4, "b": 5}\n', 2, "a JSON list, not an object"),
     "latin.jsonl": (b'{"a": 1, "b": 2}\n{"a": 3, "b": "\xe4"}\n{"a": 4, "b": 5}\n', 2, r"not UTF-8 \(byte 0xe4\)"),
@@ -169,7 +169,7 @@ BROKEN = {
 
 @pytest.mark.usefixtures("_blocks")
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_line_is_kept_apart_with_its_number_and_the_others_are_read(tmp_path: Path, name: str) -> None:
+def test_a_broken_line_is_rejected_with_its_number_and_the_others_are_read(tmp_path: Path, name: str) -> None:
     content, line, why = BROKEN[name]
     (tmp_path / name).write_bytes(content)
     found, rejected = read(tmp_path / name, "a", "b")
@@ -185,8 +185,8 @@ BAD_LINES = (b"{", b'{"a": "\xff"}', b"[]", b'{"a": 1}}', b'{"a": nan}', b'{"a":
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from([*LINES, *BAD_LINES, b""]), max_size=40))
-def test_each_line_of_json_is_judged_by_itself(tmp_path: Path, lines: list[bytes]) -> None:
-    """As if every line were parsed alone, wherever the broken ones stand."""
+def test_each_line_of_json_is_parsed_alone(tmp_path: Path, lines: list[bytes]) -> None:
+    """The result is as if every line were parsed alone, wherever broken lines are."""
     (tmp_path / "a.jsonl").write_bytes(b"\n".join([b'{"a": 0}', *lines]))
     found, rejected = read(tmp_path / "a.jsonl", "a")
     assert found == {1: ("0",), **{number: LINES[line] for number, line in enumerate(lines, 2) if line in LINES}}
@@ -203,7 +203,7 @@ def test_more_broken_lines_than_allowed_are_an_error(tmp_path: Path) -> None:
 
 
 def test_semicolons_instead_of_commas_are_named_with_a_command_that_works(tmp_path: Path) -> None:
-    """As Excel writes CSV in many countries, with a byte order mark."""
+    """Excel writes CSV like this in many countries, with a byte order mark."""
     rows = [["Kunde", "Titel"], ["k1", '7" Topf, "groß"'], ["NA", "a; b"]]
     with (tmp_path / "shop.csv").open("w", newline="", encoding="utf-8-sig") as file:
         csv.writer(file, delimiter=";").writerows(rows)
@@ -218,13 +218,13 @@ def test_semicolons_instead_of_commas_are_named_with_a_command_that_works(tmp_pa
         assert list(csv.reader(file)) == rows
 
 
-def test_a_missing_column_of_a_file_with_commas_is_no_matter_of_semicolons(tmp_path: Path) -> None:
+def test_a_missing_column_of_a_file_with_commas_gives_no_hint_on_semicolons(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"a;b,c\n1,2\n")
     with pytest.raises(SourceError, match=r"no column 'b'; columns: a;b, c$"):
         read(tmp_path / "a.csv", "b")
 
 
-def test_a_file_that_is_something_else_is_given_up_early(tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_given_up_early(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"a,b\n" + b"x\n" * 5000)
     rejected = Rejected(tmp_path / "rejected.jsonl")
     with pytest.raises(RejectedLines, match=r"1,001 of"):
@@ -236,22 +236,22 @@ PACKED = {
     "cut.csv.gz": (WHOLE[:-100], "is cut off: its gzip data end too early"),
     "crc.csv.gz": (WHOLE[:-8] + b"abcd" + WHOLE[-4:], r"is a damaged gzip file \(CRC check failed"),
     "bytes.csv.gz": (WHOLE[:50] + b"\xff" * 20 + WHOLE[70:], r"is a damaged gzip file \(Error -3"),
-    "behind.csv.gz": (WHOLE + b"garbage", "damaged gzip file .other bytes stand behind its gzip data"),
-    "plain.csv.gz": (b"a,b\n1,2\n", r"is not gzipped, though its name ends in \.gz; call it plain\.csv$"),
-    "packed.csv": (WHOLE, r"is gzipped, but its name doesn't say so; call it packed\.csv\.gz"),
-    "packed.jsonl": (WHOLE, r"is gzipped, but .* call it packed\.jsonl\.gz"),
-    "log.csv.bz2": (bz2.compress(b"a,b\n1,2\n"), "is packed as bzip2, which is not read; unpack it"),
-    "log.csv": (lzma.compress(b"a,b\n1,2\n"), "is packed as xz"),
-    "log.csv.zst": (b"\x28\xb5\x2f\xfd and so on", "is packed as Zstandard"),
-    "book.csv": (b"PK\x03\x04 and so on", "is packed as zip or xlsx"),
-    "table.csv": (b"PAR1 and so on", r"is a Parquet file; call it table\.parquet"),
+    "behind.csv.gz": (WHOLE + b"garbage", "damaged gzip file .other bytes follow its gzip data"),
+    "plain.csv.gz": (b"a,b\n1,2\n", r"is not gzipped, but its name ends in \.gz; rename it to plain\.csv$"),
+    "packed.csv": (WHOLE, r"is gzipped, but its name doesn't end in .gz; rename it to packed\.csv\.gz"),
+    "packed.jsonl": (WHOLE, r"is gzipped, but .* rename it to packed\.jsonl\.gz"),
+    "log.csv.bz2": (bz2.compress(b"a,b\n1,2\n"), "is compressed as bzip2, which is not supported; unpack it"),
+    "log.csv": (lzma.compress(b"a,b\n1,2\n"), "is compressed as xz"),
+    "log.csv.zst": (b"\x28\xb5\x2f\xfd and so on", "is compressed as Zstandard"),
+    "book.csv": (b"PK\x03\x04 and so on", "is compressed as zip or xlsx"),
+    "table.csv": (b"PAR1 and so on", r"is a Parquet file; rename it to table\.parquet"),
     "wide.jsonl": ('{"a": 1}\n'.encode("utf-16"), "is UTF-16 or UTF-32; save it as UTF-8"),
-    "mac.csv": (b"a,b\r1,2\r3,4\r", "its lines end in a carriage return alone"),
+    "mac.csv": (b"a,b\r1,2\r3,4\r", "its lines end only in a carriage return"),
 }
 
 
 @pytest.mark.parametrize("name", PACKED)
-def test_what_is_packed_or_encoded_in_another_way_is_named(tmp_path: Path, name: str) -> None:
+def test_another_compression_or_encoding_is_an_error(tmp_path: Path, name: str) -> None:
     content, message = PACKED[name]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SourceError, match=message):
@@ -266,7 +266,7 @@ def test_gzip_data_may_have_several_members_and_capital_endings(tmp_path: Path) 
 def test_a_broken_parquet_file_is_an_error(tmp_path: Path) -> None:
     pl.DataFrame({"a": list(range(1000))}).write_parquet(tmp_path / "a.parquet")
     (tmp_path / "a.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-20])
-    with pytest.raises(SourceError, match=r"a\.parquet is no Parquet file, or a broken one"):
+    with pytest.raises(SourceError, match=r"a\.parquet is not a Parquet file, or is broken"):
         read(tmp_path / "a.parquet", "a")
 
 
@@ -277,7 +277,7 @@ def test_a_broken_parquet_file_is_an_error(tmp_path: Path) -> None:
         ("a.jsonl", b'{"item": 1}\n', "no line has a field 'user'; fields of the first lines: item"),
         ("a.csv", b"", "is empty, or its first line is"),
         ("a.csv", "user,item\n".encode("utf-16"), "is UTF-16 or UTF-32; save it as UTF-8"),
-        ("a.jsonl", b"[1]\n[2]\n", "none of the first 1,000 lines is a JSON object; .*begins as one JSON list"),
+        ("a.jsonl", b"[1]\n[2]\n", "none of the first 1,000 lines is a JSON object; .*starts with a JSON list"),
         ("a.xlsx", b"", r"unknown kind of file; known endings: \.csv, \.tsv"),
     ],
 )
@@ -287,16 +287,16 @@ def test_a_file_without_the_column_is_an_error(tmp_path: Path, name: str, conten
         read(tmp_path / name, "user")
 
 
-def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"no\.csv is not there"):
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"no\.csv doesn't exist"):
         columns_among(tmp_path / "no.csv", ["a"])
 
 
-def test_a_line_without_an_end_is_no_text_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_line_ends_is_not_a_text_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "LONGEST_LINE", 1 << 10)
     monkeypatch.setattr(blocks, "BLOCK", 1 << 10)
     (tmp_path / "a.csv").write_bytes(b"a,b\n" + b"x" * (1 << 12))
-    with pytest.raises(SourceError, match="this is no text file"):
+    with pytest.raises(SourceError, match="this is not a text file"):
         read(tmp_path / "a.csv", "a")
 
 
@@ -305,7 +305,7 @@ def test_a_line_without_an_end_is_no_text_file(tmp_path: Path, monkeypatch: pyte
 def test_blocks_are_the_file_however_many_are_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[bytes], kept: int
 ) -> None:
-    """Their memory is used again, but not while somebody still has them."""
+    """The memory of blocks is reused, but not while a block is still in use."""
     monkeypatch.setattr(blocks, "BLOCK", 100)
     whole = b"\n".join(b"%d %s" % numbered for numbered in enumerate(lines))
     (tmp_path / "a.txt").write_bytes(whole)
@@ -320,7 +320,7 @@ def test_blocks_are_the_file_however_many_are_held(
     assert all(block == copy for block, copy in held)
 
 
-def test_columns_of_a_file_without_a_first_line_are_told(tmp_path: Path) -> None:
+def test_columns_of_a_file_without_a_header_are_given(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"u1,a\nu2,b\n")
     assert read(tmp_path / "a.csv", "user", names=["user", "item"])[0] == {1: ("u1",), 2: ("u2",)}
     (tmp_path / "a.csv").write_bytes(b"user,item\nu2,b\n")

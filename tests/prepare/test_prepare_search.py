@@ -1,4 +1,4 @@
-"""Amazon-C4 and ESCI to items.jsonl, queries.jsonl and qrels.tsv."""
+"""Convert Amazon-C4 and ESCI to items.jsonl, queries.jsonl and qrels.tsv."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POOL = [("B1", "Home", "A fan. It is quiet."), ("B2", "Toys", "A duck"), ("B3", 
 
 
 def upstream_form(folder: Path, pool: str, item: str = "item_id", queries: Any = QUERIES, items: Any = POOL) -> Path:
-    """test.csv and the item pool as Amazon-C4 has them, and process_esci.py writes them."""
+    """Write test.csv and the item pool as in Amazon-C4 and as written by process_esci.py."""
     folder.mkdir()
     with (folder / "test.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("qid", "query", "item_id", "user_id"), *((*query, "U") for query in queries)])
@@ -66,7 +66,7 @@ def test_queries_for_items_that_are_not_in_the_pool_are_an_error(tmp_path: Path)
     assert not (tmp_path / "out").exists()
 
 
-def test_what_stands_there_twice_or_says_nothing_is_rejected(tmp_path: Path) -> None:
+def test_repeated_or_empty_rows_are_rejected(tmp_path: Path) -> None:
     queries = [*QUERIES, ("0", "the same number again", "B3"), ("4", "  ", "B3")]
     pool = "sampled_item_metadata_1M.jsonl"
     source = upstream_form(tmp_path / "source", pool, queries=queries, items=[*POOL, ("B1", "Home", "again")])
@@ -80,7 +80,7 @@ def test_what_stands_there_twice_or_says_nothing_is_rejected(tmp_path: Path) -> 
 
 
 def esci_form(folder: Path, label: str = "E") -> Path:
-    """The original files, with what is to be left out."""
+    """Write the original files, with rows that must be skipped."""
     folder.mkdir()
     columns = ["query_id", "query", "product_id", "product_locale", "esci_label", "small_version", "split"]
     examples = [
@@ -118,9 +118,9 @@ def test_an_unknown_label_is_an_error(tmp_path: Path) -> None:
         prepare_search(SearchData("esci", esci_form(tmp_path / "source", "X")), tmp_path / "out", print)
 
 
-def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
+def test_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
-    with pytest.raises(SourceError, match=r"test\.csv is not there"):
+    with pytest.raises(SourceError, match=r"test\.csv was not found"):
         prepare_search(SearchData("amazon-c4", tmp_path / "source"), tmp_path / "out", print)
     with pytest.raises(SourceError, match=r"esci needs --source.*sampled_item_metadata_esci\.jsonl"):
         SearchData("esci")

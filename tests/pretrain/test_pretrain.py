@@ -48,7 +48,7 @@ def context_words(values: Sequence[int], generator: np.random.Generator) -> str:
 
 
 def build_encoder(folder: Path, *, seed: int = 0, width: int = 32, dropout: float = 0.0) -> Path:
-    """A BERT that knows the world's words and nothing about them."""
+    """A BERT whose vocabulary has the world's words, with random weights."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"noise{n}" for n in range(5))]
     words += [f"{kind}{slot}x{value}" for kind in ("item", "said") for slot in range(SLOTS) for value in range(VALUES)]
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
@@ -67,7 +67,7 @@ def build_encoder(folder: Path, *, seed: int = 0, width: int = 32, dropout: floa
 
 
 def write_world(path: Path, n_items: int, contexts: int, *, shuffled: bool = False, seed: int = 0) -> Path:
-    """Pairs of the world: each item and what is said of it; shuffled, said of any other."""
+    """Pairs of the world: each item with its context; with `shuffled`, contexts go to random items."""
     generator = np.random.default_rng(seed)
     codes = generator.permutation(VALUES**SLOTS)[:n_items]
     items = [[code // VALUES**slot % VALUES for slot in range(SLOTS)] for code in codes for _ in range(contexts)]
@@ -259,7 +259,7 @@ def test_two_processes_have_the_loss_and_the_gradients_of_one(encoder: Path, tmp
     folders = [str(here), str(here.parent / "helpers")]
     script.write_text(TWO_PROCESSES.format(folders=folders, encoder=str(encoder), out=str(out)), encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    # Equal texts get equal keys in all processes only if Python hashes them alike.
+    # Equal texts get equal keys in all processes only if Python hashes them the same way.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -326,7 +326,7 @@ def test_nothing_is_learnt_from_shuffled_pairs(encoder: Path, tmp_path: Path) ->
     seed=st.integers(0, 5),
 )
 @settings(max_examples=60, deadline=None)
-def test_no_item_and_no_context_stands_on_both_sides_of_the_split(
+def test_no_item_and_no_context_is_on_both_sides_of_the_split(
     rows: list[tuple[int, int]], share: float, seed: int
 ) -> None:
     item, context = np.array(rows).T
@@ -449,7 +449,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(encoder: Path, tmp_path: 
             r"2 of 3 pairs have an empty review or meta \(row 1, row 3\)",
         ),
         ("review\tmeta\nnice\titem a\ngood\titem a\n", "2 pairs of 1 item; contrast needs at least two"),
-        ("review\ttext\nnice\titem a\n", "no column 'meta'; there are: review, text"),
+        ("review\ttext\nnice\titem a\n", "no column 'meta'; columns: review, text"),
         ("review\tmeta\nnice\n", "a row has 1 columns, the header 2"),
     ],
 )
@@ -509,7 +509,9 @@ def test_what_would_be_lost_or_mixed_is_an_error(encoder: Path, tmp_path: Path) 
     (work / "checkpoint-3").mkdir(parents=True)
     (work / "checkpoint-3" / "whole").touch()
     (work / "identity.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(PretrainingError, match="holds checkpoints of another training .*temperature"):
+    with pytest.raises(
+        PretrainingError, match="holds checkpoints of a training that used different settings .*temperature"
+    ):
         pretrain(small(pairs), encoder, "mean", out)
 
 
@@ -517,7 +519,7 @@ def test_fresh_replaces_what_a_pretraining_wrote_and_nothing_else(encoder: Path,
     pairs, out = write_world(tmp_path / "pairs.tsv", 60, 2), tmp_path / "out"
     out.mkdir()
     (out / "thesis.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(OutputError, match=r"holds 1 files that this command does not write \(first: thesis.txt\)"):
+    with pytest.raises(OutputError, match=r"holds 1 file that this command did not write \(first: thesis.txt\)"):
         pretrain(small(pairs), encoder, "mean", out, fresh=True)
     assert (out / "thesis.txt").read_text(encoding="utf-8") == "mine"
     (out / "thesis.txt").rename(tmp_path / "thesis.txt")
@@ -527,7 +529,7 @@ def test_fresh_replaces_what_a_pretraining_wrote_and_nothing_else(encoder: Path,
     again = load_file(out / "model.safetensors")
     assert not all(torch.equal(first[name], again[name]) for name in first)
     (tmp_path / "thesis.txt").rename(out / "thesis.txt")
-    with pytest.raises(OutputError, match=r"holds 1 files that this command does not write \(first: thesis.txt\)"):
+    with pytest.raises(OutputError, match=r"holds 1 file that this command did not write \(first: thesis.txt\)"):
         pretrain(small(pairs), encoder, "mean", out, fresh=True)
     assert (out / "thesis.txt").is_file() and load_file(out / "model.safetensors").keys() == again.keys()
     (out / "thesis.txt").unlink()
@@ -538,7 +540,7 @@ def test_fresh_replaces_what_a_pretraining_wrote_and_nothing_else(encoder: Path,
     assert (work / "checkpoint-1").is_dir()
 
 
-def test_an_encoder_that_an_earlier_version_wrote_is_kept_and_the_reason_said(encoder: Path, tmp_path: Path) -> None:
+def test_an_encoder_that_an_earlier_version_wrote_is_kept_and_the_reason_given(encoder: Path, tmp_path: Path) -> None:
     pairs, out = write_world(tmp_path / "pairs.tsv", 60, 2), tmp_path / "out"
     out.mkdir()
     (out / "pretraining.json").write_text('{"pairs_sha256": "0"}', encoding="utf-8")
@@ -555,7 +557,7 @@ def test_two_trainings_of_one_folder_never_meet(encoder: Path, tmp_path: Path) -
     half = partial_of(out)
     with alone_in(tmp_path / ".out.training"):
         half.mkdir()
-        with pytest.raises(FolderBusy, match="another process is writing the encoder .*out; wait until it is done"):
+        with pytest.raises(FolderBusy, match="writing the encoder .*out; wait until it has finished"):
             pretrain(small(pairs), encoder, "mean", out)
         assert half.is_dir(), "what the other one writes stays"
     (tmp_path / ".out.training" / "identity.json").write_text("{}", encoding="utf-8")  # killed before a checkpoint
@@ -563,7 +565,7 @@ def test_two_trainings_of_one_folder_never_meet(encoder: Path, tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
-def test_settings_that_cannot_be_meant_are_errors() -> None:
+def test_invalid_settings_are_errors() -> None:
     with pytest.raises(ConfigError, match="temprature: unknown key; did you mean temperature"):
         read_pretrain_config({"pairs": "p.tsv", "temprature": 1}, "cfg")
     with pytest.raises(ConfigError, match="batch_size is 1"):

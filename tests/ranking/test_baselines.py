@@ -1,4 +1,4 @@
-"""Baselines: they count the training split alone, and score as their definitions say."""
+"""Baselines: they count the training split alone, and score by their definitions."""
 
 from __future__ import annotations
 
@@ -71,17 +71,17 @@ def test_popularity_counts_training_events_and_none_of_validation_or_test(tiny: 
 
 
 def test_the_most_popular_item_of_a_known_world_is_first_for_everybody(tmp_path: Path) -> None:
-    """b is in three training histories, a and c in one each; that d ends everybody's test case counts for nothing."""
+    """b is in three training histories, a and c in one each. d is everybody's test target, which isn't counted."""
     histories = {"u1": "abed", "u2": "bced", "u3": "bfed"}
     log = [(user, item, time) for user, items in histories.items() for time, item in enumerate(items)]
     _, splits = built(TextSequentialDataset, write_log(tmp_path / "known", log))
     ids = token_ids(splits[0])
     ranks = rank(made("popularity", splits), splits[2], batch_size=2, k=1)
     assert (ranks.topk_unmasked[:, 0] == ids["b"]).all()
-    assert set(ranks.higher_unmasked) == {4} and set(ranks.equal_unmasked) == {1}  # d like e: no training event
+    assert set(ranks.higher_unmasked) == {4} and set(ranks.equal_unmasked) == {1}  # like d, e has no training event
 
 
-def test_markov_scores_are_transition_counts_with_popularity_among_equals(tiny: Path) -> None:
+def test_markov_scores_are_transition_counts_and_popularity_breaks_ties(tiny: Path) -> None:
     _, splits = built(TextSequentialDataset, tiny)
     ids, n_items = token_ids(splits[0]), splits[0].item_num
     counts, popularity = np.zeros((n_items, n_items)), np.zeros(n_items)
@@ -101,7 +101,7 @@ def test_markov_scores_are_transition_counts_with_popularity_among_equals(tiny: 
 
 
 def test_markov_falls_back_to_popularity_after_an_item_that_training_never_continued(tmp_path: Path) -> None:
-    """Both users' validation item x is never followed in training, so y's history ends in the unknown."""
+    """In training no item follows x, both users' validation item, so no rule applies at the end of y's history."""
     log = [(user, item, time) for user in ("u1", "u2") for time, item in enumerate("aabxy")]
     _, splits = built(TextSequentialDataset, write_log(tmp_path / "unseen", log))
     popularity, markov = (scores(made(name, splits), splits[2]) for name in ("popularity", "markov"))
@@ -141,7 +141,7 @@ def test_another_validation_or_test_item_changes_no_count(tiny: Path, tmp_path: 
     assert changed != log
 
     def by_token(splits: list[Any]) -> dict[tuple[str, str], float]:
-        """The score of every item after every item, whatever their numbers are."""
+        """The score of every item after every item, by item token."""
         ids, n_items = token_ids(splits[0]), splits[0].item_num
         every = {"item_id_list": torch.arange(n_items).unsqueeze(1), "item_length": torch.ones(n_items, dtype=int)}
         table = made(scorer, splits).full_sort_predict(every).tolist()
@@ -165,13 +165,13 @@ def brute_force_cosines(table: np.ndarray, history: list[int], weights: list[flo
     "scorer, weights",
     [("last_item", [1]), ("mean_history", [1] * 6), ("recent_history", [1 / 6, 1 / 5, 1 / 4, 1 / 3, 1 / 2, 1])],
 )
-def test_neighbours_score_by_the_mean_cosine_to_what_they_look_at(
+def test_neighbours_score_by_the_mean_cosine_to_items_of_the_history(
     tiny: Path, scorer: str, weights: list[float]
 ) -> None:
     config, splits = built(TextSequentialDataset, tiny)
     assert config["MAX_ITEM_LIST_LENGTH"] == 6
     vectors = vectors_for(splits[0].item_num)
-    vectors.table[5] = 0  # an item without text is no neighbour of anything
+    vectors.table[5] = 0  # an item without text is not a neighbour of any item
     found, ids = scores(made(scorer, splits, vectors), splits[2]), token_ids(splits[0])
     for row, (_, history, _) in list(zip(found, cases([splits[2]]), strict=True))[::10]:
         seen = [ids[item] for item in history[-len(weights) :]]
@@ -179,7 +179,7 @@ def test_neighbours_score_by_the_mean_cosine_to_what_they_look_at(
         np.testing.assert_allclose(row, expected, atol=1e-6)
 
 
-def test_neighbours_look_at_transformed_vectors(tiny: Path) -> None:
+def test_neighbours_use_transformed_vectors(tiny: Path) -> None:
     _, splits = built(TextSequentialDataset, tiny)
     vectors = vectors_for(splits[0].item_num)
     centred = vectors.table.astype(np.float64)
@@ -233,10 +233,10 @@ BASELINES = {
 }
 
 
-def test_baselines_stand_on_the_leaderboard_without_an_epoch(tiny: Path, encoder: Path, tmp_path: Path) -> None:
+def test_baselines_are_on_the_leaderboard_without_an_epoch(tiny: Path, encoder: Path, tmp_path: Path) -> None:
     config, listener = config_of(tiny, encoder, variants=BASELINES, seeds=[1, 2], train={"epochs": 1}), Recorder()
     board = compare(config, tmp_path / "out", listener=listener)
-    assert board is not None and listener.epochs == 2  # of id, once with each seed
+    assert board is not None and listener.epochs == 2  # those of id, one per seed
     rows = {row.variant: row for row in board.rows}
     assert {name: row.items for name, row in rows.items()} == {
         "id": "id", "popular": "popularity", "markov": "markov", "neighbours": "last_item",
@@ -256,7 +256,7 @@ def test_baselines_stand_on_the_leaderboard_without_an_epoch(tiny: Path, encoder
 
     longer = config_of(tiny, encoder, variants=BASELINES, seeds=[1, 2], train={"epochs": 2})
     only = longer.only(["popular", "markov", "neighbours"])
-    compare(only, tmp_path / "out", listener=again)  # what isn't trained doesn't ask for how long
+    compare(only, tmp_path / "out", listener=again)  # training-free variants don't depend on the number of epochs
     assert again.started_runs == []
 
 
@@ -277,8 +277,8 @@ def test_a_baseline_recommends_like_any_run(tiny: Path, encoder: Path, tmp_path:
         assert all(row[0].score >= row[1].score >= row[2].score for row in found)
 
 
-def test_models_that_something_untrained_beats_are_told_so(tmp_path: Path) -> None:
-    """Of the models `worse`, `equal` and `id` are named: not a control, a better one, or what isn't trained itself."""
+def test_models_that_a_training_free_scorer_beats_are_named(tmp_path: Path) -> None:
+    """The models `worse`, `equal` and `id` are named; a control, a better model and a training-free scorer are not."""
     places = {"id": 9, "worse": 5, "equal": 2, "better": 0, "shuffled": 9, "near": 2, "far": 5}
     for variant, place in places.items():
         scorer = {"near": "last_item", "far": "sequential_rules"}.get(variant)
@@ -323,7 +323,7 @@ def test_models_that_something_untrained_beats_are_told_so(tmp_path: Path) -> No
         ({"scorer": "markov", "model": "GRU4Rec"}, r"scorer: markov is not trained, so leave model out"),
     ],
 )
-def test_a_baseline_takes_no_settings_that_mean_nothing_to_it(variant: dict[str, Any], message: str) -> None:
+def test_a_baseline_refuses_settings_that_it_does_not_use(variant: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         VariantConfig(**variant)
 

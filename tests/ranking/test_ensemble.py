@@ -46,7 +46,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """A comparison that is done."""
+    """A finished comparison."""
 
     config: CompareConfig
     out: Path
@@ -54,7 +54,7 @@ class Finished:
     listener: Recorder
 
     def result(self, run: str) -> dict[str, Any]:
-        """What result.json says."""
+        """The content of result.json."""
         read: dict[str, Any] = json.loads((self.out / "runs" / run / "result.json").read_text("utf-8"))
         return read
 
@@ -106,7 +106,7 @@ def test_an_ensemble_scores_the_weighted_z_scores_of_its_members_runs(
     interaction = data.test[torch.arange(len(data.test))]
 
     def scores(variant: str) -> np.ndarray:
-        seed = 1 if variant in ("near", "markov") else 2  # one run stands for all seeds
+        seed = 1 if variant in ("near", "markov") else 2  # one run counts for all seeds
         model = blair_rec.load(finished.out / "runs" / f"{variant}-{seed}")._model
         with torch.no_grad():
             return model.full_sort_predict(interaction).numpy()
@@ -142,7 +142,7 @@ def test_z_scores_leave_the_padding_out_and_constant_users_at_zero() -> None:
     assert torch.equal(found[1, 1:], torch.zeros(3))
 
 
-def test_scores_without_a_mean_are_told() -> None:
+def test_scores_that_are_not_finite_are_reported() -> None:
     with pytest.raises(ScoringError, match=r"1 of 2 cases have scores that are not finite"):
         standardised(torch.tensor([[0.0, 1.0, torch.inf], [0.0, 1.0, 2.0]]))
 
@@ -163,12 +163,12 @@ def test_the_grid_covers_the_simplex_from_its_middle_to_its_corners(members: int
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("metric", "held"), [("MRR@80", 0), ("NDCG@5", 1 << 15), ("NDCG@5", 1 << 29)])
-def test_the_chosen_weights_are_the_top_of_the_hill_above_the_grid(
+def test_the_chosen_weights_are_a_local_maximum_at_or_above_the_grid(
     finished: Finished, data: Data, masked: bool, metric: str, held: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each weighting ranked by itself: none of the grid is better, and none that is a step away.
+    """Each weighting is ranked separately: none of the grid is better, and none that is one step away.
 
-    Whether no scores are held from one look to the next, those of some batches, or all.
+    This holds whether the scores of no, some or all batches are kept between passes.
     """
     monkeypatch.setattr("blair_rec.ranking.ensemble.HELD", held)
     members = blair_rec.load(finished.out / "runs" / "three-1")._model.members
@@ -196,7 +196,7 @@ def test_neighbours_give_one_share_from_one_member_to_another() -> None:
     assert set(neighbours((19, 1, 0), 1)) == {(18, 2, 0), (18, 1, 1), (20, 0, 0), (19, 0, 1)}
 
 
-def test_weights_may_be_chosen_by_the_other_protocol(finished: Finished, data: Data) -> None:
+def test_weights_can_be_chosen_by_the_other_protocol(finished: Finished, data: Data) -> None:
     by_config, by_other = finished.result("both-1"), finished.result("masked-1")
     assert by_config["selection"]["protocol"] == "unmasked" and by_other["selection"]["protocol"] == "masked"
     assert by_other["selection"]["value"] == by_other["valid"]["masked"]["NDCG@10"]
@@ -221,7 +221,7 @@ def test_weights_are_reported_with_what_chose_them(finished: Finished) -> None:
 
 
 def test_other_test_items_leave_the_weights_as_they_are(finished: Finished, encoder: Path, tmp_path: Path) -> None:
-    """The last event of most users becomes another one; what is trained and the weights are the same to the bit."""
+    """The last event of most users is changed; trained models and weights stay the same to the bit."""
     tiny = tiny_at(tmp_path)
     log = read_log(tiny)
     changed = with_other_last_items(log)
@@ -247,7 +247,7 @@ def test_members_come_first_and_nothing_is_trained_again(finished: Finished) -> 
     assert rows["both"].parameters.trained == sum(rows[name].parameters.trained for name in ("id", "text"))
 
 
-def test_an_average_is_made_again_when_a_member_was(own: Finished) -> None:
+def test_an_average_is_made_again_after_a_member_was_trained_again(own: Finished) -> None:
     again = Recorder()
     compare(own.config, own.out, listener=again)
     assert again.started_runs == []
@@ -261,7 +261,7 @@ def test_an_average_of_runs_that_are_no_longer_there_is_neither_shown_nor_loaded
     train = own.config.train.changed(epochs=1)
     changed = own.config.changed(train=train, seeds=(1,))
     with pytest.raises(KeyboardInterrupt):
-        compare(changed, own.out, fresh=True, listener=InterruptedIn(epoch=2))  # id is another, text is not
+        compare(changed, own.out, fresh=True, listener=InterruptedIn(epoch=2))  # id was trained again, text was not
     with pytest.raises(CheckpointError, match=r"both-1 averages id, text, and one of these runs is gone or was"):
         blair_rec.load(own.out / "runs" / "both-1")
 
@@ -272,7 +272,7 @@ def test_an_average_of_runs_that_are_no_longer_there_is_neither_shown_nor_loaded
         .replace("variants:\n", "variants:\n  both: {average: [id, text]}\n")
     )
     with pytest.raises(
-        ChangedRuns, match=r"1 finished runs in .* \(both-1\) were made in another way: the runs that it av"
+        ChangedRuns, match=r"1 finished run in .* \(both-1\) used different settings, data or code: the runs that it av"
     ):
         leaderboard(own.out)
     again = Recorder()
@@ -283,7 +283,10 @@ def test_an_average_of_runs_that_are_no_longer_there_is_neither_shown_nor_loaded
 @pytest.mark.parametrize(
     "variants, message",
     [
-        ({"both": {"average": ["id", "txt"]}}, r"variants.both.average names 'txt', which is no variant here"),
+        (
+            {"both": {"average": ["id", "txt"]}},
+            r"variants.both.average names 'txt', which is not a variant of this comparison",
+        ),
         ({"both": {"average": ["id"]}}, r"average is \['id'\]; name at least two variants, each once"),
         ({"both": {"average": ["id", "id"]}}, r"average is \['id', 'id'\]; name at least two"),
         (
@@ -292,23 +295,25 @@ def test_an_average_of_runs_that_are_no_longer_there_is_neither_shown_nor_loaded
         ),
         (
             {"both": {"average": ["id", "t"], "items": "text"}},
-            r"the members are finished models, so leave items out",
+            r"items can.t be set on an average; set it on its members",
         ),
         (
             {"both": {"average": ["id", "t"], "weights": "test"}},
             r"weights is 'test'; known: validation, masked, unmasked, equal",
         ),
-        ({"t": {"items": "text", "weights": "equal"}}, r"weights is 'equal', but there is no average to weigh"),
+        ({"t": {"items": "text", "weights": "equal"}}, r"weights is 'equal', but the variant has no average"),
     ],
 )
-def test_an_average_that_can_not_be_meant(variants: dict[str, Any], message: str) -> None:
+def test_an_invalid_average_is_refused(variants: dict[str, Any], message: str) -> None:
     raw = raw_config(Path("tiny"), "encoder", variants={"id": {}, "t": {"items": "text"}, **variants})
     with pytest.raises(ConfigError, match=message):
         read_config(raw)
 
 
 def test_an_average_without_its_members_is_refused(finished: Finished) -> None:
-    with pytest.raises(ConfigError, match=r"variants.both.average names 'text', which is no variant here"):
+    with pytest.raises(
+        ConfigError, match=r"variants.both.average names 'text', which is not a variant of this comparison"
+    ):
         finished.config.only(["id", "both"])
 
 
@@ -338,7 +343,7 @@ def test_the_inner_product_of_exported_vectors_ranks_as_the_run_does(
     for row, found in zip(products, ranked, strict=True):
         scores = np.array([score for _, score in found])
         ours = np.array([row[tokens.index(token)] for token, _ in found])
-        # Alike but for one number for all items of the user, so the order is the same as far as scores differ at all.
+        # Equal up to one constant for all items of a user, so items whose scores differ have the same order.
         np.testing.assert_allclose(ours - ours.mean(), scores - scores.mean(), atol=2e-5)
         falls = -np.diff(scores) > 1e-4
         assert falls.sum() > 30 and (np.diff(ours)[falls] < 0).all()
@@ -406,8 +411,10 @@ def test_an_item_that_came_later_is_scored_by_its_text(finished: Finished, tmp_p
     assert near[0][0].item_token == "i05" and near[0][0].score == pytest.approx(1)
 
 
-@pytest.mark.parametrize("name, why", [("both", "id knows items by their events"), ("markov", "Markov is made of")])
-def test_an_item_that_came_later_means_nothing_to_what_counts_events(
+@pytest.mark.parametrize(
+    "name, why", [("both", "id learns items from their events"), ("markov", "Markov can only score")]
+)
+def test_an_item_that_came_later_is_refused_by_scorers_that_count_events(
     finished: Finished, tmp_path: Path, name: str, why: str
 ) -> None:
     more = with_a_twin(finished, tmp_path / "more")
@@ -429,7 +436,7 @@ class Fixed(Baseline):
         return self.table
 
 
-def test_a_member_that_likes_all_alike_weighs_nothing_in_scores_and_vectors() -> None:
+def test_a_member_with_equal_scores_for_all_items_adds_nothing_to_scores_and_vectors() -> None:
     ensemble = Ensemble([Fixed([1.0, 2.0, 4.0], True), Fixed([0.1, 0.1, 0.1], True)])
     interaction = {"items": torch.ones(2, 1, dtype=torch.int64), "length": torch.ones(2, dtype=torch.int64)}
     alone = Ensemble([Fixed([1.0, 2.0, 4.0], True)], [0.5]).full_sort_predict(interaction)

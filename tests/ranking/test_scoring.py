@@ -1,4 +1,4 @@
-"""rank(): how many candidates score above and the same as the true item, against counting one by one."""
+"""rank(): how many candidates score above or tie with the target, against counting one by one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TINY = Path(__file__).resolve().parents[2] / "datasets" / "tiny"
 
 
 class Oracle(nn.Module):
-    """Gives every case the scores that were written down for it."""
+    """Returns given scores for every case."""
 
     scores_by_product = False
     device = torch.device("cpu")
@@ -49,7 +49,7 @@ class Oracle(nn.Module):
 
 @pytest.fixture(scope="module")
 def splits(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """A log with items that come again, in a history and as the true item; one user has two rows in the test split."""
+    """A log with repeated items, in histories and as targets; one user has two cases in the test split."""
     events = [("ann", item, at) for at, item in enumerate("abcabca")]
     events += [("bob", item, at) for at, item in enumerate("ddddee")]
     events += [("eve", item, at) for at, item in enumerate("fgabchijd")]
@@ -118,14 +118,14 @@ def test_ranks_are_what_counting_gives(splits: list[Any], values: st.SearchStrat
     check()
 
 
-def test_the_world_above_has_what_it_is_for(splits: list[Any]) -> None:
+def test_the_made_up_log_has_repeats_and_long_histories(splits: list[Any]) -> None:
     ranks = rank(Oracle(torch.zeros(len(splits[0].log.item), splits[0].item_num)), splits[2], 64)
     assert 0 < ranks.target_in_history.sum() < len(ranks.item)
     assert len(set(ranks.user.tolist())) < len(ranks.user)
     assert ranks.history_length.max() > 3
 
 
-def test_the_padding_is_no_candidate_however_well_it_scores(splits: list[Any]) -> None:
+def test_the_padding_is_not_a_candidate_however_high_its_score(splits: list[Any]) -> None:
     scores = torch.zeros(len(splits[0].log.item), splits[0].item_num)
     scores[:, 0] = 99
     ranks = rank(Oracle(scores), splits[2], 64, k=splits[2].item_num - 1)
@@ -141,11 +141,11 @@ def test_the_batch_size_does_not_matter(splits: list[Any]) -> None:
     for batch_size in (1, 2, 3):
         parts = rank(Oracle(scores), splits[2], batch_size, k=3)
         for name in vars(whole):
-            if not name.startswith("topk"):  # which of the equals is shown is not said
+            if not name.startswith("topk"):  # the order of tied items may differ
                 np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name), err_msg=name)
 
 
-def test_scores_of_infinity_are_scores(splits: list[Any]) -> None:
+def test_infinite_scores_are_ranked(splits: list[Any]) -> None:
     scores = torch.zeros(len(splits[0].log.item), splits[0].item_num)
     scores[:, 1], scores[:, 2] = torch.inf, -torch.inf
     ranks = rank(Oracle(scores), splits[2], 64)
@@ -154,7 +154,7 @@ def test_scores_of_infinity_are_scores(splits: list[Any]) -> None:
     assert (ranks.equal_unmasked[plain] == splits[2].item_num - 4).all()
 
 
-def test_a_true_item_that_scores_minus_infinity_is_last_and_alone(splits: list[Any]) -> None:
+def test_a_target_that_scores_minus_infinity_is_last_without_ties(splits: list[Any]) -> None:
     scores = torch.zeros(len(splits[0].log.item), splits[0].item_num)
     scores[torch.arange(len(scores)), splits[0].log.item] = -torch.inf
     ranks = rank(Oracle(scores), splits[2], 64)
@@ -176,7 +176,7 @@ def test_scores_for_other_items_are_refused(splits: list[Any]) -> None:
 
 
 def product_model(train: Any, config: Any, name: str = "SASRec", seed: int = 0) -> Any:
-    """An untrained model whose item vectors hold equal ones, nearly equal ones, and zeros."""
+    """An untrained model with some equal, some nearly equal and some zero item vectors."""
     seed_everything(seed)
     model = model_class(name)(config, train).eval()
     with torch.no_grad():
@@ -189,7 +189,7 @@ def product_model(train: Any, config: Any, name: str = "SASRec", seed: int = 0) 
 
 
 def in_float64(model: Any, split: Any) -> np.ndarray:
-    """[cases, items] of the whole split, at once; column 0 means nothing."""
+    """Scores [cases, items] of the whole split in one call; column 0 is ignored."""
     rows = split[torch.arange(len(split))]
     with torch.no_grad():
         return (model.user_vectors(rows).double() @ model.item_matrix().double().T).numpy()
@@ -207,7 +207,7 @@ def test_ranks_of_products_are_those_of_float64(tiny_splits: tuple[Any, list[Any
     for case, target in enumerate(ranks.item.tolist()):
         own, equal = scores[case], np.isin(np.arange(scores.shape[1]), twins(target))
         if (np.abs(own - own[target]) < 1e-6)[~equal].any():
-            continue  # too close for states that were computed twice, with and without padding
+            continue  # too close: states computed with and without padding round differently
         candidate = np.arange(len(own)) > 0
         candidate[target] = False
         for protocol, history in (("unmasked", []), ("masked", item[row == case].tolist())):
@@ -267,10 +267,10 @@ def test_ranks_of_products_do_not_depend_on_chunks_and_are_those_of_float64(
         torch.testing.assert_close(exact[case][shown[case][shown[case] > 0]], best, rtol=1e-12, atol=1e-12)
 
 
-def test_float32_alone_would_rank_otherwise() -> None:
+def test_float32_alone_would_rank_differently() -> None:
     random = torch.Generator().manual_seed(0)
     cases, vectors = torch.randn(64, 48, generator=random), torch.randn(4000, 48, generator=random)
-    vectors[2000:] = vectors[:2000] * (1 + 2**-23)  # further from nought by less than float32 tells
+    vectors[2000:] = vectors[:2000] * (1 + 2**-23)  # longer by less than float32 can resolve
     own = (cases.double() * vectors[:64].double()).sum(1)
     slack = Products(cases, ItemMatrix(vectors)).slack
     exact, _ = count(cases.double() @ vectors.double().T, own, slack[torch.float64])
@@ -298,7 +298,7 @@ def test_no_more_scores_are_held_than_allowed(tiny_splits: tuple[Any, list[Any]]
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name), err_msg=name)
 
 
-def test_models_that_give_all_scores_are_asked_for_few_cases_at_a_time(splits: list[Any], monkeypatch: Any) -> None:
+def test_models_that_return_all_scores_get_few_cases_at_a_time(splits: list[Any], monkeypatch: Any) -> None:
     scores, asked = torch.zeros(len(splits[0].log.item), splits[0].item_num), []
 
     class Counting(Oracle):

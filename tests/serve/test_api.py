@@ -121,8 +121,8 @@ def test_every_item_can_be_recommended(done: Path) -> None:
         ("i01", 10, ConfigError, r"histories are lists of item tokens; got a string, so wrap it: \[\['item', ...\]\]"),
         (["i01", "i02"], 10, ConfigError, r"histories are lists of item tokens; got a string"),
         ([["i01"], []], 10, ConfigError, r"1 of 2 histories are empty; a next item needs at least one"),
-        ([["i01", "x1"], ["x2"]], 3, UnknownItems, r"2 of 3 item tokens are not among the model's items .first: x1, x"),
-        ([["[PAD]"]], 3, UnknownItems, r"1 of 1 item tokens are not among the model's items"),
+        ([["i01", "x1"], ["x2"]], 3, UnknownItems, r"the model doesn't have 2 of 3 item tokens .first: x1, x"),
+        ([["[PAD]"]], 3, UnknownItems, r"the model doesn't have 1 of 1 item token"),
         ([["i01", 2]], 3, ConfigError, r"item tokens are text, but 1 of 2 are not \(first: 2\)"),
         ([["i01"], ["i02", "i03", "i02"]], 79, ConfigError, r"k is 79; it has to be between 1 and 78, the items left"),
         ([["i01"]], 0, ConfigError, r"k is 0; it has to be between 1 and 79"),
@@ -174,10 +174,10 @@ def test_another_store_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=rf"was trained over the text vectors of store {sha256_of(run)}"):
         blair_rec.load(run, store=tmp_path / "same-items")
     store_for(tmp_path / "too-few", tokens[:60], text_dim=32)
-    with pytest.raises(MissingEmbeddings, match=r"20 of 80 items are not in the embedding store"):
+    with pytest.raises(MissingEmbeddings, match=r"store of text vectors lacks 20 of 80 items"):
         blair_rec.load(run, store=tmp_path / "too-few")
     store_for(tmp_path / "others", [f"x{n}" for n in range(80)], text_dim=32)
-    with pytest.raises(StoreError, match=r"belongs to another catalogue: it knows 0 of the 80 items"):
+    with pytest.raises(StoreError, match=r"belongs to another catalogue: it has 0 of the 80 items"):
         blair_rec.load(run, store=tmp_path / "others")
 
 

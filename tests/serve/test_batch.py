@@ -131,7 +131,9 @@ def test_titles_allowed_and_denied_items_and_the_history(done: Path, run: Path) 
 def test_unknown_items_are_an_error_or_skipped_and_counted(run: Path) -> None:
     events = {"user_id": ["u1", "u1", "u2", "u3"], "item_id": ["i01", "new", "newer", "i02"]}
     write_histories(Path("h.csv"), events)
-    with pytest.raises(UnknownItems, match="2 of 4 item tokens are not among.*first: new, newer.*--unknown-items skip"):
+    with pytest.raises(
+        UnknownItems, match="the model doesn't have 2 of 4 item tokens.*first: new, newer.*--unknown-items skip"
+    ):
         blair_rec.recommend_file(run, "best.csv", histories="h.csv", k=2)
     assert not Path("best.csv").exists()
     served = blair_rec.recommend_file(run, "best.csv", histories="h.csv", k=2, unknown="skip")
@@ -225,7 +227,7 @@ BROKEN = [
     ("h.csv", b"user_id,item_id\n,i01\n", "line 2: user_id is empty"),
     ("h.csv", b"user_id,item_id\nu,\n", "line 2: item_id is empty"),
     ("h.csv", b'user_id,item_id\nu,"i01\nu,i02\n', "unexpected end of data; mend the quotation marks"),
-    ("h.csv", b'user_id,item_id\n"u,i01\nu",i02\n', "holds a line break or what is no character; look for a quotation"),
+    ("h.csv", b'user_id,item_id\n"u,i01\nu",i02\n', "holds a line break or an invalid character; look for a quotation"),
     ("h.csv", b"user_id,item_id\nu,\xff\n", r"h.csv is not UTF-8 \(byte 0xff\)"),
     ("h.csv", b"user_id,item_id,timestamp\nu,i01,nan\n", "line 2: timestamp is 'nan'; expected a number or a date"),
     ("h.csv", b"user_id,item_id,timestamp\nu,i01,1_0\n", "line 2: timestamp is '1_0'; expected a number or a date"),
@@ -234,16 +236,16 @@ BROKEN = [
     ("h.jsonl", b'{"user_id": "u", "item_id": "i01"}\n{"user_id": "u", "item_id": 1}\n', "line 2: item_id is a number"),
     ("h.jsonl", b'{"user_id": 1, "item_id": "i01"}\n{"user_id": "1", "item_id": "i01"}\n', "user_id is text here"),
     ("h.jsonl", b'{"user_id": "u", "item_id": 1.0}\n', "line 1: item_id is '1.0', a float; ids are text"),
-    ("h.jsonl", b'{"user_id": "u", "item_id": NaN}\n', "line 1: NaN is no value"),
+    ("h.jsonl", b'{"user_id": "u", "item_id": NaN}\n', "line 1: NaN is not a value"),
     ("h.jsonl", b'{"user_id": "u", "user_id": "v", "item_id": "i01"}\n', "line 1: a field is there twice"),
     ("h.jsonl", b'{"user_id": "u", "item_id": "i01"}\n{"user_id": "u"}\n', "line 2: every line has to"),
     ("h.jsonl", b'{"user_id": "u", "history": "i01"}\n', "line 1: history is 'i01'; give a list of item ids"),
     ("h.jsonl", b'{"user_id": "u\\ud800", "history": ["i01"]}\n', "holds a line break or what is no character"),
     ("h.jsonl", b'{"user_id": "u", "item_id": "i01"}\n{"user_id": "v", "item_id": []}\n', "line 2: item_id is"),
     ("h.jsonl", b"[1]\n", "line 1: a JSON object is expected, such as"),
-    ("h.jsonl", b"{\n", "line 1 is no JSON"),
-    ("h.jsonl", b"[" * 100_000, "line 1 is no JSON"),
-    ("h.parquet", b"PAR1", "h.parquet is no Parquet file, or a broken one"),
+    ("h.jsonl", b"{\n", "line 1 is not JSON"),
+    ("h.jsonl", b"[" * 100_000, "line 1 is not JSON"),
+    ("h.parquet", b"PAR1", "h.parquet is not a Parquet file, or is damaged"),
 ]  # fmt: skip
 
 
@@ -342,10 +344,10 @@ def test_the_command_recommends(done: Path, run: Path, capsys: pytest.CaptureFix
     write_histories(Path("h.csv"), {**EVENTS, "item_id": ["i05", "i02", "new", "i01", "i06"]})
     command = ["recommend", str(run), "--histories", "h.csv", "-k", "3", "-o", "best.parquet"]
     assert main(command) == 1
-    assert "1 of 5 item tokens are not among the model's items" in capsys.readouterr().err
+    assert "the model doesn't have 1 of 5 item tokens" in capsys.readouterr().err
     assert main([*command, "--unknown-items", "skip", "--titles"]) == 0
     said = capsys.readouterr().err
-    assert "unknown items skipped: 1 (first: new)" in said and "6 recommendations for 2 users are in best.pa" in said
+    assert "unknown items skipped: 1 (first: new)" in said and "wrote 6 recommendations for 2 users to best.pa" in said
     table = pyarrow.parquet.read_table("best.parquet")
     types = [str(kind) for kind in table.schema.types]
     assert table.column_names == ["user_id", "item_id", "score", "rank", "by_popularity", "title"]

@@ -83,7 +83,7 @@ def test_members_of_no_weight_are_left_out_and_told(done: Path, tmp_path: Path, 
     weights = blair_rec.load(done / "best-1")._model.weights.tolist()  # type: ignore[attr-defined]
     assert 0 in weights, "the world has to be such that rules alone are best"
     assert main(["export", str(done / "best-1"), "-o", str(tmp_path / "x")]) == 0
-    assert "popular has weight 0 in the average and is left out" in capsys.readouterr().out
+    assert "popular has weight 0 in the average, so it was not exported" in capsys.readouterr().out
     assert "weight 0 are left out: popular" in (tmp_path / "x" / "README.md").read_text("utf-8")
     assert not (tmp_path / "x" / "members" / "popular").exists()
 
@@ -174,9 +174,9 @@ def test_an_earlier_export_is_replaced_and_the_program_in_it_is_never_run(done: 
 def test_what_is_not_ours_stays(done: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years")
-    with pytest.raises(OutputError, match=r"holds thesis.tex and is no earlier export; choose another folder"):
+    with pytest.raises(OutputError, match=r"holds thesis.tex and is not an earlier export; choose another folder"):
         export_run(done / "rules-1", tmp_path / "mine")
-    with pytest.raises(OutputError, match=r"thesis.tex is a file, and a folder has to go there"):
+    with pytest.raises(OutputError, match=r"thesis.tex is a file, but a folder is needed there"):
         export_run(done / "rules-1", tmp_path / "mine" / "thesis.tex")
     export_run(done / "rules-1", tmp_path / "x")
     (tmp_path / "x" / "members").mkdir()
@@ -226,7 +226,7 @@ def test_a_program_that_scores_otherwise_is_found_out(
 ) -> None:
     scores = ExportedModel.scores
     monkeypatch.setattr(ExportedModel, "scores", lambda self, histories: scores(self, histories)[:, ::-1])
-    with pytest.raises(ConfigError, match="scores random histories otherwise than the run itself, by up to"):
+    with pytest.raises(ConfigError, match="score random histories differently from the run, by up to"):
         export_run(done / "rules-1", tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
@@ -238,7 +238,7 @@ def test_a_folder_that_is_no_run_and_a_missing_library_are_told(
         export_run(done, tmp_path / "x")
     monkeypatch.setattr("blair_rec.extras.find_spec", lambda name: None)
     with pytest.raises(
-        MissingExtra, match=r"an export needs onnx, which is not installed; pip install 'blair-rec\[exp"
+        MissingExtra, match=r"an export needs onnx, which is not installed; run `pip install 'blair-rec\[exp"
     ):
         export_run(done / "rules-1", tmp_path / "x")
     assert not (tmp_path / "x").exists()

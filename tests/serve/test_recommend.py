@@ -111,7 +111,7 @@ def test_unknown_items_are_skipped_when_that_is_asked_for(model: Recommender) ->
     with_unknown = [["i01", "new", "i02"], ["new"], []]
     with pytest.raises(ConfigError, match="1 of 3 histories are empty"):
         model.recommend(with_unknown)
-    with pytest.raises(UnknownItems, match="2 of 4 item tokens are not among the model's items .first: new, new.*skip"):
+    with pytest.raises(UnknownItems, match="the model doesn't have 2 of 4 item tokens .first: new, new.*skip"):
         model.recommend(with_unknown[:2])
     first, second, third = model.recommend(with_unknown, 4, unknown="skip", deny=["new"])
     assert first == model.recommend([["i01", "i02"]], 4)[0] and not any(one.by_popularity for one in first)
@@ -132,7 +132,7 @@ def test_the_most_popular_items_are_those_with_most_training_events(model: Recom
     [
         ({"allow": "i01"}, ConfigError, r"allow is a string; give several item tokens, such as \['i01'\]"),
         ({"deny": [1]}, ConfigError, "deny: item tokens are text, but 1 of 1 are not"),
-        ({"allow": ["i02", "no"]}, UnknownItems, "1 of 2 item tokens are not among"),
+        ({"allow": ["i02", "no"]}, UnknownItems, "the model doesn't have 1 of 2 item tokens"),
         ({"allow": []}, ConfigError, "no item is left to recommend"),
         ({"allow": ["i01", "i02"], "k": 2}, ConfigError, "k is 2; it has to be between 1 and 1, the items left"),
         ({"unknown": "ignore"}, ConfigError, "unknown is 'ignore'; known: error, skip"),

@@ -181,7 +181,7 @@ def test_a_refit_is_never_ranked(done: Path, tmp_path: Path) -> None:
     refit = blair_rec.refit(done / "out" / "runs" / "id-1", tmp_path / "refit")
     shutil.rmtree(tmp_path / "out" / "runs" / "id-1")
     shutil.copytree(refit, tmp_path / "out" / "runs" / "id-1")
-    message = "id-1 is a refit: it was trained on the test events as well, so it can't be ranked"
+    message = "id-1 is a refit: it was also trained on the test events, so it can't be ranked"
     with pytest.raises(RefitRun, match=message):
         load_runs(tmp_path / "out")
     with pytest.raises(RefitRun, match=message):
@@ -195,7 +195,7 @@ def test_a_refit_is_never_ranked(done: Path, tmp_path: Path) -> None:
 def test_nothing_but_a_refit_is_replaced(done: Path, tmp_path: Path) -> None:
     run = done / "out" / "runs" / "popular-1"
     shutil.copytree(run, tmp_path / "run")
-    with pytest.raises(OutputError, match="files that this command does not write"):
+    with pytest.raises(OutputError, match="that this command did not write"):
         blair_rec.refit(run, tmp_path / "run")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
@@ -237,7 +237,7 @@ def test_changed_data_are_told(done: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "config.yaml").write_text(config)
     with (tmp_path / "tiny" / "tiny.inter").open("a") as file:
         file.write("u001\ti01\t99999999999\n")
-    with pytest.raises(ChangedRuns, match="made in another way: the data set's files"):
+    with pytest.raises(ChangedRuns, match="different settings, data or code: the data set's files"):
         blair_rec.refit(tmp_path / "out", tmp_path / "refit", variant="popular")
 
 

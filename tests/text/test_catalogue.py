@@ -1,4 +1,4 @@
-"""Item metadata is read as it is written, and what can't be meant is named with its line."""
+"""Item metadata is read as it is written, and invalid content is named with its line."""
 
 from __future__ import annotations
 
@@ -121,14 +121,14 @@ def test_item_id_goes_before_parent_asin_and_the_caller_before_both(tmp_path: Pa
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("a.item", "", "holds no item"),
+        ("a.item", "", "has no item"),
         ("a.item", "item_id:token\ttitle:token_seq\n", "holds no item"),
-        ("a.item", "item_id:token\ta:token\n1\tx\n2\tx\ty\n", r"line 3: 3 columns where the first line has 2"),
-        ("a.item", "item_id:token\ta:token\n1\n", r"line 2: 1 columns where the first line has 2"),
+        ("a.item", "item_id:token\ta:token\n1\tx\n2\tx\ty\n", r"line 3: 3 columns, but the first line has 2"),
+        ("a.item", "item_id:token\ta:token\n1\n", r"line 2: 1 column, but the first line has 2"),
         ("a.item", "item_id:token\ta:token\n\tx\n", r"line 2: item_id is empty or missing"),
         ("a.item", "item_id:token\ta:token\nb\0\tx\n", r"line 2: item_id is 'b\\x00', which holds a NUL character"),
         ("a.item", "item_id:token\ta:token\ta:float\n", r"line 1: two columns are called 'a'"),
-        ("a.item", "1\tToy Story\n", r"line 1: the column '1' is none of RecBole's"),
+        ("a.item", "1\tToy Story\n", r"line 1: the column '1' is not in RecBole's format"),
         ("a.item", "item:token\ttitle:token\n1\tx\n", r"no field 'item_id' or 'parent_asin'.*fields: item, title"),
         ("a.json", '{"asin": "1", "title": "x"}', r"no field 'item_id' or 'parent_asin'.*fields: asin, title"),
         ("a.jsonl", '{"item_id": "1"}\n\n{"item_id": "2"\n', r"line 3: broken JSON"),
@@ -140,7 +140,7 @@ def test_item_id_goes_before_parent_asin_and_the_caller_before_both(tmp_path: Pa
         ("a.csv", "", "holds no item"),
         ("a.csv", "item_id,title\n", "holds no item"),
         ("a.csv", "item_id,title,title\n1,a,b\n", r"line 1: two columns are called 'title'"),
-        ("a.csv", "sku,title\n1,a\n", r"line 1: no field 'item_id' or 'parent_asin' .*fields: sku, title"),
+        ("a.csv", "sku,title\n1,a\n", r"line 1: there is no field 'item_id' or 'parent_asin' .*fields: sku, title"),
         ("a.csv", "item_id,title\n1,a\n\n2,a,b\n", r"line 4: 3 cells where the first line has 2"),
         ("a.csv", "item_id,title\n1,a\n,b\n", r"line 3: item_id is empty or missing"),
         ("a.csv", 'item_id,title\n1,a\n2,"Open\n3,b\n', r"from line 3 on: unexpected end of data; a quotation mark"),
@@ -150,19 +150,19 @@ def test_item_id_goes_before_parent_asin_and_the_caller_before_both(tmp_path: Pa
             'item_id,title\n1,"Open\n2,b\n3,5"\n4,c\n',
             r"line 2: a quotation .* closes in line 4, and 1 of the 1 ",
         ),
-        ("a.jsonl", '{"item_id": "1", "a": 1, "a": 2}\n', r"line 1: the field 'a' is there twice; rename one"),
+        ("a.jsonl", '{"item_id": "1", "a": 1, "a": 2}\n', r"line 1: the field 'a' appears twice; rename one"),
         ("a.jsonl", '{"item_id": " "}\n', r"line 1: item_id is empty or missing"),
         (
             "a.jsonl",
             '{"item_id": "1", "a": ' + "[" * 3000 + "]" * 3000 + "}",
-            r"line 1: lists or objects inside each other",
+            r"line 1: lists or objects are nested too deeply",
         ),
         ("a.tsv", "item_id\ttitle\n1\ta\n2\n", r"line 3: 1 cells where the first line has 2"),
         ("a.csv.gz", "not gzip", r"broken gzip file"),
         ("a.jsonl.gz", "not gzip", r"broken gzip file"),
     ],
 )
-def test_what_cannot_be_meant_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:
+def test_invalid_content_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:
     with pytest.raises(CatalogueError, match=message):
         read_catalogue(written(tmp_path / name, content))
 
@@ -188,7 +188,7 @@ def test_half_a_character_is_named_and_a_whole_one_is_text(tmp_path_factory: pyt
     path = written(tmp_path_factory.mktemp("items") / "a.jsonl", f'{{"item_id": "1", "a": "{text}"}}\n')
     meant = json.loads(f'"{text}"')
     if any("\ud800" <= sign <= "\udfff" for sign in meant):
-        with pytest.raises(CatalogueError, match=r"line 1: \\u.... is half of a character; write the whole one"):
+        with pytest.raises(CatalogueError, match=r"line 1: \\u.... is half of a character; write the whole character"):
             read_catalogue(path)
     else:
         assert read_catalogue(path).records == ({"a": meant},)
@@ -289,7 +289,7 @@ def test_a_string_that_looks_like_something_else_stays_a_string(tmp_path: Path, 
 
 def test_an_asked_for_id_field_that_is_not_there_is_named(tmp_path: Path) -> None:
     path = written(tmp_path / "a.item", "item_id:token\n1\n")
-    with pytest.raises(CatalogueError, match="no field 'asin' that could name the item; fields: item_id"):
+    with pytest.raises(CatalogueError, match="there is no field 'asin' for the item token; fields: item_id"):
         read_catalogue(path, item_id="asin")
 
 

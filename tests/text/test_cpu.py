@@ -22,7 +22,7 @@ def bert(dtype: torch.dtype, **settings: Any) -> Any:
 
 
 def states(model: Any) -> torch.Tensor:
-    """Of four texts of different lengths, padded; what stands at the padding is nobody's business."""
+    """Attention over four padded texts of different lengths; the values at the padding don't matter."""
     lengths = torch.tensor([30, 17, 2, 1])
     mask = (torch.arange(30) < lengths[:, None]).long()
     ids = torch.randint(1, 50, (4, 30), generator=torch.Generator().manual_seed(1))

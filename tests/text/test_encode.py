@@ -1,4 +1,4 @@
-"""A catalogue is encoded once; what a store was made from decides whether it can be read again."""
+"""A catalogue is encoded once; a store is read again only if it was made from the same things."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_another_prompt_for_queries_is_noted_and_nothing_is_encoded(
         (["title"], {}, {"truncate_dim": 3}),
     ],
 )
-def test_a_store_made_from_anything_else_is_made_anew(
+def test_a_store_made_from_anything_else_is_made_again(
     source: EncoderSource,
     tmp_path: Path,
     fields: list[str],
@@ -160,7 +160,7 @@ def test_a_store_made_from_anything_else_is_made_anew(
     assert open_store(tmp_path / "s").store_sha256 == again.store_sha256
 
 
-def test_a_template_that_changed_makes_the_store_anew(
+def test_a_template_that_changed_makes_the_store_again(
     source: EncoderSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s")
@@ -171,25 +171,25 @@ def test_a_template_that_changed_makes_the_store_anew(
 @pytest.mark.parametrize(
     "fields, settings, said",
     [
-        (["title", "brand"], {}, r"template fields is \['title'\] there, \['title', 'brand'\] now"),
-        (["title"], {"revision": "another", "name": "other"}, "encoder is 'tiny-roberta' there, 'other' now"),
-        (["title"], {"pooling": "mean"}, "pooling is 'cls' there, 'mean' now"),
-        (["title"], {"max_length": 4}, "max_length is 128 there, 4 now"),
-        (["title"], {"store_dtype": "float16"}, "store_dtype is 'float32' there, 'float16' now"),
+        (["title", "brand"], {}, r"template fields was \['title'\], now \['title', 'brand'\]"),
+        (["title"], {"revision": "another", "name": "other"}, "encoder was 'tiny-roberta', now 'other'"),
+        (["title"], {"pooling": "mean"}, "pooling was 'cls', now 'mean'"),
+        (["title"], {"max_length": 4}, "max_length was 128, now 4"),
+        (["title"], {"store_dtype": "float16"}, "store_dtype was 'float32', now 'float16'"),
     ],
 )
-def test_a_store_of_another_encoder_or_other_settings_is_kept_unless_fresh_is_said(
+def test_a_store_of_another_encoder_or_other_settings_is_kept_unless_fresh_is_set(
     source: EncoderSource, tmp_path: Path, fields: list[str], settings: dict[str, Any], said: str
 ) -> None:
     first = encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s")
     dtype = settings.pop("store_dtype", "float32")
     now = dataclasses.replace(source, **settings)
-    with pytest.raises(OutputError, match=rf"made in another way \({said}.*replace it with --fresh"):
+    with pytest.raises(OutputError, match=rf"used different settings \({said}.*replace it with --fresh"):
         encode_catalogue(CATALOGUE, Template("fields", tuple(fields)), now, tmp_path / "s", store_dtype=dtype)
     assert open_store(tmp_path / "s").store_sha256 == first.store_sha256
 
 
-def test_a_damaged_store_is_made_anew_and_that_is_said(
+def test_a_damaged_store_is_made_again_with_a_warning(
     source: EncoderSource, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s")
@@ -298,7 +298,7 @@ def test_only_new_and_changed_texts_are_encoded(
 
 
 @pytest.mark.parametrize("setting", [{"dtype": "bfloat16"}, {"max_length": 9}, {"pooling": "mean"}, {"revision": "x"}])
-def test_vectors_made_otherwise_are_not_taken_over(
+def test_vectors_made_with_other_settings_are_not_reused(
     source: EncoderSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: dict[str, Any]
 ) -> None:
     encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s")
@@ -310,7 +310,7 @@ def test_vectors_made_otherwise_are_not_taken_over(
     assert counts[-1] == 2 or setting == {"dtype": "bfloat16"}, "float32 vectors are no float16 ones"
 
 
-def test_the_distance_from_float32_stands_in_the_store_and_is_measured_once(
+def test_the_distance_from_float32_is_in_the_store_and_is_measured_once(
     source: EncoderSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fast = dataclasses.replace(source, dtype="bfloat16")
@@ -321,7 +321,7 @@ def test_the_distance_from_float32_stands_in_the_store_and_is_measured_once(
     assert (again.encoder["from_float32"], counts) == (said, [1])
 
 
-def test_a_damaged_piece_is_made_again_and_that_is_said(
+def test_a_damaged_piece_is_made_again_with_a_warning(
     source: EncoderSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(encode, "CHUNK", 1)
@@ -385,7 +385,7 @@ folder = Path(folder)
 torch.set_num_threads(1)  # a fork would wait for ever for threads of its parent's
 source = resolve_encoder(model, pooling="cls")
 encoder = TextEncoder(source)
-encode.load_encoder = lambda *settings: encoder  # a fork that has everything loaded is at work at once
+encode.load_encoder = lambda *settings: encoder  # a fork with everything loaded starts working immediately
 encode.CHUNK = 8
 
 def start(out):
@@ -452,7 +452,7 @@ print(0 < counts[0] < 700, os.listdir("disk"))
 
 def test_a_full_disk_keeps_what_is_encoded_until_there_is_room(source: EncoderSource) -> None:
     said = small_disk(96, FULL_DISK.format(model=str(source.path))).splitlines()
-    assert said[0].startswith("the store disk/s can't be written (No space left on device); what is finished is kept")
+    assert said[0].startswith("the store disk/s can't be written (No space left on device); finished vectors are kept")
     assert said[1:] == ["['.s.work'] True", "True ['s']"]
 
 
@@ -492,19 +492,19 @@ def test_a_merged_store_counts_as_the_catalogues_own(
 def test_what_does_not_belong_together_is_not_merged(source: EncoderSource, tmp_path: Path) -> None:
     catalogue = shop("a lamp", "a red lamp", "bed")
     paths = encode_parts(source, catalogue, tmp_path / "parts", 3)
-    with pytest.raises(StoreError, match=r"1 of 3 parts are missing \(1/3\); encode them, merge all"):
+    with pytest.raises(StoreError, match=r"1 of 3 parts are missing \(1/3\); encode them, then merge"):
         merge_stores([paths[0], paths[2]], tmp_path / "s")
     whole = tmp_path / "whole"
     encode_catalogue(catalogue, TITLE, source, whole)
-    with pytest.raises(StoreError, match=r"not parts of one whole .*s\.0of3: 0/3, .*whole: None"):
+    with pytest.raises(StoreError, match=r"not the parts of one catalogue .*s\.0of3: 0/3, .*whole: None"):
         merge_stores([paths[0], whole], tmp_path / "s")
-    with pytest.raises(StoreError, match="to merge takes at least two"):
+    with pytest.raises(StoreError, match="merging needs at least two stores; given: 1"):
         merge_stores([whole], tmp_path / "s")
     encode_catalogue(shop("a lamp"), TITLE, source, tmp_path / "other")
-    with pytest.raises(StoreError, match="1 items stand in more than one of the 2 stores"):
+    with pytest.raises(StoreError, match="1 items are in several of the 2 stores"):
         merge_stores([whole, tmp_path / "other"], tmp_path / "s")
     encode_catalogue(shop("x"), TITLE, dataclasses.replace(source, pooling="mean"), tmp_path / "other", fresh=True)
-    with pytest.raises(StoreError, match="can't be merged: encoder's pooling is cls there, mean here"):
+    with pytest.raises(StoreError, match="can't be merged: encoder's pooling is cls in the first, mean in the second"):
         merge_stores([whole, tmp_path / "other"], tmp_path / "s")
     (paths[1] / "vectors.npy").write_bytes(b"damaged")
     with pytest.raises(StoreError, match=r"s\.1of3/vectors.npy was changed or damaged"):
@@ -547,7 +547,7 @@ def test_parts_that_an_older_version_wrote_are_opened_and_completed_but_not_merg
     assert merge_stores(paths, tmp_path / "s").cut is None, "nobody has counted"
 
 
-def test_a_merged_store_replaces_another_one_only_if_fresh_is_said(source: EncoderSource, tmp_path: Path) -> None:
+def test_a_merged_store_replaces_another_one_only_if_fresh_is_set(source: EncoderSource, tmp_path: Path) -> None:
     paths = encode_parts(source, shop("a lamp", "bed"), tmp_path / "parts", 2)
     first = encode_catalogue(shop("x"), TITLE, source, tmp_path / "s")
     with pytest.raises(OutputError, match=r"is a store already; .* --fresh"):
@@ -607,7 +607,7 @@ class WithoutEncodings:
         return read
 
 
-def test_a_part_without_text_is_told(source: EncoderSource, tmp_path: Path) -> None:
+def test_a_part_without_text_is_reported(source: EncoderSource, tmp_path: Path) -> None:
     message = "none of the 1 items of part 1/2 has text in title; choose other fields or fewer parts"
     with pytest.raises(EncodingError, match=message):
         encode_catalogue(shop("a lamp", None), TITLE, source, tmp_path / "s", shard=(1, 2))

@@ -141,7 +141,7 @@ def test_minilm_in_bfloat16_keeps_its_vectors() -> None:
 
 
 def test_float16_takes_a_gpu(roberta: Path) -> None:
-    with pytest.raises(ConfigError, match="dtype is float16, which takes a GPU; on a CPU bfloat16 is the fast one"):
+    with pytest.raises(ConfigError, match="dtype is float16, which needs a GPU; on a CPU use bfloat16"):
         TextEncoder(resolve_encoder(str(roberta), pooling="cls", dtype="float16"))
 
 
@@ -200,7 +200,7 @@ def test_weights_that_do_not_fill_the_model_are_an_error(own_roberta: Path) -> N
         TextEncoder(resolve_encoder(str(own_roberta), pooling="cls"))
 
 
-def test_a_model_that_transformers_does_not_know_is_an_error(own_roberta: Path) -> None:
+def test_a_model_unknown_to_transformers_is_an_error(own_roberta: Path) -> None:
     config = json.loads((own_roberta / "config.json").read_text())
     (own_roberta / "config.json").write_text(json.dumps(config | {"model_type": "no_such_model"}))
     source = resolve_encoder(str(own_roberta), pooling="cls")

@@ -50,7 +50,7 @@ def test_encoders_are_those_of_sentence_transformers(tmp_path: Path, kind: str) 
 @pytest.mark.parametrize("padding_side", ["left", "right"])
 @pytest.mark.parametrize("kind", DECODERS)
 def test_decoders_are_those_of_sentence_transformers(tmp_path: Path, kind: str, padding_side: str) -> None:
-    """Padded on either side there, behind the text here."""
+    """sentence-transformers pads on either side; we pad after the text."""
     source = check(sentence_model(tmp_path / kind, kind, "lasttoken", padding_side=padding_side))
     assert source.pooling == "lasttoken"
 
@@ -102,7 +102,7 @@ def dropout() -> Any:
         (lambda width: [layer_norm(width), dropout(), normalize()], ["layer_norm", "normalize"]),
     ],
 )  # fmt: skip
-def test_modules_behind_the_pooling_are_those_of_sentence_transformers(
+def test_modules_after_the_pooling_are_those_of_sentence_transformers(
     tmp_path: Path, behind: Callable[[int], list[Any]], names: list[str]
 ) -> None:
     source = check(sentence_model(tmp_path / "model", pooling=("cls", "mean"), behind=behind))
@@ -144,7 +144,7 @@ def test_a_model_in_a_folder_of_its_own_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["bert", "deberta-v2", "mpnet", "t5", "modernbert", "qwen3", "gemma3_text"])
 def test_bfloat16_is_the_same_model(tmp_path: Path, kind: str) -> None:
-    """Whatever its attention has of its own: a bias, a window, shared keys, an order in time."""
+    """Its attention may have a bias, a window, shared keys, or a causal mask."""
     folder = sentence_model(tmp_path / kind, kind)
     exact = load_encoder(resolve_encoder(str(folder))).encode(TEXTS)
     fast = load_encoder(resolve_encoder(str(folder), dtype="bfloat16")).encode(TEXTS)

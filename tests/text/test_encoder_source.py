@@ -1,4 +1,4 @@
-"""Encoders are found where they are said to be: a folder, a package, the hub or its cache."""
+"""Encoders are found where their name points to: a folder, a package, the hub or its cache."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def install(site: Path, module: str, code: str) -> None:
 def test_no_module_of_the_working_directory_is_imported(
     own_roberta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither where nothing of that name is installed, nor in the place of what is."""
+    """Neither if nothing of that name is installed, nor instead of an installed package."""
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
@@ -263,7 +263,7 @@ def point_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refuse_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Point to a port of this machine that nobody listens at."""
+    """Point to a port of this machine on which nothing listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         point_to(f"http://127.0.0.1:{free.getsockname()[1]}", monkeypatch)
@@ -343,19 +343,19 @@ def test_offline_mode_asks_no_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_name_that_the_hub_does_not_have_is_an_error_and_never_falls_back(hub: Hub, roberta: Path) -> None:
-    with pytest.raises(UnknownEncoder, match=r"does not give out 'hyp1231/blair-tyni' \(status 404\)"):
+    with pytest.raises(UnknownEncoder, match=r"the hub refuses 'hyp1231/blair-tyni' \(status 404\)"):
         resolve_encoder("hyp1231/blair-tyni", fallback=str(roberta), pooling="cls")
 
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_name_that_the_hub_refuses_is_an_error_and_never_falls_back(hub: Hub, roberta: Path, status: int) -> None:
     hub.status = status
-    with pytest.raises(UnknownEncoder, match=rf"does not give out 'hyp1231/blair-tiny' \(status {status}\)"):
+    with pytest.raises(UnknownEncoder, match=rf"the hub refuses 'hyp1231/blair-tiny' \(status {status}\)"):
         resolve_encoder(Hub.NAME, fallback=str(roberta), pooling="cls")
 
 
 def test_a_revision_that_the_hub_does_not_have_is_an_error(hub: Hub) -> None:
-    with pytest.raises(UnknownEncoder, match="does not give out 'hyp1231/blair-tiny' at revision 'v9'"):
+    with pytest.raises(UnknownEncoder, match="the hub refuses 'hyp1231/blair-tiny' at revision 'v9'"):
         resolve_encoder(Hub.NAME, revision="v9")
 
 
@@ -398,7 +398,7 @@ def test_a_hub_that_never_answers_is_given_up(hub: Hub, monkeypatch: pytest.Monk
     monkeypatch.setattr(HfApi, "model_info", listen)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
-        silent.listen()  # connections are taken, and that is all
+        silent.listen()  # connections are accepted, but never answered
         point_to(f"http://127.0.0.1:{silent.getsockname()[1]}", monkeypatch)
         with pytest.raises(EncoderUnavailable, match=r"the hub can't be reached \(timed out\)"):
             resolve_encoder(Hub.NAME)
@@ -410,7 +410,7 @@ def test_a_hub_that_breaks_off_a_download_counts_as_out_of_reach(hub: Hub, monke
 
     def but_no_files(request: BaseHTTPRequestHandler) -> None:
         if "/resolve/" in request.path:
-            hub.status = 507  # the client tries others again, for half a minute
+            hub.status = 507  # for other codes the client retries for half a minute
         answer(request)
 
     monkeypatch.setattr(hub, "answer", but_no_files)
@@ -425,7 +425,7 @@ def test_a_model_behind_a_gate_is_an_error_and_never_falls_back(
 
     def but_no_files(request: BaseHTTPRequestHandler) -> None:
         if "/resolve/" not in request.path:
-            return answer(request)  # anyone may look at what there is
+            return answer(request)  # anyone may list the files
         request.send_response(403)
         request.send_header("X-Error-Code", "GatedRepo")
         request.send_header("Content-Length", "0")
@@ -436,7 +436,7 @@ def test_a_model_behind_a_gate_is_an_error_and_never_falls_back(
         resolve_encoder(Hub.NAME, fallback=str(roberta))
 
 
-def test_a_fallback_is_taken_with_a_warning_if_the_hub_cannot_be_reached(
+def test_a_fallback_is_used_with_a_warning_if_the_hub_cannot_be_reached(
     hub: Hub, own_roberta: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (own_roberta / "1_Pooling").mkdir()
@@ -453,5 +453,5 @@ def test_a_fallback_is_taken_with_a_warning_if_the_hub_cannot_be_reached(
     )
 
 
-def test_a_fallback_is_not_taken_if_the_hub_answers(hub: Hub, roberta: Path) -> None:
+def test_a_fallback_is_not_used_if_the_hub_answers(hub: Hub, roberta: Path) -> None:
     assert resolve_encoder(Hub.NAME, fallback=str(roberta)).name == Hub.NAME

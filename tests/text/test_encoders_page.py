@@ -1,4 +1,4 @@
-"""docs/encoders.md says what the code does: its example runs, and its tables list what the tests hold."""
+"""docs/encoders.md says what the code does: its example runs, and its tables list what is tested."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def rows(start: str) -> dict[str, list[str]]:
     return {first: rest for first, *rest in cells}
 
 
-def test_the_tables_list_what_the_tests_hold() -> None:
+def test_the_tables_list_what_is_tested() -> None:
     first = rows("first module")
     for row, kinds in (("encoders", ENCODERS), ("decoders", DECODERS)):
         listed = re.findall(r"[a-z0-9_-]+", re.sub(r"\(.*?\)|;.*", "", first[row][0]))
         assert listed == list(kinds)
     poolings = rows("pooling")
     assert [*poolings][:-1] == list(POOLINGS) and [*poolings][-1] == "several of them"
-    assert {*rows("behind the pooling")} == {*STEPS, "Dropout"}
+    assert {*rows("after the pooling")} == {*STEPS, "Dropout"}
 
 
 def test_the_settings_are_keys_of_the_text_section() -> None:

@@ -70,7 +70,7 @@ def test_the_raw_pair_is_the_one_upstream_writes_and_reads(tmp_path: Path) -> No
         (
             {"[PAD]": 0, "x": 1, "y": 2},
             7,
-            r"holds 28 bytes, which is no whole number of float32 vectors for the 2 items",
+            r"holds 28 bytes, which is not a whole number of float32 vectors for the 2 items",
         ),
         ({"[PAD]": 0, "x": 1, "y": 2}, 0, r"holds 0 bytes"),
         ({"[PAD]": 0}, 6, r"for the 0 items"),
@@ -147,21 +147,21 @@ def test_a_failure_leaves_no_half_written_file(tmp_path: Path, monkeypatch: pyte
     [
         ("a.csv", {}, r"unknown kind of file; known endings: \.npy, \.parquet, \.feature, \.itememb"),
         ("a.npy", {"a.npy": b"x"}, r"a\.ids\.json is not there; .* --ids names the second one"),
-        ("a.npy", {"a.npy": b"x", "a.ids.json": b'["a"]'}, r"a\.npy is no \.npy file; .*numpy.save"),
+        ("a.npy", {"a.npy": b"x", "a.ids.json": b'["a"]'}, r"a\.npy is not a \.npy file; .*numpy.save"),
         ("a.npy", {"a.npy": b"x", "a.ids.json": b"{}"}, r"a\.ids\.json holds a dict; it has to be a JSON list"),
-        ("a.npy", {"a.npy": b"x", "a.ids.json": b"a\n"}, r"a\.ids\.json is no JSON"),
+        ("a.npy", {"a.npy": b"x", "a.ids.json": b"a\n"}, r"a\.ids\.json is not JSON"),
         (
             "a.feature",
             {"a.feature": b"x" * 8, "a.data_maps": b"{}"},
             r"a\.data_maps has no item2id that numbers",
         ),
-        ("a.itememb", {"a.itememb": b"item\n"}, r"first line names \[''\]; it has to be 'iid:token"),
+        ("a.itememb", {"a.itememb": b"item\n"}, r"first line names the types \[''\]; it has to be 'iid:token"),
         (
             "a.itememb",
             {"a.itememb": b"i:token\tv:float_seq\nx\t1 2\ny\t1\n"},
             r"line 3: 1 numbers, where line 2 has",
         ),
-        ("a.itememb", {"a.itememb": b"i:token\tv:float_seq\nx\t1 two\n"}, r"a\.itememb, line 2: 'two' is no number"),
+        ("a.itememb", {"a.itememb": b"i:token\tv:float_seq\nx\t1 two\n"}, r"a\.itememb, line 2: 'two' is not a number"),
         ("a.parquet", {"a.parquet": b"x" * 99}, r"a\.parquet can't be read"),
     ],
 )
@@ -178,7 +178,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, files: dict[str
 def test_ids_that_do_not_number_the_rows_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", VECTORS)
     (tmp_path / "ids.json").write_text('["a", "b"]')
-    with pytest.raises(StoreError, match="holds 4 rows, and .*ids.json 2 item ids; both have to be"):
+    with pytest.raises(StoreError, match="holds 4 rows, but .*ids.json has 2 item ids; both have to hold"):
         import_store(tmp_path / "a.npy", tmp_path / "s", encoder="e", ids=tmp_path / "ids.json")
 
 

@@ -22,7 +22,7 @@ def dense(folder: Path, **config: str) -> PooledStep:
 
 @pytest.mark.parametrize("name", ["os.system", "torch.nn.functional.relu", "torch.nn.NoSuch", "torch.nn.init"])
 def test_an_activation_is_one_of_torchs_or_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UnknownEncoder, match=f"has the activation {name}, which is none of torch's"):
+    with pytest.raises(UnknownEncoder, match=f"has the activation {name}, which torch lacks"):
         load_steps([dense(tmp_path, activation_function=name)], 4)
 
 

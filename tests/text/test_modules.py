@@ -1,4 +1,4 @@
-"""What a model's files say is read; what isn't supported is refused by its name."""
+"""A model's recipe is read from its files; an unsupported module is refused by name."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def modules(folder: Path, *listed: tuple[str, str]) -> None:
      "sentence_transformers.base.modules.router.Router", "sentence_transformers.models.CLIPModel", "os.system", None],
 )  # fmt: skip
 @pytest.mark.parametrize("first", [True, False])
-def test_a_module_that_is_not_known_is_refused_by_its_name(tmp_path: Path, kind: str, first: bool) -> None:
+def test_an_unknown_module_is_refused_by_name(tmp_path: Path, kind: str, first: bool) -> None:
     modules(tmp_path, *([] if first else [TRANSFORMER, POOLING]), (kind, "2_Other"))
-    with pytest.raises(UnknownEncoder, match=f"mine has the module {kind}, which is not supported here .*store import"):
+    with pytest.raises(UnknownEncoder, match=f"mine has the module {kind}; supported modules: .*store import"):
         read(tmp_path, "mine")
 
 
@@ -46,9 +46,9 @@ def test_a_module_that_is_not_known_is_refused_by_its_name(tmp_path: Path, kind:
     [
         ([], "begins with the module nothing"),
         ([POOLING], "begins with the module Pooling"),
-        ([TRANSFORMER], "has nothing behind its Transformer"),
-        ([TRANSFORMER, ("sentence_transformers.models.Dense", "1_Dense"), POOLING], "has Dense behind its Transformer"),
-        ([TRANSFORMER, POOLING, POOLING], "has Pooling at a place where only Dense"),
+        ([TRANSFORMER], "has nothing after its Transformer"),
+        ([TRANSFORMER, ("sentence_transformers.models.Dense", "1_Dense"), POOLING], "has Dense after its Transformer"),
+        ([TRANSFORMER, POOLING, POOLING], "has Pooling in a place where only Dense"),
     ],
 )
 def test_an_order_that_makes_no_vector_is_refused(tmp_path: Path, listed: list[tuple[str, str]], said: str) -> None:
@@ -89,7 +89,7 @@ def test_a_model_cannot_name_a_folder_outside_of_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["{", '{"a": 1}'])
 def test_a_broken_list_of_modules_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "modules.json").write_text(content)
-    with pytest.raises(UnknownEncoder, match=r"modules.json is (broken|no list of modules)"):
+    with pytest.raises(UnknownEncoder, match=r"modules.json is (broken|not a list of modules)"):
         read(tmp_path, "mine")
 
 
@@ -107,7 +107,7 @@ def test_flags_and_names_say_the_same_pooling(
 
 
 @pytest.mark.parametrize("config", [{"pooling_mode": "attention"}, {"pooling_mode_attention": True}])
-def test_a_pooling_that_is_not_known_is_refused(tmp_path: Path, config: dict[str, Any]) -> None:
+def test_an_unknown_pooling_is_refused(tmp_path: Path, config: dict[str, Any]) -> None:
     write(tmp_path, "1_Pooling/config.json", config)
     with pytest.raises(ConfigError, match=r"mine was trained with pooling (pooling_mode_)?attention; known: cls, max"):
         read(tmp_path, "mine")
@@ -139,7 +139,7 @@ def recipe(default: str = "", **prompts: str) -> Recipe:
         (recipe(cluster="x: "), "", ""),
     ],
 )
-def test_the_model_decides_on_its_prompts_where_nothing_is_said(of: Recipe, document: str, query: str) -> None:
+def test_the_model_decides_its_prompts_by_default(of: Recipe, document: str, query: str) -> None:
     assert prompt_of(of, None, DOCUMENT_PROMPTS, "prompt", "mine") == document
     assert prompt_of(of, None, QUERY_PROMPTS, "query_prompt", "mine") == query
 
@@ -154,7 +154,7 @@ def test_a_prompt_is_a_name_or_the_text_itself(asked: str, expected: str) -> Non
 
 @pytest.mark.parametrize("asked", ["qurey", "document", "search_query"])
 def test_a_prompt_that_the_model_does_not_name_is_refused(asked: str) -> None:
-    with pytest.raises(ConfigError, match=f"prompt is '{asked}', but mine names no such prompt .its own: query"):
+    with pytest.raises(ConfigError, match=f"prompt is '{asked}', but mine has no prompt of this name .it has: query"):
         prompt_of(recipe(query="q: "), asked, DOCUMENT_PROMPTS, "prompt", "mine")
 
 

@@ -1,4 +1,4 @@
-"""Exact search is what float64 gives, however it is cut; approximate search misses little and scores alike."""
+"""Exact search gives the result of float64 for any blocks; approximate search misses little and has the same scores."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_neither_blocks_nor_company_change_a_bit(metric: str, monkeypatch: pytes
 @pytest.mark.parametrize("metric", METRICS)
 def test_one_query_over_float16_is_ranked_beyond_what_float16_holds(metric: str) -> None:
     random = np.random.default_rng(2)
-    # One heap, so that scores lie closer together than float16 can tell apart.
+    # One cluster, so that scores are closer together than float16 can distinguish.
     vectors = random.standard_normal(48) + 0.002 * random.standard_normal((2000, 48))
     store = store_of(vectors, "float16")
     index = ExactIndex(store, metric, block_rows=64)
@@ -146,14 +146,14 @@ def test_a_store_on_disk_is_searched_in_half_of_its_size_in_memory(tmp_path: Pat
 @pytest.mark.parametrize(
     "queries, k, metric, error, expected",
     [
-        (np.zeros((2, 3)), 1, "cosine", StoreError, r"queries are \[2, 3\]; .*\[queries, 4\]"),
-        (np.zeros(4), 1, "cosine", StoreError, r"queries are \[4\]"),
+        (np.zeros((2, 3)), 1, "cosine", StoreError, r"queries have the shape \[2, 3\]; .*\[queries, 4\]"),
+        (np.zeros(4), 1, "cosine", StoreError, r"queries have the shape \[4\]"),
         (np.full((2, 4), np.nan), 1, "dot", StoreError, "2 of 2 queries hold NaN"),
-        (np.ones((1, 4)), 0, "cosine", ConfigError, "k is 0; at least 1"),
+        (np.ones((1, 4)), 0, "cosine", ConfigError, "k is 0; it has to be at least 1"),
         (np.ones((1, 4)), 1, "euclid", ConfigError, "metric is 'euclid'; known: cosine, dot"),
     ],
 )
-def test_what_cannot_be_searched_is_told(
+def test_what_cannot_be_searched_is_refused(
     queries: np.ndarray, k: int, metric: str, error: type[Exception], expected: str
 ) -> None:
     with pytest.raises(error, match=expected):
@@ -174,7 +174,7 @@ def clustered(tmp_path: Path) -> EmbeddingStore:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_faiss_finds_nearly_all_and_scores_alike(clustered: EmbeddingStore, metric: str) -> None:
+def test_faiss_finds_nearly_all_and_gives_the_same_scores(clustered: EmbeddingStore, metric: str) -> None:
     pytest.importorskip("faiss", reason="faiss (the extra `faiss`) is not installed")
     from blair_rec.text.search.approximate import ApproximateIndex
 
@@ -207,7 +207,7 @@ def test_an_index_is_made_once_and_again_for_another_store(clustered: EmbeddingS
     assert not list(tmp_path.glob(".*.partial"))
 
 
-def test_an_index_that_is_not_ours_is_made_again_and_a_folder_that_is_read_only_is_told(
+def test_an_index_that_is_not_ours_is_made_again_and_a_read_only_folder_is_reported(
     clustered: EmbeddingStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     faiss = pytest.importorskip("faiss", reason="faiss (the extra `faiss`) is not installed")
@@ -219,7 +219,7 @@ def test_an_index_that_is_not_ours_is_made_again_and_a_folder_that_is_read_only_
     queries = as_float32(clustered.vectors[:20], "float16")
     with caplog.at_level(logging.WARNING, logger="blair_rec"):
         made_again = ApproximateIndex(clustered, "dot").search(queries, 3)
-    assert "dot.faiss was not written for this store, or was changed since" in caplog.text
+    assert "dot.faiss is of another store, or was changed" in caplog.text
     written = path.read_bytes()
     for change in (written[:-1] + bytes([written[-1] ^ 1]), written[: len(written) // 2], b""):
         path.write_bytes(change)
@@ -234,7 +234,7 @@ def test_an_index_that_is_not_ours_is_made_again_and_a_folder_that_is_read_only_
         caplog.clear()
         with caplog.at_level(logging.WARNING, logger="blair_rec"):
             ApproximateIndex(clustered, "dot")
-        assert "was not written for this store" in caplog.text
+        assert "is of another store, or was changed" in caplog.text
         assert json.loads(header.read_text()) == said
 
     def refuse(*_: object) -> None:

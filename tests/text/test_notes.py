@@ -1,4 +1,4 @@
-"""How many items have no text, a text that is cut, several rows, or no match is counted, and said once."""
+"""Items without text, with cut text, with several rows or without a match are counted and reported once."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_missing_and_unknown_items_are_counted(texts: dict[str, str], wanted: se
 def test_texts_that_are_cut_are_counted_among_the_items_asked_for() -> None:
     store = store_of(("a", "b", "c"), ("t",), [True, False, True])
     assert cut_notes(store) == [
-        "2 of 3 texts have more than the 256 tokens that mini reads, and their end is left out (max_length 512 became "
+        "2 of 3 texts have more than the 256 tokens that mini reads, so their end is cut off (max_length 512 became "
         "256: max_seq_length in sentence_bert_config.json)"
     ]
     assert cut_notes(store, ["c", "b", "t", "z"])[0].startswith("1 of 2 texts have more than the 256 tokens")
@@ -81,7 +81,7 @@ def test_texts_that_are_cut_are_counted_among_the_items_asked_for() -> None:
 
 def test_repeated_rows_are_counted() -> None:
     assert repeat_notes(shop(("a", ""), ("b", "y"), ("a", "x"), ("a", "x"))) == [
-        "2 rows of shop.csv repeat an item of an earlier row (first: a): the first row with text counts"
+        "2 rows of shop.csv repeat an item of an earlier row (first: a): the first row with text is used"
     ]
     assert repeat_notes(shop(("a", ""), ("b", "y"))) == []
     assert catalogue_texts(shop(("a", ""), ("a", "x")), TITLE) == ["x"]
@@ -89,7 +89,7 @@ def test_repeated_rows_are_counted() -> None:
 
 def test_a_catalogue_of_other_items_is_refused_with_examples_of_both_sides() -> None:
     catalogue = shop(("x1", "x"), ("x2", "y"))
-    with pytest.raises(CatalogueError, match=r"has 0 of the 2 items .*\(not there: 1, 2; its own: x1, x2\)"):
+    with pytest.raises(CatalogueError, match=r"has 0 of the 2 items .*\(missing: 1, 2; it has: x1, x2\)"):
         check_match(catalogue, ["1", "2"])
     with pytest.raises(CatalogueError, match=r"has 1 of the 3 items"):
         check_match(catalogue, ["x1", "1", "2"])

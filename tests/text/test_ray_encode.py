@@ -1,4 +1,4 @@
-"""Two workers of a local Ray write the parts that `--shard` would; without a current Ray an error says what to do."""
+"""Two workers of a local Ray write the same parts as `--shard`; without a current Ray an error says what to do."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def encode_nothing() -> None:
     encode_with_ray(["a.jsonl"], BLAIR, lambda: pytest.fail("looked for an encoder"), "s", parts=2, workers=2)
 
 
-def test_an_old_ray_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_ray_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_encode, "need", lambda *_: None)
     monkeypatch.setattr(ray_encode, "version", lambda _: "2.6.3")
     with pytest.raises(MissingExtra, match=r"needs ray 2\.40 or newer, and 2\.6\.3 is installed .*blair-rec\[ray\]"):

@@ -124,7 +124,7 @@ def test_a_store_of_an_older_version_is_searched_as_it_was_made(model: Path, tmp
     store = encode(WORLD, resolve_encoder(str(own), pooling="cls", normalize=False), tmp_path / "s")
     assert "modules" not in store.encoder
     assert encoder_of(store).modules == ()
-    with pytest.raises(OutputError, match=r"modules is None there, \['normalize'\] now.*--fresh"):
+    with pytest.raises(OutputError, match=r"modules was None, now \['normalize'\].*--fresh"):
         encode(WORLD, resolve_encoder(str(own), pooling="cls"), tmp_path / "s")
 
 
@@ -144,8 +144,8 @@ def test_titles_come_from_a_file_or_a_catalogue_and_else_from_the_text(store: Em
     assert hit.title.startswith("word word") and len(hit.title) <= 120 and hit.title.endswith("…")
 
 
-def test_a_catalogue_of_other_items_is_told(store: EmbeddingStore, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"items.jsonl knows none of the items that were found"):
+def test_a_catalogue_of_other_items_is_refused(store: EmbeddingStore, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"items.jsonl has none of the items that were found"):
         TextSearch(store, items=catalogue_of({"x": "y"})).search(["lamp"])
     with pytest.raises(CatalogueError, match="no.item is not there"):
         TextSearch(store, items=tmp_path / "no.item").search(["lamp"])
@@ -191,7 +191,7 @@ def test_a_store_that_was_imported_needs_its_encoder_named(
     (pooled / "1_Pooling").mkdir()
     (pooled / "1_Pooling" / "config.json").write_text(json.dumps(config))
     assert len(TextSearch(imported, str(pooled)).search(["lamp"])[0]) == 2
-    assert "they are taken for those of" in caplog.text
+    assert "assuming that it was" in caplog.text
     narrow = write_store(tmp_path / "n", ["a"], np.ones((1, 8), np.float32), encoder={}, template={})
     with pytest.raises(StoreError, match="pooled makes vectors of width 32, and the store's have 8"):
         TextSearch(narrow, str(pooled))
@@ -218,7 +218,7 @@ def test_blair_finds_the_item_of_its_model_card(tmp_path: Path, monkeypatch: pyt
 
 
 def run(capsys: pytest.CaptureFixture[str], status: int, arguments: Sequence[str]) -> str:
-    """What a command says on standard output, or its error."""
+    """The standard output of a command, or its error."""
     capsys.readouterr()
     assert main(["search", *arguments]) == status
     said = capsys.readouterr()
@@ -280,16 +280,16 @@ def test_search_gives_json(store: EmbeddingStore, items: str, capsys: pytest.Cap
     "arguments, expected",
     [
         (["nowhere", "lamp"], "nowhere is not an embedding store"),
-        (["s", "lamp", "-k", "0"], "k is 0; at least 1 item"),
+        (["s", "lamp", "-k", "0"], "k is 0; it has to be at least 1"),
         (["s", "lamp", ""], "query 2 of 2 is empty; write a sentence"),
         (["s", " \t"], "query 1 of 1 is empty"),
-        (["s", "lamp", "--items", "items.csv", "--item-id", "ean"], "no field 'ean' that could name the item"),
+        (["s", "lamp", "--items", "items.csv", "--item-id", "ean"], "there is no field 'ean' for the item token"),
         (["s", "lamp", "--metric", "euclid"], "metric is 'euclid'; known: cosine, dot"),
         (["s", "lamp", "--encoder", "./no-such-folder"], "the encoder folder ./no-such-folder is not there"),
         (["s", "lamp", "--items", "no.jsonl"], "no.jsonl is not there"),
     ],
 )
-def test_what_cannot_be_searched_is_told(
+def test_what_cannot_be_searched_is_refused(
     store: EmbeddingStore, arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("items.csv").write_text("item_id,title\nlamp,x\n")

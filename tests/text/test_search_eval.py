@@ -96,7 +96,7 @@ def test_queries_without_a_relevant_item_do_not_count_and_lost_items_do() -> Non
         ({"x": 1.0, "y": 1.0, "i0": 1.0}, 1.0, StoreError, r"no vector for 2 of 3 relevant items \(first: x, y, i0"),
     ],
 )
-def test_what_cannot_be_judged_is_told(
+def test_what_cannot_be_judged_is_refused(
     grades: Mapping[str, float], threshold: float, error: type[Exception], expected: str
 ) -> None:
     with pytest.raises(error, match=expected):
@@ -160,7 +160,7 @@ def test_bm25_is_an_extra_and_needs_words(monkeypatch: pytest.MonkeyPatch) -> No
     from blair_rec import extras
     from blair_rec.text.search.bm25 import WordIndex
 
-    with pytest.raises(ConfigError, match="none of the 2 texts holds a word"):
+    with pytest.raises(ConfigError, match="none of the 2 texts contains a word"):
         WordIndex(["", "..."])
     monkeypatch.setattr(extras, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"BM25 needs bm25s.*pip install 'blair-rec\[search\]'"):
@@ -247,7 +247,7 @@ def test_esci_is_read_row_by_row_with_its_labels(tmp_path: Path) -> None:
         (
             {"queries_jsonl": '{"query_id": "1", "query": "x"}\n' * 2},
             SourceError,
-            "line 2: query 1 stands there already",
+            "line 2: the query_id 1 is already used",
         ),
         ({"qrels_tsv": "query_id\titem_id\tgrade\n9\tB1\t1\n"}, SourceError, "line 2: .* has no query '9'"),
         ({"qrels_tsv": "query_id\titem_id\tgrade\n1\tB1\tgood\n"}, SourceError, "line 2: the grade is 'good'"),
@@ -256,7 +256,7 @@ def test_esci_is_read_row_by_row_with_its_labels(tmp_path: Path) -> None:
         ({"qrels_tsv": "query_id\titem_id\tgrade\n1\tB1\n"}, SourceError, "line 2: grade or esci_label is missing"),
     ],
 )
-def test_files_that_cannot_be_meant_are_told(
+def test_invalid_files_are_refused(
     change: Mapping[str, str], error: type[Exception], expected: str, tmp_path: Path
 ) -> None:
     folder = write(tmp_path / "d", **{**PREPARED, **change})
@@ -264,7 +264,7 @@ def test_files_that_cannot_be_meant_are_told(
         read_queries(SearchFiles.in_folder(folder))
 
 
-def test_folders_and_endings_that_are_not_known_are_told(tmp_path: Path) -> None:
+def test_unknown_folders_and_endings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"holds no queries; looked for queries.jsonl, .*test.csv"):
         SearchFiles.in_folder(tmp_path)
     (tmp_path / "q.parquet").touch()
@@ -289,7 +289,9 @@ def test_the_text_for_bm25_is_the_stores_own_or_that_of_the_fields(tmp_path: Pat
     assert item_facts(items, store, text_template(store, ["brand", "title"]))[0] == ["b t0", "b t1", ""]
     with pytest.raises(StoreError, match="has no text in name for any of the 3 items"):
         item_facts(items, store, text_template(store, ["name"]))
-    with pytest.raises(ConfigError, match="doesn't say which text its vectors were made of; name its --fields"):
+    with pytest.raises(
+        ConfigError, match="doesn't say which text its vectors were made from; name the fields with --fields"
+    ):
         text_template(store_of(3))
 
 
@@ -335,7 +337,7 @@ def test_the_report_is_a_table(world: Path, capsys: pytest.CaptureFixture[str]) 
     said = run(capsys, 0, world / "s", *queries)
     assert said.split()[:7] == ["search", "NDCG@10", "Recall@10", "MRR@10", "NDCG@100", "Recall@100", "MRR@100"]
     assert said.splitlines()[1].split() == ["vectors", *["1.0000"] * 6]
-    assert f"5 queries over 6 items by {PACKAGE}; relevant from grade 1 on" in said
+    assert f"5 queries over 6 items, encoded with {PACKAGE}; relevant from grade 1 on" in said
     said = run(capsys, 0, world / "s", "--data", world, "--fusion")
     assert [line.split()[0] for line in said.splitlines()[1:4]] == ["vectors", "BM25", "both"]
     assert "NDCG@100, vectors" in said and said.count("category") == 1
@@ -344,15 +346,15 @@ def test_the_report_is_a_table(world: Path, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     "arguments, expected",
     [
-        (["s"], "name either --data, a folder, or --queries, a file"),
-        (["s", "--data", ".", "--queries", "q.csv"], "name either --data"),
+        (["s"], "give either --data DIR or --queries FILE"),
+        (["s", "--data", ".", "--queries", "q.csv"], "give either --data"),
         (["s", "--queries", "queries.jsonl", "--qrels", "qrels.tsv", "--bm25"], "name the catalogue with --items"),
         (["s", "--data", ".", "--relevant-from", "2"], "none of the 5 queries has an item of grade 2 or more"),
         (["s", "--data", ".", "--bm25", "--fields", "name"], "no text in name for any of the 6 items"),
         (["s", "--data", "nowhere"], "nowhere holds no queries"),
     ],
 )
-def test_what_cannot_be_evaluated_is_told(
+def test_what_cannot_be_evaluated_is_refused(
     world: Path,
     arguments: list[str],
     expected: str,

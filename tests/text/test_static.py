@@ -77,7 +77,7 @@ def test_a_small_table_that_tokens_share_is_put_together_again(tmp_path: Path) -
 
 
 def test_a_tokenizer_of_pieces_of_words(tmp_path: Path) -> None:
-    """Unigram names its unknown token in its file alone."""
+    """Unigram names its unknown token only in its file."""
     from tokenizers import Tokenizer
     from tokenizers.models import Unigram
     from tokenizers.pre_tokenizers import Metaspace
@@ -120,7 +120,7 @@ def test_a_texts_vector_does_not_depend_on_the_others(
 
 
 def test_vectors_are_those_of_sentence_transformers(tmp_path: Path) -> None:
-    """Where it wrote the folder, unknown tokens count, too."""
+    """If sentence-transformers wrote the folder, unknown tokens count, too."""
     sentence_transformers = pytest.importorskip("sentence_transformers", reason="the reference is not installed")
     from sentence_transformers.base.modules import Normalize
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
@@ -163,9 +163,9 @@ def test_a_folder_of_model2vec_without_modules_json_is_known_by_its_config(tmp_p
 
 def test_what_a_static_encoder_cannot_do_is_refused(tmp_path: Path) -> None:
     folder = save_model2vec(tmp_path / "m")
-    with pytest.raises(ConfigError, match="pooling is 'cls', but m has a vector for each token and takes their mean"):
+    with pytest.raises(ConfigError, match="pooling is 'cls', but m always takes the mean of its token vectors"):
         resolve_encoder(str(folder), pooling="cls")
-    with pytest.raises(ConfigError, match="dtype is bfloat16, but m looks vectors up"):
+    with pytest.raises(ConfigError, match="dtype is bfloat16, but m only looks vectors up; leave dtype out"):
         load_encoder(resolve_encoder(str(folder), dtype="bfloat16"))
     with pytest.raises(ConfigError, match="truncate_dim is 13, but m makes vectors of width 12"):
         load_encoder(resolve_encoder(str(folder), truncate_dim=13))

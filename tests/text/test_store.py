@@ -73,9 +73,9 @@ def test_everything_survives_the_disk_and_vectors_are_memory_mapped(tmp_path: Pa
 # What an item without a vector gets
 
 
-def test_unknown_items_and_items_without_text_are_told_apart() -> None:
+def test_unknown_items_and_items_without_text_are_distinguished() -> None:
     store = EmbeddingStore.of(("a", "b"), np.eye(2, dtype=np.float32), textless=("t", "u"))
-    with pytest.raises(MissingEmbeddings, match=r"1 of 3 items are not in the embedding store \(first: z\)"):
+    with pytest.raises(MissingEmbeddings, match=r"store of text vectors lacks 1 of 3 items \(first: z\)"):
         store.table(["a", "z", "t"])
     with pytest.raises(TextlessItems, match=r"2 of 3 items have no text \(first: u, t\).*missing_text: mean"):
         store.table(["u", "a", "t"])
@@ -102,17 +102,17 @@ def test_a_table_is_a_copy_that_may_be_written_to(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing_text", ["error", "mean", "zeros"])
-def test_a_store_that_knows_less_than_half_belongs_to_another_catalogue(missing_text: str) -> None:
+def test_a_store_with_less_than_half_belongs_to_another_catalogue(missing_text: str) -> None:
     store = EmbeddingStore.of(("a", "b"), np.eye(2, dtype=np.float32), textless=("t",))
     with pytest.raises(
-        StoreError, match=r"belongs to another catalogue: it knows 0 of the 2 items \(unknown: x, y; its own: a, b\)"
+        StoreError, match=r"belongs to another catalogue: it has 0 of the 2 items \(missing: x, y; it has: a, b\)"
     ):
         store.table(["x", "y"], missing_text)
-    with pytest.raises(StoreError, match="it knows 2 of the 5 items"):
+    with pytest.raises(StoreError, match="it has 2 of the 5 items"):
         store.table(["a", "t", "x", "y", "z"], missing_text)
 
 
-def test_a_store_that_knows_half_may_fill_the_rest() -> None:
+def test_a_store_with_half_may_fill_the_rest() -> None:
     store = EmbeddingStore.of(("a", "b"), np.eye(2, dtype=np.float32))
     np.testing.assert_array_equal(store.table(["a", "x"], "zeros"), [[1, 0], [0, 0]])
 
@@ -162,14 +162,14 @@ def test_a_folder_without_a_header_is_no_store(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"schema": 1}, r"has schema 1 \(an older version wrote it\), this one reads 2; encode again"),
-        ({"schema": 3}, r"has schema 3 \(another version wrote it\), this one reads 2"),
+        ({"schema": 1}, r"has schema 1 \(an older version wrote it\); this version reads 2; encode again"),
+        ({"schema": 3}, r"has schema 3 \(another version wrote it\); this version reads 2"),
         ({"text_dim": 5}, r"vectors.npy holds float32 \(3, 4\), but the header says float32 \(3, 5\)"),
         ({"rows": 2}, r"but the header says float32 \(2, 4\)"),
         ({"dtype": "float16"}, "but the header says float16"),
     ],
 )
-def test_a_header_that_says_otherwise_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_a_header_that_does_not_match_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     make(tmp_path / "s")
     change_header(tmp_path / "s", **changes)
     with pytest.raises(StoreError, match=message):
@@ -180,7 +180,7 @@ def test_a_header_that_says_otherwise_is_refused(tmp_path: Path, changes: dict[s
 
 @pytest.mark.parametrize(
     "content, message",
-    [("{", "can't be read"), ("[]", "is no store header"), ('{"schema": 2}', "lacks rows, textless, text_dim")],
+    [("{", "can't be read"), ("[]", "is not a store header"), ('{"schema": 2}', "lacks rows, textless, text_dim")],
 )
 def test_a_broken_header_is_refused(tmp_path: Path, content: str, message: str) -> None:
     make(tmp_path / "s")
@@ -253,7 +253,7 @@ def test_vectors_that_are_not_finite_are_refused_though_every_checksum_holds(tmp
 
 
 def flagged(path: Path, cut: list[bool] | None) -> EmbeddingStore:
-    """A store of three items, and what is known of which texts were cut."""
+    """A store of three items, and which of its texts were cut, if known."""
     header: dict[str, Any] = {"encoder": ENCODER, "template": TEMPLATE, "text_sha256": "0" * 64, "shard": None}
     flags = None if cut is None else np.array(cut)
     with at_work_on(path):
@@ -332,7 +332,7 @@ def test_a_failure_while_writing_leaves_the_old_store(tmp_path: Path, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", no_space)
-    with pytest.raises(StoreError, match=r"can't be written \(No space left on device\); what is finished is kept"):
+    with pytest.raises(StoreError, match=r"can't be written \(No space left on device\); finished vectors are kept"):
         make(tmp_path / "s", ("x",))
     assert open_store(tmp_path / "s").store_sha256 == old.store_sha256
     assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
@@ -365,7 +365,7 @@ def test_what_a_killed_process_left_is_cleared_away_and_the_old_store_returns(tm
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [".other.1-00000000.partial", "s"]
 
 
-def test_a_second_process_is_told_that_the_store_is_being_written(tmp_path: Path) -> None:
+def test_a_second_process_learns_that_the_store_is_being_written(tmp_path: Path) -> None:
     code = (
         "import sys; from blair_rec.text.store.writer import at_work_on\n"
         "with at_work_on(sys.argv[1]): print('in', flush=True); sys.stdin.read()"
@@ -373,7 +373,7 @@ def test_a_second_process_is_told_that_the_store_is_being_written(tmp_path: Path
     command = [sys.executable, "-c", code, str(tmp_path / "s")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "in\n"
-        with pytest.raises(OutputError, match=r"another process is writing the store .*s; wait until it is done"):
+        with pytest.raises(OutputError, match=r"another process is writing the store .*s; wait until it has finished"):
             make(tmp_path / "s")
         other.kill()
     make(tmp_path / "s")  # its lock died with it
@@ -395,7 +395,7 @@ def small_disk(kilobytes: int, code: str, mode: str = "rw") -> str:
     return done.stdout
 
 
-def test_a_full_disk_is_told_and_the_old_store_stays() -> None:
+def test_a_full_disk_is_reported_and_the_old_store_stays() -> None:
     said = small_disk(
         256,
         "import os, numpy as np; from test_store import *\n"
@@ -406,13 +406,13 @@ def test_a_full_disk_is_told_and_the_old_store_stays() -> None:
         "print(open_store('disk/s').store_sha256 == old.store_sha256, os.listdir('disk'))",
     )
     assert re.fullmatch(
-        r"the store disk/s can't be written \(No space left on device\); what is finished is kept: make room .*\n"
+        r"the store disk/s can't be written \(No space left on device\); finished vectors are kept: free .*\n"
         r"True \['s'\]\n",
         said,
     )
 
 
-def test_a_read_only_folder_is_told() -> None:
+def test_a_read_only_folder_is_reported() -> None:
     said = small_disk(
         64, "from test_store import *\ntry: make(Path('disk/s'))\nexcept OutputError as error: print(error)", mode="ro"
     )
@@ -477,7 +477,7 @@ def test_a_token_is_found_where_it_is_and_nowhere_else(tokens: list[str], asked:
     assert table.at(range(len(tokens))) == list(table.between(0, len(tokens))) == tokens
 
 
-def test_tokens_whose_digests_share_a_half_are_told_apart() -> None:
+def test_tokens_whose_digests_share_a_half_are_distinguished() -> None:
     keys = np.array([[5, 1], [5, 3], [5, 2], [7, 2], [5, 3]], dtype="<u8")
     index = DigestIndex.of(keys)
     asked = np.array([[5, 2], [5, 4], [7, 2], [7, 1], [9, 9], [5, 3], [0, 0]], dtype="<u8")
@@ -488,9 +488,9 @@ def test_tokens_whose_digests_share_a_half_are_told_apart() -> None:
 def test_files_of_others_are_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "thesis.tex").write_text("dear")
-    with pytest.raises(OutputError, match=r"holds 1 files that this command does not write \(first: thesis.tex\)"):
+    with pytest.raises(OutputError, match=r"holds 1 file that this command did not write \(first: thesis.tex\)"):
         make(tmp_path / "s")
-    with pytest.raises(OutputError, match="is a file, and a folder has to go there"):
+    with pytest.raises(OutputError, match="is a file, but a folder is needed there"):
         make(tmp_path / "s" / "thesis.tex")
     assert (tmp_path / "s" / "thesis.tex").read_text() == "dear"
     make(tmp_path / "t")
@@ -499,7 +499,7 @@ def test_files_of_others_are_never_replaced(tmp_path: Path) -> None:
         make(tmp_path / "t")
     (tmp_path / "u").mkdir()
     np.save(tmp_path / "u" / "vectors.npy", np.eye(2))
-    with pytest.raises(OutputError, match=r"holds vectors.npy but no store.json, and this command did not write it"):
+    with pytest.raises(OutputError, match=r"holds vectors.npy but no store.json, so this command did not write it"):
         make(tmp_path / "u")
 
 

@@ -37,7 +37,7 @@ THREE = np.arange(1, 7, dtype=np.float32).reshape(3, 2)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4", "int8", "uint32", "int64"])
-def test_numbers_of_every_kind_and_ids_that_are_numbers_are_taken(tmp_path: Path, dtype: str) -> None:
+def test_numbers_of_every_kind_and_ids_that_are_numbers_are_imported(tmp_path: Path, dtype: str) -> None:
     store = import_store(write_npy(tmp_path, THREE.astype(dtype), [7, "8", 9]), tmp_path / "s", encoder="e")
     assert store.item_tokens == ("7", "8", "9")
     np.testing.assert_array_equal(store.vectors, THREE)
@@ -70,11 +70,11 @@ def with_zeros(first: bool) -> np.ndarray:
         (
             with_zeros(first=True),
             ["a", "b", "c"],
-            r"4 rows, and .* 3 .*: its first row is all zeros.*array\[1:\]",
+            r"4 rows, but .* 3 .*: its first row is all zeros.*array\[1:\]",
         ),
         (with_zeros(first=False), ["a", "b", "c"], r"its last row is all zeros, .* padding item; save array\[:-1\]"),
-        (THREE, ["a", "b"], r"3 rows, and .* 2 item ids; one row too many may be that of a padding item"),
-        (THREE, ["a"], r"3 rows, and .* 1 item ids; both have to be of the same items"),
+        (THREE, ["a", "b"], r"3 rows, but .* has 2 item ids; the extra row may be that of a padding item"),
+        (THREE, ["a"], r"3 rows, but .* has 1 item ids; both have to hold the same items"),
         (THREE[0], ["a", "b"], r"holds numbers of shape \[2\]; it has to be \[items, width\]"),
         (THREE[:, :0], ["a", "b", "c"], r"3 vectors of width 0; there is nothing to store"),
         (THREE[:0], [], r"0 vectors of width 2; there is nothing to store"),
@@ -85,7 +85,7 @@ def with_zeros(first: bool) -> np.ndarray:
         (np.where(THREE == 4, np.nan, THREE), ["a", "b", "c"], r"1 of 3 .* NaN, .*\(first: row 2, item 'b'\)"),
     ],
 )
-def test_an_array_or_ids_that_cannot_be_meant_are_named_with_their_row(
+def test_invalid_arrays_and_ids_are_named_with_their_row(
     tmp_path: Path, array: np.ndarray, ids: Any, message: str
 ) -> None:
     path = write_npy(tmp_path, array, ids)
@@ -113,12 +113,16 @@ def test_integers_as_ids_of_a_parquet_file_become_text(tmp_path: Path) -> None:
         (["a", "b"], [1.0, 2.0], r"column vector holds double; it has to hold lists of numbers"),
         (["a", None], [[1.0], [2.0]], r"row 2: the item id is missing"),
         (["a", "a"], [[1.0], [2.0]], r"row 2: item 'a' is in row 1 already"),
-        ([7.0, 8.0], [[1.0], [2.0]], r"the column item_id holds double numbers, which are no ids: 7 would become 7.0"),
+        (
+            [7.0, 8.0],
+            [[1.0], [2.0]],
+            r"the column item_id holds double numbers, which can't be ids: 7 would become 7.0",
+        ),
         ([True, False], [[1.0], [2.0]], r"the column item_id holds bool; ids have to be text"),
         ([], [], r"holds null; it has to hold lists of numbers"),
     ],
 )
-def test_a_parquet_file_that_cannot_be_meant_is_named_with_its_row(
+def test_an_invalid_parquet_file_is_named_with_its_row(
     tmp_path: Path, ids: list[Any], vectors: list[Any], message: str
 ) -> None:
     path = write_parquet(tmp_path, item_id=ids, vector=vectors)
@@ -142,7 +146,7 @@ def test_the_row_of_a_padding_item_in_a_feature_file_is_found(tmp_path: Path) ->
         import_store(tmp_path / "a.feature", tmp_path / "s", encoder="e")
 
 
-def test_a_store_that_is_there_is_replaced_only_if_fresh_is_said(tmp_path: Path) -> None:
+def test_a_store_that_is_there_is_replaced_only_if_fresh_is_set(tmp_path: Path) -> None:
     path = write_npy(tmp_path, THREE, ["a", "b", "c"])
     import_store(path, tmp_path / "s", encoder="e")
     with pytest.raises(OutputError, match=r"s is a store already; choose another place, or replace it with --fresh"):
@@ -157,7 +161,7 @@ def test_a_store_that_is_there_is_replaced_only_if_fresh_is_said(tmp_path: Path)
     st.randoms(use_true_random=False),
 )
 @settings(max_examples=40)
-def test_what_is_taken_is_what_the_files_hold(
+def test_what_is_imported_is_what_the_files_hold(
     tmp_path_factory: pytest.TempPathFactory, ids: list[Any], width: int, random: Any
 ) -> None:
     folder = tmp_path_factory.mktemp("import")
@@ -255,7 +259,7 @@ WRONGS: tuple[Callable[[list[Any], list[Any], Random], None], ...] = (
 
 
 def independently(path: Path, ids: Path | None) -> tuple[list[str], list[list[float]]]:
-    """What the files hold, by NumPy, pyarrow and the standard library alone."""
+    """The content of the files, read with NumPy, pyarrow and the standard library only."""
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""A record becomes one line; a field that nobody has is an error that names the near one."""
+"""A record becomes one line; a field that no record has is an error that suggests a similar name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RECORD: Record = {"title": " A  red\tlamp\n", "brand": None, "features": ["brigh
         (["nowhere", "price"], "5"),
     ],
 )
-def test_fields_stand_in_the_order_asked_for_and_missing_ones_leave_no_trace(fields: list[str], line: str) -> None:
+def test_fields_are_in_the_order_asked_for_and_missing_ones_leave_no_trace(fields: list[str], line: str) -> None:
     assert item_text(RECORD, fields) == line
 
 
@@ -41,7 +41,7 @@ def test_a_line_holds_the_words_of_its_fields_parted_by_one_space(record: dict[s
     assert line.split(" ") == (words or [""])
 
 
-def test_a_mapping_is_told_key_by_key() -> None:
+def test_a_mapping_is_written_key_by_key() -> None:
     record: Record = {
         "details": {"Brand": "Leaf", "Sizes": ["S", None, "M"], "Rank": {"Beauty": Number("3")}, "UPC": None}
     }
@@ -81,7 +81,7 @@ def test_a_template_is_known_and_chooses_its_own_fields() -> None:
     assert Template("blair").fields == ("title", "features", "categories", "description")
 
 
-# BLaIR's own lines; what is expected was worked out by hand from its authors' code
+# BLaIR's own lines; expected lines were worked out by hand from its authors' code
 
 EMPTY: Record = {"title": None, "features": [], "categories": [], "description": []}
 
@@ -100,7 +100,7 @@ EMPTY: Record = {"title": None, "features": [], "categories": [], "description":
         ({"title": Number("7")}, "7.    "),
         ({"title": "Fish &amp; chips &lt;b&gt;hot&lt;/b&gt;"}, "Fish & chips hot    "),  # tags may come from entities
         ({"title": "<p>One</p><br/>two"}, "Onetwo    "),
-        ({"title": "1 < 2 and 3 > 2"}, "1 2    "),  # what lies between the signs counts as a tag
+        ({"title": "1 < 2 and 3 > 2"}, "1 2    "),  # the text between the signs counts as a tag
         ({"title": "  a \t b\n\nc  "}, "a b c    "),
         ({"title": "a\r\nb"}, "a\r b    "),  # a carriage return stays
         ({"title": "Caf\u00e9 \U0001f44d ok"}, "Caf    ok    "),  # after runs of spaces were closed up

@@ -1,4 +1,4 @@
-"""Training losses against the same sums written out in float64."""
+"""Training losses against the same sums, computed step by step in float64."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_its_gradients_are_those_of_torchs_cross_entropy_in_float64(
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 7, 64])
-@pytest.mark.parametrize("short", [SHORT, 299 * 20])  # all targets at once, and 20 or so
+@pytest.mark.parametrize("short", [SHORT, 299 * 20])  # all targets together, and about 20
 @pytest.mark.parametrize("length, off", [(0.15, 0.004), (1.0, 0.02)])
 def test_in_bfloat16_the_gradients_are_off_by_a_percent_or_less(
     length: float, off: float, short: int, chunk: int | None, monkeypatch: pytest.MonkeyPatch
@@ -101,7 +101,7 @@ def test_a_hopeless_target_still_has_its_gradient() -> None:
     assert hidden.grad.item() == pytest.approx(800)
 
 
-# Losses over drawn items, each written out target by target and item by item
+# Losses over negatives, each computed target by target and item by item
 
 
 def sigmoid(x: Tensor) -> Tensor:
@@ -185,7 +185,7 @@ LOSSES: dict[str, tuple[Loss, Loss]] = {
 
 @pytest.mark.parametrize("name", LOSSES)
 @given(st.integers(1, 6), st.integers(3, 20), st.integers(1, 5), st.integers(1, 12), st.integers(0, 99))
-def test_losses_over_drawn_items_and_their_gradients_are_those_by_hand(
+def test_losses_over_negatives_and_their_gradients_are_those_by_hand(
     name: str, targets: int, items: int, width: int, drawn: int, seed: int
 ) -> None:
     ours, by_hand = LOSSES[name]
@@ -202,14 +202,14 @@ def test_losses_over_drawn_items_and_their_gradients_are_those_by_hand(
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_target_among_the_drawn_changes_nothing_but_the_mean(name: str) -> None:
-    """Where every drawn item is the target, nothing is held against it; no number becomes none."""
+def test_a_target_among_the_negatives_changes_only_the_mean(name: str) -> None:
+    """If all negatives are the target itself, there is no negative left, and the loss is still finite."""
     hidden, _, weight = problem(3, 9, 4)
     target = torch.full((3,), 5)
     loss = LOSSES[name][0](hidden, target, weight, torch.tensor([5, 5]))
     loss.backward()
     assert math.isfinite(loss.item()) and hidden.grad is not None and hidden.grad.isfinite().all()
-    if name != "gbce":  # which wants a high score of the target itself, too
+    if name != "gbce":  # whose loss also depends on the target's own score
         assert loss.item() == 0
 
 
@@ -254,22 +254,22 @@ def test_items_are_drawn_as_often_as_they_say(sampling: str) -> None:
     ids, log_counts = negatives.draw()
     share = np.full(4, 0.25) if sampling == "uniform" else np.array([1, 6, 21, 75]) / 103
     seen = np.bincount(ids.numpy(), minlength=5)
-    assert seen[0] == 0, "the padding is no item"
+    assert seen[0] == 0, "the padding is not an item"
     np.testing.assert_allclose(seen[1:] / 100_000, share, atol=0.01)
     np.testing.assert_allclose(log_counts.numpy(), np.log(100_000 * share[ids.numpy() - 1]), rtol=1e-5)
 
 
-def test_a_seed_draws_the_same_and_every_step_another() -> None:
+def test_a_seed_draws_the_same_negatives_and_every_step_draws_others() -> None:
     one, same, other = (Negatives(np.ones(50), 20, "uniform", seed) for seed in (1, 1, 2))
     first, second = one.draw()[0], one.draw()[0]
     assert torch.equal(first, same.draw()[0]) and torch.equal(second, same.draw()[0])
     assert not torch.equal(first, second) and not torch.equal(first, other.draw()[0])
 
 
-# Losses that are no numbers
+# Losses that are not finite
 
 
-def test_a_finite_loss_passes_and_another_stops_training_with_its_step() -> None:
+def test_a_finite_loss_passes_and_any_other_stops_training_and_names_its_step() -> None:
     check_finite(3.0, 1)
     for value, name in ((math.nan, "nan"), (math.inf, "inf")):
         with pytest.raises(TrainingError, match=f"the loss is {name} at step 17; lower train.learning_rate"):

@@ -1,4 +1,4 @@
-"""Training on several processes, really started by torchrun: the same numbers as on one, and one voice."""
+"""Training on several processes, really started by torchrun: the same numbers as on one, and only one prints."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SMALL: dict[str, Any] = {
 }
 SETUPS: dict[str, dict[str, Any]] = {
     "full_softmax": {"batch_size": 100},
-    "few_windows": {"batch_size": 5, "epochs": 1},  # of many batches the second process gets none
+    "few_windows": {"batch_size": 5, "epochs": 1},  # the second process gets nothing of many batches
     "gru4rec": {"model": "GRU4Rec", "batch_size": 60, "temperature": 0.2},
     "rows": {"loss": "sampled_softmax", "negatives": 20, "log_q": True, "batch_size": 5, "epochs": 1},
     "bpr": {"loss": "bpr", "negatives": 20, "weight_decay": 0.001, "batch_size": 50},
@@ -68,10 +68,10 @@ def in_a_group(folder: Path, out: Path) -> None:
 
     with parallel.group():
         assert parallel.count() == 2
-        told = parallel.from_first(lambda: {"only": "the first", "rank": parallel.rank()})
-        assert told == {"only": "the first", "rank": 0}
+        received = parallel.from_first(lambda: {"only": "the first", "rank": parallel.rank()})
+        assert received == {"only": "the first", "rank": 0}
         error = TrainingError if parallel.rank() else ScoringError
-        with pytest.raises(error, match="the first process could not go on" if parallel.rank() else "no scores"):
+        with pytest.raises(error, match="the first process failed" if parallel.rank() else "no scores"):
             parallel.from_first(scoreless)
         with pytest.raises(TrainingError, match="the loss is nan at step"):
             train(folder, "full_softmax", learning_rate=1e30)
@@ -85,7 +85,7 @@ def scoreless() -> None:
 
 
 def torchrun(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Two processes on this machine, and what they say."""
+    """Run two processes on this machine, and return their output."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
     paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests" / "helpers")])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}

@@ -19,7 +19,7 @@ from blair_rec.training.quick_start import prepare, run
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What RecBole does to the process is taken back."""
+    """Undo what RecBole changes in the process."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr("psutil.cpu_percent", lambda interval: 0.0)  # it watches the processor for a second
     handlers, level = list(logging.getLogger().handlers), logging.getLogger().level
@@ -43,8 +43,8 @@ def test_a_stock_model_runs_on_a_folder_with_other_names_of_its_columns(tiny: Pa
     assert (start.dataset, start.settings["data_path"]) == ("shop", str(shop.parent))
     assert start.notes == (
         "SASRec is a stock model: RecBole's own reader, data set and trainer are used, not blair_rec's",
-        "train_neg_sample_args is not given; taken: null",
-        'load_col is not given; taken: {"inter": ["who", "item_id", "when"]}',
+        "train_neg_sample_args is not given, so it is set to null",
+        'load_col is not given, so it is set to {"inter": ["who", "item_id", "when"]}',
     )
     before = list(sys.argv)
     assert 0 < run(start)["test_result"]["recall@10"] < 1
@@ -71,7 +71,7 @@ def test_settings_of_files_are_checked_and_reach_recbole(tmp_path: Path) -> None
         prepare("SASRec", "ml-100k", ["none.yaml"], {})
 
 
-def test_a_name_is_looked_for_as_recbole_does_and_then_here(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_is_searched_as_in_recbole_and_then_in_this_folder(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tiny.parent)
     assert prepare("BLaIRSASRec", "tiny", [], {}).settings == {"data_path": str(tiny.parent)}
     assert prepare("BLaIRSASRec", "tiny", [], {"data_path": "."}).settings == {"data_path": "."}
@@ -85,15 +85,15 @@ def test_a_name_is_looked_for_as_recbole_does_and_then_here(tiny: Path, monkeypa
     ("model", "dataset", "settings", "message"),
     [
         ("SASRce", "tiny", {}, "model is 'SASRce', which RecBole doesn't have; did you mean 'SASRec'"),
-        ("BLaIRSASRce", "tiny", {}, "no sequential model of RecBole; did you mean 'SASRec'"),
+        ("BLaIRSASRce", "tiny", {}, "not a sequential model of RecBole; did you mean 'SASRec'"),
         ("SASRec", "no/where", {}, "--dataset no/where: there is no such folder"),
-        ("SASRec", "datasets/tiny", {"data_path": "x"}, "datasets/tiny is a path, and data_path is 'x'"),
-        ("SASRec", "datasets/ml-100k", {}, "RecBole reads the ml-100k that it brings"),
+        ("SASRec", "datasets/tiny", {"data_path": "x"}, "datasets/tiny is a path, but data_path is 'x'"),
+        ("SASRec", "datasets/ml-100k", {}, "RecBole reads its own ml-100k"),
         ("SASRec", "datasets/tiny", {"train_batch_size": "many"}, "train_batch_size is 'many'; expected a number"),
         ("BLaIRSASRec", "datasets/tiny", {"eval_args": {"order": "RO"}}, "eval_args.order is 'RO'"),
     ],
 )
-def test_what_can_not_be_meant_is_told_before_anything_is_read(
+def test_invalid_settings_are_reported_before_anything_is_read(
     tiny: Path, model: str, dataset: str, settings: dict[str, Any], message: str
 ) -> None:
     (tiny.parent / "ml-100k").mkdir()
@@ -101,19 +101,19 @@ def test_what_can_not_be_meant_is_told_before_anything_is_read(
         prepare(model, dataset, [], settings)
 
 
-def test_a_data_set_that_nobody_knows_is_told_before_recbole_looks_for_it() -> None:
+def test_an_unknown_data_set_is_reported_before_recbole_looks_for_it() -> None:
     with pytest.raises(ConfigError, match="--dataset nowhere: there is no such folder, here or in dataset/"):
         prepare("BLaIRSASRec", "nowhere", [], {})
     for known in ("ml-1m", "ML-1M"):
         assert prepare("BLaIRSASRec", known, [], {}).dataset == known
 
 
-def test_what_recbole_raises_is_one_line(tiny: Path) -> None:
+def test_an_error_of_recbole_becomes_one_line(tiny: Path) -> None:
     with pytest.raises(RecBoleError, match=r"can't run SASRec on 'tiny': ValueError: The hidden size .*layers.py"):
         run(prepare("SASRec", str(tiny), [], small(n_heads=3)))
 
 
-def test_the_command_says_who_reads_and_which_keys_are_the_plugins(
+def test_the_command_says_whose_reader_is_used_and_which_keys_are_the_plugins(
     tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")

@@ -1,4 +1,4 @@
-"""A batch brought to one shape has the loss and the gradients that it has by itself."""
+"""A batch that is padded to one shape keeps its loss and its gradients."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_its_loss_and_gradients_are_those_of_the_batch_alone(
 
 
 def steps_alone(world: World) -> Any:
-    """The steps of the epoch whose batches have seed 1."""
+    """The training steps of an epoch whose batches are drawn with seed 1."""
     world.steps.sequences = _SeedOne(world.sequences)
     yield from world.steps(1)
 

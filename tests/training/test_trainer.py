@@ -31,7 +31,7 @@ from recbole.data import data_preparation
 from recbole.model.sequential_recommender import GRU4Rec, SASRec
 from recbole.trainer import Trainer
 
-torch.set_num_threads(1)  # on models so small two would only wait for each other
+torch.set_num_threads(1)  # with models this small, two threads only wait for each other
 
 SMALL = {"hidden_size": 8, "inner_size": 8, "n_layers": 1, "n_heads": 1, "MAX_ITEM_LIST_LENGTH": 6}
 SETUPS: dict[str, dict[str, Any]] = {
@@ -65,7 +65,7 @@ def built(tiny: Path, train: TrainConfig, model: str = "SASRec", **settings: Any
 
 
 class Scripted:
-    """A model of one number, steps of one step, and validation results that are given."""
+    """A model of one number, epochs of one step, and given validation results."""
 
     def __init__(self, values: list[float]) -> None:
         self.model = nn.Linear(1, 1, bias=False)
@@ -95,7 +95,7 @@ def test_it_stops_after_patience_and_puts_the_best_weights_back() -> None:
     assert world.model.weight.item() == pytest.approx(world.seen[1], abs=0)
 
 
-def test_it_validates_every_so_often_and_always_at_the_end() -> None:
+def test_it_validates_every_eval_every_epochs_and_always_at_the_end() -> None:
     trained = Scripted([0.1, 0.2, 0.3]).fit(epochs=5, eval_every=2)
     assert [epoch.valid is not None for epoch in trained.history] == [False, True, False, True, True]
 
@@ -113,7 +113,7 @@ def test_a_loss_that_is_not_a_number_is_named_with_its_step_before_it_moves_a_we
     assert model.weight.item() == after[0]
 
 
-def test_the_loss_of_an_epoch_is_the_mean_over_its_targets_and_every_step_is_told() -> None:
+def test_the_loss_of_an_epoch_is_the_mean_over_its_targets_and_every_step_is_reported() -> None:
     model, told = nn.Linear(1, 1), []
     values = [(2.0, 3), (6.0, 1)]
     losses = ((model.weight.sum() * 0 + value, n) for value, n in values)
@@ -147,12 +147,12 @@ def test_one_seed_trains_to_the_same_weights_bit_for_bit(tiny: Path, name: str) 
 
 
 class Interrupted(Exception):
-    """Somebody pulled the plug."""
+    """Training was killed."""
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 @pytest.mark.parametrize("name", SETUPS)
-def test_stopping_and_going_on_gives_the_same_weights_bit_for_bit(tiny: Path, name: str, schedule: str) -> None:
+def test_a_resumed_training_gives_the_same_weights_bit_for_bit(tiny: Path, name: str, schedule: str) -> None:
     train = train_config(**SETUPS[name], epochs=4, schedule=schedule, warmup_steps=3)
     path, rising = tiny.parent / "checkpoint.safetensors", itertools.count(0.0)  # the best epoch is always the last
 
@@ -190,7 +190,7 @@ def test_every_position_learns_each_target_once_an_epoch(tiny: Path) -> None:
     assert sum(seen) == steps.sequences.n_targets == len(split) and len(seen) == len(steps)
 
 
-def test_steps_are_told_with_their_number(tiny: Path) -> None:
+def test_steps_are_reported_with_their_number(tiny: Path) -> None:
     told: list[tuple[int, int, float]] = []
     epochs, _, _ = run(tiny, train_config(epochs=1), on_step=lambda *step: told.append(step))
     assert [step[0] for step in told] == list(range(1, len(told) + 1)) and told[-1][1] == len(told) > 1
@@ -205,7 +205,7 @@ def test_training_minimises_the_scores_that_are_ranked(
 ) -> None:
     """The loss of an epoch is the cross entropy of full_sort_predict, target by target.
 
-    It is so where no sequence is longer than the window, or where every target has a window of its own.
+    This holds if no sequence is longer than the window, or if every target has its own window.
     """
     still = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "dropout_prob": 0.0, "MAX_ITEM_LIST_LENGTH": width}
     net, steps, split = built(tiny, train_config(temperature=temperature, stride=stride), model, **still)
@@ -229,7 +229,7 @@ def test_training_minimises_the_scores_that_are_ranked(
     ],
 )
 def test_what_recboles_training_would_ignore_is_refused(tiny: Path, given: dict[str, Any], named: str) -> None:
-    with pytest.raises(ConfigError, match=f"BLaIRNARM trains RecBole's way, .* which `{named}` doesn't reach"):
+    with pytest.raises(ConfigError, match=f"`{named}` isn't supported for BLaIRNARM, which uses RecBole's loss"):
         built(tiny, train_config(**given), model="NARM", blair_temperature=None)
     assert isinstance(built(tiny, train_config(), model="NARM")[1], RecboleWay)
 
@@ -266,7 +266,7 @@ def test_settings_that_would_do_nothing_or_harm_are_refused(given: dict[str, Any
 # The optimiser
 
 
-def test_rows_that_every_step_reads_are_moved_as_adam_moves_them() -> None:
+def test_rows_that_every_step_reads_are_updated_as_by_adam() -> None:
     tables = [nn.Embedding(5, 3, sparse=sparse) for sparse in (True, False)]
     tables[1].load_state_dict(tables[0].state_dict())
     ours = RowAdam(tables[0].parameters(), 0.01, 0.0)
@@ -280,7 +280,7 @@ def test_rows_that_every_step_reads_are_moved_as_adam_moves_them() -> None:
     torch.testing.assert_close(tables[0].weight, tables[1].weight, rtol=1e-5, atol=1e-6)
 
 
-def test_rows_are_moved_as_in_torchs_sparse_adam_and_others_stay() -> None:
+def test_rows_are_updated_as_by_torchs_sparse_adam_and_others_stay() -> None:
     tables = [nn.Embedding(6, 3, sparse=True) for _ in range(2)]
     tables[1].load_state_dict(tables[0].state_dict())
     before = tables[0].weight.detach().clone()
@@ -297,7 +297,7 @@ def test_rows_are_moved_as_in_torchs_sparse_adam_and_others_stay() -> None:
 
 @pytest.mark.parametrize("items", ["id", "text_init", "text_delta"])
 @pytest.mark.parametrize("decay", [0.0, 0.01])
-def test_with_drawn_items_only_rows_that_were_read_move_unless_all_decay(tiny: Path, decay: float, items: str) -> None:
+def test_with_negatives_only_rows_that_were_read_change_unless_all_decay(tiny: Path, decay: float, items: str) -> None:
     train = train_config(loss="bpr", negatives=3, batch_size=8, weight_decay=decay)
     model, steps, _ = built(tiny, train, blair_items=items, blair_text_fields=["title"])
     before = item_side(model).weight.detach().clone()
@@ -308,12 +308,12 @@ def test_with_drawn_items_only_rows_that_were_read_move_unless_all_decay(tiny: P
     moved = int((item_side(model).weight != before).any(dim=1).sum())
     if decay == 0:
         assert 0 < moved < len(before) - 1
-    elif items != "text_delta":  # a delta that is nothing yet decays to nothing
+    elif items != "text_delta":  # a delta that is still zero decays to zero
         assert moved >= len(before) - 1
 
 
 @pytest.mark.parametrize("items", ["text", "id_text", "unisrec", "sasrec_text"])
-def test_with_drawn_items_only_rows_that_are_read_are_computed(
+def test_with_negatives_only_rows_that_are_read_are_computed(
     tiny: Path, items: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train = train_config(loss="sampled_softmax", negatives=3, batch_size=8)
@@ -326,7 +326,7 @@ def test_with_drawn_items_only_rows_that_are_read_are_computed(
     assert all(len(which.unique()) == len(which) < model.n_items / 2 for which in computed)
 
 
-# The course of the learning rate
+# The schedule of the learning rate
 
 
 def rates(steps: int, **given: Any) -> list[float]:
@@ -343,7 +343,7 @@ def rates(steps: int, **given: Any) -> list[float]:
     return seen
 
 
-def test_the_rate_stays_or_rises_or_falls_as_told() -> None:
+def test_the_rate_stays_or_rises_or_falls_as_configured() -> None:
     assert rates(3) == pytest.approx([0.5] * 3)
     assert rates(5, warmup_steps=4) == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5])
     half = [(1 + math.cos(math.pi * step / 4)) / 4 for step in range(4)]
@@ -351,12 +351,12 @@ def test_the_rate_stays_or_rises_or_falls_as_told() -> None:
     assert rates(6, schedule="cosine", warmup_steps=2) == pytest.approx([0.25, 0.5, *half])
 
 
-def test_behind_the_last_step_a_cosine_stays_at_nothing() -> None:
+def test_after_the_last_step_a_cosine_stays_at_zero() -> None:
     assert rates(6, schedule="cosine", total_steps=4)[4:] == pytest.approx([0.0, 0.0], abs=1e-7)
 
 
 def test_a_step_counts_once_whatever_optimisers_there_were_before() -> None:
-    torch.optim.Adam([nn.Parameter(torch.ones(1))])  # torch changes the class when its first object is made
+    torch.optim.Adam([nn.Parameter(torch.ones(1))])  # torch changes the class when its first instance is made
     table = nn.Embedding(3, 2, sparse=True)
     optimizer = RowAdam(table.parameters(), 0.5, 0.0)
     rate = LearningRate(optimizer, 0.5, warmup_steps=4, schedule="constant", total_steps=9)
@@ -391,7 +391,7 @@ def test_the_schedule_reaches_the_training(tiny: Path) -> None:
     ],
     ids=lambda given: given.get("blair_loss", "default"),
 )
-def test_recboles_resume_goes_on_bit_for_bit(tiny: Path, given: dict[str, Any]) -> None:
+def test_recboles_resume_gives_the_same_weights_bit_for_bit(tiny: Path, given: dict[str, Any]) -> None:
     cls = model_class("SASRec")
     settings = {**SMALL, "seed": 1, "train_batch_size": 128, "epochs": 4, "stopping_step": 99}
     config = recbole_config(cls, str(tiny), {**settings, "valid_metric": "NDCG@10", **given})

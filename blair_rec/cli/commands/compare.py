@@ -1,4 +1,4 @@
-"""blair-rec compare | leaderboard: the main job, and its results once more."""
+"""blair-rec compare | leaderboard: run a comparison, and show its results again."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from rich.table import Table
 
 from blair_rec.cli.progress import Live, add_quiet
 from blair_rec.cli.terminal import Console, processes, say, set_up_logging, show, show_json
-from blair_rec.errors import BlairRecError
+from blair_rec.errors import BlairRecError, counted
 
-if TYPE_CHECKING:  # what a command takes is imported when it runs, so that --help is quick
+if TYPE_CHECKING:  # imported when the command runs, so that --help is quick
     from blair_rec.config.comparison import CompareConfig
     from blair_rec.evaluate.leaderboard import Leaderboard
     from blair_rec.experiment.planning.subset import Plan
@@ -21,32 +21,43 @@ if TYPE_CHECKING:  # what a command takes is imported when it runs, so that --he
 
 def add(commands: Any) -> None:
     """Register both commands."""
-    command = commands.add_parser("compare", help="encode, train and rank all variants of a comparison file")
+    command = commands.add_parser("compare", help="train, evaluate and rank all variants of a comparison file")
     command.add_argument("config", type=Path, metavar="CONFIG", help="a comparison file (YAML)")
     command.add_argument("-o", "--out", type=Path, help="output folder (default: runs/my for my.yaml)")
     command.add_argument(
-        "--seeds", help="1,2: run these now, the others later; seeds that CONFIG doesn't name replace its own"
+        "--seeds",
+        metavar="1,2",
+        help="run only these seeds now, and the others later; seeds that are not in CONFIG replace those of CONFIG",
     )
-    command.add_argument("--variants", help="a,b: run these now; what else is finished stays on the board")
-    command.add_argument("--encoder", help="instead of text.encoder in CONFIG")
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as train.epochs=5")
-    command.add_argument("--device", help="auto, cpu, cuda, cuda:1: instead of device in CONFIG")
-    command.add_argument("--dry-run", action="store_true", help="list the runs and which are done, and stop")
+    command.add_argument(
+        "--variants",
+        metavar="A,B",
+        help="run only these variants now; finished runs of the others stay on the leaderboard",
+    )
+    command.add_argument("--encoder", help="use this encoder instead of text.encoder in CONFIG")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of CONFIG, such as train.epochs=5"
+    )
+    command.add_argument("--device", help="auto, cpu, cuda or cuda:1, instead of device in CONFIG")
+    command.add_argument("--dry-run", action="store_true", help="list planned and finished runs, then exit")
     command.add_argument("--fresh", action="store_true", help="train finished runs again")
     command.add_argument(
         "--accept-code",
         action="store_true",
-        help="keep finished runs although code that decides on numbers has changed; the board says so",
+        help="keep finished runs even if code that affects results has changed; the leaderboard notes it",
     )
     command.add_argument(
-        "--check", type=Path, metavar="DIR", help="an older comparison; exit status 1 if results moved"
+        "--check",
+        type=Path,
+        metavar="DIR",
+        help="compare the results with an older comparison; exit status 1 if they differ beyond noise",
     )
     add_quiet(command)
-    command.add_argument("--json", action="store_true", help="leaderboard.json on standard output, and nothing else")
-    command.add_argument("--tensorboard", action="store_true", help="event files in OUT/tensorboard")
+    command.add_argument("--json", action="store_true", help="print only leaderboard.json, on standard output")
+    command.add_argument("--tensorboard", action="store_true", help="write event files into OUT/tensorboard")
     command.set_defaults(command=_compare, takes_processes=True, goes_on=True)
 
-    command = commands.add_parser("leaderboard", help="render the results of a comparison again")
+    command = commands.add_parser("leaderboard", help="show the results of finished comparisons again")
     command.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders that compare wrote")
     command.set_defaults(command=_leaderboard)
 
@@ -58,7 +69,7 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
 
 
 def _compare_together(options: argparse.Namespace, console: Console) -> int:
-    """Under torchrun: the first process compares, the others train along."""
+    """Compare under torchrun: the first process runs the comparison, the others only help to train."""
     from blair_rec.training import parallel
 
     config = config_of(options)
@@ -71,7 +82,7 @@ def _compare_together(options: argparse.Namespace, console: Console) -> int:
             return 0
         try:
             status = _compare_alone(options, console)
-        except BlairRecError:  # after any other error torchrun ends the others, wherever they are
+        except BlairRecError:  # after any other error torchrun stops the other processes
             parallel.from_first(lambda: None)
             raise
         parallel.from_first(lambda: None)
@@ -90,7 +101,7 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
         _show_plan(planned(config, out, variants, seeds), out, console, options.fresh)
         return 0
     if options.check is not None:
-        load_runs(options.check)  # what is wrong there is better told before the training than after it
+        load_runs(options.check)  # report problems there before the training, not after it
     quiet = options.quiet or options.json
     if quiet:
         set_up_logging(console, quiet)
@@ -117,11 +128,11 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
 
 
 def config_of(options: argparse.Namespace) -> CompareConfig:
-    """The comparison file with what --encoder, --device and --set say."""
+    """Read the comparison file and apply --encoder, --device and --set."""
     from blair_rec.experiment.planning.subset import own_config
 
     overrides = []
-    if options.encoder is not None:  # how the other encoder is read is not how this one is
+    if options.encoder is not None:  # the file's settings belong to its own encoder
         overrides += [f"text.encoder={json.dumps(options.encoder)}", "text.revision=null", "text.pooling=auto"]
         overrides += ["text.prompt=null", "text.query_prompt=null"]
         overrides.append("text.store=null")
@@ -132,10 +143,10 @@ def config_of(options: argparse.Namespace) -> CompareConfig:
 
 
 def _asked(options: argparse.Namespace) -> tuple[list[str] | None, list[int] | None]:
-    """The variants and seeds that are named; None for all.
+    """The variants and seeds of --variants and --seeds; None means all.
 
     Raises:
-        ConfigError: seeds that are no whole numbers, or not each named once.
+        ConfigError: a seed is not a whole number, or is given twice.
     """
     variants = None if options.variants is None else [name.strip() for name in options.variants.split(",")]
     if options.seeds is None:
@@ -146,14 +157,14 @@ def _asked(options: argparse.Namespace) -> tuple[list[str] | None, list[int] | N
 
 
 def _check(out: Path, other: Path, console: Console) -> int:
-    """Tell how every metric moved; the exit status is 1 if one did beyond noise, or if that can't be told."""
+    """Show how every metric moved. The exit status is 1 if one moved beyond noise, or if that can't be decided."""
     from blair_rec.experiment.compare import check
 
     found = check(out, other)
     for move in found:
         say(console, str(move), "" if move.agrees else "red")
     disagree = sum(not move.agrees for move in found)
-    say(console, f"{disagree} of {len(found)} metrics moved" if disagree else f"agrees with {other}")
+    say(console, f"{disagree} of {counted(len(found), 'metric')} moved" if disagree else f"agrees with {other}")
     return int(disagree > 0)
 
 
@@ -169,23 +180,23 @@ def _show_plan(found: Plan, out: Path, console: Console, fresh: bool) -> None:
     from blair_rec.experiment.planning.finished import changes
 
     config = found.config
-    where = f"{Path(config.dataset).name}, {', '.join(config.models)}: {len(found.asked)} runs in {out}"
+    where = f"{Path(config.dataset).name}, {', '.join(config.models)}: {counted(len(found.asked), 'run')} in {out}"
     table = Table("run", "items", "state", title=where)
     for run in found.asked:
         if not run.done:
             state = "to do"
         elif fresh:
-            state = "done, to do again (--fresh)"
+            state = "done, will run again (--fresh)"
         else:
             state = f"done, but changed since: {'; '.join(changed)}" if (changed := changes(run)) else "done"
         table.add_row(run.folder.name, config.variants[run.variant].kind, state)
     show(table)
     for encoding in dict.fromkeys(found.encodings.values()):
         if encoding.catalogue is None:
-            say(console, f"vectors by {encoding.encoder} from {encoding.path}")
+            say(console, f"vectors of {encoding.encoder} from {encoding.path}")
         else:
             state = "to do" if encoding.known_sha256() is None else "done"
-            say(console, f"encoding {len(encoding.catalogue)} items with {encoding.encoder}: {state}")
+            say(console, f"encoding {counted(len(encoding.catalogue), 'item')} with {encoding.encoder}: {state}")
 
 
 def _leaderboard(options: argparse.Namespace, console: Console) -> None:

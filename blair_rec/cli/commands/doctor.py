@@ -1,4 +1,4 @@
-"""blair-rec doctor: what is installed here, how fast this machine is, what doesn't work, and the cure."""
+"""blair-rec doctor: check the installation, the devices, the speed and the encoder, and say how to fix problems."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blair_rec.cli.terminal import Console, say
 from blair_rec.config.names import ENCODER
-from blair_rec.errors import BlairRecError, EncoderUnavailable
+from blair_rec.errors import BlairRecError, EncoderUnavailable, counted
 
 if TYPE_CHECKING:
     from blair_rec.text.encoding.source import EncoderSource
 
-# The example of BLaIR's model card, a request and two items, and the similarities printed there.
+# The example of BLaIR's model card: a request, two items, and the similarities given there.
 REQUEST = (
     "I need a product that can scoop, measure, and rinse grains without the need for multiple utensils and dishes. "
     "It would be great if the product has measurements inside and the ability to rinse and drain all in one. I just "
@@ -40,24 +40,26 @@ ITEMS = [
 SIMILARITIES = [0.8564, 0.5741]
 TOLERANCE = 1e-3
 PATIENCE = 15.0
-"""Seconds after which a look-up counts as unanswered: a dead network may not even refuse."""
+"""Seconds to wait for the hub; a broken network may never answer."""
 SIZE = 1024
-"""Of the matrices whose products are timed."""
+"""Rows and columns of the matrices whose products are timed."""
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at."""
+    """What one check found."""
 
     state: str
-    """ok, note (works, but differs from what one might expect), slow, or broken."""
+    """ok, note (works, but may surprise), slow, or broken."""
     what: str
     cure: str = ""
 
 
 def add(commands: Any) -> None:
     """Register the command."""
-    command = commands.add_parser("doctor", help="what is installed, how fast it is here, what is broken, and the cure")
-    command.add_argument("--encoder", default=ENCODER, help="where BLaIR is, if not on the hub: a local folder")
+    command = commands.add_parser(
+        "doctor", help="check the installation and the speed of this machine, and say how to fix problems"
+    )
+    command.add_argument("--encoder", default=ENCODER, help="a local folder with BLaIR, instead of the hub")
     command.set_defaults(command=_doctor)
 
 
@@ -77,7 +79,7 @@ def _doctor(options: argparse.Namespace, console: Console) -> int:
 
 
 def installation() -> Iterator[Finding]:
-    """Versions, and what the package requires but isn't there, or is in another version."""
+    """Check versions: which required packages are missing or have another version."""
     from packaging.requirements import Requirement
 
     import blair_rec
@@ -100,14 +102,14 @@ def installation() -> Iterator[Finding]:
             yield Finding(state, f"{requirement.name} {version} is installed", f"pip install '{wanted}'")
     for extra, names in sorted(lacking.items()):
         wanted = f"pip install 'blair-rec[{extra}]'" if extra else f"pip install {' '.join(names)}"
-        state, why = ("note", f"the extra {extra} is not installed") if extra else ("broken", "required")
+        state, why = ("note", f"the extra {extra} is not installed") if extra else ("broken", "required, but missing")
         yield Finding(state, f"{', '.join(names)}: {why}", wanted)
     versions = (f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "recbole") if _is_there(name))
     yield Finding("ok", ", ".join(versions))
 
 
 def _extra_of(requirement: Any) -> str:
-    """The extra that a requirement belongs to; "" for what is always required."""
+    """The extra that a requirement belongs to; "" if it is always required."""
     _, found, behind = str(requirement.marker or "").partition("extra ==")
     return behind.strip().strip("\"'").split('"')[0].split("'")[0] if found else ""
 
@@ -120,7 +122,7 @@ def _is_there(name: str) -> bool:
 
 
 def devices() -> Iterator[Finding]:
-    """GPUs that PyTorch sees, or why it sees none."""
+    """Check which GPUs PyTorch sees, or why it sees none."""
     import torch
 
     for number in range(torch.cuda.device_count()):
@@ -132,27 +134,25 @@ def devices() -> Iterator[Finding]:
         return
     if torch.version.cuda:
         yield Finding(
-            "slow", f"PyTorch is built for CUDA {torch.version.cuda} and sees no GPU", "install or update the driver"
+            "slow", f"PyTorch is built for CUDA {torch.version.cuda} but sees no GPU", "install or update the driver"
         )
     elif shutil.which("nvidia-smi"):
         yield Finding(
-            "slow", "the driver of a GPU is here, but PyTorch is built for the CPU alone", "pip install torch from "
-            "https://download.pytorch.org/whl/cu130, or the one that fits the driver"
+            "slow", "a GPU driver is installed, but this PyTorch is built only for the CPU", "pip install torch from "
+            "https://download.pytorch.org/whl/cu130, or from the folder that fits the driver"
         )  # fmt: skip
     else:
         yield Finding("ok", "no GPU: everything runs on the CPU")
 
 
 def speed() -> Iterator[Finding]:
-    """Processors, threads, and how fast products of matrices are in float32 and bfloat16."""
+    """Check processors and threads, and time matrix products in float32 and bfloat16."""
     import torch
 
     processors, threads = usable_processors(), torch.get_num_threads()
-    said = f"{processors} processors can be used, PyTorch takes {threads} threads"
+    said = f"PyTorch uses {counted(threads, 'thread')}, and {counted(processors, 'processor')} can be used"
     if threads > processors:
-        yield Finding(
-            "slow", said, f"set OMP_NUM_THREADS={processors}: threads that wait for each other cost most time"
-        )
+        yield Finding("slow", said, f"set OMP_NUM_THREADS={processors}: more threads only wait for each other")
     else:
         yield Finding("ok", said)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
@@ -160,19 +160,19 @@ def speed() -> Iterator[Finding]:
         yield Finding(
             "slow", f"other work keeps the processors busy (load {load:.1f})", "set OMP_NUM_THREADS=1 while it lasts"
         )
-        yield Finding("note", "float32 and bfloat16 were not timed beside that", "run this again when it is over")
+        yield Finding("note", "so float32 and bfloat16 were not timed", "run this again when the load is lower")
         return
     rates = product_rates()
     times = rates["bfloat16"] / rates["float32"]
-    said = f"{rates['float32']:.0f} GFLOP/s in float32, {times:.1f} times as many in bfloat16"
+    said = f"{rates['float32']:.0f} GFLOP/s in float32, {times:.1f} times that in bfloat16"
     if times >= 1.3:
         yield Finding("ok", f"{said}: `dtype: bfloat16` encodes faster here, and `precision: bfloat16` trains faster")
     else:
-        yield Finding("note", f"{said}: this processor has no quick bfloat16", "leave dtype and precision at float32")
+        yield Finding("note", f"{said}: bfloat16 is not faster on this CPU", "keep dtype and precision at float32")
 
 
 def usable_processors() -> int:
-    """How many processors this process may use: of the machine, of its affinity, and of its container."""
+    """The number of processors that this process may use, limited by its affinity and its container."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = Path("/sys/fs/cgroup/cpu.max")
     if quota.is_file():
@@ -183,7 +183,7 @@ def usable_processors() -> int:
 
 
 def product_rates() -> dict[str, float]:
-    """GFLOP/s of products of two matrices on the CPU, by dtype, the best of five in turn."""
+    """GFLOP/s of matrix products on the CPU, by dtype: the best of five tries each, in turn."""
     import torch
 
     matrices = {
@@ -199,7 +199,7 @@ def product_rates() -> dict[str, float]:
 
 
 def encoders(name: str) -> Iterator[Finding]:
-    """Whether BLaIR gives the similarities of its model card; not checked where it can't be had."""
+    """Check that BLaIR gives the similarities of its model card, if it can be downloaded."""
     import numpy as np
 
     from blair_rec.text.encoding.encoder import load_encoder
@@ -223,13 +223,13 @@ def encoders(name: str) -> Iterator[Finding]:
         yield Finding("ok", f"{source.name} gives the similarities of BLaIR's model card: {said}")
     else:
         yield Finding(
-            "broken", f"{source.name} (revision {source.revision}) gives {said}, where BLaIR's model card says {card}",
-            "name BLaIR's own weights (hyp1231/blair-roberta-base), or get them again"
+            "broken", f"{source.name} (revision {source.revision}) gives {said}, but BLaIR's model card says {card}",
+            "use BLaIR's own weights (hyp1231/blair-roberta-base), or download them again"
         )  # fmt: skip
 
 
 def _find(name: str) -> EncoderSource:
-    """BLaIR in a folder, in the hub's cache, or on the hub, which is given little time to answer."""
+    """Find BLaIR in a folder, in the hub's cache, or on the hub, which has to answer soon."""
     from blair_rec.text.encoding.source import cached_folder, resolve_encoder, why_unreachable
 
     if Path(name).is_dir():
@@ -242,10 +242,9 @@ def _find(name: str) -> EncoderSource:
 
 
 def within(seconds: float, ask: Callable[[], str]) -> str:
-    """The answer, or that none came in time.
+    """The answer, or a message that none came in time.
 
-    To look up a host's address has no time limit of its own, so a thread does that, and is left alone if it takes too
-    long.
+    Looking up a host's address has no time limit. So a thread does it, and is abandoned if it takes too long.
     """
     answers: list[str] = []
     thread = threading.Thread(target=lambda: answers.append(ask()), daemon=True)

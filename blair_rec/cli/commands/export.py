@@ -1,4 +1,4 @@
-"""blair-rec export: a finished run as a folder that needs neither torch nor RecBole nor this package."""
+"""blair-rec export: write a finished run as a folder that works without torch, RecBole and this package."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ if TYPE_CHECKING:
 def add(commands: Any) -> None:
     """Register the command."""
     command = commands.add_parser(
-        "export", help="a finished run in ONNX, with item vectors, a model card and a program that recommends"
+        "export", help="write a finished run as ONNX, with item vectors, a model card and a program that recommends"
     )
-    command.add_argument("run", type=Path, metavar="RUN", help="the folder of a run or a refit: runs/mine/runs/text-1")
+    command.add_argument(
+        "run", type=Path, metavar="RUN", help="the folder of a run or a refit, such as runs/mine/runs/text-1"
+    )
     command.add_argument("-o", "--out", type=Path, metavar="DIR", help="the folder to write")
-    command.add_argument("--store", type=Path, metavar="STORE", help="the text vectors, if they were moved")
-    command.add_argument("--index", choices=["faiss"], help="add an index of the item vectors")
+    command.add_argument("--store", type=Path, metavar="STORE", help="the store of text vectors, if it was moved")
+    command.add_argument("--index", choices=["faiss"], help="add a search index of the item vectors")
     command.add_argument("--push", metavar="NAME", help="upload the folder to the Hugging Face hub: owner/name")
-    command.add_argument("--dry-run", action="store_true", help="show the card and the files; write and upload nothing")
+    command.add_argument(
+        "--dry-run", action="store_true", help="show the model card and the files, but write and upload nothing"
+    )
     command.set_defaults(command=_export)
 
 
@@ -33,7 +37,7 @@ def _export(options: argparse.Namespace, console: Console) -> None:
     from blair_rec.serve.export.hub import check_name, push
 
     if options.out is None and not options.dry_run:
-        raise ConfigError("-o is missing: the folder to write")
+        raise ConfigError("-o is missing; name the folder to write with -o DIR")
     if options.push is not None:
         check_name(options.push)
     if options.dry_run:
@@ -55,5 +59,8 @@ def _tell(made: ExportedRun) -> None:
     for name, size in made.files.items():
         say(Console(), f"{size:>12,}  {name}")
     for name in made.left_out:
-        say(Console(), f"{name} has weight 0 in the average and is left out")
-    say(Console(), f"scores of random histories are torch's within {made.difference:.1g} of their standard deviation")
+        say(Console(), f"{name} has weight 0 in the average, so it was not exported")
+    say(
+        Console(),
+        f"checked on random histories: scores differ from torch's by {made.difference:.1g} standard deviations at most",
+    )

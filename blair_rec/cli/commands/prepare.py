@@ -1,4 +1,4 @@
-"""blair-rec prepare: raw files to a data set, pairs of texts, or a search benchmark."""
+"""blair-rec prepare: turn raw files into a data set, pairs of texts, or a search benchmark."""
 
 from __future__ import annotations
 
@@ -15,73 +15,93 @@ from blair_rec.cli.terminal import Console, say
 
 def add(commands: Any) -> None:
     """Register the command and its kinds of source."""
-    command = commands.add_parser("prepare", help="make a data set of your own files, or of Amazon Reviews 2023")
+    command = commands.add_parser("prepare", help="make a data set from your own files or from Amazon Reviews 2023")
     kinds = command.add_subparsers(metavar="KIND", required=True)
 
     own = kinds.add_parser("csv", help="your own CSV, TSV, JSON lines or Parquet files")
-    own.add_argument("--events", type=Path, required=True, metavar="FILE", help="a row for each event")
-    own.add_argument("--user", required=True, metavar="COL", help="its column of users")
-    own.add_argument("--item", required=True, metavar="COL", help="its column of items")
-    own.add_argument("--time", required=True, metavar="COL", help="its column of times: numbers or dates")
-    own.add_argument("--time-format", help="whole, number, or a pattern such as '%%d.%%m.%%Y' (default: found)")
-    own.add_argument("--items", type=Path, metavar="FILE", help="a row for each item")
-    own.add_argument("--item-id", metavar="COL", help="its column of items (default: as --item)")
+    own.add_argument("--events", type=Path, required=True, metavar="FILE", help="the events, one per row")
+    own.add_argument("--user", required=True, metavar="COL", help="the column of user ids in --events")
+    own.add_argument("--item", required=True, metavar="COL", help="the column of item ids in --events")
+    own.add_argument("--time", required=True, metavar="COL", help="the column of times in --events: numbers or dates")
     own.add_argument(
-        "--fields", default="", help="title,brand: its columns that make up the text, which the encoder reads"
+        "--time-format", help="whole, number, or a date pattern such as '%%d.%%m.%%Y' (default: detected from the file)"
     )
-    own.add_argument("--core", type=int, default=0, metavar="K", help="leave out users and items with fewer events")
+    own.add_argument("--items", type=Path, metavar="FILE", help="the item metadata, one item per row")
+    own.add_argument("--item-id", metavar="COL", help="the column of item ids in --items (default: the name of --item)")
+    own.add_argument(
+        "--fields",
+        default="",
+        metavar="A,B",
+        help="the columns of --items that form the text for the encoder, such as title,brand",
+    )
+    own.add_argument(
+        "--core", type=int, default=0, metavar="K", help="remove users and items with fewer than K events (default: 0)"
+    )
     own.add_argument(
         "--repeats",
         choices=("keep", "first"),
         default="keep",
-        help="several events of one user with one item: all (keep, the default), or the first",
+        help="if a user has several events with the same item: keep all (default) or only the first",
     )
     own.add_argument(
         "--unknown",
         choices=("keep", "drop"),
         default="keep",
-        help="events with items that --items doesn't have stay (keep, the default) or go",
+        help="events with items that are not in --items: keep (default) or drop",
     )
-    own.add_argument("--dry-run", action="store_true", help="show what is there and stop")
+    own.add_argument("--dry-run", action="store_true", help="show what the files contain, then exit")
     _add_common(own, _own)
 
     amazon = kinds.add_parser("amazon-2023", help="a category of Amazon Reviews 2023")
     amazon.add_argument("--category", required=True, help="such as All_Beauty")
-    amazon.add_argument("--core", type=int, default=5, metavar="K", help="0 or 5 as published, or another (default: 5)")
+    amazon.add_argument(
+        "--core", type=int, default=5, metavar="K", help="0 or 5 as published, or another number (default: 5)"
+    )
     amazon.add_argument(
         "--split",
         choices=("last_out", "timestamp"),
         default="last_out",
-        help="what is tested: each user's last event (last_out, the default), or events after a date",
+        help="the test split: each user's last event (last_out, default), or all events after a date (timestamp)",
     )
-    amazon.add_argument("--source", type=Path, metavar="DIR", help="a folder with the files (default: the hub)")
-    amazon.add_argument("--raw", action="store_true", help="from the raw reviews, not from the prepared files")
-    amazon.add_argument("--benchmark", action="store_true", help="train, valid and test files, as RecBole splits them")
-    amazon.add_argument("--pairs", action="store_true", help="pairs of review and metadata to train an encoder on")
-    amazon.add_argument("--share", type=float, default=0.1, help="with --pairs: of the reviews (default: 0.1)")
-    amazon.add_argument("--seed", type=int, default=0, help="with --pairs: which reviews (default: 0)")
+    amazon.add_argument("--source", type=Path, metavar="DIR", help="a local folder with the files (default: the hub)")
+    amazon.add_argument("--raw", action="store_true", help="read the raw reviews instead of the prepared files")
+    amazon.add_argument(
+        "--benchmark", action="store_true", help="write RecBole's benchmark files: train, valid and test"
+    )
+    amazon.add_argument(
+        "--pairs", action="store_true", help="write pairs of review and item text, to pre-train an encoder"
+    )
+    amazon.add_argument(
+        "--share", type=float, default=0.1, help="with --pairs: the share of reviews to use (default: 0.1)"
+    )
+    amazon.add_argument("--seed", type=int, default=0, help="with --pairs: the seed for choosing reviews (default: 0)")
     _add_common(amazon, _amazon)
 
     for name in ("amazon-c4", "esci"):
-        search = kinds.add_parser(name, help=f"queries, items and grades of {name} for search-eval")
-        search.add_argument("--source", type=Path, metavar="DIR", help="a folder with the files")
+        search = kinds.add_parser(name, help=f"queries, items and relevance grades of {name}, for search-eval")
+        search.add_argument("--source", type=Path, metavar="DIR", help="a local folder with the files")
         search.set_defaults(name=name)
         _add_common(search, _search)
 
 
 def _add_common(command: Any, handler: Callable[[argparse.Namespace, Console], None]) -> None:
     command.add_argument(
-        "-o", "--out", type=Path, required=True, metavar="DIR", help="output folder; it names the data"
+        "-o",
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="output folder; its name becomes that of the data set",
     )
     command.add_argument(
         "--max-rejected",
         type=float,
         default=0.01,
         metavar="SHARE",
-        help="how many of the lines may be unusable, as a share (default: 0.01)",
+        help="the largest share of unusable lines to accept (default: 0.01)",
     )
-    command.add_argument("--fresh", action="store_true", help="replace what was prepared there before")
-    add_quiet(command, "no progress, only the summary and warnings")
+    command.add_argument("--fresh", action="store_true", help="replace data that was prepared there before")
+    add_quiet(command, "show no progress, only the summary and warnings")
     command.set_defaults(command=handler, goes_on=True)
 
 
@@ -143,7 +163,7 @@ def _search(options: argparse.Namespace, console: Console) -> None:
 
 
 def _say_made(out: Path, made: bool, console: Console) -> None:
-    say(console, f"{out} is {'ready' if made else 'there already, made by the same command from the same files'}")
+    say(console, f"{out} {'is ready' if made else 'exists already, written by the same command from the same files'}")
 
 
 def _say_what_next(out: Path, console: Console) -> None:
@@ -151,7 +171,7 @@ def _say_what_next(out: Path, console: Console) -> None:
 
 
 class Reading:
-    """How far files are read, and the lines of the summary between."""
+    """Shows how much of each file is read, and the lines of the summary."""
 
     def __init__(self, console: Console, quiet: bool = False) -> None:
         self.console = console
@@ -165,9 +185,9 @@ class Reading:
         self.counters.__exit__()
 
     def tell(self, line: str) -> None:
-        """One line of the summary."""
+        """Print one line of the summary."""
         say(self.console, line)
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """`done` of `total` bytes of a file are read; some are read twice."""
+        """Show that `done` of `total` bytes of a file are read. Some files are read twice."""
         self.counters.update(what, done, total, f"{what}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB")

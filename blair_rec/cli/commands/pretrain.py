@@ -1,4 +1,4 @@
-"""blair-rec pretrain: BLaIR's recipe on pairs of your own."""
+"""blair-rec pretrain: train an encoder on your own pairs, as BLaIR was trained."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.table import Table
 from blair_rec.cli.progress import Counters, add_quiet
 from blair_rec.cli.terminal import Console, say, show
 from blair_rec.config.yaml_files import load_yaml
-from blair_rec.errors import ConfigError
+from blair_rec.errors import ConfigError, counted
 from blair_rec.extras import need
 
 
@@ -21,10 +21,12 @@ def add(commands: Any) -> None:
     """Register the command."""
     command = commands.add_parser("pretrain", help="continue the training of an encoder on pairs of texts")
     command.add_argument("config", type=Path, metavar="CONFIG", help="a pre-training file (YAML)")
-    command.add_argument("-o", "--out", type=Path, required=True, help="folder of the trained encoder")
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as epochs=3")
-    command.add_argument("--device", help="auto, cpu, cuda, cuda:1: instead of device in CONFIG")
-    command.add_argument("--fresh", action="store_true", help="begin again, whatever is there")
+    command.add_argument("-o", "--out", type=Path, required=True, help="folder for the trained encoder")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of CONFIG, such as epochs=3"
+    )
+    command.add_argument("--device", help="auto, cpu, cuda or cuda:1, instead of device in CONFIG")
+    command.add_argument("--fresh", action="store_true", help="start again instead of resuming")
     add_quiet(command)
     command.set_defaults(command=_pretrain, takes_processes=True, goes_on=True)
 
@@ -42,10 +44,12 @@ def _pretrain(options: argparse.Namespace, console: Console) -> None:
         config.encoder, revision=config.revision, pooling=config.pooling, max_length=config.max_length
     )
     if source.outside:
-        raise ConfigError(f"the encoder {source.name} is code of another package; only a Hugging Face model is trained")
+        raise ConfigError(
+            f"the encoder {source.name} is code of another package; only Hugging Face models can be pre-trained"
+        )
     if source.pooling not in ("cls", "mean") or STATIC in source.modules:
         raise ConfigError(
-            f"{source.name} can't be pretrained: it takes a Transformer with pooling cls or mean, and this one has "
+            f"{source.name} can't be pre-trained: only a Transformer with pooling cls or mean can, but this one has "
             f"pooling {source.pooling}, modules {', '.join(source.modules) or 'none'}; set `pooling: cls`, or choose "
             "another encoder"
         )
@@ -60,9 +64,10 @@ def _pretrain(options: argparse.Namespace, console: Console) -> None:
     if not alone:
         return
     if record["before"] is not None:
-        held_out = f"{record['before']['contexts']} contexts, {record['before']['items']} items"
+        contexts, items = record["before"]["contexts"], record["before"]["items"]
+        held_out = f"{counted(contexts, 'context')}, {counted(items, 'item')}"
         table = Table("held out", "before", "after", title=held_out)
         for name in ("recall@10", "mrr"):
             table.add_row(name, f"{record['before'][name]:.4f}", f"{record['after'][name]:.4f}")
         show(table)
-    say(console, f"the encoder is in {options.out}; encode with --encoder {options.out}")
+    say(console, f"the encoder is in {options.out}; use it with --encoder {options.out}")

@@ -1,4 +1,4 @@
-"""blair-rec run: RecBole's own quick start, with the plugin in place; blair-rec models: which models it is for."""
+"""blair-rec run: RecBole's quick start with our models; blair-rec models: which RecBole models can use item text."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ def add(commands: Any) -> None:
     """Register the commands."""
     command = commands.add_parser(
         "run",
-        help="RecBole's quick start with the plugin in place",
-        allow_abbrev=False,  # --mod is some key of RecBole, not --model
+        help="run RecBole's quick start with one of our models",
+        allow_abbrev=False,  # --mod is a key of RecBole, not short for --model
         epilog="--key=value sets any RecBole or blair_* key",
     )
-    command.add_argument("--model", required=True, help="such as BLaIRSASRec")
+    command.add_argument("--model", required=True, help="the model, such as BLaIRSASRec")
     command.add_argument(
-        "--dataset", required=True, help="a folder of atomic files, or a name that RecBole finds, such as ml-100k"
+        "--dataset", required=True, help="a folder of atomic files, or the name of a RecBole data set, such as ml-100k"
     )
     command.add_argument("--config-files", nargs="*", default=[], metavar="F", help="RecBole YAML files")
     command.set_defaults(command=_run, takes_keys=True)
 
-    command = commands.add_parser("models", help="RecBole's sequential models: which can take item text, or why not")
+    command = commands.add_parser("models", help="list RecBole's sequential models and which can use item text")
     command.set_defaults(command=_models)
 
 
@@ -39,8 +39,10 @@ def _run(options: argparse.Namespace, console: Console) -> None:
             raise ConfigError(f"{key!r} is not written as --key=value, such as --epochs=20")
         if name in settings:
             raise ConfigError(f"--{name} is given twice; leave one of them out")
-        settings[name] = None if value == "None" else read_yaml(value, key)  # RecBole's own command line takes Python
-    import blair_rec.recbole  # noqa: F401  (repairs RecBole before anything of it is used)
+        settings[name] = (
+            None if value == "None" else read_yaml(value, key)
+        )  # RecBole's own command line reads Python values
+    import blair_rec.recbole  # noqa: F401  (repairs RecBole before its first use)
     from blair_rec.training.quick_start import prepare, run
 
     start = prepare(options.model, options.dataset, options.config_files, settings)
@@ -48,7 +50,7 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         say(console, note)
     result = run(start)
     table = Table("metric", "valid", "test", title=f"{start.model} on {start.dataset}")
-    valid = result["best_valid_result"] or {}  # none without a validation split
+    valid = result["best_valid_result"] or {}  # empty without a validation split
     for metric, value in result["test_result"].items():
         table.add_row(metric, f"{valid[metric]:.4f}" if metric in valid else "", f"{value:.4f}")
     show(table)

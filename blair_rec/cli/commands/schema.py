@@ -1,4 +1,4 @@
-"""blair-rec schema: what a comparison file may hold, for editors and for readers."""
+"""blair-rec schema: describe the keys of comparison files, for editors and for readers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from blair_rec.cli.terminal import Console, show, show_json
 
 def add(commands: Any) -> None:
     """Register the command."""
-    command = commands.add_parser("schema", help="print the JSON Schema of comparison files, with which editors help")
-    command.add_argument("--markdown", action="store_true", help="a table of all keys instead")
+    command = commands.add_parser("schema", help="print the JSON Schema of comparison files, for editors")
+    command.add_argument("--markdown", action="store_true", help="print a table of all keys instead")
     command.set_defaults(command=_schema)
 
 

@@ -1,4 +1,4 @@
-"""blair-rec search and blair-rec search-eval: what lies near a sentence, and how well that works."""
+"""blair-rec search and blair-rec search-eval: find the items nearest to a sentence, and measure how well it works."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.text import Text
 
 from blair_rec.cli.progress import Live
 from blair_rec.cli.terminal import Console, show, show_json
-from blair_rec.errors import ConfigError
+from blair_rec.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from blair_rec.text.search.evaluation import Judgement, ReportLine
@@ -22,40 +22,54 @@ if TYPE_CHECKING:
 
 def add(commands: Any) -> None:
     """Register the commands."""
-    search = commands.add_parser("search", help="the items whose text lies nearest to a sentence")
+    search = commands.add_parser("search", help="find the items whose text is nearest to a sentence")
     _add_common(search)
     search.add_argument(
         "queries", nargs="+", metavar="QUERY", help='a sentence, such as "something to rinse grains in"'
     )
-    search.add_argument("--items", type=Path, metavar="FILE", help="the catalogue, for titles")
-    search.add_argument("-k", type=int, default=10, help="how many items (default: 10)")
-    search.add_argument("--json", action="store_true", help="a JSON object for each query, line by line")
+    search.add_argument("--items", type=Path, metavar="FILE", help="the catalogue, to show titles")
+    search.add_argument("-k", type=int, default=10, help="the number of items (default: 10)")
+    search.add_argument("--json", action="store_true", help="print a line of JSON for each query")
     search.set_defaults(command=_search)
 
-    evaluate = commands.add_parser("search-eval", help="NDCG, recall and MRR of a store on queries with known answers")
+    evaluate = commands.add_parser(
+        "search-eval", help="measure search in a store on queries with known answers: NDCG, recall, MRR"
+    )
     _add_common(evaluate)
-    evaluate.add_argument("--data", type=Path, metavar="DIR", help="a folder as `prepare amazon-c4 | esci` writes it")
-    evaluate.add_argument("--queries", type=Path, metavar="FILE", help="query_id, query: .csv, .tsv or .jsonl")
     evaluate.add_argument(
-        "--qrels", type=Path, metavar="FILE", help="query_id, item_id, grade; not if --queries has it"
+        "--data", type=Path, metavar="DIR", help="a folder that `prepare amazon-c4` or `prepare esci` wrote"
+    )
+    evaluate.add_argument("--queries", type=Path, metavar="FILE", help=".csv, .tsv or .jsonl with query_id and query")
+    evaluate.add_argument(
+        "--qrels", type=Path, metavar="FILE", help="a file with query_id, item_id and grade, if --queries has no grades"
     )
     evaluate.add_argument("--items", type=Path, metavar="FILE", help="the catalogue, for BM25 and categories")
-    evaluate.add_argument("--bm25", action="store_true", help="a BM25 baseline on the same text")
-    evaluate.add_argument("--fusion", action="store_true", help="both searches as one, their scores added up")
-    evaluate.add_argument("--fields", default="", help="title,brand: the text for BM25 (default: the store's)")
+    evaluate.add_argument("--bm25", action="store_true", help="add a BM25 baseline on the same text")
     evaluate.add_argument(
-        "--relevant-from", type=float, default=1.0, metavar="GRADE", help="below it a grade counts for nothing (1)"
+        "--fusion", action="store_true", help="add both searches combined, by the sum of their scores"
     )
-    evaluate.add_argument("--json", action="store_true", help="the report as one JSON object")
+    evaluate.add_argument(
+        "--fields", default="", metavar="A,B", help="the fields for BM25 (default: those of the store)"
+    )
+    evaluate.add_argument(
+        "--relevant-from",
+        type=float,
+        default=1.0,
+        metavar="GRADE",
+        help="the lowest grade that counts as relevant (default: 1)",
+    )
+    evaluate.add_argument("--json", action="store_true", help="print the report as one JSON object")
     evaluate.set_defaults(command=_evaluate)
 
 
 def _add_common(command: Any) -> None:
     command.add_argument("store", type=Path, metavar="STORE", help="a folder that `encode` wrote")
     command.add_argument("--item-id", metavar="FIELD", help="the field of --items that holds the item ids")
-    command.add_argument("--encoder", help="where the store's encoder is, if not where it was")
+    command.add_argument("--encoder", help="the store's encoder, if it was moved")
     command.add_argument("--metric", default="cosine", help="cosine or dot (default: cosine)")
-    command.add_argument("--approximate", action="store_true", help="by faiss, whose index is kept beside the store")
+    command.add_argument(
+        "--approximate", action="store_true", help="search faster with faiss; its index is saved next to the store"
+    )
     command.add_argument(
         "--device", help="auto, cpu, cuda, cuda:1, ... for the encoder (default: auto, a GPU if there is one)"
     )
@@ -96,7 +110,7 @@ def _table(hits: list[Hit], titled: bool) -> Table:
         table.add_column("title")
     for hit in hits:
         cells = [f"{hit.score:.4f}", hit.item_token, *([hit.title] if titled else [])]
-        table.add_row(*map(Text, cells))  # Text, because a title may hold what rich would take for its markup
+        table.add_row(*map(Text, cells))  # Text, because a title may contain rich's markup
     return table
 
 
@@ -104,7 +118,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
     from blair_rec.text.search.evaluation import Judgement, SearchFiles, item_facts, read_queries, text_template
 
     if (options.data is None) == (options.queries is None):
-        raise ConfigError("name either --data, a folder, or --queries, a file")
+        raise ConfigError("give either --data DIR or --queries FILE")
     files = SearchFiles.in_folder(options.data) if options.data else SearchFiles(options.queries)
     files = SearchFiles(files.queries, options.qrels or files.grades, options.items or files.items)
     if files.items is None and (options.bm25 or options.fusion):
@@ -135,7 +149,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
 def _lines(
     options: argparse.Namespace, search: TextSearch, judgement: Judgement, texts: list[str], live: Live
 ) -> list[ReportLine]:
-    """The report of each search that is asked for."""
+    """The report of each requested search."""
     from blair_rec.text.search.bm25 import WordIndex
     from blair_rec.text.search.evaluation import CUTOFFS, FUSION_DEPTH, fuse, report
 
@@ -153,7 +167,7 @@ def _lines(
 
 
 def _show_report(facts: dict[str, Any], lines: list[ReportLine]) -> None:
-    """All queries, every metric; then each category, by one metric."""
+    """Show every metric over all queries, then one metric for each category."""
     metrics = list(lines[0].metrics)
     whole = Table(box=None, header_style="bold")
     for column in ("search", *metrics):
@@ -165,12 +179,14 @@ def _show_report(facts: dict[str, Any], lines: list[ReportLine]) -> None:
     searches = list(dict.fromkeys(line.search for line in lines))
     if len(lines) > len(searches):
         show(_by_category(lines, searches, metrics[-3]))
-    said = [f"{facts['queries']:,} queries over {facts['items']:,} items by {facts['encoder']}"]
+    queries, items = counted(facts["queries"], "query", "queries"), counted(facts["items"], "item")
+    said = [f"{queries} over {items}, encoded with {facts['encoder']}"]
     said.append(f"relevant from grade {facts['relevant_from']:g} on")
     if facts["without_relevant_item"]:
-        said.append(f"{facts['without_relevant_item']:,} more queries have no relevant item")
+        more = counted(facts["without_relevant_item"], "query", "queries")
+        said.append(f"skipped {more} without a relevant item")
     if facts["relevant_without_vector"]:
-        said.append(f"{facts['relevant_without_vector']:,} relevant items have no vector and count as missed")
+        said.append(f"counted as missed: {counted(facts['relevant_without_vector'], 'relevant item')} without a vector")
     show("; ".join(said))
 
 

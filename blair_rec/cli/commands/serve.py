@@ -1,4 +1,4 @@
-"""blair-rec refit | recommend: a finished comparison put to work."""
+"""blair-rec refit | recommend: use the winner of a finished comparison."""
 
 from __future__ import annotations
 
@@ -8,50 +8,58 @@ from typing import Any
 
 from blair_rec.cli.progress import Counters, add_quiet
 from blair_rec.cli.terminal import Console, say, set_up_logging
-from blair_rec.errors import ConfigError
+from blair_rec.errors import ConfigError, counted
 
 
 def add(commands: Any) -> None:
     """Register the commands."""
-    command = commands.add_parser("refit", help="train the winner of a comparison again, on the whole log")
+    command = commands.add_parser("refit", help="train the winner of a comparison again, on all events")
     command.add_argument(
-        "run", type=Path, metavar="RUN", help="the folder of a comparison, whose best variant on validation is taken, "
-        "or that of one of its runs"
+        "run", type=Path, metavar="RUN", help="the folder of a comparison (its best variant on validation is used), or "
+        "the folder of one run"
     )  # fmt: skip
-    command.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="the folder of the refit")
-    command.add_argument("--variant", metavar="NAME", help="this variant instead of the best one")
-    command.add_argument("--seeds", metavar="1,2", help="these seeds (default: all of them, averaged)")
-    command.add_argument("--store", type=Path, metavar="DIR", help="the text vectors, if they are not where they were")
+    command.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="output folder of the refit")
+    command.add_argument("--variant", metavar="NAME", help="use this variant instead of the best one")
+    command.add_argument("--seeds", metavar="1,2", help="use only these seeds (default: all, averaged)")
+    command.add_argument("--store", type=Path, metavar="DIR", help="the store of text vectors, if it was moved")
     add_quiet(command)
     command.set_defaults(command=_refit, goes_on=True)
 
-    command = commands.add_parser("recommend", help="the best items for many users, into a file")
+    command = commands.add_parser("recommend", help="write the top items of many users into a file")
     command.add_argument("run", type=Path, metavar="RUN", help="a refit, or a run such as runs/mine/runs/text-1")
     users = command.add_mutually_exclusive_group(required=True)
     users.add_argument(
         "--histories",
         type=Path,
         metavar="FILE",
-        help=".parquet, .csv or .jsonl with user_id, item_id and perhaps timestamp; or user_id and history, a list",
+        help=".parquet, .csv or .jsonl with user_id, item_id and maybe timestamp, or with user_id and a list `history`",
     )
-    users.add_argument("--all-users", action="store_true", help="all users of the data set, with all their events")
+    users.add_argument(
+        "--all-users", action="store_true", help="recommend to all users of the data set, from all their events"
+    )
     command.add_argument(
-        "-o", "--out", type=Path, required=True, metavar="FILE", help=".parquet, .csv or .jsonl: user_id, item_id, "
-        "score, rank, by_popularity"
+        "-o", "--out", type=Path, required=True, metavar="FILE", help="output file, .parquet, .csv or .jsonl, "
+        "with user_id, item_id, score, rank, by_popularity"
     )  # fmt: skip
-    command.add_argument("-k", type=int, default=10, help="items for each user (default: 10)")
-    command.add_argument("--titles", action="store_true", help="a column of the items' titles")
-    command.add_argument("--only", type=Path, metavar="FILE", help="recommend none but these items, one in each line")
-    command.add_argument("--except", dest="deny", type=Path, metavar="FILE", help="recommend none of these items")
-    command.add_argument("--include-history", action="store_true", help="items of the history, too")
+    command.add_argument("-k", type=int, default=10, help="the number of items per user (default: 10)")
+    command.add_argument("--titles", action="store_true", help="add a column with the items' titles")
+    command.add_argument("--only", type=Path, metavar="FILE", help="recommend only the items in FILE, one per line")
+    command.add_argument(
+        "--except", dest="deny", type=Path, metavar="FILE", help="never recommend the items in FILE, one per line"
+    )
+    command.add_argument(
+        "--include-history", action="store_true", help="also recommend items that are in the user's history"
+    )
     command.add_argument(
         "--unknown-items",
         choices=("error", "skip"),
         default="error",
-        help="what to do with items that the model doesn't know; skipped ones are counted (default: error)",
+        help="what to do with items that the model doesn't have: stop with an error (default), or skip and count them",
     )
-    command.add_argument("--extra-items", type=Path, metavar="STORE", help="a store of more items, for runs over text")
-    command.add_argument("--store", type=Path, metavar="DIR", help="the text vectors, if they are not where they were")
+    command.add_argument(
+        "--extra-items", type=Path, metavar="STORE", help="a store of new items to add, for models that use text"
+    )
+    command.add_argument("--store", type=Path, metavar="DIR", help="the store of text vectors, if it was moved")
     add_quiet(command)
     command.set_defaults(command=_recommend)
 
@@ -63,7 +71,7 @@ def _refit(options: argparse.Namespace, console: Console) -> None:
         set_up_logging(console, quiet=True)
     with Counters(console, options.quiet) as counters:
 
-        def told(name: str, done: int, total: int) -> None:
+        def report(name: str, done: int, total: int) -> None:
             counters.update(name, done, total, f"{name}: {done:,} of {total:,} training steps")
 
         out = refit(
@@ -72,10 +80,10 @@ def _refit(options: argparse.Namespace, console: Console) -> None:
             variant=options.variant,
             seeds=_seeds(options.seeds),
             store=options.store,
-            progress=told,
+            progress=report,
         )
     if not options.quiet:
-        say(console, f"the refit is in {out}; `blair-rec recommend {out} --all-users -o FILE` puts it to work")
+        say(console, f"the refit is in {out}; next: blair-rec recommend {out} --all-users -o FILE")
 
 
 def _seeds(text: str | None) -> list[int] | None:
@@ -109,4 +117,7 @@ def _recommend(options: argparse.Namespace, console: Console) -> None:
     for note in served.notes(options.k):
         say(console, note)
     if not options.quiet:
-        say(console, f"{served.rows:,} recommendations for {served.users:,} users are in {options.out}")
+        say(
+            console,
+            f"wrote {counted(served.rows, 'recommendation')} for {counted(served.users, 'user')} to {options.out}",
+        )

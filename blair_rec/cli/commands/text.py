@@ -1,4 +1,4 @@
-"""blair-rec encode and blair-rec store: the text side alone."""
+"""blair-rec encode and blair-rec store: make and manage stores of text vectors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from blair_rec.cli.progress import Live, add_quiet
 from blair_rec.cli.terminal import Console, say
 from blair_rec.config.names import DTYPES, ENCODER, MAX_LENGTH, POOLINGS, TEMPLATES
-from blair_rec.errors import ConfigError
+from blair_rec.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from blair_rec.config.sections import TextConfig
@@ -31,32 +31,58 @@ def add(commands: Any) -> None:
 
 
 def _add_encode(commands: Any) -> None:
-    command = commands.add_parser("encode", help="precompute the text vectors of a catalogue")
+    command = commands.add_parser("encode", help="compute the text vectors of a catalogue and store them")
     command.add_argument("--items", required=True, metavar="FILE", help="a RecBole .item file, JSON lines, CSV or TSV")
     command.add_argument("--item-id", metavar="FIELD", help="the field that holds the item ids (item_id, parent_asin)")
-    command.add_argument("--fields", default="", help="metadata fields that make up the text: title,brand")
-    command.add_argument("--template", default=TEMPLATES[0], help=f"instead of fields: {', '.join(TEMPLATES[1:])}")
-    command.add_argument("--encoder", default=ENCODER, help="hub name, local folder or offline package")
-    command.add_argument("--pooling", default="auto", help=f"auto (as the model says), {', '.join(POOLINGS)}")
-    command.add_argument("--prompt", help="in front of every item: a name that the model knows, or the text (auto)")
-    command.add_argument("--query-prompt", help="the same for searches in the store (auto)")
-    command.add_argument("--truncate-dim", type=int, metavar="N", help="keep the first N dimensions (Matryoshka)")
     command.add_argument(
-        "--normalize", action=argparse.BooleanOptionalAction, help="vectors of length 1, or not (as the model says)"
+        "--fields", default="", metavar="A,B", help="the metadata fields that form the text, such as title,brand"
     )
-    command.add_argument("--max-length", type=int, default=MAX_LENGTH, help="tokens read per item")
-    command.add_argument("--dtype", default=DTYPES[0], help=f"to compute in: {', '.join(DTYPES)} (on a GPU)")
-    command.add_argument("--store-dtype", default="float32", help=f"on disk: {', '.join(DTYPES)}")
+    command.add_argument("--template", default=TEMPLATES[0], help=f"instead of --fields: {', '.join(TEMPLATES[1:])}")
+    command.add_argument(
+        "--encoder", default=ENCODER, help=f"a hub name, a local folder or a pip package (default: {ENCODER})"
+    )
+    command.add_argument(
+        "--pooling", default="auto", help=f"auto (default, as the model's files say), {', '.join(POOLINGS)}"
+    )
+    command.add_argument(
+        "--prompt",
+        help="text in front of every item: the name of one of the model's prompts, or the text itself (default: as the "
+        "model's files say)",
+    )
+    command.add_argument("--query-prompt", help="the same for search queries")
+    command.add_argument(
+        "--truncate-dim", type=int, metavar="N", help="keep only the first N dimensions (Matryoshka models)"
+    )
+    command.add_argument(
+        "--normalize",
+        action=argparse.BooleanOptionalAction,
+        help="scale vectors to length 1, or not (default: as the model's files say)",
+    )
+    command.add_argument(
+        "--max-length", type=int, default=MAX_LENGTH, help=f"the most tokens read per item (default: {MAX_LENGTH})"
+    )
+    command.add_argument(
+        "--dtype", default=DTYPES[0], help=f"precision of the encoder: {', '.join(DTYPES)} (on a GPU); default: float32"
+    )
+    command.add_argument(
+        "--store-dtype", default="float32", help=f"precision on disk: {', '.join(DTYPES)} (default: float32)"
+    )
     command.add_argument("--device", help="auto, cpu, cuda, cuda:1, ... (default: auto, a GPU if there is one)")
-    command.add_argument("--shard", metavar="i/n", help="part i of n alone, from 0/n on; RANK and WORLD_SIZE if set")
     command.add_argument(
-        "--ray-workers", type=int, metavar="N", help="on a Ray cluster: N workers read --items, part by part"
+        "--shard",
+        metavar="i/n",
+        help="encode only part i of n, counted from 0 (default: RANK and WORLD_SIZE, if these are set)",
     )
     command.add_argument(
-        "--parts", type=int, metavar="N", help="with --ray-workers: how many parts; one for each worker"
+        "--ray-workers", type=int, metavar="N", help="encode on a Ray cluster with N workers, each part by part"
+    )
+    command.add_argument(
+        "--parts", type=int, metavar="N", help="with --ray-workers: the number of parts (default: one per worker)"
     )
     command.add_argument("-o", "--out", type=Path, required=True, metavar="STORE", help="folder of the store")
-    command.add_argument("--fresh", action="store_true", help="replace a store of another encoder or other settings")
+    command.add_argument(
+        "--fresh", action="store_true", help="replace a store that was made with another encoder or other settings"
+    )
     add_quiet(command)
     command.set_defaults(command=_encode, takes_processes=True, takes_parts=True, goes_on=True)
 
@@ -76,12 +102,12 @@ def _encode(options: argparse.Namespace, console: Console) -> None:
     if text.template == TEMPLATES[0] and not text.fields:
         _, record = next(iter_catalogue(options.items, options.item_id), ("", {}))
         raise ConfigError(
-            f"--fields is missing: which fields of {options.items} make up the text? It has: {', '.join(record)}"
+            f"--fields is missing; name the fields of {options.items} that form the text. It has: {', '.join(record)}"
         )
     template = Template(text.template, text.fields)
     if options.ray_workers is None:
         named = {text.encoder, *([text.fallback.encoder] if text.fallback else [])}
-        with trusting(named):  # on the command line
+        with trusting(named):  # the user named them on the command line
             _encode_here(options, text, template, console)
     else:
         _encode_with_ray(options, text, template, console)
@@ -106,7 +132,7 @@ def _encode_with_ray(options: argparse.Namespace, text: TextConfig, template: Te
             fresh=options.fresh,
             progress=lambda done, total: live.encoding("Ray", done, total),
         )
-    say(Console(), f"{len(stores)} parts, {stores[0]} and so on; `blair-rec store merge` joins them")
+    say(Console(), f"wrote {counted(len(stores), 'part')}, from {stores[0]} on; join them with `blair-rec store merge`")
 
 
 def _encode_here(options: argparse.Namespace, text: TextConfig, template: Template, console: Console) -> None:
@@ -134,43 +160,49 @@ def _encode_here(options: argparse.Namespace, text: TextConfig, template: Templa
             device=options.device,
             progress=lambda done, total: live.encoding(source.name, done, total),
         )
-    say(Console(), f"{len(store)} vectors of width {store.text_dim} by {source.name} in {store.path}")
+    say(Console(), f"{_vectors(store)} by {source.name} in {store.path}")
     for note in [*store_notes(store), *repeat_notes(catalogue)]:
         say(Console(), note)
     if far := store.encoder.get("from_float32"):
-        cosines = f"{far['cosine_min']:.6f} at least, {far['cosine_mean']:.6f} on average"
+        cosines = f"at least {far['cosine_min']:.6f}, on average {far['cosine_mean']:.6f}"
         if "neighbours_10" in far:
             cosines += f"; {far['neighbours_10']:.1%} of the ten nearest texts stay the same"
-        say(Console(), f"cosine of {source.dtype} to float32 on {far['texts']} texts: {cosines}")
+        say(Console(), f"cosine of {source.dtype} and float32 vectors of {counted(far['texts'], 'text')}: {cosines}")
 
 
 def _add_store(commands: Any) -> None:
-    store = commands.add_parser("store", help="look at, check, join and convert stores of text vectors")
+    store = commands.add_parser("store", help="inspect, check, join and convert stores of text vectors")
     jobs = store.add_subparsers(metavar="JOB", required=True)
-    info = jobs.add_parser("info", help="what a store holds")
+    info = jobs.add_parser("info", help="show what a store contains")
     info.add_argument("store", type=Path)
     info.set_defaults(command=_info)
-    verify = jobs.add_parser("verify", help="read every byte and check it")
+    verify = jobs.add_parser("verify", help="read every byte of a store and check it")
     verify.add_argument("stores", type=Path, nargs="+", metavar="STORE")
     verify.set_defaults(command=_verify)
-    merge = jobs.add_parser("merge", help="one store of several, such as the parts that encode --shard wrote")
+    merge = jobs.add_parser("merge", help="join several stores, such as the parts that encode --shard wrote")
     merge.add_argument("parts", type=Path, nargs="+", metavar="STORE")
     merge.add_argument("-o", "--out", type=Path, required=True, metavar="STORE")
-    merge.add_argument("--fresh", action="store_true", help="replace a store that is there")
+    merge.add_argument("--fresh", action="store_true", help="replace an existing store")
     merge.set_defaults(command=_merge)
-    export = jobs.add_parser("export", help="write .npy, .parquet, .feature or .itememb, by the ending of FILE")
+    export = jobs.add_parser(
+        "export", help="write a store as .npy, .parquet, .feature or .itememb; the ending of FILE decides"
+    )
     export.add_argument("store", type=Path)
     export.add_argument("-o", "--out", type=Path, required=True, metavar="FILE")
     export.set_defaults(command=_export)
-    take = jobs.add_parser("import", help="a store of a .npy, .parquet, .feature or .itememb file")
+    take = jobs.add_parser("import", help="make a store from a .npy, .parquet, .feature or .itememb file")
     take.add_argument("file", type=Path)
     take.add_argument(
-        "--ids", type=Path, help="a JSON list, a text file with an id a line, or .data_maps, if not beside FILE"
+        "--ids",
+        type=Path,
+        help="the item ids, if not next to the file: a JSON list, a text file with one id per line, or .data_maps",
     )
-    take.add_argument("--encoder", default="unknown", help="the name to record for what made the vectors")
-    take.add_argument("--store-dtype", default="float32", help=f"on disk: {', '.join(DTYPES)}")
+    take.add_argument("--encoder", default="unknown", help="the encoder's name to record in the store")
+    take.add_argument(
+        "--store-dtype", default="float32", help=f"precision on disk: {', '.join(DTYPES)} (default: float32)"
+    )
     take.add_argument("-o", "--out", type=Path, required=True, metavar="STORE")
-    take.add_argument("--fresh", action="store_true", help="replace a store that is there")
+    take.add_argument("--fresh", action="store_true", help="replace an existing store")
     take.set_defaults(command=_import)
 
 
@@ -181,10 +213,10 @@ def _info(options: argparse.Namespace, console: Console) -> None:
     said = {
         "vectors": f"{len(store)} of width {store.text_dim}, {store.dtype}",
         "items without text": len(store.tokens) - len(store),
-        "texts that were cut": store.cut and f"{store.cut['items']} of {len(store)}",
-        "max_length asked for": _asked(store),
-        "part": f"{store.shard[0]} of {store.shard[1]}, from 0" if store.shard else None,
-        "of a catalogue of": f"{store.whole['items']} items" if store.whole else None,
+        "truncated texts": store.cut and f"{store.cut['items']} of {len(store)}",
+        "requested max_length": _asked(store),
+        "part": f"{store.shard[0]} of {store.shard[1]}, counted from 0" if store.shard else None,
+        "whole catalogue": counted(store.whole["items"], "item") if store.whole else None,
         "first items": ", ".join(store.tokens.at(range(min(3, len(store))))),
         **{f"encoder {key}": value for key, value in store.encoder.items()},
         **{f"template {key}": value for key, value in store.template.items()},
@@ -197,23 +229,24 @@ def _info(options: argparse.Namespace, console: Console) -> None:
 
 
 def _asked(store: EmbeddingStore) -> str | None:
-    """The number of tokens that somebody wanted to be read, if the encoder reads less."""
+    """The requested number of tokens, if the encoder reads fewer."""
     asked, read = store.read.get("asked_length"), store.encoder.get("max_length")
-    return f"{asked}, which became {read}: {store.read['capped_by']}" if asked and read and asked > read else None
+    return f"{asked}, reduced to {read}: {store.read['capped_by']}" if asked and read and asked > read else None
 
 
 def _verify(options: argparse.Namespace, console: Console) -> None:
     from blair_rec.text.store.embeddings import open_store
 
     for path in options.stores:
-        say(Console(), f"{path}: {len(open_store(path))} vectors, every byte as it was written")
+        say(Console(), f"{path}: {counted(len(open_store(path)), 'vector')}, every byte as written")
 
 
 def _merge(options: argparse.Namespace, console: Console) -> None:
     from blair_rec.text.store.shards import merge_stores
 
     store = merge_stores(options.parts, options.out, fresh=options.fresh)
-    say(Console(), f"{len(store)} vectors of {len(options.parts)} stores in {options.out}")
+    parts = counted(len(options.parts), "store")
+    say(Console(), f"joined {counted(len(store), 'vector')} of {parts} in {options.out}")
 
 
 def _export(options: argparse.Namespace, console: Console) -> None:
@@ -222,7 +255,7 @@ def _export(options: argparse.Namespace, console: Console) -> None:
 
     store = open_store(options.store)
     files = export_store(store, options.out)
-    say(Console(), f"{len(store)} vectors of width {store.text_dim} in {', '.join(map(str, files))}")
+    say(Console(), f"{_vectors(store)} in {', '.join(map(str, files))}")
 
 
 def _import(options: argparse.Namespace, console: Console) -> None:
@@ -236,4 +269,9 @@ def _import(options: argparse.Namespace, console: Console) -> None:
         dtype=options.store_dtype,
         fresh=options.fresh,
     )
-    say(Console(), f"{len(store)} vectors of width {store.text_dim} in {options.out}")
+    say(Console(), f"{_vectors(store)} in {options.out}")
+
+
+def _vectors(store: EmbeddingStore) -> str:
+    """'2,000 vectors of width 768'."""
+    return f"{counted(len(store), 'vector')} of width {store.text_dim}"

@@ -1,4 +1,4 @@
-"""blair-rec tune: the same number of trials for every variant, and a config to compare."""
+"""blair-rec tune: tune every variant with the same number of trials, and write a config for compare."""
 
 from __future__ import annotations
 
@@ -19,13 +19,17 @@ if TYPE_CHECKING:  # imported when the command runs, so that --help is quick
 
 def add(commands: Any) -> None:
     """Register the command."""
-    command = commands.add_parser("tune", help="try as many configurations for each variant, on validation alone")
+    command = commands.add_parser(
+        "tune", help="tune every variant with the same number of trials, on the validation split"
+    )
     command.add_argument("config", type=Path, metavar="CONFIG", help="a comparison file (YAML) with a tune section")
     command.add_argument("--budget", type=int, metavar="N", help="trials for each variant, instead of tune.budget")
     command.add_argument("-o", "--out", type=Path, help="output folder (default: runs/my-tuned for my.yaml)")
-    command.add_argument("--encoder", help="instead of text.encoder in CONFIG")
-    command.add_argument("--device", help="auto, cpu, cuda, cuda:1: instead of device in CONFIG")
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="such as train.epochs=5")
+    command.add_argument("--encoder", help="use this encoder instead of text.encoder in CONFIG")
+    command.add_argument("--device", help="auto, cpu, cuda or cuda:1, instead of device in CONFIG")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of CONFIG, such as train.epochs=5"
+    )
     add_quiet(command)
     command.set_defaults(command=_tune, goes_on=True)
 
@@ -41,16 +45,16 @@ def _tune(options: argparse.Namespace, console: Console) -> None:
         tuned = tune(config, out, listener=live)
     show(_chosen(tuned))
     path = out / TUNED_FILE
-    # A folder of its own: by default compare would name it after the file, which every tuning calls the same.
+    # -o, because compare names its folder after the file by default, and this file has the same name in every tuning.
     command = shlex.join(["blair-rec", "compare", str(path), "-o", str(out / "compared")])
-    say(console, f"written to {path}; to evaluate it on the test split: {command}")
+    say(console, f"wrote {path}; to evaluate it on the test split, run: {command}")
 
 
 def _chosen(config: CompareConfig) -> Table:
-    """What was chosen for each variant."""
+    """A table of the settings chosen for each variant."""
     from blair_rec.experiment.search_space import chosen, in_words
 
     table = Table("variant", "trials", "settings", title=f"{Path(config.dataset).name}: chosen on validation")
     for name, variant in config.variants.items():
-        table.add_row(name, str(variant.trials), in_words(chosen(config, name)) or "as they were")
+        table.add_row(name, str(variant.trials), in_words(chosen(config, name)) or "unchanged")
     return table

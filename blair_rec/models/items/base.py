@@ -1,14 +1,14 @@
-"""The item side of a model: the contract of every kind, and the half of it that all of them share (plain torch).
+"""The item side of a model: the contract of every kind, and the code that all kinds share (plain torch).
 
-Shapes: N item ids with the padding row 0, C of them in the catalogue (rows beyond, such as BERT4Rec's mask token, are
-trained extras), E text_dim, H hidden_size.
+Shapes: N item ids with the padding row 0, C of them in the catalogue (the rows after them, such as BERT4Rec's mask
+token, are trained extra rows), E text_dim, H hidden_size.
 
-The contract: `forward(ids [...]) -> [..., H]` and `weight -> [N, H]` as nn.Embedding has them; in eval mode
+The contract: `forward(ids [...]) -> [..., H]` and `weight -> [N, H]` as in nn.Embedding; in eval mode
 forward(ids) == weight[ids]; row 0 is exactly zero in both and gets no gradient; at the start the items' rows have the
-RMS of the embedding that they replace, so that scores start in the same range. blair_rec.testing tests it.
+RMS of the embedding that they replace, so that scores start in the same range. blair_rec.testing tests the contract.
 
-A kind of one's own is called with `vectors` [C - 1, E'], `replaced` (an nn.Embedding [N, H]) and the `options` of the
-variant by name, and says in `rows` how its table is made (docs/extend.md).
+A kind of your own is called with `vectors` [C - 1, E'], `replaced` (an nn.Embedding [N, H]) and the variant's
+`options` by name. Its method `rows` computes its table (docs/extend.md).
 """
 
 from __future__ import annotations
@@ -27,27 +27,28 @@ from blair_rec.errors import ConfigError
 from blair_rec.models.dropout import BitDropout
 from blair_rec.models.transforms import FittedTransforms
 
-NEW_ITEMS = "use items: text, or scorer: last_item, which know items by their text alone"
-"""What a message proposes where a model can't score items that came after training."""
+NEW_ITEMS = "use items: text, or scorer: last_item, which need only an item's text"
+"""Advice in the message of a model that can't score items that came after training."""
 
 
 class ItemSide(nn.Module):
-    """A table computed once for as many look-ups as a step needs; a kind says how, in `rows`."""
+    """A table of item vectors, computed once for all look-ups of a step; each kind computes it in `rows`."""
 
     sparse = False
-    """Whether parameters with a row for each item get gradients of the rows that were read alone, as nn.Embedding's."""
+    """Whether parameters with one row per item get sparse gradients, of the rows that were read, as in nn.Embedding."""
     cold: ClassVar[str | None] = None
-    """Why an item that came after training can't be scored, or None where it can."""
+    """Why an item that came after training can't be scored; None if it can."""
     table: Tensor
-    """[C - 1, E'] what came from the text."""
+    """[C - 1, E'] the transformed text vectors."""
     transforms: FittedTransforms
-    """What made the table out of the store's vectors."""
+    """The transforms that turned the store's vectors into the table."""
 
     def __init__(self, vectors: Tensor, replaced: nn.Embedding) -> None:
         """
         Args:
             vectors: [C - 1, E'] the transformed text vectors of the items, without padding.
-            replaced: [N, H] as the model initialised it: gives width, size and the number of extra rows.
+            replaced: [N, H] as the model initialised it; it sets the width, the initial RMS and the number of extra
+                rows.
         """
         super().__init__()
         self.num_embeddings = replaced.num_embeddings
@@ -62,16 +63,19 @@ class ItemSide(nn.Module):
 
     @staticmethod
     def steps(hidden_size: int) -> tuple[Step, ...]:
-        """Transforms that this kind needs behind those of the config."""
+        """Return the transforms that this kind needs after those of the config."""
         return ()
 
     def rows(self, which: Tensor | None = None) -> Tensor:
-        """[C - 1, H]: the items without padding and extras; [K, H] with `which` [K] int64 of them, from 0."""
+        """Return the items' vectors [C - 1, H], without padding and extra rows.
+
+        With `which` [K] int64, places from 0, only those rows are returned: [K, H].
+        """
         raise NotImplementedError
 
     @property
     def weight(self) -> Tensor:
-        """[N, H], named as in nn.Embedding, so that RecBole's models read it without a line changed."""
+        """The whole table, [N, H]. The name is that of nn.Embedding, so RecBole's models read it unchanged."""
         if self._shared is not None:
             return self._shared
         rows = self.rows()
@@ -81,11 +85,12 @@ class ItemSide(nn.Module):
         return torch.cat(parts)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """[...] int64 -> [..., H] float32."""
+        """Look up item vectors: [...] int64 -> [..., H] float32."""
         if self._some is not None:
             known, rows = self._some
             place = torch.searchsorted(known, ids).clamp(max=len(known) - 1)
-            # It would be given another item's vector. A GPU isn't waited for: which ids are read doesn't depend on it.
+            # An id that isn't shared would get another item's vector. This is checked on the CPU alone, since the check
+            # would wait for a GPU; which ids are looked up doesn't depend on the device.
             if ids.device.type == "cpu" and not torch.equal(known[place], ids):
                 raise IndexError(f"{int((known[place] != ids).sum())} looked-up items are not among the shared ids")
             return F.embedding(place, rows)
@@ -93,10 +98,10 @@ class ItemSide(nn.Module):
 
     @contextmanager
     def shared(self, ids: Tensor | None = None) -> Iterator[None]:
-        """Within this block the table is computed once: one training step, or one evaluation.
+        """Compute the table only once within this block, which is one training step or one evaluation.
 
-        With `ids` [...] int64 only their rows are, and a look-up of another one raises an IndexError on the CPU. The
-        ids may be on the CPU while the table is on a GPU: how many they are is then known without waiting for it.
+        With `ids` [...] int64 only their rows are computed. On the CPU, looking up another id raises an IndexError. The
+        ids may be on the CPU while the table is on a GPU: then their number is known without waiting for the GPU.
         """
         if ids is None or self.extra is not None:
             self._shared = self.weight
@@ -110,34 +115,36 @@ class ItemSide(nn.Module):
             self._shared = self._some = None
 
     def append(self, vectors: np.ndarray) -> None:
-        """Items that came after training get the ids from N on: [M, E] text vectors as the store has them.
+        """Add items that came after training, with ids from N on: [M, E] text vectors as in the store.
 
         Raises:
-            ConfigError: this kind knows items by their events, or ids from N on mean something else to the model.
+            ConfigError: this kind learns items from their events, or the model has extra rows after the items.
         """
         if self.cold is not None:
             raise ConfigError(f"an item that came after training can't be scored: {self.cold}; {NEW_ITEMS}")
         if self.extra is not None:
-            raise ConfigError("an item that came after training can't be scored: the model has special rows of its own")
+            raise ConfigError(
+                "an item that came after training can't be scored: the model has special rows after those of the items"
+            )
         self._append(torch.from_numpy(self.transforms.apply(vectors)).to(self.table))
         self.num_embeddings += len(vectors)
 
     def _append(self, rows: Tensor) -> None:
-        """[M, E'] behind the table."""
+        """Append [M, E'] to the table."""
         self.table = torch.cat([self.table, rows])
 
     def some_of(self, parameter: Tensor, which: Tensor | None) -> Tensor:
-        """The rows `which` of a parameter [C - 1, ...] that has one for each item; all of them if None."""
+        """Return the rows `which` of a parameter [C - 1, ...] that has one row per item; all rows if None."""
         return parameter if which is None else F.embedding(which, parameter, sparse=self.sparse)
 
     def keep_frozen(self, vectors: Tensor) -> None:
-        """[C - 1, E'] as `table`, which is not trained; the store can give it again, so checkpoints do not carry it."""
+        """Keep [C - 1, E'] as `table`, untrained; checkpoints leave it out: it can be made from the store again."""
         self.register_buffer("table", vectors, persistent=False)
 
     def start_at_size(self, *scaled: Tensor) -> None:
         """Multiply these parameters by one factor, so that the rows have the RMS of the embedding they replace.
 
-        The rows have to grow as the parameters do.
+        The rows have to be proportional to the parameters.
         """
         self.eval()
         with torch.no_grad():
@@ -147,12 +154,12 @@ class ItemSide(nn.Module):
         self.train()
 
     def _dropout(self) -> Any:
-        """(x, probability) -> x, with a share of it zeroed in training; every call of this method draws a new seed."""
+        """Return a function (x, probability) -> x that applies dropout in training; each call draws a new seed."""
         if not self.training:
             return lambda x, probability: x
         return BitDropout(int(torch.randint(1 << 62, (), device="cpu")))
 
 
 def rms(x: Tensor) -> Tensor:
-    """The root of the mean square of all numbers: a scalar."""
+    """Return the root mean square of all numbers, a scalar."""
     return x.square().mean().sqrt()

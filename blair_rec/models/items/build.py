@@ -1,4 +1,4 @@
-"""A variant's config and a store's vectors -> its item side: the only place that knows both."""
+"""Build an item side from a variant's config and a store's vectors; no other module uses both."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def build_items(
     seed: int,
     fitted: Mapping[str, np.ndarray] | None = None,
 ) -> ItemSide:
-    """The item side of a variant that uses text, in the place of `replaced`.
+    """Build the item side of a variant that uses text, as a replacement for `replaced`.
 
     Args:
         vectors: [C, E] text vectors by item id, row 0 is padding.
         replaced: [N, H] as the model initialised it.
-        seed: of the control.
-        fitted: what the transforms found when they were fitted for this item side before; None: they are fitted now.
+        seed: seed of the control.
+        fitted: what the transforms found in an earlier fit for this item side; None: fit them now.
 
     Raises:
-        ConfigError: whitening over too few items; an item side from outside that can't be imported, is no ItemSide,
-            or doesn't take its options; UntrustedCode: as registry.load.
+        ConfigError: whitening over too few items; an item side of another package that can't be imported, is not an
+            ItemSide, or doesn't take its options; UntrustedCode: as registry.load.
     """
     kind = item_kind(variant)
     options = {**{name: getattr(variant, name) for name in ("fusion", "max_delta")}, **variant.options}
@@ -52,8 +52,9 @@ def build_items(
     )
     if registry.is_outside("items", variant.items) and items.weight.shape != replaced.weight.shape:
         raise ConfigError(
-            f"the item side {variant.items} has a table of {list(items.weight.shape)} in the place of one of "
-            f"{list(replaced.weight.shape)}; `rows` has to give a vector of the model's width for each item"
+            f"the item side {variant.items} has a table of {list(items.weight.shape)}, but the embedding that it "
+            f"replaces has {list(replaced.weight.shape)}; `rows` has to return one vector of the model's width for "
+            "each item"
         )
     return items
 
@@ -69,7 +70,7 @@ def build_side(
     seed: int = 0,
     fitted: Mapping[str, np.ndarray] | None = None,
 ) -> ItemSide:
-    """An item side of any class, as build_items makes that of a variant: kind(vectors, replaced, **options).
+    """Build an item side of any class on transformed vectors: kind(vectors, replaced, **options).
 
     Raises:
         ConfigError: whitening over too few items.
@@ -82,10 +83,10 @@ def build_side(
 
 
 def item_kind(variant: VariantConfig) -> type[ItemSide]:
-    """The class of a variant's item side, which is called with the vectors, the embedding, and the options.
+    """Return the class of a variant's item side; it is called with the vectors, the embedding and the options.
 
     Raises:
-        ConfigError, UntrustedCode: as build_items, of the class.
+        ConfigError, UntrustedCode: as in build_items, for the class.
     """
     kind: type[ItemSide] = registry.load_class("items", variant.items, ItemSide)
     if registry.is_outside("items", variant.items):
@@ -94,9 +95,9 @@ def item_kind(variant: VariantConfig) -> type[ItemSide]:
 
 
 def controlled(rows: np.ndarray, control: str | None, seed: int) -> np.ndarray:
-    """[n, E] float64 text vectors, as they are, or without any meaning where a control asks for that.
+    """Return text vectors [n, E] float64, unchanged or, with a control, without any meaning.
 
-    `shuffle` permutes the rows, `random` draws Gaussian rows of the same size.
+    `shuffle` permutes the rows at random, `random` draws Gaussian rows of the same RMS.
     """
     rows = np.asarray(rows, dtype=np.float64)
     generator = np.random.default_rng(seed)

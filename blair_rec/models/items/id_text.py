@@ -1,4 +1,4 @@
-"""`id_text`: the text through an MLP, and a trained vector per item, joined."""
+"""`id_text`: joins the text, through an MLP, with a trained vector per item."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from blair_rec.models.items.base import ItemSide
 
 
 class IdTextItems(ItemSide):
-    """sum: text + id; concat: a linear map of both side by side; gate: g * text + (1 - g) * id, g from both.
+    """sum: text + id; concat: a linear map of both, concatenated; gate: g * text + (1 - g) * id, with g from both.
 
-    The ids start as the model initialised them, and a gate half open. Source of the gate: the gated fusion of two
-    vectors of Arevalo et al., Gated Multimodal Units, 2017.
+    The id vectors start as the model initialised them, and the gate starts at g = 0.5. Source of the gate: the gated
+    fusion of two vectors in Arevalo et al., Gated Multimodal Units, 2017.
     """
 
-    cold = "items: id_text has one half that is trained for each item from its events, and it has none"
+    cold = "items: id_text also trains a vector for each item from its events, and a new item has none"
 
     def __init__(self, vectors: Tensor, replaced: nn.Embedding, fusion: str = "sum") -> None:
         super().__init__(vectors, replaced)
@@ -32,7 +32,7 @@ class IdTextItems(ItemSide):
         self.start_at_size(self.ids, *self.mlp[2].parameters())
 
     def rows(self, which: Tensor | None = None) -> Tensor:
-        """[C - 1, H], or [K, H] of `which` [K]."""
+        """Return [C - 1, H], or [K, H] for `which` [K]."""
         text: Tensor = self.mlp(self.some_of(self.table, which))
         ids = self.some_of(self.ids, which)
         if self.fusion == "sum":

@@ -1,4 +1,4 @@
-"""`sasrec_text`: the adaptor with which upstream's SASRecText stands on frozen text."""
+"""`sasrec_text`: the adaptor that upstream's SASRecText puts on frozen text vectors."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ DROPOUT = 0.2
 
 
 class SASRecTextItems(ItemSide):
-    """Linear, ReLU, linear over 300 numbers, with dropout before both: `model: SASRec` with it is SASRecText.
+    """Two linear layers with ReLU between them (300 hidden numbers) and dropout before both.
 
-    With upstream's weights the scores of all items are upstream's. Its padding is the adaptor of zeros and a candidate
-    in its loss; ours is zero and none, which no other score depends on. The size at the start is that of the embedding
-    replaced. Source: `seq_rec_results/model/sasrectext.py` of hyp1231/AmazonReviews2023 (Hou et al., Bridging Language
-    and ItemSide for Retrieval and Recommendation, 2024).
+    With `model: SASRec` this is SASRecText: with upstream's weights, all items get upstream's scores. Only the padding
+    differs, and no item's score depends on it. Upstream's padding is the adaptor's output for zeros, and a candidate in
+    the loss; ours is zero and not a candidate. The initial RMS is that of the embedding replaced. Source:
+    `seq_rec_results/model/sasrectext.py` of hyp1231/AmazonReviews2023 (Hou et al., Bridging Language and Items for
+    Retrieval and Recommendation, 2024).
     """
 
     def __init__(self, vectors: Tensor, replaced: nn.Embedding) -> None:
@@ -30,7 +31,7 @@ class SASRecTextItems(ItemSide):
         self.start_at_size(self.second.weight)
 
     def rows(self, which: Tensor | None = None) -> Tensor:
-        """[C - 1, H], or [K, H] of `which` [K]."""
+        """Return [C - 1, H], or [K, H] for `which` [K]."""
         drop = self._dropout()
         rows: Tensor = self.second(drop(F.relu(self.first(drop(self.some_of(self.table, which), DROPOUT))), DROPOUT))
         return rows

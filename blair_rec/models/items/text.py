@@ -8,7 +8,7 @@ from blair_rec.models.items.base import ItemSide
 
 
 class TextItems(ItemSide):
-    """MLP(text), two layers as wide as the model with a GELU between them.
+    """MLP(text): two layers of the model's width with a GELU between them.
 
     Source: the MLP over whitened text of WhitenRec (Zhang et al., Are ID Embeddings Necessary?, ICDE 2024).
     """
@@ -21,6 +21,6 @@ class TextItems(ItemSide):
         self.start_at_size(*self.mlp[2].parameters())
 
     def rows(self, which: Tensor | None = None) -> Tensor:
-        """[C - 1, H], or [K, H] of `which` [K]."""
+        """Return [C - 1, H], or [K, H] for `which` [K]."""
         rows: Tensor = self.mlp(self.some_of(self.table, which))
         return rows

@@ -1,4 +1,4 @@
-"""`text_delta`: frozen principal components of the text, and a trained delta that can't outgrow them."""
+"""`text_delta`: frozen principal components of the text, plus a trained delta of bounded length."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from blair_rec.models.items.base import ItemSide
 
 
 class TextDeltaItems(ItemSide):
-    """content + delta, where all contents have one length and |delta| <= max_delta * that length, always.
+    """content + delta, where all contents have the same length and |delta| <= max_delta * that length.
 
-    The delta is cut to its bound where it is read, so that the bound holds after any step of any optimiser; with
-    max_delta < 1 no item turns further from its content than arcsin(max_delta). An item without content (a vector of
-    zeros) has its delta alone. Source: Let It Go? Not Quite (Pembek et al., RecSys 2025, arXiv 2507.19473), whose
-    contents have length 1 and whose optimiser cuts the delta after each step; 0.5 is its bound, too.
+    The delta is shortened to its bound each time it is read, so the bound holds after any step of any optimiser. With
+    max_delta < 1 the angle between an item's vector and its content is at most arcsin(max_delta). An item without
+    content (a zero vector) has its delta alone. Source: Let It Go? Not Quite (Pembek et al., RecSys 2025, arXiv
+    2507.19473). There, contents have length 1 and the delta is cut after each step of the optimiser. The bound is 0.5,
+    too.
     """
 
     length: Tensor
-    """Of every content; part of the checkpoint, since it comes from the embedding that was replaced."""
+    """Length of every content; part of the checkpoint, since it comes from the embedding that was replaced."""
 
     def __init__(self, vectors: Tensor, replaced: nn.Embedding, max_delta: float = 0.5) -> None:
         super().__init__(vectors, replaced)
@@ -30,11 +31,11 @@ class TextDeltaItems(ItemSide):
 
     @staticmethod
     def steps(hidden_size: int) -> tuple[Step, ...]:
-        """The principal components, at the model's width, all of length 1."""
+        """Return the steps to principal components of the model's width, each item's of length 1."""
         return ({"pca": hidden_size}, "l2")
 
     def rows(self, which: Tensor | None = None) -> Tensor:
-        """[C - 1, H], or [K, H] of `which` [K]."""
+        """Return [C - 1, H], or [K, H] for `which` [K]."""
         bound = self.max_delta * self.length
         content, delta = self.some_of(self.table, which), self.some_of(self.delta, which)
         size = delta.norm(dim=1, keepdim=True)

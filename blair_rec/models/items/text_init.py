@@ -9,9 +9,9 @@ from blair_rec.models.items.base import ItemSide
 
 
 class TextInitItems(ItemSide):
-    """A table of the model's width; all components share one scale, so that similar texts start similar."""
+    """A table of the model's width. All components share one scale, so similar texts start with similar vectors."""
 
-    cold = "items: text_init trains a vector for each item from its events, and it has none"
+    cold = "items: text_init trains a vector for each item from its events, and a new item has none"
 
     def __init__(self, vectors: Tensor, replaced: nn.Embedding) -> None:
         super().__init__(vectors, replaced)
@@ -20,9 +20,9 @@ class TextInitItems(ItemSide):
 
     @staticmethod
     def steps(hidden_size: int) -> tuple[Step, ...]:
-        """The principal components, at the model's width."""
+        """Return the step to principal components of the model's width."""
         return ({"pca": hidden_size},)
 
     def rows(self, which: Tensor | None = None) -> Tensor:
-        """[C - 1, H], or [K, H] of `which` [K]."""
+        """Return [C - 1, H], or [K, H] for `which` [K]."""
         return self.some_of(self.table, which)

@@ -16,10 +16,10 @@ LEAST_NOISE = 0.01
 class UniSRecItems(ItemSide):
     """The sum over experts k of gate_k(x) * (x - shift_k) W_k, with gates that are noisy in training.
 
-    The gates are softmax(x G + noise), where noise ~ N(0, softplus(x S) + 0.01) in training and nothing otherwise;
-    each expert drops numbers of x by itself. With the weights of upstream's MoEAdaptorLayer (RUCAIBox/UniSRec, and
-    `seq_rec_results` of hyp1231/AmazonReviews2023) the output is upstream's; only the size at the start is that of the
-    embedding replaced. The variant scores by cosine over a temperature, 0.07 unless the config says otherwise.
+    The gates are softmax(x G + noise). In training, the noise is normal with standard deviation softplus(x S) + 0.01;
+    in evaluation it is 0. Each expert draws its own dropout of x. With the weights of upstream's MoEAdaptorLayer
+    (RUCAIBox/UniSRec, and `seq_rec_results` of hyp1231/AmazonReviews2023) the output is upstream's; only the initial
+    RMS is that of the embedding replaced. The variant scores by cosine over a temperature, which is 0.07 by default.
 
     Source: Hou et al., Towards Universal Sequence Representation Learning for Recommender Systems, KDD 2022.
     Shapes: K experts.
@@ -36,17 +36,17 @@ class UniSRecItems(ItemSide):
         self.start_at_size(self.projection)
 
     def rows(self, which: Tensor | None = None) -> Tensor:
-        """[C - 1, H], or [K, H] of `which` [K]."""
+        """Return [C - 1, H], or [K, H] for `which` [K]."""
         table = self.some_of(self.table, which)
         gates, drop = self._gates(table), self._dropout()
-        # (x - shift) W as x W - shift W: no gradient of the size of the table is needed for the shift.
+        # (x - shift) W is computed as x W - shift W, so the shift needs no gradient as large as the table.
         rows = -gates @ torch.einsum("ke,keh->kh", self.shift, self.projection)
         for expert in range(EXPERTS):
             rows = torch.addcmul(rows, gates[:, expert, None], drop(table, DROPOUT) @ self.projection[expert])
         return rows
 
     def _gates(self, table: Tensor) -> Tensor:
-        """[C - 1, K], each row adding up to 1."""
+        """Return the gates [C - 1, K]; each row sums to 1."""
         logits = table @ self.gate
         if self.training:
             deviation = F.softplus(table @ self.noise) + LEAST_NOISE

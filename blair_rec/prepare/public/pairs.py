@@ -1,8 +1,8 @@
-"""Pairs of a review and its item's metadata, to train a text encoder on: `blair-rec prepare amazon-2023 --pairs`.
+"""Pairs of a review and its item's metadata, to train a text encoder: `blair-rec prepare amazon-2023 --pairs`.
 
-The choice is BLaIR's (blair/sample_pretraining_data.py of hyp1231/AmazonReviews2023): a tenth of the reviews older than
-the validation cut-off; title and text of the review, title, features and description of the item, each side longer than
-30 characters. Unlike there, the tenth is drawn by a seed.
+The selection follows BLaIR (blair/sample_pretraining_data.py of hyp1231/AmazonReviews2023). It takes a tenth of the
+reviews before the validation cut-off. One side is the title and text of the review, the other the title, features and
+description of the item; each has more than 30 characters. Unlike upstream, the sample depends on a seed.
 """
 
 from __future__ import annotations
@@ -25,44 +25,44 @@ from blair_rec.prepare.reading.records import columns_among, read_table
 from blair_rec.prepare.times import WHOLE, read_times
 
 LONGER_THAN = 30
-"""Characters: a text has to be longer than that."""
+"""A text must have more characters than this."""
 META = ("title", "features", "description")
-"""What of an item's metadata is put together."""
+"""The metadata fields that are joined into one text."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """What is asked for."""
+    """A request for pairs."""
 
     category: str
-    """Such as All_Beauty."""
+    """A category such as All_Beauty."""
     source: Path | None = None
-    """A folder with the raw files; the hub if not given."""
+    """A folder with the raw files; by default the hub."""
     share: float = 0.1
-    """Of the reviews that are drawn, before any is left out for other reasons."""
+    """The share of reviews to sample, before other filters apply."""
     seed: int = 0
-    """Decides which."""
+    """The seed of the sample."""
     max_rejected: float = 0.01
-    """The share of lines that may be unusable."""
+    """The share of lines that may be rejected."""
 
     def __post_init__(self) -> None:
         check_category(self.category, self.source)
         if not 0 < self.share <= 1:
-            raise ConfigError(f"share is {self.share}; it has to be more than 0 and at most 1")
+            raise ConfigError(f"share is {self.share}; it must be more than 0 and at most 1")
 
 
 def prepare_pairs(
     asked: Pairs, folder: Path, tell: Tell, progress: Progress | None = None, *, fresh: bool = False
 ) -> bool:
-    """`folder`/pairs.tsv: item_id, review, meta, a pair on each line, in the order of the reviews; no quoting.
+    """Write `folder`/pairs.tsv; return False if the same command already made it.
 
-    Held in memory are the texts of the items that the drawn reviews are about. False if the folder was made by the same
-    command before.
+    Each line is a pair: item_id, review, meta; in the order of the reviews, without quoting. Memory holds the texts of
+    the items of the sampled reviews.
 
     Raises:
         SourceError: a file is missing or can't be read, or no pair is left.
         RejectedLines: too many lines can't be used.
-        OutputError: the folder can't be written, or holds something else.
+        OutputError: the folder can't be written, or has other content.
     """
     find = finder(asked.source, tell)
     sources = [raw_reviews(asked.category, find), meta_file(asked.category, find)]
@@ -73,13 +73,13 @@ def prepare_pairs(
         hashes.begin()
         rejected = Rejected(partial / REJECTED, asked.max_rejected)
         need_room(folder, int(sum(path.stat().st_size for path in sources) * asked.share), tell)
-        drawn = partial / "drawn"  # between the two passes; which items are needed is known only behind the first
+        drawn = partial / "drawn"  # kept between the two passes: the needed items are known only after the first
         drawn.mkdir()
         wanted = _draw(asked, sources[0], drawn, rejected, progress)
         meta = _meta(sources[1], wanted, rejected, progress)
         count = _write(partial / "pairs.tsv", drawn, meta)
         if not count:
-            raise SourceError(f"no pair is left of {rejected.lines:,} lines")
+            raise SourceError(f"no pair is left of {rejected.lines:,} lines; use a larger share or another category")
         tell(f"pairs: {count:,} about {meta.height:,} items")
         found: dict[str, Any] = {"pairs": count, "rejected_lines": rejected.count}
         write_record(partial, asdict(asked), hashes, found)
@@ -87,12 +87,12 @@ def prepare_pairs(
 
 
 def _draw(asked: Pairs, reviews: Path, drawn: Path, rejected: Rejected, progress: Progress | None) -> set[str]:
-    """The drawn reviews, a Parquet file for each chunk, and the items they are about."""
+    """Sample reviews into one Parquet file per chunk; return the items of these reviews."""
     random = np.random.default_rng(asked.seed)
     wanted: set[str] = set()
     columns = ["parent_asin", "timestamp", "title", "text"]
     for number, (table, lines) in enumerate(read_table(reviews, columns, rejected, progress)):
-        chosen = random.random(table.height) < asked.share  # of all that can be read: one draw for each
+        chosen = random.random(table.height) < asked.share  # one draw per readable review
         times = read_times(table["timestamp"], WHOLE)
         wrong = (times.is_null() | table["parent_asin"].fill_null("").eq("")).to_numpy()
         for row in np.flatnonzero(wrong).tolist():
@@ -110,7 +110,7 @@ def _draw(asked: Pairs, reviews: Path, drawn: Path, rejected: Rejected, progress
 
 
 def _meta(path: Path, wanted: set[str], rejected: Rejected, progress: Progress | None) -> pl.DataFrame:
-    """[items] item_id and meta, of the wanted items whose text is long enough."""
+    """Return a table of item_id and meta, for the wanted items whose text is long enough."""
     items = ItemFile(path, "parent_asin", tuple(columns_among(path, META)))
     repeated = items.names(rejected, progress).repeated
     texts = ((row["item_id"], " ".join(_said(row))) for row in items.rows(wanted, progress, repeated))
@@ -120,7 +120,7 @@ def _meta(path: Path, wanted: set[str], rejected: Rejected, progress: Progress |
 
 
 def _said(row: dict[str, Any]) -> list[str]:
-    """The texts of the fields that say something; an empty title counts as a text, an empty list does not."""
+    """Return the texts of the fields that have a value; an empty title counts as a text, an empty list doesn't."""
     return [flat(row[name]) for name in META if row.get(name) is not None and row[name] != []]
 
 
@@ -129,7 +129,7 @@ def _one_line(text: pl.Expr) -> pl.Expr:
 
 
 def _write(path: Path, drawn: Path, meta: pl.DataFrame) -> int:
-    """The pairs, and how many they are; what was drawn goes."""
+    """Write the pairs, return their number, and remove the sampled reviews."""
     count = 0
     with path.open("wb") as file:
         file.write(b"item_id\treview\tmeta\n")

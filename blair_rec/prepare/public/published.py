@@ -1,4 +1,4 @@
-"""What is published of each category of Amazon Reviews 2023: users, items and events, before and after the splits.
+"""Published statistics of each category of Amazon Reviews 2023: users, items and events, in all and per split.
 
 From https://amazon-reviews-2023.github.io/data_processing/0core.html and 5core.html.
 """
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Published(NamedTuple):
-    """Rounded as published, such as 253, 2.5K or 1.6M."""
+    """Statistics of a category, rounded as published, such as 253, 2.5K or 1.6M."""
 
     users: str
     items: str
@@ -20,7 +20,7 @@ class Published(NamedTuple):
 
 
 def published(core: int, category: str) -> Published | None:
-    """The figures of one category, for core 0 or 5; None where there are none."""
+    """Return the statistics of one category for core 0 or 5; None if there are none."""
     for line in _TABLE.splitlines():
         row_core, name, users, items, events, *splits = line.split()
         if (row_core, name) == (str(core), category):
@@ -30,12 +30,12 @@ def published(core: int, category: str) -> Published | None:
 
 
 def categories(core: int = 0) -> list[str]:
-    """All of them; some have no 5-core."""
+    """Return all categories; some have no 5-core."""
     return [line.split()[1] for line in _TABLE.splitlines() if line.startswith(f"{core} ")]
 
 
 def rounded(count: int) -> str:
-    """253 -> '253', 2535 -> '2.5K', 1628934 -> '1.6M', as the published tables have it."""
+    """Round a count as in the published tables: 253 -> '253', 2535 -> '2.5K', 1628934 -> '1.6M'."""
     for size, letter in ((10**6, "M"), (10**3, "K")):
         if count >= size:
             return f"{count / size:.1f}{letter}"

@@ -1,6 +1,6 @@
-"""Amazon Reviews 2023 to a RecBole data set: `blair-rec prepare amazon-2023`.
+"""Convert Amazon Reviews 2023 to a RecBole data set: `blair-rec prepare amazon-2023`.
 
-Layout of McAuley-Lab/Amazon-Reviews-2023 on the hub (its loading script; https://amazon-reviews-2023.github.io):
+File layout of McAuley-Lab/Amazon-Reviews-2023 on the hub (its loading script; https://amazon-reviews-2023.github.io):
 benchmark/{0,5}core/rating_only/CATEGORY.csv, benchmark/{0,5}core/{last_out,timestamp}[_w_his]/CATEGORY.{train,valid,
 test}.csv, raw/review_categories/CATEGORY.jsonl, raw/meta_categories/meta_CATEGORY.jsonl.
 """
@@ -43,47 +43,47 @@ from blair_rec.prepare.times import NUMBER, WHOLE, describe, read_times
 
 HUB = "McAuley-Lab/Amazon-Reviews-2023"
 COLUMNS = ("user_id", "parent_asin", "rating", "timestamp")
-"""Of the benchmark files; older ones have no first line that says so."""
+"""Columns of the benchmark files; older files have no header."""
 FIELDS = ("title", "features", "categories", "description", "store", "main_category", "price", "details")
-"""Of the metadata, what goes into the data set."""
+"""Metadata fields that go into the data set."""
 TEXT = ("title", "features", "categories", "description")
-"""Of these, what BLaIR reads."""
+"""The fields among them that BLaIR reads."""
 NUMBERS = {"rating": pl.Float64, "timestamp": pl.Int64}
-"""What the raw reviews have as such."""
+"""Columns that are numbers in the raw reviews."""
 CATALOGUE = "items.jsonl"
 
 
 @dataclass(frozen=True)
 class Amazon:
-    """What is asked for."""
+    """A request for a data set."""
 
     category: str
-    """Such as All_Beauty."""
+    """A category such as All_Beauty."""
     core: int = 5
-    """0 or 5 have published files; other numbers are made from the 0-core or the raw reviews."""
+    """Published files exist for 0 and 5; other cores are made from the 0-core or the raw reviews."""
     split: str = "last_out"
-    """last_out: each user's last event is the test; timestamp: the same two moments for all."""
+    """last_out: test on each user's last event; timestamp: the same two cut-off times for all users."""
     source: Path | None = None
-    """A folder with the files; the hub if not given."""
+    """A folder with the files; by default the hub."""
     raw: bool = False
-    """From the raw reviews, even where prepared files are there."""
+    """Whether to use the raw reviews even if benchmark files exist."""
     benchmark: bool = False
-    """Whether files of rows with written-out histories are made, even where a log does."""
+    """Whether to write benchmark files with full histories even if a single log is enough."""
     max_rejected: float = 0.01
-    """The share of lines that may be unusable."""
+    """The share of lines that may be rejected."""
 
     def __post_init__(self) -> None:
         check_category(self.category, self.source)
         if self.split not in ("last_out", "timestamp"):
             raise ConfigError(f"split is {self.split!r}; known: last_out, timestamp")
         if self.core < 0:
-            raise ConfigError(f"core is {self.core}; it has to be 0 or more")
+            raise ConfigError(f"core is {self.core}; it must be 0 or more")
 
 
 def check_category(category: str, source: Path | None) -> None:
     """
     Raises:
-        ConfigError: the hub has no such category; a folder may hold files under any name.
+        ConfigError: the hub has no such category. A local folder may have files of any category.
     """
     known = categories()
     if source is None and category not in known:
@@ -93,23 +93,23 @@ def check_category(category: str, source: Path | None) -> None:
 
 
 def finder(source: Path | None, tell: Tell) -> Find:
-    """How the files of the data set are found: in a folder, or on the hub."""
+    """Return the function that finds files of the data set, in a folder or on the hub."""
     return in_folder(source) if source is not None else on_hub(HUB, tell)
 
 
 def prepare_amazon(
     asked: Amazon, folder: Path, tell: Tell, progress: Progress | None = None, *, fresh: bool = False
 ) -> bool:
-    """The data set in `folder`, named as it, with a catalogue (items.jsonl), a comparison file and prepared.json.
+    """Write the data set to `folder`, whose name it takes; return False if the same command already made it.
 
-    The events are one NAME.inter, and `compare` splits it as asked for; RecBole's leave-one-out does so only if every
-    user has at least four events. Otherwise, or where `benchmark` asks for it, they are NAME.{train,valid,test}.inter,
-    whose rows hold the last 50 items of the history. False if the folder was made by the same command before.
+    The folder also gets a catalogue (items.jsonl), a comparison file and prepared.json. The events are one NAME.inter
+    if `compare` can split it as requested; for last_out this needs at least four events per user. If not, or with
+    `benchmark`, they are NAME.{train,valid,test}.inter, whose rows have the last 50 items of the history.
 
     Raises:
         SourceError: a file is missing or can't be read, or no event is left.
         RejectedLines: too many lines can't be used.
-        OutputError: the folder can't be written, or holds something else.
+        OutputError: the folder can't be written, or has other content.
     """
     find = finder(asked.source, tell)
     reviews, meta = review_files(asked, find), meta_file(asked.category, find)
@@ -127,9 +127,7 @@ def prepare_amazon(
         tell(f"reviews: {log.table.height:,} in {', '.join(path.name for path in reviews)}")
         log = benchmark_rules(log, asked.core)
         if not log.table.height:
-            raise SourceError(
-                f"no event is left in the {asked.core}-core of {asked.category}; a smaller --core has more"
-            )
+            raise SourceError(f"no event is left in the {asked.core}-core of {asked.category}; use a smaller --core")
         split = last_out(log) if asked.split == "last_out" else by_time(log)
         found = {**log.counts, **dict(zip(SPLITS, np.bincount(split, minlength=3).tolist(), strict=True))}
         _need_all_parts(found, asked, log)
@@ -138,7 +136,7 @@ def prepare_amazon(
         wanted, names = log.item_names(), items.names(rejected, progress)
         check_matches(wanted, names, reviews[0], meta)
         if not items.fields:
-            raise SourceError(f"{meta} has no text: none of the fields {', '.join(FIELDS)}")
+            raise SourceError(f"{meta} has no text: it has none of the fields {', '.join(FIELDS)}")
         unknown = sorted(wanted - names.known)
         tell(f"items without metadata: {len(unknown):,}{f' (first: {first_of(unknown)})' if unknown else ''}")
         if names.surplus:
@@ -150,7 +148,7 @@ def prepare_amazon(
         textless = write_items(partial / f"{folder.name}.item", rows, items.fields, partial / CATALOGUE)
         tell(f"items without text: {textless:,} of {len(wanted):,}")
         if absent := [field for field in TEXT if field not in items.fields]:
-            tell(f"no item of {meta} has a field {', '.join(absent)}; its text is {', '.join(items.fields)}")
+            tell(f"no item of {meta} has a field {', '.join(absent)}; the text comes from {', '.join(items.fields)}")
         check_texts(textless, len(wanted), items)
         comments = [f"Amazon Reviews 2023, {asked.category}, {asked.core}-core, {asked.split}; from {HUB}"]
         comments += [f"{path.name}: sha256 {sha256}" for path, sha256 in hashes.all().items()]
@@ -169,7 +167,7 @@ def _need_all_parts(rows: Mapping[str, int], asked: Amazon, log: RawLog) -> None
         SourceError: training, validation or test would be empty.
     """
     if empty := [part for part in SPLITS if not rows[part]]:
-        moments = f", which validates from {VALID_FROM} and tests from {TEST_FROM} (milliseconds) on"
+        moments = f" (validation from {VALID_FROM}, test from {TEST_FROM}, in milliseconds)"
         raise SourceError(
             f"split {asked.split}{moments if asked.split == 'timestamp' else ''} leaves no event for "
             f"{' and '.join(empty)} (times: {describe(log.table['time'], WHOLE)}); choose another --split or --core"
@@ -179,10 +177,10 @@ def _need_all_parts(rows: Mapping[str, int], asked: Amazon, log: RawLog) -> None
 def _write_events(
     asked: Amazon, folder: Path, partial: Path, log: RawLog, split: np.ndarray, more: int, tell: Tell
 ) -> dict[str, Any]:
-    """The events in the form that fits, and what a comparison has to say of it; `more` bytes will follow."""
+    """Write the events as a log or benchmark files; return the sections for a comparison. `more` bytes will follow."""
     name, events = folder.name, log.table.height
     by_moments = asked.split == "timestamp"
-    # Of three events RecBole's leave-one-out trains on the second, where last_out validates on it.
+    # With three events, RecBole's leave-one-out trains on the second, but last_out validates on it.
     as_log = not asked.benchmark and (by_moments or position_and_length(log)[1].min() >= 4)
     history = 0 if as_log else min(HISTORY, events // len(log.table["user"].unique()))
     need_room(folder, events * 12 * (5 + history) + more, tell)
@@ -196,10 +194,10 @@ def _write_events(
 
 
 def review_files(asked: Amazon, find: Find) -> list[Path]:
-    """The files that hold the events: rating_only, the three of a split, or the raw reviews; the first that are there.
+    """Return the files with the events, the first that exist: rating_only, the three of a split, or the raw reviews.
 
     Raises:
-        SourceError: none of them is.
+        SourceError: none of them exists.
     """
     for core in () if asked.raw else dict.fromkeys((asked.core, 0)):
         if path := find(f"benchmark/{core}core/rating_only/{asked.category}.csv"):
@@ -207,18 +205,18 @@ def review_files(asked: Amazon, find: Find) -> list[Path]:
         for split in ("last_out", "timestamp", "last_out_w_his", "timestamp_w_his"):
             names = [f"benchmark/{core}core/{split}/{asked.category}.{part}.csv" for part in SPLITS]
             parts = [find(name) for name in names]
-            if any(parts):  # together they are rating_only again, whichever split they are of
+            if any(parts):  # the three files of any split together have the events of rating_only
                 return need(find, names)
     return [raw_reviews(asked.category, find)]
 
 
 def raw_reviews(category: str, find: Find) -> Path:
-    """The reviews of a category as they were collected."""
+    """Return the file with all reviews of a category."""
     return need(find, [f"raw/review_categories/{category}.jsonl"])[0]
 
 
 def meta_file(category: str, find: Find) -> Path:
-    """The metadata of a category's items."""
+    """Return the file with the metadata of a category's items."""
     return need(find, [f"raw/meta_categories/meta_{category}.jsonl"])[0]
 
 
@@ -229,12 +227,12 @@ def read_reviews(
     keep: Path | None = None,
     see: See | None = None,
 ) -> RawLog:
-    """All reviews as they stand in the files; of a split's files those of training first.
+    """Return all reviews in file order; for a split, the training file comes first.
 
-    `keep` is a folder for what has been read, from which an interrupted reading goes on. `see` is shown the bytes.
+    `keep` is a folder for parsed data, from which an interrupted reading resumes. `see` is called with the bytes read.
 
     Raises:
-        SourceError: a file can't be read, or holds no review.
+        SourceError: a file can't be read, or has no review.
         RejectedLines: too many lines can't be used.
     """
 
@@ -251,7 +249,7 @@ def read_reviews(
 
 
 def _names_of(path: Path) -> Sequence[str] | None:
-    """COLUMNS for a CSV file without a header, which older releases have; None where the file names its columns.
+    """Return COLUMNS for a CSV file without a header, as in older releases; None if the file names its columns.
 
     Raises:
         SourceError: a column is missing.
@@ -265,20 +263,20 @@ def _names_of(path: Path) -> Sequence[str] | None:
     if not is_json and len(known) == len(COLUMNS) and _is_review(known):
         return COLUMNS
     raise SourceError(
-        f"{path}: no column {', '.join(missing)}; columns: {', '.join(known)}. `prepare amazon-2023` reads Amazon "
-        "Reviews 2023 alone; for another release or data set use `blair-rec prepare csv` and name its columns "
+        f"{path}: no column {', '.join(missing)}; columns: {', '.join(known)}. `prepare amazon-2023` reads only "
+        "Amazon Reviews 2023; for another release or data set use `blair-rec prepare csv` and name its columns "
         "with --user, --item and --time"
     )
 
 
 def _is_review(cells: Sequence[str]) -> bool:
-    """Whether the first line of a file without a header is a row: a rating and a time in the last two cells."""
+    """Return whether a first line is a row and not a header: its last two cells are a rating and a time."""
     rating, time = (read_times(pl.Series([cell]), form) for cell, form in zip(cells[2:], (NUMBER, WHOLE), strict=True))
     return not rating.null_count() and not time.null_count()
 
 
 def tell_statistics(found: dict[str, Any], known: Published | None, split: str, tell: Tell) -> None:
-    """What was found, and beside it what is published."""
+    """Report our counts next to the published ones."""
     names = ["users", "items", "events", *SPLITS]
     figures: list[str] = [] if known is None else [known.users, known.items, known.events, *getattr(known, split)]
     for name, figure in zip(names, figures or [""] * len(names), strict=True):
@@ -286,5 +284,5 @@ def tell_statistics(found: dict[str, Any], known: Published | None, split: str, 
         if not figure:
             beside = "not published"
         else:
-            beside = f"published: {figure}" + ("" if rounded(ours) == figure else "; not the same data")
+            beside = f"published: {figure}" + ("" if rounded(ours) == figure else "; different data")
         tell(f"{name}: {ours:,} ({beside})")

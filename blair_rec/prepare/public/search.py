@@ -1,7 +1,7 @@
-"""Search benchmarks to one simple form: Amazon-C4 and ESCI, as `blair-rec prepare amazon-c4 | esci`.
+"""Convert the search benchmarks Amazon-C4 and ESCI to one simple format: `blair-rec prepare amazon-c4 | esci`.
 
-What comes out is a folder with items.jsonl (item_id and texts, on each line one item), queries.jsonl (query_id, query,
-and category where it is known) and qrels.tsv (query_id, item_id, grade: higher is better; what is not listed is 0).
+The result is a folder with three files: items.jsonl (item_id and texts, one item per line), queries.jsonl (query_id,
+query, and category if known) and qrels.tsv (query_id, item_id, grade: higher is better; unlisted pairs have grade 0).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from blair_rec.prepare.reading.records import columns_among, read_table
 C4_HUB = "McAuley-Lab/Amazon-C4"
 C4_FILES = ("test.csv", "sampled_item_metadata_1M.jsonl")
 ESCI_FILES = ("test.csv", "sampled_item_metadata_esci.jsonl")
-"""As upstream's process_esci.py writes them."""
+"""Files as upstream's process_esci.py writes them."""
 ESCI_ORIGINAL = ("shopping_queries_dataset_examples.parquet", "shopping_queries_dataset_products.parquet")
-"""As amazon-science/esci-data has them."""
+"""Files as in amazon-science/esci-data."""
 GRADES = {"E": 3, "S": 2, "C": 1, "I": 0}
 """Exact, substitute, complement, irrelevant."""
 PRODUCT = {
@@ -40,14 +40,14 @@ PRODUCT = {
 
 @dataclass(frozen=True)
 class SearchData:
-    """What is asked for."""
+    """A request for a search benchmark."""
 
     name: str
     """amazon-c4 or esci."""
     source: Path | None = None
-    """A folder with the files; for Amazon-C4 the hub if not given."""
+    """A folder with the files; for Amazon-C4 the hub by default."""
     max_rejected: float = 0.01
-    """The share of lines that may be unusable."""
+    """The share of lines that may be rejected."""
 
     def __post_init__(self) -> None:
         if self.source is None and self.name == "esci":
@@ -57,12 +57,12 @@ class SearchData:
 def prepare_search(
     asked: SearchData, folder: Path, tell: Tell, progress: Progress | None = None, *, fresh: bool = False
 ) -> bool:
-    """items.jsonl, queries.jsonl and qrels.tsv in `folder`. False if the same command made them before.
+    """Write items.jsonl, queries.jsonl and qrels.tsv to `folder`; return False if the same command already made them.
 
     Raises:
-        SourceError: a file is missing or can't be read, or queries ask for items that are not there.
+        SourceError: a file is missing or can't be read, or queries ask for items that don't exist.
         RejectedLines: too many lines can't be used.
-        OutputError: the folder can't be written, or holds something else.
+        OutputError: the folder can't be written, or has other content.
     """
     find = in_folder(asked.source) if asked.source is not None else on_hub(C4_HUB, tell)
     original = asked.name == "esci" and find(ESCI_ORIGINAL[0]) is not None
@@ -83,16 +83,16 @@ def prepare_search(
 
 
 def _one_item_each(sources: list[Path], out: Path, rejected: Rejected, progress: Progress | None) -> dict[str, int]:
-    """Upstream's form: each query asks for one item, and the pool's items have a category and one text, metadata."""
+    """Convert upstream's format: each query asks for one item; each item of the pool has a category and one text."""
     queries, pool = sources
-    # process_esci.py calls the item `item`, and everything that reads it `item_id`.
+    # process_esci.py writes the item as `item`, but all of its readers expect `item_id`.
     item = "item_id" if columns_among(pool, ["item_id"]) else "item"
     category_of: dict[str, str] = {}
     with (out / "items.jsonl").open("w", encoding="utf-8", newline="\n") as file:
         for table, lines in read_table(pool, [item, "metadata", "category"], rejected, progress):
             for (name, text, category), line in zip(table.iter_rows(), lines, strict=True):
                 if not name or name in category_of:
-                    rejected.add(pool, line, f"{item} {name!r} is empty, or stands there twice", "")
+                    rejected.add(pool, line, f"{item} {name!r} is empty or occurs twice", "")
                     continue
                 category_of[name] = category or ""
                 _write_line(file, {"item_id": name, "metadata": text or "", "category": category or ""})
@@ -101,9 +101,7 @@ def _one_item_each(sources: list[Path], out: Path, rejected: Rejected, progress:
     for table, lines in read_table(queries, ["qid", "query", "item_id"], rejected, progress):
         for (query_id, query, name), line in zip(table.iter_rows(), lines, strict=True):
             if not query_id or not query or not query.strip() or query_id in seen:
-                rejected.add(
-                    queries, line, f"qid {query_id!r} is empty or stands there twice, or its query is empty", ""
-                )
+                rejected.add(queries, line, f"qid {query_id!r} is empty or occurs twice, or its query is empty", "")
                 continue
             seen.add(query_id)
             asked.append((query_id, query, name))
@@ -116,14 +114,14 @@ def _one_item_each(sources: list[Path], out: Path, rejected: Rejected, progress:
 
 
 def _graded(sources: list[Path], out: Path, rejected: Rejected, progress: Progress | None) -> dict[str, int]:
-    """The original form; of it, as upstream, the test split of the small version in American English."""
+    """Convert the original format: like upstream, the test split of the small version in American English."""
     examples, products = sources
     names = ["query_id", "query", "product_id", "product_locale", "esci_label", "small_version", "split"]
     rows = pl.concat([table for table, _ in read_table(examples, names, rejected, progress)] or [pl.DataFrame()])
     chosen = pl.col("product_locale").eq("us") & pl.col("small_version").eq("1") & pl.col("split").eq("test")
     rows = rows.filter(chosen) if rows.height else rows
     if not rows.height:
-        raise SourceError(f"{examples} holds no example of the test split of the small version in locale us")
+        raise SourceError(f"{examples} has no example for the test split of the small version in locale us")
     if unknown := sorted(set(rows["esci_label"].fill_null("none")) - set(GRADES)):
         raise SourceError(f"{examples}: unknown labels {first_of(unknown)}; known: {', '.join(GRADES)}")
     wanted, items = set(rows["product_id"]), 0

@@ -1,4 +1,4 @@
-"""Where the files of a public data set are: in a local folder, or on the Hugging Face hub."""
+"""Find the files of a public data set in a local folder or on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from blair_rec.errors import SourceError
 from blair_rec.prepare.folder import Tell, need_room
 
 Find = Callable[[str], "Path | None"]
-"""A name in the data set's own layout -> the file, or None if there is none."""
+"""File name in the data set's layout -> local path, or None if the file doesn't exist."""
 
 
 def in_folder(folder: Path) -> Find:
-    """Files in a copy of the data set, of a part of its folders, or flat in one folder; each may end in .gz.
+    """Return a finder for a full or partial copy of the data set, or for a flat folder; files may end in .gz.
 
     Raises:
-        SourceError: no such folder.
+        SourceError: the folder doesn't exist.
     """
     if not folder.is_dir():
-        raise SourceError(f"--source {folder} is not there, or not a folder")
+        raise SourceError(f"--source {folder} doesn't exist or is not a folder")
 
     def find(name: str) -> Path | None:
         parts = PurePosixPath(name).parts
@@ -31,10 +31,10 @@ def in_folder(folder: Path) -> Find:
 
 
 def on_hub(repository: str, tell: Tell) -> Find:
-    """Files of a data set on the hub, fetched into huggingface_hub's cache; what is there already is not fetched again.
+    """Return a finder that downloads files of a data set on the hub to huggingface_hub's cache, if not there yet.
 
-    A download that was cut off goes on where it stopped. HF_ENDPOINT names a mirror. What is fetched is told before.
-    To look for a file raises SourceError if the hub refuses or can't be reached, and the file is not in the cache.
+    An interrupted download resumes. HF_ENDPOINT names a mirror. `tell` gets a line before each download. The finder
+    raises SourceError if the hub refuses or can't be reached, and the file is not in the cache.
     """
 
     def find(name: str) -> Path | None:
@@ -47,35 +47,36 @@ def on_hub(repository: str, tell: Tell) -> Find:
         where = f"{name} of {repository}"
         try:
             size = get_hf_file_metadata(hf_hub_url(repository, name, repo_type="dataset")).size or 0
-            tell(f"fetching {where}")
+            tell(f"downloading {where}")
             need_room(Path(constants.HF_HUB_CACHE), size, tell)
             return Path(hf_hub_download(repository, name, repo_type="dataset"))
         except EntryNotFoundError:
             return None
         except HfHubHTTPError as error:
             raise SourceError(
-                f"the hub does not give out {where} (status {error.response.status_code}); "
-                "try again later, or get the file by hand and name its folder with --source"
+                f"the hub refuses {where} (status {error.response.status_code}); "
+                "try again later, or download the file yourself and name its folder with --source"
             ) from error
-        except (HTTPError, OSError, ValueError) as error:  # by release of huggingface_hub
+        except (HTTPError, OSError, ValueError) as error:  # depends on the release of huggingface_hub
             raise SourceError(
-                f"{where} can't be fetched ({error or type(error).__name__}); what has arrived is kept: run the same "
-                "command again, name a mirror with HF_ENDPOINT, or get the file by hand and name its folder: --source"
+                f"{where} can't be downloaded ({error or type(error).__name__}); the part received is kept: run the "
+                "same command again, name a mirror with HF_ENDPOINT, or download the file yourself and name its folder "
+                "with --source"
             ) from error
 
     return find
 
 
 def need(find: Find, names: Sequence[str]) -> list[Path]:
-    """All of these files.
+    """Return the paths of all these files.
 
     Raises:
-        SourceError: one is not there.
+        SourceError: a file doesn't exist.
     """
     found = [(name, find(name)) for name in names]
     if missing := [name for name, path in found if path is None]:
         raise SourceError(
-            f"{missing[0]} is not there, neither in that place nor by its bare name, plain or with .gz; "
+            f"{missing[0]} was not found, neither at this path nor by its file name alone, with or without .gz; "
             "datasets/README.md shows the layout"
         )
     return [path for _, path in found if path is not None]

@@ -1,1 +1,1 @@
-"""CSV, TSV, JSON lines and Parquet, block by block."""
+"""Read CSV, TSV, JSON lines and Parquet block by block."""

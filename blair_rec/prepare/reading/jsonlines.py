@@ -1,4 +1,4 @@
-"""JSON lines: whole blocks of them by Polars, single ones to the letter, and which fields they have."""
+"""Read JSON lines: whole blocks with Polars, single lines exactly as written; and find their fields."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from blair_rec.prepare.reading.blocks import blocks_of, texts_of
 from blair_rec.prepare.reading.lines import UNREADABLE, Misfit, not_unicode
 
 LINE = "\n"
-"""The name of a column with the bytes of each line; no field is called so."""
+"""The name of a column with the bytes of each line; no field can have this name."""
 DEEPEST = 100
-"""Lists and objects in one another that are read as a text."""
+"""Maximum nesting depth of lists and objects that are read as a text."""
 SHOWN = 1000
-"""Lines whose fields an error message lists."""
+"""Number of lines whose fields an error message lists."""
 _CONSTANT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|NaN|-?Infinity')
-"""A string, or one of the constants that Python's json module writes and JSON doesn't have."""
+"""A string, or a constant that Python's json module writes but JSON doesn't have."""
 _SURROGATE = re.compile(rb"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u[dD][89a-fA-F]..")
-"""An escaped backslash, two escapes that are one character, or half a character."""
+"""An escaped backslash, a surrogate pair (one character), or half of a surrogate pair."""
 
 
 JSON_KINDS = {list: "a JSON list", str: "a JSON text", bool: "true or false", type(None): "null"}
 
 
 class WrittenNumber(str):
-    """A number of a JSON file, to the letter: 5.10 stays 5.10."""
+    """A number of a JSON file, exactly as written: 5.10 stays 5.10."""
 
 
 _to_the_letter = json.JSONDecoder(parse_float=WrittenNumber, parse_int=WrittenNumber, parse_constant=lambda _: None)
 
 
 class JsonLines:
-    """Parses whole lines of JSON objects; scalars become text, lists and objects JSON text, NaN becomes null.
+    """Parser for whole lines of JSON objects; scalars become text, lists and objects JSON text, NaN null.
 
-    `numbers` are columns that may come as such where nothing else is in them. With `whole`, the column LINE holds the
-    bytes of each line as well.
+    `numbers` are columns that stay numbers if a block has only numbers in them. With `whole`, the column LINE also has
+    the bytes of each line.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class JsonLines:
         self.whole = whole
 
     def __call__(self, block: bytes) -> pl.DataFrame:
-        """As lines.Parse; raises Misfit where a line has one of the columns twice."""
+        """Parse like lines.Parse; raises Misfit if a line has one of the columns twice."""
         try:
             table = self._parsed(block)
         except UNREADABLE:
@@ -61,18 +61,18 @@ class JsonLines:
                 raise
             table = self._parsed(_CONSTANT.sub(lambda found: found[0] if found[0][:1] == b'"' else b"null", block))
         for column in table.columns:
-            # Every value that is there takes one mention: no more of them, and no line has a second one.
+            # Each value needs one mention of the name. If there are no further mentions, no line has the name twice.
             name = json.dumps(column, ensure_ascii=False).encode()
             if block.count(name) > table.height - table[column].null_count() and _has_twice(block, name, column):
                 raise Misfit(f"a line has the field {column!r} twice")
         lines = block.removesuffix(b"\n").split(b"\n") if self.whole else []
-        # With an empty line among them Polars has fewer rows, and the caller tries the lines one by one.
+        # Polars skips empty lines, so it then has fewer rows; the caller tries the lines one by one.
         return table.with_columns(pl.Series(LINE, lines, pl.Binary)) if len(lines) == table.height > 0 else table
 
     def _parsed(self, block: bytes) -> pl.DataFrame:
         *typed, texts = self.schemas
         for schema in typed:
-            with contextlib.suppress(*UNREADABLE):  # a value of another kind: 1.5 is no Int64, nor is "1"
+            with contextlib.suppress(*UNREADABLE):  # a value of another type: neither 1.5 nor "1" is an Int64
                 return pl.read_ndjson(block, schema=schema)
         return pl.read_ndjson(block, schema=texts)
 
@@ -83,19 +83,19 @@ class JsonLines:
             return not_unicode(line)
         except json.JSONDecodeError as error:
             return f"broken JSON ({error.msg} at character {error.pos + 1})"
-        except (ValueError, RecursionError):  # a number of thousands of digits, or lists in lists without an end
+        except (ValueError, RecursionError):  # a number with thousands of digits, or very deep nesting
             return ""
         if not isinstance(row, dict):
             return f"{JSON_KINDS.get(type(row), 'a JSON number')}, not an object"
         twice = [name for name in self.schemas[-1] if name in repeated_names(line)]
-        return f"the field {twice[0]!r} is there twice; rename one" if twice else ""
+        return f"the field {twice[0]!r} occurs twice; rename one" if twice else ""
 
 
 def row_of(line: bytes, where: str) -> dict[str, Any]:
-    """The object on a line: texts, Numbers, booleans, lists, objects; null and NaN are None, half a character is NUL.
+    """Return the object on a line; numbers are WrittenNumber, null and NaN are None, half a surrogate pair is NUL.
 
     Raises:
-        SourceError: it is nested too deeply to be read as text.
+        SourceError: the object is nested too deeply to be read as text.
     """
     if b"\\ud" in line or b"\\uD" in line:
         line = _SURROGATE.sub(lambda found: rb"\u0000" if len(found[0]) == 6 else found[0], line)
@@ -104,20 +104,20 @@ def row_of(line: bytes, where: str) -> dict[str, Any]:
     except RecursionError:
         row = None
     if row is None or (line.count(b"[") + line.count(b"{") > DEEPEST and _depth(row) > DEEPEST):
-        raise SourceError(f"{where}: more than {DEEPEST} lists or objects stand inside one another; make them text")
+        raise SourceError(f"{where}: lists or objects are nested more than {DEEPEST} deep; convert them to text")
     return dict(row)
 
 
 def repeated_names(line: bytes | str) -> list[str]:
-    """The names that the object on a line has more than once; not those of objects inside it."""
-    # The outermost object comes last, as a list of its pairs; what is inside it doesn't matter.
+    """Return the field names that occur more than once in the object on a line; nested objects don't count."""
+    # `pairs` is the outermost object as a list of its pairs; nested objects don't matter.
     pairs = json.loads(line, object_pairs_hook=lambda pairs: pairs)
     counts = Counter(pair[0] for pair in pairs if isinstance(pair, tuple))
     return sorted(name for name, count in counts.items() if count > 1)
 
 
 def _has_twice(block: bytes, name: bytes, field: str) -> bool:
-    """Whether an object of the block has a field twice; `name` is the field as JSON writes it."""
+    """Return whether an object of the block has a field twice; `name` is the field as written in JSON."""
     twice = re.compile(re.escape(name) + rb"[^\n]*" + re.escape(name) + rb"[^\n]*")
     for found in twice.finditer(block):
         line = block[block.rfind(b"\n", 0, found.start()) + 1 : found.end()]
@@ -128,7 +128,7 @@ def _has_twice(block: bytes, name: bytes, field: str) -> bool:
 
 
 def _depth(value: Any) -> int:
-    """How many lists or objects stand inside one another, counted up to one more than is read."""
+    """Return the nesting depth of lists and objects, counted up to DEEPEST + 1."""
     depth, inside = 0, [value]
     while depth <= DEEPEST and (inside := [one for one in inside if isinstance(one, (list, dict))]):
         depth += 1
@@ -137,7 +137,7 @@ def _depth(value: Any) -> int:
 
 
 def as_numbers(value: Any) -> Any:
-    """The same with numbers in place of Numbers, as far as Python can hold them."""
+    """Return the value with each WrittenNumber converted to a number, if Python can parse it."""
     if isinstance(value, list):
         return [as_numbers(one) for one in value]
     if isinstance(value, dict):
@@ -149,7 +149,7 @@ def as_numbers(value: Any) -> Any:
 
 
 def fields_among(path: Path, asked: Sequence[str]) -> list[str]:
-    """Those of `asked` that at least one line has; reads no further than to the first lines that have them.
+    """Return the fields of `asked` that occur in any line; stops reading once all of them are found.
 
     Raises:
         SourceError: the file can't be read.
@@ -163,7 +163,7 @@ def fields_among(path: Path, asked: Sequence[str]) -> list[str]:
 
 
 def _has_field(block: bytes, name: str) -> bool:
-    """Whether a line of the block is an object with this field; a nested field of the same name doesn't count."""
+    """Return whether any line of the block has this field; a nested field of the same name doesn't count."""
     for written in {json.dumps(name).encode(), json.dumps(name, ensure_ascii=False).encode("utf-8", "replace")}:
         place = block.find(written)
         while place >= 0:
@@ -177,7 +177,7 @@ def _has_field(block: bytes, name: str) -> bool:
 
 
 def first_fields(path: Path) -> list[str]:
-    """The fields of the first lines, in order of first appearance.
+    """Return the fields of the first lines, in order of first appearance.
 
     Raises:
         SourceError: the file can't be read, or none of these lines is an object.
@@ -192,8 +192,10 @@ def first_fields(path: Path) -> list[str]:
             row = json.loads(line)
             fields.update(dict.fromkeys(row if isinstance(row, dict) else ()))
     if not begin:
-        raise SourceError(f"{path} holds no line; each line has to be one JSON object")
+        raise SourceError(f"{path} is empty; each line must be one JSON object")
     if not fields:
-        array = "; this file begins as one JSON list: write each of its objects on a line" if begin[:1] == "[" else ""
-        raise SourceError(f"{path}: none of the first {SHOWN:,} lines is a JSON object; each line has to be one{array}")
+        array = (
+            "; this file starts with a JSON list: write each of its objects on its own line" if begin[:1] == "[" else ""
+        )
+        raise SourceError(f"{path}: none of the first {SHOWN:,} lines is a JSON object; each line must be one{array}")
     return list(fields)

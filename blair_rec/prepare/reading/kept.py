@@ -1,4 +1,4 @@
-"""Rows and broken lines of a file; those of a long one are kept in parts, so that an interrupted reading goes on."""
+"""Rows and broken lines of a file; for a long file they are saved in parts, so an interrupted reading resumes."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from blair_rec.files import write_text
 from blair_rec.prepare.reading import blocks
 
 PART = 16
-"""Blocks that make up a part: of 16 MiB each, so that a file of less than 256 MiB leaves none."""
+"""Blocks per part. A block has 16 MiB, so a file under 256 MiB is not saved."""
 LAYOUT = 3
-"""Of the parts: those of another are not read."""
+"""Version of the saved format; parts of another version are not read."""
 
 
 class Chunk(NamedTuple):
-    """Some rows of a file, in its order."""
+    """Some rows of a file, in file order."""
 
     table: pl.DataFrame
-    """[rows] the columns asked for: text, or numbers where they were asked for; null where a JSON line lacks one."""
+    """[rows] the requested columns, as text or as requested numbers; null if a JSON line lacks the field."""
     lines: Sequence[int]
-    """[rows] the line of the file on which each row begins (of a Parquet file the row, from 1)."""
+    """[rows] the line of the file on which each row begins; for Parquet the row number, from 1."""
 
 
 class Broken(NamedTuple):
@@ -39,16 +39,16 @@ class Broken(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What some blocks of a file gave."""
+    """The result of some blocks of a file."""
 
     blocks: int
     outcomes: list[Chunk | Broken]
     end: int
-    """The line behind it."""
+    """Number of the line after this part."""
 
 
 class Kept:
-    """The parts of one file in a folder, uncompressed: to write them takes a tenth of the time of reading."""
+    """The saved parts of one file in a folder. They are uncompressed: writing takes a tenth of the reading time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.count = folder, 0
@@ -57,13 +57,13 @@ class Kept:
 
     @classmethod
     def of(cls, path: Path, columns: Sequence[str], folder: Path) -> Kept:
-        """Those of `path` as it is now, these columns of it, in blocks as they are now; in a folder of their own."""
+        """Return the store for the current version of `path`, these columns and the current block size."""
         stat = path.stat()
         said = [__version__, path.name, stat.st_size, stat.st_mtime_ns, *columns, blocks.BLOCK, PART, LAYOUT]
         return cls(folder / hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16])
 
     def parts(self) -> Iterator[Part]:
-        """Those that are there, from the beginning of the file up to the first that is not there whole."""
+        """Yield the saved parts from the start of the file, up to the first missing or incomplete part."""
         while True:
             try:
                 said = json.loads((self.folder / f"{self.count}.json").read_text(encoding="utf-8"))
@@ -78,7 +78,7 @@ class Kept:
             yield Part(said["blocks"], outcomes, said["end"])
 
     def add(self, outcomes: list[Chunk | Broken], end: int) -> None:
-        """What the next block gave, and the line behind it; every PART of them become a part."""
+        """Add the result of the next block, which ends before line `end`; each PART blocks are saved as a part."""
         self.outcomes += outcomes
         self.blocks += 1
         if self.blocks == PART:
@@ -98,5 +98,6 @@ class Kept:
             "broken": broken,
             "end": end,
         }
-        write_text(self.folder / f"{self.count}.json", json.dumps(said) + "\n")  # last: with it the part is there
+        # Written last, because this file makes the part complete.
+        write_text(self.folder / f"{self.count}.json", json.dumps(said) + "\n")
         self.count += 1

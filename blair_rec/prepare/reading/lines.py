@@ -1,4 +1,4 @@
-"""Files in which each line is a row, block by block; lines that can't be read are kept apart with their numbers."""
+"""Read files with one row per line, block by block; lines that can't be read are rejected with their numbers."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ from blair_rec.prepare.reading.blocks import Progress, See, blocks_of, count_lin
 from blair_rec.prepare.reading.kept import Broken, Chunk, Kept
 
 AHEAD = 2
-"""Blocks parsed while the one before is worked on."""
+"""Number of blocks parsed ahead while one is processed."""
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
-"""What Polars raises where it can't read something."""
+"""Exceptions that Polars raises if it can't read something."""
 
 
 class Misfit(ValueError):
-    """A block that would be read as something else than it says."""
+    """A block that Polars would read without an error, but wrongly."""
 
 
 class Parse(Protocol):
-    """How one kind of file is read."""
+    """Parser for one kind of file."""
 
     def __call__(self, block: bytes) -> pl.DataFrame:
-        """Whole lines -> a row for each; raises Misfit or what Polars raises where it can't."""
+        """Parse whole lines into one row each; raises Misfit or Polars' exceptions if it can't."""
         ...
 
     def why(self, line: bytes) -> str:
-        """What is wrong with a line that can't be parsed, "" where this is not known."""
+        """Return what is wrong with a line that can't be parsed; "" if unknown."""
         ...
 
 
 class Separated:
-    """Parses whole lines of cells without quoting."""
+    """Parser for whole lines of cells without quoting."""
 
     def __init__(self, known: Sequence[str], columns: Sequence[str], separator: str) -> None:
         self.separator, self.width = separator.encode(), len(known)
-        # By position: a header may repeat the name of a column that nobody asked for.
+        # By position, because a header may repeat the name of a column that is not requested.
         self.place = {column: f"c{list(known).index(column)}" for column in columns}
 
     def __call__(self, block: bytes) -> pl.DataFrame:
-        # Polars fills up what is too short, and complains only of what is too long.
+        # Polars fills short lines with nulls and only reports long ones, so cells are counted here.
         if block.count(self.separator) != (self.width - 1) * count_lines(block):
-            raise Misfit("another number of columns")
+            raise Misfit("wrong number of columns")
         table = pl.read_csv(
             block,
             has_header=False,
@@ -65,12 +65,12 @@ class Separated:
 
 
 def wrong_width(width: int, right: int) -> str:
-    """What is wrong with a row of so many columns."""
-    return f"{width} column{'s' * (width != 1)} where there should be {right}"
+    """Return what is wrong with a row of `width` columns."""
+    return f"{width} column{'s' * (width != 1)} instead of {right}"
 
 
 def not_unicode(line: bytes) -> str:
-    """Which byte is no UTF-8; "" if all of them are."""
+    """Return which byte is not UTF-8; "" if all are."""
     try:
         line.decode()
     except UnicodeDecodeError as error:
@@ -87,7 +87,7 @@ def read_lines(
     skip: bool = False,
     kept: Kept | None = None,
 ) -> Iterator[Chunk]:
-    """Chunks of a file in which each line is a row, the kept ones first; a header in the first line is skipped.
+    """Yield chunks of a file with one row per line, saved ones first; with `skip`, the first line is a header.
 
     Raises:
         SourceError: the file can't be read.
@@ -112,7 +112,7 @@ def read_lines(
 def _sorted_out(
     path: Path, outcomes: Iterable[Chunk | Broken], count: int, rejected: Rejected
 ) -> Generator[Chunk, None, list[Chunk | Broken]]:
-    """The chunks of `count` lines; the broken lines go to `rejected`. Returns both."""
+    """Yield the chunks of `count` lines, send broken lines to `rejected`, and return both."""
     rejected.lines += count
     done: list[Chunk | Broken] = []
     for outcome in outcomes:
@@ -121,7 +121,7 @@ def _sorted_out(
             rejected.add(path, *outcome)
         else:
             yield outcome
-    # An empty line is nothing, neither good nor bad.
+    # Empty lines are not counted.
     rejected.lines -= count - sum(1 if isinstance(one, Broken) else len(one.lines) for one in done)
     return done
 
@@ -133,7 +133,7 @@ def _without_header(blocks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _parsed(parse: Parse, blocks: Iterator[bytes]) -> Iterator[tuple[bytes, int, pl.DataFrame | str]]:
-    """Each block, its lines, and its rows or why there are none; the next blocks are parsed meanwhile."""
+    """Yield each block, its number of lines, and its rows or the error; the next blocks are parsed meanwhile."""
 
     def parsed(block: bytes) -> tuple[bytes, int, pl.DataFrame | str]:
         count = count_lines(block)
@@ -160,7 +160,7 @@ def _try(parse: Parse, block: bytes, count: int) -> pl.DataFrame | str:
 def _salvage(
     parse: Parse, block: bytes, number: int, count: int, parsed: pl.DataFrame | str
 ) -> Iterator[Chunk | Broken]:
-    """The block's rows; where it can't be parsed, those of its halves, down to the lines that are broken."""
+    """Yield the rows of a block; if it can't be parsed, halve it until only the broken lines are left."""
     if isinstance(parsed, pl.DataFrame):
         if count:
             yield Chunk(parsed, range(number, number + count))
@@ -173,10 +173,10 @@ def _salvage(
         yield from _salvage(parse, second, number, lines, _try(parse, second, lines))
     elif block.strip():
         why = parse.why(block) or parsed
-        cut_off = "" if block.endswith(b"\n") else "; the file ends here without a line end, as one that was cut off"
+        cut_off = "" if block.endswith(b"\n") else "; the file ends here without a line end and may be cut off"
         yield Broken(number, why + cut_off, block.decode("utf-8", "backslashreplace").rstrip("\r\n"))
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """Return the first line of an error message."""
     return str(error).partition("\n")[0] or type(error).__name__

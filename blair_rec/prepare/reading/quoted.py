@@ -1,8 +1,8 @@
-"""CSV files with quoted cells, which may hold separators and line breaks, and quotation marks that open by mistake.
+"""Read CSV files with quoted cells, which may contain separators, line breaks and stray quotation marks.
 
-A stray quotation mark at the beginning of a cell makes all lines up to the next one a single cell, and what comes out
-may still be a row of the right width. So a row of several lines is looked at again: if most of the lines behind its
-first one are rows of their own, as the rows around them are, the first line is rejected and the others are read.
+A stray quotation mark at the start of a cell joins all lines up to the next mark into one cell, and the result may
+still have the right number of columns. So a row of several lines is checked again: if most lines after the first one
+look like rows of this file, only the first line is rejected and the others are read as rows.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from blair_rec.prepare.reading.kept import Chunk
 from blair_rec.prepare.reading.lines import wrong_width
 
 NEAR = 200
-"""Rows that show what a row of this file looks like."""
+"""Number of recent rows that show what a row of this file looks like."""
 JUDGED = 1000
-"""Lines of a row that are looked at."""
+"""Maximum number of lines of a row that are checked."""
 TRAITS: tuple[Callable[[str], bool], ...] = (
     lambda cell: cell != "",
-    lambda cell: cell == cell.strip(),  # a comma in running text has a blank behind it
+    lambda cell: cell == cell.strip(),  # in running text a space follows a comma
     lambda cell: len(cell.split()) < 2,
 )
-"""What the cells of a column may have in common: none is empty, none has a blank at an end, none has several words."""
+"""Properties that all cells of a column may share: not empty, no space at either end, only one word."""
 
 _limit = threading.Lock()
 
 
 @contextlib.contextmanager
 def cells_of_any_length() -> Iterator[None]:
-    """Python's csv module refuses cells of more than 131,072 characters, by a setting that all its readers share.
+    """Allow cells of any length in Python's csv module, which by default refuses more than 131,072 characters.
 
-    The setting is changed for the time of a block and put back; nothing may be yielded to a caller inside.
+    All csv readers share this setting, so it is restored after the block. Don't yield to a caller inside the block.
     """
     with _limit:
         before = csv.field_size_limit(1 << 30)
@@ -55,9 +55,9 @@ def cells_of_any_length() -> Iterator[None]:
 def read_quoted(
     path: Path, known: Sequence[str], columns: Sequence[str], rejected: Rejected, progress: Progress | None, skip: bool
 ) -> Iterator[Chunk]:
-    """Chunks of a CSV file; `known` are all its columns, and with `skip` the first line names them.
+    """Yield chunks of a CSV file; `known` are all its columns, and with `skip` the first line is a header.
 
-    Of a rejected row each of its lines is rejected, and counts.
+    If a row is rejected, each of its lines is rejected and counted.
 
     Raises:
         SourceError: the file can't be read.
@@ -74,7 +74,7 @@ def read_quoted(
 
 
 class _Rows:
-    """The rows of a file, block by block; a row that goes on in the next block waits for it."""
+    """Parser for the rows of a file, block by block; a row that continues in the next block waits for it."""
 
     def __init__(self, path: Path, width: int, places: Sequence[int], rejected: Rejected, skip: bool) -> None:
         self.path, self.width, self.rejected, self.skip = path, width, rejected, skip
@@ -83,22 +83,22 @@ class _Rows:
             itemgetter(*places) if len(places) > 1 else lambda row: (row[first],)
         )
         self.lines: list[str] = []
-        """Those of the block, behind those of the row that began before it."""
+        """Lines of an unfinished row from earlier blocks, then the lines of this block."""
         self.number = 1
-        """Of the first of them in the file."""
+        """Line number of the first of these lines."""
         self.unicode = True
         self.near: deque[list[str]] = deque(maxlen=NEAR)
-        """All cells of the latest rows."""
+        """The latest rows, with all their cells."""
         self.rows: list[Sequence[str]] = []
         self.begins: list[int] = []
 
     def read(self, block: bytes | None) -> tuple[list[Sequence[str]], list[int]]:
-        """The chosen cells of the rows that are complete now, and the line on which each begins; None is the end."""
+        """Return the chosen cells of all rows completed by this block, and their first lines; None ends the file."""
         self.rows, self.begins = [], []
         try:
             self.lines += list(texts_in(block or b"", "strict"))
         except UnicodeDecodeError:
-            self.unicode = False  # from here on each row is looked at
+            self.unicode = False  # from here on each row is checked
             self.lines += texts_in(block or b"")
         begin = int(self.skip and bool(self.lines))
         self.skip = self.skip and not begin
@@ -111,16 +111,16 @@ class _Rows:
         return self.rows, self.begins
 
     def _parse(self, at: int, is_end: bool) -> int:
-        """Parse from this line on; returns the line with which to go on when the next block is there."""
+        """Parse from this line on; return the line at which to continue with the next block."""
         lines, rows, begins = self.lines, self.rows, self.begins
         width, chosen, near = self.width, self.chosen, self.near
         while at < len(lines):
-            # One reader for as long as all goes well.
+            # One reader is used until an error occurs.
             reader, begin = csv.reader(map(lines.__getitem__, range(at, len(lines))), strict=True), at
             try:
                 for row in reader:
                     end = begin + reader.line_num
-                    if row:  # an empty line is nothing, neither good nor bad
+                    if row:  # empty lines are not counted
                         why = wrong_width(len(row), width) if len(row) != width else ""
                         if not self.unicode and not all(map(is_unicode, row)):
                             why = why or "not UTF-8"
@@ -139,7 +139,7 @@ class _Rows:
                     at = end
             except csv.Error as error:
                 end = begin + reader.line_num
-                # A row may go on in the next block; none is as long as a file.
+                # The row may continue in the next block, but no row may be longer than LONGEST_LINE.
                 if end == len(lines) and not is_end and sum(map(len, lines[at:])) <= LONGEST_LINE:
                     return at
                 never = end == len(lines) and "end of data" in str(error)
@@ -147,16 +147,16 @@ class _Rows:
                 if self._takes_in_rows(at, end, how):
                     at += 1
                     continue
-                why = "the cell that a quotation mark opens is never closed" if never else str(error)
+                why = "a quoted cell is never closed" if never else str(error)
                 self._reject(at, end, "a carriage return inside the line" if "\r" in lines[at].rstrip("\r\n") else why)
                 at = end
         return at
 
     def _takes_in_rows(self, at: int, end: int, how: str, row: Sequence[str] = ()) -> bool:
-        """Whether most lines behind the first one of a row are rows of their own; if so, the first one is rejected.
+        """Return whether most lines after the first of a row look like rows; if so, reject the first line.
 
-        Of a `row` whose cells all close, the last line says nothing where the first one is no row of its own: in
-        `"first\\nsecond",meta` each line behind the first begins inside a cell, and the last one holds its end.
+        The last line of a complete `row` is ignored if the first line alone doesn't have the right width: in
+        `"first\\nsecond",meta` each later line starts inside a cell, and the last line contains the end of that cell.
         """
         if row and not _has_width(self.lines[at], self.width):
             taken = self.lines[at + 1 : min(end - 1, at + 1 + JUDGED)]
@@ -168,15 +168,15 @@ class _Rows:
             return False
         near = [row for row in self.near if len(row) == self.width]
         common = [[trait for trait in TRAITS if all(map(trait, column))] for column in zip(*near, strict=True)]
-        alike = [
+        similar = [
             all(trait(cell) for cell, traits in zip(cells, common, strict=False) for trait in traits) for cells in wide
         ]
-        if 2 * sum(alike) <= len(taken):
+        if 2 * sum(similar) <= len(taken):
             return False
         rows = (
-            f"the {end - at - 1:,} lines behind it look like rows of their own"
+            f"the {end - at - 1:,} lines after it look like rows"
             if end - at > 2
-            else "the line behind it looks like a row of its own"
+            else "the line after it looks like a row"
         )
         why = f"a quotation mark opens a cell here that {how}; {rows} and will be read"
         self.rejected.lines += 1
@@ -184,10 +184,10 @@ class _Rows:
         return True
 
     def _reject(self, at: int, end: int, why: str) -> None:
-        """All lines of a row."""
+        """Reject all lines of a row."""
         self.rejected.lines += end - at
         for place in range(at, end):
-            said = f"belongs to the row of line {self.number + at}, which is broken" if place > at else why
+            said = f"belongs to the broken row that begins in line {self.number + at}" if place > at else why
             self.rejected.add(self.path, self.number + place, said, self._text(place))
 
     def _text(self, place: int) -> str:
@@ -196,6 +196,6 @@ class _Rows:
 
 
 def _has_width(line: str, width: int) -> bool:
-    """Whether a line has so many cells where the quotation mark that it leaves open is a character."""
+    """Return whether a line has `width` cells if its unclosed quotation mark is read as an ordinary character."""
     *closed, last = cells_alone(line) or [""]
     return len(closed) + last.count(",") + 1 == width

@@ -1,4 +1,4 @@
-"""CSV, TSV, JSON lines and Parquet as tables of the columns asked for, whatever the kind of file."""
+"""Read the requested columns of CSV, TSV, JSON lines and Parquet files as tables."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ PACKED = {
     b"\xfd7zXZ\x00": "xz",
     b"PK\x03\x04": "zip or xlsx",
 }
-"""How files begin that have to be unpacked before they are read."""
+"""First bytes of files that must be unpacked before they are read."""
 WIDE = (b"\xff\xfe", b"\xfe\xff")
-"""How UTF-16 begins, and UTF-32."""
+"""First bytes of UTF-16 and UTF-32."""
 
 
 def kind_of(path: Path) -> str:
-    """The ending that says how a file is read: .csv, .jsonl, ...; `.gz` behind it doesn't count.
+    """Return the ending that decides how a file is read, such as .csv or .jsonl; a final `.gz` is ignored.
 
     Raises:
-        SourceError: no such file, an ending that says nothing, or a file that begins as another kind.
+        SourceError: the file doesn't exist, its ending is unknown, or its first bytes are those of another kind.
     """
     if not path.is_file():
-        raise SourceError(f"{path} is not there, or not a file")
+        raise SourceError(f"{path} doesn't exist or is not a file")
     _check_packing(path)
     name = path.name[: -len(".gz")] if is_gzipped(path) else path.name
     kind = next((kind for kind in KINDS if name.lower().endswith(kind)), None)
     if kind is None or (kind == ".parquet" and is_gzipped(path)):
         raise SourceError(
-            f"{path}: unknown kind of file; known endings: {', '.join(KINDS)}, and .gz behind all but the last"
+            f"{path}: unknown kind of file; known endings: {', '.join(KINDS)}; all but the last may be followed by .gz"
         )
     return kind
 
@@ -54,7 +54,7 @@ def kind_of(path: Path) -> str:
 def _check_packing(path: Path) -> None:
     """
     Raises:
-        SourceError: the first bytes say that the file is packed, or encoded, in another way than its name says.
+        SourceError: the first bytes show another compression or encoding than the file name.
     """
     try:
         with path.open("rb") as file:
@@ -62,23 +62,23 @@ def _check_packing(path: Path) -> None:
     except OSError as error:
         raise SourceError(f"{path} can't be read ({error.strerror or error})") from None
     if first.startswith(GZIP) and not is_gzipped(path):
-        raise SourceError(f"{path} is gzipped, but its name doesn't say so; call it {path.name}.gz")
+        raise SourceError(f"{path} is gzipped, but its name doesn't end in .gz; rename it to {path.name}.gz")
     if is_gzipped(path) and first and not first.startswith(GZIP):
-        raise SourceError(f"{path} is not gzipped, though its name ends in {path.suffix}; call it {path.stem}")
+        raise SourceError(f"{path} is not gzipped, but its name ends in {path.suffix}; rename it to {path.stem}")
     if first.startswith(PARQUET) and path.suffix.lower() != ".parquet":
-        raise SourceError(f"{path} is a Parquet file; call it {path.stem}.parquet")
+        raise SourceError(f"{path} is a Parquet file; rename it to {path.stem}.parquet")
     for begin, packing in PACKED.items():
         if first.startswith(begin):
-            raise SourceError(f"{path} is packed as {packing}, which is not read; unpack it, or pack it with gzip")
+            raise SourceError(f"{path} is compressed as {packing}, which is not supported; unpack it, or use gzip")
     if first.startswith(WIDE):
         raise SourceError(f"{path} is UTF-16 or UTF-32; save it as UTF-8, for instance with `iconv -f utf-16 -t utf-8`")
 
 
 def columns_among(path: Path, asked: Sequence[str]) -> list[str]:
-    """Those of `asked` that the file has. JSON lines have a field if any line has it, however late.
+    """Return the columns of `asked` that the file has. JSON lines have a field if any line has it, however late.
 
     Raises:
-        SourceError: the file can't be read, or names no column.
+        SourceError: the file can't be read, or has no header.
     """
     if kind_of(path) in JSON_LINES:
         return fields_among(path, asked)
@@ -87,10 +87,10 @@ def columns_among(path: Path, asked: Sequence[str]) -> list[str]:
 
 
 def columns_of(path: Path) -> list[str]:
-    """The columns of a file; of JSON lines the fields of the first ones.
+    """Return the columns of a file; for JSON lines, the fields of the first lines.
 
     Raises:
-        SourceError: the file can't be read, or names no column.
+        SourceError: the file can't be read, or has no header.
     """
     return first_fields(path) if kind_of(path) in JSON_LINES else _columns(path)
 
@@ -98,7 +98,7 @@ def columns_of(path: Path) -> list[str]:
 def need_columns(path: Path, asked: Sequence[str]) -> None:
     """
     Raises:
-        SourceError: the file can't be read, lacks one of these columns, or has one twice.
+        SourceError: the file can't be read, lacks one of these columns, or has one of them twice.
     """
     is_json = kind_of(path) in JSON_LINES
     known = fields_among(path, asked) if is_json else _columns(path)
@@ -115,7 +115,7 @@ def need_columns(path: Path, asked: Sequence[str]) -> None:
         if known.count(column) > 1:
             places = [str(place) for place, name in enumerate(known, 1) if name == column]
             raise SourceError(
-                f"{path}: {len(places)} columns are called {column!r} (columns {', '.join(places)}); rename all but one"
+                f"{path}: {len(places)} columns are named {column!r} (columns {', '.join(places)}); rename all but one"
             )
 
 
@@ -131,16 +131,17 @@ def read_table(
     keep: Path | None = None,
     see: See | None = None,
 ) -> Iterator[Chunk]:
-    """These columns of a file, some rows at a time. Lines that can't be parsed go to `rejected`.
+    """Yield these columns of a file, some rows at a time. Lines that can't be parsed go to `rejected`.
 
-    `names` are the columns of a CSV file whose first line is already a row; they count only if it is no header.
-    `numbers` are columns that may come as such where JSON has nothing else in them, which is faster than as text.
-    `whole` adds a column jsonlines.LINE, the bytes of each line of a JSON lines file.
-    `keep` is a folder for what has been read of long JSON lines: after an interruption it is not parsed again.
-    `see` is shown the bytes of files that are read in one go: not compressed, Parquet, or quoted CSV.
+    Args:
+        names: columns of a CSV file without a header; ignored if the first line is a header.
+        numbers: columns that stay numbers if a JSON block has only numbers in them, which is faster than text.
+        whole: whether to add a column jsonlines.LINE with the bytes of each line of a JSON lines file.
+        keep: a folder for parsed data of long JSON lines files, which is not parsed again after an interruption.
+        see: called with the bytes of files that are read in one pass; not for compressed files, Parquet and quoted CSV.
 
     Raises:
-        SourceError: no such file, not of its kind, cut off, without one of the columns, or with one twice.
+        SourceError: the file doesn't exist, is of another kind or cut off, lacks a column, or has one twice.
         RejectedLines: more lines than the limit allows can't be parsed.
     """
     kind = kind_of(path)
@@ -165,7 +166,7 @@ def read_table(
 
 
 def _columns(path: Path) -> list[str]:
-    """The columns of a file that names them once for all rows."""
+    """Return the columns of a file with a header."""
     kind = kind_of(path)
     return parquet_columns(path) if kind == ".parquet" else _header(path, SEPARATORS[kind])
 
@@ -175,7 +176,7 @@ def _header(path: Path, separator: str) -> list[str]:
     if not is_unicode(first) or "\0" in first:
         raise SourceError(f"{path}, line 1 is not UTF-8; save the file as UTF-8, for instance with `iconv -t utf-8`")
     if "\r" in first:
-        raise SourceError(f"{path}: its lines end in a carriage return alone; save it with line ends of today (\\n)")
+        raise SourceError(f"{path}: its lines end only in a carriage return; save it with line feeds (\\n)")
     cells = first.split(separator)
     if separator == ",":
         try:
@@ -183,10 +184,10 @@ def _header(path: Path, separator: str) -> list[str]:
                 cells = next(csv.reader([first], strict=True), [])
         except csv.Error as error:
             raise SourceError(
-                f"{path}, line 1: broken quoting ({error}); the first line has to name the columns"
+                f"{path}, line 1: broken quoting ({error}); the first line must name the columns"
             ) from None
     if not any(cells):
-        raise SourceError(f"{path} is empty, or its first line is; the first line has to name the columns")
+        raise SourceError(f"{path} is empty, or its first line is; the first line must name the columns")
     return cells
 
 

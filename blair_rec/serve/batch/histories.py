@@ -23,7 +23,7 @@ USER, ITEM, TIME, HISTORY = "user_id", "item_id", "timestamp", "history"
 KNOWN = (USER, ITEM, TIME, HISTORY)
 _LISTS = (list, tuple, np.ndarray)
 BLOCK = 8192
-"""Users that are handed on at once."""
+"""Users that are passed on together."""
 
 
 class UserBlock(NamedTuple):
@@ -73,8 +73,8 @@ def read_histories(
     """The histories in a file of events (user_id, item_id, perhaps timestamp), or of lists (user_id, and history or
     item_id).
 
-    In CSV a list is written with spaces between its items. A file of lists is handed on as it is read; of events, 16
-    bytes each stay in memory until all are read. Users come in the order of their first rows.
+    In CSV a list is written with spaces between its items. A file of lists is passed on while it is read. Of
+    events, 16 bytes each stay in memory until all are read. Users come in the order of their first rows.
 
     Raises:
         SourceError: a file that can't be read, is empty, or holds other columns or values; the line is named.
@@ -153,7 +153,7 @@ class _Events:
         self.items: list[np.ndarray] = []
         """int32"""
         self.times: list[np.ndarray] = []
-        """int64 or float64; none where there are no times."""
+        """int64 or float64; None if there are no times."""
 
     def blocks(self) -> Iterator[UserBlock]:
         """All users with their histories in order."""
@@ -227,13 +227,14 @@ def from_frame(frame: Any) -> dict[str, list[str]]:
 
 
 def _python_values(column: Any) -> list[Any]:
-    """Python's values; times of pandas and Polars as numbers of their unit, what is missing as None."""
+    """Python values. Times of pandas and Polars become numbers of their unit, missing values None."""
     values = [None if _is_missing(value) else value for value in column.to_list()]
     if str(column.dtype).lower().startswith("datetime") and None not in values:
-        values = (column.astype("int64") if hasattr(column, "astype") else column.to_physical()).to_list()
+        in_pandas = type(column).__module__.partition(".")[0] == "pandas"
+        values = (column.astype("int64") if in_pandas else column.to_physical()).to_list()
     return values
 
 
 def _is_missing(value: Any) -> bool:
-    """None, NaN, or the NaT of pandas: what is not equal to itself."""
+    """Whether a value is None, NaN, or the NaT of pandas (the last two are not equal to themselves)."""
     return value is None or (not isinstance(value, (str, list, tuple, np.ndarray)) and value != value)

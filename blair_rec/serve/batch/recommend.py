@@ -26,7 +26,7 @@ from blair_rec.serve.topk import HistoryIds, TopK
 logger = logging.getLogger("blair_rec")
 
 SCORED = 1024
-"""Users whose vectors are computed at once."""
+"""Users whose vectors are computed together."""
 
 OnServed = Callable[[str, int, int], None]
 """Called with (what is counted, done, in all)."""
@@ -92,8 +92,8 @@ def recommend_file(
         run: a finished run, or a refit, which has seen the newest events.
         histories: a file as batch.histories reads it; or `all_users`: all of the data set, with all their events.
         titles: a column of the items' titles.
-        only, deny: files that name items (a column item_id, or a text file with a token in each line): nothing else is
-            recommended, or nothing of these.
+        only, deny: files that name items (a column item_id, or a text file with one token in each line). `only`
+            allows no other items; `deny` excludes these.
         unknown: whether items that the model doesn't know are an error, or skipped and counted.
         extra_items: as for `load`.
 
@@ -210,7 +210,7 @@ def _of_the_data_set(run: Path, known: KnownItems, unknown: Unknown) -> Iterator
     """All users of the data set of a run, as it is now, with all their events in the order of time."""
     path = _comparison_of(run) / CONFIG_FILE
     if not path.is_file():
-        raise ConfigError(f"which data set {run} was trained on is not known: there is no {path}; give --histories")
+        raise ConfigError(f"the data set of {run} is not known, because {path} is missing; give --histories")
     config = load_config(path)
     data, _ = read_splits(config, data_folder(config.dataset))
     log = data.train.log

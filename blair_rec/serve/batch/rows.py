@@ -13,7 +13,7 @@ from blair_rec.errors import SourceError, first_of, separator_hint
 from blair_rec.extras import need
 
 ROWS = 1 << 16
-"""Rows read at once."""
+"""Rows that are read together."""
 CSV, JSON_LINES, PARQUET = ".csv", ".jsonl", ".parquet"
 KINDS = (CSV, JSON_LINES, PARQUET)
 
@@ -134,7 +134,7 @@ def _json(path: Path, file: TextIO, known: Sequence[str]) -> Iterator[Columns]:
         except _WithoutMeaning as error:
             raise SourceError(f"{path}, line {number}: {error}") from None
         except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
-            raise SourceError(f"{path}, line {number} is no JSON ({str(error)[:100]})") from None
+            raise SourceError(f"{path}, line {number} is not JSON ({str(error)[:100]})") from None
         if not isinstance(row, dict):
             raise SourceError(f"{path}, line {number}: a JSON object is expected, such as {EXAMPLE}")
         if not names:
@@ -166,7 +166,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _constant(name: str) -> Any:
-    raise _WithoutMeaning(f"{name} is no value")
+    raise _WithoutMeaning(f"{name} is not a value")
 
 
 def _parquet(path: Path, known: Sequence[str], told: OnRead) -> Iterator[Columns]:
@@ -189,7 +189,7 @@ def _parquet(path: Path, known: Sequence[str], told: OnRead) -> Iterator[Columns
         if isinstance(error, SourceError):
             raise
         words = str(error).partition("\n")[0] or type(error).__name__
-        raise SourceError(f"{path} is no Parquet file, or a broken one ({words}); get it again") from None
+        raise SourceError(f"{path} is not a Parquet file, or is damaged ({words}); get it again") from None
 
 
 def _python(column: Any) -> list[Any]:

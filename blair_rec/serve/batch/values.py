@@ -56,7 +56,7 @@ def check_text(token: str, column: str, where: object) -> None:
     """
     if _UNUSABLE.search(token):
         raise SourceError(
-            f"{where}: {column} {token[:40]!r} holds a line break or what is no character; look for a quotation mark "
+            f"{where}: {column} {token[:40]!r} holds a line break or an invalid character; look for a quotation mark "
             "that opens a cell and is not closed in its line"
         )
 

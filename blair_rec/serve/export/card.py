@@ -45,7 +45,7 @@ def model_card(run_dir: Path, config: Mapping[str, Any], difference: float, left
 
     Args:
         config: the content of config.json.
-        difference: the largest from torch's scores, in standard deviations of a history's scores.
+        difference: the largest difference from torch's scores, in standard deviations of a history's scores.
         left_out: members of an average with weight 0.
     """
     result = read_json(run_dir, RESULT_FILE)

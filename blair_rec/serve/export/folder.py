@@ -44,7 +44,7 @@ class ExportedRun(NamedTuple):
     files: dict[str, int]
     """By name, their bytes."""
     difference: float
-    """The largest from torch's scores, as a share of the standard deviation of a history's scores."""
+    """The largest difference from torch's scores, in standard deviations of a history's scores."""
     left_out: tuple[str, ...]
     """Members of an average whose weight is 0."""
 
@@ -64,7 +64,7 @@ def export_run(
     Raises:
         ConfigError: the run can't be exported (and why); CheckpointError, StoreError and others as `load`.
         MissingExtra: a library for it is not installed.
-        OutputError: `out` is no earlier export, or it can't be written; FolderBusy: another process is writing it.
+        OutputError: `out` is not an earlier export, or can't be written. FolderBusy: another process is writing it.
     """
     for library in ("onnx", "onnxscript", "onnxruntime"):
         need(library, "export", "an export")
@@ -180,7 +180,7 @@ def _largest_difference(loaded: Loaded, folder: Path) -> float:
     difference = float(np.divide(apart, spread, out=np.zeros_like(apart), where=apart > 0).max())
     if not difference <= TOLERANCE:
         raise ConfigError(
-            f"the run can't be exported: what was written scores random histories otherwise than the run itself, by up "
+            f"the run can't be exported: the exported files score random histories differently from the run, by up "
             f"to {difference:.2g} standard deviations, so its model reads more than its items' vectors"
         )
     return difference
@@ -227,7 +227,9 @@ def _refuse_foreign(folder: Path) -> None:
         ours = {CONFIG, CARD, *config["files"]}
         card = config["card_sha256"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise OutputError(f"{folder} holds {first_of(files)} and is no earlier export; choose another folder") from None
+        raise OutputError(
+            f"{folder} holds {first_of(files)} and is not an earlier export; choose another folder"
+        ) from None
     if foreign := [name for name in files if name not in ours]:
         raise OutputError(
             f"{folder} holds {len(foreign)} files that an export does not write (first: {first_of(foreign)}), and they "

@@ -102,7 +102,7 @@ class NeighbourEncoder(nn.Module):
 class ItemProjection(nn.Module):
     """store_vectors [M, E] float32, as a store has them -> item vectors [M, H]: the transforms in float64, the rest.
 
-    `side` is an item side that takes new items; a LastItem has vectors of length 1 and nothing else.
+    `side` is an item side that takes new items. A LastItem scorer only has vectors of length 1.
     """
 
     def __init__(self, side: ItemSide | LastItem, transforms: FittedTransforms) -> None:

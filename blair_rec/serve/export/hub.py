@@ -19,13 +19,15 @@ def check_name(name: str) -> None:
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise ConfigError(f"--push {name!r} is no name of a repository on the hub: {error}; say owner/name") from error
+        raise ConfigError(
+            f"--push {name!r} is not a valid repository name on the hub: {error}; use owner/name"
+        ) from error
 
 
 def push(folder: Path, name: str) -> str:
     """Upload every file of a folder to the model repository `name`, which is made if it isn't there; its address.
 
-    What else is in the repository stays as it is.
+    Other files in the repository are not changed.
 
     Raises:
         OutputError: the hub refuses, or can't be reached.

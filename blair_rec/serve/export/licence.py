@@ -16,7 +16,7 @@ UNKNOWN = "unknown: check"
 
 
 def encoder_licence(encoder: Mapping[str, Any]) -> str:
-    """What the card of an encoder gives as `license`, or "unknown: check" where no card can be had or it says nothing.
+    """The `license` in an encoder's model card, or "unknown: check" if there is no card or it names no licence.
 
     Looked at are the card in the encoder's folder or package, the one in the hub's local cache, and the hub.
 

@@ -29,7 +29,7 @@ from blair_rec.serve.export.licence import encoder_licence, public_name
 from blair_rec.text.store.embeddings import as_float32
 
 CHECKED, TOLERANCE = 7, 1e-4
-"""Text vectors whose item vectors are made both ways; how far they may differ, as a share of their own deviation."""
+"""Text vectors that are projected both by torch and by ONNX; the largest difference allowed, in standard deviations."""
 LINKS, AT_BUILDING = 32, 200
 """Of faiss's HNSW graph: links of an item, and candidates looked at for each when it is built."""
 
@@ -48,7 +48,10 @@ def write_part(part: Loaded, name: str, folder: Path, window: int, index: str | 
     elif isinstance(model, Similarity):
         said = _trained(model, part, name, folder, window)
     else:
-        raise ConfigError(f"{name} can't be exported: {type(model).__name__} is no model, baseline or average of these")
+        raise ConfigError(
+            f"{name} can't be exported: {type(model).__name__} is not a trained model, a training-free scorer or an "
+            "average of these"
+        )
     if index is not None:
         _write_index(np.load(folder / "items.npy", allow_pickle=False), said["cosine"], folder / "index.faiss")
     return said
@@ -150,7 +153,7 @@ def _projection(projection: ItemProjection, part: Loaded, folder: Path) -> None:
 
 
 def _counted(model: Baseline, name: str, folder: Path, window: int) -> dict[str, Any]:
-    """Rules between items as a CSR matrix, and what is added for every history."""
+    """Rules between items as a CSR matrix, and the scores that are added for every history."""
     size = model.n_items - 1
     if isinstance(model, Markov):
         rules = (model.transitions.numpy(), model.successor.numpy(), model.start.numpy())

@@ -85,7 +85,7 @@ class ExportedModel:
         if unknown := [item for history in histories for item in history if item not in self.row_of]:
             raise ValueError(f"{len(unknown)} items of the histories are unknown (first: {unknown[0]!r})")
         if not histories or not all(map(len, histories)):
-            raise ValueError("there are no histories, or empty ones")
+            raise ValueError("there are no histories, or some are empty")
         length = np.array([min(len(history), self.window) for history in histories], dtype=np.int64)
         rows = np.zeros((len(histories), length.max(initial=self.least)), dtype=np.int64)
         for row, history, size in zip(rows, histories, length, strict=True):
@@ -123,12 +123,12 @@ def read_histories(path: str) -> dict[Any, list[str]]:
             histories.setdefault(user, []).extend(items := items if isinstance(items, list) else [items])
             "".join(items)  # a TypeError unless all of them are text
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}, line {number} is no history. {read_histories.__doc__}") from error
+            raise ValueError(f"{path}, line {number} is not a history. {read_histories.__doc__}") from error
     return histories
 
 
 def main() -> None:
-    """The command line; what it finds goes to standard output as JSON lines."""
+    """The command line: writes recommendations to standard output as JSON lines."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("histories", help=f"JSON lines, a user's oldest item first. {read_histories.__doc__}")
     parser.add_argument("-k", type=int, default=10, help="items for each user")

@@ -1,4 +1,4 @@
-"""A frozen Hugging Face model made fast on a CPU: the same arithmetic by quicker kernels, as far as they are there."""
+"""Speed up a frozen Hugging Face model on a CPU: the same arithmetic, with faster kernels where they exist."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from transformers.masking_utils import sdpa_mask
 PRODUCTS = "blair_rec_products"
 """Our attention's name in transformers' registry."""
 LONGEST = 1024
-"""Tokens of a text up to which all scores of its attention are held at once: beyond it they would not fit."""
+"""Most tokens of a text for which all attention scores are held in memory; for longer texts they would not fit."""
 
 
 def make_fast(model: Any) -> None:
-    """Change the modules of a model, on the CPU and in evaluation mode, in place.
+    """Replace modules of a model in place by faster ones; the model has to be on the CPU and in evaluation mode.
 
-    On 2 cores with AVX512-BF16 MiniLM gains a sixth in float32 and a fifth in bfloat16.
+    On 2 cores with AVX512-BF16, MiniLM gains a sixth in float32 and a fifth in bfloat16.
     """
     if _has_kernels(model.dtype):
         _pack_linears(model)
@@ -31,18 +31,18 @@ def make_fast(model: Any) -> None:
 
 
 def _has_kernels(dtype: torch.dtype) -> bool:
-    """Whether torch has oneDNN, and the processor what oneDNN needs for this dtype."""
+    """Whether torch has oneDNN and the processor supports it for this dtype."""
     if not torch.backends.mkldnn.is_available():
         return False
     return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class PackedLinear(nn.Module):
-    """nn.Linear whose weight lies as oneDNN reads it, instead of being brought into that order at every call."""
+    """An nn.Linear whose weight is stored in oneDNN's layout once, instead of being reordered at every call."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        # The kernels that torch.compile chooses on a CPU, too.
+        # torch.compile uses the same kernels on a CPU.
         self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
         self.bias = None if linear.bias is None else linear.bias.detach()
 
@@ -69,16 +69,16 @@ def attention_by_products(
     scaling: float | None = None,
     **settings: Any,
 ) -> tuple[Tensor, Any]:
-    """Attention as two plain products, in bfloat16 half the time of torch's own kernel for texts of these lengths.
+    """Attention as two matrix products; in bfloat16 it takes half the time of torch's own kernel for short texts.
 
-    Decoders, heads that share keys, scores with a bias and long texts go to torch's kernel.
+    Decoders, heads that share keys, scores with a bias and texts longer than LONGEST still use torch's kernel.
 
     Shapes: query, key, value [texts, heads, tokens, width]; attention_mask [texts, 1, tokens, tokens], False where
-    nobody may look; returns [texts, tokens, heads, width].
+    attention is not allowed; returns [texts, tokens, heads, width].
     """
     plain = key.shape[1] == query.shape[1] and query.shape[2] <= LONGEST
     causal = settings.get("is_causal", getattr(module, "is_causal", False))
-    # T5 and MPNet add a bias for the distance of two tokens, Gemma bounds the scores.
+    # T5 and MPNet add a bias for the distance between two tokens; Gemma limits the scores.
     if causal or not plain or any(settings.get(key) is not None for key in ("position_bias", "softcap", "s_aux")):
         attended: tuple[Tensor, Any] = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **settings
@@ -86,6 +86,6 @@ def attention_by_products(
         return attended
     scores = (query * (scaling or query.shape[-1] ** -0.5)) @ key.transpose(-1, -2)
     if attention_mask is not None:
-        # Not -inf: padding far behind a text sees nothing at all where attention has a window, and would become NaN.
+        # Not -inf: with windowed attention, padding far behind the text attends to nothing and would become NaN.
         scores = scores.masked_fill_(~attention_mask, torch.finfo(scores.dtype).min)
     return (scores.softmax(dim=-1) @ value).transpose(1, 2).contiguous(), None

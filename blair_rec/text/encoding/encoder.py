@@ -1,4 +1,4 @@
-"""Lines of text to vectors, with a frozen model: the one place where an encoder that was found is loaded."""
+"""Lines of text -> vectors, with a frozen model. All encoders are loaded here."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from blair_rec.text.encoding.source import EncoderSource
 if TYPE_CHECKING:
     from torch import Tensor
 
-# torch and transformers are imported where they are used: to read what an encoder has made takes neither.
+# torch and transformers are imported where they are used: reading a finished store needs neither.
 
 logger = logging.getLogger("blair_rec")
 
 TextsDone = Callable[[int, int], None]
-"""Called with (texts done, texts in all)."""
+"""Called with (texts done, total texts)."""
 TextTokens = list[list[int]]
 """Token ids of several texts."""
 
 CHUNK = 2048
 """Texts that are tokenised, sorted by length and finished together."""
 TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 32768}
-"""On a CPU for each thread: what a layer works on shall fit into the caches. An H100 is slower with 65,536, too."""
+"""On a CPU per thread, so that a layer's data fits into the caches. An H100 is slower with 65,536, too."""
 NEIGHBOURS = 10
 CLOSE = {"cosine_min": 0.999, "neighbours_10": 0.98}
-"""How close fewer bits have to come to float32 so that nothing is said."""
+"""Least agreement of a lower precision with float32; below it a warning is logged."""
 
 
 class Encoded(NamedTuple):
-    """What became of a chunk of texts."""
+    """The result of encoding a chunk of texts."""
 
     vectors: np.ndarray
     """[texts, text_dim] float32, not normalised."""
     cut: np.ndarray
-    """[texts] bool: whose end was not read, because the text has more than max_length tokens."""
+    """[texts] bool: True where the text has more than max_length tokens, so that its end was not read."""
 
 
 def load_encoder(source: EncoderSource, device: str = "cpu", tokens_per_batch: int | None = None) -> SentenceEncoder:
-    """The encoder that was found, loaded: every caller that encodes gets it here.
+    """Load an encoder that resolve_encoder found. Everything that encodes texts goes through here.
 
-    Raises ConfigError, UnknownEncoder: it can't be loaded as asked for.
+    Raises ConfigError or UnknownEncoder if it can't be loaded with these settings.
     """
     if source.outside:
         from blair_rec.text.encoding.outside import OutsideEncoder
@@ -63,11 +63,11 @@ def load_encoder(source: EncoderSource, device: str = "cpu", tokens_per_batch: i
 
 
 class SentenceEncoder(ABC):
-    """What turns lines of text into vectors."""
+    """Base of all encoders: lines of text -> vectors."""
 
     source: EncoderSource
     device: Any
-    """torch.device that it computes on."""
+    """The torch.device that it computes on."""
 
     @property
     @abstractmethod
@@ -76,15 +76,15 @@ class SentenceEncoder(ABC):
 
     @abstractmethod
     def encode_chunks(self, chunks: Sequence[Sequence[str]], progress: TextsDone | None = None) -> Iterator[Encoded]:
-        """The vectors of each chunk, as it is finished; they depend on nothing but the chunk, to the bit.
+        """Yield the vectors of each chunk as soon as it is done; they depend only on that chunk, bit for bit.
 
         Raises EncodingError for vectors that aren't finite.
         """
 
     def encode(self, texts: Sequence[str], progress: TextsDone | None = None) -> np.ndarray:
-        """[len(texts), text_dim] float32, in the order of `texts`, as the model gives them.
+        """Return [len(texts), text_dim] float32 vectors, in the order of `texts`, as the model gives them.
 
-        Equal texts are read once; `progress` counts distinct ones. Raises as encode_chunks does.
+        Equal texts are encoded once; `progress` counts distinct texts. Raises as encode_chunks does.
         """
         distinct = list(dict.fromkeys(texts))
         chunks = [distinct[start : start + CHUNK] for start in range(0, len(distinct), CHUNK)]
@@ -98,34 +98,34 @@ class SentenceEncoder(ABC):
         if broken:
             raise EncodingError(
                 f"{self.source.name} gave NaN or infinity for {len(broken)} of {len(texts)} texts "
-                f"(first: {first_of([repr(texts[row][:60]) for row in broken])}); its weights are likely damaged, or "
-                f"too large for {self.source.dtype}"
+                f"(first: {first_of([repr(texts[row][:60]) for row in broken])}); its weights are probably damaged, "
+                f"or too large for {self.source.dtype}"
             )
 
 
 class TextEncoder(SentenceEncoder):
-    """A frozen Transformer, its pooling, and what its files name behind that.
+    """A frozen Transformer, its pooling, and the modules that its files list after the pooling.
 
-    Texts are padded behind their end, whatever the tokenizer was set to: attention masks hide the padding, and in a
-    decoder no token sees what comes after it, so that a text has the vector that it has alone.
+    Texts are padded at their end, whatever the tokenizer's own setting is. Attention masks hide the padding, and in a
+    decoder no token sees what comes after it. So a text has the same vector in any batch.
     """
 
     def __init__(self, source: EncoderSource, device: str = "cpu", tokens_per_batch: int | None = None) -> None:
         """Load the model in `source.dtype`, on `device`, with the fastest attention it has.
 
-        `tokens_per_batch` bounds what the model reads at once, padding included; a longer text is read alone.
+        `tokens_per_batch` limits the tokens of a batch, padding included; a text with more tokens is read alone.
         """
         import torch
 
         from blair_rec.text.encoding.layers import load_steps
 
         if tokens_per_batch is not None and tokens_per_batch < 1:
-            raise ConfigError(f"tokens_per_batch is {tokens_per_batch}; at least 1 token has to be read at a time")
+            raise ConfigError(f"tokens_per_batch is {tokens_per_batch}; it has to be at least 1")
         self.source = source
         self.device = torch.device(device)
         self.tokens_per_batch = tokens_per_batch or _tokens_per_batch(self.device.type)
         if source.dtype == "float16" and self.device.type == "cpu":
-            raise ConfigError("dtype is float16, which takes a GPU; on a CPU bfloat16 is the fast one")
+            raise ConfigError("dtype is float16, which needs a GPU; on a CPU use bfloat16")
         recipe = read_recipe(source.path, source.name)
         self._tokenizer, model = _load(source, recipe)
         self._model = model.to(self.device, getattr(torch, source.dtype)).eval()
@@ -149,9 +149,9 @@ class TextEncoder(SentenceEncoder):
         return self._width
 
     def encode_chunks(self, chunks: Sequence[Sequence[str]], progress: TextsDone | None = None) -> Iterator[Encoded]:
-        """The vectors of each chunk, as it is finished; the next one is tokenised meanwhile.
+        """Yield the vectors of each chunk as soon as it is done; the next chunk is tokenised meanwhile.
 
-        The vectors of a chunk depend on nothing but the chunk, to the bit. Raises EncodingError for vectors that aren't
+        The vectors of a chunk depend only on that chunk, bit for bit. Raises EncodingError for vectors that aren't
         finite.
         """
         done, total = 0, sum(map(len, chunks))
@@ -173,8 +173,8 @@ class TextEncoder(SentenceEncoder):
                 yield Encoded(vectors, cut)
 
     def _tokens(self, texts: Sequence[str]) -> tuple[TextTokens, np.ndarray]:
-        """Token ids of each text behind its prompt, special ones included, cut at max_length; and [texts] bool, which
-        were cut."""
+        """Token ids of each text with its prompt in front, special tokens included, cut at max_length; and [texts]
+        bool: which texts were cut."""
         texts = [self.source.prompt + text for text in texts]
         read = self._tokenizer(
             texts,
@@ -186,10 +186,10 @@ class TextEncoder(SentenceEncoder):
         ids: TextTokens = read["input_ids"]
         full = [row for row, text in enumerate(ids) if len(text) >= self.source.max_length]
         cut = np.zeros(len(ids), dtype=np.bool_)
-        for row in full:  # of these alone one can't tell by their length
+        for row in full:  # only for these the length doesn't show whether something was cut off
             if read.encodings is not None:
                 cut[row] = bool(read.encodings[row].overflowing)
-            else:  # a tokenizer in Python keeps nothing of what it cuts off
+            else:  # a tokenizer written in Python does not keep what it cuts off
                 cut[row] = len(self._tokenizer(texts[row], verbose=False)["input_ids"]) > self.source.max_length
         return ids, cut
 
@@ -216,11 +216,11 @@ class TextEncoder(SentenceEncoder):
 
 
 def distance_from_float32(encoder: SentenceEncoder, texts: Sequence[str], sample: int = 128) -> dict[str, float]:
-    """How far an encoder's vectors are from those of the same one in float32, on texts taken evenly from `texts`.
+    """Measure how far an encoder's vectors are from those of the same encoder in float32.
 
-    `texts` counts them; `cosine_min` and `cosine_mean` are over the cosines of both vectors of a text; `neighbours_10`
-    is the share of the ten nearest other texts that stays the same, on more than ten texts. What is further away than
-    CLOSE is warned of.
+    The sample is taken evenly from `texts`; the key `texts` of the result is its size. `cosine_min` and `cosine_mean`
+    are over the cosines between both vectors of a text. `neighbours_10` is the share of a text's ten nearest texts that
+    stays the same; it needs more than ten texts. A value below CLOSE logs a warning.
     """
     chosen = [texts[int(at)] for at in np.linspace(0, len(texts) - 1, min(sample, len(texts)))]
     exact = load_encoder(dataclasses.replace(encoder.source, dtype="float32"), str(encoder.device))
@@ -242,7 +242,7 @@ def distance_from_float32(encoder: SentenceEncoder, texts: Sequence[str], sample
 
 
 def _without_itself(unit: np.ndarray) -> np.ndarray:
-    """[n, n] products of all vectors, -inf where a vector meets itself."""
+    """[n, n] products of all pairs of vectors, with -inf on the diagonal."""
     products = unit @ unit.T
     np.fill_diagonal(products, -np.inf)
     return products
@@ -254,7 +254,7 @@ def _load(source: EncoderSource, recipe: Recipe) -> tuple[Any, Any]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
     from transformers.utils import logging as transformers_logging
 
-    # Code that a model brings along is never run.
+    # Code in a model's folder is never run.
     settings: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # a library doesn't draw on the terminal
@@ -262,12 +262,12 @@ def _load(source: EncoderSource, recipe: Recipe) -> tuple[Any, Any]:
         # Position 0 has to be the first token, never padding.
         tokenizer = AutoTokenizer.from_pretrained(recipe.folder, padding_side="right", **settings)
         config = AutoConfig.from_pretrained(recipe.folder, **settings)
-        # Of T5 and its kind the encoder alone.
+        # For T5 and similar models, only the encoder is loaded.
         encodes = MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type, "").endswith("EncoderModel")
         if config.is_encoder_decoder and not encodes:
             raise UnknownEncoder(
-                f"{source.name} is a {config.model_type} of an encoder and a decoder, which is not supported here "
-                "(T5 and its kind are: their encoder is taken); choose another encoder"
+                f"{source.name} is a {config.model_type} with an encoder and a decoder, which is not supported (only "
+                "T5 and similar models are, by their encoder); choose another encoder"
             )
         kind = AutoModelForTextEncoding if encodes else AutoModel
         model, loaded = kind.from_pretrained(recipe.folder, output_loading_info=True, **settings)
@@ -276,20 +276,20 @@ def _load(source: EncoderSource, recipe: Recipe) -> tuple[Any, Any]:
     finally:
         if bars:
             transformers_logging.enable_progress_bar()
-    # What a checkpoint lacks stays at random values. Only the pooler may: it is never used here.
+    # Weights that a checkpoint lacks keep random values. Only the pooler may be missing: it is never used here.
     if missing := sorted(key for key in loaded["missing_keys"] if "pooler" not in key):
         raise UnknownEncoder(
             f"{recipe.folder} lacks {len(missing)} of the model's weights (first: {first_of(missing)}); "
             "the files don't belong together: get the model again"
         )
-    model.config.get_text_config().use_cache = False  # keys and values that a decoder keeps for the next token
+    model.config.get_text_config().use_cache = False  # no decoder needs its cache: no next token is generated
     if LOWERCASE in source.modules:
         _lowercase(tokenizer)
     return tokenizer, model
 
 
 def _lowercase(tokenizer: Any) -> None:
-    """Make a tokenizer read small letters alone, special tokens excepted."""
+    """Make a tokenizer lower-case its input, except for special tokens."""
     from tokenizers.normalizers import Lowercase, Sequence
 
     rust = tokenizer.backend_tokenizer
@@ -297,7 +297,7 @@ def _lowercase(tokenizer: Any) -> None:
 
 
 def _prompt_length(tokenizer: Any, prompt: str) -> int:
-    """How many tokens a prompt is, with special ones in front of it but not those behind."""
+    """Number of tokens of a prompt, with the special tokens before it but without those after it."""
     tokens: list[int] = tokenizer(prompt)["input_ids"] if prompt else []
     return len(tokens) - (tokens[-1:] != [] and tokens[-1] in tokenizer.all_special_ids)
 
@@ -309,9 +309,10 @@ def _tokens_per_batch(device: str) -> int:
 
 
 def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Rows of texts of like length, so that little padding is computed: at most `budget` tokens with it, or one text.
+    """Yield batches of rows with similar length, to save padding: at most `budget` tokens with padding, or one text.
 
-    The longest first: what doesn't fit into memory fails at once, and the time left is never underestimated.
+    The longest texts come first: a batch that doesn't fit into memory fails early, and the time left is never
+    underestimated.
     """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     start = 0

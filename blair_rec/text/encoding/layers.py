@@ -1,4 +1,4 @@
-"""From the vectors of a text's tokens to the one of the text: pooling, and the modules behind it."""
+"""Token vectors -> one vector per text: the pooling and the modules after it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from blair_rec.text.encoding.source import EncoderSource
 def pool(hidden: Tensor, real: Tensor, pooling: str, prompt_length: int = 0) -> Tensor:
     """[texts, tokens, width] in any dtype -> [texts, width of all poolings together] float32.
 
-    `real` is [texts, tokens] bool, False at the padding, which is behind each text. The first `prompt_length` tokens of
-    each text are left out. A text without a token gets zeros.
+    `real` is [texts, tokens] bool, False at the padding, which follows each text. The first `prompt_length` tokens of
+    each text are ignored. A text without tokens gets zeros.
     """
     counted = real
     if prompt_length:
@@ -42,12 +42,12 @@ def _pool(hidden: Tensor, real: Tensor, counted: Tensor, mode: str) -> Tensor:
 
 
 def _at(hidden: Tensor, position: Tensor) -> Tensor:
-    """[texts, width] float32: of each text the vector at its position."""
+    """[texts, width] float32: the vector at the given position of each text."""
     return hidden[torch.arange(len(hidden), device=hidden.device), position].float()
 
 
 class Dense(nn.Module):
-    """A linear layer and an activation, with sentence-transformers' optional way around both."""
+    """A linear layer and an activation, with sentence-transformers' optional residual connection around both."""
 
     def __init__(self, step: PooledStep) -> None:
         super().__init__()
@@ -74,14 +74,15 @@ class UnitLength(nn.Module):
     """Every vector divided by its length."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., width], and the same shape comes out."""
+        """[..., width] -> the same shape."""
         return nn.functional.normalize(x, dim=-1)
 
 
 def load_steps(steps: Sequence[PooledStep], width: int) -> tuple[nn.Sequential, int]:
-    """The modules behind the pooling, and the width of what comes out if `width` goes in; they compute in float32.
+    """Load the modules after the pooling, and return them with their output width; `width` is their input width.
 
-    Raises UnknownEncoder for weights that lack or don't fit, and for an activation that torch doesn't have.
+    They compute in float32. Raises UnknownEncoder for weights that are missing or don't fit, and for an activation that
+    torch doesn't have.
     """
     layers: list[nn.Module] = []
     for step in steps:
@@ -102,7 +103,7 @@ def load_steps(steps: Sequence[PooledStep], width: int) -> tuple[nn.Sequential, 
 
 
 def shortened(vectors: Tensor, source: EncoderSource) -> Tensor:
-    """[texts, width] -> their first `truncate_dim` dimensions, of length 1 again where the whole vectors have it."""
+    """[texts, width] -> the first `truncate_dim` dimensions, normalised again if the model normalises its vectors."""
     if source.truncate_dim is None:
         return vectors
     kept = vectors[:, : source.truncate_dim]
@@ -125,8 +126,9 @@ def _taken(weights: dict[str, Tensor], key: str, step: PooledStep) -> Tensor:
 
 
 def _activation(name: str, step: PooledStep) -> nn.Module:
-    """An activation that torch has, by its full name; no other code is ever imported."""
+    """One of torch's activations, by its full name; no other code is ever imported."""
     kind = getattr(nn, name.rpartition(".")[2], None)
     if not name.startswith("torch.nn.") or not isinstance(kind, type) or not issubclass(kind, nn.Module):
-        raise UnknownEncoder(f"{step.folder} has the activation {name}, which is none of torch's; it can't be used")
+        raise UnknownEncoder(f"{step.folder} has the activation {name}, which torch lacks; choose another encoder")
+
     return kind()

@@ -1,4 +1,4 @@
-"""What a model's own files say of how it reads a text: its modules, pooling, prompts and limits. Nothing is loaded."""
+"""Read from a model's own files how it encodes a text: modules, pooling, prompts, limits. No weights are loaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from blair_rec.errors import ConfigError, UnknownEncoder
 
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
-"""As sentence-transformers calls them, in the order in which it joins several of them."""
+"""sentence-transformers' names, in the order in which it concatenates several poolings."""
 FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -20,13 +20,13 @@ FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-"""One for each of them in models that were saved before sentence-transformers 6."""
+"""The flag of each pooling, in models saved by sentence-transformers before version 6."""
 STATIC, LOWERCASE, DENSE, LAYER_NORM, NORMALIZE = "static_embedding", "lowercase", "dense", "layer_norm", "normalize"
 FIRST = ("Transformer", "StaticEmbedding")
 STEPS = {"Dense": DENSE, "LayerNorm": LAYER_NORM, "Normalize": NORMALIZE}
-"""Modules behind the pooling, by the class in sentence-transformers. `Dropout` does nothing in a frozen model."""
+"""Modules after the pooling, by their class in sentence-transformers. `Dropout` does nothing in a frozen model."""
 STEP_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""The second one is read, with weights alone, where there is no first one."""
+"""The second file is read only if the first one is missing, and only as weights."""
 DOCUMENT_PROMPTS, QUERY_PROMPTS = ("document", "passage", "corpus"), ("query",)
 # Older releases named the file after the model's kind.
 TRANSFORMER_FILES = tuple(
@@ -34,7 +34,7 @@ TRANSFORMER_FILES = tuple(
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 
-# Their first position is the one after the padding token's: max_position_embeddings promises more than there is.
+# Their positions start after the padding token's id, so that fewer than max_position_embeddings can be used.
 OFFSET_POSITIONS = (
     "roberta",
     "xlm-roberta",
@@ -47,7 +47,7 @@ OFFSET_POSITIONS = (
 
 
 class PooledStep(NamedTuple):
-    """A module behind the pooling."""
+    """A module after the pooling."""
 
     name: str
     """dense, layer_norm or normalize."""
@@ -57,14 +57,14 @@ class PooledStep(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model reads a text, as its files say."""
+    """How a model encodes a text, according to its files."""
 
     folder: Path
     """Where the weights and the tokenizer of the first module are."""
     static: bool = False
     """Whether the first module is a table of token vectors instead of a Transformer."""
     pooling: str = ""
-    """Such as mean, or cls+mean where both are joined; "" if the files don't say."""
+    """Such as mean, or cls+mean if both are concatenated; "" if the files don't say."""
     pooling_folder: Path | None = None
     include_prompt: bool = True
     """Whether the tokens of the prompt are pooled, too."""
@@ -76,15 +76,15 @@ class Recipe:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The modules beside a Transformer and its pooling, in order: what a store has to say."""
+        """The modules other than a Transformer and its pooling, in order, as a store records them."""
         first = (STATIC,) * self.static + (LOWERCASE,) * self.lowercase
         return first + tuple(step.name for step in self.steps)
 
 
 def read_recipe(folder: Path, name: str) -> Recipe:
-    """The recipe of a model in a folder, which `name` calls in messages.
+    """Read the recipe of the model in `folder`; messages call the model `name`.
 
-    Raises UnknownEncoder for a module, or an order of modules, that isn't supported, and for files that are broken.
+    Raises UnknownEncoder for an unsupported module or order of modules, and for broken files.
     """
     said = read_json(folder / "config_sentence_transformers.json")
     prompts = {key: text for key, text in (said.get("prompts") or {}).items() if text}
@@ -110,12 +110,12 @@ def read_recipe(folder: Path, name: str) -> Recipe:
     _check_transformer(home, name)
     if not modules or modules[0][0] != "Pooling":
         behind = modules[0][0] if modules else "nothing"
-        raise _unsupported(name, f"has {behind} behind its Transformer, where a Pooling has to be")
+        raise _unsupported(name, f"has {behind} after its Transformer, where a Pooling is needed")
     _, pooling_folder = modules.pop(0)
     modes, include = _pooling(pooling_folder, name)
     return Recipe(
         home,
-        pooling=modes or "mean",  # as sentence-transformers takes a Pooling that names no mode
+        pooling=modes or "mean",  # sentence-transformers' default for a Pooling that names no mode
         pooling_folder=pooling_folder,
         include_prompt=include and not name.startswith("hkunlp/instructor-"),
         lowercase=_lowercase(home),
@@ -129,7 +129,7 @@ def _modules(folder: Path, name: str) -> Iterator[tuple[str, Path]]:
     path = folder / "modules.json"
     listed = _read(path)
     if not isinstance(listed, list):
-        raise UnknownEncoder(f"{path} is no list of modules; get the model again")
+        raise UnknownEncoder(f"{path} is not a list of modules; get the model again")
     for module in listed:
         package, _, kind = str(module.get("type")).rpartition(".")
         known = (*FIRST, "Pooling", "Dropout", *STEPS)
@@ -146,7 +146,7 @@ def _steps(modules: list[tuple[str, Path]], name: str) -> Iterator[PooledStep]:
         if kind == "Dropout":
             continue
         if kind not in STEPS:
-            raise _unsupported(name, f"has {kind} at a place where only {', '.join(STEPS)} can be")
+            raise _unsupported(name, f"has {kind} in a place where only {', '.join(STEPS)} are supported")
         config = read_json(folder / "config.json")
         for key in ("module_input_name", "module_output_name"):
             if (config.get(key) or "sentence_embedding") != "sentence_embedding":
@@ -155,7 +155,7 @@ def _steps(modules: list[tuple[str, Path]], name: str) -> Iterator[PooledStep]:
 
 
 def _check_transformer(folder: Path, name: str) -> None:
-    """Raise UnknownEncoder if the token vectors are other ones than the model's last hidden states."""
+    """Raise UnknownEncoder if the token vectors are not the model's last hidden states."""
     config = _transformer_config(folder)
     text = (config.get("modality_config") or {}).get("text", {"method_output_name": "last_hidden_state"})
     for key, value, known in (
@@ -171,8 +171,8 @@ def _check_transformer(folder: Path, name: str) -> None:
 def _unsupported(name: str, what: str) -> UnknownEncoder:
     known = ", ".join((*FIRST, "Pooling", "Dropout", *STEPS))
     return UnknownEncoder(
-        f"{name} {what}, which is not supported here (known: {known}); encode with sentence-transformers itself, and "
-        "`blair-rec store import` takes its vectors"
+        f"{name} {what}; supported modules: {known}. Encode with sentence-transformers itself, then load its vectors "
+        "with `blair-rec store import`"
     )
 
 
@@ -185,7 +185,7 @@ def _lowercase(folder: Path) -> bool:
 
 
 def _pooling(folder: Path, name: str) -> tuple[str, bool]:
-    """(how the tokens are pooled, "" if nothing says so; whether those of the prompt are)."""
+    """(how the tokens are pooled, or "" if the files don't say; whether the prompt's tokens are pooled, too)."""
     config = read_json(folder / "config.json")
     mode = config.get("pooling_mode")
     if mode is None:
@@ -201,7 +201,7 @@ def _pooling(folder: Path, name: str) -> tuple[str, bool]:
 
 
 def steps_of(recipe: Recipe, wanted: Sequence[str]) -> list[PooledStep]:
-    """The modules behind the pooling as far as they are wanted, in their order; length 1 may be wanted besides."""
+    """The wanted modules after the pooling, in order; if Normalize is wanted but missing, it is added at the end."""
     steps = [step for step in recipe.steps if step.name in wanted]
     if NORMALIZE in wanted and not any(step.name == NORMALIZE for step in steps):
         steps.append(PooledStep(NORMALIZE, recipe.folder))
@@ -209,11 +209,11 @@ def steps_of(recipe: Recipe, wanted: Sequence[str]) -> list[PooledStep]:
 
 
 def prompt_of(recipe: Recipe, asked: str | None, roles: tuple[str, ...], key: str, name: str) -> str:
-    """The text that goes in front of every item (`DOCUMENT_PROMPTS`) or every search (`QUERY_PROMPTS`); often "".
+    """The text put in front of every item (`roles` is DOCUMENT_PROMPTS) or query (QUERY_PROMPTS); often "".
 
-    `asked` is a name that the model's own files know, the text itself (of more than a word, or with a colon), or None:
-    then the files decide. A prompt for both, which they may name as the default one, counts if there is none for
-    either. `key` is what the config calls it.
+    `asked` is the name of a prompt in the model's own files, or the text itself (more than one word, or with a colon).
+    With None the files decide: their prompt for the role, or their default prompt if they have none for either role.
+    `key` is the name of the setting.
 
     Raises ConfigError for a name that the files don't have.
     """
@@ -224,8 +224,8 @@ def prompt_of(recipe: Recipe, asked: str | None, roles: tuple[str, ...], key: st
             return found[0]
         if asked and asked.strip().replace("_", "").replace("-", "").isalnum():
             raise ConfigError(
-                f"{key} is {asked!r}, but {name} names no such prompt (its own: {', '.join(known) or 'none'}); write "
-                f'the text itself, such as "{asked}: ", or leave {key} out'
+                f"{key} is {asked!r}, but {name} has no prompt of this name (it has: {', '.join(known) or 'none'}); "
+                f'write the text itself, such as "{asked}: ", or leave {key} out'
             )
         return asked
     if found := [known[role] for role in roles if role in known]:
@@ -234,7 +234,7 @@ def prompt_of(recipe: Recipe, asked: str | None, roles: tuple[str, ...], key: st
 
 
 def capped_length(recipe: Recipe, asked: int) -> tuple[int, str]:
-    """(tokens read per text, what lowered them from `asked`, or "")."""
+    """(tokens read per text, and what lowered this number from `asked`; "" if nothing did)."""
     folder, limits = recipe.folder, [(asked, "")]
     config = read_json(folder / "config.json")
     positions = config.get("max_position_embeddings")
@@ -257,7 +257,7 @@ def capped_length(recipe: Recipe, asked: int) -> tuple[int, str]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A model's JSON file; {} where it isn't there."""
+    """Read a JSON object from a model's file; {} if the file is missing."""
     content = _read(path) if path.is_file() else {}
     return content if isinstance(content, dict) else {}
 

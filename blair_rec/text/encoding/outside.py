@@ -15,16 +15,16 @@ from blair_rec.text.encoding.encoder import Encoded, SentenceEncoder, TextsDone
 from blair_rec.text.encoding.source import EncoderSource
 
 OWN = "own"
-"""How such an encoder pools, in the header of a store."""
+"""The pooling that a store's header records for such an encoder."""
 
 
 def outside_source(
     name: str, revision: str | None, pooling: str, max_length: int, dtype: str, more: Mapping[str, Any]
 ) -> EncoderSource:
-    """The encoder that the registry knows by this name; its revision is its package's version and a hash of its code.
+    """The encoder registered under this name; its revision is its package's version and a hash of its code.
 
     Raises:
-        ConfigError: a setting that such an encoder doesn't read, or its package has no file.
+        ConfigError: a setting is given that such an encoder doesn't read, or its package has no file.
         UntrustedCode: as registry.load.
     """
     unread = {"revision": revision not in (None, ""), "pooling": pooling not in ("auto", OWN)}
@@ -64,10 +64,10 @@ class OutsideEncoder(SentenceEncoder):
         return self._width
 
     def encode_chunks(self, chunks: Sequence[Sequence[str]], progress: TextsDone | None = None) -> Iterator[Encoded]:
-        """The vectors of each chunk, as it is finished; nobody knows whether a text was cut.
+        """Yield the vectors of each chunk as soon as it is done; whether a text was cut is unknown and given as False.
 
         Raises:
-            EncodingError: what the encoder gives is no table of finite numbers, one row for each text.
+            EncodingError: the encoder did not return one row of finite numbers for each text.
         """
         done, total = 0, sum(map(len, chunks))
         for chunk in chunks:
@@ -83,7 +83,7 @@ class OutsideEncoder(SentenceEncoder):
         vectors = np.asarray(self._encoder.encode(list(texts)), dtype=np.float32)
         if vectors.ndim != 2 or len(vectors) != len(texts):
             raise EncodingError(
-                f"{self.source.name} gave {list(vectors.shape)} for {len(texts)} texts; `encode` has to give one row "
-                "for each text"
+                f"{self.source.name} returned an array of shape {list(vectors.shape)} for {len(texts)} texts; `encode` "
+                "has to return one row for each text"
             )
         return vectors

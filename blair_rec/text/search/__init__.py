@@ -1,1 +1,1 @@
-"""The nearest items of a sentence, and how well that works."""
+"""Search items by a sentence, and measure how well the search works."""

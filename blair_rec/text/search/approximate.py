@@ -1,4 +1,4 @@
-"""The nearest vectors of a large store, nearly all of them found, by faiss."""
+"""Approximate search for the nearest vectors of a large store, with faiss."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ logger = logging.getLogger("blair_rec")
 CELLS_PER_ROOT = 4
 """Cells: four times the square root of the number of vectors, as faiss's guidelines advise."""
 TRAINING_ROWS = 40
-"""Rows of the store, taken evenly, that the place of a cell is learnt from; faiss asks for 39 at least."""
+"""Rows per cell, taken evenly from the store, that the cells are trained on; faiss asks for at least 39."""
 SHARE_PROBED = 1 / 16
-"""Of all cells, how many a query looks into."""
+"""Share of the cells that a query searches."""
 OVERSAMPLING = 4
-"""Candidates for each item asked for, since faiss keeps 8 bits of each number; the store then decides."""
+"""Candidates per item asked for: faiss keeps only 8 bits of each number, so the store's vectors rank them again."""
 
 
 class ApproximateIndex:
-    """A query looks into the cells nearest to it alone; what it finds there is scored by the store's own vectors.
+    """A search that looks only into the cells nearest to a query, and scores what it finds by the store's own vectors.
 
-    An inverted file of one byte for each number (faiss IVF, SQ8), which lies beside the store as
-    STORE.HASH.METRIC.faiss: made when it is first asked for, which takes `text_dim` bytes of memory for each item, and
-    memory-mapped from then on, as long as it is the file that was written: its SHA-256, with the store's, is in a JSON
-    file beside it. The scores of what is found are those of ExactIndex, to the bit.
+    The index is an inverted file with one byte for each number (faiss IVF, SQ8), saved next to the store as
+    STORE.HASH.METRIC.faiss. It is built on first use, which takes `text_dim` bytes of memory for each item, and then
+    memory-mapped. A JSON file next to it holds the SHA-256 of the index and of the store: an index that was changed is
+    not used. The scores of the rows found are those of ExactIndex, bit for bit.
     """
 
     def __init__(self, store: EmbeddingStore, metric: str = "cosine", probed: float = SHARE_PROBED) -> None:
-        """`probed` is the share of cells to look into; 1 looks into all.
+        """`probed` is the share of cells to search; 1 searches all.
 
-        An index that was changed since it was written, or that is of another store, is made again, and that is said.
+        An index that was changed since it was written, or that is of another store, is built again, with a warning.
 
         Raises MissingExtra without faiss, OutputError if the index can't be written.
         """
@@ -52,10 +52,10 @@ class ApproximateIndex:
         path = index_path(store, metric)
         if path is not None and path.is_file():
             if not _is_ours(path, store, metric):  # faiss trusts what it reads, so it reads nothing else
-                logger.warning("the search index %s was not written for this store, or was changed since", path)
+                logger.warning("the search index %s is of another store, or was changed: building it again", path)
                 path.unlink()
         if path is None or not path.is_file():
-            logger.info("making a search index of %d vectors", len(store))
+            logger.info("building a search index of %d vectors", len(store))
             self._index = _build(store, metric)
             if path is not None:
                 _write(self._index, path, store, metric)
@@ -64,7 +64,7 @@ class ApproximateIndex:
         self._index.nprobe = max(1, round(self._index.nlist * probed))
 
     def search(self, queries: np.ndarray, k: int) -> Found:
-        """As ExactIndex.search; a row of another cell may be missed."""
+        """Search like ExactIndex.search, but rows in cells that are not searched are missed."""
         queries = checked_queries(queries, self.store, self.metric, k)
         k = min(k, len(self.store))
         rows, scores = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf)
@@ -78,7 +78,7 @@ class ApproximateIndex:
 
 
 def index_path(store: EmbeddingStore, metric: str) -> Path | None:
-    """Where a store's index lies; another store at the same place has another one. None for a store in memory."""
+    """The path of a store's index, which depends on the store's content; None for a store in memory."""
     if store.path is None:
         return None
     folder = store.path.resolve()
@@ -109,15 +109,15 @@ def _header(path: Path) -> Path:
 
 
 def _said(path: Path, store: EmbeddingStore, metric: str) -> dict[str, str]:
-    """What the file beside an index says of it and of the store that it was made for."""
+    """The content of the JSON file next to an index: the hashes of the index and of its store."""
     return {"store_sha256": store.store_sha256, "metric": metric, "sha256": sha256_of(path)}
 
 
 def _is_ours(path: Path, store: EmbeddingStore, metric: str) -> bool:
-    """Whether an index is, to the byte, the one that was written for this store."""
+    """Whether an index is, byte for byte, the one that was written for this store."""
     try:
         said = json.loads(_header(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # none, or no JSON: nobody vouches for the index
+    except (OSError, ValueError):  # missing or broken: the index can't be checked
         return False
     return bool(said == _said(path, store, metric))
 
@@ -132,7 +132,7 @@ def _write(index: Any, path: Path, store: EmbeddingStore, metric: str) -> None:
         partial.replace(path)
     except (OSError, RuntimeError) as error:  # faiss has one kind of error for all
         raise OutputError(
-            f"the search index {path} can't be written ({error}); make room, or copy the store"
+            f"the search index {path} can't be written ({error}); free some disk space, or copy the store elsewhere"
         ) from error
     finally:
         partial.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""BM25: the items that share words with a query, by bm25s. What any search by vectors has to be compared with."""
+"""BM25: find items that share words with a query, with bm25s. It is the baseline for any search by vectors."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from blair_rec.extras import need
 from blair_rec.text.search.nearest import Found
 
 WORD = r"(?u)\b\w+\b"
-"""Runs of letters, digits and underscores; single ones too, as in the 2 x 4 of timber."""
+"""Runs of letters, digits and underscores, including single characters, as in "2 x 4 timber"."""
 K1, B = 0.9, 0.4
-"""Anserini's: how soon a word that is repeated stops to count, and how much a long text is held against it."""
+"""Anserini's defaults: how soon repeating a word stops to add to the score, and how much long texts are penalised."""
 
 
 class WordIndex:
-    """Texts found by the words of a query, lower-cased and cut to English stems by Snowball; Lucene's variant of BM25.
+    """Find texts by the words of a query, with Lucene's variant of BM25; words are lower-cased and stemmed (Snowball).
 
-    The, of, with and thirty other words of Lucene's list count for nothing: in queries of whole sentences they would
-    outweigh what is asked for.
+    The, of, with and thirty other stop words of Lucene's list are ignored: in queries of whole sentences they would
+    outweigh the words that matter.
 
     Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond", 2009; bm25s: Lu, arXiv 2407.03618.
     """
@@ -35,12 +35,13 @@ class WordIndex:
         self._count = len(texts)
         tokens = _words(texts, return_ids=True)
         if not any(tokens.ids):
-            raise ConfigError(f"none of the {len(texts)} texts holds a word; BM25 has nothing to go by")
+            raise ConfigError(f"none of the {len(texts)} texts contains a word, so BM25 can't search them")
         self._index = bm25s.BM25(k1=K1, b=B)
         self._index.index(tokens, show_progress=False)
 
     def search(self, queries: Sequence[str], k: int) -> Found:
-        """The k texts that score highest, of equal ones the first; never one without a word of the query."""
+        """The k texts with the highest scores; ties are in the order of the texts, and each text shares a word."""
+
         k = min(k, self._count)
         rows, scores = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf)
         for at, words in enumerate(_words(queries, return_ids=False)):

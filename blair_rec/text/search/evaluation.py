@@ -1,15 +1,15 @@
-"""How well searches find what queries ask for: NDCG, recall and MRR of vectors, of BM25, and of both together.
+"""Measure how well searches find what queries ask for: NDCG, recall and MRR of vectors, of BM25, and of both together.
 
-A search benchmark is queries, and grades of items for each of them: higher is better, and what is not listed is 0. An
-item is relevant to a query if its grade is at least `relevant_from`.
+A search benchmark has queries, and for each query grades of items: higher is better, and items that are not listed have
+grade 0. An item is relevant to a query if its grade is at least `relevant_from`.
 
-- NDCG@k: the gain of an item is its grade, relevant or not, its discount 1 / log2(place + 1), and the ideal is the best
+- NDCG@k: the gain of an item is its grade, relevant or not; its discount is 1 / log2(rank + 1). The ideal is the best
   order of all items that were graded for the query (Jarvelin and Kekalainen, 2002, with the gains of trec_eval).
 - Recall@k: the share of a query's relevant items that are among the first k.
-- MRR@k: 1 / the place of the first relevant item, 0 if none is among the first k.
+- MRR@k: 1 / the rank of the first relevant item, 0 if none is among the first k.
 
-Each is the mean over all queries that have at least one relevant item, in float64. Of items with equal scores the one
-that stands first in the store comes first.
+Each metric is the mean over all queries that have at least one relevant item, in float64. Tied items are ranked in the
+order of the store.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from blair_rec.text.template import Template
 QUERY_FILES = ("queries.jsonl", "queries.tsv", "queries.csv", "test.csv")
 GRADE_FILES = ("qrels.tsv", "qrels.csv", "qrels.jsonl")
 ITEM_FILES = ("items.jsonl", "sampled_item_metadata_1M.jsonl", "sampled_item_metadata_esci.jsonl")
-"""What a folder may call its files: ours, then Amazon-C4's, then those of upstream's process_esci.py."""
+"""File names to look for in a folder: ours, then Amazon-C4's, then those of upstream's process_esci.py."""
 QUERY_ID, ITEM, GRADE = ("query_id", "qid"), ("item_id", "product_id"), ("grade", "esci_label")
-"""What a file may call its columns."""
+"""Accepted names of the columns."""
 LABELS = {"E": 3.0, "S": 2.0, "C": 1.0, "I": 0.0}
-"""ESCI's: exact, substitute, complement, irrelevant."""
+"""ESCI's labels: exact, substitute, complement, irrelevant."""
 CUTOFFS = (10, 100)
 FUSION_DEPTH = 200
-"""Places of each list that a fusion looks at."""
+"""Top results of each search that a fusion uses."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """What somebody looked for."""
+    """A query and the grades of its items."""
 
     text: str
     grades: Mapping[str, float]
-    """By item token; of all others it is 0."""
+    """Grades by item token; all other items have grade 0."""
     category: str = ""
-    """"" where it isn't known."""
+    """Category of the query; "" if it isn't known."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,15 @@ class SearchFiles:
 
     queries: Path
     grades: Path | None = None
-    """None where each row of `queries` names an item."""
+    """None if each row of `queries` names an item itself."""
     items: Path | None = None
 
     @classmethod
     def in_folder(cls, folder: Path) -> SearchFiles:
-        """As `blair-rec prepare` writes them, or as they are published. Raises SourceError without queries."""
+        """Find the files in a folder, under the names of `blair-rec prepare` or as published.
+
+        Raises SourceError if there is no file of queries.
+        """
         queries, grades, items = (
             next((folder / name for name in names if (folder / name).is_file()), None)
             for names in (QUERY_FILES, GRADE_FILES, ITEM_FILES)
@@ -75,13 +78,14 @@ class SearchFiles:
 
 
 def read_queries(files: SearchFiles, category_of: Mapping[str, str] | None = None) -> list[Query]:
-    """All queries that are graded, in the order of their file: CSV, tab-separated values or JSON lines.
+    """Read all queries that have grades, in file order; files are CSV, tab-separated values or JSON lines.
 
-    A query is a row with query_id (or qid) and query, and perhaps a category; grades are rows with query_id, item_id
-    (or product_id) and grade (or esci_label; 1 without either), in a file of their own or in that of the queries, where
-    a query may then stand in several rows. A query without a category has that of its best item, by `category_of`.
+    A query is a row with query_id (or qid) and query, and perhaps a category. A grade is a row with query_id, item_id
+    (or product_id) and grade (or esci_label; 1 without either). Grades are in a separate file or in that of the
+    queries, where a query may then have several rows. A query without a category gets that of its best item from
+    `category_of`.
 
-    Raises SourceError, with the line, for what can't be understood.
+    Raises SourceError, with the line, for a row that can't be used.
     """
     texts: dict[str, str] = {}
     categories: dict[str, str] = {}
@@ -89,7 +93,7 @@ def read_queries(files: SearchFiles, category_of: Mapping[str, str] | None = Non
     for where, row in _rows(files.queries):
         query_id, text = _cell(row, QUERY_ID, where), _cell(row, ("query",), where)
         if texts.setdefault(query_id, text) != text or (files.grades and query_id in categories):
-            raise SourceError(f"{where}: query {query_id} stands there already; give each a query_id of its own")
+            raise SourceError(f"{where}: the query_id {query_id} is already used; give each query its own query_id")
         categories[query_id] = str(row.get("category") or "")
         if files.grades is None:
             grades.setdefault(query_id, {})[_cell(row, ITEM, where)] = _grade(row, where)
@@ -108,7 +112,7 @@ def read_queries(files: SearchFiles, category_of: Mapping[str, str] | None = Non
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Value]]]:
-    """(where it stands, row) of each row of a table."""
+    """Yield (file and line, row) of each row of a table."""
     if path.suffix not in (".csv", ".tsv", ".jsonl"):
         raise SourceError(f"{path}: unknown kind of file; known endings: .csv, .tsv, .jsonl")
     try:
@@ -120,7 +124,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Value]]]:
                     if line.strip()
                 )
             else:
-                comma = path.suffix == ".csv"  # between tabs a quotation mark is a character like any other
+                comma = path.suffix == ".csv"  # in a TSV file a quotation mark is an ordinary character
                 table = csv.DictReader(file) if comma else csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
                 numbered = ((table.line_num, row) for row in table)
             yield from ((f"{path}, line {number}", row) for number, row in numbered)
@@ -129,7 +133,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Value]]]:
 
 
 def _cell(row: Mapping[str, Value], names: Sequence[str], where: str) -> str:
-    """The text in the first of these columns that is there."""
+    """The text in the first of these columns that the row has."""
     value = next((row[name] for name in names if name in row), None)
     if not isinstance(value, str) or not value.strip():
         raise SourceError(f"{where}: {' or '.join(names)} is missing or empty; columns: {', '.join(map(str, row))}")
@@ -150,25 +154,28 @@ def _grade(row: Mapping[str, Value], where: str) -> float:
 
 
 def text_template(store: EmbeddingStore, fields: Sequence[str] = ()) -> Template:
-    """How the items' text is made: from `fields`, or else as the store's vectors were.
+    """The template for the items' text: from `fields` or, if empty, the template of the store's vectors.
 
-    Raises ConfigError where neither says.
+    Raises ConfigError if there are no `fields` and the store records no template.
     """
     if fields:
         return Template("fields", tuple(fields))
     if not store.template:
-        raise ConfigError(f"the store {store.path} doesn't say which text its vectors were made of; name its --fields")
+        raise ConfigError(
+            f"the store {store.path} doesn't say which text its vectors were made from; name the fields with --fields"
+        )
     return Template(store.template["name"], tuple(store.template["fields"]))
 
 
 def item_facts(
     items: Path, store: EmbeddingStore, template: Template | None, item_id: str | None = None
 ) -> tuple[list[str], dict[str, str]]:
-    """(the text of each row of the store, "" where there is none; categories by item token) of a catalogue.
+    """Read from a catalogue (the text of each row of the store, or ""; categories by item token).
 
-    `item_id` is that of read_catalogue; of an item's rows the first one that has a text, or a category, counts.
+    `item_id` is that of read_catalogue. If an item has several rows, its first text and its first category are used.
+    Without a template no text is read.
 
-    Raises StoreError if the file has no text for any of the items, which doesn't matter without a template.
+    Raises StoreError if there is a template but the file has no text for any of the items.
     """
     texts = [""] * len(store)
     categories: dict[str, str] = {}
@@ -191,15 +198,19 @@ class Judgement:
     queries: tuple[Query, ...]
     """Those with a relevant item."""
     grades: tuple[Mapping[int, float], ...]
-    """[queries] grades above 0 by row; items that the store doesn't have are at -1 and below, each at its own."""
+    """[queries] grades above 0 by row; each item that is not in the store has its own key, -1 or below."""
     relevant_from: float = 1.0
     """The lowest grade that makes an item relevant."""
 
     @classmethod
     def of(cls, queries: Sequence[Query], store: EmbeddingStore, relevant_from: float = 1.0) -> Judgement:
-        """Raises ConfigError for a threshold that isn't above 0; StoreError if most relevant items have no vector."""
+        """Look up the graded items of these queries in a store.
+
+        Raises ConfigError if the threshold isn't above 0 or no query reaches it, StoreError if most relevant items have
+        no vector.
+        """
         if not relevant_from > 0:
-            raise ConfigError(f"relevant_from is {relevant_from}; it has to be above 0, which is what nobody graded")
+            raise ConfigError(f"relevant_from is {relevant_from}; it has to be above 0, the grade of all other items")
         kept = tuple(query for query in queries if max(query.grades.values()) >= relevant_from)
         if not kept:
             raise ConfigError(f"none of the {len(queries)} queries has an item of grade {relevant_from:g} or more")
@@ -209,7 +220,7 @@ class Judgement:
             known = ", ".join(store.tokens.at(range(min(3, len(store)))))
             raise StoreError(
                 f"the store {store.path} has no vector for {lost} of {relevant} relevant items (first: "
-                f"{first_of(list(kept[0].grades))}; its own: {known}); encode the items that the queries are about"
+                f"{first_of(list(kept[0].grades))}; the store has: {known}); encode the items that are graded"
             )
         return judgement
 
@@ -220,11 +231,11 @@ class Judgement:
 
     @property
     def lost(self) -> int:
-        """Relevant items, over all queries, that have no row: no search of this store can find them."""
+        """Number of relevant items, over all queries, that have no row: no search of this store can find them."""
         return sum(row < 0 for rows in self.relevant for row in rows)
 
     def measures(self, found: Found, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, np.ndarray]:
-        """NDCG, Recall and MRR at each cutoff of what was found for these queries: [queries] float64 by name."""
+        """NDCG, Recall and MRR at each cutoff of the results for these queries: [queries] float64 by metric name."""
         depth = max(cutoffs)
         gains, ideal, hits = np.zeros((3, len(self.queries), depth))
         for at, rows in enumerate(found.rows[:, :depth].tolist()):
@@ -255,12 +266,13 @@ def _by_row(query: Query, store: EmbeddingStore) -> dict[int, float]:
 
 
 def fuse(vectors: Found, words: Found, k: int, least: float | None = -1.0) -> Found:
-    """The best k of a search by vectors and one by BM25: the sum of both scores, each between 0 and 1.
+    """Combine a search by vectors and one by BM25: the top k by the sum of both scores, each scaled to 0..1.
 
-    A score runs from the least there can be, which is `least` for vectors (-1 for cosines; None for the least that was
-    found) and 0 for BM25, to the query's best; what only one of them found has the other's least found. Both weigh the
-    same: nothing is fitted to the queries. Of equal sums the first row is first. Source: Bruch, Gai and Ingber, "An
-    Analysis of Fusion Functions for Hybrid Retrieval", ACM TOIS 2023 (TM2C2).
+    Scores are scaled from the lowest possible score to the query's best one. The lowest possible score is `least` for
+    vectors (-1 for cosines; None means the lowest score found) and 0 for BM25. A row that only one search found gets
+    the lowest scaled score of the other one. Both searches have the same weight: nothing is fitted to the queries. Tied
+    sums are ranked in row order. Source: Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval",
+    ACM TOIS 2023 (TM2C2).
     """
     queries = len(vectors.rows)
     rows, scores = np.full((queries, k), -1, np.int64), np.full((queries, k), -np.inf)
@@ -283,7 +295,7 @@ def fuse(vectors: Found, words: Found, k: int, least: float | None = -1.0) -> Fo
 
 @dataclass(frozen=True)
 class ReportLine:
-    """One line of a report: how one search did on one kind of query."""
+    """One line of a report: the metrics of one search on one category of queries."""
 
     search: str
     category: str
@@ -294,7 +306,7 @@ class ReportLine:
 
 
 def report(search: str, judgement: Judgement, measures: Mapping[str, np.ndarray]) -> list[ReportLine]:
-    """The means over all queries and, if there are several categories, over those of each, the largest first."""
+    """The means over all queries and, if there are several categories, over each one, the largest category first."""
     categories = np.array([query.category or "none" for query in judgement.queries])
     names, counts = np.unique(categories, return_counts=True)
     chosen = {"all": np.ones(len(categories), bool)}

@@ -1,4 +1,4 @@
-"""The nearest vectors of a store: exactly, block by block, in bounded memory."""
+"""Exact search for the nearest vectors of a store, block by block, in bounded memory."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 METRICS = ("cosine", "dot")
 BLOCK_ROWS = 4096
-"""Rows multiplied at once: what they are as float32 shall fit into the caches."""
+"""Rows multiplied together: few enough that they fit into the caches as float32."""
 QUERIES = 1024
 """Queries that share one pass over the store."""
 HALF = (2.0**-7, 2.0**15)
-"""Lengths of vectors whose product with a vector of length 1 float16 holds to its 11 bits."""
+"""Range of vector lengths in which float16 holds the product with a unit vector to its full 11 bits."""
 TINY = 1e-30
-"""In place of a length of 0, to divide by."""
+"""Used instead of a length of 0 as a divisor."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,43 +31,44 @@ class Found:
     """The best rows of a store for several queries."""
 
     rows: np.ndarray
-    """[queries, k] int64, the best first, of equal scores the first row first; -1 where there is none."""
+    """[queries, k] int64, the best first, tied rows in row order; -1 where there is none."""
     scores: np.ndarray
     """[queries, k] float64; -inf where there is no row."""
 
 
 class Index(Protocol):
-    """What finds the rows nearest to vectors."""
+    """A search for the rows nearest to query vectors."""
 
     def search(self, queries: np.ndarray, k: int) -> Found:
         """[queries, text_dim] -> the best k rows of each."""
 
 
 class ExactIndex:
-    """Every query against every vector.
+    """Exact search: compares every query with every vector.
 
-    A product in float32 goes over the store, block by block, whatever the dtype on disk. Rows that its rounding can't
-    rule out are scored again in float64, one by one: the result is what float64 would give throughout, and neither the
-    blocks, nor the number of threads, nor the number of queries changes a bit of it.
+    The store is multiplied in float32, block by block, whatever the dtype on disk. Rows that could still be among the
+    best, given the rounding error, are scored again in float64, one by one. So the result is the same as in float64
+    throughout, bit for bit, for any block size, number of threads and number of queries.
     """
 
     def __init__(self, store: EmbeddingStore, metric: str = "cosine", block_rows: int = BLOCK_ROWS) -> None:
-        """`metric`: cosine, or dot for the product of the vectors as they are. The first search measures lengths."""
+        """`metric` is cosine, or dot for the product of the vectors as they are. The first search measures lengths."""
         import torch
 
         check_metric(metric)
         self.store, self.metric, self.block_rows = store, metric, block_rows
-        with warnings.catch_warnings():  # a store that lies on disk can't be written to, and isn't
+        with warnings.catch_warnings():  # a memory-mapped store is read-only, and nothing writes to it
             warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
             self._vectors = torch.from_numpy(store.vectors)
         if store.dtype == "bfloat16":
             self._vectors = self._vectors.view(torch.bfloat16)
         self._lengths: dict[int, tuple[Tensor, float, float]] = {}
-        # Of a vector's length, at most: a sum of text_dim products, the length it is divided by, the query's rounding.
+        # Largest rounding error, as a share of a vector's length: from the sum of text_dim products, the division by
+        # the length, and the rounding of the query.
         self._rounding = (2 * store.text_dim + 16) * 2.0**-24
 
     def search(self, queries: np.ndarray, k: int) -> Found:
-        """The k rows of the highest score for each of [queries, text_dim]; all rows where there are fewer.
+        """The k rows with the highest scores for each of [queries, text_dim]; all rows if there are fewer than k.
 
         Raises StoreError for queries of another width, or that aren't finite; ConfigError for k below 1.
         """
@@ -85,7 +86,7 @@ class ExactIndex:
         import torch
 
         best = [(np.empty(0, np.int64), np.empty(0))] * len(queries)
-        kth = np.full(len(queries), -np.inf)  # what a row has to reach to count
+        kth = np.full(len(queries), -np.inf)  # the score that a row has to reach
         with torch.inference_mode():
             for start, scores, off in self._scores(queries):
                 within = np.flatnonzero(scores.max(axis=1) >= kth - off)
@@ -96,7 +97,7 @@ class ExactIndex:
         return best
 
     def _scores(self, queries: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """(first row, [queries, rows] float32 scores, [queries] how far each may be off at most), block by block."""
+        """Yield (first row, [queries, rows] float32 scores, [queries] largest error of a score), block by block."""
         import torch
 
         of_query = np.linalg.norm(queries, axis=1)
@@ -106,7 +107,7 @@ class ExactIndex:
             block = self._vectors[start : start + self.block_rows]
             lengths, shortest, longest = self._lengths_of(start, block)
             if block.dtype == torch.float16 and len(wanted) == 1 and HALF[0] < shortest and longest < HALF[1]:
-                # Read as it is: nearly as fast as the memory. Query and product are rounded to 11 bits each.
+                # Without conversion this is nearly as fast as memory. Query and product are rounded to 11 bits each.
                 products, off = torch.mv(block, wanted[0].half())[None].float(), self._rounding + 2.0**-10
             else:
                 vectors = block if block.dtype == torch.float32 else buffer[: len(block)].copy_(block)
@@ -120,7 +121,7 @@ class ExactIndex:
                 yield start, products.numpy() * of_query[:, None], off * longest * of_query
 
     def _lengths_of(self, start: int, block: Tensor) -> tuple[Tensor, float, float]:
-        """[rows] float32 of a block, the shortest and the longest; measured once."""
+        """([rows] float32 lengths of a block's vectors, the shortest, the longest); measured once."""
         import torch
 
         if start not in self._lengths:
@@ -131,7 +132,7 @@ class ExactIndex:
     def _better(
         self, best: tuple[np.ndarray, np.ndarray], rows: np.ndarray, query: np.ndarray, k: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The best k of those known so far and of further rows, all of which come after them."""
+        """The best k among the rows found so far and new rows; all new rows come later in the store."""
         rows = np.concatenate([best[0], rows])
         scores = np.concatenate([best[1], exact_scores(self.store, rows[len(best[0]) :], query, self.metric)])
         order = np.argsort(-scores, kind="stable")[:k]
@@ -139,7 +140,7 @@ class ExactIndex:
 
 
 def _promising(products: np.ndarray, k: int, floor: float, apart: float) -> np.ndarray:
-    """Where products reach the floor, without those that k others of the block certainly exceed."""
+    """Positions whose product reaches the floor, without those that k others of the block certainly exceed."""
     at = np.flatnonzero(products >= floor)
     if len(at) > k:
         at = at[products[at] >= np.partition(products[at], -k)[-k] - apart]
@@ -160,22 +161,22 @@ def exact_scores(store: EmbeddingStore, rows: np.ndarray, query: np.ndarray, met
 
 
 def check_metric(metric: str) -> None:
-    """Raise ConfigError for a metric that nobody knows."""
+    """Raise ConfigError for an unknown metric."""
     if metric not in METRICS:
         raise ConfigError(f"metric is {metric!r}; known: {', '.join(METRICS)}")
 
 
 def check_k(k: int) -> None:
-    """Raise ConfigError for a number of items that can't be asked for."""
+    """Raise ConfigError for a number of items below 1."""
     if k < 1:
-        raise ConfigError(f"k is {k}; at least 1 item has to be asked for")
+        raise ConfigError(f"k is {k}; it has to be at least 1")
 
 
 def checked_queries(queries: np.ndarray | Sequence[Any], store: EmbeddingStore, metric: str, k: int) -> np.ndarray:
     """[queries, text_dim] float64, of length 1 for cosine. Raises as ExactIndex.search does."""
     found: np.ndarray = np.asarray(queries, np.float64)
     if found.ndim != 2 or found.shape[1] != store.text_dim:
-        raise StoreError(f"queries are {list(found.shape)}; for this store they have to be [queries, {store.text_dim}]")
+        raise StoreError(f"queries have the shape {list(found.shape)}; this store needs [queries, {store.text_dim}]")
     if broken := int((~np.isfinite(found).all(axis=1)).sum()):
         raise StoreError(f"{broken} of {len(found)} queries hold NaN or infinity")
     check_k(k)

@@ -1,4 +1,4 @@
-"""A sentence -> the items whose text lies nearest."""
+"""A sentence -> the items with the nearest text vectors."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Hit:
     score: float
     """Cosine of its vector and the query's, or their product."""
     title: str = ""
-    """What the catalogue calls it; "" without a catalogue."""
+    """Its title in the catalogue; "" without a catalogue."""
 
 
 class TextSearch:
-    """A store that answers sentences, read by the encoder that made it.
+    """Search a store by sentences, which are encoded by the encoder that made the store.
 
     hits = blair_rec.TextSearch("stores/mine", items="items.jsonl").search(["a blue cup"], k=10)
     hits[0][0].item_token, hits[0][0].score  # the nearest item of the first sentence
@@ -54,27 +54,27 @@ class TextSearch:
         device: str | None = None,
         item_id: str | None = None,
     ) -> None:
-        """A store that is open, or its folder; `items` are where titles come from: a file is read at each search.
-        `item_id` names the field of that file that holds the item tokens, if it has another name than usual.
+        """`store` is an open store or its folder. `items` gives the titles; a file is read again at each search.
+        `item_id` names the field of that file with the item tokens, if it is not called item_id or parent_asin.
 
-        `encoder` says where the store's encoder is to be had now, such as a folder that has moved; no other one is
-        taken. It has to be named for a store that was imported, which doesn't say what made it. `approximate` searches
-        with faiss, whose index is made once and kept beside the store; the metric is cosine, or dot.
+        `encoder` says where the store's encoder is now, such as a folder that has moved; another encoder is refused. It
+        is required for an imported store, which doesn't say what made it. `approximate` searches with faiss, whose
+        index is built once and kept next to the store. `metric` is cosine or dot.
 
-        Raises StoreError if the encoder is another one or nobody knows it, UnknownEncoder or EncoderUnavailable if it
-        can't be had, ConfigError for an unknown metric, MissingExtra without faiss.
+        Raises StoreError if the encoder is another one or unknown, UnknownEncoder or EncoderUnavailable if it can't be
+        found, ConfigError for an unknown metric, MissingExtra without faiss.
         """
         self.store = store if isinstance(store, EmbeddingStore) else open_store(store, verify=False)
         self.items, self.item_id = items, item_id
         self.index: Index = _index(self.store, metric, approximate)
-        with trusting(() if encoder is None else {encoder}):  # named by hand, not by the store
+        with trusting(() if encoder is None else {encoder}):  # named by the caller, not by the store
             self.encoder = load_encoder(encoder_of(self.store, encoder).for_queries(), choose_device(device))
         if self.encoder.text_dim != self.store.text_dim:
             made = f"vectors of width {self.encoder.text_dim}, and the store's have {self.store.text_dim}"
             raise StoreError(f"{self.encoder.source.name} makes {made}; name the encoder that made the store")
 
     def search(self, queries: Sequence[str], k: int = 10) -> list[list[Hit]]:
-        """The nearest k items of each query, the nearest first; of equal scores the one first in the store.
+        """The nearest k items of each query, the nearest first; ties are in the order of the store.
 
         Raises as check_asked does.
         """
@@ -89,7 +89,7 @@ class TextSearch:
 
 
 def check_asked(queries: Sequence[str], k: int) -> None:
-    """Raise ConfigError for a query without a word, or a number of items below 1."""
+    """Raise ConfigError for an empty query, or a number of items below 1."""
     if blank := [number for number, query in enumerate(queries, start=1) if not query.strip()]:
         raise ConfigError(f"query {blank[0]} of {len(queries)} is empty; write a sentence, such as 'a blue cup'")
     check_k(k)
@@ -104,18 +104,18 @@ def _index(store: EmbeddingStore, metric: str, approximate: bool) -> Index:
 
 
 def encoder_of(store: EmbeddingStore, encoder: str | None = None) -> EncoderSource:
-    """The encoder that made a store, found again, with its pooling, prompts and length; queries are read in float32.
+    """Find the encoder that made a store, with its pooling, prompts and length; it encodes queries in float32.
 
-    Raises StoreError if what is found is another one, or the store doesn't know and `encoder` doesn't say.
+    Raises StoreError if another encoder is found, or if neither the store nor `encoder` names one.
     """
     said = store.encoder
     where = f"the store {store.path}" if store.path else "the store"
     if "revision" not in said:
         if encoder is None:
             raise StoreError(f"{where} doesn't say which encoder made its vectors; name it (--encoder)")
-        logger.warning("%s doesn't say which encoder made its vectors; they are taken for those of %s", where, encoder)
+        logger.warning("%s doesn't say which encoder made its vectors; assuming that it was %s", where, encoder)
         return resolve_encoder(encoder)
-    # A folder's name alone wouldn't find it; a fallback stepped in under its own name.
+    # A folder is found by the path that was asked for, and a fallback by its own name.
     is_folder = Path(said["asked_for"]).expanduser().is_dir() and Path(said["asked_for"]).name == said["name"]
     name = encoder or (said["asked_for"] if is_folder else said["name"])
     of_hub = encoder is None and not is_folder and len(said["revision"]) == 40
@@ -130,7 +130,7 @@ def encoder_of(store: EmbeddingStore, encoder: str | None = None) -> EncoderSour
             f"{where} was made by {said['name']} at revision {said['revision']}, but {name} is at {source.revision}: "
             "their vectors can't be compared; name the same encoder (--encoder), or encode again"
         )
-    # Queries go the way of the store's vectors, through the same modules, even if a newer version would add some.
+    # Queries pass through the same modules as the store's vectors, even if a newer version would add some.
     return dataclasses.replace(
         source,
         modules=tuple(said.get("modules", ())),
@@ -143,11 +143,11 @@ def encoder_of(store: EmbeddingStore, encoder: str | None = None) -> EncoderSour
 def titles_of(
     items: Catalogue | str | Path, item_tokens: set[str], store: EmbeddingStore, item_id: str | None = None
 ) -> dict[str, str]:
-    """By item token what a reader calls it: its title, or else the beginning of the text that was encoded.
+    """Titles by item token: the item's title, or else the beginning of the text that was encoded.
 
-    Of an item's rows the first one that has either counts.
+    If an item has several rows, the first one with a title or text is used.
 
-    Raises CatalogueError for a file that can't be read, StoreError if it knows none of the items.
+    Raises CatalogueError for a file that can't be read, StoreError if it has none of the items.
     """
     template = Template(store.template["name"], tuple(store.template["fields"])) if store.template else None
     rows: Iterable[tuple[str, Record]] = (
@@ -159,7 +159,7 @@ def titles_of(
             titles[token] = titles.get(token) or _title(record, template)
     if item_tokens and not titles:
         where = items.source if isinstance(items, Catalogue) else items
-        raise StoreError(f"{where} knows none of the items that were found; name the catalogue that was encoded")
+        raise StoreError(f"{where} has none of the items that were found; name the catalogue that was encoded")
     return titles
 
 

@@ -22,52 +22,52 @@ HEADER, VECTORS, TEXTS = "store.json", "vectors.npy", "text_digests.npy"
 TOKENS, ENDS, INDEX = "item_tokens.bin", "item_token_ends.npy", "item_token_index.npy"
 FILES = (VECTORS, TEXTS, TOKENS, ENDS, INDEX)
 CUT = "text_cut.npy"
-"""Whose text was cut; stores that were imported, or made by older versions, have no such file."""
+"""Which texts were cut; imported stores and those of older versions have no such file."""
 MISSING_TEXT = ("error", "mean", "zeros")
 ON_DISK = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 """NumPy has no bfloat16: its 16 bits are stored as they are, and the header says what they mean."""
 ABOUT_USE = ("asked_for", "query_prompt")
-"""What a header says of the encoder that no vector depends on."""
+"""Keys of the encoder's entry in a header that no vector depends on."""
 BLOCK = 65536
-"""Rows read or written at once, since a store may be larger than the memory."""
+"""Rows read or written together, since a store may be larger than the memory."""
 
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingStore:
     """Text vectors of items, one row per item token that has text.
 
-    On disk a folder of plain arrays (`vectors.npy`, `text_digests.npy`, `item_token_ends.npy`, `item_token_index.npy`),
-    all item tokens in UTF-8 (`item_tokens.bin`), and the header `store.json` with everything else and the checksums. A
-    store is opened without being read: everything but the header is memory-mapped.
+    On disk it is a folder with plain arrays (`vectors.npy`, `text_digests.npy`, `item_token_ends.npy`,
+    `item_token_index.npy`), all item tokens in UTF-8 (`item_tokens.bin`), and the header `store.json` with everything
+    else and the checksums. Opening a store reads the header only: the other files are memory-mapped.
     """
 
     tokens: TokenTable = field(repr=False)
-    """Items with a vector, in row order, and behind them those without text."""
+    """Items with a vector, in row order, followed by those without text."""
     vectors: np.ndarray = field(repr=False)
-    """[rows, text_dim] as they lie on disk, not normalised; `rows`, `table` and `blocks` give float32."""
+    """[rows, text_dim] as stored on disk, not normalised; `rows`, `table` and `blocks` give float32."""
     dtype: str = "float32"
     """float32, float16, or bfloat16 (then `vectors` are its bits as uint16)."""
     text_digests: Digests = field(default_factory=lambda: NO_DIGESTS, repr=False)
-    """[rows, 2] of the texts that were encoded; [0, 2] for vectors from elsewhere."""
+    """[rows, 2] digests of the texts that were encoded; [0, 2] for imported vectors."""
     encoder: Mapping[str, Any] = field(default_factory=dict)
     """name, asked_for, revision, pooling, max_length and dtype of the encoder; modules, prompt, query_prompt and
-    truncate_dim where it has them; and how far it is from float32."""
+    truncate_dim if it has them; and its distance from float32."""
     template: Mapping[str, Any] = field(default_factory=dict)
     """name, version and fields of the template that made the lines."""
     text_sha256: str = ""
-    """Over all item tokens and texts."""
+    """Hash over all item tokens and texts."""
     store_sha256: str = ""
-    """Identity of the content: equal for equal vectors made in the same way, wherever and whenever."""
+    """Hash of the content: equal for equal vectors made in the same way, on any machine at any time."""
     shard: tuple[int, int] | None = None
     """(i, n): this is part i of n of a catalogue, counted from 0."""
     whole: Mapping[str, Any] | None = None
-    """Of a part: items and sha256 of the whole catalogue; None for parts that an older version wrote."""
+    """For a part: items and sha256 of the whole catalogue; None for parts that an older version wrote."""
     cut: Mapping[str, Any] | None = None
-    """items: how many texts are longer than the encoder reads; asked_length and capped_by; None if nobody counted."""
+    """items (number of texts longer than the encoder reads), asked_length and capped_by; None if not counted."""
     cut_rows: np.ndarray | None = field(default=None, repr=False)
     """[rows] bool: which texts these are."""
     code: str = ""
-    """Hash of the code that made the vectors; empty if nobody noted it."""
+    """Hash of the code that made the vectors; empty if it is unknown."""
     path: Path | None = None
     """The folder, if there is one."""
 
@@ -92,7 +92,7 @@ class EmbeddingStore:
 
     @property
     def read(self) -> dict[str, Any]:
-        """What the header says of the length that was read: asked_length and capped_by."""
+        """asked_length and capped_by of the header: the maximum length asked for, and what lowered it."""
         return {key: value for key, value in (self.cut or {}).items() if key in ("asked_length", "capped_by")}
 
     @cached_property
@@ -113,15 +113,16 @@ class EmbeddingStore:
     def rows(self, item_tokens: Sequence[str]) -> np.ndarray:
         """[len(item_tokens), text_dim] float32, in the order asked for.
 
-        Raises MissingEmbeddings for items the store doesn't know, TextlessItems for those it knows to have no text.
+        Raises MissingEmbeddings for items that are not in the store, TextlessItems for those listed without text.
         """
         return self.table(item_tokens, missing_text="error")
 
     def table(self, item_tokens: Sequence[str], missing_text: str = "error") -> np.ndarray:
         """[len(item_tokens), text_dim] float32, a new array in the order asked for: the text vectors of a data set.
 
-        `missing_text` says what an item without a vector gets: `error` raises MissingEmbeddings (unknown to the store)
-        or TextlessItems (known to have no text); `mean` is the mean of the items asked for that have one; `zeros`.
+        `missing_text` decides what an item without a vector gets. `error` raises MissingEmbeddings (the item is not in
+        the store) or TextlessItems (it is listed without text). `mean` gives the mean vector of those items asked for
+        that have one. `zeros` gives zeros.
 
         Raises as `find` does.
         """
@@ -134,10 +135,10 @@ class EmbeddingStore:
         return table
 
     def find(self, item_tokens: Sequence[str], missing_text: str = "error") -> np.ndarray:
-        """[len(item_tokens)] int64: the row of each item's vector, -1 where it has none; no vector is read.
+        """[len(item_tokens)] int64: the row of each item's vector, -1 for an item without one; no vector is read.
 
-        Raises MissingEmbeddings and TextlessItems as `table` does, and StoreError, whatever `missing_text` is, if the
-        store knows less than half of the items, since it can't be theirs, or has a vector for none.
+        Raises MissingEmbeddings and TextlessItems as `table` does. With any `missing_text`, raises StoreError if the
+        store lists less than half of the items (it must belong to another catalogue) or has a vector for none.
         """
         if missing_text not in MISSING_TEXT:
             raise ConfigError(f"missing_text is {missing_text!r}; known: {', '.join(MISSING_TEXT)}")
@@ -146,8 +147,8 @@ class EmbeddingStore:
         unknown = [item_tokens[at] for at in np.flatnonzero(rows < 0).tolist()]
         if len(unknown) * 2 > len(item_tokens):
             raise StoreError(
-                f"{self._where} belongs to another catalogue: it knows {len(item_tokens) - len(unknown)} of the "
-                f"{len(item_tokens)} items (unknown: {first_of(unknown)}; its own: "
+                f"{self._where} belongs to another catalogue: it has {len(item_tokens) - len(unknown)} of the "
+                f"{len(item_tokens)} items (missing: {first_of(unknown)}; it has: "
                 f"{first_of(self.tokens.at(range(min(3, len(self)))))}); encode the data set's own items"
             )
         if missing_text == "error":
@@ -165,10 +166,10 @@ class EmbeddingStore:
 
 
 def token_table(item_tokens: Sequence[str], textless: Sequence[str]) -> TokenTable:
-    """Items with a vector, and behind them those without text.
+    """The table of items with a vector, followed by those without text.
 
     Raises:
-        StoreError: a token stands there twice.
+        StoreError: a token is repeated.
     """
     table = TokenTable.of([*item_tokens, *textless])
     if surplus := len(table) - len(table.index.first_rows()):
@@ -177,19 +178,19 @@ def token_table(item_tokens: Sequence[str], textless: Sequence[str]) -> TokenTab
 
 
 def as_float32(raw: np.ndarray, dtype: str) -> np.ndarray:
-    """Vectors as they lie on disk -> float32, of the same shape."""
+    """Vectors as stored on disk -> float32, of the same shape."""
     if dtype == "bfloat16":  # the upper half of a float32
         return (raw.astype(np.uint32) << 16).view(np.float32)
     return raw.astype(np.float32, copy=False)
 
 
 def as_stored(vectors: np.ndarray, dtype: str) -> np.ndarray:
-    """float32 vectors -> what lies on disk, of the same shape; rounded to the nearest, and to even between two."""
+    """float32 vectors -> vectors as stored on disk, of the same shape; rounded to nearest, ties to even."""
     if dtype == "bfloat16":
         bits = np.ascontiguousarray(vectors, np.float32).view(np.uint32)
         rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
         return np.where(np.isnan(vectors), 0x7FC0, rounded).astype("<u2")
-    with np.errstate(over="ignore"):  # what is too large for float16 becomes infinite, which no store takes
+    with np.errstate(over="ignore"):  # too large for float16 becomes infinite, which is rejected later
         return vectors.astype(ON_DISK[dtype])
 
 
@@ -197,12 +198,12 @@ def open_store(path: str | Path, verify: bool = True) -> EmbeddingStore:
     """Open a store; its arrays are memory-mapped.
 
         store = blair_rec.open_store("stores/mine")
-        store.vectors  # [items, text_dim], row by row those of store.item_tokens
+        store.vectors  # [items, text_dim], one row for each of store.item_tokens
 
-    `verify` reads everything once: the checksums of all files and of the header, and that all vectors are finite.
-    Without it only schema, dtypes, shapes and sizes are checked, whatever the number of rows.
+    With `verify` everything is read once, to check the checksums of all files and of the header, and that all vectors
+    are finite. Without it only schema, dtypes, shapes and sizes are checked, in the same time for any number of rows.
 
-    Raises StoreError that says which of these failed.
+    Raises StoreError, which says what failed.
     """
     path = Path(path)
     header = _read_header(path)
@@ -251,10 +252,10 @@ def _read_header(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise StoreError(f"{path / HEADER} can't be read ({error}); encode again") from error
     if not isinstance(header, dict) or "schema" not in header:
-        raise StoreError(f"{path / HEADER} is no store header; encode again")
+        raise StoreError(f"{path / HEADER} is not a store header; encode again")
     if header["schema"] != SCHEMA:
         which = "an older version wrote it" if header["schema"] == 1 else "another version wrote it"
-        raise StoreError(f"{path} has schema {header['schema']!r} ({which}), this one reads {SCHEMA}; encode again")
+        raise StoreError(f"{path} has schema {header['schema']!r} ({which}); this version reads {SCHEMA}; encode again")
     wanted = ("rows", "textless", "text_dim", "dtype", "text_digests", "encoder", "template", "text_sha256", "shard",
               "sha256", "store_sha256")  # fmt: skip
     if lacking := [key for key in wanted if key not in header]:
@@ -263,10 +264,10 @@ def _read_header(path: Path) -> dict[str, Any]:
 
 
 def _mapped(path: Path, dtype: str, shape: tuple[int, ...], name: str = "") -> np.ndarray:
-    """An array file, memory-mapped, if it is what the header says."""
+    """Memory-map an array file, and check that it is what the header says."""
     try:
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:  # the last two: a damaged first line
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:  # last two: a damaged first line
         raise StoreError(f"{path} can't be read ({error}); encode again") from error
     if array.dtype.str != dtype or array.shape != shape:
         said = f"{name or dtype} {shape}"
@@ -292,11 +293,11 @@ def _verify_checksums(path: Path, header: Mapping[str, Any]) -> None:
 
 
 def identity_of(header: Mapping[str, Any]) -> str:
-    """SHA-256 of a header, without itself and without what does not decide the vectors.
+    """SHA-256 of a header, without this hash itself and without the keys that don't decide the vectors.
 
-    That is the name that was asked for, which is about a run, the prompt of queries, which is about searches, which
-    texts were cut, which follows from the texts and the encoder, and which code made the vectors: stores that don't say
-    so keep their identity.
+    These keys are the name that was asked for (it concerns the run), the prompt for queries (it concerns searches),
+    which texts were cut (it follows from texts and encoder), and the hash of the code. So stores without these keys
+    keep their hash.
     """
     content = {key: value for key, value in header.items() if key not in ("store_sha256", "cut", "code")}
     content["encoder"] = {key: value for key, value in header["encoder"].items() if key not in ABOUT_USE}

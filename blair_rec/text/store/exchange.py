@@ -19,19 +19,19 @@ PAD = "[PAD]"
 ITEM, VECTOR = "item_id", "vector"
 """Columns of a Parquet file."""
 RECBOLE_HEADER = "iid:token\titem_emb:float_seq\n"
-"""As RecBole's `additional_feat_suffix` and `alias_of_item_id: [iid]` want it."""
+"""First line of the file, as RecBole's `additional_feat_suffix` and `alias_of_item_id: [iid]` need it."""
 ROWS = 4096
-"""Rows written at once."""
+"""Rows written together."""
 
 
 def export_store(store: EmbeddingStore, path: str | Path) -> list[Path]:
-    """Write a store's vectors as float32 in the way that the ending of `path` says, and return the files.
+    """Write a store's vectors as float32, in the format that the ending of `path` names, and return the files.
 
-    `.npy`: the matrix, and the item tokens as a JSON list in `.ids.json` beside it. `.parquet`: columns item_id and
-    vector. `.feature`: the raw matrix, and `.data_maps` beside it, as hyp1231/AmazonReviews2023 reads them (row = id -
-    1; id 0 is [PAD]). `.itememb`: RecBole's additional feature file.
+    `.npy`: the matrix, with the item tokens as a JSON list in a second file, `.ids.json`. `.parquet`: columns item_id
+    and vector. `.feature`: the raw matrix, with a second file, `.data_maps`, as hyp1231/AmazonReviews2023 reads them
+    (row = id - 1; id 0 is [PAD]). `.itememb`: RecBole's additional feature file.
 
-    Raises StoreError for an unknown ending, or tokens that the format can't hold; OutputError for files that are there
+    Raises StoreError for an unknown ending, or tokens that the format can't hold; OutputError for files that exist
     already or can't be written; MissingExtra without pyarrow.
     """
     path = Path(path)
@@ -58,14 +58,14 @@ def export_store(store: EmbeddingStore, path: str | Path) -> list[Path]:
 
 
 def beside_of(path: Path) -> Path | None:
-    """The second file of a format that has two: what the rows of the first one are."""
+    """The second file of a two-file format, which names the items of the rows; None for other formats."""
     if path.suffix == ".feature":  # upstream: All_Beauty.blair-roberta-base.feature and All_Beauty.data_maps
         return path.with_name(f"{path.name.removesuffix('.feature').partition('.')[0]}.data_maps")
     return path.with_suffix(".ids.json") if path.suffix == ".npy" else None
 
 
 def _open(path: Path, mode: str = "wb") -> Any:
-    """A file under its temporary name."""
+    """Open a file under its temporary name."""
     return partial_of(path).open(mode, encoding=None if "b" in mode else "utf-8")
 
 

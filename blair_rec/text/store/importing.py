@@ -1,4 +1,4 @@
-"""Vectors that another tool made -> a store; widths, types and ids are checked before any number is believed."""
+"""Vectors that another tool made -> a store, after checks of widths, types and ids."""
 
 from __future__ import annotations
 
@@ -29,15 +29,16 @@ def import_store(
     dtype: str = "float32",
     fresh: bool = False,
 ) -> EmbeddingStore:
-    """A store at `out` of vectors that another tool made, in one of the formats of export_store.
+    """Make a store at `out` from vectors that another tool made, in one of the formats of export_store.
 
-    `encoder` is the name to record for what made them; `ids` is the second file of the format, if it doesn't stand
-    beside `path` under the same name: `.data_maps`, or for .npy a JSON list or a text file with one id a line. Ids that
-    are whole numbers become text: 7 is "7". What texts the vectors were made from is unknown: such a store is only
-    read. A store that is at `out` is replaced only if `fresh`.
+    `encoder` is the name to record for what made the vectors. `ids` is the second file of the format, if it isn't next
+    to `path` under the same name: `.data_maps`, or for .npy a JSON list or a text file with one id per line. Ids that
+    are whole numbers become text: 7 is "7". The texts that the vectors were made from are unknown, so nothing is ever
+    encoded into such a store. An existing store at `out` is replaced only if `fresh`.
 
-    Raises StoreError for files that can't be read, don't fit each other, or hold anything that is no vector of finite
-    numbers or no item id; OutputError for a store that is at `out` already; and as write_store does.
+
+    Raises StoreError for files that can't be read or don't fit each other, for vectors that aren't finite numbers, and
+    for invalid item ids; OutputError if `out` is a store already; and as write_store does.
     """
     path = Path(path)
     readers: dict[str, Callable[[Path, Path], Read]] = {
@@ -48,7 +49,8 @@ def import_store(
     beside = Path(ids) if ids else beside_of(path)
     for file in (path, beside):
         if file is not None and not file.is_file():
-            raise StoreError(f"{file} is not there; the format takes both files, and --ids names the second one")
+            both = "this format needs both files, and --ids names the second one" if beside else "check the path"
+            raise StoreError(f"{file} is not there; {both}")
     if not fresh:
         refuse_replacing(out)
     try:
@@ -62,7 +64,7 @@ def import_store(
 
 
 def _refuse_broken(path: Path, item_tokens: Sequence[str], vectors: np.ndarray) -> None:
-    """Raise StoreError for vectors that are no use: none at all, without numbers, or not finite."""
+    """Raise StoreError if there are no vectors, or if they have no numbers or are not finite."""
     if not vectors.size:
         raise StoreError(
             f"{path} holds {vectors.shape[0]} vectors of width {vectors.shape[1]}; there is nothing to store"
@@ -77,7 +79,7 @@ def _refuse_broken(path: Path, item_tokens: Sequence[str], vectors: np.ndarray) 
 
 
 def _tokens(values: Iterable[Any], where: str) -> list[str]:
-    """Item tokens of what a file has as ids; `where` names the file. Raises StoreError for what is no id."""
+    """Turn the ids of a file into item tokens; `where` names the file. Raises StoreError for an invalid id."""
     tokens: list[str] = []
     rows: dict[str, int] = {}
     for row, value in enumerate(values, start=1):
@@ -100,7 +102,7 @@ def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise StoreError(f"{path} is no JSON ({_short(error)}); write it again") from error
+        raise StoreError(f"{path} is not JSON ({_short(error)}); write it again") from error
 
 
 def _short(error: BaseException) -> str:
@@ -114,17 +116,19 @@ def _read_npy(path: Path, ids: Path) -> Read:
     item_tokens = _listed(ids)
     array = _array(path)
     if array.ndim != 2:
-        raise StoreError(f"{path} holds numbers of shape {list(array.shape)}; it has to be [items, width], a row each")
+        raise StoreError(
+            f"{path} holds numbers of shape {list(array.shape)}; it has to be [items, width], one row per item"
+        )
     if len(array) != len(item_tokens):
         raise StoreError(
-            f"{path} holds {len(array)} rows, and {ids} {len(item_tokens)} item ids{_padding(array, item_tokens)}"
+            f"{path} holds {len(array)} rows, but {ids} has {len(item_tokens)} item ids{_padding(array, item_tokens)}"
         )
     with np.errstate(over="ignore"):  # what is too large becomes infinite, which is refused
         return item_tokens, array.astype(np.float32)
 
 
 def _listed(path: Path) -> list[str]:
-    """Item ids from a JSON list or, in a file of another ending, one a line."""
+    """Item ids from a JSON list or, in a file with another ending, from lines with one id each."""
     if path.suffix == ".json":
         content = _json(path)
         if not isinstance(content, list):
@@ -136,15 +140,15 @@ def _listed(path: Path) -> list[str]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise StoreError(f"{path} is not UTF-8 ({_short(error)}); it has to be text with one item id a line") from error
+        raise StoreError(f"{path} is not UTF-8 ({_short(error)}); it has to be text, one item id per line") from error
     return _tokens(text.replace("\r\n", "\n").removesuffix("\n").split("\n"), str(path))
 
 
 def _array(path: Path) -> np.ndarray:
-    """The array of a .npy file, memory-mapped, if its numbers are real."""
+    """Memory-map the array of a .npy file, and check that its numbers are real."""
     with path.open("rb") as file:
         if file.read(6) != np.lib.format.MAGIC_PREFIX:
-            raise StoreError(f"{path} is no .npy file; write it with numpy.save(path, array)")
+            raise StoreError(f"{path} is not a .npy file; write it with numpy.save(path, array)")
     try:
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, SyntaxError, TokenError, OverflowError, TypeError) as error:
@@ -160,13 +164,13 @@ def _array(path: Path) -> np.ndarray:
 
 
 def _padding(array: np.ndarray, item_tokens: Sequence[str]) -> str:
-    """What to do about one row too many, which is often that of a padding item."""
+    """Advice if the counts differ; one row too many is often that of a padding item."""
     if len(array) != len(item_tokens) + 1:
-        return "; both have to be of the same items, in the same order"
+        return "; both have to hold the same items, in the same order"
     for name, row, kept in (("first", 0, "[1:]"), ("last", -1, "[:-1]")):
         if not np.any(array[row]):
-            return f": its {name} row is all zeros, as that of a padding item; save array{kept}"
-    return "; one row too many may be that of a padding item: save the array without it"
+            return f": its {name} row is all zeros, like that of a padding item; save array{kept}"
+    return "; the extra row may be that of a padding item: save the array without it"
 
 
 # Parquet
@@ -198,7 +202,7 @@ def _ids(column: Any, path: Path) -> list[Any]:
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if pa.types.is_floating(kind):
         raise StoreError(
-            f"{path}: the column {ITEM} holds {kind} numbers, which are no ids: 7 would become 7.0; write ids as "
+            f"{path}: the column {ITEM} holds {kind} numbers, which can't be ids: 7 would become 7.0; write ids as "
             "text or whole numbers"
         )
     if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
@@ -224,7 +228,7 @@ def _vectors(column: Any, path: Path) -> np.ndarray:
     if len(other := np.flatnonzero(widths != widths[:1])):
         raise StoreError(
             f"{path}, row {other[0] + 1}: a vector of {widths[other[0]]} numbers, where row 1 has {widths[0]} "
-            f"({len(other)} rows differ from it); all vectors have to be of one width"
+            f"({len(other)} rows differ from it); all vectors need the same width"
         )
     flat = [chunk.flatten() for chunk in column.chunks]
     if missing := sum(chunk.null_count for chunk in flat):
@@ -245,7 +249,7 @@ def _read_feature(path: Path, ids: Path) -> Read:
         raise StoreError(f"{ids} has no item2id that numbers the items; name the .data_maps file of {path.name}")
     numbers = list(item2id.values())
     if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
-        raise StoreError(f"{ids}: item2id holds something else than whole numbers")
+        raise StoreError(f"{ids}: item2id holds values other than whole numbers; name the .data_maps of {path.name}")
     by_id = sorted((number, token) for token, number in item2id.items())
     if [number for number, _ in by_id] != list(range(len(by_id))) or by_id[:1] != [(0, PAD)]:
         raise StoreError(f"{ids}: item2id does not number the items from 1 to {len(by_id) - 1}, with {PAD} as 0")
@@ -253,15 +257,15 @@ def _read_feature(path: Path, ids: Path) -> Read:
     size = path.stat().st_size
     if not items or size == 0 or size % (4 * items):
         raise StoreError(
-            f"{path} holds {size} bytes, which is no whole number of float32 vectors for the {items} items of {ids}: "
-            "the two files don't belong together, or one is cut off"
+            f"{path} holds {size} bytes, which is not a whole number of float32 vectors for the {items} items of "
+            f"{ids}: the two files don't belong together, or one is cut off"
         )
     flat = np.fromfile(path, "<f4")
     width = len(flat) // (items + 1)
     if len(flat) % (items + 1) == 0 and not flat[:width].any() and flat[width : 2 * width].any():
         raise StoreError(
             f"{path} begins with {width} zeros, and its size is that of {items + 1} vectors: the first row is that of "
-            "a padding item, which the format does without; write it without that row"
+            "a padding item, which this format leaves out; write the file without that row"
         )
     # Row = id - 1: upstream writes no row for the padding.
     return _tokens([token for _, token in by_id[1:]], str(ids)), flat.reshape(items, -1)
@@ -277,14 +281,16 @@ def _read_itememb(path: Path, _: Path) -> Read:
         with path.open(encoding="utf-8-sig", newline="\n") as file:
             kinds = [column.partition(":")[2] for column in file.readline().rstrip("\r\n").split("\t")]
             if kinds != ["token", "float_seq"]:
-                raise StoreError(f"{path}: the first line names {kinds}; it has to be {RECBOLE_HEADER.strip()!r}")
+                raise StoreError(
+                    f"{path}: the first line names the types {kinds}; it has to be {RECBOLE_HEADER.strip()!r}"
+                )
             for number, line in enumerate(file, start=2):
                 token, _tab, numbers = line.rstrip("\r\n").partition("\t")
                 vector = np.array([_number(text, path, number) for text in numbers.split(" ")], dtype=np.float64)
                 if vectors and len(vector) != len(vectors[0]):
                     raise StoreError(
                         f"{path}, line {number}: {len(vector)} numbers, where line 2 has {len(vectors[0])}; all "
-                        "vectors have to be of one width"
+                        "vectors need the same width"
                     )
                 values.append(token)
                 with np.errstate(over="ignore"):
@@ -298,8 +304,8 @@ def _read_itememb(path: Path, _: Path) -> Read:
 
 def _number(text: str, path: Path, line: int) -> float:
     try:
-        if "_" not in text:  # Python reads 1_0 as 10, nobody else does
+        if "_" not in text:  # Python reads 1_0 as 10, other tools don't
             return float(text)
     except ValueError:
         pass
-    raise StoreError(f"{path}, line {line}: {text[:40]!r} is no number; numbers are separated by one space")
+    raise StoreError(f"{path}, line {line}: {text[:40]!r} is not a number; numbers are separated by one space")

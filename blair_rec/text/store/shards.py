@@ -1,4 +1,4 @@
-"""Encoding in pieces: those of a run that may be killed, and parts of a catalogue made by several processes."""
+"""Encoding in pieces, so that a killed run can be resumed, and in parts of a catalogue, made by several processes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from blair_rec.text.tokens import NO_DIGESTS, DigestIndex, Digests, digests
 logger = logging.getLogger("blair_rec")
 
 SAME = ("revision", "pooling", "max_length", "dtype")
-"""What of an encoder decides on its vectors; its name does not."""
+"""Settings of an encoder that decide its vectors; its name does not."""
 SAID_SINCE = ("modules", "prompt", "truncate_dim")
-"""The same, in the stores of encoders that have such things; all others stay as older versions made them."""
+"""Further such settings, recorded only for encoders that have them, so that older stores stay valid."""
 
 
 def deciding(encoder: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a store's encoder decides on its vectors, None where the store doesn't say."""
+    """The settings of a store's encoder that decide its vectors; None for those that the store doesn't record."""
     return {key: encoder.get(key) for key in SAME + SAID_SINCE}
 
 
@@ -45,20 +45,20 @@ class KnownVectors:
         return int(self._vectors[0].shape[1])
 
     def add(self, text_digests: Digests, vectors: np.ndarray, cut: np.ndarray | None) -> None:
-        """[n, 2] digests, [n, text_dim] vectors as they lie on disk, and [n] bool whose text was cut, if that is known.
+        """Add [n, 2] digests, [n, text_dim] vectors as stored on disk and, if known, [n] bool: which texts were cut.
 
-        Memory-mapped arrays stay so.
+        Memory-mapped arrays stay memory-mapped.
         """
         self._digests.append(text_digests)
         self._vectors.append(vectors)
         self._cut.append(cut)
 
     def find(self, text_digests: Digests) -> np.ndarray:
-        """[len(text_digests)] int64; -1 for a text without a vector, otherwise what `blocks` takes."""
+        """[len(text_digests)] int64 positions, as `blocks` takes them; -1 for a text without a vector."""
         return DigestIndex.of(np.concatenate(self._digests)).find(text_digests)
 
     def blocks(self, found: np.ndarray) -> Iterator[np.ndarray]:
-        """The vectors that `find` found, block by block."""
+        """Yield the vectors at positions that `find` returned, block by block."""
         ends = np.cumsum([len(vectors) for vectors in self._vectors])
         for start in range(0, len(found), BLOCK):
             at = found[start : start + BLOCK]
@@ -70,7 +70,7 @@ class KnownVectors:
             yield block
 
     def cut(self, found: np.ndarray) -> np.ndarray | None:
-        """[len(found)] bool: whose text was cut; None if that is unknown of any of them."""
+        """[len(found)] bool: which texts were cut; None if that is unknown for any of them."""
         known = [
             np.full(len(of), 2, np.int8) if cut is None else cut
             for of, cut in zip(self._vectors, self._cut, strict=True)
@@ -80,17 +80,17 @@ class KnownVectors:
 
 
 class Pieces:
-    """What a run has encoded so far, in the work folder of a store: files that are whole or not there.
+    """The vectors that a run has encoded so far, in the work folder of a store; each file is complete or missing.
 
-    A piece holds the digest of each text beside its vector, and whether the text was cut; its name holds the mark of
-    the encoder's settings and its own SHA-256. Pieces of other settings are left alone: they may be wanted again.
+    For each text a piece holds its digest, its vector, and whether it was cut. The file's name holds the mark of the
+    encoder's settings and the file's SHA-256. Pieces of other settings are kept: they may be needed again.
     """
 
     def __init__(self, folder: Path, mark: str) -> None:
         self.folder, self.mark = folder, mark
 
     def read(self) -> Iterator[tuple[Digests, np.ndarray, np.ndarray | None]]:
-        """(digests, vectors, cut) of all pieces that are there; damaged ones are removed, and that is said."""
+        """Yield (digests, vectors, cut) of each piece; damaged pieces are removed, with a warning."""
         for path in sorted(self.folder.glob(f"{self.mark}-*.npy")):
             if sha256_of(path) == path.stem.partition("-")[2]:
                 yield _piece(path)
@@ -101,7 +101,7 @@ class Pieces:
     def write(
         self, text_digests: Digests, vectors: np.ndarray, cut: np.ndarray
     ) -> tuple[Digests, np.ndarray, np.ndarray | None]:
-        """One more piece, [n, 2], [n, text_dim] and [n] bool, and what `read` would give for it."""
+        """Write one piece ([n, 2], [n, text_dim] and [n] bool), and return what `read` would yield for it."""
         columns = [("digest", text_digests.dtype, (2,)), ("vector", vectors.dtype, vectors.shape[1:]), ("cut", "?")]
         piece = np.empty(len(vectors), columns)
         piece["digest"], piece["vector"], piece["cut"] = text_digests, vectors, cut
@@ -115,18 +115,21 @@ class Pieces:
 
 def _piece(path: Path) -> tuple[Digests, np.ndarray, np.ndarray | None]:
     piece = np.load(path, mmap_mode="r", allow_pickle=False)
-    # An older version may have begun this store: its pieces don't say which texts were cut.
+    # An older version may have started this store: its pieces don't say which texts were cut.
     cut = np.array(piece["cut"]) if "cut" in piece.dtype.names else None
     return np.array(piece["digest"]), piece["vector"], cut
 
 
 def settings_mark(settings: Mapping[str, Any], dtype: str) -> str:
-    """16 hex digits that differ wherever the vectors of one text do."""
+    """16 hex digits that differ whenever the settings would give a text another vector."""
     return digests([repr([*marks(settings), dtype])]).tobytes()[:8].hex()
 
 
 def marks(settings: Mapping[str, Any]) -> list[Any]:
-    """What differs wherever the vectors of one text do: the same list as ever for encoders that older versions knew."""
+    """A list that differs whenever the settings would give a text another vector.
+
+    For encoders that older versions supported, it is the same list as in those versions.
+    """
     return [settings[key] for key in SAME] + [[key, settings[key]] for key in SAID_SINCE if settings.get(key)]
 
 
@@ -139,31 +142,31 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def shard_from_environment() -> tuple[int, int] | None:
-    """This process's part under torchrun, which sets RANK and WORLD_SIZE; None for a process on its own."""
+    """This process's part under torchrun, which sets RANK and WORLD_SIZE; None for a single process."""
     parts = int(os.environ.get("WORLD_SIZE", "1"))
     return (int(os.environ["RANK"]), parts) if parts > 1 and "RANK" in os.environ else None
 
 
 def shard_path(path: str | Path, shard: tuple[int, int]) -> Path:
-    """Where part i of n of a store lies: STORE.0of4."""
+    """The path of part i of n of a store, such as STORE.0of4."""
     return Path(path).with_name(f"{Path(path).name}.{shard[0]}of{shard[1]}")
 
 
 def merge_stores(parts: Sequence[str | Path], out: str | Path, *, fresh: bool = False) -> EmbeddingStore:
-    """One store of several, with every byte of them verified; they stay as they are.
+    """Merge several stores into one; every byte of them is verified, and they are not changed.
 
-    Parts of one catalogue (`--shard i/n`) are put in order, and all have to be there: the result then counts as made
-    from the whole catalogue. Stores of different catalogues are joined in the order given. A store that is at `out` is
-    replaced only if `fresh`.
+    Parts of one catalogue (`--shard i/n`) are put in order. All parts are required: the result is then the same as a
+    store of the whole catalogue. Stores of different catalogues are joined in the given order. An existing store at
+    `out` is replaced only if `fresh`.
 
-    Raises StoreError for stores that don't belong together, OutputError for a store that is at `out` already, and as
-    open_store, at_work_on and put_store do.
+    Raises StoreError for stores that don't belong together, OutputError if `out` is a store already, and as open_store,
+    at_work_on and put_store do.
     """
     if not fresh:
         refuse_replacing(out)
     stores = [open_store(path) for path in parts]
     if len(stores) < 2:
-        raise StoreError(f"{len(stores)} stores are given; to merge takes at least two")
+        raise StoreError(f"merging needs at least two stores; given: {len(stores)}")
     first = stores[0]
     for store in stores[1:]:
         for what, here, there in (
@@ -173,7 +176,10 @@ def merge_stores(parts: Sequence[str | Path], out: str | Path, *, fresh: bool = 
             ("width", first.text_dim, store.text_dim),
         ):
             if here != there:
-                raise StoreError(f"{first.path} and {store.path} can't be merged: {what} is {here} there, {there} here")
+                raise StoreError(
+                    f"{first.path} and {store.path} can't be merged: {what} is {here} in the first, {there} in the "
+                    "second; encode both with the same settings"
+                )
     shards = [store.shard for store in stores]
     if any(shards):
         stores = _in_order(stores)
@@ -181,7 +187,7 @@ def merge_stores(parts: Sequence[str | Path], out: str | Path, *, fresh: bool = 
     item_tokens = [token for store in stores for token in store.item_tokens]
     textless = [token for store in stores for token in store.textless]
     if repeated := len(item_tokens) + len(textless) - len({*item_tokens, *textless}):
-        raise StoreError(f"{repeated} items stand in more than one of the {len(stores)} stores; each belongs into one")
+        raise StoreError(f"{repeated} items are in several of the {len(stores)} stores; each item may be in one only")
     text_digests = np.concatenate([store.text_digests for store in stores]) if has_digests else first.text_digests[:0]
     made_from = text_hash(digests(item_tokens), text_digests, digests(textless)) if has_digests else ""
     blocks = (store.vectors[at : at + BLOCK] for store in stores for at in range(0, len(store), BLOCK))
@@ -196,15 +202,15 @@ def merge_stores(parts: Sequence[str | Path], out: str | Path, *, fresh: bool = 
 
 
 def _in_order(stores: Sequence[EmbeddingStore]) -> list[EmbeddingStore]:
-    """Parts by number, if all of one catalogue are there."""
+    """The parts in order, after a check that they are all parts of one catalogue."""
     by_part = {store.shard: store for store in stores}
     counts = {shard[1] for shard in by_part if shard}
     if None in by_part or len(counts) != 1 or len(by_part) != len(stores):
         names = first_of([f"{store.path}: {store.shard and '/'.join(map(str, store.shard))}" for store in stores], 9)
-        raise StoreError(f"these are not parts of one whole ({names}); give each part of one catalogue once")
+        raise StoreError(f"these are not the parts of one catalogue ({names}); give each part of one catalogue once")
     (parts,) = counts
     if lacking := [f"{part}/{parts}" for part in range(parts) if (part, parts) not in by_part]:
-        raise StoreError(f"{len(lacking)} of {parts} parts are missing ({first_of(lacking)}); encode them, merge all")
+        raise StoreError(f"{len(lacking)} of {parts} parts are missing ({first_of(lacking)}); encode them, then merge")
     if old := [str(store.path) for store in stores if store.whole is None]:
         raise StoreError(
             f"{len(old)} of {parts} parts were written by an older version ({first_of(old)}) and don't say which "

@@ -34,17 +34,17 @@ from blair_rec.text.store.embeddings import (
 from blair_rec.text.tokens import NO_DIGESTS, Digests
 
 WORK = "work"
-"""Ending of the hidden folder beside a store in which its pieces are written."""
+"""Ending of the hidden folder next to a store in which its pieces are written."""
 
 
 @contextlib.contextmanager
 def at_work_on(path: str | Path) -> Iterator[Path]:
-    """A hidden folder beside a store, for what it will be made of; only one process at a time has it.
+    """Lock a store for writing, and return a hidden folder next to it for unfinished pieces.
 
-    What an earlier process that was killed left half-written is cleared away first. The folder is removed at the end;
-    after an error it stays if there are pieces in it, so that the next process can go on.
+    Only one process at a time gets the folder. Files that a killed process left half-written are removed first. The
+    folder is removed at the end; after an error it stays if it holds pieces, so that the next process can resume.
 
-    Raises OutputError if `path` is no place for a store or can't be written, or if another process has it.
+    Raises OutputError if `path` can't become a store or can't be written, or if another process is writing it.
     """
     check_replaceable(path)  # before the work, not after it
     target = Path(path).resolve()  # a link keeps pointing to where the store is
@@ -53,9 +53,9 @@ def at_work_on(path: str | Path) -> Iterator[Path]:
 
 
 def has_leftovers(path: str | Path) -> bool:
-    """Whether somebody is at work on a store, or was killed there; at_work_on tells, and clears up."""
+    """Whether a process is writing a store, or was killed while writing; at_work_on finds out which, and cleans up."""
     target = Path(path).resolve()
-    return target.with_name(f".{target.name}.{WORK}").exists()  # made before and removed after everything else
+    return target.with_name(f".{target.name}.{WORK}").exists()  # created first, removed last
 
 
 def write_store(
@@ -73,7 +73,7 @@ def write_store(
 
     Raises as at_work_on and put_store do.
     """
-    EmbeddingStore.of(item_tokens, vectors, textless)  # the same checks as on reading
+    EmbeddingStore.of(item_tokens, vectors, textless)  # the same checks as for reading
     blocks = (as_stored(vectors[start : start + BLOCK], dtype) for start in range(0, len(vectors), BLOCK))
     header = {"encoder": dict(encoder), "template": dict(template), "text_sha256": text_sha256, "shard": None}
     with at_work_on(path):
@@ -92,15 +92,15 @@ def put_store(
     cut: np.ndarray | None = None,
     read: Mapping[str, Any] | None = None,
 ) -> EmbeddingStore:
-    """Write a store, inside at_work_on, and open it. What stood at `path` is replaced.
+    """Write a store, inside at_work_on, and open it. An old store at `path` is replaced.
 
-    `blocks` are the vectors as they shall lie on disk, one after the other; `said` is encoder, template, text_sha256,
-    shard and, of a part, whole. `cut` ([rows] bool) says whose text is longer than the encoder reads, None if nobody
-    knows; `read` is what the header says beside it: asked_length and capped_by. The folder is complete before it gets
-    its name, so that nobody ever opens half a store. POSIX has no exchange of two folders: while an old store is
-    replaced there is an instant without any; after a crash at that point whoever writes next brings the old one back.
+    `blocks` are the vectors as stored on disk, block by block. `said` holds the header's encoder, template,
+    text_sha256, shard and, for a part, whole. `cut` ([rows] bool) says which texts are longer than the encoder reads,
+    None if unknown; `read` holds asked_length and capped_by. The folder gets its name only when it is complete, so that
+    nobody opens half a store. POSIX can't swap two folders: while an old store is replaced, there is none for an
+    instant. After a crash in that instant, the next process that writes restores the old store.
 
-    Raises StoreError for vectors that aren't finite, tokens that are repeated, or a disk that is full.
+    Raises StoreError for vectors that aren't finite, repeated tokens, or a full disk.
     """
     if not len(item_tokens):
         raise StoreError("there is no vector to store; at least one item needs text")
@@ -139,15 +139,15 @@ def put_store(
 
 
 def cannot_write(path: str | Path, error: OSError) -> NoReturn:
-    """Raise StoreError for what the system answered to a write."""
+    """Raise StoreError for an error of the operating system during a write."""
     raise StoreError(
-        f"the store {path} can't be written ({error.strerror}); what is finished is kept: make room or choose another "
-        "place, and start the same command again"
+        f"the store {path} can't be written ({error.strerror}); finished vectors are kept: free some disk space or "
+        "choose another folder, then run the same command again"
     ) from error
 
 
 def _write(path: Path, write: Callable[[Any], object]) -> str:
-    """Write one file, and say the SHA-256 of what now lies there."""
+    """Write one file, and return the SHA-256 of its content on disk."""
     with path.open("wb") as file:
         write(file)
     return sha256_of(path)
@@ -158,7 +158,7 @@ def _write_vectors(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, i
 
     def write(file: Any) -> None:
         nonlocal written, broken
-        # Written, not mapped: on a full disk a write is an error, where a mapping kills the process.
+        # Written, not memory-mapped: on a full disk a write raises an error, but a mapping kills the process.
         header = {"descr": ON_DISK[dtype], "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         for block in blocks:
@@ -176,7 +176,7 @@ def _write_vectors(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, i
 
 
 def check_replaceable(path: str | Path) -> None:
-    """Raise OutputError unless `path` is free, empty, or a store and nothing else: no other file is ever removed."""
+    """Raise OutputError unless `path` is missing, empty, or only a store: no other file is ever removed."""
     refuse_foreign(Path(path), {HEADER}, {*FILES, CUT, "item_tokens.json"})  # the last one is in stores of schema 1
 
 
