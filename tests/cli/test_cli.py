@@ -174,7 +174,7 @@ def test_an_interruption_ends_with_status_130_and_keeps_what_is_finished(
         ("trian.epochs=3", r"cfg.yaml: trian: unknown key; did you mean train\?"),
         ("text.fields=[titel]", r"tiny.item: no item has a field 'titel'; did you mean 'title'\?"),
         ("evaluate.metrics=[NDGC@10]", r"'NDGC@10': unknown metric 'NDGC'; known: NDCG@k"),
-        ("evaluate.metrics=[NDCG@100]", r"NDCG@100 needs at least 100 items to rank, but there are only 80 items"),
+        ("evaluate.metrics=[NDCG@100]", r"NDCG@100 needs at least 100 items to rank, but there are only 80"),
         ("recbole.hiden_size=8", r"recbole: unknown key 'hiden_size'; did you mean 'hidden_size'\?"),
         ("recbole.eval_args={order: RO}", r"recbole: eval_args.order is 'RO', but a sequential model .* set it to TO"),
         (
