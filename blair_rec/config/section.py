@@ -308,3 +308,12 @@ def _lines(problem: Any, known: Sequence[str]) -> list[str]:
     if kind == "greater_than" and problem["ctx"]["gt"] == 0:
         expected = "it has to be a positive number"
     return [f"{at} is {value!r}; {expected}"]
+
+
+def _at_least_one(metrics: tuple[str, ...]) -> tuple[str, ...]:
+    if not metrics:
+        raise FieldProblem([" is empty; name at least one, such as NDCG@10"])
+    return metrics
+
+
+Metrics = Annotated[ListOfNames, AfterValidator(_at_least_one), Field(json_schema_extra={"minItems": 1})]

@@ -35,6 +35,7 @@ from blair_rec.config.section import (
     KeysAndValues,
     ListOfNames,
     LossName,
+    Metrics,
     NewItems,
     NotNegative,
     Problem,
@@ -168,15 +169,6 @@ class TrainConfig(Section):
     def draws_items(self) -> bool:
         """Whether the loss samples negatives, as every loss from outside does, instead of using all items."""
         return self.loss not in ("full_softmax", "recbole")
-
-
-def _at_least_one(metrics: tuple[str, ...]) -> tuple[str, ...]:
-    if not metrics:
-        raise FieldProblem([" is empty; name at least one, such as NDCG@10"])
-    return metrics
-
-
-Metrics = Annotated[ListOfNames, AfterValidator(_at_least_one), Field(json_schema_extra={"minItems": 1})]
 
 
 class EvaluateConfig(Section):

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from blair_rec.errors import ConfigError, UnpairedRuns
 from blair_rec.evaluate.metrics import TopLists, check_k, parse_metric, top_lists
-from blair_rec.evaluate.new_items import NewItemsTable, new_items_table, scores
 from blair_rec.evaluate.notes import (
     Scalar,
     accepted_notes,
@@ -21,6 +20,7 @@ from blair_rec.evaluate.notes import (
     seed_notes,
     training_free_notes,
 )
+from blair_rec.evaluate.runs.new_items import NewItemsTable, new_items_table, scores
 from blair_rec.evaluate.runs.results import RunResult, check_paired, run_name
 from blair_rec.evaluate.runs.run_files import PROTOCOLS, EncoderUsed, Parameters, ProtocolName
 from blair_rec.evaluate.significance import Difference, Floats, PairedSample, corrected, differences

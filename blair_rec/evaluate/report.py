@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blair_rec.evaluate import new_items
 from blair_rec.evaluate.across import labels, standings
 from blair_rec.evaluate.answer import answer
 from blair_rec.evaluate.caption import HISTORY, _versions, caption
@@ -27,6 +26,7 @@ from blair_rec.evaluate.cells import (
 )
 from blair_rec.evaluate.leaderboard import Leaderboard, Row
 from blair_rec.evaluate.notes import SHOWN_NOTES
+from blair_rec.evaluate.runs import new_items
 from blair_rec.evaluate.runs.run_files import PROTOCOLS, ProtocolName
 from blair_rec.files import write_text
 

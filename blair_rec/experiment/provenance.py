@@ -38,7 +38,6 @@ BESIDE_RUNS = (
     "evaluate/caption.py",
     "evaluate/cells.py",
     "evaluate/leaderboard.py",
-    "evaluate/new_items.py",
     "evaluate/notes.py",
     "evaluate/page/",
     "evaluate/report.py",

@@ -12,8 +12,8 @@ from fake_runs import fake_run
 
 from blair_rec.errors import UnpairedRuns
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
-from blair_rec.evaluate.new_items import table_cells
 from blair_rec.evaluate.report import to_csv, to_markdown
+from blair_rec.evaluate.runs.new_items import table_cells
 from blair_rec.evaluate.runs.new_ranks import COUNTS, NewRanks, write_new_ranks
 from blair_rec.evaluate.runs.results import load_runs
 

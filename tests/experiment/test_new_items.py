@@ -18,7 +18,7 @@ import blair_rec
 from blair_rec.config.comparison import CompareConfig, read_config
 from blair_rec.errors import BadRun, ConfigError
 from blair_rec.evaluate.leaderboard import Leaderboard
-from blair_rec.evaluate.new_items import NewItemsTable
+from blair_rec.evaluate.runs.new_items import NewItemsTable
 from blair_rec.evaluate.runs.new_ranks import NewRanks, new_ranks_of, read_new_ranks
 from blair_rec.evaluate.runs.results import load_run
 from blair_rec.experiment.compare import compare

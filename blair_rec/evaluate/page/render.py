@@ -13,7 +13,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from blair_rec.config.section import default_of
 from blair_rec.config.sections import TextConfig
 from blair_rec.config.yaml_files import load_yaml, to_yaml
-from blair_rec.evaluate import new_items
 from blair_rec.evaluate.answer import p_value
 from blair_rec.evaluate.caption import HISTORY, TIES, encoders, in_history
 from blair_rec.evaluate.leaderboard import Leaderboard
@@ -21,6 +20,7 @@ from blair_rec.evaluate.notes import SHOWN_NOTES
 from blair_rec.evaluate.page.cards import PAGE_FILE, read_cards
 from blair_rec.evaluate.page.data import OTHER, MapData, PageData, page_data
 from blair_rec.evaluate.page.plots import MAP_COLOURS, curve_plot, interval_plot, map_plot, time_plot
+from blair_rec.evaluate.runs import new_items
 from blair_rec.evaluate.runs.results import RunResult
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE, PROTOCOLS
 from blair_rec.files import write_text
