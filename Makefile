@@ -1,4 +1,4 @@
-# make quickstart | test | check | clean. Each installs what it needs into .venv, once.
+# make quickstart | test | test-ray | check | clean. Each installs what it needs into .venv, once.
 
 # The newest Python for which RecBole's latest release installs; any from 3.10 on will do: make test PYTHON=python3.12
 PYTHON ?= $(shell for p in python3.11 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
@@ -8,7 +8,7 @@ BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 NEEDS := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: quickstart test check clean
+.PHONY: quickstart test test-ray check clean
 .DELETE_ON_ERROR:
 
 quickstart: .venv/.quickstart
@@ -17,13 +17,17 @@ quickstart: .venv/.quickstart
 test: .venv/.test
 	$(BIN)/python -m pytest --numprocesses auto
 
+# Encoding with a current Ray, which RecBole 1.2.1 does not allow: in an environment with RecBole 1.2.0.
+test-ray: .venv-ray/.test
+	.venv-ray/bin/python -m pytest tests/text/test_ray_encode.py
+
 check: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-ray build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp per extra: the quick start installs no test tools. A change of what is needed makes them stale.
@@ -31,6 +35,16 @@ clean:
 	@echo "Installing blair_rec[$*] into .venv (the first time takes minutes: PyTorch is large) ..."
 	@$(INSTALL) ".[$*]"
 	@touch $@
+
+.venv-ray/.test: $(NEEDS) constraints-ray.txt | .venv-ray/bin/python
+	@echo "Installing blair_rec[ray] into .venv-ray (the first time takes minutes) ..."
+	@grep -vE '^(ray|recbole)==' constraints.txt | cat - constraints-ray.txt > .venv-ray/constraints.txt
+	@.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint .venv-ray/constraints.txt --editable ".[ray]" pytest hypothesis
+	@touch $@
+
+.venv-ray/bin/python: | $(BIN)/python
+	@$(BIN)/python -m venv .venv-ray
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "No Python found: install Python 3.11, or name one: make PYTHON=/path/to/python" >&2; exit 1; }

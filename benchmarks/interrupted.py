@@ -60,7 +60,7 @@ def write_config(folder: Path, **sections: Any) -> Path:
     return path
 
 
-def start(config: Path, out: Path) -> int:
+def start(config: Path, out: Path, *options: str) -> int:
     """Start a process that runs `blair-rec compare`, and return its id; its output goes to a file next to `out`."""
     import matplotlib.pyplot  # noqa: F401
     import torch
@@ -78,7 +78,7 @@ def start(config: Path, out: Path) -> int:
         sys.stdout = sys.stderr = log_of(out, os.getpid()).open("w", encoding="utf-8", buffering=1)
         for descriptor in (1, 2):
             os.dup2(sys.stdout.fileno(), descriptor)
-        status = main(["compare", str(config), "-o", str(out), "--quiet"])
+        status = main(["compare", str(config), "-o", str(out), "--quiet", *options])
     finally:
         if sys.exc_info()[0] is not None:
             traceback.print_exc()
@@ -129,14 +129,14 @@ def state_of(out: Path) -> dict[str, Any]:
     """Return what a killed process has left."""
     return {
         "runs": len([*out.glob("runs/[!.]*")]),
-        "checkpoints": len([*out.glob("checkpoints/[!.]*")]),
+        "checkpoints": len([*out.glob("runs/.*.training/*.safetensors")]),
         "half_written": len(half_written(out)),
     }
 
 
 def half_written(out: Path) -> list[str]:
     """Return the temporary names below a folder."""
-    pattern = re.compile(r"\..*\.(partial|old|new|work)")
+    pattern = re.compile(r"\..*\.(partial|old|new|work|training)")
     return [str(path.relative_to(out)) for path in out.rglob(".*") if pattern.fullmatch(path.name)]
 
 

@@ -108,11 +108,18 @@ def tidy(parent: Path, name: str | None = None) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
+def left_behind(parent: Path) -> set[str]:
+    """The names of the files and folders in `parent` of which `tidy` may find something half-written or replaced."""
+    names = [path.name for path in parent.iterdir()] if parent.is_dir() else []
+    return {match["name"] for name in names if (match := _LEFTOVER.fullmatch(name))}
+
+
 @contextlib.contextmanager
-def alone_in(folder: Path, busy: str | None = None) -> Iterator[None]:
+def alone_in(folder: Path, busy: str | None = None, wait: float = 0.0) -> Iterator[None]:
     """Create `folder` and lock it for this process. The system unlocks it when the process ends, even if it is killed.
 
     On a file system without locks, two processes are not kept apart. `busy` is the error message for the others.
+    `wait` is how many seconds to wait for another process to leave the folder.
 
     Raises:
         OutputError: the folder can't be written.
@@ -130,7 +137,7 @@ def alone_in(folder: Path, busy: str | None = None) -> Iterator[None]:
     except OSError as error:
         raise OutputError(f"{folder} can't be written ({error.strerror}); choose another folder with -o") from None
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=wait, poll_interval=0.1, blocking=wait > 0)
     except (Timeout, FileNotFoundError):
         raise FolderBusy(busy or at_work) from None
     except (PermissionError, IsADirectoryError) as error:

@@ -448,9 +448,9 @@ def test_a_folder_whose_config_names_code_imports_nothing(
         edit(finished / "runs" / name / "result.json", lambda result, name=name: result.update(variant=name[:-2]))
     own = config_of(tiny, roberta, variants={"a": {"scorer": "popularity"}}, baseline="a", seeds=[1])
     assert "evil" not in plan_all(own, finished).config.variants
-    assert "leaves out evil, which the config no longer names: it takes Python code" in caplog.text
+    assert "leaves out evil: it uses Python code" in caplog.text
     with pytest.raises(
-        ConfigError, match="config.yaml was written by a comparison and may come from elsewhere, so the"
+        ConfigError, match="config.yaml was written by a comparison and may come from someone else, so the"
     ):
         compare(finished / "config.yaml", finished)
     with pytest.raises(blair_rec.errors.BlairRecError):  # the copied runs are of another config

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from blair_rec import __version__, registry
-from blair_rec.config.names import UNISREC_TEMPERATURE, TieOrder, is_read_by
+from blair_rec.config.names import AFTER_CUTOFF, UNISREC_TEMPERATURE, TieOrder, is_read_by
 from blair_rec.config.passed_to_recbole import RecBoleSettings
 from blair_rec.config.paths import with_paths
 from blair_rec.config.section import (
@@ -139,6 +139,12 @@ class CompareConfig(Section):
         if self.split is not None and "split" in (self.recbole.get("eval_args") or {}):
             line = "recbole.eval_args has a split, and so has `split`; leave one of them out"
             yield ("split", "recbole"), line
+        if self.evaluate.new_items == AFTER_CUTOFF and self.split is None:
+            line = f"evaluate.new_items is {AFTER_CUTOFF}, and there is no `split` with cut-off times; give a share"
+            yield ("evaluate", "split"), line
+        if self.evaluate.new_items is not None and self.recbole.get("benchmark_filename"):
+            line = "evaluate.new_items needs a log of events, and recbole.benchmark_filename names files of a split"
+            yield ("evaluate", "recbole"), f"{line}; leave one of them out"
         for name, variant in self.variants.items():
             for keys, line in self._variant_problems(variant):
                 yield ("variants", *keys), f"variants.{name}{line}"

@@ -26,6 +26,12 @@ POOLINGS: tuple[PoolingName, ...] = get_args(PoolingName)[1:]
 ENCODER = "hyp1231/blair-roberta-base"
 MAX_LENGTH = 512
 UNISREC_TEMPERATURE = 0.07
+AFTER_CUTOFF = "after_cutoff"
+"""The value of evaluate.new_items that hides the items without an event before `split.valid_from`."""
+NEW_ITEMS_DRAW = 0
+"""Seed of the draw of a share of the items: a part of every run's set-up."""
+MOST_NEW_ITEMS = 0.5
+"""The largest share of items that evaluate.new_items may hide."""
 
 _OUTSIDE = "a loss of another package"
 _EVERY_POSITION = ("full_softmax", *SAMPLED_LOSSES, _OUTSIDE)

@@ -18,11 +18,13 @@ from pydantic import (
     ModelWrapValidatorHandler,
     ValidationError,
     ValidatorFunctionWrapHandler,
+    WithJsonSchema,
     WrapValidator,
     model_validator,
 )
 
 from blair_rec import registry
+from blair_rec.config.names import AFTER_CUTOFF, MOST_NEW_ITEMS
 from blair_rec.config.yaml_files import is_number, one_of, to_yaml
 from blair_rec.errors import ConfigError
 
@@ -173,6 +175,28 @@ FromOneOn = Annotated[int, Field(ge=1)]
 RunSeed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 FromList = Field(strict=False)
 """For tuples, which YAML gives as lists."""
+
+
+def _new_items(which: Any) -> Any:
+    """Checked before pydantic does, which would say what two types it could have been."""
+    if which is None or which == AFTER_CUTOFF or (is_number(which) and 0 < which <= MOST_NEW_ITEMS):
+        return which
+    raise FieldProblem([f" is {which!r}; expected a share above 0 and up to {MOST_NEW_ITEMS}, or {AFTER_CUTOFF}"])
+
+
+NewItems = Annotated[
+    int | float | str | None,
+    BeforeValidator(_new_items),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "exclusiveMinimum": 0, "maximum": MOST_NEW_ITEMS},
+                {"type": "string", "const": AFTER_CUTOFF},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
 ListOfNames = Annotated[tuple[str, ...], FromList]
 
 

@@ -35,6 +35,7 @@ from blair_rec.config.section import (
     KeysAndValues,
     ListOfNames,
     LossName,
+    NewItems,
     NotNegative,
     Problem,
     RunSeed,
@@ -188,6 +189,9 @@ class EvaluateConfig(Section):
     """Metrics to report. The first one decides early stopping and the order of the leaderboard."""
     batch_size: FromOneOn = 1024
     """Users scored in one batch."""
+    new_items: NewItems = None
+    """Items hidden from training and selection, and then scored as new: a share of all items, such as 0.05, drawn by
+    their ids; or after_cutoff: those without an event before `split.valid_from`. null: no column for new items."""
 
 
 READ_BY_ITEMS = {"fusion": "id_text", "max_delta": "text_delta"}

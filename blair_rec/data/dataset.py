@@ -15,6 +15,7 @@ from torch import Tensor
 
 from blair_rec.config.split import SplitConfig
 from blair_rec.data.cutoffs import PARTS, part_of
+from blair_rec.data.hidden import drawn_items
 from blair_rec.data.log import LOG_POSITION, EventLog, LogRows
 from blair_rec.data.reading import QuicklyRead
 from blair_rec.errors import DatasetError
@@ -61,6 +62,41 @@ class TextSequentialDataset(QuicklyRead):
     """Such pairs with tied times: they keep file order, or get a random order with `blair_ties: shuffled`."""
     without_history = 0
     """Events of this part of a `blair_split` that are their user's first and so have no history to predict from."""
+    new_items: float | str | None = None
+    """Which items are left out with all their events: evaluate.new_items."""
+
+    def __init__(self, config: Any, new_items: float | str | None = None) -> None:
+        """
+        Raises:
+            DatasetError: no event is left without the new items; and as reading the files does.
+        """
+        self.new_items = new_items
+        super().__init__(config)
+
+    def _filter_by_inter_num(self) -> None:
+        super()._filter_by_inter_num()
+        if self.new_items is not None:  # what follows is as if the files had no line about them
+            self._leave_out(self._chosen_items(self.new_items))
+
+    def _chosen_items(self, which: float | str) -> Any:
+        """The new items: a share of all, or those that have no event before `valid_from`."""
+        items = self.inter_feat[self.iid_field]
+        if not isinstance(which, str):
+            return drawn_items([str(item) for item in items.unique()], which)
+        assert self._cutoffs is not None  # the config asks for both
+        part = part_of(self.inter_feat[self.time_field].to_numpy(np.float64), self._cutoffs, self.dataset_name)
+        return np.setdiff1d(items[part > 0].unique().astype(str), items[part == 0].unique().astype(str))
+
+    def _leave_out(self, items: Any) -> None:
+        for feat in (self.inter_feat, self.item_feat):
+            if feat is not None:
+                feat.drop(feat.index[feat[self.iid_field].isin(items)], inplace=True)
+        if self.inter_feat.empty or len(items) == 0:
+            what = "no item is new" if len(items) == 0 else "no event is left without them"
+            raise DatasetError(
+                f"data set {self.dataset_name!r}: evaluate.new_items is {self.new_items}, and {what}; choose another "
+                "share or cut-off"
+            )
 
     def _benchmark_presets(self) -> None:
         # RecBole looks for the histories under this name, whatever ITEM_ID_FIELD is.

@@ -1,1 +1,1 @@
-"""The report side: finished runs in, numbers and tables out. NumPy and SciPy only."""
+"""Evaluation of finished runs: numbers, significance tests, tables and the page."""

@@ -1,4 +1,4 @@
-"""A new comparison against an older one: do the results agree, and which metric moved beyond noise?"""
+"""Compare a new comparison with an older one: do the results agree, and which metrics changed beyond noise?"""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from blair_rec.evaluate.significance import Difference, Floats, PairedSample, co
 
 @dataclass(frozen=True)
 class Move:
-    """One metric of one variant, then and now."""
+    """One metric of one variant in both comparisons."""
 
     variant: str
     protocol: ProtocolName
     metric: str
     then: float
-    """Mean over the older seeds."""
+    """Mean over the seeds of the older comparison."""
     now: float
+    """Mean over the seeds of the new comparison."""
     identical: bool
-    """The same seeds gave the same ranks."""
+    """Whether both have the same seeds and the same ranks."""
     difference: Difference
-    """Now against then, corrected for all moves; better and worse are beyond noise."""
+    """The new results compared with the older ones, corrected for all moves; better and worse are beyond noise."""
 
     @property
     def agrees(self) -> bool:
-        """Whether nothing moved beyond noise; a single seed can show that only by being identical."""
+        """Whether the metric didn't change beyond noise; single seeds agree only if they are identical."""
         return self.identical or self.difference.verdict == "no difference found"
 
     def __str__(self) -> str:
@@ -43,16 +44,18 @@ class Move:
 
 
 def moves(now: Sequence[RunResult], then: Sequence[RunResult], metrics: Sequence[str]) -> list[Move]:
-    """Every metric of every variant that both comparisons have run, under both protocols.
+    """Compare every metric of every variant that both comparisons have run, under both protocols.
 
     Raises:
-        UnpairedRuns: they ranked other items or test cases.
+        UnpairedRuns: they ranked different items or test cases.
         ConfigError: they have no variant in common.
     """
     check_paired([*now, *then])
     variants = [name for name in dict.fromkeys(run.variant for run in now) if name in {run.variant for run in then}]
     if not variants:
-        raise ConfigError("the two comparisons have no variant in common, so there is nothing to check")
+        raise ConfigError(
+            "the two comparisons have no variant in common; give an older one with at least one of these variants"
+        )
     asked = [(variant, protocol, metric) for variant in variants for protocol in PROTOCOLS for metric in metrics]
     drawn = {name: (_drawn(now, name), _drawn(then, name)) for name in variants}
     pairs = [PairedSample(_values(now, *key), _values(then, *key), drawn[key[0]]) for key in asked]
@@ -72,7 +75,7 @@ def _values(runs: Sequence[RunResult], variant: str, protocol: ProtocolName, met
 
 
 def _identical(now: Sequence[RunResult], then: Sequence[RunResult], variant: str) -> bool:
-    """Whether the same seeds were run and every rank is the same."""
+    """Whether both have the same seeds and every rank is the same."""
     ours, theirs = ({run.seed: run.ranks for run in runs if run.variant == variant} for runs in (now, then))
     return ours.keys() == theirs.keys() and all(
         np.array_equal(one, other)

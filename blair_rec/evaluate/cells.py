@@ -1,19 +1,14 @@
-"""One cell of a leaderboard: a value, a difference, an interval, in words and signs."""
+"""The cells of a leaderboard: values, differences and intervals as text."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from blair_rec.evaluate.answer import p_value
 from blair_rec.evaluate.leaderboard import Leaderboard, Row, Summary
 from blair_rec.evaluate.runs.run_files import ProtocolName
 from blair_rec.evaluate.significance import Interval
-
-if TYPE_CHECKING:
-    pass
-
 
 MARKS = {"better": "▲", "worse": "▼", "too few seeds": "?", "too few users": "?"}
 
@@ -23,17 +18,17 @@ def _best(leaderboard: Leaderboard, protocol: ProtocolName, metric: str) -> floa
 
 
 def _name(row: Row) -> str:
-    """The variant, and that its text is meaningless if it is."""
+    """The variant; a control is marked as one."""
     return row.variant if row.control is None else f"{row.variant} ({row.control} control)"
 
 
 def _value(summary: Summary) -> str:
-    """'0.0512 ± 0.0004', without the spread for a single seed."""
+    """'0.0512 ± 0.0004', without the deviation for a single seed."""
     return f"{summary.mean:.4f}" if summary.std is None else f"{summary.mean:.4f} ± {summary.std:.4f}"
 
 
 def _difference(summary: Summary) -> str:
-    """'+12.3%', 'baseline' for the baseline itself, 'n/a' where the baseline's mean is 0."""
+    """'+12.3%', 'baseline' for the baseline itself, 'n/a' if the baseline's mean is 0."""
     if summary.versus_baseline is None:
         return "baseline"
     relative = summary.versus_baseline.relative
@@ -52,13 +47,13 @@ def _colour(summary: Summary) -> str:
 
 
 def _interval(summary: Summary) -> str:
-    """'[+8.1, +16.3]' in percent, over seeds and users; '' where there is none."""
+    """'[+8.1, +16.3]' in percent, over seeds and users; '' if there is none."""
     interval = summary.versus_baseline.seeds_ci95 if summary.versus_baseline else None
     return "" if interval is None else "[{:+.1f}, {:+.1f}]".format(*(100 * end for end in interval))
 
 
 def _claim(summary: Summary) -> str:
-    """'+12.3% [+8.1, +16.3], p = .003: better', or why nothing can be claimed."""
+    """'+12.3% [+8.1, +16.3], p = .003: better', or '+12.3%: too few seeds'."""
     versus = summary.versus_baseline
     if versus is None:
         return "baseline"
@@ -72,7 +67,7 @@ def _ends(name: str, interval: Interval | None) -> dict[str, float | None]:
 
 
 def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is, in one line; an underscore inside a word means nothing to it."""
+    """The text in one line, escaped for Markdown, which ignores underscores inside words."""
     text = re.sub(r"([\\`*{}\[\]<>|#~$&!])", r"\\\1", " ".join(text.split()))
     return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
 

@@ -1,4 +1,4 @@
-"""Finished runs -> one ordered table: every variant, both protocols, slices, each difference to the baseline."""
+"""Build one ordered table from finished runs: variants, both protocols, slices, differences to the baseline."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 
 from blair_rec.errors import ConfigError, UnpairedRuns
 from blair_rec.evaluate.metrics import TopLists, check_k, parse_metric, top_lists
+from blair_rec.evaluate.new_items import NewItemsTable, new_items_table, scores
 from blair_rec.evaluate.notes import (
     Scalar,
     accepted_notes,
+    by_importance,
     merged_provenance,
     pending_notes,
     seed_notes,
-    untrained_notes,
+    training_free_notes,
 )
 from blair_rec.evaluate.runs.results import RunResult, check_paired, run_name
 from blair_rec.evaluate.runs.run_files import PROTOCOLS, EncoderUsed, Parameters, ProtocolName
@@ -25,19 +27,19 @@ from blair_rec.evaluate.significance import Difference, Floats, PairedSample, co
 from blair_rec.evaluate.slices import Slice, slices
 
 SCHEMA = 1
-# What the seeds of one variant have in common; otherwise their mean would be the mean of different things.
+# These have to be the same for all seeds of a variant, because results are averaged over seeds.
 SHARED_BY_SEEDS = ("model", "items", "control", "transforms", "encoder", "store_sha256", "trials", "parameters")
 
 
 class Score(NamedTuple):
-    """One measured number with what is needed to trust it: a line of results.jsonl."""
+    """One measured number with its context: a line of results.jsonl."""
 
     variant: str
     dataset: str
     seed: int
     protocol: ProtocolName
     slice: str
-    """Which test cases: "all", or the name of a slice."""
+    """The test cases: "all", or the name of a slice."""
     metric: str
     """Such as "NDCG@10", on the test split."""
     value: float
@@ -48,9 +50,9 @@ class Summary:
     """One metric of one variant under one protocol."""
 
     mean: float
-    """Over seeds, of the mean over test cases."""
+    """Mean over seeds of the mean over test cases."""
     std: float | None
-    """Over seeds, with the divisor n - 1; None for a single seed."""
+    """Standard deviation over seeds, with divisor n - 1; None for a single seed."""
     per_seed: tuple[float, ...]
     """In the order of the row's seeds."""
     versus_baseline: Difference | None
@@ -63,12 +65,12 @@ Summaries = Mapping[ProtocolName, Mapping[str, Summary]]
 
 @dataclass(frozen=True)
 class SliceSummary:
-    """One variant on some of the test cases."""
+    """One variant on one slice of the test cases."""
 
     label: str
-    """Which these are: "tail items (1 to 5 training events)"."""
+    """For a reader: "tail items (1 to 5 training events)"."""
     by: str
-    """What divides test cases into this slice and others: "popularity", "history" or "repetition"."""
+    """What the slice is by: "popularity", "history" or "repetition"."""
     users: int
     cases: int
     metrics: Summaries
@@ -83,65 +85,75 @@ class Row:
     items: str
     """The item side: "id", "text_init", ..."""
     control: str | None
-    """ "shuffle" or "random" where the text is meaningless on purpose."""
+    """ "shuffle" (item texts randomly reassigned) or "random" (random vectors); None if it is no control."""
     transforms: tuple[str, ...]
     encoder: EncoderUsed | None
     """None for a variant without text."""
     store_sha256: str | None
     seeds: tuple[int, ...]
     trials: int
-    """Configurations that validation chose this one from."""
+    """Number of configurations that tuning tried for this variant."""
     test_evaluations: int
-    """The most over seeds; more than 1 where the variant was changed after its test metrics were seen."""
+    """Maximum over seeds; more than 1 if the variant was run again after its test metrics were seen."""
     parameters: Parameters
     train_seconds: float
     """Mean over seeds."""
     wall_seconds: float
-    """Training, scoring and writing; mean over seeds."""
+    """Time for training, scoring and writing; mean over seeds."""
     peak_memory_mb: int | None
-    """The most over seeds; of the whole process, so that runs before it count, too. None where the system can't say."""
+    """Maximum over seeds, of the whole process, so earlier runs count too. None if the system doesn't report it."""
     epochs: float
     """Mean over seeds."""
     config_sha256: tuple[str | None, ...]
-    """Of what each run depends on, in the order of the seeds."""
+    """Hash of the settings that each run depends on, in the order of the seeds."""
     metrics: Summaries
     slices: Mapping[str, SliceSummary]
-    """By name; empty slices are left out."""
+    """By name, without empty slices."""
     top_lists: Mapping[ProtocolName, TopLists]
-    """What it recommends; mean over seeds."""
+    """Statistics of what it recommends; mean over seeds."""
+
+    @property
+    def training_free(self) -> bool:
+        """Whether it has no trained parameter: popularity, rules, neighbours, and averages of these alone."""
+        return self.parameters.trained == 0
 
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Everything that a rendering shows. `rows` are ordered, the best first."""
+    """Everything that a rendering shows. `rows` are ordered, best first."""
 
     dataset: str
     baseline: str
     protocol: ProtocolName
-    """The one that orders the rows."""
+    """The protocol that orders the rows."""
     selected_on: tuple[str, ...]
-    """What validation selected on, such as "NDCG@10 unmasked"; several if runs differ, none if nothing was trained."""
+    """What validation selected on, such as "NDCG@10 unmasked"; several if runs differ, empty if nothing was trained."""
     metrics: tuple[str, ...]
     """The first one orders the rows."""
     users: int
     cases: int
     """Test cases: one per user with leave-one-out, possibly more with other splits."""
     candidates: int
-    """Items that are ranked, padding not counted."""
+    """Number of ranked items, without padding."""
     target_in_history: int
-    """Test cases whose true item stands in its own history: misses under the masked protocol."""
+    """Number of test cases with an in-history target: misses under the masked protocol."""
     provenance: Mapping[str, Scalar | list[Scalar]]
-    """Versions, commit, machine; a list where runs differ."""
+    """Versions, commit, machine; a list if runs differ."""
     notes: tuple[str, ...]
-    """What a reader has to know before believing the table."""
+    """What a reader has to know before believing the table; what changes a conclusion most comes first."""
     rows: tuple[Row, ...]
+    new_items: NewItemsTable | None = None
+    """None where no items were hidden (evaluate.new_items)."""
 
     def to_json(self) -> dict[str, Any]:
         """The content of leaderboard.json, ready for `json.dumps`."""
-        return {"schema": SCHEMA, **asdict(self)}
+        content = {"schema": SCHEMA, **asdict(self)}
+        if self.new_items is None:
+            del content["new_items"]
+        return content
 
     def scores(self) -> list[Score]:
-        """Every number that was averaged, one record each."""
+        """One record for every number that was averaged."""
         return [
             Score(row.variant, self.dataset, seed, protocol, name, metric, value)
             for row in self.rows
@@ -149,6 +161,16 @@ class Leaderboard:
             for protocol, summaries in of_part.items()
             for metric, summary in summaries.items()
             for seed, value in zip(row.seeds, summary.per_seed, strict=True)
+        ] + self._scores_of_new_items()
+
+    def _scores_of_new_items(self) -> list[Score]:
+        if self.new_items is None:
+            return []
+        return [
+            Score(row.variant, self.dataset, seed, protocol, name, metric, value)
+            for row in self.rows
+            for protocol, name, metric, values in scores(self.new_items, row.variant)
+            for seed, value in zip(row.seeds, values.per_seed, strict=True)
         ]
 
 
@@ -159,12 +181,15 @@ def build_leaderboard(
     protocol: ProtocolName,
     pending: Sequence[str] = (),
 ) -> Leaderboard:
-    """The table over all variants of one comparison, ordered by the first metric under `protocol`, ties by name.
+    """Build the table of all variants of one comparison, ordered by the first metric under `protocol`, ties by name.
 
-    `pending` are the names of runs that are planned and not finished, for a note.
+    `pending` are the names of runs that are planned but not finished; they get a note. Variants that lack seeds get a
+    note, too.
 
-    Raises ConfigError (baseline without runs, unknown metric or protocol, k beyond the items) and UnpairedRuns (other
-    test cases, or seeds of one variant that were not the same set-up). Variants with fewer seeds get a note.
+    Raises:
+        ConfigError: the baseline has no runs, a metric or the protocol is unknown, or k is larger than the number of
+            items.
+        UnpairedRuns: runs have different test cases, or the seeds of one variant used different settings.
     """
     metrics = tuple(dict.fromkeys(metrics))
     variants: dict[str, list[RunResult]] = {}
@@ -198,7 +223,7 @@ def build_leaderboard(
     ]
     provenance, differing = merged_provenance(runs)
     selected = [run for run in runs if run.selection is not None]
-    trained = [run for run in selected if run.items != "average"] or selected  # an average tells its own in a note
+    trained = [run for run in selected if run.items != "average"] or selected  # an average has a note on its weights
     selected_on = {f"{run.selection.metric} {run.selection.protocol}" for run in trained if run.selection is not None}
     return Leaderboard(
         dataset=runs[0].dataset,
@@ -211,22 +236,25 @@ def build_leaderboard(
         candidates=ranks.candidates,
         target_in_history=int(ranks.target_in_history.sum()),
         provenance=provenance,
-        notes=(
-            *dict.fromkeys(note for run in runs for note in run.notes),
-            *pending_notes(pending, runs),
-            *seed_notes(variants),
-            *untrained_notes(rows, protocol, metrics[0]),
-            *differing,
-            *accepted_notes(runs),
+        notes=by_importance(
+            [
+                *(note for run in runs for note in run.notes),
+                *pending_notes(pending, runs),
+                *seed_notes(variants),
+                *training_free_notes(rows, protocol, metrics[0]),
+                *differing,
+                *accepted_notes(runs),
+            ]
         ),
         rows=tuple(sorted(rows, key=lambda row: (-row.metrics[protocol][metrics[0]].mean, row.variant))),
+        new_items=new_items_table(variants),
     )
 
 
 def _summaries(
     variants: Mapping[str, Sequence[RunResult]], baseline: str, metrics: Sequence[str], parts: Sequence[Slice]
 ) -> dict[str, dict[str, dict[ProtocolName, dict[str, Summary]]]]:
-    """By slice, variant, protocol and metric. What is claimed of all these slices is corrected for all together."""
+    """By slice, variant, protocol and metric. P-values are corrected over all these slices together."""
     found: dict[str, dict[str, dict[ProtocolName, dict[str, Summary]]]] = {
         part.name: {variant: {protocol: {} for protocol in PROTOCOLS} for variant in variants} for part in parts
     }
@@ -264,7 +292,7 @@ def _slice_summary(part: Slice, user: NDArray[np.int64], metrics: Summaries) -> 
 
 
 def _row(runs: Sequence[RunResult], metrics: Summaries, of_slices: Mapping[str, SliceSummary], k: int) -> Row:
-    """The runs of one variant, with what was measured."""
+    """The row of one variant, from its runs and what was measured."""
     run = runs[0]
     memory = [run.peak_memory_mb for run in runs if run.peak_memory_mb is not None]
     return Row(
@@ -306,7 +334,7 @@ def _summary(per_seed: Floats, versus: Difference | None) -> Summary:
 
 
 def _check_same_setup(runs: Sequence[RunResult]) -> None:
-    """Raises UnpairedRuns where the seeds of a variant are not the same set-up, such as another encoder."""
+    """Raise UnpairedRuns if the seeds of a variant used different settings, such as another encoder."""
     first, *others = runs
     for run in others:
         names = run_name(first.variant, first.seed), run_name(run.variant, run.seed)
@@ -315,4 +343,4 @@ def _check_same_setup(runs: Sequence[RunResult]) -> None:
         for key in SHARED_BY_SEEDS:
             ours, theirs = getattr(first, key), getattr(run, key)
             if ours != theirs:
-                raise UnpairedRuns(*names, f"{key} of this variant is {ours} in one and {theirs} in the other")
+                raise UnpairedRuns(*names, f"{key} of this variant is {ours} in the first and {theirs} in the second")

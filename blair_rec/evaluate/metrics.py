@@ -1,8 +1,8 @@
-"""Counts of better and equal candidates -> NDCG@k, Recall@k, Hit@k, MRR@k of every user (pure NumPy, float64).
+"""NDCG@k, Recall@k, Hit@k and MRR@k of every user from counts of higher and tied candidates (NumPy, float64).
 
-Every test case has one true item, so a metric is a function of that item's rank alone. Items with the same score have
-no order: the true item's 0-based rank is then `higher` + U{0..equal}, and a metric is its expectation over that draw. A
-scorer that gives every item the same score therefore gets chance level, not the top or the bottom of the ranking.
+Every test case has one target, so a metric depends on the rank of the target only. Tied items have no order: the
+target's 0-based rank is then `higher` + U{0..equal}, and a metric is its expected value over that random rank. So a
+scorer that gives every item the same score gets chance level, not the top or the bottom of the ranking.
 Expected values under ties: McSherry and Najork, "Computing Information Retrieval Performance Measures Efficiently in
 the Presence of Tied Scores", ECIR 2008.
 """
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from blair_rec.errors import ConfigError
 
-# What a true item is worth at 0-based rank r, for r below the cutoff k; from there on it is worth nothing. The ideal
-# DCG of one true item is 1, so NDCG needs no division; and one item is found or not, so Recall and Hit are the same.
+# The gain of the target at 0-based rank r below the cutoff k; from rank k on the gain is 0. The ideal DCG of one
+# target is 1, so NDCG needs no division. With one target Recall and Hit are the same.
 GAINS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     "NDCG": lambda rank: 1.0 / np.log2(rank + 2.0),
     "Recall": np.ones_like,
@@ -32,19 +32,19 @@ KNOWN = "NDCG@k, Recall@k, Hit@k (or HR@k), MRR@k, with k = 1, 2, ..."
 
 @dataclass(frozen=True)
 class Metric:
-    """A ranking metric and its cutoff; `str()` gives the name back, such as 'NDCG@10'."""
+    """A ranking metric and its cutoff; `str()` gives its name, such as 'NDCG@10'."""
 
     name: str
     """A key of `GAINS`."""
     k: int
-    """How many places of the ranking count, at least 1."""
+    """Number of top ranks that count, at least 1."""
 
     def __str__(self) -> str:
         return f"{self.name}@{self.k}"
 
 
 def parse_metric(text: str) -> Metric:
-    """'NDCG@10' -> Metric('NDCG', 10), upper or lower case. Raises ConfigError: an unknown name, or k below 1."""
+    """'NDCG@10' -> Metric('NDCG', 10), in upper or lower case. Raises ConfigError for an unknown name or k below 1."""
     found = re.fullmatch(r"([A-Za-z]+)@([0-9]{1,12})", text.strip())
     if found is None:
         raise ConfigError(f"{text!r} is not a metric; known: {KNOWN}")
@@ -58,12 +58,12 @@ def parse_metric(text: str) -> Metric:
 
 
 def check_k(metrics: Sequence[str], candidates: int) -> None:
-    """Raises ConfigError where a metric looks further down than there are items to rank."""
+    """Raise ConfigError if the cutoff of a metric is larger than the number of items to rank."""
     for text in metrics:
         if (k := parse_metric(text).k) > candidates:
             raise ConfigError(
-                f"{text} looks at the first {k:,} places, but there are only {candidates:,} items to rank; "
-                f"choose k of at most {candidates:,}"
+                f"{text} needs at least {k:,} items to rank, but there are only {candidates:,}; choose k of at most "
+                f"{candidates:,}"
             )
 
 
@@ -73,11 +73,11 @@ def per_user(
     equal: NDArray[np.int64],
     miss: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:
-    """The metric of every test case, expected over a uniformly random order among equals.
+    """The metric of every test case, as its expected value over a uniformly random order of ties.
 
-    higher, equal: [users] integers, how many other candidates score above, and the same as, the true item.
-    miss: [users] bool, True where the true item was no candidate at all: worth 0.
-    Returns [users] float64. Raises ConfigError (unknown metric), ValueError (counts that can't be counts).
+    higher, equal: [users] integers, the number of other candidates that score above the target, or are tied with it.
+    miss: [users] bool, True where the target was not a candidate, so the metric is 0.
+    Returns [users] float64. Raises ConfigError for an unknown metric, ValueError for invalid counts.
     """
     if isinstance(metric, str):
         metric = parse_metric(metric)
@@ -92,8 +92,8 @@ def per_user(
         raise ValueError(f"higher, equal and miss disagree about the number of users: {lengths}")
     if len(higher) == 0:
         return np.zeros(0)
-    # The ranks that the draw can reach are higher .. higher + equal, so the expectation is a difference of two
-    # entries of the cumulative gain. Nobody ranks below `last`: a huge k needs no huge table.
+    # Possible ranks are higher .. higher + equal, so the expected value is a difference of two entries of the
+    # cumulative gain. No target ranks below `last`, so a huge k needs no huge table.
     last = int((higher + equal).max()) + 1
     places = np.arange(min(metric.k, last), dtype=np.float64)
     cumulative = np.concatenate([[0.0], np.cumsum(GAINS[metric.name](places))])
@@ -108,7 +108,7 @@ def metric_values(
     equal: NDArray[np.int64],
     miss: NDArray[np.bool_] | None = None,
 ) -> dict[str, float]:
-    """Each metric's mean over the test cases, by the name it was asked for. Arguments and errors as in `per_user`."""
+    """The mean of each metric over the test cases, by its name in `metrics`. Arguments and errors as in `per_user`."""
     if len(higher) == 0:
         raise ValueError("there are no test cases to average over")
     return {text: float(per_user(text, higher, equal, miss).mean()) for text in metrics}
@@ -116,19 +116,22 @@ def metric_values(
 
 @dataclass(frozen=True)
 class TopLists:
-    """What the first k places of all test cases are made of: a gain may be bought with popular items alone."""
+    """Statistics of the top k of all test cases. They show whether a gain comes from popular items alone."""
 
     k: int
     coverage: float
-    """Share of all items that stand in at least one list."""
+    """Share of all items that are in at least one list."""
     popularity: float
-    """Training events of a recommended item, on average over all places."""
+    """Mean number of training events of a recommended item, over all places of all lists."""
     gini: float
-    """Of how often items are recommended: 0 all alike, towards 1 the same few for everybody."""
+    """Gini coefficient of how often items are recommended: 0 if all equally often, close to 1 if only a few are."""
 
 
 def top_lists(topk: NDArray[np.int32], item_counts: NDArray[np.int64], k: int) -> TopLists:
-    """topk: [cases, at least k] item ids, best first, 0 where there is none; item_counts: [N] training events by id."""
+    """Statistics of top lists.
+
+    topk: [cases, at least k] item ids, best first, 0 for empty places; item_counts: [N] training events by item id.
+    """
     shown = topk[:, :k].ravel()
     shown = shown[shown > 0]
     often = np.bincount(shown, minlength=len(item_counts))[1:]
@@ -141,7 +144,7 @@ def top_lists(topk: NDArray[np.int32], item_counts: NDArray[np.int64], k: int) -
 
 
 def gini(amounts: NDArray[np.int64]) -> float:
-    """Gini coefficient of amounts that are not negative: mean absolute difference of two of them / twice the mean."""
+    """Gini coefficient of non-negative amounts: mean absolute difference of two of them / twice the mean."""
     if amounts.sum() == 0:
         return 0.0
     ordered = np.sort(amounts.astype(np.float64))

@@ -1,8 +1,9 @@
-"""What a reader has to know before believing a table, and what its runs were made with."""
+"""Notes that a reader needs before believing a table, the most important first, and how its runs were made."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from blair_rec.errors import first_of
@@ -14,6 +15,47 @@ if TYPE_CHECKING:
 
 Scalar = str | int | None
 TEXT_CODE = "code_of_text"
+SHOWN_NOTES = 5
+"""More than these few are not read; the terminal and the page show the rest on demand."""
+# Runs keep their notes as sentences, those of earlier versions too, so a note is recognised by its words.
+_CHANGES_THE_CONCLUSION = (
+    r"planned runs are not done",
+    r"not beat training-free",
+    r"events later than some test|training knows what was to come",  # leak
+    r"shares? (a|its|their) timestamp|have the time of the event before",  # ties
+    r"missing_text|ha(s|ve) no text",
+    r"identical text|differ only in case|have the very text",
+    r"has seeds .* of ",
+    r"was evaluated on the test split",
+    r"used different settings|has settings of its own",
+    r"never occurs? in training",
+    r"ha(s|ve) no test case",
+    r"rejected\.jsonl",
+    r"repeats? another",
+    r"tokens that .* reads",  # cut texts
+)
+_FOR_THE_RECORD = (
+    r"^weights of ",
+    r"--accept-code",
+    r"nothing reads|nothing .* uses",
+    r"^runs differ in ",
+)
+
+
+def by_importance(notes: Iterable[str]) -> tuple[str, ...]:
+    """The notes, each once: first what changes a reader's conclusion, last what is only for the record.
+
+    Unknown notes come between the two. Notes of one kind keep their order.
+    """
+    return tuple(sorted(dict.fromkeys(notes), key=_place))
+
+
+def _place(note: str) -> int:
+    """0 is the most important."""
+    for place, pattern in enumerate((*_CHANGES_THE_CONCLUSION, None, *_FOR_THE_RECORD)):
+        if pattern is not None and re.search(pattern, note):
+            return place
+    return len(_CHANGES_THE_CONCLUSION)
 
 
 def seed_notes(variants: Mapping[str, Sequence[RunResult]]) -> list[str]:
@@ -28,7 +70,7 @@ def seed_notes(variants: Mapping[str, Sequence[RunResult]]) -> list[str]:
 
 
 def pending_notes(pending: Sequence[str], runs: Sequence[RunResult]) -> list[str]:
-    """A note on the runs that are planned and not finished, by their names."""
+    """A note on the runs that are planned but not finished; `pending` are their names."""
     if not pending:
         return []
     total = len(pending) + len({run.folder for run in runs})
@@ -36,42 +78,43 @@ def pending_notes(pending: Sequence[str], runs: Sequence[RunResult]) -> list[str
 
 
 def accepted_notes(runs: Sequence[RunResult]) -> list[str]:
-    """A note for each change of the code that finished runs were kept for."""
+    """A note for each change of the code after which finished runs were kept."""
     kept: dict[str, list[str]] = {}
     for run in {run.folder: run for run in runs}.values():
         for changed in dict.fromkeys(run.accepted_code.values()):
             kept.setdefault(changed, []).append(run.folder.name)
     return [
-        f"{len(names)} runs ({first_of(names)}) were made before a change of {changed} and kept with --accept-code"
+        f"{len(names)} {'run was' if len(names) == 1 else 'runs were'} made before a change of {changed} and kept "
+        f"with --accept-code ({first_of(names)})"
         for changed, names in kept.items()
     ]
 
 
-def untrained_notes(rows: Sequence[Row], protocol: ProtocolName, metric: str) -> list[str]:
-    """A note on the trained variants that do no better than the best of those that nothing was trained for."""
+def training_free_notes(rows: Sequence[Row], protocol: ProtocolName, metric: str) -> list[str]:
+    """A note on the trained variants that do not beat the best training-free scorer."""
 
     def mean(row: Row) -> float:
         return row.metrics[protocol][metric].mean
 
     rows = [row for row in rows if row.control is None]
-    best = max((row for row in rows if not row.parameters.trained), key=mean, default=None)
+    best = max((row for row in rows if row.training_free), key=mean, default=None)
     if best is None:
         return []
-    beaten = [row for row in rows if row.parameters.trained and mean(row) <= mean(best)]
+    beaten = [row for row in rows if not row.training_free and mean(row) <= mean(best)]
     if not beaten:
         return []
-    values = ", ".join(f"{row.variant} {mean(row):.4f}" for row in beaten)
-    untrained = f"{best.variant}, which takes no training, has {metric} {protocol} {mean(best):.4f}"
-    return [f"{untrained} and is not beaten by {values}"]
+    values = ", ".join(f"{row.variant} ({mean(row):.4f})" for row in beaten)
+    verb = "does" if len(beaten) == 1 else "do"
+    return [f"{values} {verb} not beat training-free {best.variant} ({mean(best):.4f}) on {metric} ({protocol})"]
 
 
 def merged_provenance(runs: Sequence[RunResult]) -> tuple[dict[str, Scalar | list[Scalar]], list[str]]:
-    """What the runs were made with, and a note for each thing that was not the same for all of them."""
+    """The provenance of all runs, a list where they differ, and a note for each difference."""
     merged: dict[str, Scalar | list[Scalar]] = {}
     notes = []
     records = [{**run.provenance, "data_sha256": run.hashes.get("data"), **_code(run)} for run in runs]
     for key in sorted({key for record in records for key in record}):
-        # Runs without text say nothing of what makes vectors.
+        # Runs without text have no hash of the code that makes vectors, which is no difference.
         values = list(dict.fromkeys(record.get(key) for record in records if key in record or key != TEXT_CODE))
         merged[key] = values[0] if len(values) == 1 else values
         if len(values) > 1:
@@ -80,7 +123,7 @@ def merged_provenance(runs: Sequence[RunResult]) -> tuple[dict[str, Scalar | lis
 
 
 def _code(run: RunResult) -> dict[str, str | None]:
-    """The hash of what every run depends on, and of what makes vectors, which provenance.code_hash puts behind it."""
+    """The hash of the code of all runs, and of the code that makes vectors, which provenance.code_hash appends."""
     code, slash, of_text = (run.hashes.get("code") or "").partition("/")
     return {"code": code or None, **({TEXT_CODE: of_text} if slash else {})}
 

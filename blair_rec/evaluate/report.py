@@ -1,4 +1,4 @@
-"""One Leaderboard -> terminal, Markdown, CSV, JSON: the same numbers, each time with what they were measured on."""
+"""Render a Leaderboard for terminal, Markdown, CSV and JSON: always the same numbers, with how they were measured."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blair_rec.evaluate.across import standings
+from blair_rec.evaluate import new_items
+from blair_rec.evaluate.across import labels, standings
 from blair_rec.evaluate.answer import answer
+from blair_rec.evaluate.caption import HISTORY, _versions, caption
 from blair_rec.evaluate.cells import (
-    MARKS,
     _best,
     _claim,
     _colour,
@@ -25,65 +26,23 @@ from blair_rec.evaluate.cells import (
     _value,
 )
 from blair_rec.evaluate.leaderboard import Leaderboard, Row
+from blair_rec.evaluate.notes import SHOWN_NOTES
 from blair_rec.evaluate.runs.run_files import PROTOCOLS, ProtocolName
 from blair_rec.files import write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-HISTORY: dict[ProtocolName, str] = {"unmasked": "history not masked", "masked": "history masked"}
-VERSIONS = ("blair_rec", "recbole", "torch", "numpy", "python", "git_commit")
 TERMINAL_METRICS = 2
-"""That many fit into 100 columns next to the difference, its interval and the other protocol."""
+"""More metrics don't fit into 100 columns with the difference, its interval and the other protocol."""
 
 
-def caption(leaderboard: Leaderboard) -> str:
-    """What was measured, on what, with which encoder and versions: several parts, joined by '; '."""
-    cases = "" if leaderboard.cases == leaderboard.users else f", {leaderboard.cases:,} test cases"
-    parts = [
-        f"{leaderboard.dataset}, test split",
-        _seeds_part(leaderboard),
-        f"full ranking over {leaderboard.candidates:,} items",
-        f"{leaderboard.users:,} users{cases}",
-        _protocol_part(leaderboard),
-        f"{leaderboard.target_in_history:,} of {leaderboard.cases:,} true items stand in their own history: "
-        "misses where it is masked",
-        "equal scores count as their mean over all orders",
-        _claims_part(leaderboard),
-        *models(leaderboard),
-        encoders(leaderboard),
-    ]
-    if versions := _versions(leaderboard):
-        parts.append(versions)
-    return "; ".join(parts)
+def to_terminal(leaderboard: Leaderboard, all_notes: bool = False) -> Table:
+    """A table for 100 columns: up to two metrics under the chosen protocol, and the first one under the other.
 
-
-def encoders(leaderboard: Leaderboard) -> str:
-    """The encoders that made the vectors, and for whom if there are several; 'no text encoder used' without text."""
-    used: dict[str, list[str]] = {}
-    for row in leaderboard.rows:
-        if row.encoder is not None:
-            used.setdefault(str(row.encoder), []).append(row.variant)
-    if not used:
-        return "no text encoder used"
-    if len(used) == 1:
-        return f"encoder: {next(iter(used))}"
-    return "encoders: " + ", ".join(f"{encoder} for {' and '.join(variants)}" for encoder, variants in used.items())
-
-
-def models(leaderboard: Leaderboard) -> list[str]:
-    """'models: SASRec for id and text, GRU4Rec for gru', of what was trained; nothing where all have the same."""
-    used: dict[str, list[str]] = {}
-    for row in leaderboard.rows:
-        if row.epochs:
-            used.setdefault(row.model, []).append(row.variant)
-    named = [f"{model} for {' and '.join(variants)}" for model, variants in used.items()]
-    return ["models: " + ", ".join(named)] if len(named) > 1 else []
-
-
-def to_terminal(leaderboard: Leaderboard) -> Table:
-    """A table for 100 columns: up to two metrics under the chosen protocol, the first one under the other, too."""
-    # Only the command line shows tables, and everything else stays free of rich.
+    Of the notes the five most important ones are shown, or all of them.
+    """
+    # Only the command line shows tables, so nothing else imports rich.
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -91,8 +50,11 @@ def to_terminal(leaderboard: Leaderboard) -> Table:
     chosen = leaderboard.protocol
     other = next(protocol for protocol in PROTOCOLS if protocol != chosen)
     shown, first = leaderboard.metrics[:TERMINAL_METRICS], leaderboard.metrics[0]
-    # Text, not str: brackets in names are no markup.
-    lines = [caption(leaderboard)] + [f"Note: {note}" for note in leaderboard.notes]
+    notes = leaderboard.notes if all_notes else leaderboard.notes[:SHOWN_NOTES]
+    # Text, not str: rich must not read brackets in names as markup.
+    lines = [caption(leaderboard)] + [f"Note: {note}" for note in notes]
+    if more := len(leaderboard.notes) - len(notes):
+        lines.append(f"{more} more {'note' if more == 1 else 'notes'}: `blair-rec leaderboard DIR --notes` shows all")
     if any(_marked(row.metrics[chosen][first]).startswith("?") for row in leaderboard.rows):
         lines.append("?: too few seeds or users to tell a difference from luck")
     if left_out := leaderboard.metrics[TERMINAL_METRICS:]:
@@ -111,6 +73,8 @@ def to_terminal(leaderboard: Leaderboard) -> Table:
         if place == 0:
             table.add_column(Text(f"vs\n{leaderboard.baseline}"), justify="right", no_wrap=True, max_width=12)
             table.add_column("95%\ninterval", justify="right", no_wrap=True)
+    if (new := leaderboard.new_items) is not None:
+        table.add_column(f"{new_items.NEW_METRICS[0]}\nnew items", justify="right", no_wrap=True)
     best = {column: _best(leaderboard, *column) for column in columns}
     for row in leaderboard.rows:
         cells: list[Text] = [Text(_name(row))]
@@ -119,12 +83,17 @@ def to_terminal(leaderboard: Leaderboard) -> Table:
             cells.append(Text(_value(summary), style="bold" if summary.mean == best[protocol, metric] else ""))
             if place == 0:
                 cells += [Text(_marked(summary), style=_colour(summary)), Text(_interval(summary))]
+        if new is not None:
+            cells.append(Text(new_items.first_cell(new, row.variant, chosen)))
         table.add_row(*cells)
     return table
 
 
-def to_terminal_across(leaderboards: Sequence[Leaderboard]) -> Table:
-    """Several leaderboards side by side: the first metric of the variants that all have, Borda count and mean rank."""
+def to_terminal_across(leaderboards: Sequence[Leaderboard], folders: Sequence[Path]) -> Table:
+    """Several leaderboards side by side: the first metric of their common variants, Borda count and mean rank.
+
+    folders: where each leaderboard is from; they label leaderboards of the same data set.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -133,14 +102,14 @@ def to_terminal_across(leaderboards: Sequence[Leaderboard]) -> Table:
     table = Table(
         title=Text(f"{len(leaderboards)} leaderboards, {first.metrics[0]}: {HISTORY[first.protocol]}", style="bold"),
         caption=Text(
-            "Borda: variants beaten, summed over leaderboards, half for a tie; mean rank: 1 is best. "
-            "Neither says how sure a difference is: the marks do, each for its own leaderboard"
+            "Borda: number of variants beaten, summed over leaderboards, half for a tie; mean rank: 1 is best. "
+            "Neither says whether a difference is significant; the marks do, for one leaderboard each"
         ),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1),
     )
-    for name in ("variant", "mean rank", "Borda", *(board.dataset for board in leaderboards)):
+    for name in ("variant", "mean rank", "Borda", *labels(leaderboards, folders)):
         table.add_column(Text(name), justify="left" if name == "variant" else "right", overflow="fold")
     for one in standings(leaderboards):
         cells = [f"{summary.mean:.4f} {_marked(summary)}" for summary in one.summaries]
@@ -155,8 +124,12 @@ def to_markdown(leaderboard: Leaderboard) -> str:
         blocks += [f"## {HISTORY[protocol].capitalize()} ({protocol})", _markdown_table(leaderboard, protocol)]
     protocol, first = leaderboard.protocol, leaderboard.metrics[0]
     blocks += [f"## For whom: {_escaped(first)}, {HISTORY[protocol]}", _slice_table(leaderboard)]
+    if (new := leaderboard.new_items) is not None:
+        header, lines = new_items.table_cells(new, {row.variant: _name(row) for row in leaderboard.rows}, protocol)
+        escaped = [[_escaped(cell) for cell in line] for line in lines]
+        blocks += [f"## New items: {HISTORY[protocol]}", _table(header, escaped, left=1), f"{new_items.caption(new)}."]
     k = leaderboard.rows[0].top_lists[protocol].k
-    blocks += [f"## What is recommended: first {k} places, {HISTORY[protocol]}", _top_lists_table(leaderboard)]
+    blocks += [f"## What is recommended: top {k}, {HISTORY[protocol]}", _top_lists_table(leaderboard)]
     blocks.append(f"{_escaped(caption(leaderboard))}.")
     if leaderboard.notes:
         blocks.append("\n".join(f"- Note: {_escaped(note)}" for note in leaderboard.notes))
@@ -164,7 +137,7 @@ def to_markdown(leaderboard: Leaderboard) -> str:
 
 
 def to_csv(leaderboard: Leaderboard) -> str:
-    """Tidy: one line per variant, slice, protocol and metric, each with its context, so that files can be joined."""
+    """Tidy CSV: one line per variant, slice, protocol and metric, with its context, so that files can be joined."""
     text = io.StringIO()
     records = [
         _csv_record(leaderboard, row, name, protocol, metric)
@@ -173,6 +146,11 @@ def to_csv(leaderboard: Leaderboard) -> str:
         for protocol in PROTOCOLS
         for metric in leaderboard.metrics
     ]
+    records += [
+        {**_csv_record(leaderboard, row, "all", leaderboard.protocol, leaderboard.metrics[0]), **changes}
+        for row in leaderboard.rows
+        for changes in new_items.csv_changes(leaderboard.new_items, row.variant)
+    ]
     writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)
@@ -180,7 +158,7 @@ def to_csv(leaderboard: Leaderboard) -> str:
 
 
 def to_json(leaderboard: Leaderboard) -> str:
-    """The content of leaderboard.json: `Leaderboard.to_json()`, the caption and the answer. A NaN is a ValueError."""
+    """The content of leaderboard.json: `Leaderboard.to_json()`, caption and answer. Raises ValueError for a NaN."""
     content = {**leaderboard.to_json(), "caption": caption(leaderboard), "answer": answer(leaderboard)}
     return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
@@ -195,50 +173,13 @@ REPORT_FILES = ("leaderboard.md", "leaderboard.csv", "leaderboard.json", "result
 
 
 def write_reports(leaderboard: Leaderboard, folder: Path) -> None:
-    """leaderboard.md, .csv and .json, and results.jsonl, each written under a temporary name and renamed."""
+    """Write leaderboard.md, .csv, .json and results.jsonl, each under a temporary name that is then renamed."""
     for name, render in zip(REPORT_FILES, (to_markdown, to_csv, to_json, to_jsonl), strict=True):
         write_text(Path(folder) / name, render(leaderboard))
 
 
-def _seeds_part(leaderboard: Leaderboard) -> str:
-    seeds = {row.seeds for row in leaderboard.rows}
-    if len(seeds) > 1:
-        return "mean ± standard deviation over the seeds of each variant, not the same for all (see the notes)"
-    (common,) = seeds
-    if len(common) == 1:
-        return f"one seed ({common[0]}), so no standard deviation"
-    return f"mean ± standard deviation over {len(common)} seeds ({_listed(common)})"
-
-
-def _claims_part(leaderboard: Leaderboard) -> str:
-    return (
-        f"{MARKS['better']} {MARKS['worse']}: better, worse than {leaderboard.baseline}, p of at most .05 over users "
-        "and over seeds, corrected for all variants and metrics (Holm)"
-    )
-
-
-def _protocol_part(leaderboard: Leaderboard) -> str:
-    protocol, selected_on = leaderboard.protocol, leaderboard.selected_on
-    if not selected_on:
-        return f"ordered with the {HISTORY[protocol]}; nothing was selected on validation"
-    if all(selection.endswith(f" {protocol}") for selection in selected_on):
-        return f"{HISTORY[protocol]}: the protocol that validation selected on ({_listed(selected_on)})"
-    return f"ordered with the {HISTORY[protocol]}, while validation selected on {_listed(selected_on)}"
-
-
-def _versions(leaderboard: Leaderboard) -> str:
-    """'blair_rec 0.1.0, torch 2.6.0', as far as the runs recorded them; 'a / b' where they differ."""
-    found = []
-    for key in VERSIONS:
-        value = leaderboard.provenance.get(key)
-        values = value if isinstance(value, list) else [value]
-        if values != [None]:
-            found.append(f"{key} {' / '.join('unknown' if one is None else str(one) for one in values)}")
-    return _listed(found)
-
-
 def _markdown_table(leaderboard: Leaderboard, protocol: ProtocolName) -> str:
-    """Every metric with its difference to the baseline, and what the variant costs."""
+    """Every metric with its difference to the baseline, and the costs of the variant."""
     header = ["variant", "items"]
     for metric in leaderboard.metrics:
         header += [metric, f"vs {leaderboard.baseline}"]
@@ -263,7 +204,7 @@ def _markdown_table(leaderboard: Leaderboard, protocol: ProtocolName) -> str:
 
 
 def _slice_table(leaderboard: Leaderboard) -> str:
-    """The first metric on every slice: the baseline's value, and how the variants differ from it."""
+    """The first metric on every slice: the baseline's value, and the difference of each variant."""
     protocol, first = leaderboard.protocol, leaderboard.metrics[0]
     others = [row for row in leaderboard.rows if row.variant != leaderboard.baseline]
     (baseline,) = (row for row in leaderboard.rows if row.variant == leaderboard.baseline)
@@ -277,12 +218,14 @@ def _slice_table(leaderboard: Leaderboard) -> str:
 
 
 def _top_lists_table(leaderboard: Leaderboard) -> str:
-    """What the variants recommend: a gain bought with popular items alone is seen here."""
+    """What the variants recommend: this shows whether a gain comes from popular items alone."""
     lines = []
     for row in leaderboard.rows:
         lists = row.top_lists[leaderboard.protocol]
         lines.append([_escaped(_name(row)), f"{lists.coverage:.1%}", f"{lists.popularity:,.1f}", f"{lists.gini:.3f}"])
-    return _table(["variant", "items recommended to anyone", "training events per item", "Gini"], lines, left=1)
+    return _table(
+        ["variant", "items recommended at least once", "training events per recommended item", "Gini"], lines, left=1
+    )
 
 
 def _table(header: Sequence[str], lines: Sequence[Sequence[str]], left: int) -> str:

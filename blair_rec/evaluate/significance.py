@@ -1,16 +1,16 @@
-"""Is a variant better than the baseline? Over users and over seeds, corrected for how often that is asked.
+"""Significance tests: is a variant better than the baseline? Over users and over seeds, with correction.
 
-Two things are left to chance: which users the data holds, and the seed of a training. A gain that users agree on may
-still be the luck of one seed, and three lucky seeds may have met lucky users. So a claim rests on two tests:
+Two things are random: the users in the data, and the seed of a training. A gain over many users may be the luck of one
+seed, and a gain over a few seeds may be the luck of these users. So a claim needs two tests:
 
-* over users: signs of the users' differences (of seed-averaged metrics) flipped at random. It tests the mean that the
-  table shows, which Wilcoxon's ranks don't, and nine users in ten who find nothing in either variant don't disturb it.
-* over seeds and users at once: t, with the variance of a mean over crossed random effects. The variance over seeds
-  says nothing of the users; adding both counts the noise of a user in one training twice, so it is taken off once.
+* over users: a sign-flip test on the users' differences (of metrics averaged over seeds). Unlike Wilcoxon's test it
+  tests the mean, which the table shows. Users with a metric of 0 in both variants, often nine in ten, don't affect it.
+* over seeds and users together: a t-test with the variance of a mean over crossed random effects. The variance over
+  seeds doesn't include the users. Adding both variances counts their interaction twice, so it is subtracted once.
   Variance: Roe and Metz 1997; degrees of freedom: Hillis 2007 (many readers, many cases: here seeds and users).
 
-The larger p-value is what a claim rests on (an intersection-union test), and Holm's correction (1979) is applied to it.
-`benchmarks/false_claims.py` measures how often that claims a difference where there is none.
+A claim uses the larger p-value (an intersection-union test), with Holm's correction (1979).
+`benchmarks/false_claims.py` measures how often this claims a difference when there is none.
 
 Shapes: S seeds, C test cases, U users, M comparisons.
 """
@@ -33,31 +33,31 @@ ALPHA = 0.05
 FLIPS = 9_999
 RESAMPLES = 1_999
 MIN_USERS = 50
-"""Fewer can't tell anything about a metric that is zero for nine users in ten."""
+"""Fewer users are too few for a metric that is 0 for nine users in ten."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How a variant's metric differs from the baseline's. None where it can't be said: see `verdict`."""
+    """The difference of a variant's metric to the baseline's. Unknown values are None; `verdict` says why."""
 
     relative: float | None
-    """mean / baseline's mean - 1; None where the baseline's mean is 0."""
+    """mean / baseline's mean - 1; None if the baseline's mean is 0."""
     ci95: Interval | None
-    """Of `relative`, over users alone: bootstrap, with the trainings as they are."""
+    """95% interval of `relative` over users alone: bootstrap, with the given seeds."""
     seeds_ci95: Interval | None
-    """Of `relative`, over seeds and users: where it would lie with other seeds and other users; cut at -1."""
+    """95% interval of `relative` over seeds and users, so for other seeds and other users; cut off at -1."""
     p_users: float | None
-    """Two-sided, over users alone."""
+    """Two-sided p-value over users alone."""
     p_seeds: float | None
-    """Two-sided, over seeds and users."""
+    """Two-sided p-value over seeds and users."""
     p_value: float | None
-    """The larger of both."""
+    """The larger of the two."""
     p_adjusted: float | None
-    """The same after Holm's correction over all comparisons of its table."""
+    """`p_value` after Holm's correction over all comparisons of the table."""
     effect_size: float | None
-    """Cohen's d_z: mean over users of the difference, in standard deviations of it; None where all are alike."""
+    """Cohen's d_z: mean difference over users / its standard deviation; None if all differences are the same."""
     verdict: Verdict
-    """better or worse where p_adjusted is at most .05."""
+    """better or worse if p_adjusted is at most .05."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,16 +69,16 @@ class PairedSample:
     baseline: Floats
     """[S', C]"""
     drawn: tuple[bool, bool] = (True, True)
-    """Whether the variant, and the baseline, would differ with another seed. What would not needs no second seed."""
+    """Whether the variant, and the baseline, depend on the seed. A side that doesn't needs only one seed."""
 
 
 def differences(
     pairs: Sequence[PairedSample], user: NDArray[np.int64], *, flips: int = FLIPS, resamples: int = RESAMPLES
 ) -> list[Difference]:
-    """Each pair by itself, not corrected yet: hand the whole table to `corrected`.
+    """The difference of each pair, not yet corrected: pass the whole table to `corrected`.
 
-    user: [C] whose test case it is. A user's cases stay together in everything that is drawn by lot.
-    flips, resamples: how much is drawn, for the p-value over users and for the bootstrap; 0 resamples: no `ci95`.
+    user: [C] the user of each test case. All cases of a user are flipped or resampled together.
+    flips, resamples: number of random samples for the p-value over users, and for the bootstrap (0: no `ci95`).
     """
     if not pairs:
         return []
@@ -97,7 +97,7 @@ def differences(
 
 
 def corrected(found: Sequence[Difference]) -> list[Difference]:
-    """All comparisons of one table, with p-values after Holm's correction over them, and verdicts."""
+    """All comparisons of one table, with p-values after Holm's correction, and verdicts."""
     tested = [difference for difference in found if difference.p_value is not None]
     adjusted = iter(holm([difference.p_value for difference in tested if difference.p_value is not None]))
     return [_judged(one, float(next(adjusted))) if one.p_value is not None else one for one in found]
@@ -106,11 +106,11 @@ def corrected(found: Sequence[Difference]) -> list[Difference]:
 def sign_flip_p_values(differing: Floats, flips: int = FLIPS, seed: int = 0) -> Floats:
     """Two-sided p-values of mean 0, from random signs for every user; all columns get the same signs.
 
-    differing: [U, M] a user's difference. Returns [M], at least 1 / (flips + 1).
+    differing: [U, M] the difference of each user. Returns [M], at least 1 / (flips + 1).
     """
-    moved = differing[(differing != 0).any(axis=1)]  # a sign of nothing changes nothing
+    moved = differing[(differing != 0).any(axis=1)]  # flipping the sign of 0 has no effect
     total = moved.sum(axis=0)
-    # Sums of thirds and logarithms that are equal on paper may differ in the last bits.
+    # Sums that are equal in exact arithmetic may differ in the last bits.
     limit = np.abs(total) - 1e-9 * np.abs(moved).sum(axis=0)
     generator = np.random.default_rng(seed)
     at_least = np.ones(differing.shape[1])
@@ -125,11 +125,11 @@ def relative_intervals(
 ) -> list[Interval | None]:
     """95% bootstrap intervals (percentiles) of sum(variant) / sum(baseline) - 1, users drawn with replacement.
 
-    variant, baseline: [U, M], a column per comparison. None where a sample has nothing to divide by.
+    variant, baseline: [U, M], one column per comparison. None if the baseline's sum is 0 in some sample.
     """
     users, width = variant.shape
     columns = np.concatenate([variant, baseline], axis=1)
-    # Most users find nothing anywhere and add nothing to any sum: only how many of the others are drawn matters.
+    # Most users have metrics of 0 everywhere and add nothing to any sum: only draws of the others matter.
     columns = columns[(columns != 0).any(axis=1)]
     generator = np.random.default_rng(seed)
     drawn = generator.binomial(users, len(columns) / users, resamples)
@@ -149,7 +149,7 @@ def relative_intervals(
 
 @dataclass(frozen=True)
 class SeedTest:
-    """The difference of two means over seeds and users, and how sure it is."""
+    """The difference of two means over seeds and users, with interval and p-value."""
 
     difference: float
     margin: float
@@ -158,9 +158,9 @@ class SeedTest:
 
 
 def seed_test(pair: PairedSample, counts: NDArray[np.int64]) -> SeedTest | None:
-    """t-test of a difference of means over seeds and users; None where a side that seeds change has only one.
+    """t-test of a difference of means over seeds and users; None if a side that depends on the seed has only one.
 
-    pair: [S, U] sums over a user's cases; counts: [U] how many these are.
+    pair: [S, U] sums over each user's cases; counts: [U] the number of these cases.
     """
     cases, users = counts.sum(), len(counts)
     sides = (pair.variant, pair.baseline)
@@ -170,20 +170,20 @@ def seed_test(pair: PairedSample, counts: NDArray[np.int64]) -> SeedTest | None:
     scale = users / (users - 1) / cases**2
     of_users = scale * ((pair.variant.mean(axis=0) - pair.baseline.mean(axis=0) - difference * counts) ** 2).sum()
     of_seeds, shared = [], []
-    several = [side for side in sides if len(side) > 1]  # a single one is here because no seed changes it
+    several = [side for side in sides if len(side) > 1]  # a side with one seed doesn't depend on the seed
     for side in several:
         seeds, means = len(side), side.sum(axis=1) / cases
         of_seeds.append(means.var(ddof=1) / seeds)
         rest = side - side.mean(axis=0) - (means - means.mean())[:, None] * counts
         shared.append(scale * (rest**2).sum() / (seeds - 1) / seeds)
-    # What a user's metric happens to be in one training is noise in both; it is counted once.
+    # The interaction of users and seeds is in both variances, so it is subtracted once.
     variance = max(of_users + sum(of_seeds) - sum(shared), of_users, sum(of_seeds))
     if variance == 0:
         return SeedTest(difference, 0.0, float(difference == 0))
     uncertain = sum(part**2 / (len(side) - 1) for part, side in zip(of_seeds, several, strict=True))
     freedom = variance**2 / (uncertain + of_users**2 / (users - 1))
     error = float(np.sqrt(variance))
-    from scipy import stats  # takes half a second, which a command that shows no claim does without
+    from scipy import stats  # the import takes half a second; commands without significance tests don't need it
 
     return SeedTest(
         difference,
@@ -193,7 +193,7 @@ def seed_test(pair: PairedSample, counts: NDArray[np.int64]) -> SeedTest | None:
 
 
 def holm(p_values: Sequence[float]) -> Floats:
-    """[M] p-values such that claiming all up to alpha is wrong anywhere with probability alpha at most."""
+    """[M] p-values after Holm's correction: claims at level alpha include a false one with probability <= alpha."""
     order = np.argsort(p_values)
     steps = np.maximum.accumulate(np.asarray(p_values, dtype=np.float64)[order] * np.arange(len(order), 0, -1))
     adjusted = np.empty(len(order))
@@ -202,7 +202,7 @@ def holm(p_values: Sequence[float]) -> Floats:
 
 
 def _sums(values: Floats, user: NDArray[np.int64]) -> Floats:
-    """[S, C] -> [S, U], over each user's cases."""
+    """Sums over each user's cases: [S, C] -> [S, U]."""
     present, place = np.unique(user, return_inverse=True)
     if len(present) == len(user):
         return values[:, np.argsort(place)]

@@ -1,4 +1,4 @@
-"""Parts of the test cases: by how common the true item is, by how long the history, and by whether it is repeated."""
+"""Slices of the test cases: by popularity of the target, by history length, and by repetition."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from numpy.typing import NDArray
 from blair_rec.evaluate.runs.run_files import RunRanks
 
 TAIL = 5
-"""Training events up to which an item is one of the tail."""
+"""Items with 1 to 5 training events are the tail."""
 
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """Some of the test cases."""
+    """One slice of the test cases."""
 
     name: str
     """Such as "tail"."""
     by: str
-    """What divides: "popularity", "history" or "repetition"; the slices of each add up to all test cases."""
+    """What the slice is by: "popularity", "history" or "repetition"; the slices of each add up to all test cases."""
     label: str
     """For a reader: "tail items (1 to 5 training events)"."""
     cases: NDArray[np.bool_]
-    """[cases] whether it belongs here."""
+    """[cases] whether the case belongs to the slice."""
 
 
 def slices(ranks: RunRanks) -> tuple[Slice, ...]:
-    """All slices, empty ones among them.
+    """All slices, including empty ones.
 
-    Histories are divided into thirds, as far as equal lengths allow: what is long depends on the data set.
+    Histories are divided into thirds, as far as tied lengths allow, because data sets differ in length.
     """
     count, length, repeated = ranks.target_count, ranks.history_length, ranks.target_in_history
     low, high = (int(np.floor(cut)) for cut in np.quantile(length, [1 / 3, 2 / 3]))
     return (
-        Slice("cold", "popularity", "cold items (no training event)", count == 0),
+        Slice("cold", "popularity", "cold items (no training events)", count == 0),
         Slice("tail", "popularity", f"tail items (1 to {TAIL} training events)", (count >= 1) & (count <= TAIL)),
         Slice("head", "popularity", f"head items ({TAIL + 1} training events or more)", count > TAIL),
         Slice("short", "history", f"short histories (up to {low:,} events)", length <= low),
@@ -43,6 +43,6 @@ def slices(ranks: RunRanks) -> tuple[Slice, ...]:
             "medium", "history", f"medium histories ({low + 1:,} to {high:,} events)", (length > low) & (length <= high)
         ),
         Slice("long", "history", f"long histories (more than {high:,} events)", length > high),
-        Slice("repeated", "repetition", "items that stand in the user's history", repeated),
-        Slice("new", "repetition", "items that are new to the user", ~repeated),
+        Slice("repeated", "repetition", "targets in the user's history", repeated),
+        Slice("new", "repetition", "targets new to the user", ~repeated),
     )

@@ -1,1 +1,1 @@
-"""The main job: plan, fit, tune, rank and write the runs of a comparison, and load them again."""
+"""The main job: plan, train, tune, rank and write the runs of a comparison, and load them again."""

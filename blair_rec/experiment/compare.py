@@ -1,23 +1,23 @@
-"""The main job: every variant with every seed under one budget; what is finished is not done again."""
+"""The main job: run every variant with every seed under the same budget, without repeating finished runs."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blair_rec.border.recbole_keys import setting_problems
-from blair_rec.config.comparison import CompareConfig, load_config, written
+from blair_rec.config.comparison import CompareConfig, load_config
 from blair_rec.config.yaml_files import refuse
 from blair_rec.errors import ConfigError, FolderBusy, OutputError
 from blair_rec.evaluate.agreement import Move, moves
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
 from blair_rec.evaluate.metrics import parse_metric
+from blair_rec.evaluate.notes import SHOWN_NOTES, by_importance
 from blair_rec.evaluate.page.cards import CARDS_FILE, PAGE_FILE, write_cards
 from blair_rec.evaluate.report import REPORT_FILES, write_reports
 from blair_rec.evaluate.runs.results import RunResult, load_run, load_runs
@@ -25,13 +25,27 @@ from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE, RUNS_FOL
 from blair_rec.experiment.item_cards import comparison_cards
 from blair_rec.experiment.item_vectors import ITEM_FIELD, Vectors, items_reader
 from blair_rec.experiment.listener import Listener
+from blair_rec.experiment.planning.claims import (
+    Made,
+    alone_soon,
+    checkpoint_in,
+    clear_finished,
+    clear_up,
+    config_text,
+    forget_checkpoints,
+    holds,
+    make_once,
+    once_free,
+    work_off,
+    write_config,
+)
 from blair_rec.experiment.planning.data_files import data_folder
 from blair_rec.experiment.planning.finished import finished_runs, refuse_changed
-from blair_rec.experiment.planning.plan import Run, run_names, with_members
+from blair_rec.experiment.planning.plan import Run, member_folders, run_names
+from blair_rec.experiment.planning.shards import Shard, shard_names
 from blair_rec.experiment.planning.subset import Plan, averages_of, own_config, plan_all
-from blair_rec.experiment.provenance import hash_of
-from blair_rec.experiment.splits.leakage import leaks_of
-from blair_rec.files import alone_in, refuse_taken, tidy, write_text
+from blair_rec.experiment.splits.leakage import leaks_of, new_items_notes
+from blair_rec.files import alone_in, refuse_taken, tidy
 from blair_rec.lines.rejected import REJECTED
 from blair_rec.registry import trusting
 from blair_rec.text.notes import cut_notes
@@ -42,11 +56,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("blair_rec")
 
-# RecBole and torch are imported where training starts: planning and rendering take neither.
+# RecBole and torch are imported only where training starts: planning and rendering don't need them.
 
-CHECKPOINTS_FOLDER = "checkpoints"
-WRITTEN = (CONFIG_FILE, RUNS_FOLDER, CHECKPOINTS_FOLDER, REJECTED, CARDS_FILE, *REPORT_FILES, PAGE_FILE)
-"""What a comparison replaces or removes in its folder."""
+WRITTEN = (CONFIG_FILE, RUNS_FOLDER, REJECTED, CARDS_FILE, *REPORT_FILES, PAGE_FILE)
+"""Files and folders that a comparison replaces or removes in its output folder."""
 
 
 def compare(
@@ -57,101 +70,154 @@ def compare(
     seeds: Sequence[int] | None = None,
     fresh: bool = False,
     accept_code: bool = False,
+    shard: Shard | None = None,
+    encode_only: bool = False,
     listener: Listener | None = None,
 ) -> Leaderboard | None:
-    """Encode, train, evaluate, and rank; started again, it goes on where it stopped, with the epoch that it was in.
+    """Encode texts, train all variants, evaluate them, and write the leaderboard.
 
-    What can be wrong is looked for before anything is encoded, and again before anything is trained.
+    An interrupted comparison resumes where it stopped, with the epoch that was being trained. Errors in config and data
+    are found before texts are encoded, and again before training.
 
         board = blair_rec.compare("my.yaml", "runs/mine")
         for row in board.rows: ...  # one for each variant, best first
 
     Args:
-        config: a comparison file, or what load_config has read of one.
-        variants, seeds: what to run now, if not all; the folder's config and board keep the rest. Seeds that the config
-            doesn't name take the place of its own.
-        fresh: make these runs again, and the text vectors that other code has made; a finished run is there until its
-            successor is whole.
-        accept_code: keep finished runs that other code has made, and note that in them.
+        config: a comparison file, or the result of load_config.
+        variants, seeds: what to run now; default: all. The folder's config and leaderboard keep the rest. Seeds that
+            are not in the config replace its seeds.
+        fresh: repeat these runs, and encode texts again if their vectors were made by other code. A finished run is
+            kept until the new one is complete.
+        accept_code: keep finished runs that were made by other code, and record that in them.
+        shard: (i, n) trains every n-th run from number i on (counted from 0), for job arrays: docs/many_machines.md.
+            Averages are made by any process that finds all their members finished.
+        encode_only: make the text vectors, then stop.
 
-    Returns the leaderboard, or None while the baseline has no finished run.
+    Several processes may work in `out`: each run is trained by one of them. A plain comparison waits for runs that
+    another process is training; a shard does not.
+
+    Returns the leaderboard. Returns None while the baseline has no finished run, for a shard that leaves runs to other
+    processes, and with `encode_only`.
+
+    Several processes may work in `out`: each run is trained by one of them. What another one is training is waited for,
+    but not by a shard.
+
+    Returns the leaderboard, or None while the baseline has no finished run, for a shard that leaves runs to others, and
+    with `encode_only`.
 
     Raises:
-        ChangedRuns: `out` holds runs of another config, data set, store or code, and `fresh` was not said.
-        BadRun: `out` holds damaged runs, and `fresh` was not said.
-        OutputError: `out` can't be written, or holds files of such names that no comparison wrote.
-        FolderBusy: another process is at work in it.
-        ConfigError, DatasetError, and what encoding and training raise.
+        ChangedRuns: `out` has runs of another config, data set, store or code, and `fresh` is false.
+        BadRun: `out` has damaged runs, and `fresh` is false.
+        OutputError: `out` can't be written, or has files with our names that no comparison wrote.
+        FolderBusy: another process has changed the folder's config meanwhile, or keeps its lock.
+        ConfigError, DatasetError, and the errors of encoding and training.
     """
     listener, out = listener or Listener(), Path(out)
     config = own_config(config)
     refuse_taken(out, WRITTEN, (f"{RUNS_FOLDER}/*/{RESULT_FILE}",))  # before a lock is put there
-    with trusting(config.code), alone_in(out):
-        for place in (out, out / RUNS_FOLDER, out / CHECKPOINTS_FOLDER):
-            tidy(place)
+    with trusting(config.code):
+        with alone_soon(out):
+            tidy(out)
+            config_before = config_text(out)
+        clear_up(out / RUNS_FOLDER)
         folder = data_folder(config.dataset)
         planned_now = planned(config, out, variants, seeds)
-        asked, encodings = planned_now.asked, planned_now.encodings
+        asked, encodings, whole = planned_now.asked, planned_now.encodings, planned_now.config
         others = [run for run in planned_now.runs if run not in asked]
+        names = None if shard is None else shard_names(whole, variants or config.variants, seeds or config.seeds, shard)
         if fresh:
-            asked = [dataclasses.replace(run, done=False) for run in asked]
-            shutil.rmtree(out / CHECKPOINTS_FOLDER, ignore_errors=True)
+            asked = [dataclasses.replace(run, done=not _is_own(run, names) and holds(run)) for run in asked]
         asked = [*asked, *averages_of([run.folder for run in asked if not run.done], others)]
         now = {run.folder for run in asked}
         refuse_changed([*asked, *(run for run in others if run.folder not in now)], out, accept_code)
-        pending = [run for run in asked if not run.done]
-        whole = planned_now.config
+        made = Made([run for run in asked if not run.done], planned_now.runs)
+        clear_finished(asked)
+        pending = [run for run in asked if not run.done and _is_own(run, names)]
+        stores: dict[str, EmbeddingStore] = {}
         if pending:
             from blair_rec.experiment.fit import check_outside, check_transforms
-            from blair_rec.experiment.run import make_run, whole_data
+            from blair_rec.experiment.run import whole_data
 
             check_outside(whole, {run.variant for run in pending})
             data = whole_data(whole, folder)
-            data.rejected.write(out / REJECTED)
+            with alone_soon(out):
+                data.rejected.write(out / REJECTED)
             wanted = {run.variant: encodings[run.variant] for run in asked if run.store}
             missing = {name: whole.text_of(whole.variants[name]).missing_text for name in wanted}
             for vectors, missing_text in dict.fromkeys((wanted[name], missing[name]) for name in wanted):
-                vectors.check(data.item_tokens[1:], missing_text)
-            data.notes = _notes(data, wanted)
+                vectors.check(data.all_items, missing_text)
+            data.notes = _notes(whole, data, wanted)
             stores = encode_stores(
                 {run.variant: encodings[run.variant] for run in pending if run.store}, listener, fresh
             )
-            for name, made in stores.items():  # whether they cover the items, before anything is trained
-                made.find(data.item_tokens[1:], missing[name])
-                check_transforms(whole, name, data, made)
+            for name, store in stores.items():  # check before training that they cover the items
+                store.find(data.all_items, missing[name])
+                check_transforms(whole, name, data, store)
             data.notes = _with_cut_texts(data, stores)
             asked = [_with_store(run, stores) for run in asked]
+            pending = [_with_store(run, stores) for run in pending]
             refuse_changed(asked, out, accept_code)
-        write_text(out / CONFIG_FILE, written(whole))
-        listener.planned(asked)
-        for run in asked:
-            if run.done:
-                continue
-            run = with_members(run)  # they are finished by now
-            listener.started(run)
-            begin = time.perf_counter()
-            store = (stores[run.variant], run.store) if run.store else None
-            told = partial(listener.epoch, run), partial(listener.step, run)
-            value = make_run(whole, run, data, store, *told, checkpoint=_checkpoint(run, out))
-            listener.finished(run, value, time.perf_counter() - begin)
-        shutil.rmtree(out / CHECKPOINTS_FOLDER, ignore_errors=True)
-        tokens = load_run(asked[0].folder).item_tokens
-        item_field = config.recbole.get("ITEM_ID_FIELD", ITEM_FIELD)
-        write_cards(out, comparison_cards(folder, encodings.values(), tokens, item_field, items_reader(config.recbole)))
-        return _rendered(out, config.only(variants).baseline if variants else config.baseline)
+        if encode_only:
+            return None
+        with alone_soon(out):
+            write_config(whole, out, config_before)
+        listener.planned([run for run in asked if run.done or run in pending])
+
+        def make(run: Run) -> bool:
+            return make_once(run, made, out, partial(_train, whole, data, stores, fresh, listener), listener)
+
+        for run in work_off(pending, make, wait=shard is None):
+            if lacking := made.lacking(run):
+                logger.info("%s averages %s, which other processes make first", run.name, ", ".join(lacking))
+            else:
+                logger.warning("another process is training %s, so it is left to that process", run.name)
+        if not all(made.is_made(run.folder) for run in asked):
+            return None
+        with alone_soon(out):
+            tokens = load_run(asked[0].folder).item_tokens
+            field, read = config.recbole.get("ITEM_ID_FIELD", ITEM_FIELD), items_reader(config.recbole)
+            write_cards(out, comparison_cards(folder, encodings.values(), tokens, field, read))
+            return _rendered(out, config.only(variants).baseline if variants else config.baseline)
+
+
+def _is_own(run: Run, names: Collection[str] | None) -> bool:
+    """Whether this process makes a run: with the names of a shard's runs these alone, and any average."""
+    return names is None or run.name in names or bool(member_folders(run.folder, run.setup))
+
+
+def _train(
+    config: CompareConfig,
+    data: Data,
+    stores: Mapping[str, EmbeddingStore],
+    fresh: bool,
+    listener: Listener,
+    run: Run,
+    work: Path,
+) -> None:
+    """Train and write a run, from the checkpoint in its work folder where there is one and `fresh` is not said."""
+    from blair_rec.experiment.run import make_run
+
+    if fresh:
+        forget_checkpoints(work)
+    listener.started(run)
+    begin = time.perf_counter()
+    store = (stores[run.variant], run.store) if run.store else None
+    told = partial(listener.epoch, run), partial(listener.step, run)
+    value = make_run(config, run, data, store, *told, checkpoint=checkpoint_in(work, run))
+    listener.finished(run, value, time.perf_counter() - begin)
 
 
 def planned(
     config: CompareConfig, out: Path, variants: Sequence[str] | None = None, seeds: Sequence[int] | None = None
 ) -> Plan:
-    """The vectors that the variants ask for, and the runs; nothing is encoded, trained or written.
+    """Plan the runs and the text vectors of a comparison; nothing is encoded, trained or written.
 
-    `variants` and `seeds` are what is asked for, if not all.
+    `variants` and `seeds` are the ones to run; default: all.
 
     Raises:
-        ConfigError: a metric or variant that there isn't; DatasetError: no such data set.
-        CatalogueError, MissingField, EncoderUnavailable, UnknownEncoder: of the items' text and the encoder.
-        StoreError: of vectors that should be there already.
+        ConfigError: unknown metric or variant; DatasetError: the data set doesn't exist.
+        CatalogueError, MissingField, EncoderUnavailable, UnknownEncoder: problems with the items' text or the encoder.
+        StoreError: a store that the config names is missing or damaged.
     """
     for metric in config.evaluate.metrics:
         parse_metric(metric)
@@ -163,32 +229,32 @@ def planned(
 def leaderboard(out: str | Path) -> Leaderboard | None:
     """Render a comparison folder's finished runs again: leaderboard.{md,csv,json,html} and results.jsonl.
 
-    None, and nothing written, while the baseline has no finished run. While another process is at work in the folder
-    the board is made of what is finished, and its files are left to that process. No code that the folder's config
-    names is imported.
+    Returns None and writes nothing while the baseline has no finished run. While another process works in the folder,
+    the leaderboard is made from the finished runs, but its files are not written. Code that the folder's config names
+    is not imported.
 
         board = blair_rec.leaderboard("runs/mine")
 
     Raises:
-        NoRuns, BadRun, UnpairedRuns, ChangedRuns, ConfigError: the folder is not a comparison, or damaged.
+        NoRuns, BadRun, UnpairedRuns, ChangedRuns, ConfigError: the folder is not a comparison, or is damaged.
         OutputError: it can't be written.
     """
     out = Path(out)
-    _config_in(out)  # before a lock is put into a folder that is no comparison
+    _config_in(out)  # fails before a lock file is written into a folder that is not a comparison
     try:
         with alone_in(out):
             return _rendered(out)
     except FolderBusy:
-        logger.warning("another process is at work in %s, so the files of the leaderboard are left to it", out)
+        logger.warning("another process works in %s, so this one doesn't write the files of the leaderboard", out)
         return _board(out, None)[0]
 
 
 def _rendered(out: Path, baseline: str | None = None) -> Leaderboard | None:
-    """The board, written; `baseline` is whom to compare with while the config's own has no finished run."""
+    """Write and return the board; `baseline` is used while the config's baseline has no finished run."""
     board, runs = _board(out, baseline)
     if board is None:
         return None
-    from blair_rec.evaluate.page.render import write_page  # brings Matplotlib, which planning does without
+    from blair_rec.evaluate.page.render import write_page  # imports Matplotlib, which planning doesn't need
 
     try:
         write_reports(board, out)
@@ -212,11 +278,11 @@ def _board(out: Path, baseline: str | None) -> tuple[Leaderboard | None, list[Ru
 
 
 def check(out: Path, other: Path) -> list[Move]:
-    """How every metric of a comparison's finished runs moved against those of an older one, and whether beyond noise.
+    """Compare the metrics of a comparison's finished runs with those of an older one: did they change beyond noise?
 
     Raises:
-        NoRuns, BadRun, ConfigError: one of the folders is no comparison, or damaged, or they share no variant.
-        UnpairedRuns: they ranked other items or test cases.
+        NoRuns, BadRun, ConfigError: a folder is not a comparison, or is damaged, or they have no variant in common.
+        UnpairedRuns: they ranked different items or test cases.
     """
     config = _config_in(out)
     return moves(finished_runs(config, out), load_runs(other), config.evaluate.metrics)
@@ -225,46 +291,45 @@ def check(out: Path, other: Path) -> list[Move]:
 def _config_in(out: Path) -> CompareConfig:
     path = out / CONFIG_FILE
     if not path.is_file():
-        raise ConfigError(f"{out} is not the folder of a comparison: it has no {path.name}; give the folder of `-o`")
+        raise ConfigError(
+            f"{out} is not the folder of a comparison: it has no {path.name}; give the folder that was used with -o"
+        )
     return load_config(path)
 
 
 def encode_stores(encodings: dict[str, Vectors], listener: Listener, renew: bool = False) -> dict[str, EmbeddingStore]:
-    """The store of each variant; one that several share is made, and read, once. `renew` is that of Vectors.encode."""
+    """Encode or read the store of each variant, each store once; `renew` is passed to Vectors.encode."""
     stores: dict[Vectors, EmbeddingStore] = {}
     for encoding in encodings.values():
         if encoding not in stores:
-            stores[encoding] = encoding.encode(partial(listener.encoding, encoding.encoder), renew)
+            encode = partial(encoding.encode, partial(listener.encoding, encoding.encoder), renew)
+            stores[encoding] = once_free(encode, f"the store {encoding.path}")
     return {name: stores[encoding] for name, encoding in encodings.items()}
 
 
-def _notes(data: Data, encodings: dict[str, Vectors]) -> tuple[str, ...]:
-    """What a reader of the results has to know about the data and its texts; logged, and written into every run."""
-    found = leaks_of(data.train, data.valid, data.test).notes()
+def _notes(config: CompareConfig, data: Data, encodings: dict[str, Vectors]) -> tuple[str, ...]:
+    """Notes on the data and its texts for readers of the results; logged, and written into every run."""
+    found = [*leaks_of(data.train, data.valid, data.test).notes(), *new_items_notes(config, data.new_items)]
     for encoding in dict.fromkeys(encodings.values()):
         found += encoding.notes(data.item_tokens[1:])
     left_out = [f"{data.rejected.note('events')}; they are in {REJECTED}"] if data.rejected.count else []
-    return _told(found, (*data.unread, *left_out, *data.reading_notes))  # these were logged when the files were read
+    return _logged(found, (*data.unread, *left_out, *data.reading_notes))  # logged when the files were read
 
 
 def _with_cut_texts(data: Data, stores: dict[str, EmbeddingStore]) -> tuple[str, ...]:
-    """The notes, with those on texts that are longer than their encoder reads, which encoding has counted."""
-    return _told([note for made in stores.values() for note in cut_notes(made, data.item_tokens[1:])], data.notes)
+    """The notes, with those on cut texts, which were counted during encoding."""
+    return _logged([note for made in stores.values() for note in cut_notes(made, data.item_tokens[1:])], data.notes)
 
 
-def _told(found: Iterable[str], before: Sequence[str] = ()) -> tuple[str, ...]:
-    """The notes from before and those that were found, each once; new ones are logged."""
+def _logged(found: Iterable[str], before: Sequence[str] = ()) -> tuple[str, ...]:
+    """The earlier notes and the new ones, each once; the most important new ones are logged."""
     notes = tuple(dict.fromkeys([*before, *found]))
-    for note in notes[len(before) :]:
+    new = by_importance(notes[len(before) :])
+    for note in new[:SHOWN_NOTES]:
         logger.info("data: %s", note)
+    if more := len(new[SHOWN_NOTES:]):
+        logger.info("data: %d more %s; see the page, or use --notes", more, "note" if more == 1 else "notes")
     return notes
-
-
-def _checkpoint(run: Run, out: Path) -> Path:
-    """Where a run that is being trained is kept: under another name for any other config, data, store or version."""
-    folder = out / CHECKPOINTS_FOLDER
-    folder.mkdir(exist_ok=True)
-    return folder / f"{run.folder.name}-{hash_of(dict(run.hashes))[:16]}.safetensors"
 
 
 def _with_store(run: Run, stores: dict[str, EmbeddingStore]) -> Run:

@@ -1,6 +1,6 @@
-"""A variant and a seed -> what scores its items: trained or counted on the training split, selected on validation.
+"""Train a variant with a seed, or fit a training-free scorer; validation selects the weights.
 
-The test split has no part in this module, and tuning sees nothing else of a data set.
+This module never uses the test split, so neither does tuning.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ logger = logging.getLogger("blair_rec")
 
 @dataclass(frozen=True)
 class Fitted:
-    """What scores the items of a variant, and what it took to make it."""
+    """The fitted scorer of a variant, with the costs of making it."""
 
     model: Scorer
-    """A model, a baseline or an ensemble, ready to be ranked."""
+    """A model, a training-free scorer or an ensemble, ready for ranking."""
     seconds: float
     parameters: Mapping[str, int]
-    """trained and frozen."""
+    """Number of parameters: trained and frozen."""
     trials: int
-    """Configurations that were tried before this one was chosen."""
+    """Number of configurations that were tried before this one was chosen."""
     history: tuple[Epoch, ...] = ()
     best_epoch: int = 0
-    """The epoch whose weights validation chose; 0 where nothing was trained."""
+    """The epoch whose weights validation selected; 0 if nothing was trained."""
     best_value: float | None = None
-    """What it reached on validation; None where validation chose nothing."""
+    """Its validation metric; None if validation selected nothing."""
     weights: Mapping[str, float] = field(default_factory=dict)
-    """Of an ensemble: by member."""
+    """The weights of an ensemble, by member."""
     mean_context: float | None = None
-    """Items that a training target was predicted from, in the mean: what a speed has to be read beside."""
+    """Mean number of history items from which a training target is predicted; needed to compare training speeds."""
 
 
 def fit_variant(
@@ -72,16 +72,16 @@ def fit_variant(
     on_step: OnStep = lambda done, total, loss: None,
     until: int | None = None,
 ) -> Fitted:
-    """Train a variant with a seed, or count it; an average is made of finished runs instead (run.py).
+    """Train a variant with a seed, or fit its training-free scorer. Averages are made from finished runs (run.py).
 
     Args:
         store: the text vectors of a variant that uses text.
-        checkpoint: written after every epoch, and trained on from where it is there already.
-        until: an epoch to stop after for now; the checkpoint goes on from there.
+        checkpoint: written after every epoch; training resumes from it if it exists.
+        until: stop after this epoch for now; a later call resumes from the checkpoint.
 
     Raises:
         MissingEmbeddings, TextlessItems, StoreError: the store doesn't cover the items.
-        TrainingError, ScoringError: a loss or scores that are not finite.
+        TrainingError, ScoringError: the loss or scores are not finite.
     """
     variant, setup, vectors = config.variants[name], run_setup(config, name, seed), None
     if store is not None:
@@ -96,10 +96,10 @@ def fit_variant(
 
 
 def check_outside(config: CompareConfig, names: Collection[str]) -> None:
-    """Whether what these variants take from outside the package is there and takes its options; before all else.
+    """Check that the code from other packages which these variants use can be imported and accepts its options.
 
     Raises:
-        ConfigError: something can't be imported, is of another kind, or doesn't take its options.
+        ConfigError: code can't be imported, is of the wrong kind, or doesn't accept its options.
     """
     for name in names:
         variant, setup = config.variants[name], run_setup(config, name, config.seeds[0])
@@ -118,10 +118,10 @@ def check_outside(config: CompareConfig, names: Collection[str]) -> None:
 
 
 def check_transforms(config: CompareConfig, name: str, data: TrainingData, store: EmbeddingStore) -> None:
-    """Whether a variant's transforms leave something of the text: asked before anything is trained.
+    """Check before training that there are enough items for a variant's whitening.
 
     Raises:
-        ConfigError: whitening over too few items for its directions; and as building the variant's model does.
+        ConfigError: too few items for the directions of the whitening, or the variant's model can't be built.
         MissingEmbeddings, TextlessItems, StoreError: the store doesn't cover the items.
     """
     variant = config.variants[name]
@@ -132,7 +132,7 @@ def check_transforms(config: CompareConfig, name: str, data: TrainingData, store
     enough = FEWEST_PER_DIRECTION * width
     if items_that_differ(vectors.table[1:], enough) == enough:
         return
-    # So small a catalogue is transformed in no time: as the run itself will do it, with what its kind adds.
+    # A small catalogue is transformed quickly, so do the same as the run will do, including the steps of its item side.
     setup = run_setup(config, name, config.seeds[0])
     try:
         if variant.is_trained:
@@ -144,11 +144,11 @@ def check_transforms(config: CompareConfig, name: str, data: TrainingData, store
 
 
 SAYS_WHAT = ("blair_text_fields", "blair_text_template", "blair_store")
-"""Keys of which a model over text needs one."""
+"""A model that uses text needs one of these keys."""
 
 
 def model_settings(setup: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model is built from, out of a run's set-up (plan.run_setup): alike to train it and to load it."""
+    """The settings of a model from a run's setup (plan.run_setup), the same for training and for loading."""
     settings = {
         **setup["recbole"],
         **{key: setup.get(name) for key, (cls, name) in PLUGIN_KEYS.items() if cls is VariantConfig},
@@ -156,7 +156,7 @@ def model_settings(setup: Mapping[str, Any]) -> dict[str, Any]:
         "seed": setup["seed"],
     }
     said = {key: value for key, value in settings.items() if value is not None}
-    return {**said, "blair_temperature": setup["train"]["temperature"]}  # None is said, too: no cosines
+    return {**said, "blair_temperature": setup["train"]["temperature"]}  # here None has a meaning: no cosine similarity
 
 
 def measured(config: CompareConfig, ranks: Ranks, protocol: str) -> dict[str, float]:
@@ -181,7 +181,7 @@ def _train(
     recbole, model, steps = _built(config, variant, setup, data, vectors)
     stride = steps.stride if isinstance(steps, EveryPosition) else 1
     context = data.sequences.mean_context(recbole["MAX_ITEM_LIST_LENGTH"], stride)
-    logger.debug("a training target is predicted from %.1f items in the mean", context)
+    logger.debug("a training target is predicted from %.1f items on average", context)
 
     def validate() -> dict[str, float]:
         return measured(config, rank(model, data.valid, config.evaluate.batch_size), config.evaluate.protocol)
@@ -200,13 +200,15 @@ def _train(
             until=until,
         )
     history, epoch, value = trained.history, trained.best_epoch, trained.best_value
-    seconds = sum(line.train_seconds + line.valid_seconds for line in history)  # in however many sittings
+    seconds = sum(
+        line.train_seconds + line.valid_seconds for line in history
+    )  # of all sessions, if training was resumed
     parameters = count_parameters(model)
     return Fitted(model, seconds, parameters, variant.trials, history, epoch, value, mean_context=context)
 
 
 def _baseline_config(config: CompareConfig, setup: Mapping[str, Any], data: TrainingData) -> Any:
-    """What a baseline reads: the names of fields, and the device."""
+    """The RecBole config of a training-free scorer, which needs the names of fields and the device."""
     return recbole_config(model_class(setup["model"]), data.folder, {**setup["recbole"], "device": config.computed_on})
 
 
@@ -217,7 +219,7 @@ def _built(
     data: TrainingData,
     vectors: ItemVectors | None,
 ) -> tuple[Any, Any, EpochSteps]:
-    """RecBole's config, the model as its seed initialises it, and the steps of its training."""
+    """RecBole's config, the model as initialised with the seed, and its training steps."""
     train, split = config.train_of(variant), copy.copy(data.train)
     split.item_vectors = vectors
     settings = {**model_settings(setup), "train_batch_size": train.batch_size, "device": config.computed_on}

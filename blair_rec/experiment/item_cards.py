@@ -1,4 +1,4 @@
-"""What a catalogue and stores tell a reader about items: titles, categories, and a map of the vectors for the page."""
+"""Item cards for the page, from catalogue and stores: titles, categories, and a map of the vectors."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ logger = logging.getLogger("blair_rec")
 
 CATEGORY_FIELDS = ("category", "categories", "class", "genre", "genres", "main_category")
 MOST_POINTS = 5_000
-"""Points of a map; of larger stores so many are drawn by lot."""
+"""The most points of a map; larger stores are sampled."""
 SAYS_LITTLE = 0.8
-"""A label that so large a share of the items carries tells them not apart: the next finer one is taken."""
+"""If more than this share of the items have the same label, the next finer level is used."""
 
 
 def gather_cards(
     item_tokens: Sequence[str], catalogue: Catalogue | None, stores: Iterable[EmbeddingStore]
 ) -> ItemCards:
-    """Cards of the items of a data set; `catalogue` is None for a data set without one."""
+    """Make the cards of a data set's items; `catalogue` is None if it has none."""
     wanted = set(item_tokens)
     rows = [] if catalogue is None else [row for row in catalogue.rows() if row[0] in wanted]
     known = {name for _, record in rows for name in record}
     title, category = first_field(TITLE_FIELDS, known), first_field(CATEGORY_FIELDS, known)
     records: dict[str, Record] = {}
-    for token, record in rows:  # of an item's rows the first one that has a title
+    for token, record in rows:  # of several rows of an item, use the first with a title
         if token not in records or (texts_in(record.get(title)) and not texts_in(records[token].get(title))):
             records[token] = record
     return ItemCards(
@@ -54,9 +54,9 @@ def comparison_cards(
     item_field: str = ITEM_FIELD,
     read: ReadItems = read_catalogue,
 ) -> ItemCards:
-    """Cards from the catalogue and the stores of a comparison; titles of the data set's own where no text is encoded.
+    """Make cards from the catalogue and stores of a comparison; without text, from the data set's .item file.
 
-    `folder` holds the data set's atomic files, `item_field` is RecBole's ITEM_ID_FIELD; `read` reads its .item file.
+    `folder` contains the atomic files, `item_field` is RecBole's ITEM_ID_FIELD, `read` reads the .item file.
     """
     encodings = list(encodings)
     known = [encoding.catalogue for encoding in encodings if encoding.catalogue is not None]
@@ -66,21 +66,21 @@ def comparison_cards(
 
 
 def _own_catalogue(folder: Path, item_field: str, read: ReadItems) -> Catalogue | None:
-    """The data set's .item file; none where it is missing, or not such that titles could be read."""
+    """The data set's .item file; None if it is missing or can't be read."""
     path = folder / f"{folder.name}.item"
     if not path.is_file():
         return None
     try:
         return read(path, item_id_fields(item_field))
-    except CatalogueError as error:  # no variant needs it: the page does without titles
-        logger.warning("the page shows no titles: %s", error)
+    except CatalogueError as error:  # no variant needs it, so the page is made without titles
+        logger.warning("the page shows no item titles: %s", error)
         return None
 
 
 def telling_labels(labels: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """By item token one of its labels, which run from coarse to fine: the coarsest level that tells items apart.
+    """One label per item token, from the coarsest level that distinguishes items; labels go from coarse to fine.
 
-    Every item of Amazon's Industrial & Scientific begins with that name; the label after it says more.
+    For instance, the first label of all items of Amazon's Industrial & Scientific is that name, so the second is used.
     """
     labels = {token: of_item for token, of_item in labels.items() if of_item}
     deepest = max((len(of_item) for of_item in labels.values()), default=0)
@@ -93,14 +93,14 @@ def telling_labels(labels: Mapping[str, Sequence[str]]) -> dict[str, str]:
 
 
 def item_map(store: EmbeddingStore, item_tokens: Sequence[str]) -> ItemMap:
-    """The vectors of a data set's items along their two principal directions, the same on every machine."""
+    """The vectors of a data set's items projected to their two principal directions, the same on every machine."""
     rows = store.tokens.find(item_tokens)
     rows = rows[(rows >= 0) & (rows < len(store))]
     items = len(rows)
     if items > MOST_POINTS:
         rows = np.sort(np.random.default_rng(0).choice(rows, MOST_POINTS, replace=False))
     vectors = as_float32(store.vectors[rows], store.dtype).astype(np.float64)
-    from blair_rec.models.transforms import center, pca  # its folder brings torch and RecBole
+    from blair_rec.models.transforms import center, pca  # its folder imports torch and RecBole
 
     points = pca(vectors, 2)
     total = float(np.square(center(vectors)).sum())
@@ -112,7 +112,7 @@ def item_map(store: EmbeddingStore, item_tokens: Sequence[str]) -> ItemMap:
 
 
 def _labels(pieces: Sequence[str]) -> list[str]:
-    """['Toys', 'Puzzles'] from a list, or from a line with commas, bars or arrows; otherwise the line is one label."""
+    """['Toys', 'Puzzles'] from a list, or from a line with commas, bars or arrows; another line is one label."""
     if len(pieces) == 1:
         pieces = re.split(r"[|,;>]", pieces[0])
     return [" ".join(piece.split()) for piece in pieces if piece.strip()]

@@ -1,4 +1,4 @@
-"""Where the text side meets the training side: a store's vectors in the order of a data set's item ids."""
+"""Text vectors for training: find or encode the stores of variants, and order vectors by item id."""
 
 from __future__ import annotations
 
@@ -24,53 +24,53 @@ from blair_rec.text.notes import catalogue_notes, check_match, cut_notes, store_
 from blair_rec.text.store.embeddings import HEADER, EmbeddingStore, open_store
 from blair_rec.text.template import ItemTexts, Template, catalogue_texts
 
-if TYPE_CHECKING:  # takes torch and RecBole, which finding and reading stores does not
+if TYPE_CHECKING:  # imports torch and RecBole, which are not needed to find and read stores
     from blair_rec.data.dataset import ItemVectors
 
 ITEM_FIELD = ID_FIELDS[0]
-"""RecBole's ITEM_ID_FIELD where nothing is said."""
+"""The default of RecBole's ITEM_ID_FIELD."""
 
 
 ReadItems = Callable[[Path, Sequence[str]], Catalogue]
-"""Called with an item file and the fields that may name its items, as read_catalogue."""
+"""A function like read_catalogue: called with an item file and the possible names of its id field."""
 
 
 class Vectors(Protocol):
-    """Item vectors that a variant asks for, equal for variants that ask for the same."""
+    """The item vectors of a variant; two objects are equal if their vectors are the same."""
 
     @property
     def path(self) -> Path:
-        """The folder of their store, which is there or will be."""
+        """The folder of their store, which may not exist yet."""
 
     @property
     def encoder(self) -> str:
-        """The name of what makes them, or has made them."""
+        """The name of the encoder that makes or made them."""
 
     @property
     def catalogue(self) -> Catalogue | None:
-        """The items that they are made from, if that is known."""
+        """The items that they are made from; None if unknown."""
 
     def known_sha256(self) -> str | None:
-        """The hash of the store, if it is there already."""
+        """The hash of the store; None if it doesn't exist yet."""
 
     def check(self, item_tokens: Sequence[str], missing_text: str = "error") -> None:
-        """Make sure, before anything is encoded, that they can be those of a data set with these items.
+        """Check before encoding that the vectors fit a data set with these items.
 
         Raises:
-            CatalogueError: the catalogue has less than half of them.
-            MissingEmbeddings, TextlessItems: it lacks some, or their text, and `missing_text` is error.
+            CatalogueError: the catalogue has less than half of the items.
+            MissingEmbeddings, TextlessItems: items or their text are missing, and `missing_text` is error.
         """
 
     def notes(self, item_tokens: Sequence[str]) -> list[str]:
-        """What a reader of results over these items has to know of their texts, as far as it is known by now."""
+        """Notes for readers of the results on the texts of these items, as far as known now."""
 
     def encode(self, progress: TextsDone | None = None, renew: bool = False) -> EmbeddingStore:
-        """The store: read if it is there, otherwise made; with `renew` made again if other code has made it."""
+        """Read the store, or make it if it doesn't exist; with `renew` also if other code has made it."""
 
 
 @dataclass(frozen=True)
 class ReadyVectors:
-    """Vectors that are there already, such as those of another tool that `blair-rec store import` has read."""
+    """Vectors of an existing store, for instance from another tool with `blair-rec store import`."""
 
     path: Path
     store: EmbeddingStore = field(repr=False, compare=False)
@@ -78,7 +78,7 @@ class ReadyVectors:
 
     @property
     def encoder(self) -> str:
-        """The name that the store gives for it."""
+        """The encoder's name in the store."""
         return str(self.store.encoder.get("name", "unknown"))
 
     def known_sha256(self) -> str:
@@ -86,14 +86,14 @@ class ReadyVectors:
         return self.store.store_sha256
 
     def check(self, item_tokens: Sequence[str], missing_text: str = "error") -> None:
-        """Nothing: the store itself says whose vectors it has (`EmbeddingStore.find`)."""
+        """Does nothing: `EmbeddingStore.find` checks the items later."""
 
     def notes(self, item_tokens: Sequence[str]) -> list[str]:
-        """Of items without a vector and texts that were cut; the texts themselves are unknown."""
+        """Notes on items without a vector and on cut texts; the texts themselves are unknown."""
         return store_notes(self.store, item_tokens)
 
     def encode(self, progress: TextsDone | None = None, renew: bool = False) -> EmbeddingStore:
-        """The store, read and checked; it is never made again here.
+        """Read and check the store; it is never made again.
 
         Raises:
             StoreError: it is damaged.
@@ -103,23 +103,23 @@ class ReadyVectors:
 
 @dataclass(frozen=True)
 class Encoding:
-    """Vectors that are asked for: of which texts, by which encoder, and where their store is or will be."""
+    """Vectors to encode: from which texts, by which encoder, and into which store."""
 
     template: Template
     catalogue: Catalogue = field(repr=False, compare=False)
     source: EncoderSource
     path: Path
-    """Differs wherever texts, encoder or its settings do, so that no store takes the place of another."""
+    """Different texts, encoders or settings give different folders, so that no store replaces another."""
     device: str = field(default=AUTO, compare=False)
-    """Where they are made, as choose_device has it."""
+    """The device for encoding; see choose_device."""
 
     @property
     def encoder(self) -> str:
-        """The name of the encoder that is really used."""
+        """The name of the encoder that is used, which may be the fallback."""
         return self.source.name
 
     def check(self, item_tokens: Sequence[str], missing_text: str = "error") -> None:
-        """Whether the catalogue is that of a data set with these items, and whether it has a text for each."""
+        """Check that the catalogue fits a data set with these items and has a text for each."""
         check_match(self.catalogue, item_tokens)
         if missing_text != "error":
             return
@@ -127,11 +127,11 @@ class Encoding:
         if missing := [token for token in item_tokens if token not in lines]:
             raise MissingEmbeddings(missing, len(item_tokens))
         textless = [token for token in item_tokens if not lines[token]]
-        if 0 < len(textless) < len(item_tokens):  # where none has text, encoding proposes other fields
+        if 0 < len(textless) < len(item_tokens):  # if no item has text, encoding raises and suggests other fields
             raise TextlessItems(textless, len(item_tokens))
 
     def notes(self, item_tokens: Sequence[str]) -> list[str]:
-        """Of texts that are missing, cut, or shared by several items; cut ones are known once they are encoded."""
+        """Notes on missing, cut and identical texts; cut texts are known only after encoding."""
         fields, tokens = self.template.fields, self.catalogue.item_tokens
         lines = dict(zip(tokens, catalogue_texts(self.catalogue, self.template), strict=True))
         notes = catalogue_notes(self.catalogue, lines, fields, item_tokens)
@@ -141,15 +141,15 @@ class Encoding:
         return notes + text_notes(fields, [text for token, text in lines.items() if token in known])
 
     def known_sha256(self) -> str | None:
-        """The hash of the store, if it is there already."""
+        """The hash of the store; None if it doesn't exist yet."""
         try:
             return open_store(self.path, verify=False).store_sha256 if (self.path / HEADER).is_file() else None
-        except StoreError:  # damaged: encode() says so and makes it again
+        except StoreError:  # damaged: encode() reports it and makes it again
             return None
 
     def encode(self, progress: TextsDone | None = None, renew: bool = False) -> EmbeddingStore:
-        """The store: read if it is there, otherwise made; with `renew` made again if other code has made it."""
-        # Its name holds what it is made from: what is there and differs was left by another version.
+        """Read the store, or make it if it doesn't exist; with `renew` also if other code has made it."""
+        # Its name depends on texts and encoder, so a store of this name that differs is from another version.
         return encode_catalogue(
             self.catalogue,
             self.template,
@@ -164,10 +164,10 @@ class Encoding:
 
 
 def find_encoder(text: TextConfig) -> EncoderSource:
-    """Where the weights that the text section asks for lie.
+    """Find the weights of the encoder that the text section names.
 
     Raises:
-        EncoderUnavailable: they can't be had, and no fallback is named.
+        EncoderUnavailable: the weights are not available, and there is no fallback.
     """
     fallback = text.fallback.encoder if text.fallback else None
     return resolve_encoder(
@@ -193,13 +193,13 @@ def find_encoding(
     read: ReadItems = read_catalogue,
     device: str = AUTO,
 ) -> Encoding:
-    """The vectors of an item file's texts, with their store inside the folder `stores`; nothing is encoded yet.
+    """Prepare the encoding of an item file's texts into a store in the folder `stores`; nothing is encoded yet.
 
-    `item_field` is RecBole's ITEM_ID_FIELD, which names the items in their file, too. `read` may keep what it has read,
-    for encodings that share an item file.
+    `item_field` is RecBole's ITEM_ID_FIELD, also used for the item file. `read` may cache, for encodings that share an
+    item file.
 
     Raises:
-        CatalogueError: no such file, or one that can't be read; MissingField: a field that it doesn't have.
+        CatalogueError: the file is missing or can't be read; MissingField: it lacks a text field.
     """
     catalogue = read(Path(text.items) if text.items else items, item_id_fields(item_field))
     template = Template(text.template, text.fields)
@@ -211,12 +211,13 @@ def find_encoding(
 def find_encodings(
     config: CompareConfig, folder: Path, stores: Path, only: Collection[str] | None = None
 ) -> dict[str, Vectors]:
-    """By variant, for all that use text, or for those of `only`.
+    """The vectors by variant, for all variants that use text, or for those in `only`.
 
-    Each encoder is looked for once, and each catalogue is read once, however many variants ask for it.
+    Each encoder is searched once and each catalogue is read once, even if several variants use it.
 
     Raises:
-        StoreError: a store that the config names is missing or damaged; and as find_encoder and find_encoding do.
+        StoreError: a store that the config names is missing or damaged; and the errors of find_encoder and
+            find_encoding.
     """
     sources: dict[object, EncoderSource] = {}
     read = cache(items_reader(config.recbole))
@@ -241,18 +242,18 @@ def find_encodings(
 
 
 def items_reader(recbole: Mapping[str, Any]) -> ReadItems:
-    """read_catalogue for `.item` files that are written as RecBole's `field_separator` and `encoding` say."""
+    """A read_catalogue that uses RecBole's settings `field_separator` and `encoding` for `.item` files."""
     separator, encoding = recbole.get("field_separator") or "\t", recbole.get("encoding") or "utf-8"
     return partial(read_catalogue, separator=separator, encoding=encoding)
 
 
 def item_id_fields(item_field: str) -> tuple[str, ...]:
-    """Where a catalogue may name its items, if RecBole's ITEM_ID_FIELD is `item_field`: there first."""
+    """The possible id fields of a catalogue, `item_field` (RecBole's ITEM_ID_FIELD) first."""
     return tuple(dict.fromkeys((item_field, *ID_FIELDS)))
 
 
 def item_vectors(store: EmbeddingStore, item_tokens: Sequence[str], missing_text: str) -> ItemVectors:
-    """Vectors by item id, where item_tokens[0] is RecBole's padding token.
+    """The vectors of a store ordered by item id; item_tokens[0] is RecBole's padding token.
 
     Raises:
         MissingEmbeddings, TextlessItems, StoreError: the store doesn't cover the data set.

@@ -1,4 +1,4 @@
-"""What a comparison or a tuning reports while it works."""
+"""Progress reports of a comparison or of tuning."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 
 class Job(Protocol):
-    """One training: a run of a comparison, or a trial of a tuning."""
+    """One training: a run of a comparison, or a trial of tuning."""
 
     @property
     def name(self) -> str:
@@ -15,37 +15,37 @@ class Job(Protocol):
 
     @property
     def epochs(self) -> int:
-        """The last epoch, if nothing ends the training before; 0 for what isn't trained."""
+        """The last epoch, unless training stops early; 0 if nothing is trained."""
 
     @property
     def trained(self) -> int:
-        """The epochs before this job, from whose weights it goes on."""
+        """The number of epochs before this job, which resumes from their weights."""
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether the job is finished already."""
 
 
 class Listener:
-    """Receives the progress of a comparison or a tuning; the command line shows it."""
+    """Receives the progress of a comparison or of tuning; the command line shows it."""
 
     def encoding(self, encoder: str, done: int, total: int) -> None:
-        """`done` of `total` texts have their vectors."""
+        """`done` of `total` texts are encoded."""
 
     def planned(self, jobs: Sequence[Job]) -> None:
-        """Before the first training."""
+        """All jobs are known; the first training has not started."""
 
     def started(self, job: Job) -> None:
         """A training begins."""
 
     def step(self, job: Job, done: int, total: int, loss: float) -> None:
-        """`done` of about `total` training steps of an epoch are done; `loss` is the last one's."""
+        """`done` of about `total` training steps of an epoch are done; `loss` is that of the last step."""
 
     def epoch(self, job: Job, epoch: Any) -> None:
-        """An epoch (recommend.trainer.Epoch) of the job is over."""
+        """An epoch (training.loop.Epoch) of the job is done."""
 
     def finished(self, job: Job, value: float, seconds: float, settings: str = "") -> None:
-        """The job's result is written; `value` is its best validation metric, `settings` what a trial tried."""
+        """The job's result is written; `value` is its best validation metric, `settings` are those of a trial."""
 
     def skipped(self, job: Job) -> None:
-        """A job that was planned turned out to be finished already."""
+        """A planned job was already finished."""

@@ -1,4 +1,4 @@
-"""A finished run, loaded: what scored its items, as it was then."""
+"""Load the model, scorer or ensemble of a finished run."""
 
 from __future__ import annotations
 
@@ -27,38 +27,38 @@ from blair_rec.training.checkpoint import load_weights, saved_transforms
 
 
 class Loaded(NamedTuple):
-    """What scored the items in a finished run."""
+    """The loaded scorer of a finished run."""
 
     model: Scorer
-    """A model, a baseline, or an ensemble of them."""
+    """A model, a training-free scorer, or an ensemble of them."""
     item_tokens: list[str]
-    """By item id; the first one is the padding's."""
+    """By item id; the first one is the padding token."""
     width: int
-    """Items of a history that it reads, at most."""
+    """The maximum number of history items that it reads."""
     store: EmbeddingStore | None = None
-    """Of the items' text vectors; None for an ensemble, or where no text is used."""
+    """The store of the items' text vectors; None for an ensemble, or without text."""
     members: tuple[Loaded, ...] = ()
-    """Of an ensemble."""
+    """The members of an ensemble."""
 
 
 def load_model(run_dir: Path, store: str | Path | None = None, dataset: Any = None, device: str = AUTO) -> Loaded:
-    """What scored the items in a finished run, as it was then.
+    """Load the scorer of a finished run with its weights.
 
     Args:
-        store: as for `load`.
-        dataset: the training split, for models that can't be built without it.
-        device: as for `load`; wherever the run was made.
+        store: see `load`.
+        dataset: the training split, for models that need it to be built.
+        device: see `load`; it may differ from the device of the run.
 
     Raises:
-        As `load`.
+        The errors of `load`.
     """
     result, item_tokens = _read(run_dir, "result.json"), _read(run_dir, "items.json")
     setup = result["setup"]
     if "average" in setup:
         if result["hashes"]["members"] != members_hash(run_dir, setup):
             raise CheckpointError(
-                f"{run_dir} averages {', '.join(setup['average'])}, and one of these runs is gone or was made again; "
-                "run the same comparison again, which makes the average anew"
+                f"{run_dir} averages {', '.join(setup['average'])}, but one of these runs is missing or was made "
+                "again; run the same comparison again to renew the average"
             )
         members = tuple(load_model(folder, store, dataset, device) for folder in member_folders(run_dir, setup))
         ensemble = Ensemble([member.model for member in members])
@@ -84,7 +84,7 @@ def load_model(run_dir: Path, store: str | Path | None = None, dataset: Any = No
 
 
 def _named(setup: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The groups and names that a run's model is made of."""
+    """The registry groups and names that a run's model is built from."""
     steps = [name for step in setup["transforms"] for name in (step if isinstance(step, Mapping) else [step])]
     scorer = [("scorers", setup["scorer"])] if setup["scorer"] is not None else []
     named = [("items", setup["items"]), *scorer, *(("transforms", name) for name in steps)]
@@ -94,14 +94,14 @@ def _named(setup: Mapping[str, Any]) -> list[tuple[str, str]]:
 def text_vectors(
     run_dir: Path, result: Mapping[str, Any], item_tokens: Sequence[str], store: str | Path | None = None
 ) -> tuple[EmbeddingStore | None, ItemVectors | None]:
-    """The store of a finished run and the vectors of its items; None twice for a run without text.
+    """Read the store of a finished run and the vectors of its items; (None, None) for a run without text.
 
     Args:
-        result: what its result.json says.
-        store: where the store is, if it is no longer where the run found it.
+        result: the content of its result.json.
+        store: the folder of the store, if it was moved since the run.
 
     Raises:
-        CheckpointError: no store there. MissingEmbeddings, TextlessItems, StoreError: it doesn't cover the items.
+        CheckpointError: there is no store. MissingEmbeddings, TextlessItems, StoreError: it doesn't cover the items.
     """
     needed = result["store_sha256"]
     if needed is None:
@@ -109,8 +109,8 @@ def text_vectors(
     path = Path(store) if store else run_dir / result["store"]
     if not path.is_dir():
         raise CheckpointError(
-            f"{run_dir} was trained over the text vectors of store {needed}, and there is none at {path}; "
-            "pass store=, or make it again with `blair-rec encode`"
+            f"{run_dir} was trained with the text vectors of store {needed}, but there is no store at {path}; pass its "
+            "folder as store=, or make it again with `blair-rec encode`"
         )
     opened = open_store(path)
     return opened, item_vectors(opened, item_tokens, result["setup"]["text"]["missing_text"])
@@ -127,7 +127,7 @@ def _read(run_dir: Path, name: str) -> Any:
         return json.loads((run_dir / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(
-            f"{run_dir} is no finished run: it has no {name}; give a folder such as runs/text_init-1"
+            f"{run_dir} is not a finished run: it has no {name}; give a folder such as runs/text_init-1"
         ) from None
-    except (OSError, ValueError) as error:  # ValueError: no JSON, or no UTF-8
+    except (OSError, ValueError) as error:  # ValueError: not JSON, or not UTF-8
         raise CheckpointError(f"{run_dir} can't be read ({error}); run the same comparison again") from error

@@ -1,4 +1,4 @@
-"""What a result has to carry so that it can be traced: versions, commit, machine, and hashes of what went in."""
+"""The provenance of results: versions, commit, machine, and hashes of inputs and code."""
 
 from __future__ import annotations
 
@@ -17,43 +17,47 @@ import blair_rec
 
 try:
     import resource
-except ImportError:  # not on Windows, which has no such count
+except ImportError:  # missing on Windows
     resource = None  # type: ignore[assignment]
 
 PACKAGE = Path(__file__).resolve().parents[1]
-"""The folder of our own sources."""
+"""The folder of our sources."""
 PACKAGES = ("recbole", "torch", "numpy", "scipy", "pandas", "transformers")
 BESIDE_RUNS = (
-    # The command line, what uses finished runs, and what makes data sets and encoders, which have hashes of their own.
+    # The command line, users of finished runs, and makers of data sets and encoders, which have their own hashes.
     "cli/",
     "serve/",
     "testing/",
     "prepare/",
     "pretrain/",
-    # What is read off finished runs, and how it is shown.
+    # Evaluation of finished runs and its output.
     "evaluate/__init__.py",
     "evaluate/across.py",
     "evaluate/agreement.py",
     "evaluate/answer.py",
+    "evaluate/caption.py",
     "evaluate/cells.py",
     "evaluate/leaderboard.py",
+    "evaluate/new_items.py",
     "evaluate/notes.py",
     "evaluate/page/",
     "evaluate/report.py",
     "evaluate/runs/",
     "evaluate/significance.py",
     "evaluate/slices.py",
-    # Search, and stores from and to other tools.
+    # Search, and import and export of stores.
     "text/search/",
     "text/store/exchange.py",
-    # What editors and the docs are given.
+    # The schema for editors and documentation.
     "config/schema.py",
-    # Which runs there are, their files, words for errors. What tuning chose is in the config.
+    # Planning, files, error messages. The settings that tuning chose are in the config.
     "__init__.py",
     "errors.py",
     "extras.py",
     "files.py",
+    "experiment/planning/claims.py",
     "experiment/planning/finished.py",
+    "experiment/planning/shards.py",
     "experiment/compare.py",
     "experiment/item_cards.py",
     "experiment/splits/leakage.py",
@@ -62,17 +66,17 @@ BESIDE_RUNS = (
     "experiment/search_space.py",
     "experiment/planning/subset.py",
     "experiment/tune.py",
-    # What is trained for use, and ranked nowhere.
+    # Refits, which are not ranked.
     "data/whole.py",
 )
-"""Modules and packages that no number of a run depends on. All others count, so that a new or moved one can't be left
-out by mistake."""
+"""Modules and packages that don't affect the numbers of a run. All others count, so that a new or moved one can't be
+forgotten."""
 TEXT_SIDE = "text/"
-"""What makes text vectors: runs without text don't depend on it."""
+"""The code that makes text vectors: runs without text don't depend on it."""
 
 
 def provenance(threads: int, device: str | None = None) -> dict[str, str | int | None]:
-    """Versions, commit and machine, for result.json; `device` as device_name has it, where that is known."""
+    """Versions, commit and machine, for result.json; `device` is the result of device_name, if known."""
     return {
         "blair_rec": blair_rec.__version__,
         **{package: metadata.version(package) for package in PACKAGES},
@@ -85,12 +89,12 @@ def provenance(threads: int, device: str | None = None) -> dict[str, str | int |
 
 
 def hash_of(content: Any) -> str:
-    """SHA-256 of anything JSON can hold."""
+    """SHA-256 of a JSON value."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def hash_files(files: Iterable[Path], root: Path) -> str:
-    """SHA-256 over the names below `root` and the contents of files, read in blocks."""
+    """SHA-256 of the files' contents and their names relative to `root`, read in blocks."""
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(f"{path.relative_to(root)}\n".encode())
@@ -103,12 +107,12 @@ def hash_files(files: Iterable[Path], root: Path) -> str:
 
 @functools.cache
 def code_files(text: bool, package: Path = PACKAGE) -> dict[str, str]:
-    """12 digits of the SHA-256 of each module that decides on the numbers of a run, by its path in the package.
+    """12 digits of the SHA-256 of each module that affects the numbers of a run, by its path in the package.
 
-    `text` is whether the run uses text vectors: only then what makes them counts.
+    `text` is whether the run uses text vectors: only then the code that makes them counts.
 
     Raises:
-        LookupError: `BESIDE_RUNS` or `TEXT_SIDE` names something that isn't there.
+        LookupError: `BESIDE_RUNS` or `TEXT_SIDE` names something that doesn't exist.
     """
     paths = [path.relative_to(package).as_posix() for path in sorted(package.rglob("*.py"))]
     for name in (*BESIDE_RUNS, TEXT_SIDE):
@@ -124,25 +128,25 @@ def _is_in(path: str, name: str) -> bool:
 
 
 def code_hash(text: bool) -> str:
-    """One hash over all of `code_files`; for a run with text, behind a slash, another one over what makes vectors."""
+    """One hash of all `code_files`; for a run with text a slash and the hash of the code that makes vectors follow."""
     files = code_files(text)
     parts = [{path: files[path] for path in files if _is_in(path, TEXT_SIDE) == side} for side in (False, True)]
     return "/".join(hash_of(part)[:12] for part in parts if part)
 
 
 def with_outside(code: str, outside: Mapping[str, str]) -> str:
-    """A code hash with, behind a plus sign, one over the code from outside (registry.source_hash), if there is any."""
+    """The code hash; if other packages' code is used, a plus sign and its hash follow (registry.source_hash)."""
     return f"{code}+{hash_of(dict(outside))[:12]}" if outside else code
 
 
 def vectors_code() -> str:
-    """One hash over the code that makes text vectors, for the stores that it makes."""
+    """One hash of the code that makes text vectors, recorded in stores."""
     return code_hash(True).rpartition("/")[2]
 
 
 @functools.cache
 def git_commit() -> str | None:
-    """The commit of the checkout that this package runs from, '-dirty' if it was changed since; None if installed."""
+    """The commit of this package's checkout, with '-dirty' if files were changed since; None if it is installed."""
     package = PACKAGE
     if not (package.parent / ".git").exists():
         return None
@@ -158,7 +162,7 @@ def git_commit() -> str | None:
 
 
 def peak_memory_mb() -> int | None:
-    """The most memory that this process has held so far, in MiB (ru_maxrss); None where the system can't say."""
+    """Peak memory of this process so far in MiB (ru_maxrss); None if the system doesn't report it."""
     if resource is None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
@@ -167,7 +171,7 @@ def peak_memory_mb() -> int | None:
 
 @functools.cache
 def processor() -> str:
-    """The processor's own name where the system tells it."""
+    """The name of the processor, if the system reports it."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -1,4 +1,4 @@
-"""One run: fit a variant with a seed, evaluate it on the test split, and write its folder."""
+"""One run: train a variant with a seed, evaluate it on the test split, and write its folder."""
 
 from __future__ import annotations
 
@@ -20,19 +20,23 @@ from blair_rec.config.section import to_dict
 from blair_rec.config.sections import VariantConfig
 from blair_rec.config.steps import step_name
 from blair_rec.data.dataset import TextSequentialDataset
+from blair_rec.data.hidden import NewItemCases
 from blair_rec.device import device_name
 from blair_rec.errors import TrainingError
 from blair_rec.evaluate.metrics import metric_values
+from blair_rec.evaluate.runs.new_ranks import write_new_ranks
 from blair_rec.evaluate.runs.results import last_items, load_run, write_lists, write_result
 from blair_rec.evaluate.runs.run_files import RESULT_FILE, WEIGHTS_FILE
 from blair_rec.experiment.fit import Fitted, fit_variant, measured
 from blair_rec.experiment.loading import load_model
 from blair_rec.experiment.planning.plan import Run, member_folders
 from blair_rec.experiment.provenance import code_files, peak_memory_mb, provenance
-from blair_rec.experiment.splits.reading import TrainingData, read_splits, training_data
+from blair_rec.experiment.splits.new_items import new_vectors
+from blair_rec.experiment.splits.reading import TrainingData, read_new_items, read_splits, training_data
 from blair_rec.files import partial_of, put_in_place
 from blair_rec.models.scorer import transform_report
 from blair_rec.ranking.ensemble import Ensemble, choose_weights
+from blair_rec.ranking.new_items import rank_new_items
 from blair_rec.ranking.scoring import rank
 from blair_rec.registry import trusting
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
@@ -41,7 +45,7 @@ from blair_rec.training.checkpoint import save_weights
 from blair_rec.training.loop import Epoch, OnStep
 
 TOP_K = 20
-"""Items kept per test case, for coverage, popularity and examples in reports."""
+"""Number of top items kept per test case, for coverage, popularity and examples in reports."""
 RANK_ARRAYS = (
     "user",
     "item",
@@ -56,26 +60,33 @@ RANK_ARRAYS = (
 
 @dataclass(eq=False)
 class Data(TrainingData):
-    """All three splits of a data set, read once for all runs of a comparison."""
+    """The three splits of a data set, read once for all runs of a comparison."""
 
     test: TextSequentialDataset
     histories: dict[str, np.ndarray]
-    """What a run keeps of the test cases' histories, and the training events of each item: see results.write_lists."""
+    """The last items of each test case's history, and the training events of each item: see results.write_lists."""
     notes: Sequence[str] = ()
-    """What checks of the data and its texts found, for readers of the results."""
+    """Notes for readers of the results: what checks of data and texts found."""
+    new_items: NewItemCases | None = None
+    """Test cases whose target is a hidden item; None where none is hidden."""
+
+    @property
+    def all_items(self) -> list[str]:
+        """Tokens of the known and the hidden items, without the padding."""
+        return [*self.item_tokens[1:], *(self.new_items.tokens if self.new_items else ())]
 
 
 def whole_data(config: CompareConfig, folder: Path) -> Data:
-    """All three splits of a data set.
+    """Read all three splits of a data set.
 
     Raises:
-        As `read_splits`.
+        The errors of `read_splits`.
     """
     data, test = read_splits(config, folder)
     row, item = (part.numpy() for part in test.histories())
     offsets, items = last_items(row, item, len(test))
     kept = {"offsets": offsets, "items": items, "item_counts": data.item_counts}
-    return Data(**vars(data), test=test, histories=kept)
+    return Data(**vars(data), test=test, histories=kept, new_items=read_new_items(config, folder, test))
 
 
 def make_run(
@@ -87,16 +98,16 @@ def make_run(
     on_step: OnStep = lambda done, total, loss: None,
     checkpoint: Path | None = None,
 ) -> float:
-    """Fit, evaluate and write one run; its folder appears when it is whole.
+    """Train, evaluate and write one run; its folder appears when it is complete.
 
-    Its training goes on from `checkpoint` where there is one, which is gone once the run is written. Several processes
-    that train together write none: each has random states of its own.
+    Training resumes from `checkpoint` if it exists; it is deleted after the run is written. Several processes that
+    train together write no checkpoint, because each has its own random states.
 
-    Returns the metric that selects, on validation.
+    Returns the validation metric that selects.
 
     Raises:
         BadRun, CheckpointError: a member of an average is damaged.
-        TrainingError, ScoringError: a loss or scores that are not finite.
+        TrainingError, ScoringError: the loss or scores are not finite.
     """
     variant, begin = config.variants[run.variant], time.perf_counter()
     if variant.average:
@@ -104,7 +115,7 @@ def make_run(
     else:
         if variant.is_trained:
             call = {"variant": run.variant, "seed": run.seed, "store": str(store[1]) if store else None}
-            parallel.from_first(lambda: call)  # the other processes of torchrun train along: see follow
+            parallel.from_first(lambda: call)  # the other processes of torchrun train too: see follow
         fitted = fit_variant(
             config,
             run.variant,
@@ -169,6 +180,9 @@ def make_run(
         topk = {"unmasked": ranks.topk_unmasked, "masked": ranks.topk_masked}
         curve = [dataclasses.asdict(epoch) for epoch in fitted.history]
         write_lists(partial, arrays, topk, data.histories, data.item_tokens, curve)
+        if (cases := data.new_items) is not None:  # last of all: the model takes them in
+            vectors = new_vectors(run.folder, run.setup, store and store[0], data.item_tokens[1:], cases.tokens)
+            write_new_ranks(partial, rank_new_items(fitted.model, vectors, cases, config.evaluate.batch_size))
         put_in_place(run.folder)
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
@@ -178,12 +192,12 @@ def make_run(
 
 
 def selects_on(config: CompareConfig, variant: VariantConfig) -> str:
-    """The protocol by which validation chooses a variant's weights, trained or averaged: masked or unmasked."""
+    """The protocol, masked or unmasked, by which validation selects the weights of a variant or of an average."""
     return variant.weights if variant.weights in ("masked", "unmasked") else config.evaluate.protocol
 
 
 def _notes(config: CompareConfig, run: Run, fitted: Fitted) -> list[str]:
-    """What a reader has to know of this run: its own settings, what is left of its text, an average's weights."""
+    """Notes for readers on this run: settings that differ, its transforms, the weights of an average."""
     variant = config.variants[run.variant]
     shared = {"train": to_dict(config.train), "recbole": config.recbole}
     own = [
@@ -194,12 +208,12 @@ def _notes(config: CompareConfig, run: Run, fitted: Fitted) -> list[str]:
     ]
     if variant.model not in (None, config.model):
         own.insert(0, f"model is {variant.model} (shared: {config.model})")
-    notes = [f"{run.variant} has settings of its own: {'; '.join(own)}"] if own else []
+    notes = [f"{run.variant} used different settings: {'; '.join(own)}"] if own else []
     if fitted.weights:
         weights = ", ".join(f"{name} {weight:.2g}" for name, weight in fitted.weights.items())
         by = "" if variant.weights == "validation" else f", {variant.weights}"
         how = "equal" if variant.weights == "equal" else f"chosen on validation{by}"
-        notes.append(f"weights of {run.variant}: {weights} ({how})")  # seeds that agree say so once
+        notes.append(f"weights of {run.variant}: {weights} ({how})")  # the same for all seeds gives one note
     if variant.control is None and (transforms := fitted.model.fitted_transforms) is not None:
         notes += [f"{run.variant}: {note}" for note in transforms.notes]
     if before := _test_evaluations(run.folder):
@@ -208,19 +222,19 @@ def _notes(config: CompareConfig, run: Run, fitted: Fitted) -> list[str]:
 
 
 def _test_evaluations(folder: Path) -> int:
-    """How often a run that is being replaced was evaluated on the test split; 0 where there is none."""
+    """How often an earlier run in this folder was evaluated on the test split; 0 without one."""
     try:
         return int(json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))["test_evaluations"])
     except FileNotFoundError:
         return 0
-    except (OSError, ValueError, KeyError, TypeError):  # damaged, but it had been there
+    except (OSError, ValueError, KeyError, TypeError):  # damaged, but there was a run
         return 1
 
 
 def follow(config: CompareConfig, folder: Path) -> None:
-    """What the other processes of torchrun do while the first one makes runs: train along, until it says None.
+    """Train together with the first process of torchrun until it sends None; the other processes call this.
 
-    What goes wrong in training goes wrong in all of them alike, and is the first one's to tell.
+    Errors in training occur in all processes; only the first one reports them.
     """
     data = None
     while (call := parallel.from_first(lambda: None)) is not None:
@@ -231,10 +245,10 @@ def follow(config: CompareConfig, folder: Path) -> None:
 
 
 def average(config: CompareConfig, run: Run, data: TrainingData) -> Fitted:
-    """The ensemble of finished runs of the same seed; what it took is what its members took, and the choice of weights.
+    """Build the ensemble of finished runs of the same seed; its costs include those of its members.
 
     Raises:
-        BadRun, CheckpointError: a member's run is damaged.
+        BadRun, CheckpointError: the run of a member is damaged.
     """
     variant, begin = config.variants[run.variant], time.perf_counter()
     folders = member_folders(run.folder, run.setup)

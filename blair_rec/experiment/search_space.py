@@ -1,11 +1,11 @@
-"""What is tuned: the settings of each variant, and the points that are drawn from them."""
+"""The search space of tuning: a grid of settings for each variant, and the points drawn from it."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,10 +13,6 @@ from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.section import to_dict
 from blair_rec.config.sections import READ_BY_ITEMS
 from blair_rec.errors import ConfigError
-
-if TYPE_CHECKING:  # takes torch and RecBole
-    pass
-
 
 LEARNING_RATE = "train.learning_rate"
 
@@ -26,18 +22,18 @@ Settings = Mapping[str, Any]
 
 
 def grid_of(config: CompareConfig, name: str) -> dict[str, list[Any]]:
-    """The values that a variant is tuned over; empty for an average and for what is counted.
+    """The values to try for each key of a variant; empty for averages and for scorers that only count.
 
     Raises:
-        ConfigError: the comparison's baseline is no model without text, or has settings of its own already.
+        ConfigError: the baseline is not a model without text, or has its own settings already.
     """
     assert config.tune is not None
     variant, space = config.variants[name], config.tune.space
     if name == config.baseline:
         if not variant.is_trained or variant.uses_text or variant.train or variant.recbole:
             raise ConfigError(
-                f"baseline is {name!r}; to tune, it has to be a model with items: id and no settings of its own, "
-                "because all variants share what it chooses"
+                f"baseline is {name!r}; for tuning, the baseline has to be a model with items: id and without its own "
+                "settings, because all variants share the settings that are chosen for it"
             )
         return {key: list(values) for key, values in space.items()}
     if not variant.uses_text:
@@ -51,18 +47,18 @@ def grid_of(config: CompareConfig, name: str) -> dict[str, list[Any]]:
 
 
 def draw(config: CompareConfig, name: str, grid: Mapping[str, list[Any]]) -> list[Settings]:
-    """`tune.budget` different points of a grid, by the seed; a larger budget begins with the same ones.
+    """Draw `tune.budget` different points of a grid with the seed; a larger budget starts with the same points.
 
-    What isn't trained has few settings, and all of them are tried where they are fewer than the budget.
+    Training-free scorers have few settings: if these are fewer than the budget, all are tried.
 
     Raises:
-        ConfigError: fewer points than the budget, or a point that is no config.
+        ConfigError: the grid has fewer points than the budget, or a point is not a valid config.
     """
     assert config.tune is not None
     budget, size = config.tune.budget, math.prod(len(values) for values in grid.values())
     if size < budget and config.variants[name].is_trained:
         raise ConfigError(_too_small(config, name, grid, size))
-    if not grid:  # as it is, in its one trial
+    if not grid:  # one trial with the settings as they are
         return [{}]
     chosen = np.random.default_rng(config.tune.seed).permutation(size)[:budget]
     places = np.unravel_index(chosen, [len(values) for values in grid.values()])
@@ -79,7 +75,7 @@ def draw(config: CompareConfig, name: str, grid: Mapping[str, list[Any]]) -> lis
 
 
 def _too_small(config: CompareConfig, name: str, grid: Mapping[str, list[Any]], size: int) -> str:
-    """Why a variant can't be given as many trials as the others, and what to do."""
+    """The message for a variant whose grid is too small for the same number of trials as the others."""
     assert config.tune is not None
     many = "1 point" if size == 1 else f"{size} points"
     problem = (
@@ -88,17 +84,17 @@ def _too_small(config: CompareConfig, name: str, grid: Mapping[str, list[Any]], 
     )
     if config.variants[name].uses_text:
         return (
-            f"{problem}add values to tune.text_space, such as transforms: [[center], [{{shrink: 0.5}}]] (of tune.space "
-            f"a variant over text tries {LEARNING_RATE} alone: it shares the rest with {config.baseline!r})"
+            f"{problem}add values to tune.text_space, such as transforms: [[center], [{{shrink: 0.5}}]] (from "
+            f"tune.space a variant with text uses only {LEARNING_RATE}; the rest is shared with {config.baseline!r})"
         )
     return f"{problem}add values to tune.space, or set tune.budget to {size}"
 
 
 def with_settings(config: CompareConfig, name: str, settings: Settings) -> CompareConfig:
-    """The comparison with a variant set up so; what is set for the baseline is set for all.
+    """The comparison with these settings for a variant; settings of the baseline apply to all variants.
 
     Raises:
-        ConfigError: values that can't be meant.
+        ConfigError: invalid values.
     """
     train, recbole, own = (
         {key.removeprefix(prefix): value for key, value in settings.items() if fits(key)}
@@ -117,7 +113,7 @@ def with_settings(config: CompareConfig, name: str, settings: Settings) -> Compa
 
 
 def chosen(config: CompareConfig, name: str) -> dict[str, Any]:
-    """What a tuned config says of the keys that a variant was tuned over."""
+    """The chosen values of the keys that a variant was tuned over; empty if it was not tuned."""
     variant = config.variants[name]
     sections = {"train": config.train_of(variant), "recbole": config.recbole_of(variant), "": variant}
 

@@ -1,8 +1,8 @@
-"""Equal tuning: as many trials for every variant, selected on validation; what comes out is a config to compare.
+"""Equal tuning: the same number of trials for every variant, selected on validation; returns a config for compare.
 
-The baseline is tuned first, over `tune.space`, and what it chooses is shared by all: the text variants stand on the
-backbone that is best without them. Each of these is then given as many trials of its own, over `tune.text_space` and
-the learning rate. Test cases have no part in it: a `TrainingData` holds none of them, and what does is not imported.
+The baseline is tuned first, over `tune.space`, and all variants share the chosen settings: text variants use the
+backbone that is best without text. Then each text variant gets the same number of trials, over `tune.text_space` and
+the learning rate. Tuning never sees test cases: `TrainingData` has none, and modules that read them are not imported.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ logger = logging.getLogger("blair_rec")
 
 TRIALS_FILE, TUNED_FILE, CHECKPOINTS = "trials.jsonl", "tuned.yaml", "checkpoints"
 KEPT = 3
-"""One of so many goes on after a rung."""
+"""One of this many trials continues after a rung."""
 
 EXAMPLE = """tune:
   space: {train.learning_rate: [0.001, 0.003], recbole.hidden_dropout_prob: [0.2, 0.5]}
@@ -56,18 +56,18 @@ class Trial:
 
     variant: str
     number: int
-    """From 1, in the order in which the seed draws them."""
+    """From 1, in the order in which they are drawn."""
     settings: Settings
     epochs: int
-    """It was trained up to this one, unless patience ended it before."""
+    """The last epoch, unless patience stopped training earlier."""
     value: float
-    """The best on validation, of the metric and protocol that select."""
+    """The best validation result, for the metric and protocol that select."""
     best_epoch: int
     seconds: float
     setup: str
-    """Hash of the configuration, which is what is counted as tried."""
+    """Hash of the configuration; different hashes count as different trials."""
     key: str
-    """Hash of that, and of the data, the text vectors and the version of blair_rec: while it holds, so does `value`."""
+    """Hash of configuration, data, text vectors and code; `value` is valid as long as it is the same."""
 
 
 def tune(
@@ -77,33 +77,36 @@ def tune(
     listener: Listener | None = None,
     on_trial: Callable[[Trial], None] = lambda trial: None,
 ) -> CompareConfig:
-    """Try as many configurations for each variant; the best on validation are written to OUT/tuned.yaml and returned.
+    """Try the same number of configurations for each variant; write the best on validation to OUT/tuned.yaml.
 
-    Started again, it goes on where it stopped: what OUT/trials.jsonl holds is not tried again, and a larger budget
-    only adds to it. Averages are left alone, as validation chooses their weights anyway; so is what has no settings.
+    Interrupted tuning resumes where it stopped: trials in OUT/trials.jsonl are not repeated, and a larger budget only
+    adds trials. Averages are not tuned, because validation chooses their weights anyway; nor are scorers without
+    settings.
 
         tuned = blair_rec.tune("my.yaml", "runs/tuned")
         board = blair_rec.compare(tuned, "runs/compared")
 
     Args:
-        config: a comparison file, or what load_config has read of one.
+        config: a comparison file, or the result of load_config.
+
+    Returns the config with the chosen settings.
 
     Raises:
-        ConfigError: no `tune` section, values that can't be meant, or a grid with fewer points than the budget.
-        OutputError: `out` can't be written, another process is at work in it, or it holds files of such names that no
-            tuning wrote.
-        DatasetError and what encoding and training raise.
+        ConfigError: there is no `tune` section, a value is invalid, or a grid has fewer points than the budget.
+        OutputError: `out` can't be written, another process works in it, or it has files with our names that no tuning
+            wrote.
+        DatasetError, and the errors of encoding and training.
     """
     out = Path(out)
     config = own_config(config)
     space = config.tune
     if space is None or not (space.space or space.text_space):
-        what = "there is no tune section" if space is None else "the tune section has no values to try"
-        raise ConfigError(f"{what}; give it a grid, such as\n{EXAMPLE}")
+        what = "the config has no tune section" if space is None else "the tune section has no values to try"
+        raise ConfigError(f"{what}; add a grid, such as\n{EXAMPLE}")
     if off := [rung for rung in space.rungs if rung % config.train.eval_every]:
         raise ConfigError(
-            f"tune: rungs {off} are no multiples of train.eval_every ({config.train.eval_every}), so nothing is "
-            "validated there"
+            f"tune: rungs {off} are not multiples of train.eval_every ({config.train.eval_every}), so there is no "
+            "validation in these epochs; choose multiples"
         )
     names = [config.baseline, *(name for name in config.variants if name != config.baseline)]
     grids = {name: grid_of(config, name) for name in names}
@@ -115,7 +118,9 @@ def tune(
             except ConfigError as error:
                 problems.append(str(error))
     refuse(problems)
-    refuse_taken(out, (TRIALS_FILE, TUNED_FILE, CHECKPOINTS, REJECTED), (TRIALS_FILE,))  # before a lock is put there
+    refuse_taken(
+        out, (TRIALS_FILE, TUNED_FILE, CHECKPOINTS, REJECTED), (TRIALS_FILE,)
+    )  # before the lock file is written
     with trusting(config.code), alone_in(out):
         tidy(out)
         from blair_rec.experiment.fit import check_outside, check_transforms
@@ -144,10 +149,10 @@ def tune(
 
 
 def read_trials(path: Path) -> list[Trial]:
-    """The trials that a sitting has left; none without the file.
+    """Read the trials of earlier sessions; empty without the file.
 
     Raises:
-        ConfigError: a line that is no trial.
+        ConfigError: a line is not a trial.
     """
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     trials = []
@@ -155,13 +160,13 @@ def read_trials(path: Path) -> list[Trial]:
         try:
             trials.append(Trial(**json.loads(line)))
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"{path}, line {number} is no trial ({error}); delete the line to try it again") from None
+            raise ConfigError(f"{path}, line {number} is not a trial ({error}); delete the line to repeat it") from None
     return trials
 
 
 @dataclass(frozen=True)
 class _Job:
-    """A trial up to a rung, for who listens."""
+    """A trial up to a rung, for the listener."""
 
     name: str
     epochs: int
@@ -170,7 +175,7 @@ class _Job:
 
 
 class _Search:
-    """The trials of all variants, and their ledger on disk."""
+    """The trials of all variants, and the file that keeps them."""
 
     def __init__(
         self,
@@ -187,25 +192,25 @@ class _Search:
         self.ledger = {(trial.key, trial.epochs): trial for trial in read_trials(out / TRIALS_FILE)}
 
     def tried(self, name: str) -> int:
-        """How many configurations of a variant were ever tried here, those of other grids included."""
+        """How many configurations of a variant were tried in this folder, including those of other grids."""
         return len({trial.setup for trial in self.ledger.values() if trial.variant == name})
 
     def best(self, config: CompareConfig, name: str, points: list[Settings]) -> Trial:
-        """Successive halving: all points up to the first rung, of these the better third up to the next, and so on.
+        """Successive halving: train all points up to the first rung, the best third of them up to the next, and so on.
 
         Source: Jamieson and Talwalkar, Non-stochastic Best Arm Identification and Hyperparameter Optimization,
-        AISTATS 2016. A point goes on from its checkpoint, bit for bit as if it had never stopped.
+        AISTATS 2016. A point resumes from its checkpoint, with bit-equal results to training without a stop.
         """
         alive = list(enumerate(points, start=1))
         for epochs in self.stages(config, name):
             trials = [self.trial(config, name, number, settings, epochs) for number, settings in alive]
-            trials.sort(key=lambda trial: -trial.value)  # among equals the one that was drawn first
+            trials.sort(key=lambda trial: -trial.value)  # a stable sort: among ties the one drawn first
             alive = [(trial.number, trial.settings) for trial in trials[: math.ceil(len(trials) / KEPT)]]
         shutil.rmtree(self.out / CHECKPOINTS, ignore_errors=True)
         return trials[0]
 
     def stages(self, config: CompareConfig, name: str) -> list[int]:
-        """The epochs to stop after, the last one included; a single stage for what isn't trained."""
+        """The epochs to stop after, including the last one; [0] if nothing is trained."""
         variant = config.variants[name]
         if not variant.is_trained:
             return [0]
@@ -213,7 +218,7 @@ class _Search:
         return [*(rung for rung in self.space.rungs if rung < last), last]
 
     def jobs(self, config: CompareConfig, name: str, points: int) -> list[_Job]:
-        """As many trials as `best` makes of so many points; which ones go on after a rung isn't known yet."""
+        """As many jobs as `best` runs for this number of points; which points continue after a rung isn't known yet."""
         jobs: list[_Job] = []
         for epochs in self.stages(config, name):
             jobs += [self.job(config, name, number + 1, epochs) for number in range(points)]
@@ -221,12 +226,12 @@ class _Search:
         return jobs
 
     def job(self, config: CompareConfig, name: str, number: int, epochs: int) -> _Job:
-        """A trial goes on where the rung before has ended."""
+        """The job of one trial up to a rung; it resumes from the rung before."""
         trained = max((stage for stage in self.stages(config, name) if stage < epochs), default=0)
         return _Job(f"{name}, trial {number}" + (f", to epoch {epochs}" if epochs else ""), epochs, trained)
 
     def trial(self, config: CompareConfig, name: str, number: int, settings: Settings, epochs: int) -> Trial:
-        """One point up to a rung: looked up, or trained, from the rung before where there was one."""
+        """The result of one point at a rung: from the file, or by training from the rung before."""
         config, store = with_settings(config, name, settings), self.stores.get(name)
         setup = hash_of(run_setup(config, name, self.space.seed))
         code = with_outside(code_hash(store is not None), outside_code(config, name))
@@ -250,7 +255,7 @@ class _Search:
     def fitted(
         self, config: CompareConfig, name: str, store: EmbeddingStore | None, job: _Job, checkpoint: Path
     ) -> tuple[float, int]:
-        """The value on validation and its epoch; 0, the worst there is, for a training that diverges."""
+        """The best validation metric and its epoch; 0, the worst value, if training diverges."""
         from blair_rec.experiment.fit import fit_variant, measured
         from blair_rec.ranking.scoring import rank
 
@@ -261,9 +266,9 @@ class _Search:
                 config, name, self.space.seed, self.data, store, on_epoch, checkpoint, on_step, until=job.epochs
             )
         except (TrainingError, ScoringError) as error:
-            logger.warning("a trial of %s can't go on and counts as the worst: %s", name, error)
+            logger.warning("a trial of %s failed and gets the worst value, 0: %s", name, error)
             return 0.0, 0
         if fitted.best_value is not None:
             return fitted.best_value, fitted.best_epoch
-        ranks = rank(fitted.model, self.data.valid, config.evaluate.batch_size)  # so far nothing was measured
+        ranks = rank(fitted.model, self.data.valid, config.evaluate.batch_size)  # nothing was measured during training
         return measured(config, ranks, config.evaluate.protocol)[config.evaluate.metrics[0]], 0

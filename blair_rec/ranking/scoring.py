@@ -55,8 +55,10 @@ class Ranks:
 
 
 @torch.no_grad()
-def rank(model: Scorer, split: TextSequentialDataset, batch_size: int, k: int = 0) -> Ranks:
+def rank(model: Scorer, split: TextSequentialDataset, batch_size: int, k: int = 0, first: int = 1) -> Ranks:
     """Rank every case of a split among all items, `batch_size` cases at a time.
+
+    With `first`, only the items from this id on are candidates. Every target has to be one of them.
 
     For models that score by product, scores are computed for one chunk of items after another, so a whole row of scores
     never exists. The counts are those of float64 arithmetic, whatever the size of a chunk. Other models score as many
@@ -83,7 +85,7 @@ def rank(model: Scorer, split: TextSequentialDataset, batch_size: int, k: int = 
                 split.inter_feat[name][rows].to(model.device) for name in (split.uid_field, split.iid_field)
             )
             row, item = (pairs.to(model.device) for pairs in split.histories(rows))
-            parts.append({"user": user, "item": target, **_rank(scores, target, row, item, k)})
+            parts.append({"user": user, "item": target, **_rank(scores, target, row, item, k, first)})
     return Ranks(**{name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]})
 
 
@@ -190,8 +192,11 @@ class GivenScores:
         return self.scores[case, item].double()
 
 
-def _rank(scores: Scores, target: Tensor, row: Tensor, item: Tensor, k: int) -> dict[str, Tensor]:
-    """Return counts and top-k of one batch; target: [B] item ids; row, item: [P] histories as pairs (case, item)."""
+def _rank(scores: Scores, target: Tensor, row: Tensor, item: Tensor, k: int, first: int = 1) -> dict[str, Tensor]:
+    """Return counts and top-k of one batch; target: [B] item ids; row, item: [P] histories as pairs (case, item).
+
+    Only the items from `first` on are candidates. A top-k needs all of them: `first` has to be 1 then.
+    """
     own = scores.pairs(torch.arange(len(target), device=target.device), target)
     seen = torch.unique(row * scores.n_items + item)
     seen_row, seen_item = seen // scores.n_items, seen % scores.n_items
@@ -200,7 +205,7 @@ def _rank(scores: Scores, target: Tensor, row: Tensor, item: Tensor, k: int) -> 
 
     above, same = torch.zeros_like(target), torch.full_like(target, -1)  # the target doesn't tie with itself
     width = max(1, CHUNK.get(target.device.type, CHUNK["cuda"]) // len(target))
-    for begin in range(1, scores.n_items, width):  # item 0, the padding, is not a candidate
+    for begin in range(first, scores.n_items, width):  # item 0, the padding, is not a candidate
         end = min(begin + width, scores.n_items)
         part = scores.part(begin, end)
         above_here, same_here = count(part, own, scores.slack[part.dtype])
@@ -213,14 +218,16 @@ def _rank(scores: Scores, target: Tensor, row: Tensor, item: Tensor, k: int) -> 
         if best is not None:
             best.look_at(part, begin)
 
-    others = seen_item != target[seen_row]
+    others = (seen_item != target[seen_row]) & (seen_item >= first)
     above_seen, same_seen = count(seen_score[:, None], own[seen_row], scores.slack[seen_score.dtype][seen_row])
     result = {
         "higher_unmasked": above,
         "equal_unmasked": same,
         "higher_masked": above.index_add(0, seen_row, -above_seen * others),
         "equal_masked": same.index_add(0, seen_row, -same_seen * others),
-        "target_in_history": torch.zeros_like(target, dtype=torch.bool).index_fill_(0, seen_row[~others], True),
+        "target_in_history": torch.zeros_like(target, dtype=torch.bool).index_fill_(
+            0, seen_row[seen_item == target[seen_row]], True
+        ),
         "history_length": torch.bincount(row, minlength=len(target)),
     }
     if best is None:

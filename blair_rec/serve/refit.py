@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.section import write_yaml
 from blair_rec.errors import ChangedRuns, ConfigError, OutputError, first_of
 from blair_rec.evaluate.page.cards import CARDS_FILE
@@ -111,7 +112,7 @@ def refit(
             piece = pieces[folder] = work / f"{folder.name}-{_key(result)}"
             if (piece / RESULT_FILE).is_file():
                 continue
-            data = data or whole_data(*read_splits(chosen.config, data_folder(chosen.config.dataset)))
+            data = data or whole_data(*read_splits(_with_all_items(chosen.config), data_folder(chosen.config.dataset)))
             final = target if alone else target / MEMBERS_FOLDER / folder.name
             _make(chosen, folder, result, data, piece, final, store, progress)
         partial = partial_of(target)
@@ -183,11 +184,18 @@ def _of_the_config(chosen: Chosen) -> dict[str, str]:
     """The comparison's own files that a refit takes along, by name; the data set is found from anywhere."""
     dataset = chosen.config.dataset
     path = str(Path(dataset).resolve()) if Path(dataset).is_dir() else dataset
-    files = {CONFIG_FILE: write_yaml(chosen.config.changed(dataset=path))}
+    files = {CONFIG_FILE: write_yaml(_with_all_items(chosen.config).changed(dataset=path))}
     cards = chosen.comparison / CARDS_FILE
     if cards.is_file():
         files[CARDS_FILE] = cards.read_text(encoding="utf-8")
     return files
+
+
+def _with_all_items(config: CompareConfig) -> CompareConfig:
+    """The comparison without hidden items: a refit learns from their events, too."""
+    if config.evaluate.new_items is None:
+        return config
+    return config.changed(evaluate=config.evaluate.changed(new_items=None))
 
 
 def _make(
@@ -203,7 +211,7 @@ def _make(
     """Refit one run. `piece` appears when it is complete; its final place is `final`."""
     begin = time.perf_counter()
     tokens = read_json(folder, ITEMS_FILE)
-    if tokens != data.item_tokens:
+    if tokens != data.item_tokens and chosen.config.evaluate.new_items is None:
         raise ConfigError(
             f"the items of {folder} are numbered differently from the data set's now; run the comparison again"
         )
@@ -225,7 +233,7 @@ def _make(
         "hashes": {**result["hashes"], "code": code_hash(bool(result["setup"].get("text")))},
         "setup": {**result["setup"], "refit": True},
     }
-    _write(partial, said, tokens, data.item_counts)
+    _write(partial, said, data.item_tokens, data.item_counts)
     curve = [json.dumps(dataclasses.asdict(epoch)) + "\n" for epoch in again.history]
     (partial / CURVE_FILE).write_text("".join(curve), encoding="utf-8")
     put_in_place(piece)

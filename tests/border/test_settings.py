@@ -80,7 +80,7 @@ def test_a_note_names_unread_settings_and_is_kept_with_the_results(
     config = config_of(tiny_at(tmp_path), "none", variants={"id": {"items": "id"}}, recbole={"gpu_id": 1, "mine": 2})
     data = training_data(config, tmp_path / "tiny")
     unread = "gpu_id (`device` chooses the GPU), mine"
-    note = f"settings under `recbole` that nothing reads in this comparison: {unread}"
+    note = f"settings under `recbole` that nothing in this comparison uses: {unread}"
     assert data.unread == (note,) and note in caplog.messages
     clean = training_data(config_of(tmp_path / "tiny", "none", variants={"id": {"items": "id"}}), tmp_path / "tiny")
     assert clean.unread == ()

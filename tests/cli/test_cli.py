@@ -98,7 +98,7 @@ def test_the_table_goes_to_standard_output_and_progress_to_standard_error(
     said = Said(capsys, "compare", "cfg.yaml", "-o", "again")
     assert said.status == 0
     assert re.fullmatch(
-        r"data: 117 of 120 test cases are earlier than some training event of another user, .*\n"
+        r"data: training contains events later than some test cases \(.*, 117 of 120 test cases\); use `split` .*\n"
         r"encoding 80 texts with tiny-roberta\n"
         r"(?:(?:id|text)-[12]: 0\.\d{4} on validation, \d+ s\n){4}"
         r"leaderboard\.html, \.md, \.csv, \.json and the runs are in again\n",
@@ -174,7 +174,7 @@ def test_an_interruption_ends_with_status_130_and_keeps_what_is_finished(
         ("trian.epochs=3", r"cfg.yaml: trian: unknown key; did you mean train\?"),
         ("text.fields=[titel]", r"tiny.item: no item has a field 'titel'; did you mean 'title'\?"),
         ("evaluate.metrics=[NDGC@10]", r"'NDGC@10': unknown metric 'NDGC'; known: NDCG@k"),
-        ("evaluate.metrics=[NDCG@100]", r"NDCG@100 looks at the first 100 places, but there are only 80 items"),
+        ("evaluate.metrics=[NDCG@100]", r"NDCG@100 needs at least 100 items to rank, but there are only 80"),
         ("recbole.hiden_size=8", r"recbole: unknown key 'hiden_size'; did you mean 'hidden_size'\?"),
         ("recbole.eval_args={order: RO}", r"recbole: eval_args.order is 'RO', but a sequential model .* set it to TO"),
         (
@@ -453,6 +453,18 @@ def test_the_leaderboard_is_rendered_again_as_compare_showed_it(here: Path, caps
     assert "2 leaderboards, NDCG@10" in side_by_side and re.search(r"\n +\w+ +1\.00 +2 ", side_by_side)
     board = leaderboard(Path("out"))
     assert board is not None and all(f"{row.metrics['masked']['NDCG@10'].mean:.4f}" in shown for row in board.rows)
+
+
+@pytest.mark.parametrize("command", [["leaderboard", "out"], ["compare", "cfg.yaml", "-o", "out"]])
+def test_five_notes_are_shown_and_all_of_them_with_notes(
+    here: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    for path in (here / "out" / "runs").glob("*/result.json"):
+        result = json.loads(path.read_text("utf-8"))
+        path.write_text(json.dumps({**result, "notes": [f"note {place}" for place in range(8)]}), "utf-8")
+    short, whole = Said(capsys, *command).out, Said(capsys, *command, "--notes").out
+    assert (short.count("Note: "), whole.count("Note: ")) == (5, 8)
+    assert "3 more notes: `blair-rec leaderboard DIR --notes` shows all" in short and "more notes" not in whole
 
 
 def test_the_table_is_a_hundred_columns_wide_unless_told_otherwise(

@@ -121,7 +121,7 @@ def test_a_link_keeps_its_name_as_the_files_carry_it(tmp_path: Path) -> None:
 
 def test_a_data_set_that_is_nowhere_is_told_where_it_was_looked_for(tmp_path: Path) -> None:
     config = load_config(write(tmp_path / "project", dataset="shpo"))
-    with pytest.raises(DatasetError, match="'shpo': there is no such folder; .*working directory and then beside the"):
+    with pytest.raises(DatasetError, match="'shpo': there is no such folder; .*working directory or next to the"):
         data_folder(config.dataset)
 
 

@@ -132,7 +132,7 @@ def test_a_comparison_reports_the_span_before_it_trains(tmp_path: Path) -> None:
 def test_a_part_with_only_first_events_is_an_error(tmp_path: Path) -> None:
     log = [("a", "x", 1), ("a", "y", 2), ("a", "x", 3), ("b", "x", 150), ("c", "x", 250), ("c", "y", 260)]
     folder = write_log(tmp_path / "shop", log)
-    with pytest.raises(DatasetError, match="leaves no validation case; all events there are their user's first"):
+    with pytest.raises(DatasetError, match="leaves no validation case; all its events are the first of their user"):
         compare(config_with(folder, "{valid_from: 100, test_from: 200}"), tmp_path / "out")
 
 

@@ -1,4 +1,4 @@
-"""Whether an older comparison is met again: identical, within noise, or moved, and by which metric."""
+"""A comparison against an older one: identical, within noise, or changed, and in which metric."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ METRICS = ["NDCG@10", "Recall@5"]
 
 
 def comparison(folder: Path, draw: int, seeds: tuple[int, ...] = (1, 2, 3), worse: str | None = None) -> Path:
-    """id and text on 300 users; another `draw` is another training of the same kind, `worse` ranks far lower."""
+    """id and text on 300 users; another `draw` gives other ranks of the same quality, `worse` much lower ones."""
     dice = np.random.default_rng(draw)
     for variant in ("id", "text"):
         for seed in seeds:
@@ -53,7 +53,7 @@ def test_other_trainings_of_the_same_kind_agree_within_noise(tmp_path):
     assert all("within noise" in str(move) for move in found)
 
 
-def test_a_metric_that_moved_is_named_with_how_sure_that_is(tmp_path):
+def test_a_metric_that_moved_is_named_with_its_p_value(tmp_path):
     then, now = (load_runs(comparison(tmp_path / name, draw, worse=worse))
                  for name, draw, worse in (("then", 1, None), ("now", 2, "text")))  # fmt: skip
     found = moves(now, then, METRICS)

@@ -13,6 +13,7 @@ from fake_runs import fake_decided, fake_ranks, fake_run
 from blair_rec.evaluate.answer import answer, p_value
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
 from blair_rec.evaluate.runs.results import load_runs
+from blair_rec.evaluate.runs.run_files import Parameters
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def decided(tmp_path_factory: pytest.TempPathFactory) -> Leaderboard:
 
 
 def with_claims(board: Leaderboard, **of_variants: dict[str, Any]) -> Leaderboard:
-    """The same board where the first metric of these variants differs otherwise; slices of the others are kept."""
+    """The same board with other differences in the first metric of these variants; slices stay the same."""
     rows = []
     for row in board.rows:
         if row.variant in of_variants:
@@ -65,28 +66,72 @@ def test_a_winner_is_named_with_interval_p_value_and_the_items_that_gain(decided
 def test_further_winners_and_controls_that_win_are_named(decided):
     board = with_claims(decided, text=TWELVE, worst=TWELVE, shuffled=TWELVE)
     assert answer(board).endswith(
-        "; better, too: worst by 12% [8, 16], p = .003; "
-        "but shuffled by 12% [8, 16], p = .003 is better as well, and its text means nothing"
+        "; also better: worst by 12% [8, 16], p = .003; "
+        "but the control shuffled (by 12% [8, 16], p = .003) gains too, so the gain may not come from the text"
     )
 
 
 def test_of_many_that_do_not_differ_three_are_named_and_the_others_counted(decided):
     board = with_claims(decided, text=NONE, worst=NONE, shuffled=NONE)
     fourth = next(row for row in board.rows if row.variant == "worst")
-    more = dataclasses.replace(board, rows=(*board.rows, dataclasses.replace(fourth, variant="last")))
-    assert not answer(board).endswith("more")
-    assert answer(more) == answer(board) + " and 1 more"
+    more = [dataclasses.replace(fourth, variant=name) for name in ("other", "last")]
+    more = dataclasses.replace(board, rows=(*board.rows, *more))
+    assert answer(board) == "no variant differs from id on NDCG@10 (unmasked): text +2% [-4, 8], worst +2% [-4, 8]"
+    assert answer(more) == answer(board) + ", other +2% [-4, 8] and 1 more"
 
 
 def test_a_control_alone_is_no_winner(decided):
+    said = "but the control shuffled (by 12% [8, 16], p = .003) gains, so a gain may not come from the text"
     sentence = answer(with_claims(without(decided, "worst"), text=NONE, shuffled=TWELVE))
-    assert sentence.startswith("no variant differs from id on NDCG@10 (unmasked): text +2% [-4, 8]")
-    assert sentence.endswith("but shuffled by 12% [8, 16], p = .003 is better as well, and its text means nothing")
+    assert sentence == f"no variant differs from id on NDCG@10 (unmasked): text +2% [-4, 8]; {said}"
+    sentence = answer(with_claims(without(decided, "worst", "text"), shuffled=TWELVE))
+    assert sentence == f"only controls have been run besides id: there is no other method to compare; {said}"
 
 
-def test_losses_are_told_as_losses(decided):
-    worse = {"relative": -0.05, "seeds_ci95": (-0.09, -0.012), "p_adjusted": 0.02, "verdict": "worse"}
-    sentence = answer(with_claims(decided, text=NONE, worst=worse, shuffled=NONE))
+def training_free(board: Leaderboard, *variants: str) -> Leaderboard:
+    """The same board where these variants have no trained parameters."""
+    parameters = Parameters(trained=0, frozen=0)
+    rows = [dataclasses.replace(row, parameters=parameters) if row.variant in variants else row for row in board.rows]
+    return dataclasses.replace(board, rows=tuple(rows))
+
+
+WORSE = {"relative": -0.05, "seeds_ci95": (-0.09, -0.012), "p_adjusted": 0.02, "verdict": "worse"}
+
+
+@pytest.mark.parametrize("claim", [TWELVE, NONE, WORSE])
+def test_a_training_free_scorer_that_is_beaten_is_not_named(decided, claim):
+    """`worst` ranks below `text` and `id`, whatever is claimed of it."""
+    board = training_free(with_claims(decided, text=TWELVE, worst=claim, shuffled=NONE), "worst")
+    assert board.rows[0].variant == "text"
+    assert answer(board) == answer(without(board, "worst")) and "worst" not in answer(board)
+
+
+def test_a_training_free_scorer_that_no_trained_variant_beats_is_named(decided):
+    board = with_claims(training_free(decided, "text"), text=TWELVE, worst=WORSE, shuffled=NONE)
+    means = {row.variant: row.metrics["unmasked"]["NDCG@10"].mean for row in board.rows}
+    best = "id" if means["id"] > means["worst"] else "worst"
+    assert answer(board) == (
+        "no trained variant beats id on NDCG@10 (unmasked); worse: worst by 5% [1, 9], p = .020; "
+        f"{best} ({means[best]:.4f}) does not beat training-free text ({means['text']:.4f})"
+    )
+
+
+def test_a_sentence_without_a_winner_speaks_of_trained_variants_if_a_training_free_one_is_on_top(decided):
+    board = with_claims(training_free(decided, "text"), text=NONE, worst=NONE, shuffled=NONE)
+    start = "no trained variant differs from id on NDCG@10 (unmasked): worst +2% [-4, 8]; "
+    assert answer(board).startswith(start) and "does not beat training-free text" in answer(board)
+
+
+def test_training_free_scorers_alone_are_compared_with_the_baseline(decided):
+    board = with_claims(training_free(decided, "text", "worst"), text=TWELVE, worst=WORSE, shuffled=NONE)
+    assert answer(board).startswith("text beats id by 12% [8, 16], p = .003, on NDCG@10 (unmasked)")
+    assert "training-free" not in answer(board), "the sentence compares text and id already"
+    all_free = training_free(board, "id", "text", "worst")
+    assert answer(all_free) == answer(board)
+
+
+def test_losses_are_named_as_losses(decided):
+    sentence = answer(with_claims(decided, text=NONE, worst=WORSE, shuffled=NONE))
     assert sentence == "no variant beats id on NDCG@10 (unmasked); worse: worst by 5% [1, 9], p = .020"
 
 
@@ -95,7 +140,7 @@ def test_no_difference_is_stated_as_such(decided):
     assert sentence == "no variant differs from id on NDCG@10 (unmasked): text +2% [-4, 8]"
 
 
-def test_what_cannot_be_told_is_not_told(tmp_path: Path):
+def test_nothing_is_claimed_without_enough_seeds_and_users(tmp_path: Path):
     fake_run(tmp_path / "alone", "id")
     few = fake_ranks(cases=40)
     one = fake_ranks(cases=60)
@@ -111,7 +156,7 @@ def test_what_cannot_be_told_is_not_told(tmp_path: Path):
         "alone": "only id has been run: there is nothing to compare it with",
         "few": "no claim on NDCG@10 (masked): 40 users are too few",
         "one": "no claim on NDCG@10 (masked): a single seed can't tell a difference from luck; "
-        "give at least two, better five",
+        "use at least two seeds, better five",
     }
 
 

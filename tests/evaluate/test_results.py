@@ -1,4 +1,4 @@
-"""The file contract of a finished run: what is written is read back, and nothing else is."""
+"""The files of a finished run: valid ones are read back unchanged, and others are refused."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ def test_of_every_history_the_last_twenty_items_are_kept(histories):
     [
         ("histories", {"offsets": np.arange(3)}, r"histories.npz: lacks 2 of 3 arrays \(items, item_counts\)"),
         ("topk", {"unmasked": np.ones((40, 5))}, r"topk.npz: lacks 1 of 2 arrays \(masked\)"),
-        ("topk", dict.fromkeys(("unmasked", "masked"), np.full((40, 5), 31)), "items that there aren't in 40"),
+        ("topk", dict.fromkeys(("unmasked", "masked"), np.full((40, 5), 31)), "unknown item ids in 40 of 40"),
         (
             "topk",
             dict.fromkeys(("unmasked", "masked"), np.ones((39, 5))),
             r"is int32 \[39, 5\], expected int32 \[40, k",
         ),
-        ("item_tokens", ["[PAD]", "a"], "items.json: names 2 items, expected 30 and the padding"),
+        ("item_tokens", ["[PAD]", "a"], "items.json: has 2 item tokens, expected 30 and the padding token"),
         ("item_tokens", [0] * 31, r"items\[0\] is 0 \(int\), expected str"),
         ("curve", [{"epoch": 1}], r"history.jsonl: line 1 lacks 4 of 5 keys \(loss, train_seconds, valid_seconds\)"),
     ],
@@ -95,16 +95,20 @@ def test_lists_that_could_not_be_read_back_are_not_written(tmp_path, part, value
 @pytest.mark.parametrize(
     "name, change, problem",
     [
-        ("offsets", lambda array: array[1:], "offsets have to lead from 0"),
-        ("offsets", lambda array: np.sort(array)[::-1].copy(), "offsets have to lead from 0"),
-        ("items", lambda array: array + 30, "items are none of 1 to 30"),
-        ("items", lambda array: array.astype(np.int64), "items has to be one row of int32"),
-        ("item_counts", lambda array: array + 1, "the padding's is 0"),
-        ("item_counts", lambda array: np.append(array, 0), "holds 40 test cases and 31 items, the ranks 40 and 30"),
-        ("item_counts", lambda array: array * 2, "contradicts target_count of"),
+        ("offsets", lambda array: array[1:], "offsets have to begin with 0"),
+        ("offsets", lambda array: np.sort(array)[::-1].copy(), "offsets have to begin with 0"),
+        ("items", lambda array: array + 30, "item ids are not in 1 to 30"),
+        ("items", lambda array: array.astype(np.int64), "items has to be one-dimensional with dtype int32"),
+        ("item_counts", lambda array: array + 1, "the padding's count has to be 0"),
+        (
+            "item_counts",
+            lambda array: np.append(array, 0),
+            "has 40 test cases and 31 items, but .* has 40 and 30",
+        ),
+        ("item_counts", lambda array: array * 2, "contradicts target_count in"),
     ],
 )
-def test_histories_that_cannot_be_are_not_written(tmp_path, name, change, problem):
+def test_invalid_histories_are_not_written(tmp_path, name, change, problem):
     ranks = fake_ranks()
     lists = fake_lists(ranks)
     histories = {**lists["histories"], name: change(lists["histories"][name])}
@@ -118,7 +122,7 @@ def test_histories_that_cannot_be_are_not_written(tmp_path, name, change, proble
     ("items.json", lambda run: run.item_tokens),
     ("history.jsonl", lambda run: run.curve),
 ])  # fmt: skip
-def test_a_missing_or_damaged_list_is_named_when_it_is_asked_for(tmp_path, file, ask):
+def test_a_missing_or_damaged_list_is_named_when_it_is_read(tmp_path, file, ask):
     folder = fake_run(tmp_path)
     (folder / file).write_bytes(b"{")
     run = load_run(folder)
@@ -145,7 +149,7 @@ def test_the_same_run_is_written_as_the_same_bytes(tmp_path):
         assert path.read_bytes() == (two / path.name).read_bytes()
 
 
-def test_a_true_item_in_its_own_history_is_a_miss_only_where_the_history_is_masked(tmp_path):
+def test_an_in_history_target_is_a_miss_only_if_the_history_is_masked(tmp_path):
     ranks = fake_ranks()
     run = load_run(fake_run(tmp_path, ranks=ranks))
     unmasked, masked = run.per_user("NDCG@30", "unmasked"), run.per_user("NDCG@30", "masked")
@@ -163,7 +167,7 @@ def test_a_run_without_training_has_no_selection(tmp_path):
     assert isinstance(run.train_seconds, float)
 
 
-def test_keys_from_a_later_version_are_left_alone(tmp_path):
+def test_keys_from_a_later_version_are_ignored(tmp_path):
     assert load_run(fake_run(tmp_path, something_new={"a": [1]})).variant == "id"
 
 
@@ -183,7 +187,7 @@ def test_keys_from_a_later_version_are_left_alone(tmp_path):
         ({"valid": {"filtered": {}}}, "a key of valid is 'filtered'"),
         ({"transforms": ["center", 3]}, r"transforms\[1\] is 3"),
         ({"provenance": {"torch": ["2.6"]}}, r"provenance\.torch is \['2\.6'\]"),
-        ({"schema": 2}, "has schema 2, and this version of blair_rec reads 1"),
+        ({"schema": 2}, "has schema 2, but this version of blair_rec reads 1"),
     ],
 )
 def test_a_result_that_could_not_be_read_back_is_not_written(tmp_path, changes, problem):
@@ -205,7 +209,7 @@ def test_a_result_that_could_not_be_read_back_is_not_written(tmp_path, changes, 
         ({"target_count": np.full(40, -2)}, "target_count is out of bounds"),
     ],
 )
-def test_ranks_that_cannot_be_ranks_are_not_written(tmp_path, changes, problem):
+def test_invalid_ranks_are_not_written(tmp_path, changes, problem):
     with pytest.raises(BadRun, match=problem):
         write_result(tmp_path, fake_result(), fake_ranks(**changes))
     assert list(tmp_path.iterdir()) == []
@@ -217,7 +221,7 @@ def test_ranks_that_lack_arrays_or_test_cases_are_not_written(tmp_path):
     with pytest.raises(BadRun, match=r"lacks 1 of 10 arrays \(equal_masked\)"):
         write_result(tmp_path, fake_result(), ranks)
     nobody = {name: array[:0] if array.ndim else array for name, array in fake_ranks().items()}
-    with pytest.raises(BadRun, match="not a single test case"):
+    with pytest.raises(BadRun, match="there are no test cases"):
         write_result(tmp_path, fake_result(), nobody)
     with pytest.raises(ValueError, match="user is list, expected int64"):
         RunRanks(**{**fake_ranks(), "user": [1, 2]})
@@ -236,7 +240,7 @@ def test_result_json_that_is_no_result_is_refused(tmp_path):
     good = json.loads(file.read_text(encoding="utf-8"))
     for content, problem in [
         ("{", "can't be read"),
-        ("[1]", "holds a list, expected an object"),
+        ("[1]", "contains a list, expected an object"),
         (json.dumps({**good, "schema": 7}), "has schema 7"),
         (json.dumps({"variant": "id"}), "has schema None"),
         (json.dumps({"schema": 1, "seed": 1}), "lacks 20 of 21 keys"),
@@ -257,7 +261,7 @@ def test_pickled_and_foreign_arrays_are_refused(tmp_path):
         load_run(file.parent)
     with file.open("wb") as handle:
         np.save(handle, np.arange(3))
-    with pytest.raises(BadRun, match="holds a single array"):
+    with pytest.raises(BadRun, match="it is a single array, not an .npz file"):
         load_run(file.parent)
 
 
@@ -317,7 +321,7 @@ def test_a_folder_without_finished_runs_is_an_error_that_says_where_it_looked(tm
 
 def test_a_copied_run_does_not_count_twice(tmp_path):
     fake_run(tmp_path).rename(tmp_path / "runs" / "id-2")
-    with pytest.raises(BadRun, match="id-2/result.json: belongs to id-1"):
+    with pytest.raises(BadRun, match="id-2/result.json: belongs to the run id-1"):
         load_runs(tmp_path)
 
 
@@ -326,12 +330,16 @@ def test_a_copied_run_does_not_count_twice(tmp_path):
     [
         ({"dataset": "other"}, {}, "data sets are toy and other"),
         ({}, {"n_candidates": np.array(31)}, "rank 30 and 31 items"),
-        ({}, {"cases": 41}, "hold 40 and 41 test cases"),
-        ({}, {"user": np.arange(1, 41)[::-1]}, "user or true item differ in 40 of 40 test cases"),
-        ({}, {"target_in_history": np.arange(40) < 2}, "histories differ: .* true items stand in only one"),
+        ({}, {"cases": 41}, "have 40 and 41 test cases"),
+        ({}, {"user": np.arange(1, 41)[::-1]}, "user or target differ in 40 of 40 test cases"),
+        (
+            {},
+            {"target_in_history": np.arange(40) < 2},
+            "histories differ .* the target in 6 test cases",
+        ),
     ],
 )
-def test_runs_over_different_test_cases_cannot_stand_side_by_side(tmp_path, changes, ranks, problem):
+def test_runs_over_different_test_cases_cannot_be_compared(tmp_path, changes, ranks, problem):
     fake_run(tmp_path, "id")
     fake_run(tmp_path, "text", ranks=fake_ranks(**ranks), **changes)
     with pytest.raises(UnpairedRuns, match=f"id-1 and text-1 can't be compared: .*{problem}"):

@@ -1,4 +1,4 @@
-"""Claims against SciPy's own tests where they apply, against definitions by brute force, and against chance itself."""
+"""Significance tests against SciPy where it has them, against definitions by brute force, and on random data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def sparse(generator: np.random.Generator, *shape: int) -> np.ndarray:
-    """A metric as it is: zero for most, and a few sizes for the others."""
+    """A realistic metric: zero for most users, and a few values for the others."""
     return np.where(generator.random(shape) < 0.2, 1 / np.log2(generator.integers(0, 10, shape) + 2), 0.0)
 
 
@@ -102,7 +102,7 @@ def test_where_seeds_change_nothing_it_is_the_paired_t_test_over_users() -> None
     assert ours == pytest.approx((interval.low, interval.high))
 
 
-def test_where_users_are_all_alike_it_is_welchs_test_over_seeds() -> None:
+def test_where_users_are_all_the_same_it_is_welchs_test_over_seeds() -> None:
     generator = np.random.default_rng(4)
     variant, baseline = generator.normal(0.06, 0.004, 5), generator.normal(0.05, 0.001, 3)
     pair = PairedSample(np.tile(variant[:, None], 80), np.tile(baseline[:, None], 80))
@@ -115,7 +115,7 @@ def test_where_users_are_all_alike_it_is_welchs_test_over_seeds() -> None:
 
 
 def test_its_variance_is_that_of_crossed_random_effects() -> None:
-    """By the definition, one number after another; and it meets the variance that simulated repetitions really have."""
+    """By the definition, one number at a time, and against the variance of simulated repetitions."""
     pair = pair_of(5, seeds=4, users=60)
     seeds, users = pair.variant.shape
     both = []
@@ -160,7 +160,7 @@ def test_a_single_seed_says_nothing_about_seeds() -> None:
     assert found.p_users is not None and found.ci95 is not None and found.relative is not None
 
 
-def test_trainings_that_are_all_alike_leave_no_doubt() -> None:
+def test_identical_trainings_give_a_p_value_of_0_or_1() -> None:
     level = np.full((2, 80), 0.25)
     same, more = (
         seed_test(PairedSample(level, level), one_each(PairedSample(level, level))),
@@ -184,7 +184,7 @@ def test_holm_is_the_closed_test_with_bonferronis(p_values: list[float]) -> None
     assert holm(p_values).tolist() == pytest.approx(expected)
 
 
-def test_what_is_said_of_a_table_follows_from_its_parts() -> None:
+def test_the_claims_of_a_table_follow_from_its_parts() -> None:
     generator = np.random.default_rng(8)
     base = sparse(generator, 3, 300)
     better, worse, same = (
@@ -210,8 +210,8 @@ def test_what_is_said_of_a_table_follows_from_its_parts() -> None:
     assert [one.p_adjusted for one in found] == pytest.approx(holm([one.p_value for one in found if one.p_value]))
 
 
-def test_nothing_loses_more_than_all_of_it() -> None:
-    """Two seeds of a variant that fails in one of them: a wide interval, which ends where no metric can go below."""
+def test_no_interval_goes_below_minus_one() -> None:
+    """Two seeds of a variant that fails in one of them: the interval is wide, but ends at -1."""
     generator = np.random.default_rng(4)
     baseline = sparse(generator, 2, 200)
     pair = PairedSample(np.stack([baseline[0], 0 * baseline[0]]), baseline)
@@ -252,7 +252,7 @@ def test_a_baseline_that_finds_nothing_gives_no_relative_difference_but_a_verdic
 @given(st.integers(2, 5))
 @settings(max_examples=4)
 def test_cases_of_one_user_count_as_one_user(copies: int) -> None:
-    """The same cases said several times are no new evidence, in whatever order they stand."""
+    """Repeated cases add no evidence, in any order."""
     pair = pair_of(12, users=80, gain=0.03)
     user = np.repeat(np.arange(80), copies)
     order = np.random.default_rng(copies).permutation(len(user))
@@ -268,7 +268,7 @@ def test_cases_of_one_user_count_as_one_user(copies: int) -> None:
     assert often.effect_size == pytest.approx(once.effect_size)
 
 
-# Where there is nothing to claim
+# Without a true difference
 
 
 @pytest.fixture(scope="module")

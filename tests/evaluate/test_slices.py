@@ -1,4 +1,4 @@
-"""Which test cases a slice holds, by its definition, and that the slices of one kind add up to all."""
+"""The test cases of each slice by its definition; the slices of one kind add up to all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def ranks_of(cases: list[tuple[int, int, bool]]) -> RunRanks:
 
 
 @given(CASES)
-def test_every_case_stands_in_one_slice_of_each_kind(cases):
+def test_every_case_is_in_one_slice_of_each_kind(cases):
     found = slices(ranks_of(cases))
     for kind in ("popularity", "history", "repetition"):
         total = sum(part.cases.astype(int) for part in found if part.by == kind)
@@ -39,7 +39,7 @@ def test_slices_hold_what_they_say(cases):
         popularity = "cold" if count == 0 else "tail" if count <= 5 else "head"
         assert by_name[popularity].cases[place]
         assert by_name["repeated" if repeated else "new"].cases[place]
-        # The cut is a quantile between two lengths, so at least a third is short and at most a third is long.
+        # The cuts are rounded down, so at least a third is short and at most a third is long.
         assert by_name["short"].cases[place] == (length <= int(np.quantile(lengths, 1 / 3)))
         assert by_name["long"].cases[place] == (length > int(np.quantile(lengths, 2 / 3)))
 

@@ -1,4 +1,4 @@
-"""A comparison from end to end: what is finished is never done again, never lost, never mixed with something else."""
+"""A comparison from end to end: finished runs are never repeated, lost or mixed with other settings."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ from blair_rec.evaluate.page.cards import read_cards
 from blair_rec.evaluate.runs.results import load_run
 from blair_rec.experiment import item_vectors
 from blair_rec.experiment.compare import compare, leaderboard
+from blair_rec.experiment.planning import claims
 from blair_rec.experiment.provenance import code_files
 from blair_rec.files import alone_in, partial_of, put_in_place, tidy
 from blair_rec.text.encoding.encode import encode_catalogue
@@ -56,7 +57,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """A comparison that is done."""
+    """A finished comparison."""
 
     config: CompareConfig
     out: Path
@@ -119,11 +120,11 @@ def test_a_folder_with_files_of_ones_own_by_our_names_is_left_as_it_is(
     encoder: Path, tmp_path: Path, tiny: Path
 ) -> None:
     out = tmp_path / "project"
-    (out / "checkpoints").mkdir(parents=True)
-    (out / "checkpoints" / "mine.pt").write_text("mine")
+    (out / "runs").mkdir(parents=True)
+    (out / "runs" / "mine.pt").write_text("mine")
     (out / "config.yaml").write_text("# mine")
     before = contents(out)
-    with pytest.raises(OutputError, match="holds checkpoints, config.yaml, which this command did not write"):
+    with pytest.raises(OutputError, match="holds config.yaml, runs, which this command did not write"):
         compare(config_of(tiny, encoder), out)
     assert contents(out) == before
 
@@ -157,14 +158,14 @@ def test_the_written_config_is_the_one_that_ran(finished: Finished) -> None:
 
 
 def gain(metric: str, position: int, k: int) -> float:
-    """What a true item at a place (from 1) is worth, by the definitions."""
+    """The gain of a target at a rank (from 1), by the definitions."""
     if position > k:
         return 0.0
     return {"NDCG": 1 / math.log2(position + 1), "Recall": 1.0}[metric]
 
 
 def test_the_leaderboard_is_the_mean_over_users_of_what_the_ranks_say(finished: Finished) -> None:
-    """Brute force: every place that ties leave to the true item, one by one."""
+    """Brute force: every rank that a tied target can have, one by one."""
     for row in finished.board.rows:
         for protocol in ("unmasked", "masked"):
             for name in ("NDCG@10", "Recall@10"):
@@ -185,13 +186,13 @@ def test_the_leaderboard_is_the_mean_over_users_of_what_the_ranks_say(finished: 
                 assert summary.std == pytest.approx(abs(means[0] - means[1]) / math.sqrt(2), abs=1e-12)
 
 
-def test_the_rows_stand_in_the_order_of_the_first_metric(finished: Finished) -> None:
+def test_rows_are_ordered_by_the_first_metric(finished: Finished) -> None:
     means = [row.metrics["unmasked"]["NDCG@10"].mean for row in finished.board.rows]
     assert means == sorted(means, reverse=True)
 
 
-def test_ranks_and_top_k_tell_the_same_story(finished: Finished) -> None:
-    """A true item without ties stands in the top 20 exactly where its rank says."""
+def test_ranks_and_top_k_agree(finished: Finished) -> None:
+    """A target without ties is in the top 20 exactly at its rank."""
     for run in ALL:
         arrays, top = (ranks(finished.out)[f"{run}/{name}.npz"] for name in ("ranks", "topk"))
         for protocol in ("unmasked", "masked"):
@@ -205,7 +206,7 @@ def test_ranks_and_top_k_tell_the_same_story(finished: Finished) -> None:
 
 
 def test_histories_and_counts_are_those_of_the_log(finished: Finished) -> None:
-    """Leave-one-out by hand: the last event is the true item, the one before it validation's, the rest is training."""
+    """Leave-one-out by hand: the last event is the test target, the one before the validation target."""
     events: dict[str, list[tuple[int, str]]] = {}
     for user, item, time in read_log(Path(finished.config.dataset)):
         events.setdefault(user, []).append((time, item))
@@ -252,26 +253,24 @@ def test_the_same_config_in_another_folder_gives_the_same_ranks(finished: Finish
     assert_same_ranks(tmp_path / "again", finished.out)
 
 
-def test_an_interrupted_comparison_keeps_what_is_finished_and_goes_on_where_it_stopped(
-    finished: Finished, tmp_path: Path
-) -> None:
+def test_an_interrupted_comparison_keeps_finished_runs_and_resumes(finished: Finished, tmp_path: Path) -> None:
     out, listener = tmp_path / "out", InterruptedIn(epoch=6)  # the second epoch of the third run
     with pytest.raises(KeyboardInterrupt):
         compare(finished.config, out, listener=listener)
     assert listener.finished_runs == ALL[:2] and listener.started_runs == ALL[:3]
-    assert sorted(path.name for path in (out / "runs").iterdir()) == sorted(ALL[:2])
+    assert sorted(path.name for path in (out / "runs").iterdir()) == sorted([*ALL[:2], f".{ALL[2]}.training"])
     rest = Recorder()
     compare(finished.config, out, listener=rest)
     assert rest.started_runs == ALL[2:] and rest.encoded == []
     assert rest.epochs == finished.listener.epochs - 5, "the epochs before the interrupted one are trained again"
     assert_same_ranks(out, finished.out)
-    assert not (out / "checkpoints").exists()
+    assert sorted(path.name for path in (out / "runs").iterdir()) == sorted(ALL)
 
 
-def test_an_interrupted_training_is_not_gone_on_with_under_another_config(finished: Finished, tmp_path: Path) -> None:
+def test_an_interrupted_training_is_not_resumed_with_another_config(finished: Finished, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         compare(finished.config, tmp_path / "out", listener=InterruptedIn(epoch=2))
-    assert [path.name[:5] for path in (tmp_path / "out" / "checkpoints").iterdir()] == ["id-1-"]
+    assert len([*(tmp_path / "out" / "runs" / ".id-1.training").glob("*.safetensors")]) == 1
     slower = finished.config.train.changed(learning_rate=finished.config.train.learning_rate / 2)
     listener = Recorder()
     compare(finished.config.changed(train=slower), tmp_path / "out", listener=listener)
@@ -295,7 +294,7 @@ def test_a_process_that_is_killed_loses_only_the_run_at_work(finished: Finished,
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     runs = tmp_path / "out" / "runs"
-    assert {path.name for path in runs.iterdir()} == {"id-1", ".text-1.1-00000000.partial"}
+    assert {path.name for path in runs.iterdir()} == {"id-1", ".text-1.training", ".text-1.1-00000000.partial"}
 
     listener = Recorder()
     compare(load_config(path), tmp_path / "out", listener=listener)  # the lock died with its process
@@ -326,7 +325,7 @@ def test_metrics_and_the_size_of_a_batch_of_users_may_change_without_training(ow
 
 
 def refused(config: CompareConfig, out: Path, match: str) -> None:
-    """The comparison is refused, and nothing below `out` changes: neither is anything encoded first."""
+    """The comparison is refused before anything is encoded, and nothing below `out` changes."""
     before, listener = contents(out), Recorder()
     with pytest.raises(ChangedRuns, match=match):
         compare(config, out, listener=listener)
@@ -419,7 +418,7 @@ def test_fresh_trains_all_again_and_each_old_run_stays_until_its_successor_is_wh
 def test_a_run_that_was_being_replaced_is_there_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: int
 ) -> None:
-    """Killed after so many of its steps, put_in_place has left the old run or the new one, which `tidy` finds."""
+    """If put_in_place is killed after some of its steps, `tidy` finds the old run or the new one."""
     for path, text in ((tmp_path / "run", "old"), (partial_of(tmp_path / "run"), "new")):
         path.mkdir()
         (path / "result.json").write_text(text)
@@ -478,7 +477,7 @@ def test_a_damaged_run_is_named_before_anything_is_trained(
     assert listener.started_runs == []
 
 
-def test_a_damaged_run_that_is_deleted_as_told_is_made_again(own: Finished, finished: Finished) -> None:
+def test_a_damaged_run_that_is_deleted_is_made_again(own: Finished, finished: Finished) -> None:
     (own.out / "runs" / "text-2" / "ranks.npz").unlink()
     shutil.rmtree(own.out / "runs" / "text-2")
     listener = Recorder()
@@ -531,7 +530,7 @@ def test_a_copied_run_does_not_count_as_another_seed(own: Finished) -> None:
         compare(own.config, own.out)
 
 
-def test_a_folder_that_is_no_comparison_is_told(tmp_path: Path, own: Finished) -> None:
+def test_a_folder_that_is_not_a_comparison_is_refused(tmp_path: Path, own: Finished) -> None:
     with pytest.raises(ConfigError, match=r"is not the folder of a comparison: it has no config.yaml; give the folder"):
         leaderboard(tmp_path)
     shutil.rmtree(own.out / "runs")
@@ -548,7 +547,10 @@ def test_there_is_no_leaderboard_without_the_baseline(own: Finished) -> None:
 # One process at a time
 
 
-def test_two_comparisons_in_one_folder_exclude_each_other(finished: Finished, tmp_path: Path) -> None:
+def test_a_folder_whose_files_another_process_keeps_is_busy(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "PATIENCE", 0.2)
     with alone_in(tmp_path / "out"):
         with pytest.raises(OutputError, match=r"^another process is using .*out; wait until it is"):
             compare(finished.config, tmp_path / "out")
@@ -576,7 +578,7 @@ def test_the_lock_is_of_the_system_and_ends_with_the_process(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("below", ["file", "file/deeper/out"])
-def test_an_output_folder_that_cannot_be_written_is_told(finished: Finished, tmp_path: Path, below: str) -> None:
+def test_an_output_folder_that_cannot_be_written_is_refused(finished: Finished, tmp_path: Path, below: str) -> None:
     (tmp_path / "file").write_text("")
     expected = r"file.* can't be written \((File exists|Not a directory)\); choose another folder with -o"
     with pytest.raises(OutputError, match=expected):
@@ -636,10 +638,10 @@ def test_variants_with_items_files_of_their_own_keep_their_stores_apart(own: Fin
     assert len(stores) == 2
 
 
-def test_the_fallback_is_told_once(
+def test_the_fallback_is_reported_once(
     finished: Finished, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The hub is asked once, and the words are few."""
+    """The hub is asked once, and the message is short."""
     (tmp_path / "enc").symlink_to(encoder)
     own = Path(shutil.copytree(encoder, tmp_path / "stand-in"))
     (own / "1_Pooling").mkdir()
@@ -663,7 +665,7 @@ def test_the_fallback_is_told_once(
     [used] = {str(row.encoder) for row in board.rows if row.encoder}
     assert used == "stand-in (asked for: hyp1231/blair-roberta-base)"
 
-    # The same vectors under the name that they really have: the table would otherwise name two encoders for one row.
+    # The same vectors under the name of their encoder: with the other name one row would have two encoders.
     direct = config_of(
         Path(finished.config.dataset), encoder, text={**text, "encoder": str(own)}, train={"epochs": 1}, seeds=[1, 2]
     )
@@ -671,7 +673,7 @@ def test_the_fallback_is_told_once(
         compare(direct, tmp_path / "out")
 
 
-# What can be wrong is found before anything is encoded
+# Errors are found before anything is encoded
 
 
 def not_begun(config: CompareConfig, error: type[BlairRecError], match: str) -> None:
@@ -693,7 +695,7 @@ def test_an_unknown_metric(tiny: Path, encoder: Path) -> None:
 
 def test_a_k_beyond_the_items(tiny: Path, encoder: Path) -> None:
     config = bad(tiny, encoder, evaluate={"metrics": ["NDCG@10", "Recall@81"]})
-    not_begun(config, ConfigError, r"Recall@81 looks at the first 81 places, but there are only 80 items to rank")
+    not_begun(config, ConfigError, r"Recall@81 needs at least 81 items to rank, but there are only 80")
 
 
 def test_an_unknown_model(tiny: Path, encoder: Path) -> None:
@@ -703,7 +705,7 @@ def test_an_unknown_model(tiny: Path, encoder: Path) -> None:
 def test_an_unknown_data_set(encoder: Path, tmp_path: Path) -> None:
     not_begun(bad(tmp_path / "nowhere", encoder), DatasetError, r"nowhere': there is no such folder; give a folder of")
     (tmp_path / "empty").mkdir()
-    not_begun(bad(tmp_path / "empty", encoder), DatasetError, r"empty holds no empty.inter; a data set's files carry")
+    not_begun(bad(tmp_path / "empty", encoder), DatasetError, r"empty has no file empty.inter; give the files")
 
 
 def test_an_unknown_text_field(tiny: Path, encoder: Path) -> None:
@@ -723,7 +725,7 @@ def test_an_empty_catalogue(tiny: Path, encoder: Path) -> None:
     not_begun(bad(tiny, encoder), CatalogueError, r"tiny.item holds no item; a catalogue needs at least one")
 
 
-def test_items_that_are_repeated_without_text_and_cut_are_told_on_the_terminal_and_on_the_board(
+def test_items_that_are_repeated_without_text_and_cut_are_noted_on_the_terminal_and_on_the_board(
     tiny: Path, encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def messy(lines: list[str]) -> list[str]:
@@ -772,21 +774,21 @@ def test_a_file_that_is_not_utf_8(
 SCORERS: dict[str, Any] = {"variants": {"pop": {"scorer": "popularity"}}, "baseline": "pop", "seeds": [1]}
 
 
-def test_lines_that_are_left_out_stand_on_the_board_and_in_a_file(tiny: Path, encoder: Path, tmp_path: Path) -> None:
+def test_rejected_lines_are_on_the_board_and_in_a_file(tiny: Path, encoder: Path, tmp_path: Path) -> None:
     path = tiny / "tiny.inter"
     lines = path.read_text("utf-8").splitlines()
     path.write_text("\n".join([*lines[:5], "u001\ti01\t", "\ti01\t3", *lines[5:]]) + "\n", encoding="utf-8")
     board = compare(bad(tiny, encoder, **SCORERS), tmp_path / "out")
     assert board is not None
-    assert board.notes[0] == (
+    assert (
         f"2 of {len(lines) + 1:,} lines of events can't be used and were skipped "
         "(first: tiny.inter, line 6: timestamp is empty); they are in rejected.jsonl"
-    )
+    ) in board.notes
     rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text("utf-8").splitlines()]
     assert [(one["line"], one["why"]) for one in rejected] == [(6, "timestamp is empty"), (7, "user_id is empty")]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     board = compare(bad(tiny, encoder, **SCORERS), tmp_path / "out", fresh=True)
-    assert board is not None and "left out" not in board.notes[0]
+    assert board is not None and not [note for note in board.notes if "rejected" in note]
     assert not (tmp_path / "out" / "rejected.jsonl").exists()
 
 

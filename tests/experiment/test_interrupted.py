@@ -1,4 +1,4 @@
-"""A comparison that is killed, or started twice at once, ends with the ranks of an undisturbed one, bit for bit."""
+"""A comparison that is killed, or started twice at the same time, has bit-equal ranks in the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SMALL = {"variants": {"id": {"items": "id"}, "rules": {"scorer": "sequential_rul
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The config and the folder of a comparison that nothing happened to."""
+    """The config and the folder of a comparison that was not interrupted."""
     folder = tmp_path_factory.mktemp("undisturbed")
     config = interrupted.write_config(folder, **SMALL)
     assert interrupted.run(config, folder / "out") == "finished"

@@ -1,4 +1,4 @@
-"""Titles, categories and maps of a comparison's items: what the catalogue and the stores say, and no more."""
+"""Titles, categories and maps of a comparison's items, against catalogue and stores."""
 
 from __future__ import annotations
 
@@ -98,12 +98,12 @@ def test_a_large_store_is_sampled_and_says_so(monkeypatch: pytest.MonkeyPatch) -
     assert found == item_map(store(vectors), [f"i{row}" for row in range(50)])
 
 
-def test_equal_vectors_have_a_map_of_one_place() -> None:
+def test_equal_vectors_have_a_map_of_one_point() -> None:
     found = item_map(store(np.ones((5, 3))), [f"i{row}" for row in range(5)])
     assert found.explained == (0, 0) and set(found.x) == set(found.y) == {0}
 
 
-def test_the_data_sets_own_titles_serve_where_nobody_uses_text(tiny: Path) -> None:
+def test_titles_of_the_data_set_are_used_without_text_variants(tiny: Path) -> None:
     cards = comparison_cards(tiny, [], ["[PAD]", "i01", "i02"])
     assert cards.titles == {"i01": "vintage bamboo basket", "i02": "round bamboo bench"}
     assert cards.categories == {"i01": "storage", "i02": "furniture"}
@@ -115,4 +115,4 @@ def test_titles_that_nobody_needs_may_be_damaged(tiny: Path, caplog: pytest.LogC
     (tiny / "tiny.item").write_text("item_id:token\ttitle\n", encoding="utf-8")
     with caplog.at_level(logging.WARNING, "blair_rec"):
         assert comparison_cards(tiny, [], ["i01"]) == ItemCards()
-    assert "the page shows no titles: " in caplog.text
+    assert "the page shows no item titles: " in caplog.text

@@ -1,4 +1,4 @@
-"""A comparison over vectors that are there already is the one that encoding them would have made."""
+"""A comparison with vectors of an existing store gives the same results as encoding them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import blair_rec
 from blair_rec.cli import main
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.errors import ChangedRuns, MissingEmbeddings, StoreError
-from blair_rec.evaluate.report import encoders
+from blair_rec.evaluate.caption import encoders
 from blair_rec.evaluate.runs.results import load_run
 from blair_rec.experiment.compare import compare
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
@@ -41,13 +41,13 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def given(encoded: Path, store: Path, variants: dict[str, Any] = VARIANTS) -> CompareConfig:
-    """The same comparison over the vectors of `store`."""
+    """The same comparison with the vectors of `store`."""
     text = {"store": str(store)}
     return config_of(encoded / "tiny", "unused", text=text, variants=variants, seeds=[1], train={"epochs": 1})
 
 
 def imported(encoded: Path, folder: Path, rows: int | None = None) -> EmbeddingStore:
-    """The vectors of the finished comparison, as another tool's file and back; all, or some of them."""
+    """The vectors of the finished comparison, exported and imported again; all, or some of them."""
     (path,) = (encoded / "out" / "stores").iterdir()
     store = open_store(path)
     some = EmbeddingStore.of(store.item_tokens[:rows], store.rows(store.item_tokens[:rows]))
@@ -94,7 +94,7 @@ def test_given_vectors_rank_as_encoded_ones(encoded: Path, tmp_path: Path) -> No
     assert encoders(board) == "encoder: another-tool"
     assert load_run(tmp_path / "out" / "runs" / "text-1").store_sha256 == store.store_sha256
     page = (tmp_path / "out" / "leaderboard.html").read_text("utf-8")
-    assert "another-tool<small>vectors of a store</small>" in page
+    assert "another-tool<small>vectors from a store</small>" in page
     history = [[store.item_tokens[0], store.item_tokens[1]]]
     ours, theirs = (blair_rec.load(folder / "out" / "runs" / "text-1") for folder in (tmp_path, encoded))
     assert ours.recommend(history, k=3) == theirs.recommend(history, k=3)
@@ -114,7 +114,7 @@ def test_a_variant_may_have_a_store_of_its_own(encoded: Path, tmp_path: Path) ->
     assert back.text_of(back.variants["back"]).store is None
 
 
-def test_stores_that_cannot_be_used_are_told_before_training(encoded: Path, tmp_path: Path) -> None:
+def test_stores_that_cannot_be_used_are_refused_before_training(encoded: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="nowhere is not an embedding store"):
         compare(given(encoded, tmp_path / "nowhere"), tmp_path / "out")
     imported(encoded, tmp_path, rows=70)
@@ -143,7 +143,7 @@ def test_a_dry_run_names_the_store(encoded: Path, tmp_path: Path, capsys: pytest
         "variants: {id: {}, text: {items: text}}\n"
     )
     assert main(["compare", str(path), "-o", "out", "--dry-run"]) == 0
-    assert capsys.readouterr().err == "vectors by another-tool from mine\n"
+    assert capsys.readouterr().err == "vectors of another-tool from mine\n"
     other = ["--encoder", str(encoded / "tiny-roberta"), "--set", "text.pooling=cls"]
     assert main(["compare", str(path), "-o", "out", "--dry-run", *other]) == 0
     assert capsys.readouterr().err == "encoding 80 items with tiny-roberta: to do\n", "another encoder, not the store"

@@ -1,4 +1,4 @@
-"""What is said of a data set before training, against loops over its events, and on logs whose flaws are known."""
+"""Checks of a data set before training, against loops over its events, and on logs with known flaws."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_times_that_only_number_events_are_no_clock(first):
 
 
 def flawed() -> list[Event]:
-    """Two hundred and one events of which every flaw is known, on a clock of seconds that float32 can't tell apart."""
+    """201 events with known flaws, with timestamps in seconds that float32 can't distinguish."""
     start = 1_700_000_000
     events: list[Event] = []
     for user in range(20):
@@ -98,15 +98,16 @@ def test_the_flaws_of_a_log_are_found_in_the_splits_that_training_gets(tmp_path:
     )
     notes = found.notes()
     assert len(notes) == 5
-    assert notes[0].startswith("2 of 26 users have no test case")
-    assert notes[1].startswith("1 of 24 true items of the test split never occur in training")
-    assert notes[2].startswith("1 of 24 true items of the test split have the time of the event before them")
-    assert notes[3].startswith("1 events repeat another one")
-    assert notes[4].startswith("23 of 24 test cases are earlier than some training event of another user, and ")
+    later = f"{found.later_training} of {found.training} training events, 23 of 24 test cases"
+    assert notes[0].startswith(f"training contains events later than some test cases ({later}); use `split`")
+    assert notes[1].startswith("1 of 24 test targets shares its timestamp with the event before; file order decides")
+    assert notes[2].startswith("1 of 24 test targets never occurs in training")
+    assert notes[3].startswith("2 of 26 users have no test case")
+    assert notes[4] == "1 event repeats another one (same user, item and timestamp)"
 
 
-def test_a_clean_log_has_nothing_to_tell(tmp_path: Path) -> None:
-    """Every user's training lies before every test event, and every item is known."""
+def test_a_clean_log_has_no_notes(tmp_path: Path) -> None:
+    """All training events are before all test events, and all targets occur in training."""
     events = [(f"u{user}", f"i{(user + step) % 6}", 100 * step + user) for user in range(8) for step in range(7)]
     _, splits = built(TextSequentialDataset, write_log(tmp_path / "clean", events))
     assert leaks_of(*splits).notes() == []
@@ -128,5 +129,11 @@ def test_items_with_the_same_words_are_counted(texts):
         assert found == []
         return
     (note,) = found
-    assert note.startswith(f"{same} of {len(with_text)} items have the very text (title) of another one")
-    assert (f", and {alike - same} more but for case" in note) == (alike > same)
+    if not same:
+        assert note.startswith(
+            f"the texts (title) of {alike} of {len(with_text)} items differ only in case, punctuation"
+        )
+        return
+    assert note.startswith(f"{same} of {len(with_text)} items share identical text (title), ")
+    assert (f", and {alike - same} more differ only in case" in note) == (alike > same)
+    assert note.endswith(", so text can't tell them apart")

@@ -14,8 +14,9 @@ from encoders import build_roberta
 
 from blair_rec.border.recbole_keys import setting_problems
 from blair_rec.errors import ConfigError
+from blair_rec.evaluate.caption import caption
 from blair_rec.evaluate.leaderboard import Leaderboard
-from blair_rec.evaluate.report import caption, to_csv
+from blair_rec.evaluate.report import to_csv
 from blair_rec.experiment.compare import compare
 from blair_rec.experiment.loading import load_model
 from blair_rec.experiment.planning.data_files import data_folder
@@ -71,7 +72,7 @@ def test_the_leaderboard_names_the_models_where_they_differ(place: Path, board: 
     }  # fmt: skip
     named = "models: SASRec for id, GRU4Rec for gru"
     assert named in caption(board) or "models: GRU4Rec for gru, SASRec for id" in caption(board)
-    assert "gru has settings of its own: model is GRU4Rec (shared: SASRec); " in "\n".join(board.notes)
+    assert "gru used different settings: model is GRU4Rec (shared: SASRec); " in "\n".join(board.notes)
     assert {line.split(",")[1] for line in to_csv(board).splitlines() if ",GRU4Rec," in line} == {"gru"}
     assert "models:" not in caption(made(place, "same", variants={"id": {}, "b": {"model": "SASRec"}}))
 
@@ -96,7 +97,10 @@ def test_another_model_for_one_variant_leaves_the_runs_of_the_others(place: Path
     [
         ({"model": "GRU4Rek"}, r"variants\.b: .*GRU4Rek"),
         ({"model": "NARM", "train": {"loss": "bpr"}}, r"variants\.b: BLaIRNARM trains RecBole's way"),
-        ({"model": "GRU4Rec", "recbole": {"n_heads": 2}}, r"variants\.b\.recbole: n_heads is no setting of GRU4Rec"),
+        (
+            {"model": "GRU4Rec", "recbole": {"n_heads": 2}},
+            r"variants\.b\.recbole: n_heads is not among the .* of GRU4Rec",
+        ),
     ],
 )
 def test_a_model_that_does_not_fit_is_refused_before_anything_is_trained(
@@ -111,7 +115,7 @@ def test_a_model_that_reads_other_files_than_the_shared_one_is_refused_unless_th
     variants = {"id": {}, "features": {"model": "SASRecF"}}
     config = config_of(Path("ml-100k"), "e", variants=variants)
     with pytest.raises(
-        ConfigError, match=r"variants\.features\.model: SASRecF reads the \.item file, and SASRec, with"
+        ConfigError, match=r"variants\.features\.model: SASRecF needs the \.item file, but all variants"
     ):
         read_splits(config, data_folder("ml-100k"))
 

@@ -1,4 +1,4 @@
-"""What a run's code hash covers: every module that decides on its numbers, found by importing them, and no report."""
+"""A run's code hash covers every module that affects its numbers, found by importing them, and no report."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ BESIDE = {
     "evaluate/runs/checks.py": "the files of a run",
     "text/search/__init__.py": "nothing",
 }
-"""Loaded by a run as well, but no number comes from them."""
+"""Also loaded by a run, but they don't affect its numbers."""
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def package(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def loaded() -> list[str]:
-    """Every module of ours that a process has imported which encodes, trains and evaluates."""
+    """Every module of the package that a process imports to encode, train and evaluate."""
     done = subprocess.run([sys.executable, "-c", LOADED_BY_A_RUN], capture_output=True, text=True, check=True)
     return [Path(line).relative_to(PACKAGE).as_posix() for line in done.stdout.splitlines()]
 

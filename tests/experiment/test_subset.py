@@ -1,4 +1,4 @@
-"""A subset of variants or seeds runs a subset, and nothing that the folder holds is forgotten."""
+"""Running only some variants or seeds keeps everything else that the folder has."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_subset_of_a_new_comparison_runs_it_and_the_board_counts_the_rest(
     assert board is not None and not [note for note in board.notes if "planned" in note]
 
 
-def test_without_the_baseline_the_first_one_asked_for_stands_in(whole: CompareConfig, tmp_path: Path) -> None:
+def test_without_the_baseline_the_first_variant_replaces_it(whole: CompareConfig, tmp_path: Path) -> None:
     board = compare(whole, tmp_path / "out", variants=["rules", "popular"])
     assert board is not None and board.baseline == "rules"
     assert load_config(tmp_path / "out" / "config.yaml").baseline == "id"
@@ -97,17 +97,20 @@ def test_new_seeds_join_those_that_are_there(whole: CompareConfig, out: Path) ->
     assert load_config(out / "config.yaml").seeds == (1, 2, 3)
 
 
-def test_what_is_no_longer_named_and_does_not_hold_is_left_out_with_a_word(
+def test_runs_that_are_no_longer_named_or_valid_are_left_out_with_a_warning(
     whole: CompareConfig, out: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     narrow = whole.only(["rules", "popular"]).changed(ties="shuffled", baseline="rules")
     with caplog.at_level(logging.WARNING, logger="blair_rec"):
         board = compare(narrow, out, fresh=True)
     assert board is not None and {row.variant for row in board.rows} == {"rules", "popular"}
-    assert "id-1 is no longer named, and was made otherwise (ties: 'stored' -> 'shuffled'): left out" in caplog.messages
+    assert (
+        "the board leaves out id-1: not in the config, and used different settings (ties: 'stored' -> 'shuffled')"
+        in caplog.messages
+    )
 
 
-def test_what_is_not_asked_for_has_to_hold_as_well(whole: CompareConfig, out: Path) -> None:
+def test_runs_that_are_not_asked_for_have_to_be_valid_too(whole: CompareConfig, out: Path) -> None:
     longer = whole.changed(train=whole.train.changed(epochs=2))
     before = written(out)
     for fresh in (False, True):

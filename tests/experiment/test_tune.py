@@ -1,4 +1,4 @@
-"""Tuning: as many trials for everybody, chosen on validation alone, never done twice, and a config that compares."""
+"""Tuning: the same number of trials for every variant, selected on validation, never repeated."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def tuned_config(tiny: Path, encoder: Path, **sections: Any) -> CompareConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Tuned:
-    """A comparison before and after."""
+    """A comparison before and after tuning."""
 
     before: CompareConfig
     after: CompareConfig
@@ -85,7 +85,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Tuned:
 # How many, and which
 
 
-def test_every_variant_is_given_as_many_trials(done: Tuned) -> None:
+def test_every_variant_gets_the_same_number_of_trials(done: Tuned) -> None:
     first = Counter(trial.variant for trial in done.trials if trial.epochs <= 1)
     assert first == {"id": 4, "text": 4, "moved": 4, "shuffled": 4, "near": 2}  # two transforms are all that near has
     assert {name: variant.trials for name, variant in done.after.variants.items()} == {
@@ -98,7 +98,7 @@ def test_every_variant_is_given_as_many_trials(done: Tuned) -> None:
         assert len(set(settings)) == len(settings)
 
 
-def test_the_better_third_goes_on_and_the_best_of_the_last_rung_is_chosen(done: Tuned) -> None:
+def test_the_best_third_continues_and_the_best_of_the_last_rung_is_chosen(done: Tuned) -> None:
     for variant in ("id", "text", "moved", "shuffled"):
         first, last = done.of(variant, 1), done.of(variant, 2)
         best = sorted(first, key=lambda trial: -trial.value)[: math.ceil(4 / 3)]
@@ -122,7 +122,7 @@ def test_the_id_model_is_tuned_first_and_its_choice_is_shared(done: Tuned) -> No
     assert done.after.variants["both"] == done.before.variants["both"]
 
 
-def test_a_control_is_given_the_same_points_as_what_it_controls(done: Tuned) -> None:
+def test_a_control_gets_the_same_points_as_its_variant(done: Tuned) -> None:
     ours, theirs = ([trial.settings for trial in done.of(name, 1)] for name in ("text", "shuffled"))
     assert ours == theirs
 
@@ -145,7 +145,7 @@ def test_the_seed_decides_and_a_larger_budget_begins_with_the_same_trials(done: 
 
 
 class Stop(Exception):
-    """Pulls the plug."""
+    """Interrupts tuning."""
 
 
 def test_what_is_finished_is_not_tried_again(done: Tuned, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_an_interrupted_search_ends_as_one_that_was_not(done: Tuned, tmp_path: P
     assert found == expected
 
 
-def test_a_trial_that_went_on_from_its_rung_is_as_good_as_one_that_never_stopped(done: Tuned) -> None:
+def test_a_trial_resumed_at_a_rung_is_bit_equal_to_one_without_a_stop(done: Tuned) -> None:
     trial = done.of("id", 2)[0]
     config = with_settings(done.before, "id", trial.settings)
     data = training_data(config, data_folder(config.dataset))
@@ -191,7 +191,7 @@ def test_a_trial_that_went_on_from_its_rung_is_as_good_as_one_that_never_stopped
 
 
 def test_trials_of_another_grid_count_as_tried(done: Tuned, encoder: Path, tmp_path: Path) -> None:
-    """What was looked at, was looked at."""
+    """Every configuration that was tried counts."""
     only = {"id": VARIANTS["id"]}
     config = tuned_config(Path(done.before.dataset), encoder, variants=only, tune={**TUNE, "rungs": []})
     assert tune(config, tmp_path / "out").variants["id"].trials == 4
@@ -204,7 +204,7 @@ def test_a_damaged_line_is_named(done: Tuned, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "trials.jsonl").write_text((done.out / "trials.jsonl").read_text("utf-8") + "{}\n")
     with pytest.raises(
-        ConfigError, match=rf"trials.jsonl, line {len(done.trials) + 1} is no trial \(.*delete the line"
+        ConfigError, match=rf"trials.jsonl, line {len(done.trials) + 1} is not a trial \(.*delete the line"
     ):
         tune(done.before, tmp_path / "out")
 
@@ -271,7 +271,7 @@ def test_a_trial_is_worth_what_a_comparison_finds_on_validation(done: Tuned, tmp
         assert json.loads((run / "result.json").read_text("utf-8"))["valid"]["unmasked"]["NDCG@10"] == trial.value
 
 
-def test_the_modules_of_tuning_never_speak_of_the_test_split() -> None:
+def test_the_modules_of_tuning_never_use_the_test_split() -> None:
     """Runs evaluate on test, in run.py: neither module imports it, asks for all splits, or reads `.test`."""
     for module in (tuning, __import__("blair_rec.experiment.fit", fromlist=["fit"])):
         tree = ast.parse(Path(str(module.__file__)).read_text("utf-8"))
@@ -308,7 +308,7 @@ def test_the_tuned_config_compares_and_its_trials_stand_on_the_rows(done: Tuned,
     assert board is not None
     assert {row.variant: row.trials for row in board.rows} == {"id": 4, "text": 4, "near": 2, "popular": 0, "both": 8}
     rate = config.variants["text"].train["learning_rate"]
-    said = f"text has settings of its own: train.learning_rate is {rate} (shared: {config.train.learning_rate})"
+    said = f"text used different settings: train.learning_rate is {rate} (shared: {config.train.learning_rate})"
     assert (said in board.notes) == (rate != config.train.learning_rate)
     setup = json.loads((tmp_path / "out" / "runs" / "text-1" / "result.json").read_text("utf-8"))["setup"]
     assert setup["train"]["learning_rate"] == rate
@@ -385,13 +385,16 @@ def test_a_grid_that_can_not_be_meant(section: dict[str, Any], message: str) -> 
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"tune": None}, r"there is no tune section; give it a grid, such as\ntune:\n  space: {train.learning_rate: "),
-        ({"tune": {}}, r"the tune section has no values to try; give it a grid, such as\ntune:\n"),
+        (
+            {"tune": None},
+            r"the config has no tune section; add a grid, such as\ntune:\n  space: {train.learn",
+        ),
+        ({"tune": {}}, r"the tune section has no values to try; add a grid, such as\ntune:\n"),
         ({"tune": {"budget": 2, "rungs": [1]}}, r"the tune section has no values to try"),
         (
             {"tune": {"space": {"recbole.n_layers": [1, 2]}, "budget": 2}},
             r"^tune: the grid of 'text' has 1 point \(no keys\), fewer than the budget of 2; .*add values to "
-            r"tune.text_space, such as .* tries train.learning_rate alone: it shares the rest with 'id'\)\n"
+            r"tune.text_space, such as .* uses only train.learning_rate; the rest is shared with 'id'\)\n"
             r"tune: the grid of 'moved' has 1 point .*\ntune: the grid of 'shuffled' has 1 point",
         ),
         (
@@ -406,8 +409,8 @@ def test_a_grid_that_can_not_be_meant(section: dict[str, Any], message: str) -> 
             {"tune": {**TUNE, "space": {"train.learning_rate": [0.1, -1, 2, 3]}}},
             r"tune: id with learning_rate -1: learn",
         ),
-        ({"baseline": "text"}, r"baseline is 'text'; to tune, it has to be a model with items: id and no settings of"),
-        ({"train": {"eval_every": 2}}, r"tune: rungs \[1\] are no multiples of train.eval_every \(2\)"),
+        ({"baseline": "text"}, r"baseline is 'text'; for tuning, the baseline has to be a model with items: id and"),
+        ({"train": {"eval_every": 2}}, r"tune: rungs \[1\] are not multiples of train.eval_every \(2\)"),
     ],
 )
 def test_what_can_not_be_tuned_is_told_before_anything_is_encoded(
@@ -431,9 +434,9 @@ def test_a_variant_trains_with_its_own_settings_and_the_others_do_not(
     rows = {row.variant: row for row in board.rows}
     assert (rows["id"].epochs, rows["wide"].epochs) == (2, 1)
     assert rows["wide"].parameters.trained > rows["id"].parameters.trained
-    said = [note for note in board.notes if "settings of its own" in note]
+    said = [note for note in board.notes if "used different settings" in note]
     assert said == [
-        "wide has settings of its own: train.epochs is 1 (shared: 2); recbole.hidden_size is 16 (shared: 8); "
+        "wide used different settings: train.epochs is 1 (shared: 2); recbole.hidden_size is 16 (shared: 8); "
         "recbole.inner_size is 4 (shared: 8)"
     ]
 
@@ -457,5 +460,5 @@ def test_settings_of_a_variant_are_checked_like_the_sections(variant: dict[str, 
 
 def test_a_variant_has_no_data_of_its_own(tiny: Path, encoder: Path, tmp_path: Path) -> None:
     variants = {"id": {}, "b": {"recbole": {"MAX_ITEM_LIST_LENGTH": 5}}}
-    with pytest.raises(ConfigError, match=r"variants.b.recbole: MAX_ITEM_LIST_LENGTH is no setting of SASRec itself"):
+    with pytest.raises(ConfigError, match=r"variants.b.recbole: MAX_ITEM_LIST_LENGTH is not among the settings"):
         compare(config_of(tiny, encoder, variants=variants), tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Comparisons that train in no time, on a copy of the tiny data set, with a tiny encoder built on the spot."""
+"""Comparisons that train quickly, on a copy of the tiny data set, with a tiny encoder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def tiny_at(folder: Path) -> Path:
 
 
 def raw_config(dataset: Path, encoder: str | Path, **sections: Any) -> dict[str, Any]:
-    """What a comparison file says; `sections` replace whole sections."""
+    """The content of a comparison file; `sections` replace whole sections."""
     return {
         "dataset": str(dataset),
         "text": {"fields": ["title"], "encoder": str(encoder), "pooling": "cls"},
@@ -39,18 +39,18 @@ def raw_config(dataset: Path, encoder: str | Path, **sections: Any) -> dict[str,
 
 
 def config_of(dataset: Path, encoder: str | Path, **sections: Any) -> CompareConfig:
-    """The same as a config."""
+    """The content of `raw_config` as a config."""
     return read_config(raw_config(dataset, encoder, **sections))
 
 
 def write_config(path: Path, dataset: Path, encoder: str | Path, **sections: Any) -> Path:
-    """The same as a file."""
+    """The content of `raw_config` as a file."""
     path.write_text(yaml.safe_dump(raw_config(dataset, encoder, **sections), sort_keys=False), encoding="utf-8")
     return path
 
 
 class Recorder(Listener):
-    """Remembers what happened: the encoders that encoded, and the runs that were trained."""
+    """Records the encoders that were used and the runs that were trained."""
 
     def __init__(self) -> None:
         self.encoded: list[str] = []
@@ -73,7 +73,7 @@ class Recorder(Listener):
 
 
 class InterruptedIn(Recorder):
-    """Presses Ctrl-C in the given epoch, counted over all runs."""
+    """Raises KeyboardInterrupt in the given epoch, counted over all runs."""
 
     def __init__(self, epoch: int) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ MINILM = {
 
 
 def fake_result(variant: str = "id", seed: int = 1, **changes: Any) -> dict[str, Any]:
-    """The dictionary that the training program hands over."""
+    """The result of a training, as a dictionary."""
     text = variant != "id"
     result = {
         "variant": variant,
@@ -48,7 +48,7 @@ def fake_result(variant: str = "id", seed: int = 1, **changes: Any) -> dict[str,
 
 
 def fake_ranks(seed: int = 1, cases: int = 40, candidates: int = 30, **changes: Any) -> dict[str, np.ndarray]:
-    """Ranks of a model that knows nothing; users, items and histories are the same for every seed."""
+    """Random ranks; users, items and histories are the same for every seed."""
     world, model = np.random.default_rng(0), np.random.default_rng(seed)
     repeated = world.random(cases) < 0.1
     repeated[:2] = True, False
@@ -67,13 +67,13 @@ def fake_ranks(seed: int = 1, cases: int = 40, candidates: int = 30, **changes: 
         "n_candidates": np.array(candidates),
     }
     ranks = {**ranks, **changes}
-    # One count per item, however often it is a true item.
+    # One count per item, even if it is the target of several cases.
     counts = np.random.default_rng(2).integers(0, 9, size=int(np.max(ranks["n_candidates"])) + 1)
     return {**ranks, "target_count": changes.get("target_count", counts[np.minimum(ranks["item"], len(counts) - 1)])}
 
 
 def fake_lists(ranks: dict[str, np.ndarray], model: str = "") -> dict[str, Any]:
-    """The other files of a run that fit these ranks: what `write_lists` takes after them."""
+    """The other files of a run with these ranks: the remaining arguments of `write_lists`."""
     world, taste = np.random.default_rng(1), np.random.default_rng(sum(map(ord, model)))
     cases, candidates = len(ranks["user"]), int(ranks["n_candidates"])
     counts = world.integers(0, 9, size=candidates + 1)
@@ -98,7 +98,7 @@ def fake_run(comparison: Path, variant: str = "id", seed: int = 1, ranks: Any = 
     """A finished run in DIR/runs/VARIANT-SEED; returns its folder."""
     folder = comparison / "runs" / f"{variant}-{seed}"
     folder.mkdir(parents=True)
-    # Every variant ranks differently, the same one always the same.
+    # Ranks differ between variants, and are the same every time.
     ranks = fake_ranks(seed=sum(map(ord, variant)) + seed) if ranks is None else ranks
     write_result(folder, fake_result(variant, seed, **changes), ranks)
     write_lists(folder, ranks, **fake_lists(ranks, f"{variant}-{seed}"))
@@ -106,7 +106,7 @@ def fake_run(comparison: Path, variant: str = "id", seed: int = 1, ranks: Any = 
 
 
 def fake_decided(comparison: Path) -> Path:
-    """Enough users to claim something: text is better than id, worst is worse, shuffled is neither."""
+    """Enough users for claims: text is better than id, worst is worse, shuffled is neither."""
     dice = np.random.default_rng(5)
     for variant, low, high in (("id", 0, 26), ("text", 0, 6), ("worst", 14, 26), ("shuffled", 0, 26)):
         for seed in (1, 2, 3):

@@ -534,7 +534,7 @@ def test_an_appended_item_with_a_known_text_scores_and_reads_as_the_known_one(
     [
         ("SASRec", "id", "items: id learns items from their events"),
         ("SASRec", "text_init", "text_init trains a vector for each item"),
-        ("SASRec", "id_text", "id_text has one half that is trained for each item"),
+        ("SASRec", "id_text", "id_text also trains a vector for each item"),
         ("BERT4Rec", "text", "BERT4Rec keeps more about each item than its vector"),
     ],
 )

@@ -301,8 +301,7 @@ def test_models_that_a_training_free_scorer_beats_are_named(tmp_path: Path) -> N
         )
     board = build_leaderboard(load_runs(tmp_path), "id", ["MRR@10"], "unmasked")
     assert [note for note in board.notes if "training" in note] == [
-        "near, which takes no training, has MRR@10 unmasked 0.3333 and is not beaten by equal 0.3333, id 0.1000, "
-        "worse 0.1667"
+        "equal (0.3333), id (0.1000), worse (0.1667) do not beat training-free near (0.3333) on MRR@10 (unmasked)"
     ]
 
 

@@ -262,7 +262,7 @@ def test_an_average_of_runs_that_are_no_longer_there_is_neither_shown_nor_loaded
     changed = own.config.changed(train=train, seeds=(1,))
     with pytest.raises(KeyboardInterrupt):
         compare(changed, own.out, fresh=True, listener=InterruptedIn(epoch=2))  # id was trained again, text was not
-    with pytest.raises(CheckpointError, match=r"both-1 averages id, text, and one of these runs is gone or was"):
+    with pytest.raises(CheckpointError, match=r"both-1 averages id, text, but one of these runs is missing or was"):
         blair_rec.load(own.out / "runs" / "both-1")
 
     compare(changed.only(["id", "text"]), own.out, fresh=True)

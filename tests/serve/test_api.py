@@ -150,7 +150,7 @@ def only_store(run: Path) -> Path:
 def test_a_missing_store_is_named_by_its_hash(run: Path) -> None:
     shutil.rmtree(only_store(run))
     with pytest.raises(
-        CheckpointError, match=rf"over the text vectors of store {sha256_of(run)}, and there is none at"
+        CheckpointError, match=rf"with the text vectors of store {sha256_of(run)}, but there is no store at"
     ):
         blair_rec.load(run)
     blair_rec.load(run.with_name("id-1"))  # needs none
@@ -183,13 +183,13 @@ def test_another_store_is_refused(run: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["result.json", "items.json"])
 def test_a_folder_that_is_no_finished_run_is_told(run: Path, name: str) -> None:
-    with pytest.raises(CheckpointError, match=r"runs is no finished run: it has no result.json; give a folder such as"):
+    with pytest.raises(CheckpointError, match=r"runs is not a finished run: it has no result.json; give a folder"):
         blair_rec.load(run.parent)
     (run / name).write_bytes(b"{\xff")
     with pytest.raises(CheckpointError, match=r"text-1 can't be read .*; run the same comparison again"):
         blair_rec.load(run)
     (run / name).unlink()
-    with pytest.raises(CheckpointError, match=rf"text-1 is no finished run: it has no {name}"):
+    with pytest.raises(CheckpointError, match=rf"text-1 is not a finished run: it has no {name}"):
         blair_rec.load(run)
 
 

@@ -121,8 +121,8 @@ def test_the_card_tells_what_a_reader_has_to_know(done: Path, tmp_path: Path) ->
         "full ranking over 80 items",
         "| NDCG@10 | vs popular |",  # the table, with intervals
         "far (shuffle control)",
-        "true items stand in their own history: misses where it is masked",
-        "are later than some test case: training knows what was to come",  # leaks
+        "targets are already in the user's history; they count as misses when the history is masked",
+        "training contains events later than some test cases",  # leaks
         "tiny-roberta (asked for: tiny-roberta)" if False else "- tiny-roberta: licence unknown: check; pooling cls",
         "python recommend.py histories.jsonl -k 10",
         "Items that came after training can't be scored: rules know items by their events",
@@ -234,7 +234,7 @@ def test_a_program_that_scores_otherwise_is_found_out(
 def test_a_folder_that_is_no_run_and_a_missing_library_are_told(
     done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(CheckpointError, match="runs is no finished run: it has no result.json"):
+    with pytest.raises(CheckpointError, match="runs is not a finished run: it has no result.json"):
         export_run(done, tmp_path / "x")
     monkeypatch.setattr("blair_rec.extras.find_spec", lambda name: None)
     with pytest.raises(

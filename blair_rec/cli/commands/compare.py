@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,10 @@ def add(commands: Any) -> None:
         metavar="A,B",
         help="run only these variants now; finished runs of the others stay on the leaderboard",
     )
+    command.add_argument(
+        "--shard", metavar="I/N", help="train only part I of N of the runs (I from 0), for example in a job array"
+    )
+    command.add_argument("--encode-only", action="store_true", help="make the text vectors, then exit")
     command.add_argument("--encoder", help="use this encoder instead of text.encoder in CONFIG")
     command.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of CONFIG, such as train.epochs=5"
@@ -55,11 +60,17 @@ def add(commands: Any) -> None:
     add_quiet(command)
     command.add_argument("--json", action="store_true", help="print only leaderboard.json, on standard output")
     command.add_argument("--tensorboard", action="store_true", help="write event files into OUT/tensorboard")
+    _add_notes(command)
     command.set_defaults(command=_compare, takes_processes=True, goes_on=True)
 
     command = commands.add_parser("leaderboard", help="show the results of finished comparisons again")
     command.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders that compare wrote")
+    _add_notes(command)
     command.set_defaults(command=_leaderboard)
+
+
+def _add_notes(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--notes", action="store_true", help="show all notes, not only the five most important")
 
 
 def _compare(options: argparse.Namespace, console: Console) -> int:
@@ -93,12 +104,19 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
     from blair_rec.evaluate.report import to_json
     from blair_rec.evaluate.runs.results import load_runs
     from blair_rec.experiment.compare import compare, planned
+    from blair_rec.experiment.planning.shards import shard_names
+    from blair_rec.text.store.shards import parse_shard
 
     config = config_of(options)
     out = options.out or Path("runs") / options.config.stem
     variants, seeds = _asked(options)
+    shard = None if options.shard is None else parse_shard(options.shard)
     if options.dry_run:
-        _show_plan(planned(config, out, variants, seeds), out, console, options.fresh)
+        found = planned(config, out, variants, seeds)
+        if shard is not None:
+            names = shard_names(found.config, variants or config.variants, seeds or config.seeds, shard)
+            found = replace(found, asked=[run for run in found.asked if run.name in names])
+        _show_plan(found, out, console, options.fresh)
         return 0
     if options.check is not None:
         load_runs(options.check)  # report problems there before the training, not after it
@@ -113,15 +131,24 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
             seeds=seeds,
             fresh=options.fresh,
             accept_code=options.accept_code,
+            shard=shard,
+            encode_only=options.encode_only,
             listener=live,
         )
+    if options.encode_only:
+        say(console, f"the text vectors are in {out / 'stores'}; start again without --encode-only to train")
+        return 0
+    if board is None and shard is not None:
+        say(console, f"shard {options.shard} has ended; there is no leaderboard yet. When all shards have ended:")
+        say(console, f"blair-rec compare {options.config} -o {out}")
+        return 0
     if board is None:
         say(console, f"no leaderboard yet: the baseline {config.baseline!r} has no finished run in {out}")
         return 0
     if options.json:
         show_json(to_json(board).rstrip())
     else:
-        _show_board(board)
+        _show_board(board, options.notes)
     if not quiet:
         say(console, f"leaderboard.html, .md, .csv, .json and the runs are in {out}")
     return 0 if options.check is None else _check(out, options.check, console)
@@ -168,11 +195,11 @@ def _check(out: Path, other: Path, console: Console) -> int:
     return int(disagree > 0)
 
 
-def _show_board(board: Leaderboard) -> None:
+def _show_board(board: Leaderboard, all_notes: bool) -> None:
     from blair_rec.evaluate.answer import answer
     from blair_rec.evaluate.report import to_terminal
 
-    show(to_terminal(board))
+    show(to_terminal(board, all_notes))
     show(answer(board))
 
 
@@ -203,13 +230,14 @@ def _leaderboard(options: argparse.Namespace, console: Console) -> None:
     from blair_rec.evaluate.report import to_terminal_across
     from blair_rec.experiment.compare import leaderboard
 
-    boards = []
+    boards, folders = [], []
     for folder in options.folders:
         board = leaderboard(folder)
         if board is None:
             say(console, f"{folder}: the baseline has no finished run yet")
         else:
-            _show_board(board)
+            _show_board(board, options.notes)
             boards.append(board)
+            folders.append(folder)
     if len(boards) > 1:
-        show(to_terminal_across(boards))
+        show(to_terminal_across(boards, folders))

@@ -1,1 +1,1 @@
-"""leaderboard.html: a comparison as one self-contained page, from a leaderboard and the files of its runs."""
+"""leaderboard.html: a comparison as one self-contained page, made from a leaderboard and the files of its runs."""

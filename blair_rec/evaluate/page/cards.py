@@ -1,4 +1,4 @@
-"""What the page shows of items beside their numbers: titles, categories, and maps of their text vectors."""
+"""What the page shows about items: titles, categories, and maps of their text vectors."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ CARDS_FILE, PAGE_FILE = "item_cards.json", "leaderboard.html"
 
 @dataclass(frozen=True)
 class ItemMap:
-    """The vectors of one store, seen along their two widest directions."""
+    """The vectors of one store, projected to their two directions of largest variance."""
 
     encoder: str
     store_sha256: str
     explained: tuple[float, float]
-    """Share of the variance of all vectors that each direction carries, 0 to 1."""
+    """Share of the total variance along each of the two directions, 0 to 1."""
     items: int
-    """How many items have a vector; more than there are points where they were sampled."""
+    """Number of items with a vector; more than the points of the map if these are a sample."""
     item_tokens: tuple[str, ...]
     x: tuple[float, ...]
     """[len(item_tokens)]"""
@@ -34,27 +34,27 @@ class ItemMap:
 
 @dataclass(frozen=True)
 class ItemCards:
-    """The items of a comparison as a reader knows them; DIR/item_cards.json, key by key (next to "schema")."""
+    """Titles, categories and maps of a comparison's items; the keys of DIR/item_cards.json (plus "schema")."""
 
     titles: Mapping[str, str] = field(default_factory=dict)
-    """By item token; none for items without one."""
+    """By item token; items without a title are missing."""
     categories: Mapping[str, str] = field(default_factory=dict)
-    """By item token; empty where the catalogue has no field for it."""
+    """By item token; empty if the catalogue has no field for categories."""
     maps: tuple[ItemMap, ...] = ()
     """One for each store that a variant uses."""
 
 
 def write_cards(folder: Path, cards: ItemCards) -> None:
-    """item_cards.json into the folder of a comparison."""
+    """Write item_cards.json into the folder of a comparison."""
     text = json.dumps({"schema": SCHEMA, **asdict(cards)}, allow_nan=False, ensure_ascii=False)
     write_text(Path(folder) / CARDS_FILE, text + "\n")
 
 
 def read_cards(folder: Path) -> ItemCards:
-    """The cards in the folder of a comparison; without the file, cards that know nothing.
+    """Read the cards in the folder of a comparison; without the file, return empty cards.
 
     Raises:
-        BadItemCards: the file is damaged, or another version's.
+        BadItemCards: the file is damaged, or from another version.
     """
     path = Path(folder) / CARDS_FILE
     if not path.exists():
@@ -62,15 +62,15 @@ def read_cards(folder: Path) -> ItemCards:
     try:
         raw: Any = json.loads(path.read_text(encoding="utf-8"))
         if raw.pop("schema") != SCHEMA:
-            raise ValueError("of another version of blair_rec")
+            raise ValueError("from another version of blair_rec")
         maps = tuple(_map(one) for one in raw.pop("maps"))
         return ItemCards(**raw, maps=maps)
-    # What a damaged file raises depends on where it was hit: no JSON, no object, or other keys.
+    # The error depends on how the file is damaged: no JSON, no object, or other keys.
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadItemCards(path, error) from error
 
 
 def _map(raw: dict[str, Any]) -> ItemMap:
-    """A map as JSON has it: tuples are lists there."""
+    """A map read from JSON, where tuples became lists."""
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
     return ItemMap(**values)

@@ -1,4 +1,4 @@
-"""How every run learned: validation by epoch and by second, and the loss."""
+"""Learning curves of every run: validation metric by epoch and by second, and loss by epoch."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ class Curve:
     losses: tuple[float, ...]
     """Mean loss of every epoch."""
     epochs: tuple[int, ...]
-    """Those that ended with a validation, from 1."""
+    """The epochs with a validation, counted from 1."""
     values: tuple[float, ...]
-    """[len(epochs)] the metric that validation selected on."""
+    """[len(epochs)] the validation metric that selected the weights."""
     seconds: tuple[float, ...]
-    """[len(epochs)] since training began, validation included."""
+    """[len(epochs)] seconds since training began, including validation."""
     best_epoch: int
-    """The one whose weights were tested."""
+    """The epoch whose weights were tested."""
 
     @property
     def best_so_far(self) -> tuple[float, ...]:
-        """[len(epochs)] what one would have had, had one stopped there."""
+        """[len(epochs)] the best value up to each epoch."""
         return tuple(accumulate(self.values, max))
 
 
 def learning_curves(runs: Sequence[RunResult]) -> tuple[Curve, ...]:
-    """The curve of every run that was trained, in the order of `runs`. Raises BadRun."""
+    """The curve of every trained run, in the order of `runs`. Raises BadRun."""
     return tuple(_curve(run) for run in runs if run.selection is not None and run.curve)
 
 
@@ -55,20 +55,20 @@ def _curve(run: RunResult) -> Curve:
 
 @dataclass(frozen=True)
 class LearningPace:
-    """How fast a variant got how far, on average over its runs."""
+    """How good a variant got and how fast, averaged over its runs."""
 
     variant: str
     best: float
     """The best validation metric."""
     seconds_to_best: float
     seconds: float
-    """Until training stopped."""
+    """Total, until training stopped."""
     seconds_to_baseline: float | None
-    """Until it first was as good as the baseline's best, on average; None where not every run ever was."""
+    """Until it first reached the baseline's mean best value; None if some run never did."""
 
 
 def pace(curves: Sequence[Curve], level: float | None) -> LearningPace:
-    """Of one variant's runs; `level` is the mean best value of the baseline's."""
+    """The pace of one variant from the curves of its runs; `level` is the mean best value of the baseline's runs."""
     reached = [
         next((second for second, value in zip(curve.seconds, curve.values, strict=True) if value >= level), None)
         for curve in curves

@@ -1,4 +1,4 @@
-"""Everything that the page shows, as plain values: what a test recomputes from the files of the runs."""
+"""Everything that the page shows, as plain values, so that tests can recompute it from the files of the runs."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from blair_rec.evaluate.runs.results import RunResult
 from blair_rec.evaluate.runs.run_files import PROTOCOLS, ProtocolName
 
 MAP_CATEGORIES = 6
-"""As many have a colour of their own on the map."""
+"""The most frequent categories that get a colour on the map."""
 OTHER = "all others"
 
 
 @dataclass(frozen=True)
 class MapData:
-    """One map, with the label of each of its points."""
+    """One map with the labels of its points."""
 
     map: ItemMap
     variants: tuple[str, ...]
-    """Who uses these vectors."""
+    """The variants that use these vectors."""
     labels: tuple[str, ...]
     """[points] one of `legend`."""
     legend: tuple[tuple[str, int], ...]
-    """Label and number of its points, the most frequent first, and last the rest; one label where there are none."""
+    """Each label with its number of points, the most frequent first, all others last; one label without categories."""
 
 
 @dataclass(frozen=True)
 class PageData:
-    """What the page shows next to the table itself."""
+    """Everything that the page shows besides the table."""
 
     board: Leaderboard
     headline: str
@@ -44,19 +44,19 @@ class PageData:
     gains: Mapping[str, Mapping[ProtocolName, tuple[Gain, ...]]]
     """By metric and protocol."""
     slices: Mapping[str, tuple[Gain, ...]]
-    """By variant, on each slice, in points of the first metric under the board's protocol."""
+    """By variant, on each slice: absolute differences of the first metric under the board's protocol."""
     curves: Mapping[str, tuple[Curve, ...]]
-    """By variant, in the board's order; variants without a training are left out."""
+    """By variant, in the board's order, without untrained variants."""
     paces: tuple[LearningPace, ...]
-    """One for each variant with curves."""
+    """One for each trained variant."""
     curve_metric: str
-    """What the curves show, with its protocol: what validation selected on."""
+    """The metric and protocol of the curves, which validation selected on."""
     maps: tuple[MapData, ...]
     examples: Examples
 
 
 def page_data(board: Leaderboard, runs: Sequence[RunResult], cards: ItemCards) -> PageData:
-    """All numbers of the page. Raises BadRun: files of a run that are missing or damaged."""
+    """Compute all numbers of the page. Raises BadRun if files of a run are missing or damaged."""
     variants = [row.variant for row in board.rows]
     curves = learning_curves(runs)
     by_variant = {variant: tuple(curve for curve in curves if curve.variant == variant) for variant in variants}
@@ -84,7 +84,7 @@ def page_data(board: Leaderboard, runs: Sequence[RunResult], cards: ItemCards) -
 
 
 def _headline(board: Leaderboard) -> str:
-    """The answer as a sentence of its own; the name of a variant keeps its case."""
+    """The answer as a full sentence; a variant's name at the beginning keeps its case."""
     sentence = re.sub(r"\[.*?\]", lambda interval: interval.group().replace(" ", "\u00a0"), answer(board))
     named = sentence.split()[0] in {row.variant for row in board.rows}
     return f"{sentence if named else sentence[0].upper() + sentence[1:]}."

@@ -1,4 +1,4 @@
-"""Test cases to look at: the history, the true item, and what each variant put first, where they disagree most."""
+"""The test cases on which variants disagree most: history, target, and the top items of each variant."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ from blair_rec.evaluate.runs.run_files import ProtocolName
 
 EXAMPLES = 12
 SHOWN_ITEMS = 8
-"""Of each history, the last ones."""
+"""Number of last items shown of each history."""
 TOP = 5
 
 
 @dataclass(frozen=True)
 class Item:
-    """An item as the page names it."""
+    """An item as the page shows it."""
 
     token: str
     title: str | None
     hit: bool = False
-    """It is the true item."""
+    """Whether it is the target."""
     seen: bool = False
-    """It stands among the last items of the history, as far as the run kept them."""
+    """Whether it is among the last items of the history that the run kept."""
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """What one variant made of a test case."""
+    """The ranking of one variant for a test case."""
 
     variant: str
     higher: int
-    """Candidates that score above the true item."""
+    """Number of candidates that score above the target."""
     equal: int
-    """Other candidates that score the same."""
+    """Number of other candidates tied with the target."""
     miss: bool
-    """The true item was no candidate: it stands in its own history, which was masked."""
+    """Whether the target was not a candidate, because it is in the history, which was masked."""
     top: tuple[Item, ...]
     """Best first."""
 
     def depth(self) -> float:
-        """Mean number of candidates above the true item, over all orders of equals."""
+        """Mean number of candidates above the target, over all orders of ties."""
         return self.higher + self.equal / 2
 
     @property
     def place(self) -> str:
-        """Where the true item stood: "1", or "3 to 7" among equals."""
+        """The rank of the target: "1", or "3 to 7" if it is tied."""
         if self.miss:
             return "not a candidate"
         first, last = self.higher + 1, self.higher + self.equal + 1
@@ -66,28 +66,28 @@ class Example:
     """RecBole's user id."""
     target: Item
     target_count: int
-    """Training events of the true item."""
+    """Number of training events of the target."""
     history: tuple[Item, ...]
     """The last items, oldest first."""
     earlier: int
-    """Events before those."""
+    """Number of events before those."""
     rankings: tuple[Ranking, ...]
     """In the order of `variants`."""
 
     @property
     def best(self) -> Ranking:
-        """The one that has the true item highest."""
+        """The ranking with the target highest."""
         return min(self.rankings, key=Ranking.depth)
 
     @property
     def worst(self) -> Ranking:
-        """The one that has it lowest."""
+        """The ranking with the target lowest."""
         return max(self.rankings, key=Ranking.depth)
 
 
 @dataclass(frozen=True)
 class Examples:
-    """The cases, and how they were chosen."""
+    """The chosen cases, with the seed, metric and protocol that chose them."""
 
     seed: int
     metric: str
@@ -98,10 +98,10 @@ class Examples:
 def pick_examples(
     runs: Sequence[RunResult], variants: Sequence[str], metric: str, protocol: ProtocolName, cards: ItemCards
 ) -> Examples:
-    """The dozen test cases where `variants` disagree most, of the seed that most of them have.
+    """Pick the twelve test cases on which `variants` disagree most, with the seed that most of them have.
 
-    Disagreement is the gap between the best and the worst variant's metric of the case; where gaps are the same, fewer
-    items that two top lists share, on average, come first. Raises BadRun.
+    Disagreement is the gap between the best and the worst variant's metric of the case. Among equal gaps, cases whose
+    top lists share fewer items come first. Raises BadRun.
     """
     of_seed: dict[int, dict[str, RunResult]] = {}
     for run in runs:
@@ -117,7 +117,7 @@ def pick_examples(
 
 
 def _shared(tops: Sequence[NDArray[np.int32]]) -> NDArray[np.float64]:
-    """[cases] items that the top lists of two variants share, on average over all pairs; padding is no item."""
+    """[cases] number of items that the top lists of two variants share, summed over all pairs, without padding."""
     total = np.zeros(len(tops[0]))
     for ours, theirs in combinations(tops, 2):
         total += ((ours[:, :, None] == theirs[:, None, :]) & (ours[:, :, None] > 0)).sum(axis=(1, 2))

@@ -1,4 +1,4 @@
-"""How much variants differ from the baseline: over all test cases, and over slices of them."""
+"""Differences to the baseline: over all test cases, and on each slice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from blair_rec.evaluate.significance import Interval
 
 @dataclass(frozen=True)
 class Gain:
-    """One difference to the baseline, as a chart shows it. None where it can't be said: see `verdict`."""
+    """One difference to the baseline, as a chart shows it. Unknown values are None; `verdict` says why."""
 
     label: str
     value: float | None
@@ -21,11 +21,11 @@ class Gain:
     """Over seeds and users."""
     verdict: str
     group: str = ""
-    """What divides test cases into this slice and others."""
+    """What the slice is by, such as "popularity"."""
 
 
 def relative_gains(board: Leaderboard, metric: str, protocol: ProtocolName) -> tuple[Gain, ...]:
-    """Of every variant but the baseline, in the board's order: mean / baseline's mean - 1."""
+    """The relative difference, mean / baseline's mean - 1, of every other variant, in the board's order."""
     gains = []
     for row in board.rows:
         versus = row.metrics[protocol][metric].versus_baseline
@@ -35,9 +35,10 @@ def relative_gains(board: Leaderboard, metric: str, protocol: ProtocolName) -> t
 
 
 def slice_gains(board: Leaderboard, variant: str, metric: str, protocol: ProtocolName) -> tuple[Gain, ...]:
-    """Of one variant on every slice: its mean minus the baseline's, since a percentage of next to nothing says nothing.
+    """The absolute difference, mean - baseline's mean, of one variant on every slice.
 
-    The intervals are those of the relative difference, times the baseline's mean.
+    It is absolute because the baseline's mean on a slice may be close to 0. The intervals are those of the relative
+    difference, multiplied by the baseline's mean.
     """
     row = next(row for row in board.rows if row.variant == variant)
     baseline = next(row for row in board.rows if row.variant == board.baseline)

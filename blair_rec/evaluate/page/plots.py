@@ -1,4 +1,4 @@
-"""Charts of the page: plain values in, inline SVG out, drawn by Matplotlib and coloured by the page's style sheet."""
+"""Charts of the page as inline SVG, drawn by Matplotlib and coloured by the page's style sheet."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from blair_rec.evaluate.page.curves import Curve
 from blair_rec.evaluate.page.gains import Gain
 
 WIDTH = 360
-"""Points; a phone shows a chart at its own size, a desk three side by side."""
-# Matplotlib wants colours and the page light and dark ones: these stand for the variables of page.css.
+"""In points: a phone shows one chart at full size, a desktop screen three side by side."""
+# Matplotlib needs fixed colours, the page a light and a dark set: these are placeholders for variables of page.css.
 INK, MUTED, GRID, PAPER, ACCENT, BASELINE, BETTER, WORSE = (f"#0{place}0{place}0{place}" for place in range(1, 9))
 SERIES = tuple(f"#0a0a0{place}" for place in range(7))
 VARIABLES = {
@@ -31,12 +31,12 @@ VARIABLES = {
     **{colour: f"series-{place}" for place, colour in enumerate(SERIES)},
 }
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
-# Okabe and Ito's palette, which colour-blind readers can tell apart, in tones that show on white and on black.
+# Okabe and Ito's palette, which colour-blind readers can distinguish, in tones visible on white and on black.
 MAP_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c")
 STYLE: Any = {
-    "svg.fonttype": "none",  # text stays text, in the page's own font
-    "svg.hashsalt": "blair_rec",  # the same chart is the same file
-    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+    "svg.fonttype": "none",  # text stays text, in the page's font
+    "svg.hashsalt": "blair_rec",  # the same chart gives the same file
+    "text.parse_math": False,  # a dollar sign in a name starts no formula
     "font.size": 11,
     **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
     **{"text.color": INK, "axes.labelcolor": MUTED, "axes.edgecolor": GRID, "axes.labelsize": 11},
@@ -51,9 +51,9 @@ ElementTree.register_namespace("xlink", XLINK)
 
 @rc_context(STYLE)
 def interval_plot(gains: Sequence[Gain], label: str, percent: bool) -> str:
-    """A row for each gain: the difference, its interval over users (thick), and over seeds as well (thin).
+    """One row per gain: the difference, its interval over users (thick), and over seeds and users (thin).
 
-    Between groups of gains there is a gap.
+    Groups of gains are separated by a gap.
     """
     groups = list(dict.fromkeys(gain.group for gain in gains))
     rows = [-place - 0.5 * groups.index(gain.group) for place, gain in enumerate(gains)]
@@ -76,7 +76,7 @@ def interval_plot(gains: Sequence[Gain], label: str, percent: bool) -> str:
 
 @rc_context(STYLE)
 def curve_plot(curves: Sequence[Curve], baseline: Sequence[Curve], metric: str, label: str) -> str:
-    """One variant's runs before those of the baseline: the validation metric above, the loss below."""
+    """The curves of one variant and of the baseline: the validation metric above, the loss below."""
     figure = _figure(270, left=62, bottom=38)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     for colour, runs in ((BASELINE, baseline), (ACCENT, curves)):
@@ -99,7 +99,7 @@ def curve_plot(curves: Sequence[Curve], baseline: Sequence[Curve], metric: str, 
 
 @rc_context(STYLE)
 def time_plot(curves: Mapping[str, Sequence[Curve]], baseline: str, label: str) -> str:
-    """The best validation result so far against the seconds of training, a line per run, a colour per variant."""
+    """The best validation metric so far by seconds of training: one line per run, one colour per variant."""
     variants = list(curves)
     legend = 17 * ((len(variants) + 1) // 2) + 6
     figure = _figure(250 + legend, left=46, bottom=40 + legend)
@@ -125,10 +125,10 @@ def time_plot(curves: Mapping[str, Sequence[Curve]], baseline: str, label: str) 
 
 @rc_context(STYLE)
 def map_plot(item_map: ItemMap, colours: Sequence[str], label: str) -> str:
-    """A dot for each item where its vector lies, as an image inside the chart: thousands of shapes would be heavy."""
+    """A dot for each item at its position. Dots are one image inside the chart: thousands of shapes would be slow."""
     figure = _figure(300, left=22)
     axes = figure.add_subplot()
-    order = np.random.default_rng(0).permutation(len(colours))  # no category lies on top of another
+    order = np.random.default_rng(0).permutation(len(colours))  # so that no category covers another
     x, y = np.array(item_map.x)[order], np.array(item_map.y)[order]
     axes.scatter(x, y, c=np.array(colours)[order], s=5, linewidths=0, alpha=0.75, rasterized=True)
     for axis, share in zip((axes.xaxis, axes.yaxis), item_map.explained, strict=True):
@@ -150,7 +150,7 @@ def _interval(axes: Axes, row: float, gain: Gain) -> None:
 
 
 def _wide_enough(axes: Axes, gains: Sequence[Gain]) -> None:
-    """Limits around all points and intervals over users; much wider ones, over few seeds, are cut at the edge."""
+    """Set limits around all points and intervals over users; much wider intervals, over few seeds, are cut off."""
     ends = [0.0]
     for gain in gains:
         ends += [gain.value] if gain.value is not None else []
@@ -170,21 +170,21 @@ def _signed(value: float, _: int | None = None) -> str:
 
 
 def _short(name: str) -> str:
-    """A name that a chart has room for; names that differ often do at their end."""
+    """The name, shortened in the middle if it is too long for a chart: names often differ at the end."""
     return name if len(name) <= 20 else f"{name[:9]}…{name[-10:]}"
 
 
 def _figure(height: float, left: float, bottom: float = 22) -> Figure:
-    """An empty figure whose margins, in points, have room for the labels: laying them out takes longer than drawing."""
+    """An empty figure with room for labels in its margins (points). Automatic layout would take longer than drawing."""
     figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=120)
     figure.subplots_adjust(left / WIDTH, bottom / height, 1 - 18 / WIDTH, 1 - 6 / height, hspace=0.16)
     return figure
 
 
 def _inline(figure: Figure, label: str) -> str:
-    """A figure as SVG that is a part of the page: it takes its size, font and colours from there.
+    """A figure as SVG inside the page, which sets its size, font and colours.
 
-    `label` is what a screen reader says. Names inside it are made the page's own, since every chart has the same ones.
+    `label` is the text for screen readers. Ids get a prefix, because Matplotlib uses the same ones in every chart.
     """
     file = io.BytesIO()
     figure.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
@@ -214,7 +214,7 @@ def _inline(figure: Figure, label: str) -> str:
 
 
 def _style(style: str) -> str:
-    """Colours that stand for variables become these; the font is left to the page."""
+    """The style with variables in place of placeholder colours, and without a font, which the page sets."""
     style = re.sub(r"font-family: [^;]*;? ?", "", style)
     return re.sub(r"#0[0-9a-f]{5}", lambda colour: _variable(colour.group()), style)
 

@@ -1,4 +1,4 @@
-"""PageData -> leaderboard.html: charts, tables and words in one file that needs nothing else."""
+"""Render PageData as leaderboard.html: charts, tables and text in one self-contained file."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from blair_rec.config.section import default_of
 from blair_rec.config.sections import TextConfig
 from blair_rec.config.yaml_files import load_yaml, to_yaml
+from blair_rec.evaluate import new_items
 from blair_rec.evaluate.answer import p_value
+from blair_rec.evaluate.caption import HISTORY, TIES, encoders, in_history
 from blair_rec.evaluate.leaderboard import Leaderboard
+from blair_rec.evaluate.notes import SHOWN_NOTES
 from blair_rec.evaluate.page.cards import PAGE_FILE, read_cards
 from blair_rec.evaluate.page.data import OTHER, MapData, PageData, page_data
 from blair_rec.evaluate.page.plots import MAP_COLOURS, curve_plot, interval_plot, map_plot, time_plot
-from blair_rec.evaluate.report import HISTORY, encoders
 from blair_rec.evaluate.runs.results import RunResult
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE, PROTOCOLS
 from blair_rec.files import write_text
 
 
 def write_page(board: Leaderboard, runs: Sequence[RunResult], folder: Path) -> None:
-    """leaderboard.html into the folder of a comparison, whose config and item cards it shows.
+    """Write leaderboard.html into the folder of a comparison, whose config and item cards it shows.
 
     Raises:
-        BadRun, BadItemCards, ConfigError: files that are missing or damaged.
+        BadRun, BadItemCards, ConfigError: a file is missing or damaged.
     """
     path = Path(folder) / CONFIG_FILE
     config = load_yaml(path) if path.exists() else {}
@@ -36,10 +38,10 @@ def write_page(board: Leaderboard, runs: Sequence[RunResult], folder: Path) -> N
 
 
 def to_html(data: PageData, config: Mapping[str, Any]) -> str:
-    """The whole page, with the configuration that repeats it.
+    """The whole page, with the configuration to repeat the comparison.
 
-    Everything that comes from files is escaped by the template engine; charts hold no text but numbers and the names
-    of variants and metrics, which Matplotlib escapes.
+    The template engine escapes everything that comes from files. Charts contain only numbers and the names of variants
+    and metrics, which Matplotlib escapes.
     """
     board = data.board
     engine = Environment(
@@ -61,6 +63,13 @@ def to_html(data: PageData, config: Mapping[str, Any]) -> str:
         },
         slices=next(row.slices for row in board.rows),
         encoders=encoders(board),
+        in_history=in_history(board),
+        ties=TIES,
+        seeds=sorted({seed for row in board.rows for seed in row.seeds}),
+        shown_notes=SHOWN_NOTES,
+        new_items_cells=board.new_items
+        and new_items.table_cells(board.new_items, {row.variant: row.variant for row in board.rows}, board.protocol),
+        new_items_caption=board.new_items and new_items.caption(board.new_items),
         charts=_charts(data),
         map_colours=[_colours(one) for one in data.maps],
         p_value=p_value,
@@ -70,7 +79,7 @@ def to_html(data: PageData, config: Mapping[str, Any]) -> str:
 
 
 def _without_folders(value: Any) -> Any:
-    """Absolute paths by their last part alone: where they lie on this machine is nobody else's business."""
+    """The value with absolute paths cut to their last part: a page that is shared must not show the rest."""
     if isinstance(value, Mapping):
         return {key: _without_folders(one) for key, one in value.items()}
     if isinstance(value, list):
@@ -79,10 +88,10 @@ def _without_folders(value: Any) -> Any:
 
 
 def _pinned(config: Mapping[str, Any], board: Leaderboard) -> dict[str, Any]:
-    """The config with the revision of each encoder from a hub that the runs used: the newest one may differ by now.
+    """The config with the hub revision of each encoder that the runs used: by now the newest one may differ.
 
-    A revision belongs to the section that names the encoder, the shared one or a variant's own. What stood in for an
-    encoder, and what has no revision on a hub, is left as it is.
+    A revision belongs to the section that names the encoder, either the shared one or a variant's own. Fallbacks and
+    encoders without a revision on a hub are left as they are.
     """
     pinned = copy.deepcopy(dict(config))
     variants, shared = pinned.get("variants"), pinned.get("text") or {}
@@ -94,7 +103,7 @@ def _pinned(config: Mapping[str, Any], board: Leaderboard) -> dict[str, Any]:
         own = variant.get("text") if isinstance(variant, dict) else None
         own = own if isinstance(own, dict) else {}
         section = own if "encoder" in own or "revision" in own else shared
-        given = own.get("store", shared.get("store"))  # a store that was there is no encoder's to make again
+        given = own.get("store", shared.get("store"))  # vectors that came from a given store need no encoder
         if used is None or used.revision is None or given is not None:
             continue
         if _on_hub(used.revision) and used.name == own.get("encoder", shared.get("encoder", default)):
@@ -103,12 +112,12 @@ def _pinned(config: Mapping[str, Any], board: Leaderboard) -> dict[str, Any]:
 
 
 def _on_hub(revision: str) -> bool:
-    """Whether it is a commit; folders and packages have a hash of their content, which says what it is."""
+    """Whether it is a commit. The revision of folders and packages is a hash of their content, which is shorter."""
     return re.fullmatch(r"[0-9a-f]{40}", revision) is not None
 
 
 def _command(board: Leaderboard) -> str:
-    """What repeats the comparison, line by line, as far as the runs recorded it."""
+    """The commands that repeat the comparison, as far as the runs recorded versions."""
     commit, version = board.provenance.get("git_commit"), board.provenance.get("blair_rec")
     if isinstance(commit, str):
         checkout = f"git checkout {commit.removesuffix('-dirty')}"
@@ -120,7 +129,7 @@ def _command(board: Leaderboard) -> str:
 
 
 def _charts(data: PageData) -> dict[str, Any]:
-    """Every chart as SVG, by its place on the page."""
+    """Every chart as SVG, by section of the page."""
     board = data.board
     baseline = data.curves.get(board.baseline, ())
     return {
@@ -152,7 +161,7 @@ def _charts(data: PageData) -> dict[str, Any]:
 
 
 def _colours(one: MapData) -> dict[str, str]:
-    """By label of the legend; the last colour is for all others, if there are any to tell them from."""
+    """A colour for each label of the legend; the last colour is for all others. With one label there is no legend."""
     labels = [label for label, _ in one.legend]
     colours = dict(zip(labels, MAP_COLOURS, strict=False))
     return {**colours, OTHER: MAP_COLOURS[-1]} if len(labels) > 1 else colours

@@ -1,4 +1,4 @@
-"""What JSON gave, as the types that a dataclass asks for."""
+"""Convert JSON values to the types of a dataclass, with checks."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from blair_rec.errors import first_of
 
 
 def typed(kind: Any, value: Any, where: str) -> Any:
-    """A JSON value as the annotation `kind` asks for it: a plain type, a list, a mapping, a dataclass, or None.
+    """Convert a JSON value to the annotation `kind`: a plain type, a list, a mapping, a dataclass, or None.
 
-    Keys of a dataclass that have a default may be missing; `where` is what a message calls the value.
+    Keys of a dataclass with a default may be missing. `where` is the name of the value in messages.
 
     Raises:
-        ValueError: it is something else; the message says where.
+        ValueError: the value has another type; the message says where.
     """
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
@@ -53,7 +53,7 @@ def typed(kind: Any, value: Any, where: str) -> Any:
 
 
 def _is_plain(kind: Any, value: Any) -> bool:
-    """Whether a value is such a str, int or float; True is no number, and neither is NaN."""
+    """Whether a value is a str, int or float as `kind` says; bool and NaN don't count as numbers."""
     if kind is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     return isinstance(value, kind) and not isinstance(value, bool)

@@ -1,7 +1,7 @@
-"""Finished runs on disk: written and read here and nowhere else.
+"""Write and read finished runs on disk; no other module does.
 
-result.json and ranks.npz are read at once, the other files (run_files.py) when they are asked for. A folder of a run is
-complete: it is made under a name with a leading dot, which is skipped here, and then renamed.
+result.json and ranks.npz are read immediately, the other files (run_files.py) when they are first needed. The folder of
+a run is always complete: it is written under a name with a leading dot, which is ignored here, and then renamed.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from blair_rec.config.section import default_of
 from blair_rec.config.yaml_files import load_yaml
 from blair_rec.errors import BadRun, ConfigError, NoRuns, UnpairedRuns
 from blair_rec.evaluate.metrics import Metric, per_user
+from blair_rec.evaluate.runs.new_ranks import NewRanks, read_new_ranks
 from blair_rec.evaluate.runs.run_files import (
     CONFIG_FILE,
     CURVE_FILE,
@@ -54,14 +55,14 @@ from blair_rec.files import write_text
 
 @dataclass(frozen=True, eq=False)
 class RunResult(Result):
-    """A finished run: its result.json, its ranks, and where they lie. The rest is read when it is first asked for."""
+    """A finished run: its result.json, ranks and folder. Other files are read when they are first needed."""
 
     folder: Path
     ranks: RunRanks
 
     @cached_property
     def histories(self) -> Histories:
-        """What stood before every true item. Raises BadRun."""
+        """The last items before every target. Raises BadRun."""
         return histories_of(self.folder, read_arrays(self.folder, HISTORIES_FILE), self.ranks)
 
     @property
@@ -70,7 +71,7 @@ class RunResult(Result):
         return self.histories.item_counts
 
     def topk(self, protocol: ProtocolName) -> NDArray[np.int32]:
-        """[cases, k] item ids, best first; 0 where fewer candidates are left. Raises BadRun."""
+        """[cases, k] item ids, best first; 0 if there are fewer candidates. Raises BadRun."""
         return self._topk[protocol]
 
     @cached_property
@@ -79,30 +80,35 @@ class RunResult(Result):
 
     @cached_property
     def item_tokens(self) -> tuple[str, ...]:
-        """[N] by item id; the first one is the padding's. Raises BadRun."""
+        """[N] by item id; the first one is the padding token. Raises BadRun."""
         return tokens_of(self.folder, read_json(self.folder, ITEMS_FILE), self.ranks)
 
     @cached_property
+    def new_items(self) -> NewRanks | None:
+        """The ranks of targets that are new items; None where none were hidden. Raises BadRun."""
+        return read_new_ranks(self.folder)
+
+    @cached_property
     def curve(self) -> tuple[EpochRecord, ...]:
-        """The epochs that ran; none where nothing was trained. Raises BadRun."""
+        """The epochs that ran; empty if nothing was trained. Raises BadRun."""
         lines = read_text(self.folder, CURVE_FILE).splitlines()
         return curve_of(self.folder, [parse_json(self.folder, CURVE_FILE, line) for line in lines])
 
     def per_user(self, metric: Metric | str, protocol: ProtocolName) -> NDArray[np.float64]:
-        """[cases] float64, the metric of every test case, in an order that all runs of a comparison share."""
+        """[cases] float64, the metric of every test case, in the same order for all runs of a comparison."""
         return per_user(metric, *self.ranks.counts(protocol))
 
 
 def run_name(variant: str, seed: int) -> str:
-    """The folder of a run below DIR/runs."""
+    """The name of a run and of its folder in DIR/runs."""
     return f"{variant}-{seed}"
 
 
 def write_result(folder: Path, result: Mapping[str, Any], ranks: Mapping[str, np.ndarray]) -> None:
-    """result.json and ranks.npz into a folder that exists and that the caller renames when it is complete.
+    """Write result.json and ranks.npz into an existing folder, which the caller renames when it is complete.
 
-    result: the keys of `Result`, as plain JSON values; "schema" is added. ranks: the arrays of `Ranks`.
-    Raises BadRun for anything that `load_run` would not read back, a NaN among it; nothing is written then.
+    result: the keys of `Result`, as plain JSON values; "schema" is added. ranks: the arrays of `RunRanks`.
+    Raises BadRun for anything that `load_run` could not read, such as a NaN; then nothing is written.
     """
     result = {"schema": SCHEMA, **result}
     ranks = {name: np.asarray(array) for name, array in ranks.items()}
@@ -118,9 +124,9 @@ def write_result(folder: Path, result: Mapping[str, Any], ranks: Mapping[str, np
 
 
 def accept_code(folder: Path, code: str, changed: str) -> None:
-    """Note in a finished run that it counts as made by other code, too: by its hash, and what had changed in words.
+    """Record in a finished run that it is also accepted for the code with hash `code`; `changed` says what changed.
 
-    Raises BadRun: a result.json that can't be read.
+    Raises BadRun if its result.json can't be read.
     """
     raw = read_json(folder, RESULT_FILE)
     accepted = {**result_of(folder, raw).accepted_code, code: changed}
@@ -139,11 +145,11 @@ def write_lists(
     item_tokens: Sequence[str],
     curve: Sequence[Mapping[str, Any]],
 ) -> None:
-    """The other files of a run: topk.npz, histories.npz, items.json and history.jsonl, next to `write_result`.
+    """Write the other files of a run, topk.npz, histories.npz, items.json and history.jsonl, after `write_result`.
 
     ranks: as for `write_result`; the other files have to fit them. topk: [cases, k] integers, best first.
-    histories: the arrays of `Histories`. curve: the keys of `Epoch`, one mapping an epoch.
-    Raises BadRun for anything that a `RunResult` would not read back; nothing is written then.
+    histories: the arrays of `Histories`. curve: the keys of `EpochRecord`, one mapping per epoch.
+    Raises BadRun for anything that a `RunResult` could not read; then nothing is written.
     """
     checked = ranks_of(folder, {name: np.asarray(array) for name, array in ranks.items()})
     topk = {protocol: np.asarray(items).astype(np.int32) for protocol, items in topk.items()}
@@ -160,9 +166,9 @@ def write_lists(
 
 
 def last_items(row: np.ndarray, item: np.ndarray, cases: int) -> tuple[np.ndarray, np.ndarray]:
-    """`offsets` and `items` of a `Histories` from whole histories.
+    """Cut whole histories to their last items; return `offsets` and `items` of a `Histories`.
 
-    row: [P] int64, the test case (0 .. cases - 1, ascending) that each item is a part of; item: [P] ids, oldest first.
+    row: [P] int64, the test case (0 .. cases - 1, ascending) of each item; item: [P] ids, oldest first.
     """
     ends = np.searchsorted(row, np.arange(cases), side="right")
     kept = ends[row] - np.arange(len(row)) <= LAST_ITEMS
@@ -171,7 +177,7 @@ def last_items(row: np.ndarray, item: np.ndarray, cases: int) -> tuple[np.ndarra
 
 
 def load_run(folder: Path) -> RunResult:
-    """One finished run. Raises BadRun naming the file that is missing, damaged, or not what it should be."""
+    """Load one finished run. Raises BadRun, which names the file that is missing, damaged or wrong."""
     folder = Path(folder)
     result = result_of(folder, read_json(folder, RESULT_FILE))
     values = {field.name: getattr(result, field.name) for field in fields(Result)}
@@ -179,17 +185,17 @@ def load_run(folder: Path) -> RunResult:
 
 
 def load_runs(comparison: Path) -> list[RunResult]:
-    """All finished runs of a comparison, as `read_runs`; one that stands for all seeds comes once for each."""
+    """Load all finished runs of a comparison as `read_runs` does; a run valid for all seeds is repeated for each."""
     config = _config_in(Path(comparison) / CONFIG_FILE)
     seeds = config.get("seeds", default_of(CompareConfig, "seeds")) if config else ()
     return for_every_seed(read_runs(comparison), seeds)
 
 
 def for_every_seed(runs: Sequence[RunResult], seeds: Sequence[int]) -> list[RunResult]:
-    """The runs, with those in which nothing is drawn by lot once for each seed of the others.
+    """The runs, where each run that doesn't depend on the seed is repeated for each seed of the others.
 
-    Where no run is drawn by lot, `seeds` are those of the comparison. Such a run takes the place of all that its
-    variant has: earlier versions made one for each seed.
+    If no run depends on the seed, `seeds` of the comparison are used. A repeated run replaces all others of its
+    variant, because earlier versions made one run for each seed.
     """
     standing = {run.variant: run for run in reversed(runs) if run.seedless}
     drawn = {run.seed for run in runs if run.variant not in standing}
@@ -203,11 +209,11 @@ def for_every_seed(runs: Sequence[RunResult], seeds: Sequence[int]) -> list[RunR
 
 
 def read_runs(comparison: Path, only: Collection[str] | None = None) -> list[RunResult]:
-    """The finished runs of a comparison, by the order of variants in its config.yaml (by name without one), then seed.
+    """Read the finished runs of a comparison, ordered as the variants in its config.yaml (or by name), then by seed.
 
-    `only` are the names of folders; others may hold runs of another comparison, and are not even looked into.
+    `only` are the names of the folders to read; other folders may be runs of another comparison.
 
-    Raises NoRuns, BadRun (a run that can't be read), UnpairedRuns (runs over different test cases), ConfigError.
+    Raises NoRuns, BadRun (a run can't be read), UnpairedRuns (runs have different test cases), ConfigError.
     """
     comparison = Path(comparison)
     runs_folder = comparison / RUNS_FOLDER
@@ -217,9 +223,9 @@ def read_runs(comparison: Path, only: Collection[str] | None = None) -> list[Run
     if not runs:
         raise NoRuns(comparison)
     for run in runs:
-        # A copied folder would count a seed twice.
+        # A copy of a folder would count a seed twice.
         if run.folder.name != run_name(run.variant, run.seed):
-            raise BadRun(run.folder, RESULT_FILE, f"belongs to {run_name(run.variant, run.seed)}")
+            raise BadRun(run.folder, RESULT_FILE, f"belongs to the run {run_name(run.variant, run.seed)}")
     order = {variant: place for place, variant in enumerate(_variants_in(comparison / CONFIG_FILE))}
     runs.sort(key=lambda run: (order.get(run.variant, len(order)), run.variant, run.seed))
     check_paired(runs)
@@ -227,7 +233,7 @@ def read_runs(comparison: Path, only: Collection[str] | None = None) -> list[Run
 
 
 def check_paired(runs: Sequence[RunResult]) -> None:
-    """Raises UnpairedRuns unless all runs ranked the same items for the same test cases, in the same order."""
+    """Raise UnpairedRuns unless all runs ranked the same items for the same test cases, in the same order."""
     first, *others = runs
     for run in others:
         ours, theirs = first.ranks, run.ranks
@@ -237,28 +243,28 @@ def check_paired(runs: Sequence[RunResult]) -> None:
         elif ours.candidates != theirs.candidates:
             problem = f"they rank {ours.candidates:,} and {theirs.candidates:,} items"
         elif len(ours.user) != len(theirs.user):
-            problem = f"they hold {len(ours.user):,} and {len(theirs.user):,} test cases"
+            problem = f"they have {len(ours.user):,} and {len(theirs.user):,} test cases"
         elif differing := int(((ours.user != theirs.user) | (ours.item != theirs.item)).sum()):
-            problem = f"user or true item differ in {differing:,} of {len(ours.user):,} test cases"
+            problem = f"user or target differ in {differing:,} of {len(ours.user):,} test cases"
         elif differing := int((ours.target_in_history != theirs.target_in_history).sum()):
-            problem = f"the histories differ: {differing:,} true items stand in only one of them"
+            problem = f"the histories differ in whether they contain the target in {differing:,} test cases"
         if problem is not None:
             raise UnpairedRuns(run_name(first.variant, first.seed), run_name(run.variant, run.seed), problem)
 
 
 def _config_in(path: Path) -> dict[str, Any]:
-    """A comparison's config.yaml, not checked, so that runs of an earlier version can be read; empty without one."""
+    """A comparison's config.yaml, unchecked, so that runs of earlier versions can be read; empty without the file."""
     if not path.exists():
         return {}
     try:
         return load_yaml(path)
     except ConfigError as error:
         raise ConfigError(
-            f"{path.name} can't be read: {error}; restore it, or delete it: variants are then ordered by name"
+            f"{path.name} can't be read: {error}; restore it, or delete it to order variants by name"
         ) from error
 
 
 def _variants_in(path: Path) -> list[str]:
-    """The names of the variants in a comparison's config.yaml; none where there is no such file."""
+    """The names of the variants in a comparison's config.yaml; empty without the file."""
     variants = _config_in(path).get("variants")
     return [str(name) for name in variants] if isinstance(variants, dict) else []

@@ -1,12 +1,12 @@
-"""The files of a finished run: what each of them holds, checked when it is written and when it is read.
+"""The files of a finished run, checked when they are written and when they are read.
 
-DIR/config.yaml                       the comparison; the order of its variants is kept
-DIR/runs/text_init-1/result.json      a `Result`: what was run, with what, and what validation saw
-DIR/runs/text_init-1/ranks.npz        `Ranks`: where the true item of every test case stood
-DIR/runs/text_init-1/topk.npz         by protocol, the items ranked first in every test case
-DIR/runs/text_init-1/histories.npz    `Histories`: the last items before every true item, and how common items are
+DIR/config.yaml                       the comparison, with its variants in order
+DIR/runs/text_init-1/result.json      a `Result`: what was run, with which settings, and its validation metrics
+DIR/runs/text_init-1/ranks.npz        `RunRanks`: the rank of the target of every test case
+DIR/runs/text_init-1/topk.npz         by protocol, the top-k items of every test case
+DIR/runs/text_init-1/histories.npz    `Histories`: the last items before every target, and training events of items
 DIR/runs/text_init-1/items.json       item tokens by item id
-DIR/runs/text_init-1/history.jsonl    an `Epoch` a line: the learning curve, empty where nothing was trained
+DIR/runs/text_init-1/history.jsonl    one `EpochRecord` per line: the learning curve, empty if nothing was trained
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ RESULT_FILE, RANKS_FILE, CONFIG_FILE, RUNS_FOLDER = "result.json", "ranks.npz", 
 TOPK_FILE, HISTORIES_FILE, ITEMS_FILE, CURVE_FILE = "topk.npz", "histories.npz", "items.json", "history.jsonl"
 WEIGHTS_FILE = "model.safetensors"
 LAST_ITEMS = 20
-"""Of each history, that many items are kept: enough to show it."""
+"""Number of last items kept of each history, for display."""
 
 
 @dataclass(frozen=True)
 class EncoderUsed:
-    """The text encoder behind a run."""
+    """The text encoder of a run."""
 
     name: str
     """The encoder that made the vectors."""
     asked_for: str
-    """The encoder that the configuration names; another one if a fallback stood in."""
+    """The encoder that the configuration names; differs from `name` if a fallback was used."""
     revision: str | None
     pooling: str | None
     max_length: int | None
@@ -54,7 +54,7 @@ class EncoderUsed:
 
 @dataclass(frozen=True)
 class Selection:
-    """The validation result that chose the weights."""
+    """The validation result that selected the weights."""
 
     protocol: ProtocolName
     metric: str
@@ -64,7 +64,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Parameters:
-    """Numbers of scalars in the model."""
+    """Numbers of scalar parameters of the model."""
 
     trained: int
     frozen: int
@@ -72,7 +72,7 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Result:
-    """result.json, key by key (next to "schema"). Keys that are not listed here are left alone."""
+    """The keys of result.json (plus "schema"). Other keys are ignored."""
 
     variant: str
     seed: int
@@ -84,60 +84,60 @@ class Result:
     transforms: list[str]
     dataset: str
     selection: Selection | None
-    """None where nothing was trained, so nothing selected."""
+    """None if nothing was trained, so nothing was selected."""
     epochs: int
-    """Epochs that ran, the ones after the best included."""
+    """Number of epochs that ran, including those after the best."""
     train_seconds: float
     wall_seconds: float
-    """From the first to the last step of the run: training, scoring and writing."""
+    """Time of the whole run: training, scoring and writing."""
     peak_memory_mb: int | None
-    """The most that the process has held so far; None where the system can't say."""
+    """Peak memory of the process so far; None if the system doesn't report it."""
     encoder: EncoderUsed | None
     """None for a variant without text."""
     store_sha256: str | None
     parameters: Parameters
     trials: int
-    """Configurations that were tried before this one was chosen."""
+    """Number of configurations that were tried before this one was chosen."""
     test_evaluations: int
-    """Times that this variant was evaluated on the test split with this seed in this folder, changes of it included."""
+    """How often this variant and seed were evaluated on the test split in this folder, also with other settings."""
     hashes: dict[str, str | None]
-    """Of "config", "data", "store" and "code": a run is finished while they hold, or its other code is accepted."""
+    """Hashes of "config", "data", "store" and "code". A run stays valid while they match, or its code is accepted."""
     provenance: dict[str, str | int | None]
     """Versions, commit, machine."""
     valid: dict[ProtocolName, dict[str, float]]
     """Metrics on the validation split."""
     notes: list[str]
-    """What checks of data and text found before training, for a reader to know."""
+    """Notes for readers: what checks of data, text and settings found."""
     seedless: bool = field(default=False, kw_only=True)
-    """Whether nothing in it is drawn by lot, so that it is the run of every seed."""
+    """Whether it doesn't depend on the seed, so that it is valid for every seed."""
     accepted_code: dict[str, str] = field(default_factory=dict, kw_only=True)
-    """By hash of other code that the run was accepted for: what had changed, in words."""
+    """By hash of the code that the run was accepted for: what changed, in words."""
 
 
 @dataclass(frozen=True, eq=False)
 class RunRanks:
-    """ranks.npz, array by array: one row per test case. Checked when made; raises ValueError saying what is wrong."""
+    """The arrays of ranks.npz, one row per test case. Checked when created; raises ValueError with the problem."""
 
     user: NDArray[np.int64]
     """[cases] RecBole's user id."""
     item: NDArray[np.int64]
-    """[cases] id of the true item, 1 .. n_candidates."""
+    """[cases] id of the target, 1 .. n_candidates."""
     higher_unmasked: NDArray[np.int64]
-    """[cases] other candidates that score above the true item, the history among them."""
+    """[cases] number of other candidates that score above the target, including items of the history."""
     equal_unmasked: NDArray[np.int64]
-    """[cases] other candidates with the same score as the true item."""
+    """[cases] number of other candidates tied with the target."""
     higher_masked: NDArray[np.int64]
-    """[cases] as above, with the items of the history taken out of the candidates."""
+    """[cases] as higher_unmasked, with the items of the history removed from the candidates."""
     equal_masked: NDArray[np.int64]
-    """[cases]"""
+    """[cases] as equal_unmasked, with the items of the history removed from the candidates."""
     target_in_history: NDArray[np.bool_]
-    """[cases] the true item stands in its own history: under masking it can't be recommended, which is a miss."""
+    """[cases] whether the target is in the history: then masking removes it, which is a miss."""
     history_length: NDArray[np.int64]
-    """[cases] events before the true item."""
+    """[cases] number of events before the target."""
     target_count: NDArray[np.int64]
-    """[cases] training events of the true item; 0 is a cold item."""
+    """[cases] number of training events of the target; 0 for a cold item."""
     n_candidates: NDArray[np.int64]
-    """[] number of items, padding not counted."""
+    """[] number of items, without padding."""
 
     def __post_init__(self) -> None:
         cases = np.size(self.user)
@@ -150,7 +150,7 @@ class RunRanks:
             if array.shape != shape:
                 raise ValueError(f"{name} has shape {array.shape}, expected {shape}: one entry per test case")
         if cases == 0:
-            raise ValueError("there is not a single test case")
+            raise ValueError("there are no test cases")
         self._all_within("item", self.item, 1, self.candidates)
         for name in ("user", "history_length", "target_count", "equal_unmasked", "equal_masked"):
             self._all_within(name, getattr(self, name), 0)
@@ -168,11 +168,11 @@ class RunRanks:
 
     @property
     def candidates(self) -> int:
-        """Number of items that are ranked, padding not counted."""
+        """Number of ranked items, without padding."""
         return int(self.n_candidates)
 
     def counts(self, protocol: ProtocolName) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-        """higher, equal and miss of every test case: what the functions of `metrics` take."""
+        """higher, equal and miss of every test case: the arguments of the functions in `metrics`."""
         if protocol == "masked":
             return self.higher_masked, self.equal_masked, self.target_in_history
         return self.higher_unmasked, self.equal_unmasked, np.zeros_like(self.target_in_history)
@@ -180,12 +180,12 @@ class RunRanks:
 
 @dataclass(frozen=True, eq=False)
 class Histories:
-    """histories.npz, array by array. Checked when made; raises ValueError saying what is wrong."""
+    """The arrays of histories.npz. Checked when created; raises ValueError with the problem."""
 
     offsets: NDArray[np.int64]
     """[cases + 1] the history of case c is items[offsets[c] : offsets[c + 1]]."""
     items: NDArray[np.int32]
-    """[offsets[-1]] item ids: of every test case up to the last 20 items before the true one, oldest first."""
+    """[offsets[-1]] item ids: for every test case up to 20 last items before the target, oldest first."""
     item_counts: NDArray[np.int64]
     """[N] training events by item id; 0 for the padding."""
 
@@ -193,16 +193,16 @@ class Histories:
         for name, dtype in (("offsets", np.int64), ("items", np.int32), ("item_counts", np.int64)):
             array = getattr(self, name)
             if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != 1:
-                raise ValueError(f"{name} has to be one row of {np.dtype(dtype)}")
+                raise ValueError(f"{name} has to be one-dimensional with dtype {np.dtype(dtype)}")
         lengths = np.diff(self.offsets)
         if len(self.offsets) == 0 or self.offsets[0] != 0 or self.offsets[-1] != len(self.items):
-            raise ValueError(f"offsets have to lead from 0 to the {len(self.items)} items")
+            raise ValueError(f"offsets have to begin with 0 and end with the number of items, {len(self.items)}")
         if wrong := int(((lengths < 0) | (lengths > LAST_ITEMS)).sum()):
             raise ValueError(f"{wrong} of {len(lengths)} histories are shorter than 0 or longer than {LAST_ITEMS}")
         if wrong := int(((self.items < 1) | (self.items >= len(self.item_counts))).sum()):
-            raise ValueError(f"{wrong} of {len(self.items)} items are none of 1 to {len(self.item_counts) - 1}")
+            raise ValueError(f"{wrong} of {len(self.items)} item ids are not in 1 to {len(self.item_counts) - 1}")
         if len(self.item_counts) == 0 or self.item_counts[0] != 0 or (self.item_counts < 0).any():
-            raise ValueError("item_counts can't be counts: none may be negative, and the padding's is 0")
+            raise ValueError("item_counts are not valid: counts can't be negative, and the padding's count has to be 0")
 
     def of(self, case: int) -> NDArray[np.int32]:
         """[up to 20] item ids of one test case, oldest first."""
@@ -216,22 +216,22 @@ class EpochRecord:
     epoch: int
     """From 1."""
     loss: float
-    """Mean over the targets of the epoch."""
+    """Mean loss over the targets of the epoch."""
     train_seconds: float
     valid_seconds: float
     valid: dict[str, float] | None
-    """Metrics under the protocol of the selection; None in epochs without validation."""
+    """Validation metrics under the protocol of the selection; None in epochs without validation."""
 
 
 def result_of(folder: Path, raw: Any) -> Result:
-    """A parsed result.json as a Result. Raises BadRun, or RefitRun for what was trained on the test events, too."""
+    """Convert a parsed result.json to a Result. Raises BadRun, or RefitRun if it was also trained on test events."""
     if not isinstance(raw, Mapping):
-        raise BadRun(folder, RESULT_FILE, f"holds a {type(raw).__name__}, expected an object")
+        raise BadRun(folder, RESULT_FILE, f"contains a {type(raw).__name__}, expected an object")
     if raw.get("refit"):
         raise RefitRun(folder)
     if raw.get("schema") != SCHEMA:
         raise BadRun(
-            folder, RESULT_FILE, f"has schema {raw.get('schema')!r}, and this version of blair_rec reads {SCHEMA}"
+            folder, RESULT_FILE, f"has schema {raw.get('schema')!r}, but this version of blair_rec reads {SCHEMA}"
         )
     try:
         return typed(Result, raw, "")
@@ -240,17 +240,17 @@ def result_of(folder: Path, raw: Any) -> Result:
 
 
 def read_text(folder: Path, file: str) -> str:
-    """A file of text. Raises BadRun."""
+    """The text of a file. Raises BadRun."""
     try:
         return (folder / file).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise BadRun(folder, file, "is missing") from None
-    except (OSError, ValueError) as error:  # ValueError: no UTF-8
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8
         raise BadRun(folder, file, f"can't be read: {error}") from error
 
 
 def parse_json(folder: Path, file: str, text: str) -> Any:
-    """What a text says that stands in `file`. Raises BadRun."""
+    """Parse the text of `file` as JSON. Raises BadRun."""
     try:
         return json.loads(text)
     except ValueError as error:
@@ -258,35 +258,35 @@ def parse_json(folder: Path, file: str, text: str) -> Any:
 
 
 def read_json(folder: Path, file: str) -> Any:
-    """A file that is JSON as a whole. Raises BadRun."""
+    """Read a JSON file. Raises BadRun."""
     return parse_json(folder, file, read_text(folder, file))
 
 
 def read_arrays(folder: Path, file: str) -> dict[str, np.ndarray]:
-    """Every array of an .npz file; pickled objects are refused. Raises BadRun."""
+    """Read all arrays of an .npz file; pickled objects are refused. Raises BadRun."""
     try:
         loaded = np.load(folder / file, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
-            raise ValueError("it holds a single array")
+            raise ValueError("it is a single array, not an .npz file")
         with loaded as archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise BadRun(folder, file, "is missing") from None
-    # What a cut or overwritten file raises depends on where it was hit: the zip (RuntimeError: a flag or method that is
-    # not ours), a stream inside, or an array's header.
+    # The error depends on which part of the file is damaged: the zip (RuntimeError: an unknown flag or method), a
+    # stream inside, or an array's header.
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise BadRun(folder, file, f"can't be read: {error}") from error
 
 
 def _pick(folder: Path, file: str, arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
-    """These arrays out of a file's; what else a later version put there is left alone."""
+    """The named arrays of a file; others, from later versions, are ignored."""
     if missing := [name for name in names if name not in arrays]:
         raise BadRun(folder, file, f"lacks {len(missing)} of {len(names)} arrays ({first_of(missing)})")
     return {name: arrays[name] for name in names}
 
 
 def ranks_of(folder: Path, arrays: Mapping[str, np.ndarray]) -> RunRanks:
-    """The arrays of a ranks.npz as RunRanks. Raises BadRun."""
+    """Convert the arrays of a ranks.npz to RunRanks. Raises BadRun."""
     picked = _pick(folder, RANKS_FILE, arrays, [one.name for one in fields(RunRanks)])
     try:
         return RunRanks(**picked)
@@ -295,7 +295,7 @@ def ranks_of(folder: Path, arrays: Mapping[str, np.ndarray]) -> RunRanks:
 
 
 def histories_of(folder: Path, arrays: Mapping[str, np.ndarray], ranks: RunRanks) -> Histories:
-    """The arrays of a histories.npz as Histories of the same test cases. Raises BadRun."""
+    """Convert the arrays of a histories.npz to Histories; they have to fit `ranks`. Raises BadRun."""
     picked = _pick(folder, HISTORIES_FILE, arrays, [one.name for one in fields(Histories)])
     try:
         histories = Histories(**picked)
@@ -303,19 +303,21 @@ def histories_of(folder: Path, arrays: Mapping[str, np.ndarray], ranks: RunRanks
         raise BadRun(folder, HISTORIES_FILE, str(error)) from error
     sizes = len(histories.offsets) - 1, len(histories.item_counts) - 1
     if sizes != (len(ranks.user), ranks.candidates):
-        problem = f"holds {sizes[0]} test cases and {sizes[1]} items"
-        raise BadRun(folder, HISTORIES_FILE, f"{problem}, the ranks {len(ranks.user)} and {ranks.candidates}")
+        problem = f"has {sizes[0]} test cases and {sizes[1]} items"
+        raise BadRun(
+            folder, HISTORIES_FILE, f"{problem}, but {RANKS_FILE} has {len(ranks.user)} and {ranks.candidates}"
+        )
     for name, ours, theirs in (
         ("history_length", np.diff(histories.offsets), np.minimum(ranks.history_length, LAST_ITEMS)),
         ("target_count", histories.item_counts[ranks.item], ranks.target_count),
     ):
         if differing := int((ours != theirs).sum()):
-            raise BadRun(folder, HISTORIES_FILE, f"contradicts {name} of {differing} of {len(ours)} test cases")
+            raise BadRun(folder, HISTORIES_FILE, f"contradicts {name} in {differing} of {len(ours)} test cases")
     return histories
 
 
 def topk_of(folder: Path, arrays: Mapping[str, np.ndarray], ranks: RunRanks) -> dict[ProtocolName, NDArray[np.int32]]:
-    """The arrays of a topk.npz, by protocol. Raises BadRun."""
+    """Check the arrays of a topk.npz and return them by protocol. Raises BadRun."""
     _pick(folder, TOPK_FILE, arrays, PROTOCOLS)
     for protocol in PROTOCOLS:
         items = arrays[protocol]
@@ -323,23 +325,25 @@ def topk_of(folder: Path, arrays: Mapping[str, np.ndarray], ranks: RunRanks) -> 
             found = f"{items.dtype} {list(items.shape)}"
             raise BadRun(folder, TOPK_FILE, f"{protocol} is {found}, expected int32 [{len(ranks.user)}, k]")
         if wrong := int(((items < 0) | (items > ranks.candidates)).any(axis=1).sum()):
-            raise BadRun(folder, TOPK_FILE, f"{protocol} names items that there aren't in {wrong} test cases")
+            raise BadRun(folder, TOPK_FILE, f"{protocol} has unknown item ids in {wrong} of {len(items)} test cases")
     return {protocol: arrays[protocol] for protocol in PROTOCOLS}
 
 
 def tokens_of(folder: Path, raw: Any, ranks: RunRanks) -> tuple[str, ...]:
-    """A parsed items.json. Raises BadRun."""
+    """Check a parsed items.json. Raises BadRun."""
     try:
         tokens = typed(list[str], raw, "items")
     except ValueError as error:
         raise BadRun(folder, ITEMS_FILE, str(error)) from error
     if len(tokens) != ranks.candidates + 1:
-        raise BadRun(folder, ITEMS_FILE, f"names {len(tokens)} items, expected {ranks.candidates} and the padding")
+        raise BadRun(
+            folder, ITEMS_FILE, f"has {len(tokens)} item tokens, expected {ranks.candidates} and the padding token"
+        )
     return tuple(tokens)
 
 
 def curve_of(folder: Path, raw: Sequence[Any]) -> tuple[EpochRecord, ...]:
-    """The parsed lines of a history.jsonl. Raises BadRun."""
+    """Check the parsed lines of a history.jsonl. Raises BadRun."""
     try:
         return tuple(typed(EpochRecord, line, f"line {number}") for number, line in enumerate(raw, start=1))
     except ValueError as error:

@@ -1,1 +1,1 @@
-"""Which runs a comparison is made of, where its data is, and which finished runs still hold."""
+"""Plan a comparison: its runs, its data files, and which finished runs are still valid."""

@@ -1,4 +1,4 @@
-"""Where the data set of a comparison is, and the hash of the files that its runs read."""
+"""The folder of a comparison's data set, and the hash of the files that its runs read."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from blair_rec.experiment.provenance import hash_files
 
 
 def data_folder(dataset: str) -> Path:
-    """Where the atomic files lie: a folder, or the data set that RecBole itself brings.
+    """The folder of the atomic files: the given folder, or that of a data set shipped with RecBole.
 
     Raises:
-        DatasetError: neither.
+        DatasetError: there is neither.
     """
     folder = Path(dataset)
     if folder.is_dir():
@@ -27,22 +27,24 @@ def data_folder(dataset: str) -> Path:
         if dataset and bundled.is_dir():
             return bundled
     raise DatasetError(
-        f"data set {dataset!r}: there is no such folder; give a folder of atomic files (NAME/NAME.inter), which is "
-        "looked for in the working directory and then beside the comparison file, or ml-100k, which RecBole brings"
+        f"data set {dataset!r}: there is no such folder; give a folder of atomic files (NAME/NAME.inter) in the "
+        "working directory or next to the comparison file, or ml-100k, which is shipped with RecBole"
     )
 
 
 def data_hash(config: CompareConfig) -> str:
-    """SHA-256 over the files of the data set that RecBole reads: the interactions, and other features it loads.
+    """SHA-256 of the files of the data set that RecBole reads: the interactions, and other features that it loads.
 
     Raises:
-        DatasetError: no such data set, or one without its interactions.
+        DatasetError: the data set doesn't exist, or has no interactions.
     """
     folder = data_folder(config.dataset)
     parts = config.recbole.get("benchmark_filename") or ()
     names = [f"{folder.name}.{part}.inter" for part in parts] or [f"{folder.name}.inter"]
     if missing := [name for name in names if not (folder / name).is_file()]:
-        raise DatasetError(f"{folder} holds no {missing[0]}; a data set's files carry the name of its folder")
+        raise DatasetError(
+            f"{folder} has no file {missing[0]}; give the files of a data set the same name as its folder"
+        )
     kinds = features_read(config.model, config.recbole, folder.name)
     beside = [
         path
@@ -54,11 +56,11 @@ def data_hash(config: CompareConfig) -> str:
 
 
 def features_read(model: str, settings: Mapping[str, Any], dataset: str) -> set[str] | None:
-    """The endings of the files whose columns RecBole loads next to .inter; None for all that are there."""
+    """The endings of the files that RecBole loads besides .inter; None if it loads all."""
     if "load_col" in settings:
         columns = settings["load_col"]
         return None if columns is None else set(columns)
-    model = model.removeprefix("BLaIR")  # the rest as RecBole's configurator chooses its defaults
+    model = model.removeprefix("BLaIR")  # below: the defaults of RecBole's configurator
     if model in ("GRU4RecKG", "KSR"):
         return {"ent"}
     if dataset != "ml-100k":

@@ -1,4 +1,4 @@
-"""Which finished runs still hold, and in words what has changed since they were made."""
+"""Check whether finished runs are still valid, and describe what has changed since they were made."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from blair_rec.experiment.provenance import code_files, hash_of
 
 
 def changes(run: Run) -> list[str]:
-    """How a finished run differs from what is asked for now, in words; empty if it still holds.
+    """Describe how a finished run differs from the planned one; empty if it is still valid.
 
     Raises:
         BadRun: its files are missing or damaged.
@@ -39,13 +39,13 @@ def _changes_beside_code(result: RunResult, run: Run) -> list[str]:
 
 
 def code_changes(result: RunResult, run: Run) -> list[str]:
-    """Which modules that decide on a run's numbers have changed since; empty if none, or if that was accepted."""
+    """Name the changed modules that affect a run's numbers; empty if there are none, or the change was accepted."""
     code = run.hashes["code"]
     if code == result.hashes.get("code") or code in result.accepted_code:
         return []
     before, now = _read(result).get("code_files"), {**code_files(bool(run.setup.get("text"))), **run.outside}
     if not isinstance(before, Mapping):
-        return ["the code of blair_rec (an earlier version, which didn't note its files)"]
+        return ["the code of blair_rec (an earlier version, which didn't record its files)"]
     changed = [path for path in sorted({*before, *now}) if before.get(path) != now.get(path)]
     ours = [path for path in changed if path.endswith(".py")]
     more = f" and {len(ours) - 5} more" if len(ours) > 5 else ""
@@ -54,9 +54,10 @@ def code_changes(result: RunResult, run: Run) -> list[str]:
 
 
 def refuse_changed(runs: list[Run], out: Path, accept: bool = False) -> None:
-    """Raises ChangedRuns if finished runs were made under other conditions, BadRun if they are damaged.
+    """Raise ChangedRuns if finished runs used different settings, data, text or code, BadRun if they are damaged.
 
-    With `accept` runs of which the code alone has changed are kept, and note that. None notes it while one is refused.
+    With `accept`, runs of which only the code has changed are kept, and this is recorded in them; if any run is
+    refused, nothing is recorded.
     """
     done = {run.folder: (run, load_run(run.folder)) for run in runs if run.done}
     other = {folder: _changes_beside_code(result, run) for folder, (run, result) in done.items()}
@@ -69,13 +70,14 @@ def refuse_changed(runs: list[Run], out: Path, accept: bool = False) -> None:
 
 
 def finished_runs(config: CompareConfig, out: Path) -> list[RunResult]:
-    """The finished runs of `config` in `out`, one that stands for all seeds once for each; other runs may lie there.
+    """Load the finished runs of `config` in `out`; a run that is valid for all seeds is repeated for each.
 
-    What was tried before a variant was chosen is the config's to say: a larger budget may choose the same one again.
+    Other runs in `out` are ignored. The number of trials is taken from the config, not from the runs: tuning with a
+    larger budget may choose the same settings again.
 
     Raises:
-        NoRuns: there is none; BadRun: damaged ones; UnpairedRuns: over different test cases.
-        ChangedRuns: some were made with another config, as after a `--fresh` that was interrupted.
+        NoRuns: there are none; BadRun: some are damaged; UnpairedRuns: they have different test cases.
+        ChangedRuns: some used another config, for instance after an interrupted `--fresh`.
     """
     found = read_runs(out, only=run_names(config, config.variants, config.seeds))
     changed = {}
@@ -107,7 +109,7 @@ def _refuse(changed: Mapping[str, list[str]], out: Path, only_code: bool = False
 
 
 def _read(result: RunResult) -> dict[str, Any]:
-    """All of result.json, what RunResult leaves out included."""
+    """All keys of result.json, including those that RunResult doesn't have."""
     raw: dict[str, Any] = json.loads((result.folder / RESULT_FILE).read_text(encoding="utf-8"))
     return raw
 
@@ -118,7 +120,7 @@ def _setup_changes(result: RunResult, setup: Mapping[str, Any]) -> list[str]:
     before = _read(result).get("setup")
     if not isinstance(before, Mapping):
         return ["its config"]
-    # Earlier versions also wrote down how many configurations had been tried.
+    # Earlier versions also recorded the number of trials.
     return _differences({key: value for key, value in before.items() if key != "trials"}, setup)
 
 

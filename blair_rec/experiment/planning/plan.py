@@ -1,4 +1,4 @@
-"""Which runs a comparison is made of, and which of them are finished and still hold."""
+"""The runs of a comparison, and which of them are finished and still valid."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from blair_rec import registry
 from blair_rec.config.comparison import CompareConfig
+from blair_rec.config.names import NEW_ITEMS_DRAW
 from blair_rec.config.plugin import PLUGIN_KEYS
 from blair_rec.config.section import to_dict
 from blair_rec.config.sections import TextConfig, VariantConfig
@@ -20,10 +21,10 @@ from blair_rec.evaluate.runs.run_files import RANKS_FILE, RESULT_FILE, RUNS_FOLD
 from blair_rec.experiment.item_vectors import Vectors
 from blair_rec.experiment.provenance import code_hash, hash_files, hash_of, with_outside
 
-# Planning takes neither torch nor RecBole, so that a dry run answers at once.
+# Planning imports neither torch nor RecBole, so that a dry run is fast.
 
 MEMBERS_FOLDER = "members"
-"""Where a refit keeps the runs that it averages."""
+"""The folder in which a refit keeps the runs that it averages."""
 
 
 @dataclass(frozen=True)
@@ -32,20 +33,20 @@ class Run:
 
     variant: str
     seed: int
-    """The first one of the comparison for a run that stands for all seeds."""
+    """For a run that is valid for all seeds: the first seed of the comparison."""
     setup: Mapping[str, Any]
     """The part of the config that this run depends on."""
     hashes: Mapping[str, str | None]
-    """Of config, data, store and code, and of the members' runs for an average; the store's is None for a variant
-    without text or one not encoded yet, the members' while one of them is not finished."""
+    """Hashes of config, data, store and code, and for an average of its members' runs. The store's hash is None
+    without text and before encoding, the members' hash is None while one of them is not finished."""
     store: Path | None
-    """Where the vectors are, or will be; None for a variant without text."""
+    """The folder of the text vectors, which may not exist yet; None for a variant without text."""
     folder: Path
     done: bool
     seedless: bool = False
-    """Whether nothing in it is drawn by lot, so that it is the run of every seed."""
+    """Whether it doesn't depend on the seed, so that it is valid for every seed."""
     outside: Mapping[str, str] = field(default_factory=dict)
-    """The hash of each package, or module, from outside that its numbers depend on."""
+    """The hash of each package or module of others that its numbers depend on."""
 
     @property
     def name(self) -> str:
@@ -54,24 +55,25 @@ class Run:
 
     @property
     def trained(self) -> int:
-        """Epochs before the run's own: none."""
+        """Epochs trained before the run: none."""
         return 0
 
     @property
     def epochs(self) -> int:
-        """The last epoch, if nothing ends the training before; 0 for what isn't trained."""
+        """The last epoch, unless training stops early; 0 if nothing is trained."""
         return int((self.setup.get("train") or {}).get("epochs", 0))
 
 
 def plan(config: CompareConfig, out: Path, encodings: Mapping[str, Vectors], data: str) -> list[Run]:
-    """The runs of a comparison, seed by seed, an average after its members, and which are finished.
+    """Plan the runs of a comparison, seed by seed, averages after their members, and find which are finished.
 
-    An average is finished while its members are the runs that it was made of; to make it again takes no training.
+    An average counts as finished as long as its members are the runs it was made from; making it again needs no
+    training.
 
-    `encodings` are the text variants' vectors, `data` is the data set's hash.
+    `encodings` are the vectors of the text variants, `data` is the hash of the data set.
 
     Raises:
-        ConfigError: code from outside that isn't there; UntrustedCode: as registry.load.
+        ConfigError: code of another package is missing; UntrustedCode: see registry.load.
     """
     stores = {name: encoding.known_sha256() for name, encoding in encodings.items()}
     runs = []
@@ -97,10 +99,10 @@ def plan(config: CompareConfig, out: Path, encodings: Mapping[str, Vectors], dat
 
 
 def outside_code(config: CompareConfig, name: str) -> dict[str, str]:
-    """The hash of each package, or module, from outside that a variant's numbers depend on; vectors have their own.
+    """The hash of each package or module of others that a variant's numbers depend on, without those of encoders.
 
     Raises:
-        ConfigError: one isn't there; UntrustedCode: as registry.load.
+        ConfigError: one is missing; UntrustedCode: see registry.load.
     """
     found: dict[str, str] = {}
     for group, of in config.outside(name):
@@ -110,7 +112,7 @@ def outside_code(config: CompareConfig, name: str) -> dict[str, str]:
 
 
 def is_seedless(config: CompareConfig, name: str) -> bool:
-    """Whether nothing of a variant is drawn by lot: it is run once, with the first seed, and that stands for all."""
+    """Whether a variant doesn't depend on the seed: it is run once, with the first seed, and is valid for all."""
     variant = config.variants[name]
     if variant.average:
         return all(is_seedless(config, member) for member in variant.average)
@@ -125,9 +127,9 @@ def run_names(config: CompareConfig, variants: Collection[str], seeds: Collectio
 
 
 def member_folders(folder: Path, setup: Mapping[str, Any]) -> list[Path]:
-    """The folders of the runs that the run in `folder` averages; none if it is no average.
+    """The folders of the runs that the run in `folder` averages; empty if it is not an average.
 
-    They lie beside it; those of a refit, which is one folder of its own, lie in it.
+    They are next to it; those of a refit, which is a folder without neighbours, are inside.
     """
     names = setup.get("runs") or [run_name(member, setup["seed"]) for member in setup.get("average", ())]
     beside = folder / MEMBERS_FOLDER / folder.name if setup.get("refit") else folder
@@ -135,29 +137,29 @@ def member_folders(folder: Path, setup: Mapping[str, Any]) -> list[Path]:
 
 
 def with_members(run: Run) -> Run:
-    """The run with the hash of the runs that it averages, as they are now."""
+    """The run with the current hash of the runs that it averages."""
     if not member_folders(run.folder, run.setup):
         return run
     return dataclasses.replace(run, hashes={**run.hashes, "members": members_hash(run.folder, run.setup)})
 
 
 def members_hash(folder: Path, setup: Mapping[str, Any]) -> str | None:
-    """Of the runs that an average is made of, as they are now; None while one of them is not finished."""
+    """The current hash of the runs that an average is made of; None while one of them is not finished."""
     is_refit = setup.get("refit")
-    kept = (WEIGHTS_FILE,) if is_refit else (RANKS_FILE, WEIGHTS_FILE)  # a refit is ranked nowhere
+    kept = (WEIGHTS_FILE,) if is_refit else (RANKS_FILE, WEIGHTS_FILE)  # a refit has no ranks
     files = [member / name for member in member_folders(folder, setup) for name in kept]
-    root = folder if is_refit else folder.parent  # a refit may be moved, and called otherwise
+    root = folder if is_refit else folder.parent  # a refit may be moved or renamed
     return hash_files(files, root) if all(path.is_file() for path in files) else None
 
 
 def _as_made(setup: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
-    """An average's set-up as the finished run in `folder` has it, if an earlier version made that one.
+    """An average's setup in the form of the finished run in `folder`, which an earlier version may have made.
 
-    Its members had a run for each seed, where now one may stand for all; the set-up names no runs then.
+    Then its members had one run per seed, where now one may be valid for all, and the setup has no key `runs`.
     """
     try:
         before = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8")).get("setup")
-    except (OSError, ValueError, AttributeError):  # not there, or damaged, which is found when it is loaded
+    except (OSError, ValueError, AttributeError):  # missing, or damaged, which loading reports
         return setup
     if not isinstance(before, Mapping) or "runs" in before:
         return setup
@@ -165,7 +167,7 @@ def _as_made(setup: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
 
 
 def _made_of(folder: Path) -> str | None:
-    """The hash of the runs that a finished average is made of; None for a damaged one, which is made again."""
+    """The hash of the runs that a finished average was made from; None if it is damaged, so it is made again."""
     try:
         return load_run(folder).hashes.get("members")
     except BadRun:
@@ -173,20 +175,24 @@ def _made_of(folder: Path) -> str | None:
 
 
 def run_setup(config: CompareConfig, variant_name: str, seed: int) -> dict[str, Any]:
-    """The part of the config that decides on one run's numbers; the encoder's settings stand in the store."""
+    """The part of the config that affects one run's numbers; the encoder's settings are in the store."""
     variant = config.variants[variant_name]
     text = config.text_of(variant) if variant.uses_text else None
     shared = {
         "dataset": Path(config.dataset).name,
         "ties": config.ties,
         "split": to_dict(config.split),
-        "evaluate": {"protocol": config.evaluate.protocol, "selection": config.evaluate.metrics[0]},
+        "evaluate": {
+            "protocol": config.evaluate.protocol,
+            "selection": config.evaluate.metrics[0],
+            **_new_items_setup(config),
+        },
         "seed": seed,
     }
-    if variant.average:  # all else stands in the runs of its members
+    if variant.average:  # everything else is in the runs of its members
         of_seed = [run_name(member, seed) for member in variant.average]
         runs = [run_name(name, config.seeds[0] if is_seedless(config, name) else seed) for name in variant.average]
-        named = {"runs": runs} if runs != of_seed else {}  # as it is read from the names otherwise
+        named = {"runs": runs} if runs != of_seed else {}  # without the key, names follow from members and seed
         return {**shared, "average": list(variant.average), "weights": variant.weights, **named}
     return {
         **shared,
@@ -201,12 +207,20 @@ def run_setup(config: CompareConfig, variant_name: str, seed: int) -> dict[str, 
     }
 
 
+def _new_items_setup(config: CompareConfig) -> dict[str, Any]:
+    """Which items are hidden; nothing where none are, so that runs without them keep their hash."""
+    which = config.evaluate.new_items
+    if which is None:
+        return {}
+    return {"new_items": which, **({} if isinstance(which, str) else {"draw": NEW_ITEMS_DRAW})}
+
+
 def _without_options(said: dict[str, Any]) -> dict[str, Any]:
-    """Without options for code from outside where there are none: runs without such code never heard of them."""
+    """The settings without empty options, so that the hashes of runs that use none stay the same."""
     return {name: value for name, value in said.items() if value or name not in ("options", "loss_options")}
 
 
 def _text_setup(text: TextConfig) -> dict[str, Any]:
-    """What a run says of its vectors: how they were made, or where they came from."""
+    """The settings of the text vectors: how they are made, or the given store."""
     names = ("encoder", "fields", "template", "missing_text") if text.store is None else ("store", "missing_text")
     return {name: to_dict(getattr(text, name)) for name in names}

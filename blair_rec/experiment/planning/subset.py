@@ -1,4 +1,4 @@
-"""What a comparison folder holds when fewer variants or seeds are asked for than before: a subset forgets nothing."""
+"""Plan a comparison in a folder that has earlier runs: a run of some variants or seeds keeps the other ones."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ STORES_FOLDER = "stores"
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a comparison folder holds or is to hold, and what of it is to be made now."""
+    """The runs and vectors of a comparison folder, and which runs are made now."""
 
     config: CompareConfig
-    """The whole comparison, with what the folder keeps from before."""
+    """The whole comparison, including what the folder keeps from earlier ones."""
     encodings: dict[str, Vectors]
-    """By variant, for those that use text and are asked for or have finished runs."""
+    """By variant, for variants that use text and are run now or have finished runs."""
     runs: list[Run]
-    """Of the whole comparison."""
+    """The runs of the whole comparison."""
     asked: list[Run]
-    """Those that are to be made now, finished ones included."""
+    """The runs to make now, including finished ones."""
 
 
 def own_config(config: CompareConfig | str | Path, overrides: Sequence[str] = ()) -> CompareConfig:
-    """A comparison that is read already, or one from a file of the caller's, whose `module:Class` may be imported.
+    """Return the given config, or read it from the caller's file, whose `module:Class` names may be imported.
 
     Raises:
-        ConfigError: as load_config; and Python code in the config.yaml of a comparison's folder, which may come from
-            elsewhere.
+        ConfigError: see load_config; or the file is the config.yaml of a comparison's folder and names Python code,
+            because such folders may come from someone else.
     """
     if isinstance(config, CompareConfig):
         return config
     path, read = Path(config), load_config(config, overrides)
     if read.code and path.name == CONFIG_FILE and (path.parent / RUNS_FOLDER).exists():
         raise ConfigError(
-            f"{path} was written by a comparison and may come from elsewhere, so the Python code that it names is not "
-            f"imported: {', '.join(sorted(read.code))}. If the code is yours, give the config that you wrote"
+            f"{path} was written by a comparison and may come from someone else, so the Python code that it names is "
+            f"not imported: {', '.join(sorted(read.code))}. If the code is yours, give the config that you wrote"
         )
     return read
 
@@ -57,16 +57,16 @@ def own_config(config: CompareConfig | str | Path, overrides: Sequence[str] = ()
 def plan_all(
     config: CompareConfig, out: Path, variants: Sequence[str] | None = None, seeds: Sequence[int] | None = None
 ) -> Plan:
-    """The runs of `config` in `out`, of which only some variants and seeds may be asked for.
+    """Plan the runs of `config` in `out`, of which only some variants and seeds may be made now.
 
-    Variants and seeds that `config` doesn't name, but the folder's own config does, are kept as far as they have
-    finished runs that still hold; what doesn't hold is left out, and that is said.
+    Variants and seeds that are only in the folder's earlier config are kept if their finished runs are still valid;
+    others are left out with a warning.
 
-    Raises as compare.planned.
+    Raises the errors of compare.planned.
     """
     variants, seeds = tuple(variants or config.variants), tuple(seeds or config.seeds)
-    config.only(variants)  # which says what is no variant, or averages one that isn't asked for
-    if not set(seeds) <= set(config.seeds):  # no subset, but others in place of the config's
+    config.only(variants)  # raises for unknown variants, and averages without their members
+    if not set(seeds) <= set(config.seeds):  # these seeds replace the config's
         config = config.changed(seeds=seeds)
     folder, data = data_folder(config.dataset), data_hash(config)
     stores = out / STORES_FOLDER
@@ -82,9 +82,9 @@ def plan_all(
 
 
 def averages_of(remade: Collection[Path], runs: Sequence[Run]) -> list[Run]:
-    """The finished averages among `runs` that are to be made again once the runs in the folders `remade` are.
+    """The finished averages among `runs` that have to be made again after the runs in the folders `remade`.
 
-    That takes no training, and an average of runs that are gone can't stand on the board.
+    This needs no training. The board can't show an average of runs that were replaced.
     """
     found = []
     for run in runs:
@@ -98,17 +98,17 @@ def averages_of(remade: Collection[Path], runs: Sequence[Run]) -> list[Run]:
 def _with_kept(
     config: CompareConfig, before: CompareConfig, out: Path, encodings: dict[str, Vectors], data: str
 ) -> tuple[CompareConfig, dict[str, Vectors]]:
-    """The config with what an earlier one of the folder adds, and the vectors of the variants that are added."""
+    """The config extended by the folder's earlier config, and the vectors of the added variants."""
     added = {name: variant for name, variant in before.variants.items() if name not in config.variants}
     for name in _untrusted(before, added):
         logger.warning(
-            "the board leaves out %s, which %s no longer names: it takes Python code, and %s alone vouches for none",
+            "the board leaves out %s: it uses Python code and is only in the folder's %s, whose code is not imported; "
+            "add it to your config to keep it",
             name,
-            "the config",
             CONFIG_FILE,
         )
         del added[name]
-    # The order of seeds stays, for the first one's run stands for all where nothing is drawn by lot.
+    # Keep the order of seeds: runs that don't depend on the seed have the first one in their name.
     seeds = (*before.seeds, *(seed for seed in config.seeds if seed not in before.seeds))
     if not added and set(seeds) == set(config.seeds):
         return config.changed(seeds=seeds), {}
@@ -117,7 +117,7 @@ def _with_kept(
         with_runs = _variants_with_runs(both, out) & set(added)
         found = find_encodings(both, data_folder(config.dataset), out / STORES_FOLDER, only=with_runs)
     except BlairRecError as error:
-        logger.warning("the board leaves out what %s no longer names: %s", CONFIG_FILE, error)
+        logger.warning("the board leaves out variants that are only in the folder's %s: %s", CONFIG_FILE, error)
         return config, {}
     named, holding, left_out = run_names(both, config.variants, config.seeds), [], {}
     for run in plan(both, out, {**encodings, **found}, data):
@@ -128,12 +128,14 @@ def _with_kept(
             else:
                 holding.append(run)
     for name, words in left_out.items():
-        logger.warning("%s is no longer named, and was made otherwise (%s): left out", name, "; ".join(words))
+        logger.warning(
+            "the board leaves out %s: not in the config, and used different settings (%s)", name, "; ".join(words)
+        )
     kept_variants = {run.variant for run in holding}
     known = kept_variants | set(config.variants)
     kept_variants = {name for name in kept_variants if set(both.variants[name].average) <= known}
     kept_seeds = {run.seed for run in holding if not run.seedless}
-    names = before.variants if kept_variants else config.variants  # the order of the one that has more
+    names = before.variants if kept_variants else config.variants  # the order of the config with more variants
     order = [
         name for name in dict.fromkeys((*names, *both.variants)) if name in config.variants or name in kept_variants
     ]
@@ -144,7 +146,7 @@ def _with_kept(
 
 
 def _untrusted(config: CompareConfig, names: Collection[str]) -> list[str]:
-    """The variants whose code may not be imported, and averages of them."""
+    """The variants whose code must not be imported, and averages of them."""
     own = {name for name in names if not all(registry.is_trusted(*one) for one in config.outside(name))}
     return [name for name in names if name in own or own & set(config.variants[name].average)]
 
@@ -165,12 +167,12 @@ def _variants_with_runs(config: CompareConfig, out: Path) -> set[str]:
 
 
 def _config_before(out: Path) -> CompareConfig | None:
-    """The comparison that a folder holds; None where there is none, or none that can be read."""
+    """The config in a folder; None if there is none, or it can't be read."""
     path = out / CONFIG_FILE
     if not path.is_file():
         return None
     try:
         return load_config(path)
     except ConfigError as error:
-        logger.warning("%s is written anew, for it can't be read: %s", path, error)
+        logger.warning("%s can't be read and is replaced: %s", path, error)
         return None

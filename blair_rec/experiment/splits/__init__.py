@@ -1,1 +1,1 @@
-"""A data set in training, validation and test split: reading them, and what leaks from one into another."""
+"""Training, validation and test split of a data set: read them, and check for leaks between them."""

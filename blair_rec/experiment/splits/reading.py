@@ -1,4 +1,4 @@
-"""A data set -> its training and validation split, checked and counted, and its test split for whoever evaluates."""
+"""Read a data set and check its splits: training and validation split, and the test split for evaluation."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from blair_rec.border.settings import CHANGE_SETTINGS, recbole_config, recbole_e
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.section import to_dict
 from blair_rec.data.dataset import TextSequentialDataset
+from blair_rec.data.hidden import NewItemCases, new_item_cases
 from blair_rec.data.log import LOG_POSITION
 from blair_rec.data.sequences import TrainingSequences, training_sequences
 from blair_rec.errors import BlairRecError, ConfigError, DatasetError
@@ -30,29 +31,29 @@ logger = logging.getLogger("blair_rec")
 
 @dataclass(eq=False)
 class TrainingData:
-    """The training and the validation split of a data set, read once: all that training and selection may see."""
+    """The training and validation split of a data set: everything that training and selection may use."""
 
     folder: str
     train: TextSequentialDataset
     valid: TextSequentialDataset
     item_tokens: list[str]
-    """By item id; the first one is the padding's."""
+    """By item id; the first one is the padding token."""
     sequences: TrainingSequences
     item_counts: np.ndarray
-    """[items and the padding] int64: training events of each."""
+    """[items and padding] int64: number of training events of each item."""
     rejected: Rejected
-    """Lines that can't be used, which were left out."""
+    """Rejected lines of the files."""
     reading_notes: Sequence[str]
-    """What reading the files found, for readers of the results."""
+    """Notes for readers of the results on problems in the files."""
     unread: Sequence[str]
-    """A note on the settings that nothing reads, if there are any."""
+    """A note on settings that are not used, if there are any."""
 
 
 def training_data(config: CompareConfig, folder: Path) -> TrainingData:
-    """What training and selection may see. The test split is let go: the true items of its cases leave the log.
+    """Read only the data for training and selection: test targets are removed from the log.
 
     Raises:
-        As `read_splits`.
+        The errors of `read_splits`.
     """
     data, test = read_splits(config, folder)
     if data.train.log is not None:  # all splits share it
@@ -61,20 +62,19 @@ def training_data(config: CompareConfig, folder: Path) -> TrainingData:
 
 
 def read_splits(config: CompareConfig, folder: Path) -> tuple[TrainingData, TextSequentialDataset]:
-    """What training may see, and beside it the test split, whose true items are in the log that all splits share.
+    """Read all splits: the data for training and selection, and the test split. They share a log with all targets.
 
     Raises:
-        DatasetError: the data set can't be read, or leaves nothing to train, validate or test on.
+        DatasetError: the data set can't be read, or a split is empty.
         RecBoleError: RecBole refuses a setting or a file.
-        ConfigError: no such model or setting of it, a loss that it can't be trained with, or a metric that looks
-            further down than there are items.
+        ConfigError: unknown model or setting, a loss that the model can't be trained with, or a metric whose cutoff is
+            larger than the number of items.
     """
     classes = _check_models(config, folder)
-    ours = {"blair_ties": config.ties, "blair_split": to_dict(config.split)}
-    recbole = recbole_config(model_class(config.model), str(folder), {**config.recbole, **ours})
+    recbole = _config_of_data(config, folder)
     _refuse_other_data(config)
     ignored = _unread_settings(config, classes)
-    dataset, train, valid, test = _read(config, recbole)
+    dataset, train, valid, test = _read(config, recbole, config.evaluate.new_items)
     _check_cases(config, {"training": train, "validation": valid, "test": test})
     _log_ties(config, train)
     tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
@@ -94,8 +94,28 @@ def read_splits(config: CompareConfig, folder: Path) -> tuple[TrainingData, Text
     return data, test
 
 
+def read_new_items(config: CompareConfig, folder: Path, test: TextSequentialDataset) -> NewItemCases | None:
+    """The test cases that have a hidden item as target; None where the comparison hides none.
+
+    Args:
+        test: the test split of `read_splits`, which has no hidden item.
+
+    Raises:
+        As `read_splits`.
+    """
+    if config.evaluate.new_items is None:
+        return None
+    *_, whole = _read(config, _config_of_data(config, folder))
+    return new_item_cases(test, whole)
+
+
+def _config_of_data(config: CompareConfig, folder: Path) -> Any:
+    ours = {"blair_ties": config.ties, "blair_split": to_dict(config.split)}
+    return recbole_config(model_class(config.model), str(folder), {**config.recbole, **ours})
+
+
 def _check_models(config: CompareConfig, folder: Path) -> list[type[Any]]:
-    """The classes of the models in use. Raises ConfigError where one doesn't fit the data or its variant's loss."""
+    """The classes of the models. Raises ConfigError if one doesn't fit the data or its variant's loss."""
     shared, classes = features_read(config.model, config.recbole, folder.name), [model_class(config.model)]
     for name, variant in config.variants.items():
         if not variant.is_trained:
@@ -108,22 +128,24 @@ def _check_models(config: CompareConfig, folder: Path) -> list[type[Any]]:
         needed = features_read(config.model_of(variant), config.recbole, folder.name)
         if shared is not None and needed is not None and (more := sorted(needed - shared)):
             raise ConfigError(
-                f"variants.{name}.model: {variant.model} reads the .{more[0]} file, and {config.model}, with which all "
-                "variants share the data, doesn't; name the columns to read in recbole.load_col"
+                f"variants.{name}.model: {variant.model} needs the .{more[0]} file, but all variants share the data of "
+                f"{config.model}, which doesn't read it; name the columns to read in recbole.load_col"
             )
         classes.append(cls)
     return classes
 
 
-def _read(config: CompareConfig, recbole: Any) -> tuple[TextSequentialDataset, ...]:
-    """The data set, and its training, validation and test split."""
+def _read(
+    config: CompareConfig, recbole: Any, new_items: float | str | None = None
+) -> tuple[TextSequentialDataset, ...]:
+    """Read the data set without its new items, and build its training, validation and test split."""
     try:
         with recbole_errors(f"read data set {config.dataset!r}", f"look at its files, or {CHANGE_SETTINGS}"):
-            dataset = TextSequentialDataset(recbole)
+            dataset = TextSequentialDataset(recbole, new_items)
             return dataset, *dataset.build()
     except BlairRecError:
         raise
-    except ValueError as error:  # pandas', or text that is no UTF-8
+    except ValueError as error:  # from pandas, or text that is not UTF-8
         raise DatasetError(f"data set {config.dataset!r} can't be read: {error}") from error
 
 
@@ -131,36 +153,36 @@ def _check_cases(config: CompareConfig, splits: dict[str, TextSequentialDataset]
     if empty := [name for name, split in splits.items() if len(split) == 0]:
         why = "leave-one-out needs users with at least three events"
         if config.split is not None:
-            why = "all events there are their user's first, which no history predicts; move the cut-off times"
+            why = "all its events are the first of their user, which can't be predicted; change the cut-off times"
         raise DatasetError(f"data set {config.dataset!r}: the split leaves no {' and no '.join(empty)} case; {why}")
 
 
 def _log_ties(config: CompareConfig, train: TextSequentialDataset) -> None:
     if train.tied_neighbours:
-        pairs = f"{train.tied_neighbours:,} of {train.neighbours:,} neighbouring events of a user"
-        how = "their order is the file's" if config.ties == "stored" else "their order was drawn by lot"
-        logger.info("%s have equal times; %s", pairs, how)
+        pairs = f"{train.tied_neighbours:,} of {train.neighbours:,} pairs of successive events"
+        order = "that of the file" if config.ties == "stored" else "random"
+        logger.info("%s have tied timestamps; their order is %s (see `ties`)", pairs, order)
 
 
 def _unread_settings(config: CompareConfig, classes: Sequence[type[Any]]) -> tuple[str, ...]:
-    """A note on the settings of RecBole that nothing here reads; logged, and for readers of the results."""
+    """A note on RecBole settings that are not used; logged, and for readers of the results."""
     trained = [config.train_of(variant) for variant in config.variants.values() if variant.is_trained]
     recboles_way = not all(map(can_pack, classes)) or any(train.loss == "recbole" for train in trained)
     keys = unread(config.recbole, config.models, recboles_way)
     if not keys:
         return ()
-    note = f"settings under `recbole` that nothing reads in this comparison: {', '.join(keys)}"
+    note = f"settings under `recbole` that nothing in this comparison uses: {', '.join(keys)}"
     logger.warning("%s", note)
     return (note,)
 
 
 def _refuse_other_data(config: CompareConfig) -> None:
-    """Variants share one data set: what one of them has otherwise can only be a setting of the model."""
+    """Variants share one data set, so their `recbole` sections may only have settings of the model."""
     for name, variant in config.variants.items():
         model = config.model_of(variant)
         known = model_keys(model)
         if others := [key for key in variant.recbole if key not in known]:
             raise ConfigError(
-                f"variants.{name}.recbole: {', '.join(others)} is no setting of {model} itself, and all else "
-                f"is the same for all variants; known: {', '.join(known)}"
+                f"variants.{name}.recbole: {', '.join(others)} {'is' if len(others) == 1 else 'are'} not among the "
+                f"settings of {model}; set other keys under `recbole`, for all variants; known: {', '.join(known)}"
             )

@@ -1,4 +1,4 @@
-// Tables sort by a click, or with Enter or Space, on a heading: numbers fall first, words rise first.
+// A click, Enter or Space on a heading sorts the table: first numbers from high to low, words from A to Z.
 for (const table of document.querySelectorAll("table.sortable")) {
   const headings = [...table.tHead.rows[0].cells];
   headings.forEach((heading, column) => {

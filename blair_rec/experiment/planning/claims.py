@@ -1,0 +1,212 @@
+"""One process per run: who trains a run holds its lock, and keeps its checkpoint next to the run until it is finished.
+
+A run `runs/id-1` is made in `runs/.id-1.training`. That folder holds the lock, which the system ends with the process,
+and the checkpoint, from which whoever takes the run next goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from blair_rec.config.comparison import CompareConfig, written
+from blair_rec.errors import BadRun, FolderBusy
+from blair_rec.evaluate.runs.results import load_run
+from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE
+from blair_rec.experiment.listener import Listener
+from blair_rec.experiment.planning.finished import changes, refuse_changed
+from blair_rec.experiment.planning.plan import Run, member_folders, with_members
+from blair_rec.experiment.provenance import hash_of
+from blair_rec.files import alone_in, discard, left_behind, tidy, write_text
+
+logger = logging.getLogger("blair_rec")
+
+T = TypeVar("T")
+
+WORK, LOCK = ".training", ".lock"
+PATIENCE = 600.0
+"""Seconds to wait for the files of the folder itself. To plan or to render takes a process less than that."""
+POLL = 1.0
+"""Seconds between two looks at runs or stores that other processes are making."""
+
+
+@contextmanager
+def alone_soon(folder: Path) -> Iterator[None]:
+    """The lock of `folder`'s own files, once other processes have written theirs.
+
+    Raises:
+        FolderBusy: another process kept it for longer than `PATIENCE`; OutputError: the folder can't be written.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(alone_in(folder))
+        except FolderBusy:
+            logger.info("another process is at work in %s: waiting until it is done", folder)
+            stack.enter_context(alone_in(folder, wait=PATIENCE))
+        yield
+
+
+@contextmanager
+def alone_with(folder: Path) -> Iterator[Path]:
+    """Take the run in `folder`, clear away what killed processes left half-written of it, and give its work folder.
+
+    The work folder is removed at the end unless it holds a checkpoint.
+
+    Raises:
+        FolderBusy: another process has this run.
+    """
+    work = folder.with_name(f".{folder.name}{WORK}")
+    with alone_in(work, f"another process is training {folder}; wait until it is done"):
+        for name in (folder.name, work.name):
+            tidy(folder.parent, name)
+        tidy(work)
+        try:
+            yield work
+        finally:
+            if all(path.name == LOCK for path in work.iterdir()):
+                discard(work)
+
+
+def checkpoint_in(work: Path, run: Run) -> Path:
+    """Where a run in training is kept: under another name for any other config, data, store or version."""
+    return work / f"{hash_of(dict(run.hashes))[:16]}.safetensors"
+
+
+def forget_checkpoints(work: Path) -> None:
+    """Remove the checkpoints of a run that is finished, or that begins again."""
+    for path in work.glob("*.safetensors"):
+        path.unlink(missing_ok=True)
+
+
+def clear_up(runs: Path) -> None:
+    """Clear away what killed processes left half-written in `runs`; runs that other processes train are left alone."""
+    for name in left_behind(runs) | {path.name.removesuffix(WORK) for path in runs.glob(f".*{WORK}")}:
+        try:
+            with alone_with(runs / name.removeprefix(".").removesuffix(WORK)):
+                pass
+        except FolderBusy:
+            continue
+
+
+def clear_finished(runs: Sequence[Run]) -> None:
+    """Remove the checkpoints of finished runs: their processes were killed just before they would have done so."""
+    for run in runs:
+        if run.done and run.folder.with_name(f".{run.folder.name}{WORK}").exists():
+            try:
+                with alone_with(run.folder) as work:
+                    forget_checkpoints(work)
+            except FolderBusy:  # another process trains it again
+                continue
+
+
+def holds(run: Run) -> bool:
+    """Whether a run is finished, undamaged, and made under the conditions, and of the members, that are there now."""
+    try:
+        return run.done and not changes(run) and load_run(run.folder).hashes.get("members") == run.hashes.get("members")
+    except BadRun:
+        return False
+
+
+class Made:
+    """Which of the runs that were pending at first have been made since, by this process or another one."""
+
+    def __init__(self, pending: Sequence[Run], planned: Sequence[Run]) -> None:
+        # Another process may have made one just after it was planned.
+        new = {run.folder for run in planned if not run.done and not member_folders(run.folder, run.setup)}
+        self.before = {run.folder: None if run.folder in new else _result(run.folder) for run in pending}
+
+    def is_made(self, folder: Path) -> bool:
+        """Whether the run in `folder` was finished at first, or has been made since."""
+        return folder not in self.before or _result(folder) != self.before[folder]
+
+    def lacking(self, run: Run) -> list[str]:
+        """The names of the members that an average waits for; none for a run that averages nothing."""
+        return [folder.name for folder in member_folders(run.folder, run.setup) if not self.is_made(folder)]
+
+
+def _result(folder: Path) -> bytes | None:
+    """The result.json of a finished run, which differs each time a run is made; None where there is none."""
+    try:
+        return (folder / RESULT_FILE).read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def make_once(run: Run, made: Made, out: Path, train: Callable[[Run, Path], None], listener: Listener) -> bool:
+    """Make a run with `train`, unless it lacks members or another process has it; whether it is made now.
+
+    Raises:
+        ChangedRuns: another process has made it meanwhile, under other conditions.
+    """
+    if made.lacking(run):
+        return False
+    try:
+        with alone_with(run.folder) as work:
+            run = with_members(run)  # they are finished by now
+            done = dataclasses.replace(run, done=True)
+            if made.is_made(run.folder) and (run.hashes.get("members") is None or holds(done)):
+                refuse_changed([done], out)
+                listener.skipped(run)
+            else:
+                train(run, work)
+            forget_checkpoints(work)
+    except FolderBusy:
+        return False
+    return True
+
+
+def work_off(runs: Sequence[Run], make: Callable[[Run], bool], wait: bool) -> list[Run]:
+    """Call `make` with each run, in order, until each is made; `make` returns whether the run is made now.
+
+    With `wait`, runs that other processes are training are waited for. Without it they get one more look, as another
+    process may have taken a run only to clear up. Returns the runs that are left.
+    """
+    left, looks = list(runs), 0
+    while left:
+        before, left = left, [run for run in left if not make(run)]
+        if len(left) < len(before):
+            continue
+        looks += 1
+        if not wait and looks > 1:
+            break
+        if wait and looks == 1:
+            logger.info("waiting for other processes: %s", ", ".join(run.name for run in left))
+        time.sleep(POLL)
+    return left
+
+
+def once_free(make: Callable[[], T], what: str) -> T:
+    """Return what `make` returns, as soon as no other process is at work on it."""
+    told = False
+    while True:
+        try:
+            return make()
+        except FolderBusy:
+            if not told:
+                logger.info("another process is making %s: waiting until it is done", what)
+                told = True
+            time.sleep(POLL)
+
+
+def config_text(out: Path) -> str | None:
+    """What the config of a comparison's folder says now; None where there is none."""
+    path = out / CONFIG_FILE
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def write_config(config: CompareConfig, out: Path, before: str | None) -> None:
+    """Write the config of a comparison's folder; `before` is what it was when the runs were planned.
+
+    Raises:
+        FolderBusy: another process has written another config meanwhile.
+    """
+    text, now = written(config), config_text(out)
+    if now not in (before, text):
+        raise FolderBusy(f"another process has just changed {out / CONFIG_FILE}; start again, with the same config")
+    if now != text:
+        write_text(out / CONFIG_FILE, text)
