@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import blair_rec.border.repaired  # noqa: F401  (has to come before any import of RecBole)
+import blair_rec.border.apply_patches  # noqa: F401  (has to come before any import of RecBole)
 from blair_rec.border.gpus import check_found
 from blair_rec.config.plugin import in_flat_keys, read_plugin_config, text_keys
 from blair_rec.data.dataset import ItemVectors, TextSequentialDataset

@@ -103,3 +103,27 @@ def test_the_short_form_of_batch_recommendations_is_exact(tmp_path: Path, monkey
     options = argparse.Namespace(users=50, items=300, events=400, rounds=1, k=7)
     page = "\n".join(recommend.to_page({"recommend": [found]}, options, 1.0))
     assert "50 users, 300 items, the best 7" in page and "| 100.0% of 30 users |" in page
+
+
+@pytest.mark.usefixtures("_benchmarks")
+def test_both_ways_of_new_items_are_read_run_and_written_down(tmp_path: Path) -> None:
+    import new_items
+
+    from blair_rec.config.comparison import load_config
+
+    read = {way: load_config(new_items.CONFIG, new_items.WAYS[way]) for way in new_items.WAYS}
+    assert {way: config.evaluate.new_items for way, config in read.items()} == {
+        "hidden": 0.05,
+        "cutoff": "after_cutoff",
+    }
+    plain = [
+        "variants={popularity: {scorer: popularity}, markov: {scorer: markov}}",
+        "baseline=popularity",
+        "seeds=[1]",
+    ]
+    board = new_items.compared("hidden", str(ROOT / "datasets" / "tiny"), tmp_path, plain)
+    assert (board["new_items"]["items"], board["candidates"]) == (4, 76)
+    page = new_items.to_page("tiny", {"hidden": board}, plain)
+    row = next(line for line in page if line.startswith("| markov"))
+    assert row.startswith("| markov | can't score new items |  |  |  | 0.")
+    assert any(line.startswith("| popularity | 0.0000 | 0.0000 | 0.") for line in page)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import blair_rec.border.repaired  # noqa: F401  (repairs RecBole before any part of it is used)
+import blair_rec.border.apply_patches  # noqa: F401  (repairs RecBole before any part of it is used)
 
 from recbole.evaluator import Collector
 

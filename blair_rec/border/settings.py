@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-import blair_rec.border.repaired  # noqa: F401  (repairs RecBole before any part of it is used)
+import blair_rec.border.apply_patches  # noqa: F401  (repairs RecBole before any part of it is used)
 from blair_rec.border.gpus import gpu_id_of
 from blair_rec.config.plugin import read_plugin_config
 from blair_rec.config.section import to_dict

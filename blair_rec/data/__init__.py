@@ -1,3 +1,3 @@
 """From RecBole's atomic files to an event log, training sequences and a data set."""
 
-import blair_rec.border.repaired  # noqa: F401  (repairs RecBole before any part of it is used)
+import blair_rec.border.apply_patches  # noqa: F401  (repairs RecBole before any part of it is used)

@@ -25,7 +25,8 @@ from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE, RUNS_FOL
 from blair_rec.experiment.item_cards import comparison_cards
 from blair_rec.experiment.item_vectors import ITEM_FIELD, Vectors, items_reader
 from blair_rec.experiment.listener import Listener
-from blair_rec.experiment.planning.claims import (
+from blair_rec.experiment.planning.data_files import data_folder
+from blair_rec.experiment.planning.locks import (
     Made,
     alone_soon,
     checkpoint_in,
@@ -39,11 +40,11 @@ from blair_rec.experiment.planning.claims import (
     work_off,
     write_config,
 )
-from blair_rec.experiment.planning.data_files import data_folder
-from blair_rec.experiment.planning.finished import finished_runs, refuse_changed
+from blair_rec.experiment.planning.own_config import own_config
 from blair_rec.experiment.planning.plan import Run, member_folders, run_names
 from blair_rec.experiment.planning.shards import Shard, shard_names
-from blair_rec.experiment.planning.subset import Plan, averages_of, own_config, plan_all
+from blair_rec.experiment.planning.still_valid import finished_runs, refuse_changed
+from blair_rec.experiment.planning.subset import Plan, averages_of, plan_all
 from blair_rec.experiment.splits.leakage import leaks_of, new_items_notes
 from blair_rec.files import alone_in, refuse_taken, tidy
 from blair_rec.lines.rejected import REJECTED

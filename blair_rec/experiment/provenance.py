@@ -55,8 +55,8 @@ BESIDE_RUNS = (
     "errors.py",
     "extras.py",
     "files.py",
-    "experiment/planning/claims.py",
-    "experiment/planning/finished.py",
+    "experiment/planning/locks.py",
+    "experiment/planning/still_valid.py",
     "experiment/planning/shards.py",
     "experiment/compare.py",
     "experiment/item_cards.py",
@@ -64,6 +64,7 @@ BESIDE_RUNS = (
     "experiment/listener.py",
     "experiment/provenance.py",
     "experiment/search_space.py",
+    "experiment/planning/own_config.py",
     "experiment/planning/subset.py",
     "experiment/tune.py",
     # Refits, which are not ranked.

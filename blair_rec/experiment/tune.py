@@ -26,8 +26,8 @@ from blair_rec.errors import ConfigError, ScoringError, TrainingError
 from blair_rec.experiment.compare import encode_stores, planned
 from blair_rec.experiment.listener import Listener
 from blair_rec.experiment.planning.data_files import data_folder, data_hash
+from blair_rec.experiment.planning.own_config import own_config
 from blair_rec.experiment.planning.plan import outside_code, run_setup
-from blair_rec.experiment.planning.subset import own_config
 from blair_rec.experiment.provenance import code_hash, hash_of, with_outside
 from blair_rec.experiment.search_space import Settings, draw, grid_of, in_words, with_settings
 from blair_rec.files import alone_in, refuse_taken, tidy, write_text

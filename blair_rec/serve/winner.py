@@ -14,8 +14,8 @@ from blair_rec.config.comparison import CompareConfig, load_config
 from blair_rec.errors import ChangedRuns, ConfigError, first_of
 from blair_rec.evaluate.runs.results import RunResult, load_run
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE, read_json
-from blair_rec.experiment.planning.finished import finished_runs
 from blair_rec.experiment.planning.plan import member_folders, run_setup
+from blair_rec.experiment.planning.still_valid import finished_runs
 from blair_rec.experiment.provenance import hash_of
 
 logger = logging.getLogger("blair_rec")

@@ -1,3 +1,3 @@
 """Epochs, losses, negatives, the optimiser, several processes and checkpoints."""
 
-import blair_rec.border.repaired  # noqa: F401  (repairs RecBole before anything of it is used)
+import blair_rec.border.apply_patches  # noqa: F401  (repairs RecBole before anything of it is used)

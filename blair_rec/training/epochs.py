@@ -21,9 +21,9 @@ from blair_rec.models.packed import can_pack, can_record, hidden_states
 from blair_rec.models.similarity import as_key, as_query
 from blair_rec.models.text_models import item_side
 from blair_rec.training import parallel
+from blair_rec.training.cuda_graph import RecordedStep, Room, recorded_or_none
 from blair_rec.training.losses import full_softmax, sampled_loss, sampled_scores
 from blair_rec.training.negatives import Negatives
-from blair_rec.training.recorded import RecordedStep, Room, recorded_or_none
 
 from recbole.data.dataloader import TrainDataLoader
 from recbole.data.utils import create_samplers

@@ -385,7 +385,7 @@ def test_another_encoder_of_the_same_name_is_named(own: Finished, encoder: Path,
 def test_another_version_is_named(own: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blair_rec.experiment.planning.plan.code_hash", lambda text: "0123456789ab")
     monkeypatch.setattr(
-        "blair_rec.experiment.planning.finished.code_files",
+        "blair_rec.experiment.planning.still_valid.code_files",
         lambda text: {**code_files(text), "experiment/fit.py": "0123456789ab"},
     )
     refused(

@@ -27,7 +27,7 @@ BESIDE = {
     "errors.py": "words",
     "extras.py": "words about what is not installed",
     "files.py": "how files are replaced",
-    "experiment/planning/finished.py": "words",
+    "experiment/planning/still_valid.py": "words",
     "experiment/splits/leakage.py": "notes for readers",
     "experiment/listener.py": "progress",
     "experiment/provenance.py": "what is noted",

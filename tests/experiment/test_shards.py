@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -169,6 +170,21 @@ def test_the_runs_of_a_shard_are_the_same_whatever_is_finished(
         assert main(["compare", str(config), "-o", str(out), "--shard", "1/3", "--dry-run"]) == 0
         listed.append(re.findall(r"\b(?:id|text|rules|both)-\d\b", capsys.readouterr().out))
     assert listed == [["rules-1", "text-2"]] * 2  # of id-1, rules-1, text-1, id-2, text-2
+
+
+def test_shards_with_fresh_make_their_own_runs_again(tmp_path: Path) -> None:
+    variants = {name: VARIANTS[name] for name in ("id", "rules", "both")}
+    config, out = interrupted.write_config(tmp_path, variants=variants, train={"epochs": 1}), tmp_path / "out"
+    assert interrupted.run(config, out) == "finished"
+    before = Path(shutil.copytree(out, tmp_path / "before"))
+    for i in (0, 1):
+        assert interrupted.ended(interrupted.start(config, out, "--fresh", "--shard", f"{i}/2"), out) == "finished"
+    assert interrupted.run(config, out) == "finished"
+    assert interrupted.differing(out, before) == [] and interrupted.half_written(out) == []
+    found = {path.parent.name: json.loads(path.read_text("utf-8")) for path in out.glob("runs/*/result.json")}
+    assert {name: found[name]["test_evaluations"] for name in ("id-1", "id-2", "rules-1")} == dict.fromkeys(
+        ("id-1", "id-2", "rules-1"), 2
+    )
 
 
 # Encoding first

@@ -156,7 +156,7 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
 
 def config_of(options: argparse.Namespace) -> CompareConfig:
     """Read the comparison file and apply --encoder, --device and --set."""
-    from blair_rec.experiment.planning.subset import own_config
+    from blair_rec.experiment.planning.own_config import own_config
 
     overrides = []
     if options.encoder is not None:  # the file's settings belong to its own encoder
@@ -204,7 +204,7 @@ def _show_board(board: Leaderboard, all_notes: bool) -> None:
 
 
 def _show_plan(found: Plan, out: Path, console: Console, fresh: bool) -> None:
-    from blair_rec.experiment.planning.finished import changes
+    from blair_rec.experiment.planning.still_valid import changes
 
     config = found.config
     where = f"{Path(config.dataset).name}, {', '.join(config.models)}: {counted(len(found.asked), 'run')} in {out}"

@@ -14,8 +14,8 @@ from blair_rec.errors import BadRun, BlairRecError, ConfigError
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE, RUNS_FOLDER
 from blair_rec.experiment.item_vectors import Vectors, find_encodings
 from blair_rec.experiment.planning.data_files import data_folder, data_hash
-from blair_rec.experiment.planning.finished import changes
 from blair_rec.experiment.planning.plan import Run, member_folders, plan, run_names
+from blair_rec.experiment.planning.still_valid import changes
 
 logger = logging.getLogger("blair_rec")
 
@@ -34,24 +34,6 @@ class Plan:
     """The runs of the whole comparison."""
     asked: list[Run]
     """The runs to make now, including finished ones."""
-
-
-def own_config(config: CompareConfig | str | Path, overrides: Sequence[str] = ()) -> CompareConfig:
-    """Return the given config, or read it from the caller's file, whose `module:Class` names may be imported.
-
-    Raises:
-        ConfigError: see load_config; or the file is the config.yaml of a comparison's folder and names Python code,
-            because such folders may come from someone else.
-    """
-    if isinstance(config, CompareConfig):
-        return config
-    path, read = Path(config), load_config(config, overrides)
-    if read.code and path.name == CONFIG_FILE and (path.parent / RUNS_FOLDER).exists():
-        raise ConfigError(
-            f"{path} was written by a comparison and may come from someone else, so the Python code that it names is "
-            f"not imported: {', '.join(sorted(read.code))}. If the code is yours, give the config that you wrote"
-        )
-    return read
 
 
 def plan_all(

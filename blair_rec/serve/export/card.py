@@ -15,7 +15,7 @@ from blair_rec.evaluate.leaderboard import build_leaderboard
 from blair_rec.evaluate.report import to_markdown
 from blair_rec.evaluate.runs.results import RunResult
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE, RUNS_FOLDER, read_json
-from blair_rec.experiment.planning.finished import finished_runs
+from blair_rec.experiment.planning.still_valid import finished_runs
 from blair_rec.serve.export.licence import public_name
 
 logger = logging.getLogger("blair_rec")

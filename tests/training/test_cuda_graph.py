@@ -13,8 +13,8 @@ from torch import Tensor
 
 from blair_rec.data.packing import Packed
 from blair_rec.models.packed import can_record, hidden_states
+from blair_rec.training.cuda_graph import RecordedStep, Room
 from blair_rec.training.losses import full_softmax
-from blair_rec.training.recorded import RecordedStep, Room
 
 WIDTH = 6
 ITEM_SIDES: dict[str, dict[str, Any]] = {"id": {}, "text": {"items": "text"}, "text_delta": {"items": "text_delta"}}

@@ -19,8 +19,8 @@ from blair_rec.errors import BadRun, FolderBusy
 from blair_rec.evaluate.runs.results import load_run
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE
 from blair_rec.experiment.listener import Listener
-from blair_rec.experiment.planning.finished import changes, refuse_changed
 from blair_rec.experiment.planning.plan import Run, member_folders, with_members
+from blair_rec.experiment.planning.still_valid import changes, refuse_changed
 from blair_rec.experiment.provenance import hash_of
 from blair_rec.files import alone_in, discard, left_behind, tidy, write_text
 
