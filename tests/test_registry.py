@@ -330,7 +330,7 @@ def test_what_is_of_another_kind_takes_no_such_options_or_has_the_wrong_shape_is
         scorer(scorer="counts", text={"fields": ["title"]})
     with pytest.raises(ConfigError, match="wrong_step is not a subclass of blair_rec.models.transforms.Transform"):
         fit_transforms(text_vectors(), ["wrong_step"])
-    with pytest.raises(ConfigError, match=r"transforms: halves: \{'share': 3\} makes \[11, 12\] of \[31, 12\]"):
+    with pytest.raises(ConfigError, match=r"transforms: halves: \{'share': 3\} turns \[31, 12\] into \[11, 12\]"):
         fit_transforms(text_vectors(), [{"halves": {"share": 3}}])
     with pytest.raises(
         ConfigError, match="the transform halves can't be called with 0 values of ours and the options {'shar': 1}"
