@@ -309,24 +309,15 @@ def encode_stores(encodings: dict[str, Vectors], listener: Listener, renew: bool
 
 
 def _notes(config: CompareConfig, data: Data, encodings: dict[str, Vectors]) -> tuple[str, ...]:
-<<<<<<< HEAD
     """Notes on the data and its texts for readers of the results; logged, and written into every run."""
-    found = [*leaks_of(data.train, data.valid, data.test).notes(), *new_items_notes(config, data.new_items)]
-    for encoding in dict.fromkeys(encodings.values()):
-        found += encoding.notes(data.item_tokens[1:])
-    left_out = [f"{data.rejected.note('events')}; they are in {REJECTED}"] if data.rejected.count else []
-    return _logged(found, (*data.unread, *left_out, *data.reading_notes))  # logged when the files were read
-=======
-    """What a reader of the results has to know about the data and its texts; logged, and written into every run."""
     found, of_new_items = leaks_of(data.train, data.valid, data.test).notes(), new_items_notes(config, data.new_items)
     if data.new_items is not None:
         found += of_new_items
     for encoding in dict.fromkeys(encodings.values()):
         found += encoding.notes(data.item_tokens[1:])
     left_out = [f"{data.rejected.note('events')}; they are in {REJECTED}"] if data.rejected.count else []
-    notes = _told(found, (*data.unread, *left_out, *data.reading_notes))  # these were logged when the files were read
-    return tuple(dict.fromkeys([*notes, *of_new_items]))  # that nothing was measured is for the board alone
->>>>>>> ws-newitems
+    notes = _logged(found, (*data.unread, *left_out, *data.reading_notes))  # logged when the files were read
+    return tuple(dict.fromkeys([*notes, *of_new_items]))  # only the board says that new items were not measured
 
 
 def _with_cut_texts(data: Data, stores: dict[str, EmbeddingStore]) -> tuple[str, ...]:
