@@ -130,7 +130,7 @@ def state_of(out: Path) -> dict[str, Any]:
     return {
         "runs": len([*out.glob("runs/[!.]*")]),
         "checkpoints": len([*out.glob("runs/.*.training/*.safetensors")]),
-        "half_written": len(half_written(out)),
+        "half_written": sum(not name.endswith(".training") for name in half_written(out)),
     }
 
 
