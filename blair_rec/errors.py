@@ -251,8 +251,8 @@ class RejectedLines(SourceError):
         so_far: bool = False,
     ) -> None:
         super().__init__(
-            f"{count:,} of {total:,} lines{' read so far' * so_far} can't be used; the limit is a share of "
-            f"{limit:.3g} (first: {'; '.join(first)}); {cure}"
+            f"{count:,} of {total:,} lines{' read so far' * so_far} can't be used; the limit is "
+            f"{limit:.3g} of all lines (first: {'; '.join(first)}); {cure}"
         )
 
 

@@ -28,7 +28,7 @@ def test_the_example_runs() -> None:
     *rows, items = printed.getvalue().splitlines()
     found = dict(row.split(" ", 1) for row in rows)
     assert list(found) == ["id", "text", "neighbours", "popularity"] and items == "80"
-    assert "items: id knows items by their events alone" in found["id"]
+    assert "items: id learns items from their events alone" in found["id"]
     assert 0 <= float(found["popularity"]) <= float(found["neighbours"]) <= 1 and 0 <= float(found["text"]) <= 1
 
 

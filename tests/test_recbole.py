@@ -143,7 +143,7 @@ def test_a_misspelt_key_names_the_near_one() -> None:
     ("settings", "message"),
     [
         ({"blair_items": "texts"}, "items is 'texts'; did you mean 'text'"),
-        ({"blair_items": "text"}, "neither blair_text_fields .* nor blair_store"),
+        ({"blair_items": "text"}, "set blair_text_fields .*, or blair_store"),
         ({"blair_items": "id", "blair_transforms": ["center"]}, "id uses no text"),
         ({"blair_loss": "full_softmax", "loss_type": "BPR"}, "blair_loss is full_softmax, but loss_type is 'BPR'"),
     ],

@@ -133,7 +133,9 @@ class CompareConfig(Section):
         for line in _loss_problems(self.train, self.recbole):
             yield ("train", "recbole"), line
         if self.baseline not in self.variants:
-            yield ("baseline", "variants"), f"baseline is {self.baseline!r}; variants: {', '.join(self.variants)}"
+            default = " (the default)" if self.baseline == default_of(CompareConfig, "baseline") else ""
+            named = f"baseline is {self.baseline!r}{default}, which is not a variant"
+            yield ("baseline", "variants"), f"{named}; set it to one of: {', '.join(self.variants)}"
         if self.recbole.get("use_gpu") is False and self.device.startswith("cuda"):
             yield ("device", "recbole"), f"recbole.use_gpu is false, but device is {self.device!r}; leave use_gpu out"
         if self.split is not None and "split" in (self.recbole.get("eval_args") or {}):

@@ -141,7 +141,7 @@ class QuicklyRead(SequentialDataset):
             if field is not None and field not in names:
                 raise AtomicFileError(
                     f"{file.path} has no column {field!r} (columns: {', '.join(names)}); "
-                    f"rename a column, or name the right one with {key}"
+                    f"rename a column, or name the right one with RecBole's key {key}"
                 )
 
     def _note_unknown_columns(self, file: AtomicFile, source: Any) -> None:

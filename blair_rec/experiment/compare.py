@@ -100,12 +100,6 @@ def compare(
     Returns the leaderboard. Returns None while the baseline has no finished run, for a shard that leaves runs to other
     processes, and with `encode_only`.
 
-    Several processes may work in `out`: each run is trained by one of them. What another one is training is waited for,
-    but not by a shard.
-
-    Returns the leaderboard, or None while the baseline has no finished run, for a shard that leaves runs to others, and
-    with `encode_only`.
-
     Raises:
         ChangedRuns: `out` has runs of another config, data set, store or code, and `fresh` is false.
         BadRun: `out` has damaged runs, and `fresh` is false.
@@ -292,9 +286,10 @@ def check(out: Path, other: Path) -> list[Move]:
 def _config_in(out: Path) -> CompareConfig:
     path = out / CONFIG_FILE
     if not path.is_file():
-        raise ConfigError(
-            f"{out} is not the folder of a comparison: it has no {path.name}; give the folder that was used with -o"
-        )
+        what = "does not exist"
+        if out.exists():
+            what = f"is not the folder of a comparison: it has no {path.name}"
+        raise ConfigError(f"{out} {what}; give the folder that was used with -o")
     return load_config(path)
 
 

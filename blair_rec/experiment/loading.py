@@ -126,8 +126,10 @@ def _read(run_dir: Path, name: str) -> Any:
     try:
         return json.loads((run_dir / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(
-            f"{run_dir} is not a finished run: it has no {name}; give a folder such as runs/text_init-1"
-        ) from None
+        if not run_dir.exists():
+            raise CheckpointError(f"{run_dir} does not exist; give the folder of a finished run") from None
+        runs = sorted(path.parent for path in run_dir.glob(f"runs/[!.]*/{name}"))
+        which = f"one of its runs, such as {runs[0]}" if runs else "a folder such as runs/text_init-1"
+        raise CheckpointError(f"{run_dir} is not a finished run: it has no {name}; give {which}") from None
     except (OSError, ValueError) as error:  # ValueError: not JSON, or not UTF-8
         raise CheckpointError(f"{run_dir} can't be read ({error}); run the same comparison again") from error

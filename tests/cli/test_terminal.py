@@ -236,7 +236,7 @@ def test_a_closed_pipe_for_messages_leaves_no_traceback(hostile: Path) -> None:
         ),
         (
             "tune",
-            "blair_rec.experiment.planning.subset.load_config",
+            "blair_rec.experiment.planning.own_config.load_config",
             "interrupted; finished work is kept: run the same command again",
         ),
         ("prepare", "blair_rec.prepare.own.prepare_own", "interrupted; finished work is kept: run the same"),

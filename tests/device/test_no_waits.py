@@ -45,6 +45,7 @@ CPU_ALONE = {
     "ranking/ensemble.py _counts": "scores that _Scored keeps on the CPU",
     "ranking/ensemble.py _in_history": "a data set's own tensors",
     "ranking/ensemble.py _score": "a data set's own tensors",
+    "ranking/new_items.py _new_ranks": "a data set's own tensors",
     "ranking/scoring.py _windows": "a data set's own tensors",
     "serve/batch/recommend.py _of_the_data_set": "a data set's own tensors",
     "serve/recommender.py user_vectors": "collected on the CPU, part by part",

@@ -42,7 +42,7 @@ from blair_rec.evaluate.page.cards import read_cards
 from blair_rec.evaluate.runs.results import load_run
 from blair_rec.experiment import item_vectors
 from blair_rec.experiment.compare import compare, leaderboard
-from blair_rec.experiment.planning import claims
+from blair_rec.experiment.planning import locks
 from blair_rec.experiment.provenance import code_files
 from blair_rec.files import alone_in, partial_of, put_in_place, tidy
 from blair_rec.text.encoding.encode import encode_catalogue
@@ -550,7 +550,7 @@ def test_there_is_no_leaderboard_without_the_baseline(own: Finished) -> None:
 def test_a_folder_whose_files_another_process_keeps_is_busy(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "PATIENCE", 0.2)
+    monkeypatch.setattr(locks, "PATIENCE", 0.2)
     with alone_in(tmp_path / "out"):
         with pytest.raises(OutputError, match=r"^another process is using .*out; wait until it is"):
             compare(finished.config, tmp_path / "out")

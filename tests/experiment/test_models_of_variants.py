@@ -96,7 +96,7 @@ def test_another_model_for_one_variant_leaves_the_runs_of_the_others(place: Path
     ("variant", "message"),
     [
         ({"model": "GRU4Rek"}, r"variants\.b: .*GRU4Rek"),
-        ({"model": "NARM", "train": {"loss": "bpr"}}, r"variants\.b: BLaIRNARM trains RecBole's way"),
+        ({"model": "NARM", "train": {"loss": "bpr"}}, r"variants\.b: `loss: bpr` isn't supported for BLaIRNARM"),
         (
             {"model": "GRU4Rec", "recbole": {"n_heads": 2}},
             r"variants\.b\.recbole: n_heads is not among the .* of GRU4Rec",

@@ -141,7 +141,7 @@ def test_a_hidden_item_is_found_by_its_text_and_by_nothing_else(done: Finished) 
         assert rows[variant].among_all["masked"]["Recall@10"].mean < 0.4, variant
     assert done.table.items == 12 and done.table.known == 48
     reasons = {variant: row.why for variant, row in rows.items() if row.why is not None}
-    assert "items: id knows items by their events alone" in str(reasons["id"])
+    assert "items: id learns items from their events alone" in str(reasons["id"])
     assert "text_init trains a vector for each item" in str(reasons["text_init"])
     for variant in ("markov", "cannot"):
         assert "Markov is made of the items that it was given at first" in str(reasons[variant])

@@ -78,5 +78,5 @@ def test_who_knows_items_by_more_than_their_text_says_why(tiny: Path, members: t
     ]
     new = [vectors[cases.known - 1 :] if kind is LastItem else None for kind in members]
     found = rank_new_items(made[0] if len(made) == 1 else Ensemble(made), new, cases, 64)
-    assert f"{members[-1].__name__} is made of the items that it was given at first" in found.reason
+    assert f"{members[-1].__name__} can only score the items that it was built with" in found.reason
     assert len(found.higher_new) == 0 and len(found.user) == len(cases.split)

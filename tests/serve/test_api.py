@@ -171,7 +171,7 @@ def test_a_comparison_that_was_moved_as_a_whole_still_loads(run: Path, tmp_path:
 def test_another_store_is_refused(run: Path, tmp_path: Path) -> None:
     tokens = json.loads((run / "items.json").read_text())[1:]
     store_for(tmp_path / "same-items", tokens, text_dim=32)
-    with pytest.raises(CheckpointError, match=rf"was trained over the text vectors of store {sha256_of(run)}"):
+    with pytest.raises(CheckpointError, match=rf"was trained on the text vectors of store {sha256_of(run)}"):
         blair_rec.load(run, store=tmp_path / "same-items")
     store_for(tmp_path / "too-few", tokens[:60], text_dim=32)
     with pytest.raises(MissingEmbeddings, match=r"store of text vectors lacks 20 of 80 items"):
@@ -231,7 +231,7 @@ def test_an_item_from_a_larger_store_is_recommended_and_read_as_the_one_whose_te
 
 def test_a_run_that_knows_items_by_their_events_takes_no_new_ones(run: Path, tmp_path: Path) -> None:
     more = more_items(run, tmp_path / "more")
-    with pytest.raises(ConfigError, match="after training can't be scored: items: id knows .*; use items: text, or sc"):
+    with pytest.raises(ConfigError, match="after training can't be scored: items: id learns .*; use items: text"):
         blair_rec.load(run.with_name("id-1"), extra_items=more)
     with pytest.raises(ConfigError, match="after training can't be scored: items: text_init trains .*; use items: t"):
         blair_rec.load(run.with_name("text_init-1"), extra_items=more)

@@ -240,7 +240,7 @@ BROKEN = [
     ("h.jsonl", b'{"user_id": "u", "user_id": "v", "item_id": "i01"}\n', "line 1: a field is there twice"),
     ("h.jsonl", b'{"user_id": "u", "item_id": "i01"}\n{"user_id": "u"}\n', "line 2: every line has to"),
     ("h.jsonl", b'{"user_id": "u", "history": "i01"}\n', "line 1: history is 'i01'; give a list of item ids"),
-    ("h.jsonl", b'{"user_id": "u\\ud800", "history": ["i01"]}\n', "holds a line break or what is no character"),
+    ("h.jsonl", b'{"user_id": "u\\ud800", "history": ["i01"]}\n', "holds a line break or an invalid character"),
     ("h.jsonl", b'{"user_id": "u", "item_id": "i01"}\n{"user_id": "v", "item_id": []}\n', "line 2: item_id is"),
     ("h.jsonl", b"[1]\n", "line 1: a JSON object is expected, such as"),
     ("h.jsonl", b"{\n", "line 1 is not JSON"),

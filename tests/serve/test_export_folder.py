@@ -347,7 +347,7 @@ def test_a_hub_that_is_away_is_told(hub: Hub, done: Path, tmp_path: Path, capsys
 
 def test_a_name_that_the_hub_cannot_have_is_told_before_the_work(done: Path, tmp_path: Path, capsys: Any) -> None:
     assert main(["export", str(done / "rules-1"), "-o", str(tmp_path / "x"), "--push", "a/b/c"]) == 1
-    assert "--push 'a/b/c' is no name of a repository" in capsys.readouterr().err
+    assert "--push 'a/b/c' is not a valid repository name" in capsys.readouterr().err
     assert main(["export", str(done / "rules-1")]) == 1
     assert "-o is missing" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()

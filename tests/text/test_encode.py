@@ -211,7 +211,7 @@ def test_what_cannot_work_is_found_before_the_encoder_is_loaded(source: EncoderS
         encode_catalogue(silent, TITLE, source, tmp_path / "s")
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "notes.txt").touch()
-    with pytest.raises(OutputError, match=r"this command does not write \(first: notes.txt\)"):
+    with pytest.raises(OutputError, match=r"this command did not write \(first: notes.txt\)"):
         encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s")
 
 

@@ -151,7 +151,7 @@ def test_other_commands_refuse_several_processes(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["leaderboard", "."]) == 1
-    assert "several processes are for `compare`, `encode` and `pretrain`" in capsys.readouterr().err
+    assert "only `compare`, `encode` and `pretrain` can use several processes" in capsys.readouterr().err
     monkeypatch.setenv("RANK", "1")
     assert main(["leaderboard", "."]) == 1
     assert capsys.readouterr().err == ""

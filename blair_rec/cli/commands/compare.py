@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--seeds",
         metavar="1,2",
-        help="run only these seeds now, and the others later; seeds that are not in CONFIG replace those of CONFIG",
+        help="run only these seeds; a later call runs the rest. If one is not in CONFIG, they replace CONFIG's seeds",
     )
     command.add_argument(
         "--variants",
@@ -55,7 +55,7 @@ def add(commands: Any) -> None:
         "--check",
         type=Path,
         metavar="DIR",
-        help="compare the results with an older comparison; exit status 1 if they differ beyond noise",
+        help="compare the results with the comparison in DIR; exit status 1 if they differ by more than noise",
     )
     add_quiet(command)
     command.add_argument("--json", action="store_true", help="print only leaderboard.json, on standard output")

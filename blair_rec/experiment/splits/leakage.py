@@ -157,7 +157,7 @@ def new_items_notes(config: CompareConfig, cases: NewItemCases | None) -> list[s
         if config.split is not None:
             which, how = AFTER_CUTOFF, "hides the items without an event before `valid_from` and measures them"
         key = f"`evaluate: {{new_items: {which}}}`"
-        return [f"new items were not measured, for no item was hidden from training; {key} {how}"]
+        return [f"new items were not measured, because no item was hidden from training; {key} {how}"]
     items = cases.known - 1 + len(cases.tokens)
     drawn = "no event before `valid_from`" if config.evaluate.new_items == AFTER_CUTOFF else "drawn by their ids"
     notes = [

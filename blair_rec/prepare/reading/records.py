@@ -111,7 +111,10 @@ def need_columns(path: Path, asked: Sequence[str]) -> None:
             )
         if column not in known:
             cure = "" if kind_of(path) in (*JSON_LINES, ".parquet") else separator_hint(path, known)
-            raise SourceError(f"{path}: no column {column!r}; {_near(column, known)}columns: {', '.join(known)}{cure}")
+            raise SourceError(
+                f"{path}: no column {column!r}; {_near(column, known)}columns: {', '.join(known)}{cure}; "
+                "the first line of a CSV file has to name the columns"
+            )
         if known.count(column) > 1:
             places = [str(place) for place, name in enumerate(known, 1) if name == column]
             raise SourceError(

@@ -214,5 +214,6 @@ def check_columns(path: object, names: Sequence[str], known: Sequence[str]) -> N
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise SourceError(
             f"{path}: {len(others)} of {len(names)} columns are unknown ({first_of(others)}); {hint}"
-            f"leave out what is not one of: {', '.join(known)}{separator_hint(path, names)}"
+            + ("is the first line, with the column names, missing? " if len(others) == len(names) else "")
+            + f"leave out what is not one of: {', '.join(known)}{separator_hint(path, names)}"
         )

@@ -218,7 +218,7 @@ def _refuse_foreign(folder: Path) -> None:
         OutputError: it is a file, or holds what an export doesn't write.
     """
     if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file, and a folder has to go there; choose another place")
+        raise OutputError(f"{folder} is a file, but a folder is needed there; choose another place")
     files = _files_in(folder) if folder.is_dir() else []
     if not files:
         return
