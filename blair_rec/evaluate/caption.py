@@ -86,7 +86,8 @@ def _protocol_part(leaderboard: Leaderboard) -> str:
     if not selected_on:
         return f"ordered by the results with {HISTORY[protocol]}; nothing was selected on validation"
     if all(selection.endswith(f" {protocol}") for selection in selected_on):
-        return f"{HISTORY[protocol]}, the protocol that validation selected on ({_listed(selected_on)})"
+        metrics = _listed([selection.removesuffix(f" {protocol}") for selection in selected_on])
+        return f"{HISTORY[protocol]} (validation used {metrics} with this protocol, too)"
     return f"ordered by the results with {HISTORY[protocol]}, but validation selected on {_listed(selected_on)}"
 
 

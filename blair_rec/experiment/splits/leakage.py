@@ -55,7 +55,7 @@ class Leaks:
             share = "shares its" if self.tied == 1 else "share their"
             notes.append(
                 f"{self.tied:,} of {self.tests:,} test targets {share} timestamp with the event before; file order "
-                "decides which is predicted (see `ties`)"
+                "decides which is predicted (key `ties`, docs/configuration.md)"
             )
         if self.unseen:
             verb = "occurs" if self.unseen == 1 else "occur"

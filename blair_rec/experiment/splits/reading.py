@@ -161,7 +161,7 @@ def _log_ties(config: CompareConfig, train: TextSequentialDataset) -> None:
     if train.tied_neighbours:
         pairs = f"{train.tied_neighbours:,} of {train.neighbours:,} pairs of successive events"
         order = "that of the file" if config.ties == "stored" else "random"
-        logger.info("%s have tied timestamps; their order is %s (see `ties`)", pairs, order)
+        logger.info("%s have tied timestamps; their order is %s (key `ties`, docs/configuration.md)", pairs, order)
 
 
 def _unread_settings(config: CompareConfig, classes: Sequence[type[Any]]) -> tuple[str, ...]:
