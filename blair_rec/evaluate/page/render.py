@@ -140,7 +140,7 @@ def _with_encoder(package: str, board: Leaderboard, version: str = "") -> str:
 
 
 def _same_encoder(board: Leaderboard) -> str:
-    """' with the same encoder (NAME)', because a fallback may not be the encoder that a reader gets; '' without text."""
+    """' with the same encoder (NAME)', or '' without text. A reader may get another encoder than a fallback."""
     names = _encoders_used(board)
     return f" with the same encoder{'s' * (len(names) > 1)} ({' and '.join(names)})" if names else ""
 
