@@ -474,11 +474,13 @@ def test_runs_without_text_need_no_encoder_to_repeat(tmp_path: Path) -> None:
 
 def test_another_encoder_needs_no_quick_start_package(tmp_path: Path) -> None:
     world_run(tmp_path, "id", 1)
-    for variant, name in (("text", "org/one"), ("more", "org/two")):
-        world_run(tmp_path, variant, 1, encoder={**MINILM, "name": name})
+    for variant in ("text", "more"):
+        world_run(tmp_path, variant, 1, encoder={**MINILM, "name": "org/one"})
+    world_run(tmp_path, "other", 1, encoder={**MINILM, "name": "org/two", "asked_for": "org/two"})
     html = to_html(data_of(tmp_path), {})
-    assert "The vectors of text come from" in html
-    assert "with the same encoders (" in html and "org/one" in html and "quickstart" not in html
+    assert re.search("The vectors of (text and more|more and text) come from <b>org/one</b>", html)
+    assert re.search(r"with the same encoders \((org/one and org/two|org/two and org/one)\) gives", html)
+    assert "pip install blair-rec==0.1.0" in html
 
 
 def test_a_commit_is_what_a_repetition_starts_from(tmp_path: Path) -> None:
