@@ -42,7 +42,7 @@ def _add_encode(commands: Any) -> None:
     command.add_argument(
         "--template",
         default=TEMPLATES[0],
-        help="instead of --fields: blair (the text that BLaIR's authors encode for recommendation), blair_unicode (the "
+        help="fields (default: the values of --fields), or without --fields: blair (the text that BLaIR's authors encode for recommendation), blair_unicode (the "
         "same, with all characters beyond ASCII), blair_pretrain (the text that BLaIR was pre-trained on)",
     )
     command.add_argument(

@@ -133,11 +133,11 @@ def _licences(encoders: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _limits(config: Mapping[str, Any], difference: float, refit: bool) -> str:
     fixed = [part["name"] for part in config["parts"] if not part["takes_new_items"]]
+    apart = f"differ from the run's own by at most {difference:.1g} of their standard deviation"
+    said = f"Scores of random histories {apart}" if difference else "Scores equal the run's own on random histories"
     lines = [
         "- Scores compare within one history alone.",
-        f"- Scores of random histories differ from the run's own by at most {difference:.1g} of their standard deviation."
-        if difference
-        else "- Scores equal the run's own on random histories.",
+        f"- {said}.",
         "- A user without a known item gets an error: give popular items there.",
     ]
     if fixed:
