@@ -42,8 +42,9 @@ def _add_encode(commands: Any) -> None:
     command.add_argument(
         "--template",
         default=TEMPLATES[0],
-        help="fields (default: the values of --fields), or without --fields: blair (the text that BLaIR's authors encode for recommendation), blair_unicode (the "
-        "same, with all characters beyond ASCII), blair_pretrain (the text that BLaIR was pre-trained on)",
+        help="fields (default: the values of --fields), or without --fields: blair (the text that BLaIR's authors "
+        "encode for recommendation), blair_unicode (the same, with all characters beyond ASCII), blair_pretrain (the "
+        "text that BLaIR was pre-trained on)",
     )
     command.add_argument(
         "--encoder", default=ENCODER, help=f"a hub name, a local folder or a pip package (default: {ENCODER})"

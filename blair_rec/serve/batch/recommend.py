@@ -106,9 +106,9 @@ def recommend_file(
         ConfigError: neither histories nor all_users, or both; k is below 1 or above the number of
             items that may be recommended; the data set has no titles; nothing is left to recommend.
         SourceError, UnknownItems: a file that can't be read or used.
-        OutputError: `out` can't be written.
+        OutputError: `out` can't be written; FolderBusy: another process is writing it.
         CheckpointError, MissingEmbeddings, StoreError: the run can't be loaded, as in `load`.
-        DatasetError: the data set can't be read (only with `all_users`).
+        DatasetError, RecBoleError: the data set can't be read (only with `all_users`).
     """
     out, run = Path(out), Path(run)
     files = [None if path is None else Path(path) for path in (histories, only, deny)]
