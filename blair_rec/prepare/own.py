@@ -135,7 +135,7 @@ def _read(
         tell(f"{name}: " + ", ".join(f"{count:,} {what}" for what, count in counts[name].items()))
         return log
 
-    log = step("without doubles", without_doubles(in_order(step("read", log))))
+    log = step("without duplicate events", without_doubles(in_order(step("read", log))))
     if not asked.repeats:
         log = step("first of each user and item", first_of_each_pair(log))
     unknown = sorted(log.item_names() - names.known) if names is not None else []

@@ -77,16 +77,16 @@ def refit(
         blair_rec.refit("runs/mine/runs/text-1", "models/text-1")    # this run
         blair_rec.load("models/mine").recommend([["item-1", "item-7"]], k=10)
 
-    An average keeps its weights, and its members are trained again. Of several seeds, the mean of their z-scores is
-    what scores the items. The folder opens as a finished run does, and is never ranked. Started again after an
-    interruption, it resumes in the same epoch. An earlier refit in `out` stays until the new one is
-    whole.
+    An average keeps its weights, and its members are trained again. With several seeds, an item's score is the mean of
+    the seeds' z-scores. The folder opens as a finished run does, and is never ranked. Started again after an
+    interruption, it resumes in the same epoch. An earlier refit in `out` stays until the new one is whole.
 
     Args:
         run: the folder of a comparison, whose best variant by validation is taken, or that of one of its runs.
         variant: another variant of the comparison.
         seeds: some of its seeds; all if not given.
         store: where the items' text vectors are now, if they were moved after the run.
+        progress: called with (the name of the run, training steps done, steps in all).
 
     Returns `out`.
 

@@ -89,10 +89,19 @@ def test_what_is_required_and_what_is_lacking(monkeypatch: pytest.MonkeyPatch) -
     assert not any("nor-this" in finding.what or "old-thing" in finding.what for finding in found)
 
 
+def test_an_old_ray_is_said_to_matter_only_for_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: ["ray[data]>=2.40; extra == 'ray'"])
+    monkeypatch.setattr(doctor.metadata, "version", lambda name: "2.6.3")
+    said = "ray 2.6.3 is too old for --ray-workers, which is its only use here"
+    assert Finding("note", said, "pip install 'ray>=2.40'") in list(doctor.installation())
+
+
 def test_too_many_threads_and_other_work_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "usable_processors", lambda: 0)
     monkeypatch.setattr(os, "getloadavg", lambda: (3.0, 0.0, 0.0))
-    states = [(finding.state, finding.cure.partition(":")[0]) for finding in doctor.speed()]
+    found = list(doctor.speed())
+    states = [(finding.state, finding.cure.partition(":")[0]) for finding in found]
+    assert found[-1].what == "float32 and bfloat16 were not timed, because of this load"
     assert ("slow", "set OMP_NUM_THREADS=0") in states
     assert ("slow", "set OMP_NUM_THREADS=1 while it lasts") in states
 

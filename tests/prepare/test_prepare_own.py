@@ -113,7 +113,7 @@ def test_repeats_can_be_removed_and_a_core_taken(tmp_path: Path) -> None:
     told = prepared(tmp_path / "mine", write_events(tmp_path / "events.csv", events), repeats=False, core=2)
     assert told[:4] == [
         "read: 2 users, 3 items, 7 events",
-        "without doubles: 2 users, 3 items, 6 events",
+        "without duplicate events: 2 users, 3 items, 6 events",
         "first of each user and item: 2 users, 3 items, 5 events",
         "2-core: 2 users, 2 items, 4 events",
     ]
@@ -264,7 +264,7 @@ def test_the_record_names_what_was_written(tmp_path: Path) -> None:
     written = hashlib.sha256((tmp_path / "mine" / "mine.inter").read_bytes()).hexdigest()
     assert record["files"]["mine.inter"] == written
     assert record["sources"][0]["bytes"] == (tmp_path / "events.csv").stat().st_size
-    assert record["found"]["steps"]["without doubles"] == {"users": 2, "items": 3, "events": 5}
+    assert record["found"]["steps"]["without duplicate events"] == {"users": 2, "items": 3, "events": 5}
 
 
 @pytest.mark.parametrize(

@@ -324,6 +324,8 @@ def test_a_dry_run_shows_card_and_files_and_writes_nothing(hub: Hub, done: Path,
     assert main(arguments) == 0
     told = capsys.readouterr().out
     assert "# rules on tiny" in told and "counts.npz" in told and "nothing was written to" in told
+    assert "\n- Scores equal the run's own on random histories.\n" in told  # the card
+    assert "\nscores equal the run's own on random histories\n" in told
     assert hub.asked == [] and not (tmp_path / "x").exists()
 
 

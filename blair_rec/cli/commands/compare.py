@@ -24,7 +24,12 @@ def add(commands: Any) -> None:
     """Register both commands."""
     command = commands.add_parser("compare", help="train, evaluate and rank all variants of a comparison file")
     command.add_argument("config", type=Path, metavar="CONFIG", help="a comparison file (YAML)")
-    command.add_argument("-o", "--out", type=Path, help="output folder (default: runs/my for my.yaml)")
+    command.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        help="output folder (may hold other files; none of them is replaced); default: runs/my for my.yaml",
+    )
     command.add_argument(
         "--seeds",
         metavar="1,2",
@@ -41,7 +46,11 @@ def add(commands: Any) -> None:
     command.add_argument("--encode-only", action="store_true", help="make the text vectors, then exit")
     command.add_argument("--encoder", help="use this encoder instead of text.encoder in CONFIG")
     command.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of CONFIG, such as train.epochs=5"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a key of CONFIG, such as train.epochs=5; may be repeated",
     )
     command.add_argument("--device", help="auto, cpu, cuda or cuda:1, instead of device in CONFIG")
     command.add_argument("--dry-run", action="store_true", help="list planned and finished runs, then exit")

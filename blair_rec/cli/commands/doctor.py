@@ -99,7 +99,10 @@ def installation() -> Iterator[Finding]:
         if not requirement.specifier.contains(version, prereleases=True):
             state = "note" if extra else "broken"
             wanted = f"{requirement.name}{requirement.specifier}"
-            yield Finding(state, f"{requirement.name} {version} is installed", f"pip install '{wanted}'")
+            found = f"{requirement.name} {version} is installed"
+            if requirement.name == "ray":
+                found = f"ray {version} is too old for --ray-workers, which is its only use here"
+            yield Finding(state, found, f"pip install '{wanted}'")
     for extra, names in sorted(lacking.items()):
         wanted = f"pip install 'blair-rec[{extra}]'" if extra else f"pip install {' '.join(names)}"
         state, why = ("note", f"the extra {extra} is not installed") if extra else ("broken", "required, but missing")
@@ -160,7 +163,7 @@ def speed() -> Iterator[Finding]:
         yield Finding(
             "slow", f"other work keeps the processors busy (load {load:.1f})", "set OMP_NUM_THREADS=1 while it lasts"
         )
-        yield Finding("note", "so float32 and bfloat16 were not timed", "run this again when the load is lower")
+        yield Finding("note", "float32 and bfloat16 were not timed, because of this load", "run this again later")
         return
     rates = product_rates()
     times = rates["bfloat16"] / rates["float32"]

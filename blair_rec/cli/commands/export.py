@@ -22,7 +22,9 @@ def add(commands: Any) -> None:
     command.add_argument(
         "run", type=Path, metavar="RUN", help="the folder of a run or a refit, such as runs/mine/runs/text-1"
     )
-    command.add_argument("-o", "--out", type=Path, metavar="DIR", help="the folder to write")
+    command.add_argument(
+        "-o", "--out", type=Path, metavar="DIR", help="the folder to write (required, unless --dry-run)"
+    )
     command.add_argument("--store", type=Path, metavar="STORE", help="the store of text vectors, if it was moved")
     command.add_argument("--index", choices=["faiss"], help="add a search index of the item vectors")
     command.add_argument("--push", metavar="NAME", help="upload the folder to the Hugging Face hub: owner/name")
@@ -60,7 +62,8 @@ def _tell(made: ExportedRun) -> None:
         say(Console(), f"{size:>12,}  {name}")
     for name in made.left_out:
         say(Console(), f"{name} has weight 0 in the average, so it was not exported")
-    say(
-        Console(),
-        f"checked on random histories: scores differ from torch's by {made.difference:.1g} standard deviations at most",
-    )
+    if made.difference:
+        most = f"{made.difference:.1g} standard deviations"
+        say(Console(), f"checked on random histories: scores differ from the run's own by {most} at most")
+    else:
+        say(Console(), "scores equal the run's own on random histories")

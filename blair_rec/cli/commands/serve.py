@@ -32,20 +32,31 @@ def add(commands: Any) -> None:
         "--histories",
         type=Path,
         metavar="FILE",
-        help=".parquet, .csv or .jsonl with user_id, item_id and maybe timestamp, or with user_id and a list `history`",
+        help=".parquet, .csv or .jsonl with user_id, item_id and optionally timestamp, or with user_id and a list "
+        "`history`",
     )
     users.add_argument(
         "--all-users", action="store_true", help="recommend to all users of the data set, from all their events"
     )
     command.add_argument(
         "-o", "--out", type=Path, required=True, metavar="FILE", help="output file, .parquet, .csv or .jsonl, "
-        "with user_id, item_id, score, rank, by_popularity"
+        "with user_id, item_id, score, rank, by_popularity (true for users without a known item)"
     )  # fmt: skip
     command.add_argument("-k", type=int, default=10, help="the number of items per user (default: 10)")
     command.add_argument("--titles", action="store_true", help="add a column with the items' titles")
-    command.add_argument("--only", type=Path, metavar="FILE", help="recommend only the items in FILE, one per line")
     command.add_argument(
-        "--except", dest="deny", type=Path, metavar="FILE", help="never recommend the items in FILE, one per line"
+        "--only",
+        type=Path,
+        metavar="FILE",
+        help="recommend only the items in FILE: a text file with one per line, or .parquet, .csv or .jsonl with a "
+        "column item_id",
+    )
+    command.add_argument(
+        "--except",
+        dest="deny",
+        type=Path,
+        metavar="FILE",
+        help="never recommend the items in FILE, a file as for --only",
     )
     command.add_argument(
         "--include-history", action="store_true", help="also recommend items that are in the user's history"

@@ -33,11 +33,19 @@ def add(commands: Any) -> None:
 def _add_encode(commands: Any) -> None:
     command = commands.add_parser("encode", help="compute the text vectors of a catalogue and store them")
     command.add_argument("--items", required=True, metavar="FILE", help="a RecBole .item file, JSON lines, CSV or TSV")
-    command.add_argument("--item-id", metavar="FIELD", help="the field that holds the item ids (item_id, parent_asin)")
+    command.add_argument(
+        "--item-id", metavar="FIELD", help="the field that holds the item ids (default: item_id or parent_asin)"
+    )
     command.add_argument(
         "--fields", default="", metavar="A,B", help="the metadata fields that form the text, such as title,brand"
     )
-    command.add_argument("--template", default=TEMPLATES[0], help=f"instead of --fields: {', '.join(TEMPLATES[1:])}")
+    command.add_argument(
+        "--template",
+        default=TEMPLATES[0],
+        help="fields (default: the values of --fields), or without --fields: blair (the text that BLaIR's authors "
+        "encode for recommendation), blair_unicode (the same, with all characters beyond ASCII), blair_pretrain (the "
+        "text that BLaIR was pre-trained on)",
+    )
     command.add_argument(
         "--encoder", default=ENCODER, help=f"a hub name, a local folder or a pip package (default: {ENCODER})"
     )
@@ -70,11 +78,11 @@ def _add_encode(commands: Any) -> None:
     command.add_argument("--device", help="auto, cpu, cuda, cuda:1, ... (default: auto, a GPU if there is one)")
     command.add_argument(
         "--shard",
-        metavar="i/n",
-        help="encode only part i of n, counted from 0 (default: RANK and WORLD_SIZE, if these are set)",
+        metavar="I/N",
+        help="encode only part I of N (I from 0; default: RANK and WORLD_SIZE, if these are set)",
     )
     command.add_argument(
-        "--ray-workers", type=int, metavar="N", help="encode on a Ray cluster with N workers, each part by part"
+        "--ray-workers", type=int, metavar="N", help="encode on a Ray cluster in parts, one worker per part; N workers"
     )
     command.add_argument(
         "--parts", type=int, metavar="N", help="with --ray-workers: the number of parts (default: one per worker)"

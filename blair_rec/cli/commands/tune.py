@@ -28,7 +28,11 @@ def add(commands: Any) -> None:
     command.add_argument("--encoder", help="use this encoder instead of text.encoder in CONFIG")
     command.add_argument("--device", help="auto, cpu, cuda or cuda:1, instead of device in CONFIG")
     command.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of CONFIG, such as train.epochs=5"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a key of CONFIG, such as train.epochs=5; may be repeated",
     )
     add_quiet(command)
     command.set_defaults(command=_tune, goes_on=True)

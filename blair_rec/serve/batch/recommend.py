@@ -90,17 +90,25 @@ def recommend_file(
 
     Args:
         run: a finished run, or a refit, which has seen the newest events.
-        histories: a file as batch.histories reads it; or `all_users`: all of the data set, with all their events.
+        histories: a .parquet, .csv or .jsonl file with the columns user_id, item_id and optionally timestamp (one event
+            per row), or user_id and history (a list of items per row; in CSV with spaces between the items).
+        all_users: instead of `histories`, recommend to all users of the data set, from all their events.
+        k: the number of items per user.
         titles: a column of the items' titles.
-        only, deny: files that name items (a column item_id, or a text file with one token in each line). `only`
+        only, deny: files that name items (a column item_id, or a text file with one item id per line). `only`
             allows no other items; `deny` excludes these.
         unknown: whether items that the model doesn't know are an error, or skipped and counted.
-        extra_items: as for `load`.
+        extra_items: a store of more items, by the same encoder from the same fields; they can be recommended, too.
+        store: the store of the items' text vectors, if it was moved after the run.
+        progress: called with (what is counted, the number done, the number in all).
 
     Raises:
-        ConfigError: neither histories nor all_users, or both; no such k; no titles; nothing left to recommend.
+        ConfigError: neither histories nor all_users, or both; k is below 1 or above the number of
+            items that may be recommended; the data set has no titles; nothing is left to recommend.
         SourceError, UnknownItems: a file that can't be read or used.
-        OutputError: `out` can't be written. And as `load` and read_splits.
+        OutputError: `out` can't be written; FolderBusy: another process is writing it.
+        CheckpointError, MissingEmbeddings, StoreError: the run can't be loaded, as in `load`.
+        DatasetError, RecBoleError: the data set can't be read (only with `all_users`).
     """
     out, run = Path(out), Path(run)
     files = [None if path is None else Path(path) for path in (histories, only, deny)]

