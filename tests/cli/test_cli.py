@@ -184,7 +184,7 @@ def test_an_interruption_ends_with_status_130_and_keeps_what_is_finished(
         ("recbole.epochs=3", r"recbole.epochs belongs to train.epochs; set it only there"),
         ("dataset=nowhere", r"data set 'nowhere': there is no such folder; give a folder of atomic files"),
         ("model=SASRce", r"model is 'SASRce', which is not a sequential model of RecBole; did you mean 'SASRec'\?"),
-        ("baseline=base", r"cfg.yaml: baseline is 'base'; variants: id, text"),
+        ("baseline=base", r"cfg.yaml: baseline is 'base', which is not a variant; set it to one of: id, text"),
         ("text.items=x.csv", r"x.csv is not there, or not a file; name a RecBole .item file, JSON"),
         ("text.encoder=./nowhere", r"the encoder folder ./nowhere is not there; name a folder with a config.json"),
         ("seeds=x", r"seeds is 'x'; expected a list of whole numbers"),

@@ -110,7 +110,7 @@ POOLINGS = "auto, cls, max, mean, mean_sqrt_len_tokens, weightedmean, lasttoken"
         ({"variants": {"id": {"control": "shuffle"}}}, "variants.id.items: id uses no text; leave transforms, control"),
         ({"variants": {"a-b": {}}, "baseline": "a-b"}, "variants.a-b: a name is made of letters, digits, '_' and '.'"),
         ({"variants": {"../x": {}}, "baseline": "../x"}, "cfg.yaml: variants.../x: a name is made of letters"),
-        ({"variants": {"a": {}, "b": {}}}, "cfg.yaml: baseline is 'id'; variants: a, b"),
+        ({"variants": {"a": {}, "b": {}}}, "cfg.yaml: baseline is 'id' (the default), which is not a variant; set it to one of: a, b"),
         ({"variants": {"id": {}, "t": {"items": "text"}}}, "variants.t uses text, but text.fields names no metadata"),
         (
             {"variants": {"id": {}, "t": {"items": "text", "text": {"feilds": ["a"]}}}},
@@ -183,7 +183,7 @@ def test_rules_of_several_keys_are_told_beside_problems_of_single_ones() -> None
         "train.epochs is 0; it has to be at least 1",
         "train.stride is 0; it has to be at least 1",
         "train.gbce_t has no effect with loss: full_softmax; leave it out, or choose another loss: gbce",
-        "baseline is 'none'; variants: b, c, d",
+        "baseline is 'none', which is not a variant; set it to one of: b, c, d",
         "variants.d.average names 'e', which is not a variant of this comparison",
     ]
 

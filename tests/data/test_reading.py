@@ -205,7 +205,9 @@ def test_a_line_that_can_not_be_used_is_skipped_counted_and_reported(
 def test_more_than_one_in_twenty_lines_is_an_error_with_the_first_lines(tmp_path: Path) -> None:
     good = GOOD.splitlines(keepends=True)[:95]
     assert read(write_inter(tmp_path / "some", "".join(good) + "u\ti\t\n" * 5)).rejected.count == 5
-    message = r"6 of 101 lines can't be used; the limit is a share of 0.05 .*line 97: timestamp is empty.*correct these"
+    message = (
+        r"6 of 101 lines can't be used; the limit is 0.05 of all lines .*line 97: timestamp is empty.*correct these"
+    )
     with pytest.raises(RejectedLines, match=message):
         read(write_inter(tmp_path / "many", "".join(good) + "u\ti\t\n" * 6))
 

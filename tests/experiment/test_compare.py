@@ -552,7 +552,7 @@ def test_a_folder_whose_files_another_process_keeps_is_busy(
 ) -> None:
     monkeypatch.setattr(locks, "PATIENCE", 0.2)
     with alone_in(tmp_path / "out"):
-        with pytest.raises(OutputError, match=r"^another process is using .*out; wait until it is"):
+        with pytest.raises(OutputError, match=r"^another process is using .*out; wait until it has"):
             compare(finished.config, tmp_path / "out")
         with alone_in(tmp_path / "other"):
             pass
@@ -568,7 +568,7 @@ def test_the_lock_is_of_the_system_and_ends_with_the_process(tmp_path: Path) -> 
     )
     process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "in\n"
-    with pytest.raises(OutputError, match="another process is at work"), alone_in(tmp_path / "out"):
+    with pytest.raises(OutputError, match="another process is using"), alone_in(tmp_path / "out"):
         pass
     process.kill()
     process.wait()
@@ -843,7 +843,7 @@ def test_items_of_another_data_set(tiny: Path, encoder: Path, tmp_path: Path) ->
     text = {"fields": ["title"], "encoder": str(encoder), "pooling": "cls", "items": str(tmp_path / "other.item")}
     with pytest.raises(
         CatalogueError,
-        match=r"other.item is the catalogue of other items: it has 0 of the 80 .*\(not there: i",
+        match=r"other.item is the catalogue of other items: it has 0 of the 80 .*\(missing: i",
     ):
         compare(bad(tiny, encoder, text=text, variants={"t": {"items": "text"}}, baseline="t"), tmp_path / "out")
     assert not (tmp_path / "out" / "stores").exists(), "found before anything is encoded"

@@ -144,8 +144,8 @@ def test_a_hidden_item_is_found_by_its_text_and_by_nothing_else(done: Finished) 
     assert "items: id learns items from their events alone" in str(reasons["id"])
     assert "text_init trains a vector for each item" in str(reasons["text_init"])
     for variant in ("markov", "cannot"):
-        assert "Markov is made of the items that it was given at first" in str(reasons[variant])
-    assert "Popularity is made of" in str(reasons["nor_popular"])
+        assert "Markov can only score the items that it was built with" in str(reasons[variant])
+    assert "Popularity can only score" in str(reasons["nor_popular"])
 
 
 def test_neighbours_rank_new_items_as_cosines_do(done: Finished) -> None:

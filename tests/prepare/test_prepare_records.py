@@ -196,7 +196,7 @@ def test_each_line_of_json_is_parsed_alone(tmp_path: Path, lines: list[bytes]) -
 def test_more_broken_lines_than_allowed_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"a,b\n" + b"1,2\n" * 98 + b"x\ny\n")
     with pytest.raises(
-        RejectedLines, match=r"2 of 100 lines can't be used; the limit is a share of 0\.019.*line 100.*line 101"
+        RejectedLines, match=r"2 of 100 lines can't be used; the limit is 0\.019 of all lines.*line 100.*line 101"
     ):
         read(tmp_path / "a.csv", "a", limit=0.019)
     assert len(read(tmp_path / "a.csv", "a", limit=0.02)[0]) == 98
@@ -220,7 +220,9 @@ def test_semicolons_instead_of_commas_are_named_with_a_command_that_works(tmp_pa
 
 def test_a_missing_column_of_a_file_with_commas_gives_no_hint_on_semicolons(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"a;b,c\n1,2\n")
-    with pytest.raises(SourceError, match=r"no column 'b'; columns: a;b, c$"):
+    with pytest.raises(
+        SourceError, match=r"no column 'b'; columns: a;b, c; the first line has to be the names of the columns$"
+    ):
         read(tmp_path / "a.csv", "b")
 
 

@@ -110,11 +110,10 @@ def need_columns(path: Path, asked: Sequence[str]) -> None:
                 f"{', '.join(known)}"
             )
         if column not in known:
-            cure = "" if kind_of(path) in (*JSON_LINES, ".parquet") else separator_hint(path, known)
-            raise SourceError(
-                f"{path}: no column {column!r}; {_near(column, known)}columns: {', '.join(known)}{cure}; "
-                "the first line of a CSV file has to name the columns"
-            )
+            cure = ""
+            if kind_of(path) not in (*JSON_LINES, ".parquet"):
+                cure = separator_hint(path, known) or "; the first line has to be the names of the columns"
+            raise SourceError(f"{path}: no column {column!r}; {_near(column, known)}columns: {', '.join(known)}{cure}")
         if known.count(column) > 1:
             places = [str(place) for place, name in enumerate(known, 1) if name == column]
             raise SourceError(
