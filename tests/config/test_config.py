@@ -110,7 +110,7 @@ POOLINGS = "auto, cls, max, mean, mean_sqrt_len_tokens, weightedmean, lasttoken"
         ({"variants": {"id": {"control": "shuffle"}}}, "variants.id.items: id uses no text; leave transforms, control"),
         ({"variants": {"a-b": {}}, "baseline": "a-b"}, "variants.a-b: a name is made of letters, digits, '_' and '.'"),
         ({"variants": {"../x": {}}, "baseline": "../x"}, "cfg.yaml: variants.../x: a name is made of letters"),
-        ({"variants": {"a": {}, "b": {}}}, "cfg.yaml: baseline is 'id' (the default), which is not a variant; set it to one of: a, b"),
+        ({"variants": {"a": {}, "b": {}}}, "cfg.yaml: baseline is 'id' (the default), which is not a variant; set it"),
         ({"variants": {"id": {}, "t": {"items": "text"}}}, "variants.t uses text, but text.fields names no metadata"),
         (
             {"variants": {"id": {}, "t": {"items": "text", "text": {"feilds": ["a"]}}}},
