@@ -75,7 +75,7 @@ def _undecided(leaderboard: Leaderboard, rivals: Sequence[Row], on: str, none: s
     shown = ", ".join(f"{row.variant} {_signed(_versus(leaderboard, row))}" for row in rivals[:3])
     more = f" and {len(rivals) - 3} more" if len(rivals) > 3 else ""
     unsure = f"; no claim about {', '.join(single)}: only one seed" if single else ""
-    return f"{none} differs from {leaderboard.baseline} {on}: {shown}{more}{unsure}"
+    return f"{none} differs significantly from {leaderboard.baseline} {on}: {shown}{more}{unsure}"
 
 
 def _where(leaderboard: Leaderboard, row: Row) -> list[str]:

@@ -76,14 +76,17 @@ def test_of_many_that_do_not_differ_three_are_named_and_the_others_counted(decid
     fourth = next(row for row in board.rows if row.variant == "worst")
     more = [dataclasses.replace(fourth, variant=name) for name in ("other", "last")]
     more = dataclasses.replace(board, rows=(*board.rows, *more))
-    assert answer(board) == "no variant differs from id on NDCG@10 (unmasked): text +2% [-4, 8], worst +2% [-4, 8]"
+    assert (
+        answer(board)
+        == "no variant differs significantly from id on NDCG@10 (unmasked): text +2% [-4, 8], worst +2% [-4, 8]"
+    )
     assert answer(more) == answer(board) + ", other +2% [-4, 8] and 1 more"
 
 
 def test_a_control_alone_is_no_winner(decided):
     said = "but the control shuffled (by 12% [8, 16], p = .003) gains, so a gain may not come from the text"
     sentence = answer(with_claims(without(decided, "worst"), text=NONE, shuffled=TWELVE))
-    assert sentence == f"no variant differs from id on NDCG@10 (unmasked): text +2% [-4, 8]; {said}"
+    assert sentence == f"no variant differs significantly from id on NDCG@10 (unmasked): text +2% [-4, 8]; {said}"
     sentence = answer(with_claims(without(decided, "worst", "text"), shuffled=TWELVE))
     assert sentence == f"only controls have been run besides id: there is no other method to compare; {said}"
 
@@ -118,7 +121,7 @@ def test_a_training_free_scorer_that_no_trained_variant_beats_is_named(decided):
 
 def test_a_sentence_without_a_winner_speaks_of_trained_variants_if_a_training_free_one_is_on_top(decided):
     board = with_claims(training_free(decided, "text"), text=NONE, worst=NONE, shuffled=NONE)
-    start = "no trained variant differs from id on NDCG@10 (unmasked): worst +2% [-4, 8]; "
+    start = "no trained variant differs significantly from id on NDCG@10 (unmasked): worst +2% [-4, 8]; "
     assert answer(board).startswith(start) and "does not beat training-free text" in answer(board)
 
 
@@ -137,7 +140,7 @@ def test_losses_are_named_as_losses(decided):
 
 def test_no_difference_is_stated_as_such(decided):
     sentence = answer(with_claims(without(decided, "worst", "shuffled"), text=NONE))
-    assert sentence == "no variant differs from id on NDCG@10 (unmasked): text +2% [-4, 8]"
+    assert sentence == "no variant differs significantly from id on NDCG@10 (unmasked): text +2% [-4, 8]"
 
 
 def test_nothing_is_claimed_without_enough_seeds_and_users(tmp_path: Path):
