@@ -161,7 +161,7 @@ def test_vectors_go_out_and_come_back(model: Path, items: Path, capsys: pytest.C
         (["encode", "--items", "i", "--fields", "t", "--template", "blair", "-o", "s"], "chooses its own fields"),
         (["encode", "--items", "i", "--template", "blare", "-o", "s"], "did you mean 'blair'?"),
         (["encode", "--items", "i", "--fields", "t", "--dtype", "int8", "-o", "s"], "dtype is 'int8'; "),
-        (["encode", "--items", "i", "--fields", "t", "--shard", "2/2", "-o", "s"], "shard is '2/2'; it has to be i/n"),
+        (["encode", "--items", "i", "--fields", "t", "--shard", "2/2", "-o", "s"], "shard is '2/2'; it has to be I/N"),
         (["encode", "--items", "i", "--fields", "t", "--ray-workers", "0", "-o", "s"], "at least 1 of each"),
     ],
 )

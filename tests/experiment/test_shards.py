@@ -98,7 +98,7 @@ def test_every_planned_run_but_averages_is_in_exactly_one_shard(others: list[str
 @pytest.mark.parametrize("shard", [(3, 3), (-1, 2), (0, 0)])
 def test_a_shard_that_there_is_not_is_refused(shard: tuple[int, int]) -> None:
     config = config_of(["id"], [1])
-    with pytest.raises(ConfigError, match=f"shard is {shard[0]}/{shard[1]}; it has to be i/n, where i runs from 0"):
+    with pytest.raises(ConfigError, match=f"shard is {shard[0]}/{shard[1]}; it has to be I/N, where I runs from 0"):
         shard_names(config, config.variants, [1], shard)
 
 

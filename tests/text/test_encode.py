@@ -616,7 +616,7 @@ def test_a_part_without_text_is_reported(source: EncoderSource, tmp_path: Path) 
 @pytest.mark.parametrize("text", ["4/4", "1", "-1/4", "a/b", "1/0", "/2"])
 def test_a_shard_is_a_number_below_their_count(text: str) -> None:
     assert parse_shard("3/4") == (3, 4)
-    with pytest.raises(ConfigError, match=r"it has to be i/n, where i runs from 0 to n - 1, such as 0/4"):
+    with pytest.raises(ConfigError, match=r"it has to be I/N, where I runs from 0 to N - 1, such as 0/4"):
         parse_shard(text)
 
 

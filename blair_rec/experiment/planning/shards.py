@@ -22,6 +22,6 @@ def shard_names(config: CompareConfig, variants: Collection[str], seeds: Collect
     """
     part, parts = shard
     if not 0 <= part < parts:
-        raise ConfigError(f"shard is {part}/{parts}; it has to be i/n, where i runs from 0 to n - 1, such as 0/4")
+        raise ConfigError(f"shard is {part}/{parts}; it has to be I/N, where I runs from 0 to N - 1, such as 0/4")
     own = [name for name in variants if not config.variants[name].average]
     return run_names(config, own, seeds)[part::parts]

@@ -137,7 +137,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     """'0/4' -> (0, 4): part 0 of 4, counted from 0. Raises ConfigError for anything else."""
     part, slash, parts = text.partition("/")
     if not (slash and part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
-        raise ConfigError(f"shard is {text!r}; it has to be i/n, where i runs from 0 to n - 1, such as 0/4")
+        raise ConfigError(f"shard is {text!r}; it has to be I/N, where I runs from 0 to N - 1, such as 0/4")
     return int(part), int(parts)
 
 
@@ -155,7 +155,7 @@ def shard_path(path: str | Path, shard: tuple[int, int]) -> Path:
 def merge_stores(parts: Sequence[str | Path], out: str | Path, *, fresh: bool = False) -> EmbeddingStore:
     """Merge several stores into one; every byte of them is verified, and they are not changed.
 
-    Parts of one catalogue (`--shard i/n`) are put in order. All parts are required: the result is then the same as a
+    Parts of one catalogue (`--shard I/N`) are put in order. All parts are required: the result is then the same as a
     store of the whole catalogue. Stores of different catalogues are joined in the given order. An existing store at
     `out` is replaced only if `fresh`.
 
