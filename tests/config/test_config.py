@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from blair_rec import __version__
 from blair_rec.config.comparison import CompareConfig, load_config, read_config, written
-from blair_rec.config.passed_to_recbole import OWNED_BY
+from blair_rec.config.passed_to_recbole import OWNED_BY, WITHOUT_EFFECT
 from blair_rec.config.plugin import PLUGIN_KEYS, in_flat_keys, read_plugin_config
 from blair_rec.config.section import LARGEST_SEED, to_dict, write_yaml
 from blair_rec.config.sections import (
@@ -400,7 +400,7 @@ def test_the_configs_of_the_repository_load(path: Path) -> None:
 
 words = st.text(min_size=1, max_size=8) | st.sampled_from(["1e3", "no", "null", "1:30", ".5E-3", "~", "=", "<<"])
 plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | words
-free = words.filter(lambda key: not key.startswith("blair_") and key not in OWNED_BY)
+free = words.filter(lambda key: not key.startswith("blair_") and key not in (*OWNED_BY, *WITHOUT_EFFECT))
 settings = st.dictionaries(free, plain | st.lists(plain))
 texts = st.builds(
     TextConfig,
