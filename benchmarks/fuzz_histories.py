@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
-from fuzzing import fuzz, outcome_table
+from fuzzing import fuzz_kinds, outcome_table
 from side_by_side import write_record
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "helpers"))
@@ -34,11 +33,7 @@ def main() -> None:
     options = parser.parse_args()
     sys.argv = sys.argv[:1]  # RecBole reads the command line
     world()
-    with tempfile.TemporaryDirectory() as folder:
-        runs = {}
-        for kind in KINDS:
-            runs[kind] = [fuzz(try_one, kind, options.files, Path(folder))]
-            print(kind, runs[kind][0], flush=True)
+    runs = fuzz_kinds(try_one, KINDS, options.files)
     page = [
         f"# Damaged files of histories: {options.files:,} of each kind",
         "",

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from fuzzing import fuzz, outcome_table
+from fuzzing import fuzz_kinds, outcome_table
 from side_by_side import write_record
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
@@ -47,11 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=2500, help="of each kind")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        runs = {}
-        for kind in KINDS:
-            runs[kind] = [fuzz(try_one, kind, options.files, Path(folder))]
-            print(kind, runs[kind][0], flush=True)
+    runs = fuzz_kinds(try_one, KINDS, options.files)
     write_record("fuzz_prepare", vars(options), runs, to_page(runs, options.files))
 
 

@@ -35,6 +35,18 @@ def fuzz(try_one: Callable[[Path, str, int], str], kind: str, files: int, folder
     return {**found, "terminal_bytes": size, "seconds": time.perf_counter() - begin}
 
 
+def fuzz_kinds(
+    try_one: Callable[[Path, str, int], str], kinds: Sequence[str], files: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Try so many files of each kind, and print the outcomes of a kind when it is done."""
+    runs = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in kinds:
+            runs[kind] = [fuzz(try_one, kind, files, Path(folder))]
+            print(kind, runs[kind][0], flush=True)
+    return runs
+
+
 def outcome_table(runs: Mapping[str, Sequence[Mapping[str, Any]]], outcomes: Mapping[str, str]) -> list[str]:
     """Return a line of Markdown per kind of file; `outcomes` are the words for the results of try_one."""
     table = [

@@ -43,7 +43,7 @@ _FOR_THE_RECORD = (
 
 
 def by_importance(notes: Iterable[str]) -> tuple[str, ...]:
-    """The notes, each once: first what changes a reader's conclusion, last what is only for the record.
+    """Return the notes without repeats: first those that change a conclusion, last those that are only for the record.
 
     Unknown notes come between the two. Notes of one kind keep their order.
     """

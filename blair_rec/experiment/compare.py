@@ -177,7 +177,7 @@ def compare(
 
 
 def _is_own(run: Run, names: Collection[str] | None) -> bool:
-    """Whether this process makes a run: with the names of a shard's runs these alone, and any average."""
+    """Whether this process makes a run: any average, and the runs in `names`; None means all."""
     return names is None or run.name in names or bool(member_folders(run.folder, run.setup))
 
 
@@ -190,7 +190,7 @@ def _train(
     run: Run,
     work: Path,
 ) -> None:
-    """Train and write a run, from the checkpoint in its work folder where there is one and `fresh` is not said."""
+    """Train and write a run. It resumes from the checkpoint in its work folder, unless `fresh`."""
     from blair_rec.experiment.run import make_run
 
     if fresh:
@@ -198,8 +198,8 @@ def _train(
     listener.started(run)
     begin = time.perf_counter()
     store = (stores[run.variant], run.store) if run.store else None
-    told = partial(listener.epoch, run), partial(listener.step, run)
-    value = make_run(config, run, data, store, *told, checkpoint=checkpoint_in(work, run))
+    callbacks = partial(listener.epoch, run), partial(listener.step, run)
+    value = make_run(config, run, data, store, *callbacks, checkpoint=checkpoint_in(work, run))
     listener.finished(run, value, time.perf_counter() - begin)
 
 

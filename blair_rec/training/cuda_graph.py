@@ -70,13 +70,12 @@ class Room:
         The windows are sorted by length, shortest first.
         """
         starts, taken, offset, width = [], 0, 0, self.blocks[-1][1]
-        for room, size in self.blocks:
+        for number, (room, size) in enumerate(self.blocks, start=1):
             fit = min(room, int(np.searchsorted(lengths, size, side="right")) - taken)
-            last = room == self.blocks[-1][0] and size == width
-            fit_and_padding = fit + -(-padding // width) if last else fit
-            if fit_and_padding > room:
+            filled = fit + (-(-padding // width) if number == len(self.blocks) else 0)
+            if filled > room:
                 return None
-            starts.append(offset + size * np.arange(fit_and_padding))
+            starts.append(offset + size * np.arange(filled))
             taken, offset = taken + fit, offset + room * size
         return np.concatenate(starts) if taken == len(lengths) else None
 

@@ -61,6 +61,7 @@ class EveryPosition:
             raise ConfigError(f"stride is {self.stride}; it can't be more than MAX_ITEM_LIST_LENGTH, {width}")
         self._can_record = model.device.type == "cuda" and can_record(model) and train.loss == "full_softmax"
         self._recorded: RecordedStep | None = None
+        self._room: Room | None = None
         self.target_counts = np.bincount(sequences.items[sequences.is_target], minlength=model.n_items)
         self._sampled_loss = sampled_loss(train, len(self.target_counts) - 1) if train.draws_items else None
 
@@ -102,7 +103,8 @@ class EveryPosition:
                 hidden = hidden_states(self.model, packed, dropout, learnt)
                 return self._loss(hidden, packed.targets[learnt], None, counts)
 
-            step = RecordedStep(self.model, loss, Room.for_batches(self.sequences, *batches))
+            self._room = self._room or Room.for_batches(self.sequences, *batches)
+            step = RecordedStep(self.model, loss, self._room)
             numbers = step.shaped(packed, learnt)
             if numbers is None:
                 return None

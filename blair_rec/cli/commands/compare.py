@@ -44,15 +44,7 @@ def add(commands: Any) -> None:
         "--shard", metavar="I/N", help="train only part I of N of the runs (I from 0), for example in a job array"
     )
     command.add_argument("--encode-only", action="store_true", help="make the text vectors, then exit")
-    command.add_argument("--encoder", help="use this encoder instead of text.encoder in CONFIG")
-    command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a key of CONFIG, such as train.epochs=5; may be repeated",
-    )
-    command.add_argument("--device", help="auto, cpu, cuda or cuda:1, instead of device in CONFIG")
+    add_changes(command)
     command.add_argument("--dry-run", action="store_true", help="list planned and finished runs, then exit")
     command.add_argument("--fresh", action="store_true", help="train finished runs again")
     command.add_argument(
@@ -161,6 +153,19 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
     if not quiet:
         say(console, f"leaderboard.html, .md, .csv, .json and the runs are in {out}")
     return 0 if options.check is None else _check(out, options.check, console)
+
+
+def add_changes(command: argparse.ArgumentParser) -> None:
+    """Add the options by which `config_of` changes a comparison file."""
+    command.add_argument("--encoder", help="use this encoder instead of text.encoder in CONFIG")
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a key of CONFIG, such as train.epochs=5; may be repeated",
+    )
+    command.add_argument("--device", help="auto, cpu, cuda or cuda:1, instead of device in CONFIG")
 
 
 def config_of(options: argparse.Namespace) -> CompareConfig:

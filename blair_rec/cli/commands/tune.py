@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from blair_rec.cli.commands.compare import config_of
+from blair_rec.cli.commands.compare import add_changes, config_of
 from blair_rec.cli.progress import Live, add_quiet
 from blair_rec.cli.terminal import Console, say, show
 
@@ -25,15 +25,7 @@ def add(commands: Any) -> None:
     command.add_argument("config", type=Path, metavar="CONFIG", help="a comparison file (YAML) with a tune section")
     command.add_argument("--budget", type=int, metavar="N", help="trials for each variant, instead of tune.budget")
     command.add_argument("-o", "--out", type=Path, help="output folder (default: runs/my-tuned for my.yaml)")
-    command.add_argument("--encoder", help="use this encoder instead of text.encoder in CONFIG")
-    command.add_argument("--device", help="auto, cpu, cuda or cuda:1, instead of device in CONFIG")
-    command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a key of CONFIG, such as train.epochs=5; may be repeated",
-    )
+    add_changes(command)
     add_quiet(command)
     command.set_defaults(command=_tune, goes_on=True)
 

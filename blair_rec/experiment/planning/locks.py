@@ -46,7 +46,7 @@ def alone_soon(folder: Path) -> Iterator[None]:
         try:
             stack.enter_context(alone_in(folder))
         except FolderBusy:
-            logger.info("another process is at work in %s: waiting until it is done", folder)
+            logger.info("another process is using %s: waiting until it has finished", folder)
             stack.enter_context(alone_in(folder, wait=PATIENCE))
         yield
 
@@ -61,7 +61,7 @@ def alone_with(folder: Path) -> Iterator[Path]:
         FolderBusy: another process has this run.
     """
     work = folder.with_name(f".{folder.name}{WORK}")
-    with alone_in(work, f"another process is training {folder}; wait until it is done"):
+    with alone_in(work, f"another process is training {folder}; wait until it has finished"):
         for name in (folder.name, work.name):
             tidy(folder.parent, name)
         tidy(work)
@@ -181,15 +181,15 @@ def work_off(runs: Sequence[Run], make: Callable[[Run], bool], wait: bool) -> li
 
 
 def once_free(make: Callable[[], T], what: str) -> T:
-    """Return what `make` returns, as soon as no other process is at work on it."""
-    told = False
+    """Return what `make` returns, as soon as no other process is making it."""
+    reported = False
     while True:
         try:
             return make()
         except FolderBusy:
-            if not told:
-                logger.info("another process is making %s: waiting until it is done", what)
-                told = True
+            if not reported:
+                logger.info("another process is making %s: waiting until it has finished", what)
+                reported = True
             time.sleep(POLL)
 
 
