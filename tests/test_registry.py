@@ -22,8 +22,9 @@ import blair_rec
 from blair_rec import registry
 from blair_rec.config.comparison import CompareConfig, load_config, read_config
 from blair_rec.config.names import READ_BY
-from blair_rec.config.sections import TrainConfig, VariantConfig
+from blair_rec.config.sections import TrainConfig
 from blair_rec.config.steps import STEPS
+from blair_rec.config.variant import VariantConfig
 from blair_rec.errors import ChangedRuns, ConfigError, UntrustedCode
 from blair_rec.experiment.compare import compare
 from blair_rec.experiment.planning.subset import plan_all
@@ -125,7 +126,7 @@ def test_the_readme_has_every_name() -> None:
 
 
 def test_prepare_offers_the_sources_and_no_others() -> None:
-    from blair_rec.cli.commands.prepare import add
+    from blair_rec.cli.commands.data.prepare import add
 
     commands = argparse.ArgumentParser().add_subparsers()
     add(commands)

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blair_rec.config.yaml_files import is_number, one_of, read_yaml
+from blair_rec.config.yaml.files import is_number, one_of, read_yaml
 
 if TYPE_CHECKING:
     from blair_rec.config.comparison import CompareConfig

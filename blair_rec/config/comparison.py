@@ -12,7 +12,6 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from blair_rec import __version__, registry
 from blair_rec.config.names import AFTER_CUTOFF, UNISREC_TEMPERATURE, TieOrder, is_read_by
 from blair_rec.config.passed_to_recbole import RecBoleSettings
-from blair_rec.config.paths import with_paths
 from blair_rec.config.section import (
     DeviceName,
     FieldProblem,
@@ -25,18 +24,13 @@ from blair_rec.config.section import (
     said,
     write_yaml,
 )
-from blair_rec.config.sections import (
-    MAKES_VECTORS,
-    OF_ONE_ENCODER,
-    EvaluateConfig,
-    TextConfig,
-    TrainConfig,
-    TuneConfig,
-    VariantConfig,
-)
+from blair_rec.config.sections import MAKES_VECTORS, OF_ONE_ENCODER, EvaluateConfig, TextConfig, TrainConfig
 from blair_rec.config.split import SplitConfig
 from blair_rec.config.steps import read_step
-from blair_rec.config.yaml_files import load_yaml, one_of, refuse
+from blair_rec.config.tuning import TuneConfig
+from blair_rec.config.variant import VariantConfig
+from blair_rec.config.yaml.files import load_yaml, one_of, refuse
+from blair_rec.config.yaml.paths import with_paths
 from blair_rec.errors import ConfigError
 
 

@@ -13,9 +13,10 @@ from pydantic import Field
 from blair_rec.config.comparison import with_temperature
 from blair_rec.config.names import TieOrder
 from blair_rec.config.section import Section
-from blair_rec.config.sections import TextConfig, TrainConfig, VariantConfig
+from blair_rec.config.sections import TextConfig, TrainConfig
 from blair_rec.config.split import SplitConfig
-from blair_rec.config.yaml_files import read_yaml
+from blair_rec.config.variant import VariantConfig
+from blair_rec.config.yaml.files import read_yaml
 from blair_rec.errors import BlairRecError, ConfigError
 
 S = TypeVar("S", bound=Section)

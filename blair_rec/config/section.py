@@ -25,7 +25,7 @@ from pydantic import (
 
 from blair_rec import registry
 from blair_rec.config.names import AFTER_CUTOFF, MOST_NEW_ITEMS
-from blair_rec.config.yaml_files import is_number, one_of, to_yaml
+from blair_rec.config.yaml.files import is_number, one_of, to_yaml
 from blair_rec.errors import ConfigError
 
 S = TypeVar("S", bound="Section")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler, WithJsonSchema
+from pydantic import Field
 
 from blair_rec.config.names import (
     ENCODER,
     MAX_LENGTH,
     READ_BY,
     TEMPLATES,
-    ControlName,
     DtypeName,
-    Fusion,
     MissingText,
     PoolingName,
     PrecisionName,
@@ -22,16 +20,11 @@ from blair_rec.config.names import (
     SamplingName,
     ScheduleName,
     TemplateName,
-    Weighting,
     is_read_by,
 )
-from blair_rec.config.passed_to_recbole import RecBoleSettings
 from blair_rec.config.section import (
     AboveZero,
-    FieldProblem,
-    FromList,
     FromOneOn,
-    ItemKind,
     KeysAndValues,
     ListOfNames,
     LossName,
@@ -39,16 +32,10 @@ from blair_rec.config.section import (
     NewItems,
     NotNegative,
     Problem,
-    RunSeed,
-    ScorerName,
     Section,
     ShareOfOne,
     default_of,
-    part_of,
 )
-from blair_rec.config.steps import Step, order_problems, step_problems, step_schema
-from blair_rec.config.yaml_files import one_of
-from blair_rec.registry import TEXT_SCORERS, is_outside
 
 
 class FallbackConfig(Section):
@@ -184,163 +171,3 @@ class EvaluateConfig(Section):
     new_items: NewItems = None
     """Items hidden from training and selection, and then scored as new: a share of all items, such as 0.05, drawn by
     their ids; or after_cutoff: those without an event before `split.valid_from`. null: no column for new items."""
-
-
-READ_BY_ITEMS = {"fusion": "id_text", "max_delta": "text_delta"}
-"""Keys of a variant that only one item side reads."""
-
-
-class _StepSchema:
-    """Adds the known steps to the JSON Schema, at the moment when the schema is made."""
-
-    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"type": "array", "items": step_schema()}
-
-
-def _steps(steps: Any) -> Any:
-    """Check the steps before pydantic does, because its message would name two types for each wrong step."""
-    if not isinstance(steps, (list, tuple)):
-        raise FieldProblem([f" is {steps!r}; expected a list, such as [center, {{pca: 64}}]"])
-    if wrong := [line for step in steps for line in step_problems(step)] or order_problems(steps):
-        raise FieldProblem(wrong)
-    return tuple(steps)
-
-
-class VariantConfig(Section):
-    """One variant of the comparison: a model with an item side, a training-free scorer, or an average of variants."""
-
-    items: ItemKind = "id"
-    """The item side, which turns item ids into vectors: id, text, text_init, text_delta, id_text, unisrec, sasrec_text,
-    one that another package adds, or `module:Class`."""
-    transforms: Annotated[tuple[Step, ...], BeforeValidator(_steps), _StepSchema()] = ()
-    """Steps applied to the text vectors before training, in this order: center, l2, {pca: width}, {whiten: zca or pca},
-    {shrink: degree}, {rescale: size}, a step that another package adds, or {`module:Class`: options}."""
-    control: ControlName | None = None
-    """A control, whose text vectors carry no meaning: shuffle (item texts randomly reassigned) or random (random
-    Gaussian vectors)."""
-    fusion: Fusion | None = None
-    """How id_text joins its two vectors: sum (the default), concat or gate."""
-    max_delta: AboveZero | None = None
-    """How far text_delta may move an item from its text vector, as a share of that vector's length. The default is
-    0.5."""
-    options: KeysAndValues = Field(default_factory=dict)
-    """Constructor arguments, by name, for an item side or a scorer from another package or `module:Class`."""
-    model: str | None = None
-    """Another RecBole sequential model for this variant, such as GRU4Rec. null: the comparison's `model`."""
-    text: Annotated[KeysAndValues, part_of(TextConfig)] = Field(default_factory=dict)
-    """Keys of the text section to override for this variant, such as the encoder."""
-    train: Annotated[KeysAndValues, part_of(TrainConfig)] = Field(default_factory=dict)
-    """Keys of the train section to override for this variant, such as the learning rate."""
-    recbole: RecBoleSettings = Field(default_factory=dict)
-    """Settings of the RecBole model to override for this variant, such as the dropout."""
-    trials: Annotated[int, Field(ge=0)] = 0
-    """How many configurations were tried on validation before this one was chosen. `blair-rec tune` writes it."""
-    scorer: ScorerName | None = None
-    """A training-free scorer instead of a model. popularity, markov and sequential_rules count events; last_item,
-    mean_history and recent_history look up nearest neighbours by text. It can also be one that another package adds, or
-    `module:Class`; such a scorer gets text vectors if the variant sets `transforms`, `control` or `text`."""
-    average: ListOfNames = ()
-    """Variants whose scores are normalised and averaged, instead of a model."""
-    weights: Weighting = "validation"
-    """Weights of the average: validation (the best on validation, by evaluate.protocol), masked or unmasked (the best
-    on validation by that protocol, even if the members were selected by the other one), or equal."""
-
-    def _problems(self) -> Iterator[Problem]:
-        """Keys for a part that this variant doesn't have."""
-        if self.average:
-            for name in VariantConfig.model_fields:
-                if name not in ("average", "weights") and getattr(self, name) != default_of(VariantConfig, name):
-                    yield ("average", name), f"{name} can't be set on an average; set it on its members"
-            if len(self.average) < 2 or len(set(self.average)) != len(self.average):
-                yield ("average",), f"average is {list(self.average)}; name at least two variants, each once"
-            return
-        if self.weights != "validation":
-            yield ("average", "weights"), f"weights is {self.weights!r}, but the variant has no average; leave it out"
-        for name in ("items", "model", "train", "recbole") if self.scorer is not None else ():
-            if getattr(self, name) != default_of(VariantConfig, name):
-                yield ("scorer", name), f"scorer: {self.scorer} is not trained, so leave {name} out"
-        if not self.uses_text and (self.transforms or self.control or self.text):
-            kind = "items: id" if self.scorer is None else f"scorer: {self.scorer}"
-            keys = ("items", "scorer", "transforms", "control", "text")
-            yield keys, f"{kind} uses no text; leave transforms, control and text out"
-        if self.options and not (is_outside("items", self.items) or is_outside("scorers", self.scorer)):
-            yield ("options", "items", "scorer"), f"options are only for parts of other packages; {self.kind} is ours"
-        for name, kind in READ_BY_ITEMS.items():
-            if getattr(self, name) is not None and self.items != kind:
-                yield ("items", name), f"{name} works only with items: {kind}, but this variant has items: {self.items}"
-
-    @property
-    def uses_text(self) -> bool:
-        """Whether the variant itself reads text vectors. An average doesn't; its members may."""
-        if is_outside("scorers", self.scorer):  # its keys decide, because its class would have to be imported
-            return bool(self.transforms or self.control or self.text)
-        return self.items != "id" or self.scorer in TEXT_SCORERS
-
-    @property
-    def is_trained(self) -> bool:
-        """Whether the variant has a model to train; scorers and averages have none."""
-        return self.scorer is None and not self.average
-
-    @property
-    def kind(self) -> str:
-        """What scores the items, in one word: the model's item side, the scorer, or "average"."""
-        return "average" if self.average else self.scorer or self.items
-
-
-TEXT_KEYS = ("transforms", *READ_BY_ITEMS)
-"""Keys of a variant that decide how it uses text."""
-TUNED = tuple(f"train.{name}" for name in TrainConfig.model_fields if name not in ("epochs", "patience", "eval_every"))
-"""Keys of the train section that may be tuned."""
-
-
-def _grid_of(*of_variant: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
-    """Check a grid, which may also contain these keys of a variant."""
-
-    def check(grid: Mapping[str, Any]) -> Mapping[str, Any]:
-        if problems := [line for key, values in grid.items() for line in _grid(key, values, (*of_variant, *TUNED))]:
-            raise FieldProblem(problems)
-        return grid
-
-    return check
-
-
-def _grid_schema(*of_variant: str) -> WithJsonSchema:
-    keys = {"anyOf": [{"enum": [*of_variant, *TUNED]}, {"pattern": "^recbole[.]."}]}
-    values = {"type": "array", "minItems": 1, "uniqueItems": True}
-    return WithJsonSchema({"type": ["object", "null"], "propertyNames": keys, "additionalProperties": values})
-
-
-def _grid(key: str, values: Any, known: Sequence[str]) -> list[str]:
-    """The problems of one line of a grid."""
-    section, _, name = key.partition(".")
-    if not (section == "recbole" and name) and key not in known:
-        return [*one_of(key, known, ": a key"), ": other keys are recbole.KEY"]
-    if not isinstance(values, (list, tuple)) or not values or any(values.count(value) > 1 for value in values):
-        return [f": {key} is {values!r}; expected a list of values, each once"]
-    return []
-
-
-def _rising(rungs: tuple[int, ...]) -> tuple[int, ...]:
-    if list(rungs) != sorted({*rungs} - {0}):
-        raise FieldProblem([f" are {list(rungs)}; give epochs from 1 on, in rising order, each once"])
-    return rungs
-
-
-Grid = Annotated[KeysAndValues, AfterValidator(_grid_of()), _grid_schema()]
-TextGrid = Annotated[KeysAndValues, AfterValidator(_grid_of(*TEXT_KEYS)), _grid_schema(*TEXT_KEYS)]
-
-
-class TuneConfig(Section):
-    """What `blair-rec tune` tries: the same number of configurations for each variant, sampled from a grid."""
-
-    space: Grid = Field(default_factory=dict)
-    """Grid for models without text: values of train.KEY and recbole.KEY, such as {train.learning_rate: [0.001, 0.003]}.
-    All variants get the values that are chosen for the baseline. Models with text tune the learning rate once more."""
-    text_space: TextGrid = Field(default_factory=dict)
-    """Grid for variants that use text. It can also contain keys such as {transforms: [[center], [whiten]]}."""
-    budget: FromOneOn = 8
-    """Configurations tried per variant."""
-    rungs: Annotated[tuple[RunSeed, ...], FromList, AfterValidator(_rising)] = ()
-    """Epochs after which only the best third continues (successive halving). Empty: all are trained to the end."""
-    seed: RunSeed = 0
-    """Seed for sampling the configurations and for training them."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from blair_rec.config.section import FieldProblem, Problem, Section
-from blair_rec.config.yaml_files import is_number
+from blair_rec.config.yaml.files import is_number
 from blair_rec.lines.dates import seconds_of
 
 

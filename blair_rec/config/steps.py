@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from blair_rec import registry
-from blair_rec.config.yaml_files import is_number, one_of
+from blair_rec.config.yaml.files import is_number, one_of
 
 Step = str | Mapping[str, Any]
 """A name, or {name: value}."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from blair_rec.border.recbole_keys import setting_problems
 from blair_rec.config.comparison import CompareConfig, load_config
-from blair_rec.config.yaml_files import refuse
+from blair_rec.config.yaml.files import refuse
 from blair_rec.errors import ConfigError, FolderBusy, OutputError
 from blair_rec.evaluate.agreement import Move, moves
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard

@@ -16,8 +16,8 @@ from typing import Any
 from blair_rec.border.settings import CHANGE_SETTINGS, recbole_config, recbole_errors
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.plugin import PLUGIN_KEYS
-from blair_rec.config.sections import VariantConfig
 from blair_rec.config.steps import FEWEST_PER_DIRECTION, whitened_width
+from blair_rec.config.variant import VariantConfig
 from blair_rec.data.dataset import ItemVectors
 from blair_rec.errors import ConfigError
 from blair_rec.evaluate.metrics import metric_values

@@ -17,8 +17,8 @@ import torch
 
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.section import to_dict
-from blair_rec.config.sections import VariantConfig
 from blair_rec.config.steps import step_name
+from blair_rec.config.variant import VariantConfig
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.data.hidden import NewItemCases
 from blair_rec.device import device_name

@@ -11,7 +11,7 @@ import numpy as np
 
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.section import to_dict
-from blair_rec.config.sections import READ_BY_ITEMS
+from blair_rec.config.variant import READ_BY_ITEMS
 from blair_rec.errors import ConfigError
 
 LEARNING_RATE = "train.learning_rate"

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blair_rec.config.comparison import CompareConfig, written
-from blair_rec.config.sections import TuneConfig
-from blair_rec.config.yaml_files import refuse
+from blair_rec.config.tuning import TuneConfig
+from blair_rec.config.yaml.files import refuse
 from blair_rec.errors import ConfigError, ScoringError, TrainingError
 from blair_rec.experiment.compare import encode_stores, planned
 from blair_rec.experiment.listener import Listener

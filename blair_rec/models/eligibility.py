@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from blair_rec.border.settings import recbole_config
-from blair_rec.config.sections import VariantConfig
+from blair_rec.config.variant import VariantConfig
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.errors import ConfigError
 from blair_rec.models.items import ItemSide, build_items

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from blair_rec.border.settings import complete_config
 from blair_rec.config.plugin import PLUGIN_KEYS
-from blair_rec.config.sections import VariantConfig
+from blair_rec.config.variant import VariantConfig
 from blair_rec.errors import ConfigError
 from blair_rec.models.eligibility import (
     Eligible,

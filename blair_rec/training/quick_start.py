@@ -14,7 +14,7 @@ from blair_rec.border.gpus import gpu_id_of
 from blair_rec.border.recbole_keys import default_of, misspelt, wrong_values
 from blair_rec.border.settings import recbole_errors
 from blair_rec.config.plugin import in_flat_keys
-from blair_rec.config.yaml_files import load_yaml, refuse
+from blair_rec.config.yaml.files import load_yaml, refuse
 from blair_rec.errors import ConfigError
 from blair_rec.models.text_models import model_class
 from blair_rec.registry import is_code, trusting

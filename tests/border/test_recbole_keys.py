@@ -22,7 +22,7 @@ from blair_rec.border.recbole_keys import (
 )
 from blair_rec.config.comparison import CompareConfig, read_config
 from blair_rec.config.passed_to_recbole import OWNED_BY
-from blair_rec.config.yaml_files import read_yaml
+from blair_rec.config.yaml.files import read_yaml
 from blair_rec.models.eligibility import recbole_models
 
 PROPERTIES = resources.files("recbole") / "properties"

@@ -13,7 +13,7 @@ from encoders import build_roberta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blair_rec.cli.commands.prepare import Reading
+from blair_rec.cli.commands.data.prepare import Reading
 from blair_rec.cli.progress import HALF_A_MINUTE, Counters, Live, Pace, duration
 from blair_rec.cli.terminal import Console
 from blair_rec.evaluate.runs.run_files import EpochRecord

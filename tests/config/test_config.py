@@ -16,16 +16,11 @@ from blair_rec.config.comparison import CompareConfig, load_config, read_config,
 from blair_rec.config.passed_to_recbole import OWNED_BY, WITHOUT_EFFECT
 from blair_rec.config.plugin import PLUGIN_KEYS, in_flat_keys, read_plugin_config
 from blair_rec.config.section import LARGEST_SEED, to_dict, write_yaml
-from blair_rec.config.sections import (
-    EvaluateConfig,
-    FallbackConfig,
-    TextConfig,
-    TrainConfig,
-    VariantConfig,
-)
+from blair_rec.config.sections import EvaluateConfig, FallbackConfig, TextConfig, TrainConfig
 from blair_rec.config.split import SplitConfig
 from blair_rec.config.steps import order_problems, read_step, step_name
-from blair_rec.config.yaml_files import read_yaml
+from blair_rec.config.variant import VariantConfig
+from blair_rec.config.yaml.files import read_yaml
 from blair_rec.errors import ConfigError, EncoderUnavailable, EncodingError, MissingEmbeddings
 from blair_rec.experiment.planning.plan import run_setup
 from blair_rec.experiment.provenance import hash_of

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from blair_rec.config.comparison import read_config
 from blair_rec.config.schema import key_table
-from blair_rec.config.yaml_files import read_yaml
+from blair_rec.config.yaml.files import read_yaml
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "configuration.md").read_text("utf-8")
 

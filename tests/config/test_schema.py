@@ -18,7 +18,7 @@ from blair_rec.config.schema import MODELINE, SCHEMA_FILE, json_schema, key_rows
 from blair_rec.config.section import default_of, to_dict, write_yaml
 from blair_rec.config.sections import TrainConfig
 from blair_rec.config.steps import STEPS
-from blair_rec.config.yaml_files import load_yaml, read_yaml
+from blair_rec.config.yaml.files import load_yaml, read_yaml
 from blair_rec.errors import ConfigError
 from blair_rec.registry import BUILT_IN
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from worlds import built, vectors_for, write_log
 
-from blair_rec.config.sections import TrainConfig, VariantConfig
+from blair_rec.config.sections import TrainConfig
+from blair_rec.config.variant import VariantConfig
 from blair_rec.data.dataset import ItemVectors, TextSequentialDataset
 from blair_rec.data.sequences import training_sequences
 from blair_rec.models.text_models import model_class

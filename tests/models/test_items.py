@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from blair_rec import registry
-from blair_rec.config.sections import VariantConfig
+from blair_rec.config.variant import VariantConfig
 from blair_rec.errors import ConfigError
 from blair_rec.models.items import ItemSide, build_items
 from blair_rec.models.items import sasrec_text as sasrec_text_module

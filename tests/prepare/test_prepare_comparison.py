@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from blair_rec.config.comparison import load_config
 from blair_rec.config.steps import ITEMS_PER_DIRECTION
-from blair_rec.config.yaml_files import load_yaml
+from blair_rec.config.yaml.files import load_yaml
 from blair_rec.models.transforms import apply_transforms
 from blair_rec.prepare.comparison import WIDTHS, count_texts, protocol_for, steps_for, write_comparison
 from blair_rec.prepare.events import RawLog

@@ -16,7 +16,7 @@ from worlds import built, cases, read_log, vectors_for, write_log
 
 import blair_rec
 from blair_rec.config.comparison import read_config
-from blair_rec.config.sections import VariantConfig
+from blair_rec.config.variant import VariantConfig
 from blair_rec.data.dataset import ItemVectors, TextSequentialDataset
 from blair_rec.data.sequences import training_sequences
 from blair_rec.errors import ConfigError

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Column, Table
 
 from blair_rec.cli.terminal import Console, say, show
-from blair_rec.config.yaml_files import read_yaml
+from blair_rec.config.yaml.files import read_yaml
 from blair_rec.errors import ConfigError
 
 

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from blair_rec.config.section import default_of
 from blair_rec.config.sections import TextConfig
-from blair_rec.config.yaml_files import load_yaml, to_yaml
+from blair_rec.config.yaml.files import load_yaml, to_yaml
 from blair_rec.evaluate.answer import p_value
 from blair_rec.evaluate.caption import HISTORY, TIES, encoders, in_history
 from blair_rec.evaluate.leaderboard import Leaderboard

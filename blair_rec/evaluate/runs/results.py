@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.section import default_of
-from blair_rec.config.yaml_files import load_yaml
+from blair_rec.config.yaml.files import load_yaml
 from blair_rec.errors import BadRun, ConfigError, NoRuns, UnpairedRuns
 from blair_rec.evaluate.metrics import Metric, per_user
 from blair_rec.evaluate.runs.new_ranks import NewRanks, read_new_ranks

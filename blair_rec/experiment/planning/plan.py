@@ -14,7 +14,8 @@ from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.names import NEW_ITEMS_DRAW
 from blair_rec.config.plugin import PLUGIN_KEYS
 from blair_rec.config.section import to_dict
-from blair_rec.config.sections import TextConfig, VariantConfig
+from blair_rec.config.sections import TextConfig
+from blair_rec.config.variant import VariantConfig
 from blair_rec.errors import BadRun
 from blair_rec.evaluate.runs.results import load_run, run_name
 from blair_rec.evaluate.runs.run_files import RANKS_FILE, RESULT_FILE, RUNS_FOLDER, WEIGHTS_FILE

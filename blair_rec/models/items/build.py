@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from blair_rec import registry
-from blair_rec.config.sections import VariantConfig
 from blair_rec.config.steps import Step, followed_by
+from blair_rec.config.variant import VariantConfig
 from blair_rec.errors import ConfigError
 from blair_rec.models.items.base import ItemSide
 from blair_rec.models.whitening import fit_checked

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from blair_rec.config.comparison import load_config
-from blair_rec.config.yaml_files import to_yaml
+from blair_rec.config.yaml.files import to_yaml
 from blair_rec.errors import BlairRecError
 from blair_rec.evaluate.leaderboard import build_leaderboard
 from blair_rec.evaluate.report import to_markdown

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from blair_rec.config.yaml_files import read_yaml
+from blair_rec.config.yaml.files import read_yaml
 from blair_rec.errors import ConfigError, UnknownEncoder
 from blair_rec.text.encoding.packages import packaged_model
 from blair_rec.text.encoding.source import HUB_SECONDS

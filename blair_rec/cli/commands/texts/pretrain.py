@@ -12,7 +12,7 @@ from rich.table import Table
 
 from blair_rec.cli.progress import Counters, add_quiet
 from blair_rec.cli.terminal import Console, say, show
-from blair_rec.config.yaml_files import load_yaml
+from blair_rec.config.yaml.files import load_yaml
 from blair_rec.errors import ConfigError, counted
 from blair_rec.extras import need
 

@@ -1,0 +1,1 @@
+"""Commands about data before anything is trained."""

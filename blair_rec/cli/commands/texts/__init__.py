@@ -1,0 +1,1 @@
+"""Commands about item texts and their vectors."""

@@ -1,0 +1,76 @@
+"""The section `tune` of a comparison: which settings are tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, WithJsonSchema
+
+from blair_rec.config.section import (
+    FieldProblem,
+    FromList,
+    FromOneOn,
+    KeysAndValues,
+    RunSeed,
+    Section,
+)
+from blair_rec.config.sections import TrainConfig
+from blair_rec.config.variant import TEXT_KEYS
+from blair_rec.config.yaml.files import one_of
+
+TUNED = tuple(f"train.{name}" for name in TrainConfig.model_fields if name not in ("epochs", "patience", "eval_every"))
+"""Keys of the train section that may be tuned."""
+
+
+def _grid_of(*of_variant: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+    """Check a grid, which may also contain these keys of a variant."""
+
+    def check(grid: Mapping[str, Any]) -> Mapping[str, Any]:
+        if problems := [line for key, values in grid.items() for line in _grid(key, values, (*of_variant, *TUNED))]:
+            raise FieldProblem(problems)
+        return grid
+
+    return check
+
+
+def _grid_schema(*of_variant: str) -> WithJsonSchema:
+    keys = {"anyOf": [{"enum": [*of_variant, *TUNED]}, {"pattern": "^recbole[.]."}]}
+    values = {"type": "array", "minItems": 1, "uniqueItems": True}
+    return WithJsonSchema({"type": ["object", "null"], "propertyNames": keys, "additionalProperties": values})
+
+
+def _grid(key: str, values: Any, known: Sequence[str]) -> list[str]:
+    """The problems of one line of a grid."""
+    section, _, name = key.partition(".")
+    if not (section == "recbole" and name) and key not in known:
+        return [*one_of(key, known, ": a key"), ": other keys are recbole.KEY"]
+    if not isinstance(values, (list, tuple)) or not values or any(values.count(value) > 1 for value in values):
+        return [f": {key} is {values!r}; expected a list of values, each once"]
+    return []
+
+
+def _rising(rungs: tuple[int, ...]) -> tuple[int, ...]:
+    if list(rungs) != sorted({*rungs} - {0}):
+        raise FieldProblem([f" are {list(rungs)}; give epochs from 1 on, in rising order, each once"])
+    return rungs
+
+
+Grid = Annotated[KeysAndValues, AfterValidator(_grid_of()), _grid_schema()]
+TextGrid = Annotated[KeysAndValues, AfterValidator(_grid_of(*TEXT_KEYS)), _grid_schema(*TEXT_KEYS)]
+
+
+class TuneConfig(Section):
+    """What `blair-rec tune` tries: the same number of configurations for each variant, sampled from a grid."""
+
+    space: Grid = Field(default_factory=dict)
+    """Grid for models without text: values of train.KEY and recbole.KEY, such as {train.learning_rate: [0.001, 0.003]}.
+    All variants get the values that are chosen for the baseline. Models with text tune the learning rate once more."""
+    text_space: TextGrid = Field(default_factory=dict)
+    """Grid for variants that use text. It can also contain keys such as {transforms: [[center], [whiten]]}."""
+    budget: FromOneOn = 8
+    """Configurations tried per variant."""
+    rungs: Annotated[tuple[RunSeed, ...], FromList, AfterValidator(_rising)] = ()
+    """Epochs after which only the best third continues (successive halving). Empty: all are trained to the end."""
+    seed: RunSeed = 0
+    """Seed for sampling the configurations and for training them."""
