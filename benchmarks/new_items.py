@@ -81,8 +81,11 @@ def to_page(name: str, found: dict[str, dict[str, Any]], settings: list[str]) ->
                 cells = [_value(one) for part in parts for one in part.values()]
             cells += [_value(one) for one in row["metrics"]["masked"].values()]
             page.append(f"| {row['variant']} | {' | '.join(cells)} |")
+        made = board["provenance"]
+        versions = ", ".join(f"{package} {made[package]}" for package in ("recbole", "torch", "numpy", "python"))
+        trained_on = f"Trained on {made['device']}; {versions}; code {made['code']}, data {made['data_sha256'][:12]}."
         chance = " | ".join(f"{one:.4f}" for one in new["by_chance"].values())
-        page.append(f"| (random order) | | | {chance} | | |")
+        page += [f"| (random order) | | | {chance} | | |", "", trained_on]
     return page
 
 
