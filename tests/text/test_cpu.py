@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from blair_rec.text.encoding import cpu
-from blair_rec.text.encoding.cpu import PRODUCTS, PackedLinear, attention_by_products, make_fast
+from blair_rec.text.encoding.fast import cpu
+from blair_rec.text.encoding.fast.cpu import PRODUCTS, PackedLinear, attention_by_products, make_fast
 
 
 def bert(dtype: torch.dtype, **settings: Any) -> Any:

@@ -7,6 +7,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from blair_rec.device import moved
 from blair_rec.errors import ConfigError, EncodingError, UnknownEncoder, first_of
 from blair_rec.text.encoding.modules import LOWERCASE, STATIC, Recipe, read_recipe, steps_of
 from blair_rec.text.encoding.source import EncoderSource
+from blair_rec.text.encoding.tokens import TextTokens, lowercase, prompt_length, read_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,13 +27,11 @@ logger = logging.getLogger("blair_rec")
 
 TextsDone = Callable[[int, int], None]
 """Called with (texts done, total texts)."""
-TextTokens = list[list[int]]
-"""Token ids of several texts."""
 
 CHUNK = 2048
 """Texts that are tokenised, sorted by length and finished together."""
-TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 32768}
-"""On a CPU per thread, so that a layer's data fits into the caches. An H100 is slower with 65,536, too."""
+TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 32768, "cuda, unpadded": 65536}
+"""On a CPU per thread, so that a layer's data fits into the caches. On a GPU as measured on an H100."""
 NEIGHBOURS = 10
 CLOSE = {"cosine_min": 0.999, "neighbours_10": 0.98}
 """Least agreement of a lower precision with float32; below it a warning is logged."""
@@ -117,13 +117,13 @@ class TextEncoder(SentenceEncoder):
         """
         import torch
 
+        from blair_rec.text.encoding.fast import unpadded
         from blair_rec.text.encoding.layers import load_steps
 
         if tokens_per_batch is not None and tokens_per_batch < 1:
             raise ConfigError(f"tokens_per_batch is {tokens_per_batch}; it has to be at least 1")
         self.source = source
         self.device = torch.device(device)
-        self.tokens_per_batch = tokens_per_batch or _tokens_per_batch(self.device.type)
         if source.dtype == "float16" and self.device.type == "cpu":
             raise ConfigError("dtype is float16, which needs a GPU; on a CPU use bfloat16")
         recipe = read_recipe(source.path, source.name)
@@ -137,9 +137,13 @@ class TextEncoder(SentenceEncoder):
             raise ConfigError(
                 f"truncate_dim is {source.truncate_dim}, but {source.name} makes vectors of width {width}"
             )
-        self._left_out = 0 if recipe.include_prompt else _prompt_length(self._tokenizer, source.prompt)
+        self._left_out = 0 if recipe.include_prompt else prompt_length(self._tokenizer, source.prompt)
+        self._unpadded = unpadded.reads_unpadded(self._model, self.device)
+        if self._unpadded:
+            unpadded.prepare(self._model)
+        self.tokens_per_batch = tokens_per_batch or _tokens_per_batch(self.device.type, self._unpadded)
         if self.device.type == "cpu":
-            from blair_rec.text.encoding.cpu import make_fast
+            from blair_rec.text.encoding.fast.cpu import make_fast
 
             make_fast(self._model)
 
@@ -175,44 +179,40 @@ class TextEncoder(SentenceEncoder):
     def _tokens(self, texts: Sequence[str]) -> tuple[TextTokens, np.ndarray]:
         """Token ids of each text with its prompt in front, special tokens included, cut at max_length; and [texts]
         bool: which texts were cut."""
-        texts = [self.source.prompt + text for text in texts]
-        read = self._tokenizer(
-            texts,
-            truncation=True,
-            max_length=self.source.max_length,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )
-        ids: TextTokens = read["input_ids"]
-        full = [row for row, text in enumerate(ids) if len(text) >= self.source.max_length]
-        cut = np.zeros(len(ids), dtype=np.bool_)
-        for row in full:  # only for these the length doesn't show whether something was cut off
-            if read.encodings is not None:
-                cut[row] = bool(read.encodings[row].overflowing)
-            else:  # a tokenizer written in Python does not keep what it cuts off
-                cut[row] = len(self._tokenizer(texts[row], verbose=False)["input_ids"]) > self.source.max_length
-        return ids, cut
+        return read_tokens(self._tokenizer, [self.source.prompt + text for text in texts], self.source.max_length)
 
     def _encode_batch(self, tokens: TextTokens) -> Tensor:
         """[len(tokens), text_dim] float32, on the device."""
         import torch
 
+        from blair_rec.text.encoding.fast import unpadded
         from blair_rec.text.encoding.layers import pool, shortened
 
         lengths = np.array([len(text) for text in tokens])
         longest = max(1, lengths.max())
-        ids = np.full((len(tokens), longest), self._tokenizer.pad_token_id or 0)
         real = np.arange(longest) < lengths[:, None]
-        ids[real] = np.concatenate([np.array(text, dtype=ids.dtype) for text in tokens])
-        seen = real.copy()
-        seen[lengths == 0, 0] = True  # attention to nothing at all would be NaN
         mask = moved(torch.from_numpy(real), self.device)
-        attended = moved(torch.from_numpy(seen), self.device)
         with torch.inference_mode():
-            inputs = {"input_ids": moved(torch.from_numpy(ids), self.device), "attention_mask": attended.long()}
-            hidden = self._model(**inputs, return_dict=True).last_hidden_state  # [texts, tokens, width]
+            if self._unpadded:
+                hidden = unpadded.read(self._model, tokens, self.device)  # [texts, tokens, width]
+            else:
+                hidden = self._read_padded(tokens, real)
             finished: Tensor = self._steps(pool(hidden, mask, self.source.pooling, self._left_out))
             return shortened(finished, self.source)
+
+    def _read_padded(self, tokens: TextTokens, real: np.ndarray) -> Tensor:
+        """[texts, longest, width]: the hidden states; `real` [texts, longest] is False at the padding."""
+        import torch
+
+        ids = np.full(real.shape, self._tokenizer.pad_token_id or 0)
+        ids[real] = np.fromiter(chain.from_iterable(tokens), ids.dtype, int(real.sum()))
+        seen = real.copy()
+        seen[~real.any(axis=1), 0] = True  # attention to nothing at all would be NaN
+        inputs = [moved(torch.from_numpy(part), self.device) for part in (ids, seen)]
+        hidden: Tensor = self._model(
+            input_ids=inputs[0], attention_mask=inputs[1].long(), return_dict=True
+        ).last_hidden_state
+        return hidden
 
 
 def distance_from_float32(encoder: SentenceEncoder, texts: Sequence[str], sample: int = 128) -> dict[str, float]:
@@ -284,28 +284,16 @@ def _load(source: EncoderSource, recipe: Recipe) -> tuple[Any, Any]:
         )
     model.config.get_text_config().use_cache = False  # no decoder needs its cache: no next token is generated
     if LOWERCASE in source.modules:
-        _lowercase(tokenizer)
+        lowercase(tokenizer)
     return tokenizer, model
 
 
-def _lowercase(tokenizer: Any) -> None:
-    """Make a tokenizer lower-case its input, except for special tokens."""
-    from tokenizers.normalizers import Lowercase, Sequence
-
-    rust = tokenizer.backend_tokenizer
-    rust.normalizer = Sequence([Lowercase(), *([rust.normalizer] if rust.normalizer else [])])
-
-
-def _prompt_length(tokenizer: Any, prompt: str) -> int:
-    """Number of tokens of a prompt, with the special tokens before it but without those after it."""
-    tokens: list[int] = tokenizer(prompt)["input_ids"] if prompt else []
-    return len(tokens) - (tokens[-1:] != [] and tokens[-1] in tokenizer.all_special_ids)
-
-
-def _tokens_per_batch(device: str) -> int:
+def _tokens_per_batch(device: str, is_unpadded: bool) -> int:
     import torch
 
-    return TOKENS_PER_BATCH.get(device, TOKENS_PER_BATCH["cuda"]) * (torch.get_num_threads() if device == "cpu" else 1)
+    if device == "cpu":
+        return TOKENS_PER_BATCH["cpu"] * torch.get_num_threads()
+    return TOKENS_PER_BATCH["cuda, unpadded" if is_unpadded else "cuda"]
 
 
 def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:

@@ -1,0 +1,59 @@
+"""Texts -> token ids, by a tokenizer of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+TextTokens = list[list[int]]
+"""Token ids of several texts."""
+
+
+def read_tokens(tokenizer: Any, texts: Sequence[str], max_length: int) -> tuple[TextTokens, np.ndarray]:
+    """The token ids of each text, special tokens included, cut at `max_length`; and [texts] bool: which were cut."""
+    encodings = _read_fast(tokenizer, texts, max_length)
+    ids: TextTokens
+    if encodings is None:
+        ids = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
+    else:
+        ids = [encoding.ids for encoding in encodings]
+    cut = np.zeros(len(ids), dtype=np.bool_)
+    for row in [row for row, text in enumerate(ids) if len(text) >= max_length]:  # their lengths don't show it
+        if encodings is not None:
+            cut[row] = bool(encodings[row].overflowing)
+        else:  # a tokenizer written in Python does not keep what it cuts off
+            cut[row] = len(tokenizer(texts[row], verbose=False)["input_ids"]) > max_length
+    return ids, cut
+
+
+def _read_fast(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[Any] | None:
+    """What the Rust tokenizer reads, cut as transformers cuts it; None for a tokenizer written in Python.
+
+    transformers' own call adds masks and offsets, and takes half as long again.
+    """
+    from transformers.tokenization_utils_base import TruncationStrategy
+    from transformers.utils.generic import PaddingStrategy
+
+    if not tokenizer.is_fast:
+        return None
+    tokenizer.set_truncation_and_padding(
+        PaddingStrategy.DO_NOT_PAD, TruncationStrategy.LONGEST_FIRST, max_length, 0, None, None
+    )
+    encodings: list[Any] = tokenizer.backend_tokenizer.encode_batch_fast(list(texts))
+    return encodings
+
+
+def lowercase(tokenizer: Any) -> None:
+    """Make a tokenizer lower-case its input, except for special tokens."""
+    from tokenizers.normalizers import Lowercase, Sequence
+
+    rust = tokenizer.backend_tokenizer
+    rust.normalizer = Sequence([Lowercase(), *([rust.normalizer] if rust.normalizer else [])])
+
+
+def prompt_length(tokenizer: Any, prompt: str) -> int:
+    """Number of tokens of a prompt, with the special tokens before it but without those after it."""
+    tokens: list[int] = tokenizer(prompt)["input_ids"] if prompt else []
+    return len(tokens) - (tokens[-1:] != [] and tokens[-1] in tokenizer.all_special_ids)
