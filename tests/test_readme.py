@@ -20,7 +20,8 @@ import blair_rec
 from blair_rec.cli import _parser
 from blair_rec.config import comparison as config
 from blair_rec.config import sections as config_sections
-from blair_rec.config import tuning, variant
+from blair_rec.config import tuning as config_tuning
+from blair_rec.config import variant as config_variant
 from blair_rec.config.comparison import load_config, read_config
 from blair_rec.config.plugin import PLUGIN_KEYS
 from blair_rec.config.section import Section, default_of
@@ -66,7 +67,7 @@ def test_the_table_of_keys_is_the_one_that_the_sections_make() -> None:
 
 
 def test_every_config_field_is_documented() -> None:
-    found = {**vars(config), **vars(config_sections), **vars(variant), **vars(tuning)}.values()
+    found = {**vars(config), **vars(config_sections), **vars(config_variant), **vars(config_tuning)}.values()
     classes = [value for value in found if inspect.isclass(value) and issubclass(value, Section) and value.model_fields]
     assert len(classes) >= 8
     for cls in classes:

@@ -13,6 +13,10 @@ from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBas
 
 from blair_rec.pretrain.pairs import TextPair
 
+MASKED_COUNTS = "mlm_counts"
+ON_CPU = (MASKED_COUNTS,)
+"""Keys of a batch that stay on the CPU: the program reads them, and would wait for a GPU to give them back."""
+
 
 @dataclass(frozen=True)
 class PairCollator:
@@ -26,7 +30,8 @@ class PairCollator:
     """Seed of the masked words: they differ between batches, but are the same whenever the batch is the same."""
 
     def __call__(self, pairs: Sequence[TextPair]) -> dict[str, Tensor]:
-        """[B] pairs -> input_ids, attention_mask [B, S, L], item_keys, context_keys [B], and the masked words."""
+        """[B] pairs -> input_ids, attention_mask [B, S, L], item_keys, context_keys [B]; and the masked words:
+        mlm_input_ids, mlm_labels [B, S, L], and mlm_counts [B], how many words of each pair are masked."""
         texts = [text for pair in pairs for text in (pair.context, pair.item, pair.hard_negative) if text is not None]
         read = self.tokenizer(
             texts, truncation=True, max_length=self.max_length, padding=True, return_tensors="pt", verbose=False
@@ -39,6 +44,8 @@ class PairCollator:
             masked, labels = collator.torch_mask_tokens(read["input_ids"].clone())
             batch |= {"mlm_input_ids": masked, "mlm_labels": labels}
         batch = {name: tensor.view(len(pairs), len(texts) // len(pairs), -1) for name, tensor in batch.items()}
+        if "mlm_labels" in batch:
+            batch[MASKED_COUNTS] = (batch["mlm_labels"] >= 0).sum(dim=(1, 2))
         batch["item_keys"] = torch.tensor([pair.item_key for pair in pairs], device="cpu")
         batch["context_keys"] = torch.tensor([pair.context_key for pair in pairs], device="cpu")
         return batch

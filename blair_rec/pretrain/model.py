@@ -14,9 +14,11 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokeni
 
 from blair_rec.errors import PretrainingError
 from blair_rec.files import share
+from blair_rec.pretrain.batches import MASKED_COUNTS
 from blair_rec.pretrain.loss import contrastive_loss, gather, processes, same_pairs
 
 Batch = Mapping[str, Tensor]
+MASKED_WORDS = ("mlm_input_ids", "attention_mask", "mlm_labels", MASKED_COUNTS)
 
 
 class PairModel(nn.Module):
@@ -70,7 +72,8 @@ class PairModel(nn.Module):
 
         Shapes: input_ids, attention_mask [B, S, L] int64 with S texts per pair (context, item, and a hard negative if
         there are any); item_keys, context_keys [B] int64; with masked words also mlm_input_ids, mlm_labels [B, S, L]
-        (-100: not predicted). Returns loss (to be minimised), contrastive and mlm, each [] float.
+        (-100: not predicted), and mlm_counts [B], the masked words of each pair, on the CPU. Returns loss (to be
+        minimised), contrastive and mlm, each [] float.
         """
         vectors = self._vectors(batch)
         texts = [gather(vectors[:, text]) for text in range(vectors.shape[1])]
@@ -104,14 +107,16 @@ class PairModel(nn.Module):
     def _mlm_loss(self, batch: Batch) -> Tensor:
         """Mean over the masked words of all processes."""
         asked = gather((batch["mlm_labels"] >= 0).sum().reshape(1)).sum().clamp(min=1) / processes()
-        parts = self._chunks(self._mlm_sum, batch["mlm_input_ids"], batch["attention_mask"], batch["mlm_labels"])
+        parts = self._chunks(self._mlm_sum, *(batch[name] for name in MASKED_WORDS))
         return torch.stack(parts).sum() / asked
 
-    def _mlm_sum(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
+    def _mlm_sum(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
         hidden = self.encoder(input_ids.flatten(0, 1), attention_mask=attention_mask.flatten(0, 1)).last_hidden_state
-        asked = labels.flatten(0, 1) >= 0  # one word in seven: scores over the vocabulary cost most
-        scores = self.words(hidden[asked])
-        total: Tensor = nn.functional.cross_entropy(scores, labels.flatten(0, 1)[asked], reduction="sum")
+        # One word in seven: scores over the vocabulary cost most. Their number is known, so a GPU is not waited for.
+        labels = labels.flatten()
+        asked = torch.nonzero_static(labels >= 0, size=int(counts.sum())).squeeze(1)
+        scores = self.words(hidden.flatten(0, 1)[asked])
+        total: Tensor = nn.functional.cross_entropy(scores, labels[asked], reduction="sum")
         return total
 
     def _chunks(self, compute: Any, *tensors: Tensor) -> list[Tensor]:
