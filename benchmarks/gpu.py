@@ -6,7 +6,8 @@
 Needs the packages of blair_rec, and no network. `--beauty` names a RecBole folder of Amazon Beauty (2014, 5-core;
 made by datasets/make_public.py); without it a random log with as many users, items and events is used. The encoder
 has RoBERTa-base's shape, random weights, and a tokenizer over made-up words.
-`--small` shrinks everything, to try the script on a CPU. Written to DIR/gpu.{json,md} (default: benchmarks/results).
+`--small` shrinks everything, to try the script on a CPU. Written to DIR/gpu.{json,md} (default: benchmarks/results);
+parts of an earlier record from the same device and versions are kept, each with its own date and commit.
 """
 
 from __future__ import annotations
@@ -365,24 +366,24 @@ def main() -> None:
     device = torch.device(options.device)
     from blair_rec.experiment.provenance import git_commit
 
+    made = {"date": datetime.date.today().isoformat(), "git_commit": git_commit()}
     record: Found = {
-        "date": datetime.date.today().isoformat(),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu",
         "cores": os.cpu_count(),
         "versions": {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()},
-        "git_commit": git_commit(),
         "small": options.small,
-        "parts": {},
     }
     options.out.mkdir(parents=True, exist_ok=True)
+    earlier = json.loads(file.read_text("utf-8")) if (file := options.out / "gpu.json").is_file() else {}
+    record["parts"] = earlier["parts"] if {**earlier, "parts": 0} == {**record, "parts": 0} else {}
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(device, options.small, options.beauty, Path(folder))
         for name in options.parts.split(","):
             begin = time.perf_counter()
             record["parts"][name] = PARTS[name](bench)
-            record["parts"][name]["took"] = time.perf_counter() - begin
+            record["parts"][name] |= {"took": time.perf_counter() - begin, **made}
             print(name, json.dumps(record["parts"][name]), flush=True)
-            (options.out / "gpu.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
             (options.out / "gpu.md").write_text(to_markdown(record), encoding="utf-8")
 
 

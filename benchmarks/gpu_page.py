@@ -72,6 +72,10 @@ def to_markdown(record: dict[str, Any]) -> str:
     """Return the record as a page."""
     rows = [row for part in (exactness, speed, text_side) for row in part(record["parts"])]
     made = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    where = f"{record['date']}; {record['device']}, {record['cores']} cores; {made}; {record['git_commit']}."
+    times: dict[str, list[str]] = {}
+    for name, part in record["parts"].items():
+        times.setdefault(f"{part['date']}, commit {part['git_commit']}", []).append(name)
+    when = "; ".join(f"{', '.join(names)}: {time}" for time, names in times.items())
+    where = f"{record['device']}, {record['cores']} cores; {made}. {when}."
     table = [f"| {' | '.join(row)} |" for row in [("what was measured", "result", "goal"), ("---",) * 3, *rows]]
     return "\n".join(["# On a GPU", "", *table, "", BELOW, where, ""])
