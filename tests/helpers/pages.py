@@ -42,17 +42,23 @@ def commands_of(text: str) -> Iterator[list[str]]:
             yield words
 
 
-def run_page(page: Path, options: Mapping[str, Sequence[str]] = {}) -> dict[str, Any]:
+def run_page(
+    page: Path, options: Mapping[str, Sequence[str]] = {}, changes: Mapping[str, str] = {}
+) -> dict[str, Any]:
     """Run a page in the working directory and return the names that its Python code defines.
 
     A block with a title is written to this file. Blocks of `sh` are run, and so is Python without a title; each command
     has to succeed. `options` has more options for commands by name, such as {"prepare": ["--source", "folder"]}.
+    `changes` are made in the files of the page.
     """
     names: dict[str, Any] = {"__name__": "page"}
     for block in blocks_of(page):
         if block.file:
             Path(block.file).parent.mkdir(parents=True, exist_ok=True)
-            Path(block.file).write_text(block.text, encoding="utf-8")
+            text = block.text
+            for old, new in changes.items():
+                text = text.replace(old, new)
+            Path(block.file).write_text(text, encoding="utf-8")
         elif block.language == "python":
             exec(compile(block.text, page.name, "exec"), names)
         elif block.language == "sh":
