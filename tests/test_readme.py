@@ -75,7 +75,8 @@ def test_every_config_field_is_documented() -> None:
 
 def blocks(page: Path, language: str) -> list[str]:
     """The page's blocks of code in a language; in none for ""."""
-    found = re.findall(r"^```(\w*)(?: title=\"[^\"\n]+\")?\n(.*?)^```$", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    pattern = r"^```(\w*)(?: title=\"[^\"\n]+\")?\n(.*?)^```$"
+    found = re.findall(pattern, page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
     return [block for its, block in found if its == language]
 
 
@@ -125,7 +126,8 @@ def test_every_link_inside_the_repository_leads_somewhere(page: Path) -> None:
 
 def test_readmes_links_work_outside_the_repository() -> None:
     assert re.findall(r"\]\((?!https://)([^)\s]*)\)", README) == []
-    (picture,) = re.findall(r"!\[[^]]*\]\(https://raw\.githubusercontent\.com/blair-rec/blair_rec/main/([^)]+)\)", README)
+    raw = re.escape("https://raw.githubusercontent.com/blair-rec/blair_rec/main/")
+    (picture,) = re.findall(rf"!\[[^]]*\]\({raw}([^)]+)\)", README)
     assert (REPOSITORY / picture).is_file()
 
 
@@ -246,5 +248,5 @@ def test_tables_of_results_are_those_of_the_records(
 ) -> None:
     found = figures(page, heading, record, column, protocol)
     assert len(found) == rows
-    for variant, (said, recorded) in found.items():  # a difference that isn't significant may be left out
-        assert said in (recorded, recorded.partition(" (")[0] if ", p =" not in recorded else recorded), variant
+    for name, (said, recorded) in found.items():  # a difference that isn't significant may be left out
+        assert said in (recorded, recorded.partition(" (")[0] if ", p =" not in recorded else recorded), name

@@ -1,4 +1,4 @@
-"""Hooks of the documentation site: links into the repository lead to its host, and nothing is loaded from other hosts."""
+"""Hooks of the documentation site: links into the repository lead to its host; nothing is loaded from elsewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from mkdocs.exceptions import PluginError
 
 LINK = re.compile(r"(\]\()(?!\w+:|#|/)([^)\s#]+)")
 """The target of a relative link, without its anchor."""
-LOADED = re.compile(r"<(?:script|img|iframe|source)\b[^>]*\bsrc=\"?(?:https?:)?//|<link\b[^>]*rel=\"?stylesheet[^>]*//", re.I)
+LOADED = re.compile(
+    r"<(?:script|img|iframe|source)\b[^>]*\bsrc=\"?(?:https?:)?//|<link\b[^>]*rel=\"?stylesheet[^>]*//", re.I
+)
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:

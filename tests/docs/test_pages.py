@@ -1,4 +1,4 @@
-"""The pages of the site: generated parts are up to date, files on the pages can be read, messages are those of the code."""
+"""The pages of the site: what is generated is up to date, files can be read, messages are those of the code."""
 
 from __future__ import annotations
 

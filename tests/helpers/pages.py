@@ -42,9 +42,7 @@ def commands_of(text: str) -> Iterator[list[str]]:
             yield words
 
 
-def run_page(
-    page: Path, options: Mapping[str, Sequence[str]] = {}, changes: Mapping[str, str] = {}
-) -> dict[str, Any]:
+def run_page(page: Path, options: Mapping[str, Sequence[str]] = {}, changes: Mapping[str, str] = {}) -> dict[str, Any]:
     """Run a page in the working directory and return the names that its Python code defines.
 
     A block with a title is written to this file. Blocks of `sh` are run, and so is Python without a title; each command
