@@ -28,7 +28,7 @@ check: .venv/.dev
 
 # The documentation as a site in site/. A broken link is an error.
 docs: .venv/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf .venv .venv-ray build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

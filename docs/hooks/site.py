@@ -12,8 +12,12 @@ from mkdocs.exceptions import PluginError
 LINK = re.compile(r"(\]\()(?!\w+:|#|/)([^)\s#]+)")
 """The target of a relative link, without its anchor."""
 LOADED = re.compile(
-    r"<(?:script|img|iframe|source)\b[^>]*\bsrc=\"?(?:https?:)?//|<link\b[^>]*rel=\"?stylesheet[^>]*//", re.I
+    r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["']?(?:https?:)?//"""
+    r"""|<link\b(?=[^>]*\brel=["']?(?:stylesheet|pre))[^>]*\bhref=["']?(?:https?:)?//"""
+    r"""|\burl\(["']?(?:https?:)?//""",
+    re.IGNORECASE,
 )
+"""What makes a browser load a file from another host."""
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
@@ -30,7 +34,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
 
 
 def on_post_build(config: Any, **_: Any) -> None:
-    """Raise PluginError if a page loads a script, a style or a picture from another host."""
-    for page in Path(config.site_dir).rglob("*.html"):
+    """Raise PluginError if a page loads a script, a style, a font or a picture from another host."""
+    site = Path(config.site_dir)
+    for page in [*site.rglob("*.html"), *site.rglob("*.css")]:
         if found := LOADED.search(page.read_text("utf-8")):
             raise PluginError(f"{page}: loads a file from another host: {found.group()}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import polars
 import pytest
-from pages import DOCS, run_page
+from pages import DOCS, blocks_of, commands_of, run_command, run_page
 
 pytestmark = pytest.mark.usefixtures("tiny")
 TUTORIALS = DOCS / "tutorials"
@@ -54,3 +55,19 @@ def test_export_the_winner(capfd: pytest.CaptureFixture[str]) -> None:
     printed = [json.loads(line) for line in capfd.readouterr().out.splitlines() if line.startswith("{")]
     assert len(printed) == 2 * 2 * 3 and {row["user_id"] for row in printed} == {"ann", "bob"}
     assert Path("exported/small/user_encoder.onnx").is_file()
+
+
+def test_readmes_way_from_csv_files_to_recommendations() -> None:
+    names = {"user_id": "user", "item_id": "product", "timestamp": "time"}
+    for source, target in (("tiny.inter", "log.csv"), ("tiny.item", "products.csv")):
+        header, *lines = (Path("datasets/tiny") / source).read_text("utf-8").splitlines()
+        columns = [column.partition(":")[0] for column in header.split("\t")]
+        own = [
+            names.get(column, column) if target == "log.csv" else column.replace("item_id", "id") for column in columns
+        ]
+        rows = [",".join(own), *(line.replace("\t", ",") for line in lines)]
+        Path(target).write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (block,) = [block.text for block in blocks_of(DOCS.parent / "README.md") if "prepare csv" in block.text]
+    for words in commands_of(block):
+        run_command(words, {})
+    assert len(polars.read_parquet("best.parquet")) == 120 * 10
