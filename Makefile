@@ -1,4 +1,4 @@
-# make quickstart | test | test-ray | check | clean. Each installs what it needs into .venv, once.
+# make quickstart | test | test-ray | check | docs | clean. Each installs what it needs into .venv, once.
 
 # The newest Python for which RecBole's latest release installs; any from 3.10 on will do: make test PYTHON=python3.12
 PYTHON ?= $(shell for p in python3.11 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
@@ -8,7 +8,7 @@ BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 NEEDS := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: quickstart test test-ray check clean
+.PHONY: quickstart test test-ray check docs clean
 .DELETE_ON_ERROR:
 
 quickstart: .venv/.quickstart
@@ -26,12 +26,16 @@ check: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The documentation as a site in site/. A broken link is an error.
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv .venv-ray build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-ray build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp per extra: the quick start installs no test tools. A change of what is needed makes them stale.
-.venv/.quickstart .venv/.test .venv/.dev: .venv/.%: $(NEEDS) | $(BIN)/python
+.venv/.quickstart .venv/.test .venv/.dev .venv/.docs: .venv/.%: $(NEEDS) | $(BIN)/python
 	@echo "Installing blair_rec[$*] into .venv (the first time takes minutes: PyTorch is large) ..."
 	@$(INSTALL) ".[$*]"
 	@touch $@

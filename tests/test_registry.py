@@ -35,7 +35,8 @@ from blair_rec.ranking.baselines import Baseline, build_baseline
 from blair_rec.testing.items import replaced_embedding, text_vectors
 from blair_rec.training.losses import sampled_loss
 
-README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+REPOSITORY = Path(__file__).parents[1]
+PAGES = "".join((REPOSITORY / page).read_text("utf-8") for page in ("docs/compare.md", "datasets/README.md"))
 
 Install = Callable[..., Path]
 
@@ -120,9 +121,9 @@ def test_what_a_config_says_of_a_field_has_every_name(section: Any, field: str, 
     assert [name for name in registry.BUILT_IN[group] if name not in said] == []
 
 
-def test_the_readme_has_every_name() -> None:
+def test_the_pages_on_comparisons_and_data_have_every_name() -> None:
     for group in ("items", "scorers", "transforms", "losses", "sources"):
-        assert [name for name in registry.BUILT_IN[group] if name not in README] == [], group
+        assert [name for name in registry.BUILT_IN[group] if name not in PAGES] == [], group
 
 
 def test_prepare_offers_the_sources_and_no_others() -> None:

@@ -184,7 +184,7 @@ def declared_libraries() -> set[str]:
     """What setup.cfg requires, by the name it is imported by. RecBole's own requirements are not ours to lean on."""
     setup = configparser.ConfigParser()
     setup.read(REPOSITORY / "setup.cfg", encoding="utf-8")
-    extras = [value for name, value in setup["options.extras_require"].items() if name not in {"test", "dev"}]
+    extras = [value for name, value in setup["options.extras_require"].items() if name not in {"test", "dev", "docs"}]
     lines = "\n".join([setup["options"]["install_requires"], *extras]).split("\n")
     names = {re.split(r"[<>=!~ ;\[]", line)[0].lower() for line in lines if line and not line.startswith("#")}
     return {IMPORTED_AS.get(name, name.replace("-", "_")) for name in names}

@@ -106,7 +106,7 @@ def compare(
         BadRun: `out` has damaged runs, and `fresh` is false.
         OutputError: `out` can't be written, or has files with our names that no comparison wrote.
         FolderBusy: another process has changed the folder's config meanwhile, or keeps its lock.
-        ConfigError, DatasetError, and the errors of encoding and training.
+        ConfigError, DatasetError: the config or the data can't be used. Encoding and training have more errors.
     """
     listener, out = listener or Listener(), Path(out)
     config = own_config(config)

@@ -97,7 +97,7 @@ def tune(
         ConfigError: there is no `tune` section, a value is invalid, or a grid has fewer points than the budget.
         OutputError: `out` can't be written, another process works in it, or it has files with our names that no tuning
             wrote.
-        DatasetError, and the errors of encoding and training.
+        DatasetError: the data can't be used. Encoding and training have more errors.
     """
     out = Path(out)
     config = own_config(config)

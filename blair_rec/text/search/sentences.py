@@ -37,10 +37,12 @@ class Hit:
 
 
 class TextSearch:
-    """Search a store by sentences, which are encoded by the encoder that made the store.
+    """Search a store by sentences.
 
-    hits = blair_rec.TextSearch("stores/mine", items="items.jsonl").search(["a blue cup"], k=10)
-    hits[0][0].item_token, hits[0][0].score  # the nearest item of the first sentence
+    The encoder that made the store encodes the sentences:
+
+        hits = blair_rec.TextSearch("stores/mine", items="items.jsonl").search(["a blue cup"], k=10)
+        hits[0][0].item_token, hits[0][0].score  # the nearest item of the first sentence
     """
 
     def __init__(
