@@ -48,14 +48,7 @@ def to_html(data: PageData, config: Mapping[str, Any]) -> str:
     and metrics, which Matplotlib escapes.
     """
     board = data.board
-    engine = Environment(
-        loader=PackageLoader("blair_rec.evaluate.page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return engine.get_template("page.html").render(
+    return page_engine().get_template("page.html").render(
         data=data,
         board=board,
         protocols=sorted(PROTOCOLS, key=lambda protocol: protocol != board.protocol),
@@ -81,6 +74,17 @@ def to_html(data: PageData, config: Mapping[str, Any]) -> str:
         p_value=p_value,
         command=_command(board),
         config=to_yaml(_without_folders(_pinned(config, board))),
+    )
+
+
+def page_engine() -> Environment:
+    """The template engine of all pages: it escapes values, and fails on a name that is not defined."""
+    return Environment(
+        loader=PackageLoader("blair_rec.evaluate.page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 

@@ -94,7 +94,8 @@ def audit(
     on_stage("scorers")
     fitted = fit_scorers(found.data, vectors, transforms)
     n_items, metric = len(found.tokens), found.metrics[0]
-    main = sampled(found.test, sample(len(found.test), n_items, MAIN_CELLS))
+    main_rows = sample(len(found.test), n_items, MAIN_CELLS)
+    main = sampled(found.test, main_rows)
     drop_slow(fitted, main, len(main))
     ranks = {name: ranked(model, main) for name, model in fitted.models.items()}
     in_history = float(next(iter(ranks.values())).target_in_history.mean())
@@ -107,7 +108,9 @@ def audit(
     rows = _rows(ranks, fitted.uses_text, found, protocol)
 
     on_stage("ties, order and cut-off times")
-    given = Given(asked, found, fitted, vectors, transforms, metric, protocol)
+    again = sample(len(main), n_items, CHECK_CELLS)
+    before = {name: case_values(ranks[name], metric, protocol)[again] for name in fitted.models}
+    given = Given(asked, found, fitted, vectors, transforms, metric, protocol, main_rows[again], before)
     checks = check_all(given)
     on_stage("what text could add")
     gain = None
@@ -247,16 +250,11 @@ def _gain(given: Given, vectors_from: str, rows: tuple[ScorerRow, ...], ranks: M
 
 def _shuffled(given: Given, name: str) -> Shuffled:
     assert given.vectors is not None
-    rows = sample(len(given.found.test), given.cells, CHECK_CELLS)
-    part = sampled(given.found.test, rows)
     mixed = np.zeros_like(given.vectors)
     mixed[1:] = controlled(given.vectors[1:], "shuffle", 0)
     model = fit_scorers(given.found.data, mixed, given.transforms, (name,)).models[name]
-    own, other = (
-        case_values(ranked(one, part), given.metric, given.protocol) for one in (given.fitted.models[name], model)
-    )
-    user = part.inter_feat[part.uid_field].numpy()
-    ((_, interval),) = changes([other], [own], user)
+    own, other = given.before[name], given.value(model, given.part)
+    ((_, interval),) = changes([other], [own], given.user)
     return Shuffled(name, float(own.mean()), float(other.mean()), interval)
 
 

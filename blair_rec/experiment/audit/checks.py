@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blair_rec.config.comparison import CompareConfig
+from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.data.shuffled import shuffled_histories
 from blair_rec.errors import DatasetError
 from blair_rec.evaluate.runs.run_files import ProtocolName
@@ -26,7 +27,7 @@ from blair_rec.experiment.audit.scoring import (
     sample,
     sampled,
 )
-from blair_rec.experiment.audit.source import Asked, AuditData, read_data
+from blair_rec.experiment.audit.source import Asked, AuditData, read_again
 from blair_rec.lines.dates import UNITS, unit_of
 
 FIRST_SHARE, SECOND_SHARE = 0.8, 0.9
@@ -111,11 +112,25 @@ class Given:
     transforms: list[str]
     metric: str
     protocol: ProtocolName
+    rows: NDArray[np.int64]
+    """[Q] the test cases that are ranked again: a sample of those of the main figures."""
+    before: Mapping[str, NDArray[np.float64]]
+    """By scorer: [Q] the metric of these cases in the main figures."""
 
     @property
-    def cells(self) -> int:
-        """Number of items, for the size of samples."""
-        return len(self.found.tokens)
+    def part(self) -> TextSequentialDataset:
+        """The test cases that are ranked again."""
+        return sampled(self.found.test, self.rows)
+
+    @property
+    def user(self) -> NDArray[np.int64]:
+        """[Q] their users."""
+        users: NDArray[np.int64] = self.found.test.inter_feat[self.found.test.uid_field].numpy()[self.rows]
+        return users
+
+    def value(self, model: Any, split: TextSequentialDataset) -> NDArray[np.float64]:
+        """[cases] the metric of a scorer on every case of a split."""
+        return case_values(ranked(model, split), self.metric, self.protocol)
 
 
 def check_all(given: Given) -> Checks:
@@ -145,33 +160,25 @@ def tie_check(given: Given) -> TieCheck | None:
     if not train.tied_neighbours or given.found.time is None:
         return None
     config = given.asked.config
-    rows = sample(len(given.found.test), given.cells, CHECK_CELLS)
-    here = _values(given, given.fitted, given.found, rows)
     other: CompareConfig = config.changed(ties="stored" if config.ties == "shuffled" else "shuffled")
-    there_found = read_data(given.asked, other)
-    there = _values(given, _refitted(given, there_found), there_found, rows)
-    stored, shuffled = (there, here) if config.ties == "shuffled" else (here, there)
-    user = given.found.test.inter_feat[given.found.test.uid_field].numpy()[rows]
+    there_found = read_again(given.asked, other)
+    there = _values(given, _refitted(given, there_found), there_found, given.rows)
+    stored, shuffled = (there, given.before) if config.ties == "shuffled" else (given.before, there)
     return TieCheck(
         neighbours=train.neighbours,
         tied=train.tied_neighbours,
         tests=given.found.leaks.tests,
         tied_tests=given.found.leaks.tied or 0,
-        changes=_paired(shuffled, stored, user),
-        cases=len(rows),
+        changes=_paired(shuffled, stored, given.user),
+        cases=len(given.rows),
     )
 
 
 def order_check(given: Given) -> OrderCheck:
     """Rank all scorers with the items of test histories in random order."""
-    test = given.found.test
-    rows = sample(len(test), given.cells, CHECK_CELLS)
-    part = sampled(test, rows)
-    shuffled = shuffled_histories(part)
-    before, after = (
-        {name: _value(given, model, split) for name, model in given.fitted.models.items()} for split in (part, shuffled)
-    )
-    return OrderCheck(_paired(after, before, part.inter_feat[test.uid_field].numpy()), len(rows))
+    shuffled = shuffled_histories(given.part)
+    after = {name: given.value(model, shuffled) for name, model in given.fitted.models.items()}
+    return OrderCheck(_paired(after, given.before, given.user), len(given.rows))
 
 
 def cutoff_check(given: Given) -> CutoffCheck | None:
@@ -182,13 +189,12 @@ def cutoff_check(given: Given) -> CutoffCheck | None:
         return None
     try:
         config = given.asked.config.changed(split=dict(zip(("valid_from", "test_from"), cutoffs, strict=True)))
-        there_found = read_data(given.asked, config)
+        there_found = read_again(given.asked, config)
     except DatasetError:
         return None
-    rows = sample(len(there_found.test), given.cells, CHECK_CELLS)
+    rows = sample(len(there_found.test), len(given.found.tokens), CHECK_CELLS)
     after = _values(given, _refitted(given, there_found), there_found, rows)
-    before = _values(given, given.fitted, given.found, sample(len(given.found.test), given.cells, CHECK_CELLS))
-    means = {name: (float(before[name].mean()), float(after[name].mean())) for name in after}
+    means = {name: (float(given.before[name].mean()), float(after[name].mean())) for name in after}
     leaks = there_found.leaks
     return CutoffCheck(
         *cutoffs,
@@ -229,15 +235,11 @@ def _refitted(given: Given, found: AuditData) -> Fitted:
     return fit_scorers(found.data, given.vectors, given.transforms, tuple(given.fitted.models))
 
 
-def _value(given: Given, model: Any, split: Any) -> NDArray[np.float64]:
-    return case_values(ranked(model, split), given.metric, given.protocol)
-
-
 def _values(
     given: Given, fitted: Fitted, found: AuditData, rows: NDArray[np.int64]
 ) -> dict[str, NDArray[np.float64]]:
     part = sampled(found.test, rows)
-    return {name: _value(given, model, part) for name, model in fitted.models.items()}
+    return {name: given.value(model, part) for name, model in fitted.models.items()}
 
 
 def _paired(

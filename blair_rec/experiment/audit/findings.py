@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from blair_rec.config.yaml.files import to_yaml
 from blair_rec.evaluate.metrics import parse_metric
-from blair_rec.experiment.audit.checks import Change, Checks
+from blair_rec.experiment.audit.checks import Change, Checks, CutoffCheck
 from blair_rec.experiment.audit.facts import NEAR, DataFacts
 from blair_rec.experiment.audit.report import AuditReport, Finding, ScorerRow, TextGain
 
@@ -43,7 +42,7 @@ def _data(data: DataFacts, report: AuditReport) -> Iterator[str]:
         rare = f"{data.tail_items + data.untrained_items:.0%} of the items have at most 5 training events"
         yield f"{rare}, so item vectors learned from events alone are uncertain for most of the catalogue"
     if (age := data.item_age_days) is not None:
-        said = f"half of the test targets are at most {age.median:,.0f} days older than their item's first event"
+        said = f"half of the test events come at most {age.median:,.0f} days after the first event of their item"
         so = "new items matter: measure them with `evaluate.new_items`" if age.median < OLD else "most items are known"
         yield f"{said}, so {so}"
 
@@ -98,20 +97,7 @@ def _basis(report: AuditReport) -> Iterator[str]:
     yield from _order(checks)
     yield _masking(report)
     if (cut := checks.cutoffs) is not None:
-        best_before = max(cut.changes, key=lambda name: cut.changes[name].before)
-        best_after = max(cut.changes, key=lambda name: cut.changes[name].after)
-        same = f"{best_after} is the best scorer with both"
-        if best_before != best_after:
-            same = f"the best scorer changes from {best_before} to {best_after}"
-        one = cut.changes[best_after]
-        section = to_yaml({"split": {"valid_from": cut.valid_from, "test_from": cut.test_from}}).split("\n")
-        keys = ", ".join(line.strip() for line in section[1:] if line.strip())
-        yield (
-            f"with the proposed cut-off times `split: {{{keys}}}` there are {cut.tests:,} test cases of {cut.users:,} "
-            f"users, {cut.unseen / max(cut.tests, 1):.0%} of the targets have no training event, and {same} "
-            f"({report.metrics[0]} {one.before:.4f} before, {one.after:.4f} then), so leave-one-out figures "
-            f"{'overstate' if one.after < one.before else 'do not overstate'} what a model reaches on later events"
-        )
+        yield _cutoffs(cut, report.metrics[0])
     yield from checks.skipped
 
 
@@ -119,7 +105,7 @@ def _tie_sentence(changes: Mapping[str, Change], metric: str) -> str:
     known = {name: one for name, one in changes.items() if one.relative is not None}
     if not known:
         return "no scorer finds a target with stored ties, so the order of ties can't be judged"
-    name = max(known, key=lambda one: abs(known[one].relative or 0))
+    name = max(known, key=lambda one: abs(known[one].after - known[one].before))
     most = known[name]
     assert most.relative is not None
     said = f"with ties shuffled, {name} goes from {metric} {most.before:.4f} to {most.after:.4f} ({most.relative:+.0%})"
@@ -127,10 +113,24 @@ def _tie_sentence(changes: Mapping[str, Change], metric: str) -> str:
         return f"{said}, the largest change of all scorers, so the order of ties hardly decides anything"
     if most.relative < 0:
         return (
-            f"{said}, so file order gives the next item away and figures with stored ties are too high; use "
-            "`ties: shuffled`"
+            f"{said}, so file order tells which item comes next, and figures with stored ties are too high; "
+            "use `ties: shuffled`"
         )
     return f"{said}, so figures depend on the order of ties; use `ties: shuffled` and say so"
+
+
+def _cutoffs(cut: CutoffCheck, metric: str) -> str:
+    before = max(cut.changes, key=lambda name: cut.changes[name].before)
+    after = max(cut.changes, key=lambda name: cut.changes[name].after)
+    one = cut.changes[after]
+    best = f"{after} stays the best scorer" if before == after else f"{after} replaces {before} as the best scorer"
+    more = "overstates" if one.after < one.before else "does not overstate"
+    return (
+        f"with cut-off times (`split: {{valid_from: {cut.valid_from}, test_from: {cut.test_from}}}`) there are "
+        f"{cut.tests:,} test cases of {cut.users:,} users, {cut.unseen / max(cut.tests, 1):.0%} of the targets have no "
+        f"training event, and {best}: it has {metric} {one.after:.4f} there and {one.before:.4f} with leave-one-out, so "
+        f"leave-one-out {more} what it reaches on later events"
+    )
 
 
 def _is_small(change: Change) -> bool:
@@ -199,7 +199,7 @@ def _text(report: AuditReport) -> Iterator[str]:
 
 def _agrees(overlap: float) -> str:
     if overlap < 0.1:
-        return "knows other neighbours than users do, and the two can complement each other"
+        return "finds other neighbours than users do, and the two can complement each other"
     return "repeats a part of what users show" if overlap < 0.5 else "says mostly what users show already"
 
 
@@ -223,8 +223,8 @@ def _reach(gain: TextGain, report: AuditReport) -> Iterator[str]:
     )
     yield (
         f"{found.text} reaches {found.only_text:.1%} of the test targets within rank {found.k} that {found.counts} "
-        f"misses, and misses {found.only_counts:.1%} that it reaches{tail}, so text can add at most these cases to "
-        "what counting finds"
+        f"misses, and misses {found.only_counts:.1%} that it reaches{tail}, so these are the cases that text can "
+        "add to what counting finds"
     )
     more = found.hits["either"] - found.hits["counts"]
     yield (

@@ -28,7 +28,7 @@ from blair_rec.ranking.ensemble import Ensemble, choose_weights
 from blair_rec.ranking.scoring import Ranks, rank
 
 BATCH = 2048
-MAIN_CELLS, CHECK_CELLS, VALID_CELLS = 100_000_000, 30_000_000, 15_000_000
+MAIN_CELLS, CHECK_CELLS, VALID_CELLS = 100_000_000, 30_000_000, 10_000_000
 """Scores (cases times items) of one scorer that are computed for the main figures, for each check, and to choose
 weights. More cases are sampled, so that a large data set takes as long as a small one."""
 PROBE, SLOWEST = 256, 60.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ from blair_rec.experiment.splits.reading import TrainingData, read_splits
 from blair_rec.lines.atomic import AtomicFile
 from blair_rec.text.catalogue import Catalogue
 from blair_rec.text.template import Template, catalogue_texts
+
+logger = logging.getLogger("blair_rec")
 
 PARTS = ("train", "valid", "test")
 """The benchmark files that a folder may have instead of one file of events."""
@@ -127,13 +131,26 @@ class AuditData:
         return self.data.item_tokens[1:]
 
 
-def read_data(asked: Asked, config: CompareConfig | None = None) -> AuditData:
-    """Read the splits of a data set, with the config of `asked` or a changed one.
+def read_again(asked: Asked, config: CompareConfig) -> AuditData:
+    """Read the same data with a changed config, without logging a second time what is wrong with its files.
+
+    Raises:
+        As read_data.
+    """
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        return read_data(dataclasses.replace(asked, config=config))
+    finally:
+        logger.disabled = disabled
+
+
+def read_data(asked: Asked) -> AuditData:
+    """Read the splits of a data set.
 
     Raises:
         DatasetError: there is no data set of this name, or a split is empty; the errors of reading files.
     """
-    config = config or asked.config
+    config = asked.config
     if asked.has_times:
         data, test = read_splits(config, asked.folder)
     else:
