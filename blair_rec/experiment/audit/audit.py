@@ -38,7 +38,16 @@ from blair_rec.experiment.audit.scoring import (
     sampled,
     transforms_for,
 )
-from blair_rec.experiment.audit.source import NO_TIMES, REPEATS, Asked, AuditData, Texts, find_source, read_data, read_texts
+from blair_rec.experiment.audit.source import (
+    NO_TIMES,
+    REPEATS,
+    Asked,
+    AuditData,
+    Texts,
+    find_source,
+    read_data,
+    read_texts,
+)
 from blair_rec.experiment.audit.text_gain import compare_neighbours, reach
 from blair_rec.experiment.audit.words import text_vectors
 from blair_rec.experiment.item_vectors import item_vectors
@@ -63,9 +72,7 @@ class Audited:
     data: AuditData
 
 
-def audit(
-    source: str | Path, store: str | Path | None = None, on_stage: OnStage = lambda stage: None
-) -> Audited:
+def audit(source: str | Path, store: str | Path | None = None, on_stage: OnStage = lambda stage: None) -> Audited:
     """Audit a data set. Nothing is trained or written; text becomes vectors by TF-IDF, or comes from a store.
 
     Args:
@@ -153,11 +160,12 @@ def write_audit(audited: Audited, out: Path) -> None:
 
     report = audited.report
     values: dict[str, Any] = dataclasses.asdict(report)
+    page = audit_html(values, headline(report))
     try:
         out.mkdir(parents=True, exist_ok=True)
         with alone_in(out):
             write_text(out / AUDIT_JSON, json.dumps(values, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-            write_text(out / AUDIT_PAGE, audit_html(values, headline(report)))
+            write_text(out / AUDIT_PAGE, page)
             audited.data.data.rejected.write(out / REJECTED)
     except OSError as error:
         raise OutputError(f"{out} can't be written ({error.strerror}); choose another folder with -o") from None
@@ -238,7 +246,8 @@ def _gain(given: Given, vectors_from: str, rows: tuple[ScorerRow, ...], ranks: M
     """How much text could add, by the best scorer with text and the best one without."""
     assert given.vectors is not None
     with_text, without = (
-        next((row.name for row in rows if row.name != AVERAGE and row.uses_text == kind), None) for kind in (True, False)
+        next((row.name for row in rows if row.name != AVERAGE and row.uses_text == kind), None)
+        for kind in (True, False)
     )
     both = None
     counts = given.found.data.item_counts

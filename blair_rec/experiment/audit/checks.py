@@ -235,9 +235,7 @@ def _refitted(given: Given, found: AuditData) -> Fitted:
     return fit_scorers(found.data, given.vectors, given.transforms, tuple(given.fitted.models))
 
 
-def _values(
-    given: Given, fitted: Fitted, found: AuditData, rows: NDArray[np.int64]
-) -> dict[str, NDArray[np.float64]]:
+def _values(given: Given, fitted: Fitted, found: AuditData, rows: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
     part = sampled(found.test, rows)
     return {name: given.value(model, part) for name, model in fitted.models.items()}
 

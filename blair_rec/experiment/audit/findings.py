@@ -54,8 +54,10 @@ def _floor(report: AuditReport) -> Iterator[str]:
     value = best.metrics[protocol][metric]
     within = f" [{value.ci95[0]:.4f}, {value.ci95[1]:.4f}]" if value.ci95 else ""
     how = f"on {report.cases:,} of {report.tests:,} test cases, drawn at random" if report.cases < report.tests else ""
-    clear = f"a trained model has to beat {value.ci95[1]:.4f} to clear this floor" if value.ci95 else (
-        "there are too few users for an interval, so differences of single runs mean little"
+    clear = (
+        f"a trained model has to beat {value.ci95[1]:.4f} to clear this floor"
+        if value.ci95
+        else ("there are too few users for an interval, so differences of single runs mean little")
     )
     where = f"{metric} ({protocol}{', ' if how else ''}{how})"
     yield f"without training, {best.name} has {where} {value.mean:.4f}{within}, so {clear}"
@@ -76,10 +78,10 @@ def _floor(report: AuditReport) -> Iterator[str]:
     tail = best.slices.get("tail")
     head = best.slices.get("head")
     if tail is not None and head is not None and tail.mean is not None and head.mean:
+        rare = "are" if tail.mean < head.mean / 2 else "are not"
         yield (
-            f"{best.name} has {metric} {tail.mean:.4f} on items with 1 to 5 training events and {head.mean:.4f} on more "
-            f"frequent ones, so {'rare items are' if tail.mean < head.mean / 2 else 'rare items are not'} where a model "
-            "can gain most"
+            f"{best.name} has {metric} {tail.mean:.4f} on items with 1 to 5 training events and {head.mean:.4f} on "
+            f"more frequent ones, so rare items {rare} where a model can gain most"
         )
 
 
@@ -127,9 +129,9 @@ def _cutoffs(cut: CutoffCheck, metric: str) -> str:
     more = "overstates" if one.after < one.before else "does not overstate"
     return (
         f"with cut-off times (`split: {{valid_from: {cut.valid_from}, test_from: {cut.test_from}}}`) there are "
-        f"{cut.tests:,} test cases of {cut.users:,} users, {cut.unseen / max(cut.tests, 1):.0%} of the targets have no "
-        f"training event, and {best}: it has {metric} {one.after:.4f} there and {one.before:.4f} with leave-one-out, so "
-        f"leave-one-out {more} what it reaches on later events"
+        f"{cut.tests:,} test cases of {cut.users:,} users, {cut.unseen / max(cut.tests, 1):.0%} of the targets have "
+        f"no training event, and {best}: it has {metric} {one.after:.4f} there and {one.before:.4f} with "
+        f"leave-one-out, so leave-one-out {more} what it reaches on later events"
     )
 
 
@@ -168,8 +170,10 @@ def _masking(report: AuditReport) -> str:
         return (
             f"no test target is in its user's history, and {moved}, so never compare masked figures with unmasked ones"
         )
-    so = "masking makes these targets misses; report unmasked figures" if report.in_history >= 0.01 else (
-        "masking costs little; say which one a figure is"
+    so = (
+        "masking makes these targets misses; report unmasked figures"
+        if report.in_history >= 0.01
+        else ("masking costs little; say which one a figure is")
     )
     return f"{report.in_history:.1%} of the test targets are in their user's history, and {moved}, so {so}"
 
@@ -186,8 +190,8 @@ def _text(report: AuditReport) -> Iterator[str]:
         )
         if near.near >= MATTERS:
             yield (
-                f"{near.near:.0%} of the items have another item with nearly the same text (cosine at least {NEAR}), so "
-                "text alone can hardly tell these apart"
+                f"{near.near:.0%} of the items have another item with nearly the same text (cosine at least {NEAR}), "
+                "so text alone can hardly tell these apart"
             )
     if near.alone:
         yield (
@@ -208,8 +212,10 @@ def _reach(gain: TextGain, report: AuditReport) -> Iterator[str]:
     if (mixed := gain.shuffled) is not None:
         lost = 1 - mixed.shuffled / mixed.own if mixed.own > 0 else 0.0
         known = mixed.ci95 is not None and mixed.ci95[1] < 0
-        so = f"so the texts say something about the next item (chance: {report.chance:.4f})" if known else (
-            "so it is not shown that the texts say anything about the next item"
+        so = (
+            f"so the texts say something about the next item (chance: {report.chance:.4f})"
+            if known
+            else ("so it is not shown that the texts say anything about the next item")
         )
         yield (
             f"with texts randomly reassigned to items, {mixed.scorer} goes from {report.metrics[0]} {mixed.own:.4f} to "
@@ -217,9 +223,13 @@ def _reach(gain: TextGain, report: AuditReport) -> Iterator[str]:
         )
     if (found := gain.reach) is None:
         return
-    tail = "" if found.tail_only_text is None else (
-        f"; {found.tail_only_text:.0%} of these targets are items with at most 5 training events, against "
-        f"{found.tail:.0%} of all targets"
+    tail = (
+        ""
+        if found.tail_only_text is None
+        else (
+            f"; {found.tail_only_text:.0%} of these targets are items with at most 5 training events, against "
+            f"{found.tail:.0%} of all targets"
+        )
     )
     yield (
         f"{found.text} reaches {found.only_text:.1%} of the test targets within rank {found.k} that {found.counts} "
