@@ -101,21 +101,21 @@ def audit(source: str | Path, store: str | Path | None = None, on_stage: OnStage
     on_stage("scorers")
     fitted = fit_scorers(found.data, vectors, transforms)
     n_items, metric = len(found.tokens), found.metrics[0]
-    main_rows = sample(len(found.test), n_items, MAIN_CELLS)
+    main_rows = sample(found.test, MAIN_CELLS)
     main = sampled(found.test, main_rows)
     drop_slow(fitted, main, len(main))
     ranks = {name: ranked(model, main) for name, model in fitted.models.items()}
     in_history = float(next(iter(ranks.values())).target_in_history.mean())
     protocol: ProtocolName = asked.protocol or ("masked" if in_history < REPEATS else "unmasked")
     on_stage("their average")
-    valid = sampled(found.data.valid, sample(len(found.data.valid), n_items, VALID_CELLS))
+    valid = sampled(found.data.valid, sample(found.data.valid, VALID_CELLS))
     mixed = average(fitted, valid, metric, protocol)
     if mixed is not None:
         ranks[AVERAGE] = ranked(mixed.model, main)
     rows = _rows(ranks, fitted.uses_text, found, protocol)
 
     on_stage("ties, order and cut-off times")
-    again = sample(len(main), n_items, CHECK_CELLS)
+    again = sample(main, CHECK_CELLS)
     before = {name: case_values(ranks[name], metric, protocol)[again] for name in fitted.models}
     given = Given(asked, found, fitted, vectors, transforms, metric, protocol, main_rows[again], before)
     checks = check_all(given)
@@ -224,7 +224,7 @@ def _rows(
     found_intervals = dict(zip(columns, intervals(list(columns.values()), user), strict=True))
     rows = []
     for name, one in ranks.items():
-        metrics = {
+        metrics: dict[str, dict[str, Mean]] = {
             which: {
                 metric: Mean(float(columns[name, which, metric].mean()), found_intervals[name, which, metric])
                 for metric in found.metrics

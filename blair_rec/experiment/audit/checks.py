@@ -19,7 +19,7 @@ from blair_rec.evaluate.significance import Interval
 from blair_rec.experiment.audit.facts import DAY
 from blair_rec.experiment.audit.scoring import (
     CHECK_CELLS,
-    Fitted,
+    FittedScorers,
     case_values,
     changes,
     fit_scorers,
@@ -106,7 +106,7 @@ class Given:
 
     asked: Asked
     found: AuditData
-    fitted: Fitted
+    fitted: FittedScorers
     vectors: NDArray[np.float32] | None
     """[N, E] text vectors by item id."""
     transforms: list[str]
@@ -192,12 +192,13 @@ def cutoff_check(given: Given) -> CutoffCheck | None:
         there_found = read_again(given.asked, config)
     except DatasetError:
         return None
-    rows = sample(len(there_found.test), len(given.found.tokens), CHECK_CELLS)
+    rows = sample(there_found.test, CHECK_CELLS)
     after = _values(given, _refitted(given, there_found), there_found, rows)
     means = {name: (float(given.before[name].mean()), float(after[name].mean())) for name in after}
     leaks = there_found.leaks
     return CutoffCheck(
-        *cutoffs,
+        valid_from=cutoffs[0],
+        test_from=cutoffs[1],
         training=leaks.training,
         tests=leaks.tests,
         users=leaks.users - leaks.without_test,
@@ -230,12 +231,14 @@ def propose(time: NDArray[np.float64]) -> tuple[str, str] | tuple[float, float] 
     return float(known[at[0]]), float(known[at[1]])
 
 
-def _refitted(given: Given, found: AuditData) -> Fitted:
+def _refitted(given: Given, found: AuditData) -> FittedScorers:
     """The same scorers on other splits of the same data; item ids are the same."""
     return fit_scorers(found.data, given.vectors, given.transforms, tuple(given.fitted.models))
 
 
-def _values(given: Given, fitted: Fitted, found: AuditData, rows: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+def _values(
+    given: Given, fitted: FittedScorers, found: AuditData, rows: NDArray[np.int64]
+) -> dict[str, NDArray[np.float64]]:
     part = sampled(found.test, rows)
     return {name: given.value(model, part) for name, model in fitted.models.items()}
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from blair_rec.evaluate.metrics import parse_metric
 from blair_rec.experiment.audit.checks import Change, Checks, CutoffCheck
 from blair_rec.experiment.audit.facts import NEAR, DataFacts
-from blair_rec.experiment.audit.report import AuditReport, Finding, ScorerRow, TextGain
+from blair_rec.experiment.audit.report import AuditReport, AuditFinding, ScorerRow, TextGain
 
 SHORT, OLD = 10, 30
 """Fewer events per user than SHORT are few; test targets younger than OLD days are young."""
@@ -15,12 +15,12 @@ MATTERS = 0.05
 """Relative changes of a metric below this share are called small if their interval includes 0."""
 
 
-def all_findings(report: AuditReport, notes: Sequence[str]) -> tuple[Finding, ...]:
+def all_findings(report: AuditReport, notes: Sequence[str]) -> tuple[AuditFinding, ...]:
     """All findings; `notes` are those that a comparison of the same data shows, which belong to its basis."""
-    found = [Finding("floor", text) for text in _floor(report)]
-    found += [Finding("basis", text) for text in (*notes, *_basis(report))]
-    found += [Finding("text", text) for text in _text(report)]
-    found += [Finding("data", text) for text in _data(report.data, report)]
+    found = [AuditFinding("floor", text) for text in _floor(report)]
+    found += [AuditFinding("basis", text) for text in (*notes, *_basis(report))]
+    found += [AuditFinding("text", text) for text in _text(report)]
+    found += [AuditFinding("data", text) for text in _data(report.data, report)]
     return tuple(dict.fromkeys(found))
 
 

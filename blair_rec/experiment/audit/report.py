@@ -70,7 +70,7 @@ class TextGain:
 
 
 @dataclass(frozen=True)
-class Finding:
+class AuditFinding:
     """One sentence on the data that says what follows from it."""
 
     topic: str
@@ -107,7 +107,7 @@ class AuditReport:
     """By scorer: why it was not measured."""
     checks: Checks
     text: TextGain | None
-    findings: tuple[Finding, ...]
+    findings: tuple[AuditFinding, ...]
     seconds: float
     version: str
     schema: int = SCHEMA

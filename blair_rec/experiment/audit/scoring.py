@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from blair_rec import registry
 from blair_rec.config.steps import FEWEST_PER_DIRECTION
 from blair_rec.data.dataset import ItemVectors, TextSequentialDataset
+from blair_rec.data.log import LOG_POSITION
 from blair_rec.errors import BlairRecError
 from blair_rec.evaluate.metrics import metric_values, per_user
 from blair_rec.evaluate.runs.run_files import ProtocolName, RunRanks
@@ -31,6 +32,8 @@ BATCH = 2048
 MAIN_CELLS, CHECK_CELLS, VALID_CELLS = 100_000_000, 30_000_000, 10_000_000
 """Scores (cases times items) of one scorer that are computed for the main figures, for each check, and to choose
 weights. More cases are sampled, so that a large data set takes as long as a small one."""
+PER_EVENT = 20
+"""An event of a history costs as much as this many scores."""
 PROBE, SLOWEST = 256, 60.0
 """Cases that are ranked to predict the time of all, and the longest prediction in seconds of processor time. Scorers
 that need longer are left out."""
@@ -39,7 +42,7 @@ FEW_COUNTED = 2
 
 
 @dataclass(eq=False)
-class Fitted:
+class FittedScorers:
     """The training-free scorers of a data set."""
 
     models: dict[str, Baseline]
@@ -50,7 +53,7 @@ class Fitted:
 
 def fit_scorers(
     data: TrainingData, vectors: NDArray[np.float32] | None, transforms: Sequence[Any], names: Sequence[str] = ()
-) -> Fitted:
+) -> FittedScorers:
     """Fit our training-free scorers, all or those in `names`; those that refuse this data set are named as left out.
 
     vectors: [N, E] the text vectors by item id; None leaves out the scorers that use text.
@@ -58,7 +61,7 @@ def fit_scorers(
     config, n_items = data.train.config, len(data.item_tokens)
     recbole = {key: config[key] for key in ("ITEM_ID_FIELD", "LIST_SUFFIX", "ITEM_LIST_LENGTH_FIELD")}
     recbole["device"] = torch.device("cpu")
-    fitted = Fitted({}, {})
+    fitted = FittedScorers({}, {})
     table = None if vectors is None else ItemVectors(vectors, "")
     for name in names or registry.BUILT_IN["scorers"]:
         uses_text = registry.load_class("scorers", name, Baseline).uses_text
@@ -66,7 +69,14 @@ def fit_scorers(
             fitted.left_out[name] = "it uses text, and the items have none"
             continue
         steps = list(transforms) if uses_text else []
-        setup = {"scorer": name, "options": {}, "control": None, "seed": 0, "transforms": steps, "text": None}
+        setup: dict[str, Any] = {
+            "scorer": name,
+            "options": {},
+            "control": None,
+            "seed": 0,
+            "transforms": steps,
+            "text": None,
+        }
         try:
             model = build_baseline(setup, recbole, n_items, table if uses_text else None)
             model.count(data.sequences)
@@ -77,7 +87,7 @@ def fit_scorers(
     return fitted
 
 
-def drop_slow(fitted: Fitted, split: TextSequentialDataset, cases: int) -> None:
+def drop_slow(fitted: FittedScorers, split: TextSequentialDataset, cases: int) -> None:
     """Leave out the scorers that would need more than SLOWEST seconds for this number of cases."""
     probe = sampled(split, np.arange(min(PROBE, len(split))))
     for name, model in list(fitted.models.items()):
@@ -97,12 +107,24 @@ def transforms_for(vectors: NDArray[np.float32]) -> list[str]:
     return ["whiten"] if items_that_differ(vectors[1:], enough) == enough else ["center"]
 
 
-def sample(n_cases: int, n_items: int, cells: int, seed: int = 0) -> NDArray[np.int64]:
-    """Rows of at most `cells / n_items` random cases, ascending."""
-    size = min(n_cases, max(1, cells // n_items))
-    if size == n_cases:
-        return np.arange(n_cases)
-    return np.sort(np.random.default_rng(seed).choice(n_cases, size, replace=False))
+def sample(split: TextSequentialDataset, cells: int, seed: int = 0) -> NDArray[np.int64]:
+    """Rows of random cases of a split, ascending: as many as `cells` allows, all if possible.
+
+    A case costs as many cells as there are items, and PER_EVENT for each event of its history.
+    """
+    if split.log is not None:
+        length = split.log.before(split.inter_feat[LOG_POSITION])
+    else:
+        length = split.inter_feat[split.item_list_length_field]
+    cost = split.item_num + PER_EVENT * float(length.double().mean())
+    return choose(len(split), int(cells / cost), seed)
+
+
+def choose(n: int, size: int, seed: int = 0) -> NDArray[np.int64]:
+    """`size` of n numbers at random, ascending; all if there are not more, and at least one."""
+    if size >= n:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(seed).choice(n, max(1, size), replace=False))
 
 
 def sampled(split: TextSequentialDataset, rows: NDArray[np.int64]) -> TextSequentialDataset:
@@ -137,7 +159,7 @@ def intervals(values: Sequence[NDArray[np.float64]], user: NDArray[np.int64]) ->
     counts = np.bincount(place).astype(np.float64)
     if len(counts) < MIN_USERS or not values:
         return [None] * len(values)
-    sums = np.stack([np.bincount(place, weights=one) for one in values], axis=1)
+    sums = np.stack([np.bincount(place, weights=one).astype(np.float64) for one in values], axis=1)
     # A mean over cases is a sum of values relative to a sum of ones.
     found = relative_intervals(sums, np.repeat(counts[:, None], len(values), axis=1))
     return [None if one is None else (one[0] + 1, one[1] + 1) for one in found]
@@ -153,8 +175,11 @@ def changes(
     place = np.unique(user, return_inverse=True)[1]
     found: list[Interval | None] = [None] * len(after)
     if place.max(initial=-1) + 1 >= MIN_USERS and after:
-        sums = [np.stack([np.bincount(place, weights=one) for one in side], axis=1) for side in (after, before)]
-        found = relative_intervals(*sums)
+        above, below = (
+            np.stack([np.bincount(place, weights=one).astype(np.float64) for one in side], axis=1)
+            for side in (after, before)
+        )
+        found = relative_intervals(above, below)
     pairs = zip(after, before, found, strict=True)
     return [(float(a.mean() / b.mean() - 1) if b.mean() > 0 else None, interval) for a, b, interval in pairs]
 
@@ -167,7 +192,7 @@ class Average:
     weights: Mapping[str, float]
 
 
-def average(fitted: Fitted, valid: TextSequentialDataset, metric: str, protocol: ProtocolName) -> Average | None:
+def average(fitted: FittedScorers, valid: TextSequentialDataset, metric: str, protocol: ProtocolName) -> Average | None:
     """Average the best scorer with text and the two best ones without, by a metric on validation cases.
 
     The weights are those of `ensemble.choose_weights` on these cases. None if there is only one scorer.

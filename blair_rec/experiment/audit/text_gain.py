@@ -17,7 +17,7 @@ from blair_rec.evaluate.metrics import per_user
 from blair_rec.evaluate.runs.run_files import ProtocolName
 from blair_rec.evaluate.slices import TAIL
 from blair_rec.experiment.audit.facts import NEAR
-from blair_rec.experiment.audit.scoring import sample
+from blair_rec.experiment.audit.scoring import choose
 from blair_rec.ranking.scoring import Ranks
 
 NEIGHBOURS, REACH = 10, 100
@@ -65,7 +65,7 @@ def compare_neighbours(sequences: TrainingSequences, vectors: NDArray[np.float32
     with_others[0] = True
     known = np.flatnonzero(has_text & with_others)
     known = known[known > 0]
-    queries = known[sample(len(known), n_items, CELLS)] if len(known) else known
+    queries = known[choose(len(known), CELLS // n_items)] if len(known) else known
     k = min(NEIGHBOURS, n_items - 2)
     shares: list[float] = []
     near = 0
