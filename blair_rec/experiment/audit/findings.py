@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from blair_rec.evaluate.metrics import parse_metric
 from blair_rec.experiment.audit.checks import Change, Checks, CutoffCheck
 from blair_rec.experiment.audit.facts import NEAR, DataFacts
-from blair_rec.experiment.audit.report import AuditReport, AuditFinding, ScorerRow, TextGain
+from blair_rec.experiment.audit.report import AuditFinding, AuditReport, ScorerRow, TextGain
 
 SHORT, OLD = 10, 30
 """Fewer events per user than SHORT are few; test targets younger than OLD days are young."""
