@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from blair_rec.errors import counted
 from blair_rec.evaluate.metrics import parse_metric
 from blair_rec.experiment.audit.checks import Change, Checks, CutoffCheck
 from blair_rec.experiment.audit.facts import NEAR, DataFacts
@@ -54,13 +55,12 @@ def _floor(report: AuditReport) -> Iterator[str]:
     value = best.metrics[protocol][metric]
     within = f" [{value.ci95[0]:.4f}, {value.ci95[1]:.4f}]" if value.ci95 else ""
     how = f"on {report.cases:,} of {report.tests:,} test cases, drawn at random" if report.cases < report.tests else ""
-    clear = (
-        f"a trained model has to beat {value.ci95[1]:.4f} to clear this floor"
-        if value.ci95
-        else ("there are too few users for an interval, so differences of single runs mean little")
-    )
+    if value.ci95:
+        so = f"so a trained model has to beat {value.ci95[1]:.4f} to clear this floor"
+    else:
+        so = "and with so few users there is no interval, so small differences between models mean nothing"
     where = f"{metric} ({protocol}{', ' if how else ''}{how})"
-    yield f"without training, {best.name} has {where} {value.mean:.4f}{within}, so {clear}"
+    yield f"without training, {best.name} has {where} {value.mean:.4f}{within}, {so}"
     average = next((row for row in report.rows if row.name == "average"), None)
     if average is not None and report.weights is not None:
         reached = average.metrics[protocol][metric].mean
@@ -107,7 +107,8 @@ def _tie_sentence(changes: Mapping[str, Change], metric: str) -> str:
     known = {name: one for name, one in changes.items() if one.relative is not None}
     if not known:
         return "no scorer finds a target with stored ties, so the order of ties can't be judged"
-    name = max(known, key=lambda one: abs(known[one].after - known[one].before))
+    lost = [one for one in known if known[one].after < known[one].before and not _is_small(known[one])]
+    name = max(lost or known, key=lambda one: abs(known[one].after - known[one].before))
     most = known[name]
     assert most.relative is not None
     said = f"with ties shuffled, {name} goes from {metric} {most.before:.4f} to {most.after:.4f} ({most.relative:+.0%})"
@@ -129,7 +130,7 @@ def _cutoffs(cut: CutoffCheck, metric: str) -> str:
     more = "overstates" if one.after < one.before else "does not overstate"
     return (
         f"with cut-off times (`split: {{valid_from: {cut.valid_from}, test_from: {cut.test_from}}}`) there are "
-        f"{cut.tests:,} test cases of {cut.users:,} users, {cut.unseen / max(cut.tests, 1):.0%} of the targets have "
+        f"{counted(cut.tests, 'test case')} of {counted(cut.users, 'user')}, {cut.unseen / max(cut.tests, 1):.0%} of the targets have "
         f"no training event, and {best}: it has {metric} {one.after:.4f} there and {one.before:.4f} with "
         f"leave-one-out, so leave-one-out {more} what it reaches on later events"
     )
@@ -167,9 +168,8 @@ def _masking(report: AuditReport) -> str:
     unmasked, masked = (best.metrics[protocol][metric].mean for protocol in ("unmasked", "masked"))
     moved = f"masking the history takes {best.name} from {metric} {unmasked:.4f} to {masked:.4f}"
     if report.in_history == 0:
-        return (
-            f"no test target is in its user's history, and {moved}, so never compare masked figures with unmasked ones"
-        )
+        so = "never compare masked figures with unmasked ones" if masked != unmasked else "both protocols agree"
+        return f"no test target is in its user's history, and {moved}, so {so}"
     so = (
         "masking makes these targets misses; report unmasked figures"
         if report.in_history >= 0.01
