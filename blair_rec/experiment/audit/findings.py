@@ -127,10 +127,11 @@ def _cutoffs(cut: CutoffCheck, metric: str) -> str:
     after = max(cut.changes, key=lambda name: cut.changes[name].after)
     one = cut.changes[after]
     best = f"{after} stays the best scorer" if before == after else f"{after} replaces {before} as the best scorer"
+    unseen = cut.unseen / max(cut.tests, 1)
     more = "overstates" if one.after < one.before else "does not overstate"
     return (
         f"with cut-off times (`split: {{valid_from: {cut.valid_from}, test_from: {cut.test_from}}}`) there are "
-        f"{counted(cut.tests, 'test case')} of {counted(cut.users, 'user')}, {cut.unseen / max(cut.tests, 1):.0%} of the targets have "
+        f"{counted(cut.tests, 'test case')} of {counted(cut.users, 'user')}, {unseen:.0%} of the targets have "
         f"no training event, and {best}: it has {metric} {one.after:.4f} there and {one.before:.4f} with "
         f"leave-one-out, so leave-one-out {more} what it reaches on later events"
     )
