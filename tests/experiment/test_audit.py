@@ -85,7 +85,7 @@ def test_where_ties_decide_everything_shuffling_them_takes_the_scorer_to_chance(
     assert change.before > 1.5 * chance and abs(change.after - chance) < 0.3 * chance
     assert change.ci95 is not None and change.ci95[1] < 0
     assert "figures with stored ties are too high" in said(found, "with ties shuffled")
-    assert "file order within ties is worth" in headline(found.report)
+    assert "shuffling tied timestamps changes" in headline(found.report)
     assert found.report.checks.cutoffs is None and any("no cut-off times" in one for one in found.report.checks.skipped)
 
 

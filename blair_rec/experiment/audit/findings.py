@@ -104,22 +104,26 @@ def _basis(report: AuditReport) -> Iterator[str]:
 
 
 def _tie_sentence(changes: Mapping[str, Change], metric: str) -> str:
-    known = {name: one for name, one in changes.items() if one.relative is not None}
-    if not known:
+    name = _most_by_ties(changes)
+    if name is None:
         return "no scorer finds a target with stored ties, so the order of ties can't be judged"
-    lost = [one for one in known if known[one].after < known[one].before and not _is_small(known[one])]
-    name = max(lost or known, key=lambda one: abs(known[one].after - known[one].before))
-    most = known[name]
-    assert most.relative is not None
+    most = changes[name]
     said = f"with ties shuffled, {name} goes from {metric} {most.before:.4f} to {most.after:.4f} ({most.relative:+.0%})"
     if _is_small(most):
         return f"{said}, the largest change of all scorers, so the order of ties hardly decides anything"
-    if most.relative < 0:
+    if most.after < most.before:
         return (
             f"{said}, so file order tells which item comes next, and figures with stored ties are too high; "
             "use `ties: shuffled`"
         )
     return f"{said}, so figures depend on the order of ties; use `ties: shuffled` and say so"
+
+
+def _most_by_ties(changes: Mapping[str, Change]) -> str | None:
+    """The scorer that loses most if ties are shuffled; if none loses, the one that changes most; None if unknown."""
+    known = [name for name in changes if changes[name].relative is not None]
+    lost = [name for name in known if changes[name].after < changes[name].before and not _is_small(changes[name])]
+    return max(lost or known, key=lambda name: abs(changes[name].after - changes[name].before), default=None)
 
 
 def _cutoffs(cut: CutoffCheck, metric: str) -> str:
@@ -256,10 +260,10 @@ def headline(report: AuditReport) -> str:
 
 def _reserve(report: AuditReport, best: ScorerRow) -> str:
     ties = report.checks.ties
-    if ties is not None:
-        lost = [one.relative for one in ties.changes.values() if one.relative is not None and not _is_small(one)]
-        if lost and min(lost) < 0:
-            return f", and file order within ties is worth up to {-min(lost):.0%} of a scorer's figure"
+    name = None if ties is None else _most_by_ties(ties.changes)
+    if ties is not None and name is not None and not _is_small(most := ties.changes[name]):
+        assert most.relative is not None
+        return f", and shuffling tied timestamps changes {name} by {most.relative:+.0%}"
     if report.leaks.before_training:
         return ", on a split whose training data contains later events than some test cases"
     interval = best.metrics[report.protocol][report.metrics[0]].ci95

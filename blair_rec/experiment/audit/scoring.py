@@ -32,7 +32,7 @@ BATCH = 2048
 MAIN_CELLS, CHECK_CELLS, VALID_CELLS = 100_000_000, 30_000_000, 10_000_000
 """Scores (cases times items) of one scorer that are computed for the main figures, for each check, and to choose
 weights. More cases are sampled, so that a large data set takes as long as a small one."""
-PER_EVENT = 20
+PER_EVENT = 60
 """An event of a history costs as much as this many scores."""
 PROBE, SLOWEST = 256, 60.0
 """Cases that are ranked to predict the time of all, and the longest prediction in seconds of processor time. Scorers
