@@ -228,10 +228,10 @@ def propose(time: NDArray[np.float64]) -> tuple[str, str] | tuple[float, float] 
         return None
     at = np.clip(np.searchsorted(known, quantiles), [1, 2], [len(known) - 2, len(known) - 1])
     at[1] = max(at[1], at[0] + 1)
-    first, second = (float(one) for one in known[at])
-    if first.is_integer() and second.is_integer():
-        return int(first), int(second)
-    return first, second
+    times = [float(one) for one in known[at]]
+    if all(one.is_integer() for one in times):
+        return int(times[0]), int(times[1])
+    return times[0], times[1]
 
 
 def _refitted(given: Given, found: AuditData) -> FittedScorers:

@@ -110,7 +110,7 @@ def _tie_sentence(changes: Mapping[str, Change], metric: str) -> str:
     most = changes[name]
     said = f"with ties shuffled, {name} goes from {metric} {most.before:.4f} to {most.after:.4f} ({most.relative:+.0%})"
     if _is_small(most):
-        return f"{said}, the largest change of all scorers, so the order of ties hardly decides anything"
+        return f"{said}, the largest change of the better scorers, so the order of ties hardly decides anything"
     if most.after < most.before:
         return (
             f"{said}, so file order tells which item comes next, and figures with stored ties are too high; "
@@ -120,8 +120,12 @@ def _tie_sentence(changes: Mapping[str, Change], metric: str) -> str:
 
 
 def _most_by_ties(changes: Mapping[str, Change]) -> str | None:
-    """The scorer that loses most if ties are shuffled; if none loses, the one that changes most; None if unknown."""
-    known = [name for name in changes if changes[name].relative is not None]
+    """The scorer that loses most if ties are shuffled; if none loses, the one that changes most; None if unknown.
+
+    Scorers with less than half of the best figure don't count: nobody would report them.
+    """
+    best = max((one.before for one in changes.values()), default=0.0)
+    known = [name for name, one in changes.items() if one.relative is not None and one.before >= best / 2]
     lost = [name for name in known if changes[name].after < changes[name].before and not _is_small(changes[name])]
     return max(lost or known, key=lambda name: abs(changes[name].after - changes[name].before), default=None)
 
