@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from blair_rec.errors import counted
 from blair_rec.evaluate.metrics import parse_metric
+from blair_rec.evaluate.significance import MIN_USERS
 from blair_rec.experiment.audit.checks import Change, Checks, CutoffCheck
 from blair_rec.experiment.audit.facts import NEAR, DataFacts
 from blair_rec.experiment.audit.report import AuditFinding, AuditReport, ScorerRow, TextGain
@@ -77,7 +78,7 @@ def _floor(report: AuditReport) -> Iterator[str]:
         )
     tail = best.slices.get("tail")
     head = best.slices.get("head")
-    if tail is not None and head is not None and tail.mean is not None and head.mean:
+    if tail is not None and head is not None and tail.mean is not None and head.mean and tail.cases >= MIN_USERS:
         rare = "are" if tail.mean < head.mean / 2 else "are not"
         yield (
             f"{best.name} has {metric} {tail.mean:.4f} on items with 1 to 5 training events and {head.mean:.4f} on "
@@ -205,7 +206,7 @@ def _text(report: AuditReport) -> Iterator[str]:
     if near.alone:
         yield (
             f"{near.alone:,} of {report.data.items:,} items share no training user with another item, "
-            f"{near.alone_with_text:,} of them have text, so only text can place these"
+            f"and {near.alone_with_text:,} of these have text, so only text can place them"
         )
     yield from _reach(gain, report)
 
