@@ -207,6 +207,13 @@ def test_benchmark_files_are_audited(tmp_path: Path) -> None:
     assert "benchmark files hold no times" in said(found, "benchmark files")
 
 
+def test_times_that_only_number_events_are_not_compared(tmp_path: Path) -> None:
+    events = [(f"u{u}", f"i{(u + k) % 9}", k) for u in range(60) for k in range(4)]
+    found = audit(write_log(tmp_path / "numbers", events))
+    assert found.report.leaks.before_training is found.report.checks.ties is found.report.checks.cutoffs is None
+    assert "item ages and cut-off times were not examined" in said(found, "only number the events")
+
+
 def test_one_user_gives_figures_without_intervals(tmp_path: Path) -> None:
     found = audit(write_log(tmp_path / "one", [("u", f"i{n}", START + n) for n in range(5)]))
     assert found.report.metrics == ("NDCG@5", "Recall@5")

@@ -143,6 +143,11 @@ def check_all(given: Given) -> Checks:
     ties = tie_check(given)
     if ties is None and given.found.data.train.log is None:
         skipped.append("benchmark files hold no times, so ties and cut-off times were not examined")
+    elif given.found.time is None and given.asked.has_times:
+        skipped.append(
+            "the times only number the events of each user, so leaks over time, ties, item ages and cut-off times were "
+            "not examined"
+        )
     cutoffs = None
     if given.found.time is not None:
         if given.asked.config.split is not None:
