@@ -45,7 +45,7 @@ from blair_rec.experiment.planning.plan import Run, member_folders, run_names
 from blair_rec.experiment.planning.shards import Shard, shard_names
 from blair_rec.experiment.planning.still_valid import finished_runs, refuse_changed
 from blair_rec.experiment.planning.subset import Plan, averages_of, plan_all
-from blair_rec.experiment.splits.leakage import leaks_of, new_items_notes
+from blair_rec.experiment.splits.leakage import file_notes, leaks_of, new_items_notes
 from blair_rec.files import alone_in, refuse_taken, tidy
 from blair_rec.lines.rejected import REJECTED
 from blair_rec.registry import trusting
@@ -311,8 +311,7 @@ def _notes(config: CompareConfig, data: Data, encodings: dict[str, Vectors]) -> 
         found += of_new_items
     for encoding in dict.fromkeys(encodings.values()):
         found += encoding.notes(data.item_tokens[1:])
-    left_out = [f"{data.rejected.note('events')}; they are in {REJECTED}"] if data.rejected.count else []
-    notes = _logged(found, (*data.unread, *left_out, *data.reading_notes))  # logged when the files were read
+    notes = _logged(found, (*data.unread, *file_notes(data)))  # logged when the files were read
     return tuple(dict.fromkeys([*notes, *of_new_items]))  # only the board says that new items were not measured
 
 

@@ -54,6 +54,7 @@ BESIDE_RUNS = (
     "errors.py",
     "extras.py",
     "files.py",
+    "experiment/audit/",
     "experiment/planning/locks.py",
     "experiment/planning/still_valid.py",
     "experiment/planning/shards.py",
@@ -68,6 +69,8 @@ BESIDE_RUNS = (
     "experiment/tune.py",
     # Refits, which are not ranked.
     "data/whole.py",
+    # Audits, which rank nothing that is trained.
+    "data/shuffled.py",
 )
 """Modules and packages that don't affect the numbers of a run. All others count, so that a new or moved one can't be
 forgotten."""

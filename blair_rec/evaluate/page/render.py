@@ -48,39 +48,49 @@ def to_html(data: PageData, config: Mapping[str, Any]) -> str:
     and metrics, which Matplotlib escapes.
     """
     board = data.board
-    engine = Environment(
+    return (
+        page_engine()
+        .get_template("page.html")
+        .render(
+            data=data,
+            board=board,
+            protocols=sorted(PROTOCOLS, key=lambda protocol: protocol != board.protocol),
+            history=HISTORY,
+            best={
+                (protocol, metric): max(row.metrics[protocol][metric].mean for row in board.rows)
+                for protocol in PROTOCOLS
+                for metric in board.metrics
+            },
+            slices=next(row.slices for row in board.rows),
+            tail=TAIL,
+            same_encoder=_same_encoder(board),
+            encoders=encoders(board),
+            in_history=in_history(board),
+            ties=TIES,
+            seeds=sorted({seed for row in board.rows for seed in row.seeds}),
+            shown_notes=SHOWN_NOTES,
+            new_items_cells=board.new_items
+            and new_items.table_cells(
+                board.new_items, {row.variant: row.variant for row in board.rows}, board.protocol
+            ),
+            new_items_caption=board.new_items and new_items.caption(board.new_items),
+            charts=_charts(data),
+            map_colours=[_colours(one) for one in data.maps],
+            p_value=p_value,
+            command=_command(board),
+            config=to_yaml(_without_folders(_pinned(config, board))),
+        )
+    )
+
+
+def page_engine() -> Environment:
+    """The template engine of all pages: it escapes values, and fails on a name that is not defined."""
+    return Environment(
         loader=PackageLoader("blair_rec.evaluate.page"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    return engine.get_template("page.html").render(
-        data=data,
-        board=board,
-        protocols=sorted(PROTOCOLS, key=lambda protocol: protocol != board.protocol),
-        history=HISTORY,
-        best={
-            (protocol, metric): max(row.metrics[protocol][metric].mean for row in board.rows)
-            for protocol in PROTOCOLS
-            for metric in board.metrics
-        },
-        slices=next(row.slices for row in board.rows),
-        tail=TAIL,
-        same_encoder=_same_encoder(board),
-        encoders=encoders(board),
-        in_history=in_history(board),
-        ties=TIES,
-        seeds=sorted({seed for row in board.rows for seed in row.seeds}),
-        shown_notes=SHOWN_NOTES,
-        new_items_cells=board.new_items
-        and new_items.table_cells(board.new_items, {row.variant: row.variant for row in board.rows}, board.protocol),
-        new_items_caption=board.new_items and new_items.caption(board.new_items),
-        charts=_charts(data),
-        map_colours=[_colours(one) for one in data.maps],
-        p_value=p_value,
-        command=_command(board),
-        config=to_yaml(_without_folders(_pinned(config, board))),
     )
 
 

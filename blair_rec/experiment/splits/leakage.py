@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.names import AFTER_CUTOFF
+from blair_rec.lines.rejected import REJECTED
 
 if TYPE_CHECKING:  # takes torch and RecBole
     from blair_rec.data.hidden import NewItemCases
@@ -130,11 +131,16 @@ def count_leaks(
     )
 
 
+def file_notes(data: Any) -> list[str]:
+    """A sentence for each problem in the files of a data set (TrainingData), and on lines that were rejected."""
+    rejected = [f"{data.rejected.note('events')}; they are in {REJECTED}"] if data.rejected.count else []
+    return [*rejected, *data.reading_notes]
+
+
 def text_notes(fields: Sequence[str], texts: Sequence[str]) -> list[str]:
     """A sentence on items with identical or nearly identical texts; `texts` has one line per item."""
     texts = [text for text in texts if text]
-    same = _repeated(texts)
-    similar = _repeated([" ".join(sorted(re.findall(r"\w+", text.casefold()))) for text in texts])
+    same, similar = repeated_texts(texts)
     if not similar:
         return []
     nearly = f", and {similar - same:,} more differ only in case, punctuation or word order" if similar > same else ""
@@ -147,6 +153,12 @@ def text_notes(fields: Sequence[str], texts: Sequence[str]) -> list[str]:
         f"{same:,} of {len(texts):,} items share identical text ({', '.join(fields)}){nearly}, so text can't tell them "
         "apart"
     ]
+
+
+def repeated_texts(texts: Sequence[str]) -> tuple[int, int]:
+    """The number of texts that another one equals: as they are, and but for case, punctuation and word order."""
+    same = _repeated(texts)
+    return same, _repeated([" ".join(sorted(re.findall(r"\w+", text.casefold()))) for text in texts])
 
 
 def new_items_notes(config: CompareConfig, cases: NewItemCases | None) -> list[str]:
