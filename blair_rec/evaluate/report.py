@@ -193,6 +193,7 @@ def _markdown_table(leaderboard: Leaderboard, protocol: ProtocolName) -> str:
             cells += [_value(summary), _claim(summary)]
         memory = "unknown" if row.peak_memory_mb is None else f"{row.peak_memory_mb:,}"
         costs = [f"{row.parameters.trained:,}", f"{row.train_seconds:,.1f}", memory]
+        costs = ["unknown"] * len(costs) if row.elsewhere else costs
         cells = [
             _escaped(cell) for cell in [*cells, str(len(row.seeds)), str(row.trials), str(row.test_evaluations), *costs]
         ]

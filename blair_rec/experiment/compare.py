@@ -131,11 +131,13 @@ def compare(
         pending = [run for run in asked if not run.done and _is_own(run, names)]
         stores: dict[str, EmbeddingStore] = {}
         if pending:
+            from blair_rec.experiment.elsewhere.run import check_elsewhere
             from blair_rec.experiment.fit import check_outside, check_transforms
             from blair_rec.experiment.run import whole_data
 
             check_outside(whole, {run.variant for run in pending})
             data = whole_data(whole, folder)
+            check_elsewhere(whole, pending, data, data.test)
             with alone_soon(out):
                 data.rejected.write(out / REJECTED)
             wanted = {run.variant: encodings[run.variant] for run in asked if run.store}
