@@ -24,6 +24,7 @@ from blair_rec.evaluate.cells import (
     _name,
     _value,
 )
+from blair_rec.evaluate.formats.tex import to_tex
 from blair_rec.evaluate.leaderboard import Leaderboard, Row
 from blair_rec.evaluate.notes import SHOWN_NOTES
 from blair_rec.evaluate.runs import new_items
@@ -169,12 +170,12 @@ def to_jsonl(leaderboard: Leaderboard) -> str:
     return "".join(json.dumps(score._asdict(), allow_nan=False, ensure_ascii=False) + "\n" for score in scores)
 
 
-REPORT_FILES = ("leaderboard.md", "leaderboard.csv", "leaderboard.json", "results.jsonl")
+REPORT_FILES = ("leaderboard.md", "leaderboard.csv", "leaderboard.json", "leaderboard.tex", "results.jsonl")
 
 
 def write_reports(leaderboard: Leaderboard, folder: Path) -> None:
-    """Write leaderboard.md, .csv, .json and results.jsonl, each under a temporary name that is then renamed."""
-    for name, render in zip(REPORT_FILES, (to_markdown, to_csv, to_json, to_jsonl), strict=True):
+    """Write leaderboard.md, .csv, .json, .tex and results.jsonl, each under a temporary name that is then renamed."""
+    for name, render in zip(REPORT_FILES, (to_markdown, to_csv, to_json, to_tex, to_jsonl), strict=True):
         write_text(Path(folder) / name, render(leaderboard))
 
 

@@ -225,7 +225,7 @@ def planned(
 
 
 def leaderboard(out: str | Path) -> Leaderboard | None:
-    """Render a comparison folder's finished runs again: leaderboard.{md,csv,json,html} and results.jsonl.
+    """Render a comparison folder's finished runs again: leaderboard.{md,csv,json,tex,html} and results.jsonl.
 
     Returns None and writes nothing while the baseline has no finished run. While another process works in the folder,
     the leaderboard is made from the finished runs, but its files are not written. Code that the folder's config names

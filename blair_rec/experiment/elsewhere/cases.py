@@ -109,7 +109,7 @@ def cases_of(split: TextSequentialDataset, part: PartName) -> Cases:
 
 
 def split_hash(train: TextSequentialDataset, valid: TextSequentialDataset, test: TextSequentialDataset) -> str:
-    """SHA-256 of a split: tokens, the order of all events, and which of them are targets of which part."""
+    """SHA-256 of a split: tokens, the order of all events, and the cases of each part in their order."""
     found = hashlib.sha256()
     for field in (train.uid_field, train.iid_field):
         for token in train.field2id_token[field][1:]:
@@ -117,7 +117,7 @@ def split_hash(train: TextSequentialDataset, valid: TextSequentialDataset, test:
         found.update(b"\n")
     log = train.log
     if log is not None:
-        arrays = [log.user, log.item, *(part.inter_feat.position.sort().values for part in (train, valid, test))]
+        arrays = [log.user, log.item, *(part.inter_feat.position for part in (train, valid, test))]
     else:
         arrays = []
         for part in (train, valid, test):

@@ -82,3 +82,13 @@ def read_manifest(path: Path) -> Mapping[str, Any] | None:
     except (OSError, ValueError) as error:
         raise SourceError(f"{path} can't be read ({error}); run `blair-rec split` again") from None
     return found if isinstance(found, Mapping) and found.get("format") == FORMAT else None
+
+
+def changed_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """The files of a split that are missing or were changed since."""
+    files = manifest.get("files")
+    if not isinstance(files, Mapping):
+        return [MANIFEST]
+    return [
+        name for name, digest in files.items() if not (folder / name).is_file() or sha256_of(folder / name) != digest
+    ]

@@ -101,7 +101,7 @@ def finished_runs(config: CompareConfig, out: Path) -> list[RunResult]:
     return for_every_seed(found, config.seeds)
 
 
-def _label(config: CompareConfig, name: str) -> dict[str, str]:
+def _label(config: CompareConfig, name: str) -> dict[str, Any]:
     """The present label of another system; nothing for other variants."""
     variant = config.variants[name]
     return {"model": config.model_of(variant)} if variant.is_elsewhere else {}
