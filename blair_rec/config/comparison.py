@@ -10,8 +10,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from blair_rec import __version__, registry
-from blair_rec.config.elsewhere import ELSEWHERE
-from blair_rec.config.names import AFTER_CUTOFF, UNISREC_TEMPERATURE, TieOrder, is_read_by
+from blair_rec.config.names import AFTER_CUTOFF, ELSEWHERE, UNISREC_TEMPERATURE, TieOrder, is_read_by
 from blair_rec.config.passed_to_recbole import RecBoleSettings
 from blair_rec.config.section import (
     DeviceName,

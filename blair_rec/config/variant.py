@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, create_model
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, WithJsonSchema, create_model
 
-from blair_rec.config.elsewhere import ELSEWHERE, MATRICES, FilesElsewhere, file_of
 from blair_rec.config.names import (
+    ELSEWHERE,
+    MATRICES,
     ControlName,
     Fusion,
     Weighting,
 )
 from blair_rec.config.passed_to_recbole import RecBoleSettings
 from blair_rec.config.section import (
+    LARGEST_SEED,
     AboveZero,
     FieldProblem,
     ItemKind,
@@ -48,6 +50,45 @@ def _steps(steps: Any) -> Any:
     if wrong := [line for step in steps for line in step_problems(step)] or order_problems(steps):
         raise FieldProblem(wrong)
     return tuple(steps)
+
+
+def _files(value: Any) -> Any:
+    """Checked before pydantic does, which would name two types for each wrong value."""
+    if value is None or (isinstance(value, str) and value):
+        return value
+    if not isinstance(value, Mapping) or not value:
+        raise FieldProblem([f" is {value!r}; expected a file, or a file for each seed such as {{1: a.csv, 2: b.csv}}"])
+    found: dict[int, str] = {}
+    for seed, file in value.items():
+        number = int(seed) if isinstance(seed, str) and seed.isascii() and seed.isdigit() else seed
+        if type(number) is not int or not 0 <= number <= LARGEST_SEED:
+            raise FieldProblem([f" has {seed!r} where a seed is needed, a whole number from 0 on"])
+        if not isinstance(file, str) or not file:
+            raise FieldProblem([f".{number} is {file!r}; expected the name of a file"])
+        if number in found:
+            raise FieldProblem([f" names seed {number} twice"])
+        found[number] = file
+    return found
+
+
+FilesElsewhere = Annotated[
+    str | Mapping[int, str] | None,
+    BeforeValidator(_files),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "minLength": 1},
+                {"type": "object", "additionalProperties": {"type": "string"}, "minProperties": 1},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+
+
+def file_of(files: str | Mapping[int, str] | None, seed: int) -> str | None:
+    """The file for a seed; None if there is none."""
+    return files.get(seed) if isinstance(files, Mapping) else files
 
 
 _FROM = """Top lists or score matrices that another system made for the cases of `blair-rec split`: one file, or one for

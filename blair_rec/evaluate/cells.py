@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from blair_rec.config.elsewhere import ELSEWHERE
+from blair_rec.config.names import ELSEWHERE
 from blair_rec.evaluate.answer import p_value
 from blair_rec.evaluate.leaderboard import Leaderboard, Row, Summary
 from blair_rec.evaluate.runs.run_files import ProtocolName

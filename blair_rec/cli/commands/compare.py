@@ -246,7 +246,7 @@ def _show_plan(found: Plan, out: Path, console: Console, fresh: bool) -> None:
 
 
 def _export(folder: Path, kind: str, console: Console) -> None:
-    from blair_rec.experiment.elsewhere.export import export_lists
+    from blair_rec.experiment.elsewhere.written.export import export_lists
 
     found = export_lists(folder, kind)
     say(console, f"{counted(len(found), 'file')} of top lists in {next(iter(found)).parent}")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from blair_rec.config.elsewhere import MATRICES
+from blair_rec.config.names import MATRICES
 from blair_rec.config.variant import VariantConfig
 from blair_rec.errors import SourceError
 from blair_rec.experiment.elsewhere.lists import LIST_KINDS

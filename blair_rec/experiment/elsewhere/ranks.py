@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,34 +68,32 @@ def without_history(cases: Cases, lists: Lists) -> Lists:
     return lists.only(~cases.in_history(lists.case, lists.item))
 
 
-def list_notes(cases: Cases, lists: Mapping[str, Lists], k: int) -> list[str]:
+def list_notes(cases: Cases, first: Lists | None, masked: Lists | None, k: int) -> list[str]:
     """Count what a reader has to know: users without a list, short lists, and lists that were masked or not.
 
     Args:
-        lists: by key, `from` and perhaps `from_masked`.
+        first: the lists of `from`; None to look at those of `from_masked` alone.
+        masked: the lists of `from_masked`; None if `first` serves both protocols.
         k: the largest cutoff of the metrics.
 
     Raises:
         SourceError: all lists are shorter than the largest cutoff.
     """
     notes = []
-    first, masked = lists["from"], lists.get("from_masked", lists["from"])
-    for one in dict.fromkeys((first, masked)):
+    for one in (one for one in (first, masked) if one is not None):
         name = one.path.name
         if one.skipped:
-            notes.append(
-                f"{name}: the lists of {counted(one.skipped, 'user')} without a {cases.part} case were skipped"
-            )
+            users = counted(one.skipped, "user")
+            notes.append(f"{name}: the lists of {users} without a {cases.part} case were skipped")
         if empty := int((one.lengths(len(cases)) == 0).sum()):
-            notes.append(
-                f"{name} has no list for {empty:,} of {cases.called(len(cases))}: their targets count as misses"
-            )
-    for one, protocol in ((first, "unmasked"), (masked, "masked")):
-        notes += _short(cases, one, protocol, k)
-    removed = len(masked.case) - len(without_history(cases, masked).case)
-    if masked is not first and removed:
-        notes.append(f"{masked.path.name} lists {counted(removed, 'item')} of the history, which masking removes")
-    if not cases.in_history(first.case, first.item).any() and len(cases.history_pairs):
+            of_all = f"{empty:,} of {cases.called(len(cases))}"
+            notes.append(f"{name} has no list for {of_all}: their targets count as misses")
+    notes += _short(cases, first, "unmasked", k) if first is not None else []
+    last = masked or first
+    notes += _short(cases, last, "masked", k) if last is not None else []
+    if masked is not None and (listed := int(cases.in_history(masked.case, masked.item).sum())):
+        notes.append(f"{masked.path.name} lists {counted(listed, 'item')} of the history, which masking removes")
+    if first is not None and len(cases.history_pairs) and not cases.in_history(first.case, first.item).any():
         notes.append(
             f"{first.path.name} lists no item of any history, so its system may have masked them: then the unmasked "
             "figures are too high"

@@ -62,7 +62,7 @@ def rank_elsewhere(
     variant = config.variants[run.variant]
     files, read = variant.elsewhere_of(run.seed), read_files(config, variant, run.seed, data, test)
     model = fixed_scores(config, read, data, test)
-    ranks, notes, depth = _ranks(config, model, test, read["from"], read.get("from_masked"), k)
+    ranks, notes, depth = _ranks(config, model, test, read["from"], _masked(read), k)
     values: dict[str, dict[str, float]] = {protocol: {} for protocol in PROTOCOLS}
     if "from_valid" in read:
         of_valid, more, _ = _ranks(config, model, data.valid, read["from_valid"], None, 0)
@@ -88,8 +88,7 @@ def check_elsewhere(
             for part, one in (("test", read["from"]), ("valid", read.get("from_valid"))):
                 if isinstance(one, Lists):
                     cases = cases_of(test if part == "test" else data.valid, "test" if part == "test" else "valid")
-                    masked = read.get("from_masked") if part == "test" else None
-                    list_notes(cases, _lists(one, masked), _largest(config))
+                    list_notes(cases, one, _masked(read) if part == "test" else None, _largest(config))
 
 
 def read_files(
@@ -130,17 +129,16 @@ def _ranks(
     model: FixedScores,
     split: TextSequentialDataset,
     content: Lists | Matrix,
-    masked: Lists | Matrix | None,
+    masked: Lists | None,
     k: int,
 ) -> tuple[Ranks, list[str], dict[str, int]]:
     """The ranks of a split's targets, notes, and the depth of lists by protocol."""
     if isinstance(content, Matrix):
         return rank(model, split, config.evaluate.batch_size, k=k), [], {}
     cases = cases_of(split, content.part)
-    lists = _lists(content, masked)
-    notes = list_notes(cases, lists, _largest(config))
-    unmasked = rank_lists(cases, lists["from"], "unmasked", k)
-    after_masking = rank_lists(cases, lists.get("from_masked", lists["from"]), "masked", k)
+    notes = list_notes(cases, content, masked, _largest(config))
+    unmasked = rank_lists(cases, content, "unmasked", k)
+    after_masking = rank_lists(cases, masked or content, "masked", k)
     ranks = Ranks(
         user=split.inter_feat[split.uid_field].numpy(),
         item=cases.target,
@@ -156,8 +154,9 @@ def _ranks(
     return ranks, notes, {"unmasked": unmasked.depth, "masked": after_masking.depth}
 
 
-def _lists(content: Lists, masked: Lists | Matrix | None) -> dict[str, Lists]:
-    return {"from": content, **({"from_masked": masked} if isinstance(masked, Lists) else {})}
+def _masked(read: FilesRead) -> Lists | None:
+    found = read.get("from_masked")
+    return found if isinstance(found, Lists) else None
 
 
 def _largest(config: CompareConfig) -> int:

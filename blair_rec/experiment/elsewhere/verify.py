@@ -57,7 +57,7 @@ def verify(path: Path, folder: Path, part: PartName = "test", masked: bool = Fal
         f"{path}: {counted(len(given), 'list')} for {cases.called(len(cases))}, "
         f"{given.min()} to {given.max()} items, {np.median(given):g} in the middle"
     ]
-    notes = list_notes(cases, {"from_masked": lists} if masked else {"from": lists}, k)
+    notes = list_notes(cases, None if masked else lists, lists if masked else None, k)
     tied = (np.diff(lists.case) == 0) & (np.diff(lists.score) == 0)
     if tied.any():
         lines.append(f"{counted(int(tied.sum()), 'item')} tied with the one before; metrics average over their orders")

@@ -38,7 +38,7 @@ def add(commands: Any) -> None:
 
 
 def _split(options: argparse.Namespace, console: Console) -> None:
-    from blair_rec.experiment.elsewhere.split import write_split
+    from blair_rec.experiment.elsewhere.written.split import write_split
 
     manifest = write_split(_config(options.data), options.out, options.fresh)
     counts = manifest["counts"]

@@ -17,11 +17,17 @@ from blair_rec.config.section import to_dict
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.errors import OutputError
 from blair_rec.experiment.elsewhere.cases import CASE, USER, Cases, cases_of, split_hash
-from blair_rec.experiment.elsewhere.catalogue import items_table
 from blair_rec.experiment.elsewhere.files import FORMAT, MANIFEST, changed_files, read_manifest
 from blair_rec.experiment.elsewhere.lists import ITEM
-from blair_rec.experiment.elsewhere.recbole_files import RECBOLE, write_recbole_files
-from blair_rec.experiment.elsewhere.tables import Table, has_parquet, whole_if_possible, write_csv, write_parquet
+from blair_rec.experiment.elsewhere.written.catalogue import items_table
+from blair_rec.experiment.elsewhere.written.recbole_files import RECBOLE, write_recbole_files
+from blair_rec.experiment.elsewhere.written.tables import (
+    Table,
+    has_parquet,
+    whole_if_possible,
+    write_csv,
+    write_parquet,
+)
 from blair_rec.experiment.planning.data_files import data_folder, data_hash
 from blair_rec.experiment.splits.reading import TrainingData, read_splits
 from blair_rec.files import partial_of, put_in_place, refuse_foreign, sha256_of, work_beside, write_text

@@ -18,7 +18,7 @@ from blair_rec.evaluate.runs.run_files import CONFIG_FILE, PROTOCOLS, ProtocolNa
 from blair_rec.experiment.elsewhere.cases import Cases, cases_of, split_hash
 from blair_rec.experiment.elsewhere.files import FORMAT, MANIFEST
 from blair_rec.experiment.elsewhere.lists import ITEM, RANK, SCORE
-from blair_rec.experiment.elsewhere.tables import write_csv, write_parquet
+from blair_rec.experiment.elsewhere.written.tables import write_csv, write_parquet
 from blair_rec.experiment.planning.data_files import data_folder, data_hash
 from blair_rec.experiment.planning.still_valid import finished_runs
 from blair_rec.experiment.splits.reading import read_splits
