@@ -35,8 +35,8 @@ def main() -> None:
     page = [
         f"# Damaged files of other systems: {options.files:,} of each kind",
         "",
-        "No traceback. `used, confirmed`: NDCG under both protocols is the one worked out by hand from what the standard "
-        "library's, Arrow's or NumPy's own reader finds in the file.",
+        "No traceback. `used, confirmed`: NDCG under both protocols is the one worked out by hand from what the "
+        "standard library's, Arrow's or NumPy's own reader finds in the file.",
         "",
         *outcome_table(runs, OUTCOMES),
     ]
