@@ -18,7 +18,7 @@ from blair_rec.errors import ChangedRuns, CheckpointError, ConfigError, SourceEr
 from blair_rec.evaluate.leaderboard import Leaderboard, Row
 from blair_rec.evaluate.runs.results import load_run
 from blair_rec.experiment.compare import compare
-from blair_rec.experiment.elsewhere.cases import cases_of
+from blair_rec.experiment.elsewhere.cases import Cases, cases_of
 from blair_rec.experiment.elsewhere.written.export import export_lists
 from blair_rec.experiment.elsewhere.written.split import write_split
 from blair_rec.experiment.loading import load_model
@@ -118,6 +118,15 @@ def test_the_board_says_that_it_was_trained_elsewhere_and_keeps_its_label(ours: 
     (line,) = [line for line in page.splitlines() if line.startswith("| hstu: HSTU") and "unknown" in line][:1]
     assert "hstu: HSTU (RecTools), trained elsewhere | trained elsewhere" in line
     assert line.count("unknown") == 3  # parameters, seconds, memory
+    html = (tmp_path / "out" / "leaderboard.html").read_text("utf-8")
+    assert "HSTU (RecTools), trained elsewhere" in html
+    with (tmp_path / "out" / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
+        costs = {
+            (line["trained_parameters"], line["train_seconds"])
+            for line in csv.DictReader(file)
+            if line["variant"] == "hstu"
+        }
+    assert costs == {("", "")}
     assert recorder.started_runs == ["hstu-1"]  # one file is valid for both seeds
 
 
@@ -305,3 +314,54 @@ def test_scores_of_the_matrix_are_looked_up_by_case(ours: Path, matrices: dict[s
     for protocol in ("unmasked", "masked"):
         assert np.array_equal(getattr(found, f"higher_{protocol}"), own.ranks.counts(protocol)[0])  # type: ignore[arg-type]
         assert np.array_equal(getattr(found, f"topk_{protocol}"), own.topk(protocol))  # type: ignore[arg-type]
+
+
+def matrix_file(path: Path, cases: Cases, scores: Any) -> str:
+    np.savez(path, scores=scores[:, 1:], **{cases.key: np.array(cases.names)}, item_id=np.array(cases.item_tokens[1:]))
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["cut-off times", "benchmark files"])
+def test_other_splits_take_lists_and_matrices_too(kind: str, ours: Path, tmp_path: Path) -> None:
+    if kind == "cut-off times":
+        with (ours / "tiny" / "tiny.inter").open(encoding="utf-8") as file:
+            times = sorted(float(line.split("\t")[2]) for line in list(file)[1:])
+        sections: dict[str, Any] = {"split": {"valid_from": times[len(times) // 2], "test_from": times[-200]}}
+        dataset = ours / "tiny"
+    else:
+        write_split(own_config(ours), tmp_path / "split")
+        dataset = tmp_path / "split" / "recbole" / "tiny"
+        files = {"benchmark_filename": ["train", "valid", "test"], "alias_of_item_id": ["item_id_list"]}
+        columns = {"load_col": {"inter": ["user_id", "item_id_list", "item_id"]}, "MAX_ITEM_LIST_LENGTH": 10}
+        sections = {"recbole": {**files, **columns}}
+
+    def of(**more: dict[str, Any]) -> Any:
+        variants = {"rules": {"scorer": "sequential_rules"}, "pop": {"scorer": "popularity"}, **more}
+        return config_of(
+            dataset,
+            "none",
+            text={},
+            baseline="pop",
+            variants=variants,
+            evaluate={"metrics": METRICS},
+            seeds=[1],
+            **sections,
+        )
+
+    out = tmp_path / "out"
+    compare(of(), out)
+    export_lists(out, "csv")
+    lists = {key: str(out / "lists" / f"rules-1.{protocol}.csv") for key, protocol in BOTH}
+    model, read = load_model(out / "runs" / "rules-1").model, whole_data(of(), dataset)
+    test, valid = cases_of(read.test, "test"), cases_of(read.valid, "valid")
+    assert (test.key == "case_id") == (kind == "cut-off times")
+    matrices = {
+        "from": matrix_file(tmp_path / "t.npz", test, model.full_sort_predict(read.test[slice(0, len(test))])),
+        "from_valid": matrix_file(tmp_path / "v.npz", valid, model.full_sort_predict(read.valid[slice(0, len(valid))])),
+    }
+    more: dict[str, Any] = {"a": lists, "b": matrices}
+    more |= {"both": {"average": ["pop", "rules"]}, "both_again": {"average": ["pop", "b"]}}
+    board = compare(of(**more), out)
+    assert numbers(row_of(board, "a")) == numbers(row_of(board, "rules"))
+    assert numbers(row_of(board, "b")) == numbers(row_of(board, "rules"))
+    assert numbers(row_of(board, "both_again")) == numbers(row_of(board, "both"))

@@ -158,7 +158,11 @@ def try_one(folder: Path, kind: str, seed: int) -> str:
     try:
         found = {protocol: ndcg(cases, path, protocol) for protocol in ("unmasked", "masked")}
     except BlairRecError as error:
-        assert all(str(path) in line for line in str(error).splitlines()), str(error)
+        message = str(error)
+    else:
+        message = ""
+    if message:
+        assert all(str(path) in line for line in message.splitlines()), message
         return "refused"
     theirs = as_others_read(path)
     histories: list[set[str]] = [set() for _ in USERS]
