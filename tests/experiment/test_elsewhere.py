@@ -178,7 +178,7 @@ def test_a_missing_or_wrong_file_stops_the_comparison_before_anything_is_trained
     with pytest.raises(SourceError, match="gone.csv is not there"):
         compare(own_config(ours, other={"from": "gone.csv"}), tmp_path / "out", listener=recorder)
     file = write(tmp_path / "a.csv", [("nobody", rows[0][1], 1), *rows])
-    with pytest.raises(SourceError, match="1 users that the data set doesn't have"):
+    with pytest.raises(SourceError, match="1 user that the data set doesn't have"):
         compare(own_config(ours, other={"from": file}), tmp_path / "out", listener=recorder)
     short = write(tmp_path / "b.csv", [row for row in rows if row[2] <= 10])
     with pytest.raises(SourceError, match="need lists of 20 items.*the longest has 10"):

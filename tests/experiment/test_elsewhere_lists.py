@@ -45,7 +45,7 @@ def test_damaged_files_are_refused_or_ranked_as_their_content_says(kind: str, tm
 @pytest.mark.parametrize(
     "rows, message",
     [
-        ([*ROWS, ("stranger", "i01", "1")], "1 users that the data set doesn't have \\(first: stranger\\)"),
+        ([*ROWS, ("stranger", "i01", "1")], "1 user that the data set doesn't have \\(first: stranger\\)"),
         ([*ROWS, ("u2", "book", "1"), ("u2", "pen", "1")], "2 rows with items that the data set doesn't have"),
         ([*ROWS, ("u0", "i01", "1")], "1 row with an item that its list has already"),
         ([*ROWS, ("u2", "i01", "nan")], "score is not a finite number in 1 of 5 rows \\(line 6: 'nan'\\)"),
@@ -111,7 +111,7 @@ def test_users_with_several_cases_need_case_ids() -> None:
         read_lists(lists_of(ROWS), cases)
     found = read_lists(lists_of([("2", "i02", 1), ("1", "i07", 1)], ("case_id", "item_id", "score")), cases)
     assert found.case.tolist() == [0, 1] and rank_lists(cases, found, "unmasked", 2).higher.tolist() == [23, 0]
-    with pytest.raises(SourceError, match="1 case ids that the test part of the split doesn't have"):
+    with pytest.raises(SourceError, match="1 case id that the test part of the split doesn't have"):
         read_lists(lists_of([("3", "i02", 1)], ("case_id", "item_id", "score")), cases)
 
 
@@ -192,7 +192,7 @@ def test_a_matrix_needs_every_case_and_item_once_with_finite_scores(tmp_path: Pa
         ({"scores": scores[:7]}, "8 ids in user_id for 7 rows of scores"),
         ({"scores": scores[:, :23], "items": ITEMS[:23]}, "item_id lacks 1 of 24 ids \\(first: i24\\)"),
         ({"items": [*ITEMS[:23], "i01"]}, "1 repeated id in item_id"),
-        ({"items": [*ITEMS[:23], "pen"]}, "1 unknown ids in item_id \\(first: pen\\)"),
+        ({"items": [*ITEMS[:23], "pen"]}, "1 unknown id in item_id \\(first: pen\\)"),
         ({"users": [*USERS[:7], "early"]}, "user_id lacks 1 of 8 ids"),
         ({"scores": scores.astype(str)}, "give one number for each case and item"),
     ):

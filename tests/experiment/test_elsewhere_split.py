@@ -8,6 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet
 import pytest
 import yaml
@@ -144,7 +145,14 @@ def test_a_split_is_written_once_and_other_folders_are_safe(tiny: Path, tmp_path
     (out / "mine.csv").write_text("a list")
     with pytest.raises(OutputError, match="1 file that this command did not write \\(first: mine.csv\\)"):
         write_split(config(tiny, evaluate={"protocol": "masked"}), out, fresh=True)
-    (out / "mine.csv").unlink()
+    (out / "mine.csv").rename(out / "recbole" / "mine.csv")
+    with pytest.raises(
+        OutputError, match="1 file that this command did not write, or that changed since .*recbole/mine.csv"
+    ):
+        write_split(config(tiny, evaluate={"protocol": "masked"}), out, fresh=True)
+    (out / "recbole" / "mine.csv").unlink()
+    with pytest.raises(OutputError, match="holds another split"):
+        write_split(config(tiny, text={"fields": ["category"]}), out)
     assert write_split(config(tiny, evaluate={"protocol": "masked"}), out, fresh=True)["protocol"] == "masked"
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "letter.txt").write_text("keep me")
@@ -167,6 +175,11 @@ def test_verify_says_what_is_in_a_file_and_refuses_a_changed_split(
     assert main(["verify", "a.csv", "--split", "split", "-k", "20"]) == 1
     assert main(["verify", "a.csv", "--split", "split", "-k", "12", "--masked"]) == 0
     assert main(["verify", "a.csv", "--split", str(tiny)]) == 1
+    items = [row["item_id"] for row in csv.DictReader((tmp_path / "split" / "items.csv").open(encoding="utf-8"))]
+    np.savez("a.npz", scores=np.ones((120, 80)), user_id=np.array(users), item_id=np.array(items))
+    assert verify(Path("a.npz"), tmp_path / "split") == ["a.npz: scores of 80 items for 120 users, both protocols"]
+    with pytest.raises(SourceError, match="a full score matrix serves both protocols"):
+        verify(Path("a.npz"), tmp_path / "split", masked=True)
     with (tmp_path / "split" / "test.csv").open("a") as file:
         file.write("u999,i01,1\n")
     with pytest.raises(SourceError, match="1 file of the split changed or missing \\(first: test.csv\\)"):

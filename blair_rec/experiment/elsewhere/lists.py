@@ -72,13 +72,12 @@ def read_lists(path: Path, cases: Cases) -> Lists:
     """
     rows = _numbered(path, cases)
     problems = []
-    if rows.strangers:
-        what = f"users that {'the data set' if cases.key == USER else f'the {cases.part} cases'} doesn't have"
-        if cases.key == CASE:
-            what = f"case ids that the {cases.part} part of the split doesn't have"
+    if strangers := list(dict.fromkeys(rows.strangers)):
+        what = counted(len(strangers), "user" if cases.key == USER else "case id")
+        where = "the data set" if cases.key == USER else f"the {cases.part} part of the split"
         problems.append(
-            f"{path}: {len(set(rows.strangers)):,} {what} (first: {first_of(list(dict.fromkeys(rows.strangers)))}); "
-            "write the ids of the split's files, not the numbers that a program gives them"
+            f"{path}: {what} that {where} doesn't have (first: {first_of(strangers)}); write the ids of the split's "
+            "files, not the numbers that a program gives them"
         )
     if rows.unknown:
         problems.append(

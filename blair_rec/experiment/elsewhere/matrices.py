@@ -96,8 +96,8 @@ def _id_problems(path: Path, name: str, ids: Sequence[str], wanted: Sequence[str
     problems, known, given = [], set(wanted), set(ids)
     if unknown := [one for one in dict.fromkeys(ids) if one not in known and one not in skipped]:
         problems.append(
-            f"{path}: {len(unknown):,} unknown ids in {name} (first: {first_of(unknown)}); write the ids of the "
-            "split's files, not the numbers that a program gives them"
+            f"{path}: {counted(len(unknown), 'unknown id')} in {name} (first: {first_of(unknown)}); write the ids of "
+            "the split's files, not the numbers that a program gives them"
         )
     if missing := [one for one in wanted if one not in given]:
         problems.append(

@@ -35,6 +35,8 @@ def verify(path: Path, folder: Path, part: PartName = "test", masked: bool = Fal
     manifest = read_manifest(folder / MANIFEST)
     if manifest is None:
         raise SourceError(f"{folder} has no {MANIFEST} of `blair-rec split`; give the folder that it wrote with -o")
+    if part not in (manifest.get("keys") or {}):
+        raise SourceError(f"{folder / MANIFEST} doesn't say what names a {part} case; write the split again")
     if changed := changed_files(folder, manifest):
         raise SourceError(
             f"{folder}: {counted(len(changed), 'file')} of the split changed or missing (first: {first_of(changed)}); "

@@ -15,7 +15,7 @@ from blair_rec import __version__
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.section import to_dict
 from blair_rec.data.dataset import TextSequentialDataset
-from blair_rec.errors import OutputError
+from blair_rec.errors import OutputError, counted, first_of
 from blair_rec.experiment.elsewhere.cases import CASE, USER, Cases, cases_of, split_hash
 from blair_rec.experiment.elsewhere.files import FORMAT, MANIFEST, changed_files, read_manifest
 from blair_rec.experiment.elsewhere.lists import ITEM
@@ -29,14 +29,13 @@ from blair_rec.experiment.elsewhere.written.tables import (
     write_parquet,
 )
 from blair_rec.experiment.planning.data_files import data_folder, data_hash
+from blair_rec.experiment.provenance import hash_of
 from blair_rec.experiment.splits.reading import TrainingData, read_splits
 from blair_rec.files import partial_of, put_in_place, refuse_foreign, sha256_of, work_beside, write_text
 
 TIME, HISTORY = "timestamp", "history"
 TABLES = ("train", "valid", "test", "items", "users")
 HISTORIES = ("histories_valid", "histories_test")
-BLOCK = 1 << 14
-"""Cases whose histories are written together."""
 OURS = (*(f"{name}.*" for name in (*TABLES, *HISTORIES)), RECBOLE)
 
 
@@ -57,6 +56,7 @@ def write_split(config: CompareConfig, out: Path, fresh: bool = False) -> Mappin
     """
     folder = data_folder(config.dataset)
     data, test = read_splits(config, folder)
+    items = items_table(config, folder, data.item_tokens[1:])
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "made_by": f"blair_rec {__version__}",
@@ -66,6 +66,7 @@ def write_split(config: CompareConfig, out: Path, fresh: bool = False) -> Mappin
         "protocol": config.evaluate.protocol,
         "split_sha256": split_hash(data.train, data.valid, test),
         "data_sha256": data_hash(config),
+        "catalogue_sha256": hash_of(items),
     }
     with _new_folder(out, manifest, fresh) as partial:
         if partial is None:
@@ -76,7 +77,6 @@ def write_split(config: CompareConfig, out: Path, fresh: bool = False) -> Mappin
         for split, cases in ((data.valid, valid_cases), (test, test_cases)):
             _write(partial / cases.part, _case_table(split, cases))
             _write_histories(partial / f"histories_{cases.part}", split, cases)
-        items = items_table(config, folder, test_cases.item_tokens[1:])
         _write(partial / "items", items)
         _write(partial / "users", {USER: sorted(test_cases.users)})
         left_out = write_recbole_files(
@@ -106,6 +106,8 @@ def _new_folder(out: Path, manifest: Mapping[str, Any], fresh: bool) -> Iterator
             "--fresh"
         )
     refuse_foreign(target, {MANIFEST}, OURS)
+    if before is not None:
+        _refuse_own_work(target, before)
     try:
         with work_beside(target, "split", f"the folder {out}"):
             partial = partial_of(target)
@@ -119,6 +121,20 @@ def _new_folder(out: Path, manifest: Mapping[str, Any], fresh: bool) -> Iterator
         raise OutputError(
             f"{out} can't be written ({error.strerror or error}); choose another folder with -o"
         ) from None
+
+
+def _refuse_own_work(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise OutputError if a folder to replace has files of others, or files that were changed: they would be lost."""
+    there = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    files = manifest.get("files")
+    known = files if isinstance(files, Mapping) else {}
+    changed = set(changed_files(folder, manifest))
+    lost = [name for name in there if name != MANIFEST and (name not in known or name in changed)]
+    if lost:
+        raise OutputError(
+            f"{folder} holds {counted(len(lost), 'file')} that this command did not write, or that changed since "
+            f"(first: {first_of(lost)}); move them away, or choose another folder with -o"
+        )
 
 
 def _manifest_of(out: Path) -> Mapping[str, Any]:
