@@ -196,9 +196,14 @@ def test_lists_beside_the_manifest_of_another_split_are_refused(ours: Path, data
         variants=["other", "id"],
         seeds=[1],
     )
-    times = [line.split("\t") for line in (ours / "tiny" / "tiny.inter").read_text("utf-8").splitlines()]
+    header, *events = [line.split("\t") for line in (ours / "tiny" / "tiny.inter").read_text("utf-8").splitlines()]
+    first, second = sorted((event for event in events if event[0] == events[0][0]), key=lambda event: float(event[2]))[
+        :2
+    ]
+    first[2], second[2] = second[2], first[2]  # the same users and items, but another order of one history
     shutil.copytree(ours / "tiny", tmp_path / "tiny")
-    (tmp_path / "tiny" / "tiny.inter").write_text("\n".join("\t".join(row) for row in times[:-1]) + "\n", "utf-8")
+    content = "\n".join("\t".join(row) for row in (header, *events)) + "\n"
+    (tmp_path / "tiny" / "tiny.inter").write_text(content, "utf-8")
     write_split(config.changed(dataset=str(tmp_path / "tiny")), tmp_path / "other")
     with pytest.raises(SourceError, match="manifest.json of another split"):
         compare(own_config(ours, other={"from": write(tmp_path / "other" / "a.csv", rows)}), tmp_path / "out2")
