@@ -38,6 +38,7 @@ level (errors, files, ...) is the ground: every part may use it, and it uses the
 SIDES = ("text", "evaluate", "prepare")
 """Parts that meet in files on disk: none of them imports another one."""
 PROGRAM = "blair_rec.serve.export.recommend"  # a program of its own, which exported folders hold a copy of
+PLAIN_FILES = "blair_rec.experiment.elsewhere.written"  # what other systems read
 PATCHES = "blair_rec.border.patches"  # where RecBole is patched, the one module with exceptions of its own
 LONGEST_FILE, FULLEST_FOLDER, WIDEST_TOP = 350, 12, 8
 
@@ -145,7 +146,14 @@ LIBRARIES_AT_HOME = {
     "transformers": ("blair_rec.text", "blair_rec.pretrain"),
     "huggingface_hub": ("blair_rec.text", "blair_rec.prepare", "blair_rec.serve.export"),
     "polars": ("blair_rec.prepare",),
-    "pyarrow": ("blair_rec.text", "blair_rec.prepare", "blair_rec.pretrain", "blair_rec.serve"),
+    "pyarrow": (
+        "blair_rec.text",
+        "blair_rec.prepare",
+        "blair_rec.pretrain",
+        "blair_rec.serve",
+        "blair_rec.lines",
+        PLAIN_FILES,
+    ),
     "faiss": ("blair_rec.text", "blair_rec.serve.export"),
     "onnx": ("blair_rec.serve.export",),
     "onnxruntime": ("blair_rec.serve.export",),

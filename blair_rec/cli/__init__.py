@@ -81,14 +81,14 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     import blair_rec
     from blair_rec.cli.commands import compare, doctor, export, run, schema, serve, tune
-    from blair_rec.cli.commands.data import audit, prepare
+    from blair_rec.cli.commands.data import audit, prepare, split
     from blair_rec.cli.commands.texts import encode, pretrain, search
 
     about = "Compare sequential recommenders with and without item text, fairly, and use the best one."
     parser = _Parser(prog="blair-rec", description=about)
     parser.add_argument("--version", action="version", version=f"blair-rec {blair_rec.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (compare, tune, serve, export, run, encode, search, prepare, audit, pretrain, schema, doctor):
+    for module in (compare, tune, serve, export, run, encode, search, prepare, audit, split, pretrain, schema, doctor):
         module.add(commands)
     parser.set_defaults(**WHAT_A_COMMAND_DOES)
     return parser

@@ -203,7 +203,8 @@ class Live(Listener):
 
     def finished(self, job: Job, value: float, seconds: float, settings: str = "") -> None:
         tried = f" ({settings})" if settings else ""
-        self._say(f"{job.name}: {value:.4f} on validation, {seconds:.0f} s{tried}")
+        measured = "ranked" if math.isnan(value) else f"{value:.4f} on validation"
+        self._say(f"{job.name}: {measured}, {seconds:.0f} s{tried}")
         self._one_more()
         self.progress.remove_task(self.run)
         if self.writer is not None:

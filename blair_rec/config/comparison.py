@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from blair_rec import __version__, registry
-from blair_rec.config.names import AFTER_CUTOFF, UNISREC_TEMPERATURE, TieOrder, is_read_by
+from blair_rec.config.names import AFTER_CUTOFF, ELSEWHERE, UNISREC_TEMPERATURE, TieOrder, is_read_by
 from blair_rec.config.passed_to_recbole import RecBoleSettings
 from blair_rec.config.section import (
     DeviceName,
@@ -159,11 +159,16 @@ class CompareConfig(Section):
                 yield from ((("train", "recbole"), f".{line}") for line in lines)
         except ConfigError as error:
             yield from ((("train",), f".train.{line}") for line in str(error).splitlines())
+        for seed in self.seeds if variant.is_elsewhere else ():
+            if "from" not in variant.elsewhere_of(seed):
+                yield ("seeds",), f".from has no file for seed {seed}; add one, or leave the seed out of seeds"
         for member in variant.average:
             if member not in self.variants:
                 yield (), f".average names {member!r}, which is not a variant of this comparison"
             elif self.variants[member].average:
                 yield (), f".average names {member!r}, which is an average itself"
+            else:
+                yield from (((), line) for line in self.variants[member].problems_in_average(member, variant.weights))
 
     def only(self, names: Sequence[str]) -> CompareConfig:
         """Return the same comparison with only these variants.
@@ -205,10 +210,17 @@ class CompareConfig(Section):
         return "cpu" if self.device == "auto" and self.recbole.get("use_gpu") is False else self.device
 
     def model_of(self, variant: VariantConfig) -> str:
-        """The RecBole model of a variant; for an average, its members' models; the shared model if none is trained."""
+        """The RecBole model of a variant, or the label of another system.
+
+        For an average these are its members' models; without any, the shared model.
+        """
+        if variant.is_elsewhere:
+            return variant.label or ELSEWHERE
         if variant.average:
             members = [self.variants[name] for name in variant.average]
-            trained = dict.fromkeys(self.model_of(member) for member in members if member.is_trained)
+            trained = dict.fromkeys(
+                self.model_of(member) for member in members if member.is_trained or member.is_elsewhere
+            )
             return " + ".join(trained) or self.model
         return variant.model or self.model
 

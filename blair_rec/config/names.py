@@ -51,3 +51,9 @@ READ_BY: dict[str, tuple[str, ...]] = {
 def is_read_by(loss: str, name: str) -> bool:
     """Whether a loss reads this key of the train section."""
     return name not in READ_BY or (loss if loss in BUILT_IN["losses"] else _OUTSIDE) in READ_BY[name]
+
+
+ELSEWHERE = "trained elsewhere"
+"""What the board says of a variant whose recommendations another system made."""
+MATRICES = (".npz", ".npy")
+"""Endings of files with full score matrices of another system."""

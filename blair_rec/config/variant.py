@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BeforeValidator, Field, GetJsonSchemaHandler
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, WithJsonSchema, create_model
 
 from blair_rec.config.names import (
+    ELSEWHERE,
+    MATRICES,
     ControlName,
     Fusion,
     Weighting,
 )
 from blair_rec.config.passed_to_recbole import RecBoleSettings
 from blair_rec.config.section import (
+    LARGEST_SEED,
     AboveZero,
     FieldProblem,
     ItemKind,
@@ -49,8 +52,67 @@ def _steps(steps: Any) -> Any:
     return tuple(steps)
 
 
-class VariantConfig(Section):
-    """One variant of the comparison: a model with an item side, a training-free scorer, or an average of variants."""
+def _files(value: Any) -> Any:
+    """Checked before pydantic does, which would name two types for each wrong value."""
+    if value is None or (isinstance(value, str) and value):
+        return value
+    if not isinstance(value, Mapping) or not value:
+        raise FieldProblem([f" is {value!r}; expected a file, or a file for each seed such as {{1: a.csv, 2: b.csv}}"])
+    found: dict[int, str] = {}
+    for seed, file in value.items():
+        number = int(seed) if isinstance(seed, str) and seed.isascii() and seed.isdigit() else seed
+        if type(number) is not int or not 0 <= number <= LARGEST_SEED:
+            raise FieldProblem([f" has {seed!r} where a seed is needed, a whole number from 0 on"])
+        if not isinstance(file, str) or not file:
+            raise FieldProblem([f".{number} is {file!r}; expected the name of a file"])
+        if number in found:
+            raise FieldProblem([f" names seed {number} twice"])
+        found[number] = file
+    return found
+
+
+FilesElsewhere = Annotated[
+    str | Mapping[int, str] | None,
+    BeforeValidator(_files),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "minLength": 1},
+                {"type": "object", "additionalProperties": {"type": "string"}, "minProperties": 1},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+
+
+def file_of(files: str | Mapping[int, str] | None, seed: int) -> str | None:
+    """The file for a seed; None if there is none."""
+    return files.get(seed) if isinstance(files, Mapping) else files
+
+
+_FROM = """Top lists or score matrices that another system made for the cases of `blair-rec split`: one file, or one for
+each seed, such as {1: a.csv, 2: b.csv}. The history is among the candidates. See docs/other_systems.md."""
+if TYPE_CHECKING:
+    _WithFrom = Section
+else:  # `from` is a keyword of Python, so no class body can name this field
+    _WithFrom = create_model(
+        "_WithFrom", __base__=Section, **{"from": (FilesElsewhere, Field(default=None, description=_FROM))}
+    )
+
+
+class VariantConfig(_WithFrom):
+    """One variant of the comparison: a model with an item side, a training-free scorer, an average of variants, or what
+    another system recommends."""
+
+    from_masked: FilesElsewhere = None
+    """Top lists of the same system without the items of the history, for the masked protocol. null: `from` is used for
+    both protocols."""
+    from_valid: FilesElsewhere = None
+    """Top lists or score matrices of the same system for the validation cases. An average chooses its weights with
+    them."""
+    label: str | None = None
+    """What the board calls a system of `from`, such as HSTU (RecTools)."""
 
     items: ItemKind = "id"
     """The item side, which turns item ids into vectors: id, text, text_init, text_delta, id_text, unisrec, sasrec_text,
@@ -90,6 +152,9 @@ class VariantConfig(Section):
 
     def _problems(self) -> Iterator[Problem]:
         """Keys for a part that this variant doesn't have."""
+        yield from self._problems_elsewhere()
+        if self.is_elsewhere:
+            return
         if self.average:
             for name in VariantConfig.model_fields:
                 if name not in ("average", "weights") and getattr(self, name) != default_of(VariantConfig, name):
@@ -112,6 +177,52 @@ class VariantConfig(Section):
             if getattr(self, name) is not None and self.items != kind:
                 yield ("items", name), f"{name} works only with items: {kind}, but this variant has items: {self.items}"
 
+    def _problems_elsewhere(self) -> Iterator[Problem]:
+        """Keys that don't fit together with `from`."""
+        own = ("from", "from_masked", "from_valid", "label")
+        if not self.is_elsewhere:
+            for name in own[1:]:
+                if getattr(self, name) is not None:
+                    yield ("from", name), f"{name} needs `from`, with the lists of the other system"
+            return
+        for name in VariantConfig.model_fields:
+            if name not in (*own, "trials") and getattr(self, name) != default_of(VariantConfig, name):
+                yield ("from", name), f"{name} can't be set with `from`: the variant was trained elsewhere"
+        by_seed = [name for name in own[:3] if isinstance(getattr(self, name), Mapping)]
+        given = [name for name in own[:3] if getattr(self, name) is not None]
+        if by_seed and by_seed != given:
+            single = " and ".join(name for name in given if name not in by_seed)
+            words = f"{' and '.join(by_seed)}: a file for each seed, but {single}: a single one; give all in one way"
+            yield own[:3], words
+        elif by_seed and len({frozenset(getattr(self, name)) for name in by_seed}) > 1:
+            yield own[:3], f"{' and '.join(by_seed)} name different seeds; give each the same ones"
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether another system made the recommendations of this variant."""
+        return getattr(self, "from") is not None
+
+    def problems_in_average(self, name: str, weights: str) -> Iterator[str]:
+        """Problems of this variant as a member of an average, which needs a score for every item."""
+        for key in ("from", "from_valid") if self.is_elsewhere else ():
+            files = getattr(self, key)
+            files = list(files.values()) if isinstance(files, Mapping) else [files] * (files is not None)
+            if lists := [file for file in files if not file.lower().endswith(MATRICES)]:
+                yield f".average names {name!r}, whose {key} is a top list ({lists[0]}); give score matrices"
+            if not files and weights != "equal":
+                cure = "add it, or set weights: equal"
+                yield f".average names {name!r}, which has no from_valid to choose weights with; {cure}"
+
+    @property
+    def elsewhere_by_seed(self) -> bool:
+        """Whether another system gave files for each seed."""
+        return isinstance(getattr(self, "from"), Mapping)
+
+    def elsewhere_of(self, seed: int) -> dict[str, str]:
+        """The files of another system for a seed, by key: from, from_masked, from_valid; without those not given."""
+        found = {name: file_of(getattr(self, name), seed) for name in ("from", "from_masked", "from_valid")}
+        return {name: file for name, file in found.items() if file is not None}
+
     @property
     def uses_text(self) -> bool:
         """Whether the variant itself reads text vectors. An average doesn't; its members may."""
@@ -121,13 +232,13 @@ class VariantConfig(Section):
 
     @property
     def is_trained(self) -> bool:
-        """Whether the variant has a model to train; scorers and averages have none."""
-        return self.scorer is None and not self.average
+        """Whether the variant has a model to train; scorers, averages and other systems have none here."""
+        return self.scorer is None and not self.average and not self.is_elsewhere
 
     @property
     def kind(self) -> str:
-        """What scores the items, in one word: the model's item side, the scorer, or "average"."""
-        return "average" if self.average else self.scorer or self.items
+        """What scores the items: the model's item side, the scorer, "average", or "trained elsewhere"."""
+        return ELSEWHERE if self.is_elsewhere else "average" if self.average else self.scorer or self.items
 
 
 TEXT_KEYS = ("transforms", *READ_BY_ITEMS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from blair_rec.config.names import ELSEWHERE
 from blair_rec.evaluate.answer import p_value
 from blair_rec.evaluate.leaderboard import Leaderboard, Row, Summary
 from blair_rec.evaluate.runs.run_files import ProtocolName
@@ -18,7 +19,9 @@ def _best(leaderboard: Leaderboard, protocol: ProtocolName, metric: str) -> floa
 
 
 def _name(row: Row) -> str:
-    """The variant; a control is marked as one."""
+    """The variant; a control is marked as one, and another system has its label."""
+    if row.items == ELSEWHERE:
+        return f"{row.variant}: {row.model}, {ELSEWHERE}" if row.model != ELSEWHERE else f"{row.variant}: {ELSEWHERE}"
     return row.variant if row.control is None else f"{row.variant} ({row.control} control)"
 
 

@@ -21,7 +21,7 @@ from blair_rec.evaluate.notes import (
     training_free_notes,
 )
 from blair_rec.evaluate.runs.new_items import NewItemsTable, new_items_table, scores
-from blair_rec.evaluate.runs.results import RunResult, check_paired, run_name
+from blair_rec.evaluate.runs.results import RunResult, check_depth, check_paired, run_name
 from blair_rec.evaluate.runs.run_files import PROTOCOLS, EncoderUsed, Parameters, ProtocolName
 from blair_rec.evaluate.significance import Difference, Floats, PairedSample, corrected, differences
 from blair_rec.evaluate.slices import Slice, slices
@@ -111,11 +111,13 @@ class Row:
     """By name, without empty slices."""
     top_lists: Mapping[ProtocolName, TopLists]
     """Statistics of what it recommends; mean over seeds."""
+    elsewhere: bool = False
+    """Whether another system made its scores, or a member's. Then parameters and costs are unknown."""
 
     @property
     def training_free(self) -> bool:
         """Whether it has no trained parameter: popularity, rules, neighbours, and averages of these alone."""
-        return self.parameters.trained == 0
+        return self.parameters.trained == 0 and not self.elsewhere
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,7 @@ def build_leaderboard(
         _check_same_setup(variant_runs)
     ranks = runs[0].ranks
     check_k(metrics, ranks.candidates)
+    check_depth(runs, metrics)
     everyone = Slice("all", "", "all test cases", np.ones(len(ranks.user), dtype=bool))
     parts = [part for part in slices(ranks) if part.cases.any()]
     whole = _summaries(variants, baseline, metrics, [everyone])["all"]
@@ -315,6 +318,7 @@ def _row(runs: Sequence[RunResult], metrics: Summaries, of_slices: Mapping[str, 
         metrics=metrics,
         slices=of_slices,
         top_lists={protocol: _mean_top_lists(runs, protocol, k) for protocol in PROTOCOLS},
+        elsewhere=run.elsewhere,
     )
 
 

@@ -24,6 +24,7 @@ from blair_rec.evaluate.cells import (
     _name,
     _value,
 )
+from blair_rec.evaluate.formats.tex import to_tex
 from blair_rec.evaluate.leaderboard import Leaderboard, Row
 from blair_rec.evaluate.notes import SHOWN_NOTES
 from blair_rec.evaluate.runs import new_items
@@ -169,12 +170,12 @@ def to_jsonl(leaderboard: Leaderboard) -> str:
     return "".join(json.dumps(score._asdict(), allow_nan=False, ensure_ascii=False) + "\n" for score in scores)
 
 
-REPORT_FILES = ("leaderboard.md", "leaderboard.csv", "leaderboard.json", "results.jsonl")
+REPORT_FILES = ("leaderboard.md", "leaderboard.csv", "leaderboard.json", "leaderboard.tex", "results.jsonl")
 
 
 def write_reports(leaderboard: Leaderboard, folder: Path) -> None:
-    """Write leaderboard.md, .csv, .json and results.jsonl, each under a temporary name that is then renamed."""
-    for name, render in zip(REPORT_FILES, (to_markdown, to_csv, to_json, to_jsonl), strict=True):
+    """Write leaderboard.md, .csv, .json, .tex and results.jsonl, each under a temporary name that is then renamed."""
+    for name, render in zip(REPORT_FILES, (to_markdown, to_csv, to_json, to_tex, to_jsonl), strict=True):
         write_text(Path(folder) / name, render(leaderboard))
 
 
@@ -193,6 +194,7 @@ def _markdown_table(leaderboard: Leaderboard, protocol: ProtocolName) -> str:
             cells += [_value(summary), _claim(summary)]
         memory = "unknown" if row.peak_memory_mb is None else f"{row.peak_memory_mb:,}"
         costs = [f"{row.parameters.trained:,}", f"{row.train_seconds:,.1f}", memory]
+        costs = ["unknown"] * len(costs) if row.elsewhere else costs
         cells = [
             _escaped(cell) for cell in [*cells, str(len(row.seeds)), str(row.trials), str(row.test_evaluations), *costs]
         ]
@@ -267,11 +269,11 @@ def _csv_record(leaderboard: Leaderboard, row: Row, name: str, protocol: Protoco
         "model": row.model,
         "encoder": "none" if row.encoder is None else row.encoder.name,
         "encoder_asked_for": "none" if row.encoder is None else row.encoder.asked_for,
-        "trained_parameters": row.parameters.trained,
-        "frozen_parameters": row.parameters.frozen,
+        "trained_parameters": None if row.elsewhere else row.parameters.trained,
+        "frozen_parameters": None if row.elsewhere else row.parameters.frozen,
         "trials": row.trials,
         "test_evaluations": row.test_evaluations,
-        "train_seconds": row.train_seconds,
+        "train_seconds": None if row.elsewhere else row.train_seconds,
         "wall_seconds": row.wall_seconds,
         "peak_memory_mb": row.peak_memory_mb,
         "versions": _versions(leaderboard),

@@ -131,11 +131,13 @@ def compare(
         pending = [run for run in asked if not run.done and _is_own(run, names)]
         stores: dict[str, EmbeddingStore] = {}
         if pending:
+            from blair_rec.experiment.elsewhere.run import check_elsewhere
             from blair_rec.experiment.fit import check_outside, check_transforms
             from blair_rec.experiment.run import whole_data
 
             check_outside(whole, {run.variant for run in pending})
             data = whole_data(whole, folder)
+            check_elsewhere(whole, pending, data, data.test)
             with alone_soon(out):
                 data.rejected.write(out / REJECTED)
             wanted = {run.variant: encodings[run.variant] for run in asked if run.store}
@@ -223,7 +225,7 @@ def planned(
 
 
 def leaderboard(out: str | Path) -> Leaderboard | None:
-    """Render a comparison folder's finished runs again: leaderboard.{md,csv,json,html} and results.jsonl.
+    """Render a comparison folder's finished runs again: leaderboard.{md,csv,json,tex,html} and results.jsonl.
 
     Returns None and writes nothing while the baseline has no finished run. While another process works in the folder,
     the leaderboard is made from the finished runs, but its files are not written. Code that the folder's config names

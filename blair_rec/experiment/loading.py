@@ -54,6 +54,11 @@ def load_model(run_dir: Path, store: str | Path | None = None, dataset: Any = No
     """
     result, item_tokens = _read(run_dir, "result.json"), _read(run_dir, "items.json")
     setup = result["setup"]
+    if "from" in setup:
+        raise CheckpointError(
+            f"{run_dir} was trained elsewhere: only its lists or scores for the test cases are known, so nothing here "
+            "can recommend with it; use the system that made them"
+        )
     if "average" in setup:
         if result["hashes"]["members"] != members_hash(run_dir, setup):
             raise CheckpointError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import time
@@ -22,11 +23,13 @@ from blair_rec.config.variant import VariantConfig
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.data.hidden import NewItemCases
 from blair_rec.device import device_name
-from blair_rec.errors import TrainingError
+from blair_rec.errors import SourceError, TrainingError
 from blair_rec.evaluate.metrics import metric_values
 from blair_rec.evaluate.runs.new_ranks import write_new_ranks
 from blair_rec.evaluate.runs.results import last_items, load_run, write_lists, write_result
 from blair_rec.evaluate.runs.run_files import RESULT_FILE, WEIGHTS_FILE
+from blair_rec.experiment.elsewhere.files import files_hash
+from blair_rec.experiment.elsewhere.run import fixed_scores, rank_elsewhere, read_files
 from blair_rec.experiment.fit import Fitted, fit_variant, measured
 from blair_rec.experiment.loading import load_model
 from blair_rec.experiment.planning.plan import Run, member_folders
@@ -34,7 +37,7 @@ from blair_rec.experiment.provenance import code_files, peak_memory_mb, provenan
 from blair_rec.experiment.splits.new_items import new_vectors
 from blair_rec.experiment.splits.reading import TrainingData, read_new_items, read_splits, training_data
 from blair_rec.files import partial_of, put_in_place
-from blair_rec.models.scorer import transform_report
+from blair_rec.models.scorer import Scorer, transform_report
 from blair_rec.ranking.ensemble import Ensemble, choose_weights
 from blair_rec.ranking.new_items import rank_new_items
 from blair_rec.ranking.scoring import rank
@@ -103,14 +106,19 @@ def make_run(
     Training resumes from `checkpoint` if it exists; it is deleted after the run is written. Several processes that
     train together write no checkpoint, because each has its own random states.
 
-    Returns the validation metric that selects.
+    Returns the validation metric that selects; NaN for another system that gave nothing for validation.
 
     Raises:
         BadRun, CheckpointError: a member of an average is damaged.
         TrainingError, ScoringError: the loss or scores are not finite.
+        SourceError: files of another system that are damaged, don't fit the split, or are too short.
     """
     variant, begin = config.variants[run.variant], time.perf_counter()
-    if variant.average:
+    elsewhere = None
+    if variant.is_elsewhere:
+        elsewhere = rank_elsewhere(config, run, data, data.test, TOP_K)
+        fitted, ranks, values = elsewhere.fitted, elsewhere.ranks, elsewhere.valid
+    elif variant.average:
         fitted = average(config, run, data)
     else:
         if variant.is_trained:
@@ -126,16 +134,12 @@ def make_run(
             checkpoint if parallel.count() == 1 else None,
             on_step,
         )
-    ranks = rank(fitted.model, data.test, config.evaluate.batch_size, k=TOP_K)
-    valid = rank(fitted.model, data.valid, config.evaluate.batch_size)
-    values = {protocol: measured(config, valid, protocol) for protocol in ("unmasked", "masked")}
+    if elsewhere is None:
+        ranks = rank(fitted.model, data.test, config.evaluate.batch_size, k=TOP_K)
+        values = _on_validation(config, variant, fitted, data)
     protocol, metric = selects_on(config, variant), config.evaluate.metrics[0]
-    selection = {
-        "protocol": protocol,
-        "metric": metric,
-        "value": values[protocol][metric],
-        "epoch": fitted.best_epoch,
-    }
+    value = values[protocol].get(metric, math.nan)
+    selection = {"protocol": protocol, "metric": metric, "value": value, "epoch": fitted.best_epoch}
 
     partial = partial_of(run.folder)
     shutil.rmtree(partial, ignore_errors=True)
@@ -156,8 +160,11 @@ def make_run(
             "train_seconds": fitted.seconds,
             "mean_context": fitted.mean_context,
             "wall_seconds": time.perf_counter() - begin,
-            "peak_memory_mb": peak_memory_mb(),
-            "notes": [*data.notes, *_notes(config, run, fitted)],
+            "peak_memory_mb": None if elsewhere else peak_memory_mb(),
+            "elsewhere": any(one.is_elsewhere for one in _scoring(config, variant)),
+            "depth": elsewhere.depth if elsewhere else {},
+            "from": elsewhere.files if elsewhere else {},
+            "notes": [*data.notes, *_notes(config, run, fitted), *(elsewhere.notes if elsewhere else ())],
             "test_evaluations": _test_evaluations(run.folder) + 1,
             "encoder": dict(store[0].encoder) if store else None,
             "store_sha256": run.hashes["store"],
@@ -188,7 +195,23 @@ def make_run(
             checkpoint.unlink(missing_ok=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return values[protocol][metric]
+    return value
+
+
+def _on_validation(
+    config: CompareConfig, variant: VariantConfig, fitted: Fitted, data: TrainingData
+) -> dict[str, dict[str, float]]:
+    """The metrics on the validation split by protocol; none for an average of systems without scores for it."""
+    members = [config.variants[name] for name in variant.average]
+    if any(member.is_elsewhere and "from_valid" not in member.elsewhere_of(config.seeds[0]) for member in members):
+        return {"unmasked": {}, "masked": {}}
+    valid = rank(fitted.model, data.valid, config.evaluate.batch_size)
+    return {protocol: measured(config, valid, protocol) for protocol in ("unmasked", "masked")}
+
+
+def _scoring(config: CompareConfig, variant: VariantConfig) -> list[VariantConfig]:
+    """The variants whose scores count: those of an average, or the variant itself."""
+    return [config.variants[name] for name in variant.average] or [variant]
 
 
 def selects_on(config: CompareConfig, variant: VariantConfig) -> str:
@@ -244,7 +267,7 @@ def follow(config: CompareConfig, folder: Path) -> None:
             fit_variant(config, call["variant"], call["seed"], data, store)
 
 
-def average(config: CompareConfig, run: Run, data: TrainingData) -> Fitted:
+def average(config: CompareConfig, run: Run, data: Data) -> Fitted:
     """Build the ensemble of finished runs of the same seed; its costs include those of its members.
 
     Raises:
@@ -253,10 +276,10 @@ def average(config: CompareConfig, run: Run, data: TrainingData) -> Fitted:
     variant, begin = config.variants[run.variant], time.perf_counter()
     folders = member_folders(run.folder, run.setup)
     results = [load_run(folder) for folder in folders]
-    ensemble, best = (
-        Ensemble([load_model(folder, dataset=data.train, device=config.computed_on).model for folder in folders]),
-        None,
-    )
+    models = [
+        _member(config, name, folder, run.seed, data) for name, folder in zip(variant.average, folders, strict=True)
+    ]
+    ensemble, best = Ensemble(models), None
     if variant.weights != "equal":
         first = config.evaluate.metrics[:1]
         weights, best = choose_weights(
@@ -275,3 +298,13 @@ def average(config: CompareConfig, run: Run, data: TrainingData) -> Fitted:
         best_value=best,
         weights=dict(zip(variant.average, ensemble.weights.tolist(), strict=True)),
     )
+
+
+def _member(config: CompareConfig, name: str, folder: Path, seed: int, data: Data) -> Scorer:
+    """The scorer of a member; the matrices of another system are read again, because runs hold no copy of them."""
+    variant = config.variants[name]
+    if not variant.is_elsewhere:
+        return load_model(folder, dataset=data.train, device=config.computed_on).model
+    if files_hash(variant, seed) != load_run(folder).hashes.get("from"):
+        raise SourceError(f"the score matrices of {name} are not those of {folder}; run the comparison again")
+    return fixed_scores(config, read_files(config, variant, seed, data, data.test), data, data.test)

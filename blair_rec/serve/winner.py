@@ -51,7 +51,7 @@ def choose(run: Path, variant: str | None = None, seeds: Sequence[int] | None = 
 
     Of a comparison, the variant with the best mean over its seeds on validation, under the protocol and by the metric
     that order the board; nothing of the test split is looked at. Controls, whose text means nothing on purpose, and
-    averages with one of them are never chosen, but can be named.
+    averages with one of them are never chosen, but can be named. Systems of `from` can't be used here at all.
 
     Args:
         variant: a variant of the comparison, in place of the best one.
@@ -85,6 +85,7 @@ def choose(run: Path, variant: str | None = None, seeds: Sequence[int] | None = 
                 f"{', '.join(map(str, known))}"
             )
         found = [result for result in found if result.seed in seeds]
+    _refuse_elsewhere(found[0])
     return Chosen(config, run, variant, tuple(found))
 
 
@@ -97,7 +98,17 @@ def _named_run(run: Path, variant: str | None, seeds: Sequence[int] | None) -> C
     setup = run_setup(config, result.variant, result.seed) if result.variant in config.variants else None
     if setup is None or hash_of(setup) != result.hashes.get("config"):
         raise ChangedRuns(comparison, [run.name], [f"the config of {result.variant}"])
+    _refuse_elsewhere(result)
     return Chosen(config, comparison, result.variant, (result,))
+
+
+def _refuse_elsewhere(run: RunResult) -> None:
+    """Raise ConfigError for a run of another system, or an average with one: only their test cases are known."""
+    if run.elsewhere:
+        raise ConfigError(
+            f"{run.variant} was trained elsewhere, or averages a variant that was: it can't recommend here. Choose "
+            "another variant, or use the system that made it"
+        )
 
 
 def _config_of(comparison: Path) -> CompareConfig:
@@ -115,11 +126,13 @@ def _best(config: CompareConfig, by_variant: dict[str, list[RunResult]]) -> str:
     values = {
         name: fmean(run.valid[protocol].get(metric, math.nan) for run in runs)
         for name, runs in by_variant.items()
-        if not _is_control(config, name)
+        if not _is_control(config, name) and not runs[0].elsewhere
     }
     values = {name: value for name, value in values.items() if not math.isnan(value)}
     if not values:
-        raise ConfigError(f"no finished variant but controls has {metric} on validation; name one with --variant")
+        raise ConfigError(
+            f"no finished variant but controls and other systems has {metric} on validation; name one with --variant"
+        )
     order = sorted(values, key=lambda name: (-values[name], name))
     shown = [f"{name} {values[name]:.4f}" for name in order]
     logger.info("best on validation by %s %s, mean over seeds: %s", metric, protocol, first_of(shown))

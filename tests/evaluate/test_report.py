@@ -19,6 +19,7 @@ from rich.console import Console
 from blair_rec.evaluate.answer import answer
 from blair_rec.evaluate.caption import caption
 from blair_rec.evaluate.cells import _escaped
+from blair_rec.evaluate.formats.tex import to_tex
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
 from blair_rec.evaluate.report import (
     to_csv,
@@ -326,6 +327,7 @@ def test_reports_are_written_whole_and_replace_older_ones(tmp_path, board):
         "leaderboard.csv": to_csv(board),
         "leaderboard.json": to_json(board),
         "leaderboard.md": to_markdown(board),
+        "leaderboard.tex": to_tex(board),
         "results.jsonl": to_jsonl(board),
     }
     found = {path.name: path.read_bytes().decode("utf-8") for path in folder.iterdir()}

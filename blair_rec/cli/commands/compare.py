@@ -67,6 +67,11 @@ def add(commands: Any) -> None:
     command = commands.add_parser("leaderboard", help="show the results of finished comparisons again")
     command.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders that compare wrote")
     _add_notes(command)
+    command.add_argument(
+        "--export",
+        metavar="KIND",
+        help="also write the top lists of all runs into DIR/lists: trec, parquet or csv (docs/other_systems.md)",
+    )
     command.set_defaults(command=_leaderboard)
 
 
@@ -240,6 +245,20 @@ def _show_plan(found: Plan, out: Path, console: Console, fresh: bool) -> None:
             say(console, f"encoding {counted(len(encoding.catalogue), 'item')} with {encoding.encoder}: {state}")
 
 
+def _export(folder: Path, kind: str, console: Console) -> None:
+    from blair_rec.experiment.elsewhere.written.export import export_lists
+
+    found = export_lists(folder, kind)
+    say(console, f"{counted(len(found), 'file')} of top lists in {next(iter(found)).parent}")
+    for path, across in found.items():
+        if across:
+            cases = counted(across, "test case")
+            say(
+                console,
+                f"{path.name}: in {cases} the target is tied with items beyond the end, so its rank is not exact",
+            )
+
+
 def _leaderboard(options: argparse.Namespace, console: Console) -> None:
     from blair_rec.evaluate.report import to_terminal_across
     from blair_rec.experiment.compare import leaderboard
@@ -253,5 +272,7 @@ def _leaderboard(options: argparse.Namespace, console: Console) -> None:
             _show_board(board, options.notes)
             boards.append(board)
             folders.append(folder)
+            if options.export is not None:
+                _export(folder, options.export, console)
     if len(boards) > 1:
         show(to_terminal_across(boards, folders))

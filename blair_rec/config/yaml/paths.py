@@ -10,6 +10,9 @@ from typing import Any
 
 logger = logging.getLogger("blair_rec")
 
+FROM = ("from", "from_masked", "from_valid")
+"""Keys of a variant that name files of another system."""
+
 
 def with_paths(raw: Mapping[str, Any], beside: Path) -> dict[str, Any]:
     """Return a comparison file's content with resolved paths: dataset, and items, store and encoder of text.
@@ -33,9 +36,22 @@ def with_paths(raw: Mapping[str, Any], beside: Path) -> dict[str, Any]:
 
 
 def _variant(variant: Any, beside: Path, name: str) -> Any:
-    if not isinstance(variant, Mapping) or not isinstance(variant.get("text"), Mapping):
+    if not isinstance(variant, Mapping):
         return variant
-    return {**variant, "text": _text(variant["text"], beside, f"variants.{name}.text")}
+    result = dict(variant)
+    if isinstance(text := variant.get("text"), Mapping):
+        result["text"] = _text(text, beside, f"variants.{name}.text")
+    for key in FROM:
+        if key in variant:
+            result[key] = _elsewhere(variant[key], beside, f"variants.{name}.{key}")
+    return result
+
+
+def _elsewhere(files: Any, beside: Path, where: str) -> Any:
+    """The files of another system become absolute paths: their content, not their place, is part of a run."""
+    if isinstance(files, Mapping):
+        return {seed: _elsewhere(file, beside, f"{where}.{seed}") for seed, file in files.items()}
+    return _found(files, beside, where, Path.is_file, absolute=True) if isinstance(files, str) else files
 
 
 def _text(text: Mapping[str, Any], beside: Path, where: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.section import default_of
 from blair_rec.config.yaml.files import load_yaml
 from blair_rec.errors import BadRun, ConfigError, NoRuns, UnpairedRuns
-from blair_rec.evaluate.metrics import Metric, per_user
+from blair_rec.evaluate.metrics import Metric, parse_metric, per_user
 from blair_rec.evaluate.runs.new_ranks import NewRanks, read_new_ranks
 from blair_rec.evaluate.runs.run_files import (
     CONFIG_FILE,
@@ -230,6 +230,18 @@ def read_runs(comparison: Path, only: Collection[str] | None = None) -> list[Run
     runs.sort(key=lambda run: (order.get(run.variant, len(order)), run.variant, run.seed))
     check_paired(runs)
     return runs
+
+
+def check_depth(runs: Sequence[RunResult], metrics: Sequence[str]) -> None:
+    """Raise ConfigError if the lists of another system are shorter than the cutoff of a metric."""
+    for run in runs:
+        for protocol, depth in run.depth.items():
+            if shallow := [text for text in metrics if parse_metric(text).k > depth]:
+                name = run_name(run.variant, run.seed)
+                raise ConfigError(
+                    f"{shallow[0]} can't be measured for {name}: its longest list has {depth} items ({protocol}); give "
+                    "longer lists under `from`, or choose a smaller cutoff"
+                )
 
 
 def check_paired(runs: Sequence[RunResult]) -> None:

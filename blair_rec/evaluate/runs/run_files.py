@@ -110,6 +110,10 @@ class Result:
     """Notes for readers: what checks of data, text and settings found."""
     seedless: bool = field(default=False, kw_only=True)
     """Whether it doesn't depend on the seed, so that it is valid for every seed."""
+    elsewhere: bool = field(default=False, kw_only=True)
+    """Whether another system made its scores, or a member's. Then parameters and costs are unknown."""
+    depth: dict[ProtocolName, int] = field(default_factory=dict, kw_only=True)
+    """The largest cutoff that can be measured on lists of another system; empty if all items have scores."""
     accepted_code: dict[str, str] = field(default_factory=dict, kw_only=True)
     """By hash of the code that the run was accepted for: what changed, in words."""
 
@@ -230,9 +234,8 @@ def result_of(folder: Path, raw: Any) -> Result:
     if raw.get("refit"):
         raise RefitRun(folder)
     if raw.get("schema") != SCHEMA:
-        raise BadRun(
-            folder, RESULT_FILE, f"has schema {raw.get('schema')!r}, but this version of blair_rec reads {SCHEMA}"
-        )
+        found = f"has schema {raw.get('schema')!r}, but this version of blair_rec reads {SCHEMA}"
+        raise BadRun(folder, RESULT_FILE, found)
     try:
         return typed(Result, raw, "")
     except ValueError as error:
@@ -301,12 +304,10 @@ def histories_of(folder: Path, arrays: Mapping[str, np.ndarray], ranks: RunRanks
         histories = Histories(**picked)
     except ValueError as error:
         raise BadRun(folder, HISTORIES_FILE, str(error)) from error
-    sizes = len(histories.offsets) - 1, len(histories.item_counts) - 1
-    if sizes != (len(ranks.user), ranks.candidates):
-        problem = f"has {sizes[0]} test cases and {sizes[1]} items"
-        raise BadRun(
-            folder, HISTORIES_FILE, f"{problem}, but {RANKS_FILE} has {len(ranks.user)} and {ranks.candidates}"
-        )
+    sizes, wanted = (len(histories.offsets) - 1, len(histories.item_counts) - 1), (len(ranks.user), ranks.candidates)
+    if sizes != wanted:
+        problem = f"has {sizes[0]} test cases and {sizes[1]} items, but {RANKS_FILE} has {wanted[0]} and {wanted[1]}"
+        raise BadRun(folder, HISTORIES_FILE, problem)
     for name, ours, theirs in (
         ("history_length", np.diff(histories.offsets), np.minimum(ranks.history_length, LAST_ITEMS)),
         ("target_count", histories.item_counts[ranks.item], ranks.target_count),
@@ -336,9 +337,8 @@ def tokens_of(folder: Path, raw: Any, ranks: RunRanks) -> tuple[str, ...]:
     except ValueError as error:
         raise BadRun(folder, ITEMS_FILE, str(error)) from error
     if len(tokens) != ranks.candidates + 1:
-        raise BadRun(
-            folder, ITEMS_FILE, f"has {len(tokens)} item tokens, expected {ranks.candidates} and the padding token"
-        )
+        problem = f"has {len(tokens)} item tokens, expected {ranks.candidates} and the padding token"
+        raise BadRun(folder, ITEMS_FILE, problem)
     return tuple(tokens)
 
 

@@ -19,6 +19,7 @@ from blair_rec.config.variant import VariantConfig
 from blair_rec.errors import BadRun
 from blair_rec.evaluate.runs.results import load_run, run_name
 from blair_rec.evaluate.runs.run_files import RANKS_FILE, RESULT_FILE, RUNS_FOLDER, WEIGHTS_FILE
+from blair_rec.experiment.elsewhere.files import files_hash
 from blair_rec.experiment.item_vectors import Vectors
 from blair_rec.experiment.provenance import code_hash, hash_files, hash_of, with_outside
 
@@ -39,7 +40,8 @@ class Run:
     """The part of the config that this run depends on."""
     hashes: Mapping[str, str | None]
     """Hashes of config, data, store and code, and for an average of its members' runs. The store's hash is None
-    without text and before encoding, the members' hash is None while one of them is not finished."""
+    without text and before encoding, the members' hash is None while one of them is not finished. Runs of other systems
+    have the hash of their files, "from", which is None while one of them is missing."""
     store: Path | None
     """The folder of the text vectors, which may not exist yet; None for a variant without text."""
     folder: Path
@@ -79,13 +81,15 @@ def plan(config: CompareConfig, out: Path, encodings: Mapping[str, Vectors], dat
     stores = {name: encoding.known_sha256() for name, encoding in encodings.items()}
     runs = []
     for seed in config.seeds:
-        for name, variant in sorted(config.variants.items(), key=lambda item: bool(item[1].average)):
+        for name, variant in sorted(config.variants.items(), key=_order):
             seedless = is_seedless(config, name)
             if seedless and seed != config.seeds[0]:
                 continue
             setup, outside = run_setup(config, name, seed), outside_code(config, name)
             code = with_outside(code_hash(variant.uses_text), outside)
             hashes = {"config": hash_of(setup), "data": data, "store": stores.get(name), "code": code}
+            if variant.is_elsewhere:
+                hashes["from"] = files_hash(variant, seed)
             store = encodings[name].path if name in encodings else None
             folder = out / RUNS_FOLDER / run_name(name, seed)
             run = Run(name, seed, setup, hashes, store, folder, (folder / RESULT_FILE).is_file(), seedless, outside)
@@ -97,6 +101,11 @@ def plan(config: CompareConfig, out: Path, encodings: Mapping[str, Vectors], dat
                 run = before if same else dataclasses.replace(run, done=False)
             runs.append(run)
     return runs
+
+
+def _order(named: tuple[str, VariantConfig]) -> int:
+    """Averages come last, other systems first: their files are checked before anything is trained."""
+    return 0 if named[1].is_elsewhere else 2 if named[1].average else 1
 
 
 def outside_code(config: CompareConfig, name: str) -> dict[str, str]:
@@ -117,6 +126,8 @@ def is_seedless(config: CompareConfig, name: str) -> bool:
     variant = config.variants[name]
     if variant.average:
         return all(is_seedless(config, member) for member in variant.average)
+    if variant.is_elsewhere:
+        return not variant.elsewhere_by_seed
     return variant.scorer is not None and variant.control is None
 
 
@@ -190,6 +201,8 @@ def run_setup(config: CompareConfig, variant_name: str, seed: int) -> dict[str, 
         },
         "seed": seed,
     }
+    if variant.is_elsewhere:  # the files have a hash of their own, so that they can be moved
+        return {**shared, "from": list(variant.elsewhere_of(seed))}
     if variant.average:  # everything else is in the runs of its members
         of_seed = [run_name(member, seed) for member in variant.average]
         runs = [run_name(name, config.seeds[0] if is_seedless(config, name) else seed) for name in variant.average]

@@ -30,6 +30,8 @@ def _changes_beside_code(result: RunResult, run: Run) -> list[str]:
     words = _setup_changes(result, run.setup)
     if result.hashes.get("data") != run.hashes["data"]:
         words.append("the data set's files")
+    if run.hashes.get("from") not in (None, result.hashes.get("from")):  # None: the files were removed since
+        words.append("the files of the other system")
     if run.store is not None:
         if Path(_read(result).get("store") or "").name != run.store.name:
             words.append("the items' text, or the encoder's weights or settings")
@@ -89,11 +91,20 @@ def finished_runs(config: CompareConfig, out: Path) -> list[RunResult]:
     _refuse(changed, out)
     found = [
         dataclasses.replace(
-            result, seedless=is_seedless(config, result.variant), trials=_trials(config, result.variant)
+            result,
+            seedless=is_seedless(config, result.variant),
+            trials=_trials(config, result.variant),
+            **_label(config, result.variant),
         )
         for result in found
     ]
     return for_every_seed(found, config.seeds)
+
+
+def _label(config: CompareConfig, name: str) -> dict[str, Any]:
+    """The present label of another system; nothing for other variants."""
+    variant = config.variants[name]
+    return {"model": config.model_of(variant)} if variant.is_elsewhere else {}
 
 
 def _trials(config: CompareConfig, name: str) -> int:

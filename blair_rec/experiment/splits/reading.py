@@ -179,6 +179,8 @@ def _unread_settings(config: CompareConfig, classes: Sequence[type[Any]]) -> tup
 def _refuse_other_data(config: CompareConfig) -> None:
     """Variants share one data set, so their `recbole` sections may only have settings of the model."""
     for name, variant in config.variants.items():
+        if variant.is_elsewhere:
+            continue
         model = config.model_of(variant)
         known = model_keys(model)
         if others := [key for key in variant.recbole if key not in known]:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from blair_rec.errors import SourceError, UnknownItems
-from blair_rec.serve.batch.rows import CSV, Columns, OnRead, check_columns, kind_of, read_columns
-from blair_rec.serve.batch.values import Ids, Times, check_text
+from blair_rec.lines.rows import CSV, Columns, OnRead, check_columns, kind_of, read_columns
+from blair_rec.lines.values import Ids, Times, check_text
 from blair_rec.serve.items import KnownItems, OnUnknown
 
 USER, ITEM, TIME, HISTORY = "user_id", "item_id", "timestamp", "history"

@@ -14,7 +14,7 @@ import numpy as np
 from blair_rec.errors import ConfigError, OutputError
 from blair_rec.extras import need
 from blair_rec.files import partial_of, replace_file, work_beside
-from blair_rec.serve.batch.rows import CSV, JSON_LINES, KINDS, PARQUET
+from blair_rec.lines.rows import CSV, JSON_LINES, KINDS, PARQUET
 
 COLUMNS = ("user_id", "item_id", "score", "rank", "by_popularity")
 TITLE = "title"

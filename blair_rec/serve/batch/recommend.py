@@ -15,10 +15,10 @@ from blair_rec.evaluate.page.cards import CARDS_FILE, read_cards
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE
 from blair_rec.experiment.planning.data_files import data_folder
 from blair_rec.experiment.splits.reading import read_splits
+from blair_rec.lines.rows import KINDS, read_columns
+from blair_rec.lines.values import Ids
 from blair_rec.serve.batch.histories import ITEM, Unknown, UserBlock, in_blocks, read_histories
 from blair_rec.serve.batch.outputs import Output, Recommended, check_output, whole_file
-from blair_rec.serve.batch.rows import KINDS, read_columns
-from blair_rec.serve.batch.values import Ids
 from blair_rec.serve.items import KnownItems, OnUnknown, check_unknown
 from blair_rec.serve.recommender import load
 from blair_rec.serve.topk import HistoryIds, TopK

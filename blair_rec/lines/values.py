@@ -106,3 +106,32 @@ def _number(text: str) -> int | float | None:
     if _NUMBER.fullmatch(text) is None or len(text) > 300:
         return None
     return float(text) if re.search("[.eE]", text) else int(text)
+
+
+def finite_numbers(values: list[Any], lines: Sequence[int], where: str) -> np.ndarray:
+    """Turn a column of numbers into [n] float64.
+
+    Args:
+        where: file and column, for messages.
+
+    Raises:
+        SourceError: a value that is missing, not a number, NaN or infinite; the count and the first line are named.
+    """
+    if set(map(type, values)) <= {float}:
+        found = np.array(values, dtype=np.float64)
+    else:
+        found = np.array([math.nan if (one := _finite(value)) is None else one for value in values], dtype=np.float64)
+    if wrong := np.flatnonzero(~np.isfinite(found)).tolist():
+        raise SourceError(
+            f"{where} is not a finite number in {len(wrong):,} of {len(values):,} rows (line {lines[wrong[0]]}: "
+            f"{str(values[wrong[0]])[:40]!r}); give a number in every row"
+        )
+    return found
+
+
+def _finite(value: Any) -> float | None:
+    if isinstance(value, str):
+        value = _number(value)
+    if type(value) not in (int, float) or (type(value) is int and abs(value) > 2**1000):
+        return None
+    return float(value)

@@ -1,0 +1,71 @@
+"""blair-rec split | verify: the cases of a data set for other systems, and a check of what they recommend."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blair_rec.cli.terminal import Console, say
+from blair_rec.errors import counted
+
+if TYPE_CHECKING:  # imported when the command runs, so that --help is quick
+    from blair_rec.config.comparison import CompareConfig
+
+
+def add(commands: Any) -> None:
+    """Register both commands."""
+    command = commands.add_parser("split", help="write the training, validation and test cases for other systems")
+    command.add_argument("data", metavar="DATA|CONFIG", help="a data set (leave-one-out), or a comparison file (YAML)")
+    command.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="output folder")
+    command.add_argument("--fresh", action="store_true", help="replace another split that was written there")
+    command.set_defaults(command=_split)
+
+    command = commands.add_parser("verify", help="check the top lists or score matrix of another system")
+    command.add_argument("file", type=Path, metavar="FILE", help="Parquet, CSV, JSON lines, a TREC run, .npz or .npy")
+    command.add_argument("--split", type=Path, required=True, metavar="DIR", help="the folder that `split` wrote")
+    command.add_argument(
+        "--valid",
+        dest="part",
+        action="store_const",
+        const="valid",
+        default="test",
+        help="FILE is for the validation cases (from_valid)",
+    )
+    command.add_argument("--masked", action="store_true", help="FILE has no items of the histories (from_masked)")
+    command.add_argument("-k", type=int, default=10, help="the largest cutoff of the metrics (default: 10)")
+    command.set_defaults(command=_verify)
+
+
+def _split(options: argparse.Namespace, console: Console) -> None:
+    from blair_rec.experiment.elsewhere.written.split import write_split
+
+    manifest = write_split(_config(options.data), options.out, options.fresh)
+    counts = manifest["counts"]
+    nouns = {"users": "user", "items": "item", "training_events": "training event"}
+    nouns |= {"validation_cases": "validation case", "test_cases": "test case"}
+    words = ", ".join(counted(counts[name], noun) for name, noun in nouns.items())
+    say(console, f"{options.out}: {words}")
+    if tied := counts["successive_events_with_tied_times"]:
+        pairs = f"{tied:,} of {counts['successive_events']:,} pairs of successive events have tied timestamps"
+        say(console, f"{pairs}; keep the order of the files (ties: {manifest['ties']})")
+    if why := manifest.get("recbole"):
+        say(console, f"RecBole's files were {why}")
+    say(console, f"next: check the lists of another system with `blair-rec verify FILE --split {options.out}`")
+
+
+def _config(data: str) -> CompareConfig:
+    """A comparison file, or a data set with the default settings."""
+    from blair_rec.config.comparison import load_config, read_config
+    from blair_rec.config.yaml.paths import with_paths
+
+    if Path(data).suffix.lower() in (".yaml", ".yml"):
+        return load_config(data)
+    return read_config(with_paths({"dataset": data, "variants": {"id": {}}}, Path.cwd()), "split")
+
+
+def _verify(options: argparse.Namespace, console: Console) -> None:
+    from blair_rec.experiment.elsewhere.verify import verify
+
+    for line in verify(options.file, options.split, options.part, options.masked, options.k):
+        say(console, line)

@@ -1,0 +1,1 @@
+"""Renderings of a leaderboard for other programs."""

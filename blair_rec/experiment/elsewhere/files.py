@@ -1,0 +1,94 @@
+"""The files of another system: their hashes, and the manifest of the split that they were made for."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from blair_rec.config.names import MATRICES
+from blair_rec.config.variant import VariantConfig
+from blair_rec.errors import SourceError
+from blair_rec.experiment.elsewhere.lists import LIST_KINDS
+from blair_rec.experiment.elsewhere.matrices import ids_file
+from blair_rec.experiment.provenance import hash_of
+from blair_rec.files import sha256_of
+
+MANIFEST = "manifest.json"
+FORMAT = "blair_rec split"
+"""The value of `format` in a manifest of ours."""
+
+
+def is_matrix(path: Path) -> bool:
+    """Whether a file holds full score matrices, by its ending.
+
+    Raises:
+        SourceError: an unknown ending.
+    """
+    kind = path.suffix.lower()
+    if kind not in (*MATRICES, *LIST_KINDS):
+        raise SourceError(f"{path}: unknown kind of file; known endings: {', '.join((*LIST_KINDS, *MATRICES))}")
+    return kind in MATRICES
+
+
+def files_hash(variant: VariantConfig, seed: int) -> str | None:
+    """The hash of all files that a run of another system reads; None while one of them is missing."""
+    found = {}
+    for key, file in variant.elsewhere_of(seed).items():
+        paths = [Path(file)]
+        if paths[0].suffix.lower() == ".npy":
+            paths += sorted(paths[0].parent.glob(ids_file(paths[0], "*").name))
+        for place, path in enumerate(paths):
+            if not path.is_file():
+                return None
+            status = path.stat()
+            found[f"{key} {place}"] = _sha256(path, status.st_size, status.st_mtime_ns)
+    return hash_of(found)
+
+
+@functools.lru_cache(maxsize=1024)
+def _sha256(path: Path, size: int, changed: int) -> str:
+    """Large files are read once as long as size and time of change stay the same."""
+    return sha256_of(path)
+
+
+def check_manifest(path: Path, split_sha256: str) -> None:
+    """Check the manifest of a split that lies next to a file, if there is one.
+
+    Raises:
+        SourceError: it is the manifest of another split.
+    """
+    manifest = read_manifest(path.parent / MANIFEST)
+    if manifest is not None and manifest.get("split_sha256") != split_sha256:
+        raise SourceError(
+            f"{path} lies next to the {MANIFEST} of another split (data set {manifest.get('dataset')!r}, made "
+            f"{manifest.get('made_by')}): its cases, order of ties or items differ. Make the lists for the split of "
+            f"this comparison (`blair-rec split CONFIG`), or move them away from that {MANIFEST}"
+        )
+
+
+def read_manifest(path: Path) -> Mapping[str, Any] | None:
+    """A manifest of ours; None if the file is missing or is not one.
+
+    Raises:
+        SourceError: it can't be read.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path} can't be read ({error}); run `blair-rec split` again") from None
+    return found if isinstance(found, Mapping) and found.get("format") == FORMAT else None
+
+
+def changed_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """The files of a split that are missing or were changed since."""
+    files = manifest.get("files")
+    if not isinstance(files, Mapping):
+        return [MANIFEST]
+    return [
+        name for name, digest in files.items() if not (folder / name).is_file() or sha256_of(folder / name) != digest
+    ]

@@ -1,0 +1,129 @@
+"""Ranks of targets in the lists of another system: an item that a list lacks is a miss for every metric."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from blair_rec.errors import SourceError, counted
+from blair_rec.evaluate.runs.run_files import ProtocolName
+from blair_rec.experiment.elsewhere.cases import Cases
+from blair_rec.experiment.elsewhere.lists import Lists
+
+
+@dataclass(frozen=True, eq=False)
+class ListRanks:
+    """The ranks of all targets under one protocol. Shapes: B cases."""
+
+    higher: np.ndarray
+    """[B] int64: candidates above the target; all others where the list lacks the target."""
+    equal: np.ndarray
+    """[B] int64: candidates tied with the target."""
+    topk: np.ndarray
+    """[B, k] int64 item ids, 0 where the list is shorter."""
+    depth: int
+    """Items in the longest list: metrics up to this cutoff can be measured."""
+
+
+def rank_lists(cases: Cases, lists: Lists, protocol: ProtocolName, k: int) -> ListRanks:
+    """Rank the targets; under the masked protocol the items of the history are removed from the lists.
+
+    Args:
+        k: items kept in `topk`.
+    """
+    others = np.full(len(cases), cases.n_items - 2, dtype=np.int64)
+    if protocol == "masked":
+        lists = without_history(cases, lists)
+        others -= cases.history_sizes - cases.target_in_history
+    case, item, score = lists.case, lists.item, lists.score
+    own = np.full(len(cases), np.nan)
+    hit = item == cases.target[case]
+    own[case[hit]] = score[hit]
+    above, same = score > own[case], score == own[case]  # both False where the target is not listed
+    higher = np.bincount(case[above], minlength=len(cases)).astype(np.int64)
+    equal = np.bincount(case[same], minlength=len(cases)).astype(np.int64) - 1
+    listed = ~np.isnan(own)
+    place = _places(case)
+    topk = np.zeros((len(cases), min(k, cases.n_items - 1)), dtype=np.int64)
+    shown = place < topk.shape[1]
+    topk[case[shown], place[shown]] = item[shown]
+    return ListRanks(
+        np.where(listed, higher, others),
+        np.where(listed, equal, 0),
+        topk,
+        int(lists.lengths(len(cases)).max(initial=0)),
+    )
+
+
+def _places(case: np.ndarray) -> np.ndarray:
+    """[R] int64: the place of each row in its list, from 0."""
+    begins = np.flatnonzero(np.diff(case, prepend=-1))
+    found: np.ndarray = np.arange(len(case)) - np.repeat(begins, np.diff(begins, append=len(case)))
+    return found
+
+
+def without_history(cases: Cases, lists: Lists) -> Lists:
+    """The lists without the items of the history."""
+    return lists.only(~cases.in_history(lists.case, lists.item))
+
+
+def list_notes(cases: Cases, first: Lists | None, masked: Lists | None, k: int) -> list[str]:
+    """Count what a reader has to know: users without a list, short lists, and lists that were masked or not.
+
+    Args:
+        first: the lists of `from`; None to look at those of `from_masked` alone.
+        masked: the lists of `from_masked`; None if `first` serves both protocols.
+        k: the largest cutoff of the metrics.
+
+    Raises:
+        SourceError: all lists are shorter than the largest cutoff.
+    """
+    notes = []
+    for one in (one for one in (first, masked) if one is not None):
+        name = one.path.name
+        if one.skipped:
+            users = counted(one.skipped, "user")
+            notes.append(f"{name}: the lists of {users} without a {cases.part} case were skipped")
+        if empty := int((one.lengths(len(cases)) == 0).sum()):
+            of_all = f"{empty:,} of {cases.called(len(cases))}"
+            notes.append(f"{name} has no list for {of_all}: their targets count as misses")
+    notes += _short(cases, first, "unmasked", k) if first is not None else []
+    last = masked or first
+    notes += _short(cases, last, "masked", k) if last is not None else []
+    if masked is not None and (listed := int(cases.in_history(masked.case, masked.item).sum())):
+        notes.append(f"{masked.path.name} lists {counted(listed, 'item')} of the history, which masking removes")
+    if first is not None and len(cases.history_pairs) and not cases.in_history(first.case, first.item).any():
+        notes.append(
+            f"{first.path.name} lists no item of any history, so its system may have masked them: then the unmasked "
+            "figures are too high"
+        )
+    return notes
+
+
+def _short(cases: Cases, lists: Lists, protocol: str, k: int) -> list[str]:
+    """A note on lists that are shorter than the largest cutoff."""
+    name, full = lists.path.name, np.full(len(cases), cases.n_items - 1)
+    if protocol == "masked":
+        full, before = full - cases.history_sizes, lists
+        lists = without_history(cases, lists)
+        given = before.lengths(len(cases))
+    else:
+        given = lists.lengths(len(cases))
+    lengths = lists.lengths(len(cases))
+    if (depth := int(lengths.max(initial=0))) < k:
+        more = (
+            "" if protocol == "unmasked" else " after the history is removed, so give k and the history, or from_masked"
+        )
+        raise SourceError(
+            f"{lists.path}: the metrics need lists of {k} items ({protocol}), and the longest has {depth}{more}; give "
+            "longer lists, or choose metrics with a smaller cutoff"
+        )
+    short = (given > 0) & (lengths < np.minimum(k, full))
+    if not short.any():
+        return []
+    return [
+        f"{name}: {int(short.sum()):,} of {counted(int((given > 0).sum()), 'list')} "
+        f"{'are' if short.sum() > 1 else 'is'} shorter than {k} items ({protocol}): a target that is not in them "
+        "counts as a miss"
+    ]

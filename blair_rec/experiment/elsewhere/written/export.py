@@ -1,0 +1,135 @@
+"""The top lists of finished runs as files that other tools, and `from`, read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blair_rec import __version__
+from blair_rec.config.comparison import CompareConfig, load_config
+from blair_rec.errors import ChangedRuns, ConfigError, OutputError, counted
+from blair_rec.evaluate.runs.results import RunResult
+from blair_rec.evaluate.runs.run_files import CONFIG_FILE, PROTOCOLS, ProtocolName
+from blair_rec.experiment.elsewhere.cases import Cases, cases_of, split_hash
+from blair_rec.experiment.elsewhere.files import FORMAT, MANIFEST
+from blair_rec.experiment.elsewhere.lists import ITEM, RANK, SCORE
+from blair_rec.experiment.elsewhere.written.tables import write_csv, write_parquet
+from blair_rec.experiment.planning.data_files import data_folder, data_hash
+from blair_rec.experiment.planning.still_valid import finished_runs
+from blair_rec.experiment.splits.reading import read_splits
+from blair_rec.extras import need
+from blair_rec.files import alone_in, partial_of, refuse_taken, replace_file, write_text
+
+LISTS = "lists"
+"""The folder of the files, in that of the comparison."""
+EXPORTS = ("trec", "parquet", "csv")
+
+
+def export_lists(out: Path, kind: str) -> dict[Path, int]:
+    """Write the top lists of all finished runs of a comparison to OUT/lists/VARIANT-SEED.PROTOCOL.KIND.
+
+    Parquet and CSV have user_id (or case_id), item_id, score and rank. A run keeps no scores, so a score counts down
+    with the rank; items tied with the target have the same one. So metrics up to the length of the lists stay the same,
+    unless the target is tied with items beyond the end.
+
+    Args:
+        kind: one of EXPORTS.
+
+    Returns the number of such cases by file.
+
+    Raises:
+        NoRuns, BadRun, UnpairedRuns, ChangedRuns, ConfigError: the folder is not a comparison, is damaged, or its data
+            set has changed. DatasetError: the data set is gone. OutputError: the files can't be written.
+        MissingExtra: Parquet without pyarrow.
+    """
+    if kind not in EXPORTS:
+        raise ConfigError(f"--export is {kind!r}; known: {', '.join(EXPORTS)}")
+    if kind == "parquet":
+        need("pyarrow", "prepare", "writing Parquet")
+    config = load_config(out / CONFIG_FILE)
+    runs = list({run.folder: run for run in finished_runs(config, out)}.values())
+    cases, identity = _cases(config, out, runs)
+    if kind == "trec":
+        _refuse_spaces(cases)
+    folder = out / LISTS
+    write: Callable[[Path, dict[str, Any]], None] = {"csv": write_csv, "parquet": write_parquet, "trec": _write_trec}[
+        kind
+    ]
+    names = {
+        (run.folder.name, protocol): f"{run.folder.name}.{protocol}.{kind}" for run in runs for protocol in PROTOCOLS
+    }
+    refuse_taken(folder, [*names.values(), MANIFEST], (MANIFEST,))
+    found = {}
+    try:
+        with alone_in(folder):
+            for run in runs:
+                for protocol in PROTOCOLS:
+                    path = folder / names[run.folder.name, protocol]
+                    table, across = _table(run, protocol, cases)
+                    partial = partial_of(path)
+                    write(
+                        partial, {**table, **({"run": [run.folder.name] * len(table[ITEM])} if kind == "trec" else {})}
+                    )
+                    replace_file(partial, path)
+                    found[path] = across
+            manifest = {
+                "format": FORMAT,
+                "made_by": f"blair_rec {__version__}",
+                "dataset": data_folder(config.dataset).name,
+            }
+            write_text(folder / MANIFEST, json.dumps({**manifest, "split_sha256": identity}, indent=1) + "\n")
+    except OSError as error:
+        raise OutputError(f"{folder} can't be written ({error.strerror or error})") from None
+    return found
+
+
+def _cases(config: CompareConfig, out: Path, runs: list[RunResult]) -> tuple[Cases, str]:
+    """The test cases with their names, and the hash of the split."""
+    digest = data_hash(config)
+    if changed := [run.folder.name for run in runs if run.hashes.get("data") != digest]:
+        raise ChangedRuns(out, changed, ["the data set's files"])
+    data, test = read_splits(config, data_folder(config.dataset))
+    return cases_of(test, "test"), split_hash(data.train, data.valid, test)
+
+
+def _refuse_spaces(cases: Cases) -> None:
+    odd = [token for token in (*cases.names, *cases.item_tokens[1:]) if re.search(r"\s", token)]
+    if odd:
+        raise ConfigError(
+            f"{counted(len(odd), 'id')} contain white space (first: {odd[0]!r}), which separates the columns of a TREC "
+            "run file; use --export parquet"
+        )
+
+
+def _table(run: RunResult, protocol: ProtocolName, cases: Cases) -> tuple[dict[str, Any], int]:
+    """The columns of a run's top lists, and the number of targets that are tied with items beyond the end."""
+    topk = run.topk(protocol)
+    higher, equal, miss = run.ranks.counts(protocol)
+    place = np.arange(topk.shape[1])[None, :]
+    listed = topk > 0
+    length = listed.sum(axis=1)
+    tied = (place >= higher[:, None]) & (place <= (higher + equal)[:, None]) & ~miss[:, None]
+    score = np.where(tied, topk.shape[1] - higher[:, None], topk.shape[1] - place)
+    across = int(((higher < length) & (higher + equal >= length) & ~miss).sum())
+    case, column = np.nonzero(listed)
+    names, tokens = np.array(cases.names, dtype=object), np.array(cases.item_tokens, dtype=object)
+    table = {
+        cases.key: names[case].tolist(),
+        ITEM: tokens[topk[case, column]].tolist(),
+        SCORE: score[case, column].astype(np.int64),
+        RANK: (column + 1).astype(np.int64),
+    }
+    return table, across
+
+
+def _write_trec(path: Path, table: dict[str, Any]) -> None:
+    """The lines of a TREC run file: topic, Q0, document, rank, score, run."""
+    (topic, item, score, rank, run) = table.values()
+    with path.open("w", encoding="utf-8") as file:
+        for row in zip(topic, item, rank.tolist(), score.tolist(), run, strict=True):
+            file.write("{} Q0 {} {} {} {}\n".format(*row))
