@@ -30,14 +30,14 @@ from typing import Any, NamedTuple
 from blair_rec.errors import ConfigError, UntrustedCode, counted
 
 _COUNTED = {
-    "popularity": "blair_rec.ranking.baselines:Popularity",
-    "markov": "blair_rec.ranking.baselines:Markov",
-    "sequential_rules": "blair_rec.ranking.baselines:SequentialRules",
+    "popularity": "blair_rec.ranking.scorers.popularity:Popularity",
+    "markov": "blair_rec.ranking.scorers.rules:Markov",
+    "sequential_rules": "blair_rec.ranking.scorers.rules:SequentialRules",
 }
 _NEIGHBOURS = {
-    "last_item": "blair_rec.ranking.baselines:LastItem",
-    "mean_history": "blair_rec.ranking.baselines:MeanHistory",
-    "recent_history": "blair_rec.ranking.baselines:RecentHistory",
+    "last_item": "blair_rec.ranking.scorers.neighbours:LastItem",
+    "mean_history": "blair_rec.ranking.scorers.neighbours:MeanHistory",
+    "recent_history": "blair_rec.ranking.scorers.neighbours:RecentHistory",
 }
 _SAMPLED = {
     "sampled_softmax": "blair_rec.training.losses:sampled_softmax",

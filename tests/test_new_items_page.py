@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from blair_rec.models.items.base import ItemSide
-from blair_rec.ranking.baselines import Baseline
+from blair_rec.ranking.scorers import Baseline
 from blair_rec.registry import BUILT_IN, load_class
 
 PAGE = (Path(__file__).parents[1] / "docs" / "new_items.md").read_text(encoding="utf-8")

@@ -31,7 +31,7 @@ from blair_rec.experiment.planning.subset import plan_all
 from blair_rec.models.items import ItemSide, build_items
 from blair_rec.models.transforms import Transform, fit_transforms
 from blair_rec.prepare.public.search import SearchData
-from blair_rec.ranking.baselines import Baseline, build_baseline
+from blair_rec.ranking.scorers import Baseline, build_baseline
 from blair_rec.testing.items import replaced_embedding, text_vectors
 from blair_rec.training.losses import sampled_loss
 
@@ -239,7 +239,7 @@ PARTS = """
 import torch
 from blair_rec.models.items import ItemSide
 from blair_rec.models.transforms import Transform
-from blair_rec.ranking.baselines import LastItem, Popularity
+from blair_rec.ranking.scorers import LastItem, Popularity
 
 
 class Side(ItemSide):
@@ -316,7 +316,9 @@ def test_what_is_of_another_kind_takes_no_such_options_or_has_the_wrong_shape_is
     ):
         side(items="side", options={"width": 3})
     assert side(items="side", options={"width": 6}).weight.shape == (31, 6)
-    with pytest.raises(ConfigError, match="the scorer wrong is not a subclass of blair_rec.ranking.baselines.Baseline"):
+    with pytest.raises(
+        ConfigError, match=r"the scorer wrong is not a subclass of blair_rec\.ranking\.scorers\.base\.Baseline"
+    ):
         scorer(scorer="wrong")
     with pytest.raises(
         ConfigError, match="the scorer counts can't be called with 3 values of ours and the options {'evens': 1}"
@@ -425,7 +427,7 @@ def test_a_run_that_names_what_is_no_name_is_refused(finished: Path) -> None:
 def test_what_is_trusted_is_imported_and_only_within_the_call(finished: Path, trap: Path) -> None:
     edit(finished / "runs" / "a-1" / "result.json", lambda result: result["setup"].update(scorer="trap:Side"))
     with pytest.raises(
-        ConfigError, match="the scorer trap:Side is not a subclass of blair_rec.ranking.baselines.Baseline"
+        ConfigError, match="the scorer trap:Side is not a subclass of blair_rec.ranking.scorers.base.Baseline"
     ):
         blair_rec.load(finished / "runs" / "a-1", trusted=["trap:Side"])
     assert trap.exists()

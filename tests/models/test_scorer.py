@@ -20,8 +20,8 @@ from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.errors import ConfigError
 from blair_rec.models.scorer import Scorer, transform_report
 from blair_rec.models.text_models import model_class
-from blair_rec.ranking.baselines import LastItem, Markov, MeanHistory, Popularity, RecentHistory, SequentialRules
 from blair_rec.ranking.ensemble import Ensemble
+from blair_rec.ranking.scorers import LastItem, Markov, MeanHistory, Popularity, RecentHistory, SequentialRules
 from blair_rec.testing import ScorerContract
 
 TINY = Path(__file__).resolve().parents[2] / "datasets" / "tiny"

@@ -15,7 +15,7 @@ from blair_rec.experiment.loading import Loaded
 from blair_rec.models.items import ItemSide
 from blair_rec.models.similarity import Similarity
 from blair_rec.models.text_models import item_side
-from blair_rec.ranking.baselines import Baseline, LastItem, Markov, Popularity, SequentialRules
+from blair_rec.ranking.scorers import Baseline, LastItem, Markov, Popularity, SequentialRules
 from blair_rec.serve.export.graphs import (
     MASKED,
     ItemProjection,

@@ -1,0 +1,100 @@
+"""Rules between items: what followed the items of a history in training, as a sparse table.
+
+Shapes: B cases, L items of a history at most, N item ids with the padding row 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from blair_rec.data.sequences import TrainingSequences
+from blair_rec.ranking.scorers.base import Counted, recency
+
+
+class Markov(Counted):
+    """First-order Markov chain: how often an item came right after the last one of the history, in training.
+
+    score = transitions(last -> item) + events(item) / (1 + the most events of an item)
+
+    The second part is below 1, so popularity only breaks ties between transitions. If no item followed the last one in
+    training, it ranks all items. The table is sparse, with one entry for each pair that occurs. SciPy multiplies it on
+    the CPU, whatever device keeps it.
+    """
+
+    REACH = 1
+    """An item counts as a successor of another one if it comes at most this many events later."""
+    POPULARITY = 1.0
+    """Factor of the items' popularity, small enough that any rule counts more."""
+    scores_by_product = False
+    share: Tensor
+    start: Tensor
+    successor: Tensor
+    transitions: Tensor
+
+    def __init__(self, n_items: int, item_seq: str, item_seq_len: str) -> None:
+        super().__init__(n_items, item_seq, item_seq_len)
+        self.register_buffer("share", torch.zeros(n_items))
+        self.register_buffer("start", torch.zeros(n_items + 1, dtype=torch.int64))
+        self.register_buffer("successor", torch.zeros(0, dtype=torch.int64))
+        self.register_buffer("transitions", torch.zeros(0))
+
+    def count(self, sequences: TrainingSequences) -> None:
+        """Count the events of a training split, and each of its targets with the items up to REACH before it."""
+        events = np.bincount(sequences.items, minlength=self.n_items)
+        before = np.arange(len(sequences.items)) - np.repeat(sequences.offsets[:-1], np.diff(sequences.offsets))
+        table = csr_array((self.n_items, self.n_items))
+        for distance in range(1, self.REACH + 1):
+            target = np.flatnonzero(sequences.is_target & (before >= distance))
+            pairs = sequences.items[target - distance], sequences.items[target]
+            table = table + csr_array((np.full(len(target), 1 / distance), pairs), table.shape)
+        device = self.device
+        self.share = torch.from_numpy(events / (1 + events.max())).float().to(device)
+        self.start, self.successor = (torch.from_numpy(ids).long().to(device) for ids in (table.indptr, table.indices))
+        self.transitions = torch.from_numpy(table.data).float().to(device)
+
+    def full_sort_predict(self, interaction: Any) -> Tensor:
+        """Return scores [B, N] float32; ignore column 0, the padding."""
+        row, item, weight = (part.cpu().numpy() for part in self.antecedents(interaction))
+        shape = len(interaction[self.ITEM_SEQ]), self.n_items
+        history = csr_array((weight, (row, item)), shape)
+        rules = tuple(part.cpu().numpy() for part in (self.transitions, self.successor, self.start))
+        found = history @ csr_array(rules, (self.n_items, self.n_items))
+        return torch.from_numpy(found.toarray()).to(self.device).add_(self.share, alpha=self.POPULARITY)
+
+    def antecedents(self, interaction: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the rules start from: ([E] cases, [E] items of their histories, [E] float32 weights)."""
+        last = self.last_items(interaction)
+        return torch.arange(len(last), device=last.device), last, torch.ones(len(last), device=last.device)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        # The number of pairs is known only from the saved state.
+        for name in ("successor", "transitions"):
+            if (saved := state_dict.get(prefix + name)) is not None:
+                setattr(self, name, torch.empty_like(saved, device=self.device))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+class SequentialRules(Markov):
+    """Sequential rules: items that came soon after the history's items in training; the sooner, the higher the score.
+
+    score = sum over the items i of the history of rules(i -> item) / age(i)
+
+    where rules(i -> item) is the sum of 1 / d over all times that `item` came d <= 10 events after i, and the last item
+    of the history has age 1, the one before it 2, and so on. Popularity, times 1e-4, ranks the items that no rule
+    reaches. Source: SR with steps=10 and weighting=div in Ludewig and Jannach, "Evaluation of session-based
+    recommendation algorithms" (2018). SR uses the last item alone; 1 / age extends the same idea to the others.
+    """
+
+    REACH = 10
+    POPULARITY = 1e-4
+
+    def antecedents(self, interaction: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Return every item of the histories, with weight 1 / age."""
+        items, weights = interaction[self.ITEM_SEQ], recency(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        row, place = weights.nonzero(as_tuple=True)
+        return row, items[row, place], weights[row, place]
