@@ -39,6 +39,9 @@ _NEIGHBOURS = {
     "mean_history": "blair_rec.ranking.scorers.neighbours:MeanHistory",
     "recent_history": "blair_rec.ranking.scorers.neighbours:RecentHistory",
 }
+_TEXT_RULES = {
+    "text_rules": "blair_rec.ranking.scorers.text_rules:TextRules",
+}
 _SAMPLED = {
     "sampled_softmax": "blair_rec.training.losses:sampled_softmax",
     "gbce": "blair_rec.training.losses:gbce",
@@ -54,7 +57,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "unisrec": "blair_rec.models.items.unisrec:UniSRecItems",
         "sasrec_text": "blair_rec.models.items.sasrec_text:SASRecTextItems",
     },
-    "scorers": {**_COUNTED, **_NEIGHBOURS},
+    "scorers": {**_COUNTED, **_NEIGHBOURS, **_TEXT_RULES},
     "transforms": {
         "center": "blair_rec.models.transforms:Center",
         "l2": "blair_rec.models.transforms:L2",
@@ -77,8 +80,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
 }
 """What each of our names refers to, by group. `sources` are the raw data that `blair-rec prepare` reads."""
-TEXT_SCORERS = tuple(_NEIGHBOURS)
-"""Scorers that look up text vectors; the others count events."""
+TEXT_SCORERS = (*_NEIGHBOURS, *_TEXT_RULES)
+"""Scorers that use text vectors; the others only count events."""
 SAMPLED_LOSSES = tuple(_SAMPLED)
 """Losses over sampled negatives."""
 OPEN = {

@@ -148,7 +148,10 @@ def test_prepare_offers_the_sources_and_no_others() -> None:
         ("train.loss=gbcee", "train.loss is 'gbcee'; did you mean 'gbce'? known: full_softmax, sampled_softmax, gbce"),
         ("variants.text.items='os:'", "variants.text.items is 'os:'"),
         ("variants.text.items=os/path:join", "variants.text.items is 'os/path:join'"),
-        ("variants.text.options={a: 1}", "variants.text.options are only for parts of other packages; text is ours"),
+        (
+            "variants.text.options={a: 1}",
+            "variants.text.options are for scorers and for parts of other packages; items: text has none",
+        ),
         (
             "train.loss_options={a: 1}",
             "train.loss_options has no effect with loss: full_softmax; leave it out, or choose",

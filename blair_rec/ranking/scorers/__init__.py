@@ -4,7 +4,8 @@ from blair_rec.ranking.scorers.base import Baseline, Counted
 from blair_rec.ranking.scorers.build import build_baseline, make_baseline, scorer_kind
 from blair_rec.ranking.scorers.neighbours import LastItem, MeanHistory, RecentHistory
 from blair_rec.ranking.scorers.popularity import Popularity
-from blair_rec.ranking.scorers.rules import Markov, SequentialRules
+from blair_rec.ranking.scorers.rules import Markov, Rules, SequentialRules
+from blair_rec.ranking.scorers.text_rules import TextRules
 
 __all__ = [
     "Baseline",
@@ -14,7 +15,9 @@ __all__ = [
     "MeanHistory",
     "Popularity",
     "RecentHistory",
+    "Rules",
     "SequentialRules",
+    "TextRules",
     "build_baseline",
     "make_baseline",
     "scorer_kind",

@@ -29,6 +29,8 @@ class Baseline(nn.Module):
     """Whether the scores are `user_vectors @ item_matrix.T`."""
     uses_text: ClassVar[bool] = False
     """Whether it uses the items' text vectors."""
+    takes_new_items: ClassVar[bool] = False
+    """Whether it can score items that came later, by their text."""
     fitted_transforms: FittedTransforms | None = None
     """Transforms of the text vectors; None without text."""
 
@@ -66,7 +68,7 @@ class Baseline(nn.Module):
         """See Scorer.append_items.
 
         Raises:
-            ConfigError: always, if it uses no text.
+            ConfigError: always, unless `takes_new_items`.
         """
         refuse_new_items(f"{type(self).__name__} can only score the items that it was built with")
 
@@ -78,7 +80,7 @@ class Baseline(nn.Module):
 
 
 class Counted(Baseline):
-    """A baseline that uses only counts of the training split."""
+    """A baseline that counts the training split; most use nothing else."""
 
     def count(self, sequences: TrainingSequences) -> None:
         """Count the events of a training split."""

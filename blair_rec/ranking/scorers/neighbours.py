@@ -25,6 +25,7 @@ class LastItem(Baseline):
     """
 
     uses_text = True
+    takes_new_items = True
     unit: Tensor
 
     def __init__(

@@ -5,7 +5,7 @@ Shapes: B cases, L items of a history at most, N item ids with the padding row 0
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,22 +14,22 @@ from torch import Tensor
 
 from blair_rec.data.sequences import TrainingSequences
 from blair_rec.ranking.scorers.base import Counted, recency
+from blair_rec.ranking.scorers.tables import divided_by_degree, pairs_within
 
 
-class Markov(Counted):
-    """First-order Markov chain: how often an item came right after the last one of the history, in training.
+class Rules(Counted):
+    """Scores from a sparse table of rules between items, with one entry for each pair that occurs.
 
-    score = transitions(last -> item) + events(item) / (1 + the most events of an item)
+    score = sum over the items i of the history of rules(i -> item) / age(i), plus POPULARITY times the item's share of
+    events. The last item of the history has age 1, the one before it 2, and so on.
 
-    The second part is below 1, so popularity only breaks ties between transitions. If no item followed the last one in
-    training, it ranks all items. The table is sparse, with one entry for each pair that occurs. SciPy multiplies it on
-    the CPU, whatever device keeps it.
+    SciPy multiplies the table on the CPU, whatever device keeps it. A subclass makes the table in `table`.
     """
 
-    REACH = 1
-    """An item counts as a successor of another one if it comes at most this many events later."""
-    POPULARITY = 1.0
-    """Factor of the items' popularity, small enough that any rule counts more."""
+    LAST_ITEMS: ClassVar[int | None] = None
+    """How many of the last items of the history are used; None: all of them."""
+    POPULARITY: ClassVar[float] = 1e-4
+    """Factor of the items' popularity, small enough that it only ranks the items that no rule reaches."""
     scores_by_product = False
     share: Tensor
     start: Tensor
@@ -43,15 +43,14 @@ class Markov(Counted):
         self.register_buffer("successor", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("transitions", torch.zeros(0))
 
+    def table(self, sequences: TrainingSequences) -> csr_array:
+        """Return the rules, [N, N] float64, without an entry in row or column 0."""
+        raise NotImplementedError
+
     def count(self, sequences: TrainingSequences) -> None:
-        """Count the events of a training split, and each of its targets with the items up to REACH before it."""
+        """Count the events of a training split, and make the rules."""
         events = np.bincount(sequences.items, minlength=self.n_items)
-        before = np.arange(len(sequences.items)) - np.repeat(sequences.offsets[:-1], np.diff(sequences.offsets))
-        table = csr_array((self.n_items, self.n_items))
-        for distance in range(1, self.REACH + 1):
-            target = np.flatnonzero(sequences.is_target & (before >= distance))
-            pairs = sequences.items[target - distance], sequences.items[target]
-            table = table + csr_array((np.full(len(target), 1 / distance), pairs), table.shape)
+        table = self.table(sequences)
         device = self.device
         self.share = torch.from_numpy(events / (1 + events.max())).float().to(device)
         self.start, self.successor = (torch.from_numpy(ids).long().to(device) for ids in (table.indptr, table.indices))
@@ -67,9 +66,12 @@ class Markov(Counted):
         return torch.from_numpy(found.toarray()).to(self.device).add_(self.share, alpha=self.POPULARITY)
 
     def antecedents(self, interaction: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what the rules start from: ([E] cases, [E] items of their histories, [E] float32 weights)."""
-        last = self.last_items(interaction)
-        return torch.arange(len(last), device=last.device), last, torch.ones(len(last), device=last.device)
+        """Return what the rules start from: ([E] cases, [E] items of their histories, [E] float32 weights 1 / age)."""
+        items, weights = interaction[self.ITEM_SEQ], recency(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        if self.LAST_ITEMS is not None:
+            weights = torch.where(weights >= 1 / self.LAST_ITEMS, weights, 0)
+        row, place = weights.nonzero(as_tuple=True)
+        return row, items[row, place], weights[row, place]
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         # The number of pairs is known only from the saved state.
@@ -79,22 +81,53 @@ class Markov(Counted):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
-class SequentialRules(Markov):
+class Markov(Rules):
+    """First-order Markov chain: how often an item came right after the last one of the history, in training.
+
+    score = transitions(last -> item) + events(item) / (1 + the most events of an item)
+
+    The second part is below 1, so popularity only breaks ties between transitions. If no item followed the last one in
+    training, it ranks all items.
+    """
+
+    LAST_ITEMS = 1
+    POPULARITY = 1.0
+
+    def table(self, sequences: TrainingSequences) -> csr_array:
+        """Return the number of transitions between two items, [N, N]."""
+        return pairs_within(sequences, 1, self.n_items)
+
+
+class SequentialRules(Rules):
     """Sequential rules: items that came soon after the history's items in training; the sooner, the higher the score.
 
     score = sum over the items i of the history of rules(i -> item) / age(i)
 
-    where rules(i -> item) is the sum of 1 / d over all times that `item` came d <= 10 events after i, and the last item
-    of the history has age 1, the one before it 2, and so on. Popularity, times 1e-4, ranks the items that no rule
-    reaches. Source: SR with steps=10 and weighting=div in Ludewig and Jannach, "Evaluation of session-based
-    recommendation algorithms" (2018). SR uses the last item alone; 1 / age extends the same idea to the others.
+    rules(i -> item) = (sum of 1 / d over all times that `item` came d <= 10 events after i)
+                       / (degree(i) ^ source_power * degree(item) ^ target_power)
+
+    where the degree of a source is the sum of all rules from it, and that of a target the sum of all rules to it, both
+    before the division. The last item of the history has age 1, the one before it 2, and so on. Popularity, times 1e-4,
+    ranks the items that no rule reaches.
+
+    Without a division (both powers 0, the default), a frequent item of the history decides more than a rare one. With
+    source_power 1 the rules of each source are shares, as in a Markov chain.
+
+    Source: SR with steps=10 and weighting=div in Ludewig and Jannach, "Evaluation of session-based recommendation
+    algorithms" (2018). SR uses the last item alone; 1 / age extends the same idea to the others. The powers are those
+    of degree normalisation in graphs, as in Christoffel et al., "Blockbusters and wallflowers" (RecSys 2015).
     """
 
-    REACH = 10
-    POPULARITY = 1e-4
+    REACH: ClassVar[int] = 10
+    """An item counts as a successor of another one if it comes at most this many events later."""
 
-    def antecedents(self, interaction: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Return every item of the histories, with weight 1 / age."""
-        items, weights = interaction[self.ITEM_SEQ], recency(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-        row, place = weights.nonzero(as_tuple=True)
-        return row, items[row, place], weights[row, place]
+    def __init__(
+        self, n_items: int, item_seq: str, item_seq_len: str, *, source_power: float = 0, target_power: float = 0
+    ) -> None:
+        super().__init__(n_items, item_seq, item_seq_len)
+        self.source_power, self.target_power = source_power, target_power
+
+    def table(self, sequences: TrainingSequences) -> csr_array:
+        """Return the rules, [N, N]."""
+        rules = pairs_within(sequences, self.REACH, self.n_items)
+        return divided_by_degree(rules, self.source_power, self.target_power)
