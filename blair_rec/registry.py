@@ -33,14 +33,17 @@ _COUNTED = {
     "popularity": "blair_rec.ranking.scorers.popularity:Popularity",
     "markov": "blair_rec.ranking.scorers.rules:Markov",
     "sequential_rules": "blair_rec.ranking.scorers.rules:SequentialRules",
+    "rings": "blair_rec.ranking.scorers.rings:Rings",
+    "ease": "blair_rec.ranking.scorers.linear:Ease",
 }
 _NEIGHBOURS = {
     "last_item": "blair_rec.ranking.scorers.neighbours:LastItem",
     "mean_history": "blair_rec.ranking.scorers.neighbours:MeanHistory",
     "recent_history": "blair_rec.ranking.scorers.neighbours:RecentHistory",
 }
-_TEXT_RULES = {
+_COUNTED_WITH_TEXT = {
     "text_rules": "blair_rec.ranking.scorers.text_rules:TextRules",
+    "text_ease": "blair_rec.ranking.scorers.linear:TextEase",
 }
 _SAMPLED = {
     "sampled_softmax": "blair_rec.training.losses:sampled_softmax",
@@ -57,7 +60,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "unisrec": "blair_rec.models.items.unisrec:UniSRecItems",
         "sasrec_text": "blair_rec.models.items.sasrec_text:SASRecTextItems",
     },
-    "scorers": {**_COUNTED, **_NEIGHBOURS, **_TEXT_RULES},
+    "scorers": {**_COUNTED, **_NEIGHBOURS, **_COUNTED_WITH_TEXT},
     "transforms": {
         "center": "blair_rec.models.transforms:Center",
         "l2": "blair_rec.models.transforms:L2",
@@ -80,7 +83,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
 }
 """What each of our names refers to, by group. `sources` are the raw data that `blair-rec prepare` reads."""
-TEXT_SCORERS = (*_NEIGHBOURS, *_TEXT_RULES)
+TEXT_SCORERS = (*_NEIGHBOURS, *_COUNTED_WITH_TEXT)
 """Scorers that use text vectors; the others only count events."""
 SAMPLED_LOSSES = tuple(_SAMPLED)
 """Losses over sampled negatives."""

@@ -30,6 +30,8 @@ from blair_rec.ranking.scorers import (
     SequentialRules,
     TextRules,
 )
+from blair_rec.ranking.scorers.linear import Ease, TextEase
+from blair_rec.ranking.scorers.rings import Rings
 from blair_rec.testing import ScorerContract
 
 TINY = Path(__file__).resolve().parents[2] / "datasets" / "tiny"
@@ -76,6 +78,18 @@ class TestDividedRules(ScorerContract):
 
 class TestTextRules(ScorerContract):
     kind, options = TextRules, {"neighbours": 3}
+
+
+class TestRings(ScorerContract):
+    kind, options = Rings, {"first": 1, "third": 0.5}
+
+
+class TestEase(ScorerContract):
+    kind = Ease
+
+
+class TestTextEase(ScorerContract):
+    kind = TextEase
 
 
 class TestLastItem(ScorerContract):

@@ -42,9 +42,18 @@ def divided_by_degree(table: csr_array, source_power: float, target_power: float
     return table
 
 
-def pruned_product(left: csr_array, right: csr_array, most: int) -> csr_array:
-    """Return left @ right with only the `most` largest entries of each row, made BLOCK rows after BLOCK rows."""
-    parts = [pruned(csr_array(left[begin : begin + BLOCK] @ right), most) for begin in range(0, left.shape[0], BLOCK)]
+def pruned_product(left: csr_array, right: csr_array, most: int, without: csr_array | None = None) -> csr_array:
+    """Return left @ right with only the `most` largest entries of each row, made BLOCK rows after BLOCK rows.
+
+    Entries that `without` has are removed first; its numbers have to be above 0.
+    """
+    parts = []
+    for begin in range(0, left.shape[0], BLOCK):
+        part = csr_array(left[begin : begin + BLOCK] @ right)
+        if without is not None:
+            part = csr_array(part - part.multiply(without[begin : begin + BLOCK] > 0))
+            part.eliminate_zeros()
+        parts.append(pruned(part, most))
     return csr_array(vstack(parts, format="csr"))
 
 
@@ -55,3 +64,18 @@ def pruned(table: csr_array, most: int) -> csr_array:
     order = np.lexsort((-table.data, row))
     kept = np.sort(order[np.arange(len(order)) - table.indptr[row] < most])
     return csr_array((table.data[kept], (row[kept], table.indices[kept])), table.shape)
+
+
+def most_of_each(weights: np.ndarray, most: int) -> csr_array:
+    """Return the `most` largest numbers of each row of a dense [N - 1, N - 1] matrix without the padding, [N, N]."""
+    size, most = len(weights), min(most, len(weights))
+    parts = []
+    for begin in range(0, size, BLOCK):
+        block = weights[begin : begin + BLOCK]
+        columns = np.sort(np.argpartition(-block, most - 1, axis=1)[:, :most])
+        values = np.take_along_axis(block, columns, axis=1)
+        starts = np.arange(0, most * len(block) + 1, most)
+        parts.append(
+            csr_array((values.ravel().astype(np.float64), columns.ravel() + 1, starts), (len(block), size + 1))
+        )
+    return csr_array(vstack([csr_array((1, size + 1)), *parts], format="csr"))
