@@ -35,7 +35,7 @@ class Rings(Rules):
 
     REACH: ClassVar[int] = 10
     """Two items co-occur if they are at most this many events apart."""
-    HOPS: ClassVar[int] = 50
+    HOPS: ClassVar[int] = 30
     """Edges of an item that hops follow."""
     KEPT: ClassVar[int] = 500
     """Items kept in each ring around an item."""
@@ -64,7 +64,7 @@ class Rings(Rules):
         edges = pruned(near, self.HOPS)
         total = csr_array(self.first * near)
         inside, ring = _with_itself(near), edges
-        for weight in (self.second, self.third):
+        for weight in (self.second, self.third) if self.third else (self.second,):
             ring = pruned_product(ring, edges, self.KEPT, inside)
             total, inside = csr_array(total + weight * ring), csr_array(inside + ring)
             ring = pruned(ring, self.HOPS)
