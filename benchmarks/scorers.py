@@ -1,10 +1,11 @@
 """Training-free scorers on the validation split of a data set, alone and in an average; the test split is never read.
 
-    BLAIR_REC_DATA=DIR python benchmarks/scorers.py [--data Beauty] [--store STORE] [--cases 1500] [--seed 1]
+    BLAIR_REC_DATA=DIR python benchmarks/scorers.py [--data Beauty] [--store STORE] [--cases 1500] [--others 6000] [--seed 1]
 
-A scorer with several settings keeps those with the best NDCG@10 (masked). An average of three asks what a scorer adds to the nearest texts and sequential rules: its weights are chosen on `--cases`
-cases, drawn at random, for each protocol, and the difference of each case from the average of two gives a standard
-error. Seconds are CPU seconds, which other work disturbs least.
+A scorer with several settings keeps those with the best NDCG@10 (masked). An average of three asks what a scorer adds to
+the nearest texts and sequential rules. For each protocol its weights are chosen on `--cases` cases, drawn at random, and
+it is measured on `--others` other ones; the difference of each case from the average of two gives a standard error.
+Seconds are CPU seconds, which other work disturbs least.
 Memory is the size of what a scorer keeps, and the peak of NumPy's arrays while it counts. STORE holds text vectors;
 without it they are made by all-MiniLM-L6-v2. Written to benchmarks/results/scorers-DATA.{json,md}.
 """
@@ -49,7 +50,7 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
 class Bench:
     """A data set's training and validation split, with the text vectors of its items."""
 
-    def __init__(self, name: str, store: Path | None, cases: int, seed: int, folder: Path) -> None:
+    def __init__(self, name: str, store: Path | None, cases: int, others: int, seed: int, folder: Path) -> None:
         from blair_rec.config.comparison import read_config
         from blair_rec.experiment.compare import encode_stores, planned
         from blair_rec.experiment.listener import Listener
@@ -72,9 +73,11 @@ class Bench:
         config = read_config(self.raw)
         self.data = training_data(config, data_folder(config.dataset))
         self.stores = encode_stores(planned(config, folder).encodings, Listener())
-        drawn = np.random.default_rng(seed).permutation(len(self.data.valid))[:cases]
-        feat = self.data.valid.inter_feat[torch.from_numpy(np.sort(drawn))]
-        self.some = self.data.valid.copy(feat)
+        valid, drawn = self.data.valid, np.random.default_rng(seed).permutation(len(self.data.valid))
+        self.some, self.others = (
+            valid.copy(valid.inter_feat[torch.from_numpy(np.sort(part))])
+            for part in (drawn[:cases], drawn[cases : cases + others])
+        )
 
     def fitted(self, scorer: str, options: Mapping[str, Any]) -> Any:
         """Return a counted scorer."""
@@ -97,7 +100,7 @@ class Bench:
         }
 
     def averaged(self, members: Sequence[Any], protocol: str) -> tuple[list[float], np.ndarray]:
-        """Return the weights chosen on the drawn cases, and NDCG@10 of each of these cases."""
+        """Return the weights chosen on some cases, and NDCG@10 of each of the other ones."""
         from blair_rec.evaluate.metrics import metric_values
         from blair_rec.ranking.ensemble import Ensemble, choose_weights
 
@@ -105,7 +108,7 @@ class Bench:
             return metric_values(["NDCG@10"], *ranks)["NDCG@10"]
 
         weights, _ = choose_weights(Ensemble(members), self.some, protocol == "masked", measure, 512)
-        return list(weights), self.ndcg(Ensemble(members, weights), self.some)[protocol]
+        return list(weights), self.ndcg(Ensemble(members, weights), self.others)[protocol]
 
 
 def measure(bench: Bench, scorer: str) -> tuple[dict[str, Any], Any]:
@@ -166,8 +169,8 @@ def to_page(name: str, settings: Mapping[str, Any], alone: dict[str, Any], mixed
         f"# Training-free scorers on {name}, validation",
         "",
         f"NDCG@10 of {settings['valid_cases']:,} validation cases; the test split was not read. The settings are the "
-        "best of the trials below, on the same cases (masked). Text: all-MiniLM-L6-v2, whitened. CPU seconds to build a scorer "
-        "and to rank all cases; MiB that it keeps, and at the peak of NumPy's arrays while it counts.",
+        "best of the trials below, on the same cases (masked). Text: all-MiniLM-L6-v2, whitened. CPU seconds to build a "
+        "scorer and to rank all cases; MiB that it keeps, and at the peak of NumPy's arrays while it counts.",
         "",
         "| scorer | chosen options | masked | unmasked | s to build | s to rank | MiB kept | MiB peak |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
@@ -180,8 +183,8 @@ def to_page(name: str, settings: Mapping[str, Any], alone: dict[str, Any], mixed
         )
     page += [
         "",
-        f"Averages, on {settings['cases']:,} of these cases, which chose their weights; the difference from the second "
-        "line, with the standard error of the paired difference.",
+        f"Averages, on {settings['others']:,} cases; weights were chosen on {settings['cases']:,} other ones. The "
+        "difference is that from the second line, with the standard error of the paired difference.",
         "",
         "| average | masked | difference | weights | unmasked | difference | weights |",
         "|---|---:|---:|---|---:|---:|---|",
@@ -207,16 +210,18 @@ def main() -> None:
     parser.add_argument("--data", default="Beauty", help="a data set in the folder BLAIR_REC_DATA")
     parser.add_argument("--store", type=Path, help="text vectors of its items")
     parser.add_argument("--cases", type=int, default=1500, help="validation cases that choose the weights of averages")
+    parser.add_argument("--others", type=int, default=6000, help="validation cases that measure averages")
     parser.add_argument("--seed", type=int, default=1, help="seed of the drawn cases")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        bench = Bench(options.data, options.store, options.cases, options.seed, Path(folder))
+        bench = Bench(options.data, options.store, options.cases, options.others, options.seed, Path(folder))
         rows, fitted = {}, {}
         for scorer in TRIALS:
             rows[scorer], fitted[scorer] = measure(bench, scorer)
         settings = {
             "data": options.data,
             "cases": len(bench.some),
+            "others": len(bench.others),
             "seed": options.seed,
             "valid_cases": len(bench.data.valid),
             "items": len(bench.data.item_tokens) - 1,
