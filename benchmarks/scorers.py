@@ -1,10 +1,10 @@
 """Training-free scorers on the validation split of a data set, alone and in an average; the test split is never read.
 
-    BLAIR_REC_DATA=DIR python benchmarks/scorers.py [--data Beauty] [--store STORE] [--cases 1500] [--others 6000] [--seed 1]
+    BLAIR_REC_DATA=DIR python benchmarks/scorers.py [--data Beauty] [--store STORE] [--cases 1500] [--others 6000]
 
-A scorer with several settings keeps those with the best NDCG@10 (masked). An average of three asks what a scorer adds to
-the nearest texts and sequential rules. For each protocol its weights are chosen on `--cases` cases, drawn at random, and
-it is measured on `--others` other ones; the difference of each case from the average of two gives a standard error.
+A scorer with several settings keeps those with the best NDCG@10 (masked). An average of three asks what a scorer adds
+to the nearest texts and sequential rules. For each protocol its weights are chosen on `--cases` cases, drawn at random,
+and it is measured on `--others` other ones; the difference of each case from the average of two gives a standard error.
 Seconds are CPU seconds, which other work disturbs least.
 Memory is the size of what a scorer keeps, and the peak of NumPy's arrays while it counts. STORE holds text vectors;
 without it they are made by all-MiniLM-L6-v2. Written to benchmarks/results/scorers-DATA.{json,md}.
@@ -168,9 +168,9 @@ def to_page(name: str, settings: Mapping[str, Any], alone: dict[str, Any], mixed
     page = [
         f"# Training-free scorers on {name}, validation",
         "",
-        f"NDCG@10 of {settings['valid_cases']:,} validation cases; the test split was not read. The settings are the "
-        "best of the trials below, on the same cases (masked). Text: all-MiniLM-L6-v2, whitened. CPU seconds to build a "
-        "scorer and to rank all cases; MiB that it keeps, and at the peak of NumPy's arrays while it counts.",
+        f"NDCG@10 of {settings['valid_cases']:,} validation cases; the test split was not read. The settings are "
+        "the best of the trials below, on the same cases (masked). Text: all-MiniLM-L6-v2, whitened. CPU seconds to "
+        "build a scorer and to rank all cases; MiB that it keeps, and at the peak of NumPy's arrays while it counts.",
         "",
         "| scorer | chosen options | masked | unmasked | s to build | s to rank | MiB kept | MiB peak |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
