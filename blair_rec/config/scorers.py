@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from blair_rec.config.section import AboveZero, NotNegative, Section, SectionProblem
+from blair_rec.config.section import NotNegative, Section, SectionProblem
 
 Size = Annotated[int, Field(ge=1)]
 
@@ -49,30 +49,10 @@ class RingsOptions(Section):
     """An edge is divided by (the degrees of both items) ^ power; 0: not at all."""
 
 
-class EaseOptions(Section):
-    """Options of `ease`."""
-
-    l2: AboveZero = 100
-    """The strength of the regularisation."""
-
-
-class TextEaseOptions(Section):
-    """Options of `text_ease`."""
-
-    l2: AboveZero = 6
-    """The strength of the regularisation towards 0."""
-    text: NotNegative = 24
-    """The strength of the regularisation towards the linear model of the texts."""
-    text_l2: AboveZero = 1
-    """The strength of the regularisation in the linear model of the texts."""
-
-
 OPTIONS: Mapping[str, type[Section]] = {
     "sequential_rules": SequentialRulesOptions,
     "rings": RingsOptions,
-    "ease": EaseOptions,
     "text_rules": TextRulesOptions,
-    "text_ease": TextEaseOptions,
 }
 """The options of each of our scorers that has some, by the name of the scorer."""
 

@@ -30,13 +30,12 @@ from blair_rec.ranking.scorers import (
     SequentialRules,
     TextRules,
 )
-from blair_rec.ranking.scorers.linear import Ease, TextEase
 from blair_rec.ranking.scorers.rings import Rings
 from blair_rec.testing import ScorerContract
 
 TINY = Path(__file__).resolve().parents[2] / "datasets" / "tiny"
 PACKAGE = Path(blair_rec.__file__).parent
-COUNTED = (Popularity, Markov, SequentialRules)
+COUNTED = (Popularity, Markov, SequentialRules, Rings)
 NEIGHBOURS = (LastItem, MeanHistory, RecentHistory, TextRules)
 FIELDS = "item_id_list", "item_length"
 VECTORS = np.random.default_rng(0).standard_normal((6, 4))
@@ -82,14 +81,6 @@ class TestTextRules(ScorerContract):
 
 class TestRings(ScorerContract):
     kind, options = Rings, {"first": 1, "third": 0.5}
-
-
-class TestEase(ScorerContract):
-    kind = Ease
-
-
-class TestTextEase(ScorerContract):
-    kind = TextEase
 
 
 class TestLastItem(ScorerContract):

@@ -64,18 +64,3 @@ def pruned(table: csr_array, most: int) -> csr_array:
     order = np.lexsort((-table.data, row))
     kept = np.sort(order[np.arange(len(order)) - table.indptr[row] < most])
     return csr_array((table.data[kept], (row[kept], table.indices[kept])), table.shape)
-
-
-def most_of_each(weights: np.ndarray, most: int) -> csr_array:
-    """Return the `most` largest numbers of each row of a dense [N - 1, N - 1] matrix without the padding, [N, N]."""
-    size, most = len(weights), min(most, len(weights))
-    parts = []
-    for begin in range(0, size, BLOCK):
-        block = weights[begin : begin + BLOCK]
-        columns = np.sort(np.argpartition(-block, most - 1, axis=1)[:, :most])
-        values = np.take_along_axis(block, columns, axis=1)
-        starts = np.arange(0, most * len(block) + 1, most)
-        parts.append(
-            csr_array((values.ravel().astype(np.float64), columns.ravel() + 1, starts), (len(block), size + 1))
-        )
-    return csr_array(vstack([csr_array((1, size + 1)), *parts], format="csr"))

@@ -1,4 +1,6 @@
-"""Linear models of the items of a user with a solution in closed form: EASE, and EASE regularised by text.
+"""Scorers that scorers.py measures and that the package leaves out: EASE, and EASE regularised by text.
+
+Both are linear models of the items of a user with a solution in closed form. results/scorers-Beauty.md has the figures.
 
 Shapes: N item ids with the padding row 0, E text_dim.
 """
@@ -10,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
 from blair_rec.config.steps import Step
@@ -19,7 +21,7 @@ from blair_rec.errors import ConfigError
 from blair_rec.models.whitening import fit_checked
 from blair_rec.ranking.scorers.neighbours import unit_length
 from blair_rec.ranking.scorers.rules import Rules
-from blair_rec.ranking.scorers.tables import most_of_each
+from blair_rec.ranking.scorers.tables import BLOCK
 
 
 class Ease(Rules):
@@ -121,3 +123,18 @@ class TextEase(Ease):
         shift = (1 + self.text * weights.diagonal()) / inverse.diagonal()
         weights.mul_(self.text).sub_(inverse.mul_(shift))
         return most_of_each(weights.fill_diagonal_(0).cpu().numpy(), self.KEPT)
+
+
+def most_of_each(weights: np.ndarray, most: int) -> csr_array:
+    """Return the `most` largest numbers of each row of a dense [N - 1, N - 1] matrix without the padding, [N, N]."""
+    size, most = len(weights), min(most, len(weights))
+    parts = []
+    for begin in range(0, size, BLOCK):
+        block = weights[begin : begin + BLOCK]
+        columns = np.sort(np.argpartition(-block, most - 1, axis=1)[:, :most])
+        values = np.take_along_axis(block, columns, axis=1)
+        starts = np.arange(0, most * len(block) + 1, most)
+        parts.append(
+            csr_array((values.ravel().astype(np.float64), columns.ravel() + 1, starts), (len(block), size + 1))
+        )
+    return csr_array(vstack([csr_array((1, size + 1)), *parts], format="csr"))
