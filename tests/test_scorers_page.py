@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from blair_rec.config.comparison import read_config
-from blair_rec.config.scorers import OPTIONS
+from blair_rec.config.options.scorers import OPTIONS
 from blair_rec.config.yaml.files import read_yaml
 from blair_rec.ranking.scorers import Baseline, Counted
 from blair_rec.registry import BUILT_IN, load_class

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
-from blair_rec.config.scorers import OPTIONS
+from blair_rec.config.options.scorers import OPTIONS
 from blair_rec.config.section import (
     FieldProblem,
     FromList,

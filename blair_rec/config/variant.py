@@ -12,8 +12,8 @@ from blair_rec.config.names import (
     Fusion,
     Weighting,
 )
+from blair_rec.config.options.scorers import option_problems
 from blair_rec.config.passed_to_recbole import RecBoleSettings
-from blair_rec.config.scorers import option_problems
 from blair_rec.config.section import (
     AboveZero,
     FieldProblem,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from blair_rec.config.comparison import CompareConfig
-from blair_rec.config.scorers import options_of
+from blair_rec.config.options.scorers import options_of
 from blair_rec.config.section import to_dict
 from blair_rec.config.variant import READ_BY_ITEMS
 from blair_rec.errors import ConfigError

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from blair_rec.config.comparison import CompareConfig, read_config
-from blair_rec.config.scorers import OPTIONS, options_of
+from blair_rec.config.options.scorers import OPTIONS, options_of
 from blair_rec.config.variant import VariantConfig
 from blair_rec.errors import ConfigError
 from blair_rec.registry import BUILT_IN

@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from test_scorers import made, scores, token_ids, training_events
 from worlds import built, cases, vectors_for
 
-from blair_rec.config.scorers import OPTIONS
+from blair_rec.config.options.scorers import OPTIONS
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.data.sequences import TrainingSequences
 from blair_rec.errors import ConfigError

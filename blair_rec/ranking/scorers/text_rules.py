@@ -75,7 +75,7 @@ class TextRules(SequentialRules):
         super().__init__(len(vectors) + 1, item_seq, item_seq_len, source_power=source_power, target_power=target_power)
         self.source_text, self.target_text, self.neighbours = source_text, target_text, neighbours
         self.fitted_transforms, rows = fit_checked(vectors, transforms, fitted)
-        self._unit = unit_length(rows).numpy()
+        self._unit = unit_length(rows).cpu().numpy()
 
     def table(self, sequences: TrainingSequences) -> csr_array:
         """Return the smoothed rules, [N, N]."""
