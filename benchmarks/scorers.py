@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import os
 import tempfile
 import time
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from side_by_side import write_record
+from side_by_side import RESULTS, write_record
 
 PROTOCOLS = ("masked", "unmasked")
 NEAR, RULES = "recent_history", "sequential_rules"
@@ -145,17 +146,21 @@ def measure(bench: Bench, scorer: str) -> tuple[dict[str, Any], Any]:
     return {**max(trials, key=lambda trial: trial["masked"]), "trials": trials}, fitted
 
 
-def averages(bench: Bench, fitted: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row for each average: two members without and with options, then each scorer as the third member."""
+def all_averages(bench: Bench, fitted: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each average: two members with and without options, then each scorer as the third member."""
     plain = {**fitted, RULES: bench.fitted(RULES, {})}
-    sets = [((NEAR, RULES), plain), ((NEAR, RULES), fitted), ((NEAR, "text_rules"), fitted)]
-    sets += [((NEAR, RULES, name), fitted) for name in JOINING]
+    sets = [((NEAR, RULES), fitted), ((NEAR, RULES), plain), ((NEAR, "text_rules"), fitted)]
+    return averages(bench, [*sets, *(((NEAR, RULES, name), fitted) for name in JOINING)], fitted)
+
+
+def averages(bench: Bench, sets: Sequence[Any], chosen: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each average, with its difference from the first one."""
     rows, base = [], dict[str, np.ndarray]()
     for number, (names, models) in enumerate(sets):
-        row: dict[str, Any] = {"members": names, "chosen_options": models is fitted}
+        row: dict[str, Any] = {"members": names, "chosen_options": models is chosen}
         for protocol in PROTOCOLS:
             weights, values = bench.averaged([models[name] for name in names], protocol)
-            if number == 1:
+            if number == 0:
                 base[protocol] = values
             row[protocol] = {"weights": weights, "value": float(values.mean()), "cases": values}
         rows.append(row)
@@ -189,13 +194,15 @@ def to_page(name: str, settings: Mapping[str, Any], alone: dict[str, Any], mixed
     page += [
         "",
         f"Averages, on {settings['others']:,} cases; weights were chosen on {settings['cases']:,} other ones. The "
-        "difference is that from the second line, with the standard error of the paired difference.",
+        "difference is that from recent_history + sequential_rules, with the standard error of the paired difference.",
         "",
         "| average | masked | difference | weights | unmasked | difference | weights |",
         "|---|---:|---:|---|---:|---:|---|",
     ]
     for row in mixed:
-        cells = [" + ".join(row["members"]) + ("" if row["chosen_options"] else " (without options)")]
+        cells = [" + ".join(row["members"])]
+        if not row["chosen_options"]:
+            cells[0] += f" ({row['members'][-1]} without options)"
         for protocol in PROTOCOLS:
             part = row[protocol]
             cells += [f"{part['value']:.4f}", f"{part['difference']:+.4f} ± {part['standard_error']:.4f}"]
@@ -209,6 +216,21 @@ def to_page(name: str, settings: Mapping[str, Any], alone: dict[str, Any], mixed
     return page
 
 
+def add_average(bench: Bench, scorer: str, path: Path) -> None:
+    """Add an average with a scorer as it is to a record."""
+    chosen = max(TRIALS[RULES], key=len)
+    two = {NEAR: bench.fitted(NEAR, {}), RULES: bench.fitted(RULES, chosen)}
+    sets = [((NEAR, RULES), two), ((NEAR, RULES, scorer), {**two, scorer: bench.fitted(scorer, {})})]
+    row = averages(bench, sets, two)[1]
+    record = json.loads(path.read_text(encoding="utf-8"))
+    settings, runs = record["settings"], record["runs"]
+    if runs["scorers"][RULES]["options"] != chosen or settings["cases"] != len(bench.some):
+        raise SystemExit(f"{path} was made with other settings; measure everything again")
+    runs["averages"].append(row)
+    page = to_page(settings["data"], settings, runs["scorers"], runs["averages"])
+    write_record(path.stem, settings, runs, page)
+
+
 def main() -> None:
     """Measure every scorer and the averages, and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -217,11 +239,16 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=1500, help="validation cases that choose the weights of averages")
     parser.add_argument("--others", type=int, default=6000, help="validation cases that measure averages")
     parser.add_argument("--seed", type=int, default=1, help="seed of the drawn cases")
+    parser.add_argument(
+        "--join", metavar="SCORER", help="only add an average with this scorer, without options, to the record"
+    )
     options = parser.parse_args()
     from blair_rec.registry import trusting
 
     with tempfile.TemporaryDirectory() as folder, torch.no_grad(), trusting(LEFT_OUT.values()):
         bench = Bench(options.data, options.store, options.cases, options.others, options.seed, Path(folder))
+        if options.join:
+            return add_average(bench, options.join, RESULTS / f"scorers-{options.data}.json")
         rows, fitted = {}, {}
         for scorer in TRIALS:
             rows[scorer], fitted[scorer] = measure(bench, scorer)
@@ -237,7 +264,7 @@ def main() -> None:
         for _ in range(2):  # the scorers alone are recorded before the averages, which take longer
             page = to_page(options.data, settings, rows, mixed)
             write_record(f"scorers-{options.data}", settings, {"scorers": rows, "averages": mixed}, page)
-            mixed = mixed or averages(bench, fitted)
+            mixed = mixed or all_averages(bench, fitted)
 
 
 if __name__ == "__main__":
