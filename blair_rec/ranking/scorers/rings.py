@@ -28,9 +28,9 @@ class Rings(Rules):
     from the HOPS strongest edges of each item, and only the KEPT strongest items of each ring are kept. Popularity,
     times 1e-4, ranks the items in no ring.
 
-    Source: rings around the last items are those of Han et al., "An Embarrassingly Simple Graph Heuristic Reveals
-    Shortcut-Solvable Benchmarks for Sequential Recommendation" (arXiv 2605.07125), which fills a fixed number of places
-    from each ring and orders a ring by text. Here one formula scores all rings, without text.
+    Source: rings around the last items are those of "An Embarrassingly Simple Graph Heuristic Reveals Shortcut-Solvable
+    Benchmarks for Sequential Recommendation" (arXiv 2605.07125), which fills a fixed number of places from each ring
+    and orders a ring by text. Here one formula scores all rings, without text.
     """
 
     REACH: ClassVar[int] = 10
