@@ -30,7 +30,7 @@ from side_by_side import RESULTS, write_record
 PROTOCOLS = ("masked", "unmasked")
 NEAR, RULES = "recent_history", "sequential_rules"
 """The average that every other scorer joins."""
-LEFT_OUT = {"ease": "left_out_scorers:Ease", "text_ease": "left_out_scorers:TextEase"}
+LEFT_OUT = {"rings": "left_out_rings:Rings", "ease": "left_out_scorers:Ease", "text_ease": "left_out_scorers:TextEase"}
 """Scorers that are not in the package, by their names here."""
 JOINING = ("rings", "text_rules", "ease", "text_ease")
 """Scorers that join the average as its third member."""

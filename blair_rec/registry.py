@@ -33,7 +33,6 @@ _COUNTED = {
     "popularity": "blair_rec.ranking.scorers.popularity:Popularity",
     "markov": "blair_rec.ranking.scorers.rules:Markov",
     "sequential_rules": "blair_rec.ranking.scorers.rules:SequentialRules",
-    "rings": "blair_rec.ranking.scorers.rings:Rings",
 }
 _NEIGHBOURS = {
     "last_item": "blair_rec.ranking.scorers.neighbours:LastItem",

@@ -81,7 +81,7 @@ class VariantConfig(Section):
     trials: Annotated[int, Field(ge=0)] = 0
     """How many configurations were tried on validation before this one was chosen. `blair-rec tune` writes it."""
     scorer: ScorerName | None = None
-    """A training-free scorer instead of a model. popularity, markov, sequential_rules and rings count events;
+    """A training-free scorer instead of a model. popularity, markov and sequential_rules count events;
     last_item, mean_history and recent_history look up nearest neighbours by text; text_rules does both. It can also be
     one that another package adds, or `module:Class`; such a scorer gets text vectors if the variant sets `transforms`,
     `control` or `text`."""

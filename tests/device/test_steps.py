@@ -43,7 +43,6 @@ SCORERS = (
     "popularity",
     "markov",
     "sequential_rules",
-    "rings",
     "last_item",
     "mean_history",
     "recent_history",
@@ -51,7 +50,7 @@ SCORERS = (
 )
 ENSEMBLES: dict[str, tuple[str, ...]] = {
     "by product": ("model", "recent_history"),
-    "of scores": ("model", "sequential_rules", "rings", "last_item"),
+    "of scores": ("model", "sequential_rules", "last_item"),
 }
 
 

@@ -30,12 +30,11 @@ from blair_rec.ranking.scorers import (
     SequentialRules,
     TextRules,
 )
-from blair_rec.ranking.scorers.rings import Rings
 from blair_rec.testing import ScorerContract
 
 TINY = Path(__file__).resolve().parents[2] / "datasets" / "tiny"
 PACKAGE = Path(blair_rec.__file__).parent
-COUNTED = (Popularity, Markov, SequentialRules, Rings)
+COUNTED = (Popularity, Markov, SequentialRules)
 NEIGHBOURS = (LastItem, MeanHistory, RecentHistory, TextRules)
 FIELDS = "item_id_list", "item_length"
 VECTORS = np.random.default_rng(0).standard_normal((6, 4))
@@ -77,10 +76,6 @@ class TestDividedRules(ScorerContract):
 
 class TestTextRules(ScorerContract):
     kind, options = TextRules, {"neighbours": 3}
-
-
-class TestRings(ScorerContract):
-    kind, options = Rings, {"first": 1, "third": 0.5}
 
 
 class TestLastItem(ScorerContract):

@@ -41,7 +41,6 @@ VARIANTS: dict[str, Any] = {
     "markov": {"scorer": "markov"},
     "rules": {"scorer": "sequential_rules"},
     "divided": {"scorer": "sequential_rules", "options": {"source_power": 0.5, "target_power": 0.25}},
-    "rings": {"scorer": "rings", "options": {"first": 0.5}},
     "text_rules": {"scorer": "text_rules", "transforms": ["center"], "options": {"neighbours": 3}},
     "last": {"scorer": "last_item"},
     "mean": {"scorer": "mean_history", "transforms": ["center"]},

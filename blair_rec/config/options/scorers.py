@@ -36,22 +36,8 @@ class TextRulesOptions(Section):
     """The number of text neighbours of an item."""
 
 
-class RingsOptions(Section):
-    """Options of `rings`."""
-
-    first: NotNegative = 0
-    """Weight of the items that occurred near an item of the history."""
-    second: NotNegative = 1
-    """Weight of the items two hops away."""
-    third: NotNegative = 0
-    """Weight of the items three hops away."""
-    power: NotNegative = 0.5
-    """An edge is divided by (the degrees of both items) ^ power; 0: not at all."""
-
-
 OPTIONS: Mapping[str, type[Section]] = {
     "sequential_rules": SequentialRulesOptions,
-    "rings": RingsOptions,
     "text_rules": TextRulesOptions,
 }
 """The options of each of our scorers that has some, by the name of the scorer."""

@@ -4,7 +4,6 @@ from blair_rec.ranking.scorers.base import Baseline, Counted
 from blair_rec.ranking.scorers.build import build_baseline, make_baseline, scorer_kind
 from blair_rec.ranking.scorers.neighbours import LastItem, MeanHistory, RecentHistory
 from blair_rec.ranking.scorers.popularity import Popularity
-from blair_rec.ranking.scorers.rings import Rings
 from blair_rec.ranking.scorers.rules import Markov, Rules, SequentialRules
 from blair_rec.ranking.scorers.text_rules import TextRules
 
@@ -16,7 +15,6 @@ __all__ = [
     "MeanHistory",
     "Popularity",
     "RecentHistory",
-    "Rings",
     "Rules",
     "SequentialRules",
     "TextRules",

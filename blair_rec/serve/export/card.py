@@ -30,8 +30,6 @@ CITATIONS = {
     "Transformer, CIKM 2019",
     "SequentialRules": "Ludewig and Jannach, Evaluation of Session-based Recommendation Algorithms, UMUAI 2018",
     "TextRules": "Ludewig and Jannach, Evaluation of Session-based Recommendation Algorithms, UMUAI 2018",
-    "Rings": "An Embarrassingly Simple Graph Heuristic Reveals Shortcut-Solvable Benchmarks for Sequential "
-    "Recommendation, arXiv 2605.07125",
     "text": "Zhang et al., Are ID Embeddings Necessary? Whitening Pre-trained Text Embeddings for Effective Sequential "
     "Recommendation, ICDE 2024",
     "text_delta": "Pembek et al., Let It Go? Not Quite: Addressing Item Cold Start in Sequential Recommendations with "

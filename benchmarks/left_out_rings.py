@@ -1,4 +1,4 @@
-"""Rings around the items of the history in the graph of co-occurrence.
+"""A scorer that scorers.py measures and that the package leaves out: rings in the graph of co-occurrence.
 
 Shapes: N item ids with the padding row 0.
 """
