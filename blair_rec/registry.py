@@ -30,14 +30,17 @@ from typing import Any, NamedTuple
 from blair_rec.errors import ConfigError, UntrustedCode, counted
 
 _COUNTED = {
-    "popularity": "blair_rec.ranking.baselines:Popularity",
-    "markov": "blair_rec.ranking.baselines:Markov",
-    "sequential_rules": "blair_rec.ranking.baselines:SequentialRules",
+    "popularity": "blair_rec.ranking.scorers.popularity:Popularity",
+    "markov": "blair_rec.ranking.scorers.rules:Markov",
+    "sequential_rules": "blair_rec.ranking.scorers.rules:SequentialRules",
 }
 _NEIGHBOURS = {
-    "last_item": "blair_rec.ranking.baselines:LastItem",
-    "mean_history": "blair_rec.ranking.baselines:MeanHistory",
-    "recent_history": "blair_rec.ranking.baselines:RecentHistory",
+    "last_item": "blair_rec.ranking.scorers.neighbours:LastItem",
+    "mean_history": "blair_rec.ranking.scorers.neighbours:MeanHistory",
+    "recent_history": "blair_rec.ranking.scorers.neighbours:RecentHistory",
+}
+_COUNTED_WITH_TEXT = {
+    "text_rules": "blair_rec.ranking.scorers.text_rules:TextRules",
 }
 _SAMPLED = {
     "sampled_softmax": "blair_rec.training.losses:sampled_softmax",
@@ -54,7 +57,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "unisrec": "blair_rec.models.items.unisrec:UniSRecItems",
         "sasrec_text": "blair_rec.models.items.sasrec_text:SASRecTextItems",
     },
-    "scorers": {**_COUNTED, **_NEIGHBOURS},
+    "scorers": {**_COUNTED, **_NEIGHBOURS, **_COUNTED_WITH_TEXT},
     "transforms": {
         "center": "blair_rec.models.transforms:Center",
         "l2": "blair_rec.models.transforms:L2",
@@ -77,8 +80,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
 }
 """What each of our names refers to, by group. `sources` are the raw data that `blair-rec prepare` reads."""
-TEXT_SCORERS = tuple(_NEIGHBOURS)
-"""Scorers that look up text vectors; the others count events."""
+TEXT_SCORERS = (*_NEIGHBOURS, *_COUNTED_WITH_TEXT)
+"""Scorers that use text vectors; the others only count events."""
 SAMPLED_LOSSES = tuple(_SAMPLED)
 """Losses over sampled negatives."""
 OPEN = {

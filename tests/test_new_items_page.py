@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from blair_rec.models.items.base import ItemSide
-from blair_rec.ranking.baselines import Baseline
+from blair_rec.ranking.scorers import Baseline
 from blair_rec.registry import BUILT_IN, load_class
 
 PAGE = (Path(__file__).parents[1] / "docs" / "new_items.md").read_text(encoding="utf-8")
@@ -41,5 +41,5 @@ def test_the_table_lists_who_can_score_new_items() -> None:
         can = name != "id" and load_class("items", name, ItemSide).cold is None
         assert listed[name].startswith("ranked" if can else "can't"), name
     for name in BUILT_IN["scorers"]:
-        said = "ranked" if load_class("scorers", name, Baseline).uses_text else "can't"
+        said = "ranked" if load_class("scorers", name, Baseline).takes_new_items else "can't"
         assert listed[name].startswith("the reference" if name == "popularity" else said), name

@@ -31,7 +31,7 @@ from blair_rec.experiment.planning.subset import plan_all
 from blair_rec.models.items import ItemSide, build_items
 from blair_rec.models.transforms import Transform, fit_transforms
 from blair_rec.prepare.public.search import SearchData
-from blair_rec.ranking.baselines import Baseline, build_baseline
+from blair_rec.ranking.scorers import Baseline, build_baseline
 from blair_rec.testing.items import replaced_embedding, text_vectors
 from blair_rec.training.losses import sampled_loss
 
@@ -149,7 +149,10 @@ def test_prepare_offers_the_sources_and_no_others() -> None:
         ("train.loss=gbcee", "train.loss is 'gbcee'; did you mean 'gbce'? known: full_softmax, sampled_softmax, gbce"),
         ("variants.text.items='os:'", "variants.text.items is 'os:'"),
         ("variants.text.items=os/path:join", "variants.text.items is 'os/path:join'"),
-        ("variants.text.options={a: 1}", "variants.text.options are only for parts of other packages; text is ours"),
+        (
+            "variants.text.options={a: 1}",
+            "variants.text.options are for scorers and for parts of other packages; items: text has none",
+        ),
         (
             "train.loss_options={a: 1}",
             "train.loss_options has no effect with loss: full_softmax; leave it out, or choose",
@@ -240,7 +243,7 @@ PARTS = """
 import torch
 from blair_rec.models.items import ItemSide
 from blair_rec.models.transforms import Transform
-from blair_rec.ranking.baselines import LastItem, Popularity
+from blair_rec.ranking.scorers import LastItem, Popularity
 
 
 class Side(ItemSide):
@@ -317,7 +320,9 @@ def test_what_is_of_another_kind_takes_no_such_options_or_has_the_wrong_shape_is
     ):
         side(items="side", options={"width": 3})
     assert side(items="side", options={"width": 6}).weight.shape == (31, 6)
-    with pytest.raises(ConfigError, match="the scorer wrong is not a subclass of blair_rec.ranking.baselines.Baseline"):
+    with pytest.raises(
+        ConfigError, match=r"the scorer wrong is not a subclass of blair_rec\.ranking\.scorers\.base\.Baseline"
+    ):
         scorer(scorer="wrong")
     with pytest.raises(
         ConfigError, match="the scorer counts can't be called with 3 values of ours and the options {'evens': 1}"
@@ -426,7 +431,7 @@ def test_a_run_that_names_what_is_no_name_is_refused(finished: Path) -> None:
 def test_what_is_trusted_is_imported_and_only_within_the_call(finished: Path, trap: Path) -> None:
     edit(finished / "runs" / "a-1" / "result.json", lambda result: result["setup"].update(scorer="trap:Side"))
     with pytest.raises(
-        ConfigError, match="the scorer trap:Side is not a subclass of blair_rec.ranking.baselines.Baseline"
+        ConfigError, match="the scorer trap:Side is not a subclass of blair_rec.ranking.scorers.base.Baseline"
     ):
         blair_rec.load(finished / "runs" / "a-1", trusted=["trap:Side"])
     assert trap.exists()

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
+from blair_rec.config.options.scorers import OPTIONS
 from blair_rec.config.section import (
     FieldProblem,
     FromList,
@@ -21,6 +22,8 @@ from blair_rec.config.yaml.files import one_of
 
 TUNED = tuple(f"train.{name}" for name in TrainConfig.model_fields if name not in ("epochs", "patience", "eval_every"))
 """Keys of the train section that may be tuned."""
+OF_SCORERS = tuple(dict.fromkeys(f"options.{name}" for section in OPTIONS.values() for name in section.model_fields))
+"""Keys of training-free scorers that may be tuned."""
 
 
 def _grid_of(*of_variant: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
@@ -45,6 +48,20 @@ def _grid(key: str, values: Any, known: Sequence[str]) -> list[str]:
     section, _, name = key.partition(".")
     if not (section == "recbole" and name) and key not in known:
         return [*one_of(key, known, ": a key"), ": other keys are recbole.KEY"]
+    return _values(key, values)
+
+
+def _scorer_grid(grid: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Check a grid for training-free scorers."""
+    problems = [line for key in grid for line in one_of(key, OF_SCORERS, ": a key")]
+    problems += [line for key, values in grid.items() if key in OF_SCORERS for line in _values(key, values)]
+    if problems:
+        raise FieldProblem(problems)
+    return grid
+
+
+def _values(key: str, values: Any) -> list[str]:
+    """The problem of the values of a key, if they have one."""
     if not isinstance(values, (list, tuple)) or not values or any(values.count(value) > 1 for value in values):
         return [f": {key} is {values!r}; expected a list of values, each once"]
     return []
@@ -58,6 +75,17 @@ def _rising(rungs: tuple[int, ...]) -> tuple[int, ...]:
 
 Grid = Annotated[KeysAndValues, AfterValidator(_grid_of()), _grid_schema()]
 TextGrid = Annotated[KeysAndValues, AfterValidator(_grid_of(*TEXT_KEYS)), _grid_schema(*TEXT_KEYS)]
+ScorerGrid = Annotated[
+    KeysAndValues,
+    AfterValidator(_scorer_grid),
+    WithJsonSchema(
+        {
+            "type": ["object", "null"],
+            "propertyNames": {"enum": list(OF_SCORERS)},
+            "additionalProperties": {"type": "array", "minItems": 1, "uniqueItems": True},
+        }
+    ),
+]
 
 
 class TuneConfig(Section):
@@ -68,6 +96,9 @@ class TuneConfig(Section):
     All variants get the values that are chosen for the baseline. Models with text tune the learning rate once more."""
     text_space: TextGrid = Field(default_factory=dict)
     """Grid for variants that use text. It can also contain keys such as {transforms: [[center], [whiten]]}."""
+    scorer_space: ScorerGrid = Field(default_factory=dict)
+    """Grid for training-free scorers: values of options.KEY, such as {options.source_power: [0, 0.5]}. Each scorer gets
+    the options that it has."""
     budget: FromOneOn = 8
     """Configurations tried per variant."""
     rungs: Annotated[tuple[RunSeed, ...], FromList, AfterValidator(_rising)] = ()

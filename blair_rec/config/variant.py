@@ -14,6 +14,7 @@ from blair_rec.config.names import (
     Fusion,
     Weighting,
 )
+from blair_rec.config.options.scorers import option_problems
 from blair_rec.config.passed_to_recbole import RecBoleSettings
 from blair_rec.config.section import (
     LARGEST_SEED,
@@ -129,7 +130,8 @@ class VariantConfig(_WithFrom):
     """How far text_delta may move an item from its text vector, as a share of that vector's length. The default is
     0.5."""
     options: KeysAndValues = Field(default_factory=dict)
-    """Constructor arguments, by name, for an item side or a scorer from another package or `module:Class`."""
+    """Options of the scorer, by name, such as {source_power: 0.5}; docs/scorers.md lists them. An item side or a scorer
+    from another package or `module:Class` gets them as arguments of its constructor."""
     model: str | None = None
     """Another RecBole sequential model for this variant, such as GRU4Rec. null: the comparison's `model`."""
     text: Annotated[KeysAndValues, part_of(TextConfig)] = Field(default_factory=dict)
@@ -141,9 +143,10 @@ class VariantConfig(_WithFrom):
     trials: Annotated[int, Field(ge=0)] = 0
     """How many configurations were tried on validation before this one was chosen. `blair-rec tune` writes it."""
     scorer: ScorerName | None = None
-    """A training-free scorer instead of a model. popularity, markov and sequential_rules count events; last_item,
-    mean_history and recent_history look up nearest neighbours by text. It can also be one that another package adds, or
-    `module:Class`; such a scorer gets text vectors if the variant sets `transforms`, `control` or `text`."""
+    """A training-free scorer instead of a model. popularity, markov and sequential_rules count events;
+    last_item, mean_history and recent_history look up nearest neighbours by text; text_rules does both. It can also be
+    one that another package adds, or `module:Class`; such a scorer gets text vectors if the variant sets `transforms`,
+    `control` or `text`."""
     average: ListOfNames = ()
     """Variants whose scores are normalised and averaged, instead of a model."""
     weights: Weighting = "validation"
@@ -171,8 +174,7 @@ class VariantConfig(_WithFrom):
             kind = "items: id" if self.scorer is None else f"scorer: {self.scorer}"
             keys = ("items", "scorer", "transforms", "control", "text")
             yield keys, f"{kind} uses no text; leave transforms, control and text out"
-        if self.options and not (is_outside("items", self.items) or is_outside("scorers", self.scorer)):
-            yield ("options", "items", "scorer"), f"options are only for parts of other packages; {self.kind} is ours"
+        yield from ((("options", "items", "scorer"), line) for line in self._wrong_options())
         for name, kind in READ_BY_ITEMS.items():
             if getattr(self, name) is not None and self.items != kind:
                 yield ("items", name), f"{name} works only with items: {kind}, but this variant has items: {self.items}"
@@ -222,6 +224,15 @@ class VariantConfig(_WithFrom):
         """The files of another system for a seed, by key: from, from_masked, from_valid; without those not given."""
         found = {name: file_of(getattr(self, name), seed) for name in ("from", "from_masked", "from_valid")}
         return {name: file for name, file in found.items() if file is not None}
+
+    def _wrong_options(self) -> Iterator[str]:
+        """A line for each option that can't be set. Other packages check theirs when they are imported."""
+        if not self.options or is_outside("items", self.items) or is_outside("scorers", self.scorer):
+            return
+        if self.scorer is None:
+            yield f"options are for scorers and for parts of other packages; items: {self.items} has none"
+            return
+        yield from option_problems(self.scorer, self.options)
 
     @property
     def uses_text(self) -> bool:

@@ -29,7 +29,7 @@ from blair_rec.models.scorer import Scorer
 from blair_rec.models.text_models import count_parameters, model_class
 from blair_rec.models.transforms import check_steps
 from blair_rec.models.whitening import items_that_differ
-from blair_rec.ranking.baselines import build_baseline, scorer_kind
+from blair_rec.ranking.scorers import build_baseline, scorer_kind
 from blair_rec.ranking.scoring import Ranks, rank
 from blair_rec.text.store.embeddings import EmbeddingStore
 from blair_rec.training.epochs import EpochSteps, EveryPosition, RecboleWay, build_training

@@ -20,8 +20,8 @@ from blair_rec.experiment.item_vectors import item_vectors
 from blair_rec.experiment.planning.plan import member_folders, members_hash
 from blair_rec.models.scorer import Scorer
 from blair_rec.models.text_models import model_class
-from blair_rec.ranking.baselines import build_baseline
 from blair_rec.ranking.ensemble import Ensemble
+from blair_rec.ranking.scorers import build_baseline
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
 from blair_rec.training.checkpoint import load_weights, saved_transforms
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from blair_rec.config.comparison import CompareConfig
+from blair_rec.config.options.scorers import options_of
 from blair_rec.config.section import to_dict
 from blair_rec.config.variant import READ_BY_ITEMS
 from blair_rec.errors import ConfigError
@@ -22,7 +23,7 @@ Settings = Mapping[str, Any]
 
 
 def grid_of(config: CompareConfig, name: str) -> dict[str, list[Any]]:
-    """The values to try for each key of a variant; empty for averages and for scorers that only count.
+    """The values to try for each key of a variant; empty for averages and for scorers without options and text.
 
     Raises:
         ConfigError: the baseline is not a model without text, or has its own settings already.
@@ -36,13 +37,19 @@ def grid_of(config: CompareConfig, name: str) -> dict[str, list[Any]]:
                 "settings, because all variants share the settings that are chosen for it"
             )
         return {key: list(values) for key, values in space.items()}
+    if variant.scorer is not None:
+        of_text = config.tune.text_space if variant.uses_text else {}
+        own = {f"options.{option}" for option in options_of(variant.scorer)}
+        keys = {key: values for key, values in of_text.items() if key == "transforms"}
+        keys |= {key: values for key, values in config.tune.scorer_space.items() if key in own}
+        return {key: list(values) for key, values in keys.items()}
     if not variant.uses_text:
         return {key: list(values) for key, values in space.items()} if variant.is_trained else {}
     learning_rate = {LEARNING_RATE: space[LEARNING_RATE]} if LEARNING_RATE in space else {}
     return {
         key: list(values)
         for key, values in {**learning_rate, **config.tune.text_space}.items()
-        if READ_BY_ITEMS.get(key, variant.items) == variant.items and (variant.is_trained or "." not in key)
+        if READ_BY_ITEMS.get(key, variant.items) == variant.items
     }
 
 
@@ -96,11 +103,12 @@ def with_settings(config: CompareConfig, name: str, settings: Settings) -> Compa
     Raises:
         ConfigError: invalid values.
     """
-    train, recbole, own = (
+    train, recbole, options, own = (
         {key.removeprefix(prefix): value for key, value in settings.items() if fits(key)}
         for prefix, fits in (
             ("train.", lambda key: key.startswith("train.")),
             ("recbole.", lambda key: key.startswith("recbole.")),
+            ("options.", lambda key: key.startswith("options.")),
             ("", lambda key: "." not in key),
         )
     )
@@ -108,6 +116,8 @@ def with_settings(config: CompareConfig, name: str, settings: Settings) -> Compa
         shared = config.train.changed(**train)
         return config.changed(train=shared, recbole={**config.recbole, **recbole})
     variant = config.variants[name]
+    if options:
+        own["options"] = {**variant.options, **options}
     variant = variant.changed(train={**variant.train, **train}, recbole={**variant.recbole, **recbole}, **own)
     return config.changed(variants={**config.variants, name: variant})
 
@@ -115,7 +125,12 @@ def with_settings(config: CompareConfig, name: str, settings: Settings) -> Compa
 def chosen(config: CompareConfig, name: str) -> dict[str, Any]:
     """The chosen values of the keys that a variant was tuned over; empty if it was not tuned."""
     variant = config.variants[name]
-    sections = {"train": config.train_of(variant), "recbole": config.recbole_of(variant), "": variant}
+    sections = {
+        "train": config.train_of(variant),
+        "recbole": config.recbole_of(variant),
+        "options": variant.options,
+        "": variant,
+    }
 
     def value(key: str) -> Any:
         section, _, last = key.rpartition(".")

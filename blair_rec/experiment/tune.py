@@ -102,7 +102,7 @@ def tune(
     out = Path(out)
     config = own_config(config)
     space = config.tune
-    if space is None or not (space.space or space.text_space):
+    if space is None or not (space.space or space.text_space or space.scorer_space):
         what = "the config has no tune section" if space is None else "the tune section has no values to try"
         raise ConfigError(f"{what}; add a grid, such as\n{EXAMPLE}")
     if off := [rung for rung in space.rungs if rung % config.train.eval_every]:

@@ -11,8 +11,8 @@ from blair_rec.data.hidden import NewItemCases
 from blair_rec.errors import ConfigError
 from blair_rec.evaluate.runs.new_ranks import COUNTS, NewRanks
 from blair_rec.models.scorer import Scorer
-from blair_rec.ranking.baselines import Popularity
 from blair_rec.ranking.ensemble import Ensemble
+from blair_rec.ranking.scorers import Popularity
 from blair_rec.ranking.scoring import rank
 
 

@@ -21,7 +21,7 @@ from blair_rec.experiment.loading import text_vectors
 from blair_rec.experiment.splits.reading import TrainingData
 from blair_rec.models.scorer import Scorer
 from blair_rec.models.text_models import model_class
-from blair_rec.ranking.baselines import Counted, build_baseline
+from blair_rec.ranking.scorers import Counted, build_baseline
 from blair_rec.training.checkpoint import load_training, save_training
 from blair_rec.training.epochs import EpochSteps, RecboleWay, build_training
 from blair_rec.training.loop import Epoch, make_optimizer, run_epoch

@@ -16,7 +16,7 @@ from blair_rec.config.steps import Step
 from blair_rec.data.sequences import TrainingSequences
 from blair_rec.errors import ConfigError
 from blair_rec.models.scorer import Scorer
-from blair_rec.ranking.baselines import Baseline, make_baseline
+from blair_rec.ranking.scorers import Baseline, make_baseline
 from blair_rec.testing.items import CATALOGUE, text_vectors
 
 FIELDS = "item_id_list", "item_length"

@@ -39,7 +39,15 @@ LOSSES: dict[str, dict[str, Any]] = {
     "bpr": {"loss": "bpr", "negatives": 8},
     "decayed": {"loss": "bpr", "negatives": 8, "weight_decay": 0.01},
 }
-SCORERS = ("popularity", "markov", "sequential_rules", "last_item", "mean_history", "recent_history")
+SCORERS = (
+    "popularity",
+    "markov",
+    "sequential_rules",
+    "last_item",
+    "mean_history",
+    "recent_history",
+    "text_rules",
+)
 ENSEMBLES: dict[str, tuple[str, ...]] = {
     "by product": ("model", "recent_history"),
     "of scores": ("model", "sequential_rules", "last_item"),

@@ -16,7 +16,7 @@ from blair_rec.config.variant import VariantConfig
 from blair_rec.data.dataset import ItemVectors, TextSequentialDataset
 from blair_rec.data.sequences import training_sequences
 from blair_rec.models.text_models import model_class
-from blair_rec.ranking.baselines import Counted, build_baseline
+from blair_rec.ranking.scorers import Counted, build_baseline
 from blair_rec.training.epochs import build_training
 
 HAS_GPU = torch.cuda.is_available()

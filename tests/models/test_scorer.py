@@ -20,14 +20,22 @@ from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.errors import ConfigError
 from blair_rec.models.scorer import Scorer, transform_report
 from blair_rec.models.text_models import model_class
-from blair_rec.ranking.baselines import LastItem, Markov, MeanHistory, Popularity, RecentHistory, SequentialRules
 from blair_rec.ranking.ensemble import Ensemble
+from blair_rec.ranking.scorers import (
+    LastItem,
+    Markov,
+    MeanHistory,
+    Popularity,
+    RecentHistory,
+    SequentialRules,
+    TextRules,
+)
 from blair_rec.testing import ScorerContract
 
 TINY = Path(__file__).resolve().parents[2] / "datasets" / "tiny"
 PACKAGE = Path(blair_rec.__file__).parent
 COUNTED = (Popularity, Markov, SequentialRules)
-NEIGHBOURS = (LastItem, MeanHistory, RecentHistory)
+NEIGHBOURS = (LastItem, MeanHistory, RecentHistory, TextRules)
 FIELDS = "item_id_list", "item_length"
 VECTORS = np.random.default_rng(0).standard_normal((6, 4))
 
@@ -60,6 +68,14 @@ class TestMarkov(ScorerContract):
 
 class TestSequentialRules(ScorerContract):
     kind = SequentialRules
+
+
+class TestDividedRules(ScorerContract):
+    kind, options = SequentialRules, {"source_power": 0.5, "target_power": 0.25}
+
+
+class TestTextRules(ScorerContract):
+    kind, options = TextRules, {"neighbours": 3}
 
 
 class TestLastItem(ScorerContract):

@@ -25,8 +25,8 @@ from blair_rec.evaluate.metrics import metric_values
 from blair_rec.experiment.compare import compare, leaderboard
 from blair_rec.experiment.planning.data_files import data_folder
 from blair_rec.experiment.run import Data, whole_data
-from blair_rec.ranking.baselines import Baseline
 from blair_rec.ranking.ensemble import WHOLE, Ensemble, choose_weights, neighbours, simplex, standardised
+from blair_rec.ranking.scorers import Baseline
 from blair_rec.ranking.scoring import rank
 from blair_rec.text.store.embeddings import open_store
 from blair_rec.text.store.writer import write_store

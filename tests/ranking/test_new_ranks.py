@@ -11,9 +11,9 @@ from worlds import SMALL, STOCK
 from blair_rec.border.settings import recbole_config
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.data.hidden import NewItemCases, new_item_cases
-from blair_rec.ranking.baselines import LastItem, Markov, Popularity, RecentHistory
 from blair_rec.ranking.ensemble import Ensemble
 from blair_rec.ranking.new_items import rank_new_items
+from blair_rec.ranking.scorers import LastItem, Markov, Popularity, RecentHistory
 from blair_rec.ranking.scoring import rank
 
 FIELDS = "item_id_list", "item_length"

@@ -40,11 +40,14 @@ VARIANTS: dict[str, Any] = {
     "popular": {"scorer": "popularity"},
     "markov": {"scorer": "markov"},
     "rules": {"scorer": "sequential_rules"},
+    "divided": {"scorer": "sequential_rules", "options": {"source_power": 0.5, "target_power": 0.25}},
+    "text_rules": {"scorer": "text_rules", "transforms": ["center"], "options": {"neighbours": 3}},
     "last": {"scorer": "last_item"},
     "mean": {"scorer": "mean_history", "transforms": ["center"]},
     "recent": {"scorer": "recent_history", "transforms": [{"whiten": "pca"}]},
     "mixed": {"average": ["id", "rules", "popular"], "weights": "equal"},
     "by_text": {"average": ["text", "mean"], "weights": "equal"},
+    "of_rules": {"average": ["id", "divided", "text_rules"], "weights": "equal"},
 }
 OTHER_MODELS = {"GRU4Rec": {"hidden_size": 8}, "BERT4Rec": {"hidden_size": 8, "inner_size": 8, "n_layers": 1}}
 TAKE_NEW_ITEMS = ("text", "delta", "experts", "adaptor", "last", "mean", "recent", "by_text", "GRU4Rec")

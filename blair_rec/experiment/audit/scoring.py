@@ -24,8 +24,8 @@ from blair_rec.evaluate.runs.run_files import ProtocolName, RunRanks
 from blair_rec.evaluate.significance import MIN_USERS, Interval, relative_intervals
 from blair_rec.experiment.splits.reading import TrainingData
 from blair_rec.models.whitening import items_that_differ
-from blair_rec.ranking.baselines import Baseline, build_baseline
 from blair_rec.ranking.ensemble import Ensemble, choose_weights
+from blair_rec.ranking.scorers import Baseline, build_baseline
 from blair_rec.ranking.scoring import Ranks, rank
 
 BATCH = 2048

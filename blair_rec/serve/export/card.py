@@ -29,6 +29,7 @@ CITATIONS = {
     "BERT4Rec": "Sun et al., BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations from "
     "Transformer, CIKM 2019",
     "SequentialRules": "Ludewig and Jannach, Evaluation of Session-based Recommendation Algorithms, UMUAI 2018",
+    "TextRules": "Ludewig and Jannach, Evaluation of Session-based Recommendation Algorithms, UMUAI 2018",
     "text": "Zhang et al., Are ID Embeddings Necessary? Whitening Pre-trained Text Embeddings for Effective Sequential "
     "Recommendation, ICDE 2024",
     "text_delta": "Pembek et al., Let It Go? Not Quite: Addressing Item Cold Start in Sequential Recommendations with "

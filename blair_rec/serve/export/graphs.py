@@ -23,7 +23,7 @@ from blair_rec.models.packed import can_pack
 from blair_rec.models.similarity import as_query, product_scorer, state_fields
 from blair_rec.models.text_models import TextScorer, item_side
 from blair_rec.models.transforms import L2, FittedTransforms, Rescale, Transform
-from blair_rec.ranking.baselines import LastItem, MeanHistory, RecentHistory
+from blair_rec.ranking.scorers import LastItem, MeanHistory, RecentHistory
 
 MASKED = "BERT4Rec"
 """The one model that reads a mask in the place of the next item, and adds a number of each item to its score."""

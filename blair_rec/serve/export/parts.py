@@ -15,7 +15,7 @@ from blair_rec.experiment.loading import Loaded
 from blair_rec.models.items import ItemSide
 from blair_rec.models.similarity import Similarity
 from blair_rec.models.text_models import item_side
-from blair_rec.ranking.baselines import Baseline, LastItem, Markov, Popularity, SequentialRules
+from blair_rec.ranking.scorers import Baseline, LastItem, Popularity, Rules
 from blair_rec.serve.export.graphs import (
     MASKED,
     ItemProjection,
@@ -42,7 +42,7 @@ def write_part(part: Loaded, name: str, folder: Path, window: int, index: str | 
     """
     model = part.model
     if isinstance(model, Baseline) and not isinstance(model, LastItem):
-        return {**_counted(model, name, folder, window), "takes_new_items": False, "least_length": 1}
+        return {**_counted(model, name, folder, window), "takes_new_items": False, "least_length": 1, **_text(part)}
     if isinstance(model, LastItem):
         said = _neighbours(model, part, folder)
     elif isinstance(model, Similarity):
@@ -155,11 +155,11 @@ def _projection(projection: ItemProjection, part: Loaded, folder: Path) -> None:
 def _counted(model: Baseline, name: str, folder: Path, window: int) -> dict[str, Any]:
     """Rules between items as a CSR matrix, and the scores that are added for every history."""
     size = model.n_items - 1
-    if isinstance(model, Markov):
+    if isinstance(model, Rules):
         rules = (model.transitions.numpy(), model.successor.numpy(), model.start.numpy())
         table = csr_array(csr_array(rules, (model.n_items, model.n_items))[1:, 1:])
         added = model.share.numpy()[1:] * np.float32(model.POPULARITY)
-        reach = window if isinstance(model, SequentialRules) else 1
+        reach = model.LAST_ITEMS or window
     elif isinstance(model, Popularity):
         table, added, reach = csr_array((size, size), dtype=np.float32), model.counts.numpy()[1:], 1
     else:

@@ -24,7 +24,7 @@ from blair_rec.evaluate.leaderboard import build_leaderboard
 from blair_rec.evaluate.runs.results import load_runs
 from blair_rec.experiment.compare import compare
 from blair_rec.models.text_models import count_parameters
-from blair_rec.ranking.baselines import Markov, Popularity, build_baseline
+from blair_rec.ranking.scorers import Markov, Popularity, build_baseline
 from blair_rec.ranking.scoring import rank
 from blair_rec.training.checkpoint import load_weights, save_weights
 

@@ -1,0 +1,1 @@
+"""Options of parts that a variant names, without importing these parts."""
