@@ -2,11 +2,11 @@
 
     python benchmarks/recbole_models.py --dataset DIR [--steps 50] [--batch 256] [--models CORE NARM] [--together 2]
 
-DIR is a folder of atomic files, such as Beauty, whose .item file has a title. The models that read item features get the
+DIR is a folder of atomic files, such as Beauty, whose .item file has a title. Models that read item features get the
 first word of the title, which is a brand on Beauty. Settings are RecBole's defaults, with histories of up to 50 items.
-Each model has its own process with one thread; `--together` of them run at a time. Both steps get the same batches:
-loading of the batch, loss, gradients and Adam count. The unit is CPU time, which other work on the machine disturbs less
-than the time of a clock. Written to benchmarks/results/recbole_models-NAME.{json,md}.
+Each model has its own process with one thread; `--together` of them run at a time. Both steps get the same batches;
+loading of the batch, loss, gradients and Adam count. The unit is CPU time, because other work on the machine disturbs
+it less than the time of a clock. Written to benchmarks/results/recbole_models-NAME.{json,md}.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def write_data(source: Path, folder: Path) -> Path:
         (folder / f"{folder.name}.item").open("w", encoding="utf-8") as write,
     ):
         rows = csv.DictReader(read, delimiter="\t", quoting=csv.QUOTE_NONE)
-        item, title = (next(name for name in rows.fieldnames or () if name.startswith(start)) for start in ("item", "title"))
+        item, title = (
+            next(name for name in rows.fieldnames or () if name.startswith(start)) for start in ("item", "title")
+        )
         write.write(f"item_id:token\t{FEATURE}:token\n")
         write.writelines(f"{row[item]}\t{(row[title].split() or ['none'])[0].lower()}\n" for row in rows)
     return folder
@@ -67,7 +69,7 @@ def time_model(name: str, folder: str, steps: int, batch: int) -> dict[str, Any]
     from blair_rec.training.loop import make_optimizer, run_epoch
 
     from recbole.trainer import Trainer
-    from recbole.utils import InputType, get_model
+    from recbole.utils import get_model
 
     base = getattr(get_model(name), "recbole_base", get_model(name))
     settings = {
@@ -85,7 +87,9 @@ def time_model(name: str, folder: str, steps: int, batch: int) -> dict[str, Any]
     stock = Trainer(config, base(config, train))
     ours = with_text(base)(config, train)
     ours.load_state_dict(stock.model.state_dict())
-    optimizer = make_optimizer(ours, TrainConfig(learning_rate=config["learning_rate"], batch_size=batch, loss="recbole"))
+    optimizer = make_optimizer(
+        ours, TrainConfig(learning_rate=config["learning_rate"], batch_size=batch, loss="recbole")
+    )
     found: dict[str, Any] = {"loading": [], "recbole": [], "ours": [], "losses": []}
     batches = iter(loader)
     for number in range(WARM_UP + steps):
@@ -114,9 +118,9 @@ def to_page(options: argparse.Namespace, found: dict[str, Any]) -> list[str]:
     lines = [
         f"# A training step of RecBole's models, {options.dataset.name}",
         "",
-        f"RecBole's trainer and ours in turn on the same batches of {options.batch} rows, {options.steps} steps of each, "
-        f"medians of the CPU time. RecBole's default settings, histories of up to {LONGEST} items, one thread per model, "
-        f"{options.together} models at a time. Loading a batch counts for both.",
+        f"RecBole's trainer and ours in turn on the same batches of {options.batch} rows, {options.steps} steps of "
+        f"each, medians of the CPU time. RecBole's default settings, histories of up to {LONGEST} items, one thread per "
+        f"model, {options.together} models at a time. Loading a batch counts for both.",
         "",
         "| model | RecBole, ms | ours, ms | ours is faster by | groups of like length | softmax in chunks |",
         "|---|---:|---:|---:|---|---|",
@@ -128,7 +132,10 @@ def to_page(options: argparse.Namespace, found: dict[str, Any]) -> list[str]:
             f"{'yes' if name in cut else ''} | {'yes' if name in product else ''} |"
         )
     ratios = sorted(recboles / ours for recboles, ours in middle.values())
-    lines += ["", f"Median {median(ratios):.2f}x, least {ratios[0]:.2f}x; {sum(r >= 4 for r in ratios)} models at 4x or more."]
+    lines += [
+        "",
+        f"Median {median(ratios):.2f}x, least {ratios[0]:.2f}x; {sum(r >= 4 for r in ratios)} models at 4x or more.",
+    ]
     return lines
 
 

@@ -16,7 +16,14 @@ from torch.overrides import TorchFunctionMode
 
 from blair_rec.training.losses import softmax_over_rows
 
-PLAIN = {"weight": None, "ignore_index": -100, "reduction": "mean", "label_smoothing": 0.0}
+PLAIN = {
+    "weight": None,
+    "size_average": None,
+    "ignore_index": -100,
+    "reduce": None,
+    "reduction": "mean",
+    "label_smoothing": 0.0,
+}
 """Options of the cross entropy that our softmax computes."""
 
 
@@ -53,6 +60,6 @@ class CatalogueSoftmax(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch.matmul and [each.ndim for each in args] == [2, 2] and args[1].shape[1] == self._n_items:
             return _Scores(args[0], args[1].T)
-        if func is F.cross_entropy and isinstance(args[0], _Scores) and kwargs == PLAIN:
+        if func is F.cross_entropy and isinstance(args[0], _Scores) and {**PLAIN, **kwargs} == PLAIN:
             return softmax_over_rows(args[0].states, args[1], args[0].vectors)
         return func(*args, **kwargs)
