@@ -119,8 +119,8 @@ def to_page(options: argparse.Namespace, found: dict[str, Any]) -> list[str]:
         f"# A training step of RecBole's models, {options.dataset.name}",
         "",
         f"RecBole's trainer and ours in turn on the same batches of {options.batch} rows, {options.steps} steps of "
-        f"each, medians of the CPU time. RecBole's default settings, histories of up to {LONGEST} items, one thread per "
-        f"model, {options.together} models at a time. Loading a batch counts for both.",
+        f"each, medians of the CPU time. RecBole's default settings, histories of up to {LONGEST} items, one thread "
+        f"per model, {options.together} models at a time. Loading a batch counts for both.",
         "",
         "| model | RecBole, ms | ours, ms | ours is faster by | groups of like length | softmax in chunks |",
         "|---|---:|---:|---:|---|---|",
