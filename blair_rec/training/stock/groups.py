@@ -66,7 +66,7 @@ def forward_in_groups(model: Any, least: int, padded_left: bool, per_group: int)
         lengths = _lengths(history, padded_left).clip(min=least)
         parts, rows = [], []
         for some, width in groups_of(lengths, per_group):
-            index = torch.from_numpy(some)
+            index = torch.from_numpy(some).to(history.device)
             cut = slice(longest - width, None) if padded_left else slice(width)
             given = [each[index][:, cut].contiguous() if each is history else each[index] for each in inputs]
             state = whole(*given)
@@ -85,7 +85,7 @@ def forward_in_groups(model: Any, least: int, padded_left: bool, per_group: int)
 
 def _lengths(history: Tensor, padded_left: bool) -> np.ndarray:
     """Return the number of slots [B] int64 from the side without padding to the item farthest from it."""
-    filled = history.numpy() != 0
+    filled = history.cpu().numpy() != 0
     if padded_left:
         filled = filled[:, ::-1]
     return np.asarray(filled.shape[1] - filled[:, ::-1].argmax(1))

@@ -100,7 +100,7 @@ def _by_masks(model: Any, batch: Any) -> Iterator[tuple[Any, float]]:
     RecBole scores all items for every mask that a row could have, and gives a weight of 0 to those that it doesn't have
     (and to a mask in the first slot). The masks of a row are at the end of its fields.
     """
-    counts = (batch[model.MASK_INDEX] > 0).sum(1).numpy()
+    counts = (batch[model.MASK_INDEX] > 0).sum(1).cpu().numpy()
     total = counts.sum()
     if total == 0:
         yield batch, 1.0
