@@ -24,6 +24,7 @@ from blair_rec.training import parallel
 from blair_rec.training.cuda_graph import RecordedStep, Room, recorded_or_none
 from blair_rec.training.losses import full_softmax, sampled_loss, sampled_scores
 from blair_rec.training.negatives import Negatives
+from blair_rec.training.stock.loss import stock_loss
 
 from recbole.data.dataloader import TrainDataLoader
 from recbole.data.utils import create_samplers
@@ -145,8 +146,7 @@ class RecboleWay:
             mine = batch[parallel.share()]
             cases = len(mine)
             with self.model.shared_items():
-                loss = self.model.calculate_loss((mine if cases else batch[:1]).to(self.model.device))
-                loss = torch.stack(loss).sum() if isinstance(loss, tuple) else loss
+                loss = stock_loss(self.model, (mine if cases else batch[:1]).to(self.model.device))
                 yield loss if cases else loss * 0, cases
 
 
