@@ -159,11 +159,13 @@ class CompareConfig(Section):
                 yield from ((("train", "recbole"), f".{line}") for line in lines)
         except ConfigError as error:
             yield from ((("train",), f".train.{line}") for line in str(error).splitlines())
-        for member in variant.average:
+        for member in variant.members:
+            key = "average" if variant.average else "rerank"
             if member not in self.variants:
-                yield (), f".average names {member!r}, which is not a variant of this comparison"
-            elif self.variants[member].average:
-                yield (), f".average names {member!r}, which is an average itself"
+                yield (), f".{key} names {member!r}, which is not a variant of this comparison"
+            elif self.variants[member].members:
+                kind = "an average" if self.variants[member].average else "a second stage"
+                yield (), f".{key} names {member!r}, which is {kind}; name models and scorers"
 
     def only(self, names: Sequence[str]) -> CompareConfig:
         """Return the same comparison with only these variants.
@@ -205,9 +207,9 @@ class CompareConfig(Section):
         return "cpu" if self.device == "auto" and self.recbole.get("use_gpu") is False else self.device
 
     def model_of(self, variant: VariantConfig) -> str:
-        """The RecBole model of a variant; for an average, its members' models; the shared model if none is trained."""
-        if variant.average:
-            members = [self.variants[name] for name in variant.average]
+        """The RecBole model of a variant, or its members' models; the shared model if none is trained."""
+        if variant.members:
+            members = [self.variants[name] for name in variant.members]
             trained = dict.fromkeys(self.model_of(member) for member in members if member.is_trained)
             return " + ".join(trained) or self.model
         return variant.model or self.model
@@ -225,7 +227,7 @@ class CompareConfig(Section):
     def outside(self, name: str) -> list[tuple[str, str]]:
         """Registry group and name of everything that a variant uses from outside this package, each once."""
         variant = self.variants[name]
-        if variant.average:
+        if variant.members:
             return []
         named = [("items", variant.items), *(("transforms", read_step(step)[0]) for step in variant.transforms)]
         named += [("scorers", variant.scorer)] if variant.scorer is not None else []

@@ -15,6 +15,7 @@ from blair_rec.config.names import (
 from blair_rec.config.passed_to_recbole import RecBoleSettings
 from blair_rec.config.section import (
     AboveZero,
+    FromOneOn,
     FieldProblem,
     ItemKind,
     KeysAndValues,
@@ -50,7 +51,8 @@ def _steps(steps: Any) -> Any:
 
 
 class VariantConfig(Section):
-    """One variant of the comparison: a model with an item side, a training-free scorer, or an average of variants."""
+    """One variant of the comparison: a model with an item side, a training-free scorer, or an average or a second stage
+    over other variants."""
 
     items: ItemKind = "id"
     """The item side, which turns item ids into vectors: id, text, text_init, text_delta, id_text, unisrec, sasrec_text,
@@ -86,19 +88,23 @@ class VariantConfig(Section):
     """Variants whose scores are normalised and averaged, instead of a model."""
     weights: Weighting = "validation"
     """Weights of the average: validation (the best on validation, by evaluate.protocol), masked or unmasked (the best
-    on validation by that protocol, even if the members were selected by the other one), or equal."""
+    on validation by that protocol, even if the members were selected by the other one), or equal. A second stage
+    (`rerank`) is fitted by the same protocol; equal is only for averages."""
+    rerank: ListOfNames = ()
+    """Variants whose best items a second stage (LightGBM's LambdaMART) orders, instead of a model. It needs the extra
+    `rerank`: docs/rerank.md."""
+    candidates: FromOneOn | None = None
+    """How many of the best items of each member the second stage orders. The default is 100."""
 
     def _problems(self) -> Iterator[Problem]:
         """Keys for a part that this variant doesn't have."""
-        if self.average:
-            for name in VariantConfig.model_fields:
-                if name not in ("average", "weights") and getattr(self, name) != default_of(VariantConfig, name):
-                    yield ("average", name), f"{name} can't be set on an average; set it on its members"
-            if len(self.average) < 2 or len(set(self.average)) != len(self.average):
-                yield ("average",), f"average is {list(self.average)}; name at least two variants, each once"
+        if self.members:
+            yield from self._problems_of_members()
             return
         if self.weights != "validation":
             yield ("average", "weights"), f"weights is {self.weights!r}, but the variant has no average; leave it out"
+        if self.candidates is not None:
+            yield ("rerank", "candidates"), "candidates is only for a second stage (rerank); leave it out"
         for name in ("items", "model", "train", "recbole") if self.scorer is not None else ():
             if getattr(self, name) != default_of(VariantConfig, name):
                 yield ("scorer", name), f"scorer: {self.scorer} is not trained, so leave {name} out"
@@ -112,22 +118,44 @@ class VariantConfig(Section):
             if getattr(self, name) is not None and self.items != kind:
                 yield ("items", name), f"{name} works only with items: {kind}, but this variant has items: {self.items}"
 
+    def _problems_of_members(self) -> Iterator[Problem]:
+        """Keys that an average or a second stage can't have, and members that it can't have."""
+        if self.average and self.rerank:
+            yield ("average", "rerank"), "a variant has either average or rerank; leave one of them out"
+            return
+        kind, words = ("average", "an average") if self.average else ("rerank", "a second stage")
+        own = ("average", "weights") if self.average else ("rerank", "weights", "candidates")
+        for name in VariantConfig.model_fields:
+            if name not in own and getattr(self, name) != default_of(VariantConfig, name):
+                yield (kind, name), f"{name} can't be set on {words}; set it on its members"
+        if len(self.members) < 2 or len(set(self.members)) != len(self.members):
+            yield (kind,), f"{kind} is {list(self.members)}; name at least two variants, each once"
+        if self.rerank and self.weights == "equal":
+            yield ("rerank", "weights"), "weights is 'equal', but a second stage needs validation, masked or unmasked"
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The variants that this one averages, or whose best items it orders; empty for all others."""
+        return self.average or self.rerank
+
     @property
     def uses_text(self) -> bool:
-        """Whether the variant itself reads text vectors. An average doesn't; its members may."""
+        """Whether the variant itself reads text vectors. An average or second stage doesn't; its members may."""
         if is_outside("scorers", self.scorer):  # its keys decide, because its class would have to be imported
             return bool(self.transforms or self.control or self.text)
         return self.items != "id" or self.scorer in TEXT_SCORERS
 
     @property
     def is_trained(self) -> bool:
-        """Whether the variant has a model to train; scorers and averages have none."""
-        return self.scorer is None and not self.average
+        """Whether the variant has a model to train; scorers, averages and second stages have none."""
+        return self.scorer is None and not self.members
 
     @property
     def kind(self) -> str:
-        """What scores the items, in one word: the model's item side, the scorer, or "average"."""
-        return "average" if self.average else self.scorer or self.items
+        """What scores the items, in one word: the model's item side, the scorer, "average", or "rerank"."""
+        if self.members:
+            return "average" if self.average else "rerank"
+        return self.scorer or self.items
 
 
 TEXT_KEYS = ("transforms", *READ_BY_ITEMS)

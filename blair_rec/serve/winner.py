@@ -130,4 +130,4 @@ def _best(config: CompareConfig, by_variant: dict[str, list[RunResult]]) -> str:
 
 def _is_control(config: CompareConfig, name: str) -> bool:
     variant: Any = config.variants[name]
-    return variant.control is not None or any(_is_control(config, member) for member in variant.average)
+    return variant.control is not None or any(_is_control(config, member) for member in variant.members)
