@@ -18,7 +18,7 @@ from blair_rec.border.settings import ItemsOnly, recbole_config, recbole_errors
 from blair_rec.data.dataset import ItemVectors
 from blair_rec.device import AUTO
 from blair_rec.errors import CheckpointError
-from blair_rec.evaluate.runs.run_files import TREES_FILE, WEIGHTS_FILE
+from blair_rec.evaluate.runs.run_files import WEIGHTS_FILE
 from blair_rec.experiment.fit import model_settings
 from blair_rec.experiment.item_vectors import item_vectors
 from blair_rec.experiment.planning.plan import member_folders, members_hash
@@ -30,7 +30,7 @@ from blair_rec.ranking.baselines import build_baseline, unit_length
 from blair_rec.ranking.ensemble import Ensemble
 from blair_rec.ranking.rerank.features import ItemTable
 from blair_rec.ranking.rerank.second_stage import Reranker
-from blair_rec.ranking.rerank.trees import Trees, sha256_of_text
+from blair_rec.ranking.rerank.trees import TREES_FILE, Trees, sha256_of_text
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
 from blair_rec.training.checkpoint import load_weights, saved_transforms
 

@@ -24,7 +24,7 @@ from blair_rec.device import device_name
 from blair_rec.errors import TrainingError
 from blair_rec.evaluate.runs.new_ranks import write_new_ranks
 from blair_rec.evaluate.runs.results import last_items, write_lists, write_result
-from blair_rec.evaluate.runs.run_files import RESULT_FILE, TREES_FILE, WEIGHTS_FILE
+from blair_rec.evaluate.runs.run_files import RESULT_FILE, WEIGHTS_FILE
 from blair_rec.experiment.fit import Fitted, fit_variant, measured
 from blair_rec.experiment.members.average import average, selects_on
 from blair_rec.experiment.members.rerank import second_stage
@@ -36,6 +36,7 @@ from blair_rec.files import partial_of, put_in_place
 from blair_rec.models.scorer import transform_report
 from blair_rec.ranking.new_items import rank_new_items
 from blair_rec.ranking.rerank.second_stage import Reranker
+from blair_rec.ranking.rerank.trees import TREES_FILE
 from blair_rec.ranking.scoring import rank
 from blair_rec.registry import trusting
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store

@@ -6,7 +6,6 @@ DIR/runs/text_init-1/ranks.npz        `RunRanks`: the rank of the target of ever
 DIR/runs/text_init-1/topk.npz         by protocol, the top-k items of every test case
 DIR/runs/text_init-1/histories.npz    `Histories`: the last items before every target, and training events of items
 DIR/runs/text_init-1/items.json       item tokens by item id
-DIR/runs/all-1/trees.txt              the trees of a second stage, in LightGBM's text format
 DIR/runs/text_init-1/history.jsonl    one `EpochRecord` per line: the learning curve, empty if nothing was trained
 """
 
@@ -31,7 +30,7 @@ PROTOCOLS: tuple[ProtocolName, ...] = ("unmasked", "masked")
 SCHEMA = 1
 RESULT_FILE, RANKS_FILE, CONFIG_FILE, RUNS_FOLDER = "result.json", "ranks.npz", "config.yaml", "runs"
 TOPK_FILE, HISTORIES_FILE, ITEMS_FILE, CURVE_FILE = "topk.npz", "histories.npz", "items.json", "history.jsonl"
-WEIGHTS_FILE, TREES_FILE = "model.safetensors", "trees.txt"
+WEIGHTS_FILE = "model.safetensors"
 LAST_ITEMS = 20
 """Number of last items kept of each history, for display."""
 

@@ -13,9 +13,12 @@ import numpy as np
 
 from blair_rec.errors import CheckpointError
 
-THREADS = 2
-"""Threads of LightGBM. The number is fixed, so that the trees don't depend on the number of cores."""
+THREADS, FEW = 2, 200_000
+"""Threads of LightGBM: one for FEW pairs or less, which threads would spend their time waiting for. The numbers are
+fixed, so that the trees don't depend on the number of cores."""
 FOLDS = 5
+TREES_FILE = "trees.txt"
+"""The file of a run that holds its trees."""
 ROUNDS, PATIENCE = 600, 30
 """The most trees, and how many of them may bring no gain on the held-out folds before fitting stops."""
 PARAMETERS: dict[str, Any] = {
@@ -29,7 +32,6 @@ PARAMETERS: dict[str, Any] = {
     "lambdarank_truncation_level": 20,
     "max_bin": 127,
     "seed": 0,
-    "num_threads": THREADS,
     "deterministic": True,
     "force_row_wise": True,
     "verbosity": -1,
@@ -79,7 +81,12 @@ class Trees:
         """Return the sum of the trees' leaves: [P, F] float32 -> [P] float64."""
         if len(features) == 0:
             return np.zeros(0)
-        return np.asarray(self._booster.predict(features, num_threads=THREADS), dtype=np.float64)
+        return np.asarray(self._booster.predict(features, num_threads=threads_for(features)), dtype=np.float64)
+
+
+def threads_for(features: np.ndarray) -> int:
+    """Return the number of LightGBM's threads for these pairs, [P, F]."""
+    return THREADS if len(features) > FEW else 1
 
 
 def sha256_of_text(text: str) -> str:
