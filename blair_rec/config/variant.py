@@ -15,8 +15,8 @@ from blair_rec.config.names import (
 from blair_rec.config.passed_to_recbole import RecBoleSettings
 from blair_rec.config.section import (
     AboveZero,
-    FromOneOn,
     FieldProblem,
+    FromOneOn,
     ItemKind,
     KeysAndValues,
     ListOfNames,
