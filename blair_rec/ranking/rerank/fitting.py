@@ -26,7 +26,7 @@ Measure = Callable[[np.ndarray, np.ndarray, np.ndarray | None], float]
 
 
 @dataclass(eq=False)
-class Examples:
+class PooledCases:
     """The candidates of the cases whose target is among them."""
 
     case: np.ndarray
@@ -135,7 +135,7 @@ def fit_stage(
     )
 
 
-def collect(stage: Reranker, split: TextSequentialDataset, batch_size: int) -> Examples:
+def collect(stage: Reranker, split: TextSequentialDataset, batch_size: int) -> PooledCases:
     """Return the candidates of a split's cases, batch by batch, without those whose target is not among them."""
     parts: list[tuple[np.ndarray, ...]] = []
     outside = done = 0
@@ -157,7 +157,7 @@ def collect(stage: Reranker, split: TextSequentialDataset, batch_size: int) -> E
             parts.append((case[found], is_target[found], in_history[found], read))
     joined = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
     target_key = np.arange(len(split)) * n_items + target_of
-    return Examples(
+    return PooledCases(
         *joined,
         user=split.inter_feat[split.uid_field].numpy(),
         item=target_of,
@@ -168,7 +168,7 @@ def collect(stage: Reranker, split: TextSequentialDataset, batch_size: int) -> E
     )
 
 
-def best_weights(examples: Examples, scores: np.ndarray, masked: bool, measure: Measure) -> tuple[float, ...]:
+def best_weights(examples: PooledCases, scores: np.ndarray, masked: bool, measure: Measure) -> tuple[float, ...]:
     """Return the weights of the average that are best among the candidates; `scores` [P, K] are the members'."""
     miss = examples.target_in_history if masked else None
 
