@@ -145,7 +145,7 @@ def _second_stage(
         raise CheckpointError(f"{path} can't be read ({error}); run the same comparison again") from None
     if sha256_of_text(text) != said["trees_sha256"]:
         raise CheckpointError(f"{path} was changed after the run, so its trees can't be used; run the comparison again")
-    numbers, timed = torch.zeros(len(item_tokens)), ["item", "recency"] in said["features"]
+    numbers, timed = torch.zeros(len(item_tokens), device="cpu"), ["item", "recency"] in said["features"]
     items = ItemTable(
         numbers, numbers.clone() if timed else None, text_tables(result["setup"]["rerank"], folders, members)
     )

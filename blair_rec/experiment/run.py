@@ -143,7 +143,7 @@ def make_run(
     partial.mkdir(parents=True)
     try:
         save_weights(fitted.model, partial / WEIGHTS_FILE, run.hashes["store"])
-        if isinstance(fitted.model, Reranker):
+        if isinstance(fitted.model, Reranker) and fitted.model.trees is not None:
             (partial / TREES_FILE).write_text(fitted.model.trees.text, encoding="utf-8", newline="\n")
         result = {
             "variant": run.variant,

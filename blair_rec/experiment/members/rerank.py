@@ -102,8 +102,8 @@ def _recency(data: TrainingData) -> Tensor | None:
     train = data.train
     if train.log is None or train.event_times is None:
         return None
-    kept = train.events_up_to_last_row().numpy()
-    time_of, item = train.event_times[kept], train.log.item.numpy()[kept]
+    kept = train.events_up_to_last_row().cpu().numpy()
+    time_of, item = train.event_times[kept], train.log.item.cpu().numpy()[kept]
     last = np.full(len(data.item_tokens), -np.inf)
     np.maximum.at(last, item, time_of)
     share = np.searchsorted(np.sort(time_of), last, side="right") / len(time_of)

@@ -113,7 +113,7 @@ def fit_stage(
         mine = fold[case] == number
         held_out[mine] = trees.scores(read[mine])
     stage.trees = fitted.trees
-    ranks = {}
+    ranks: dict[str, np.ndarray] = {}
     for name in ("unmasked", "masked"):
         found = examples.counts(name == "masked", held_out, read[:, AVERAGE])
         ranks |= {f"higher_{name}": found[0], f"equal_{name}": found[1]}
@@ -139,8 +139,8 @@ def collect(stage: Reranker, split: TextSequentialDataset, batch_size: int) -> P
     """Return the candidates of a split's cases, batch by batch, without those whose target is not among them."""
     parts: list[tuple[np.ndarray, ...]] = []
     outside = done = 0
-    target_of = split.inter_feat[split.iid_field].numpy()
-    row, seen = (pairs.numpy() for pairs in split.histories())
+    target_of = split.inter_feat[split.iid_field].cpu().numpy()
+    row, seen = (pairs.cpu().numpy() for pairs in split.histories())
     n_items = len(stage.popularity)
     history = np.unique(row * n_items + seen)
     for begin in range(0, len(split), batch_size):
@@ -155,11 +155,14 @@ def collect(stage: Reranker, split: TextSequentialDataset, batch_size: int) -> P
             found = np.isin(case, case[is_target])
             read = stage.features(pool, part)[torch.from_numpy(found).to(stage.device)].cpu().numpy()
             parts.append((case[found], is_target[found], in_history[found], read))
-    joined = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
+    case_of, is_target_of, in_history_of, read_of = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     target_key = np.arange(len(split)) * n_items + target_of
     return PooledCases(
-        *joined,
-        user=split.inter_feat[split.uid_field].numpy(),
+        case=case_of,
+        is_target=is_target_of,
+        in_history=in_history_of,
+        features=read_of,
+        user=split.inter_feat[split.uid_field].cpu().numpy(),
         item=target_of,
         history_length=np.bincount(row, minlength=len(split)),
         target_in_history=np.isin(target_key, history),

@@ -51,9 +51,9 @@ class Reranker(nn.Module):
         self.register_buffer("weights", ensemble.weights.clone())
         self.register_buffer("popularity", items.popularity)
         self.register_buffer("recency", torch.zeros(0) if items.recency is None else items.recency)
-        self._texts = dict(items.texts)
         self.ITEM_SEQ, self.ITEM_SEQ_LEN = ensemble.ITEM_SEQ, ensemble.ITEM_SEQ_LEN
         self.device = ensemble.device
+        self._texts = {name: vectors.to(self.device) for name, vectors in items.texts.items()}
         self.to(self.device)
 
     @property
@@ -75,6 +75,7 @@ class Reranker(nn.Module):
         """See Scorer.shared_items; for all members."""
         return self.ensemble.shared_items()
 
+    @torch.no_grad()
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Return scores [B, N] float32; ignore column 0, the padding.
 

@@ -113,14 +113,13 @@ def fit_trees(features: np.ndarray, relevant: np.ndarray, size: np.ndarray, fold
     """
     import lightgbm
 
-    data = lightgbm.Dataset(
-        features, relevant.astype(np.int8), group=size, params=PARAMETERS, free_raw_data=False
-    ).construct()
+    settings = {**PARAMETERS, "num_threads": threads_for(features)}
+    data = lightgbm.Dataset(features, relevant.astype(np.int8), group=size, params=settings, free_raw_data=False)
     fold_of_pair = np.repeat(fold, size)
     folds = [(np.flatnonzero(fold_of_pair != one), np.flatnonzero(fold_of_pair == one)) for one in np.unique(fold)]
     stop = lightgbm.early_stopping(PATIENCE, verbose=False)
-    found: Any = lightgbm.cv(PARAMETERS, data, ROUNDS, folds=folds, callbacks=[stop], return_cvbooster=True)
+    found: Any = lightgbm.cv(settings, data, ROUNDS, folds=folds, callbacks=[stop], return_cvbooster=True)
     best = found["cvbooster"].best_iteration
-    whole = lightgbm.train(PARAMETERS, data, best)
+    whole = lightgbm.train(settings, data, best)
     by_fold = [Trees(part.model_to_string(num_iteration=best)) for part in found["cvbooster"].boosters]
     return FittedTrees(Trees(whole.model_to_string()), tuple(by_fold))
