@@ -1,6 +1,6 @@
 """Second stages with and without text over the finished runs of a comparison.
 
-    python benchmarks/rerank.py RUNS MEMBERS [-o OUT] [--seeds 1,2,3] [--candidates 100] [--config FILE] [--name NAME]
+    python benchmarks/rerank.py RUNS MEMBERS [-o OUT] [--seeds 1,2,3] [--candidates 50] [--config FILE] [--name NAME]
 
 RUNS is the folder of a comparison, MEMBERS names finished variants in it, such as id,text_delta,sequential_rules. RUNS
 is copied to OUT (default: RUNS-rerank), where three variants join the members: `stage` (a second stage over all

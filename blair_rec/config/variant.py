@@ -94,7 +94,7 @@ class VariantConfig(Section):
     """Variants whose best items a second stage (LightGBM's LambdaMART) orders, instead of a model. It needs the extra
     `rerank`: docs/rerank.md."""
     candidates: FromOneOn | None = None
-    """How many of the best items of each member the second stage orders. The default is 100."""
+    """How many of the best items of each member the second stage orders. The default is 50."""
 
     def _problems(self) -> Iterator[Problem]:
         """Keys for a part that this variant doesn't have."""
