@@ -19,7 +19,7 @@ fixed, so that the trees don't depend on the number of cores."""
 FOLDS = 5
 TREES_FILE = "trees.txt"
 """The file of a run that holds its trees."""
-ROUNDS, PATIENCE = 600, 30
+ROUNDS, PATIENCE = 500, 25
 """The most trees, and how many of them may bring no gain on the held-out folds before fitting stops."""
 PARAMETERS: dict[str, Any] = {
     "objective": "lambdarank",
@@ -27,9 +27,9 @@ PARAMETERS: dict[str, Any] = {
     "eval_at": [10],
     "learning_rate": 0.05,
     "num_leaves": 15,
-    "min_data_in_leaf": 200,
+    "min_data_in_leaf": 50,
     "lambda_l2": 1.0,
-    "lambdarank_truncation_level": 20,
+    "lambdarank_truncation_level": 50,
     "max_bin": 127,
     "seed": 0,
     "deterministic": True,
