@@ -158,6 +158,7 @@ LIBRARIES_AT_HOME = {
     "onnx": ("blair_rec.serve.export",),
     "onnxruntime": ("blair_rec.serve.export",),
     "bm25s": ("blair_rec.text",),
+    "lightgbm": ("blair_rec.ranking.rerank",),
     "Stemmer": ("blair_rec.text",),
     "ray": ("blair_rec.text", PATCHES),
     "accelerate": ("blair_rec.pretrain",),

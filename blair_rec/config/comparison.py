@@ -162,13 +162,17 @@ class CompareConfig(Section):
         for seed in self.seeds if variant.is_elsewhere else ():
             if "from" not in variant.elsewhere_of(seed):
                 yield ("seeds",), f".from has no file for seed {seed}; add one, or leave the seed out of seeds"
-        for member in variant.average:
+        for member in variant.members:
+            key = "average" if variant.average else "rerank"
             if member not in self.variants:
-                yield (), f".average names {member!r}, which is not a variant of this comparison"
-            elif self.variants[member].average:
-                yield (), f".average names {member!r}, which is an average itself"
-            else:
+                yield (), f".{key} names {member!r}, which is not a variant of this comparison"
+            elif self.variants[member].members:
+                kind = "an average" if self.variants[member].average else "a second stage"
+                yield (), f".{key} names {member!r}, which is {kind}; name models and scorers"
+            elif variant.average:
                 yield from (((), line) for line in self.variants[member].problems_in_average(member, variant.weights))
+            elif self.variants[member].is_elsewhere:
+                yield (), f".rerank names {member!r}, which was trained elsewhere; name models and scorers"
 
     def only(self, names: Sequence[str]) -> CompareConfig:
         """Return the same comparison with only these variants.
@@ -212,12 +216,12 @@ class CompareConfig(Section):
     def model_of(self, variant: VariantConfig) -> str:
         """The RecBole model of a variant, or the label of another system.
 
-        For an average these are its members' models; without any, the shared model.
+        For an average or a second stage these are its members' models; without any, the shared model.
         """
         if variant.is_elsewhere:
             return variant.label or ELSEWHERE
-        if variant.average:
-            members = [self.variants[name] for name in variant.average]
+        if variant.members:
+            members = [self.variants[name] for name in variant.members]
             trained = dict.fromkeys(
                 self.model_of(member) for member in members if member.is_trained or member.is_elsewhere
             )
@@ -237,7 +241,7 @@ class CompareConfig(Section):
     def outside(self, name: str) -> list[tuple[str, str]]:
         """Registry group and name of everything that a variant uses from outside this package, each once."""
         variant = self.variants[name]
-        if variant.average:
+        if variant.members:
             return []
         named = [("items", variant.items), *(("transforms", read_step(step)[0]) for step in variant.transforms)]
         named += [("scorers", variant.scorer)] if variant.scorer is not None else []

@@ -28,6 +28,8 @@ MAX_LENGTH = 512
 UNISREC_TEMPERATURE = 0.07
 AFTER_CUTOFF = "after_cutoff"
 """The value of evaluate.new_items that hides the items without an event before `split.valid_from`."""
+CANDIDATES = 50
+"""The default of a second stage's `candidates`."""
 NEW_ITEMS_DRAW = 0
 """Seed of the draw of a share of the items: a part of every run's set-up."""
 MOST_NEW_ITEMS = 0.5

@@ -20,6 +20,7 @@ from blair_rec.config.section import (
     LARGEST_SEED,
     AboveZero,
     FieldProblem,
+    FromOneOn,
     ItemKind,
     KeysAndValues,
     ListOfNames,
@@ -103,8 +104,8 @@ else:  # `from` is a keyword of Python, so no class body can name this field
 
 
 class VariantConfig(_WithFrom):
-    """One variant of the comparison: a model with an item side, a training-free scorer, an average of variants, or what
-    another system recommends."""
+    """One variant of the comparison: a model with an item side, a training-free scorer, an average or a second stage
+    over other variants, or what another system recommends."""
 
     from_masked: FilesElsewhere = None
     """Top lists of the same system without the items of the history, for the masked protocol. null: `from` is used for
@@ -151,22 +152,26 @@ class VariantConfig(_WithFrom):
     """Variants whose scores are normalised and averaged, instead of a model."""
     weights: Weighting = "validation"
     """Weights of the average: validation (the best on validation, by evaluate.protocol), masked or unmasked (the best
-    on validation by that protocol, even if the members were selected by the other one), or equal."""
+    on validation by that protocol, even if the members were selected by the other one), or equal. A second stage
+    (`rerank`) is fitted by the same protocol; equal is only for averages."""
+    rerank: ListOfNames = ()
+    """Variants whose best items a second stage (LightGBM's LambdaMART) orders, instead of a model. It needs the extra
+    `rerank`: docs/rerank.md."""
+    candidates: FromOneOn | None = None
+    """How many of the best items of each member the second stage orders. The default is 50."""
 
     def _problems(self) -> Iterator[Problem]:
         """Keys for a part that this variant doesn't have."""
         yield from self._problems_elsewhere()
         if self.is_elsewhere:
             return
-        if self.average:
-            for name in VariantConfig.model_fields:
-                if name not in ("average", "weights") and getattr(self, name) != default_of(VariantConfig, name):
-                    yield ("average", name), f"{name} can't be set on an average; set it on its members"
-            if len(self.average) < 2 or len(set(self.average)) != len(self.average):
-                yield ("average",), f"average is {list(self.average)}; name at least two variants, each once"
+        if self.members:
+            yield from self._problems_of_members()
             return
         if self.weights != "validation":
             yield ("average", "weights"), f"weights is {self.weights!r}, but the variant has no average; leave it out"
+        if self.candidates is not None:
+            yield ("rerank", "candidates"), "candidates is only for a second stage (rerank); leave it out"
         for name in ("items", "model", "train", "recbole") if self.scorer is not None else ():
             if getattr(self, name) != default_of(VariantConfig, name):
                 yield ("scorer", name), f"scorer: {self.scorer} is not trained, so leave {name} out"
@@ -234,22 +239,46 @@ class VariantConfig(_WithFrom):
             return
         yield from option_problems(self.scorer, self.options)
 
+    def _problems_of_members(self) -> Iterator[Problem]:
+        """Keys that an average or a second stage can't have, and members that it can't have."""
+        if self.average and self.rerank:
+            yield ("average", "rerank"), "a variant has either average or rerank; leave one of them out"
+            return
+        kind, words = ("average", "an average") if self.average else ("rerank", "a second stage")
+        own = ("average", "weights") if self.average else ("rerank", "weights", "candidates")
+        for name in VariantConfig.model_fields:
+            if name not in own and getattr(self, name) != default_of(VariantConfig, name):
+                yield (kind, name), f"{name} can't be set on {words}; set it on its members"
+        if len(self.members) < 2 or len(set(self.members)) != len(self.members):
+            yield (kind,), f"{kind} is {list(self.members)}; name at least two variants, each once"
+        if self.rerank and self.weights == "equal":
+            yield ("rerank", "weights"), "weights is 'equal', but a second stage needs validation, masked or unmasked"
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The variants that this one averages, or whose best items it orders; empty for all others."""
+        return self.average or self.rerank
+
     @property
     def uses_text(self) -> bool:
-        """Whether the variant itself reads text vectors. An average doesn't; its members may."""
+        """Whether the variant itself reads text vectors. An average or second stage doesn't; its members may."""
         if is_outside("scorers", self.scorer):  # its keys decide, because its class would have to be imported
             return bool(self.transforms or self.control or self.text)
         return self.items != "id" or self.scorer in TEXT_SCORERS
 
     @property
     def is_trained(self) -> bool:
-        """Whether the variant has a model to train; scorers, averages and other systems have none here."""
-        return self.scorer is None and not self.average and not self.is_elsewhere
+        """Whether the variant has a model to train here: no scorer, average, second stage or other system has one."""
+        return self.scorer is None and not self.members and not self.is_elsewhere
 
     @property
     def kind(self) -> str:
-        """What scores the items: the model's item side, the scorer, "average", or "trained elsewhere"."""
-        return ELSEWHERE if self.is_elsewhere else "average" if self.average else self.scorer or self.items
+        """What scores the items: the model's item side, the scorer, "average", "rerank", or "trained elsewhere"."""
+        if self.is_elsewhere:
+            return ELSEWHERE
+        if self.members:
+            return "average" if self.average else "rerank"
+        return self.scorer or self.items
 
 
 TEXT_KEYS = ("transforms", *READ_BY_ITEMS)

@@ -226,7 +226,7 @@ def build_leaderboard(
     ]
     provenance, differing = merged_provenance(runs)
     selected = [run for run in runs if run.selection is not None]
-    trained = [run for run in selected if run.items != "average"] or selected  # an average has a note on its weights
+    trained = [run for run in selected if run.items not in ("average", "rerank")] or selected  # those have notes
     selected_on = {f"{run.selection.metric} {run.selection.protocol}" for run in trained if run.selection is not None}
     return Leaderboard(
         dataset=runs[0].dataset,
@@ -346,5 +346,5 @@ def _check_same_setup(runs: Sequence[RunResult]) -> None:
             raise UnpairedRuns(*names, f"{first.folder} and {run.folder} are the same variant and seed")
         for key in SHARED_BY_SEEDS:
             ours, theirs = getattr(first, key), getattr(run, key)
-            if ours != theirs:
+            if ours != theirs and not (key == "parameters" and run.items == "rerank"):  # trees grow as they have to
                 raise UnpairedRuns(*names, f"{key} of this variant is {ours} in the first and {theirs} in the second")

@@ -24,6 +24,7 @@ from blair_rec.evaluate.metrics import metric_values
 from blair_rec.experiment.item_vectors import item_vectors
 from blair_rec.experiment.planning.plan import run_setup
 from blair_rec.experiment.splits.reading import TrainingData
+from blair_rec.extras import SECOND_STAGE, need
 from blair_rec.models.items import item_kind
 from blair_rec.models.scorer import Scorer
 from blair_rec.models.text_models import count_parameters, model_class
@@ -59,6 +60,10 @@ class Fitted:
     """The weights of an ensemble, by member."""
     mean_context: float | None = None
     """Mean number of history items from which a training target is predicted; needed to compare training speeds."""
+    valid: Ranks | None = None
+    """Of a second stage: validation cases ranked by trees that were fitted on other users; None for all others."""
+    second_stage: Mapping[str, Any] = field(default_factory=dict)
+    """What result.json says of a second stage."""
 
 
 def fit_variant(
@@ -100,7 +105,10 @@ def check_outside(config: CompareConfig, names: Collection[str]) -> None:
 
     Raises:
         ConfigError: code can't be imported, is of the wrong kind, or doesn't accept its options.
+        MissingExtra: a second stage needs LightGBM.
     """
+    if any(config.variants[name].rerank for name in names):
+        need("lightgbm", *SECOND_STAGE)
     for name in names:
         variant, setup = config.variants[name], run_setup(config, name, config.seeds[0])
         try:

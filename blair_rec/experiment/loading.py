@@ -9,6 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
 from blair_rec import registry
 from blair_rec.border.settings import ItemsOnly, recbole_config, recbole_errors
 from blair_rec.data.dataset import ItemVectors
@@ -18,10 +22,16 @@ from blair_rec.evaluate.runs.run_files import WEIGHTS_FILE
 from blair_rec.experiment.fit import model_settings
 from blair_rec.experiment.item_vectors import item_vectors
 from blair_rec.experiment.planning.plan import member_folders, members_hash
+from blair_rec.extras import SECOND_STAGE, need
+from blair_rec.models.items import controlled
 from blair_rec.models.scorer import Scorer
 from blair_rec.models.text_models import model_class
 from blair_rec.ranking.ensemble import Ensemble
+from blair_rec.ranking.rerank.features import ItemTable
+from blair_rec.ranking.rerank.second_stage import Reranker
+from blair_rec.ranking.rerank.trees import TREES_FILE, Trees, sha256_of_text
 from blair_rec.ranking.scorers import build_baseline
+from blair_rec.ranking.scorers.neighbours import unit_length
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
 from blair_rec.training.checkpoint import load_weights, saved_transforms
 
@@ -59,14 +69,17 @@ def load_model(run_dir: Path, store: str | Path | None = None, dataset: Any = No
             f"{run_dir} was trained elsewhere: only its lists or scores for the test cases are known, so nothing here "
             "can recommend with it; use the system that made them"
         )
-    if "average" in setup:
+    if folders := member_folders(run_dir, setup):
+        kind, does = ("average", "averages") if "average" in setup else ("second stage", "orders the best items of")
         if result["hashes"]["members"] != members_hash(run_dir, setup):
             raise CheckpointError(
-                f"{run_dir} averages {', '.join(setup['average'])}, but one of these runs is missing or was made "
-                "again; run the same comparison again to renew the average"
+                f"{run_dir} {does} {', '.join(setup.get('average') or setup['rerank'])}, but one of these runs is "
+                f"missing or was made again; run the same comparison again to renew the {kind}"
             )
-        members = tuple(load_model(folder, store, dataset, device) for folder in member_folders(run_dir, setup))
+        members = tuple(load_model(folder, store, dataset, device) for folder in folders)
         ensemble = Ensemble([member.model for member in members])
+        if "rerank" in setup:
+            return _second_stage(run_dir, result, folders, members, ensemble, item_tokens)
         load_weights(ensemble, run_dir / WEIGHTS_FILE, None)
         return Loaded(ensemble, item_tokens, min(member.width for member in members), members=members)
     registry.check(_named(setup))
@@ -86,6 +99,65 @@ def load_model(run_dir: Path, store: str | Path | None = None, dataset: Any = No
         model = build_baseline(setup, config, len(item_tokens), vectors)
     load_weights(model, run_dir / WEIGHTS_FILE, vectors.store_sha256 if vectors else None)
     return Loaded(model, item_tokens, config["MAX_ITEM_LIST_LENGTH"], opened)
+
+
+def text_tables(names: Sequence[str], folders: Sequence[Path], members: Sequence[Loaded]) -> dict[str, Tensor]:
+    """Return the item vectors that members read, for a second stage: [N, E] float32 of length 1.
+
+    They are transformed as in the member, whose name is the key. Members with the same vectors share one table.
+    """
+    found: dict[str, tuple[str, Tensor]] = {}
+    for name, folder, member in zip(names, folders, members, strict=True):
+        if member.store is None:
+            continue
+        setup = _read(folder, "result.json")["setup"]
+        control = setup["control"] and [setup["control"], setup["seed"]]
+        key = json.dumps([member.store.store_sha256, setup["text"]["missing_text"], setup["transforms"], control])
+        if key in found:
+            continue
+        table = item_vectors(member.store, member.item_tokens, setup["text"]["missing_text"]).table[1:]
+        transforms = member.model.fitted_transforms
+        rows = controlled(table, setup["control"], setup["seed"])
+        found[key] = name, F.pad(unit_length(rows if transforms is None else transforms.apply(rows)), (0, 0, 1, 0))
+    return dict(found.values())
+
+
+def need_trees() -> None:
+    """Check that LightGBM can be imported.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    need("lightgbm", *SECOND_STAGE)
+
+
+def _second_stage(
+    run_dir: Path,
+    result: Mapping[str, Any],
+    folders: Sequence[Path],
+    members: tuple[Loaded, ...],
+    ensemble: Ensemble,
+    item_tokens: list[str],
+) -> Loaded:
+    """
+    Raises:
+        MissingExtra: LightGBM is not installed; CheckpointError: the trees are missing, damaged or of another run.
+    """
+    need_trees()
+    said, path = result["rerank"], run_dir / TREES_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} can't be read ({error}); run the same comparison again") from None
+    if sha256_of_text(text) != said["trees_sha256"]:
+        raise CheckpointError(f"{path} was changed after the run, so its trees can't be used; run the comparison again")
+    numbers, timed = torch.zeros(len(item_tokens), device="cpu"), ["item", "recency"] in said["features"]
+    items = ItemTable(
+        numbers, numbers.clone() if timed else None, text_tables(result["setup"]["rerank"], folders, members)
+    )
+    stage = Reranker(ensemble, items, said["candidates"], Trees(text))
+    load_weights(stage, run_dir / WEIGHTS_FILE, None)
+    return Loaded(stage, item_tokens, min(member.width for member in members))
 
 
 def _named(setup: Mapping[str, Any]) -> list[tuple[str, str]]:

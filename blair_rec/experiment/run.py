@@ -23,23 +23,23 @@ from blair_rec.config.variant import VariantConfig
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.data.hidden import NewItemCases
 from blair_rec.device import device_name
-from blair_rec.errors import SourceError, TrainingError
-from blair_rec.evaluate.metrics import metric_values
+from blair_rec.errors import TrainingError
 from blair_rec.evaluate.runs.new_ranks import write_new_ranks
-from blair_rec.evaluate.runs.results import last_items, load_run, write_lists, write_result
+from blair_rec.evaluate.runs.results import last_items, write_lists, write_result
 from blair_rec.evaluate.runs.run_files import RESULT_FILE, WEIGHTS_FILE
-from blair_rec.experiment.elsewhere.files import files_hash
-from blair_rec.experiment.elsewhere.run import fixed_scores, rank_elsewhere, read_files
+from blair_rec.experiment.elsewhere.run import rank_elsewhere
 from blair_rec.experiment.fit import Fitted, fit_variant, measured
-from blair_rec.experiment.loading import load_model
-from blair_rec.experiment.planning.plan import Run, member_folders
+from blair_rec.experiment.members.average import average, selects_on
+from blair_rec.experiment.members.rerank import second_stage
+from blair_rec.experiment.planning.plan import Run
 from blair_rec.experiment.provenance import code_files, peak_memory_mb, provenance
 from blair_rec.experiment.splits.new_items import new_vectors
 from blair_rec.experiment.splits.reading import TrainingData, read_new_items, read_splits, training_data
 from blair_rec.files import partial_of, put_in_place
-from blair_rec.models.scorer import Scorer, transform_report
-from blair_rec.ranking.ensemble import Ensemble, choose_weights
+from blair_rec.models.scorer import transform_report
 from blair_rec.ranking.new_items import rank_new_items
+from blair_rec.ranking.rerank.second_stage import Reranker
+from blair_rec.ranking.rerank.trees import TREES_FILE
 from blair_rec.ranking.scoring import rank
 from blair_rec.registry import trusting
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
@@ -109,7 +109,8 @@ def make_run(
     Returns the validation metric that selects; NaN for another system that gave nothing for validation.
 
     Raises:
-        BadRun, CheckpointError: a member of an average is damaged.
+        BadRun, CheckpointError: a member of an average or a second stage is damaged.
+        MissingExtra: a second stage needs LightGBM.
         TrainingError, ScoringError: the loss or scores are not finite.
         SourceError: files of another system that are damaged, don't fit the split, or are too short.
     """
@@ -118,8 +119,8 @@ def make_run(
     if variant.is_elsewhere:
         elsewhere = rank_elsewhere(config, run, data, data.test, TOP_K)
         fitted, ranks, values = elsewhere.fitted, elsewhere.ranks, elsewhere.valid
-    elif variant.average:
-        fitted = average(config, run, data)
+    elif variant.members:
+        fitted = average(config, run, data, data.test) if variant.average else second_stage(config, run, data)
     else:
         if variant.is_trained:
             call = {"variant": run.variant, "seed": run.seed, "store": str(store[1]) if store else None}
@@ -146,6 +147,8 @@ def make_run(
     partial.mkdir(parents=True)
     try:
         save_weights(fitted.model, partial / WEIGHTS_FILE, run.hashes["store"])
+        if isinstance(fitted.model, Reranker) and fitted.model.trees is not None:
+            (partial / TREES_FILE).write_text(fitted.model.trees.text, encoding="utf-8", newline="\n")
         result = {
             "variant": run.variant,
             "seed": run.seed,
@@ -173,6 +176,7 @@ def make_run(
             "tied_neighbours": data.train.tied_neighbours,
             "trials": fitted.trials,
             "weights": dict(fitted.weights),
+            **({"rerank": dict(fitted.second_stage)} if fitted.second_stage else {}),
             "hashes": dict(run.hashes),
             "code_files": {**code_files(variant.uses_text), **run.outside},
             "seedless": run.seedless,
@@ -205,18 +209,13 @@ def _on_validation(
     members = [config.variants[name] for name in variant.average]
     if any(member.is_elsewhere and "from_valid" not in member.elsewhere_of(config.seeds[0]) for member in members):
         return {"unmasked": {}, "masked": {}}
-    valid = rank(fitted.model, data.valid, config.evaluate.batch_size)
+    valid = fitted.valid or rank(fitted.model, data.valid, config.evaluate.batch_size)
     return {protocol: measured(config, valid, protocol) for protocol in ("unmasked", "masked")}
 
 
 def _scoring(config: CompareConfig, variant: VariantConfig) -> list[VariantConfig]:
     """The variants whose scores count: those of an average, or the variant itself."""
-    return [config.variants[name] for name in variant.average] or [variant]
-
-
-def selects_on(config: CompareConfig, variant: VariantConfig) -> str:
-    """The protocol, masked or unmasked, by which validation selects the weights of a variant or of an average."""
-    return variant.weights if variant.weights in ("masked", "unmasked") else config.evaluate.protocol
+    return [config.variants[name] for name in variant.members] or [variant]
 
 
 def _notes(config: CompareConfig, run: Run, fitted: Fitted) -> list[str]:
@@ -237,6 +236,11 @@ def _notes(config: CompareConfig, run: Run, fitted: Fitted) -> list[str]:
         by = "" if variant.weights == "validation" else f", {variant.weights}"
         how = "equal" if variant.weights == "equal" else f"chosen on validation{by}"
         notes.append(f"weights of {run.variant}: {weights} ({how})")  # the same for all seeds gives one note
+    if stage := fitted.second_stage:
+        notes.append(
+            f"{run.variant} orders the {stage['candidates']} best items of each member, {stage['pool_size']:.0f} per "
+            f"case; they contain the target in {stage['pool_recall']:.1%} of the validation cases"
+        )
     if variant.control is None and (transforms := fitted.model.fitted_transforms) is not None:
         notes += [f"{run.variant}: {note}" for note in transforms.notes]
     if before := _test_evaluations(run.folder):
@@ -265,46 +269,3 @@ def follow(config: CompareConfig, folder: Path) -> None:
         store = open_store(call["store"]) if call["store"] else None
         with suppress(TrainingError), trusting(config.code):
             fit_variant(config, call["variant"], call["seed"], data, store)
-
-
-def average(config: CompareConfig, run: Run, data: Data) -> Fitted:
-    """Build the ensemble of finished runs of the same seed; its costs include those of its members.
-
-    Raises:
-        BadRun, CheckpointError: the run of a member is damaged.
-    """
-    variant, begin = config.variants[run.variant], time.perf_counter()
-    folders = member_folders(run.folder, run.setup)
-    results = [load_run(folder) for folder in folders]
-    models = [
-        _member(config, name, folder, run.seed, data) for name, folder in zip(variant.average, folders, strict=True)
-    ]
-    ensemble, best = Ensemble(models), None
-    if variant.weights != "equal":
-        first = config.evaluate.metrics[:1]
-        weights, best = choose_weights(
-            ensemble,
-            data.valid,
-            selects_on(config, variant) == "masked",
-            lambda *ranks: metric_values(first, *ranks)[first[0]],
-            config.evaluate.batch_size,
-        )
-        ensemble = Ensemble(ensemble.members, weights)
-    return Fitted(
-        ensemble,
-        time.perf_counter() - begin + sum(result.train_seconds for result in results),
-        {part: sum(getattr(result.parameters, part) for result in results) for part in ("trained", "frozen")},
-        sum(result.trials for result in results),
-        best_value=best,
-        weights=dict(zip(variant.average, ensemble.weights.tolist(), strict=True)),
-    )
-
-
-def _member(config: CompareConfig, name: str, folder: Path, seed: int, data: Data) -> Scorer:
-    """The scorer of a member; the matrices of another system are read again, because runs hold no copy of them."""
-    variant = config.variants[name]
-    if not variant.is_elsewhere:
-        return load_model(folder, dataset=data.train, device=config.computed_on).model
-    if files_hash(variant, seed) != load_run(folder).hashes.get("from"):
-        raise SourceError(f"the score matrices of {name} are not those of {folder}; run the comparison again")
-    return fixed_scores(config, read_files(config, variant, seed, data, data.test), data, data.test)

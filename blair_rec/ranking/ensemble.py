@@ -38,6 +38,8 @@ HELD = 1 << 29
 
 Shares = tuple[int, ...]
 """A weighting: each member's part of WHOLE."""
+Weights = tuple[float, ...]
+"""A weighting as shares of 1."""
 
 
 class Ensemble(nn.Module):
@@ -179,7 +181,7 @@ def choose_weights(
     masked: bool,
     measure: Callable[[np.ndarray, np.ndarray, np.ndarray | None], float],
     batch_size: int,
-) -> tuple[tuple[float, ...], float]:
+) -> tuple[Weights, float]:
     """Return the weighting with the highest `measure` on a split, and this measure.
 
     The search starts at the best weighting of `simplex`; of tied ones it takes the most equal one. From there it climbs
@@ -192,22 +194,34 @@ def choose_weights(
 
     scored, miss = _Scored(ensemble, split, masked, batch_size), _in_history(split) if masked else None
 
-    def best_of(grid: list[Shares]) -> tuple[Shares, float]:
-        weightings = torch.tensor(grid, dtype=torch.float32, device="cpu") / WHOLE
-        higher, equal = _counts(scored, len(split), weightings)
-        values = [measure(*counts, miss) for counts in zip(higher, equal, strict=True)]
-        best = int(np.argmax(values))
-        return grid[best], values[best]
+    def values_of(grid: list[Weights]) -> list[float]:
+        higher, equal = _counts(scored, len(split), torch.tensor(grid, dtype=torch.float32, device="cpu"))
+        return [measure(*counts, miss) for counts in zip(higher, equal, strict=True)]
 
     ensemble.eval()
     with ensemble.shared_items():
-        chosen, value = best_of(simplex(len(ensemble.members)))
-        for step in (WHOLE // 10, WHOLE // 20):
-            while near := neighbours(chosen, step):
-                candidate, reached = best_of(near)
-                if reached <= value:
-                    break
-                chosen, value = candidate, reached
+        return climbed(values_of, len(ensemble.members))
+
+
+def climbed(values_of: Callable[[list[Weights]], list[float]], members: int) -> tuple[Weights, float]:
+    """Return the weighting with the highest value, and this value: see choose_weights for the search.
+
+    Args:
+        values_of: the values of several weightings.
+    """
+
+    def best_of(grid: list[Shares]) -> tuple[Shares, float]:
+        values = values_of([tuple(share / WHOLE for share in shares) for shares in grid])
+        best = int(np.argmax(values))
+        return grid[best], values[best]
+
+    chosen, value = best_of(simplex(members))
+    for step in (WHOLE // 10, WHOLE // 20):
+        while near := neighbours(chosen, step):
+            candidate, reached = best_of(near)
+            if reached <= value:
+                break
+            chosen, value = candidate, reached
     return tuple(share / WHOLE for share in chosen), value
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blair_rec.errors import ScoringError
 from blair_rec.models.packed import can_pack, last_states
 from blair_rec.models.scorer import Scorer
 from blair_rec.models.similarity import as_query
+from blair_rec.ranking.best import best_columns
 from blair_rec.ranking.ensemble import Ensemble, standardised
 
 CHUNK = {"cpu": 1 << 20, "cuda": 1 << 26}
@@ -188,29 +188,3 @@ class TopK:
         items[inside] = histories.items[(first[:, None] + np.arange(self.width))[inside]]
         fields = {self.model.ITEM_SEQ: items, self.model.ITEM_SEQ_LEN: length}
         return {name: torch.from_numpy(values).to(self.model.device) for name, values in fields.items()}
-
-
-def best_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k highest scores of each row, the highest first, the lowest column among equals: [B, C] -> two of [B, k].
-
-    Raises:
-        ScoringError: scores that are not a number.
-    """
-    found = scores.topk(min(k + 1, scores.shape[1]), dim=1)
-    columns, values = found.indices[:, :k], found.values[:, :k]
-    if values.isnan().any():
-        rows = int(values.isnan().any(dim=1).sum())
-        raise ScoringError(f"{rows} of {len(scores)} histories have scores that are not a number, so no best items")
-    if found.values.shape[1] > k:  # which of equal ones is in is torch's own affair, if one is in and another is not
-        last = values[:, -1]
-        tied = torch.nonzero((last == found.values[:, k]) & (last > -torch.inf)).squeeze(1)
-        if len(tied):
-            part, bound = scores[tied], last[tied].unsqueeze(1)
-            above, equal = part > bound, part == bound
-            missing = k - above.sum(dim=1, keepdim=True)
-            chosen = above | (equal & (equal.cumsum(dim=1) <= missing))
-            columns = columns.clone()
-            columns[tied] = chosen.nonzero()[:, 1].view(len(tied), k)
-    columns = columns.sort(dim=1).values
-    values, order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
-    return columns.gather(1, order), values

@@ -35,10 +35,20 @@ class Chosen:
         """The folders of the runs that score items, and what each counts in the mean over seeds; the sum is 1.
 
         An average counts as its members, with its weights; a member whose weight is 0 is left out.
+
+        Raises:
+            ConfigError: the variant is a second stage.
         """
         found: dict[Path, float] = {}
         for run in self.runs:
             raw = read_json(run.folder, RESULT_FILE)
+            if members := raw["setup"].get("rerank"):
+                raise ConfigError(
+                    f"{self.variant} is a second stage (rerank), which can't be refitted: its trees are fitted on "
+                    f"validation events, on which a refit trains its members. Use the run as it is ({run.folder}, with "
+                    f"`blair-rec recommend` or blair_rec.load), or name another variant with --variant, such as an "
+                    f"average of {', '.join(members)}"
+                )
             folders = member_folders(run.folder, raw["setup"])
             weights = [raw["weights"][name] for name in raw["setup"]["average"]] if folders else [1.0]
             for folder, weight in zip(folders or [run.folder], weights, strict=True):
@@ -143,4 +153,4 @@ def _best(config: CompareConfig, by_variant: dict[str, list[RunResult]]) -> str:
 
 def _is_control(config: CompareConfig, name: str) -> bool:
     variant: Any = config.variants[name]
-    return variant.control is not None or any(_is_control(config, member) for member in variant.average)
+    return variant.control is not None or any(_is_control(config, member) for member in variant.members)

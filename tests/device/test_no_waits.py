@@ -38,6 +38,8 @@ EXPORT = "serve/export/"
 """Exports a model that it has moved to the CPU."""
 CPU_ALONE = {
     "experiment/run.py whole_data": "a data set's own tensors",
+    "experiment/members/rerank.py _items": "moved with the second stage",
+    "experiment/members/rerank.py _recency": "moved with the second stage",
     "models/dropout.py __call__": "not reached on any other device",
     "models/items/build.py build_side": "moved with the model that is built",
     "models/packed.py _gru4rec": "the sizes of torch's packed sequences",

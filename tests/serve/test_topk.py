@@ -14,10 +14,11 @@ from worlds import SMALL, vectors_for
 from blair_rec.border.settings import ItemsOnly, recbole_config
 from blair_rec.errors import ScoringError
 from blair_rec.models.text_models import model_class
+from blair_rec.ranking.best import best_columns
 from blair_rec.ranking.ensemble import Ensemble
 from blair_rec.ranking.scorers import MeanHistory, Popularity
 from blair_rec.serve import topk
-from blair_rec.serve.topk import HistoryIds, TopK, best_columns
+from blair_rec.serve.topk import HistoryIds, TopK
 
 N_ITEMS, WIDTH = 40, 6
 

@@ -13,6 +13,7 @@ from blair_rec.evaluate.page.cards import ItemCards, ItemMap
 from blair_rec.evaluate.page.curves import Curve, LearningPace, learning_curves, pace
 from blair_rec.evaluate.page.examples import Examples, pick_examples
 from blair_rec.evaluate.page.gains import Gain, relative_gains, slice_gains
+from blair_rec.evaluate.page.second_stages import SecondStage, second_stages
 from blair_rec.evaluate.runs.results import RunResult
 from blair_rec.evaluate.runs.run_files import PROTOCOLS, ProtocolName
 
@@ -53,6 +54,8 @@ class PageData:
     """The metric and protocol of the curves, which validation selected on."""
     maps: tuple[MapData, ...]
     examples: Examples
+    second_stages: tuple[SecondStage, ...] = ()
+    """What each second stage reads."""
 
 
 def page_data(board: Leaderboard, runs: Sequence[RunResult], cards: ItemCards) -> PageData:
@@ -80,6 +83,7 @@ def page_data(board: Leaderboard, runs: Sequence[RunResult], cards: ItemCards) -
         curve_metric=" or ".join(board.selected_on),
         maps=tuple(_map_data(one, board, cards) for one in cards.maps),
         examples=pick_examples(runs, variants, board.metrics[0], board.protocol, cards),
+        second_stages=second_stages(runs),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from blair_rec import registry
 from blair_rec.config.comparison import CompareConfig
-from blair_rec.config.names import NEW_ITEMS_DRAW
+from blair_rec.config.names import CANDIDATES, NEW_ITEMS_DRAW
 from blair_rec.config.plugin import PLUGIN_KEYS
 from blair_rec.config.section import to_dict
 from blair_rec.config.sections import TextConfig
@@ -93,7 +93,7 @@ def plan(config: CompareConfig, out: Path, encodings: Mapping[str, Vectors], dat
             store = encodings[name].path if name in encodings else None
             folder = out / RUNS_FOLDER / run_name(name, seed)
             run = Run(name, seed, setup, hashes, store, folder, (folder / RESULT_FILE).is_file(), seedless, outside)
-            if variant.average:
+            if variant.members:
                 made = _as_made(setup, folder)
                 run, before = with_members(run), with_members(dataclasses.replace(run, setup=made))
                 same = run.done and before.hashes["members"] is not None
@@ -104,8 +104,8 @@ def plan(config: CompareConfig, out: Path, encodings: Mapping[str, Vectors], dat
 
 
 def _order(named: tuple[str, VariantConfig]) -> int:
-    """Averages come last, other systems first: their files are checked before anything is trained."""
-    return 0 if named[1].is_elsewhere else 2 if named[1].average else 1
+    """What is made of other variants comes last, other systems first: they are checked before anything is trained."""
+    return 0 if named[1].is_elsewhere else 2 if named[1].members else 1
 
 
 def outside_code(config: CompareConfig, name: str) -> dict[str, str]:
@@ -124,8 +124,8 @@ def outside_code(config: CompareConfig, name: str) -> dict[str, str]:
 def is_seedless(config: CompareConfig, name: str) -> bool:
     """Whether a variant doesn't depend on the seed: it is run once, with the first seed, and is valid for all."""
     variant = config.variants[name]
-    if variant.average:
-        return all(is_seedless(config, member) for member in variant.average)
+    if variant.members:
+        return all(is_seedless(config, member) for member in variant.members)
     if variant.is_elsewhere:
         return not variant.elsewhere_by_seed
     return variant.scorer is not None and variant.control is None
@@ -139,24 +139,30 @@ def run_names(config: CompareConfig, variants: Collection[str], seeds: Collectio
 
 
 def member_folders(folder: Path, setup: Mapping[str, Any]) -> list[Path]:
-    """The folders of the runs that the run in `folder` averages; empty if it is not an average.
+    """The folders of the runs that an average or a second stage in `folder` is made from; empty for other runs.
 
     They are next to it; those of a refit, which is a folder without neighbours, are inside.
     """
-    names = setup.get("runs") or [run_name(member, setup["seed"]) for member in setup.get("average", ())]
+    members = setup.get("average") or setup.get("rerank") or ()
+    names = setup.get("runs") or [run_name(member, setup["seed"]) for member in members]
     beside = folder / MEMBERS_FOLDER / folder.name if setup.get("refit") else folder
     return [beside.with_name(name) for name in names]
 
 
+def made_from(setup: Mapping[str, Any]) -> str:
+    """What has changed if the members of a run are other ones, in words."""
+    return "the runs that it averages" if "average" in setup else "the runs whose best items it orders"
+
+
 def with_members(run: Run) -> Run:
-    """The run with the current hash of the runs that it averages."""
+    """The run with the current hash of the runs that it is made from."""
     if not member_folders(run.folder, run.setup):
         return run
     return dataclasses.replace(run, hashes={**run.hashes, "members": members_hash(run.folder, run.setup)})
 
 
 def members_hash(folder: Path, setup: Mapping[str, Any]) -> str | None:
-    """The current hash of the runs that an average is made of; None while one of them is not finished."""
+    """The current hash of the runs of all members; None while one of them is not finished."""
     is_refit = setup.get("refit")
     kept = (WEIGHTS_FILE,) if is_refit else (RANKS_FILE, WEIGHTS_FILE)  # a refit has no ranks
     files = [member / name for member in member_folders(folder, setup) for name in kept]
@@ -203,11 +209,12 @@ def run_setup(config: CompareConfig, variant_name: str, seed: int) -> dict[str, 
     }
     if variant.is_elsewhere:  # the files have a hash of their own, so that they can be moved
         return {**shared, "from": list(variant.elsewhere_of(seed))}
-    if variant.average:  # everything else is in the runs of its members
-        of_seed = [run_name(member, seed) for member in variant.average]
-        runs = [run_name(name, config.seeds[0] if is_seedless(config, name) else seed) for name in variant.average]
+    if variant.members:  # everything else is in the runs of its members
+        of_seed = [run_name(member, seed) for member in variant.members]
+        runs = [run_name(name, config.seeds[0] if is_seedless(config, name) else seed) for name in variant.members]
         named = {"runs": runs} if runs != of_seed else {}  # without the key, names follow from members and seed
-        return {**shared, "average": list(variant.average), "weights": variant.weights, **named}
+        top = {} if variant.average else {"candidates": variant.candidates or CANDIDATES}
+        return {**shared, variant.kind: list(variant.members), "weights": variant.weights, **top, **named}
     return {
         **shared,
         "model": config.model_of(variant),

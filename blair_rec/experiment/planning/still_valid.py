@@ -12,7 +12,16 @@ from blair_rec.config.comparison import CompareConfig
 from blair_rec.errors import ChangedRuns, first_of
 from blair_rec.evaluate.runs.results import RunResult, accept_code, for_every_seed, load_run, read_runs
 from blair_rec.evaluate.runs.run_files import RESULT_FILE
-from blair_rec.experiment.planning.plan import Run, _as_made, is_seedless, members_hash, run_names, run_setup
+from blair_rec.experiment.planning.plan import (
+    Run,
+    _as_made,
+    is_seedless,
+    made_from,
+    member_folders,
+    members_hash,
+    run_names,
+    run_setup,
+)
 from blair_rec.experiment.provenance import code_files, hash_of
 
 
@@ -86,8 +95,8 @@ def finished_runs(config: CompareConfig, out: Path) -> list[RunResult]:
     for result in found:
         setup = _as_made(run_setup(config, result.variant, result.seed), result.folder)
         changed[result.folder.name] = _setup_changes(result, setup)
-        if "average" in setup and result.hashes.get("members") != members_hash(result.folder, setup):
-            changed[result.folder.name].append("the runs that it averages")
+        if member_folders(result.folder, setup) and result.hashes.get("members") != members_hash(result.folder, setup):
+            changed[result.folder.name].append(made_from(setup))
     _refuse(changed, out)
     found = [
         dataclasses.replace(
@@ -109,7 +118,7 @@ def _label(config: CompareConfig, name: str) -> dict[str, Any]:
 
 def _trials(config: CompareConfig, name: str) -> int:
     variant = config.variants[name]
-    return variant.trials + sum(_trials(config, member) for member in variant.average)
+    return variant.trials + sum(_trials(config, member) for member in variant.members)
 
 
 def _refuse(changed: Mapping[str, list[str]], out: Path, only_code: bool = False) -> None:

@@ -14,7 +14,7 @@ from blair_rec.errors import BadRun, BlairRecError, ConfigError
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE, RUNS_FOLDER
 from blair_rec.experiment.item_vectors import Vectors, find_encodings
 from blair_rec.experiment.planning.data_files import data_folder, data_hash
-from blair_rec.experiment.planning.plan import Run, member_folders, plan, run_names
+from blair_rec.experiment.planning.plan import Run, made_from, member_folders, plan, run_names
 from blair_rec.experiment.planning.still_valid import changes
 
 logger = logging.getLogger("blair_rec")
@@ -105,7 +105,7 @@ def _with_kept(
     for run in plan(both, out, {**encodings, **found}, data):
         if run.done and run.folder.name not in named:
             gone = [folder for folder in member_folders(run.folder, run.setup) if folder.name in left_out]
-            if words := _changes(run) or ["the runs that it averages"] * bool(gone):
+            if words := _changes(run) or [made_from(run.setup)] * bool(gone):
                 left_out[run.folder.name] = words
             else:
                 holding.append(run)
@@ -115,7 +115,7 @@ def _with_kept(
         )
     kept_variants = {run.variant for run in holding}
     known = kept_variants | set(config.variants)
-    kept_variants = {name for name in kept_variants if set(both.variants[name].average) <= known}
+    kept_variants = {name for name in kept_variants if set(both.variants[name].members) <= known}
     kept_seeds = {run.seed for run in holding if not run.seedless}
     names = before.variants if kept_variants else config.variants  # the order of the config with more variants
     order = [
@@ -130,7 +130,7 @@ def _with_kept(
 def _untrusted(config: CompareConfig, names: Collection[str]) -> list[str]:
     """The variants whose code must not be imported, and averages of them."""
     own = {name for name in names if not all(registry.is_trusted(*one) for one in config.outside(name))}
-    return [name for name in names if name in own or own & set(config.variants[name].average)]
+    return [name for name in names if name in own or own & set(config.variants[name].members)]
 
 
 def _changes(run: Run) -> list[str]:

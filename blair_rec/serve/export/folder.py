@@ -73,6 +73,7 @@ def export_run(
     run_dir, out = Path(run_dir), Path(out)
     target = out.resolve()
     _refuse_foreign(target)
+    refuse_second_stage(run_dir)
     loaded = load_model(run_dir, store)
     loaded.model.eval()  # item sides drop numbers in training
     with work_beside(target, "export", f"the export {out}"):
@@ -92,6 +93,22 @@ def export_run(
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return ExportedRun(out, files, difference, left_out)
+
+
+def refuse_second_stage(run_dir: Path) -> None:
+    """Make sure that a run is no second stage.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    path = run_dir / RESULT_FILE
+    members = read_json(run_dir, RESULT_FILE).get("setup", {}).get("rerank") if path.is_file() else None
+    if members:
+        raise ConfigError(
+            f"{run_dir} is a second stage (rerank), which can't be exported: its trees read the scores of all members. "
+            f"Recommend with `blair-rec recommend {run_dir}` or blair_rec.load, or export an average of its members "
+            f"({', '.join(members)})"
+        )
 
 
 def _write(run_dir: Path, loaded: Loaded, folder: Path, index: str | None) -> tuple[dict[str, Any], tuple[str, ...]]:

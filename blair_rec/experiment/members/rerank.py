@@ -1,0 +1,110 @@
+"""Fit a second stage over finished runs of the same seed. The test split is not read here."""
+
+from __future__ import annotations
+
+import time
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blair_rec.config.comparison import CompareConfig
+from blair_rec.evaluate.metrics import metric_values
+from blair_rec.evaluate.runs.results import load_run
+from blair_rec.experiment.fit import Fitted
+from blair_rec.experiment.loading import load_model, need_trees, text_tables
+from blair_rec.experiment.members.average import selects_on
+from blair_rec.experiment.planning.plan import Run, member_folders
+from blair_rec.experiment.splits.reading import TrainingData
+from blair_rec.ranking.ensemble import Ensemble
+from blair_rec.ranking.rerank.features import ItemTable, feature_names
+from blair_rec.ranking.rerank.fitting import FittedStage, fit_stage
+from blair_rec.ranking.rerank.second_stage import Reranker
+from blair_rec.ranking.rerank.trees import sha256_of_text
+
+
+def second_stage(config: CompareConfig, run: Run, data: TrainingData) -> Fitted:
+    """Fit a second stage on the validation split; its costs include those of its members.
+
+    Raises:
+        MissingExtra: LightGBM is not installed.
+        BadRun, CheckpointError: the run of a member is damaged.
+        TrainingError: too few validation cases have their target among the candidates.
+    """
+    need_trees()
+    variant, begin = config.variants[run.variant], time.perf_counter()
+    folders = member_folders(run.folder, run.setup)
+    results = [load_run(folder) for folder in folders]
+    members = [load_model(folder, dataset=data.train, device=config.computed_on) for folder in folders]
+    texts = text_tables(variant.rerank, folders, members)
+    stage = Reranker(Ensemble([one.model for one in members]), _items(data, texts), run.setup["candidates"])
+    first, protocol = config.evaluate.metrics[0], selects_on(config, variant)
+    fitted = fit_stage(
+        stage,
+        data.valid,
+        protocol == "masked",
+        lambda *ranks: metric_values([first], *ranks)[first],
+        config.evaluate.batch_size,
+    )
+    trees = fitted.stage.trees
+    assert trees is not None
+    parameters = {part: sum(getattr(result.parameters, part) for result in results) for part in ("trained", "frozen")}
+    return Fitted(
+        fitted.stage,
+        time.perf_counter() - begin + sum(result.train_seconds for result in results),
+        {**parameters, "trained": parameters["trained"] + trees.leaves},
+        sum(result.trials for result in results),
+        best_value=_value(fitted, protocol, first),
+        weights=dict(zip(variant.rerank, fitted.stage.weights.tolist(), strict=True)),
+        valid=fitted.ranks,
+        second_stage=_report(fitted, variant.rerank),
+    )
+
+
+def _value(fitted: FittedStage, protocol: str, metric: str) -> float:
+    ranks = fitted.ranks
+    miss = ranks.target_in_history if protocol == "masked" else None
+    higher, equal = getattr(ranks, f"higher_{protocol}"), getattr(ranks, f"equal_{protocol}")
+    return metric_values([metric], higher, equal, miss)[metric]
+
+
+def _report(fitted: FittedStage, members: tuple[str, ...]) -> dict[str, Any]:
+    """What result.json says of a second stage, under the key `rerank`."""
+    stage, trees = fitted.stage, fitted.stage.trees
+    assert trees is not None
+    gains = trees.gains
+    names = feature_names(members, stage.items)
+    return {
+        "candidates": stage.top,
+        "pool_size": fitted.pool_size,
+        "pool_recall": fitted.pool_recall,
+        "trees": trees.count,
+        "leaves": trees.leaves,
+        "trees_sha256": sha256_of_text(trees.text),
+        "features": [list(name) for name in names],
+        "gains": (gains / max(gains.sum(), np.finfo(np.float64).tiny)).tolist(),
+        "lightgbm": metadata.version("lightgbm"),
+    }
+
+
+def _items(data: TrainingData, texts: dict[str, Tensor]) -> ItemTable:
+    popularity = torch.from_numpy(np.log1p(data.item_counts)).float()
+    return ItemTable(popularity, _recency(data), texts)
+
+
+def _recency(data: TrainingData) -> Tensor | None:
+    """[N] float32, the share of training events up to each item's last one; None for files without times.
+
+    An item without a training event has 0.
+    """
+    train = data.train
+    if train.log is None or train.event_times is None:
+        return None
+    kept = train.events_up_to_last_row().cpu().numpy()
+    time_of, item = train.event_times[kept], train.log.item.cpu().numpy()[kept]
+    last = np.full(len(data.item_tokens), -np.inf)
+    np.maximum.at(last, item, time_of)
+    share = np.searchsorted(np.sort(time_of), last, side="right") / len(time_of)
+    return torch.from_numpy(share).float()

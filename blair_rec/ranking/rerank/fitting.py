@@ -1,0 +1,201 @@
+"""Fit a second stage on the validation split: candidates, weights of the average, trees, and honest validation ranks.
+
+Every case is measured by trees that were fitted on other users: its held-out fold. Shapes: C cases of the split, P
+pairs of a case and a candidate, K members, F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from blair_rec.data.dataset import TextSequentialDataset
+from blair_rec.errors import TrainingError
+from blair_rec.ranking.ensemble import Ensemble, climbed
+from blair_rec.ranking.rerank.features import AVERAGE
+from blair_rec.ranking.rerank.second_stage import Reranker
+from blair_rec.ranking.rerank.trees import FOLDS, fit_trees
+from blair_rec.ranking.scoring import Ranks
+
+Measure = Callable[[np.ndarray, np.ndarray, np.ndarray | None], float]
+"""Called with (higher [C], equal [C], miss [C] or None), as in evaluate.metrics."""
+
+
+@dataclass(eq=False)
+class PooledCases:
+    """The candidates of the cases whose target is among them."""
+
+    case: np.ndarray
+    """[P] int64, ascending."""
+    is_target: np.ndarray
+    """[P] bool; one for each case."""
+    in_history: np.ndarray
+    """[P] bool: whether the item is in the case's history, which masking removes."""
+    features: np.ndarray
+    """[P, F] float32"""
+    user: np.ndarray
+    """[C] int64"""
+    item: np.ndarray
+    """[C] int64, the targets."""
+    history_length: np.ndarray
+    """[C] int64"""
+    target_in_history: np.ndarray
+    """[C] bool"""
+    pool_size: float
+    """Mean number of candidates of a case outside its history, over all cases."""
+    n_items: int
+    """N, the padding included."""
+
+    def counts(self, masked: bool, *keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Count the candidates that are higher than the target and those tied with it: two of [C] int64.
+
+        `keys` [P] order the pairs, the first one first. A target that is not a candidate counts as the last item: its
+        exact rank isn't known here, and is worse than that of all candidates.
+        """
+        higher, equal = np.full(len(self.item), self.n_items - 2), np.zeros(len(self.item), dtype=np.int64)
+        own = np.flatnonzero(self.is_target)
+        cases = self.case[own]
+        size = np.bincount(self.case, minlength=len(self.item))[cases]
+        above, tied = np.zeros(len(self.case), dtype=bool), np.ones(len(self.case), dtype=bool)
+        for key in keys:
+            target = np.repeat(key[own], size)
+            above |= tied & (key > target)
+            tied &= key == target
+        open_to = ~self.is_target & ~(self.in_history & masked)
+        for counted, flags in ((higher, above), (equal, tied)):
+            counted[cases] = np.bincount(self.case[flags & open_to], minlength=len(self.item))[cases]
+        return higher, equal
+
+
+class FittedStage(NamedTuple):
+    """A second stage and how it was measured."""
+
+    stage: Reranker
+    ranks: Ranks
+    """Of the validation split: each case ranked by trees that were fitted on other users."""
+    pool_recall: float
+    """Share of validation cases whose target is a candidate outside the history."""
+    pool_size: float
+    """Mean number of candidates outside the history."""
+
+
+@torch.no_grad()
+def fit_stage(
+    stage: Reranker, split: TextSequentialDataset, masked: bool, measure: Measure, batch_size: int
+) -> FittedStage:
+    """Fit a second stage that has no trees yet, on a split that its members were not trained on.
+
+    Args:
+        masked: whether the history is removed from the candidates, for the weights of the average and the trees.
+        measure: the metric that chooses the weights of the average.
+
+    Raises:
+        TrainingError: too few cases have their target among the candidates.
+    """
+    stage.eval()
+    with stage.shared_items():
+        examples = collect(stage, split, batch_size)
+    read, case = examples.features, examples.case
+    scores = read[:, 1 : 1 + 2 * len(stage.weights) : 2]
+    weights = best_weights(examples, scores, masked, measure)
+    stage = Reranker(Ensemble(stage.ensemble.members, weights), stage.items, stage.top)
+    read[:, AVERAGE] = scores @ np.asarray(weights, dtype=np.float32)
+    learnt = ~(examples.in_history | examples.target_in_history[case]) if masked else np.ones(len(case), dtype=bool)
+    fold = folds_of(examples.user, np.unique(case[learnt]))
+    cases, size = np.unique(case[learnt], return_counts=True)
+    fitted = fit_trees(read[learnt], examples.is_target[learnt], size, fold[cases])
+    held_out = np.zeros(len(case))
+    for number, trees in enumerate(fitted.by_fold):
+        mine = fold[case] == number
+        held_out[mine] = trees.scores(read[mine])
+    stage.trees = fitted.trees
+    ranks: dict[str, np.ndarray] = {}
+    for name in ("unmasked", "masked"):
+        found = examples.counts(name == "masked", held_out, read[:, AVERAGE])
+        ranks |= {f"higher_{name}": found[0], f"equal_{name}": found[1]}
+    nothing = np.zeros((len(examples.item), 0), dtype=np.int64)
+    reached = examples.is_target & ~examples.in_history
+    return FittedStage(
+        stage,
+        Ranks(
+            user=examples.user,
+            item=examples.item,
+            **ranks,
+            target_in_history=examples.target_in_history,
+            history_length=examples.history_length,
+            topk_unmasked=nothing,
+            topk_masked=nothing,
+        ),
+        pool_recall=float(reached.sum() / len(examples.item)),
+        pool_size=examples.pool_size,
+    )
+
+
+def collect(stage: Reranker, split: TextSequentialDataset, batch_size: int) -> PooledCases:
+    """Return the candidates of a split's cases, batch by batch, without those whose target is not among them."""
+    parts: list[tuple[np.ndarray, ...]] = []
+    outside = done = 0
+    target_of = split.inter_feat[split.iid_field].cpu().numpy()
+    row, seen = (pairs.cpu().numpy() for pairs in split.histories())
+    n_items = len(stage.popularity)
+    history = np.unique(row * n_items + seen)
+    for begin in range(0, len(split), batch_size):
+        batch = split[slice(begin, begin + batch_size)].to(stage.device)
+        for part, _, pool in stage.pools(batch):
+            case, item = pool.case.cpu().numpy() + done, pool.item.cpu().numpy()
+            done += len(part[stage.ITEM_SEQ_LEN])
+            key = case * n_items + item
+            in_history = history[np.searchsorted(history, key).clip(max=len(history) - 1)] == key
+            outside += int((~in_history).sum())
+            is_target = item == target_of[case]
+            found = np.isin(case, case[is_target])
+            read = stage.features(pool, part)[torch.from_numpy(found).to(stage.device)].cpu().numpy()
+            parts.append((case[found], is_target[found], in_history[found], read))
+    case_of, is_target_of, in_history_of, read_of = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    target_key = np.arange(len(split)) * n_items + target_of
+    return PooledCases(
+        case=case_of,
+        is_target=is_target_of,
+        in_history=in_history_of,
+        features=read_of,
+        user=split.inter_feat[split.uid_field].cpu().numpy(),
+        item=target_of,
+        history_length=np.bincount(row, minlength=len(split)),
+        target_in_history=np.isin(target_key, history),
+        pool_size=outside / len(split),
+        n_items=n_items,
+    )
+
+
+def best_weights(examples: PooledCases, scores: np.ndarray, masked: bool, measure: Measure) -> tuple[float, ...]:
+    """Return the weights of the average that are best among the candidates; `scores` [P, K] are the members'."""
+    miss = examples.target_in_history if masked else None
+
+    def value(weights: np.ndarray) -> float:
+        return measure(*examples.counts(masked, scores @ weights), miss)
+
+    return climbed(lambda grid: [value(np.asarray(one, dtype=np.float32)) for one in grid], scores.shape[1])[0]
+
+
+def folds_of(user: np.ndarray, cases: np.ndarray) -> np.ndarray:
+    """Return the fold of every case, [C] int64. All cases of a user are in the same fold.
+
+    Args:
+        cases: those that trees can be fitted on.
+
+    Raises:
+        TrainingError: they have too few users.
+    """
+    users, of_case = np.unique(user, return_inverse=True)
+    fold = np.random.default_rng(0).permutation(len(users)) % FOLDS
+    if len(cases) == 0 or len(np.unique(fold[of_case[cases]])) < FOLDS:
+        raise TrainingError(
+            f"only {len(cases):,} of {len(user):,} validation cases have their target among the candidates of the "
+            f"second stage, too few for {FOLDS} held-out folds; raise its key `candidates`, or choose other members"
+        )
+    found: np.ndarray = fold[of_case]
+    return found

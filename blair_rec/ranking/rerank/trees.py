@@ -1,0 +1,125 @@
+"""LambdaMART by LightGBM: fitted with held-out folds, written as LightGBM's text.
+
+Shapes: P pairs of a case and a candidate, G cases, F features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from blair_rec.errors import CheckpointError
+
+THREADS, FEW = 2, 200_000
+"""Threads of LightGBM: one for FEW pairs or less, which threads would spend their time waiting for. The numbers are
+fixed, so that the trees don't depend on the number of cores."""
+FOLDS = 5
+TREES_FILE = "trees.txt"
+"""The file of a run that holds its trees."""
+ROUNDS, PATIENCE = 500, 25
+"""The most trees, and how many of them may bring no gain on the held-out folds before fitting stops."""
+PARAMETERS: dict[str, Any] = {
+    "objective": "lambdarank",
+    "metric": "ndcg",
+    "eval_at": [10],
+    "learning_rate": 0.05,
+    "num_leaves": 15,
+    "min_data_in_leaf": 50,
+    "lambda_l2": 1.0,
+    "lambdarank_truncation_level": 50,
+    "max_bin": 127,
+    "seed": 0,
+    "deterministic": True,
+    "force_row_wise": True,
+    "verbosity": -1,
+}
+
+
+class Trees:
+    """A fitted LambdaMART."""
+
+    def __init__(self, text: str) -> None:
+        """
+        Args:
+            text: LightGBM's own format.
+
+        Raises:
+            CheckpointError: LightGBM can't read it.
+        """
+        import lightgbm
+
+        self.text = text
+        try:
+            self._booster = lightgbm.Booster(model_str=text)
+        except lightgbm.basic.LightGBMError as error:
+            raise CheckpointError(f"the trees of a second stage can't be read: {error}") from None
+
+    @property
+    def n_features(self) -> int:
+        """F"""
+        return int(self._booster.num_feature())
+
+    @property
+    def count(self) -> int:
+        """Number of trees."""
+        return int(self._booster.num_trees())
+
+    @cached_property
+    def leaves(self) -> int:
+        """Number of leaves of all trees."""
+        return sum(int(line.partition("=")[2]) for line in self.text.splitlines() if line.startswith("num_leaves="))
+
+    @property
+    def gains(self) -> np.ndarray:
+        """[F] float64: by how much the splits of each feature reduced the loss, in total."""
+        return np.asarray(self._booster.feature_importance("gain"), dtype=np.float64)
+
+    def scores(self, features: np.ndarray) -> np.ndarray:
+        """Return the sum of the trees' leaves: [P, F] float32 -> [P] float64."""
+        if len(features) == 0:
+            return np.zeros(0)
+        return np.asarray(self._booster.predict(features, num_threads=threads_for(features)), dtype=np.float64)
+
+
+def threads_for(features: np.ndarray) -> int:
+    """Return the number of LightGBM's threads for these pairs, [P, F]."""
+    return THREADS if len(features) > FEW else 1
+
+
+def sha256_of_text(text: str) -> str:
+    """Return the SHA-256 of trees, by which a run's file is known to be the one it wrote."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class FittedTrees(NamedTuple):
+    """Trees fitted on all cases, and those that served to measure them."""
+
+    trees: Trees
+    by_fold: tuple[Trees, ...]
+    """For each fold the trees that were fitted on the other folds, as many as in `trees`."""
+
+
+def fit_trees(features: np.ndarray, relevant: np.ndarray, size: np.ndarray, fold: np.ndarray) -> FittedTrees:
+    """Fit LambdaMART. Their number is the one with the best mean NDCG@10 over the held-out folds.
+
+    Args:
+        features: [P, F] float32, case by case.
+        relevant: [P] bool: whether the candidate is the case's target.
+        size: [G] int64, candidates of each case.
+        fold: [G] int64, the fold of each case, from 0.
+    """
+    import lightgbm
+
+    settings = {**PARAMETERS, "num_threads": threads_for(features)}
+    data = lightgbm.Dataset(features, relevant.astype(np.int8), group=size, params=settings, free_raw_data=False)
+    fold_of_pair = np.repeat(fold, size)
+    folds = [(np.flatnonzero(fold_of_pair != one), np.flatnonzero(fold_of_pair == one)) for one in np.unique(fold)]
+    stop = lightgbm.early_stopping(PATIENCE, verbose=False)
+    found: Any = lightgbm.cv(settings, data, ROUNDS, folds=folds, callbacks=[stop], return_cvbooster=True)
+    best = found["cvbooster"].best_iteration
+    whole = lightgbm.train(settings, data, best)
+    by_fold = [Trees(part.model_to_string(num_iteration=best)) for part in found["cvbooster"].boosters]
+    return FittedTrees(Trees(whole.model_to_string()), tuple(by_fold))
