@@ -29,8 +29,8 @@ def shuffled_histories(split: TextSequentialDataset, seed: int = 0) -> TextSeque
     length = split.log.before(position)
     size = length + 1
     ends = torch.cumsum(size, 0)
-    case = torch.repeat_interleave(torch.arange(len(position)), size)
-    event = (position - length)[case] + torch.arange(len(case)) - (ends - size)[case]
+    case = torch.repeat_interleave(torch.arange(len(position), device="cpu"), size)
+    event = (position - length)[case] + torch.arange(len(case), device="cpu") - (ends - size)[case]
     key = torch.from_numpy(generator.random(len(case)))
     key[ends - 1] = 2  # the target stays last
     order = torch.from_numpy(np.lexsort((key.numpy(), case.numpy())))

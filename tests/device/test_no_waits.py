@@ -31,12 +31,16 @@ FACTORIES = {
     "zeros",
 }
 """Functions of torch that create a tensor on torch's default device unless they are given one."""
-ON_CPU = ("data/", "text/search/", "experiment/splits/", "prepare/", "evaluate/")
+ON_CPU = (
+    "data/", "text/search/", "experiment/splits/", "experiment/audit/", "experiment/elsewhere/cases.py",
+    "experiment/elsewhere/written/", "prepare/", "evaluate/",
+)  # fmt: skip
 """Parts whose tensors are on the CPU alone, except PACKING, which packs histories that are on a GPU."""
 PACKING = "data/packing.py"
 EXPORT = "serve/export/"
 """Exports a model that it has moved to the CPU."""
 CPU_ALONE = {
+    "experiment/elsewhere/run.py _ranks": "a data set's own tensors",
     "experiment/run.py whole_data": "a data set's own tensors",
     "experiment/members/rerank.py _items": "moved with the second stage",
     "experiment/members/rerank.py _recency": "moved with the second stage",
