@@ -303,11 +303,11 @@ NOT_IN_EVERY_RECBOLE = {"GRU4RecCPR", "SASRecCPR"}  # new in 1.2.1
 def test_every_model_of_recbole_takes_item_text_or_there_is_a_reason() -> None:
     eligible = {
         "BERT4Rec", "CORE", "Caser", "FDSA", "FEARec", "FOSSIL", "GCSAN", "GRU4Rec", "GRU4RecF", "HRM", "LightSANs",
-        "NARM", "NextItNet", "SASRec", "SASRecCPR", "SASRecF", "SHAN", "SINE", "SRGNN", "STAMP", "TransRec",
+        "NARM", "NextItNet", "SASRec", "SASRecCPR", "SASRecF", "SHAN", "SINE", "SRGNN", "STAMP", "TransRec", "eSASRec",
     }  # fmt: skip
     assert set(ELIGIBLE) | NOT_IN_EVERY_RECBOLE >= eligible and set(ELIGIBLE) <= eligible
     assert set(recbole_models()) - set(ELIGIBLE) | NOT_IN_EVERY_RECBOLE >= set(WHY_NOT)
-    assert {name for name, found in ELIGIBLE.items() if found.packed} == {"SASRec", "GRU4Rec"}
+    assert {name for name, found in ELIGIBLE.items() if found.packed} == {"SASRec", "GRU4Rec", "eSASRec"}
 
 
 @pytest.mark.parametrize("model", sorted(set(recbole_models()) - set(ELIGIBLE)))

@@ -26,6 +26,7 @@ from recbole.model.sequential_recommender import SASRec
 
 PRODUCT = [
     "SASRec",
+    "eSASRec",
     "GRU4Rec",
     "FDSA",
     "FEARec",
