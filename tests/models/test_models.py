@@ -190,7 +190,7 @@ def test_a_control_reaches_the_model_and_follows_the_seed(train: Any, control: s
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("model", ["SASRec", "GRU4Rec"])
+@pytest.mark.parametrize("model", ["SASRec", "eSASRec", "GRU4Rec"])
 def test_sharing_the_items_changes_no_score(train: Any, kind: str, model: str) -> None:
     built_model, batch = make(train, kind, model), train[torch.arange(50)]
     with torch.no_grad():
@@ -199,7 +199,7 @@ def test_sharing_the_items_changes_no_score(train: Any, kind: str, model: str) -
             assert torch.equal(built_model.full_sort_predict(batch), alone)
 
 
-@pytest.mark.parametrize("name", ["SASRec", "GRU4Rec"])
+@pytest.mark.parametrize("name", ["SASRec", "eSASRec", "GRU4Rec"])
 def test_scores_are_written_over_only_where_that_is_allowed_and_are_the_same(train: Any, name: str) -> None:
     model = make(train, "text", name)
     model.scores_packed = True
@@ -501,7 +501,7 @@ def test_every_kind_of_item_side_fits_into_a_model(train: Any, kind: str, model:
 # Items that come after training
 
 
-COLD = ["SASRec", "GRU4Rec", "CORE", "NARM", "STAMP", "NextItNet", "LightSANs"]
+COLD = ["SASRec", "eSASRec", "GRU4Rec", "CORE", "NARM", "STAMP", "NextItNet", "LightSANs"]
 
 
 @pytest.mark.parametrize("model", COLD)
