@@ -27,8 +27,16 @@ from typing import Any
 import yaml
 from side_by_side import write_record
 
+from blair_rec.errors import counted
+
 MODELS = {"sasrec": "SASRec", "esasrec": "eSASRec"}
-GRID = {"learning_rate": (0.001, 0.0005), "temperature": (None, 0.1), "hidden_dropout_prob": (0.5, 0.2)}
+GRID: dict[str, tuple[Any, ...]] = {
+    "learning_rate": (0.001, 0.0005),
+    "temperature": (None, 0.1),
+    "hidden_dropout_prob": (0.5, 0.2),
+    "initializer_range": (0.02, 0.1),
+}
+"""Values tried for both models. eSASRec's authors start from larger weights than RecBole's 0.02."""
 TEXT: dict[str, Any] = {"items": "text_delta", "transforms": ["center"], "max_delta": 1.0}
 TEXT_TEMPERATURES = (0.07, 0.1)
 """In place of GRID's temperatures: a model with text scores by cosine."""
@@ -76,7 +84,7 @@ def variant(model: str, kind: str, settings: dict[str, Any]) -> dict[str, Any]:
         **({"items": "id"} if kind == "id" else TEXT),
         "model": model,
         "train": {"learning_rate": settings["learning_rate"], "temperature": temperature},
-        "recbole": {"hidden_dropout_prob": settings["hidden_dropout_prob"]},
+        "recbole": {key: settings[key] for key in ("hidden_dropout_prob", "initializer_range")},
     }
 
 
@@ -88,7 +96,7 @@ def choose(out: Path) -> dict[str, Any]:
     comparison = read(out / "trials.yaml")
     values = trial_values(comparison, out)
     if lacking := sorted(set(comparison["variants"]) - set(values)):
-        sys.exit(f"{len(lacking)} trials are not finished: {', '.join(lacking)}; finish {out / 'trials'} first")
+        sys.exit(f"{out / 'trials'} lacks {counted(len(lacking), 'trial')}: {', '.join(lacking)}; finish it first")
     groups: dict[str, list[str]] = {}
     for name in comparison["variants"]:
         groups.setdefault(name.rpartition("_")[0], []).append(name)
@@ -128,7 +136,8 @@ def write(path: Path, comparison: dict[str, Any], changed: Sequence[str] = ()) -
         comparison = load_yaml(path, changed)
         path.write_text(yaml.safe_dump(comparison, sort_keys=False), encoding="utf-8")
     found = read_config(comparison, str(path))
-    print(f"wrote {path}: {len(found.variants)} variants, {len(found.seeds)} seeds; run blair-rec compare {path}")
+    sizes = f"{counted(len(found.variants), 'variant')}, {counted(len(found.seeds), 'seed')}"
+    print(f"wrote {path}: {sizes}; run blair-rec compare {path}")
 
 
 def results(final: dict[str, Any], out: Path) -> dict[str, Any]:
@@ -157,7 +166,7 @@ def to_page(name: str, final: dict[str, Any], boards: dict[str, Any]) -> list[st
     page = [
         f"# {name}: SASRec and eSASRec, {' or '.join(map(str, trials))} trials each",
         "",
-        f"History masked, mean over {len(final['seeds'])} seeds ± their standard deviation. Both models tried the same "
+        f"History masked, mean over {counted(len(final['seeds']), 'seed')} ± their standard deviation. Both models tried the same "
         f"settings; those that were best on validation (seed {TUNING_SEED}) are used. Sizes, loss and budget are the "
         "same for both. Intervals and p-values are over seeds and users.",
         "",
@@ -202,7 +211,7 @@ def main() -> None:
     planned.add_argument("dataset", help="a folder of atomic files, such as Beauty")
     planned.add_argument("-o", "--out", type=Path, required=True)
     planned.add_argument("--store", help="a store of the items' text vectors; without it, only IDs are compared")
-    planned.add_argument("--budget", type=int, default=8, help="trials of each model and item side (at most 8)")
+    planned.add_argument("--budget", type=int, default=8, help="trials of each model and item side (at most 16)")
     planned.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for blair-rec compare")
     for step, said in (("choose", "write OUT/final.yaml"), ("record", "write the record of OUT/final")):
         steps.add_parser(step, help=said).add_argument("out", type=Path)

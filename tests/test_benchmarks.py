@@ -155,7 +155,7 @@ def test_backbones_get_the_same_trials_and_the_best_on_validation_is_compared(tm
         "esasrec_id_2",
     }
     compare(trials.only(["sasrec_id_1", "sasrec_id_2", "esasrec_id_1"]), tmp_path / "trials")
-    with pytest.raises(SystemExit, match="1 trials are not finished: esasrec_id_2"):
+    with pytest.raises(SystemExit, match="trials lacks 1 trial: esasrec_id_2; finish it first"):
         backbones.choose(tmp_path)
     compare(trials, tmp_path / "trials")
     values = backbones.trial_values(backbones.read(tmp_path / "trials.yaml"), tmp_path)
