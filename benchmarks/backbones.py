@@ -166,9 +166,9 @@ def to_page(name: str, final: dict[str, Any], boards: dict[str, Any]) -> list[st
     page = [
         f"# {name}: SASRec and eSASRec, {' or '.join(map(str, trials))} trials each",
         "",
-        f"History masked, mean over {counted(len(final['seeds']), 'seed')} ± their standard deviation. Both models tried "
-        f"the same settings; those that were best on validation (seed {TUNING_SEED}) are used. Sizes, loss and budget are the "
-        "same for both. Intervals and p-values are over seeds and users.",
+        f"History masked, mean over {counted(len(final['seeds']), 'seed')} ± their standard deviation. Both models "
+        f"tried the same settings; those that were best on validation (seed {TUNING_SEED}) are used. Sizes, loss and "
+        "budget are the same for both. Intervals and p-values are over seeds and users.",
         "",
         f"| variant | model | {first} | vs SASRec | {' | '.join(others)} | parameters | training (s) | settings |",
         f"|---|---|---:|---:|{'---:|' * len(others)}---:|---:|---|",
