@@ -2,7 +2,8 @@
 
 RecBole finds a model by its module path, and its data set and trainer by attribute. After this import, BLaIRSASRec and
 BLaIR<Name> of every other sequential model of RecBole can run from any RecBole config, or say why they can't use item
-text. `with_text(YourModel)` does the same for your own model; `eligibility(YourModel)` tests whether it can use text.
+text. So can eSASRec, which RecBole lacks, and BLaIReSASRec. `with_text(YourModel)` does the same for your own model;
+`eligibility(YourModel)` tests whether it can use text.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from blair_rec.config.plugin import in_flat_keys, read_plugin_config, text_keys
 from blair_rec.data.dataset import ItemVectors, TextSequentialDataset
 from blair_rec.experiment.item_vectors import find_encoder, find_encoding, item_vectors, items_reader
 from blair_rec.models.eligibility import Eligible, eligibility, recbole_models
+from blair_rec.models.ligr import eSASRec
 from blair_rec.models.text_models import with_text as _with_text
 from blair_rec.text.notes import repeat_notes, store_notes
 from blair_rec.text.store.embeddings import open_store
@@ -98,22 +100,28 @@ def with_text(base: type) -> type:
         ConfigError: `base` is not a class of sequential models.
     """
     model: type = _with_text(base)
+    model.__module__ = _register(model)
+    setattr(recbole.data.dataset, f"{model.__name__}Dataset", PluginDataset)
+    setattr(recbole.trainer, f"{model.__name__}Trainer", TextTrainer)
+    return model
+
+
+def _register(model: type) -> str:
+    """Put a model class where RecBole looks up its name; return the path of the module."""
     name = model.__name__
     path = f"recbole.model.sequential_recommender.{name.lower()}"
     module = ModuleType(path, f"{name}, from blair_rec.")
     module.__spec__ = ModuleSpec(path, None)
     setattr(module, name, model)
-    model.__module__ = path
     sys.modules[path] = module
     setattr(sequential_models, name.lower(), module)
     setattr(sequential_models, name, model)
-    setattr(recbole.data.dataset, f"{name}Dataset", PluginDataset)
-    setattr(recbole.trainer, f"{name}Trainer", TextTrainer)
-    return model
+    return path
 
 
 BLaIRSASRec: type
 """RecBole's SASRec with the item side `blair_items` instead of its item embedding; RecBole's other models follow."""
 
+_register(eSASRec)
 for _base in recbole_models().values():
     globals()[f"BLaIR{_base.__name__}"] = with_text(_base)

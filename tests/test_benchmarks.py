@@ -127,3 +127,45 @@ def test_both_ways_of_new_items_are_read_run_and_written_down(tmp_path: Path) ->
     row = next(line for line in page if line.startswith("| markov"))
     assert row.startswith("| markov | can't score new items |  |  |  | 0.")
     assert any(line.startswith("| popularity | 0.0000 | 0.0000 | 0.") for line in page)
+
+
+@pytest.mark.usefixtures("_benchmarks")
+def test_backbones_get_the_same_trials_and_the_best_on_validation_is_compared(tmp_path: Path) -> None:
+    import backbones
+
+    from blair_rec.config.comparison import load_config
+    from blair_rec.experiment.compare import compare
+
+    tiny = str(ROOT / "datasets" / "tiny")
+    small = ["train.epochs=1", "recbole.hidden_size=8", "recbole.inner_size=8", "recbole.n_layers=1"]
+    backbones.write(tmp_path / "text.yaml", backbones.plan(tiny, str(tmp_path / "store"), 8))
+    planned = backbones.read(tmp_path / "text.yaml")["variants"].values()
+    tried = [
+        [(v["train"], v["recbole"]) for v in planned if (v["model"], v["items"]) == (model, items)]
+        for items in ("id", "text_delta")
+        for model in ("SASRec", "eSASRec")
+    ]
+    assert len(tried[0]) == 8 and tried[0] == tried[1] and tried[2] == tried[3] and tried[0] != tried[2]
+    backbones.write(tmp_path / "trials.yaml", backbones.plan(tiny, None, 2), small)
+    trials = load_config(tmp_path / "trials.yaml")
+    assert trials.train.epochs == 1 and set(trials.variants) == {
+        "sasrec_id_1",
+        "sasrec_id_2",
+        "esasrec_id_1",
+        "esasrec_id_2",
+    }
+    compare(trials.only(["sasrec_id_1", "sasrec_id_2", "esasrec_id_1"]), tmp_path / "trials")
+    with pytest.raises(SystemExit, match="trials lacks 1 trial: esasrec_id_2; finish it first"):
+        backbones.choose(tmp_path)
+    compare(trials, tmp_path / "trials")
+    values = backbones.trial_values(backbones.read(tmp_path / "trials.yaml"), tmp_path)
+    final = backbones.choose(tmp_path)
+    for group in ("sasrec_id", "esasrec_id"):
+        best = max((f"{group}_1", f"{group}_2"), key=values.__getitem__)
+        assert final["variants"][group] == {**backbones.read(tmp_path / "trials.yaml")["variants"][best], "trials": 2}
+    backbones.write(tmp_path / "final.yaml", final | {"seeds": [1, 2]})
+    compare(load_config(tmp_path / "final.yaml"), tmp_path / "final")
+    read = backbones.read(tmp_path / "final.yaml")
+    page = "\n".join(backbones.to_page("tiny", read, backbones.results(read, tmp_path)))
+    assert "SASRec and eSASRec, 2 trials each" in page
+    assert "| sasrec_id | SASRec | 0." in page and "| esasrec_id | eSASRec | 0." in page

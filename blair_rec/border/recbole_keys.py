@@ -28,6 +28,22 @@ WITHOUT_DEFAULT = (
 )
 """Settings that RecBole's code reads, or used to read, but that no default file lists."""
 
+OWN_MODELS: dict[str, dict[str, Any]] = {
+    "eSASRec": {
+        "n_layers": 2,
+        "n_heads": 2,
+        "hidden_size": 64,
+        "inner_size": 256,
+        "hidden_dropout_prob": 0.5,
+        "attn_dropout_prob": 0.5,
+        "hidden_act": "swiglu",
+        "layer_norm_eps": 1e-12,
+        "initializer_range": 0.02,
+        "loss_type": "CE",
+    }
+}
+"""Defaults of the models that this package adds to RecBole's; all except hidden_act are those of RecBole's SASRec."""
+
 READ_BY_MODEL = {"FEARec": ("contrast", "sim", "tau", "use_filter")}
 """Settings that a model reads but that its default file doesn't list."""
 
@@ -256,7 +272,7 @@ def _shared_defaults() -> dict[str, Any]:
 
 @cache
 def _model_defaults(name: str) -> dict[str, Any]:
-    return _read(f"model/{name}.yaml")
+    return OWN_MODELS.get(name) or _read(f"model/{name}.yaml")
 
 
 @cache

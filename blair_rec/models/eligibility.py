@@ -27,6 +27,7 @@ from blair_rec.config.variant import VariantConfig
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.errors import ConfigError
 from blair_rec.models.items import ItemSide, build_items
+from blair_rec.models.ligr import eSASRec
 from blair_rec.models.packed import can_pack
 
 import recbole.data.dataset
@@ -50,16 +51,17 @@ class Eligible:
 
 
 def recbole_models() -> dict[str, Any]:
-    """Return RecBole's own sequential models, by name."""
+    """Return RecBole's own sequential models and our eSASRec, by name."""
     found = {name: value for name, value in vars(sequential_recommender).items() if inspect.isclass(value)}
+    found[eSASRec.__name__] = eSASRec
     return {name: found[name] for name in sorted(found) if not hasattr(found[name], "recbole_base")}
 
 
 def recbole_model(name: str) -> Any:
-    """Return RecBole's sequential model of this name.
+    """Return the model of this name out of `recbole_models`.
 
     Raises:
-        ConfigError: RecBole has no such sequential model.
+        ConfigError: there is no such model.
     """
     known = recbole_models()
     if name not in known:

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from blair_rec.data.packing import Packed, growth_on, pack
+from blair_rec.models.ligr import eSASRec
 
 from recbole.model.sequential_recommender import GRU4Rec, SASRec
 
@@ -27,12 +28,16 @@ Dropout = Callable[[Tensor, float], Tensor]
 """(x, probability) -> x with that share of its numbers zeroed and the rest scaled up."""
 
 
+PACKED = (SASRec, eSASRec, GRU4Rec)
+"""Model classes with a pass over packed windows."""
+
+
 def can_pack(model_class: type[Any]) -> bool:
     """Return whether one pass over packed windows can give this model class's hidden state at every position.
 
     It can't for a subclass with its own forward, which computes something else. Such a class trains RecBole's way.
     """
-    return any(issubclass(model_class, base) and model_class.forward is base.forward for base in (SASRec, GRU4Rec))
+    return any(issubclass(model_class, base) and model_class.forward is base.forward for base in PACKED)
 
 
 def can_record(model: Any) -> bool:
@@ -43,7 +48,7 @@ def can_record(model: Any) -> bool:
 def hidden_states(model: Any, packed: Packed, dropout: Dropout, tokens: Tensor | None = None) -> Tensor:
     """Return the model's state after each token, [P, H], as its own forward computes it for each window alone.
 
-    It uses the modules of RecBole's classes, so weights and initialisation are RecBole's. `dropout` replaces their
+    It uses the modules of the model's class, so weights and initialisation are that class's. `dropout` replaces its
     dropout, in training mode only.
 
     Args:
@@ -51,6 +56,8 @@ def hidden_states(model: Any, packed: Packed, dropout: Dropout, tokens: Tensor |
             done for these tokens alone.
     """
     drop = dropout if model.training else _keep
+    if isinstance(model, eSASRec):
+        return _esasrec(model, packed, drop, tokens)
     if isinstance(model, SASRec):
         return _sasrec(model, packed, drop, tokens)
     return _gru4rec(model, packed, drop, tokens)
@@ -69,20 +76,35 @@ def last_states(model: Any, items: Tensor, first: np.ndarray, length: np.ndarray
     return hidden[torch.from_numpy(back).to(hidden.device)]
 
 
-def _keep(x: Tensor, probability: float) -> Tensor:
+def _keep(x: Tensor, probability: float = 0.0) -> Tensor:
     return x
 
 
 def _sasrec(model: Any, packed: Packed, dropout: Dropout, tokens: Tensor | None) -> Tensor:
     x = model.item_embedding(packed.items) + F.embedding(packed.positions, model.position_embedding.weight)
     x = dropout(model.LayerNorm(x), model.dropout.p)
-    on_cpu = x.device.type == "cpu"
-    masks = [_causal(size, x) if on_cpu else None for _, size in packed.blocks]
+    masks = _causal_masks(packed, x)
     *_, last = layers = model.trm_encoder.layer
     for layer in layers:
         x = _attention(layer.multi_head_attention, x, packed, masks, dropout, tokens if layer is last else None)
         x = _feed_forward(layer.feed_forward, x, dropout)
     return x
+
+
+def _esasrec(model: Any, packed: Packed, dropout: Dropout, tokens: Tensor | None) -> Tensor:
+    x = model.item_embedding(packed.items) + F.embedding(packed.positions, model.position_embedding.weight)
+    x, masks = dropout(x, model.dropout.p), _causal_masks(packed, x)
+    *others, last = model.layers
+    for layer in others:
+        x = layer(x, lambda layer, x: _heads(layer, x, packed, masks, dropout, None), dropout)
+    select = _keep if tokens is None else lambda x: _Collect.apply(x, tokens)
+    state: Tensor = last(x, lambda layer, x: _heads(layer, x, packed, masks, dropout, tokens), dropout, select)
+    return state
+
+
+def _causal_masks(packed: Packed, like: Tensor) -> list[Tensor | None]:
+    """Return a mask for each block on a CPU; None on other devices, whose kernel needs no mask."""
+    return [_causal(size, like) if like.device.type == "cpu" else None for _, size in packed.blocks]
 
 
 def _causal(size: int, like: Tensor) -> Tensor:
@@ -119,9 +141,20 @@ class _Collect(torch.autograd.Function):
 def _attention(
     layer: Any, x: Tensor, packed: Packed, masks: Sequence[Tensor | None], dropout: Dropout, tokens: Tensor | None
 ) -> Tensor:
-    """RecBole's MultiHeadAttention, block by block, with its three projections in one product.
+    """RecBole's MultiHeadAttention; with `tokens`, it returns the output of these tokens alone."""
+    context = _heads(layer, x, packed, masks, dropout, tokens)
+    if tokens is not None:
+        x = _Collect.apply(x, tokens)
+    added: Tensor = layer.LayerNorm(dropout(layer.dense(context), layer.out_dropout.p) + x)
+    return added
 
-    With `tokens`, it returns the output of these tokens alone; they still attend to the others.
+
+def _heads(
+    layer: Any, x: Tensor, packed: Packed, masks: Sequence[Tensor | None], dropout: Dropout, tokens: Tensor | None
+) -> Tensor:
+    """Return the outputs of the attention heads, [P, H], block by block, with the three projections in one product.
+
+    With `tokens`, it returns the outputs of these tokens alone, [T, H]; they still attend to the others.
     """
     heads, width = layer.num_attention_heads, layer.attention_head_size
     projections = (layer.query, layer.key, layer.value)
@@ -134,12 +167,9 @@ def _attention(
         projected = block.view(count, size, 3, heads, width).permute(2, 0, 3, 1, 4)
         context = _attend(projected, mask, layer.attn_dropout.p if layer.training else 0.0, dropout)
         contexts.append(context.transpose(1, 2).reshape(count * size, heads * width))
-    slot_of_token = packed.slot_of_token
-    if tokens is not None:
-        x, slot_of_token = _Collect.apply(x, tokens), slot_of_token[tokens]
-    context = _Collect.apply(torch.cat(contexts), slot_of_token)
-    added: Tensor = layer.LayerNorm(dropout(layer.dense(context), layer.out_dropout.p) + x)
-    return added
+    slots_read = packed.slot_of_token if tokens is None else packed.slot_of_token[tokens]
+    collected: Tensor = _Collect.apply(torch.cat(contexts), slots_read)
+    return collected
 
 
 def _attend(projected: Tensor, mask: Tensor | None, probability: float, dropout: Dropout) -> Tensor:

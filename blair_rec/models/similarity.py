@@ -95,7 +95,7 @@ class Similarity:
         if temperature is not None and not can_pack(type(self)):
             raise ConfigError(
                 f"a temperature isn't supported for {type(self).__name__}, which trains and scores RecBole's way; "
-                "leave it out (set it to null for unisrec, which has a default), or use SASRec or GRU4Rec"
+                "leave it out (set it to null for unisrec, which has a default), or use SASRec, eSASRec or GRU4Rec"
             )
         self.blair_temperature = temperature
 

@@ -163,7 +163,7 @@ def check_loss(model_class: type, train: TrainConfig) -> None:
     if asked and not can_pack(model_class):
         raise ConfigError(
             f"`{asked[0]}` isn't supported for {model_class.__name__}, which uses RecBole's loss; leave it out, or use "
-            "SASRec or GRU4Rec"
+            "SASRec, eSASRec or GRU4Rec"
         )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import yaml
 from worlds import SMALL
 
 from blair_rec.border.recbole_keys import (
+    OWN_MODELS,
     UNREAD,
     default_of,
     misspelt,
@@ -23,7 +26,7 @@ from blair_rec.border.recbole_keys import (
 from blair_rec.config.comparison import CompareConfig, read_config
 from blair_rec.config.passed_to_recbole import OWNED_BY
 from blair_rec.config.yaml.files import read_yaml
-from blair_rec.models.eligibility import recbole_models
+from blair_rec.models.eligibility import recbole_model, recbole_models
 
 PROPERTIES = resources.files("recbole") / "properties"
 MADE_BY_THE_CODE = {"device", "MASK_ITEM_SEQ", "MASK_INDEX", "POS_ITEMS", "NEG_ITEMS", "INVERSE_ITEM_SEQ", "reg_weight"}
@@ -36,19 +39,21 @@ def compared(**sections: Any) -> CompareConfig:
 
 
 def test_every_setting_that_a_sequential_model_reads_is_known() -> None:
-    folder = resources.files("recbole") / "model" / "sequential_recommender"
     shared = yaml.safe_load((PROPERTIES / "overall.yaml").read_text("utf-8"))
     shared |= yaml.safe_load((PROPERTIES / "dataset" / "sample.yaml").read_text("utf-8"))
     for name in recbole_models():
-        source = (folder / f"{name.lower()}.py").read_text("utf-8")
+        source = Path(inspect.getfile(recbole_model(name))).read_text("utf-8")
         read = set(re.findall(r"""config\[\s*["'](\w+)["']\s*\]""", source)) - MADE_BY_THE_CODE
         assert read <= {*model_keys(name), *shared, "selected_features"}, name
 
 
 @pytest.mark.parametrize("model", recbole_models())
 def test_recboles_own_defaults_have_no_problem(model: str) -> None:
-    names = ("overall.yaml", "dataset/sample.yaml", "quick_start_config/sequential.yaml", f"model/{model}.yaml")
+    names = ["overall.yaml", "dataset/sample.yaml", "quick_start_config/sequential.yaml", f"model/{model}.yaml"]
     given: dict[str, Any] = {}
+    if model in OWN_MODELS:
+        given |= OWN_MODELS[model]
+        names.pop()
     for name in names:
         given |= read_yaml((PROPERTIES / name).read_text("utf-8"), name)  # 1e-12 is a number
     assert misspelt(given, model) == misspelt(given, f"BLaIR{model}") == []

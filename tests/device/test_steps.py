@@ -77,9 +77,11 @@ def test_a_training_step_stays_on_its_device(folder: Path, items: str, loss: str
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("loss", ["full_softmax", "gbce"])
-def test_so_does_one_of_gru4rec(folder: Path, loss: str, place: str) -> None:
-    settings = {"embedding_size": 8, "num_layers": 1}
-    world = World(folder, device_of(place), ITEM_SIDES["text"], LOSSES[loss], "GRU4Rec", **settings)
+@pytest.mark.parametrize(("model", "settings"), [("GRU4Rec", {"embedding_size": 8, "num_layers": 1}), ("eSASRec", {})])
+def test_so_does_one_of_another_packed_model(
+    folder: Path, model: str, settings: dict[str, Any], loss: str, place: str
+) -> None:
+    world = World(folder, device_of(place), ITEM_SIDES["text"], LOSSES[loss], model, **settings)
     with working_in(place):
         assert math.isfinite(run_epoch(world.model, make_optimizer(world.model, world.train), world.steps(1)))
 

@@ -190,7 +190,7 @@ def test_a_control_reaches_the_model_and_follows_the_seed(train: Any, control: s
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("model", ["SASRec", "GRU4Rec"])
+@pytest.mark.parametrize("model", ["SASRec", "eSASRec", "GRU4Rec"])
 def test_sharing_the_items_changes_no_score(train: Any, kind: str, model: str) -> None:
     built_model, batch = make(train, kind, model), train[torch.arange(50)]
     with torch.no_grad():
@@ -199,7 +199,7 @@ def test_sharing_the_items_changes_no_score(train: Any, kind: str, model: str) -
             assert torch.equal(built_model.full_sort_predict(batch), alone)
 
 
-@pytest.mark.parametrize("name", ["SASRec", "GRU4Rec"])
+@pytest.mark.parametrize("name", ["SASRec", "eSASRec", "GRU4Rec"])
 def test_scores_are_written_over_only_where_that_is_allowed_and_are_the_same(train: Any, name: str) -> None:
     model = make(train, "text", name)
     model.scores_packed = True
@@ -303,11 +303,11 @@ NOT_IN_EVERY_RECBOLE = {"GRU4RecCPR", "SASRecCPR"}  # new in 1.2.1
 def test_every_model_of_recbole_takes_item_text_or_there_is_a_reason() -> None:
     eligible = {
         "BERT4Rec", "CORE", "Caser", "FDSA", "FEARec", "FOSSIL", "GCSAN", "GRU4Rec", "GRU4RecF", "HRM", "LightSANs",
-        "NARM", "NextItNet", "SASRec", "SASRecCPR", "SASRecF", "SHAN", "SINE", "SRGNN", "STAMP", "TransRec",
+        "NARM", "NextItNet", "SASRec", "SASRecCPR", "SASRecF", "SHAN", "SINE", "SRGNN", "STAMP", "TransRec", "eSASRec",
     }  # fmt: skip
     assert set(ELIGIBLE) | NOT_IN_EVERY_RECBOLE >= eligible and set(ELIGIBLE) <= eligible
     assert set(recbole_models()) - set(ELIGIBLE) | NOT_IN_EVERY_RECBOLE >= set(WHY_NOT)
-    assert {name for name, found in ELIGIBLE.items() if found.packed} == {"SASRec", "GRU4Rec"}
+    assert {name for name, found in ELIGIBLE.items() if found.packed} == {"SASRec", "GRU4Rec", "eSASRec"}
 
 
 @pytest.mark.parametrize("model", sorted(set(recbole_models()) - set(ELIGIBLE)))
@@ -501,7 +501,7 @@ def test_every_kind_of_item_side_fits_into_a_model(train: Any, kind: str, model:
 # Items that come after training
 
 
-COLD = ["SASRec", "GRU4Rec", "CORE", "NARM", "STAMP", "NextItNet", "LightSANs"]
+COLD = ["SASRec", "eSASRec", "GRU4Rec", "CORE", "NARM", "STAMP", "NextItNet", "LightSANs"]
 
 
 @pytest.mark.parametrize("model", COLD)

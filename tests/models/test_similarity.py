@@ -78,7 +78,7 @@ def test_a_model_that_scores_by_product_scores_by_product(folder: Path, name: st
 def test_no_other_model_of_recbole_says_it_does() -> None:
     classes = [cls for cls in vars(sequential_recommender).values() if inspect.isclass(cls)]
     recboles = [cls for cls in classes if issubclass(cls, SequentialRecommender) and not hasattr(cls, "recbole_base")]
-    assert sorted(cls.__name__ for cls in recboles if product_scorer(cls)) == sorted(PRODUCT)
+    assert sorted(cls.__name__ for cls in recboles if product_scorer(cls)) == sorted([*PRODUCT, "eSASRec"])
     assert all(product_scorer(cls) for cls in recboles if can_pack(cls))
 
 
@@ -104,7 +104,7 @@ def test_a_class_with_its_own_scoring_does_not_count_as_scoring_by_product() -> 
 
 
 @pytest.mark.parametrize("kind", ["id", "text", "text_init"])
-@pytest.mark.parametrize("name", ["SASRec", "GRU4Rec"])
+@pytest.mark.parametrize("name", ["SASRec", "eSASRec", "GRU4Rec"])
 @torch.no_grad()
 def test_with_a_temperature_scores_are_cosines_over_it(folder: Path, name: str, kind: str) -> None:
     text = {"blair_text_fields": ["title"]} if kind != "id" else {}

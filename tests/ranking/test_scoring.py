@@ -195,7 +195,7 @@ def in_float64(model: Any, split: Any) -> np.ndarray:
         return (model.user_vectors(rows).double() @ model.item_matrix().double().T).numpy()
 
 
-@pytest.mark.parametrize("name", ["SASRec", "GRU4Rec", "NARM"])
+@pytest.mark.parametrize("name", ["SASRec", "eSASRec", "GRU4Rec", "NARM"])
 def test_ranks_of_products_are_those_of_float64(tiny_splits: tuple[Any, list[Any]], name: str) -> None:
     said = {"embedding_size": 8, "num_layers": 1, "dropout_prob": 0.1, "dropout_probs": [0.1, 0.1]}
     config, (train, _, test) = built(TextSequentialDataset, TINY, model_class(name), **said)
@@ -321,7 +321,7 @@ def test_vectors_that_are_not_finite_are_refused(tiny_splits: tuple[Any, list[An
         rank(model, test, 50)
 
 
-@pytest.mark.parametrize("name", ["SASRec", "GRU4Rec"])
+@pytest.mark.parametrize("name", ["SASRec", "eSASRec", "GRU4Rec"])
 def test_states_without_padding_are_the_models_own(tiny_splits: tuple[Any, list[Any]], name: str) -> None:
     config, (train, _, test) = built(
         TextSequentialDataset,

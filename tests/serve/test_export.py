@@ -49,8 +49,12 @@ VARIANTS: dict[str, Any] = {
     "by_text": {"average": ["text", "mean"], "weights": "equal"},
     "of_rules": {"average": ["id", "divided", "text_rules"], "weights": "equal"},
 }
-OTHER_MODELS = {"GRU4Rec": {"hidden_size": 8}, "BERT4Rec": {"hidden_size": 8, "inner_size": 8, "n_layers": 1}}
-TAKE_NEW_ITEMS = ("text", "delta", "experts", "adaptor", "last", "mean", "recent", "by_text", "GRU4Rec")
+OTHER_MODELS = {
+    "GRU4Rec": {"hidden_size": 8},
+    "eSASRec": {"hidden_size": 8, "inner_size": 8, "n_layers": 1},
+    "BERT4Rec": {"hidden_size": 8, "inner_size": 8, "n_layers": 1},
+}
+TAKE_NEW_ITEMS = ("text", "delta", "experts", "adaptor", "last", "mean", "recent", "by_text", "GRU4Rec", "eSASRec")
 ALL = (*VARIANTS, *OTHER_MODELS)
 
 Export = Callable[[str], Path]

@@ -39,11 +39,12 @@ def recorded(world: World, room: Room | None = None) -> RecordedStep:
 @pytest.mark.parametrize("items", ITEM_SIDES)
 @pytest.mark.parametrize("stride", [None, 2])
 @pytest.mark.parametrize("temperature", [None, 0.2])
+@pytest.mark.parametrize("model", ["SASRec", "eSASRec"])
 def test_its_loss_and_gradients_are_those_of_the_batch_alone(
-    folder: Path, items: str, stride: int | None, temperature: float | None
+    folder: Path, items: str, stride: int | None, temperature: float | None, model: str
 ) -> None:
     train = {"stride": stride, "temperature": temperature}
-    world = World(folder, "cpu", ITEM_SIDES[items], train, MAX_ITEM_LIST_LENGTH=WIDTH, **WITHOUT_DROPOUT)
+    world = World(folder, "cpu", ITEM_SIDES[items], train, model, MAX_ITEM_LIST_LENGTH=WIDTH, **WITHOUT_DROPOUT)
     world.model.train()
     expected = []
     for loss, n_targets in steps_alone(world):

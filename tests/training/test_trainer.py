@@ -199,7 +199,7 @@ def test_steps_are_reported_with_their_number(tiny: Path) -> None:
 
 @pytest.mark.parametrize("temperature", [None, 0.2])
 @pytest.mark.parametrize("width, stride", [(50, None), (50, 3), (4, 1)])
-@pytest.mark.parametrize("model", ["SASRec", "GRU4Rec"])
+@pytest.mark.parametrize("model", ["SASRec", "eSASRec", "GRU4Rec"])
 def test_training_minimises_the_scores_that_are_ranked(
     tiny: Path, model: str, width: int, stride: int | None, temperature: float | None
 ) -> None:

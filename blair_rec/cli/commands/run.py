@@ -61,7 +61,7 @@ def _models(options: argparse.Namespace, console: Console) -> None:
     from blair_rec.recbole import eligibility
 
     reason = Column("item text", overflow="fold")
-    table = Table("model", reason, "trained", "takes new items later", title="RecBole's sequential models")
+    table = Table("model", reason, "trained", "takes new items later", title="RecBole's sequential models and eSASRec")
     for name in recbole_models():
         found = eligibility(name)
         if isinstance(found, str):

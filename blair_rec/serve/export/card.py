@@ -24,6 +24,8 @@ CITATIONS = {
     "RecBole": "Zhao et al., RecBole: Towards a Unified, Comprehensive and Efficient Framework for Recommendation "
     "Algorithms, CIKM 2021",
     "SASRec": "Kang and McAuley, Self-Attentive Sequential Recommendation, ICDM 2018",
+    "eSASRec": "Tikhonovich et al., eSASRec: Enhancing Transformer-based Recommendations in a Modular Fashion, RecSys "
+    "2025",
     "GRU4Rec": "Hidasi et al., Session-based Recommendations with Recurrent Neural Networks, ICLR 2016; Tan et al., "
     "Improved Recurrent Neural Networks for Session-based Recommendations, DLRS 2016",
     "BERT4Rec": "Sun et al., BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations from "
