@@ -50,8 +50,8 @@ SLOW = (
     "text/test_static",
     "text/test_store",
 )
-"""Beginnings of the modules that `-m "not slow"` leaves out: about half of the suite's time. The other half runs on every
-Python: reading, models, training and ranking, RecBole's border, comparisons and the command line."""
+"""Beginnings of the modules that `-m "not slow"` leaves out, about half of the suite's time. The other half runs on all
+Pythons: reading, models, training and ranking, RecBole's border, comparisons and the command line."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
