@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,7 +26,7 @@ class Inner(Section):
 
     size: int = 1
     """A number."""
-    renamed: ClassVar = {"width": Renamed("size", "0.9")}
+    renamed: ClassVar[Mapping[str, Renamed]] = {"width": Renamed("size", "0.9")}
 
 
 class Outer(Section):
@@ -35,7 +36,7 @@ class Outer(Section):
     """A text."""
     inner: Inner = Inner()
     """Another section."""
-    renamed: ClassVar = {"title": Renamed("name", "0.9")}
+    renamed: ClassVar[Mapping[str, Renamed]] = {"title": Renamed("name", "0.9")}
 
 
 def test_an_old_key_works_and_warns_with_its_successor(caplog: pytest.LogCaptureFixture) -> None:
