@@ -20,9 +20,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from blair_rec.deprecation import Renamed, warn_of_name
-
 if TYPE_CHECKING:
+    from blair_rec.deprecation import Renamed
     from blair_rec.experiment.compare import compare as compare
     from blair_rec.experiment.compare import leaderboard as leaderboard
     from blair_rec.experiment.tune import tune as tune
@@ -76,6 +75,8 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     """Import a public name on first use; an old name gives its successor, with a warning."""
     if name in _RENAMED:
+        from blair_rec.deprecation import warn_of_name
+
         warn_of_name(name, _RENAMED[name])
         name = _RENAMED[name].successor
     if name in _HOMES:
