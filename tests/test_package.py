@@ -161,8 +161,9 @@ def test_a_commit_and_ci_run_what_make_check_runs() -> None:
     )
 
 
-def test_every_supported_python_has_a_row_in_the_record() -> None:
-    record = json.loads((REPOSITORY / "benchmarks" / "results" / "pythons.json").read_text("utf-8"))
+def test_the_record_of_the_pythons_has_the_pinned_versions() -> None:
+    file = REPOSITORY / "benchmarks" / "results" / "pythons.json"
+    record = json.loads(file.read_text("utf-8")) if file.exists() else pytest.skip("`make test-all` was not run")
     table = (REPOSITORY / "benchmarks" / "results" / "pythons.md").read_text("utf-8")
     for version, found in record["pythons"].items():
         assert found["python"].startswith(f"{version}.") and f"| {found['python']} |" in table
