@@ -237,5 +237,5 @@ def test_tables_of_results_are_those_of_the_records(
 ) -> None:
     found = figures(page, heading, record, column, protocol)
     assert len(found) == rows
-    for variant, (said, recorded) in found.items():  # a difference that isn't significant may be left out
-        assert said in (recorded, recorded.partition(" (")[0] if ", p =" not in recorded else recorded), variant
+    for name, (said, recorded) in found.items():  # a difference that isn't significant may be left out
+        assert said in (recorded, recorded.partition(" (")[0] if ", p =" not in recorded else recorded), name
