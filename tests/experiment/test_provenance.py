@@ -24,6 +24,7 @@ for name, module in sorted(sys.modules.items()):
 """
 BESIDE = {
     "__init__.py": "the version",
+    "deprecation.py": "words about old names",
     "errors.py": "words",
     "extras.py": "words about what is not installed",
     "files.py": "how files are replaced",
