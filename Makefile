@@ -1,4 +1,4 @@
-# make quickstart | test | test-ray | check | docs | clean. Each installs what it needs into .venv, once.
+# make quickstart | test | test-all | test-ray | check | docs | dist | clean. Each installs what it needs into .venv, once.
 
 # The newest Python for which RecBole's latest release installs; any from 3.10 on will do: make test PYTHON=python3.12
 PYTHON ?= $(shell for p in python3.11 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
@@ -8,14 +8,28 @@ BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 NEEDS := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: quickstart test test-ray check docs clean
+# The Pythons of `make test-all`; those of pyenv are found, too.
+PYTHONS ?= python3.11 python3.10 python3.12 python3.13
+
+.PHONY: quickstart test test-all test-ray check docs dist clean
 .DELETE_ON_ERROR:
 
 quickstart: .venv/.quickstart
 	$(BIN)/blair-rec compare configs/quickstart.yaml -o runs/quickstart
 
 test: .venv/.test
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto --junitxml .venv/tests.xml
+
+# The built package on each Python: its first run in an empty environment, and the fast half of the tests; on the Python
+# of .venv the whole suite counts, as `make test` ran it. Results: benchmarks/results/pythons.md.
+test-all: .venv-tools/.done
+	.venv-tools/bin/python benchmarks/pythons.py $(PYTHONS)
+
+# The wheel and the source archive, as they go to PyPI.
+dist: .venv-tools/.done
+	rm -rf dist
+	.venv-tools/bin/python -m build
+	.venv-tools/bin/python -m twine check --strict dist/*
 
 # Encoding with a current Ray, which RecBole 1.2.1 does not allow: in an environment with RecBole 1.2.0.
 test-ray: .venv-ray/.test
@@ -31,7 +45,7 @@ docs: .venv/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf .venv .venv-ray build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp per extra: the quick start installs no test tools. A change of what is needed makes them stale.
@@ -45,6 +59,11 @@ clean:
 	@grep -vE '^(ray|recbole)==' constraints.txt | cat - constraints-ray.txt > .venv-ray/constraints.txt
 	@.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check \
 	  --constraint .venv-ray/constraints.txt --editable ".[ray]" pytest hypothesis
+	@touch $@
+
+.venv-tools/.done: | $(BIN)/python
+	@$(BIN)/python -m venv .venv-tools
+	@.venv-tools/bin/python -m pip install --quiet --disable-pip-version-check build twine
 	@touch $@
 
 .venv-ray/bin/python: | $(BIN)/python

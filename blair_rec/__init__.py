@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from blair_rec.deprecation import Renamed
     from blair_rec.experiment.compare import compare as compare
     from blair_rec.experiment.compare import leaderboard as leaderboard
     from blair_rec.experiment.tune import tune as tune
@@ -48,6 +49,9 @@ _HOMES = {
 }
 """The module of each public name."""
 
+_RENAMED: dict[str, Renamed] = {}
+"""Old public names, which still work and warn."""
+
 __all__ = [
     "TextSearch",
     "__version__",
@@ -69,7 +73,12 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name on first use."""
+    """Import a public name on first use; an old name gives its successor, with a warning."""
+    if name in _RENAMED:
+        from blair_rec.deprecation import warn_of_name
+
+        warn_of_name(name, _RENAMED[name])
+        name = _RENAMED[name].successor
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -75,6 +75,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "sources": {
         "csv": "blair_rec.prepare.own:prepare_own",
         "amazon-2023": "blair_rec.prepare.public.reviews:prepare_amazon",
+        "fetch": "blair_rec.prepare.public.fetch:prepare_named",
         "amazon-c4": "blair_rec.prepare.public.search:prepare_search",
         "esci": "blair_rec.prepare.public.search:prepare_search",
     },

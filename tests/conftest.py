@@ -23,6 +23,45 @@ settings.register_profile("blair_rec", deadline=None, database=None, print_blob=
 settings.load_profile("blair_rec")
 
 
+SLOW = (
+    "cli/test_terminal",
+    "device/",
+    "evaluate/test_page",
+    "experiment/test_new_items",
+    "experiment/test_tune",
+    "models/test_models",
+    "prepare/test_fetch",
+    "prepare/test_prepare_amazon",
+    "prepare/test_prepare_records",
+    "pretrain/",
+    "ranking/test_ensemble",
+    "serve/test_export",
+    "serve/test_refit",
+    "test_benchmarks",
+    "test_extend",
+    "test_readme",
+    "test_encoders_page",
+    "test_new_items_page",
+    "text/test_catalogue",
+    "text/test_encode",
+    "text/test_encoder",
+    "text/test_nearest",
+    "text/test_search",
+    "text/test_static",
+    "text/test_store",
+)
+"""Beginnings of the modules that `-m "not slow"` leaves out, about half of the suite's time. The other half runs on all
+Pythons: reading, models, training and ranking, RecBole's border, comparisons and the command line."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the slow half of the suite."""
+    tests = REPOSITORY / "tests"
+    for item in items:
+        if item.path.relative_to(tests).as_posix().startswith(SLOW):
+            item.add_marker("slow")
+
+
 @pytest.fixture(autouse=True)
 def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """RecBole reads sys.argv and writes saved/, log/ and log_tensorboard/ where it stands: let it stand in tmp_path."""
@@ -34,9 +73,10 @@ def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def own_logging() -> Iterator[None]:
     """A command sets up the log of the whole process: put it back, so that the next test can listen to it."""
-    log = logging.getLogger("blair_rec")
-    before = list(log.handlers), log.level, log.propagate
+    log, root = logging.getLogger("blair_rec"), logging.getLogger()
+    before, level = (list(log.handlers), log.level, log.propagate), root.level
     yield
+    root.setLevel(level)  # RecBole's objective_function raises it
     log.handlers, log.propagate = before[0], before[2]
     log.setLevel(before[1])
 

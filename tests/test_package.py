@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import configparser
+import json
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from comparisons import write_config
 from packaging.requirements import Requirement
 from packaging.version import Version
@@ -135,3 +137,34 @@ def test_every_requirement_is_pinned_to_a_version_it_allows(python: str) -> None
 
 def test_recbole_follows_the_python() -> None:
     assert [str(pinned(python)["recbole"]) for python in ("3.11", "3.12")] == ["1.2.1", "1.2.0"]
+
+
+def test_the_package_names_its_homes() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg", encoding="utf-8")
+    urls = [line.partition(" = ") for line in setup["metadata"]["project_urls"].splitlines() if line]
+    assert {name for name, _, _ in urls} == {"Documentation", "Source", "Issues", "Changelog", "Security"}
+    home = setup["metadata"]["url"]
+    for _, _, url in urls:
+        assert url.startswith(home)
+        _, _, path = url.partition("/main/")
+        assert not path or (REPOSITORY / path).exists(), url
+
+
+def test_a_commit_and_ci_run_what_make_check_runs() -> None:
+    with (REPOSITORY / ".pre-commit-config.yaml").open(encoding="utf-8") as file:
+        (hook,) = yaml.safe_load(file)["repos"][0]["hooks"]
+    assert (hook["entry"], hook["pass_filenames"]) == ("make check", False)
+    ci = (REPOSITORY / ".ci" / "run").read_text("utf-8")
+    assert all(
+        command in ci for command in ("make test\n", "make check\n", "make test-all ", "chromium chromium-driver")
+    )
+
+
+def test_the_record_of_the_pythons_has_the_pinned_versions() -> None:
+    file = REPOSITORY / "benchmarks" / "results" / "pythons.json"
+    record = json.loads(file.read_text("utf-8")) if file.exists() else pytest.skip("`make test-all` was not run")
+    table = (REPOSITORY / "benchmarks" / "results" / "pythons.md").read_text("utf-8")
+    for version, found in record["pythons"].items():
+        assert found["python"].startswith(f"{version}.") and f"| {found['python']} |" in table
+        assert found["versions"]["recbole"] == str(pinned(version)["recbole"])

@@ -121,7 +121,7 @@ class CompareConfig(Section):
     tune: TuneConfig | None = None
     """What `blair-rec tune` tries; `blair-rec compare` ignores it."""
 
-    stand_ins: ClassVar = {"dataset": "data"}
+    stand_ins: ClassVar[Mapping[str, Any]] = {"dataset": "data"}
 
     def _problems(self) -> Iterator[Problem]:
         for line in _loss_problems(self.train, self.recbole):

@@ -17,6 +17,7 @@ from blair_rec.config.sections import TextConfig, TrainConfig
 from blair_rec.config.split import SplitConfig
 from blair_rec.config.variant import VariantConfig
 from blair_rec.config.yaml.files import read_yaml
+from blair_rec.deprecation import Renamed, with_current_keys
 from blair_rec.errors import BlairRecError, ConfigError
 
 S = TypeVar("S", bound=Section)
@@ -75,6 +76,9 @@ PLUGIN_KEYS: dict[str, tuple[type[Section], str]] = {
 }
 """The flat keys of a RecBole config, with the section and field of each."""
 
+RENAMED_KEYS: dict[str, Renamed] = {}
+"""Old names of flat keys, which still work and warn."""
+
 
 def text_keys() -> list[str]:
     """The flat keys that decide how item text becomes vectors and how these are transformed."""
@@ -88,7 +92,8 @@ def read_plugin_config(flat: Mapping[str, Any]) -> PluginConfig:
     Raises:
         ConfigError: an unknown `blair_*` key, with the closest known one, or an invalid value.
     """
-    ours = {key: value for key, value in flat.items() if key.startswith("blair_")}
+    given = {key: value for key, value in flat.items() if key.startswith("blair_")}
+    ours = with_current_keys(given, RENAMED_KEYS)
     sections: dict[type[Section], dict[str, Any]] = {
         VariantConfig: {},
         TextConfig: {},

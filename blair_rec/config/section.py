@@ -26,6 +26,7 @@ from pydantic import (
 from blair_rec import registry
 from blair_rec.config.names import AFTER_CUTOFF, MOST_NEW_ITEMS
 from blair_rec.config.yaml.files import is_number, one_of, to_yaml
+from blair_rec.deprecation import Renamed, with_current_keys
 from blair_rec.errors import ConfigError
 
 S = TypeVar("S", bound="Section")
@@ -73,7 +74,11 @@ class Section(BaseModel):
     stand_ins: ClassVar[Mapping[str, Any]] = {}
     """Values that replace wrong required keys while the other keys are checked together."""
 
+    renamed: ClassVar[Mapping[str, Renamed]] = {}
+    """Old names of keys, which still work and warn."""
+
     def __init__(self, **values: Any) -> None:
+        values = with_current_keys(values, self.renamed)
         # pydantic creates nested sections through this method, too: all their lines arrive as the problem of one key.
         lines, wrong = list[str](), set[str]()
         try:

@@ -25,7 +25,7 @@ from blair_rec.evaluate.cells import (
     _value,
 )
 from blair_rec.evaluate.formats.tex import to_tex
-from blair_rec.evaluate.leaderboard import Leaderboard, Row
+from blair_rec.evaluate.leaderboard import SCHEMA, Leaderboard, Row
 from blair_rec.evaluate.notes import SHOWN_NOTES
 from blair_rec.evaluate.runs import new_items
 from blair_rec.evaluate.runs.run_files import PROTOCOLS, ProtocolName
@@ -166,8 +166,8 @@ def to_json(leaderboard: Leaderboard) -> str:
 
 def to_jsonl(leaderboard: Leaderboard) -> str:
     """The content of results.jsonl: one `Score` per line."""
-    scores = leaderboard.scores()
-    return "".join(json.dumps(score._asdict(), allow_nan=False, ensure_ascii=False) + "\n" for score in scores)
+    lines = ({"schema": SCHEMA, **score._asdict()} for score in leaderboard.scores())
+    return "".join(json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n" for line in lines)
 
 
 REPORT_FILES = ("leaderboard.md", "leaderboard.csv", "leaderboard.json", "leaderboard.tex", "results.jsonl")

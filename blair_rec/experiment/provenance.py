@@ -52,6 +52,7 @@ BESIDE_RUNS = (
     "config/schema.py",
     # Planning, files, error messages. The settings that tuning chose are in the config.
     "__init__.py",
+    "deprecation.py",
     "errors.py",
     "extras.py",
     "files.py",

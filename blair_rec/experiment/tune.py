@@ -40,6 +40,8 @@ if TYPE_CHECKING:  # takes torch and RecBole
 
 logger = logging.getLogger("blair_rec")
 
+SCHEMA = 1
+"""Version of the lines of trials.jsonl."""
 TRIALS_FILE, TUNED_FILE, CHECKPOINTS = "trials.jsonl", "tuned.yaml", "checkpoints"
 KEPT = 3
 """One of this many trials continues after a rung."""
@@ -160,7 +162,10 @@ def read_trials(path: Path) -> list[Trial]:
     trials = []
     for number, line in enumerate(lines, start=1):
         try:
-            trials.append(Trial(**json.loads(line)))
+            content = dict(json.loads(line))
+            if content.pop("schema", SCHEMA) != SCHEMA:  # earlier versions wrote none
+                raise ValueError("another version of blair_rec wrote it")
+            trials.append(Trial(**content))
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{path}, line {number} is not a trial ({error}); delete the line to repeat it") from None
     return trials
@@ -248,8 +253,8 @@ class _Search:
         seconds = time.perf_counter() - begin
         trial = Trial(name, number, settings, epochs, value, best_epoch, seconds, setup, key)
         self.ledger[key, epochs] = trial
-        lines = [json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in self.ledger.values()]
-        write_text(self.out / TRIALS_FILE, "".join(lines))
+        lines = ({"schema": SCHEMA, **dataclasses.asdict(one)} for one in self.ledger.values())
+        write_text(self.out / TRIALS_FILE, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         self.listener.finished(job, value, seconds, in_words(settings))
         self.on_trial(trial)
         return trial

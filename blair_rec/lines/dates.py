@@ -22,8 +22,12 @@ def seconds_of(date: str) -> float | None:
     """
     if not re.fullmatch(r"\d{4}([-/])\d\d\1\d\d([T ].+)?", text := date.strip()):
         return None
+    text = text.replace("/", "-").replace("Z", "+00:00")
+    # Python 3.10 reads only fractions of 3 or 6 digits, and only offsets with a colon.
+    text = re.sub(r"\.(\d{1,6})\d*", lambda fraction: f".{fraction[1]:0<6}", text)
+    text = re.sub(r"(:.*[+-]\d\d)(\d\d)$", r"\1:\2", text)
     try:
-        moment = datetime.datetime.fromisoformat(text.replace("/", "-").replace("Z", "+00:00"))
+        moment = datetime.datetime.fromisoformat(text)
     except ValueError:
         return None
     return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc)).timestamp()

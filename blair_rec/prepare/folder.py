@@ -16,6 +16,8 @@ from blair_rec import __version__
 from blair_rec.errors import OutputError, first_of
 from blair_rec.files import partial_of, put_in_place, refuse_foreign, sha256_of, work_beside, write_text
 
+SCHEMA = 1
+"""Version of prepared.json, and of the folder it belongs to."""
 RECORD = "prepared.json"
 READING = "read"
 """Ending of the hidden working folder next to a data set."""
@@ -117,6 +119,7 @@ def write_record(partial: Path, asked: Mapping[str, Any], sources: Hashes, found
     hashes = sources.all()
     stamps = _stamps(list(hashes))
     record = {
+        "schema": SCHEMA,
         "made_by": f"blair_rec {__version__}",
         "asked": asked,
         "sources": [{**stamp, "sha256": digest} for stamp, digest in zip(stamps, hashes.values(), strict=True)],

@@ -240,7 +240,7 @@ def _write(
     export(model, tokenizer, partial)
     if (start / READS).is_file():
         shutil.copyfile(start / READS, partial / READS)
-    record["files"] = sorted(path.name for path in partial.iterdir())
+    record |= {"schema": 1, "files": sorted(path.name for path in partial.iterdir())}
     write_text(partial / RECORD, json.dumps(record, indent=1, default=_plain) + "\n")
     _refuse_foreign(out)  # hours may have passed
     put_in_place(out)

@@ -49,7 +49,7 @@ from blair_rec.ranking.ensemble import Ensemble
 from blair_rec.serve.recommender import COUNTS_FILE
 from blair_rec.serve.retraining import fit_again, whole_data
 from blair_rec.serve.winner import Chosen, choose
-from blair_rec.training.checkpoint import save_weights
+from blair_rec.training.checkpoint import save_weights, weights_metadata
 
 logger = logging.getLogger("blair_rec")
 
@@ -278,7 +278,7 @@ def _write_average(
         "refit": True,
     }
     weights = {"weights": torch.tensor(list(parts.values()), dtype=torch.float32, device="cpu")}
-    save_file(weights, partial / WEIGHTS_FILE, metadata={"store_sha256": "", "model": Ensemble.__name__})
+    save_file(weights, partial / WEIGHTS_FILE, metadata=weights_metadata(Ensemble.__name__, None))
     share(partial / WEIGHTS_FILE)
     of_source = read_json(first.folder, RESULT_FILE)
     said = {

@@ -26,8 +26,15 @@ TRANSFORMS = "transforms/"
 """Prefix of the names of tensors that fitted transforms have found."""
 GPU_STATE = "generator/gpu"
 """Prefix of the names of the GPUs' random states; the number of the GPU follows."""
+SCHEMA = "1"
+"""Version of checkpoints and weights; text, as all metadata of safetensors."""
 REFITTED = 1e-3
 """Transforms that are fitted again, on any machine, differ by less than this share of their largest number."""
+
+
+def weights_metadata(model: str, store_sha256: str | None) -> dict[str, str]:
+    """Return the metadata of a file of weights: its version, the class of the model, and the store of its training."""
+    return {"schema": SCHEMA, "model": model, "store_sha256": store_sha256 or ""}
 
 
 def save_weights(model: Scorer, path: Path, store_sha256: str | None) -> None:
@@ -37,7 +44,7 @@ def save_weights(model: Scorer, path: Path, store_sha256: str | None) -> None:
     """
     partial = partial_of(path)
     tensors = _tensors(model)
-    save_file(tensors, partial, metadata={"store_sha256": store_sha256 or "", "model": type(model).__name__})
+    save_file(tensors, partial, metadata=weights_metadata(type(model).__name__, store_sha256))
     share(partial)
     replace_file(partial, path)
 
@@ -144,7 +151,7 @@ def save_training(
         "python": random.getstate(),
     }
     partial = partial_of(path)
-    metadata = {"store_sha256": store_sha256 or "", "model": type(model).__name__, STATE: json.dumps(everything)}
+    metadata = {**weights_metadata(type(model).__name__, store_sha256), STATE: json.dumps(everything)}
     save_file(tensors, partial, metadata=metadata)
     share(partial)
     replace_file(partial, path)

@@ -573,7 +573,8 @@ def test_models_tells_of_each_model_of_recbole_whether_it_can_take_item_text(
     assert told["NARM"] == ["yes", "RecBole's way", "yes"]
     assert told["BERT4Rec"] == ["yes", "RecBole's way", "no"]
     assert told["DIN"][0].startswith("no: it scores one item at a time")
-    assert len(told) >= 30 and all(row[0] == "yes" or row[0].startswith("no: it ") for row in told.values())
+    # RecBole 1.2.0 has 29 of them, 1.2.1 one more.
+    assert len(told) >= 29 and all(row[0] == "yes" or row[0].startswith("no: it ") for row in told.values())
 
 
 @pytest.mark.parametrize(

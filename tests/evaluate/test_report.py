@@ -307,6 +307,7 @@ def test_the_json_is_the_leaderboard_with_its_caption(board):
 
 def test_results_jsonl_holds_one_score_per_line(board):
     records = [json.loads(line) for line in to_jsonl(board).splitlines()]
+    assert {record.pop("schema") for record in records} == {1}
     assert [tuple(record.values()) for record in records] == board.scores()
     assert list(records[0]) == ["variant", "dataset", "seed", "protocol", "slice", "metric", "value"]
     of_text = [

@@ -24,6 +24,7 @@ for name, module in sorted(sys.modules.items()):
 """
 BESIDE = {
     "__init__.py": "the version",
+    "deprecation.py": "words about old names",
     "errors.py": "words",
     "extras.py": "words about what is not installed",
     "files.py": "how files are replaced",
@@ -49,9 +50,13 @@ def package(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def loaded() -> list[str]:
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Every module of the package that a process imports to encode, train and evaluate."""
-    done = subprocess.run([sys.executable, "-c", LOADED_BY_A_RUN], capture_output=True, text=True, check=True)
+    # In the folder of the test: in the checkout, Python would import its sources and not the installed package.
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED_BY_A_RUN],
+        capture_output=True, text=True, check=True, cwd=tmp_path_factory.mktemp("run"),
+    )  # fmt: skip
     return [Path(line).relative_to(PACKAGE).as_posix() for line in done.stdout.splitlines()]
 
 

@@ -61,6 +61,7 @@ class Page:
 @contextmanager
 def browser() -> Iterator[Page]:
     """A browser that ends with the block."""
+    assert MISSING is None, MISSING
     with tempfile.TemporaryDirectory() as profile:
         driver = subprocess.Popen([str(CHROMEDRIVER), "--port=0"], stdout=subprocess.PIPE, text=True)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from blair_rec.errors import AtomicFileError, CatalogueError, DatasetError
 from blair_rec.lines import atomic
 from blair_rec.lines.atomic import AtomicFile, Block, Column, problem, quoted, unquoted
 
-awkward = st.text(st.sampled_from('"\t\r a,1e-.é\0\ufeff\u2028'), max_size=8)
-texts = st.one_of(awkward, st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\n"), max_size=9))
+NUL = "\0" if sys.version_info >= (3, 11) else ""  # before 3.11 Python's csv module writes no NUL
+awkward = st.text(st.sampled_from(f'"\t\r a,1e-.é{NUL}\ufeff\u2028'), max_size=8)
+others = st.characters(blacklist_categories=["Cs"], blacklist_characters="\n" if NUL else "\n\0")
+texts = st.one_of(awkward, st.text(others, max_size=9))
 
 
 def file_of(folder: Path, lines: list[str], width: int, **settings: str) -> AtomicFile:

@@ -17,10 +17,17 @@ MOMENTS = st.datetimes(datetime.datetime(1990, 1, 2), datetime.datetime(2099, 12
 @given(MOMENTS, st.sampled_from(["%Y-%m-%d", "%Y/%m/%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f"]))
 def test_a_date_is_read_as_pandas_reads_it(moment: datetime.datetime, form: str) -> None:
     text = moment.strftime(form)
-    for zone in ("", *(["Z", "+05:30"] if "H" in form else [])):
+    for zone in ("", *(["Z", "+05:30", "-0530"] if "H" in form else [])):
         expected = pd.Timestamp(text + zone)
         expected = expected.tz_localize("UTC") if expected.tzinfo is None else expected
         assert seconds_of(text + zone) == pytest.approx(expected.timestamp(), abs=1e-5)
+
+
+def test_fractions_of_a_second_may_have_any_number_of_digits() -> None:
+    """Python 3.10 alone reads 3 or 6."""
+    for digits in ("5", "25", "125", "1234567"):
+        expected = pd.Timestamp(f"2024-07-01T10:00:00.{digits}", tz="UTC").timestamp()
+        assert seconds_of(f"2024-07-01T10:00:00.{digits}Z") == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -444,6 +444,7 @@ class Hub(LocalHub):
     """A local hub with the files of one data set; it can fail or stop in the middle of a file."""
 
     breaks = 0
+    hashes: ClassVar[dict[str, str]] = {}
     """Number of downloads that will still be interrupted."""
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
@@ -457,7 +458,7 @@ class Hub(LocalHub):
         begin = int(request.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
         request.send_response(206 if begin and status == 200 else status)
         request.send_header("X-Repo-Commit", self.COMMIT)
-        request.send_header("ETag", f'"{name}"')
+        request.send_header("ETag", f'"{self.hashes.get(name, name)}"')
         request.send_header("Content-Length", str(len(content) - begin))
         if status == 404:
             request.send_header("X-Error-Code", "EntryNotFound")
@@ -531,6 +532,17 @@ def test_a_hub_that_can_not_be_reached_is_an_error(hub: Hub, tmp_path: Path, mon
         SourceError, match=r"Gift_Cards\.csv .* can't be downloaded .*run the same command again.*HF_ENDPOINT"
     ):
         prepare_amazon(Amazon("Gift_Cards"), tmp_path / "out", lambda line: None)
+
+
+def test_a_download_must_have_the_hash_that_the_hub_gives(hub: Hub, tmp_path: Path) -> None:
+    """The tag of a large file is its SHA-256; that of a small file is another hash and says nothing here."""
+    name = "benchmark/5core/rating_only/Gift_Cards.csv"
+    hub.hashes[name] = "0" * 64
+    with pytest.raises(SourceError, match=rf"with SHA-256 [0-9a-f]{{64}}, but the hub gives {'0' * 64}.*was removed"):
+        prepare_amazon(Amazon("Gift_Cards"), tmp_path / "out", lambda line: None)
+    hub.hashes[name] = hashlib.sha256((hub.folder / name).read_bytes()).hexdigest()
+    prepare_amazon(Amazon("Gift_Cards"), tmp_path / "out", lambda line: None)
+    assert hub.asked[:2] == [name, name]
 
 
 def test_an_interrupted_download_resumes(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from blair_rec.errors import SourceError
+from blair_rec.files import sha256_of
 from blair_rec.prepare.folder import Tell, need_room
 
 Find = Callable[[str], "Path | None"]
@@ -46,10 +48,10 @@ def on_hub(repository: str, tell: Tell) -> Find:
             return Path(cached)
         where = f"{name} of {repository}"
         try:
-            size = get_hf_file_metadata(hf_hub_url(repository, name, repo_type="dataset")).size or 0
+            about = get_hf_file_metadata(hf_hub_url(repository, name, repo_type="dataset"))
             tell(f"downloading {where}")
-            need_room(Path(constants.HF_HUB_CACHE), size, tell)
-            return Path(hf_hub_download(repository, name, repo_type="dataset"))
+            need_room(Path(constants.HF_HUB_CACHE), about.size or 0, tell)
+            path = Path(hf_hub_download(repository, name, repo_type="dataset"))
         except EntryNotFoundError:
             return None
         except HfHubHTTPError as error:
@@ -63,8 +65,21 @@ def on_hub(repository: str, tell: Tell) -> Find:
                 "same command again, name a mirror with HF_ENDPOINT, or download the file yourself and name its folder "
                 "with --source"
             ) from error
+        _check_hash(path, about.etag or "", where)
+        return path
 
     return find
+
+
+def _check_hash(path: Path, tag: str, where: str) -> None:
+    """Check a download against its tag on the hub, which is the SHA-256 of a large file."""
+    if re.fullmatch("[0-9a-f]{64}", tag) and (found := sha256_of(path)) != tag:
+        path.resolve().unlink()
+        path.unlink(missing_ok=True)
+        raise SourceError(
+            f"{where} was downloaded with SHA-256 {found}, but the hub gives {tag}; the file was removed: run the same "
+            "command again"
+        )
 
 
 def need(find: Find, names: Sequence[str]) -> list[Path]:

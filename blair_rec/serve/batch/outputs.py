@@ -18,6 +18,8 @@ from blair_rec.lines.rows import CSV, JSON_LINES, KINDS, PARQUET
 
 COLUMNS = ("user_id", "item_id", "score", "rank", "by_popularity")
 TITLE = "title"
+SCHEMA = 1
+"""Version of the columns, in the metadata of a Parquet file."""
 """A column more, where titles are asked for."""
 
 
@@ -166,7 +168,7 @@ class _Parquet:
             self.titles = pyarrow.array([titles.get(token) for token in tokens], pyarrow.string())
         types = (pyarrow.string(), pyarrow.string(), pyarrow.float32(), pyarrow.int32(), pyarrow.bool_())
         fields = [*zip(COLUMNS, types, strict=True), *[(TITLE, pyarrow.string())] * (titles is not None)]
-        self.schema = pyarrow.schema(fields)
+        self.schema = pyarrow.schema(fields, metadata={"blair_rec_schema": str(SCHEMA)})
         self.writer = pyarrow.parquet.ParquetWriter(path, self.schema)
 
     def __enter__(self) -> _Parquet:

@@ -16,6 +16,8 @@ from blair_rec.files import sha256_of, write_text
 from blair_rec.text.search.nearest import Found, check_metric, checked_queries, exact_scores
 from blair_rec.text.store.embeddings import EmbeddingStore, as_float32
 
+SCHEMA = 1
+"""Version of the JSON file next to an index."""
 logger = logging.getLogger("blair_rec")
 
 CELLS_PER_ROOT = 4
@@ -109,7 +111,7 @@ def _header(path: Path) -> Path:
 
 
 def _said(path: Path, store: EmbeddingStore, metric: str) -> dict[str, str]:
-    """The content of the JSON file next to an index: the hashes of the index and of its store."""
+    """The content of the JSON file next to an index (plus "schema"): the hashes of the index and of its store."""
     return {"store_sha256": store.store_sha256, "metric": metric, "sha256": sha256_of(path)}
 
 
@@ -119,7 +121,7 @@ def _is_ours(path: Path, store: EmbeddingStore, metric: str) -> bool:
         said = json.loads(_header(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # missing or broken: the index can't be checked
         return False
-    return bool(said == _said(path, store, metric))
+    return isinstance(said, dict) and {**said, "schema": SCHEMA} == {"schema": SCHEMA, **_said(path, store, metric)}
 
 
 def _write(index: Any, path: Path, store: EmbeddingStore, metric: str) -> None:
@@ -128,7 +130,7 @@ def _write(index: Any, path: Path, store: EmbeddingStore, metric: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         faiss.write_index(index, str(partial))
-        write_text(_header(path), json.dumps(_said(partial, store, metric), indent=1) + "\n")
+        write_text(_header(path), json.dumps({"schema": SCHEMA, **_said(partial, store, metric)}, indent=1) + "\n")
         partial.replace(path)
     except (OSError, RuntimeError) as error:  # faiss has one kind of error for all
         raise OutputError(

@@ -15,7 +15,7 @@ from blair_rec.cli.terminal import Console, say
 
 def add(commands: Any) -> None:
     """Register the command and its kinds of source."""
-    command = commands.add_parser("prepare", help="make a data set from your own files or from Amazon Reviews 2023")
+    command = commands.add_parser("prepare", help="make a data set from your own files, or fetch a public one")
     kinds = command.add_subparsers(metavar="KIND", required=True)
 
     own = kinds.add_parser("csv", help="your own CSV, TSV, JSON lines or Parquet files")
@@ -77,6 +77,23 @@ def add(commands: Any) -> None:
     amazon.add_argument("--seed", type=int, default=0, help="with --pairs: the seed for choosing reviews (default: 0)")
     _add_common(amazon, _amazon)
 
+    named = kinds.add_parser(
+        "fetch", help="a public data set by its name, such as amazon-2014/Beauty or movielens/ml-1m"
+    )
+    named.add_argument("name", metavar="NAME", help="FAMILY/NAME; FAMILY alone lists its names")
+    named.add_argument(
+        "--source",
+        metavar="DIR|URL",
+        help="a local folder with the files, or the https address of a mirror (default: the public home)",
+    )
+    named.add_argument(
+        "--core",
+        type=int,
+        metavar="K",
+        help="remove users and items with fewer than K events (default: 5 for Amazon, 0 for MovieLens)",
+    )
+    _add_common(named, _named, out="data/NAME")
+
     for name in ("amazon-c4", "esci"):
         search = kinds.add_parser(name, help=f"queries, items and relevance grades of {name}, for search-eval")
         search.add_argument("--source", type=Path, metavar="DIR", help="a local folder with the files")
@@ -84,14 +101,15 @@ def add(commands: Any) -> None:
         _add_common(search, _search)
 
 
-def _add_common(command: Any, handler: Callable[[argparse.Namespace, Console], None]) -> None:
+def _add_common(command: Any, handler: Callable[[argparse.Namespace, Console], None], out: str | None = None) -> None:
+    """Add the options of all kinds; `out` describes the default output folder, if there is one."""
     command.add_argument(
         "-o",
         "--out",
         type=Path,
-        required=True,
+        required=out is None,
         metavar="DIR",
-        help="output folder; its name becomes that of the data set",
+        help="output folder; its name becomes that of the data set" + (f" (default: {out})" if out else ""),
     )
     command.add_argument(
         "--max-rejected",
@@ -151,6 +169,20 @@ def _amazon(options: argparse.Namespace, console: Console) -> None:
     _say_made(options.out, made, console)
     if not options.pairs:
         _say_what_next(options.out, console)
+
+
+def _named(options: argparse.Namespace, console: Console) -> None:
+    from blair_rec.prepare.public.fetch import Fetch, prepare_named
+
+    asked = Fetch(options.name, options.source, options.core, options.max_rejected)
+    out = options.out or Path("data") / asked.data.name
+    with Reading(console, options.quiet) as reading:
+        made = prepare_named(asked, out, reading.tell, reading.progress, fresh=options.fresh)
+    _say_made(out, made, console)
+    if asked.data.family == "recbole":
+        say(console, f"next: name it in a comparison file: dataset: {out}")
+    else:
+        _say_what_next(out, console)
 
 
 def _search(options: argparse.Namespace, console: Console) -> None:
