@@ -227,8 +227,9 @@ def board(models: Path, out: Path, overrides: list[str], items: int, rounds: int
         }
         for name, encoder in encoders.items()
     }
-    rows = json.loads((out / "leaderboard.json").read_text(encoding="utf-8"))["rows"]
-    return {"texts": len(texts), "seconds_for_1000": times, "rows": rows}
+    ranked_on = json.loads((out / "leaderboard.json").read_text(encoding="utf-8"))
+    trained = ranked_on["provenance"]
+    return {"texts": len(texts), "seconds_for_1000": times, "rows": ranked_on["rows"], "trained": trained}
 
 
 def board_to_markdown(found: dict[str, Any]) -> str:
@@ -254,8 +255,14 @@ def board_to_markdown(found: dict[str, Any]) -> str:
             f"| {name} | {_score(rows[name])} | {against['relative']:+.1%} [{low:+.1%}, {high:+.1%}] | "
             f"{_score(rows[f'{name}_near'])} | {' | '.join(seconds)} |"
         )
-    versions = ", ".join(f"{key} {made[key]}" for key in ("torch", "recbole", "numpy", "python"))
-    lines += ["", f"{found['date']}, {made['machine']}, {versions}, commit {(found['git_commit'] or '')[:7]}."]
+    trained = found["trained"]
+    of_runs = ", ".join(f"{key} {trained[key]}" for key in ("torch", "recbole", "numpy", "python"))
+    versions = ", ".join(f"{key} {made[key]}" for key in ("torch", "numpy", "python"))
+    lines += [
+        "",
+        f"Trained on {trained['device']}, {of_runs}, code {trained['code']}. Encoding timed on {made['machine']}, "
+        f"{versions}, {found['date']}, commit {(found['git_commit'] or '')[:7]}.",
+    ]
     return "\n".join(lines) + "\n"
 
 
