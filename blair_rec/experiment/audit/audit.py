@@ -243,12 +243,11 @@ def _rows(
 
 
 def _gain(given: Given, vectors_from: str, rows: tuple[ScorerRow, ...], ranks: Mapping[str, Ranks]) -> TextGain:
-    """How much text could add, by the best scorer with text and the best one without."""
+    """How much text could add, by the best scorer that reads text alone and the best one that reads none."""
     assert given.vectors is not None
-    with_text, without = (
-        next((row.name for row in rows if row.name != AVERAGE and row.uses_text == kind), None)
-        for kind in (True, False)
-    )
+    names, fitted = [row.name for row in rows if row.name != AVERAGE], given.fitted
+    with_text = next((name for name in names if fitted.reads_text_alone(name)), None)
+    without = next((name for name in names if not fitted.uses_text[name]), None)
     both = None
     counts = given.found.data.item_counts
     if with_text is not None and without is not None:

@@ -48,7 +48,7 @@ class ScorerRow:
 
 @dataclass(frozen=True)
 class Shuffled:
-    """The best scorer with text, and the same one with texts randomly reassigned to items."""
+    """The best scorer that reads text alone, and the same one with texts randomly reassigned to items."""
 
     scorer: str
     own: float

@@ -38,7 +38,7 @@ PROBE, SLOWEST = 256, 60.0
 """Cases that are ranked to predict the time of all, and the longest prediction in seconds of processor time. Scorers
 that need longer are left out."""
 FEW_COUNTED = 2
-"""Scorers without text in the average; the best one with text joins them."""
+"""Scorers in the average that count events; the best one that reads text alone joins them."""
 
 
 @dataclass(eq=False)
@@ -49,6 +49,10 @@ class FittedScorers:
     uses_text: dict[str, bool]
     left_out: dict[str, str] = field(default_factory=dict)
     """By scorer: why it was not measured."""
+
+    def reads_text_alone(self, name: str) -> bool:
+        """Whether the scorer needs nothing but texts; False if it counts events, too."""
+        return name in self.models and self.models[name].takes_new_items
 
 
 def fit_scorers(
@@ -193,7 +197,7 @@ class Average:
 
 
 def average(fitted: FittedScorers, valid: TextSequentialDataset, metric: str, protocol: ProtocolName) -> Average | None:
-    """Average the best scorer with text and the two best ones without, by a metric on validation cases.
+    """Average the best scorer that reads text alone and the two best ones that count events, by a metric on validation.
 
     The weights are those of `ensemble.choose_weights` on these cases. None if there is only one scorer.
     """
@@ -202,8 +206,8 @@ def average(fitted: FittedScorers, valid: TextSequentialDataset, metric: str, pr
         return float(case_values(ranked(fitted.models[name], valid), metric, protocol).mean())
 
     best = sorted(fitted.models, key=value, reverse=True)
-    with_text = [name for name in best if fitted.uses_text[name]][:1]
-    members = with_text + [name for name in best if not fitted.uses_text[name]][:FEW_COUNTED]
+    with_text = [name for name in best if fitted.reads_text_alone(name)][:1]
+    members = with_text + [name for name in best if not fitted.reads_text_alone(name)][:FEW_COUNTED]
     if len(members) < 2:
         return None
     models: list[Any] = [fitted.models[name] for name in members]

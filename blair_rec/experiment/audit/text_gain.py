@@ -95,7 +95,7 @@ def compare_neighbours(sequences: TrainingSequences, vectors: NDArray[np.float32
 
 @dataclass(frozen=True)
 class Reach:
-    """The test targets that the best scorer with text and the best one without reach."""
+    """The test targets that the best scorer of text alone and the best one without text reach."""
 
     text: str
     counts: str
