@@ -64,6 +64,15 @@ def test_pictures_are_described_and_have_colours_for_the_dark(picture: Path) -> 
     assert set(re.findall(r"https?://[^\"]*", text)) == {"http://www.w3.org/2000/svg"}
 
 
+def test_lists_and_tables_are_set_apart_from_the_paragraph_above_but_not_in_code() -> None:
+    pytest.importorskip("mkdocs", reason="the site is not built here")
+    set_apart = runpy.run_path(str(DOCS / "hooks" / "site.py"))["set_apart"]
+    page = "Text\n- one\n  more\n- two\n\n```\na\n- b\n```\n1. first\n\nText\n| a |\n|---|\n| b |"
+    assert set_apart(page) == (
+        "Text\n\n- one\n  more\n- two\n\n```\na\n- b\n```\n\n1. first\n\nText\n\n| a |\n|---|\n| b |"
+    )
+
+
 class Tracker:
     """Stands in for mlflow, and for a run of wandb: records every call."""
 
