@@ -40,7 +40,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
 
 
 def set_apart(markdown: str) -> str:
-    """The page with a blank line before each list and table. Without it, MkDocs takes them for a part of the paragraph."""
+    """The page with a blank line above lists and tables. Without it MkDocs takes them for a part of the paragraph."""
     lines: list[str] = []
     in_code = in_block = False
     for line in markdown.split("\n"):
