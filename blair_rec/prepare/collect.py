@@ -185,6 +185,9 @@ class _Events:
             why = why_unusable(value)
         elif name == self.columns[2]:
             why = other.why(value) if other is not None else why_not(value, self.time_format)
+        at = event[self.columns[2]]
+        if isinstance(at, int) and self.time_format not in (WHOLE, NANOSECONDS, NUMBER):
+            event[self.columns[2]] = str(np.datetime64(at, "ns"))  # a reader looks for the date of the file
         self.rejected.add(source, line, f"{name} {value!r} can't be used: {why}", str(event))
 
 

@@ -1,4 +1,8 @@
-"""Hooks of the documentation site: links into the repository lead to its host; nothing is loaded from elsewhere."""
+"""Hooks of the documentation site.
+
+Links into the repository lead to its host. Lists and tables need no blank line above them, as on GitHub. Nothing is
+loaded from elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,8 @@ from mkdocs.exceptions import PluginError
 
 LINK = re.compile(r"(\]\()(?!\w+:|#|/)([^)\s#]+)")
 """The target of a relative link, without its anchor."""
+BLOCK = re.compile(r"- |\d+\. |\|")
+"""The start of a list or a table."""
 LOADED = re.compile(
     r"""<(?:script|img|iframe|source)\b[^>]*\bsrc=["']?(?:https?:)?//"""
     r"""|<link\b(?=[^>]*\brel=["']?(?:stylesheet|pre))[^>]*\bhref=["']?(?:https?:)?//"""
@@ -30,7 +36,23 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
             return match[0]
         return f"{match[1]}{config.extra['repository']}/blob/main/{target}"
 
-    return LINK.sub(outside, markdown)
+    return LINK.sub(outside, set_apart(markdown))
+
+
+def set_apart(markdown: str) -> str:
+    """The page with a blank line above lists and tables. Without it MkDocs takes them for a part of the paragraph."""
+    lines: list[str] = []
+    in_code = in_block = False
+    for line in markdown.split("\n"):
+        starts = not in_code and BLOCK.match(line) is not None
+        if starts and not in_block and lines and lines[-1].strip():
+            lines.append("")
+        if line.startswith("```"):
+            in_code, in_block = not in_code, False
+        elif not in_code:
+            in_block = starts or (in_block and line.strip() != "")
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def on_post_build(config: Any, **_: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import shutil
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -17,7 +18,7 @@ from comparisons import write_config
 from pages import DOCS, blocks_of
 
 import blair_rec
-from blair_rec.cli import _parser
+from blair_rec.cli import _parser, main
 from blair_rec.cli.reference import commands_page
 from blair_rec.config.comparison import read_config
 
@@ -62,6 +63,41 @@ def test_pictures_are_described_and_have_colours_for_the_dark(picture: Path) -> 
     named = {element.tag.rpartition("}")[2]: element.text for element in ElementTree.fromstring(text).iter()}
     assert named["title"] and named["desc"] and "prefers-color-scheme:dark" in text
     assert set(re.findall(r"https?://[^\"]*", text)) == {"http://www.w3.org/2000/svg"}
+
+
+def test_lists_and_tables_are_set_apart_from_the_paragraph_above_but_not_in_code() -> None:
+    pytest.importorskip("mkdocs", reason="the site is not built here")
+    set_apart = runpy.run_path(str(DOCS / "hooks" / "site.py"))["set_apart"]
+    page = "Text\n- one\n  more\n- two\n\n```\na\n- b\n```\n1. first\n\nText\n| a |\n|---|\n| b |"
+    assert set_apart(page) == (
+        "Text\n\n- one\n  more\n- two\n\n```\na\n- b\n```\n\n1. first\n\nText\n\n| a |\n|---|\n| b |"
+    )
+
+
+def test_the_files_of_a_run_that_may_be_deleted_are_those_that_the_board_can_do_without(
+    tiny: Path, roberta: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scorers = {"popular": {"scorer": "popularity"}, "rules": {"scorer": "sequential_rules"}}
+    variants = {**scorers, "both": {"average": ["popular", "rules"]}, "id": {"items": "id"}}
+    write_config(Path("kept.yaml"), tiny, roberta, variants=variants, seeds=[1], baseline="popular")
+    assert main(["compare", "kept.yaml", "-o", "kept", "--quiet"]) == 0
+    page = (DOCS / "how_to" / "delete.md").read_text("utf-8")
+    listed = page.partition("Keep `config.yaml` and, in each run, ")[2].partition(".\n")[0]
+    kept = set(re.findall(r"`([\w.]+)`", listed))
+    assert kept | {"model.safetensors"} == {path.name for path in Path("kept/runs/id-1").iterdir()}
+
+    def makes_the_board(without: str) -> bool:
+        shutil.copytree("kept", "copy")
+        for path in Path("copy/runs").glob(without):
+            path.unlink()
+        worked = main(["leaderboard", "copy"]) == 0
+        shutil.rmtree("copy")
+        return worked
+
+    assert [name for name in sorted(kept) if makes_the_board(f"*/{name}")] == []
+    assert makes_the_board("id-1/model.safetensors") and makes_the_board("both-1/model.safetensors")
+    assert not makes_the_board("rules-1/model.safetensors")  # a member of `both`
+    capsys.readouterr()
 
 
 class Tracker:

@@ -170,7 +170,7 @@ def test_verify_says_what_is_in_a_file_and_refuses_a_changed_split(
     Path("a.csv").write_text("user_id,item_id,score\n" + "".join(rows))
     assert main(["verify", "a.csv", "--split", "split", "-k", "5"]) == 0
     said = " ".join(capsys.readouterr().err.split())
-    assert "a.csv: 119 lists for 120 users, 12 to 12 items, 12 in the middle" in said
+    assert "a.csv: 119 lists for 120 users, 12 to 12 items, median 12" in said
     assert "a.csv has no list for 1 of 120 users: their targets count as misses" in said
     assert main(["verify", "a.csv", "--split", "split", "-k", "20"]) == 1
     assert main(["verify", "a.csv", "--split", "split", "-k", "12", "--masked"]) == 0

@@ -138,6 +138,13 @@ def test_texts_that_share_a_hash_are_told_apart(texts: list[str]) -> None:
     assert numbers.tolist() == expected_numbers.tolist() and names.equals(expected_names)
 
 
+def test_rejected_events_show_dates_not_nanoseconds(tmp_path: Path) -> None:
+    rejected = Rejected(tmp_path / "rejected.jsonl", limit=1.0)
+    log_of([("u", "i", 1.0, "2025-05-04"), ("", "i", 1.0, "2025-05-05")], rejected, "%Y-%m-%d")  # type: ignore[list-item]
+    (line,) = rejected.path.read_text("utf-8").splitlines()
+    assert "'time': '2025-05-05T00:00:00" in json.loads(line)["text"]
+
+
 @pytest.mark.parametrize("at_once", [1, 4, 1 << 20])
 def test_events_without_a_usable_name_time_or_rating_are_rejected_with_their_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int

@@ -160,9 +160,8 @@ def speed() -> Iterator[Finding]:
         yield Finding("ok", said)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > processors:
-        yield Finding(
-            "slow", f"other work keeps the processors busy (load {load:.1f})", "set OMP_NUM_THREADS=1 while it lasts"
-        )
+        cure = "set OMP_NUM_THREADS=1 while it lasts" if threads > 1 else "wait for it, or stop some of it"
+        yield Finding("slow", f"other work keeps the processors busy (load {load:.1f})", cure)
         yield Finding("note", "float32 and bfloat16 were not timed, because of this load", "run this again later")
         return
     rates = product_rates()

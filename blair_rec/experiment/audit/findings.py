@@ -180,12 +180,10 @@ def _masking(report: AuditReport) -> str:
     if report.in_history == 0:
         so = "never compare masked figures with unmasked ones" if masked != unmasked else "both protocols agree"
         return f"no test target is in its user's history, and {moved}, so {so}"
-    so = (
-        "masking makes these targets misses; report unmasked figures"
-        if report.in_history >= 0.01
-        else ("masking costs little; say which one a figure is")
-    )
-    return f"{report.in_history:.1%} of the test targets are in their user's history, and {moved}, so {so}"
+    repeated = f"{report.in_history:.1%} of the test targets are in their user's history"
+    if report.in_history < 0.01:
+        return f"{repeated}, and {moved}, so masking costs little; say which one a figure is"
+    return f"{repeated}: masking makes them misses and lifts the other targets; {moved}, so report unmasked figures"
 
 
 def _text(report: AuditReport) -> Iterator[str]:

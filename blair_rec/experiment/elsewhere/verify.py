@@ -57,7 +57,7 @@ def verify(path: Path, folder: Path, part: PartName = "test", masked: bool = Fal
     given = lengths[lengths > 0]
     lines = [
         f"{path}: {counted(len(given), 'list')} for {cases.called(len(cases))}, "
-        f"{given.min()} to {given.max()} items, {np.median(given):g} in the middle"
+        f"{given.min()} to {given.max()} items, median {np.median(given):g}"
     ]
     notes = list_notes(cases, None if masked else lists, lists if masked else None, k)
     tied = (np.diff(lists.case) == 0) & (np.diff(lists.score) == 0)
