@@ -23,6 +23,9 @@ _STARTED = secrets.token_hex(4)
 _LEFTOVER = re.compile(r"\.(?P<name>.+?)\.\d+-[0-9a-f]{8}\.(?P<kind>partial|old|new)")
 """Our temporary names. They contain a process id; a plain name such as .shop.old may be somebody else's."""
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says of a full disk, a quota, and a limit on the size of files."""
+
 
 def _temporary(path: Path, kind: str) -> Path:
     """A name next to `path` that no other process uses."""
@@ -201,6 +204,19 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def room_for(folder: Path) -> Iterator[None]:
+    """Turn the system's error on a full disk into OutputError, while something is written into `folder`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise OutputError(
+            f"{folder} can't be written ({error.strerror}); free some space, then run the same command again"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -52,7 +52,7 @@ from blair_rec.experiment.audit.text_gain import compare_neighbours, reach
 from blair_rec.experiment.audit.words import text_vectors
 from blair_rec.experiment.item_vectors import item_vectors
 from blair_rec.experiment.splits.leakage import file_notes, text_notes
-from blair_rec.files import alone_in, refuse_taken, refuse_unwritable, write_text
+from blair_rec.files import alone_in, refuse_taken, refuse_unwritable, tidy, write_text
 from blair_rec.lines.rejected import REJECTED
 from blair_rec.models.items import controlled
 from blair_rec.ranking.scoring import Ranks
@@ -167,6 +167,8 @@ def write_audit(audited: Audited, out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         with alone_in(out):
+            for name in (AUDIT_JSON, AUDIT_PAGE, REJECTED):
+                tidy(out, name)
             write_text(out / AUDIT_JSON, json.dumps(values, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
             write_text(out / AUDIT_PAGE, page)
             audited.data.data.rejected.write(out / REJECTED)
