@@ -8,9 +8,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_array, diags_array, vstack
 
-from blair_rec.errors import ConfigError, counted
-
 from blair_rec.data.sequences import TrainingSequences
+from blair_rec.errors import ConfigError, counted
 
 BLOCK = 4096
 """Rows of a product that are in memory before they are pruned."""
