@@ -35,7 +35,7 @@ def divided_by_degree(table: csr_array, source_power: float, target_power: float
     Raises:
         ConfigError: the powers are so large that entries become 0 or infinite.
     """
-    entries = np.count_nonzero(table.data)
+    entries = int(np.count_nonzero(table.data))
     sums = [np.asarray(table.sum(axis=axis), dtype=np.float64) for axis in (1, 0)]
     left, right = (
         diags_array(np.power(np.where(total > 0, total, 1), -float(power)))
@@ -45,7 +45,7 @@ def divided_by_degree(table: csr_array, source_power: float, target_power: float
         table = csr_array(left @ table)
     if target_power:
         table = csr_array(table @ right)
-    if lost := entries - np.count_nonzero(np.isfinite(table.data) & (table.data != 0)):
+    if lost := entries - int(np.count_nonzero(np.isfinite(table.data) & (table.data != 0))):
         raise ConfigError(
             f"with source_power {source_power:g} and target_power {target_power:g}, {lost:,} of "
             f"{counted(entries, 'rule')} are too large or too small to be stored; choose smaller powers"
