@@ -37,6 +37,14 @@ def counted(n: int, noun: str, plural: str | None = None) -> str:
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
+def encoding_hint(start: bytes) -> str:
+    """Advice for a file that is not UTF-8, by its first bytes."""
+    if start.startswith(b"\x1f\x8b"):
+        return "it is compressed with gzip; unpack it"
+    wide = start.startswith((b"\xff\xfe", b"\xfe\xff"))
+    return f"save it as UTF-8, for instance with `iconv -f {'utf-16' if wide else 'latin1'} -t utf-8`"
+
+
 SEPARATORS = {";": "semicolons", "|": "bars", "\t": "tabs", ",": "commas"}
 
 

@@ -23,6 +23,9 @@ _STARTED = secrets.token_hex(4)
 _LEFTOVER = re.compile(r"\.(?P<name>.+?)\.\d+-[0-9a-f]{8}\.(?P<kind>partial|old|new)")
 """Our temporary names. They contain a process id; a plain name such as .shop.old may be somebody else's."""
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says of a full disk, a quota, and a limit on the size of files."""
+
 
 def _temporary(path: Path, kind: str) -> Path:
     """A name next to `path` that no other process uses."""
@@ -203,6 +206,54 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def room_for(folder: Path) -> Iterator[None]:
+    """Turn the system's error on a full disk into OutputError, while something is written into `folder`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise OutputError(
+            f"{folder} can't be written ({error.strerror}); free some space, then run the same command again"
+        ) from None
+
+
+@contextlib.contextmanager
+def _looking_at(folder: Path) -> Iterator[None]:
+    """Turn a system error while a folder is looked at into OutputError."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{folder} can't be used ({error.strerror}); choose another folder with -o") from None
+
+
+def refuse_file(folder: Path) -> None:
+    """Check that an output folder is not a file, and has a name that the system can take.
+
+    Raises:
+        OutputError: it is a file, or can't be looked at.
+    """
+    with _looking_at(folder):
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(f"{folder} is a file, but a folder is needed there; choose another place")
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Check before long work that a folder can be written, or created.
+
+    Raises:
+        OutputError: it can't.
+    """
+    refuse_file(folder)
+    with _looking_at(folder):
+        nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        if not nearest.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
 def refuse_taken(folder: Path, names: Collection[str], markers: Collection[str]) -> None:
     """Check that the files a command will write or remove in `folder` are its own; other files may be there, too.
 
@@ -214,9 +265,12 @@ def refuse_taken(folder: Path, names: Collection[str], markers: Collection[str])
     Raises:
         OutputError: some of `names` exist, but no marker does.
     """
-    if any(next(folder.glob(marker), None) for marker in (".lock", *markers)):
-        return
-    if taken := sorted(name for name in names if (folder / name).exists()):
+    refuse_file(folder)
+    with _looking_at(folder):
+        if any(next(folder.glob(marker), None) for marker in (".lock", *markers)):
+            return
+        taken = sorted(name for name in names if (folder / name).exists())
+    if taken:
         raise OutputError(
             f"{folder} holds {first_of(taken)}, which this command did not write and would replace; choose another "
             "folder with -o"
@@ -233,11 +287,11 @@ def refuse_foreign(folder: Path, markers: Collection[str], others: Collection[st
     Raises:
         OutputError: it is a file, has no marker, or holds any other file, which would be lost.
     """
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise OutputError(f"{folder} is a file, but a folder is needed there; choose another place")
-    names = sorted(entry.name for entry in folder.iterdir())
+    refuse_file(folder)
+    with _looking_at(folder):
+        if not folder.exists():
+            return
+        names = sorted(entry.name for entry in folder.iterdir())
     foreign = [name for name in names if not any(fnmatch.fnmatchcase(name, ours) for ours in (*markers, *others))]
     if foreign:
         raise OutputError(

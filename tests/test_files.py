@@ -21,6 +21,7 @@ from blair_rec.files import (
     put_in_place,
     refuse_taken,
     replace_file,
+    room_for,
     share,
     tidy,
     write_text,
@@ -225,3 +226,10 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "out" / ".lock").mkdir(parents=True)
     with pytest.raises(OutputError, match=r"can't be locked \(Is a directory\)"), alone_in(tmp_path / "out"):
         pass
+
+
+def test_a_full_disk_is_said_of_the_folder_and_other_errors_stay(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="No space left on device.; free some space"), room_for(tmp_path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(PermissionError), room_for(tmp_path):
+        raise PermissionError(errno.EACCES, "no")

@@ -145,6 +145,10 @@ def unread(given: Mapping[str, Any], models: Sequence[str], recboles_way: bool) 
     return [f"{key} ({hint})" if hint else key for key, hint in found.items()]
 
 
+SIZES = ("hidden_size", "embedding_size", "inner_size", "n_layers", "n_heads", "num_layers")
+"""Settings of models that count something."""
+
+
 def wrong_values(given: Mapping[str, Any], model: str) -> list[str]:
     """Return one problem per value that RecBole can't use; a model may have further rules that are not checked here."""
     defaults = {**_shared_defaults(), **_model_defaults(model.removeprefix("BLaIR"))}
@@ -152,6 +156,7 @@ def wrong_values(given: Mapping[str, Any], model: str) -> list[str]:
     length = given.get("MAX_ITEM_LIST_LENGTH", 1)
     if is_number(length) and (length < 1 or length != int(length)):
         problems.append(f"MAX_ITEM_LIST_LENGTH is {length!r}; it must be a whole number of at least 1")
+    problems += _out_of_range({key: value for key, value in given.items() if is_number(value) and key in defaults})
     if "loss_type" in defaults and given.get("loss_type", "CE") not in (*LOSS_TYPES, defaults["loss_type"]):
         problems.append(f"loss_type is {given['loss_type']!r}; known: {', '.join(LOSS_TYPES)}")
     sampled = given.get("train_neg_sample_args")
@@ -163,6 +168,15 @@ def wrong_values(given: Mapping[str, Any], model: str) -> list[str]:
     if given.get("repeatable", True) is False:
         problems.append("repeatable is false, but a sequential model may recommend items again; leave it out")
     return problems + _eval_args_problems(given.get("eval_args"))
+
+
+def _out_of_range(given: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the problem of each size or probability with which no model can be built."""
+    for key, value in given.items():
+        if key in SIZES and (not isinstance(value, int) or value < 1):
+            yield f"{key} is {value!r}; it must be a whole number of at least 1"
+        if key.endswith("dropout_prob") and not 0 <= value <= 1:
+            yield f"{key} is {value!r}; it must be between 0 and 1"
 
 
 def only_in_recbole(given: Mapping[str, Any]) -> list[str]:

@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str] | None) -> int:
     from blair_rec.cli.terminal import Console, processes, say, set_up_logging
     from blair_rec.errors import BlairRecError, ConfigError
+    from blair_rec.files import FULL
 
     console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")  # under torchrun one process prints
     parser = _parser()
@@ -62,6 +63,13 @@ def _main(arguments: Sequence[str] | None) -> int:
             console.quiet = False
         console.print("error:", style="bold red", end=" ")
         say(console, str(error))
+        return EXIT_ERROR
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        console.print("error:", style="bold red", end=" ")
+        where = f"{error.filename} can't be written" if error.filename else "a file can't be written"
+        say(console, f"{where} ({error.strerror}); free some space, then run the same command again")
         return EXIT_ERROR
     except KeyboardInterrupt:
         goes_on = "; finished work is kept: run the same command again to resume"

@@ -35,7 +35,7 @@ from blair_rec.experiment.planning.plan import Run
 from blair_rec.experiment.provenance import code_files, peak_memory_mb, provenance
 from blair_rec.experiment.splits.new_items import new_vectors
 from blair_rec.experiment.splits.reading import TrainingData, read_new_items, read_splits, training_data
-from blair_rec.files import partial_of, put_in_place
+from blair_rec.files import partial_of, put_in_place, room_for
 from blair_rec.models.scorer import transform_report
 from blair_rec.ranking.new_items import rank_new_items
 from blair_rec.ranking.rerank.second_stage import Reranker
@@ -146,55 +146,56 @@ def make_run(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        save_weights(fitted.model, partial / WEIGHTS_FILE, run.hashes["store"])
-        if isinstance(fitted.model, Reranker) and fitted.model.trees is not None:
-            (partial / TREES_FILE).write_text(fitted.model.trees.text, encoding="utf-8", newline="\n")
-        result = {
-            "variant": run.variant,
-            "seed": run.seed,
-            "model": config.model_of(variant),
-            "items": variant.kind,
-            "control": variant.control,
-            "transforms": [step_name(step) for step in variant.transforms],
-            "transform_report": transform_report(fitted.model),
-            "dataset": Path(data.folder).name,
-            "selection": None if fitted.best_value is None else selection,
-            "epochs": len(fitted.history),
-            "train_seconds": fitted.seconds,
-            "mean_context": fitted.mean_context,
-            "wall_seconds": time.perf_counter() - begin,
-            "peak_memory_mb": None if elsewhere else peak_memory_mb(),
-            "elsewhere": any(one.is_elsewhere for one in _scoring(config, variant)),
-            "depth": elsewhere.depth if elsewhere else {},
-            "from": elsewhere.files if elsewhere else {},
-            "notes": [*data.notes, *_notes(config, run, fitted), *(elsewhere.notes if elsewhere else ())],
-            "test_evaluations": _test_evaluations(run.folder) + 1,
-            "encoder": dict(store[0].encoder) if store else None,
-            "store_sha256": run.hashes["store"],
-            "store": os.path.relpath(store[1], run.folder) if store else None,
-            "parameters": dict(fitted.parameters),
-            "tied_neighbours": data.train.tied_neighbours,
-            "trials": fitted.trials,
-            "weights": dict(fitted.weights),
-            **({"rerank": dict(fitted.second_stage)} if fitted.second_stage else {}),
-            "hashes": dict(run.hashes),
-            "code_files": {**code_files(variant.uses_text), **run.outside},
-            "seedless": run.seedless,
-            "setup": run.setup,
-            "provenance": provenance(torch.get_num_threads(), device_name(fitted.model.device)),
-            "valid": values,
-        }
-        arrays = {name: getattr(ranks, name) for name in RANK_ARRAYS}
-        arrays["target_count"] = data.item_counts[ranks.item]
-        arrays["n_candidates"] = np.array(len(data.item_tokens) - 1)
-        write_result(partial, result, arrays)
-        topk = {"unmasked": ranks.topk_unmasked, "masked": ranks.topk_masked}
-        curve = [dataclasses.asdict(epoch) for epoch in fitted.history]
-        write_lists(partial, arrays, topk, data.histories, data.item_tokens, curve)
-        if (cases := data.new_items) is not None:  # last of all: the model takes them in
-            vectors = new_vectors(run.folder, run.setup, store and store[0], data.item_tokens[1:], cases.tokens)
-            write_new_ranks(partial, rank_new_items(fitted.model, vectors, cases, config.evaluate.batch_size))
-        put_in_place(run.folder)
+        with room_for(run.folder):
+            save_weights(fitted.model, partial / WEIGHTS_FILE, run.hashes["store"])
+            if isinstance(fitted.model, Reranker) and fitted.model.trees is not None:
+                (partial / TREES_FILE).write_text(fitted.model.trees.text, encoding="utf-8", newline="\n")
+            result = {
+                "variant": run.variant,
+                "seed": run.seed,
+                "model": config.model_of(variant),
+                "items": variant.kind,
+                "control": variant.control,
+                "transforms": [step_name(step) for step in variant.transforms],
+                "transform_report": transform_report(fitted.model),
+                "dataset": Path(data.folder).name,
+                "selection": None if fitted.best_value is None else selection,
+                "epochs": len(fitted.history),
+                "train_seconds": fitted.seconds,
+                "mean_context": fitted.mean_context,
+                "wall_seconds": time.perf_counter() - begin,
+                "peak_memory_mb": None if elsewhere else peak_memory_mb(),
+                "elsewhere": any(one.is_elsewhere for one in _scoring(config, variant)),
+                "depth": elsewhere.depth if elsewhere else {},
+                "from": elsewhere.files if elsewhere else {},
+                "notes": [*data.notes, *_notes(config, run, fitted), *(elsewhere.notes if elsewhere else ())],
+                "test_evaluations": _test_evaluations(run.folder) + 1,
+                "encoder": dict(store[0].encoder) if store else None,
+                "store_sha256": run.hashes["store"],
+                "store": os.path.relpath(store[1], run.folder) if store else None,
+                "parameters": dict(fitted.parameters),
+                "tied_neighbours": data.train.tied_neighbours,
+                "trials": fitted.trials,
+                "weights": dict(fitted.weights),
+                **({"rerank": dict(fitted.second_stage)} if fitted.second_stage else {}),
+                "hashes": dict(run.hashes),
+                "code_files": {**code_files(variant.uses_text), **run.outside},
+                "seedless": run.seedless,
+                "setup": run.setup,
+                "provenance": provenance(torch.get_num_threads(), device_name(fitted.model.device)),
+                "valid": values,
+            }
+            arrays = {name: getattr(ranks, name) for name in RANK_ARRAYS}
+            arrays["target_count"] = data.item_counts[ranks.item]
+            arrays["n_candidates"] = np.array(len(data.item_tokens) - 1)
+            write_result(partial, result, arrays)
+            topk = {"unmasked": ranks.topk_unmasked, "masked": ranks.topk_masked}
+            curve = [dataclasses.asdict(epoch) for epoch in fitted.history]
+            write_lists(partial, arrays, topk, data.histories, data.item_tokens, curve)
+            if (cases := data.new_items) is not None:  # last of all: the model takes them in
+                vectors = new_vectors(run.folder, run.setup, store and store[0], data.item_tokens[1:], cases.tokens)
+                write_new_ranks(partial, rank_new_items(fitted.model, vectors, cases, config.evaluate.batch_size))
+            put_in_place(run.folder)
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
     finally:

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, AnyStr, NamedTuple
 
-from blair_rec.errors import AtomicFileError
+from blair_rec.errors import AtomicFileError, encoding_hint
 
 KINDS = ("token", "float", "token_seq", "float_seq")
 NUMBER = re.compile(r"[ \t\r\v\f]*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?[ \t\r\v\f]*", re.ASCII)
@@ -229,7 +229,7 @@ class AtomicFile:
             line = number + content.count(b"\n", 0, error.start)
             raise AtomicFileError(
                 f"{self.path}, line {line}: byte {offset + error.start} ({content[error.start]:#04x}) is not UTF-8; "
-                "save the file as UTF-8, for instance with `iconv -f latin1 -t utf-8`"
+                f"{encoding_hint(content if offset == 0 else b'')}"
             ) from None
 
 

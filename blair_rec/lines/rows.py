@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from blair_rec.errors import SourceError, first_of, separator_hint
+from blair_rec.errors import SourceError, counted, encoding_hint, first_of, separator_hint
 from blair_rec.extras import need
 
 ROWS = 1 << 16
@@ -80,9 +80,9 @@ def _text(
                 yield columns
                 told(min(raw.tell(), size), size)
     except UnicodeDecodeError as error:
-        raise SourceError(
-            f"{path} is not UTF-8 (byte {error.object[error.start]:#04x}); save it as UTF-8, for instance with `iconv`"
-        ) from None
+        with path.open("rb") as raw:
+            hint = encoding_hint(raw.read(2))
+        raise SourceError(f"{path} is not UTF-8 (byte {error.object[error.start]:#04x}); {hint}") from None
     except OSError as error:
         raise SourceError(f"{path} can't be read ({error.strerror or error})") from None
 
@@ -100,7 +100,8 @@ def _csv(path: Path, file: TextIO, known: Sequence[str]) -> Iterator[Columns]:
             if row:  # an empty line is nothing, neither good nor bad
                 if len(row) != len(header):
                     raise SourceError(
-                        f"{path}, line {reader.line_num}: {len(row)} columns where there should be {len(header)}"
+                        f"{path}, line {reader.line_num}: {counted(len(row), 'column')} where there should be "
+                        f"{len(header)}"
                     )
                 rows.append(row)
                 lines.append(reader.line_num)

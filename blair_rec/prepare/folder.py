@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from blair_rec import __version__
-from blair_rec.errors import OutputError, first_of
+from blair_rec.errors import ConfigError, OutputError, first_of
 from blair_rec.files import partial_of, put_in_place, refuse_foreign, sha256_of, work_beside, write_text
 
 SCHEMA = 1
@@ -32,8 +32,11 @@ def is_done(folder: Path, asked: Mapping[str, Any], sources: Sequence[Path], fre
     Raises:
         OutputError: the folder is different. It may be replaced only if a preparation made it and `fresh` is set.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return False
+    try:
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            return False
+    except OSError as error:
+        raise OutputError(f"{folder} can't be used ({error.strerror}); choose another folder with -o") from None
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         stamps = [{key: value for key, value in one.items() if key != "sha256"} for one in record["sources"]]
@@ -90,6 +93,17 @@ def reading_of(folder: Path) -> Path:
     """Return the folder that keeps what has been read of long files until this preparation is complete."""
     target = folder.resolve()
     return target.with_name(f".{target.name}.{READING}")
+
+
+def check_limits(core: int, max_rejected: float) -> None:
+    """
+    Raises:
+        ConfigError: `core` is below 0, or `max_rejected` is not a share.
+    """
+    if core < 0:
+        raise ConfigError(f"core is {core}; it must be 0 or more")
+    if not 0 <= max_rejected <= 1:
+        raise ConfigError(f"max_rejected is {max_rejected}; it must be between 0 and 1")
 
 
 def need_room(folder: Path, size: int, tell: Tell) -> None:

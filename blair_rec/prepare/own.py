@@ -16,7 +16,7 @@ from blair_rec.prepare.collect import collect
 from blair_rec.prepare.comparison import write_comparison
 from blair_rec.prepare.dataset import check_fields, write_items, write_log
 from blair_rec.prepare.events import RawLog, first_of_each_pair, in_order, k_core, tied_by_rounding, without_doubles
-from blair_rec.prepare.folder import Hashes, Tell, is_done, need_room, new_folder, write_record
+from blair_rec.prepare.folder import Hashes, Tell, check_limits, is_done, need_room, new_folder, write_record
 from blair_rec.prepare.items import ItemFile, Names, check_matches, check_texts
 from blair_rec.prepare.reading.blocks import Progress
 from blair_rec.prepare.reading.records import columns_of, need_columns, read_table
@@ -59,6 +59,7 @@ class OwnData:
         if len({self.user, self.item, self.time}) < 3:
             raise ConfigError("user, item and time must be three different columns; check --user, --item and --time")
         check_fields(self.fields)
+        check_limits(self.core, self.max_rejected)
 
     @property
     def item_file(self) -> ItemFile | None:

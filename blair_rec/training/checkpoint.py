@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from blair_rec.device import random_state, set_random_state
-from blair_rec.errors import CheckpointError
+from blair_rec.errors import CheckpointError, OutputError
 from blair_rec.files import partial_of, replace_file, share
 from blair_rec.models.scorer import Scorer
 
@@ -41,12 +41,26 @@ def save_weights(model: Scorer, path: Path, store_sha256: str | None) -> None:
     """Save the trained weights as safetensors, under a temporary name first.
 
     Frozen tables are left out: they can be made again from their store and the fitted transforms, which are saved.
+
+    Raises:
+        OutputError: the disk is full.
     """
+    _save(_tensors(model), path, weights_metadata(type(model).__name__, store_sha256))
+
+
+def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a complete safetensors file or none."""
     partial = partial_of(path)
-    tensors = _tensors(model)
-    save_file(tensors, partial, metadata=weights_metadata(type(model).__name__, store_sha256))
-    share(partial)
-    replace_file(partial, path)
+    try:
+        save_file(tensors, partial, metadata=metadata)
+        share(partial)
+        replace_file(partial, path)
+    except SafetensorError as error:
+        raise OutputError(
+            f"{path.parent} can't be written ({error}); free some space, then run the same command again"
+        ) from None
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load_weights(model: Scorer, path: Path, store_sha256: str | None) -> None:
@@ -132,6 +146,9 @@ def save_training(
     It holds the model, the best weights so far, the optimiser, `state` (what JSON can hold) and the random states of
     Python, NumPy, torch (of the CPU and of every GPU that holds weights) and `generators`. load_weights can read the
     model's weights from it, too.
+
+    Raises:
+        OutputError: the disk is full.
     """
     tensors = _tensors(model)
     tensors |= {f"best/{name}": tensor.detach().cpu().contiguous() for name, tensor in (best or {}).items()}
@@ -150,11 +167,7 @@ def save_training(
         "numpy": [kind, *numbers],
         "python": random.getstate(),
     }
-    partial = partial_of(path)
-    metadata = {**weights_metadata(type(model).__name__, store_sha256), STATE: json.dumps(everything)}
-    save_file(tensors, partial, metadata=metadata)
-    share(partial)
-    replace_file(partial, path)
+    _save(tensors, path, {**weights_metadata(type(model).__name__, store_sha256), STATE: json.dumps(everything)})
 
 
 def load_training(

@@ -134,6 +134,12 @@ def test_any_other_mode_has_no_effect_and_is_refused(mode: Any) -> None:
         ({"load_col": {"inter": "item_id"}}, "load_col: inter is 'item_id'; expected a list of columns"),
         ({"MAX_ITEM_LIST_LENGTH": 0}, "MAX_ITEM_LIST_LENGTH is 0; it must be a whole number of at least 1"),
         ({"MAX_ITEM_LIST_LENGTH": 2.5}, "MAX_ITEM_LIST_LENGTH is 2.5; it must be a whole number"),
+        ({"hidden_size": 0}, "hidden_size is 0; it must be a whole number of at least 1"),
+        ({"n_layers": -1}, "n_layers is -1; it must be a whole number of at least 1"),
+        ({"n_heads": 2.0}, "n_heads is 2.0; it must be a whole number of at least 1"),
+        ({"inner_size": 8.5}, "inner_size is 8.5; it must be a whole number of at least 1"),
+        ({"hidden_dropout_prob": 1.5}, "hidden_dropout_prob is 1.5; it must be between 0 and 1"),
+        ({"attn_dropout_prob": -1}, "attn_dropout_prob is -1; it must be between 0 and 1"),
         ({"loss_type": "BCE"}, "loss_type is 'BCE'; known: CE, BPR"),
         (
             {"train_neg_sample_args": {}},

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
+import os
 import re
 import shutil
 import subprocess
@@ -165,6 +167,22 @@ def test_an_interruption_ends_with_status_130_and_keeps_what_is_finished(
     assert sorted(path.name for path in (here / "o" / "runs").iterdir()) == ["id-1", "text-1"]
     said = Said(capsys, "compare", "cfg.yaml", "-o", "o")
     assert said.status == 0 and "\nalready finished: 2 of 4 runs\nid-2: " in said.err
+
+
+def test_a_full_disk_is_one_line_and_the_next_run_goes_on(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any, **named: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for place in ("blair_rec.experiment.run.write_lists", "blair_rec.cli.progress.Live.epoch"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, full)
+            said = Said(capsys, "compare", "cfg.yaml", "-o", "o")
+        assert (said.status, said.out) == (1, "")
+        assert "can't be written (No space left on device); free some space, then run the same" in said.err
+        assert not any(path.name.endswith("partial") for path in (here / "o" / "runs").iterdir())
+    assert Said(capsys, "compare", "cfg.yaml", "-o", "o").status == 0
 
 
 @pytest.mark.parametrize(

@@ -59,3 +59,4 @@ def test_braces_and_columns_are_balanced_and_names_are_escaped(board: Leaderboar
     assert escaped("50% & $x_1$ #{a}~^\\") == (
         "50\\% \\& \\$x\\_1\\$ \\#\\{a\\}\\textasciitilde{}\\textasciicircum{}\\textbackslash{}"
     )
+    assert escaped("<a|b>") == "\\textless{}a\\textbar{}b\\textgreater{}"

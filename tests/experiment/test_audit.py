@@ -273,3 +273,26 @@ def test_proposed_days_leave_the_shares_that_the_page_names() -> None:
     assert found is not None
     first, second = (np.datetime64(str(day)).astype("datetime64[s]").astype(float) for day in found)
     assert abs((times < first).mean() - 0.8) < 0.01 and abs((times < second).mean() - 0.9) < 0.01
+
+
+def test_an_audit_json_of_another_program_is_not_replaced(tiny: Path, tmp_path: Path) -> None:
+    for content in ('{"vulnerabilities": {}, "version": 2}', "[]", "mine"):
+        (tmp_path / "audit.json").write_text(content, encoding="utf-8")
+        with pytest.raises(OutputError, match=r"holds audit\.json, which this command did not write"):
+            check_out(tmp_path)
+    write_audit(audit(tiny), tmp_path / "ours")
+    (tmp_path / "ours" / ".lock").unlink()
+    check_out(tmp_path / "ours")
+
+
+def test_a_folder_that_cannot_be_used_is_said_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    for name, message in (("file", "is a file"), ("file/x", "Not a directory"), ("x" * 300, "can't be used")):
+        with pytest.raises(OutputError, match=message):
+            check_out(tmp_path / name)
+
+
+def test_texts_without_a_word_are_said_to_have_none(tmp_path: Path) -> None:
+    world(tmp_path / "signs", 60, [f"i{item}" for item in range(6)])
+    write_items(tmp_path / "signs", {f"i{item}": "!!! ???" for item in range(6)}, "title:token_seq")
+    assert "no item has a word in its text" in said(audit(tmp_path / "signs"), "no item has")

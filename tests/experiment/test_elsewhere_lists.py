@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import gzip
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -221,3 +223,32 @@ def test_the_files_of_the_fuzzing_are_valid_before_the_damage(tmp_path: Path) ->
             read_lists(tmp_path / f"a.{kind}", world())
     write_matrix_file(tmp_path / "a.npz", Random(0))
     read_matrix(tmp_path / "a.npz", world())
+
+
+def test_ids_of_npy_files_may_have_any_character_but_a_line_break(tmp_path: Path) -> None:
+    odd = [f"{user}\u2028\x85\x0c," for user in USERS]
+    cases = dataclasses.replace(world(), names=odd, users=frozenset(odd))
+    np.save(tmp_path / "a.npy", np.zeros((8, 24)))
+    (tmp_path / "a.user_id.txt").write_text("\n".join(odd), "utf-8")
+    (tmp_path / "a.item_id.txt").write_text("\n".join(ITEMS) + "\n", "utf-8")
+    assert read_matrix(tmp_path / "a.npy", cases).row_of.tolist() == list(range(8))
+
+
+@pytest.mark.filterwarnings("error")
+def test_scores_beyond_float32_are_counted_without_a_warning(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", scores=np.full((8, 24), 1e300), user_id=np.array(USERS), item_id=np.array(ITEMS))
+    with pytest.raises(SourceError, match="8 users have scores that are not finite float32 numbers"):
+        read_matrix(tmp_path / "a.npz", world())
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "trec"])
+def test_a_file_in_another_encoding_gets_the_right_advice(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{kind}"
+    for content, advice in (
+        ("user_id,item_id,score\n".encode("utf-16"), "`iconv -f utf-16 -t utf-8`"),
+        (gzip.compress(b"user_id,item_id,score\n"), "it is compressed with gzip; unpack it"),
+        ("user_id,ité,score\n".encode("latin1"), "`iconv -f latin1 -t utf-8`"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(SourceError, match=f"is not UTF-8.*{advice}"):
+            read_lists(path, world())

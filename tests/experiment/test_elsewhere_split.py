@@ -15,8 +15,8 @@ import yaml
 from comparisons import config_of
 
 from blair_rec.cli import main
-from blair_rec.config.comparison import CompareConfig
-from blair_rec.errors import OutputError, SourceError
+from blair_rec.config.comparison import CompareConfig, read_config
+from blair_rec.errors import ConfigError, DatasetError, OutputError, SourceError
 from blair_rec.experiment.elsewhere.cases import cases_of
 from blair_rec.experiment.elsewhere.verify import cases_in, verify
 from blair_rec.experiment.elsewhere.written.split import write_split
@@ -184,3 +184,62 @@ def test_verify_says_what_is_in_a_file_and_refuses_a_changed_split(
         file.write("u999,i01,1\n")
     with pytest.raises(SourceError, match="1 file of the split changed or missing \\(first: test.csv\\)"):
         verify(Path("a.csv"), tmp_path / "split")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"keys": "test"}, "doesn't say what names a test case"),
+        ({"keys": {"test": "name"}}, "doesn't say what names a test case"),
+        ({"files": {}}, "lacks the hashes of 4 files of the split \\(first: histories_test.jsonl, items.csv, test.csv"),
+        ({"files": None}, "1 file of the split changed or missing \\(first: manifest.json\\)"),
+        ({"format": "other"}, "has no manifest.json of `blair-rec split`"),
+    ],
+)
+def test_verify_reads_no_file_whose_hash_the_manifest_lacks(
+    change: dict[str, Any], message: str, tiny: Path, tmp_path: Path
+) -> None:
+    write_split(config(tiny), tmp_path / "split")
+    manifest = tmp_path / "split" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text("utf-8")), **change}), "utf-8")
+    (tmp_path / "split" / "test.csv").write_text("" if change.get("files") == {} else read_text(tmp_path), "utf-8")
+    with pytest.raises(SourceError, match=message):
+        verify(tmp_path / "a.csv", tmp_path / "split")
+
+
+def read_text(folder: Path) -> str:
+    return (folder / "split" / "test.csv").read_text("utf-8")
+
+
+def test_verify_needs_a_cutoff_of_at_least_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="-k is 0; it has to be at least 1"):
+        verify(tmp_path / "a.csv", tmp_path, k=0)
+
+
+def test_a_folder_name_that_cannot_be_used_is_said_of_the_folder(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine", "utf-8")
+    for name, message in (
+        ("file", "is a file, but a folder is needed"),
+        ("x" * 300, "can't be used"),
+        ("file/x", "Not a directory"),
+    ):
+        with pytest.raises(OutputError, match=message):
+            write_split(config(tiny), tmp_path / name)
+    assert (tmp_path / "file").read_text("utf-8") == "mine"
+
+
+def test_a_data_set_of_one_item_is_split(tmp_path: Path) -> None:
+    rows = "".join(f"u{user}\ta\t{time}\n" for user in range(3) for time in range(4))
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "one.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n" + rows, "utf-8")
+    assert main(["split", str(tmp_path / "one"), "-o", str(tmp_path / "split")]) == 0
+    assert read(tmp_path / "split" / "test.csv") == [(f"u{user}", "a", "3") for user in range(3)]
+
+
+def test_three_events_are_too_few_for_a_validation_case(tmp_path: Path) -> None:
+    rows = "".join(f"u{user}\ti{time}\t{time}\n" for user in range(3) for time in range(3))
+    (tmp_path / "few").mkdir()
+    (tmp_path / "few" / "few.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n" + rows, "utf-8")
+    settings = {"variants": {"p": {"scorer": "popularity"}}, "baseline": "p", "evaluate": {"metrics": ["NDCG@1"]}}
+    with pytest.raises(DatasetError, match="no validation case; leave-one-out needs users with at least four events"):
+        write_split(read_config({"dataset": str(tmp_path / "few"), **settings}), tmp_path / "split")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from file_server import FileServer
 
-from blair_rec.errors import SourceError
+from blair_rec.errors import OutputError, SourceError
 from blair_rec.prepare.public.download import (
     RemoteFile,
     cache_folder,
@@ -210,3 +210,24 @@ def test_an_archive_with_a_link_or_damage_is_refused(tmp_path: Path) -> None:
         assert io.TextIOWrapper(member(opened, "ok")).read() == "content of x/ok"
         with pytest.raises(SourceError, match=r"b\.zip has no file other"):
             member(opened, "other")
+
+
+def test_a_cache_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.gz").write_bytes(b"x")
+    (tmp_path / "file").write_bytes(b"")
+    for name in ("file/amazon", "c" * 300):
+        with pytest.raises(OutputError, match="BLAIR_REC_CACHE names another folder"):
+            get(RemoteFile("https://example.com/a.gz"), tmp_path / name, str(tmp_path), print)
+
+
+@pytest.mark.parametrize("note", [b"", b"\xff\xfe", b"nonsense"])
+def test_a_damaged_note_of_a_hash_is_named(note: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.gz").write_bytes(b"x")
+    (tmp_path / "a.gz.sha256").write_bytes(note)
+    with pytest.raises(SourceError, match=r"a\.gz\.sha256 holds no SHA-256; remove it"):
+        get(RemoteFile("https://example.com/a.gz"), tmp_path, str(tmp_path), print)
+
+
+def test_an_address_that_is_none_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="is not an address"):
+        get(RemoteFile("https://example.com/a.gz"), tmp_path, "https://[x", print)

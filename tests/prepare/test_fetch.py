@@ -282,3 +282,9 @@ def test_the_page_lists_every_family_and_home() -> None:
         assert f"`{family}/" in page, family
     for home in (named.AMAZON_2014, named.AMAZON_2018, named.MOVIELENS):
         assert home in page, home
+
+
+@pytest.mark.parametrize(("setting", "value"), [("core", -1), ("max_rejected", 2.0), ("max_rejected", float("nan"))])
+def test_limits_out_of_range_are_refused(setting: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"{setting} is {value}; it must be"):
+        Fetch("movielens/ml-1m", **{setting: value})  # type: ignore[arg-type]

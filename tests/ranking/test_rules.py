@@ -183,3 +183,10 @@ def test_the_options_of_a_config_are_the_arguments_of_the_class_with_the_same_de
     parameters = inspect.signature(load("scorers", name)).parameters.values()
     taken = {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}
     assert taken == {key: field.default for key, field in OPTIONS[name].model_fields.items()}
+
+
+@pytest.mark.parametrize("options", [{"source_power": 1e6}, {"target_power": 1e6}, {"target_power": 100}])
+def test_rules_that_float32_cannot_hold_are_refused_and_not_ranked_by_popularity(options: dict[str, float]) -> None:
+    rules, message = SequentialRules(4, *FIELDS, **options), r"\d+ of \d+ rules are too large or too small"
+    with pytest.raises(ConfigError, match=message):
+        rules.count(sequences_of([[1, 2, 3], [1, 2, 3, 2], [2, 3, 1]]))

@@ -15,6 +15,9 @@ ESCAPES = {
     "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "<": r"\textless{}",  # LaTeX's default fonts print other signs for these three
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
     **{sign: rf"\{sign}" for sign in "&%$#_"},
 }
 

@@ -52,7 +52,7 @@ from blair_rec.experiment.audit.text_gain import compare_neighbours, reach
 from blair_rec.experiment.audit.words import text_vectors
 from blair_rec.experiment.item_vectors import item_vectors
 from blair_rec.experiment.splits.leakage import file_notes, text_notes
-from blair_rec.files import alone_in, refuse_taken, write_text
+from blair_rec.files import alone_in, refuse_taken, refuse_unwritable, tidy, write_text
 from blair_rec.lines.rejected import REJECTED
 from blair_rec.models.items import controlled
 from blair_rec.ranking.scoring import Ranks
@@ -61,6 +61,8 @@ from blair_rec.text.store.embeddings import EmbeddingStore, open_store
 
 AUDIT_JSON, AUDIT_PAGE = "audit.json", "audit.html"
 AVERAGE = "average"
+KEYS = {"dataset", "source", "protocol", "findings", "version"}
+"""Keys that the JSON of every audit has."""
 OnStage = Callable[[str], None]
 
 
@@ -94,7 +96,8 @@ def audit(source: str | Path, store: str | Path | None = None, on_stage: OnStage
     on_stage("text vectors")
     vectors, transforms = _vectors(found, texts, opened)
     if vectors is None and not no_text:
-        no_text = "no item has text, so what text could add was not measured"
+        words = texts is not None and any(texts.of(found.tokens))
+        no_text = f"no item has {'a word in its text' if words else 'text'}, so what text could add was not measured"
     notes = _notes(asked, found, texts, opened)
     notes += [no_text] if vectors is None else []
 
@@ -164,6 +167,8 @@ def write_audit(audited: Audited, out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         with alone_in(out):
+            for name in (AUDIT_JSON, AUDIT_PAGE, REJECTED):
+                tidy(out, name)
             write_text(out / AUDIT_JSON, json.dumps(values, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
             write_text(out / AUDIT_PAGE, page)
             audited.data.data.rejected.write(out / REJECTED)
@@ -175,9 +180,20 @@ def check_out(out: Path) -> None:
     """Check before the work that an audit may write into a folder.
 
     Raises:
-        OutputError: it has files with our names that no audit wrote.
+        OutputError: it can't be written, or has files with our names that no audit wrote.
     """
-    refuse_taken(out, (AUDIT_JSON, AUDIT_PAGE, REJECTED), (AUDIT_JSON,))
+    refuse_unwritable(out)
+    # Other programs also write an audit.json, so its content decides.
+    refuse_taken(out, (AUDIT_JSON, AUDIT_PAGE, REJECTED), (AUDIT_JSON,) if _is_ours(out / AUDIT_JSON) else ())
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is the JSON of an audit."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, Mapping) and found.keys() >= KEYS
 
 
 def _source(asked: Asked) -> str:

@@ -77,9 +77,9 @@ def read_manifest(path: Path) -> Mapping[str, Any] | None:
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SourceError(f"{path} can't be read ({error}); run `blair-rec split` again") from None
     return found if isinstance(found, Mapping) and found.get("format") == FORMAT else None
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from blair_rec.errors import SourceError, counted, first_of
+from blair_rec.errors import SourceError, counted, encoding_hint, first_of
 from blair_rec.experiment.elsewhere.cases import CASE, USER, Cases, PartName
 from blair_rec.lines.rows import KINDS, ROWS, Columns, read_columns
 from blair_rec.lines.values import Ids, finite_numbers
@@ -215,7 +215,8 @@ def _trec(path: Path, cases: Cases) -> Iterator[Columns]:
                     yield Columns({name: list(column) for name, column in values.items()}, lines)
                     values, lines = {name: [] for name in values}, []
     except UnicodeDecodeError:
-        raise SourceError(f"{path} is not UTF-8; save it as UTF-8, for instance with `iconv`") from None
+        with path.open("rb") as raw:
+            raise SourceError(f"{path} is not UTF-8; {encoding_hint(raw.read(2))}") from None
     except OSError as error:
         raise SourceError(f"{path} can't be read ({error.strerror or error})") from None
     if lines:

@@ -36,7 +36,8 @@ class Matrix:
 
     def rows(self, case: np.ndarray) -> np.ndarray:
         """[C, N] float32: the scores of some cases by item id; ignore column 0."""
-        found: np.ndarray = np.asarray(self.scores[self.row_of[case]])[:, self.column_of].astype(np.float32)
+        with np.errstate(over="ignore"):  # read_matrix counts infinite scores
+            found: np.ndarray = np.asarray(self.scores[self.row_of[case]])[:, self.column_of].astype(np.float32)
         return found
 
 
@@ -130,7 +131,8 @@ def _from_npy(path: Path, key: str) -> tuple[np.ndarray, dict[str, list[str]]]:
     for name in (key, ITEM):
         file = ids_file(path, name)
         try:
-            ids[name] = file.read_text(encoding="utf-8-sig").splitlines()
+            with file.open(encoding="utf-8-sig") as lines:  # str.splitlines would also split at U+2028 and others
+                ids[name] = [line.removesuffix("\n") for line in lines]
         except (OSError, UnicodeDecodeError) as error:
             raise SourceError(f"{path} needs {file.name} next to it, with an id in each line ({error})") from None
     return loaded, ids

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from blair_rec.errors import SourceError, counted, first_of
+from blair_rec.errors import ConfigError, SourceError, counted, first_of
 from blair_rec.experiment.elsewhere.cases import CASE, USER, Cases, PartName
 from blair_rec.experiment.elsewhere.files import MANIFEST, changed_files, check_manifest, is_matrix, read_manifest
 from blair_rec.experiment.elsewhere.lists import ITEM, read_lists
@@ -31,16 +31,25 @@ def verify(path: Path, folder: Path, part: PartName = "test", masked: bool = Fal
 
     Raises:
         SourceError: the file can't be used, with a line for each problem; or the folder is not a whole split.
+        ConfigError: k is below 1.
     """
+    if k < 1:
+        raise ConfigError(f"-k is {k}; it has to be at least 1")
     manifest = read_manifest(folder / MANIFEST)
     if manifest is None:
         raise SourceError(f"{folder} has no {MANIFEST} of `blair-rec split`; give the folder that it wrote with -o")
-    if part not in (manifest.get("keys") or {}):
+    keys = manifest.get("keys")
+    if not isinstance(keys, Mapping) or keys.get(part) not in (USER, CASE):
         raise SourceError(f"{folder / MANIFEST} doesn't say what names a {part} case; write the split again")
     if changed := changed_files(folder, manifest):
         raise SourceError(
             f"{folder}: {counted(len(changed), 'file')} of the split changed or missing (first: {first_of(changed)}); "
             "write the split again"
+        )
+    if unlisted := sorted(set(_files_of(part)) - set(manifest["files"])):
+        raise SourceError(
+            f"{folder / MANIFEST} lacks the hashes of {counted(len(unlisted), 'file')} of the split (first: "
+            f"{first_of(unlisted)}), so they may have changed; write the split again"
         )
     cases = cases_in(folder, part, manifest)
     check_manifest(path, str(manifest.get("split_sha256")))
@@ -64,6 +73,11 @@ def verify(path: Path, folder: Path, part: PartName = "test", masked: bool = Fal
     if tied.any():
         lines.append(f"{counted(int(tied.sum()), 'item')} tied with the one before; metrics average over their orders")
     return [*lines, *notes]
+
+
+def _files_of(part: PartName) -> tuple[str, ...]:
+    """The files that `cases_in` reads."""
+    return "items.csv", f"{part}.csv", f"histories_{part}.jsonl", "users.csv"
 
 
 def cases_in(folder: Path, part: PartName, manifest: Mapping[str, Any]) -> Cases:

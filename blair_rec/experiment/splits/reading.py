@@ -151,7 +151,8 @@ def _read(
 
 def _check_cases(config: CompareConfig, splits: dict[str, TextSequentialDataset]) -> None:
     if empty := [name for name, split in splits.items() if len(split) == 0]:
-        why = "leave-one-out needs users with at least three events"
+        # RecBole keeps a user's last event for the test, then the one before for validation, if two others are left.
+        why = f"leave-one-out needs users with at least {'four' if 'validation' in empty else 'three'} events"
         if config.split is not None:
             why = "all its events are the first of their user, which can't be predicted; change the cut-off times"
         raise DatasetError(f"data set {config.dataset!r}: the split leaves no {' and no '.join(empty)} case; {why}")

@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import stat
 import urllib.error
 import urllib.request
@@ -17,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from blair_rec.errors import SourceError
+from blair_rec.errors import OutputError, SourceError
 from blair_rec.files import alone_in, replace_file, sha256_of, write_text
 from blair_rec.prepare.folder import Tell, as_bytes, need_room
 from blair_rec.prepare.reading.blocks import Progress
@@ -77,12 +78,13 @@ def get(file: RemoteFile, cache: Path, source: str | None, tell: Tell, progress:
         path = Path(source) / file.name
         if not path.is_file():
             raise SourceError(f"--source {source} has no file {file.name}; download it from {file.url}")
-        _check(path, file, cache / f"{file.name}.sha256", tell, f"remove {path}, or choose another --source")
+        with _cache_errors(cache):
+            _check(path, file, cache / f"{file.name}.sha256", tell, f"remove {path}, or choose another --source")
         return path
     path = cache / file.name
     url = file.url if source is None else f"{source.rstrip('/')}/{file.name}"
     busy = f"another process is downloading to {cache}; wait until it has finished"
-    with alone_in(cache, busy):
+    with _cache_errors(cache), alone_in(cache, busy):
         if not path.is_file():
             _download(url, path, tell, progress)
         try:
@@ -93,6 +95,18 @@ def get(file: RemoteFile, cache: Path, source: str | None, tell: Tell, progress:
     return path
 
 
+@contextmanager
+def _cache_errors(cache: Path) -> Iterator[None]:
+    """Turn a system error on the cache, or on a copy, into OutputError."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{error.filename or cache} can't be read or written ({error.strerror or error}); BLAIR_REC_CACHE names "
+            "another folder for the cache"
+        ) from None
+
+
 def _check(path: Path, file: RemoteFile, note: Path, tell: Tell, cure: str) -> None:
     """Check a file against the publisher's hash and the noted one; note the SHA-256 of the first copy."""
     if file.md5 is not None and (found := _md5_of(path)) != file.md5:
@@ -100,7 +114,9 @@ def _check(path: Path, file: RemoteFile, note: Path, tell: Tell, cure: str) -> N
     digest = sha256_of(path)
     by = "as published (MD5)" if file.md5 is not None else "the publisher gives no hash"
     if note.is_file():
-        noted = note.read_text(encoding="utf-8").split()[:1]
+        noted = note.read_text(encoding="utf-8", errors="replace").split()[:1]
+        if not re.fullmatch("[0-9a-f]{64}", "".join(noted)):
+            raise SourceError(f"{note} holds no SHA-256; remove it, and the same command writes it again")
         if noted != [digest]:
             raise SourceError(
                 f"{file.name} has SHA-256 {digest}, but an earlier copy had {''.join(noted)}; {cure}. If the publisher "
@@ -133,9 +149,12 @@ class _OnlySafe(urllib.request.HTTPRedirectHandler):
 def check_address(url: str) -> None:
     """
     Raises:
-        SourceError: the address is not HTTPS, and not on this machine either.
+        SourceError: the address is not one, or not HTTPS and not on this machine either.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise SourceError(f"{url} is not an address ({error}); use an https address") from None
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOCAL):
         raise SourceError(
             f"{url} is not an https address, so the file could be changed on its way; use an https address"

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from blair_rec.errors import ConfigError
-from blair_rec.prepare.folder import Hashes, Tell, is_done, new_folder, write_record
+from blair_rec.prepare.folder import Hashes, Tell, check_limits, is_done, new_folder, write_record
 from blair_rec.prepare.own import OwnData, prepare_own
 from blair_rec.prepare.public.convert import (
     META,
@@ -44,6 +44,7 @@ class Fetch:
 
     def __post_init__(self) -> None:
         data = self.data
+        check_limits(self.core or 0, self.max_rejected)
         if data.family == "recbole" and self.core is not None:
             raise ConfigError(
                 "--core: RecBole's files are not changed; set `user_inter_num_interval` in the comparison"

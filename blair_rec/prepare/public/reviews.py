@@ -31,7 +31,16 @@ from blair_rec.prepare.events import (
     last_out,
     position_and_length,
 )
-from blair_rec.prepare.folder import Hashes, Tell, is_done, need_room, new_folder, reading_of, write_record
+from blair_rec.prepare.folder import (
+    Hashes,
+    Tell,
+    check_limits,
+    is_done,
+    need_room,
+    new_folder,
+    reading_of,
+    write_record,
+)
 from blair_rec.prepare.items import ItemFile, check_matches, check_texts
 from blair_rec.prepare.public.published import Published, categories, published, rounded
 from blair_rec.prepare.public.sources import Find, in_folder, need, on_hub
@@ -76,8 +85,7 @@ class Amazon:
         check_category(self.category, self.source)
         if self.split not in ("last_out", "timestamp"):
             raise ConfigError(f"split is {self.split!r}; known: last_out, timestamp")
-        if self.core < 0:
-            raise ConfigError(f"core is {self.core}; it must be 0 or more")
+        check_limits(self.core, self.max_rejected)
 
 
 def check_category(category: str, source: Path | None) -> None:

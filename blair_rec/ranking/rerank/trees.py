@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from blair_rec.errors import CheckpointError
+from blair_rec.errors import CheckpointError, TrainingError
 
 THREADS, FEW = 2, 200_000
 """Threads of LightGBM: one for FEW pairs or less, which threads would spend their time waiting for. The numbers are
 fixed, so that the trees don't depend on the number of cores."""
 FOLDS = 5
+MOST_CANDIDATES = 10_000
+"""The most candidates of a case that LightGBM can order."""
 TREES_FILE = "trees.txt"
 """The file of a run that holds its trees."""
 ROUNDS, PATIENCE = 500, 25
@@ -110,8 +112,17 @@ def fit_trees(features: np.ndarray, relevant: np.ndarray, size: np.ndarray, fold
         relevant: [P] bool: whether the candidate is the case's target.
         size: [G] int64, candidates of each case.
         fold: [G] int64, the fold of each case, from 0.
+
+    Raises:
+        TrainingError: a case has more than MOST_CANDIDATES candidates.
     """
     import lightgbm
+
+    if (most := int(size.max(initial=0))) > MOST_CANDIDATES:
+        raise TrainingError(
+            f"a case of the second stage has {most:,} candidates, but LightGBM orders at most {MOST_CANDIDATES:,}; "
+            "lower its key `candidates`"
+        )
 
     settings = {**PARAMETERS, "num_threads": threads_for(features)}
     data = lightgbm.Dataset(features, relevant.astype(np.int8), group=size, params=settings, free_raw_data=False)

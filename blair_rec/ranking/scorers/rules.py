@@ -13,6 +13,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from blair_rec.data.sequences import TrainingSequences
+from blair_rec.errors import ConfigError, counted
 from blair_rec.ranking.scorers.base import Counted, recency
 from blair_rec.ranking.scorers.tables import divided_by_degree, pairs_within
 
@@ -48,13 +49,22 @@ class Rules(Counted):
         raise NotImplementedError
 
     def count(self, sequences: TrainingSequences) -> None:
-        """Count the events of a training split, and make the rules."""
+        """Count the events of a training split, and make the rules.
+
+        Raises:
+            ConfigError: options make some rules larger or smaller than float32 numbers can be.
+        """
         events = np.bincount(sequences.items, minlength=self.n_items)
         table = self.table(sequences)
         device = self.device
         self.share = torch.from_numpy(events / (1 + events.max())).float().to(device)
         self.start, self.successor = (torch.from_numpy(ids).long().to(device) for ids in (table.indptr, table.indices))
         self.transitions = torch.from_numpy(table.data).float().to(device)
+        if lost := int((~self.transitions.isfinite() | (self.transitions == 0)).sum()):
+            raise ConfigError(
+                f"{type(self).__name__}: {lost:,} of {counted(len(table.data), 'rule')} are too large or too small for "
+                "float32; choose smaller options"
+            )
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Return scores [B, N] float32; ignore column 0, the padding."""

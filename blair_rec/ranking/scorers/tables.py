@@ -9,6 +9,7 @@ import numpy as np
 from scipy.sparse import csr_array, diags_array, vstack
 
 from blair_rec.data.sequences import TrainingSequences
+from blair_rec.errors import ConfigError, counted
 
 BLOCK = 4096
 """Rows of a product that are in memory before they are pruned."""
@@ -29,7 +30,12 @@ def pairs_within(sequences: TrainingSequences, reach: int, n_items: int) -> csr_
 
 
 def divided_by_degree(table: csr_array, source_power: float, target_power: float) -> csr_array:
-    """Divide each entry (i, j) by (sum of row i) ^ source_power and by (sum of column j) ^ target_power."""
+    """Divide each entry (i, j) by (sum of row i) ^ source_power and by (sum of column j) ^ target_power.
+
+    Raises:
+        ConfigError: the powers are so large that entries become 0 or infinite.
+    """
+    entries = int(np.count_nonzero(table.data))
     sums = [np.asarray(table.sum(axis=axis), dtype=np.float64) for axis in (1, 0)]
     left, right = (
         diags_array(np.power(np.where(total > 0, total, 1), -float(power)))
@@ -39,6 +45,11 @@ def divided_by_degree(table: csr_array, source_power: float, target_power: float
         table = csr_array(left @ table)
     if target_power:
         table = csr_array(table @ right)
+    if lost := entries - int(np.count_nonzero(np.isfinite(table.data) & (table.data != 0))):
+        raise ConfigError(
+            f"with source_power {source_power:g} and target_power {target_power:g}, {lost:,} of "
+            f"{counted(entries, 'rule')} are too large or too small to be stored; choose smaller powers"
+        )
     return table
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import vectors_for
 
-from blair_rec.errors import CheckpointError, ConfigError
+from blair_rec.errors import CheckpointError, ConfigError, TrainingError
 from blair_rec.models.scorer import Scorer
 from blair_rec.ranking.ensemble import Ensemble
 from blair_rec.ranking.rerank import second_stage, trees
@@ -162,3 +162,10 @@ def test_text_that_is_no_tree_is_refused() -> None:
 
 def test_cases_without_candidates_have_no_scores(fitted: Trees) -> None:
     assert fitted.scores(np.zeros((0, 14), np.float32)).shape == (0,)
+
+
+def test_more_candidates_than_lightgbm_orders_are_refused() -> None:
+    size = np.full(5, trees.MOST_CANDIDATES + 1)
+    relevant = np.arange(size.sum()) % size[0] == 0
+    with pytest.raises(TrainingError, match="10,001 candidates, but LightGBM orders at most 10,000; lower"):
+        fit_trees(np.zeros((len(relevant), 1), np.float32), relevant, size, np.arange(5))

@@ -61,7 +61,9 @@ def _config(data: str) -> CompareConfig:
 
     if Path(data).suffix.lower() in (".yaml", ".yml"):
         return load_config(data)
-    return read_config(with_paths({"dataset": data, "variants": {"id": {}}}, Path.cwd()), "split")
+    # Metrics don't change a split; a cutoff of 1 fits the smallest catalogue.
+    raw = {"dataset": data, "variants": {"id": {}}, "evaluate": {"metrics": ["NDCG@1"]}}
+    return read_config(with_paths(raw, Path.cwd()), "split")
 
 
 def _verify(options: argparse.Namespace, console: Console) -> None:

@@ -23,7 +23,7 @@ from blair_rec.experiment.planning.data_files import data_folder, data_hash
 from blair_rec.experiment.planning.still_valid import finished_runs
 from blair_rec.experiment.splits.reading import read_splits
 from blair_rec.extras import need
-from blair_rec.files import alone_in, partial_of, refuse_taken, replace_file, write_text
+from blair_rec.files import alone_in, partial_of, refuse_taken, replace_file, tidy, write_text
 
 LISTS = "lists"
 """The folder of the files, in that of the comparison."""
@@ -67,15 +67,19 @@ def export_lists(out: Path, kind: str) -> dict[Path, int]:
     found = {}
     try:
         with alone_in(folder):
+            for name in names.values():
+                tidy(folder, name)
             for run in runs:
                 for protocol in PROTOCOLS:
                     path = folder / names[run.folder.name, protocol]
                     table, across = _table(run, protocol, cases)
                     partial = partial_of(path)
-                    write(
-                        partial, {**table, **({"run": [run.folder.name] * len(table[ITEM])} if kind == "trec" else {})}
-                    )
-                    replace_file(partial, path)
+                    runs_name = {"run": [run.folder.name] * len(table[ITEM])} if kind == "trec" else {}
+                    try:
+                        write(partial, {**table, **runs_name})
+                        replace_file(partial, path)
+                    finally:
+                        partial.unlink(missing_ok=True)
                     found[path] = across
             manifest = {
                 "format": FORMAT,

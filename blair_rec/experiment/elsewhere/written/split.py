@@ -31,7 +31,7 @@ from blair_rec.experiment.elsewhere.written.tables import (
 from blair_rec.experiment.planning.data_files import data_folder, data_hash
 from blair_rec.experiment.provenance import hash_of
 from blair_rec.experiment.splits.reading import TrainingData, read_splits
-from blair_rec.files import partial_of, put_in_place, refuse_foreign, sha256_of, work_beside, write_text
+from blair_rec.files import partial_of, put_in_place, refuse_file, refuse_foreign, sha256_of, work_beside, write_text
 
 TIME, HISTORY = "timestamp", "history"
 TABLES = ("train", "valid", "test", "items", "users")
@@ -96,6 +96,7 @@ def write_split(config: CompareConfig, out: Path, fresh: bool = False) -> Mappin
 def _new_folder(out: Path, manifest: Mapping[str, Any], fresh: bool) -> Iterator[Path | None]:
     """A temporary folder that becomes `out` at the end; None if `out` holds this very split already."""
     target = out.resolve()
+    refuse_file(target)
     before = read_manifest(target / MANIFEST)
     if before is not None and not fresh:
         if all(before.get(key) == value for key, value in manifest.items()) and not changed_files(target, before):
