@@ -22,7 +22,7 @@ from split_files import Cases, Ranking, best_of, read_split, validate, write_lis
 BLOCK = 2048
 """Cases scored together."""
 REGULARISATION = (50.0, 100.0, 250.0, 500.0, 1000.0)
-NEIGHBOURS = (20, 100, 500)
+NEIGHBOURS = (20, 100, 500, 2000)
 WEIGHTINGS = ("CosineRecommender", "TFIDFRecommender", "BM25Recommender")
 
 
