@@ -95,6 +95,7 @@ def main() -> None:
 def train(options: Any, split: Any) -> None:
     """Train in the working directory, which RecBole fills with its logs."""
     import torch
+
     from recbole.data import create_dataset, data_preparation
     from recbole.data.interaction import Interaction
     from recbole.trainer import Trainer

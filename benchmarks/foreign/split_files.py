@@ -86,7 +86,10 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def best_of(scores: np.ndarray, histories: Sequence[Sequence[int]] | None, k: int) -> Ranking:
-    """Return the k best items of each row of scores [C, N]; items of `histories` and those with -inf are no candidates."""
+    """Return the k best items of each row of scores [C, N].
+
+    Items of `histories`, and those with a score of -inf, are no candidates.
+    """
     scores = np.array(scores, dtype=np.float32)
     for row, history in enumerate(histories or ()):
         scores[row, list(history)] = -np.inf
@@ -111,7 +114,7 @@ def validate(rank: Rank, split: Split) -> float:
 
 
 def write_lists(rank: Rank, split: Split, out: Path, name: str) -> None:
-    """Write the test lists of both protocols: NAME.csv with the history among the candidates, NAME.masked.csv without."""
+    """Write the test lists: NAME.csv with the histories among the candidates, NAME.masked.csv without them."""
     out.mkdir(parents=True, exist_ok=True)
     for path, masked in ((out / f"{name}.csv", False), (out / f"{name}.masked.csv", True)):
         ids, scores = rank(split.test, masked, LENGTH)
