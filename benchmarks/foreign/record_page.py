@@ -53,15 +53,17 @@ def to_page(dataset: str, board: Mapping[str, Any], records: Mapping[str, Mappin
         "[other_systems.md](../../docs/other_systems.md) has the commands.",
         "",
         (
-            f"**{len(cut)} of {len(records)} trainings were cut off while validation still rose: {', '.join(cut)}. "
+            f"**{len(cut)} of {len(records)} trainings ended while validation still rose: {', '.join(cut)}. "
             "Their figures say what a system reaches in this time, not what it can reach.**"
             if cut
-            else "No training was cut off while validation still rose."
+            else "No training ended while validation still rose."
         ),
         "",
         "## Test",
         "",
-        "| system | " + " | ".join(f"{metric}, {protocol}" for protocol in _protocols(board) for metric in metrics) + " |",
+        "| system | "
+        + " | ".join(f"{metric}, {protocol}" for protocol in _protocols(board) for metric in metrics)
+        + " |",
         "|---|" + "---:|" * (len(metrics) * len(_protocols(board))),
     ]
     for row in board["rows"]:
@@ -80,7 +82,7 @@ def to_page(dataset: str, board: Mapping[str, Any], records: Mapping[str, Mappin
             best, rising = record["best"], "yes" if record["still_rising"] else "no"
             course = f"{record['epochs']:.3g} | {best['epoch']:.3g} | {best['valid']:.4f} | {ENDS[record['ended_by']]}"
         else:
-            rising, course = "", f" |  | {record['settings']['valid']:.4f} | fitted in closed form"
+            rising, course = "", f" |  | {record['settings']['valid']:.4f} | no epochs"
         lines.append(
             f"| {name} | {record['used_minutes']:.1f} | {threads} | {course} | {rising} | {record.get('trials', '')} |"
         )
@@ -134,7 +136,10 @@ def main() -> None:
     page = to_page(board["dataset"], board, records)
     made = board["provenance"]
     date = datetime.date.today().isoformat()
-    page += ["", f"{date}; {made['machine']}; blair_rec {made['blair_rec']}, torch {made['torch']}; {made['git_commit']}."]
+    page += [
+        "",
+        f"{date}; {made['machine']}; blair_rec {made['blair_rec']}, torch {made['torch']}; {made['git_commit']}.",
+    ]
     record = {"date": date, "board": board, "trainings": records}
     path = RESULTS / f"foreign-{board['dataset']}"
     path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
