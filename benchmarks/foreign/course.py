@@ -29,7 +29,7 @@ class Course:
         self.curve: list[dict[str, float]] = []
         self.best: dict[str, Any] = {}
         self.weights: Any = None
-        self.begin = time.perf_counter()
+        self.begin, self.begin_cpu = time.perf_counter(), time.process_time()
 
     def used(self) -> float:
         """Minutes since the beginning."""
@@ -41,7 +41,8 @@ class Course:
 
     def add(self, epoch: float, valid: float) -> bool:
         """Add a validation; return whether it is a new best, so that the caller keeps the weights."""
-        self.curve.append({"epoch": round(epoch, 3), "valid": valid, "minutes": self.used()})
+        cpu = (time.process_time() - self.begin_cpu) / 60
+        self.curve.append({"epoch": round(epoch, 3), "valid": valid, "minutes": self.used(), "cpu_minutes": cpu})
         print(f"epoch {epoch:.2f}: NDCG@10 {valid:.4f} after {self.used():.1f} minutes", file=sys.stderr, flush=True)
         if self.best and valid <= self.best["valid"]:
             return False
@@ -66,6 +67,7 @@ class Course:
         return {
             "limit_minutes": self.minutes,
             "used_minutes": self.curve[-1]["minutes"],
+            "cpu_minutes": self.curve[-1]["cpu_minutes"],
             "epochs": self.curve[-1]["epoch"],
             "best": self.best,
             "ended_by": ended_by,

@@ -18,13 +18,13 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SYSTEMS = {
     "implicit_knn": ("implicit", "linear.py"),
-    "rectools_ease": ("rectools", "linear.py"),
     "recbole_sasrec": ("recbole", "recbole_sequential.py"),
     "rectools_esasrec": ("rectools", "rectools_sequential.py"),
+    "rectools_ease": ("rectools", "linear.py"),
     "rectools_sasrec": ("rectools", "rectools_sequential.py"),
     "unisrec": ("recbole", "recbole_sequential.py"),
 }
-"""Environment and script of each system, the fastest first."""
+"""Environment and script of each system, in the order of training."""
 
 
 def command_of(name: str, options: argparse.Namespace) -> list[str]:
