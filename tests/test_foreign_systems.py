@@ -263,3 +263,10 @@ def test_the_page_says_minutes_epochs_and_which_trainings_still_rose(tiny: Path)
     row = next(line for line in text.splitlines() if line.startswith("| other |"))
     assert row.startswith("| other | 0.0 | ") and row.endswith("| 0.5 | 0.5 | 0.0100 | the limit | yes | 1 |")
     assert "trainings ended while validation still rose: " in text and "other" in text.split("still rose: ")[1]
+
+
+def test_text_vectors_go_to_items_by_their_ids_and_missing_ones_are_zeros(tmp_path: Path) -> None:
+    np.save(tmp_path / "text.npy", np.array([[1, 2], [3, 4]], dtype=np.float16))
+    (tmp_path / "text.ids.json").write_text('["b", "a"]', "utf-8")
+    found = module("recbole_sequential").text_of(tmp_path / "text.npy", ["[PAD]", "a", "b", "c"])
+    assert found.dtype == np.float32 and found.tolist() == [[0, 0], [3, 4], [1, 2], [0, 0]]
