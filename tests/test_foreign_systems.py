@@ -251,7 +251,7 @@ def test_the_page_says_minutes_epochs_and_which_trainings_still_rose(tiny: Path)
     )
     course = module("course").Course(0)
     course.add(0.5, 0.01)
-    record = {"seed": 1, "trials": 1, **course.record()}
+    record = {"seed": 1, "device": "cpu", "trials": 1, **course.record()}
     module("course").write_record(Path("lists"), "other", (), record)
     config = write_config(dataset=str(tiny), train={"epochs": 3, "patience": 0, "learning_rate": 0.5}, **sections)
     blair_rec.compare(config, "board")
@@ -259,7 +259,7 @@ def test_the_page_says_minutes_epochs_and_which_trainings_still_rose(tiny: Path)
     records = page.read_records(Path(), board)
     assert records.keys() == {"id", "other"} and records["id"]["epochs"] <= 3
     text = "\n".join(page.to_page("tiny", board, records))
-    assert "| Other | 0." in text and "limited to 0 minutes" in text
+    assert "| Other | 0." in text and "limited to 0 minutes (cpu)" in text
     row = next(line for line in text.splitlines() if line.startswith("| other |"))
     assert row.startswith("| other | 0.0 | ") and row.endswith("| 0.5 | 0.5 | 0.0100 | the limit | yes | 1 |")
     assert "trainings ended while validation still rose: " in text and "other" in text.split("still rose: ")[1]

@@ -93,4 +93,5 @@ def arguments(description: str | None, minutes: bool = True) -> argparse.Argumen
     if minutes:
         parser.add_argument("--minutes", type=float, default=60, help="limit of training and validation (default: 60)")
         parser.add_argument("--seed", type=int, default=1)
+        parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where it trains (default: cpu)")
     return parser

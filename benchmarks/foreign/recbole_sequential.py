@@ -52,7 +52,8 @@ def model_of(options: Any, folder: Path) -> tuple[Any, type, dict[str, Any]]:
     from recbole.model.sequential_recommender.sasrec import SASRec
 
     (files,) = folder.iterdir()
-    also = {"data_path": str(folder), "seed": options.seed, "use_gpu": False, "show_progress": False}
+    also = {"data_path": str(folder), "seed": options.seed, "show_progress": False}
+    also["use_gpu"] = options.device == "cuda"
     also["checkpoint_dir"] = "saved"
     sources = [str(next(files.glob("*.yaml")))]
     cls: type = SASRec
@@ -111,7 +112,7 @@ def train(options: Any, split: Any) -> None:
         )
     train_data, valid_data, _ = data_preparation(config, dataset)
     init_seed(config["seed"], config["reproducibility"])
-    model = cls(config, train_data.dataset)
+    model = cls(config, train_data.dataset).to(config["device"])
     number = {token: item_id for item_id, token in enumerate(tokens)}
     theirs = np.array([number.get(item, 0) for item in split.items])
     window, steps_per_epoch = config["MAX_ITEM_LIST_LENGTH"], len(train_data)
@@ -128,8 +129,8 @@ def train(options: Any, split: Any) -> None:
             for row, history in enumerate(histories):
                 sequences[row, : lengths[row]] = torch.from_numpy(theirs[history[-window:]])
             with torch.no_grad():
-                batch = Interaction({model.ITEM_SEQ: sequences, model.ITEM_SEQ_LEN: lengths})
-                scores = model.full_sort_predict(batch).view(len(histories), -1).numpy()[:, theirs]
+                batch = Interaction({model.ITEM_SEQ: sequences, model.ITEM_SEQ_LEN: lengths}).to(config["device"])
+                scores = model.full_sort_predict(batch).view(len(histories), -1).cpu().numpy()[:, theirs]
             scores[:, theirs == 0] = -np.inf  # items without any event, which RecBole never saw
             parts.append(best_of(scores, histories if masked else None, k))
         ids, values = zip(*parts, strict=True)
@@ -162,7 +163,7 @@ def train(options: Any, split: Any) -> None:
             measure()
     model.load_state_dict(course.weights)
     write_lists(rank, split, options.out, options.system)
-    record = {"settings": settings, "seed": options.seed, "trials": 1, **course.record()}
+    record = {"settings": settings, "seed": options.seed, "device": options.device, "trials": 1, **course.record()}
     write_record(options.out, options.system, ("recbole", "torch"), record)
 
 

@@ -39,6 +39,8 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     },
 }
 EPOCHS, PATIENCE = 200, 50
+ACCELERATORS = {"cpu": "cpu", "cuda": "gpu"}
+"""Lightning's names of devices."""
 
 
 def dataset_of(sequences: list[list[int]]) -> Any:
@@ -99,17 +101,17 @@ def main() -> None:
     def trainer() -> Trainer:
         quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
         limits = {"max_epochs": EPOCHS, "min_epochs": 0, "enable_checkpointing": False}
-        return Trainer(callbacks=[Validation()], accelerator="cpu", **limits, **quiet)
+        return Trainer(callbacks=[Validation()], accelerator=ACCELERATORS[options.device], **limits, **quiet)
 
     seed_everything(options.seed, verbose=False)
     settings = SYSTEMS[options.system]
     model = SASRecModel.from_config(
-        {**settings, "epochs": EPOCHS, "get_trainer_func": trainer, "recommend_torch_device": "cpu"}
+        {**settings, "epochs": EPOCHS, "get_trainer_func": trainer, "recommend_torch_device": options.device}
     )
     model.fit(dataset_of(split.train))
     model.lightning_model.torch_model.load_state_dict(course.weights)
     write_lists(rank, split, options.out, options.system)
-    record = {"settings": settings, "seed": options.seed, "trials": 1, **course.record()}
+    record = {"settings": settings, "seed": options.seed, "device": options.device, "trials": 1, **course.record()}
     write_record(options.out, options.system, ("rectools", "torch", "pytorch-lightning"), record)
 
 

@@ -34,7 +34,7 @@ def command_of(name: str, options: argparse.Namespace) -> list[str]:
     command = [str(python), "-W", "ignore", str(HERE / script), str(options.split), "-o", str(options.out)]
     command += ["--system", name]
     if script != "linear.py":
-        command += ["--minutes", str(options.minutes)]
+        command += ["--minutes", str(options.minutes), "--device", options.device]
     if name == "unisrec":
         command += ["--code", str(options.code), "--text", str(options.text)]
     return command
@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--environments", type=Path, required=True, help="folder of make_environments.py")
     parser.add_argument("--minutes", type=float, default=60, help="for each system that trains (default: 60)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where they train (default: cpu)")
     parser.add_argument("--systems", default=",".join(SYSTEMS), help="names, separated by commas")
     parser.add_argument("--code", type=Path)
     parser.add_argument("--text", type=Path)
