@@ -49,8 +49,9 @@ def to_page(dataset: str, board: Mapping[str, Any], records: Mapping[str, Mappin
         "",
         f"All systems got the files of `blair-rec split`, and ranked the same {board['cases']:,} test cases among "
         f"{board['candidates']:,} items. The training of another system was limited to {_one_of(limits)} minutes "
-        f"({' and '.join(devices)}), validation included; ours trained until its patience was over. The weights with the best NDCG@10 on "
-        "validation (history masked) were kept. Settings are those of the authors, with one seed. "
+        f"({' and '.join(devices)}), validation included; ours trained until its patience was over. "
+        "The weights with the best NDCG@10 on validation (history masked) were kept. "
+        "Settings are those of the authors, with one seed. "
         "Minutes are those of the clock; CPU minutes say how much of them the system got on a shared machine. "
         "[other_systems.md](../../docs/other_systems.md) has the commands.",
         "",
