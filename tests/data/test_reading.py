@@ -318,7 +318,9 @@ def test_text_in_another_encoding_is_named_with_its_line(tmp_path: Path) -> None
     folder = write_inter(tmp_path / "shop", GOOD)
     path = folder / "shop.inter"
     path.write_bytes(path.read_bytes() + b"caf\xe9\ti1\t3\n")
-    with pytest.raises(AtomicFileError, match=r"shop.inter, line 102: byte \d+ \(0xe9\) is not UTF-8; save it as UTF-8"):
+    with pytest.raises(
+        AtomicFileError, match=r"shop.inter, line 102: byte \d+ \(0xe9\) is not UTF-8; save it as UTF-8"
+    ):
         read(folder)
     assert "café" in read(folder, encoding="latin-1").field2id_token["user_id"]
 

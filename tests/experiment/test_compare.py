@@ -758,7 +758,7 @@ def test_no_catalogue(tiny: Path, encoder: Path) -> None:
 @pytest.mark.parametrize(
     "name, error, expected",
     [
-        ("tiny.item", CatalogueError, r"tiny.item, line 1: byte 2 \(0xe9\) is not UTF-8; save the file as UTF-8"),
+        ("tiny.item", CatalogueError, r"tiny.item, line 1: byte 2 \(0xe9\) is not UTF-8; save it as UTF-8"),
         ("tiny.inter", DatasetError, r"tiny.inter, line \d+: byte \d+ \(0xe9\) is not UTF-8"),
     ],
 )

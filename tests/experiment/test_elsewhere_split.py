@@ -161,6 +161,15 @@ def test_a_split_is_written_once_and_other_folders_are_safe(tiny: Path, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) in ([], [".split.split"])
 
 
+def test_a_changed_key_of_the_file_changes_the_split(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("c.yaml").write_text("dataset: nowhere\nvariants: {id: {}}\n", "utf-8")
+    changes = ["--set", f"dataset={tiny}", "--set", "ties=shuffled"]
+    assert main(["split", "c.yaml", *changes, "-o", "split"]) == 0
+    assert json.loads(Path("split/manifest.json").read_text("utf-8"))["ties"] == "shuffled"
+    assert main(["split", str(tiny), *changes, "-o", "other"]) == 1
+    assert "is a data set; name a .yaml file" in " ".join(capsys.readouterr().err.split())
+
+
 def test_verify_says_what_is_in_a_file_and_refuses_a_changed_split(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

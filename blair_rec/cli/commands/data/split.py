@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blair_rec.cli.terminal import Console, say
-from blair_rec.errors import counted
+from blair_rec.errors import ConfigError, counted
 
 if TYPE_CHECKING:  # imported when the command runs, so that --help is quick
     from blair_rec.config.comparison import CompareConfig
@@ -19,6 +20,13 @@ def add(commands: Any) -> None:
     command.add_argument("data", metavar="DATA|CONFIG", help="a data set (leave-one-out), or a comparison file (YAML)")
     command.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="output folder")
     command.add_argument("--fresh", action="store_true", help="replace another split that was written there")
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a key of CONFIG, such as ties=shuffled; may be repeated",
+    )
     command.set_defaults(command=_split)
 
     command = commands.add_parser("verify", help="check the top lists or score matrix of another system")
@@ -40,7 +48,7 @@ def add(commands: Any) -> None:
 def _split(options: argparse.Namespace, console: Console) -> None:
     from blair_rec.experiment.elsewhere.written.split import write_split
 
-    manifest = write_split(_config(options.data), options.out, options.fresh)
+    manifest = write_split(_config(options.data, options.set), options.out, options.fresh)
     counts = manifest["counts"]
     nouns = {"users": "user", "items": "item", "training_events": "training event"}
     nouns |= {"validation_cases": "validation case", "test_cases": "test case"}
@@ -54,13 +62,19 @@ def _split(options: argparse.Namespace, console: Console) -> None:
     say(console, f"next: check the lists of another system with `blair-rec verify FILE --split {options.out}`")
 
 
-def _config(data: str) -> CompareConfig:
-    """A comparison file, or a data set with the default settings."""
+def _config(data: str, changes: Sequence[str]) -> CompareConfig:
+    """A comparison file with changed keys, or a data set with the default settings.
+
+    Raises:
+        ConfigError: there are changes, but no file to change.
+    """
     from blair_rec.config.comparison import load_config, read_config
     from blair_rec.config.yaml.paths import with_paths
 
     if Path(data).suffix.lower() in (".yaml", ".yml"):
-        return load_config(data)
+        return load_config(data, changes)
+    if changes:
+        raise ConfigError(f"--set changes keys of a comparison file, but {data} is a data set; name a .yaml file")
     # Metrics don't change a split; a cutoff of 1 fits the smallest catalogue.
     raw = {"dataset": data, "variants": {"id": {}}, "evaluate": {"metrics": ["NDCG@1"]}}
     return read_config(with_paths(raw, Path.cwd()), "split")
