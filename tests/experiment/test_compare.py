@@ -142,7 +142,7 @@ def test_nothing_is_written_outside_the_output_folder(finished: Finished) -> Non
     assert list((finished.out.parent / "cwd").iterdir()) == []
     assert {path.name for path in finished.out.iterdir()} == {
         ".lock", "config.yaml", "runs", "stores", "results.jsonl",
-        "leaderboard.md", "leaderboard.csv", "leaderboard.json", "leaderboard.html", "item_cards.json",
+        "leaderboard.md", "leaderboard.csv", "leaderboard.json", "leaderboard.html", "leaderboard.tex", "item_cards.json",
     }  # fmt: skip
     assert {path.name for path in (finished.out / "runs").iterdir()} == set(ALL)
     for run in ALL:
@@ -226,7 +226,7 @@ def test_histories_and_counts_are_those_of_the_log(finished: Finished) -> None:
 
 def test_rendering_again_writes_the_same_files(own: Finished) -> None:
     before = {path.name: path.read_bytes() for path in own.out.glob("leaderboard.*")}
-    assert len(before) == 4
+    assert len(before) == 5
     for name in before:
         (own.out / name).unlink()
     board = leaderboard(own.out)
@@ -580,7 +580,7 @@ def test_the_lock_is_of_the_system_and_ends_with_the_process(tmp_path: Path) -> 
 @pytest.mark.parametrize("below", ["file", "file/deeper/out"])
 def test_an_output_folder_that_cannot_be_written_is_refused(finished: Finished, tmp_path: Path, below: str) -> None:
     (tmp_path / "file").write_text("")
-    expected = r"file.* can't be written \((File exists|Not a directory)\); choose another folder with -o"
+    expected = r"file.* (can't be written \(Not a directory\); choose another|is a file, but a) folder"
     with pytest.raises(OutputError, match=expected):
         compare(finished.config, tmp_path / below)
 
