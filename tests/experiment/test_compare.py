@@ -142,7 +142,8 @@ def test_nothing_is_written_outside_the_output_folder(finished: Finished) -> Non
     assert list((finished.out.parent / "cwd").iterdir()) == []
     assert {path.name for path in finished.out.iterdir()} == {
         ".lock", "config.yaml", "runs", "stores", "results.jsonl",
-        "leaderboard.md", "leaderboard.csv", "leaderboard.json", "leaderboard.html", "leaderboard.tex", "item_cards.json",
+        "leaderboard.md", "leaderboard.csv", "leaderboard.json", "leaderboard.html", "leaderboard.tex",
+        "item_cards.json",
     }  # fmt: skip
     assert {path.name for path in (finished.out / "runs").iterdir()} == set(ALL)
     for run in ALL:

@@ -223,7 +223,7 @@ BROKEN = [
     ("h.csv", b"user_id;item_id\nu;i01\n", "its columns are separated by semicolons"),
     ("h.csv", b"user_id,user_id\nu,i01\n", "several columns are called 'user_id'"),
     ("h.csv", b"user_id\nu\n", "h.csv has the columns user_id; give user_id, item_id and perhaps timestamp"),
-    ("h.csv", b"user_id,item_id\nu,i01\nu\n", "line 3: 1 columns where there should be 2"),
+    ("h.csv", b"user_id,item_id\nu,i01\nu\n", "line 3: 1 column where there should be 2"),
     ("h.csv", b"user_id,item_id\n,i01\n", "line 2: user_id is empty"),
     ("h.csv", b"user_id,item_id\nu,\n", "line 2: item_id is empty"),
     ("h.csv", b'user_id,item_id\nu,"i01\nu,i02\n', "unexpected end of data; mend the quotation marks"),
