@@ -181,6 +181,33 @@ def work_beside(target: Path, kind: str, what: str) -> Iterator[Path]:
         discard(work)
 
 
+@contextlib.contextmanager
+def whole_folder(folder: Path, kind: str, what: str) -> Iterator[Path]:
+    """Give a temporary folder to write into, renamed to `folder` at the end; after a failure nothing is left.
+
+    Args:
+        kind, what: as for `work_beside`.
+
+    Raises:
+        OutputError: the folder can't be written.
+        FolderBusy: another process is writing it.
+    """
+    target = folder.resolve()  # so that a link keeps pointing to the data
+    try:
+        with work_beside(target, kind, what):
+            partial = partial_of(target)
+            try:
+                partial.mkdir(parents=True)
+                yield partial
+                put_in_place(target)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(
+            f"{folder} can't be written ({error.strerror or error}); choose another folder with -o"
+        ) from None
+
+
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     digest, buffer = hashlib.sha256(), bytearray(1 << 18)

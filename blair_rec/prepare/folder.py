@@ -7,14 +7,14 @@ import hashlib
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from blair_rec import __version__
 from blair_rec.errors import ConfigError, OutputError, first_of
-from blair_rec.files import partial_of, put_in_place, refuse_foreign, sha256_of, work_beside, write_text
+from blair_rec.files import refuse_foreign, sha256_of, whole_folder, write_text
 
 SCHEMA = 1
 """Version of prepared.json, and of the folder it belongs to."""
@@ -68,25 +68,13 @@ def _refuse_own_work(folder: Path, files: Any) -> None:
         )
 
 
-@contextlib.contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
+def new_folder(folder: Path) -> contextlib.AbstractContextManager[Path]:
     """Give a temporary folder to write into, renamed to `folder` at the end; after a failure nothing is left.
 
     Raises:
         OutputError: the folder can't be written.
     """
-    target = folder.resolve()  # so that a link keeps pointing to the data
-    try:
-        with work_beside(target, READING, f"{folder}"):
-            partial = partial_of(target)
-            try:
-                partial.mkdir(parents=True)
-                yield partial
-                put_in_place(target)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
-        raise OutputError(f"{folder} can't be written ({error.strerror or error}); choose another with -o") from None
+    return whole_folder(folder, READING, f"{folder}")
 
 
 def reading_of(folder: Path) -> Path:

@@ -52,6 +52,19 @@ def world(folder: Path, users: int, items: Sequence[str] = (), per_user: int = 5
     return events
 
 
+def test_what_text_adds_is_not_measured_with_a_scorer_that_counts_events_too(tmp_path: Path) -> None:
+    events = [
+        (f"u{user}", f"i{(user + step) % 40}", START + 1000 * step + user) for user in range(120) for step in range(5)
+    ]
+    folder = write_log(tmp_path / "walk", events)
+    write_items(folder, {f"i{n}": f"word{n * 7 % 10} thing{n * 3 % 8}" for n in range(40)})
+    found = audit(folder)
+    assert value(found, "text_rules") == value(found, "markov") == 1, "by what it counts"
+    gain = found.report.text
+    assert gain is not None and gain.reach is not None and gain.reach.hits["counts"] == 1
+    assert gain.reach.text in ("last_item", "recent_history", "mean_history") and value(found, gain.reach.text) < 0.5
+
+
 def test_where_text_alone_predicts_the_next_item_text_has_everything_and_counts_have_nothing(tmp_path: Path) -> None:
     tokens = [[f"i{user}_{step}" for step in range(4)] for user in range(60)]
     events = [(f"u{u}", one, START + 1000 * step + u) for u, of in enumerate(tokens) for step, one in enumerate(of)]

@@ -56,7 +56,7 @@ class TieCheck:
     """Such pairs with tied times."""
     tests: int
     tied_tests: int
-    """Test targets with the time of the event before, so that the order of ties decides what is predicted."""
+    """Test targets with the time of the event before: the order of ties decides which of the two is the target."""
     changes: Mapping[str, Change]
     """By scorer: from stored to shuffled ties, on the same users."""
     cases: int

@@ -19,7 +19,7 @@ from blair_rec.models.transforms import FittedTransforms
 
 
 class FixedScores(nn.Module):
-    """The scores of another system; without matrices it stands for a system that gave top lists.
+    """The scores of another system. A system that gave top lists has no matrices.
 
     Shapes: B cases of a batch, N item ids with the padding.
     """

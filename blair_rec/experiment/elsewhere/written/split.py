@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +30,7 @@ from blair_rec.experiment.elsewhere.written.tables import (
 from blair_rec.experiment.planning.data_files import data_folder, data_hash
 from blair_rec.experiment.provenance import hash_of
 from blair_rec.experiment.splits.reading import TrainingData, read_splits
-from blair_rec.files import partial_of, put_in_place, refuse_file, refuse_foreign, sha256_of, work_beside, write_text
+from blair_rec.files import refuse_file, refuse_foreign, sha256_of, whole_folder, write_text
 
 TIME, HISTORY = "timestamp", "history"
 TABLES = ("train", "valid", "test", "items", "users")
@@ -109,19 +108,8 @@ def _new_folder(out: Path, manifest: Mapping[str, Any], fresh: bool) -> Iterator
     refuse_foreign(target, {MANIFEST}, OURS)
     if before is not None:
         _refuse_own_work(target, before)
-    try:
-        with work_beside(target, "split", f"the folder {out}"):
-            partial = partial_of(target)
-            try:
-                partial.mkdir(parents=True)
-                yield partial
-                put_in_place(target)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-    except OSError as error:
-        raise OutputError(
-            f"{out} can't be written ({error.strerror or error}); choose another folder with -o"
-        ) from None
+    with whole_folder(out, "split", f"the folder {out}") as partial:
+        yield partial
 
 
 def _refuse_own_work(folder: Path, manifest: Mapping[str, Any]) -> None:
