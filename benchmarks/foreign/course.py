@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+CORES = 2
+"""On a CPU the limit is so many minutes of two cores, so that other work on the machine takes nothing from a training."""
 LAST = 3
 """Validation still rose if the limit ended the training and the best of all was among so many last validations."""
 
@@ -19,20 +21,26 @@ LAST = 3
 class Course:
     """Validations of one training. Epochs may be fractions: the limit can end a training inside of an epoch."""
 
-    def __init__(self, minutes: float, patience: int | None = None) -> None:
+    def __init__(self, minutes: float, patience: int | None = None, device: str = "cpu") -> None:
         """
         Args:
-            minutes: the limit of training and validation together; the lists are written after it.
+            minutes: the limit of training and validation together, in minutes of two cores (cpu) or of the clock
+                (cuda); the lists are written after it.
             patience: validations without a new best that end the training; None: only the limit does.
+            device: cpu or cuda.
         """
-        self.minutes, self.patience = minutes, patience
+        self.minutes, self.patience, self.device = minutes, patience, device
         self.curve: list[dict[str, float]] = []
         self.best: dict[str, Any] = {}
         self.weights: Any = None
         self.begin, self.begin_cpu = time.perf_counter(), time.process_time()
 
     def used(self) -> float:
-        """Minutes since the beginning."""
+        """Minutes of the limit that are used: CPU time of all threads over two cores, or the clock on a GPU."""
+        return self.clock() if self.device == "cuda" else (time.process_time() - self.begin_cpu) / 60 / CORES
+
+    def clock(self) -> float:
+        """Minutes of the clock since the beginning."""
         return (time.perf_counter() - self.begin) / 60
 
     def is_late(self) -> bool:
@@ -41,8 +49,9 @@ class Course:
 
     def add(self, epoch: float, valid: float) -> bool:
         """Add a validation; return whether it is a new best, so that the caller keeps the weights."""
-        cpu = (time.process_time() - self.begin_cpu) / 60
-        self.curve.append({"epoch": round(epoch, 3), "valid": valid, "minutes": self.used(), "cpu_minutes": cpu})
+        self.curve.append(
+            {"epoch": round(epoch, 3), "valid": valid, "minutes": self.used(), "clock_minutes": self.clock()}
+        )
         print(f"epoch {epoch:.2f}: NDCG@10 {valid:.4f} after {self.used():.1f} minutes", file=sys.stderr, flush=True)
         if self.best and valid <= self.best["valid"]:
             return False
@@ -67,13 +76,16 @@ class Course:
         return {
             "limit_minutes": self.minutes,
             "used_minutes": self.curve[-1]["minutes"],
-            "cpu_minutes": self.curve[-1]["cpu_minutes"],
+            "clock_minutes": self.curve[-1]["clock_minutes"],
             "epochs": self.curve[-1]["epoch"],
             "best": self.best,
             "ended_by": ended_by,
             "still_rising": rising,
             "curve": self.curve,
         }
+
+
+LIMIT = "limit of training and validation, in minutes of two cores (cpu) or of the clock (cuda) (default: 60)"
 
 
 def write_record(out: Path, name: str, packages: tuple[str, ...], record: dict[str, Any]) -> None:
@@ -91,7 +103,7 @@ def arguments(description: str | None, minutes: bool = True) -> argparse.Argumen
     parser.add_argument("split", type=Path, help="the folder that `blair-rec split` wrote")
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for the lists and the record")
     if minutes:
-        parser.add_argument("--minutes", type=float, default=60, help="limit of training and validation (default: 60)")
+        parser.add_argument("--minutes", type=float, default=60, help=LIMIT)
         parser.add_argument("--seed", type=int, default=1)
         parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where it trains (default: cpu)")
     return parser

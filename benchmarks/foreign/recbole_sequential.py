@@ -116,7 +116,7 @@ def train(options: Any, split: Any) -> None:
     number = {token: item_id for item_id, token in enumerate(tokens)}
     theirs = np.array([number.get(item, 0) for item in split.items])
     window, steps_per_epoch = config["MAX_ITEM_LIST_LENGTH"], len(train_data)
-    course = Course(options.minutes, config["stopping_step"])
+    course = Course(options.minutes, config["stopping_step"], options.device)
     steps = 0
 
     def rank(cases: Cases, masked: bool, k: int) -> Ranking:

@@ -52,7 +52,8 @@ def to_page(dataset: str, board: Mapping[str, Any], records: Mapping[str, Mappin
         f"({' and '.join(devices)}), validation included; ours trained until its patience was over. "
         "The weights with the best NDCG@10 on validation (history masked) were kept. "
         "Settings are those of the authors, with one seed. "
-        "Minutes are those of the clock; CPU minutes say how much of them the system got on a shared machine. "
+        "Minutes are those of two cores (half of the CPU time of all threads); on a GPU, and for ours, those of the "
+        "clock. "
         "[other_systems.md](../../docs/other_systems.md) has the commands.",
         "",
         (
@@ -76,20 +77,20 @@ def to_page(dataset: str, board: Mapping[str, Any], records: Mapping[str, Mappin
         "",
         "## Training",
         "",
-        "| system | minutes | CPU minutes | threads | epochs | best epoch | validation NDCG@10 | ended by "
+        "| system | minutes | by the clock | threads | epochs | best epoch | validation NDCG@10 | ended by "
         "| still rising | tried |",
         "|---|---:|---:|---:|---:|---:|---:|---|---|---:|",
     ]
     for name, record in records.items():
         threads = record.get("machine", {}).get("threads", "")
-        cpu = f"{record['cpu_minutes']:.1f}" if "cpu_minutes" in record else ""
+        clock = f"{record.get('clock_minutes', record['used_minutes']):.1f}"
         if "best" in record:
             best, rising = record["best"], "yes" if record["still_rising"] else "no"
             course = f"{record['epochs']:.3g} | {best['epoch']:.3g} | {best['valid']:.4f} | {ENDS[record['ended_by']]}"
         else:
             rising, course = "", f" |  | {record['settings']['valid']:.4f} | no epochs"
         lines.append(
-            f"| {name} | {record['used_minutes']:.1f} | {cpu} | {threads} | {course} | {rising} | "
+            f"| {name} | {record['used_minutes']:.1f} | {clock} | {threads} | {course} | {rising} | "
             f"{record.get('trials', '')} |"
         )
     lines += ["", "Validation NDCG@10 (epoch: figure):", ""]

@@ -74,7 +74,7 @@ def main() -> None:
 
     split = read_split(options.split)
     valid, test = dataset_of(split.valid.histories), dataset_of(split.test.histories)
-    course = Course(options.minutes, PATIENCE)
+    course = Course(options.minutes, PATIENCE, options.device)
 
     def rank(cases: Cases, masked: bool, k: int) -> Ranking:
         dataset = valid if cases is split.valid else test

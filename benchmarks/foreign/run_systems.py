@@ -15,6 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from course import LIMIT
+
 HERE = Path(__file__).parent
 SYSTEMS = {
     "implicit_knn": ("implicit", "linear.py"),
@@ -46,7 +48,7 @@ def main() -> None:
     parser.add_argument("split", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--environments", type=Path, required=True, help="folder of make_environments.py")
-    parser.add_argument("--minutes", type=float, default=60, help="for each system that trains (default: 60)")
+    parser.add_argument("--minutes", type=float, default=60, help=LIMIT)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where they train (default: cpu)")
     parser.add_argument("--systems", default=",".join(SYSTEMS), help="names, separated by commas")
     parser.add_argument("--code", type=Path)
