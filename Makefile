@@ -21,9 +21,10 @@ test: .venv/.test
 	$(BIN)/python -m pytest --numprocesses auto --junitxml .venv/tests.xml
 
 # The built package on each Python: its first run in an empty environment, and the fast half of the tests; on the Python
-# of .venv the whole suite counts, as `make test` ran it. Results: benchmarks/results/pythons.md.
+# of .venv the whole suite counts, as `make test` ran it. Results: benchmarks/results/pythons.md. Options of the script:
+# make test-all OPTIONS="--skip-missing --no-record"
 test-all: .venv-tools/.done
-	.venv-tools/bin/python benchmarks/pythons.py $(PYTHONS)
+	.venv-tools/bin/python benchmarks/pythons.py $(OPTIONS) $(PYTHONS)
 
 # The wheel and the source archive, as they go to PyPI.
 dist: .venv-tools/.done

@@ -33,14 +33,14 @@ QUICK = ["--seeds", "1", "--set", "train.epochs=1"]
 VERSIONS = "import importlib.metadata as m, json, sys; print(json.dumps({n: m.version(n) for n in sys.argv[1:]}))"
 
 
-def find_python(name: str) -> str:
-    """Return a Python that runs under this name: on the path, or of pyenv."""
+def find_python(name: str) -> str | None:
+    """Return a Python that runs under this name: on the path, or of pyenv; None if there is none."""
     version = name.removeprefix("python")
     kept = sorted(Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob(f"versions/{version}.*/bin/python"))
     for one in (name, *map(str, reversed(kept))):
         if (found := shutil.which(one)) and subprocess.run([found, "-c", ""], capture_output=True).returncode == 0:
             return found
-    sys.exit(f"{name} was not found; install it, or name others: make test-all PYTHONS='python3.11'")
+    return None
 
 
 def call(*command: str | Path, cwd: Path = REPOSITORY) -> tuple[str, float]:
@@ -70,12 +70,12 @@ def build(tools: Path) -> Path:
     return wheel
 
 
-def test_on(name: str, wheel: Path, keep: bool) -> dict[str, Any]:
+def test_on(name: str, found: str, wheel: Path, keep: bool) -> dict[str, Any]:
     """Install the wheel for one Python, run the quick start and the tests, and return what came out."""
     folder = REPOSITORY / f".venv-{name}"
     python = folder / "bin" / "python"
     shutil.rmtree(folder, ignore_errors=True)
-    call(find_python(name), "-m", "venv", folder)
+    call(found, "-m", "venv", folder)
     pip = (
         python,
         "-m",
@@ -175,17 +175,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pythons", nargs="+", metavar="PYTHON", help="such as python3.12")
     parser.add_argument("--keep", action="store_true", help="keep the environments, which take gigabytes")
+    parser.add_argument("--skip-missing", action="store_true", help="go on without a Python that is not installed")
+    parser.add_argument("--no-record", action="store_true", help="leave benchmarks/results as it is")
     options = parser.parse_args()
-    for name in options.pythons:
-        find_python(name)  # before anything is built
+    found = {name: find_python(name) for name in options.pythons}
+    for name in [name for name, path in found.items() if path is None]:
+        if not options.skip_missing:
+            sys.exit(f"{name} was not found; install it, or name others: make test-all PYTHONS='python3.11'")
+        print(f"{name} was not found, so it is skipped")
     wheel = build(Path(sys.executable))
-    for name in options.pythons:
-        one = test_on(name, wheel, options.keep)
+    for name, path in found.items():
+        if path is None:
+            continue
+        one = test_on(name, path, wheel, options.keep)
+        if options.no_record:
+            continue
         known = (
             json.loads(RESULTS.with_suffix(".json").read_text("utf-8")) if RESULTS.with_suffix(".json").exists() else {}
         )
         write({**known.get("pythons", {}), ".".join(one["python"].split(".")[:2]): one})
-    print(f"{RESULTS.with_suffix('.md')} has the results")
+    if not options.no_record:
+        print(f"{RESULTS.with_suffix('.md')} has the results")
 
 
 if __name__ == "__main__":

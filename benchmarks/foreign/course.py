@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 CORES = 2
-"""On a CPU the limit is so many minutes of two cores, so that other work on the machine takes nothing from a training."""
+"""On a CPU the limit counts minutes of two cores, so that other work on the machine takes nothing from a training."""
 LAST = 3
 """Validation still rose if the limit ended the training and the best of all was among so many last validations."""
 
