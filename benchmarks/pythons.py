@@ -93,7 +93,11 @@ def test_on(name: str, found: str, wheel: Path, keep: bool) -> dict[str, Any]:
     first = call(folder / "bin" / "blair-rec", "compare", "quickstart.yaml", "-o", "out", *QUICK, cwd=empty)[1]
     board = json.loads((empty / "out" / "leaderboard.json").read_text(encoding="utf-8"))
     version = call(python, "-c", "import sys; print(sys.version.split()[0])")[0].strip()
-    suite, counts, seconds = whole_suite() if version == version_of(WHOLE.parent) else fast_half(folder, pip, wheel)
+    if version == version_of(WHOLE.parent):
+        suite, tests = "whole", WHOLE
+    else:
+        suite, tests = "fast half", fast_half(folder, pip, wheel)
+    counts, seconds = tests_in(tests)
     versions = json.loads(call(python, "-c", VERSIONS, *SHOWN)[0])
     if not keep:
         shutil.rmtree(folder)
@@ -117,29 +121,25 @@ def version_of(folder: Path) -> str | None:
     return found[1] if found else None
 
 
-def fast_half(folder: Path, pip: tuple[str | Path, ...], wheel: Path) -> tuple[str, dict[str, int], float]:
-    """Run the fast half of the tests against the installed wheel."""
+def fast_half(folder: Path, pip: tuple[str | Path, ...], wheel: Path) -> Path:
+    """Run the fast half of the tests against the installed wheel, and return pytest's report."""
     call(*pip, f"{wheel}[test]")
+    report = folder / "tests.xml"
     # The program and not `python -m pytest`, which would import the package from the working directory.
-    said, seconds = call(folder / "bin" / "pytest", "-q", "--numprocesses", "2", *FAST)
-    last = said.splitlines()[-1]
-    return "fast half", {what: int(count) for count, what in re.findall(r"(\d+) (passed|skipped)", last)}, seconds
+    call(folder / "bin" / "pytest", "--numprocesses", "2", "--junitxml", report, *FAST)
+    return report
 
 
-def whole_suite() -> tuple[str, dict[str, int], float]:
-    """Return what `make test` found."""
-    if not WHOLE.is_file():
-        sys.exit(f"{WHOLE} is missing; run `make test` first, which runs the whole suite on this Python")
-    total = ElementTree.parse(WHOLE).getroot().find("testsuite")
+def tests_in(report: Path) -> tuple[dict[str, int], float]:
+    """Return the counts and the seconds of a JUnit report; stop if a test failed or no report is there."""
+    if not report.is_file():
+        sys.exit(f"{report} is missing; run `make test` first, which runs the whole suite on this Python")
+    total = ElementTree.parse(report).getroot().find("testsuite")
     assert total is not None
     said = {name: int(total.get(name, "0")) for name in ("tests", "failures", "errors", "skipped")}
     if said["failures"] or said["errors"]:
-        sys.exit(f"{WHOLE}: tests failed; run `make test` again")
-    return (
-        "whole",
-        {"passed": said["tests"] - said["skipped"], "skipped": said["skipped"]},
-        float(total.get("time", "0")),
-    )
+        sys.exit(f"{report}: tests failed; run `make test` again")
+    return {"passed": said["tests"] - said["skipped"], "skipped": said["skipped"]}, float(total.get("time", "0"))
 
 
 def write(found: dict[str, dict[str, Any]]) -> None:
