@@ -15,12 +15,20 @@ import pytest
 import torch
 import yaml
 from comparisons import REPOSITORY, tiny_at
-from worlds import read_log, store_for, with_other_last_items, write_log
+from worlds import read_log, store_for, vectors_for, with_other_last_items, write_log
 
+from blair_rec.border.settings import recbole_config
+from blair_rec.config.sections import TrainConfig
+from blair_rec.data.dataset import TextSequentialDataset
+from blair_rec.data.sequences import training_sequences as training_sequences_of
 from blair_rec.errors import ConfigError
 from blair_rec.models.items import ItemSide
+from blair_rec.models.text_models import item_side, model_class
+from blair_rec.registry import trusting
 from blair_rec.testing import ItemsContract
 from blair_rec.testing.items import CATALOGUE, HIDDEN, TEXT_DIM, a_few_steps, text_vectors, training_sequences
+from blair_rec.training.epochs import build_training, recbole_batches
+from blair_rec.training.trainer import TextTrainer
 
 FOLDER = REPOSITORY / "benchmarks" / "screening"
 sys.path.append(str(FOLDER))
@@ -98,7 +106,7 @@ def test_alphafuse_adds_trained_numbers_to_the_last_principal_components_alone(s
     components = texts @ vectors[:, ::-1][:, :HIDDEN]
     if standardize:
         components = components / np.sqrt(values[::-1][:HIDDEN])
-    components *= 0.02 / np.sqrt(np.mean(components**2)) * (items._start / 0.02)
+    components *= items._start / np.sqrt(np.mean(components**2))
     found = rows_of(items)
     signs = np.sign((found * components).sum(axis=0))  # an eigenvector may point either way
     signs[-2:] = np.sign((items.table.numpy() * components).sum(axis=0))[-2:]
@@ -174,6 +182,31 @@ def test_a_new_item_of_the_gate_counts_as_never_seen() -> None:
 def test_options_out_of_range_are_refused(kind: type[ItemSide], options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         built(kind, **options)
+
+
+@pytest.mark.parametrize("way", ["every position", "recbole's loss", "recbole's trainer", "recbole's trainer and loss"])
+def test_an_item_side_reads_the_training_events_alone_however_it_is_trained(way: str, tmp_path: Path) -> None:
+    tiny, loss = tiny_at(tmp_path), "recbole" if "loss" in way else "full_softmax"
+    named = f"{FrequencyGate.__module__}:{FrequencyGate.__name__}"
+    given = {"hidden_size": 8, "inner_size": 8, "n_layers": 1, "n_heads": 1, "blair_items": named, "blair_loss": loss}
+    cls = model_class("SASRec")
+    config = recbole_config(cls, str(tiny), {**given, "blair_text_fields": ["title"]})
+    split, _, _ = TextSequentialDataset(config).build()
+    split.item_vectors = vectors_for(split.item_num)
+    with trusting([named]):
+        if "trainer" in way:
+            loader = recbole_batches(config, split)
+            model = cls(config, split)
+            TextTrainer(config, model)._prepare(loader)
+        else:
+            model, _ = build_training(cls, config, split, training_sequences_of(split), TrainConfig(loss=loss), seed=1)
+
+    histories: dict[str, list[tuple[int, str]]] = {}
+    for user, item, time in read_log(tiny):
+        histories.setdefault(user, []).append((time, item))
+    kept = [item for events in histories.values() for _, item in sorted(events)[:-2]]  # without validation and test
+    logs = np.log([1 + kept.count(str(token)) for token in split.field2id_token[split.iid_field][1:]])
+    np.testing.assert_allclose(item_side(model).frequency.numpy(), logs - logs.mean(), rtol=1e-5, atol=1e-6)
 
 
 def test_every_method_has_six_different_settings_and_the_first_of_id_are_those_of_the_config() -> None:
