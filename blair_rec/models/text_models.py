@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from blair_rec.border.settings import complete_config
 from blair_rec.config.plugin import PLUGIN_KEYS
 from blair_rec.config.variant import VariantConfig
+from blair_rec.data.sequences import TrainingSequences
 from blair_rec.errors import ConfigError
 from blair_rec.models.eligibility import (
     Eligible,
@@ -39,6 +40,12 @@ class TextScorer(Similarity):
         """Compute the item vectors only once within this block; with `ids`, those of these items alone."""
         items = item_side(self)
         return items.shared(ids) if isinstance(items, ItemSide) else nullcontext()
+
+    def count(self, sequences: TrainingSequences) -> None:
+        """Let the item side read the training split, before the first epoch."""
+        items = item_side(self)
+        if isinstance(items, ItemSide):
+            items.count(sequences)
 
     def append_items(self, vectors: np.ndarray) -> None:
         """See Scorer.append_items.

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from blair_rec.data.sequences import TrainingSequences
 from blair_rec.errors import ConfigError
 from blair_rec.models.items.base import ItemSide, rms
 from blair_rec.models.items.build import build_side
@@ -36,6 +37,17 @@ def replaced_embedding(n_extra: int = 0, std: float = 0.02) -> nn.Embedding:
     embedding.weight.data.normal_(0, std)
     embedding.weight.data[0] = 0
     return embedding
+
+
+def training_sequences() -> TrainingSequences:
+    """Return a training split of 40 histories of 2 to 9 events; every item but the last one occurs."""
+    generator = np.random.default_rng(8)
+    lengths = generator.integers(2, 10, 40)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    items = generator.integers(1, CATALOGUE - 1, offsets[-1])
+    is_target = np.ones(len(items), dtype=np.bool_)
+    is_target[offsets[:-1]] = False
+    return TrainingSequences(items, offsets, is_target)
 
 
 def a_few_steps(items: ItemSide, learning_rate: float = 0.05) -> None:
@@ -228,6 +240,15 @@ class ItemsContract:
                 other.load_state_dict(items.state_dict())
                 assert torch.equal(other.weight, items.weight)
             assert torch.equal(copy.deepcopy(items).weight, items.weight)
+
+    def test_what_it_counts_is_in_its_state(self) -> None:
+        """A trained model is loaded without events. A kind that counts nothing stays as it was."""
+        for n_extra, items in zip((0, 2), self.built(), strict=True):
+            items.count(training_sequences())
+            a_few_steps(items)
+            other = self.build(n_extra)
+            other.load_state_dict(items.state_dict())
+            assert torch.equal(other.weight, items.weight) and not other.weight[0].any()
 
     def test_vectors_that_are_frozen_stay_bit_for_bit_and_out_of_the_checkpoint(self) -> None:
         """Checkpoints don't need them: they can be made from the store again."""

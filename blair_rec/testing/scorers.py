@@ -8,16 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from blair_rec.config.steps import Step
-from blair_rec.data.sequences import TrainingSequences
 from blair_rec.errors import ConfigError
 from blair_rec.models.scorer import Scorer
 from blair_rec.ranking.scorers import Baseline, make_baseline
-from blair_rec.testing.items import CATALOGUE, text_vectors
+from blair_rec.testing.items import CATALOGUE, text_vectors, training_sequences
 
 FIELDS = "item_id_list", "item_length"
 """The fields of an interaction that a scorer reads."""
@@ -105,14 +103,3 @@ def cases() -> dict[str, Tensor]:
     for row, history in enumerate(histories):
         items[row, : len(history)] = torch.tensor(history)
     return {FIELDS[0]: items, FIELDS[1]: torch.tensor([len(history) for history in histories])}
-
-
-def training_sequences() -> TrainingSequences:
-    """Return a training split of 40 histories of 2 to 9 events; every item but the last one occurs."""
-    generator = np.random.default_rng(8)
-    lengths = generator.integers(2, 10, 40)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    items = generator.integers(1, CATALOGUE - 1, offsets[-1])
-    is_target = np.ones(len(items), dtype=np.bool_)
-    is_target[offsets[:-1]] = False
-    return TrainingSequences(items, offsets, is_target)

@@ -183,9 +183,11 @@ def build_training(
     seed_everything(seed)
     if train.loss != "recbole" and can_pack(model_class):
         model = model_class(config, split).to(config["device"])
+        model.count(sequences)
         return model, EveryPosition(model, sequences, config["MAX_ITEM_LIST_LENGTH"], train, seed)
     batches = recbole_batches(config, split)  # before the model, which reads what the loader puts into the config
     model = model_class(config, split).to(config["device"])
+    model.count(sequences)
     if parallel.rank():  # each process draws its own dropout; the generator of the batches stays the same in all
         torch.manual_seed(hash_seed(seed, parallel.rank()))
     return model, RecboleWay(model, batches)

@@ -95,8 +95,10 @@ class TextTrainer(Trainer):
             return
         train, width, seed = self._train, self.config["MAX_ITEM_LIST_LENGTH"], self.config["seed"]
         self._generators = {"loader": train_data.generator}
+        sequences = training_sequences(train_data._dataset)
+        self.model.count(sequences)
         if self._every_position:
-            self._steps = EveryPosition(self.model, training_sequences(train_data._dataset), width, train, seed)
+            self._steps = EveryPosition(self.model, sequences, width, train, seed)
         else:
             self._steps = RecboleWay(self.model, train_data)
         total = self.epochs * len(self._steps)

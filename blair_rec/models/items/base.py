@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from blair_rec.config.steps import Step
 from blair_rec.errors import ConfigError
 from blair_rec.models.dropout import BitDropout
 from blair_rec.models.transforms import FittedTransforms
+
+if TYPE_CHECKING:  # takes RecBole
+    from blair_rec.data.sequences import TrainingSequences
 
 NEW_ITEMS = "use items: text, or scorer: last_item, which need only an item's text"
 """Advice in the message of a model that can't score items that came after training."""
@@ -72,6 +75,13 @@ class ItemSide(nn.Module):
         With `which` [K] int64, places from 0, only those rows are returned: [K, H].
         """
         raise NotImplementedError
+
+    def count(self, sequences: TrainingSequences) -> None:
+        """Read the training split, once before the first epoch; most kinds need nothing from it.
+
+        What a kind counts belongs in buffers: they are saved and loaded like weights, so a trained model needs no
+        events. The parameters have to stay the same objects, because an optimiser may hold them already.
+        """
 
     @property
     def weight(self) -> Tensor:
