@@ -98,7 +98,7 @@ def _caption(leaderboard: Leaderboard) -> str:
     words = escaped(caption(leaderboard))
     for ours, theirs in (("▲ ▼", f"{MARKS['better']} {MARKS['worse']}"), ("±", r"$\pm$")):
         words = words.replace(ours, theirs)
-    return f"{words}. Best values are bold."
+    return f"{words} Best values are bold."
 
 
 def escaped(text: str) -> str:
