@@ -343,7 +343,7 @@ def test_projects_are_not_compared_into_one_folder(
     folders = []
     for name in ("shop", "my shop"):
         settings: dict[str, Any] = {"variants": {"id": VARIANTS["id"]}, "seeds": [1], "train": {"epochs": 1}}
-        path = write_config(tmp_path / f"{name}.yaml", tiny, encoder, tune={**TUNE, "rungs": []}, **settings)
+        path = write_config(tmp_path / f"{name}.yaml", tiny, encoder, tune={**WITHOUT_TEXT, "rungs": []}, **settings)
         assert cli.main(["tune", str(path), "--budget", "1"]) == 0
         command = shlex.split(capsys.readouterr().err.splitlines()[-1].partition("split, run: ")[2])
         assert command[0] == "blair-rec" and cli.main(command[1:]) == 0  # as it is printed
