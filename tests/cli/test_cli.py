@@ -100,7 +100,8 @@ def test_the_table_goes_to_standard_output_and_progress_to_standard_error(
     said = Said(capsys, "compare", "cfg.yaml", "-o", "again")
     assert said.status == 0
     assert re.fullmatch(
-        r"data: training contains events later than some test cases \(.*, 117 of 120 test cases\); use `split` .*\n"
+        r"data: training contains events later than some test cases \(.*, 117 of 120 test cases\); set the "
+        r"config key `split` .*\n"
         r"encoding 80 texts with tiny-roberta\n"
         r"(?:(?:id|text)-[12]: 0\.\d{4} on validation, \d+ s\n){4}"
         r"leaderboard\.html, \.md, \.csv, \.json and the runs are in again\n",
