@@ -132,8 +132,8 @@ def to_markdown(leaderboard: Leaderboard) -> str:
         blocks += [f"## New items: {HISTORY[protocol]}", _table(header, escaped, left=1), new_items.caption(new)]
     k = leaderboard.rows[0].top_lists[protocol].k
     blocks += [f"## What is recommended: top {k}, {HISTORY[protocol]}", _top_lists_table(leaderboard)]
-    lines = [*facts(leaderboard), *(f"Note: {note}" for note in leaderboard.notes)]
-    blocks.append("\n".join(f"- {_escaped(line)}" for line in lines))
+    below = [*facts(leaderboard), *(f"Note: {note}" for note in leaderboard.notes)]
+    blocks.append("\n".join(f"- {_escaped(line)}" for line in below))
     return "\n\n".join(blocks) + "\n"
 
 
