@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
+    from blair_rec.cli.lists import list_hint
     from blair_rec.cli.terminal import Console, processes, say, set_up_logging
     from blair_rec.errors import BlairRecError, ConfigError
     from blair_rec.files import FULL
@@ -50,7 +51,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     options, keys = parser.parse_known_args(arguments)
     if keys and not options.takes_keys:
-        parser.error(f"unrecognized arguments: {' '.join(keys)}")
+        hint = list_hint(sys.argv[1:] if arguments is None else arguments, keys)
+        parser.error(f"unrecognized arguments: {' '.join(keys)}{hint}")
     options.keys = keys
     set_up_logging(console, quiet=options.quiet)
     try:

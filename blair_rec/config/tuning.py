@@ -98,7 +98,7 @@ class TuneConfig(Section):
     """Grid for variants that use text. It can also contain keys such as {transforms: [[center], [whiten]]}."""
     scorer_space: ScorerGrid = Field(default_factory=dict)
     """Grid for training-free scorers: values of options.KEY, such as {options.source_power: [0, 0.5]}. Each scorer gets
-    the options that it has."""
+    the options that it has. At least one scorer of the comparison has to have each of them."""
     budget: FromOneOn = 8
     """Configurations tried per variant."""
     rungs: Annotated[tuple[RunSeed, ...], FromList, AfterValidator(_rising)] = ()

@@ -12,23 +12,27 @@ TIES = "ties are averaged over all orders"
 
 
 def caption(leaderboard: Leaderboard) -> str:
-    """What was measured, on which data, with which encoder and versions: several parts, joined by '; '."""
+    """The facts as sentences."""
+    return f"{'. '.join(facts(leaderboard))}."
+
+
+def facts(leaderboard: Leaderboard) -> list[str]:
+    """What was measured, on which data, with which encoder and versions: one fact each, without a full stop."""
     cases = "" if leaderboard.cases == leaderboard.users else f", {leaderboard.cases:,} test cases"
     parts = [
-        f"{leaderboard.dataset}, test split",
-        _seeds_part(leaderboard),
+        f"data: {leaderboard.dataset}, test split, {leaderboard.users:,} users{cases}",
         f"full ranking over {leaderboard.candidates:,} items",
-        f"{leaderboard.users:,} users{cases}",
+        _seeds_part(leaderboard),
         _protocol_part(leaderboard),
         in_history(leaderboard),
         TIES,
-        _claims_part(leaderboard),
+        *_claims_parts(leaderboard),
         *models(leaderboard),
         encoders(leaderboard),
     ]
     if versions := _versions(leaderboard):
-        parts.append(versions)
-    return "; ".join(parts)
+        parts.append(f"versions: {versions}")
+    return [f"{part[0].upper()}{part[1:]}" for part in parts]
 
 
 def in_history(leaderboard: Leaderboard) -> str:
@@ -36,9 +40,9 @@ def in_history(leaderboard: Leaderboard) -> str:
     count = leaderboard.target_in_history
     if not count:
         return "no target is already in the user's history"
-    verb, they_count = ("is", "it counts as a miss") if count == 1 else ("are", "they count as misses")
+    verb, they_count = ("is", "It counts as a miss") if count == 1 else ("are", "They count as misses")
     share = f"{count:,} of {leaderboard.cases:,} targets"
-    return f"{share} {verb} already in the user's history; {they_count} when the history is masked"
+    return f"{share} {verb} already in the user's history. {they_count} when the history is masked"
 
 
 def encoders(leaderboard: Leaderboard) -> str:
@@ -74,17 +78,18 @@ def _seeds_part(leaderboard: Leaderboard) -> str:
     return f"mean ± standard deviation over {len(common)} seeds ({_listed(common)})"
 
 
-def _claims_part(leaderboard: Leaderboard) -> str:
+def _claims_parts(leaderboard: Leaderboard) -> tuple[str, str]:
     return (
-        f"{MARKS['better']} {MARKS['worse']}: significantly better or worse than {leaderboard.baseline} (p at most .05 "
-        "over users and over seeds, corrected for all variants and metrics with Holm's method)"
+        f"{MARKS['better']} {MARKS['worse']}: significantly better or worse than {leaderboard.baseline}",
+        "significant: p at most .05 over users and over seeds, corrected for all variants and metrics with Holm's "
+        "method",
     )
 
 
 def _protocol_part(leaderboard: Leaderboard) -> str:
     protocol, selected_on = leaderboard.protocol, leaderboard.selected_on
     if not selected_on:
-        return f"ordered by the results with {HISTORY[protocol]}; nothing was selected on validation"
+        return f"ordered by the results with {HISTORY[protocol]}, and nothing was selected on validation"
     if all(selection.endswith(f" {protocol}") for selection in selected_on):
         metrics = _listed([selection.removesuffix(f" {protocol}") for selection in selected_on])
         return f"{HISTORY[protocol]} (validation used {metrics} with this protocol, too)"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blair_rec.errors import ConfigError, UnpairedRuns
+from blair_rec.errors import ConfigError
 from blair_rec.evaluate.metrics import TopLists, check_k, parse_metric, top_lists
 from blair_rec.evaluate.notes import (
     Scalar,
@@ -17,18 +17,17 @@ from blair_rec.evaluate.notes import (
     by_importance,
     merged_provenance,
     pending_notes,
+    run_notes,
     seed_notes,
     training_free_notes,
 )
 from blair_rec.evaluate.runs.new_items import NewItemsTable, new_items_table, scores
-from blair_rec.evaluate.runs.results import RunResult, check_depth, check_paired, run_name
+from blair_rec.evaluate.runs.results import RunResult, check_depth, check_paired, check_same_setup
 from blair_rec.evaluate.runs.run_files import PROTOCOLS, EncoderUsed, Parameters, ProtocolName
 from blair_rec.evaluate.significance import Difference, Floats, PairedSample, corrected, differences
 from blair_rec.evaluate.slices import Slice, slices
 
 SCHEMA = 1
-# These have to be the same for all seeds of a variant, because results are averaged over seeds.
-SHARED_BY_SEEDS = ("model", "items", "control", "transforms", "encoder", "store_sha256", "trials", "parameters")
 
 
 class Score(NamedTuple):
@@ -207,7 +206,7 @@ def build_leaderboard(
         raise ConfigError("a leaderboard needs at least one metric, such as NDCG@10")
     check_paired(runs)
     for variant_runs in variants.values():
-        _check_same_setup(variant_runs)
+        check_same_setup(variant_runs)
     ranks = runs[0].ranks
     check_k(metrics, ranks.candidates)
     check_depth(runs, metrics)
@@ -241,7 +240,7 @@ def build_leaderboard(
         provenance=provenance,
         notes=by_importance(
             [
-                *(note for run in runs for note in run.notes),
+                *run_notes(runs),
                 *pending_notes(pending, runs),
                 *seed_notes(variants),
                 *training_free_notes(rows, protocol, metrics[0]),
@@ -335,16 +334,3 @@ def _summary(per_seed: Floats, versus: Difference | None) -> Summary:
         per_seed=tuple(per_seed.tolist()),
         versus_baseline=versus,
     )
-
-
-def _check_same_setup(runs: Sequence[RunResult]) -> None:
-    """Raise UnpairedRuns if the seeds of a variant used different settings, such as another encoder."""
-    first, *others = runs
-    for run in others:
-        names = run_name(first.variant, first.seed), run_name(run.variant, run.seed)
-        if run.seed == first.seed:
-            raise UnpairedRuns(*names, f"{first.folder} and {run.folder} are the same variant and seed")
-        for key in SHARED_BY_SEEDS:
-            ours, theirs = getattr(first, key), getattr(run, key)
-            if ours != theirs and not (key == "parameters" and run.items == "rerank"):  # trees grow as they have to
-                raise UnpairedRuns(*names, f"{key} of this variant is {ours} in the first and {theirs} in the second")

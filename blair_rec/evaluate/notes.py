@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ SHOWN_NOTES = 5
 _CHANGES_THE_CONCLUSION = (
     r"planned runs are not done",
     r"not beat training-free",
+    r"^the trees of .* found nothing to learn",
     r"events later than some test|training knows what was to come",  # leak
     r"shares? (a|its|their) timestamp|have the time of the event before",  # ties
     r"missing_text|ha(s|ve) no text",
@@ -35,6 +37,7 @@ _CHANGES_THE_CONCLUSION = (
     r"tokens that .* reads",  # cut texts
     r"lists no item of any history|has no list for|shorter than \d+ items",  # lists of other systems
 )
+_NUMBER = r"(?<![\w.,])\d+(?:,\d{3})*(?:\.\d+)?%?(?![\w%])"
 _FOR_THE_RECORD = (
     r"^weights of ",
     r"--accept-code",
@@ -57,6 +60,45 @@ def _place(note: str) -> int:
         if pattern is not None and re.search(pattern, note):
             return place
     return len(_CHANGES_THE_CONCLUSION)
+
+
+def run_notes(runs: Sequence[RunResult]) -> list[str]:
+    """The notes of runs. Notes of one variant that differ only in numbers give one note for all seeds, with the ranges.
+
+    A note on a variant names the seeds if not all of its seeds have it.
+    """
+    found = []
+    for variant in dict.fromkeys(run.variant for run in runs):
+        mine = sorted((run for run in runs if run.variant == variant), key=lambda run: run.seed)
+        by_words: dict[tuple[str, int], list[tuple[int, str]]] = {}
+        for run in mine:
+            before: Counter[str] = Counter()
+            for note in dict.fromkeys(run.notes):
+                # Numbers after "first:" may be names of users or items, which have no range.
+                words = note if "first: " in note else re.sub(_NUMBER, "#", note)
+                by_words.setdefault((words, before[words]), []).append((run.seed, note))
+                before[words] += 1
+        for of_seeds in by_words.values():
+            note = _with_ranges([note for _, note in of_seeds])
+            seeds = [*dict.fromkeys(seed for seed, _ in of_seeds)]
+            named = f"{'seed' if len(seeds) == 1 else 'seeds'} {listed(seeds)}"
+            if note != of_seeds[0][1]:
+                note = f"{note} (lowest to highest of {named})"
+            elif len(seeds) < len(mine) and re.search(rf"(?<![\w.]){re.escape(variant)}(?![\w.])", note):
+                note = f"{note} ({named})"
+            found.append(note)
+    return found
+
+
+def _with_ranges(notes: Sequence[str]) -> str:
+    """One note from several that differ only in numbers: each number that differs becomes 'lowest to highest'."""
+    columns = iter(zip(*(re.findall(_NUMBER, note) for note in notes), strict=True))
+
+    def as_range(found: re.Match[str]) -> str:
+        numbers = sorted(set(next(columns)), key=lambda number: float(number.replace(",", "").rstrip("%")))
+        return found[0] if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+
+    return notes[0] if len(set(notes)) == 1 else re.sub(_NUMBER, as_range, notes[0])
 
 
 def seed_notes(variants: Mapping[str, Sequence[RunResult]]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from blair_rec.evaluate.across import labels, standings
 from blair_rec.evaluate.answer import answer
-from blair_rec.evaluate.caption import HISTORY, _versions, caption
+from blair_rec.evaluate.caption import HISTORY, _versions, caption, facts
 from blair_rec.evaluate.cells import (
     _best,
     _claim,
@@ -53,13 +53,13 @@ def to_terminal(leaderboard: Leaderboard, all_notes: bool = False) -> Table:
     shown, first = leaderboard.metrics[:TERMINAL_METRICS], leaderboard.metrics[0]
     notes = leaderboard.notes if all_notes else leaderboard.notes[:SHOWN_NOTES]
     # Text, not str: rich must not read brackets in names as markup.
-    lines = [caption(leaderboard)] + [f"Note: {note}" for note in notes]
+    lines = [f"- {fact}" for fact in facts(leaderboard)] + [f"- Note: {note}" for note in notes]
     if more := len(leaderboard.notes) - len(notes):
-        lines.append(f"{more} more {'note' if more == 1 else 'notes'}: `blair-rec leaderboard DIR --notes` shows all")
+        lines.append(f"- {more} more {'note' if more == 1 else 'notes'}: `blair-rec leaderboard DIR --notes` shows all")
     if any(_marked(row.metrics[chosen][first]).startswith("?") for row in leaderboard.rows):
-        lines.append("?: too few seeds or users to tell a difference from luck")
+        lines.append("- ?: too few seeds or users to tell a difference from luck")
     if left_out := leaderboard.metrics[TERMINAL_METRICS:]:
-        lines.append(f"Also measured: {', '.join(left_out)} (in leaderboard.md)")
+        lines.append(f"- Also measured: {', '.join(left_out)} (in leaderboard.md)")
     table = Table(
         title=Text(f"{leaderboard.dataset}: {HISTORY[chosen]}", style="bold"),
         caption=Text("\n".join(lines)),
@@ -103,8 +103,9 @@ def to_terminal_across(leaderboards: Sequence[Leaderboard], folders: Sequence[Pa
     table = Table(
         title=Text(f"{len(leaderboards)} leaderboards, {first.metrics[0]}: {HISTORY[first.protocol]}", style="bold"),
         caption=Text(
-            "Borda: number of variants beaten, summed over leaderboards, half for a tie; mean rank: 1 is best. "
-            "Neither says whether a difference is significant; the marks do, for one leaderboard each"
+            "- Borda: number of variants beaten, summed over leaderboards, half for a tie\n"
+            "- Mean rank: 1 is best\n"
+            "- Neither says whether a difference is significant; the marks do, for one leaderboard each"
         ),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -119,7 +120,7 @@ def to_terminal_across(leaderboards: Sequence[Leaderboard], folders: Sequence[Pa
 
 
 def to_markdown(leaderboard: Leaderboard) -> str:
-    """A heading, the answer, one table per protocol (the chosen one first), slices, caption and notes."""
+    """A heading, the answer, one table per protocol (the chosen one first), slices, facts and notes."""
     blocks = [f"# {_escaped(leaderboard.dataset)}", f"**{_escaped(answer(leaderboard))}.**"]
     for protocol in sorted(PROTOCOLS, key=lambda protocol: protocol != leaderboard.protocol):
         blocks += [f"## {HISTORY[protocol].capitalize()} ({protocol})", _markdown_table(leaderboard, protocol)]
@@ -128,12 +129,11 @@ def to_markdown(leaderboard: Leaderboard) -> str:
     if (new := leaderboard.new_items) is not None:
         header, lines = new_items.table_cells(new, {row.variant: _name(row) for row in leaderboard.rows}, protocol)
         escaped = [[_escaped(cell) for cell in line] for line in lines]
-        blocks += [f"## New items: {HISTORY[protocol]}", _table(header, escaped, left=1), f"{new_items.caption(new)}."]
+        blocks += [f"## New items: {HISTORY[protocol]}", _table(header, escaped, left=1), new_items.caption(new)]
     k = leaderboard.rows[0].top_lists[protocol].k
     blocks += [f"## What is recommended: top {k}, {HISTORY[protocol]}", _top_lists_table(leaderboard)]
-    blocks.append(f"{_escaped(caption(leaderboard))}.")
-    if leaderboard.notes:
-        blocks.append("\n".join(f"- Note: {_escaped(note)}" for note in leaderboard.notes))
+    below = [*facts(leaderboard), *(f"Note: {note}" for note in leaderboard.notes)]
+    blocks.append("\n".join(f"- {_escaped(line)}" for line in below))
     return "\n\n".join(blocks) + "\n"
 
 

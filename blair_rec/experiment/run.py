@@ -242,6 +242,11 @@ def _notes(config: CompareConfig, run: Run, fitted: Fitted) -> list[str]:
             f"{run.variant} orders the {stage['candidates']} best items of each member, {stage['pool_size']:.0f} per "
             f"case; they contain the target in {stage['pool_recall']:.1%} of the validation cases"
         )
+        if not any(stage["gains"]):
+            notes.append(
+                f"the trees of {run.variant} found nothing to learn, so it orders its candidates by the average of its "
+                "members"
+            )
     if variant.control is None and (transforms := fitted.model.fitted_transforms) is not None:
         notes += [f"{run.variant}: {note}" for note in transforms.notes]
     if before := _test_evaluations(run.folder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,32 @@ def grid_of(config: CompareConfig, name: str) -> dict[str, list[Any]]:
         for key, values in {**learning_rate, **config.tune.text_space}.items()
         if READ_BY_ITEMS.get(key, variant.items) == variant.items
     }
+
+
+def unused_keys(config: CompareConfig, grids: Mapping[str, Mapping[str, list[Any]]]) -> list[str]:
+    """A line for each key of the tune section that no variant uses; `grids` are those of all variants.
+
+    Keys of `space` are always used, by the baseline.
+    """
+    assert config.tune is not None
+    scorers = [variant.scorer for variant in config.variants.values() if variant.scorer is not None]
+    known = tuple(dict.fromkeys(f"options.{option}" for scorer in scorers for option in options_of(scorer)))
+    used = {
+        "scorer_space": {key for grid in grids.values() for key in grid if key in known},
+        "text_space": {key for name, grid in grids.items() if config.variants[name].uses_text for key in grid},
+    }
+    lines = []
+    for section, keys in used.items():
+        for key in getattr(config.tune, section):
+            if key in keys:
+                continue
+            why = f", which only items: {READ_BY_ITEMS[key]} reads" if key in READ_BY_ITEMS else ""
+            near = get_close_matches(key, known, n=1) if section == "scorer_space" else []
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            options = f"; options of its scorers: {', '.join(known)}" if known and section == "scorer_space" else ""
+            problem = f"tune.{section}: no variant of this comparison uses {key}{why}"
+            lines.append(f"{problem}; {hint}correct it, or leave it out{options}")
+    return lines
 
 
 def draw(config: CompareConfig, name: str, grid: Mapping[str, list[Any]]) -> list[Settings]:

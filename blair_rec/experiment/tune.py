@@ -29,7 +29,7 @@ from blair_rec.experiment.planning.data_files import data_folder, data_hash
 from blair_rec.experiment.planning.own_config import own_config
 from blair_rec.experiment.planning.plan import outside_code, run_setup
 from blair_rec.experiment.provenance import code_hash, hash_of, with_outside
-from blair_rec.experiment.search_space import Settings, draw, grid_of, in_words, with_settings
+from blair_rec.experiment.search_space import Settings, draw, grid_of, in_words, unused_keys, with_settings
 from blair_rec.files import alone_in, refuse_taken, tidy, write_text
 from blair_rec.lines.rejected import REJECTED
 from blair_rec.registry import trusting
@@ -96,7 +96,8 @@ def tune(
     Returns the config with the chosen settings.
 
     Raises:
-        ConfigError: there is no `tune` section, a value is invalid, or a grid has fewer points than the budget.
+        ConfigError: there is no `tune` section, a value is invalid, no variant uses a key, or a grid has fewer
+            points than the budget.
         OutputError: `out` can't be written, another process works in it, or it has files with our names that no tuning
             wrote.
         DatasetError: the data can't be used. Encoding and training have more errors.
@@ -114,7 +115,7 @@ def tune(
         )
     names = [config.baseline, *(name for name in config.variants if name != config.baseline)]
     grids = {name: grid_of(config, name) for name in names}
-    drawn, problems = dict[str, list[Settings]](), []
+    drawn, problems = dict[str, list[Settings]](), unused_keys(config, grids)
     for name, grid in grids.items():
         if grid or config.variants[name].is_trained:
             try:

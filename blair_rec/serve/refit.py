@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.section import write_yaml
 from blair_rec.errors import ChangedRuns, ConfigError, OutputError, first_of
 from blair_rec.evaluate.page.cards import CARDS_FILE
@@ -41,7 +40,7 @@ from blair_rec.evaluate.runs.run_files import (
 from blair_rec.experiment.planning.data_files import data_folder, data_hash
 from blair_rec.experiment.planning.plan import MEMBERS_FOLDER, members_hash
 from blair_rec.experiment.provenance import code_hash, hash_of, peak_memory_mb, provenance
-from blair_rec.experiment.splits.reading import TrainingData, read_splits
+from blair_rec.experiment.splits.reading import TrainingData, read_splits, with_all_items
 from blair_rec.files import partial_of, put_in_place, refuse_foreign, sha256_of, share, tidy, work_beside, write_text
 from blair_rec.models.scorer import transform_report
 from blair_rec.models.text_models import count_parameters
@@ -112,7 +111,8 @@ def refit(
             piece = pieces[folder] = work / f"{folder.name}-{_key(result)}"
             if (piece / RESULT_FILE).is_file():
                 continue
-            data = data or whole_data(*read_splits(_with_all_items(chosen.config), data_folder(chosen.config.dataset)))
+            # A refit learns from the events of hidden items, too.
+            data = data or whole_data(*read_splits(with_all_items(chosen.config), data_folder(chosen.config.dataset)))
             final = target if alone else target / MEMBERS_FOLDER / folder.name
             _make(chosen, folder, result, data, piece, final, store, progress)
         partial = partial_of(target)
@@ -184,18 +184,11 @@ def _of_the_config(chosen: Chosen) -> dict[str, str]:
     """The comparison's own files that a refit takes along, by name; the data set is found from anywhere."""
     dataset = chosen.config.dataset
     path = str(Path(dataset).resolve()) if Path(dataset).is_dir() else dataset
-    files = {CONFIG_FILE: write_yaml(_with_all_items(chosen.config).changed(dataset=path))}
+    files = {CONFIG_FILE: write_yaml(with_all_items(chosen.config).changed(dataset=path))}
     cards = chosen.comparison / CARDS_FILE
     if cards.is_file():
         files[CARDS_FILE] = cards.read_text(encoding="utf-8")
     return files
-
-
-def _with_all_items(config: CompareConfig) -> CompareConfig:
-    """The comparison without hidden items: a refit learns from their events, too."""
-    if config.evaluate.new_items is None:
-        return config
-    return config.changed(evaluate=config.evaluate.changed(new_items=None))
 
 
 def _make(

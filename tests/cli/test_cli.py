@@ -100,7 +100,8 @@ def test_the_table_goes_to_standard_output_and_progress_to_standard_error(
     said = Said(capsys, "compare", "cfg.yaml", "-o", "again")
     assert said.status == 0
     assert re.fullmatch(
-        r"data: training contains events later than some test cases \(.*, 117 of 120 test cases\); use `split` .*\n"
+        r"data: training contains events later than some test cases \(.*, 117 of 120 test cases\); set the "
+        r"config key `split` .*\n"
         r"encoding 80 texts with tiny-roberta\n"
         r"(?:(?:id|text)-[12]: 0\.\d{4} on validation, \d+ s\n){4}"
         r"leaderboard\.html, \.md, \.csv, \.json and the runs are in again\n",
@@ -223,6 +224,8 @@ def test_what_is_wrong_is_told_in_one_message(
         (["cfg.yaml", "--variants", ""], r"--variants is ''; known: id, text"),
         (["cfg.yaml", "--seeds", ""], r"seeds are \[\]; give at least one, each once"),
         (["cfg.yaml", "--seeds", "1,x"], r"seeds.1 is 'x'; expected a whole number"),
+        (["cfg.yaml", "--seeds", "1 2"], r"--seeds is '1 2'; put commas and no spaces between the values: --seeds 1,2"),
+        (["cfg.yaml", "--variants", "id text"], r"--variants is 'id text'; put commas .*: --variants id,text"),
         (["cfg.yaml", "--set", "train.epochs=["], r"--set train.epochs=\[: not YAML"),
         (["cfg.yaml", "-o", "cfg.yaml/out"], r"cfg.yaml/out can't be written \(Not a directory\); choose another"),
         (

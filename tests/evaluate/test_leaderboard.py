@@ -331,3 +331,40 @@ def test_what_checks_of_the_data_found_is_in_the_notes_once(tmp_path):
     fake_run(tmp_path, "text", notes=["2 of 9 users have no test case", "3 items share their text"])
     board = build_leaderboard(load_runs(tmp_path), "id", METRICS, "unmasked")
     assert board.notes == ("2 of 9 users have no test case", "3 items share their text")
+
+
+def notes_of(comparison, *by_seed):
+    """The notes of a board: `by_seed` are those of the variant `both`, for seeds 1, 2, ..."""
+    for seed, notes in enumerate(by_seed, start=1):
+        fake_run(comparison, "id", seed)
+        fake_run(comparison, "both", seed, notes=notes)
+    return build_leaderboard(load_runs(comparison), "id", METRICS, "unmasked").notes
+
+
+def test_notes_of_seeds_that_differ_in_numbers_are_one_note_with_their_ranges(tmp_path):
+    said = "both orders the 20 best items of each member, {} per case; they contain the target in {} of the {} cases"
+    notes = notes_of(
+        tmp_path,
+        ["weights of both: id_1 0.9, text 0.1 (chosen on validation)", said.format(45, "9.5%", "1,000")],
+        ["weights of both: id_1 0.85, text 0.15 (chosen on validation)", said.format(47, "10.5%", "1,000")],
+        ["weights of both: id_1 1, text 0 (chosen on validation)", said.format(46, "10.0%", "1,000")],
+    )
+    assert notes == (
+        said.format("45 to 47", "9.5% to 10.5%", "1,000") + " (lowest to highest of seeds 1, 2, 3)",
+        "weights of both: id_1 0.85 to 1, text 0 to 0.15 (chosen on validation) (lowest to highest of seeds 1, 2, 3)",
+    )
+
+
+def test_a_note_that_only_some_seeds_of_its_variant_have_names_them(tmp_path):
+    nothing = "the trees of both found nothing to learn, so it orders its candidates by the average of its members"
+    assert notes_of(tmp_path / "some", [nothing], [], [nothing]) == (f"{nothing} (seeds 1, 3)",)
+    assert notes_of(tmp_path / "all", [nothing], [nothing]) == (nothing,)
+    assert notes_of(tmp_path / "one", [nothing]) == (nothing,)
+
+
+def test_notes_of_one_run_and_names_that_are_numbers_are_never_merged(tmp_path):
+    cuts = ["1 of 9 texts is cut", "2 of 9 texts is cut"]
+    assert notes_of(tmp_path / "same", cuts, cuts) == tuple(cuts)
+    users = ["both: 2 users have no list (first: 7, 9)", "both: 2 users have no list (first: 8, 9)"]
+    expected = tuple(f"{note} (seed {seed})" for seed, note in enumerate(users, start=1))
+    assert notes_of(tmp_path / "users", [users[0]], [users[1]]) == expected

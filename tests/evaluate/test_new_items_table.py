@@ -79,7 +79,7 @@ def test_the_table_shows_who_can_and_who_cannot(tmp_path: Path) -> None:
     header, lines = table_cells(board.new_items, {"text": "text", "id": "id"}, "unmasked")
     assert len(header) == 5 and lines[1] == ["id", "can't score new items", "", "", ""]
     assert lines[0][4] == "0.6667 ± 0.0000" and lines[2][3:] == ["0.2272", "0.5000"]
-    assert "2 cases without a known item in the history left out" in to_markdown(board)
+    assert "2 cases without a known item in the history were left out." in to_markdown(board)
     records = [line.split(",") for line in to_csv(board).splitlines()]
     place = {name: number for number, name in enumerate(records[0])}
     new = [one for one in records if one[place["slice"]].startswith("new_items")]

@@ -16,6 +16,7 @@ CLEAN = Leaks(
 )
 PENDING = "1 of 8 planned runs are not done yet (id-2)"
 BEATEN = "text (0.0527) does not beat training-free rules (0.0569) on NDCG@10 (unmasked)"
+NO_SPLIT = "the trees of both found nothing to learn, so it orders its candidates by the average of its members"
 NO_TEXT = "3 of 80 items have no text in title (first: a, b, c): `missing_text` decides on their vectors"
 CUT = "1 of 79 texts have more than the 128 tokens that tiny-roberta reads, and their end is left out"
 REJECTED = (
@@ -36,6 +37,7 @@ def test_notes_are_ordered_by_what_they_change():
     expected = [
         PENDING,
         BEATEN,
+        NO_SPLIT,
         leaks(before_training=3, later_training=4),
         leaks(tied=2),
         NO_TEXT,

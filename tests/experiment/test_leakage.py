@@ -99,7 +99,9 @@ def test_the_flaws_of_a_log_are_found_in_the_splits_that_training_gets(tmp_path:
     notes = found.notes()
     assert len(notes) == 5
     later = f"{found.later_training} of {found.training} training events, 23 of 24 test cases"
-    assert notes[0].startswith(f"training contains events later than some test cases ({later}); use `split`")
+    assert notes[0].startswith(
+        f"training contains events later than some test cases ({later}); set the config key `split`"
+    )
     assert notes[1].startswith("1 of 24 test targets shares its timestamp with the event before; file order decides")
     assert notes[2].startswith("1 of 24 test targets never occurs in training")
     assert notes[3].startswith("2 of 26 users have no test case")

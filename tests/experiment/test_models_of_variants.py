@@ -70,11 +70,11 @@ def test_the_leaderboard_names_the_models_where_they_differ(place: Path, board: 
     assert {row.variant: row.model for row in board.rows} == {
         "id": "SASRec", "gru": "GRU4Rec", "rules": "SASRec", "both": "SASRec + GRU4Rec",
     }  # fmt: skip
-    named = "models: SASRec for id, GRU4Rec for gru"
-    assert named in caption(board) or "models: GRU4Rec for gru, SASRec for id" in caption(board)
+    named = "Models: SASRec for id, GRU4Rec for gru"
+    assert named in caption(board) or "Models: GRU4Rec for gru, SASRec for id" in caption(board)
     assert "gru used different settings: model is GRU4Rec (shared: SASRec); " in "\n".join(board.notes)
     assert {line.split(",")[1] for line in to_csv(board).splitlines() if ",GRU4Rec," in line} == {"gru"}
-    assert "models:" not in caption(made(place, "same", variants={"id": {}, "b": {"model": "SASRec"}}))
+    assert "Models:" not in caption(made(place, "same", variants={"id": {}, "b": {"model": "SASRec"}}))
 
 
 def test_a_finished_run_is_loaded_as_the_model_that_it_is(place: Path, board: Leaderboard) -> None:

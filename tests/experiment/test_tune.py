@@ -47,6 +47,9 @@ TUNE: dict[str, Any] = {
     "rungs": [1],
 }
 
+WITHOUT_TEXT = {key: value for key, value in TUNE.items() if key != "text_space"}
+WITHOUT_DELTA = {**TUNE, "text_space": {"transforms": TUNE["text_space"]["transforms"]}}
+
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -165,7 +168,8 @@ def test_an_interrupted_search_ends_as_one_that_was_not(done: Tuned, tmp_path: P
 
         return on_trial
 
-    config = done.before.changed(variants={name: done.before.variants[name] for name in ("id", "text")})
+    variants = {name: done.before.variants[name] for name in ("id", "text")}
+    config = done.before.changed(variants=variants, tune=WITHOUT_DELTA)
     for _ in range(2):  # within the first rung of id, then of text
         with pytest.raises(Stop):
             tune(config, tmp_path / "out", on_trial=stop_after(5 if _ else 3))
@@ -193,7 +197,7 @@ def test_a_trial_resumed_at_a_rung_is_bit_equal_to_one_without_a_stop(done: Tune
 def test_trials_of_another_grid_count_as_tried(done: Tuned, encoder: Path, tmp_path: Path) -> None:
     """Every configuration that was tried counts."""
     only = {"id": VARIANTS["id"]}
-    config = tuned_config(Path(done.before.dataset), encoder, variants=only, tune={**TUNE, "rungs": []})
+    config = tuned_config(Path(done.before.dataset), encoder, variants=only, tune={**WITHOUT_TEXT, "rungs": []})
     assert tune(config, tmp_path / "out").variants["id"].trials == 4
     space = {"train.learning_rate": [0.02, 0.04, 0.05, 0.06]}
     other = tuned_config(Path(done.before.dataset), encoder, variants=only, tune={"space": space, "budget": 4})
@@ -221,7 +225,7 @@ def test_a_training_that_diverges_is_the_worst_and_ends_nothing(
 
     monkeypatch.setattr("blair_rec.experiment.fit.fit_variant", diverge)
     config = tuned_config(
-        Path(done.before.dataset), encoder, variants={"id": VARIANTS["id"]}, tune={**TUNE, "budget": 6}
+        Path(done.before.dataset), encoder, variants={"id": VARIANTS["id"]}, tune={**WITHOUT_TEXT, "budget": 6}
     )
     seen: list[Trial] = []
     after = tune(config, tmp_path / "out", on_trial=seen.append)
@@ -240,7 +244,8 @@ def test_other_test_items_change_no_trial(done: Tuned, encoder: Path, tmp_path: 
     write_log(tiny, changed)
     variants = {name: VARIANTS[name] for name in ("id", "text", "near")}
     seen: list[Trial] = []
-    after = tune(tuned_config(tiny, encoder, variants=variants), tmp_path / "out", on_trial=seen.append)
+    config = tuned_config(tiny, encoder, variants=variants, tune=WITHOUT_DELTA)
+    after = tune(config, tmp_path / "out", on_trial=seen.append)
     ours, theirs = (
         [(t.variant, t.settings, t.epochs, t.value) for t in trials if t.variant in variants]
         for trials in (done.trials, seen)
@@ -319,7 +324,7 @@ def test_the_command_tells_every_trial_and_where_the_config_is(
     tiny: Path, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_config(
-        tmp_path / "cfg.yaml", tiny, encoder, variants={"id": VARIANTS["id"]}, train={"epochs": 1}, tune=TUNE
+        tmp_path / "cfg.yaml", tiny, encoder, variants={"id": VARIANTS["id"]}, train={"epochs": 1}, tune=WITHOUT_TEXT
     )
     assert cli.main(["tune", str(path), "--budget", "2", "--encoder", "another", "-o", "out"]) == 0
     out, err = capsys.readouterr()
@@ -338,7 +343,7 @@ def test_projects_are_not_compared_into_one_folder(
     folders = []
     for name in ("shop", "my shop"):
         settings: dict[str, Any] = {"variants": {"id": VARIANTS["id"]}, "seeds": [1], "train": {"epochs": 1}}
-        path = write_config(tmp_path / f"{name}.yaml", tiny, encoder, tune={**TUNE, "rungs": []}, **settings)
+        path = write_config(tmp_path / f"{name}.yaml", tiny, encoder, tune={**WITHOUT_TEXT, "rungs": []}, **settings)
         assert cli.main(["tune", str(path), "--budget", "1"]) == 0
         command = shlex.split(capsys.readouterr().err.splitlines()[-1].partition("split, run: ")[2])
         assert command[0] == "blair-rec" and cli.main(command[1:]) == 0  # as it is printed
@@ -408,6 +413,21 @@ def test_a_grid_that_can_not_be_meant(section: dict[str, Any], message: str) -> 
         (
             {"tune": {**TUNE, "space": {"train.learning_rate": [0.1, -1, 2, 3]}}},
             r"tune: id with learning_rate -1: learn",
+        ),
+        (
+            {"tune": {**TUNE, "text_space": {**TUNE["text_space"], "fusion": ["concat", "add"]}}},
+            r"tune.text_space: no variant of this comparison uses fusion, which only items: id_text reads; ",
+        ),
+        (
+            {
+                "tune": {**TUNE, "text_space": {"transforms": [["center"], ["l2"]]}},
+                "variants": {"id": VARIANTS["id"], "popular": VARIANTS["popular"]},
+            },
+            r"^tune.text_space: no variant of this comparison uses transforms; correct it, or leave it out$",
+        ),
+        (
+            {"tune": {**TUNE, "scorer_space": {"options.source_power": [0, 1]}}},
+            r"^tune.scorer_space: no variant of this comparison uses options.source_power; correct it, or leave",
         ),
         ({"baseline": "text"}, r"baseline is 'text'; for tuning, the baseline has to be a model with items: id and"),
         ({"train": {"eval_every": 2}}, r"tune: rungs \[1\] are not multiples of train.eval_every \(2\)"),

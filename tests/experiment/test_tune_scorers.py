@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,24 @@ def test_options_are_chosen_on_validation_and_the_others_stay(tiny: Path, encode
     compare(after.only(["rules"]), tmp_path / "compared")
     result = json.loads((tmp_path / "compared" / "runs" / "rules-1" / "result.json").read_text("utf-8"))
     assert result["valid"][after.evaluate.protocol][after.evaluate.metrics[0]] == trials[best]
+
+
+def test_an_option_that_no_scorer_of_the_comparison_has_is_refused_with_the_closest_one(
+    tiny: Path, encoder: Path, tmp_path: Path
+) -> None:
+    config = to_tune(tiny, encoder)
+    kept = {name: variant for name, variant in config.variants.items() if variant.scorer != "text_rules"}
+    assert any(variant.scorer == "sequential_rules" for variant in kept.values())
+    expected = (
+        "tune.scorer_space: no variant of this comparison uses options.source_text; did you mean "
+        "'options.source_power'? correct it, or leave it out; options of its scorers: options.source_power, "
+        "options.target_power"
+    )
+    space = {"options.source_power": [0, 1], "options.source_text": [0, 1]}
+    changed = config.changed(variants=kept, tune=config.tune.changed(scorer_space=space))
+    with pytest.raises(ConfigError, match=f"^{re.escape(expected)}$"):
+        tune(changed, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_value_that_an_option_can_not_have_is_refused_before_anything_runs(

@@ -104,6 +104,40 @@ def test_all_users_have_all_their_events(done: Path, run: Path) -> None:
     assert lists_of(read_output(Path("after.csv"))) == expected_of(refit, histories, 3)
 
 
+def test_all_users_of_a_run_with_hidden_items_are_those_of_the_data_set_and_what_is_missing_is_counted(
+    done: Path, tmp_path: Path
+) -> None:
+    variants = {"near": {"scorer": "recent_history"}, "rules": {"scorer": "sequential_rules"}}
+    config = config_of(
+        done / "tiny",
+        done / "tiny-roberta",
+        variants=variants,
+        seeds=[1],
+        baseline="rules",
+        evaluate={"new_items": 0.2},
+    )
+    compare(config, tmp_path / "out")
+    log = read_log(done / "tiny")
+    for name in ("rules", "near"):
+        run = tmp_path / "out" / "runs" / f"{name}-1"
+        known = set(blair_rec.load(run).item_tokens)
+        hidden = [item for _, item, _ in log if item not in known]
+        served = blair_rec.recommend_file(run, "best.csv", all_users=True, k=3)
+        assert (served.users, served.skipped) == (len({user for user, _, _ in log}), 0)
+        assert (served.hidden_items, served.hidden_events) == (len(set(hidden)), len(hidden)) and hidden
+        (note,) = served.notes(3)
+        assert note.startswith(
+            f"hidden from this run (evaluate.new_items): {len(set(hidden))} items with {len(hidden)} events; they are "
+            "neither in the histories nor recommended."
+        )
+        assert {row["item_id"] for row in read_output(Path("best.csv"))} <= known
+    [store] = (tmp_path / "out" / "stores").iterdir()
+    whole = blair_rec.recommend_file(run, "whole.csv", all_users=True, k=3, extra_items=store)
+    assert (whole.users, whole.hidden_items, whole.notes(3)) == (served.users, 0, [])
+    after = blair_rec.recommend_file(blair_rec.refit(run, "refit"), "after.csv", all_users=True, k=3)
+    assert (after.users, after.hidden_items, after.notes(3)) == (served.users, 0, [])
+
+
 def test_small_blocks_change_nothing(done: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blair_rec.recommend_file(run, "whole.csv", all_users=True, k=3)
     monkeypatch.setattr(reading, "BLOCK", 7)

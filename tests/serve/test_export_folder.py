@@ -118,10 +118,10 @@ def test_the_card_tells_what_a_reader_has_to_know(done: Path, tmp_path: Path) ->
     for said in (
         "# both on tiny",
         f"- data hash: `{result['hashes']['data']}`",
-        "full ranking over 80 items",
+        "Full ranking over 80 items",
         "| NDCG@10 | vs popular |",  # the table, with intervals
         "far (shuffle control)",
-        "targets are already in the user's history; they count as misses when the history is masked",
+        "targets are already in the user's history. They count as misses when the history is masked",
         "training contains events later than some test cases",  # leaks
         "tiny-roberta (asked for: tiny-roberta)" if False else "- tiny-roberta: licence unknown: check; pooling cls",
         "python recommend.py histories.jsonl -k 10",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from blair_rec.cli.lists import comma_list
 from blair_rec.cli.progress import Live, add_quiet
 from blair_rec.cli.terminal import Console, processes, say, set_up_logging, show, show_json
 from blair_rec.errors import BlairRecError, counted
@@ -192,14 +193,15 @@ def _asked(options: argparse.Namespace) -> tuple[list[str] | None, list[int] | N
     """The variants and seeds of --variants and --seeds; None means all.
 
     Raises:
-        ConfigError: a seed is not a whole number, or is given twice.
+        ConfigError: a seed is not a whole number, or is given twice; a list has spaces instead of commas.
     """
-    variants = None if options.variants is None else [name.strip() for name in options.variants.split(",")]
+    variants = None if options.variants is None else comma_list("--variants", options.variants) or [""]
     if options.seeds is None:
         return variants, None
     from blair_rec.config.comparison import load_config
 
-    return variants, list(load_config(options.config, [f"seeds=[{options.seeds}]"]).seeds)
+    seeds = ",".join(comma_list("--seeds", options.seeds))
+    return variants, list(load_config(options.config, [f"seeds=[{seeds}]"]).seeds)
 
 
 def _check(out: Path, other: Path, console: Console) -> int:

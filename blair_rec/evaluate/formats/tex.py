@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from blair_rec.evaluate.caption import HISTORY, caption
 from blair_rec.evaluate.cells import _best, _name
 from blair_rec.evaluate.leaderboard import Leaderboard, Row, Summary
@@ -18,40 +20,65 @@ ESCAPES = {
     "<": r"\textless{}",  # LaTeX's default fonts print other signs for these three
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    "`": r"\`{}",
     **{sign: rf"\{sign}" for sign in "&%$#_"},
 }
 
 
+NEEDS_T1 = frozenset("«»ÐÞðþĄąĐđĘęĮįŊŋŲų")
+"""Signs that pdfLaTeX prints only with the font encoding T1."""
+BEYOND_LATIN = frozenset("–—‘’“”„…•†‡‰€™")
+"""Signs after LAST_LATIN that pdfLaTeX prints."""
+LAST_LATIN, NOT_PRINTED = "\u017f", frozenset("ĦħĸĿŀŉŦŧſ")
+"""pdfLaTeX prints the letters up to LAST_LATIN but these."""
+FITTED = (
+    r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+    r"\resizebox*{!}{\ifdim\totalheight>0.65\textheight 0.65\textheight\else\totalheight\fi}{%",
+)
+"""Shrink what is wider than the column of text, or too high for a page with its caption."""
+
+
 def to_tex(leaderboard: Leaderboard) -> str:
-    """A `table` environment with all metrics under both protocols, the chosen one first; it needs booktabs."""
+    """A `table` environment with one block of rows per protocol, the chosen one first; needs booktabs and graphicx.
+
+    The table is shrunk if it is wider than the text. Notes are comments.
+    """
     protocols = sorted(PROTOCOLS, key=lambda protocol: protocol != leaderboard.protocol)
-    columns = [(protocol, metric) for protocol in protocols for metric in leaderboard.metrics]
-    best = {column: _best(leaderboard, *column) for column in columns}
-    width = len(leaderboard.metrics)
-    heads = [rf"\multicolumn{{{width}}}{{c}}{{{HISTORY[protocol]}}}" for protocol in protocols]
-    rules = [rf"\cmidrule(lr){{{2 + width * place}-{1 + width * (place + 1)}}}" for place in range(len(protocols))]
+    width = 1 + len(leaderboard.metrics)
     lines = [
-        f"% {line}" for line in (r"Needs \usepackage{booktabs}.", *(f"Note: {note}" for note in leaderboard.notes))
-    ]
-    lines += [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_caption(leaderboard)}}}",
-        rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
+        rf"\caption[{{{escaped(leaderboard.dataset)}}}]{{{_caption(leaderboard)}}}",
+        r"\smallskip",
+        *FITTED,
+        rf"\begin{{tabular}}{{l{'r' * len(leaderboard.metrics)}}}",
         r"\toprule",
-        f" & {' & '.join(heads)} \\\\",
-        " ".join(rules),
-        f"variant & {' & '.join(escaped(metric) for _, metric in columns)} \\\\",
-        r"\midrule",
-        *(
-            _line(row, [(row.metrics[protocol][metric], best[protocol, metric]) for protocol, metric in columns])
-            for row in leaderboard.rows
-        ),
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
+        f"variant & {' & '.join(escaped(metric) for metric in leaderboard.metrics)} \\\\",
     ]
-    return "\n".join(" ".join(line.split()) for line in lines) + "\n"
+    for protocol in protocols:
+        best = {metric: _best(leaderboard, protocol, metric) for metric in leaderboard.metrics}
+        lines += [
+            r"\midrule",
+            rf"\multicolumn{{{width}}}{{l}}{{\itshape {HISTORY[protocol]}}} \\",
+            *(
+                _line(row, [(row.metrics[protocol][metric], best[metric]) for metric in best])
+                for row in leaderboard.rows
+            ),
+        ]
+    lines += [r"\bottomrule", r"\end{tabular}}}", r"\end{table}"]
+    comments = [r"Needs \usepackage{booktabs} and \usepackage{graphicx}.", *_letters("".join(lines))]
+    comments += [f"Note: {note}" for note in leaderboard.notes]
+    return "\n".join(" ".join(line.split()) for line in (*(f"% {line}" for line in comments), *lines)) + "\n"
+
+
+def _letters(text: str) -> list[str]:
+    """What LaTeX needs for the letters of a text that its default fonts lack."""
+    signs = sorted(set(text))
+    beyond = [sign for sign in signs if sign > LAST_LATIN and sign not in BEYOND_LATIN or sign in NOT_PRINTED]
+    if beyond:
+        return [f"pdfLaTeX can't print {' '.join(beyond)}: use XeLaTeX or LuaLaTeX, and a font that has these letters."]
+    needs_t1 = [sign for sign in signs if sign in NEEDS_T1]
+    return [rf"{' '.join(needs_t1)} needs \usepackage[T1]{{fontenc}}."] if needs_t1 else []
 
 
 def _line(row: Row, cells: list[tuple[Summary, float]]) -> str:
@@ -71,9 +98,10 @@ def _caption(leaderboard: Leaderboard) -> str:
     words = escaped(caption(leaderboard))
     for ours, theirs in (("▲ ▼", f"{MARKS['better']} {MARKS['worse']}"), ("±", r"$\pm$")):
         words = words.replace(ours, theirs)
-    return f"{words}. Best values are bold."
+    return f"{words} Best values are bold."
 
 
 def escaped(text: str) -> str:
-    """The text as LaTeX prints it."""
-    return "".join(ESCAPES.get(sign, sign) for sign in text)
+    """The text in one line, as LaTeX prints it; control characters, which LaTeX refuses, are left out."""
+    signs = (ESCAPES.get(sign, sign) for sign in " ".join(text.split()) if sign.isprintable())
+    return re.sub(r"([-',])(?=\1)", r"\1{}", "".join(signs))  # LaTeX joins two of them to another sign

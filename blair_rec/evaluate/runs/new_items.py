@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blair_rec.errors import UnpairedRuns
+from blair_rec.errors import UnpairedRuns, counted
 from blair_rec.evaluate.metrics import per_user
 from blair_rec.evaluate.runs.results import RunResult, run_name
 from blair_rec.evaluate.runs.run_files import PROTOCOLS, ProtocolName
@@ -122,13 +122,16 @@ def table_cells(
 
 
 def caption(table: NewItemsTable) -> str:
-    """What was measured: '605 new items, ...'."""
-    left_out = f"; {table.left_out:,} cases without a known item in the history left out" if table.left_out else ""
+    """What was measured, in sentences: '605 new items, ...'."""
+    has = "has" if table.cases == 1 else "have"
+    verb = "was" if table.left_out == 1 else "were"
+    without = counted(table.left_out, "case")
+    left_out = f" {without} without a known item in the history {verb} left out." if table.left_out else ""
     return (
-        f"{table.items:,} new items, hidden from training and selection with all their events and added to the "
-        f"{table.known:,} known ones by their text; {table.cases:,} test cases of {table.users:,} users have one of "
-        f"them as target{left_out}; mean over test cases and seeds, with no claim about differences; popularity is the "
-        "trivial reference, for a new item has no events"
+        f"{counted(table.items, 'new item')}, hidden from training and selection with all their events and added to "
+        f"the {table.known:,} known ones by their text. {counted(table.cases, 'test case')} of "
+        f"{counted(table.users, 'user')} {has} one of them as target.{left_out} Values are means over test cases and "
+        "seeds, with no claim about differences. Popularity is the trivial reference, for a new item has no events."
     )
 
 

@@ -52,6 +52,9 @@ from blair_rec.evaluate.runs.run_files import (
 )
 from blair_rec.files import write_text
 
+# These have to be the same for all seeds of a variant, because results are averaged over seeds.
+SHARED_BY_SEEDS = ("model", "items", "control", "transforms", "encoder", "store_sha256", "trials", "parameters")
+
 
 @dataclass(frozen=True, eq=False)
 class RunResult(Result):
@@ -262,6 +265,19 @@ def check_paired(runs: Sequence[RunResult]) -> None:
             problem = f"the histories differ in whether they contain the target in {differing:,} test cases"
         if problem is not None:
             raise UnpairedRuns(run_name(first.variant, first.seed), run_name(run.variant, run.seed), problem)
+
+
+def check_same_setup(runs: Sequence[RunResult]) -> None:
+    """Raise UnpairedRuns if the seeds of a variant used different settings, such as another encoder."""
+    first, *others = runs
+    for run in others:
+        names = run_name(first.variant, first.seed), run_name(run.variant, run.seed)
+        if run.seed == first.seed:
+            raise UnpairedRuns(*names, f"{first.folder} and {run.folder} are the same variant and seed")
+        for key in SHARED_BY_SEEDS:
+            ours, theirs = getattr(first, key), getattr(run, key)
+            if ours != theirs and not (key == "parameters" and run.items == "rerank"):  # trees grow as they have to
+                raise UnpairedRuns(*names, f"{key} of this variant is {ours} in the first and {theirs} in the second")
 
 
 def _config_in(path: Path) -> dict[str, Any]:

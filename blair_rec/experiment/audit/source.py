@@ -155,7 +155,9 @@ def read_data(asked: Asked) -> AuditData:
         data, test = read_splits(config, asked.folder)
     else:
         if config.split is not None:
-            raise DatasetError(f"{asked.folder} has no column of times, so there are no cut-off times; remove `split`")
+            raise DatasetError(
+                f"{asked.folder} has no column of times, so there are no cut-off times; remove the config key `split`"
+            )
         with tempfile.TemporaryDirectory() as work:
             data, test = read_splits(config, _with_order(asked.folder, config.recbole, Path(work)))
     leaks = leaks_of(data.train, data.valid, test)

@@ -49,8 +49,8 @@ class Leaks:
         if self.before_training:
             notes.append(
                 f"training contains events later than some test cases ({self.later_training or 0:,} of "
-                f"{self.training:,} training events, {self.before_training:,} of {self.tests:,} test cases); use "
-                "`split` for cut-off times that hold for all users"
+                f"{self.training:,} training events, {self.before_training:,} of {self.tests:,} test cases); set the "
+                "config key `split` (valid_from, test_from) to cut all users at the same times"
             )
         if self.tied:
             share = "shares its" if self.tied == 1 else "share their"

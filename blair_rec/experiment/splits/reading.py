@@ -61,6 +61,13 @@ def training_data(config: CompareConfig, folder: Path) -> TrainingData:
     return data
 
 
+def with_all_items(config: CompareConfig) -> CompareConfig:
+    """The comparison without hidden items (evaluate.new_items)."""
+    if config.evaluate.new_items is None:
+        return config
+    return config.changed(evaluate=config.evaluate.changed(new_items=None))
+
+
 def read_splits(config: CompareConfig, folder: Path) -> tuple[TrainingData, TextSequentialDataset]:
     """Read all splits: the data for training and selection, and the test split. They share a log with all targets.
 

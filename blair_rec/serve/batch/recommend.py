@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from blair_rec.config.comparison import load_config
-from blair_rec.errors import ConfigError, SourceError, first_of
+from blair_rec.errors import ConfigError, SourceError, counted, first_of
 from blair_rec.evaluate.page.cards import CARDS_FILE, read_cards
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE
 from blair_rec.experiment.planning.data_files import data_folder
-from blair_rec.experiment.splits.reading import read_splits
+from blair_rec.experiment.splits.reading import read_splits, with_all_items
 from blair_rec.lines.rows import KINDS, read_columns
 from blair_rec.lines.values import Ids
 from blair_rec.serve.batch.histories import ITEM, Unknown, UserBlock, in_blocks, read_histories
@@ -45,12 +45,22 @@ class Served:
     skipped: int = 0
     """Events, and items allowed or denied, that the model doesn't know."""
     first_skipped: tuple[str, ...] = ()
+    hidden_items: int = 0
+    """Items of the data set that the comparison hid from the run (evaluate.new_items), and that it can't recommend."""
+    hidden_events: int = 0
+    """Events of these items, which are not in the histories."""
 
     def notes(self, k: int) -> list[str]:
         """What a reader of the file has to know, in words; nothing where all went the usual way."""
         found = []
         if self.skipped:
             found.append(f"unknown items skipped: {self.skipped:,} (first: {first_of(self.first_skipped)})")
+        if self.hidden_items:
+            found.append(
+                f"hidden from this run (evaluate.new_items): {counted(self.hidden_items, 'item')} with "
+                f"{counted(self.hidden_events, 'event')}; they are neither in the histories nor recommended. "
+                "`blair-rec refit` learns them, and --extra-items adds those with a text vector"
+            )
         of_users = f"of {self.users:,} users"
         if self.by_popularity:
             found.append(
@@ -92,7 +102,8 @@ def recommend_file(
         run: a finished run, or a refit, which has seen the newest events.
         histories: a .parquet, .csv or .jsonl file with the columns user_id, item_id and optionally timestamp (one event
             per row), or user_id and history (a list of items per row; in CSV with spaces between the items).
-        all_users: instead of `histories`, recommend to all users of the data set, from all their events.
+        all_users: instead of `histories`, recommend to all users of the data set, from all their events. A run doesn't
+            know the items that its comparison hid (evaluate.new_items): their events are left out and counted.
         k: the number of items per user.
         titles: a column of the items' titles.
         only, deny: files that name items (a column item_id, or a text file with one item id per line). `only`
@@ -129,7 +140,7 @@ def recommend_file(
         progress(f"reading {Path(histories or '').name}", done, total)
 
     if files[0] is None:
-        blocks = _of_the_data_set(run, known, policy)
+        blocks = _of_the_data_set(run, known, policy, served)
     else:
         blocks = read_histories(files[0], known, policy, reading)
     with whole_file(out, known.tokens, named) as output, recommender.top(candidates).ready(len(known)) as top:
@@ -214,25 +225,35 @@ def _titles(run: Path) -> dict[str, str]:
     return titles
 
 
-def _of_the_data_set(run: Path, known: KnownItems, unknown: Unknown) -> Iterator[UserBlock]:
-    """All users of the data set of a run, as it is now, with all their events in the order of time."""
+def _of_the_data_set(run: Path, known: KnownItems, unknown: Unknown, served: Served) -> Iterator[UserBlock]:
+    """All users of the data set of a run, as it is now, with all their events in the order of time.
+
+    Hidden items that the run doesn't know are counted in `served`.
+    """
     path = _comparison_of(run) / CONFIG_FILE
     if not path.is_file():
         raise ConfigError(f"the data set of {run} is not known, because {path} is missing; give --histories")
     config = load_config(path)
-    data, _ = read_splits(config, data_folder(config.dataset))
+    folder = data_folder(config.dataset)
+    data, _ = read_splits(with_all_items(config), folder)
     log = data.train.log
     if log is None:
         raise ConfigError("a data set of benchmark files holds no whole histories; give --histories")
-    id_of_item = known.ids(data.item_tokens)
-    used = np.bincount(log.item.numpy(), minlength=len(data.item_tokens)) > 0
+    id_of_item, item_of_event = known.ids(data.item_tokens), log.item.numpy()
+    used = np.bincount(item_of_event, minlength=len(data.item_tokens)) > 0
     missing = np.flatnonzero(used & (id_of_item == 0))
     missing = missing[missing > 0]
-    events = np.isin(log.item.numpy(), missing)
+    if len(missing) and config.evaluate.new_items is not None:
+        shown = set(read_splits(config, folder)[0].item_tokens)
+        hidden = np.array([item for item in missing if data.item_tokens[item] not in shown], dtype=np.int64)
+        missing = np.setdiff1d(missing, hidden)
+        served.hidden_items, served.hidden_events = len(hidden), int(np.isin(item_of_event, hidden).sum())
     if len(missing):
         unknown.see([data.item_tokens[item] for item in missing], np.zeros(len(missing), np.int64), str(path))
-        unknown.skipped += int(events.sum()) - len(missing)  # events are counted, as in a file
+        # Events are counted, as in a file.
+        unknown.skipped += int(np.isin(item_of_event, missing).sum()) - len(missing)
+    kept = id_of_item[item_of_event] > 0
     users = [str(token) for token in data.train.field2id_token[data.train.uid_field]][1:]
-    item, user = id_of_item[log.item.numpy()[~events]], log.user.numpy()[~events]
+    item, user = id_of_item[item_of_event[kept]], log.user.numpy()[kept]
     lengths = np.bincount(user, minlength=len(users) + 1)[1:]
     yield from in_blocks(users, item, lengths, 0, len(users))

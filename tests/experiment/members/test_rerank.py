@@ -222,6 +222,7 @@ def test_the_board_says_what_the_second_stage_is(finished: Finished) -> None:
     assert f"second orders the 20 best items of each member, {said['pool_size']:.0f} per case; " in " ".join(
         finished.board.notes
     )
+    assert not any("nothing to learn" in note for note in finished.board.notes)
     stages = {stage.variant: stage for stage in second_stages([load_run(finished.out / "runs" / "second-1")])}
     shares = {about: share for about, share, _ in stages["second"].importances}
     assert set(shares) == {"average", "popularity", "rules", "near", "item", "history"}
@@ -231,12 +232,30 @@ def test_the_board_says_what_the_second_stage_is(finished: Finished) -> None:
     assert "What do second stages read?" in page and f"{100 * shares['rules']:.1f}%" in page
 
 
+def test_the_board_says_that_trees_found_nothing_to_learn(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leaf needs more pairs than there are, so no tree can split: the candidates keep the order of the average."""
+    from blair_rec.ranking.rerank import trees
+
+    monkeypatch.setitem(trees.PARAMETERS, "min_data_in_leaf", 1_000_000)
+    variants = {name: VARIANTS[name] for name in ("popularity", "rules", "no_text")}
+    config = read_config(settings(tiny_at(tmp_path), encoder, variants=variants))
+    board = compare(config, tmp_path / "out")
+    note = "the trees of no_text found nothing to learn, so it orders its candidates by the average of its members"
+    assert board is not None and note in board.notes
+    run = tmp_path / "out" / "runs" / "no_text-1"
+    assert not any(json.loads((run / "result.json").read_text("utf-8"))["rerank"]["gains"])
+
+
 def test_each_seed_has_its_own_trees(encoder: Path, tmp_path: Path) -> None:
     variants = {name: VARIANTS[name] for name in ("rules", "shuffled")}
     variants["second"] = {"rerank": ["rules", "shuffled"], "candidates": 20}
     config = read_config(settings(tiny_at(tmp_path), encoder, variants=variants, seeds=[1, 2]))
     board = compare(config, tmp_path / "out")
     assert board is not None and {row.variant: row.seeds for row in board.rows}["second"] == (1, 2)
+    about = [note for note in board.notes if "second" in note and "best items of each member" in note]
+    assert len(about) == 1, "one note for both seeds"
     trees = [(tmp_path / "out" / "runs" / f"second-{seed}" / "trees.txt").read_bytes() for seed in (1, 2)]
     assert trees[0] != trees[1]
 

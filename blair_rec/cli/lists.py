@@ -1,0 +1,39 @@
+"""Options that take a list: how it is read, and what to write if it was given with spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+LISTS = {"--seeds": "1,2", "--variants": "A,B", "--fields": "A,B"}
+"""Each option with commas between its values, with an example."""
+REPEATED = ("--set",)
+"""Options that are given again for each value."""
+
+
+def comma_list(option: str, text: str) -> list[str]:
+    """Return the values of a list such as "1,2". Empty ones are left out.
+
+    Raises:
+        ConfigError: values are separated by spaces.
+    """
+    from blair_rec.errors import ConfigError
+
+    values = [value.strip() for value in text.split(",") if value.strip()]
+    if any(len(value.split()) > 1 for value in values):
+        words = ",".join(text.replace(",", " ").split())
+        raise ConfigError(f"{option} is {text!r}; put commas and no spaces between the values: {option} {words}")
+    return values
+
+
+def list_hint(words: Sequence[str], unknown: Sequence[str]) -> str:
+    """What to write, if the first word that the parser could not use follows an option that takes one word; else ''.
+
+    words: all words of the command line; unknown: those that the parser could not use.
+    """
+    end = next((place for place, word in enumerate(words) if word == unknown[0]), 0)
+    option = next((word for word in reversed(words[:end]) if word.startswith("-")), "").partition("=")[0]
+    if option in LISTS:
+        return f"; {option} takes a list with commas and no spaces, such as {option} {LISTS[option]}"
+    if option in REPEATED:
+        return f"; give {option} again before each KEY=VALUE"
+    return ""
