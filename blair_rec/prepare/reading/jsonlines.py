@@ -20,6 +20,7 @@ LINE = "\n"
 """The name of a column with the bytes of each line; no field can have this name."""
 DEEPEST = 100
 """Maximum nesting depth of lists and objects that are read as a text."""
+TOO_DEEP = f"lists or objects are nested more than {DEEPEST} deep; convert them to text"
 SHOWN = 1000
 """Number of lines whose fields an error message lists."""
 _CONSTANT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|NaN|-?Infinity')
@@ -83,8 +84,12 @@ class JsonLines:
             return not_unicode(line)
         except json.JSONDecodeError as error:
             return f"broken JSON ({error.msg} at character {error.pos + 1})"
-        except (ValueError, RecursionError):  # a number with thousands of digits, or very deep nesting
+        except RecursionError:
+            return TOO_DEEP
+        except ValueError:  # a number with thousands of digits
             return ""
+        if _depth(row) > DEEPEST:  # Polars has a limit, too, and Python has none for lists from 3.13 on
+            return TOO_DEEP
         if not isinstance(row, dict):
             return f"{JSON_KINDS.get(type(row), 'a JSON number')}, not an object"
         twice = [name for name in self.schemas[-1] if name in repeated_names(line)]
@@ -104,7 +109,7 @@ def row_of(line: bytes, where: str) -> dict[str, Any]:
     except RecursionError:
         row = None
     if row is None or (line.count(b"[") + line.count(b"{") > DEEPEST and _depth(row) > DEEPEST):
-        raise SourceError(f"{where}: lists or objects are nested more than {DEEPEST} deep; convert them to text")
+        raise SourceError(f"{where}: {TOO_DEEP}")
     return dict(row)
 
 
