@@ -49,9 +49,9 @@ class Bench:
         self.comparison, self.out, self.rung, self.top = options.comparison, options.out, options.rung, options.top
         self.config = load_config(self.comparison / "config.yaml", [*given, *options.set])
         self.student, self.seed = options.student, options.seed
-        self.variant = self.config.variants.get(self.student)
-        if self.variant is None or not self.variant.is_trained:
+        if self.student not in self.config.variants or not self.config.variants[self.student].is_trained:
             sys.exit(f"{self.student} is not a trained variant of {self.comparison}")
+        self.variant = self.config.variants[self.student]
         self.metric, self.protocol = self.config.evaluate.metrics[0], self.config.evaluate.protocol
         self.data = training_data(self.config, data_folder(self.config.dataset))
         if self.data.train.log is None:

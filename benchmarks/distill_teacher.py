@@ -202,5 +202,5 @@ def top_lists(ensemble: Ensemble, sequences: TrainingSequences, width: int, mask
             hit &= np.isfinite(best.values.numpy()[:, :10])
             gain += float((hit / np.log2(np.arange(2, hit.shape[1] + 2))).sum())
             n_targets += len(hit)
-    items, scores = (np.concatenate(part) for part in zip(*found, strict=True))
-    return TopLists(items, scores, gain / n_targets)
+    listed, values = (np.concatenate(part) for part in zip(*found, strict=True))
+    return TopLists(listed, values, gain / n_targets)
