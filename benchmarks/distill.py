@@ -10,8 +10,9 @@ at every training position come from the members' finished runs; rules are count
 The student is a trained variant of the comparison with a full softmax. It learns from
 (1 - a) * cross entropy of the next item + a * cross entropy of the softmax of the teacher's list over a temperature T.
 The scores of a list are standardised before. Each a and T is trained for `--rung` epochs. The best on validation is
-trained to the end, as is the student without a teacher (a = 0), unless its run is finished. Everything that is finished
-in OUT is used again. Written to benchmarks/results/distill-DATASET.{json,md}.
+trained to the end, as is the student without a teacher (a = 0), unless its run is finished. All students are compared
+with the first teacher named. Everything that is finished in OUT is used again. Written to
+benchmarks/results/distill-DATASET.{json,md}.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from side_by_side import write_record
 PARTS, TEMPERATURES = (0.5, 0.9), (1.0, 2.0)
 """The trials: the teacher's part of the loss, and the temperature of its lists."""
 ENOUGH = 0.95
-"""The share of the teacher's validation metric from which on one model would do."""
+"""The share of the first teacher's metric from which on one model would do."""
 
 
 class Bench:
@@ -181,8 +182,7 @@ def teach(bench: Bench, name: str) -> dict[str, Any]:
     chosen = max(trials, key=lambda trial: trial["value_at_rung"])
     at = chosen["a"], chosen["T"]
     student = row_of(bench, bench.train(f"{name}/a{at[0]:g}-T{at[1]:g}", *at, lists))
-    share = student["value"] / teacher["value"]
-    return {**teacher, "trials": trials, "student": {"a": at[0], "T": at[1], **student}, "share": share}
+    return {**teacher, "trials": trials, "student": {"a": at[0], "T": at[1], **student}}
 
 
 def taught(bench: Bench, name: str, members: list[str]) -> tuple[dict[str, Any], Any]:
@@ -231,6 +231,7 @@ def taught(bench: Bench, name: str, members: list[str]) -> tuple[dict[str, Any],
 def to_page(dataset: str, settings: dict[str, Any], record: dict[str, Any]) -> list[str]:
     """Return the record as lines of Markdown."""
     student, metric, base = settings["student"], settings["metric"], record["plain"]
+    first = settings["first_teacher"]
     page = [
         f"# {dataset}: one model that learns the ranking of an average",
         "",
@@ -239,20 +240,21 @@ def to_page(dataset: str, settings: dict[str, Any], record: dict[str, Any]) -> l
         f"the softmax over T of the teacher's best {settings['top']} items, whose scores are standardised in each "
         f"list. Each a and T was trained for {settings['rung']} epochs, the best one to the end.",
         "",
-        "| model | validation | share of the teacher | best epoch | seconds |",
+        f"| model | validation | share of `{first}` | best epoch | seconds |",
         "|---|---:|---:|---:|---:|",
-        f"| `{student}` without a teacher | {base['value']:.4f} | | {base['best_epoch']} | {base['seconds']:.0f} |",
+        f"| `{student}` without a teacher | {base['value']:.4f} | {base['share']:.1%} | {base['best_epoch']} | "
+        f"{base['seconds']:.0f} |",
     ]
     for name, teacher in record["teachers"].items():
         row, made = teacher["student"], teacher["seconds_for_weights"] + teacher["seconds_for_lists"]
         page += [
             f"| teacher `{name}` | {teacher['value']:.4f} | | | {made:.0f} for weights and lists |",
             f"| `{student}` taught by `{name}`, a {row['a']:g}, T {row['T']:g} | {row['value']:.4f} | "
-            f"{teacher['share']:.1%} | {row['best_epoch']} | {row['seconds']:.0f} |",
+            f"{row['share']:.1%} | {row['best_epoch']} | {row['seconds']:.0f} |",
         ]
-    reached = [name for name, teacher in record["teachers"].items() if teacher["share"] >= ENOUGH]
-    said = f"reached with {', '.join(reached)}" if reached else "not reached"
-    page += ["", f"{ENOUGH:.0%} of the teacher: {said}.", ""]
+    reached = [name for name, teacher in record["teachers"].items() if teacher["student"]["share"] >= ENOUGH]
+    said = f"reached by the student of {', '.join(reached)}" if reached else "not reached by a taught student"
+    page += ["", f"{ENOUGH:.0%} of `{first}`: {said}.", ""]
     for name, teacher in record["teachers"].items():
         weights = ", ".join(f"{member} {weight:.2f}" for member, weight in teacher["weights"].items())
         text = (
@@ -296,11 +298,14 @@ def main(arguments: list[str] | None = None) -> None:
         if missing := [member for member in variant.average if bench.finished(member) is None]:
             sys.exit(f"{name}: not finished with seed {options.seed}: {', '.join(missing)}")
     settings = {name: getattr(bench, name) for name in ("student", "seed", "metric", "protocol", "top", "rung")}
-    settings |= {"parts": PARTS, "temperatures": TEMPERATURES, "changed": options.set}
-    record = {"plain": plain(bench), "teachers": {}}
+    settings |= {"first_teacher": teachers[0], "parts": PARTS, "temperatures": TEMPERATURES, "changed": options.set}
+    record: dict[str, Any] = {"plain": plain(bench), "teachers": {}}
     dataset = Path(bench.config.dataset).name
     for name in teachers:
         record["teachers"][name] = teach(bench, name)
+        goal = record["teachers"][teachers[0]]["value"]
+        for row in (record["plain"], *(teacher["student"] for teacher in record["teachers"].values())):
+            row["share"] = row["value"] / goal
         write_record(f"distill-{dataset}", settings, record, to_page(dataset, settings, record))
 
 

@@ -241,7 +241,8 @@ def test_it_records_validation_alone_and_goes_on_where_it_stopped(
     record = json.loads((tmp_path / "results" / "distill-tiny.json").read_text("utf-8"))
     teacher = record["runs"]["teachers"]["untrained"]
     assert len(teacher["trials"]) == 4 and sum(teacher["weights"].values()) == pytest.approx(1)
-    assert teacher["share"] == teacher["student"]["value"] / teacher["value"]
+    for row in (record["runs"]["plain"], teacher["student"]):
+        assert row["share"] == row["value"] / teacher["value"]
     assert record["runs"]["plain"]["value"] > 0 and not record["runs"]["plain"]["finished_run"]
     page = (tmp_path / "results" / "distill-tiny.md").read_text("utf-8")
     assert f"| teacher `untrained` | {teacher['value']:.4f} |" in page
