@@ -191,6 +191,7 @@ def taught(bench: Bench, name: str, members: list[str]) -> tuple[dict[str, Any],
 
     from blair_rec.evaluate.metrics import metric_values
     from blair_rec.experiment.loading import load_model
+    from blair_rec.experiment.members.average import selects_on
     from blair_rec.ranking.ensemble import Ensemble, choose_weights
 
     says, kept = bench.out / name / "teacher.json", bench.out / name / "lists.npz"
@@ -199,14 +200,14 @@ def taught(bench: Bench, name: str, members: list[str]) -> tuple[dict[str, Any],
     begin, masked = time.perf_counter(), bench.protocol == "masked"
     loaded = [load_model(bench.run_folder(one), dataset=bench.data.train, device="cpu") for one in members]
     check_members(members, [one.model for one in loaded])
+    ensemble: Any = Ensemble([one.model for one in loaded])
     if bench.finished(name) is not None:
-        ensemble: Any = load_model(bench.run_folder(name), dataset=bench.data.train, device="cpu").model
-    else:
-        ensemble = Ensemble([one.model for one in loaded])
+        ensemble = load_model(bench.run_folder(name), dataset=bench.data.train, device="cpu").model
+    elif bench.config.variants[name].weights != "equal":
         weights, _ = choose_weights(
             ensemble,
             bench.data.valid,
-            masked,
+            selects_on(bench.config, bench.config.variants[name]) == "masked",
             lambda *ranks: metric_values([bench.metric], *ranks)[bench.metric],
             bench.config.evaluate.batch_size,
         )
