@@ -38,6 +38,7 @@ SLOW = (
     "serve/test_export",
     "serve/test_refit",
     "test_benchmarks",
+    "test_distill_benchmark",
     "test_extend",
     "test_readme",
     "test_encoders_page",
