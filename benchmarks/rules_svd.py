@@ -134,8 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1, help="seed of the drawn cases")
     given = parser.parse_args(arguments)
     options = {"source_power": given.source_power} if given.source_power else {}
-    from blair_rec.registry import trusting
     from scorers import LEFT_OUT
+
+    from blair_rec.registry import trusting
 
     with tempfile.TemporaryDirectory() as folder, torch.no_grad(), trusting(LEFT_OUT.values()):
         bench = Bench(given.data, given.store, given.cases, given.others, given.seed, Path(folder))
