@@ -3,11 +3,11 @@
     BLAIR_REC_DATA=DIR python benchmarks/rules_svd.py [--data Beauty] [--store STORE] [--cases 1500] [--others 6000]
 
 `export_vectors(..., rules_rank=R)` writes rules between items as vectors. For each rank: NDCG@10 of sequential_rules
-alone and in an average with recent_history, and the share of the ten best items (without the history) that are those of
-the exact rules. Weights of the average are chosen with the exact rules on `--cases` cases, drawn at random, for each
-protocol; everything is measured on `--others` other ones. An SVD of the table as it is (balance 0) is measured, too.
-Seconds are CPU seconds. STORE holds text vectors; without it they are made by all-MiniLM-L6-v2. Written to
-benchmarks/results/rules_svd-DATA.{json,md}.
+alone and in an average with recent_history, and the share of the ten best items by the exact rules (without the
+history) that are among the 10 and the 100 best by the vectors. Weights of the average are chosen with the exact rules
+on `--cases` cases, drawn at random, for each protocol; everything is measured on `--others` other ones. An SVD of the
+table as it is (balance 0) is measured, too. Seconds are CPU seconds. STORE holds text vectors; without it they are made
+by all-MiniLM-L6-v2. Written to benchmarks/results/rules_svd-DATA.{json,md}.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from scorers import NEAR, PROTOCOLS, RULES, Bench
 from side_by_side import write_record
 
 RANKS = (32, 64, 128, 256, 512)
-BEST, COMPARED = 10, 2000
-"""Items of a list, and cases whose lists are compared."""
+BEST, CANDIDATES, COMPARED = 10, 100, 2000
+"""Items of a list, items that an index may give to be ordered by exact scores, and cases whose lists are compared."""
 
 
 def best_lists(model: Any, split: Any) -> np.ndarray:
-    """Return the ten best items of the first cases of a split, without those of the history: [cases, 10]."""
+    """Return the best items of the first cases of a split, without those of the history: [cases, CANDIDATES]."""
     from blair_rec.ranking.best import best_columns
 
     found = []
@@ -39,7 +39,7 @@ def best_lists(model: Any, split: Any) -> np.ndarray:
         scores = model.full_sort_predict(interaction).float()
         scores[:, 0] = -torch.inf
         scores.scatter_(1, interaction[model.ITEM_SEQ], -torch.inf)
-        found.append(best_columns(scores, BEST)[0].cpu().numpy())
+        found.append(best_columns(scores, min(CANDIDATES, scores.shape[1]))[0].cpu().numpy())
     return np.concatenate(found)
 
 
@@ -58,7 +58,11 @@ def row_of(bench: Bench, near: Any, rules: Any, weights: dict[str, list[float]],
         scorers[protocol] = Ensemble([near, rules], weights[protocol])
         row["average"][protocol] = float(bench.ndcg(scorers[protocol], bench.others)[protocol].mean())
     lists = {name: best_lists(scorer, bench.others) for name, scorer in scorers.items()}
-    row["overlap"] = {name: overlap(exact.setdefault(name, lists[name]), lists[name]) for name in lists}
+    for key, most in (("overlap", BEST), ("found", CANDIDATES)):
+        row[key] = {
+            name: overlap(exact.setdefault(name, lists[name])[:, :BEST], found[:, :most])
+            for name, found in lists.items()
+        }
     return row
 
 
@@ -96,10 +100,11 @@ def to_page(settings: dict[str, Any], record: dict[str, Any]) -> list[str]:
         f"NDCG@10 of {settings['others']:,} validation cases, and in brackets the share of the figure with the exact "
         f"rules; the test split was not read. {settings['items']:,} items, {record['rules']:,} rules"
         f"{', ' + str(record['options']) if record['options'] else ''}. The average is that of recent_history and "
-        f"sequential_rules, with weights of {shares}, chosen with the exact rules on {settings['cases']:,} other cases. "
-        "Norm: the share of the table's squared norm that the vectors keep. Same: the share of the ten best items that "
-        f"are those of the exact rules ({settings['compared']:,} cases, history masked), of the rules alone and of the "
-        "two averages. MiB: vectors of items and of histories' items. CPU seconds of the SVD.",
+        f"sequential_rules, with weights {shares}, chosen with the exact rules on {settings['cases']:,} other cases. "
+        "Norm: the share of the table's squared norm that the vectors keep. In 10, in 100: the share of the ten best "
+        "items by the exact rules that are among the 10 and the 100 best by vectors, of the rules alone and of the "
+        f"averages with the masked and the unmasked weights ({settings['compared']:,} cases, history masked). MiB: "
+        "vectors of items and of histories' items. CPU seconds of the SVD.",
     ]
     for balance in sorted({row["balance"] for row in record["ranks"]}, reverse=True):
         title = f"Table divided by sums ^ {balance:g}, as it is exported" if balance else "Table as it is"
@@ -107,8 +112,8 @@ def to_page(settings: dict[str, Any], record: dict[str, Any]) -> list[str]:
             "",
             f"## {title}",
             "",
-            "| rank | norm | rules, masked | rules, unmasked | average, masked | average, unmasked | same | MiB | s |",
-            "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+            "| rank | norm | rules, masked | unmasked | average, masked | unmasked | in 10 | in 100 | MiB | s |",
+            "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
         ]
         for row in ({"rank": "exact", **exact}, *(row for row in record["ranks"] if row["balance"] == balance)):
             cells = [str(row["rank"]), f"{row['kept']:.3f}" if "kept" in row else ""]
@@ -117,7 +122,8 @@ def to_page(settings: dict[str, Any], record: dict[str, Any]) -> list[str]:
                     value = row[kind][protocol]
                     share = f" ({100 * value / exact[kind][protocol]:.0f}%)" if "kept" in row else ""
                     cells.append(f"{value:.4f}{share}")
-            cells.append(", ".join(f"{row['overlap'][name]:.2f}" for name in ("alone", *PROTOCOLS)))
+            for key in ("overlap", "found"):
+                cells.append(", ".join(f"{row[key][name]:.2f}" for name in ("alone", *PROTOCOLS)))
             cells += [f"{row['mib']:.0f}", f"{row['seconds']:.0f}"] if "kept" in row else ["", ""]
             page.append(f"| {' | '.join(cells)} |")
     return page

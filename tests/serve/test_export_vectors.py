@@ -212,5 +212,7 @@ def test_rules_with_a_rank_have_an_index_and_without_one_the_refusal_names_it(do
     users = model.parts[0].users(*model.rows(histories))
     _, rows = faiss.read_index(str(tmp_path / "x" / "index.faiss")).search(users, 5)
     expected = model.recommend(histories, 5, repeat=True)
-    found = [len({model.items[row] for row in near} & dict(best).keys()) for near, best in zip(rows, expected)]
+    found = [
+        len({model.items[row] for row in near} & dict(best).keys()) for near, best in zip(rows, expected, strict=True)
+    ]
     assert np.mean(found) >= 4
