@@ -219,7 +219,7 @@ class Recommender:
         if all(part.scores_by_product or part in tables for part in parts):
             rules = " and ".join(sorted({type(table).__name__ for table in tables}))
             hint = (
-                f". blair_rec.export_vectors(RUN, OUT, rules_rank=256) approximates {rules} by vectors, and "
+                f". blair_rec.export_vectors(RUN, OUT, rules_rank=512) approximates {rules} by vectors, and "
                 "blair_rec.load(RUN, vectors=OUT) makes the queries for them"
             )
         raise ConfigError(

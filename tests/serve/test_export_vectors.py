@@ -16,6 +16,7 @@ import blair_rec
 from blair_rec.cli import main
 from blair_rec.errors import ConfigError, OutputError, StoreError
 from blair_rec.experiment.compare import compare
+from blair_rec.ranking.scorers import LastItem
 from blair_rec.serve.export.folder import export_run
 from blair_rec.serve.export.recommend import ExportedModel
 
@@ -114,7 +115,7 @@ def test_without_a_rank_rules_are_refused_with_the_option_and_an_exact_export_re
     done: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(
-        ConfigError, match=r"not all inner products.*rules_rank=256\) approximates SequentialRules by v"
+        ConfigError, match=r"not all inner products.*rules_rank=512\) approximates SequentialRules by v"
     ):
         blair_rec.export_vectors(done / "both-1", tmp_path / "v")
     assert not (tmp_path / "v").exists()
@@ -142,6 +143,14 @@ def test_a_rank_that_does_not_fit_is_refused(
     with pytest.raises(ConfigError, match=message):
         export(done / f"{name}-1", tmp_path / "v", rules_rank=rank)
     assert not (tmp_path / "v").exists()
+
+
+def test_a_rank_does_not_help_other_scores_that_are_no_products(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LastItem, "scores_by_product", False)
+    with pytest.raises(ConfigError, match="the scores of LastItem are not inner products .* average other members"):
+        blair_rec.export_vectors(done / "both-1", tmp_path / "v", rules_rank=4)
 
 
 def test_queries_need_the_vectors_of_the_same_run_as_they_were_written(done: Path, tmp_path: Path) -> None:

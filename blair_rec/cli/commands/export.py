@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
         "--rules-rank",
         type=int,
         metavar="R",
-        help="write rules between items as vectors of rank R, such as 256: an index can search them, but their scores "
+        help="write rules between items as vectors of rank R, such as 512: an index can search them, but their scores "
         "are approximate",
     )
     command.add_argument("--push", metavar="NAME", help="upload the folder to the Hugging Face hub: owner/name")
