@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from blair_rec.experiment.compare import leaderboard as leaderboard
     from blair_rec.experiment.tune import tune as tune
     from blair_rec.serve.batch.recommend import recommend_file as recommend_file
-    from blair_rec.serve.recommender import export_vectors as export_vectors
+    from blair_rec.serve.export.vectors import export_vectors as export_vectors
     from blair_rec.serve.recommender import load as load
     from blair_rec.serve.refit import refit as refit
     from blair_rec.text.encoding.encode import encode as encode
@@ -43,7 +43,7 @@ _HOMES = {
     "open_store": "blair_rec.text.store.embeddings",
     "TextSearch": "blair_rec.text.search.sentences",
     "load": "blair_rec.serve.recommender",
-    "export_vectors": "blair_rec.serve.recommender",
+    "export_vectors": "blair_rec.serve.export.vectors",
     "recommend_file": "blair_rec.serve.batch.recommend",
     "refit": "blair_rec.serve.refit",
 }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -12,20 +10,18 @@ import numpy as np
 import torch
 
 from blair_rec.device import AUTO
-from blair_rec.errors import BadRun, ConfigError, OutputError, StoreError, UnknownItems
+from blair_rec.errors import BadRun, ConfigError, StoreError, UnknownItems
 from blair_rec.evaluate.runs.run_files import HISTORIES_FILE, read_arrays
 from blair_rec.experiment.loading import Loaded, load_model
-from blair_rec.files import partial_of, put_in_place, refuse_foreign, work_beside
 from blair_rec.models.scorer import Scorer
-from blair_rec.ranking.ensemble import Ensemble
 from blair_rec.registry import trusting
+from blair_rec.serve.export.factor_files import read_factors
+from blair_rec.serve.export.factored import scorers_in, tables_in
 from blair_rec.serve.given import GivenHistories
 from blair_rec.serve.items import KnownItems, OnUnknown, check_unknown, least_left
 from blair_rec.serve.topk import HistoryIds, TopK
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
 
-EXPORTED = ("items.npy", "items.json")
-"""What export_vectors writes."""
 COUNTS_FILE = "item_counts.npy"
 """Where a refit keeps the events of each item."""
 
@@ -215,13 +211,21 @@ class Recommender:
         return [one[one > 0] for one in ids]
 
     def _check_vectors(self) -> None:
-        if not self._model.scores_by_product:
-            parts = self._model.members if isinstance(self._model, Ensemble) else (self._model,)
-            names = {type(part).__name__ for part in parts}
-            raise ConfigError(
-                f"the scores of {' and '.join(sorted(names))} are not all inner products of a user's vector and an "
-                "item's, so there are no vectors to search; `recommend` still works"
+        if self._model.scores_by_product:
+            return
+        parts, tables = scorers_in(self._model), tables_in(self._model)
+        names = {type(part).__name__ for part in parts}
+        hint = ""
+        if all(part.scores_by_product or part in tables for part in parts):
+            rules = " and ".join(sorted({type(table).__name__ for table in tables}))
+            hint = (
+                f". blair_rec.export_vectors(RUN, OUT, rules_rank=512) approximates {rules} by vectors, and "
+                "blair_rec.load(RUN, vectors=OUT) makes the queries for them"
             )
+        raise ConfigError(
+            f"the scores of {' and '.join(sorted(names))} are not all inner products of a user's vector and an "
+            f"item's, so there are no vectors to search; `recommend` still works{hint}"
+        )
 
 
 def load(
@@ -230,6 +234,7 @@ def load(
     extra_items: str | Path | None = None,
     device: str = AUTO,
     trusted: Collection[str] = (),
+    vectors: str | Path | None = None,
 ) -> Recommender:
     """A finished run (the folder runs/VARIANT-SEED of a comparison), ready to recommend.
 
@@ -244,10 +249,13 @@ def load(
         device: cpu, cuda, cuda:1, or auto: a GPU if there is one. A run made on one device loads on any other.
         trusted: every `module:Class` of the run that may be imported. Other code is never
             imported because a run names it. Names of installed packages' entry points need not be listed.
+        vectors: a folder that `export_vectors` made of the run with `rules_rank`. Everything is then scored by its
+            vectors, approximately, and `user_vectors` makes the queries for them.
 
     Raises:
         CheckpointError: not a run's folder, or its store is missing (the message names the store's hash).
-        MissingEmbeddings, StoreError: the store doesn't cover the items, or the extra one used other settings.
+        MissingEmbeddings, StoreError: the store doesn't cover the items, or the extra one used other settings; or
+            `vectors` are of another run.
         ConfigError: extra items for a run that knows its items by more than their text; a device or a package that
             isn't there.
         UntrustedCode: the run names a `module:Class` that is not `trusted`.
@@ -257,6 +265,8 @@ def load(
     item_tokens = loaded.item_tokens
     if extra_items is not None:
         item_tokens = item_tokens + _append_items(loaded, open_store(extra_items))
+    if vectors is not None:
+        loaded = read_factors(Path(vectors), Path(run_dir), loaded)
     return Recommender(loaded.model, item_tokens, loaded.width, item_counts_of(Path(run_dir)))
 
 
@@ -275,45 +285,6 @@ def item_counts_of(run_dir: Path) -> np.ndarray | None:
         return None
     counts: np.ndarray | None = read_arrays(run_dir, HISTORIES_FILE).get("item_counts")
     return counts
-
-
-def export_vectors(
-    run_dir: str | Path,
-    out: str | Path,
-    store: str | Path | None = None,
-    device: str = AUTO,
-    trusted: Collection[str] = (),
-) -> Path:
-    """The item vectors of a finished run, for a nearest-neighbour index by inner product, in a separate folder.
-
-    OUT/items.npy is [items, D] float32, OUT/items.json the item token of each row. An earlier export is replaced when
-    the new one is whole; a folder with anything else in it stays as it is. `load(run_dir).user_vectors(histories)`
-    gives the queries. `store`, `device` and `trusted` are those of `load`. Returns OUT.
-
-        folder = blair_rec.export_vectors("runs/mine/runs/text-1", "vectors")
-        numpy.load(folder / "items.npy")
-
-    Raises:
-        ConfigError: scores that are not inner products; CheckpointError and others as `load`.
-        OutputError: `out` is not an earlier export, or can't be written.
-    """
-    out = Path(out)
-    target = out.resolve()  # a link keeps pointing to where the vectors are
-    for file in EXPORTED:  # an export has exactly these two files; a single items.json may belong to something else
-        refuse_foreign(target, {file}, EXPORTED)
-    recommender = load(run_dir, store, device=device, trusted=trusted)
-    with work_beside(target, "export", f"the vectors {out}"):
-        partial = partial_of(target)
-        try:
-            partial.mkdir(parents=True)
-            np.save(partial / "items.npy", recommender.item_vectors(), allow_pickle=False)
-            (partial / "items.json").write_text(json.dumps(recommender.item_tokens), encoding="utf-8")
-            put_in_place(target)
-        except OSError as error:
-            raise OutputError(f"{out} can't be written ({error.strerror}); choose another folder") from None
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return out
 
 
 def _append_items(loaded: Loaded, extra: EmbeddingStore) -> list[str]:

@@ -27,6 +27,13 @@ def add(commands: Any) -> None:
     )
     command.add_argument("--store", type=Path, metavar="STORE", help="the store of text vectors, if it was moved")
     command.add_argument("--index", choices=["faiss"], help="add a search index of the item vectors")
+    command.add_argument(
+        "--rules-rank",
+        type=int,
+        metavar="R",
+        help="write rules between items as vectors of rank R, such as 512: an index can search them, but their scores "
+        "are approximate",
+    )
     command.add_argument("--push", metavar="NAME", help="upload the folder to the Hugging Face hub: owner/name")
     command.add_argument(
         "--dry-run", action="store_true", help="show the model card and the files, but write and upload nothing"
@@ -44,13 +51,13 @@ def _export(options: argparse.Namespace, console: Console) -> None:
         check_name(options.push)
     if options.dry_run:
         with TemporaryDirectory() as folder:
-            made = export_run(options.run, Path(folder) / "export", options.store, options.index)
+            made = export_run(options.run, Path(folder) / "export", options.store, options.index, options.rules_rank)
             show((made.folder / CARD).read_text(encoding="utf-8"))
         _tell(made)
         where = [str(options.out)] * (options.out is not None) + [f"{options.push} on the hub"] * bool(options.push)
         say(Console(), f"nothing was written{' to ' + ' or '.join(where) if where else ''} (--dry-run)")
         return
-    made = export_run(options.run, options.out, options.store, options.index)
+    made = export_run(options.run, options.out, options.store, options.index, options.rules_rank)
     _tell(made)
     say(Console(), f"{made.folder}: try `python {made.folder / 'recommend.py'} histories.jsonl -k 10`")
     if options.push is not None:
@@ -62,7 +69,9 @@ def _tell(made: ExportedRun) -> None:
         say(Console(), f"{size:>12,}  {name}")
     for name in made.left_out:
         say(Console(), f"{name} has weight 0 in the average, so it was not exported")
-    if made.difference:
+    if made.approximation is not None:
+        say(Console(), str(made.approximation))
+    elif made.difference:
         most = f"{made.difference:.1g} standard deviations"
         say(Console(), f"checked on random histories: scores differ from the run's own by {most} at most")
     else:

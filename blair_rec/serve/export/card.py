@@ -138,6 +138,8 @@ def _limits(config: Mapping[str, Any], difference: float, refit: bool) -> str:
     fixed = [part["name"] for part in config["parts"] if not part["takes_new_items"]]
     apart = f"differ from the run's own by at most {difference:.1g} of their standard deviation"
     said = f"Scores of random histories {apart}" if difference else "Scores equal the run's own on random histories"
+    if "approximation" in config:
+        said = str(config["approximation"]["said"]).capitalize()
     lines = [
         "- Scores compare within one history alone.",
         f"- {said}.",

@@ -6,6 +6,7 @@ import errno
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,9 @@ from blair_rec.experiment.loading import Loaded, load_model
 from blair_rec.extras import need
 from blair_rec.files import partial_of, put_in_place, sha256_of, work_beside
 from blair_rec.ranking.ensemble import Ensemble
+from blair_rec.serve.export.approximation import Approximation, approximated
 from blair_rec.serve.export.card import model_card
+from blair_rec.serve.export.factored import tables_in
 from blair_rec.serve.export.parts import write_part
 
 CONFIG, CARD, PROGRAM = "config.json", "README.md", "recommend.py"
@@ -47,10 +50,16 @@ class ExportedRun(NamedTuple):
     """The largest difference from torch's scores, in standard deviations of a history's scores."""
     left_out: tuple[str, ...]
     """Members of an average whose weight is 0."""
+    approximation: Approximation | None = None
+    """What vectors keep of rules between items; None without `rules_rank`."""
 
 
 def export_run(
-    run_dir: str | Path, out: str | Path, store: str | Path | None = None, index: str | None = None
+    run_dir: str | Path,
+    out: str | Path,
+    store: str | Path | None = None,
+    index: str | None = None,
+    rules_rank: int | None = None,
 ) -> ExportedRun:
     """Write what recommends as a finished run does, without torch, RecBole and blair_rec; docs/export.md describes it.
 
@@ -60,6 +69,7 @@ def export_run(
     Args:
         store: as for `load`.
         index: "faiss" adds an index of the item vectors of each part that has some.
+        rules_rank: write rules between items as vectors of this rank, which are approximate, instead of a matrix.
 
     Raises:
         ConfigError: the run can't be exported (and why); CheckpointError, StoreError and others as `load`.
@@ -75,12 +85,17 @@ def export_run(
     _refuse_foreign(target)
     refuse_second_stage(run_dir)
     loaded = load_model(run_dir, store)
+    approximation = None
+    if rules_rank is not None:
+        loaded, approximation = approximated(run_dir, loaded, rules_rank)
     loaded.model.eval()  # item sides drop numbers in training
     with work_beside(target, "export", f"the export {out}"):
         partial = partial_of(target)
         try:
             partial.mkdir(parents=True)
             config, left_out = _write(run_dir, loaded, partial, index)
+            if approximation is not None:
+                config["approximation"] = {**asdict(approximation), "said": str(approximation)}
             difference = _largest_difference(loaded, partial)
             card = model_card(run_dir, config, difference, left_out)
             (partial / CARD).write_text(card, encoding="utf-8", newline="\n")
@@ -92,7 +107,7 @@ def export_run(
             raise OutputError(f"{out} can't be written ({why}); make room, or choose another folder") from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    return ExportedRun(out, files, difference, left_out)
+    return ExportedRun(out, files, difference, left_out, approximation)
 
 
 def refuse_second_stage(run_dir: Path) -> None:
@@ -135,7 +150,10 @@ def _write(run_dir: Path, loaded: Loaded, folder: Path, index: str | None) -> tu
         said = write_part(part, name, folder / place, loaded.width, index)
         parts.append({"name": name, "folder": place, "weight": weight, **said})
     if index is not None and all(part["kind"] == "counted" for part in parts):
-        raise ConfigError(f"{result['variant']} counts events and has no item vectors, so there is nothing to index")
+        hint = "; rules_rank (--rules-rank) writes rules as vectors, approximately" if tables_in(loaded.model) else ""
+        raise ConfigError(
+            f"{result['variant']} counts events and has no item vectors, so there is nothing to index{hint}"
+        )
     (folder / ITEMS_FILE).write_text(json.dumps(tokens, ensure_ascii=False), encoding="utf-8")
     shutil.copyfile(Path(__file__).with_name(PROGRAM), folder / PROGRAM)
     config = {

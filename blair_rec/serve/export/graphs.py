@@ -99,6 +99,22 @@ class NeighbourEncoder(nn.Module):
         return (weights[:, None, :] @ item_vectors)[:, 0]
 
 
+class RulesEncoder(nn.Module):
+    """The same of rules whose table is a product: sources [B, L, R] of the history's items -> [B, R + 1]."""
+
+    def __init__(self, reach: int) -> None:
+        """`reach` is how many of the newest items of a history count."""
+        super().__init__()
+        self.reach = reach
+
+    def forward(self, item_vectors: Tensor, lengths: Tensor) -> Tensor:
+        """The sources' sum, each divided by its age, and a 1 for the popularity."""
+        age = lengths[:, None] - torch.arange(item_vectors.shape[1])
+        weights = torch.where((age > 0) & (age <= self.reach), 1 / age.clamp(min=1), 0.0)
+        total = (weights[:, None, :] @ item_vectors)[:, 0]
+        return torch.cat([total, torch.ones_like(total[:, :1])], dim=1)
+
+
 class ItemProjection(nn.Module):
     """store_vectors [M, E] float32, as a store has them -> item vectors [M, H]: the transforms in float64, the rest.
 
@@ -188,7 +204,9 @@ def reads_any_length(model: Any) -> bool:
     return not isinstance(model, TextScorer) or can_pack(type(model))
 
 
-def write_user_encoder(encoder: UserEncoder | NeighbourEncoder, width: int, window: int | None, path: Path) -> None:
+def write_user_encoder(
+    encoder: UserEncoder | NeighbourEncoder | RulesEncoder, width: int, window: int | None, path: Path
+) -> None:
     """As an ONNX file, for any number of histories, of any length if `window` is None.
 
     Raises:

@@ -16,10 +16,12 @@ from blair_rec.models.items import ItemSide
 from blair_rec.models.similarity import Similarity
 from blair_rec.models.text_models import item_side
 from blair_rec.ranking.scorers import Baseline, LastItem, Popularity, Rules
+from blair_rec.serve.export.factored import FactoredRules
 from blair_rec.serve.export.graphs import (
     MASKED,
     ItemProjection,
     NeighbourEncoder,
+    RulesEncoder,
     encoder_of,
     reads_any_length,
     write_text_projection,
@@ -41,10 +43,12 @@ def write_part(part: Loaded, name: str, folder: Path, window: int, index: str | 
         ConfigError: it can't be exported (and why).
     """
     model = part.model
-    if isinstance(model, Baseline) and not isinstance(model, LastItem):
+    if isinstance(model, Baseline) and not isinstance(model, (LastItem, FactoredRules)):
         return {**_counted(model, name, folder, window), "takes_new_items": False, "least_length": 1, **_text(part)}
     if isinstance(model, LastItem):
         said = _neighbours(model, part, folder)
+    elif isinstance(model, FactoredRules):
+        said = {**_factored(model, folder, window), **_text(part)}
     elif isinstance(model, Similarity):
         said = _trained(model, part, name, folder, window)
     else:
@@ -173,6 +177,27 @@ def _counted(model: Baseline, name: str, folder: Path, window: int) -> dict[str,
         popularity=added,
     )
     return {"kind": "counted", "model": type(model).__name__, "items": None, "reach": reach, "rules": int(table.nnz)}
+
+
+def _factored(model: FactoredRules, folder: Path, window: int) -> dict[str, Any]:
+    """Rules as vectors: those that a history adds up, and those that its sum is multiplied with."""
+    sources, targets = (part[1:].cpu().numpy() for part in (model.sources, model.targets))
+    reach = model.rules.LAST_ITEMS or window
+    write_user_encoder(RulesEncoder(reach), sources.shape[1], None, folder / "user_encoder.onnx")
+    np.save(folder / "sources.npy", sources, allow_pickle=False)
+    np.save(folder / "items.npy", targets, allow_pickle=False)
+    return {
+        "kind": "encoder",
+        "model": type(model.rules).__name__,
+        "items": f"rules as vectors of rank {sources.shape[1]}",
+        "rank": sources.shape[1],
+        "cosine": False,
+        "item_bias": False,
+        "width": targets.shape[1],
+        "reach": reach,
+        "takes_new_items": False,
+        "least_length": 1,
+    }
 
 
 def _write_index(vectors: np.ndarray, cosine: bool, path: Path) -> None:

@@ -34,13 +34,14 @@ class ExportedPart:
         if new is not None:
             project = InferenceSession(folder / "text_projection.onnx", providers=CPU).run
             self.vectors = np.vstack([self.vectors, project(None, {"store_vectors": new.astype(np.float32)})[0]])
+        self.inputs = np.load(folder / "sources.npy", allow_pickle=False) if config.get("rank") else self.vectors
         lengths = np.linalg.norm(self.vectors, axis=1, keepdims=True)
         self.keys = self.vectors / np.maximum(lengths, 1e-12) if config["cosine"] else self.vectors
         self.bias = np.load(folder / "item_bias.npy", allow_pickle=False) if config["item_bias"] else np.zeros(1, "f4")
 
     def users(self, rows: np.ndarray, length: np.ndarray) -> np.ndarray:
         """[B, H], whose products with `keys` [N, H] are the scores; rows and length as of `ExportedModel.rows`."""
-        return np.asarray(self.encoder.run(None, {"item_vectors": self.vectors[rows], "lengths": length})[0])
+        return np.asarray(self.encoder.run(None, {"item_vectors": self.inputs[rows], "lengths": length})[0])
 
     def scores(self, rows: np.ndarray, length: np.ndarray) -> np.ndarray:
         """[B, N] float32; in an average z-scores over the items of each history, times the weight."""

@@ -322,6 +322,9 @@ def test_export_refit_and_vectors_refuse_it_and_say_what_to_do(finished: Finishe
         blair_rec.refit(finished.out, tmp_path / "refitted", variant="second")
     with pytest.raises(ConfigError, match=r"the scores of Reranker are not all inner products"):
         blair_rec.export_vectors(run, tmp_path / "vectors")
+    for export in (export_run, blair_rec.export_vectors):
+        with pytest.raises(ConfigError, match=r"second stage .rerank., which can't be exported"):
+            export(run, tmp_path / "vectors", rules_rank=4)
     assert not list(tmp_path.glob("*ed")) and not (tmp_path / "vectors").exists()
 
 

@@ -1,0 +1,96 @@
+"""A run whose rules between items are approximated by vectors, and how far its best items are from the run's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from blair_rec.errors import BadRun, ConfigError
+from blair_rec.evaluate.runs.run_files import HISTORIES_FILE, Histories, read_arrays
+from blair_rec.experiment.loading import Loaded
+from blair_rec.serve.export.factored import factored, tables_in, with_factors
+from blair_rec.serve.topk import BestItems, HistoryIds, TopK
+
+BEST, CASES, BATCH = 10, 1000, 256
+"""Items of a list that are compared, histories at most, and histories that are scored together."""
+
+
+@dataclass(frozen=True)
+class Approximation:
+    """What the vectors of rules keep of them."""
+
+    rank: int
+    kept: tuple[float, ...]
+    """For each table of rules, the share of its squared norm that the vectors keep."""
+    overlap: float | None
+    """The mean share of the run's ten best items that are among the ten best by the vectors; None: not measured."""
+    histories: int
+    """How many histories of the run's test cases were compared."""
+
+    def __str__(self) -> str:
+        """One sentence, or two."""
+        kept = ", ".join(f"{100 * share:.1f}%" for share in self.kept)
+        tables = "the table of rules" if len(self.kept) == 1 else "each table of rules, in their order,"
+        said = f"scores are approximate: vectors of rank {self.rank} keep {kept} of the squared norm of {tables}"
+        if self.overlap is None:
+            return f"{said}; the lists were not compared, because the run has no histories to compare them for"
+        return (
+            f"{said}; {self.overlap * BEST:.1f} of {BEST} best items are the run's own ({self.histories:,} histories)"
+        )
+
+
+def approximated(run_dir: Path, loaded: Loaded, rank: int) -> tuple[Loaded, Approximation]:
+    """Return a run with vectors of this rank in the place of its rules, and what they keep of them.
+
+    Raises:
+        ConfigError: the run has no rules between items, or the rank is not between 1 and the number of items.
+        BadRun: the run's histories can't be read.
+    """
+    if not (tables := tables_in(loaded.model)):
+        raise ConfigError(
+            f"rules_rank is {rank}, but {run_dir} has no rules between items (markov, sequential_rules, text_rules), "
+            "so nothing has to be approximated; leave it out"
+        )
+    made, kept = zip(*(factored(rules, rank) for rules in tables), strict=True)
+    found = with_factors(loaded, iter(made))
+    overlap, histories = _overlap(run_dir, loaded, found)
+    return found, Approximation(rank, tuple(kept), overlap, histories)
+
+
+def _overlap(run_dir: Path, exact: Loaded, approximate: Loaded) -> tuple[float | None, int]:
+    """The mean share of the best items that both have in common, without those of the history; how many histories."""
+    if not (run_dir / HISTORIES_FILE).is_file():
+        return None, 0
+    arrays = read_arrays(run_dir, HISTORIES_FILE)
+    try:
+        known = Histories(**{one.name: arrays[one.name] for one in fields(Histories)})
+    except (KeyError, ValueError) as error:
+        raise BadRun(run_dir, HISTORIES_FILE, f"is damaged: {error}") from error
+    lengths = np.diff(known.offsets)
+    cases = np.flatnonzero(lengths)
+    cases = cases[np.linspace(0, len(cases) - 1, min(CASES, len(cases))).astype(np.int64)]
+    parts = [known.items[known.offsets[case] : known.offsets[case + 1]].astype(np.int64) for case in cases]
+    n_items = len(exact.item_tokens)
+    most = min(BEST, n_items - 1 - max((len(np.unique(part)) for part in parts), default=n_items))
+    if most < 1:  # no history, or one that leaves no other item
+        return None, 0
+    histories = HistoryIds(np.concatenate(parts), lengths[cases])
+    lists = [
+        np.concatenate([some.items for some in _best(loaded, histories, most, n_items)])
+        for loaded in (exact, approximate)
+    ]
+    return overlap(*lists), len(cases)
+
+
+def _best(loaded: Loaded, histories: HistoryIds, most: int, n_items: int) -> Iterator[BestItems]:
+    with TopK(loaded.model, loaded.width).ready(n_items) as top:
+        for part in histories.split(BATCH):
+            yield top.best(part, most, exclude_history=True)
+
+
+def overlap(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Return the mean share of the items of each list that the other one has, too; both [B, k] without repetitions."""
+    return float((ours[:, :, None] == theirs[:, None, :]).any(axis=2).mean())

@@ -1,0 +1,93 @@
+"""`blair_rec.export_vectors(run_dir, out)`: the item vectors of a finished run, for a nearest-neighbour index."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+
+from blair_rec.device import AUTO
+from blair_rec.errors import ConfigError, OutputError
+from blair_rec.experiment.loading import Loaded, load_model
+from blair_rec.files import partial_of, put_in_place, refuse_foreign, work_beside
+from blair_rec.registry import trusting
+from blair_rec.serve.export.approximation import approximated
+from blair_rec.serve.export.factor_files import ITEMS, RECORD, SOURCES, write_factors
+from blair_rec.serve.export.factored import scorers_in, tables_in
+from blair_rec.serve.export.folder import refuse_second_stage
+from blair_rec.serve.recommender import Recommender
+
+TOKENS = "items.json"
+EXPORTED = (ITEMS, TOKENS)
+"""What every export has. A single items.json may belong to something else."""
+
+
+def export_vectors(
+    run_dir: str | Path,
+    out: str | Path,
+    store: str | Path | None = None,
+    device: str = AUTO,
+    trusted: Collection[str] = (),
+    rules_rank: int | None = None,
+) -> Path:
+    """The item vectors of a finished run, for a nearest-neighbour index by inner product, in a separate folder.
+
+    OUT/items.npy is [items, D] float32, OUT/items.json the item token of each row. An earlier export is replaced when
+    the new one is whole; a folder with anything else in it stays as it is. `load(run_dir).user_vectors(histories)`
+    gives the queries. `store`, `device` and `trusted` are those of `load`. Returns OUT.
+
+        folder = blair_rec.export_vectors("runs/mine/runs/text-1", "vectors")
+        numpy.load(folder / "items.npy")
+
+    Rules between items (markov, sequential_rules, text_rules) are not inner products. With `rules_rank`, vectors of
+    this rank approximate each table of rules, and `load(run_dir, vectors=OUT).user_vectors(histories)` gives the
+    queries. OUT/rules.json says how much the vectors keep, OUT/rules_sources.npy is what queries are made of.
+
+    Raises:
+        ConfigError: scores that are not inner products; a rank that is not between 1 and the number of items, or that
+            is given for a run without rules; CheckpointError and others as `load`.
+        OutputError: `out` is not an earlier export, or can't be written.
+    """
+    run_dir, out = Path(run_dir), Path(out)
+    target = out.resolve()  # a link keeps pointing to where the vectors are
+    for file in EXPORTED:
+        refuse_foreign(target, {file}, (*EXPORTED, RECORD, SOURCES))
+    with trusting(trusted):
+        loaded = load_model(run_dir, store, device=device)
+    if rules_rank is not None:
+        refuse_second_stage(run_dir)
+        _refuse_others(loaded)
+        loaded, approximation = approximated(run_dir, loaded, rules_rank)
+    recommender = Recommender(loaded.model, loaded.item_tokens, loaded.width)
+    with work_beside(target, "export", f"the vectors {out}"):
+        partial = partial_of(target)
+        try:
+            partial.mkdir(parents=True)
+            np.save(partial / ITEMS, recommender.item_vectors(), allow_pickle=False)
+            (partial / TOKENS).write_text(json.dumps(recommender.item_tokens), encoding="utf-8")
+            if rules_rank is not None:
+                write_factors(partial, run_dir, loaded, approximation)
+            put_in_place(target)
+        except OSError as error:
+            raise OutputError(f"{out} can't be written ({error.strerror}); choose another folder") from None
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def _refuse_others(loaded: Loaded) -> None:
+    """Make sure that rules are the only scores that have to be approximated, before that takes its time.
+
+    Raises:
+        ConfigError: other scores are not inner products.
+    """
+    tables = tables_in(loaded.model)
+    others = {type(one).__name__ for one in scorers_in(loaded.model) if not one.scores_by_product and one not in tables}
+    if others:
+        raise ConfigError(
+            f"the scores of {' and '.join(sorted(others))} are not inner products of a user's vector and an item's, "
+            "and rules_rank only approximates rules between items; average other members"
+        )
