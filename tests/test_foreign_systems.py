@@ -123,6 +123,11 @@ def test_lists_of_a_stand_in_that_counts_give_the_figures_of_our_popularity(
         for metric in ("NDCG@10", "Recall@10"):
             ours, theirs = (by_name[name].metrics[protocol][metric].mean for name in ("popularity", "counted"))
             assert 0 < ours == theirs, (protocol, metric)
+    valid = {"from_valid": "lists/counted.valid.csv", "from_valid_masked": "lists/counted.valid.masked.csv"}
+    again = write_config(dataset=str(tiny), variants={**PLAIN["variants"], "again": {**counted, **valid}})  # type: ignore[dict-item]
+    blair_rec.compare(again, "runs", variants=["again"])
+    by_us, by_them = (blair_rec.evaluate.runs.results.load_run(Path(f"runs/runs/{name}-1")).valid for name in ("popularity", "again"))
+    assert by_us == by_them
     assert not list(Path("lists").glob("*.partial"))
     assert 0 < files.validate(rank, split) < 1
 

@@ -17,6 +17,7 @@ from blair_rec.errors import BlairRecError, counted
 if TYPE_CHECKING:  # imported when the command runs, so that --help is quick
     from blair_rec.config.comparison import CompareConfig
     from blair_rec.evaluate.leaderboard import Leaderboard
+    from blair_rec.experiment.elsewhere.cases import PartName
     from blair_rec.experiment.planning.subset import Plan
 
 
@@ -71,6 +72,12 @@ def add(commands: Any) -> None:
         "--export",
         metavar="KIND",
         help="also write the top lists of all runs into DIR/lists: trec, parquet or csv (docs/other_systems.md)",
+    )
+    command.add_argument(
+        "--cases",
+        choices=("test", "valid"),
+        default="test",
+        help="the cases that --export writes lists for (default: test)",
     )
     command.set_defaults(command=_leaderboard)
 
@@ -245,14 +252,14 @@ def _show_plan(found: Plan, out: Path, console: Console, fresh: bool) -> None:
             say(console, f"encoding {counted(len(encoding.catalogue), 'item')} with {encoding.encoder}: {state}")
 
 
-def _export(folder: Path, kind: str, console: Console) -> None:
+def _export(folder: Path, kind: str, part: PartName, console: Console) -> None:
     from blair_rec.experiment.elsewhere.written.export import export_lists
 
-    found = export_lists(folder, kind)
+    found = export_lists(folder, kind, part)
     say(console, f"{counted(len(found), 'file')} of top lists in {next(iter(found)).parent}")
     for path, across in found.items():
         if across:
-            cases = counted(across, "test case")
+            cases = counted(across, "test case" if part == "test" else "validation case")
             say(
                 console,
                 f"{path.name}: in {cases} the target is tied with items beyond the end, so its rank is not exact",
@@ -273,6 +280,6 @@ def _leaderboard(options: argparse.Namespace, console: Console) -> None:
             boards.append(board)
             folders.append(folder)
             if options.export is not None:
-                _export(folder, options.export, console)
+                _export(folder, options.export, options.cases, console)
     if len(boards) > 1:
         show(to_terminal_across(boards, folders))

@@ -127,10 +127,11 @@ def fixed_scores(
 
 def listed_scores(
     config: CompareConfig, read: FilesRead, data: TrainingData, test: TextSequentialDataset, masked: bool
-) -> tuple[FixedScores, list[str]]:
-    """A scorer for the cases of which there are top lists, as a member of a second stage; and notes.
+) -> tuple[FixedScores, bool, list[str]]:
+    """A scorer for the cases of which there are top lists, whether all lists hold all items, and notes.
 
-    Lists for validation and test are read up to the same length, because the trees also learn from absences.
+    For a second stage. Lists for validation and test are read up to the same length, because the trees also learn
+    from absences.
 
     Args:
         masked: read the lists without the history, if there are some for both parts.
@@ -156,7 +157,8 @@ def listed_scores(
             f"{of_valid.longest:,}; the second stage reads the first {depth:,} of both"
         )
     given = [(test, of_test.first(depth)), (data.valid, of_valid.first(depth))]
-    return FixedScores(test, torch.device(choose_device(config.computed_on)), given), notes
+    whole = all(len(one.case) == len(split) * (split.item_num - 1) for split, one in given)
+    return FixedScores(test, torch.device(choose_device(config.computed_on)), given), whole, notes
 
 
 def _ranks(

@@ -48,18 +48,18 @@ def second_stage(config: CompareConfig, run: Run, data: TrainingData, test: Text
     folders = member_folders(run.folder, run.setup)
     results = [load_run(folder) for folder in folders]
     first, protocol = config.evaluate.metrics[0], selects_on(config, variant)
-    members, notes = [], []
+    members, lists, notes = [], [], []
     for name, folder in zip(variant.rerank, folders, strict=True):
-        read = files_of_member(config, name, folder, run.seed, data, test)
+        read, whole = files_of_member(config, name, folder, run.seed, data, test), True
         if read is None:
             members.append(load_model(folder, dataset=data.train, device=config.computed_on))
         elif config.variants[name].has_lists:
-            model, more = listed_scores(config, read, data, test, protocol == "masked")
+            model, whole, more = listed_scores(config, read, data, test, protocol == "masked")
             members.append(Loaded(model, data.item_tokens, 0))
-            notes += [*more, LISTS_ALONE.format(name)]
+            notes += [*more, *([] if whole else [LISTS_ALONE.format(name)])]
         else:
             members.append(Loaded(fixed_scores(config, read, data, test), data.item_tokens, 0))
-    lists = [config.variants[name].has_lists for name in variant.rerank]
+        lists.append(not whole)
     texts = text_tables(variant.rerank, folders, members)
     stage = Reranker(
         Ensemble([one.model for one in members]), _items(data, texts), run.setup["candidates"], lists=lists
