@@ -49,6 +49,10 @@ class Lists:
         """The k best items of each list; of tied ones those with the lowest ids."""
         return self.only(places(self.case) < k)
 
+    def by_place(self) -> Lists:
+        """The same lists without ties: scores count down with the place."""
+        return Lists(self.path, self.part, self.case, self.item, -places(self.case).astype(np.float64), self.skipped)
+
     def rows(self, case: np.ndarray, n_items: int) -> np.ndarray:
         """[C, n_items] float32: the scores of some cases by item id; NaN for items that their lists lack."""
         begin, end = (np.searchsorted(self.case, case, side=side) for side in ("left", "right"))

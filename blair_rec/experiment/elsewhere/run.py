@@ -17,7 +17,7 @@ from blair_rec.errors import SourceError, counted
 from blair_rec.evaluate.metrics import parse_metric
 from blair_rec.evaluate.runs.run_files import PROTOCOLS
 from blair_rec.experiment.elsewhere.cases import cases_of, split_hash
-from blair_rec.experiment.elsewhere.files import check_manifest, files_hash, is_matrix
+from blair_rec.experiment.elsewhere.files import check_manifest, files_hash, is_exported, is_matrix
 from blair_rec.experiment.elsewhere.lists import Lists, read_lists
 from blair_rec.experiment.elsewhere.matrices import Matrix, read_matrix
 from blair_rec.experiment.elsewhere.ranks import list_notes, rank_lists
@@ -131,7 +131,7 @@ def listed_scores(
     """A scorer for the cases of which there are top lists, whether all lists hold all items, and notes.
 
     For a second stage. Lists for validation and test are read up to the same length, because the trees also learn
-    from absences.
+    from absences. Lists that were exported from a board are read without ties, which may tell of the target.
 
     Args:
         masked: read the lists without the history, if there are some for both parts.
@@ -156,7 +156,8 @@ def listed_scores(
             f"{of_test.path.name} lists up to {of_test.longest:,} items and {of_valid.path.name} up to "
             f"{of_valid.longest:,}; the second stage reads the first {depth:,} of both"
         )
-    given = [(test, of_test.first(depth)), (data.valid, of_valid.first(depth))]
+    first = [one.by_place() if is_exported(one.path) else one for one in (of_test, of_valid)]
+    given = [(split, one.first(depth)) for split, one in zip((test, data.valid), first, strict=True)]
     whole = all(len(one.case) == len(split) * (split.item_num - 1) for split, one in given)
     return FixedScores(test, torch.device(choose_device(config.computed_on)), given), whole, notes
 
