@@ -145,14 +145,12 @@ def standardised(scores: Tensor) -> Tensor:
 def standardised_lists(scores: Tensor) -> Tensor:
     """Return the scores [B, N] of top lists with mean 0 and standard deviation 1 over the listed items of each row.
 
-    Items with NaN are not listed, and keep it. Lists that hold all items get what `standardised` gives.
+    Items with NaN are not listed, and keep it.
 
     Raises:
         ScoringError: infinite scores.
     """
     listed = ~scores[:, 1:].isnan()
-    if bool(listed.all()):
-        return standardised(scores)
     given = scores[:, 1:].double().masked_fill(~listed, 0)
     if infinite := int(given.isinf().any(dim=1).sum()):
         raise ScoringError(f"{infinite} of {len(scores)} cases have scores that are not finite")

@@ -63,8 +63,12 @@ def behind_lists(lists: Sequence[bool]) -> dict[int, float]:
     Args:
         lists: [K] which members gave top lists.
     """
-    columns = [(1 + 2 * place, -BEHIND) for place, partial in enumerate(lists) if partial]
-    return {column + rank: value * (-1) ** rank for column, value in columns for rank in (0, 1)}
+    found = {}
+    for place, partial in enumerate(lists):
+        if partial:
+            score = AVERAGE + 1 + 2 * place
+            found[score], found[score + 1] = -BEHIND, BEHIND
+    return found
 
 
 def features(pool: Pool, weights: Tensor, items: ItemTable, seq: Tensor, length: Tensor) -> Tensor:
