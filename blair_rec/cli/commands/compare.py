@@ -12,7 +12,7 @@ from rich.table import Table
 
 from blair_rec.cli.progress import Live, add_quiet
 from blair_rec.cli.terminal import Console, processes, say, set_up_logging, show, show_json
-from blair_rec.errors import BlairRecError, counted
+from blair_rec.errors import BlairRecError, ConfigError, counted
 
 if TYPE_CHECKING:  # imported when the command runs, so that --help is quick
     from blair_rec.config.comparison import CompareConfig
@@ -76,7 +76,6 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--cases",
         choices=("test", "valid"),
-        default="test",
         help="the cases that --export writes lists for (default: test)",
     )
     command.set_defaults(command=_leaderboard)
@@ -270,6 +269,8 @@ def _leaderboard(options: argparse.Namespace, console: Console) -> None:
     from blair_rec.evaluate.report import to_terminal_across
     from blair_rec.experiment.compare import leaderboard
 
+    if options.cases is not None and options.export is None:
+        raise ConfigError("--cases says what --export writes; give --export, too")
     boards, folders = [], []
     for folder in options.folders:
         board = leaderboard(folder)
@@ -280,6 +281,6 @@ def _leaderboard(options: argparse.Namespace, console: Console) -> None:
             boards.append(board)
             folders.append(folder)
             if options.export is not None:
-                _export(folder, options.export, options.cases, console)
+                _export(folder, options.export, options.cases or "test", console)
     if len(boards) > 1:
         show(to_terminal_across(boards, folders))

@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 from two_halves import ONLY, SECOND, N, two_halves_at
 
 import blair_rec
+from blair_rec.cli import main
 from blair_rec.errors import BlairRecError, CheckpointError, ConfigError, SourceError
 from blair_rec.evaluate.runs.results import RunResult, load_run
 from blair_rec.experiment.compare import compare
 from blair_rec.experiment.elsewhere.run import listed_scores, read_files
-from blair_rec.experiment.elsewhere.written.export import export_lists
 from blair_rec.experiment.elsewhere.written.split import write_split
 from blair_rec.experiment.loading import load_model
 from blair_rec.experiment.run import Data, whole_data
@@ -113,8 +113,8 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = config_for(tiny_at(folder), second={"rerank": ["popularity", "rules"], "candidates": 10})
     compare(config, folder / "out")
     write_split(config, folder / "split")
-    for part in ("test", "valid"):
-        export_lists(folder / "out", "csv", part)  # type: ignore[arg-type]
+    for part in ([], ["--cases", "valid"]):
+        assert main(["leaderboard", str(folder / "out"), "--export", "csv", *part]) == 0
     return folder
 
 
@@ -196,10 +196,12 @@ def test_exported_lists_of_a_member_give_nearly_its_second_stage(ours: Path, tmp
     assert again_valid == rules_valid  # both protocols, as on test
 
 
-def test_no_validation_lists_are_exported_of_second_stages(ours: Path) -> None:
+def test_no_validation_lists_are_exported_of_second_stages(ours: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = {path.name for path in (ours / "out" / "lists").glob("*.csv")}
     assert "rules-1.valid.masked.csv" in names and "second-1.masked.csv" in names
     assert not any(name.startswith("second-1.valid") for name in names)
+    assert main(["leaderboard", str(ours / "out"), "--cases", "valid"]) == 1
+    assert "--cases says what --export writes" in " ".join(capsys.readouterr().err.split())
 
 
 # What it reads
