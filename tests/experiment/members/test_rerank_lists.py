@@ -55,9 +55,9 @@ def cases_in(split: Path, part: str) -> list[tuple[str, list[str]]]:
     return [(case["user_id"], case["history"]) for case in map(json.loads, lines)]
 
 
-def write(path: Path, rows: Iterable[tuple[str, str, float]]) -> str:
+def write(path: Path, rows: Iterable[tuple[str, str, float]], key: str = "user_id") -> str:
     with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("user_id", "item_id", "score"), *rows])
+        csv.writer(file).writerows([(key, "item_id", "score"), *rows])
     return str(path)
 
 
@@ -196,6 +196,31 @@ def test_exported_lists_of_a_member_give_nearly_its_second_stage(ours: Path, tmp
     assert again_valid == rules_valid  # both protocols, as on test
 
 
+def test_users_with_several_cases_have_a_list_for_each(ours: Path, tmp_path: Path) -> None:
+    with (ours / "tiny" / "tiny.inter").open(encoding="utf-8") as file:
+        times = sorted(float(line.split("\t")[2]) for line in list(file)[1:])
+    split = {"valid_from": times[len(times) // 2], "test_from": times[-200]}
+    own = config_for(ours / "tiny").changed(split=split)
+    compare(own, tmp_path / "out")
+    data, model = whole_data(own, ours / "tiny"), load_model(tmp_path / "out" / "runs" / "rules-1").model
+    again = {}
+    for key, part, name in (("from", data.test, "test"), ("from_valid", data.valid, "valid")):
+        scores = model.full_sort_predict(part[slice(0, len(part))]).numpy()
+        rows = [
+            (str(case), token, float(score))
+            for case, of in enumerate(scores, start=1)
+            for token, score in zip(data.item_tokens[1:], of[1:], strict=True)
+        ]
+        again[key] = write(tmp_path / f"{name}.csv", rows, "case_id")
+    stages = {name: {"rerank": ["popularity", name], "candidates": 10} for name in ("rules", "again")}
+    variants = {"again": again, **{f"with_{name}": stage for name, stage in stages.items()}}
+    compare(config_for(ours / "tiny", **variants).changed(split=split), tmp_path / "out")
+    runs = [load_run(tmp_path / "out" / "runs" / f"with_{name}-1") for name in stages]
+    assert len(set(runs[0].ranks.user.tolist())) < len(runs[0].ranks.user)
+    assert np.array_equal(*(run.ranks.counts("masked")[0] for run in runs))
+    assert runs[0].valid == runs[1].valid
+
+
 def test_no_validation_lists_are_exported_of_second_stages(ours: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = {path.name for path in (ours / "out" / "lists").glob("*.csv")}
     assert "rules-1.valid.masked.csv" in names and "second-1.masked.csv" in names
@@ -250,6 +275,13 @@ def test_absent_items_are_missing_values_and_both_parts_are_read_to_the_same_len
     assert not whole and any(f"reads the first {depth} of both" in note for note in notes) == (
         len(set(longest.values())) > 1
     )
+    unmasked, _, _ = listed_scores(config, read, data, data.test, False)
+    both = min(max(map(len, as_others_read(Path(files[key])).values())) for key in ("from", "from_valid"))
+    users = [user for user, _ in cases_in(ours / "split", "test")]
+    np.testing.assert_array_equal(
+        unmasked.full_sort_predict(data.test[slice(0, len(data.test))]).numpy(),
+        scores_by_hand(files, "from", users, data.item_tokens, both),
+    )
     stage = Reranker(
         Ensemble([load_model(ours / "out" / "runs" / "rules-1").model, scorer]),
         ItemTable(torch.zeros(len(data.item_tokens)), None, {}),
@@ -263,6 +295,7 @@ def test_absent_items_are_missing_values_and_both_parts_are_read_to_the_same_len
         np.testing.assert_array_equal(scorer.full_sort_predict(interaction).numpy(), expected)
         ((_, z, pool),) = stage.pools(interaction)
         features = stage.features(pool, interaction).numpy()
+        np.testing.assert_allclose(features[:, 0], features[:, 1] / 2)  # the average, without the lists
         missing = np.isnan(expected)[pool.case.numpy(), pool.item.numpy()]
         assert 0 < missing.sum() < len(missing)
         assert np.array_equal(np.isnan(features), np.isin(np.arange(features.shape[1]), (3, 4)) & missing[:, None])
