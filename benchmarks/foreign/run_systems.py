@@ -2,8 +2,9 @@
 
     python benchmarks/foreign/run_systems.py SPLIT -o LISTS --environments FOLDER [--minutes 60] [--systems A,B]
 
-LISTS gets NAME.csv, NAME.masked.csv, NAME.json and NAME.log of each system, and the manifest of the split, so that a
-comparison refuses them for another split. A system whose record is there already is skipped; delete it to train again.
+LISTS gets NAME.csv, NAME.masked.csv, NAME.valid.csv, NAME.valid.masked.csv, NAME.json and NAME.log of each system, and
+the manifest of the split, so that a comparison refuses them for another split. A system whose record is there already
+is skipped; delete it to train again.
 unisrec also needs --code (a clone of RUCAIBox/UniSRec) and --text (text vectors of `blair-rec store export`).
 """
 

@@ -114,15 +114,24 @@ def validate(rank: Rank, split: Split) -> float:
 
 
 def write_lists(rank: Rank, split: Split, out: Path, name: str) -> None:
-    """Write the test lists: NAME.csv with the histories among the candidates, NAME.masked.csv without them."""
+    """Write the test lists: NAME.csv with the histories among the candidates, NAME.masked.csv without them.
+
+    NAME.valid.csv and NAME.valid.masked.csv are the same for the validation cases.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    for path, masked in ((out / f"{name}.csv", False), (out / f"{name}.masked.csv", True)):
-        ids, scores = rank(split.test, masked, LENGTH)
+    for cases, masked, ending in (
+        (split.test, False, ""),
+        (split.test, True, ".masked"),
+        (split.valid, False, ".valid"),
+        (split.valid, True, ".valid.masked"),
+    ):
+        path = out / f"{name}{ending}.csv"
+        ids, scores = rank(cases, masked, LENGTH)
         partial = path.with_name(path.name + ".partial")
         with partial.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow([split.test.key, "item_id", "score"])
-            for case, row, values in zip(split.test.names, ids.tolist(), scores.tolist(), strict=True):
+            writer.writerow([cases.key, "item_id", "score"])
+            for case, row, values in zip(cases.names, ids.tolist(), scores.tolist(), strict=True):
                 writer.writerows(
                     [case, split.items[item], f"{value:.9g}"]
                     for item, value in zip(row, values, strict=True)

@@ -171,8 +171,12 @@ class CompareConfig(Section):
                 yield (), f".{key} names {member!r}, which is {kind}; name models and scorers"
             elif variant.average:
                 yield from (((), line) for line in self.variants[member].problems_in_average(member, variant.weights))
-            elif self.variants[member].is_elsewhere:
-                yield (), f".rerank names {member!r}, which was trained elsewhere; name models and scorers"
+            else:
+                yield from (((), line) for line in self.variants[member].problems_in_second_stage(member))
+        named = [self.variants[member] for member in variant.rerank if member in self.variants]
+        if named and all(one.has_lists for one in named):
+            line = ".rerank names top lists alone; name a model or scorer, too: it orders the items that no list has"
+            yield (), line
 
     def only(self, names: Sequence[str]) -> CompareConfig:
         """Return the same comparison with only these variants.

@@ -57,5 +57,7 @@ def is_read_by(loss: str, name: str) -> bool:
 
 ELSEWHERE = "trained elsewhere"
 """What the board says of a variant whose recommendations another system made."""
+FROM = ("from", "from_masked", "from_valid", "from_valid_masked")
+"""Keys of a variant that name files of another system."""
 MATRICES = (".npz", ".npy")
 """Endings of files with full score matrices of another system."""

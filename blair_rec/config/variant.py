@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, WithJsonSchem
 
 from blair_rec.config.names import (
     ELSEWHERE,
+    FROM,
     MATRICES,
     ControlName,
     Fusion,
@@ -112,7 +113,10 @@ class VariantConfig(_WithFrom):
     both protocols."""
     from_valid: FilesElsewhere = None
     """Top lists or score matrices of the same system for the validation cases. An average chooses its weights with
-    them."""
+    them (matrices alone), a second stage fits its trees."""
+    from_valid_masked: FilesElsewhere = None
+    """Top lists of the same system for the validation cases without the items of the history, where `from_masked` has
+    those of the test cases."""
     label: str | None = None
     """What the board calls a system of `from`, such as HSTU (RecTools)."""
 
@@ -186,7 +190,7 @@ class VariantConfig(_WithFrom):
 
     def _problems_elsewhere(self) -> Iterator[Problem]:
         """Keys that don't fit together with `from`."""
-        own = ("from", "from_masked", "from_valid", "label")
+        own = (*FROM, "label")
         if not self.is_elsewhere:
             for name in own[1:]:
                 if getattr(self, name) is not None:
@@ -195,14 +199,16 @@ class VariantConfig(_WithFrom):
         for name in VariantConfig.model_fields:
             if name not in (*own, "trials") and getattr(self, name) != default_of(VariantConfig, name):
                 yield ("from", name), f"{name} can't be set with `from`: the variant was trained elsewhere"
-        by_seed = [name for name in own[:3] if isinstance(getattr(self, name), Mapping)]
-        given = [name for name in own[:3] if getattr(self, name) is not None]
+        if self.from_valid_masked is not None and None in (self.from_valid, self.from_masked):
+            yield FROM, "from_valid_masked needs from_valid and from_masked, with the lists of the same system"
+        by_seed = [name for name in FROM if isinstance(getattr(self, name), Mapping)]
+        given = [name for name in FROM if getattr(self, name) is not None]
         if by_seed and by_seed != given:
             single = " and ".join(name for name in given if name not in by_seed)
             words = f"{' and '.join(by_seed)}: a file for each seed, but {single}: a single one; give all in one way"
-            yield own[:3], words
+            yield FROM, words
         elif by_seed and len({frozenset(getattr(self, name)) for name in by_seed}) > 1:
-            yield own[:3], f"{' and '.join(by_seed)} name different seeds; give each the same ones"
+            yield FROM, f"{' and '.join(by_seed)} name different seeds; give each the same ones"
 
     @property
     def is_elsewhere(self) -> bool:
@@ -212,13 +218,41 @@ class VariantConfig(_WithFrom):
     def problems_in_average(self, name: str, weights: str) -> Iterator[str]:
         """Problems of this variant as a member of an average, which needs a score for every item."""
         for key in ("from", "from_valid") if self.is_elsewhere else ():
-            files = getattr(self, key)
-            files = list(files.values()) if isinstance(files, Mapping) else [files] * (files is not None)
+            files = self._files_of(key)
             if lists := [file for file in files if not file.lower().endswith(MATRICES)]:
                 yield f".average names {name!r}, whose {key} is a top list ({lists[0]}); give score matrices"
             if not files and weights != "equal":
                 cure = "add it, or set weights: equal"
                 yield f".average names {name!r}, which has no from_valid to choose weights with; {cure}"
+
+    def problems_in_second_stage(self, name: str) -> Iterator[str]:
+        """Problems of this variant as a member of a second stage, whose trees are fitted on validation cases."""
+        files, valid = (self._files_of(key) for key in ("from", "from_valid"))
+        if self.is_elsewhere and not valid:
+            yield (
+                f".rerank names {name!r}, which has no from_valid: the trees are fitted on validation cases; add the "
+                "same system's lists for them"
+            )
+        elif len({file.lower().endswith(MATRICES) for file in (*files, *valid)}) > 1:
+            yield (
+                f".rerank names {name!r}, whose from and from_valid are a top list ({', '.join(self._lists)}) and a "
+                "score matrix; give both in one way"
+            )
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether another system gave top lists, so that most items have no score."""
+        return bool(self._lists)
+
+    @property
+    def _lists(self) -> list[str]:
+        files = [*self._files_of("from"), *self._files_of("from_valid")]
+        return [file for file in files if not file.lower().endswith(MATRICES)]
+
+    def _files_of(self, key: str) -> list[str]:
+        """The files of all seeds under a key."""
+        files = getattr(self, key)
+        return list(files.values()) if isinstance(files, Mapping) else [files] * (files is not None)
 
     @property
     def elsewhere_by_seed(self) -> bool:
@@ -226,8 +260,8 @@ class VariantConfig(_WithFrom):
         return isinstance(getattr(self, "from"), Mapping)
 
     def elsewhere_of(self, seed: int) -> dict[str, str]:
-        """The files of another system for a seed, by key: from, from_masked, from_valid; without those not given."""
-        found = {name: file_of(getattr(self, name), seed) for name in ("from", "from_masked", "from_valid")}
+        """The files of another system for a seed, by key, as in FROM; without those not given."""
+        found = {name: file_of(getattr(self, name), seed) for name in FROM}
         return {name: file for name, file in found.items() if file is not None}
 
     def _wrong_options(self) -> Iterator[str]:

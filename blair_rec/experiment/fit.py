@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,8 @@ class Fitted:
     """Of a second stage: validation cases ranked by trees that were fitted on other users; None for all others."""
     second_stage: Mapping[str, Any] = field(default_factory=dict)
     """What result.json says of a second stage."""
+    notes: Sequence[str] = ()
+    """Notes for readers on the members of a second stage."""
 
 
 def fit_variant(

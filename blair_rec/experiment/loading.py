@@ -76,6 +76,12 @@ def load_model(run_dir: Path, store: str | Path | None = None, dataset: Any = No
                 f"{run_dir} {does} {', '.join(setup.get('average') or setup['rerank'])}, but one of these runs is "
                 f"missing or was made again; run the same comparison again to renew the {kind}"
             )
+        if others := [folder.name for folder in folders if "from" in _read(folder, "result.json")["setup"]]:
+            raise CheckpointError(
+                f"{run_dir} {does} {', '.join(others)}, trained elsewhere: another system's lists and scores are for "
+                f"the validation and test cases alone, so this {kind} can't recommend for any other history; make one "
+                "without this member"
+            )
         members = tuple(load_model(folder, store, dataset, device) for folder in folders)
         ensemble = Ensemble([member.model for member in members])
         if "rerank" in setup:

@@ -120,7 +120,8 @@ def make_run(
         elsewhere = rank_elsewhere(config, run, data, data.test, TOP_K)
         fitted, ranks, values = elsewhere.fitted, elsewhere.ranks, elsewhere.valid
     elif variant.members:
-        fitted = average(config, run, data, data.test) if variant.average else second_stage(config, run, data)
+        make = average if variant.average else second_stage
+        fitted = make(config, run, data, data.test)
     else:
         if variant.is_trained:
             call = {"variant": run.variant, "seed": run.seed, "store": str(store[1]) if store else None}
@@ -247,6 +248,7 @@ def _notes(config: CompareConfig, run: Run, fitted: Fitted) -> list[str]:
                 f"the trees of {run.variant} found nothing to learn, so it orders its candidates by the average of its "
                 "members"
             )
+    notes += [f"{run.variant}: {note}" for note in fitted.notes]
     if variant.control is None and (transforms := fitted.model.fitted_transforms) is not None:
         notes += [f"{run.variant}: {note}" for note in transforms.notes]
     if before := _test_evaluations(run.folder):

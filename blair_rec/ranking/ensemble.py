@@ -142,6 +142,27 @@ def standardised(scores: Tensor) -> Tensor:
     return result
 
 
+def standardised_lists(scores: Tensor) -> Tensor:
+    """Return the scores [B, N] of top lists with mean 0 and standard deviation 1 over the listed items of each row.
+
+    Items with NaN are not listed, and keep it.
+
+    Raises:
+        ScoringError: infinite scores.
+    """
+    listed = ~scores[:, 1:].isnan()
+    given = scores[:, 1:].double().masked_fill(~listed, 0)
+    if infinite := int(given.isinf().any(dim=1).sum()):
+        raise ScoringError(f"{infinite} of {len(scores)} cases have scores that are not finite")
+    length = listed.sum(dim=1, keepdim=True).clamp(min=1)
+    off = (given - given.sum(dim=1, keepdim=True) / length).masked_fill(~listed, 0)
+    deviation = ((off**2).sum(dim=1, keepdim=True) / length).sqrt()
+    result = torch.zeros_like(scores, dtype=torch.float32)
+    z = off * _inverse(deviation, given.abs().amax(dim=1, keepdim=True))
+    result[:, 1:] = z.float().masked_fill(~listed, torch.nan)
+    return result
+
+
 def _inverse(deviation: Tensor, size: Tensor) -> Tensor:
     """Return 1 / deviation; 0 where the deviation is only a rounding error of scores of this size."""
     return torch.where(deviation > CONSTANT * size, 1 / deviation, 0)

@@ -113,11 +113,12 @@ def _named_run(run: Path, variant: str | None, seeds: Sequence[int] | None) -> C
 
 
 def _refuse_elsewhere(run: RunResult) -> None:
-    """Raise ConfigError for a run of another system, or an average with one: only their test cases are known."""
+    """Raise ConfigError for a run of another system, or one made from such a run: only cases of the split are known."""
     if run.elsewhere:
         raise ConfigError(
-            f"{run.variant} was trained elsewhere, or averages a variant that was: it can't recommend here. Choose "
-            "another variant, or use the system that made it"
+            f"{run.variant} was trained elsewhere, or has a member that was: it can't recommend here, because another "
+            "system's lists and scores are for the cases of the split alone. Choose another variant, or use the system "
+            "that made them"
         )
 
 

@@ -184,6 +184,8 @@ def test_verify_says_what_is_in_a_file_and_refuses_a_changed_split(
     assert main(["verify", "a.csv", "--split", "split", "-k", "20"]) == 1
     assert main(["verify", "a.csv", "--split", "split", "-k", "12", "--masked"]) == 0
     assert main(["verify", "a.csv", "--split", str(tiny)]) == 1
+    assert main(["verify", "a.csv", "--split", "split", "-k", "5", "--valid"]) == 0
+    assert "119 lists for 120 users" in " ".join(capsys.readouterr().err.split())
     items = [row["item_id"] for row in csv.DictReader((tmp_path / "split" / "items.csv").open(encoding="utf-8"))]
     np.savez("a.npz", scores=np.ones((120, 80)), user_id=np.array(users), item_id=np.array(items))
     assert verify(Path("a.npz"), tmp_path / "split") == ["a.npz: scores of 80 items for 120 users, both protocols"]

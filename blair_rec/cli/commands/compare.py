@@ -13,11 +13,12 @@ from rich.table import Table
 from blair_rec.cli.lists import comma_list
 from blair_rec.cli.progress import Live, add_quiet
 from blair_rec.cli.terminal import Console, processes, say, set_up_logging, show, show_json
-from blair_rec.errors import BlairRecError, counted
+from blair_rec.errors import BlairRecError, ConfigError, counted
 
 if TYPE_CHECKING:  # imported when the command runs, so that --help is quick
     from blair_rec.config.comparison import CompareConfig
     from blair_rec.evaluate.leaderboard import Leaderboard
+    from blair_rec.experiment.elsewhere.cases import PartName
     from blair_rec.experiment.planning.subset import Plan
 
 
@@ -72,6 +73,11 @@ def add(commands: Any) -> None:
         "--export",
         metavar="KIND",
         help="also write the top lists of all runs into DIR/lists: trec, parquet or csv (docs/other_systems.md)",
+    )
+    command.add_argument(
+        "--cases",
+        choices=("test", "valid"),
+        help="the cases that --export writes lists for (default: test)",
     )
     command.set_defaults(command=_leaderboard)
 
@@ -247,14 +253,14 @@ def _show_plan(found: Plan, out: Path, console: Console, fresh: bool) -> None:
             say(console, f"encoding {counted(len(encoding.catalogue), 'item')} with {encoding.encoder}: {state}")
 
 
-def _export(folder: Path, kind: str, console: Console) -> None:
+def _export(folder: Path, kind: str, part: PartName, console: Console) -> None:
     from blair_rec.experiment.elsewhere.written.export import export_lists
 
-    found = export_lists(folder, kind)
+    found = export_lists(folder, kind, part)
     say(console, f"{counted(len(found), 'file')} of top lists in {next(iter(found)).parent}")
     for path, across in found.items():
         if across:
-            cases = counted(across, "test case")
+            cases = counted(across, "test case" if part == "test" else "validation case")
             say(
                 console,
                 f"{path.name}: in {cases} the target is tied with items beyond the end, so its rank is not exact",
@@ -265,6 +271,8 @@ def _leaderboard(options: argparse.Namespace, console: Console) -> None:
     from blair_rec.evaluate.report import to_terminal_across
     from blair_rec.experiment.compare import leaderboard
 
+    if options.cases is not None and options.export is None:
+        raise ConfigError("--cases says what --export writes; give --export, too")
     boards, folders = [], []
     for folder in options.folders:
         board = leaderboard(folder)
@@ -275,6 +283,6 @@ def _leaderboard(options: argparse.Namespace, console: Console) -> None:
             boards.append(board)
             folders.append(folder)
             if options.export is not None:
-                _export(folder, options.export, console)
+                _export(folder, options.export, options.cases or "test", console)
     if len(boards) > 1:
         show(to_terminal_across(boards, folders))

@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-logger = logging.getLogger("blair_rec")
+from blair_rec.config.names import FROM
 
-FROM = ("from", "from_masked", "from_valid")
-"""Keys of a variant that name files of another system."""
+logger = logging.getLogger("blair_rec")
 
 
 def with_paths(raw: Mapping[str, Any], beside: Path) -> dict[str, Any]:

@@ -69,6 +69,18 @@ def check_manifest(path: Path, split_sha256: str) -> None:
         )
 
 
+def is_exported(path: Path) -> bool:
+    """Whether top lists lie where `blair-rec leaderboard --export` wrote them, by the manifest next to them.
+
+    Their scores are places, but items tied with the target have the same score: so they tell something of the target.
+
+    Raises:
+        SourceError: the manifest can't be read.
+    """
+    manifest = read_manifest(path.parent / MANIFEST)
+    return manifest is not None and "files" not in manifest  # that of a split names all its files
+
+
 def read_manifest(path: Path) -> Mapping[str, Any] | None:
     """A manifest of ours; None if the file is missing or is not one.
 

@@ -40,9 +40,39 @@ class Lists:
         """[cases] int64: number of items in the list of each case."""
         return np.bincount(self.case, minlength=cases).astype(np.int64)
 
+    @property
+    def longest(self) -> int:
+        """Number of items in the longest list."""
+        return int(np.bincount(self.case).max())
+
+    def first(self, k: int) -> Lists:
+        """The k best items of each list; of tied ones those with the lowest ids."""
+        return self.only(places(self.case) < k)
+
+    def by_place(self) -> Lists:
+        """The same lists without ties: scores count down with the place."""
+        return Lists(self.path, self.part, self.case, self.item, -places(self.case).astype(np.float64), self.skipped)
+
+    def rows(self, case: np.ndarray, n_items: int) -> np.ndarray:
+        """[C, n_items] float32: the scores of some cases by item id; NaN for items that their lists lack."""
+        begin, end = (np.searchsorted(self.case, case, side=side) for side in ("left", "right"))
+        length = end - begin
+        row = np.repeat(np.arange(len(case)), length)
+        place = np.arange(len(row)) + np.repeat(begin - (np.cumsum(length) - length), length)
+        found = np.full((len(case), n_items), np.nan, dtype=np.float32)
+        found[row, self.item[place]] = self.score[place]
+        return found
+
     def only(self, kept: np.ndarray) -> Lists:
         """The rows where `kept` [R] is True."""
         return Lists(self.path, self.part, self.case[kept], self.item[kept], self.score[kept], self.skipped)
+
+
+def places(case: np.ndarray) -> np.ndarray:
+    """[R] int64: the place of each row in its list, from 0. case: [R] int64, ascending."""
+    begins = np.flatnonzero(np.diff(case, prepend=-1))
+    found: np.ndarray = np.arange(len(case)) - np.repeat(begins, np.diff(begins, append=len(case)))
+    return found
 
 
 class _Rows(NamedTuple):

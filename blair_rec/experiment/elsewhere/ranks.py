@@ -9,7 +9,7 @@ import numpy as np
 from blair_rec.errors import SourceError, counted
 from blair_rec.evaluate.runs.run_files import ProtocolName
 from blair_rec.experiment.elsewhere.cases import Cases
-from blair_rec.experiment.elsewhere.lists import Lists
+from blair_rec.experiment.elsewhere.lists import Lists, places
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ def rank_lists(cases: Cases, lists: Lists, protocol: ProtocolName, k: int) -> Li
     higher = np.bincount(case[above], minlength=len(cases)).astype(np.int64)
     equal = np.bincount(case[same], minlength=len(cases)).astype(np.int64) - 1
     listed = ~np.isnan(own)
-    place = _places(case)
+    place = places(case)
     topk = np.zeros((len(cases), min(k, cases.n_items - 1)), dtype=np.int64)
     shown = place < topk.shape[1]
     topk[case[shown], place[shown]] = item[shown]
@@ -54,13 +54,6 @@ def rank_lists(cases: Cases, lists: Lists, protocol: ProtocolName, k: int) -> Li
         topk,
         int(lists.lengths(len(cases)).max(initial=0)),
     )
-
-
-def _places(case: np.ndarray) -> np.ndarray:
-    """[R] int64: the place of each row in its list, from 0."""
-    begins = np.flatnonzero(np.diff(case, prepend=-1))
-    found: np.ndarray = np.arange(len(case)) - np.repeat(begins, np.diff(begins, append=len(case)))
-    return found
 
 
 def without_history(cases: Cases, lists: Lists) -> Lists:

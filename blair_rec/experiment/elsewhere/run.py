@@ -13,11 +13,11 @@ from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.variant import VariantConfig
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.device import choose_device
-from blair_rec.errors import SourceError
+from blair_rec.errors import SourceError, counted
 from blair_rec.evaluate.metrics import parse_metric
 from blair_rec.evaluate.runs.run_files import PROTOCOLS
 from blair_rec.experiment.elsewhere.cases import cases_of, split_hash
-from blair_rec.experiment.elsewhere.files import check_manifest, files_hash, is_matrix
+from blair_rec.experiment.elsewhere.files import check_manifest, files_hash, is_exported, is_matrix
 from blair_rec.experiment.elsewhere.lists import Lists, read_lists
 from blair_rec.experiment.elsewhere.matrices import Matrix, read_matrix
 from blair_rec.experiment.elsewhere.ranks import list_notes, rank_lists
@@ -29,7 +29,7 @@ from blair_rec.files import sha256_of
 from blair_rec.ranking.scoring import Ranks, rank
 
 FilesRead = Mapping[str, Lists | Matrix]
-"""By key: from, from_masked, from_valid."""
+"""By key of the config, as in config.names.FROM."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +61,11 @@ def rank_elsewhere(
     """
     variant = config.variants[run.variant]
     files, read = variant.elsewhere_of(run.seed), read_files(config, variant, run.seed, data, test)
-    model = fixed_scores(config, read, data, test)
-    ranks, notes, depth = _ranks(config, model, test, read["from"], _masked(read), k)
+    model = fixed_scores(config, read, data, test, run.hashes["from"] or "")
+    ranks, notes, depth = _ranks(config, model, test, read["from"], _lists(read, "from_masked"), k)
     values: dict[str, dict[str, float]] = {protocol: {} for protocol in PROTOCOLS}
     if "from_valid" in read:
-        of_valid, more, _ = _ranks(config, model, data.valid, read["from_valid"], None, 0)
+        of_valid, more, _ = _ranks(config, model, data.valid, read["from_valid"], _lists(read, "from_valid_masked"), 0)
         values, notes = {protocol: measured(config, of_valid, protocol) for protocol in PROTOCOLS}, [*notes, *more]
     digests = {key: {"file": file, "sha256": sha256_of(Path(file))} for key, file in files.items()}
     if files_hash(variant, run.seed) != run.hashes["from"]:
@@ -85,10 +85,10 @@ def check_elsewhere(
     for run in runs:
         if (variant := config.variants[run.variant]).is_elsewhere:
             read = read_files(config, variant, run.seed, data, test)
-            for part, one in (("test", read["from"]), ("valid", read.get("from_valid"))):
+            for one, key in ((read["from"], "from_masked"), (read.get("from_valid"), "from_valid_masked")):
                 if isinstance(one, Lists):
-                    cases = cases_of(test if part == "test" else data.valid, "test" if part == "test" else "valid")
-                    list_notes(cases, one, _masked(read) if part == "test" else None, _largest(config))
+                    cases = cases_of(test if one.part == "test" else data.valid, one.part)
+                    list_notes(cases, one, _lists(read, key), _largest(config))
 
 
 def read_files(
@@ -106,22 +106,60 @@ def read_files(
         path = Path(file)
         matrix = is_matrix(path)
         check_manifest(path, identity)
-        cases = cases_of(data.valid, "valid") if key == "from_valid" else cases_of(test, "test")
-        if matrix and key == "from_masked":
-            raise SourceError(f"{path}: a full score matrix serves both protocols; leave from_masked out")
+        cases = cases_of(data.valid, "valid") if key.startswith("from_valid") else cases_of(test, "test")
+        if matrix and key.endswith("_masked"):
+            raise SourceError(f"{path}: a full score matrix serves both protocols; leave {key} out")
         found[key] = read_matrix(path, cases) if matrix else read_lists(path, cases)
-    if isinstance(found["from"], Matrix) and "from_masked" in found:
-        raise SourceError(f"{found['from'].path}: a full score matrix serves both protocols; leave from_masked out")
+    for key in ("from", "from_valid"):
+        if isinstance(one := found.get(key), Matrix) and f"{key}_masked" in found:
+            raise SourceError(f"{one.path}: a full score matrix serves both protocols; leave {key}_masked out")
     return found
 
 
 def fixed_scores(
-    config: CompareConfig, read: FilesRead, data: TrainingData, test: TextSequentialDataset
+    config: CompareConfig, read: FilesRead, data: TrainingData, test: TextSequentialDataset, digest: str = ""
 ) -> FixedScores:
     """A scorer for the cases of which there are score matrices."""
     parts = (("from", test), ("from_valid", data.valid))
     matrices = [(split, one) for key, split in parts if isinstance(one := read.get(key), Matrix)]
-    return FixedScores(test, torch.device(choose_device(config.computed_on)), matrices)
+    return FixedScores(test, torch.device(choose_device(config.computed_on)), matrices, digest)
+
+
+def listed_scores(
+    config: CompareConfig, read: FilesRead, data: TrainingData, test: TextSequentialDataset, masked: bool
+) -> tuple[FixedScores, bool, list[str]]:
+    """A scorer for the cases of which there are top lists, whether all lists hold all items, and notes.
+
+    For a second stage. Lists for validation and test are read up to the same length, because the trees also learn
+    from absences. Lists that were exported from a board are read without ties, which may tell of the target.
+
+    Args:
+        masked: read the lists without the history, if there are some for both parts.
+
+    Raises:
+        SourceError: scores that are too large.
+    """
+    keys = ("from", "from_valid")
+    if masked and _lists(read, "from_valid_masked") is not None:
+        keys = ("from_masked", "from_valid_masked")
+    of_test, of_valid = (_lists(read, key) for key in keys)
+    assert of_test is not None and of_valid is not None  # see VariantConfig.problems_in_second_stage
+    for one in (of_test, of_valid):
+        if wrong := int((np.abs(one.score) > np.finfo(np.float32).max).sum()):
+            raise SourceError(
+                f"{one.path}: {counted(wrong, 'score')} beyond the range of 32-bit numbers, which a second stage "
+                "reads; give smaller scores, or ranks alone"
+            )
+    depth, notes = min(of_test.longest, of_valid.longest), []
+    if of_test.longest != of_valid.longest:
+        notes.append(
+            f"{of_test.path.name} lists up to {of_test.longest:,} items and {of_valid.path.name} up to "
+            f"{of_valid.longest:,}; the second stage reads the first {depth:,} of both"
+        )
+    first = [one.by_place() if is_exported(one.path) else one for one in (of_test, of_valid)]
+    given = [(split, one.first(depth)) for split, one in zip((test, data.valid), first, strict=True)]
+    whole = all(len(one.case) == len(split) * (split.item_num - 1) for split, one in given)
+    return FixedScores(test, torch.device(choose_device(config.computed_on)), given), whole, notes
 
 
 def _ranks(
@@ -154,8 +192,9 @@ def _ranks(
     return ranks, notes, {"unmasked": unmasked.depth, "masked": after_masking.depth}
 
 
-def _masked(read: FilesRead) -> Lists | None:
-    found = read.get("from_masked")
+def _lists(read: FilesRead, key: str) -> Lists | None:
+    """The top lists of a key; None without such, or for a matrix."""
+    found = read.get(key)
     return found if isinstance(found, Lists) else None
 
 

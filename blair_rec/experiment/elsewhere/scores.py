@@ -1,4 +1,4 @@
-"""A scorer that looks scores up in the matrices of another system, for the cases of a split and no others."""
+"""A scorer that looks up the scores of another system, for the cases of a split and no others."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.data.log import LOG_POSITION
 from blair_rec.errors import ConfigError, ScoringError
+from blair_rec.experiment.elsewhere.lists import Lists
 from blair_rec.experiment.elsewhere.matrices import Matrix
 from blair_rec.models.scorer import refuse_new_items
 from blair_rec.models.transforms import FittedTransforms
 
 
 class FixedScores(nn.Module):
-    """The scores of another system. A system that gave top lists has no matrices.
+    """The scores of another system: its matrices, or its top lists, whose absent items have NaN.
 
     Shapes: B cases of a batch, N item ids with the padding.
     """
@@ -31,9 +32,14 @@ class FixedScores(nn.Module):
         self,
         split: TextSequentialDataset,
         device: torch.device,
-        matrices: Sequence[tuple[TextSequentialDataset, Matrix]],
+        given: Sequence[tuple[TextSequentialDataset, Matrix | Lists]],
+        digest: str = "",
     ) -> None:
         """
+        Args:
+            given: the scores with the part of the split that they are for; empty if nothing is looked up.
+            digest: the hash of all files of the system.
+
         Raises:
             ConfigError: benchmark files in which a user has the same target in several cases.
         """
@@ -44,8 +50,8 @@ class FixedScores(nn.Module):
             split.item_list_length_field,
         )
         self._fields, self._n_items = (split.uid_field, split.iid_field), split.item_num
-        self._matrices = [matrix for _, matrix in matrices]
-        keys = [self._keys(part.inter_feat) for part, _ in matrices]
+        self._given, self._digest = [scores for _, scores in given], digest
+        keys = [self._keys(part.inter_feat) for part, _ in given]
         key = np.concatenate([np.zeros(0, dtype=np.int64), *keys])
         self._order = np.argsort(key)
         self._sorted = key[self._order]
@@ -53,7 +59,8 @@ class FixedScores(nn.Module):
         self._case = np.concatenate([np.zeros(0, dtype=np.int64), *(np.arange(len(part)) for part in keys)])
         if (self._sorted[1:] == self._sorted[:-1]).any():
             raise ConfigError(
-                "score matrices can't be used here: in the benchmark files a user has the same target in several cases"
+                "scores of other systems can't be used here: in the benchmark files a user has the same target in "
+                "several cases"
             )
 
     def _keys(self, rows: Any) -> np.ndarray:
@@ -65,10 +72,10 @@ class FixedScores(nn.Module):
         return np.asarray(user * self._n_items + item)
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
-        """Return scores [B, N] float32; ignore column 0, the padding.
+        """Return scores [B, N] float32, NaN for items that a top list lacks; ignore column 0, the padding.
 
         Raises:
-            ScoringError: a case that no matrix has.
+            ScoringError: a case that no file is for.
         """
         key = self._keys(interaction)
         place = np.minimum(np.searchsorted(self._sorted, key), max(len(self._sorted) - 1, 0))
@@ -79,9 +86,10 @@ class FixedScores(nn.Module):
             )
         found = np.zeros((len(key), self._n_items), dtype=np.float32)
         index = self._order[place]
-        for part, matrix in enumerate(self._matrices):
+        for part, given in enumerate(self._given):
             mine = self._part[index] == part
-            found[mine] = matrix.rows(self._case[index[mine]])
+            case = self._case[index[mine]]
+            found[mine] = given.rows(case) if isinstance(given, Matrix) else given.rows(case, self._n_items)
         return torch.from_numpy(found).to(self.device)
 
     def shared_items(self) -> AbstractContextManager[Any]:
@@ -113,8 +121,8 @@ class FixedScores(nn.Module):
         refuse_new_items("another system made the scores")
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:  # type: ignore[override]
-        """Nothing: the scores stay in their files."""
-        return {}
+        """The hash of the files, where the scores stay: what was made of them is made again when they change."""
+        return {"files": torch.tensor(list(self._digest.encode()), dtype=torch.uint8, device="cpu")}
 
 
 NO_VECTORS = "another system made the scores, so there are no vectors of users and items"

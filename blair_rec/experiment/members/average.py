@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.variant import VariantConfig
 from blair_rec.data.dataset import TextSequentialDataset
-from blair_rec.errors import SourceError
 from blair_rec.evaluate.metrics import metric_values
 from blair_rec.evaluate.runs.results import load_run
-from blair_rec.experiment.elsewhere.files import files_hash
-from blair_rec.experiment.elsewhere.run import fixed_scores, read_files
+from blair_rec.experiment.elsewhere.run import fixed_scores
 from blair_rec.experiment.fit import Fitted
 from blair_rec.experiment.loading import load_model
+from blair_rec.experiment.members.files import files_of_member
 from blair_rec.experiment.planning.plan import Run, member_folders
 from blair_rec.experiment.splits.reading import TrainingData
-from blair_rec.models.scorer import Scorer
 from blair_rec.ranking.ensemble import Ensemble, choose_weights
 
 
@@ -37,10 +34,13 @@ def average(config: CompareConfig, run: Run, data: TrainingData, test: TextSeque
     variant, begin = config.variants[run.variant], time.perf_counter()
     folders = member_folders(run.folder, run.setup)
     results = [load_run(folder) for folder in folders]
-    models = [
-        _member(config, name, folder, run.seed, data, test)
-        for name, folder in zip(variant.average, folders, strict=True)
-    ]
+    models = []
+    for name, folder in zip(variant.average, folders, strict=True):
+        read = files_of_member(config, name, folder, run.seed, data, test)
+        if read is None:
+            models.append(load_model(folder, dataset=data.train, device=config.computed_on).model)
+        else:
+            models.append(fixed_scores(config, read, data, test))
     ensemble, best = Ensemble(models), None
     if variant.weights != "equal":
         first = config.evaluate.metrics[:1]
@@ -60,15 +60,3 @@ def average(config: CompareConfig, run: Run, data: TrainingData, test: TextSeque
         best_value=best,
         weights=dict(zip(variant.average, ensemble.weights.tolist(), strict=True)),
     )
-
-
-def _member(
-    config: CompareConfig, name: str, folder: Path, seed: int, data: TrainingData, test: TextSequentialDataset
-) -> Scorer:
-    """The scorer of a member; the matrices of another system are read again, because runs hold no copy of them."""
-    variant = config.variants[name]
-    if not variant.is_elsewhere:
-        return load_model(folder, dataset=data.train, device=config.computed_on).model
-    if files_hash(variant, seed) != load_run(folder).hashes.get("from"):
-        raise SourceError(f"the score matrices of {name} are not those of {folder}; run the comparison again")
-    return fixed_scores(config, read_files(config, variant, seed, data, test), data, test)

@@ -1,4 +1,4 @@
-"""Fit a second stage over finished runs of the same seed. The test split is not read here."""
+"""Fit a second stage over finished runs of the same seed. Its trees see nothing of the test split."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from blair_rec.config.comparison import CompareConfig
+from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.evaluate.metrics import metric_values
 from blair_rec.evaluate.runs.results import load_run
+from blair_rec.experiment.elsewhere.run import fixed_scores, listed_scores
 from blair_rec.experiment.fit import Fitted
-from blair_rec.experiment.loading import load_model, need_trees, text_tables
+from blair_rec.experiment.loading import Loaded, load_model, need_trees, text_tables
 from blair_rec.experiment.members.average import selects_on
+from blair_rec.experiment.members.files import files_of_member
 from blair_rec.experiment.planning.plan import Run, member_folders
 from blair_rec.experiment.splits.reading import TrainingData
 from blair_rec.ranking.ensemble import Ensemble
@@ -24,11 +27,18 @@ from blair_rec.ranking.rerank.fitting import FittedStage, fit_stage
 from blair_rec.ranking.rerank.second_stage import Reranker
 from blair_rec.ranking.rerank.trees import sha256_of_text
 
+LISTS_ALONE = (
+    "{} gave top lists, so it has no part in the average of the members that orders all items behind the candidates"
+)
 
-def second_stage(config: CompareConfig, run: Run, data: TrainingData) -> Fitted:
+
+def second_stage(config: CompareConfig, run: Run, data: TrainingData, test: TextSequentialDataset) -> Fitted:
     """Fit a second stage on the validation split; its costs include those of its members.
 
+    `test` is read only for members of other systems, whose scores belong to its cases.
+
     Raises:
+        SourceError: the files of another system have changed or can't be used.
         MissingExtra: LightGBM is not installed.
         BadRun, CheckpointError: the run of a member is damaged.
         TrainingError: too few validation cases have their target among the candidates.
@@ -37,10 +47,23 @@ def second_stage(config: CompareConfig, run: Run, data: TrainingData) -> Fitted:
     variant, begin = config.variants[run.variant], time.perf_counter()
     folders = member_folders(run.folder, run.setup)
     results = [load_run(folder) for folder in folders]
-    members = [load_model(folder, dataset=data.train, device=config.computed_on) for folder in folders]
-    texts = text_tables(variant.rerank, folders, members)
-    stage = Reranker(Ensemble([one.model for one in members]), _items(data, texts), run.setup["candidates"])
     first, protocol = config.evaluate.metrics[0], selects_on(config, variant)
+    members, lists, notes = [], [], []
+    for name, folder in zip(variant.rerank, folders, strict=True):
+        read, whole = files_of_member(config, name, folder, run.seed, data, test), True
+        if read is None:
+            members.append(load_model(folder, dataset=data.train, device=config.computed_on))
+        elif config.variants[name].has_lists:
+            model, whole, more = listed_scores(config, read, data, test, protocol == "masked")
+            members.append(Loaded(model, data.item_tokens, 0))
+            notes += [*more, *([] if whole else [LISTS_ALONE.format(name)])]
+        else:
+            members.append(Loaded(fixed_scores(config, read, data, test), data.item_tokens, 0))
+        lists.append(not whole)
+    texts = text_tables(variant.rerank, folders, members)
+    stage = Reranker(
+        Ensemble([one.model for one in members]), _items(data, texts), run.setup["candidates"], lists=lists
+    )
     fitted = fit_stage(
         stage,
         data.valid,
@@ -57,9 +80,14 @@ def second_stage(config: CompareConfig, run: Run, data: TrainingData) -> Fitted:
         {**parameters, "trained": parameters["trained"] + trees.leaves},
         sum(result.trials for result in results),
         best_value=_value(fitted, protocol, first),
-        weights=dict(zip(variant.rerank, fitted.stage.weights.tolist(), strict=True)),
+        weights={
+            name: weight
+            for name, weight, partial in zip(variant.rerank, fitted.stage.weights.tolist(), lists, strict=True)
+            if not partial
+        },
         valid=fitted.ranks,
         second_stage=_report(fitted, variant.rerank),
+        notes=notes,
     )
 
 

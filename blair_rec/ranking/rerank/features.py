@@ -19,6 +19,8 @@ AVERAGE = 0
 """The column of the members' weighted average."""
 READ = 10
 """Number of last items of a history whose text is compared with a candidate's."""
+BEHIND = 1e30
+"""A rank behind all lists; with a minus a score below all."""
 CASES = 32
 """Cases whose texts are compared together, so that their vectors fit into a processor's caches."""
 
@@ -55,16 +57,30 @@ def feature_names(members: Sequence[str], items: ItemTable) -> list[Feature]:
     return [Feature("average", "score"), *of_members, *of_item, *of_history, *of_text]
 
 
+def behind_lists(lists: Sequence[bool]) -> dict[int, float]:
+    """Return what an item behind a list has in the columns of `features`, by column.
+
+    Args:
+        lists: [K] which members gave top lists.
+    """
+    found = {}
+    for place, partial in enumerate(lists):
+        if partial:
+            score = AVERAGE + 1 + 2 * place
+            found[score], found[score + 1] = -BEHIND, BEHIND
+    return found
+
+
 def features(pool: Pool, weights: Tensor, items: ItemTable, seq: Tensor, length: Tensor) -> Tensor:
     """Return the features of all candidates, [P, F] float32.
 
     Args:
-        weights: [K] of the members' average.
+        weights: [K] of the members' average, 0 for those that gave top lists.
         seq, length: [B, L] item ids, oldest first, padded with 0, and [B] their number.
     """
     of_members = torch.stack([pool.z, pool.rank], dim=2).flatten(1)
     columns = [
-        (pool.z @ weights).unsqueeze(1),
+        (pool.z.nan_to_num(nan=0.0) @ weights).unsqueeze(1),
         of_members,
         _of_items(pool, items),
         _of_histories(pool, items, seq, length),

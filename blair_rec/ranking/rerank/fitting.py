@@ -16,7 +16,7 @@ import torch
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.errors import TrainingError
 from blair_rec.ranking.ensemble import Ensemble, climbed
-from blair_rec.ranking.rerank.features import AVERAGE
+from blair_rec.ranking.rerank.features import AVERAGE, behind_lists
 from blair_rec.ranking.rerank.second_stage import Reranker
 from blair_rec.ranking.rerank.trees import FOLDS, fit_trees
 from blair_rec.ranking.scoring import Ranks
@@ -101,8 +101,12 @@ def fit_stage(
         examples = collect(stage, split, batch_size)
     read, case = examples.features, examples.case
     scores = read[:, 1 : 1 + 2 * len(stage.weights) : 2]
+    if any(stage.lists):
+        scores = scores[:, stage.full]
     weights = best_weights(examples, scores, masked, measure)
-    stage = Reranker(Ensemble(stage.ensemble.members, weights), stage.items, stage.top)
+    of_all = np.zeros(len(stage.lists))
+    of_all[stage.full] = weights
+    stage = Reranker(Ensemble(stage.ensemble.members, of_all.tolist()), stage.items, stage.top, lists=stage.lists)
     read[:, AVERAGE] = scores @ np.asarray(weights, dtype=np.float32)
     learnt = ~(examples.in_history | examples.target_in_history[case]) if masked else np.ones(len(case), dtype=bool)
     fold = folds_of(examples.user, np.unique(case[learnt]))
@@ -111,7 +115,7 @@ def fit_stage(
     held_out = np.zeros(len(case))
     for number, trees in enumerate(fitted.by_fold):
         mine = fold[case] == number
-        held_out[mine] = trees.scores(read[mine])
+        held_out[mine] = trees.scores(read[mine], behind_lists(stage.lists))
     stage.trees = fitted.trees
     ranks: dict[str, np.ndarray] = {}
     for name in ("unmasked", "masked"):

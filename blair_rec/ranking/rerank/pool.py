@@ -1,7 +1,9 @@
 """The candidates of a second stage: the union of its members' top lists, with each member's score and rank.
 
 A member's top list holds its highest items outside the history. An item of the history is a candidate if it scores at
-least as high as the last item of such a list. So the masked candidates don't depend on the history's own scores.
+least as high as the last item of such a list. So the masked candidates don't depend on the history's own scores. A
+member from another system may have given lists alone: NaN is the score and the rank of the items that they lack, and
+such items are candidates only by other members.
 
 Shapes: K members, B cases, N item ids with the padding row 0, L items of a history at most, P pairs of a case and a
 candidate, sorted by case, then by item id.
@@ -9,6 +11,7 @@ candidate, sorted by case, then by item id.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,18 +30,22 @@ class Pool:
     item: Tensor
     """[P] int64, ascending within a case."""
     z: Tensor
-    """[P, K] float32: the members' z-scores."""
+    """[P, K] float32: the members' z-scores; NaN where another system's list lacks the item."""
     rank: Tensor
-    """[P, K] float32: how many items outside the history a member scores higher; at most the length of its list."""
+    """[P, K] float32: how many items outside the history a member scores higher; at most the length of its list;
+    NaN where z is."""
     age: Tensor
     """[P] float32: 1 if it is the last item of the history, 2 for the one before ...; 0 outside the history."""
 
 
-def candidates(scores: Tensor, interaction: Any, item_seq: str, item_seq_len: str, top: int) -> Pool:
+def candidates(
+    scores: Tensor, interaction: Any, item_seq: str, item_seq_len: str, top: int, lists: Sequence[bool] = ()
+) -> Pool:
     """Return the candidates of a batch.
 
     Args:
-        scores: [K, B, N] float32, the members' z-scores.
+        scores: [K, B, N] float32, the members' z-scores; NaN where a member from another system has none.
+        lists: [K] bool, which members may have NaN.
         interaction: has the fields `item_seq` [B, L], oldest first, padded with 0, and `item_seq_len` [B].
         top: length of each member's list.
 
@@ -51,8 +58,8 @@ def candidates(scores: Tensor, interaction: Any, item_seq: str, item_seq_len: st
     old_case, old_item = torch.nonzero(age, as_tuple=True)
     inside = torch.zeros_like(age, dtype=torch.bool)
     ranks = torch.full_like(scores, top)
-    for member, place in zip(scores, ranks, strict=True):
-        open_to = member.clone()
+    for member, place, partial in zip(scores, ranks, lists or [False] * members, strict=True):
+        open_to = member.masked_fill(member.isnan(), -torch.inf) if partial else member.clone()
         open_to[:, 0] = -torch.inf
         open_to[old_case, old_item] = -torch.inf
         columns, values = best_columns(open_to, top)
@@ -63,7 +70,9 @@ def candidates(scores: Tensor, interaction: Any, item_seq: str, item_seq_len: st
         old = member[old_case, old_item]
         above = (values[old_case] > old.unsqueeze(1)).sum(1)
         place[old_case, old_item] = above.to(place)
-        inside[old_case, old_item] |= above < top
+        inside[old_case, old_item] |= (above < top) & ~old.isnan()
+        if partial:
+            place[member.isnan()] = torch.nan
     case, item = torch.nonzero(inside, as_tuple=True)
     return Pool(case, item, scores[:, case, item].T, ranks[:, case, item].T, age[case, item])
 

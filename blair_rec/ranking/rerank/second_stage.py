@@ -5,7 +5,7 @@ Shapes: K members, B cases, N item ids with the padding row 0, P pairs of a case
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from blair_rec.models.scorer import refuse_new_items
 from blair_rec.models.transforms import FittedTransforms
-from blair_rec.ranking.ensemble import Ensemble
-from blair_rec.ranking.rerank.features import ItemTable, features
+from blair_rec.ranking.ensemble import Ensemble, standardised, standardised_lists
+from blair_rec.ranking.rerank.features import ItemTable, behind_lists, features
 from blair_rec.ranking.rerank.pool import Pool, candidates
 from blair_rec.ranking.rerank.trees import Trees
 
@@ -29,6 +29,7 @@ class Reranker(nn.Module):
 
     A score is a place: candidates come before all other items, whose order is that of the members' average. Candidates
     that the trees give the same score have the order of the average, too. Only the order of scores has a meaning.
+    Members that gave top lists have no part in the average, because most items have no score of theirs.
     """
 
     weights: Tensor
@@ -38,17 +39,30 @@ class Reranker(nn.Module):
     fitted_transforms: FittedTransforms | None = None
     """None, because the members' transforms are saved with the members."""
 
-    def __init__(self, ensemble: Ensemble, items: ItemTable, top: int, trees: Trees | None = None) -> None:
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        items: ItemTable,
+        top: int,
+        trees: Trees | None = None,
+        lists: Sequence[bool] = (),
+    ) -> None:
         """
         Args:
-            ensemble: the members with the weights of their average.
+            ensemble: the members with the weights of their average; the weight of a member with lists is not used.
             top: length of the members' lists of candidates.
             trees: None while they are fitted.
+            lists: [K] which members are another system's top lists, with NaN for absent items; none if not given.
         """
         super().__init__()
         self._parts = (ensemble,)  # a tuple, so that torch doesn't save the members' weights a second time
         self.top, self.trees = top, trees
-        self.register_buffer("weights", ensemble.weights.clone())
+        self.lists = tuple(lists) or (False,) * len(ensemble.members)
+        self.full = [place for place, partial in enumerate(self.lists) if not partial]
+        """[M] the places of the members that score all items."""
+        weights = ensemble.weights.clone()
+        weights[[place for place, partial in enumerate(self.lists) if partial]] = 0
+        self.register_buffer("weights", weights)
         self.register_buffer("popularity", items.popularity)
         self.register_buffer("recency", torch.zeros(0) if items.recency is None else items.recency)
         self.ITEM_SEQ, self.ITEM_SEQ_LEN = ensemble.ITEM_SEQ, ensemble.ITEM_SEQ_LEN
@@ -93,8 +107,18 @@ class Reranker(nn.Module):
         size = max(1, CELLS // (len(self.weights) * n_items))
         for begin in range(0, cases, size):
             part = _rows(interaction, slice(begin, begin + size))
-            scores = self.ensemble.member_scores(part)
-            yield part, scores, candidates(scores, part, self.ITEM_SEQ, self.ITEM_SEQ_LEN, self.top)
+            scores = self._member_scores(part)
+            yield part, scores, candidates(scores, part, self.ITEM_SEQ, self.ITEM_SEQ_LEN, self.top, self.lists)
+
+    def _member_scores(self, interaction: Any) -> Tensor:
+        """[K, b, N] z-scores; NaN for items that a list lacks."""
+        if not any(self.lists):
+            return self.ensemble.member_scores(interaction)
+        found = []
+        for member, partial in zip(self.ensemble.members, self.lists, strict=True):
+            scores = member.full_sort_predict(interaction)
+            found.append(standardised_lists(scores) if partial else standardised(scores))
+        return torch.stack(found)
 
     def features(self, pool: Pool, interaction: Any) -> Tensor:
         """Return what the trees read of the candidates, [P, F] float32."""
@@ -103,10 +127,13 @@ class Reranker(nn.Module):
     def _places(self, interaction: Any, scores: Tensor, pool: Pool) -> Tensor:
         """[b, N] float32"""
         assert self.trees is not None
-        average = torch.einsum("k,kbn->bn", self.weights, scores)
+        weights, full = (self.weights[self.full], scores[self.full]) if any(self.lists) else (self.weights, scores)
+        average = torch.einsum("k,kbn->bn", weights, full)
         read = self.features(pool, interaction).cpu().numpy()
         by_average = average[pool.case, pool.item]
-        place = places(pool.case.cpu().numpy(), self.trees.scores(read), by_average.cpu().numpy())
+        place = places(
+            pool.case.cpu().numpy(), self.trees.scores(read, behind_lists(self.lists)), by_average.cpu().numpy()
+        )
         highest = average.amax(dim=1)
         average[pool.case, pool.item] = highest[pool.case] + torch.from_numpy(place).to(average)
         return average

@@ -6,7 +6,9 @@ Shapes: P pairs of a case and a candidate, G cases, F features.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +21,8 @@ fixed, so that the trees don't depend on the number of cores."""
 FOLDS = 5
 MOST_CANDIDATES = 10_000
 """The most candidates of a case that LightGBM can order."""
+MISSING_IS_NAN = 2
+"""The kind of missing values in LightGBM's `decision_type`, bits 2 and 3: learnt from NaN in the training data."""
 TREES_FILE = "trees.txt"
 """The file of a run that holds its trees."""
 ROUNDS, PATIENCE = 500, 25
@@ -79,10 +83,33 @@ class Trees:
         """[F] float64: by how much the splits of each feature reduced the loss, in total."""
         return np.asarray(self._booster.feature_importance("gain"), dtype=np.float64)
 
-    def scores(self, features: np.ndarray) -> np.ndarray:
-        """Return the sum of the trees' leaves: [P, F] float32 -> [P] float64."""
+    @cached_property
+    def never_missing(self) -> set[int]:
+        """The columns of splits in which no value was missing while the trees were fitted."""
+        found: set[int] = set()
+        column: list[int] = []
+        for line in self.text.splitlines():
+            name, _, values = line.partition("=")
+            if name == "split_feature":
+                column = [int(value) for value in values.split()]
+            elif name == "decision_type":
+                kinds = [int(value) >> 2 & 3 for value in values.split()]
+                found.update(one for one, kind in zip(column, kinds, strict=True) if kind != MISSING_IS_NAN)
+        return found
+
+    def scores(self, features: np.ndarray, behind: Mapping[int, float] = MappingProxyType({})) -> np.ndarray:
+        """Return the sum of the trees' leaves: [P, F] float32 -> [P] float64.
+
+        Args:
+            behind: for columns of top lists, the value of an item behind the list. It takes the place of NaN where the
+                trees have never seen a missing value, because LightGBM would read 0.
+        """
         if len(features) == 0:
             return np.zeros(0)
+        for column in set(behind) & self.never_missing:
+            if (missing := np.isnan(features[:, column])).any():
+                features = features.copy()
+                features[missing, column] = behind[column]
         return np.asarray(self._booster.predict(features, num_threads=threads_for(features)), dtype=np.float64)
 
 

@@ -63,6 +63,39 @@ def test_candidates_are_the_union_of_the_members_top_lists(seed: int, top: int, 
     assert rows_of(pool) == expected
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, N_ITEMS + 3), st.integers(1, 4))
+def test_items_that_a_list_lacks_are_missing_values_and_no_candidates_of_it(seed: int, top: int, levels: int) -> None:
+    random = np.random.default_rng(seed)
+    cases, top_in = 4, min(top, N_ITEMS - 1)
+    scores = random.integers(-levels, levels + 1, (2, cases, N_ITEMS)).astype(np.float32)
+    scores[1][random.random((cases, N_ITEMS)) < random.random((cases, 1))] = np.nan
+    interaction = histories(seed, cases)
+    expected = []
+    for case in range(cases):
+        history = interaction["items"][case, : int(interaction["length"][case])].tolist()
+        age = {item: history[::-1].index(item) + 1 for item in history}
+        ranks: dict[int, list[float]] = {item: [] for item in range(1, N_ITEMS)}
+        found = set()
+        for member in scores[:, case]:
+            known = [item for item in ranks if member[item] == member[item]]
+            new = [item for item in known if item not in age]
+            ranked = sorted(new, key=lambda item, of=member: (-of[item], item))[:top_in]
+            found |= set(ranked)
+            for item, of_item in ranks.items():
+                above = sum(member[other] > member[item] for other in ranked)
+                listed = item in ranked or (item in age and above < top_in)
+                of_item.append((above if listed else top_in) if item in known else -1)
+                if item in known and item in age and above < top_in:
+                    found.add(item)
+        z = np.nan_to_num(scores[:, case], nan=99)
+        expected += [(case, item, tuple(z[:, item]), tuple(ranks[item]), age.get(item, 0)) for item in sorted(found)]
+    pool = candidates(torch.from_numpy(scores), interaction, "items", "length", top, [False, True])
+    assert torch.equal(pool.z.isnan(), pool.rank.isnan())
+    filled = Pool(pool.case, pool.item, pool.z.nan_to_num(nan=99), pool.rank.nan_to_num(nan=-1), pool.age)
+    assert rows_of(filled) == expected
+
+
 def test_masked_candidates_do_not_depend_on_the_scores_of_the_history() -> None:
     interaction = {"items": torch.tensor([[3, 4]]), "length": torch.tensor([2])}
     scores = torch.tensor([[[0.0, 5, 4, 3, 2, 1]]])

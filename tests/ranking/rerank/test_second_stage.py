@@ -15,7 +15,7 @@ from blair_rec.errors import CheckpointError, ConfigError, TrainingError
 from blair_rec.models.scorer import Scorer
 from blair_rec.ranking.ensemble import Ensemble
 from blair_rec.ranking.rerank import second_stage, trees
-from blair_rec.ranking.rerank.features import ItemTable, features
+from blair_rec.ranking.rerank.features import BEHIND, ItemTable, behind_lists, features
 from blair_rec.ranking.rerank.pool import candidates
 from blair_rec.ranking.rerank.second_stage import Reranker, places
 from blair_rec.ranking.rerank.trees import Trees, fit_trees, sha256_of_text
@@ -169,3 +169,23 @@ def test_more_candidates_than_lightgbm_orders_are_refused() -> None:
     relevant = np.arange(size.sum()) % size[0] == 0
     with pytest.raises(TrainingError, match="10,001 candidates, but LightGBM orders at most 10,000; lower"):
         fit_trees(np.zeros((len(relevant), 1), np.float32), relevant, size, np.arange(5))
+
+
+def test_trees_read_a_missing_value_as_learnt_or_as_behind_the_list() -> None:
+    """Column 1 has missing values in training, and they are the best. Column 2 has none: 0 would be its best rank."""
+    random = np.random.default_rng(2)
+    read = np.column_stack([np.zeros(400 * 20), random.random(400 * 20), random.integers(0, 20, 400 * 20)])
+    read = read.astype(np.float32)
+    place = read[:, 2].reshape(400, 20)
+    relevant = np.arange(20) == place.argmin(axis=1)[:, None]
+    read[:, 1][relevant.ravel()] = np.nan
+    found = fit_trees(read, relevant.ravel(), np.full(400, 20), np.arange(400) % 5).trees
+    assert 1 not in found.never_missing
+    only = fit_trees(read[:, [0, 0, 2]], relevant.ravel(), np.full(400, 20), np.arange(400) % 5).trees
+    assert only.never_missing == {2}
+    one = np.array([[0, 0, 0], [0, 0, 19], [0, 0, np.nan]], dtype=np.float32)
+    best, worst, missing = only.scores(one, behind_lists([True]))
+    assert missing == worst < best and behind_lists([False, True]) == {3: -BEHIND, 4: BEHIND}
+    assert np.isnan(one[2, 2]), "the features themselves are not changed"
+    learnt = found.scores(np.array([[0, np.nan, 5], [0, 0.5, 5]], dtype=np.float32), behind_lists([True]))
+    assert learnt[0] > learnt[1]

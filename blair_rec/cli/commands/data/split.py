@@ -38,9 +38,11 @@ def add(commands: Any) -> None:
         action="store_const",
         const="valid",
         default="test",
-        help="FILE is for the validation cases (from_valid)",
+        help="FILE is for the validation cases (from_valid, from_valid_masked)",
     )
-    command.add_argument("--masked", action="store_true", help="FILE has no items of the histories (from_masked)")
+    command.add_argument(
+        "--masked", action="store_true", help="FILE has no items of the histories (from_masked, from_valid_masked)"
+    )
     command.add_argument("-k", type=int, default=10, help="the largest cutoff of the metrics (default: 10)")
     command.set_defaults(command=_verify)
 
