@@ -110,13 +110,14 @@ class RecordedStep:
         whole = np.zeros(sum(self._sizes), dtype=np.int64)
         items, targets, positions, slots, tokens, at, counts = np.split(whole, np.cumsum(self._sizes)[:-1])
         n, width = len(packed.items), self.room.blocks[-1][1]
-        items[:n], targets[:n], positions[:n] = packed.items, packed.targets, packed.positions
+        items[:n], targets[:n] = packed.items.numpy(), packed.targets.numpy()
+        positions[:n] = packed.positions.numpy()
         positions[n:] = np.arange(padding) % width
         window = np.repeat(np.arange(len(packed.lengths)), packed.lengths)
         window = np.concatenate([window, len(packed.lengths) + np.arange(padding) // width])
         slots[:] = starts[window] + positions
         tokens[slots] = np.arange(len(items))
-        at[: len(learnt)], at[len(learnt) :] = learnt, len(items) - 1  # a token of padding
+        at[: len(learnt)], at[len(learnt) :] = learnt.numpy(), len(items) - 1  # a token of padding
         counts[: len(learnt)] = 1
         return whole
 

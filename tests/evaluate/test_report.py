@@ -355,7 +355,7 @@ def test_a_report_that_cannot_be_put_in_place_leaves_the_old_one_and_no_debris(t
     def full(source: Path, target: Path) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("os.replace", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OSError, match="no space left"):
         write_reports(board, folder)
     assert {path.name: path.read_text() for path in folder.iterdir()} == {"leaderboard.md": "old"}

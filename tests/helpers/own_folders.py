@@ -21,6 +21,8 @@ from blair_rec.experiment.compare import compare
 from blair_rec.text.catalogue import read_catalogue
 
 KINDS = ("inter", "item", "benchmark")
+NUL = "\ue000"
+"""Written in place of a NUL character."""
 """Which file suffers: the log, the items, or one of three benchmark files."""
 ALLOWED = 0.05
 """The share of the events that may be left out."""
@@ -146,8 +148,9 @@ def _as_meant(cell: str) -> str:
 def written(cells: list[str]) -> str:
     """A line as pandas writes it, which is how the csv module does."""
     line = io.StringIO()
-    csv.writer(line, delimiter="\t", lineterminator="\r\n").writerow(cells)
-    return line.getvalue().removesuffix("\r\n") + "\n"
+    # Python 3.10 can't write NUL. No character that is written without quotes changes the rest of the line.
+    csv.writer(line, delimiter="\t", lineterminator="\r\n").writerow([cell.replace("\0", NUL) for cell in cells])
+    return line.getvalue().removesuffix("\r\n").replace(NUL, "\0") + "\n"
 
 
 def raw(cells: list[str]) -> str:

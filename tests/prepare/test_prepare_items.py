@@ -87,8 +87,13 @@ def test_half_a_surrogate_pair_is_a_space_in_a_text(tmp_path: Path) -> None:
     assert (tmp_path / "a.item").read_text("utf-8").splitlines()[1] == "1\ta\U0001f600b c\\ud800"
 
 
+@pytest.mark.parametrize("overflows", [True, False])
 @pytest.mark.parametrize("depth", [90, 150, 5000])
-def test_very_deep_lists_are_refused(tmp_path: Path, depth: int) -> None:
+def test_very_deep_lists_are_refused(
+    tmp_path: Path, depth: int, overflows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if overflows:  # Polars 2.0 reads no line that is too deep
+        monkeypatch.setattr("blair_rec.prepare.reading.jsonlines.OVERFLOWS", overflows)
     deep = '{"sku": "1", "title": ' + "[" * depth + '"x"' + "]" * depth + "}\n"
     (tmp_path / "a.jsonl").write_text(deep + '{"sku": "2", "title": "y"}\n' * 200)
     too_deep = "lists or objects are nested more than 100 deep; convert them to text"
@@ -102,6 +107,15 @@ def test_very_deep_lists_are_refused(tmp_path: Path, depth: int) -> None:
         rejected = json.loads((tmp_path / "rejected.jsonl").read_text("utf-8"))
         assert (rejected["line"], rejected["why"]) == (1, too_deep)
         assert names.known == {"2"} and [row["title"] for row in rows] == ["y"]
+
+
+def test_many_lists_that_are_not_deep_are_a_text_for_every_polars(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blair_rec.prepare.reading.jsonlines.OVERFLOWS", True)
+    many = [[] for _ in range(3000)]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"sku": "1", "title": many}) + "\n")
+    assert names_and_rows(tmp_path / "a.jsonl", ["1"])[1][0]["title"] == many
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

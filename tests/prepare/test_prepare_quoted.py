@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -172,5 +173,8 @@ def test_each_line_of_any_file_is_in_a_row_or_rejected(tmp_path: Path, parts: li
     assert len(set(found)) == len(found) == total
     assert all(number in found or not line.strip(b"\r") for number, line in enumerate(lines, 2))
     if b'"' not in content and b"\r" not in content:
-        good = [line.decode("latin1").split(",") for line in lines if line.count(b",") == 1 and b"\xff" not in line]
+        # Python 3.10 can't read NUL, so these lines are rejected there.
+        bad = (b"\xff", b"\0") if sys.version_info < (3, 11) else (b"\xff",)
+        whole = [line for line in lines if line.count(b",") == 1 and not any(byte in line for byte in bad)]
+        good = [line.decode("latin1").split(",") for line in whole]
         assert [list(row[1:]) for row in rows] == good

@@ -20,6 +20,10 @@ LINE = "\n"
 """The name of a column with the bytes of each line; no field can have this name."""
 DEEPEST = 100
 """Maximum nesting depth of lists and objects that are read as a text."""
+OVERFLOWS = tuple(map(int, pl.__version__.split(".")[:2])) < (2, 1)
+"""Whether this Polars crashes the process if lists are nested thousands deep. 2.1 does not; it needs Python 3.11."""
+MANY = 1000
+"""Brackets of a line from which its depth is measured before Polars reads it, if OVERFLOWS."""
 TOO_DEEP = f"lists or objects are nested more than {DEEPEST} deep; convert them to text"
 SHOWN = 1000
 """Number of lines whose fields an error message lists."""
@@ -71,6 +75,10 @@ class JsonLines:
         return table.with_columns(pl.Series(LINE, lines, pl.Binary)) if len(lines) == table.height > 0 else table
 
     def _parsed(self, block: bytes) -> pl.DataFrame:
+        if OVERFLOWS and any(
+            line.count(b"[") + line.count(b"{") > MANY and self.why(line) == TOO_DEEP for line in block.split(b"\n")
+        ):
+            raise Misfit(TOO_DEEP)
         *typed, texts = self.schemas
         for schema in typed:
             with contextlib.suppress(*UNREADABLE):  # a value of another type: neither 1.5 nor "1" is an Int64
