@@ -80,7 +80,8 @@ class TestSASRecText(ItemsContract):
 
 
 def test_every_kind_keeps_the_contract() -> None:
-    tested = {kind.kind for kind in ItemsContract.__subclasses__() if kind.__name__ != "Broken"}
+    kinds = {kind.kind for kind in ItemsContract.__subclasses__() if kind.__name__ != "Broken"}
+    tested = {kind for kind in kinds if kind.__module__.startswith("blair_rec.")}  # other tests have kinds of their own
     assert tested == {registry.load("items", name) for name in KINDS}
 
 
