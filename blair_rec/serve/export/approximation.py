@@ -87,8 +87,7 @@ def _overlap(run_dir: Path, exact: Loaded, approximate: Loaded) -> tuple[float |
     parts = [known.items[known.offsets[case] : known.offsets[case + 1]].astype(np.int64) for case in cases]
     histories = HistoryIds(np.concatenate(parts), lengths[cases])
     lists = [
-        np.concatenate([some.items for some in _best(loaded, histories, n_items)])
-        for loaded in (exact, approximate)
+        np.concatenate([some.items for some in _best(loaded, histories, n_items)]) for loaded in (exact, approximate)
     ]
     return overlap(*lists), len(cases)
 
