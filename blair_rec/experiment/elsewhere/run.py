@@ -80,11 +80,12 @@ def rank_elsewhere(
 def check_elsewhere(
     config: CompareConfig, runs: Collection[Run], data: TrainingData, test: TextSequentialDataset
 ) -> None:
-    """Read the files of all runs of other systems before anything is trained.
+    """Read the files of all runs of other systems before anything is trained, as a second stage would, too.
 
     Raises:
-        The errors of `read_files`.
+        The errors of `read_files` and `listed_scores`.
     """
+    in_second_stages = {member for run in runs for member in config.variants[run.variant].rerank}
     for run in runs:
         if (variant := config.variants[run.variant]).is_elsewhere:
             read = read_files(config, variant, run.seed, data, test)
@@ -92,6 +93,9 @@ def check_elsewhere(
                 if isinstance(one, Lists):
                     cases = cases_of(test if one.part == "test" else data.valid, one.part)
                     list_notes(cases, one, _lists(read, key), _largest(config))
+            if variant.has_lists and run.variant in in_second_stages:
+                for masked in (False, True):
+                    listed_scores(config, read, data, test, masked)
 
 
 def read_files(

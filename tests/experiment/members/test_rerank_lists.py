@@ -402,8 +402,10 @@ def test_scores_whose_order_32_bit_numbers_lose_are_refused(
                 arrays = dict(archive)
             np.savez(name, **{**arrays, "scores": change(arrays["scores"].astype(np.float64))})
         words = r"npz: the best scores differ by less than 32-bit numbers can hold.*; subtract the mean of each row"
+    config, recorder = config_for(ours / "tiny", other=files, second={"rerank": ["rules", "other"]}), Recorder()
     with pytest.raises(SourceError, match=words):
-        compare(config_for(ours / "tiny", other=files, second={"rerank": ["rules", "other"]}), tmp_path / "out")
+        compare(config, tmp_path / "out", listener=recorder)
+    assert not recorder.started_runs, "before anything is trained"
 
 
 def test_ranks_in_one_part_and_scores_in_the_other_are_read_as_places_in_both(
