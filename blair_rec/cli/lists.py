@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 LISTS = {"--seeds": "1,2", "--variants": "A,B", "--fields": "A,B"}
@@ -30,10 +31,11 @@ def list_hint(words: Sequence[str], unknown: Sequence[str]) -> str:
 
     words: all words of the command line; unknown: those that the parser could not use.
     """
-    end = next((place for place, word in enumerate(words) if word == unknown[0]), 0)
-    option = next((word for word in reversed(words[:end]) if word.startswith("-")), "").partition("=")[0]
-    if option in LISTS:
-        return f"; {option} takes a list with commas and no spaces, such as {option} {LISTS[option]}"
-    if option in REPEATED:
-        return f"; give {option} again before each KEY=VALUE"
+    end = max((place for place, word in enumerate(words) if word == unknown[0]), default=0)
+    given = next((word for word in reversed(words[:end]) if re.match(r"-\D", word)), "").partition("=")[0]
+    for option in (*LISTS, *REPEATED):
+        if len(given) > 2 and option.startswith(given):  # argparse takes the beginning of an option's name, too
+            if option in REPEATED:
+                return f"; give {option} again before each KEY=VALUE"
+            return f"; {option} takes a list with commas and no spaces, such as {option} {LISTS[option]}"
     return ""

@@ -55,9 +55,14 @@ def say(console: Console, text: str, style: str = "") -> None:
     console.print(text, style=style, soft_wrap=True)
 
 
+def width_of_results() -> int:
+    """The width of lines on standard output; without a terminal 100."""
+    return Console().width if sys.stdout.isatty() or "COLUMNS" in os.environ else 100
+
+
 def show(result: Table | str) -> None:
-    """Print a result on standard output. Without a terminal, a table may be as wide as a leaderboard needs."""
-    console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 100)
+    """Print a result on standard output."""
+    console = Console(width=width_of_results())
     if isinstance(result, str):
         say(console, result)
         return

@@ -182,9 +182,14 @@ class CompareConfig(Section):
         """Return the same comparison with only these variants.
 
         Raises:
-            ConfigError: a name that is not a variant.
+            ConfigError: a name that is not a variant, or one whose members are not named.
         """
         refuse([line for name in names for line in one_of(name, tuple(self.variants), "--variants")])
+        for name in names:
+            if absent := [member for member in self.variants[name].members if member not in names]:
+                raise ConfigError(
+                    f"--variants names {name!r} without all of its members; name {', '.join(absent)}, too"
+                )
         kept = {name: variant for name, variant in self.variants.items() if name in names}
         other = {} if self.baseline in kept else {"baseline": next(iter(kept))}
         return self.changed(variants=kept, **other)

@@ -35,9 +35,11 @@ _CHANGES_THE_CONCLUSION = (
     r"rejected\.jsonl",
     r"repeats? another",
     r"tokens that .* reads",  # cut texts
-    r"lists no item of any history|has no list for|shorter than \d+ items",  # lists of other systems
+    r"no list has its target|have the same content",  # lists of other systems, perhaps for other cases
+    r"lists no item of any history|has no list for|shorter than \d+ items",
 )
-_NUMBER = r"(?<![\w.,])\d+(?:,\d{3})*(?:\.\d+)?%?(?![\w%])"
+# Not the digits of names, dates, versions and exponents: valid-1.csv, 1.csv, 2024-07-01, 2.13.0, NDCG@5, 1e-05.
+_NUMBER = r"(?<![\w.,@/-])-?\d+(?:,\d{3})*(?:\.\d+)?%?(?![\w%]|[.,/-]\w)"
 _FOR_THE_RECORD = (
     r"^weights of ",
     r"--accept-code",

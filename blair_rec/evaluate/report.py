@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blair_rec.evaluate.across import labels, standings
 from blair_rec.evaluate.answer import answer
@@ -33,32 +33,58 @@ from blair_rec.files import write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 TERMINAL_METRICS = 2
 """More metrics don't fit into 100 columns with the difference, its interval and the other protocol."""
+NAME_WIDTH = 12
+"""Signs of a variant's name that have a place in a line; longer names are folded."""
+VS_WIDTH = 12
+"""Signs of the column of differences, which is as wide as the baseline's name."""
 
 
-def to_terminal(leaderboard: Leaderboard, all_notes: bool = False) -> Table:
-    """A table for 100 columns: up to two metrics under the chosen protocol, and the first one under the other.
+class _Column(NamedTuple):
+    """A column of the table for terminals."""
+
+    needed: int
+    """The columns with the highest number are left out first, where a terminal is too narrow for all."""
+    header: str
+    cells: list[Text]
+    metric: str = ""
+    """The metric that is left out of the table with the column."""
+
+    @property
+    def width(self) -> int:
+        """In signs, with the space between two columns."""
+        longest = max(len(line) for line in (*self.header.split("\n"), *(cell.plain for cell in self.cells)))
+        return 3 + (min(longest, VS_WIDTH) if self.needed == 1 else longest)
+
+
+def to_terminal(leaderboard: Leaderboard, all_notes: bool = False, width: int = 100) -> Table:
+    """A table with up to two metrics under the chosen protocol, and the first one under the other.
 
     Of the notes the five most important ones are shown, or all of them.
+
+    Args:
+        width: signs in a line; columns that don't fit into it are left out, and named below the table.
     """
     # Only the command line shows tables, so nothing else imports rich.
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    chosen = leaderboard.protocol
-    other = next(protocol for protocol in PROTOCOLS if protocol != chosen)
-    shown, first = leaderboard.metrics[:TERMINAL_METRICS], leaderboard.metrics[0]
+    chosen, first = leaderboard.protocol, leaderboard.metrics[0]
     notes = leaderboard.notes if all_notes else leaderboard.notes[:SHOWN_NOTES]
+    names = [Text(_name(row)) for row in leaderboard.rows]
+    least = min(NAME_WIDTH, max(len(name.plain) for name in names))
+    columns, left_out = _fitting(_terminal_columns(leaderboard), width - 3 - max(least, len("variant")))
     # Text, not str: rich must not read brackets in names as markup.
     lines = [f"- {fact}" for fact in facts(leaderboard)] + [f"- Note: {note}" for note in notes]
     if more := len(leaderboard.notes) - len(notes):
         lines.append(f"- {more} more {'note' if more == 1 else 'notes'}: `blair-rec leaderboard DIR --notes` shows all")
     if any(_marked(row.metrics[chosen][first]).startswith("?") for row in leaderboard.rows):
         lines.append("- ?: too few seeds or users to tell a difference from luck")
-    if left_out := leaderboard.metrics[TERMINAL_METRICS:]:
+    if left_out := [*left_out, *leaderboard.metrics[TERMINAL_METRICS:]]:
         lines.append(f"- Also measured: {', '.join(left_out)} (in leaderboard.md)")
     table = Table(
         title=Text(f"{leaderboard.dataset}: {HISTORY[chosen]}", style="bold"),
@@ -67,27 +93,46 @@ def to_terminal(leaderboard: Leaderboard, all_notes: bool = False) -> Table:
         box=box.SIMPLE_HEAD,
         padding=(0, 1),
     )
-    table.add_column("variant", overflow="fold")
-    columns = [(chosen, metric) for metric in shown] + [(other, first)]
-    for place, (protocol, metric) in enumerate(columns):
-        table.add_column(f"{metric}\n{protocol}", justify="right", no_wrap=True)
-        if place == 0:
-            table.add_column(Text(f"vs\n{leaderboard.baseline}"), justify="right", no_wrap=True, max_width=12)
-            table.add_column("95%\ninterval", justify="right", no_wrap=True)
-    if (new := leaderboard.new_items) is not None:
-        table.add_column(f"{new_items.NEW_METRICS[0]}\nnew items", justify="right", no_wrap=True)
-    best = {column: _best(leaderboard, *column) for column in columns}
-    for row in leaderboard.rows:
-        cells: list[Text] = [Text(_name(row))]
-        for place, (protocol, metric) in enumerate(columns):
-            summary = row.metrics[protocol][metric]
-            cells.append(Text(_value(summary), style="bold" if summary.mean == best[protocol, metric] else ""))
-            if place == 0:
-                cells += [Text(_marked(summary), style=_colour(summary)), Text(_interval(summary))]
-        if new is not None:
-            cells.append(Text(new_items.first_cell(new, row.variant, chosen)))
-        table.add_row(*cells)
+    table.add_column("variant", overflow="fold", min_width=least)  # else rich shows rows without names
+    for column in columns:
+        widest = VS_WIDTH if column.needed == 1 else None
+        table.add_column(Text(column.header), justify="right", no_wrap=True, max_width=widest)
+    for row in zip(names, *(column.cells for column in columns), strict=True):
+        table.add_row(*row)
     return table
+
+
+def _terminal_columns(leaderboard: Leaderboard) -> Iterator[_Column]:
+    """All columns but the names, in their order."""
+    from rich.text import Text
+
+    chosen, rows = leaderboard.protocol, leaderboard.rows
+    other = next(protocol for protocol in PROTOCOLS if protocol != chosen)
+    shown, first = leaderboard.metrics[:TERMINAL_METRICS], leaderboard.metrics[0]
+    for place, (protocol, metric) in enumerate([*((chosen, metric) for metric in shown), (other, first)]):
+        found = [row.metrics[protocol][metric] for row in rows]
+        best = _best(leaderboard, protocol, metric)
+        cells = [Text(_value(one), style="bold" if one.mean == best else "") for one in found]
+        needed = 0 if place == 0 else 5 if protocol == chosen else 4
+        yield _Column(needed, f"{metric}\n{protocol}", cells, metric if protocol == chosen else f"{metric} {protocol}")
+        if place == 0:
+            yield _Column(1, f"vs\n{leaderboard.baseline}", [Text(_marked(one), style=_colour(one)) for one in found])
+            yield _Column(2, "95%\ninterval", [Text(_interval(one)) for one in found], "95% intervals")
+    if (new := leaderboard.new_items) is not None:
+        metric = new_items.NEW_METRICS[0]
+        cells = [Text(new_items.first_cell(new, row.variant, chosen)) for row in rows]
+        yield _Column(3, f"{metric}\nnew items", cells, f"{metric} of new items")
+
+
+def _fitting(columns: Iterable[_Column], width: int) -> tuple[list[_Column], list[str]]:
+    """The columns that fit into a width, and what the other ones show. The first two are always there."""
+    kept: list[_Column] = list(columns)
+    left_out: list[str] = []
+    while sum(one.width for one in kept) > width and len(kept) > 2:
+        least = max(kept, key=lambda one: one.needed)
+        kept.remove(least)
+        left_out.insert(0, least.metric)
+    return kept, left_out
 
 
 def to_terminal_across(leaderboards: Sequence[Leaderboard], folders: Sequence[Path]) -> Table:

@@ -25,6 +25,7 @@ from blair_rec.experiment.item_vectors import item_vectors
 from blair_rec.experiment.planning.plan import run_setup
 from blair_rec.experiment.splits.reading import TrainingData
 from blair_rec.extras import SECOND_STAGE, need
+from blair_rec.models.counting import count_events
 from blair_rec.models.items import item_kind
 from blair_rec.models.scorer import Scorer
 from blair_rec.models.text_models import count_parameters, model_class
@@ -98,7 +99,7 @@ def fit_variant(
     begin = time.perf_counter()
     recbole = _baseline_config(config, setup, data)
     baseline = build_baseline(setup, recbole, len(data.item_tokens), vectors)
-    baseline.count(data.sequences)
+    count_events(baseline, data.sequences)
     return Fitted(baseline, time.perf_counter() - begin, count_parameters(baseline), variant.trials)
 
 

@@ -15,6 +15,7 @@ from blair_rec.config.plugin import PLUGIN_KEYS
 from blair_rec.config.variant import VariantConfig
 from blair_rec.data.sequences import TrainingSequences
 from blair_rec.errors import ConfigError
+from blair_rec.models.counting import count_events
 from blair_rec.models.eligibility import (
     Eligible,
     eligibility,
@@ -45,7 +46,7 @@ class TextScorer(Similarity):
         """Let the item side read the training split, before the first epoch."""
         items = item_side(self)
         if isinstance(items, ItemSide):
-            items.count(sequences)
+            count_events(items, sequences)
 
     def append_items(self, vectors: np.ndarray) -> None:
         """See Scorer.append_items.

@@ -19,6 +19,7 @@ from blair_rec.data.whole import whole_log
 from blair_rec.experiment.fit import model_settings
 from blair_rec.experiment.loading import text_vectors
 from blair_rec.experiment.splits.reading import TrainingData
+from blair_rec.models.counting import count_events
 from blair_rec.models.scorer import Scorer
 from blair_rec.models.text_models import model_class
 from blair_rec.ranking.scorers import Counted, build_baseline
@@ -73,7 +74,7 @@ def fit_again(
         recbole = recbole_config(cls, data.folder, {**setup["recbole"], "device": config.computed_on})
         baseline = build_baseline(setup, recbole, len(data.item_tokens), vectors)
         if isinstance(baseline, Counted):
-            baseline.count(data.sequences)
+            count_events(baseline, data.sequences)
         return FittedAgain(baseline, (), path)
     train = config.train_of(config.variants[result["variant"]])
     split = data.train.copy(data.train.inter_feat)

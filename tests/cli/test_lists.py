@@ -32,6 +32,9 @@ def test_every_option_with_a_list_is_known_with_its_example() -> None:
 @pytest.mark.parametrize(
     "words, expected",
     [
+        ("compare 2 --seeds 1 2", "2; --seeds takes a list with commas and no spaces, such as --seeds 1,2"),
+        ("compare c.yaml --seeds -1 -2", "-2; --seeds takes a list with commas and no spaces, such as --seeds 1,2"),
+        ("compare c.yaml --vari id text", "text; --variants takes a list with commas and no spaces, such as"),
         ("compare c.yaml --seeds 1 2", "2; --seeds takes a list with commas and no spaces, such as --seeds 1,2"),
         ("compare c.yaml --seeds 1, 2 --quiet", "2; --seeds takes a list"),
         ("compare c.yaml --seeds=1 2 3", "2 3; --seeds takes a list"),

@@ -362,6 +362,29 @@ def test_a_note_that_only_some_seeds_of_its_variant_have_names_them(tmp_path):
     assert notes_of(tmp_path / "one", [nothing]) == (nothing,)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("both: 1.csv has no list for {}", "both: 2.csv has no list for {}"),
+        ("both: valid-1.csv has no list for {}", "both: valid-2.csv has no list for {}"),
+        ("both: events until 2024-07-01: {}", "both: events until 2024-08-03: {}"),
+        ("both: a rate of 1e-05: {}", "both: a rate of 1e-07: {}"),
+        ("both: torch 2.9.0: {}", "both: torch 2.13.0: {}"),
+        ("both: NDCG@5 of {}", "both: NDCG@10 of {}"),
+        ("both: runs/1: {}", "both: runs/2: {}"),
+        ("both: item i12: {}", "both: item i13: {}"),
+    ],
+)
+def test_digits_of_names_dates_versions_and_exponents_are_no_numbers(first, second, tmp_path):
+    first, second = first.format(3), second.format(4)
+    assert notes_of(tmp_path, [first], [second]) == (f"{first} (seed 1)", f"{second} (seed 2)")
+
+
+def test_ranges_of_negative_numbers_go_from_the_lowest_to_the_highest(tmp_path):
+    (note,) = notes_of(tmp_path, ["both: a change of -3% (-0.5)."], ["both: a change of -12% (2)."])
+    assert note == "both: a change of -12% to -3% (-0.5 to 2). (lowest to highest of seeds 1, 2)"
+
+
 def test_notes_of_one_run_and_names_that_are_numbers_are_never_merged(tmp_path):
     cuts = ["1 of 9 texts is cut", "2 of 9 texts is cut"]
     assert notes_of(tmp_path / "same", cuts, cuts) == tuple(cuts)

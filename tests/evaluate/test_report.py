@@ -52,7 +52,7 @@ def board(tmp_path: Path) -> Leaderboard:
 
 def rendered(board: Leaderboard, width: int = 100, style: bool = False, all_notes: bool = False) -> str:
     console = Console(width=width, file=io.StringIO(), force_terminal=style, color_system="standard" if style else None)
-    console.print(to_terminal(board, all_notes))
+    console.print(to_terminal(board, all_notes, width))
     return console.file.getvalue()
 
 
@@ -104,6 +104,20 @@ def test_the_caption_is_a_short_list_of_facts(board):
         assert f"\n- {_escaped(fact)}\n" in markdown
         assert f" - {fact} - " in f"{words(terminal)} - "
         assert any(line.strip() and f"- {fact}".startswith(line.strip()) for line in terminal.splitlines())
+
+
+@pytest.mark.parametrize("width", [48, 60, 80, 100, 120])
+def test_narrow_terminals_show_every_name_and_value_whole_and_say_which_columns_are_left_out(board, width):
+    text = rendered(board, width)
+    table, below = text.partition("\n")[2].split("- Data:")
+    assert "…" not in table and max(map(len, text.splitlines())) <= width
+    for row in board.rows:
+        (line,) = (line for line in table.splitlines() if line.split()[:1] == [row.variant])
+        summary = row.metrics["unmasked"]["NDCG@10"]
+        assert f"{summary.mean:.4f} ± {summary.std:.4f}" in line
+    shown = {"95% intervals": "interval", "Recall@5": "Recall@5", "NDCG@10 masked": " masked"}
+    for name, header in shown.items():
+        assert (header in table) != (name in words(below).partition("Also measured: ")[2])
 
 
 def test_the_caption_says_when_validation_selected_on_something_else(tmp_path):

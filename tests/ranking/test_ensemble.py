@@ -311,9 +311,7 @@ def test_an_invalid_average_is_refused(variants: dict[str, Any], message: str) -
 
 
 def test_an_average_without_its_members_is_refused(finished: Finished) -> None:
-    with pytest.raises(
-        ConfigError, match=r"variants.both.average names 'text', which is not a variant of this comparison"
-    ):
+    with pytest.raises(ConfigError, match=r"--variants names 'both' without all of its members; name text, too"):
         finished.config.only(["id", "both"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from comparisons import config_of, tiny_at
 from encoders import build_roberta
+from worlds import write_log
 
 import blair_rec
 from blair_rec.cli import main
@@ -225,3 +227,50 @@ def test_rules_with_a_rank_have_an_index_and_without_one_the_refusal_names_it(do
         len({model.items[row] for row in near} & dict(best).keys()) for near, best in zip(rows, expected, strict=True)
     ]
     assert np.mean(found) >= 4
+
+
+@pytest.mark.parametrize("rank", [2.5, "8", True, float("nan")])
+def test_a_rank_that_is_no_whole_number_is_refused(rank: Any, done: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"rules_rank is .*; give a whole number, such as 512"):
+        blair_rec.export_vectors(done / "rules-1", tmp_path / "v", rules_rank=rank)
+    assert not (tmp_path / "v").exists()
+
+
+def test_a_whole_number_of_numpy_is_a_rank(done: Path, tmp_path: Path) -> None:
+    folders = [blair_rec.export_vectors(done / "rules-1", tmp_path / str(rank), rules_rank=rank) for rank in (4, 5)]
+    again = blair_rec.export_vectors(done / "rules-1", tmp_path / "n", rules_rank=np.int64(4))  # type: ignore[arg-type]
+    records = [(folder / "rules.json").read_text("utf-8") for folder in (*folders, again)]
+    assert records[0] == records[2] != records[1]
+
+
+def test_only_histories_that_leave_more_than_ten_items_are_compared(tmp_path: Path) -> None:
+    """Ten of ten items are always the same, so they say nothing of the vectors."""
+    sizes = [3, 2, 9, 10, 5, 7]  # items before the target
+    events = [
+        (f"u{user}", f"i{(3 * user + place) % 14}", place) for user, n in enumerate(sizes) for place in range(n + 1)
+    ]
+    log = write_log(tmp_path / "small", events)
+    variants = {"rules": {"scorer": "sequential_rules"}}
+    sections: dict[str, Any] = {"variants": variants, "seeds": [1], "baseline": "rules", "text": {}}
+    items = len({item for _, item, _ in events})
+    compare(config_of(log, "none", **sections, evaluate={"metrics": ["NDCG@5"]}), tmp_path / "out")
+    folder = blair_rec.export_vectors(tmp_path / "out" / "runs" / "rules-1", tmp_path / "v", rules_rank=items)
+    said = json.loads((folder / "rules.json").read_text("utf-8"))["approximation"]
+    assert items == 14 and said["histories"] == sum(items - n > 10 for n in sizes) and said["overlap"] == 1
+
+
+@pytest.mark.parametrize("columns", [[[0, 999]], [[-5, 3]], [[60, 20]], [[32, 40]], [[70, 79]]])
+def test_a_record_whose_columns_are_not_those_of_the_files_is_refused(
+    columns: list[list[int]], done: Path, tmp_path: Path
+) -> None:
+    folder = blair_rec.export_vectors(done / "both-1", tmp_path / "v", rules_rank=8)
+    record = json.loads((folder / "rules.json").read_text("utf-8"))
+    (folder / "rules.json").write_text(json.dumps({**record, "columns": columns}), encoding="utf-8")
+    with pytest.raises(StoreError, match=r"rules.json names columns that items.npy and rules_sources.npy don't have"):
+        blair_rec.load(done / "both-1", vectors=folder)
+
+
+def test_a_run_with_several_tables_says_what_each_keeps(done: Path, tmp_path: Path) -> None:
+    folder = blair_rec.export_vectors(done / "all-1", tmp_path / "v", rules_rank=8)
+    said = json.loads((folder / "rules.json").read_text("utf-8"))["approximation"]["said"]
+    assert re.search(r" keep [0-9.]+%, [0-9.]+% of the squared norm of the tables of rules; [0-9.]+ of 10 best", said)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from blair_rec.cli.lists import comma_list
 from blair_rec.cli.progress import Live, add_quiet
-from blair_rec.cli.terminal import Console, processes, say, set_up_logging, show, show_json
+from blair_rec.cli.terminal import Console, processes, say, set_up_logging, show, show_json, width_of_results
 from blair_rec.errors import BlairRecError, ConfigError, counted
 
 if TYPE_CHECKING:  # imported when the command runs, so that --help is quick
@@ -226,7 +226,7 @@ def _show_board(board: Leaderboard, all_notes: bool) -> None:
     from blair_rec.evaluate.answer import answer
     from blair_rec.evaluate.report import to_terminal
 
-    show(to_terminal(board, all_notes))
+    show(to_terminal(board, all_notes, width_of_results()))
     show(answer(board))
 
 

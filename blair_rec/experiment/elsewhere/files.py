@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ from typing import Any
 from blair_rec.config.names import MATRICES
 from blair_rec.config.variant import VariantConfig
 from blair_rec.errors import SourceError
+from blair_rec.experiment.elsewhere.cases import PartName
 from blair_rec.experiment.elsewhere.lists import LIST_KINDS
 from blair_rec.experiment.elsewhere.matrices import ids_file
 from blair_rec.experiment.provenance import hash_of
 from blair_rec.files import sha256_of
 
 MANIFEST = "manifest.json"
+EXPORTED_NAME = re.compile(r"(\.valid)?\.(masked|unmasked)$")
+"""How the names of exported lists end, see written/export.py."""
 FORMAT = "blair_rec split"
 """The value of `format` in a manifest of ours."""
 
@@ -79,6 +83,28 @@ def is_exported(path: Path) -> bool:
     """
     manifest = read_manifest(path.parent / MANIFEST)
     return manifest is not None and "files" not in manifest  # that of a split names all its files
+
+
+def check_exported(path: Path, part: PartName, masked: bool) -> None:
+    """Check by its name that a file of `blair-rec leaderboard --export` is for these cases and this protocol.
+
+    Raises:
+        SourceError: it is for others.
+    """
+    if not is_exported(path):
+        return
+    found = EXPORTED_NAME.search(path.stem)
+    if found is None:  # it was given another name
+        return
+    of_part, protocol = ("valid" if found[1] else "test"), found[2]
+    if of_part != part or (masked and protocol == "unmasked"):
+        key = f"from{'_valid' if of_part == 'valid' else ''}{'_masked' if protocol == 'masked' else ''}"
+        raise SourceError(
+            f"{path} was exported for the {of_part} cases, history {protocol}, so it belongs under {key}; give the "
+            f"lists of the {part} cases here"
+            if of_part != part
+            else f"{path} was exported with the history among the candidates, so it belongs under {key}"
+        )
 
 
 def read_manifest(path: Path) -> Mapping[str, Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +35,8 @@ class Lists:
     """[R] float64, falling within a case; equal scores are ties."""
     skipped: int = 0
     """Users of the data set that have a list but no case."""
+    ranked: bool = False
+    """Whether the file has ranks alone, so that scores only count down."""
 
     def lengths(self, cases: int) -> np.ndarray:
         """[cases] int64: number of items in the list of each case."""
@@ -51,7 +53,7 @@ class Lists:
 
     def by_place(self) -> Lists:
         """The same lists without ties: scores count down with the place."""
-        return Lists(self.path, self.part, self.case, self.item, -places(self.case).astype(np.float64), self.skipped)
+        return replace(self, score=-places(self.case).astype(np.float64))
 
     def rows(self, case: np.ndarray, n_items: int) -> np.ndarray:
         """[C, n_items] float32: the scores of some cases by item id; NaN for items that their lists lack."""
@@ -65,7 +67,17 @@ class Lists:
 
     def only(self, kept: np.ndarray) -> Lists:
         """The rows where `kept` [R] is True."""
-        return Lists(self.path, self.part, self.case[kept], self.item[kept], self.score[kept], self.skipped)
+        return replace(self, case=self.case[kept], item=self.item[kept], score=self.score[kept])
+
+
+def lost_in_float32(case: np.ndarray, score: np.ndarray) -> bool:
+    """Whether most of the order is lost in 32-bit numbers: a tenth of the neighbours that differ become ties.
+
+    case: [R], ascending; score: [R] float64 or integers, falling within a case.
+    """
+    differ = (np.diff(case) == 0) & (np.diff(score) != 0)
+    tied = differ & (np.diff(score.astype(np.float32)) == 0)
+    return 10 * int(tied.sum()) > int(differ.sum())
 
 
 def places(case: np.ndarray) -> np.ndarray:
@@ -133,7 +145,8 @@ def read_lists(path: Path, cases: Cases) -> Lists:
         raise SourceError(f"{path} has no list for any of the {cases.called(len(cases))} of the {cases.part} part")
     values = -rank[order] if score is None and rank is not None else score
     assert values is not None  # every file has scores or ranks
-    return Lists(path, cases.part, case, item, values if score is None else values[order], len(rows.skipped))
+    ordered = values if score is None else values[order]
+    return Lists(path, cases.part, case, item, ordered, len(rows.skipped), ranked=score is None)
 
 
 def _order(case: np.ndarray, item: np.ndarray, score: np.ndarray | None, rank: np.ndarray | None) -> np.ndarray:

@@ -13,11 +13,13 @@ import numpy as np
 
 from blair_rec.errors import SourceError, counted, first_of
 from blair_rec.experiment.elsewhere.cases import USER, Cases
-from blair_rec.experiment.elsewhere.lists import ITEM
+from blair_rec.experiment.elsewhere.lists import ITEM, lost_in_float32
 
 SCORES = "scores"
 ROWS = 1 << 10
 """Rows that are checked together."""
+BEST = 100
+"""Best scores of a row whose order has to be kept."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +92,26 @@ def read_matrix(path: Path, cases: Cases) -> Matrix:
             f"{path}: {cases.called(wrong)} {'has' if wrong == 1 else 'have'} scores that are not finite float32 "
             "numbers; give the scores before the history is masked"
         )
+    if scores.dtype.kind != "f" or scores.dtype.itemsize > 4:
+        _check_order(found, len(cases))
     return found
+
+
+def _check_order(matrix: Matrix, cases: int) -> None:
+    """Make sure that 32-bit numbers keep the order of the best scores.
+
+    Raises:
+        SourceError: many of them become ties.
+    """
+    for begin in range(0, cases, ROWS):
+        scores = np.asarray(matrix.scores[matrix.row_of[begin : begin + ROWS]])
+        k = min(BEST, scores.shape[1])
+        best = np.sort(np.partition(scores, scores.shape[1] - k, axis=1)[:, -k:], axis=1)[:, ::-1]
+        if lost_in_float32(np.repeat(np.arange(len(best)), k), best.ravel()):
+            raise SourceError(
+                f"{matrix.path}: the best scores differ by less than 32-bit numbers can hold, so many of them would be "
+                "ties; subtract the mean of each row before you write them, or write ranks with a minus"
+            )
 
 
 def _id_problems(path: Path, name: str, ids: Sequence[str], wanted: Sequence[str], skipped: set[str]) -> list[str]:

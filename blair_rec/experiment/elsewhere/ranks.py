@@ -62,7 +62,7 @@ def without_history(cases: Cases, lists: Lists) -> Lists:
 
 
 def list_notes(cases: Cases, first: Lists | None, masked: Lists | None, k: int) -> list[str]:
-    """Count what a reader has to know: users without a list, short lists, and lists that were masked or not.
+    """Count what a reader has to know: users without a list, short lists, none with its target, masked lists.
 
     Args:
         first: the lists of `from`; None to look at those of `from_masked` alone.
@@ -84,6 +84,9 @@ def list_notes(cases: Cases, first: Lists | None, masked: Lists | None, k: int) 
     notes += _short(cases, first, "unmasked", k) if first is not None else []
     last = masked or first
     notes += _short(cases, last, "masked", k) if last is not None else []
+    for one in (one for one in (first, masked) if one is not None):
+        if not (one.item == cases.target[one.case]).any():
+            notes.append(f"{one.path.name}: no list has its target; make sure that they are for the {cases.part} cases")
     if masked is not None and (listed := int(cases.in_history(masked.case, masked.item).sum())):
         notes.append(f"{masked.path.name} lists {counted(listed, 'item')} of the history, which masking removes")
     if first is not None and len(cases.history_pairs) and not cases.in_history(first.case, first.item).any():

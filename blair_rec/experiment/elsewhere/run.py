@@ -17,8 +17,8 @@ from blair_rec.errors import SourceError, counted
 from blair_rec.evaluate.metrics import parse_metric
 from blair_rec.evaluate.runs.run_files import PROTOCOLS
 from blair_rec.experiment.elsewhere.cases import cases_of, split_hash
-from blair_rec.experiment.elsewhere.files import check_manifest, files_hash, is_exported, is_matrix
-from blair_rec.experiment.elsewhere.lists import Lists, read_lists
+from blair_rec.experiment.elsewhere.files import check_exported, check_manifest, files_hash, is_exported, is_matrix
+from blair_rec.experiment.elsewhere.lists import Lists, lost_in_float32, read_lists
 from blair_rec.experiment.elsewhere.matrices import Matrix, read_matrix
 from blair_rec.experiment.elsewhere.ranks import list_notes, rank_lists
 from blair_rec.experiment.elsewhere.scores import FixedScores
@@ -30,6 +30,8 @@ from blair_rec.ranking.scoring import Ranks, rank
 
 FilesRead = Mapping[str, Lists | Matrix]
 """By key of the config, as in config.names.FROM."""
+FROM_TEST = ("from", "from_masked")
+"""The keys of files for test cases."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +70,7 @@ def rank_elsewhere(
         of_valid, more, _ = _ranks(config, model, data.valid, read["from_valid"], _lists(read, "from_valid_masked"), 0)
         values, notes = {protocol: measured(config, of_valid, protocol) for protocol in PROTOCOLS}, [*notes, *more]
     digests = {key: {"file": file, "sha256": sha256_of(Path(file))} for key, file in files.items()}
+    notes += _same_for_both_parts(digests)
     if files_hash(variant, run.seed) != run.hashes["from"]:
         raise SourceError(f"{' or '.join(files.values())} has changed since this command began; start again")
     fitted = Fitted(model, 0.0, {"trained": 0, "frozen": 0}, variant.trials)
@@ -77,11 +80,12 @@ def rank_elsewhere(
 def check_elsewhere(
     config: CompareConfig, runs: Collection[Run], data: TrainingData, test: TextSequentialDataset
 ) -> None:
-    """Read the files of all runs of other systems before anything is trained.
+    """Read the files of all runs of other systems before anything is trained, as a second stage would, too.
 
     Raises:
-        The errors of `read_files`.
+        The errors of `read_files` and `listed_scores`.
     """
+    in_second_stages = {member for run in runs for member in config.variants[run.variant].rerank}
     for run in runs:
         if (variant := config.variants[run.variant]).is_elsewhere:
             read = read_files(config, variant, run.seed, data, test)
@@ -89,6 +93,9 @@ def check_elsewhere(
                 if isinstance(one, Lists):
                     cases = cases_of(test if one.part == "test" else data.valid, one.part)
                     list_notes(cases, one, _lists(read, key), _largest(config))
+            if variant.has_lists and run.variant in in_second_stages:
+                for masked in (False, True):
+                    listed_scores(config, read, data, test, masked)
 
 
 def read_files(
@@ -106,6 +113,7 @@ def read_files(
         path = Path(file)
         matrix = is_matrix(path)
         check_manifest(path, identity)
+        check_exported(path, "valid" if key.startswith("from_valid") else "test", key.endswith("_masked"))
         cases = cases_of(data.valid, "valid") if key.startswith("from_valid") else cases_of(test, "test")
         if matrix and key.endswith("_masked"):
             raise SourceError(f"{path}: a full score matrix serves both protocols; leave {key} out")
@@ -131,13 +139,14 @@ def listed_scores(
     """A scorer for the cases of which there are top lists, whether all lists hold all items, and notes.
 
     For a second stage. Lists for validation and test are read up to the same length, because the trees also learn
-    from absences. Lists that were exported from a board are read without ties, which may tell of the target.
+    from absences. Lists that were exported from a board are read without ties, which may tell of the target. If one
+    file has scores and the other one ranks alone, the places are read in both.
 
     Args:
         masked: read the lists without the history, if there are some for both parts.
 
     Raises:
-        SourceError: scores that are too large.
+        SourceError: scores that are too large, or differ by too little.
     """
     keys = ("from", "from_valid")
     if masked and _lists(read, "from_valid_masked") is not None:
@@ -150,13 +159,24 @@ def listed_scores(
                 f"{one.path}: {counted(wrong, 'score')} beyond the range of 32-bit numbers, which a second stage "
                 "reads; give smaller scores, or ranks alone"
             )
+        if lost_in_float32(one.case, one.score):
+            raise SourceError(
+                f"{one.path}: its scores differ by less than 32-bit numbers can hold, which a second stage reads, so "
+                "many of them would be ties; give ranks alone"
+            )
     depth, notes = min(of_test.longest, of_valid.longest), []
     if of_test.longest != of_valid.longest:
         notes.append(
             f"{of_test.path.name} lists up to {of_test.longest:,} items and {of_valid.path.name} up to "
             f"{of_valid.longest:,}; the second stage reads the first {depth:,} of both"
         )
-    first = [one.by_place() if is_exported(one.path) else one for one in (of_test, of_valid)]
+    if mixed := of_test.ranked != of_valid.ranked:
+        ranks, scores = (of_test, of_valid) if of_test.ranked else (of_valid, of_test)
+        notes.append(
+            f"{ranks.path.name} gives ranks alone and {scores.path.name} scores; the second stage reads the places in "
+            "both"
+        )
+    first = [one.by_place() if mixed or is_exported(one.path) else one for one in (of_test, of_valid)]
     given = [(split, one.first(depth)) for split, one in zip((test, data.valid), first, strict=True)]
     whole = all(len(one.case) == len(split) * (split.item_num - 1) for split, one in given)
     return FixedScores(test, torch.device(choose_device(config.computed_on)), given), whole, notes
@@ -190,6 +210,17 @@ def _ranks(
         topk_masked=after_masking.topk,
     )
     return ranks, notes, {"unmasked": unmasked.depth, "masked": after_masking.depth}
+
+
+def _same_for_both_parts(files: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Notes on files that serve test and validation cases, whose histories differ."""
+    pairs = ((files[key], files.get(key.replace("from", "from_valid"))) for key in FROM_TEST if key in files)
+    return [
+        f"{Path(one['file']).name} and {Path(other['file']).name} have the same content, for test and validation "
+        "cases: that is right only for a system that reads no histories"
+        for one, other in pairs
+        if other is not None and one["sha256"] == other["sha256"]
+    ]
 
 
 def _lists(read: FilesRead, key: str) -> Lists | None:

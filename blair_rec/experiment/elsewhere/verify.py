@@ -11,7 +11,14 @@ import numpy as np
 
 from blair_rec.errors import ConfigError, SourceError, counted, first_of
 from blair_rec.experiment.elsewhere.cases import CASE, USER, Cases, PartName
-from blair_rec.experiment.elsewhere.files import MANIFEST, changed_files, check_manifest, is_matrix, read_manifest
+from blair_rec.experiment.elsewhere.files import (
+    MANIFEST,
+    changed_files,
+    check_exported,
+    check_manifest,
+    is_matrix,
+    read_manifest,
+)
 from blair_rec.experiment.elsewhere.lists import ITEM, read_lists
 from blair_rec.experiment.elsewhere.matrices import read_matrix
 from blair_rec.experiment.elsewhere.ranks import list_notes
@@ -53,6 +60,7 @@ def verify(path: Path, folder: Path, part: PartName = "test", masked: bool = Fal
         )
     cases = cases_in(folder, part, manifest)
     check_manifest(path, str(manifest.get("split_sha256")))
+    check_exported(path, part, masked)
     if is_matrix(path):
         if masked:
             raise SourceError(f"{path}: a full score matrix serves both protocols; give it as `from`")

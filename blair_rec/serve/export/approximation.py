@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -33,10 +34,13 @@ class Approximation:
     def __str__(self) -> str:
         """One sentence, or two."""
         kept = ", ".join(f"{100 * share:.1f}%" for share in self.kept)
-        tables = "the table of rules" if len(self.kept) == 1 else "each table of rules, in their order,"
+        tables = "the table of rules" if len(self.kept) == 1 else "the tables of rules"
         said = f"scores are approximate: vectors of rank {self.rank} keep {kept} of the squared norm of {tables}"
         if self.overlap is None:
-            return f"{said}; the lists were not compared, because the run has no histories to compare them for"
+            return (
+                f"{said}; the lists were not compared, because the run has no histories that leave more than {BEST} "
+                "items"
+            )
         return (
             f"{said}; {self.overlap * BEST:.1f} of {BEST} best items are the run's own ({self.histories:,} histories)"
         )
@@ -46,9 +50,13 @@ def approximated(run_dir: Path, loaded: Loaded, rank: int) -> tuple[Loaded, Appr
     """Return a run with vectors of this rank in the place of its rules, and what they keep of them.
 
     Raises:
-        ConfigError: the run has no rules between items, or the rank is not between 1 and the number of items.
+        ConfigError: the run has no rules between items, or the rank is not a whole number between 1 and the number of
+            items.
         BadRun: the run's histories can't be read.
     """
+    if isinstance(rank, bool) or not isinstance(rank, numbers.Integral):
+        raise ConfigError(f"rules_rank is {rank!r}; give a whole number, such as 512")
+    rank = int(rank)
     if not (tables := tables_in(loaded.model)):
         raise ConfigError(
             f"rules_rank is {rank}, but {run_dir} has no rules between items (markov, sequential_rules, text_rules), "
@@ -69,26 +77,25 @@ def _overlap(run_dir: Path, exact: Loaded, approximate: Loaded) -> tuple[float |
         known = Histories(**{one.name: arrays[one.name] for one in fields(Histories)})
     except (KeyError, ValueError) as error:
         raise BadRun(run_dir, HISTORIES_FILE, f"is damaged: {error}") from error
-    lengths = np.diff(known.offsets)
-    cases = np.flatnonzero(lengths)
+    lengths, n_items = np.diff(known.offsets), len(exact.item_tokens)
+    pairs = np.unique(np.repeat(np.arange(len(lengths)), lengths) * n_items + known.items)
+    left = n_items - 1 - np.bincount(pairs // n_items, minlength=len(lengths))
+    cases = np.flatnonzero((lengths > 0) & (left > BEST))
+    if not len(cases):
+        return None, 0
     cases = cases[np.linspace(0, len(cases) - 1, min(CASES, len(cases))).astype(np.int64)]
     parts = [known.items[known.offsets[case] : known.offsets[case + 1]].astype(np.int64) for case in cases]
-    n_items = len(exact.item_tokens)
-    most = min(BEST, n_items - 1 - max((len(np.unique(part)) for part in parts), default=n_items))
-    if most < 1:  # no history, or one that leaves no other item
-        return None, 0
     histories = HistoryIds(np.concatenate(parts), lengths[cases])
     lists = [
-        np.concatenate([some.items for some in _best(loaded, histories, most, n_items)])
-        for loaded in (exact, approximate)
+        np.concatenate([some.items for some in _best(loaded, histories, n_items)]) for loaded in (exact, approximate)
     ]
     return overlap(*lists), len(cases)
 
 
-def _best(loaded: Loaded, histories: HistoryIds, most: int, n_items: int) -> Iterator[BestItems]:
+def _best(loaded: Loaded, histories: HistoryIds, n_items: int) -> Iterator[BestItems]:
     with TopK(loaded.model, loaded.width).ready(n_items) as top:
         for part in histories.split(BATCH):
-            yield top.best(part, most, exclude_history=True)
+            yield top.best(part, BEST, exclude_history=True)
 
 
 def overlap(ours: np.ndarray, theirs: np.ndarray) -> float:

@@ -77,6 +77,10 @@ def read_factors(folder: Path, run_dir: Path, loaded: Loaded) -> Loaded:
             "it again"
         )
     items, sources = (np.load(folder / name, allow_pickle=False) for name in (ITEMS, SOURCES))
+    width = 0 if items.ndim < 2 else items.shape[1]
+    within = all(0 <= begin < end - 1 < width for begin, end in pairs)
+    if not within or sum(end - begin - 1 for begin, end in pairs) != sources.shape[1]:
+        raise StoreError(f"{folder / RECORD} names columns that {ITEMS} and {SOURCES} don't have; export the run again")
     made, place = [], 0
     for rules, (begin, end) in zip(tables, pairs, strict=True):
         rank = end - begin - 1

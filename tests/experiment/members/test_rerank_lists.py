@@ -382,6 +382,99 @@ def test_wrong_validation_lists_are_refused(change: Any, words: str, ours: Path,
     assert "second-1" not in recorder.finished_runs
 
 
+@pytest.mark.parametrize("change", [lambda score: 1e9 + score, lambda score: 1 + 1e-12 * score])
+@pytest.mark.parametrize("kind", ["lists", "matrix"])
+def test_scores_whose_order_32_bit_numbers_lose_are_refused(
+    kind: str, change: Any, ours: Path, data: Data, tmp_path: Path
+) -> None:
+    if kind == "lists":
+        files = whole_lists(ours, data, tmp_path, k=12)
+        for name in files.values():
+            write(
+                Path(name),
+                [(row["user_id"], row["item_id"], change(float(row["score"]))) for row in rows_of(Path(name))],
+            )
+        words = r"csv: its scores differ by less than 32-bit numbers can hold, .*; give ranks alone"
+    else:
+        files = matrices(ours, data, tmp_path)
+        for name in files.values():
+            with np.load(name) as archive:
+                arrays = dict(archive)
+            np.savez(name, **{**arrays, "scores": change(arrays["scores"].astype(np.float64))})
+        words = r"npz: the best scores differ by less than 32-bit numbers can hold.*; subtract the mean of each row"
+    config, recorder = config_for(ours / "tiny", other=files, second={"rerank": ["rules", "other"]}), Recorder()
+    with pytest.raises(SourceError, match=words):
+        compare(config, tmp_path / "out", listener=recorder)
+    assert not recorder.started_runs, "before anything is trained"
+
+
+def test_ranks_in_one_part_and_scores_in_the_other_are_read_as_places_in_both(
+    ours: Path, data: Data, tmp_path: Path
+) -> None:
+    lists = whole_lists(ours, data, tmp_path, k=12)
+    rows = rows_of(Path(lists["from_valid"]))
+    with Path(lists["from_valid"]).open("w", encoding="utf-8", newline="") as file:
+        ranked = [(row["user_id"], row["item_id"], 1 + place % 12) for place, row in enumerate(rows)]
+        csv.writer(file).writerows([("user_id", "item_id", "rank"), *ranked])
+    config = config_for(ours / "tiny", other=lists)
+    read = read_files(config, config.variants["other"], 1, data, data.test)
+    scorer, _, notes = listed_scores(config, read, data, data.test, False)
+    assert "valid.csv gives ranks alone and test.csv scores; the second stage reads the places in both" in notes
+    for split in (data.test, data.valid):
+        found = scorer.full_sort_predict(split[slice(0, len(split))]).numpy()
+        assert all(sorted(row[~np.isnan(row)]) == list(range(-11, 1)) for row in found)
+
+
+def exported(ours: Path, **names: str) -> dict[str, str]:
+    return {key: str(ours / "out" / "lists" / f"rules-1.{name}.csv") for key, name in names.items()}
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ({"from_valid": "unmasked"}, "exported for the test cases, history unmasked, so it belongs under from; give"),
+        ({"from_valid_masked": "masked"}, "exported for the test cases, history masked, so it belongs under from_mas"),
+        ({"from": "valid.unmasked"}, "was exported for the valid cases, history unmasked, .* under from_valid; give"),
+        ({"from_masked": "unmasked"}, "with the history among the candidates, so it belongs under from"),
+    ],
+)
+def test_exported_lists_under_the_key_of_others_are_refused(names: dict[str, str], words: str, ours: Path) -> None:
+    right = {
+        "from": "unmasked",
+        "from_masked": "masked",
+        "from_valid": "valid.unmasked",
+        "from_valid_masked": "valid.masked",
+    }
+    data = whole_data(config_for(ours / "tiny"), ours / "tiny")
+    for wrong in ({}, names):
+        config = config_for(ours / "tiny", other=exported(ours, **{**right, **wrong}))
+        if wrong:
+            with pytest.raises(SourceError, match=words):
+                read_files(config, config.variants["other"], 1, data, data.test)
+        else:
+            assert set(read_files(config, config.variants["other"], 1, data, data.test)) == set(right)
+
+
+def test_lists_of_test_cases_given_for_validation_are_noted(ours: Path, data: Data, tmp_path: Path) -> None:
+    """No list without the history of a test case has the target of the validation case, which is in that history."""
+    same = whole_lists(ours, data, tmp_path, k=40)
+    same["from_valid"] = same["from"]
+    histories = dict(cases_in(ours / "split", "test"))
+    rows = [row for row in rows_of(Path(same["from"])) if row["item_id"] not in histories[row["user_id"]]]
+    masked = write(tmp_path / "masked.csv", [(row["user_id"], row["item_id"], float(row["score"])) for row in rows])
+    same |= {"from_masked": masked, "from_valid_masked": masked}
+    compare(config_for(ours / "tiny", other=same), tmp_path / "out", variants=["other", "popularity"])
+    notes = load_run(tmp_path / "out" / "runs" / "other-1").notes
+    said = [note for note in notes if "that is right only for a system that reads no histories" in note]
+    assert [note.partition(" have ")[0] for note in said] == [
+        "other: test.csv and test.csv",
+        "other: masked.csv and masked.csv",
+    ]
+    assert [note for note in notes if "no list has its target" in note] == [
+        "other: masked.csv: no list has its target; make sure that they are for the valid cases"
+    ]
+
+
 def test_damaged_validation_lists_are_refused_or_read_as_they_are(ours: Path, data: Data, tmp_path: Path) -> None:
     lists = whole_lists(ours, data, tmp_path, k=6)
     path, users = Path(lists["from_valid"]), [user for user, _ in cases_in(ours / "split", "valid")]
