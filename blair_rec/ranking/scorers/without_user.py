@@ -103,8 +103,12 @@ class RulesWithoutUser:
             table = csr_array(diags_array(factor) @ table)
         position, place, age = batch.history(width)
         history = csr_array((1 / age, (position, slot[place])), (len(batch.targets), len(key)))
-        found = (history @ table).toarray() + self.rules.POPULARITY * self._share(batch)
-        return torch.from_numpy(found.astype(np.float32))
+        found = (history @ table).astype(np.float32).toarray()
+        share = (self.rules.POPULARITY * self._share(batch)).astype(np.float32)
+        sequence = batch.sequence[batch.targets]
+        for row, scores in enumerate(found):
+            scores += share[sequence[row]]
+        return torch.from_numpy(found)
 
     def _own(self, batch: Positions, slot: np.ndarray, n_slots: int) -> csr_array:
         """Return the rules that each sequence alone would make: a row for each of its items, [slots, N] float64."""
@@ -117,8 +121,8 @@ class RulesWithoutUser:
         return own
 
     def _share(self, batch: Positions) -> np.ndarray:
-        """Return each item's share of the events without the position's sequence, [B, N] float64."""
+        """Return each item's share of the events without a sequence, for each sequence of the batch, float64."""
         left = np.tile(self.events, (batch.sequence[-1] + 1, 1))
         np.subtract.at(left, (batch.sequence, batch.items), 1)
-        share = left / (1 + left.max(axis=1, keepdims=True))
-        return share[batch.sequence[batch.targets]]
+        share: np.ndarray = left / (1 + left.max(axis=1, keepdims=True))
+        return share
