@@ -32,7 +32,7 @@ def grid_of(config: CompareConfig, name: str) -> dict[str, list[Any]]:
     assert config.tune is not None
     variant, space = config.variants[name], config.tune.space
     if name == config.baseline:
-        if not variant.is_trained or variant.uses_text or variant.train or variant.recbole:
+        if not variant.is_trained or variant.uses_text or variant.train or variant.recbole or variant.made_of:
             raise ConfigError(
                 f"baseline is {name!r}; for tuning, the baseline has to be a model with items: id and without its own "
                 "settings, because all variants share the settings that are chosen for it"
