@@ -168,7 +168,7 @@ class VariantConfig(_WithFrom):
     """The teacher: an average, a model or a scorer of this comparison, whose ranking of the training positions this
     model learns in addition to the next item (knowledge distillation). See docs/distill.md."""
     distill_weight: ShareOfOne | None = None
-    """The teacher's part of the loss, from 0 (none) to 1 (the teacher alone). The default is 0.9."""
+    """The teacher's part of the loss, from 0 (none) to 1 (the teacher alone). The default is 0.5."""
     distill_temperature: AboveZero | None = None
     """The temperature of the teacher's scores, standardised in each list: higher makes its items more equal. The
     default is 1."""
@@ -190,7 +190,10 @@ class VariantConfig(_WithFrom):
                 yield ("scorer", name), f"scorer: {self.scorer} is not trained, so leave {name} out"
         for name in ("distill_weight", "distill_temperature") if self.distill is None else ():
             if getattr(self, name) is not None:
-                yield ("distill", name), f"{name} needs distill, with the variant to learn from; leave it out, or add it"
+                yield (
+                    ("distill", name),
+                    f"{name} needs distill, with the variant to learn from; leave it out, or add it",
+                )
         if not self.uses_text and (self.transforms or self.control or self.text):
             kind = "items: id" if self.scorer is None else f"scorer: {self.scorer}"
             keys = ("items", "scorer", "transforms", "control", "text")

@@ -22,9 +22,7 @@ CELLS = 1 << 18
 
 
 @torch.no_grad()
-def taught_lists(
-    ensemble: Ensemble, sequences: TrainingSequences, width: int, masked: bool, size: int
-) -> TaughtLists:
+def taught_lists(ensemble: Ensemble, sequences: TrainingSequences, width: int, masked: bool, size: int) -> TaughtLists:
     """Return the best `size` items of an ensemble at every training position.
 
     Sequential rules are counted without the sequence of the position. Models were trained on all positions, so their

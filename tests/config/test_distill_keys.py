@@ -43,10 +43,16 @@ def test_any_item_side_learns_from_averages_models_and_rules(teacher: str, items
     [
         ({"distil": "all"}, r"variants.student.distil: unknown key; did you mean distill"),
         ({"distill": "al"}, r"variants.student.distill is 'al'; did you mean 'all'"),
-        ({"distill": "student"}, r"names 'student', which learns from a teacher itself; name a teacher without distill"),
+        (
+            {"distill": "student"},
+            r"names 'student', which learns from a teacher itself; name a teacher without distill",
+        ),
         ({"distill": "second"}, r"names 'second', a second stage, whose trees are fitted on validation cases"),
         ({"distill": "other"}, r"names 'other', trained elsewhere: another system's scores are not for the training"),
-        ({"distill": "counts"}, r"names 'counts' with its member 'popular', whose scorer popularity counts the training"),
+        (
+            {"distill": "counts"},
+            r"names 'counts' with its member 'popular', whose scorer popularity counts the training",
+        ),
         ({"distill": "divided"}, r"names 'divided', whose rules have a target_power"),
         ({"distill": "all", "items": "text", "control": "shuffle"}, r"so control: shuffle is no control"),
         ({"distill": "all", "train": {"loss": "bpr"}}, r"distill needs train.loss: full_softmax, but the loss is bpr"),
@@ -65,7 +71,9 @@ def test_what_cannot_learn_or_teach_is_refused(student: dict[str, Any], said: st
 
 def test_a_chain_of_students_is_refused() -> None:
     first = {"distill": "all"}
-    with pytest.raises(ConfigError, match="variants.second_student.distill names 'student', which learns from a teacher"):
+    with pytest.raises(
+        ConfigError, match="variants.second_student.distill names 'student', which learns from a teacher"
+    ):
         config_of(student=first, second_student={"distill": "student"})
     with pytest.raises(ConfigError, match="names 'pair' with its member 'student', which learns from a teacher itself"):
         config_of(student=first, pair={"average": ["student", "id"]}, last={"distill": "pair"})

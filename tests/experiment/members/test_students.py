@@ -28,7 +28,7 @@ TEXT = {"items": "text_delta", "transforms": ["center"]}
 VARIANTS: dict[str, dict[str, Any]] = {
     "mix": {"average": ["student", "id"], "weights": "equal"},
     "student": {**TEXT, "distill": "all"},
-    "id_student": {"items": "id", "distill": "all", "distill_weight": 0.5, "distill_temperature": 2.0},
+    "id_student": {"items": "id", "distill": "all", "distill_weight": 0.9, "distill_temperature": 2.0},
     "no_text": {"items": "id", "distill": "rules"},
     "all": {"average": ["delta", "near", "rules"]},
     "id": {"items": "id"},
@@ -79,11 +79,11 @@ def test_a_run_names_its_teacher_and_adds_its_costs(finished: tuple[dict[str, An
     _, out, board = finished
     student, teacher = result_of(out, "student-1"), result_of(out, "all-1")
     assert student["setup"]["distill"] == {
-        "teacher": "all", "run": "all-1", "weight": 0.9, "temperature": 1.0, "items": 100
+        "teacher": "all", "run": "all-1", "weight": 0.5, "temperature": 1.0, "items": 100
     }  # fmt: skip
     assert student["hashes"]["members"] == members_hash(out / "runs" / "student-1", student["setup"]) is not None
     own = result_of(out, "id_student-1")["setup"]["distill"]
-    assert (own["weight"], own["temperature"]) == (0.5, 2.0)
+    assert (own["weight"], own["temperature"]) == (0.9, 2.0)
     assert student["distill"]["uses_text"] == ["delta", "near"] and student["distill"]["trained"] == ["delta"]
     assert 0 < student["distill"]["ndcg_at_positions"] < 1 and student["distill"]["positions"] == 941
     assert student["train_seconds"] > teacher["train_seconds"] and student["test_evaluations"] == 1
@@ -100,7 +100,9 @@ def test_the_board_says_where_the_teacher_uses_text(finished: tuple[dict[str, An
     )
     assert "no_text: learned the ranking of rules, which uses no text" in board.notes
     trained = "delta of its teacher was trained on the positions that the lists are for"
-    assert [note for note in board.notes if trained in note] == [f"{name}: {trained}" for name in ("student", "id_student")]
+    assert [note for note in board.notes if trained in note] == [
+        f"{name}: {trained}" for name in ("student", "id_student")
+    ]
 
 
 def test_a_finished_student_is_not_made_again_and_is_loaded_without_its_teacher(
