@@ -70,7 +70,8 @@ def choose(run: Path, variant: str | None = None, seeds: Sequence[int] | None = 
 
     Of a comparison, the variant with the best mean over its seeds on validation, under the protocol and by the metric
     that order the board; nothing of the test split is looked at. Controls, whose text means nothing on purpose, and
-    averages with one of them or their students are never chosen, but can be named. Systems of `from` can't be used here at all.
+    averages with one of them or their students are never chosen, but can be named. Systems of `from` can't be used
+    here at all.
 
     Args:
         variant: a variant of the comparison, in place of the best one.

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from blair_rec.config.comparison import CompareConfig
+from blair_rec.errors import ConfigError
 from blair_rec.evaluate.runs.results import load_run
+from blair_rec.evaluate.runs.run_files import RESULT_FILE, RUNS_FOLDER
 from blair_rec.experiment.fit import Fitted
 from blair_rec.experiment.loading import load_model
-from blair_rec.experiment.planning.plan import Run, made_of
+from blair_rec.experiment.planning.plan import Run, made_of, run_names, run_setup
+from blair_rec.experiment.provenance import hash_of
 from blair_rec.experiment.splits.reading import TrainingData
 from blair_rec.ranking.ensemble import Ensemble
 from blair_rec.ranking.teacher import taught_lists
@@ -58,6 +61,34 @@ def teaching(
             kept.parent.mkdir(parents=True, exist_ok=True)
             lists.save(kept)
     return Teaching(lists, said["weight"], said["temperature"])
+
+
+def finished_teacher(config: CompareConfig, student: str, seed: int, comparison: Path, data: str) -> Path:
+    """Return the folder of the finished run of a student's teacher in another comparison.
+
+    Args:
+        data: the hash of the data set.
+
+    Raises:
+        ConfigError: it is not finished, or what it is made of has other settings or data than `config` says.
+    """
+    teacher = config.variants[student].distill
+    assert teacher is not None
+    for name in (teacher, *config.behind(teacher)):
+        (run,) = run_names(config, [name], [seed])
+        folder = comparison / RUNS_FOLDER / run
+        if not (folder / RESULT_FILE).is_file():
+            raise ConfigError(
+                f"{student} learns from {teacher}, and {comparison} has no finished run {run}; run that comparison "
+                "with the seed of tune.seed"
+            )
+        result = load_run(folder)
+        if result.hashes["config"] != hash_of(run_setup(config, name, result.seed)) or result.hashes["data"] != data:
+            raise ConfigError(
+                f"{student} learns from {teacher}, and {folder} has other settings or data than this config; compare "
+                "the teacher with the tuned config first"
+            )
+    return comparison / RUNS_FOLDER / run_names(config, [teacher], [seed])[0]
 
 
 def as_student(config: CompareConfig, run: Run, fitted: Fitted, taught: Teaching, seconds: float) -> Fitted:

@@ -125,7 +125,7 @@ class Made:
         return folder not in self.before or _result(folder) != self.before[folder]
 
     def lacking(self, run: Run) -> list[str]:
-        """The names of the runs that a run is made of and waits for: members of an average, the teacher of a student."""
+        """The names of the runs that a run waits for: the members of an average, the teacher of a student."""
         return [folder.name for folder in made_of(run.folder, run.setup) if not self.is_made(folder)]
 
 
