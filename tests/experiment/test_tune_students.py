@@ -45,7 +45,9 @@ def test_a_student_is_tuned_with_the_lists_of_its_finished_teacher(tiny: Path, t
     tune(config, out, teachers=runs, listener=again)
     assert again.started_runs == []
     board = compare(found, runs)
-    assert board is not None and {row.variant: row.trials for row in board.rows}["student"] == 2 + 2  # its own and those of id
+    assert (
+        board is not None and {row.variant: row.trials for row in board.rows}["student"] == 2 + 2
+    )  # its own and those of id
 
 
 def test_a_teacher_with_other_settings_or_seeds_is_refused(tiny: Path, tmp_path: Path) -> None:
