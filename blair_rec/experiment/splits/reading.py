@@ -132,7 +132,8 @@ def _check_models(config: CompareConfig, folder: Path) -> list[type[Any]]:
             check_loss(cls, config.train_of(variant))
             if variant.distill is not None and not can_pack(cls):
                 raise ConfigError(
-                    f"distill isn't supported for {cls.__name__}, which uses RecBole's loss; use SASRec, eSASRec or GRU4Rec"
+                    f"distill isn't supported for {cls.__name__}, which uses RecBole's loss; use SASRec, eSASRec or "
+                    "GRU4Rec"
                 )
         except ConfigError as error:
             raise ConfigError(f"variants.{name}: {error}") from None

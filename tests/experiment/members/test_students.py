@@ -142,9 +142,7 @@ def test_a_refit_of_a_student_or_of_its_average_is_refused(
             refit(out, tmp_path / "refit", variant=variant)
 
 
-def test_a_model_with_the_loss_of_recbole_cannot_learn_from_a_teacher(
-    tiny: Path, encoder: Path, tmp_path: Path
-) -> None:
+def test_a_model_with_the_loss_of_recbole_cannot_be_a_student(tiny: Path, encoder: Path, tmp_path: Path) -> None:
     variants = {"id": {"items": "id"}, "narm": {"items": "id", "model": "NARM", "distill": "id"}}
     raw = raw_config(tiny, encoder, variants=variants, **SETTINGS)
     with pytest.raises(ConfigError, match="variants.narm: distill isn't supported for .*NARM"):
