@@ -152,7 +152,8 @@ def tune(
         for name, store in stores.items():
             for point in drawn[name]:
                 check_transforms(with_settings(config, name, point), name, data, store)
-        search = _Search(space, out, data, stores, data_hash(config), on_trial, listener, teachers and Path(teachers))
+        runs = None if teachers is None else Path(teachers)
+        search = _Search(space, out, data, stores, data_hash(config), on_trial, listener, runs)
         listener.planned([job for name, points in drawn.items() for job in search.jobs(config, name, len(points))])
         tuned = config
         for name, points in drawn.items():
