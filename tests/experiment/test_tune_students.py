@@ -65,6 +65,6 @@ def test_a_grid_for_students_needs_a_student_and_known_keys(tiny: Path, tmp_path
     config = read_config(raw(tiny, "id", "rules", distill_space={"distill_weight": [0.5]}))
     with pytest.raises(ConfigError, match="tune.distill_space: no variant of this comparison uses distill_weight"):
         tune(config, tmp_path / "tuned")
+    config = read_config({**raw(tiny, *VARIANTS), "baseline": "student"})
     with pytest.raises(ConfigError, match="the baseline has to be a model with items: id and without its own settings"):
-        student = {**raw(tiny, *VARIANTS), "baseline": "student"}
-        tune(read_config(student), tmp_path / "tuned", teachers=tmp_path)
+        tune(config, tmp_path / "tuned", teachers=tmp_path)
