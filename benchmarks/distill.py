@@ -3,6 +3,7 @@
     python benchmarks/distill.py --comparison RUNS -o OUT [--dataset DIR] [--teachers all,untrained]
         [--student text_delta] [--seed 1] [--top 100] [--rung 6] [--set KEY=VALUE]
 
+`distill` of a variant does the same in a comparison (docs/distill.md); this measures how its settings were chosen.
 RUNS is the folder of a comparison with finished runs of the teachers' members. A teacher is one of its averages. Its
 weights are those of its finished run, or they are chosen on validation here, as `compare` does. Its `--top` best items
 at every training position come from the members' finished runs; rules are counted without the user of the position.
@@ -88,11 +89,10 @@ class Bench:
 
     def train(self, name: str, part: float, temperature: float, lists: Any, until: int | None = None) -> Any:
         """Train the student, or resume its training, up to an epoch; return a loop.Trained."""
-        from distill_student import Distilled
-
         from blair_rec.border.settings import recbole_config
         from blair_rec.experiment.fit import model_settings
         from blair_rec.models.text_models import model_class
+        from blair_rec.training.distillation import Distilled, Teaching
         from blair_rec.training.epochs import build_training
         from blair_rec.training.loop import Epoch, fit
 
@@ -104,7 +104,8 @@ class Bench:
         model, steps = build_training(cls, recbole, split, self.data.sequences, train, self.seed)
         if part:
             width = recbole["MAX_ITEM_LIST_LENGTH"]
-            steps = Distilled(model, self.data.sequences, width, train, self.seed, lists, temperature, part)
+            teaching = Teaching(lists, part, temperature)
+            steps = Distilled(model, self.data.sequences, width, train, self.seed, teaching)
 
         def said(epoch: Epoch) -> None:
             value = "" if epoch.valid is None else f"{epoch.valid[self.metric]:.4f}"
@@ -187,19 +188,18 @@ def teach(bench: Bench, name: str) -> dict[str, Any]:
 
 def taught(bench: Bench, name: str, members: list[str]) -> tuple[dict[str, Any], Any]:
     """Return what the record says of a teacher, and its lists; both are kept in the teacher's folder."""
-    from distill_teacher import TopLists, check_members, top_lists
-
     from blair_rec.evaluate.metrics import metric_values
     from blair_rec.experiment.loading import load_model
     from blair_rec.experiment.members.average import selects_on
     from blair_rec.ranking.ensemble import Ensemble, choose_weights
+    from blair_rec.ranking.teacher import taught_lists
+    from blair_rec.training.distillation import TaughtLists
 
-    says, kept = bench.out / name / "teacher.json", bench.out / name / "lists.npz"
+    says, kept = bench.out / name / "teacher.json", bench.out / name / "lists.safetensors"
     if says.is_file() and kept.is_file():
-        return json.loads(says.read_text("utf-8")), TopLists.load(kept)
+        return json.loads(says.read_text("utf-8")), TaughtLists.load(kept)
     begin, masked = time.perf_counter(), bench.protocol == "masked"
     loaded = [load_model(bench.run_folder(one), dataset=bench.data.train, device="cpu") for one in members]
-    check_members(members, [one.model for one in loaded])
     ensemble: Any = Ensemble([one.model for one in loaded])
     if bench.finished(name) is not None:
         ensemble = load_model(bench.run_folder(name), dataset=bench.data.train, device="cpu").model
@@ -213,7 +213,7 @@ def taught(bench: Bench, name: str, members: list[str]) -> tuple[dict[str, Any],
         )
         ensemble = Ensemble(ensemble.members, weights)
     value, chosen = bench.value_of(ensemble), time.perf_counter()
-    lists = top_lists(ensemble, bench.data.sequences, min(one.width for one in loaded), masked, bench.top)
+    lists = taught_lists(ensemble, bench.data.sequences, min(one.width for one in loaded), masked, bench.top)
     lists.save(kept)
     teacher = {
         "members": members,

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from blair_rec import __version__, registry
 from blair_rec.config.names import AFTER_CUTOFF, ELSEWHERE, UNISREC_TEMPERATURE, TieOrder, is_read_by
+from blair_rec.config.options.teachers import teacher_problems
 from blair_rec.config.passed_to_recbole import RecBoleSettings
 from blair_rec.config.section import (
     DeviceName,
@@ -154,6 +155,8 @@ class CompareConfig(Section):
             yield from ((("text",), f".text.{line}") for line in str(error).splitlines())
         try:
             train = self.train_of(variant)
+            if variant.distill is not None and train.loss != "full_softmax":
+                yield ("train",), f".distill needs train.loss: full_softmax, but the loss is {train.loss}"
             if variant.train or variant.recbole:
                 lines = _loss_problems(train, self.recbole_of(variant))
                 yield from ((("train", "recbole"), f".{line}") for line in lines)
@@ -173,13 +176,14 @@ class CompareConfig(Section):
                 yield from (((), line) for line in self.variants[member].problems_in_average(member, variant.weights))
             else:
                 yield from (((), line) for line in self.variants[member].problems_in_second_stage(member))
+        yield from (((), line) for line in teacher_problems(self.variants, variant))
         named = [self.variants[member] for member in variant.rerank if member in self.variants]
         if named and all(one.has_lists for one in named):
             line = ".rerank names top lists alone; name a model or scorer, too: it orders the items that no list has"
             yield (), line
 
     def only(self, names: Sequence[str]) -> CompareConfig:
-        """Return the same comparison with only these variants.
+        """Return the same comparison with only these variants, and what their teachers are made of.
 
         Raises:
             ConfigError: a name that is not a variant, or one whose members are not named.
@@ -190,9 +194,16 @@ class CompareConfig(Section):
                 raise ConfigError(
                     f"--variants names {name!r} without all of its members; name {', '.join(absent)}, too"
                 )
-        kept = {name: variant for name, variant in self.variants.items() if name in names}
-        other = {} if self.baseline in kept else {"baseline": next(iter(kept))}
-        return self.changed(variants=kept, **other)
+        taught = {name for name in names if self.variants[name].distill is not None}
+        wanted = {*names, *(one for name in taught for one in self.behind(name))}
+        kept = {name: variant for name, variant in self.variants.items() if name in wanted}
+        first = next(name for name in self.variants if name in names)
+        return self.changed(variants=kept, **({} if self.baseline in names else {"baseline": first}))
+
+    def behind(self, name: str) -> tuple[str, ...]:
+        """The variants that a variant is made of: its members or its teacher, and what these are made of."""
+        direct = self.variants[name].made_of
+        return tuple(dict.fromkeys([*direct, *(one for other in direct for one in self.behind(other))]))
 
     def text_of(self, variant: VariantConfig) -> TextConfig:
         """The text section with the variant's overrides."""

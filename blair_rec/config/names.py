@@ -30,6 +30,10 @@ AFTER_CUTOFF = "after_cutoff"
 """The value of evaluate.new_items that hides the items without an event before `split.valid_from`."""
 CANDIDATES = 50
 """The default of a second stage's `candidates`."""
+DISTILL_WEIGHT, DISTILL_TEMPERATURE = 0.5, 1.0
+"""The defaults of a student's `distill_weight` and `distill_temperature`."""
+TAUGHT_ITEMS = 100
+"""Number of items in a teacher's list for a training position, at most."""
 NEW_ITEMS_DRAW = 0
 """Seed of the draw of a share of the items: a part of every run's set-up."""
 MOST_NEW_ITEMS = 0.5

@@ -24,6 +24,8 @@ TUNED = tuple(f"train.{name}" for name in TrainConfig.model_fields if name not i
 """Keys of the train section that may be tuned."""
 OF_SCORERS = tuple(dict.fromkeys(f"options.{name}" for section in OPTIONS.values() for name in section.model_fields))
 """Keys of training-free scorers that may be tuned."""
+OF_STUDENTS = ("distill_weight", "distill_temperature")
+"""Keys of students that may be tuned."""
 
 
 def _grid_of(*of_variant: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
@@ -51,13 +53,23 @@ def _grid(key: str, values: Any, known: Sequence[str]) -> list[str]:
     return _values(key, values)
 
 
-def _scorer_grid(grid: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Check a grid for training-free scorers."""
-    problems = [line for key in grid for line in one_of(key, OF_SCORERS, ": a key")]
-    problems += [line for key, values in grid.items() if key in OF_SCORERS for line in _values(key, values)]
-    if problems:
-        raise FieldProblem(problems)
-    return grid
+def _only(*known: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+    """Check a grid that has these keys alone."""
+
+    def check(grid: Mapping[str, Any]) -> Mapping[str, Any]:
+        problems = [line for key in grid for line in one_of(key, known, ": a key")]
+        problems += [line for key, values in grid.items() if key in known for line in _values(key, values)]
+        if problems:
+            raise FieldProblem(problems)
+        return grid
+
+    return check
+
+
+def _schema_of_only(*known: str) -> WithJsonSchema:
+    values = {"type": "array", "minItems": 1, "uniqueItems": True}
+    names = {"enum": list(known)}
+    return WithJsonSchema({"type": ["object", "null"], "propertyNames": names, "additionalProperties": values})
 
 
 def _values(key: str, values: Any) -> list[str]:
@@ -75,17 +87,8 @@ def _rising(rungs: tuple[int, ...]) -> tuple[int, ...]:
 
 Grid = Annotated[KeysAndValues, AfterValidator(_grid_of()), _grid_schema()]
 TextGrid = Annotated[KeysAndValues, AfterValidator(_grid_of(*TEXT_KEYS)), _grid_schema(*TEXT_KEYS)]
-ScorerGrid = Annotated[
-    KeysAndValues,
-    AfterValidator(_scorer_grid),
-    WithJsonSchema(
-        {
-            "type": ["object", "null"],
-            "propertyNames": {"enum": list(OF_SCORERS)},
-            "additionalProperties": {"type": "array", "minItems": 1, "uniqueItems": True},
-        }
-    ),
-]
+ScorerGrid = Annotated[KeysAndValues, AfterValidator(_only(*OF_SCORERS)), _schema_of_only(*OF_SCORERS)]
+StudentGrid = Annotated[KeysAndValues, AfterValidator(_only(*OF_STUDENTS)), _schema_of_only(*OF_STUDENTS)]
 
 
 class TuneConfig(Section):
@@ -99,6 +102,9 @@ class TuneConfig(Section):
     scorer_space: ScorerGrid = Field(default_factory=dict)
     """Grid for training-free scorers: values of options.KEY, such as {options.source_power: [0, 0.5]}. Each scorer gets
     the options that it has. At least one scorer of the comparison has to have each of them."""
+    distill_space: StudentGrid = Field(default_factory=dict)
+    """Grid for students (`distill`), in addition to that of their item side: values of distill_weight and
+    distill_temperature."""
     budget: FromOneOn = 8
     """Configurations tried per variant."""
     rungs: Annotated[tuple[RunSeed, ...], FromList, AfterValidator(_rising)] = ()

@@ -28,6 +28,7 @@ from blair_rec.config.section import (
     Problem,
     ScorerName,
     Section,
+    ShareOfOne,
     default_of,
     part_of,
 )
@@ -163,6 +164,14 @@ class VariantConfig(_WithFrom):
     `rerank`: docs/rerank.md."""
     candidates: FromOneOn | None = None
     """How many of the best items of each member the second stage orders. The default is 50."""
+    distill: str | None = None
+    """The teacher: an average, a model or a scorer of this comparison, whose ranking of the training positions this
+    model learns in addition to the next item (knowledge distillation). See docs/distill.md."""
+    distill_weight: ShareOfOne | None = None
+    """The teacher's part of the loss, from 0 (none) to 1 (the teacher alone). The default is 0.5."""
+    distill_temperature: AboveZero | None = None
+    """The temperature of the teacher's scores, standardised in each list: higher makes its items more equal. The
+    default is 1."""
 
     def _problems(self) -> Iterator[Problem]:
         """Keys for a part that this variant doesn't have."""
@@ -176,9 +185,15 @@ class VariantConfig(_WithFrom):
             yield ("average", "weights"), f"weights is {self.weights!r}, but the variant has no average; leave it out"
         if self.candidates is not None:
             yield ("rerank", "candidates"), "candidates is only for a second stage (rerank); leave it out"
-        for name in ("items", "model", "train", "recbole") if self.scorer is not None else ():
+        for name in ("items", "model", "train", "recbole", "distill") if self.scorer is not None else ():
             if getattr(self, name) != default_of(VariantConfig, name):
                 yield ("scorer", name), f"scorer: {self.scorer} is not trained, so leave {name} out"
+        for name in ("distill_weight", "distill_temperature") if self.distill is None else ():
+            if getattr(self, name) is not None:
+                yield (
+                    ("distill", name),
+                    f"{name} needs distill, with the variant to learn from; leave it out, or add it",
+                )
         if not self.uses_text and (self.transforms or self.control or self.text):
             kind = "items: id" if self.scorer is None else f"scorer: {self.scorer}"
             keys = ("items", "scorer", "transforms", "control", "text")
@@ -294,8 +309,14 @@ class VariantConfig(_WithFrom):
         return self.average or self.rerank
 
     @property
+    def made_of(self) -> tuple[str, ...]:
+        """The variants whose finished runs this one is made of: its members or its teacher; empty for all others."""
+        return self.members or (() if self.distill is None else (self.distill,))
+
+    @property
     def uses_text(self) -> bool:
-        """Whether the variant itself reads text vectors. An average or second stage doesn't; its members may."""
+        """Whether the variant itself reads text vectors. An average or second stage doesn't; its members may. Nor does
+        a student without text; its teacher may."""
         if is_outside("scorers", self.scorer):  # its keys decide, because its class would have to be imported
             return bool(self.transforms or self.control or self.text)
         return self.items != "id" or self.scorer in TEXT_SCORERS

@@ -41,7 +41,7 @@ from blair_rec.experiment.planning.locks import (
     write_config,
 )
 from blair_rec.experiment.planning.own_config import own_config
-from blair_rec.experiment.planning.plan import Run, member_folders, run_names
+from blair_rec.experiment.planning.plan import Run, made_of, run_names
 from blair_rec.experiment.planning.shards import Shard, shard_names
 from blair_rec.experiment.planning.still_valid import finished_runs, refuse_changed
 from blair_rec.experiment.planning.subset import Plan, averages_of, plan_all
@@ -91,7 +91,7 @@ def compare(
             kept until the new one is complete.
         accept_code: keep finished runs that were made by other code, and record that in them.
         shard: (i, n) trains every n-th run from number i on (counted from 0), for job arrays: docs/many_machines.md.
-            Averages are made by any process that finds all their members finished.
+            Averages and students are made by any process that finds all their members, or their teacher, finished.
         encode_only: make the text vectors, then stop.
         listener: receives the progress: texts encoded, runs started, epochs trained, runs finished.
 
@@ -166,7 +166,8 @@ def compare(
 
         for run in work_off(pending, make, wait=shard is None):
             if lacking := made.lacking(run):
-                logger.info("%s averages %s, which other processes make first", run.name, ", ".join(lacking))
+                does = "learns from" if "distill" in run.setup else "averages"
+                logger.info("%s %s %s, which other processes make first", run.name, does, ", ".join(lacking))
             else:
                 logger.warning("another process is training %s, so it is left to that process", run.name)
         if not all(made.is_made(run.folder) for run in asked):
@@ -179,8 +180,8 @@ def compare(
 
 
 def _is_own(run: Run, names: Collection[str] | None) -> bool:
-    """Whether this process makes a run: any average, and the runs in `names`; None means all."""
-    return names is None or run.name in names or bool(member_folders(run.folder, run.setup))
+    """Whether this process makes a run: any average or student, and the runs in `names`; None means all."""
+    return names is None or run.name in names or bool(made_of(run.folder, run.setup))
 
 
 def _train(

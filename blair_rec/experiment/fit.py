@@ -34,6 +34,7 @@ from blair_rec.models.whitening import items_that_differ
 from blair_rec.ranking.scorers import build_baseline, scorer_kind
 from blair_rec.ranking.scoring import Ranks, rank
 from blair_rec.text.store.embeddings import EmbeddingStore
+from blair_rec.training.distillation import Distilled, Teaching
 from blair_rec.training.epochs import EpochSteps, EveryPosition, RecboleWay, build_training
 from blair_rec.training.loop import Epoch, OnStep, fit
 from blair_rec.training.losses import sampled_loss
@@ -65,8 +66,10 @@ class Fitted:
     """Of a second stage: validation cases ranked by trees that were fitted on other users; None for all others."""
     second_stage: Mapping[str, Any] = field(default_factory=dict)
     """What result.json says of a second stage."""
+    teacher: Mapping[str, Any] = field(default_factory=dict)
+    """What result.json says of the teacher of a student."""
     notes: Sequence[str] = ()
-    """Notes for readers on the members of a second stage."""
+    """Notes for readers on the members of a second stage, or on a student's teacher."""
 
 
 def fit_variant(
@@ -79,6 +82,7 @@ def fit_variant(
     checkpoint: Path | None = None,
     on_step: OnStep = lambda done, total, loss: None,
     until: int | None = None,
+    taught: Teaching | None = None,
 ) -> Fitted:
     """Train a variant with a seed, or fit its training-free scorer. Averages are made from finished runs (run.py).
 
@@ -86,6 +90,7 @@ def fit_variant(
         store: the text vectors of a variant that uses text.
         checkpoint: written after every epoch; training resumes from it if it exists.
         until: stop after this epoch for now; a later call resumes from the checkpoint.
+        taught: what a student learns from its teacher.
 
     Raises:
         MissingEmbeddings, TextlessItems, StoreError: the store doesn't cover the items.
@@ -95,7 +100,7 @@ def fit_variant(
     if store is not None:
         vectors = item_vectors(store, data.item_tokens, config.text_of(variant).missing_text)
     if variant.is_trained:
-        return _train(config, variant, setup, data, vectors, on_epoch, on_step, checkpoint, until)
+        return _train(config, variant, setup, data, vectors, on_epoch, on_step, checkpoint, until, taught)
     begin = time.perf_counter()
     recbole = _baseline_config(config, setup, data)
     baseline = build_baseline(setup, recbole, len(data.item_tokens), vectors)
@@ -187,9 +192,12 @@ def _train(
     on_step: OnStep,
     checkpoint: Path | None,
     until: int | None,
+    taught: Teaching | None,
 ) -> Fitted:
     train = config.train_of(variant)
     recbole, model, steps = _built(config, variant, setup, data, vectors)
+    if taught is not None:
+        steps = Distilled(model, data.sequences, recbole["MAX_ITEM_LIST_LENGTH"], train, setup["seed"], taught)
     stride = steps.stride if isinstance(steps, EveryPosition) else 1
     context = data.sequences.mean_context(recbole["MAX_ITEM_LIST_LENGTH"], stride)
     logger.debug("a training target is predicted from %.1f items on average", context)

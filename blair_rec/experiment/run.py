@@ -31,7 +31,8 @@ from blair_rec.experiment.elsewhere.run import rank_elsewhere
 from blair_rec.experiment.fit import Fitted, fit_variant, measured
 from blair_rec.experiment.members.average import average, selects_on
 from blair_rec.experiment.members.rerank import second_stage
-from blair_rec.experiment.planning.plan import Run
+from blair_rec.experiment.members.teacher import LISTS, as_student, teaching
+from blair_rec.experiment.planning.plan import Run, made_of, run_setup
 from blair_rec.experiment.provenance import code_files, peak_memory_mb, provenance
 from blair_rec.experiment.splits.new_items import new_vectors
 from blair_rec.experiment.splits.reading import TrainingData, read_new_items, read_splits, training_data
@@ -123,9 +124,14 @@ def make_run(
         make = average if variant.average else second_stage
         fitted = make(config, run, data, data.test)
     else:
+        alone = checkpoint if parallel.count() == 1 else None
+        teacher = made_of(run.folder, run.setup)[0] if variant.distill else None
         if variant.is_trained:
             call = {"variant": run.variant, "seed": run.seed, "store": str(store[1]) if store else None}
+            call["teacher"] = str(teacher) if teacher else None
             parallel.from_first(lambda: call)  # the other processes of torchrun train too: see follow
+        taught = teaching(config, run.setup, teacher, data, alone) if teacher else None
+        listed = time.perf_counter()
         fitted = fit_variant(
             config,
             run.variant,
@@ -133,9 +139,12 @@ def make_run(
             data,
             store[0] if store else None,
             on_epoch,
-            checkpoint if parallel.count() == 1 else None,
+            alone,
             on_step,
+            taught=taught,
         )
+        if taught is not None:
+            fitted = as_student(config, run, fitted, taught, listed - begin)
     if elsewhere is None:
         ranks = rank(fitted.model, data.test, config.evaluate.batch_size, k=TOP_K)
         values = _on_validation(config, variant, fitted, data)
@@ -179,6 +188,7 @@ def make_run(
                 "trials": fitted.trials,
                 "weights": dict(fitted.weights),
                 **({"rerank": dict(fitted.second_stage)} if fitted.second_stage else {}),
+                **({"distill": dict(fitted.teacher)} if fitted.teacher else {}),
                 "hashes": dict(run.hashes),
                 "code_files": {**code_files(variant.uses_text), **run.outside},
                 "seedless": run.seedless,
@@ -199,6 +209,7 @@ def make_run(
             put_in_place(run.folder)
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
+            checkpoint.with_suffix(LISTS).unlink(missing_ok=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return value
@@ -276,4 +287,7 @@ def follow(config: CompareConfig, folder: Path) -> None:
         data = data or training_data(config, folder)
         store = open_store(call["store"]) if call["store"] else None
         with suppress(TrainingError), trusting(config.code):
-            fit_variant(config, call["variant"], call["seed"], data, store)
+            setup, taught = run_setup(config, call["variant"], call["seed"]), None
+            if call["teacher"]:
+                taught = teaching(config, setup, Path(call["teacher"]), data, None)
+            fit_variant(config, call["variant"], call["seed"], data, store, taught=taught)

@@ -32,7 +32,7 @@ def grid_of(config: CompareConfig, name: str) -> dict[str, list[Any]]:
     assert config.tune is not None
     variant, space = config.variants[name], config.tune.space
     if name == config.baseline:
-        if not variant.is_trained or variant.uses_text or variant.train or variant.recbole:
+        if not variant.is_trained or variant.uses_text or variant.train or variant.recbole or variant.made_of:
             raise ConfigError(
                 f"baseline is {name!r}; for tuning, the baseline has to be a model with items: id and without its own "
                 "settings, because all variants share the settings that are chosen for it"
@@ -44,12 +44,13 @@ def grid_of(config: CompareConfig, name: str) -> dict[str, list[Any]]:
         keys = {key: values for key, values in of_text.items() if key == "transforms"}
         keys |= {key: values for key, values in config.tune.scorer_space.items() if key in own}
         return {key: list(values) for key, values in keys.items()}
+    of_student = config.tune.distill_space if variant.distill is not None else {}
     if not variant.uses_text:
-        return {key: list(values) for key, values in space.items()} if variant.is_trained else {}
+        return {key: list(values) for key, values in {**space, **of_student}.items()} if variant.is_trained else {}
     learning_rate = {LEARNING_RATE: space[LEARNING_RATE]} if LEARNING_RATE in space else {}
     return {
         key: list(values)
-        for key, values in {**learning_rate, **config.tune.text_space}.items()
+        for key, values in {**learning_rate, **config.tune.text_space, **of_student}.items()
         if READ_BY_ITEMS.get(key, variant.items) == variant.items
     }
 
@@ -64,6 +65,9 @@ def unused_keys(config: CompareConfig, grids: Mapping[str, Mapping[str, list[Any
     known = tuple(dict.fromkeys(f"options.{option}" for scorer in scorers for option in options_of(scorer)))
     used = {
         "scorer_space": {key for grid in grids.values() for key in grid if key in known},
+        "distill_space": {
+            key for name, grid in grids.items() if config.variants[name].distill is not None for key in grid
+        },
         "text_space": {key for name, grid in grids.items() if config.variants[name].uses_text for key in grid},
     }
     lines = []

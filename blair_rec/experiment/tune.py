@@ -23,12 +23,13 @@ from blair_rec.config.comparison import CompareConfig, written
 from blair_rec.config.tuning import TuneConfig
 from blair_rec.config.yaml.files import refuse
 from blair_rec.errors import ConfigError, ScoringError, TrainingError
+from blair_rec.evaluate.runs.run_files import WEIGHTS_FILE
 from blair_rec.experiment.compare import encode_stores, planned
 from blair_rec.experiment.listener import Listener
 from blair_rec.experiment.planning.data_files import data_folder, data_hash
 from blair_rec.experiment.planning.own_config import own_config
 from blair_rec.experiment.planning.plan import outside_code, run_setup
-from blair_rec.experiment.provenance import code_hash, hash_of, with_outside
+from blair_rec.experiment.provenance import code_hash, hash_files, hash_of, with_outside
 from blair_rec.experiment.search_space import Settings, draw, grid_of, in_words, unused_keys, with_settings
 from blair_rec.files import alone_in, refuse_taken, tidy, write_text
 from blair_rec.lines.rejected import REJECTED
@@ -37,6 +38,7 @@ from blair_rec.text.store.embeddings import EmbeddingStore
 
 if TYPE_CHECKING:  # takes torch and RecBole
     from blair_rec.experiment.splits.reading import TrainingData
+    from blair_rec.training.distillation import Teaching
 
 logger = logging.getLogger("blair_rec")
 
@@ -76,6 +78,7 @@ def tune(
     config: CompareConfig | str | Path,
     out: str | Path,
     *,
+    teachers: str | Path | None = None,
     listener: Listener | None = None,
     on_trial: Callable[[Trial], None] = lambda trial: None,
 ) -> CompareConfig:
@@ -90,6 +93,8 @@ def tune(
 
     Args:
         config: a comparison file, or the result of load_config.
+        teachers: the folder of a comparison with finished runs of the teachers of the config's students (`distill`),
+            made with the settings that tuning chooses and with its seed. Students are tuned last.
         listener: receives the progress: texts encoded, trials started, epochs trained, trials finished.
         on_trial: called with each new trial when it is finished.
 
@@ -105,7 +110,7 @@ def tune(
     out = Path(out)
     config = own_config(config)
     space = config.tune
-    if space is None or not (space.space or space.text_space or space.scorer_space):
+    if space is None or not (space.space or space.text_space or space.scorer_space or space.distill_space):
         what = "the config has no tune section" if space is None else "the tune section has no values to try"
         raise ConfigError(f"{what}; add a grid, such as\n{EXAMPLE}")
     if off := [rung for rung in space.rungs if rung % config.train.eval_every]:
@@ -114,6 +119,12 @@ def tune(
             "validation in these epochs; choose multiples"
         )
     names = [config.baseline, *(name for name in config.variants if name != config.baseline)]
+    names.sort(key=lambda name: config.variants[name].distill is not None)
+    if teachers is None and config.variants[names[-1]].distill is not None:
+        raise ConfigError(
+            f"tune: {names[-1]} learns from {config.variants[names[-1]].distill}, whose finished run is needed; name "
+            "the folder of its comparison with --teachers, or leave the student out"
+        )
     grids = {name: grid_of(config, name) for name in names}
     drawn, problems = dict[str, list[Settings]](), unused_keys(config, grids)
     for name, grid in grids.items():
@@ -141,7 +152,8 @@ def tune(
         for name, store in stores.items():
             for point in drawn[name]:
                 check_transforms(with_settings(config, name, point), name, data, store)
-        search = _Search(space, out, data, stores, data_hash(config), on_trial, listener)
+        runs = None if teachers is None else Path(teachers)
+        search = _Search(space, out, data, stores, data_hash(config), on_trial, listener, runs)
         listener.planned([job for name, points in drawn.items() for job in search.jobs(config, name, len(points))])
         tuned = config
         for name, points in drawn.items():
@@ -194,7 +206,10 @@ class _Search:
         data_sha256: str,
         on_trial: Callable[[Trial], None],
         listener: Listener,
+        teachers: Path | None,
     ) -> None:
+        self.teachers = teachers
+        self.taught: dict[str, Teaching] = {}
         self.space, self.out, self.data, self.stores = space, out, data, stores
         self.data_sha256, self.on_trial, self.listener = data_sha256, on_trial, listener
         self.ledger = {(trial.key, trial.epochs): trial for trial in read_trials(out / TRIALS_FILE)}
@@ -243,7 +258,9 @@ class _Search:
         config, store = with_settings(config, name, settings), self.stores.get(name)
         setup = hash_of(run_setup(config, name, self.space.seed))
         code = with_outside(code_hash(store is not None), outside_code(config, name))
-        key = hash_of([setup, self.data_sha256, store.store_sha256 if store else None, code])
+        teacher = self.teacher(config, name)
+        made = [] if teacher is None else [hash_files([teacher / WEIGHTS_FILE], teacher)]
+        key = hash_of([setup, self.data_sha256, store.store_sha256 if store else None, code, *made])
         job = self.job(config, name, number, epochs)
         if (key, epochs) in self.ledger:
             self.listener.skipped(job)
@@ -260,6 +277,30 @@ class _Search:
         self.on_trial(trial)
         return trial
 
+    def teacher(self, config: CompareConfig, name: str) -> Path | None:
+        """The finished run of a student's teacher; None for other variants.
+
+        Raises:
+            ConfigError: there is none, or it was made with other settings or data.
+        """
+        if config.variants[name].distill is None or self.teachers is None:
+            return None
+        from blair_rec.experiment.members.teacher import finished_teacher
+
+        return finished_teacher(config, name, self.space.seed, self.teachers, self.data_sha256)
+
+    def teaching(self, config: CompareConfig, name: str) -> Teaching | None:
+        """What a student learns with these settings; the lists of a teacher are made once. None for other variants."""
+        if (folder := self.teacher(config, name)) is None:
+            return None
+        from blair_rec.experiment.members.teacher import teaching
+
+        said = run_setup(config, name, self.space.seed)
+        if folder.name not in self.taught:
+            self.taught[folder.name] = teaching(config, said, folder, self.data, None)
+        weight, temperature = said["distill"]["weight"], said["distill"]["temperature"]
+        return dataclasses.replace(self.taught[folder.name], weight=weight, temperature=temperature)
+
     def fitted(
         self, config: CompareConfig, name: str, store: EmbeddingStore | None, job: _Job, checkpoint: Path
     ) -> tuple[float, int]:
@@ -269,9 +310,10 @@ class _Search:
 
         checkpoint.parent.mkdir(exist_ok=True)
         on_epoch, on_step = partial(self.listener.epoch, job), partial(self.listener.step, job)
+        taught = self.teaching(config, name)
         try:
             fitted = fit_variant(
-                config, name, self.space.seed, self.data, store, on_epoch, checkpoint, on_step, until=job.epochs
+                config, name, self.space.seed, self.data, store, on_epoch, checkpoint, on_step, job.epochs, taught
             )
         except (TrainingError, ScoringError) as error:
             logger.warning("a trial of %s failed and gets the worst value, 0: %s", name, error)

@@ -37,7 +37,7 @@ class Chosen:
         An average counts as its members, with its weights; a member whose weight is 0 is left out.
 
         Raises:
-            ConfigError: the variant is a second stage.
+            ConfigError: the variant is a second stage or a student, or averages a student.
         """
         found: dict[Path, float] = {}
         for run in self.runs:
@@ -53,7 +53,16 @@ class Chosen:
             weights = [raw["weights"][name] for name in raw["setup"]["average"]] if folders else [1.0]
             for folder, weight in zip(folders or [run.folder], weights, strict=True):
                 found[folder] = found.get(folder, 0.0) + weight / len(self.runs)
-        return {folder: weight for folder, weight in found.items() if weight > 0}
+        kept = {folder: weight for folder, weight in found.items() if weight > 0}
+        for folder in kept:
+            if said := read_json(folder, RESULT_FILE)["setup"].get("distill"):
+                raise ConfigError(
+                    f"{folder.name} is a student (distill), which can't be refitted: its teacher, {said['teacher']}, "
+                    "has no lists for the validation and test events, on which a refit trains. Use the run as it is "
+                    f"({self.runs[0].folder}, with `blair-rec recommend`, `blair-rec export` or blair_rec.load), or "
+                    "name another variant with --variant"
+                )
+        return kept
 
 
 def choose(run: Path, variant: str | None = None, seeds: Sequence[int] | None = None) -> Chosen:
@@ -61,7 +70,8 @@ def choose(run: Path, variant: str | None = None, seeds: Sequence[int] | None = 
 
     Of a comparison, the variant with the best mean over its seeds on validation, under the protocol and by the metric
     that order the board; nothing of the test split is looked at. Controls, whose text means nothing on purpose, and
-    averages with one of them are never chosen, but can be named. Systems of `from` can't be used here at all.
+    averages with one of them or their students are never chosen, but can be named. Systems of `from` can't be used
+    here at all.
 
     Args:
         variant: a variant of the comparison, in place of the best one.
@@ -154,4 +164,4 @@ def _best(config: CompareConfig, by_variant: dict[str, list[RunResult]]) -> str:
 
 def _is_control(config: CompareConfig, name: str) -> bool:
     variant: Any = config.variants[name]
-    return variant.control is not None or any(_is_control(config, member) for member in variant.members)
+    return variant.control is not None or any(_is_control(config, other) for other in variant.made_of)

@@ -45,11 +45,15 @@ def save_weights(model: Scorer, path: Path, store_sha256: str | None) -> None:
     Raises:
         OutputError: the disk is full.
     """
-    _save(_tensors(model), path, weights_metadata(type(model).__name__, store_sha256))
+    save_tensors(_tensors(model), path, weights_metadata(type(model).__name__, store_sha256))
 
 
-def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write a complete safetensors file or none."""
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a complete safetensors file or none.
+
+    Raises:
+        OutputError: the disk is full.
+    """
     partial = partial_of(path)
     try:
         save_file(tensors, partial, metadata=metadata)
@@ -167,7 +171,7 @@ def save_training(
         "numpy": [kind, *numbers],
         "python": random.getstate(),
     }
-    _save(tensors, path, {**weights_metadata(type(model).__name__, store_sha256), STATE: json.dumps(everything)})
+    save_tensors(tensors, path, {**weights_metadata(type(model).__name__, store_sha256), STATE: json.dumps(everything)})
 
 
 def load_training(

@@ -24,6 +24,12 @@ def add(commands: Any) -> None:
     )
     command.add_argument("config", type=Path, metavar="CONFIG", help="a comparison file (YAML) with a tune section")
     command.add_argument("--budget", type=int, metavar="N", help="trials for each variant, instead of tune.budget")
+    command.add_argument(
+        "--teachers",
+        type=Path,
+        metavar="RUNS",
+        help="folder of a comparison with finished runs of the teachers of students (distill)",
+    )
     command.add_argument("-o", "--out", type=Path, help="output folder (default: runs/my-tuned for my.yaml)")
     add_changes(command)
     add_quiet(command)
@@ -38,7 +44,7 @@ def _tune(options: argparse.Namespace, console: Console) -> None:
     config = config_of(options)
     out = options.out or Path("runs") / f"{options.config.stem}-tuned"
     with Live(console, options.quiet) as live:
-        tuned = tune(config, out, listener=live)
+        tuned = tune(config, out, teachers=options.teachers, listener=live)
     show(_chosen(tuned))
     path = out / TUNED_FILE
     # -o, because compare names its folder after the file by default, and this file has the same name in every tuning.

@@ -19,7 +19,7 @@ from blair_rec.errors import BadRun, FolderBusy
 from blair_rec.evaluate.runs.results import load_run
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE
 from blair_rec.experiment.listener import Listener
-from blair_rec.experiment.planning.plan import Run, member_folders, with_members
+from blair_rec.experiment.planning.plan import Run, made_of, with_members
 from blair_rec.experiment.planning.still_valid import changes, refuse_changed
 from blair_rec.experiment.provenance import hash_of
 from blair_rec.files import alone_in, discard, left_behind, tidy, write_text
@@ -117,7 +117,7 @@ class Made:
 
     def __init__(self, pending: Sequence[Run], planned: Sequence[Run]) -> None:
         # Another process may have made one just after it was planned.
-        new = {run.folder for run in planned if not run.done and not member_folders(run.folder, run.setup)}
+        new = {run.folder for run in planned if not run.done and not made_of(run.folder, run.setup)}
         self.before = {run.folder: None if run.folder in new else _result(run.folder) for run in pending}
 
     def is_made(self, folder: Path) -> bool:
@@ -125,8 +125,8 @@ class Made:
         return folder not in self.before or _result(folder) != self.before[folder]
 
     def lacking(self, run: Run) -> list[str]:
-        """The names of the members that an average waits for; none for a run that averages nothing."""
-        return [folder.name for folder in member_folders(run.folder, run.setup) if not self.is_made(folder)]
+        """The names of the runs that a run waits for: the members of an average, the teacher of a student."""
+        return [folder.name for folder in made_of(run.folder, run.setup) if not self.is_made(folder)]
 
 
 def _result(folder: Path) -> bytes | None:

@@ -11,7 +11,13 @@ from typing import Any
 
 from blair_rec import registry
 from blair_rec.config.comparison import CompareConfig
-from blair_rec.config.names import CANDIDATES, NEW_ITEMS_DRAW
+from blair_rec.config.names import (
+    CANDIDATES,
+    DISTILL_TEMPERATURE,
+    DISTILL_WEIGHT,
+    NEW_ITEMS_DRAW,
+    TAUGHT_ITEMS,
+)
 from blair_rec.config.plugin import PLUGIN_KEYS
 from blair_rec.config.section import to_dict
 from blair_rec.config.sections import TextConfig
@@ -39,9 +45,9 @@ class Run:
     setup: Mapping[str, Any]
     """The part of the config that this run depends on."""
     hashes: Mapping[str, str | None]
-    """Hashes of config, data, store and code, and for an average of its members' runs. The store's hash is None
-    without text and before encoding, the members' hash is None while one of them is not finished. Runs of other systems
-    have the hash of their files, "from", which is None while one of them is missing."""
+    """Hashes of config, data, store and code, and for an average or a student of the runs that it is made of. The
+    store's hash is None without text and before encoding, "members" is None while one of these runs is not finished.
+    Runs of other systems have the hash of their files, "from", which is None while one of them is missing."""
     store: Path | None
     """The folder of the text vectors, which may not exist yet; None for a variant without text."""
     folder: Path
@@ -68,10 +74,10 @@ class Run:
 
 
 def plan(config: CompareConfig, out: Path, encodings: Mapping[str, Vectors], data: str) -> list[Run]:
-    """Plan the runs of a comparison, seed by seed, averages after their members, and find which are finished.
+    """Plan the runs of a comparison, seed by seed, each after those that it is made of, and find which are finished.
 
     An average counts as finished as long as its members are the runs it was made from; making it again needs no
-    training.
+    training. A student counts as finished as long as its teacher is the run that it learned from.
 
     `encodings` are the vectors of the text variants, `data` is the hash of the data set.
 
@@ -79,9 +85,10 @@ def plan(config: CompareConfig, out: Path, encodings: Mapping[str, Vectors], dat
         ConfigError: code of another package is missing; UntrustedCode: see registry.load.
     """
     stores = {name: encoding.known_sha256() for name, encoding in encodings.items()}
-    runs = []
+    runs: list[Run] = []
+    unfinished: set[Path] = set()
     for seed in config.seeds:
-        for name, variant in sorted(config.variants.items(), key=_order):
+        for name, variant in sorted(config.variants.items(), key=lambda named: _order(config, named[0])):
             seedless = is_seedless(config, name)
             if seedless and seed != config.seeds[0]:
                 continue
@@ -93,19 +100,24 @@ def plan(config: CompareConfig, out: Path, encodings: Mapping[str, Vectors], dat
             store = encodings[name].path if name in encodings else None
             folder = out / RUNS_FOLDER / run_name(name, seed)
             run = Run(name, seed, setup, hashes, store, folder, (folder / RESULT_FILE).is_file(), seedless, outside)
-            if variant.members:
+            if variant.made_of:
                 made = _as_made(setup, folder)
                 run, before = with_members(run), with_members(dataclasses.replace(run, setup=made))
                 same = run.done and before.hashes["members"] is not None
                 same = same and before.hashes["members"] == _made_of(folder)
+                same = same and not unfinished & set(made_of(folder, made))
                 run = before if same else dataclasses.replace(run, done=False)
             runs.append(run)
+            unfinished |= set() if run.done else {run.folder}
     return runs
 
 
-def _order(named: tuple[str, VariantConfig]) -> int:
-    """What is made of other variants comes last, other systems first: they are checked before anything is trained."""
-    return 0 if named[1].is_elsewhere else 2 if named[1].members else 1
+def _order(config: CompareConfig, name: str) -> int:
+    """A variant's place in a plan: behind all that it is made of. Other systems are checked before any training."""
+    variant = config.variants[name]
+    if variant.is_elsewhere:
+        return 0
+    return 1 + max((max(1, _order(config, other)) for other in variant.made_of), default=0)
 
 
 def outside_code(config: CompareConfig, name: str) -> dict[str, str]:
@@ -149,23 +161,32 @@ def member_folders(folder: Path, setup: Mapping[str, Any]) -> list[Path]:
     return [beside.with_name(name) for name in names]
 
 
+def made_of(folder: Path, setup: Mapping[str, Any]) -> list[Path]:
+    """The folders of the finished runs that the run in `folder` is made of: its members, or its teacher."""
+    if teacher := setup.get("distill"):
+        return [folder.with_name(teacher["run"])]
+    return member_folders(folder, setup)
+
+
 def made_from(setup: Mapping[str, Any]) -> str:
-    """What has changed if the members of a run are other ones, in words."""
+    """What has changed if the members of a run, or its teacher, are other ones, in words."""
+    if "distill" in setup:
+        return "the run that it learned from"
     return "the runs that it averages" if "average" in setup else "the runs whose best items it orders"
 
 
 def with_members(run: Run) -> Run:
-    """The run with the current hash of the runs that it is made from."""
-    if not member_folders(run.folder, run.setup):
+    """The run with the current hash of the runs that it is made of."""
+    if not made_of(run.folder, run.setup):
         return run
     return dataclasses.replace(run, hashes={**run.hashes, "members": members_hash(run.folder, run.setup)})
 
 
 def members_hash(folder: Path, setup: Mapping[str, Any]) -> str | None:
-    """The current hash of the runs of all members; None while one of them is not finished."""
+    """The current hash of the runs that a run is made of; None while one of them is not finished."""
     is_refit = setup.get("refit")
     kept = (WEIGHTS_FILE,) if is_refit else (RANKS_FILE, WEIGHTS_FILE)  # a refit has no ranks
-    files = [member / name for member in member_folders(folder, setup) for name in kept]
+    files = [member / name for member in made_of(folder, setup) for name in kept]
     root = folder if is_refit else folder.parent  # a refit may be moved or renamed
     return hash_files(files, root) if all(path.is_file() for path in files) else None
 
@@ -225,7 +246,23 @@ def run_setup(config: CompareConfig, variant_name: str, seed: int) -> dict[str, 
             {name: to_dict(getattr(variant, name)) for cls, name in PLUGIN_KEYS.values() if cls is VariantConfig}
         ),
         "text": text and _text_setup(text),
+        **_distill_setup(config, variant, seed),
     }
+
+
+def _distill_setup(config: CompareConfig, variant: VariantConfig, seed: int) -> dict[str, Any]:
+    """A student's teacher and how it learns from it; nothing for other variants, whose runs keep their hash."""
+    if variant.distill is None:
+        return {}
+    weight, temperature = variant.distill_weight, variant.distill_temperature
+    said = {
+        "teacher": variant.distill,
+        "run": run_names(config, [variant.distill], [seed])[0],
+        "weight": DISTILL_WEIGHT if weight is None else weight,
+        "temperature": DISTILL_TEMPERATURE if temperature is None else temperature,
+        "items": TAUGHT_ITEMS,
+    }
+    return {"distill": said}
 
 
 def _new_items_setup(config: CompareConfig) -> dict[str, Any]:

@@ -15,7 +15,7 @@ Shard = tuple[int, int]
 def shard_names(config: CompareConfig, variants: Collection[str], seeds: Collection[int], shard: Shard) -> list[str]:
     """The names of the runs that one shard makes: every n-th of those of `variants` and `seeds`, from the i-th on.
 
-    Averages and second stages belong to no shard: whoever sees all of their members finished makes them.
+    Averages, second stages and students belong to no shard: whoever sees all that they are made of finished makes them.
 
     Raises:
         ConfigError: a shard that isn't one of 0/n to (n - 1)/n.
@@ -23,5 +23,5 @@ def shard_names(config: CompareConfig, variants: Collection[str], seeds: Collect
     part, parts = shard
     if not 0 <= part < parts:
         raise ConfigError(f"shard is {part}/{parts}; it has to be I/N, where I runs from 0 to N - 1, such as 0/4")
-    own = [name for name in variants if not config.variants[name].members]
+    own = [name for name in variants if not config.variants[name].made_of]
     return run_names(config, own, seeds)[part::parts]

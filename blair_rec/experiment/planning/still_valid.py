@@ -17,7 +17,7 @@ from blair_rec.experiment.planning.plan import (
     _as_made,
     is_seedless,
     made_from,
-    member_folders,
+    made_of,
     members_hash,
     run_names,
     run_setup,
@@ -95,7 +95,7 @@ def finished_runs(config: CompareConfig, out: Path) -> list[RunResult]:
     for result in found:
         setup = _as_made(run_setup(config, result.variant, result.seed), result.folder)
         changed[result.folder.name] = _setup_changes(result, setup)
-        if member_folders(result.folder, setup) and result.hashes.get("members") != members_hash(result.folder, setup):
+        if made_of(result.folder, setup) and result.hashes.get("members") != members_hash(result.folder, setup):
             changed[result.folder.name].append(made_from(setup))
     _refuse(changed, out)
     found = [
@@ -118,7 +118,7 @@ def _label(config: CompareConfig, name: str) -> dict[str, Any]:
 
 def _trials(config: CompareConfig, name: str) -> int:
     variant = config.variants[name]
-    return variant.trials + sum(_trials(config, member) for member in variant.members)
+    return variant.trials + sum(_trials(config, member) for member in variant.made_of)
 
 
 def _refuse(changed: Mapping[str, list[str]], out: Path, only_code: bool = False) -> None:

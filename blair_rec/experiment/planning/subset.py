@@ -14,7 +14,7 @@ from blair_rec.errors import BadRun, BlairRecError, ConfigError
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE, RUNS_FOLDER
 from blair_rec.experiment.item_vectors import Vectors, find_encodings
 from blair_rec.experiment.planning.data_files import data_folder, data_hash
-from blair_rec.experiment.planning.plan import Run, made_from, member_folders, plan, run_names
+from blair_rec.experiment.planning.plan import Run, made_from, made_of, plan, run_names
 from blair_rec.experiment.planning.still_valid import changes
 
 logger = logging.getLogger("blair_rec")
@@ -60,20 +60,39 @@ def plan_all(
         encodings = {name: found for name in config.variants if (found := {**encodings, **kept}.get(name))}
     runs = plan(config, out, encodings, data)
     names = run_names(config, variants, seeds)
-    return Plan(config, encodings, runs, [run for run in runs if run.folder.name in names])
+    asked = [run for run in runs if run.folder.name in names]
+    _check_teachers(asked, runs)
+    return Plan(config, encodings, runs, asked)
+
+
+def _check_teachers(asked: Sequence[Run], runs: Sequence[Run]) -> None:
+    """
+    Raises:
+        ConfigError: a student is to be made, and the run of its teacher is neither finished nor made now.
+    """
+    there = {run.folder for run in asked} | {run.folder for run in runs if run.done}
+    for run in asked:
+        lacking = [folder.name for folder in made_of(run.folder, run.setup) if folder not in there]
+        if "distill" in run.setup and lacking:
+            teacher = run.setup["distill"]["teacher"]
+            raise ConfigError(
+                f"{run.name} learns from {lacking[0]}, which is not finished; name {teacher} and its members under "
+                "--variants, too"
+            )
 
 
 def averages_of(remade: Collection[Path], runs: Sequence[Run]) -> list[Run]:
-    """The finished averages among `runs` that have to be made again after the runs in the folders `remade`.
+    """The finished averages and students among `runs` that have to be made again after those in the folders `remade`.
 
-    This needs no training. The board can't show an average of runs that were replaced.
+    The board can't show an average or a student of runs that were replaced. `runs` are in the order of the plan.
     """
-    found = []
+    found, again = [], set(remade)
     for run in runs:
-        members = set(member_folders(run.folder, run.setup))
-        if members and (run.folder / RESULT_FILE).is_file() and (members & set(remade) or not run.done):
-            if all(folder in remade or (folder / RESULT_FILE).is_file() for folder in members):
+        sources = set(made_of(run.folder, run.setup))
+        if sources and (run.folder / RESULT_FILE).is_file() and (sources & again or not run.done):
+            if all(folder in again or (folder / RESULT_FILE).is_file() for folder in sources):
                 found.append(dataclasses.replace(run, done=False))
+                again.add(run.folder)
     return found
 
 
@@ -104,7 +123,7 @@ def _with_kept(
     named, holding, left_out = run_names(both, config.variants, config.seeds), [], {}
     for run in plan(both, out, {**encodings, **found}, data):
         if run.done and run.folder.name not in named:
-            gone = [folder for folder in member_folders(run.folder, run.setup) if folder.name in left_out]
+            gone = [folder for folder in made_of(run.folder, run.setup) if folder.name in left_out]
             if words := _changes(run) or [made_from(run.setup)] * bool(gone):
                 left_out[run.folder.name] = words
             else:
@@ -115,7 +134,7 @@ def _with_kept(
         )
     kept_variants = {run.variant for run in holding}
     known = kept_variants | set(config.variants)
-    kept_variants = {name for name in kept_variants if set(both.variants[name].members) <= known}
+    kept_variants = {name for name in kept_variants if set(both.behind(name)) <= known}
     kept_seeds = {run.seed for run in holding if not run.seedless}
     names = before.variants if kept_variants else config.variants  # the order of the config with more variants
     order = [
@@ -128,9 +147,9 @@ def _with_kept(
 
 
 def _untrusted(config: CompareConfig, names: Collection[str]) -> list[str]:
-    """The variants whose code must not be imported, and averages of them."""
+    """The variants whose code must not be imported, and those that are made of them."""
     own = {name for name in names if not all(registry.is_trusted(*one) for one in config.outside(name))}
-    return [name for name in names if name in own or own & set(config.variants[name].members)]
+    return [name for name in names if name in own or own & set(config.behind(name))]
 
 
 def _changes(run: Run) -> list[str]:

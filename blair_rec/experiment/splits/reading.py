@@ -130,6 +130,11 @@ def _check_models(config: CompareConfig, folder: Path) -> list[type[Any]]:
         try:
             cls = model_class(config.model_of(variant))
             check_loss(cls, config.train_of(variant))
+            if variant.distill is not None and not can_pack(cls):
+                raise ConfigError(
+                    f"distill isn't supported for {cls.__name__}, which uses RecBole's loss; use SASRec, eSASRec or "
+                    "GRU4Rec"
+                )
         except ConfigError as error:
             raise ConfigError(f"variants.{name}: {error}") from None
         needed = features_read(config.model_of(variant), config.recbole, folder.name)

@@ -63,7 +63,7 @@ def model_card(run_dir: Path, config: Mapping[str, Any], difference: float, left
         f"## Parts\n\n{_parts(parts, left_out)}",
         f"## Use\n\n{_use(parts)}",
         f"## Data\n\n{_data(config, result)}",
-        f"## Text encoder and licences\n\n{_licences(encoders)}",
+        f"## Text encoder and licences\n\n{_licences(encoders)}{_of_teacher(result)}",
         f"## Limits\n\n{_limits(config, difference, bool(result.get('refit')))}",
         f"## Results\n\n{_results(run_dir, result)}",
         f"## Citations\n\n{_citations(parts, encoders)}",
@@ -132,6 +132,17 @@ def _licences(encoders: Mapping[str, Mapping[str, Any]]) -> str:
         lines.append(f"- {name}{instead}: licence {said['licence']}; {read}")
     lines.append("\nThe licence of the data and of this model is not recorded: check before you publish.")
     return "\n".join(lines)
+
+
+def _of_teacher(result: Mapping[str, Any]) -> str:
+    """A sentence on the text that a student has learned from through its teacher."""
+    said = result.get("distill") or {}
+    if not said.get("uses_text"):
+        return ""
+    return (
+        f"\n\nThis model learned the ranking of its teacher {said['teacher']}, which used text: "
+        f"{', '.join(said['uses_text'])}. Licences of the encoders there may apply."
+    )
 
 
 def _limits(config: Mapping[str, Any], difference: float, refit: bool) -> str:

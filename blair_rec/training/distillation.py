@@ -1,4 +1,4 @@
-"""The student of distill.py: our own training steps, with a loss that also asks for the teacher's best items.
+"""The steps of a student: the loss also asks for the teacher's best items at every training position.
 
 Source: Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network" (2015) for soft targets beside the true
 one; Tang and Wang, "Ranking distillation" (KDD 2018, arXiv 1809.07428) for a teacher's top list at every training
@@ -10,12 +10,14 @@ Shapes: C training positions, P targets of a batch, K items in a list, N item id
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from distill_teacher import TopLists
+from safetensors.torch import load_file
 from torch import Tensor
 
 from blair_rec.config.sections import TrainConfig
@@ -27,8 +29,51 @@ from blair_rec.models.dropout import BitDropout
 from blair_rec.models.packed import hidden_states
 from blair_rec.models.similarity import as_key, as_query
 from blair_rec.models.text_models import item_side
+from blair_rec.training import parallel
+from blair_rec.training.checkpoint import SCHEMA, save_tensors
 from blair_rec.training.epochs import EveryPosition, StepLosses, hash_seed
 from blair_rec.training.losses import full_softmax
+
+BLOCK = 1 << 14
+"""Lists that become soft targets together."""
+
+
+@dataclass(frozen=True, eq=False)
+class TaughtLists:
+    """The teacher's best items at every training position, in the order of the targets in the training sequences."""
+
+    items: np.ndarray
+    """[C, K] int32 item ids, best first."""
+    scores: np.ndarray
+    """[C, K] float32 scores, standardised over all items; -inf for an item that isn't a candidate."""
+    ndcg: float
+    """The teacher's NDCG@10 at the training positions."""
+
+    def save(self, path: Path) -> None:
+        """Write a complete safetensors file or none.
+
+        Raises:
+            OutputError: the disk is full.
+        """
+        arrays = {"items": self.items, "scores": self.scores, "ndcg": np.array([self.ndcg])}
+        save_tensors({name: torch.from_numpy(array) for name, array in arrays.items()}, path, {"schema": SCHEMA})
+
+    @classmethod
+    def load(cls, path: Path) -> TaughtLists:
+        """Read what `save` has written."""
+        found = {name: tensor.numpy() for name, tensor in load_file(path).items()}
+        return cls(found["items"], found["scores"], float(found["ndcg"][0]))
+
+
+@dataclass(frozen=True, eq=False)
+class Teaching:
+    """What a student learns from its teacher, and how much."""
+
+    lists: TaughtLists
+    weight: float
+    """The teacher's part of the loss, from 0 to 1."""
+    temperature: float
+    """Of the softmax over each list; above 0."""
 
 
 def soft_targets(scores: np.ndarray, temperature: float) -> np.ndarray:
@@ -37,14 +82,17 @@ def soft_targets(scores: np.ndarray, temperature: float) -> np.ndarray:
     The scores of a list are standardised first, over its candidates, because a list with one rule has much larger
     scores than one with none. An item with -inf, which isn't a candidate, gets 0.
     """
-    candidate = np.isfinite(scores)
-    finite = np.where(candidate, scores, 0).astype(np.float64)
-    number = np.maximum(candidate.sum(1, keepdims=True), 1)
-    centred = np.where(candidate, finite - finite.sum(1, keepdims=True) / number, 0)
-    deviation = np.sqrt((centred**2).sum(1, keepdims=True) / number)
-    scaled = centred / np.where(deviation > 0, deviation, 1) / temperature
-    powers = np.where(candidate, np.exp(scaled - scaled.max(1, keepdims=True)), 0)
-    shares: np.ndarray = (powers / np.maximum(powers.sum(1, keepdims=True), 1e-30)).astype(np.float32)
+    shares = np.empty(scores.shape, dtype=np.float32)
+    for begin in range(0, len(scores), BLOCK):
+        block = scores[begin : begin + BLOCK]
+        candidate = np.isfinite(block)
+        finite = np.where(candidate, block, 0).astype(np.float64)
+        number = np.maximum(candidate.sum(1, keepdims=True), 1)
+        centred = np.where(candidate, finite - finite.sum(1, keepdims=True) / number, 0)
+        deviation = np.sqrt((centred**2).sum(1, keepdims=True) / number)
+        scaled = centred / np.where(deviation > 0, deviation, 1) / temperature
+        powers = np.where(candidate, np.exp(scaled - scaled.max(1, keepdims=True)), 0)
+        shares[begin : begin + BLOCK] = powers / np.maximum(powers.sum(1, keepdims=True), 1e-30)
     return shares
 
 
@@ -69,40 +117,34 @@ def distillation_loss(
 class Distilled(EveryPosition):
     """Steps of EveryPosition, with the same windows and dropout; the loss is `distillation_loss`.
 
-    `lists` and `shares` [C, K] are in the order of the targets in the training sequences.
+    The lists are in the order of the targets in the training sequences. On a GPU steps are not recorded as graphs.
 
     Raises:
         ConfigError: the loss of the train section is not the full softmax.
     """
 
     def __init__(
-        self,
-        model: Any,
-        sequences: TrainingSequences,
-        width: int,
-        train: TrainConfig,
-        seed: int,
-        lists: TopLists,
-        temperature: float,
-        part: float,
+        self, model: Any, sequences: TrainingSequences, width: int, train: TrainConfig, seed: int, teaching: Teaching
     ) -> None:
         super().__init__(model, sequences, width, train, seed)
         if train.loss != "full_softmax":
-            raise ConfigError(f"distillation is written for loss: full_softmax, not for {train.loss}")
-        self.part = part
-        self.lists = torch.from_numpy(lists.items)
-        self.shares = torch.from_numpy(soft_targets(lists.scores, temperature))
+            raise ConfigError(f"distill is written for loss: full_softmax, not for {train.loss}")
+        self.part = teaching.weight
+        self.lists = torch.from_numpy(teaching.lists.items)
+        self.shares = torch.from_numpy(soft_targets(teaching.lists.scores, teaching.temperature))
         # The same windows over the numbers of the events, from 1 on, say which training position a target is.
         self._numbers = dataclasses.replace(sequences, items=np.arange(1, len(sequences.items) + 1))
         self._items = torch.from_numpy(np.concatenate([[0], sequences.items]))
         self._position = torch.from_numpy(np.concatenate([[0], np.cumsum(sequences.is_target) - 1]))
 
     def __call__(self, epoch: int) -> StepLosses:
-        seed, model, train = hash_seed(self.seed, epoch), self.model, self.train
-        dropout = BitDropout(seed)
-        seed_device(model.device, seed)
-        growth = growth_on(model.device)
-        for numbers in self._numbers.batches(self.width, self.stride, train.batch_size, seed, growth=growth):
+        seed, rank, model, train = hash_seed(self.seed, epoch), parallel.rank(), self.model, self.train
+        own_seed = hash_seed(seed, rank) if rank else seed
+        dropout = BitDropout(own_seed)
+        seed_device(model.device, own_seed)
+        growth, precision = growth_on(model.device), getattr(torch, train.precision)
+        windows = self._numbers.batches(self.width, self.stride, train.batch_size, seed, parallel.share(), growth)
+        for numbers in windows:
             learnt = torch.nonzero(numbers.targets).squeeze(1)
             position = self._position[numbers.targets[learnt]]
             items, shares = (moved(part[position], model.device) for part in (self.lists, self.shares))
@@ -113,7 +155,9 @@ class Distilled(EveryPosition):
             with model.shared_items():
                 some = learnt if len(learnt) < len(packed.targets) else None
                 query = as_query(hidden_states(model, packed, dropout, some), train.temperature)
+                if len(learnt) == 0:
+                    yield query.sum(), 0
+                    continue
                 weight = as_key(item_side(model).weight, train.temperature)
-                precision = getattr(torch, train.precision)
                 targets = packed.targets[learnt]
                 yield distillation_loss(query, targets, weight, items, shares, self.part, precision), len(learnt)

@@ -1,0 +1,51 @@
+"""Which variants can teach a student (`distill`), without importing a scorer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from blair_rec.config.yaml.files import one_of
+
+if TYPE_CHECKING:
+    from blair_rec.config.variant import VariantConfig
+
+COUNTED = ("popularity", "markov", "text_rules")
+"""Our scorers that count the training split and can't be counted again without one user. The other one that counts,
+`sequential_rules`, can."""
+
+
+def teacher_problems(variants: Mapping[str, VariantConfig], student: VariantConfig) -> Iterator[str]:
+    """Yield a line for each reason why a student can't learn from its teacher."""
+    name = student.distill
+    if name is None:
+        return
+    if name not in variants:
+        yield from one_of(name, tuple(variants), ".distill")
+        return
+    teacher = variants[name]
+    if teacher.rerank:
+        yield (
+            f".distill names {name!r}, a second stage, whose trees are fitted on validation cases and order some items "
+            "alone; name an average of its members"
+        )
+        return
+    parts = {member: variants[member] for member in teacher.average if member in variants} or {name: teacher}
+    for part, variant in parts.items():
+        through = f"{name!r}" if part == name else f"{name!r} with its member {part!r}"
+        if variant.distill is not None:
+            why = "which learns from a teacher itself; name a teacher without distill"
+        elif variant.is_elsewhere:
+            why = "trained elsewhere: another system's scores are not for the training positions"
+        elif variant.scorer in COUNTED:
+            why = (
+                f"whose scorer {variant.scorer} counts the training split, the position to predict included; of these "
+                "scorers only sequential_rules can be counted without a user"
+            )
+        elif variant.scorer == "sequential_rules" and variant.options.get("target_power"):
+            why = "whose rules have a target_power, so they can't be counted without a user; leave target_power out"
+        elif student.control is not None and variant.uses_text and variant.control is None:
+            why = f"whose text has a meaning, so control: {student.control} is no control; let it learn from a control"
+        else:
+            continue
+        yield f".distill names {through}, {why}"

@@ -1,0 +1,243 @@
+"""Students in comparisons: what they learn, when they are made, when they are made again, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from comparisons import InterruptedIn, Recorder, raw_config, tiny_at
+from encoders import build_roberta
+from safetensors.numpy import load_file
+from worlds import write_log
+
+import blair_rec
+from blair_rec.config.comparison import read_config
+from blair_rec.errors import ConfigError
+from blair_rec.evaluate.leaderboard import Leaderboard
+from blair_rec.experiment.compare import compare, leaderboard
+from blair_rec.experiment.planning.plan import members_hash
+from blair_rec.serve.export.folder import export_run
+from blair_rec.serve.export.vectors import export_vectors
+from blair_rec.serve.refit import refit
+from blair_rec.text.store.writer import write_store
+
+TEXT = {"items": "text_delta", "transforms": ["center"]}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "mix": {"average": ["student", "id"], "weights": "equal"},
+    "student": {**TEXT, "distill": "all"},
+    "id_student": {"items": "id", "distill": "all", "distill_weight": 0.9, "distill_temperature": 2.0},
+    "no_text": {"items": "id", "distill": "rules"},
+    "all": {"average": ["delta", "near", "rules"]},
+    "id": {"items": "id"},
+    "delta": TEXT,
+    "near": {"scorer": "recent_history", "transforms": ["center"]},
+    "rules": {"scorer": "sequential_rules", "options": {"source_power": 0.5}},
+}
+SETTINGS: dict[str, Any] = {"seeds": [1], "baseline": "id", "train": {"epochs": 2, "batch_size": 64}}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_roberta(tmp_path_factory.mktemp("models") / "tiny-roberta")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> tuple[dict[str, Any], Path, Leaderboard]:
+    """A config, its finished comparison, and the board; no test changes them."""
+    folder = tmp_path_factory.mktemp("students")
+    raw = raw_config(tiny_at(folder), encoder, variants=VARIANTS, **SETTINGS)
+    recorder = Recorder()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        board = compare(read_config(raw), folder / "out", listener=recorder)
+    assert board is not None
+    order = {name: place for place, name in enumerate(recorder.started_runs)}
+    assert order["all-1"] < order["student-1"] < order["mix-1"] and order["rules-1"] < order["no_text-1"]
+    return raw, folder / "out", board
+
+
+def result_of(out: Path, run: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "runs" / run / "result.json").read_text("utf-8"))
+    return found
+
+
+def weights_of(out: Path, run: str) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = load_file(out / "runs" / run / "model.safetensors")
+    return found
+
+
+def assert_equal(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+
+
+def test_a_run_names_its_teacher_and_adds_its_costs(finished: tuple[dict[str, Any], Path, Leaderboard]) -> None:
+    _, out, board = finished
+    student, teacher = result_of(out, "student-1"), result_of(out, "all-1")
+    assert student["setup"]["distill"] == {
+        "teacher": "all", "run": "all-1", "weight": 0.5, "temperature": 1.0, "items": 100
+    }  # fmt: skip
+    assert student["hashes"]["members"] == members_hash(out / "runs" / "student-1", student["setup"]) is not None
+    own = result_of(out, "id_student-1")["setup"]["distill"]
+    assert (own["weight"], own["temperature"]) == (0.9, 2.0)
+    assert student["distill"]["uses_text"] == ["delta", "near"] and student["distill"]["trained"] == ["delta"]
+    assert 0 < student["distill"]["ndcg_at_positions"] < 1 and student["distill"]["positions"] == 941
+    assert student["train_seconds"] > teacher["train_seconds"] and student["test_evaluations"] == 1
+    assert "distill" not in result_of(out, "id-1") and "distill" not in result_of(out, "id-1")["setup"]
+    assert {row.variant for row in board.rows} == set(VARIANTS)
+
+
+def test_the_board_says_where_the_teacher_uses_text(finished: tuple[dict[str, Any], Path, Leaderboard]) -> None:
+    _, _, board = finished
+    assert "student: learned the ranking of all, which uses text (delta, near)" in board.notes
+    assert (
+        "id_student: learned the ranking of all, which uses text (delta, near); so it is no model without text"
+        in board.notes
+    )
+    assert "no_text: learned the ranking of rules, which uses no text" in board.notes
+    trained = "delta of its teacher was trained on the positions that the lists are for"
+    assert [note for note in board.notes if trained in note] == [
+        f"{name}: {trained}" for name in ("student", "id_student")
+    ]
+
+
+def test_a_finished_student_is_not_made_again_and_is_loaded_without_its_teacher(
+    finished: tuple[dict[str, Any], Path, Leaderboard],
+) -> None:
+    raw, out, board = finished
+    recorder = Recorder()
+    again = compare(read_config(raw), out, listener=recorder)
+    assert recorder.started_runs == [] and again is not None and again.rows == board.rows
+    loaded = blair_rec.load(out / "runs" / "student-1")
+    assert len(loaded.recommend([["i07", "i20"]], k=3)[0]) == 3
+
+
+def test_an_exported_student_has_one_vector_space_with_its_scores(
+    finished: tuple[dict[str, Any], Path, Leaderboard], tmp_path: Path
+) -> None:
+    _, out, _ = finished
+    run, histories = out / "runs" / "student-1", [["i07", "i20"], ["i01"], ["i33", "i02", "i10"]]
+    loaded = blair_rec.load(run)
+    folder = export_vectors(run, tmp_path / "vectors")
+    tokens = json.loads((folder / "items.json").read_text("utf-8"))
+    products = loaded.user_vectors(histories) @ np.load(folder / "items.npy").T
+    best = [[tokens[item] for item in np.argsort(-row)[:5]] for row in products]
+    assert best == [[item for item, _ in row] for row in loaded.recommend(histories, k=5, exclude_history=False)]
+    exported = export_run(run, tmp_path / "exported")
+    assert exported is not None
+    card = (tmp_path / "exported" / "README.md").read_text("utf-8")
+    assert "learned the ranking of its teacher all, which used text: delta, near" in card
+
+
+def test_a_refit_of_a_student_or_of_its_average_is_refused(
+    finished: tuple[dict[str, Any], Path, Leaderboard], tmp_path: Path
+) -> None:
+    _, out, _ = finished
+    for variant in ("student", "mix"):
+        with pytest.raises(ConfigError, match=r"student-1 is a student \(distill\), which can't be refitted"):
+            refit(out, tmp_path / "refit", variant=variant)
+
+
+def test_a_model_with_the_loss_of_recbole_cannot_be_a_student(tiny: Path, encoder: Path, tmp_path: Path) -> None:
+    variants = {"id": {"items": "id"}, "narm": {"items": "id", "model": "NARM", "distill": "id"}}
+    raw = raw_config(tiny, encoder, variants=variants, **SETTINGS)
+    with pytest.raises(ConfigError, match="variants.narm: distill isn't supported for .*NARM"):
+        compare(read_config(raw), tmp_path / "out")
+
+
+def test_a_student_alone_needs_its_finished_teacher(tiny: Path, encoder: Path, tmp_path: Path) -> None:
+    raw = raw_config(tiny, encoder, variants=VARIANTS, **SETTINGS)
+    out, config = tmp_path / "out", read_config(raw)
+    with pytest.raises(ConfigError, match="no_text-1 learns from rules-1, which is not finished; name rules"):
+        compare(config, out, variants=["id", "no_text"])
+    compare(config, out, variants=["id", "rules"])
+    recorder = Recorder()
+    board = compare(config, out, variants=["id", "no_text"], listener=recorder)
+    assert recorder.started_runs == ["no_text-1"] and board is not None
+    compare(config, out, variants=["no_text"], fresh=True, listener=recorder)
+    assert recorder.started_runs == ["no_text-1"] * 2
+    assert result_of(out, "no_text-1")["test_evaluations"] == 2
+
+
+def test_a_teacher_that_is_made_again_makes_its_student_again(tiny: Path, encoder: Path, tmp_path: Path) -> None:
+    variants = {name: VARIANTS[name] for name in ("id", "near", "rules")} | {
+        "pair": {"average": ["near", "id"]},
+        "student": {"items": "id", "distill": "pair"},
+        "mix": {"average": ["student", "rules"]},
+    }
+    raw = raw_config(tiny, encoder, variants=variants, **SETTINGS)
+    out = tmp_path / "out"
+    compare(read_config(raw), out)
+    before, recorder = result_of(out, "student-1"), Recorder()
+    raw["train"] = {**raw["train"], "epochs": 3}
+    compare(read_config(raw), out, fresh=True, variants=["id"], listener=recorder)
+    assert recorder.started_runs == ["id-1", "pair-1", "student-1", "mix-1"]
+    after = result_of(out, "student-1")
+    assert after["hashes"]["members"] != before["hashes"]["members"]
+    assert leaderboard(out) is not None  # nothing on it is of a run that was replaced
+
+
+def test_the_learning_of_a_student_resumes_bit_for_bit(
+    finished: tuple[dict[str, Any], Path, Leaderboard], tmp_path: Path
+) -> None:
+    raw, whole, _ = finished
+    out, names = tmp_path / "out", ["id", "rules", "no_text"]
+    with pytest.raises(KeyboardInterrupt):
+        compare(read_config(raw), out, variants=names, listener=InterruptedIn(4))  # id has two epochs
+    (lists,) = out.glob("runs/.no_text-1.training/*.lists.safetensors")
+    assert load_file(lists)["items"].shape == (941, 80)
+    recorder = Recorder()
+    compare(read_config(raw), out, variants=names, listener=recorder)
+    assert recorder.started_runs == ["no_text-1"] and recorder.epochs == 1
+    assert_equal(weights_of(out, "no_text-1"), weights_of(whole, "no_text-1"))
+    assert not list(out.glob("runs/.*"))
+
+
+def test_shards_make_students_after_their_teachers(
+    finished: tuple[dict[str, Any], Path, Leaderboard], tmp_path: Path
+) -> None:
+    raw, whole, _ = finished
+    recorders = [Recorder(), Recorder()]
+    for part, recorder in enumerate(recorders):
+        compare(read_config(raw), tmp_path / "out", shard=(part, 2), listener=recorder)
+    made = [name for recorder in recorders for name in recorder.started_runs]
+    assert sorted(made) == sorted(f"{name}-1" for name in VARIANTS)
+    assert made.index("all-1") < made.index("student-1")
+    for run in ("student-1", "id_student-1", "mix-1"):
+        assert_equal(weights_of(tmp_path / "out", run), weights_of(whole, run))
+
+
+def test_a_student_without_text_learns_an_order_that_only_its_teacher_knows(tmp_path: Path) -> None:
+    """A user takes items of one group. An item has about one event, so only its text says which group it is in."""
+    rng, groups, size, users = np.random.default_rng(3), 15, 60, 150
+    log = [
+        (f"u{user}", f"i{group * size + int(rng.integers(size))}", 1000 * user + event)
+        for user in range(users)
+        for group in [int(rng.integers(groups))]
+        for event in range(6)
+    ]
+    tokens = sorted({item for _, item, _ in log})
+    of_group = rng.standard_normal((groups, 16))
+    vectors = np.array([of_group[int(token[1:]) // size] for token in tokens]) + rng.normal(0, 0.1, (len(tokens), 16))
+    encoder = {"name": "words", "asked_for": "words", "revision": None, "pooling": "mean", "max_length": 4}
+    write_store(tmp_path / "store", tokens, vectors.astype(np.float32), encoder=encoder, template={"name": "title"})
+    raw = {
+        "dataset": str(write_log(tmp_path / "world", log)),
+        "text": {"store": str(tmp_path / "store")},
+        "recbole": {"hidden_size": 16, "inner_size": 16, "n_layers": 1, "n_heads": 1, "MAX_ITEM_LIST_LENGTH": 6},
+        "train": {"epochs": 30, "patience": 30, "batch_size": 64, "learning_rate": 0.01},
+        "variants": {
+            "id": {"items": "id"},
+            "near": {"scorer": "last_item"},
+            "student": {"items": "id", "distill": "near"},
+        },
+        "seeds": [1],
+    }
+    board = compare(read_config(raw), tmp_path / "out")
+    assert board is not None
+    found = {row.variant: row.metrics["unmasked"]["NDCG@10"].mean for row in board.rows}
+    assert found["student"] > 1.5 * found["id"] and found["student"] > 0.8 * found["near"], found

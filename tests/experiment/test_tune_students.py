@@ -1,0 +1,70 @@
+"""Tuning students: over their own grid too, last of all, with lists of a finished teacher that fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comparisons import Recorder, raw_config
+
+from blair_rec.config.comparison import read_config
+from blair_rec.errors import ConfigError
+from blair_rec.experiment.compare import compare
+from blair_rec.experiment.tune import tune
+
+VARIANTS = {
+    "student": {"items": "id", "distill": "pair"},
+    "id": {"items": "id"},
+    "rules": {"scorer": "sequential_rules"},
+    "pair": {"average": ["id", "rules"], "weights": "equal"},
+}
+RATES = {"train.learning_rate": [0.01, 0.03]}
+
+
+def raw(tiny: Path, *names: str, **space: Any) -> dict[str, Any]:
+    grids = {"budget": 2, "seed": 1, "space": RATES, **space}
+    variants = {name: VARIANTS[name] for name in names}
+    return raw_config(tiny, "none", variants=variants, seeds=[1], train={"epochs": 1}, baseline="id", tune=grids)
+
+
+def test_a_student_is_tuned_with_the_lists_of_its_finished_teacher(tiny: Path, tmp_path: Path) -> None:
+    out, runs, others = tmp_path / "tuned", tmp_path / "runs", ("id", "rules", "pair")
+    tuned = tune(read_config(raw(tiny, *others)), out)
+    compare(tuned, runs)
+    grid = {"distill_weight": [0.25, 0.75], "distill_temperature": [1, 2]}
+    config, recorder = read_config(raw(tiny, *VARIANTS, distill_space=grid)), Recorder()
+    with pytest.raises(ConfigError, match="student learns from pair, whose finished run is needed; name the folder"):
+        tune(config, out)
+    found = tune(config, out, teachers=runs, listener=recorder)
+    assert recorder.started_runs == [f"student, trial {n}, to epoch 1" for n in (1, 2)]  # the others are in the file
+    student = found.variants["student"]
+    assert student.distill_weight in (0.25, 0.75) and student.distill_temperature in (1, 2) and student.trials == 2
+    assert student.train.keys() == {"learning_rate"}
+    again = Recorder()
+    tune(config, out, teachers=runs, listener=again)
+    assert again.started_runs == []
+    board = compare(found, runs)
+    assert (
+        board is not None and {row.variant: row.trials for row in board.rows}["student"] == 2 + 2
+    )  # its own and those of id
+
+
+def test_a_teacher_with_other_settings_or_seeds_is_refused(tiny: Path, tmp_path: Path) -> None:
+    config = read_config(raw(tiny, *VARIANTS))
+    with pytest.raises(ConfigError, match="has no finished run pair-1; run that comparison with the seed of tune.seed"):
+        tune(config, tmp_path / "tuned", teachers=tmp_path / "nothing")
+    compare(read_config(raw(tiny, "id", "rules", "pair")), tmp_path / "runs")  # with the learning rate before tuning
+    with pytest.raises(ConfigError, match="id-1 has other settings or data than this config; compare the teacher"):
+        tune(config, tmp_path / "tuned", teachers=tmp_path / "runs")
+
+
+def test_a_grid_for_students_needs_a_student_and_known_keys(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'distill_weight'"):
+        read_config(raw(tiny, *VARIANTS, distill_space={"distil_weight": [0.5]}))
+    config = read_config(raw(tiny, "id", "rules", distill_space={"distill_weight": [0.5]}))
+    with pytest.raises(ConfigError, match="tune.distill_space: no variant of this comparison uses distill_weight"):
+        tune(config, tmp_path / "tuned")
+    config = read_config({**raw(tiny, *VARIANTS), "baseline": "student"})
+    with pytest.raises(ConfigError, match="the baseline has to be a model with items: id and without its own settings"):
+        tune(config, tmp_path / "tuned", teachers=tmp_path)
