@@ -60,6 +60,22 @@ def call(*command: str | Path, cwd: Path = REPOSITORY) -> tuple[str, float]:
     return "".join(said), time.monotonic() - begin
 
 
+class NotInstalled(Exception):
+    """The packages that a Python needs could not be installed."""
+
+
+def install(*command: str | Path) -> float:
+    """Run pip and return the seconds.
+
+    Raises:
+        NotInstalled: pip failed, for example because a package could not be downloaded.
+    """
+    try:
+        return call(*command)[1]
+    except SystemExit as error:
+        raise NotInstalled(str(error)) from error
+
+
 def build(tools: Path) -> Path:
     """Build the wheel from the source archive, check both, and return the wheel."""
     dist = REPOSITORY / "dist"
@@ -86,7 +102,7 @@ def test_on(name: str, found: str, wheel: Path, keep: bool) -> dict[str, Any]:
         "-c",
         REPOSITORY / "constraints.txt",
     )
-    install = call(*pip, f"{wheel}[quickstart]")[1]
+    install_seconds = install(*pip, f"{wheel}[quickstart]")
     empty = folder / "empty"
     empty.mkdir()
     shutil.copy(REPOSITORY / "configs" / "quickstart.yaml", empty)
@@ -104,7 +120,7 @@ def test_on(name: str, found: str, wheel: Path, keep: bool) -> dict[str, Any]:
     return {
         "python": version,
         "versions": versions,
-        "install_seconds": round(install),
+        "install_seconds": round(install_seconds),
         "first_run_seconds": round(first),
         "first_run_variants": [row["variant"] for row in board["rows"]],
         "suite": suite,
@@ -123,7 +139,7 @@ def version_of(folder: Path) -> str | None:
 
 def fast_half(folder: Path, pip: tuple[str | Path, ...], wheel: Path) -> Path:
     """Run the fast half of the tests against the installed wheel, and return pytest's report."""
-    call(*pip, f"{wheel}[test]")
+    install(*pip, f"{wheel}[test]")
     report = folder / "tests.xml"
     # The program and not `python -m pytest`, which would import the package from the working directory.
     call(folder / "bin" / "pytest", "--numprocesses", "2", "--junitxml", report, *FAST)
@@ -170,12 +186,15 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
+SKIP = "go on without a Python that is not installed, or whose packages can't be"
+
+
 def main() -> None:
     """Build, then test on each Python; each result is written as soon as it is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pythons", nargs="+", metavar="PYTHON", help="such as python3.12")
     parser.add_argument("--keep", action="store_true", help="keep the environments, which take gigabytes")
-    parser.add_argument("--skip-missing", action="store_true", help="go on without a Python that is not installed")
+    parser.add_argument("--skip-missing", action="store_true", help=SKIP)
     parser.add_argument("--no-record", action="store_true", help="leave benchmarks/results as it is")
     options = parser.parse_args()
     found = {name: find_python(name) for name in options.pythons}
@@ -187,7 +206,13 @@ def main() -> None:
     for name, path in found.items():
         if path is None:
             continue
-        one = test_on(name, path, wheel, options.keep)
+        try:
+            one = test_on(name, path, wheel, options.keep)
+        except NotInstalled as error:
+            if not options.skip_missing:
+                sys.exit(str(error))
+            print(f"{name} is skipped: its packages could not be installed")
+            continue
         if options.no_record:
             continue
         known = (
