@@ -203,8 +203,9 @@ def whole_folder(folder: Path, kind: str, what: str) -> Iterator[Path]:
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
+        cure = "make room, or choose" if error.errno in FULL else "choose"
         raise OutputError(
-            f"{folder} can't be written ({error.strerror or error}); choose another folder with -o"
+            f"{folder} can't be written ({error.strerror or error}); {cure} another folder with -o"
         ) from None
 
 

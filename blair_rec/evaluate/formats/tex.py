@@ -35,7 +35,7 @@ FITTED = (
     r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
     r"\resizebox*{!}{\ifdim\totalheight>0.65\textheight 0.65\textheight\else\totalheight\fi}{%",
 )
-"""Shrink what is wider than the column of text, or too high for a page with its caption."""
+"""Shrink a table that is wider than the column of text, or that leaves no room for its caption on a page."""
 
 
 def to_tex(leaderboard: Leaderboard) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from blair_rec.errors import ConfigError, OutputError, first_of
 from blair_rec.evaluate.runs.run_files import ITEMS_FILE, RESULT_FILE, read_json
 from blair_rec.experiment.loading import Loaded, load_model
 from blair_rec.extras import need
-from blair_rec.files import partial_of, put_in_place, sha256_of, work_beside
+from blair_rec.files import sha256_of, whole_folder
 from blair_rec.ranking.ensemble import Ensemble
 from blair_rec.serve.export.approximation import Approximation, approximated
 from blair_rec.serve.export.card import model_card
@@ -81,32 +80,22 @@ def export_run(
     if index is not None:
         need("faiss", "faiss", "an index")
     run_dir, out = Path(run_dir), Path(out)
-    target = out.resolve()
-    _refuse_foreign(target)
+    _refuse_foreign(out.resolve())
     refuse_second_stage(run_dir)
     loaded = load_model(run_dir, store)
     approximation = None
     if rules_rank is not None:
         loaded, approximation = approximated(run_dir, loaded, rules_rank)
     loaded.model.eval()  # item sides drop numbers in training
-    with work_beside(target, "export", f"the export {out}"):
-        partial = partial_of(target)
-        try:
-            partial.mkdir(parents=True)
-            config, left_out = _write(run_dir, loaded, partial, index)
-            if approximation is not None:
-                config["approximation"] = {**asdict(approximation), "said": str(approximation)}
-            difference = _largest_difference(loaded, partial)
-            card = model_card(run_dir, config, difference, left_out)
-            (partial / CARD).write_text(card, encoding="utf-8", newline="\n")
-            _write_config(partial, {**config, "card_sha256": sha256_of(partial / CARD)})
-            files = {name: (partial / name).stat().st_size for name in _files_in(partial)}
-            put_in_place(target)
-        except OSError as error:
-            why = error.strerror or errno.errorcode.get(error.errno or 0) or str(error)
-            raise OutputError(f"{out} can't be written ({why}); make room, or choose another folder") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    with whole_folder(out, "export", f"the export {out}") as partial:
+        config, left_out = _write(run_dir, loaded, partial, index)
+        if approximation is not None:
+            config["approximation"] = {**asdict(approximation), "said": str(approximation)}
+        difference = _largest_difference(loaded, partial)
+        card = model_card(run_dir, config, difference, left_out)
+        (partial / CARD).write_text(card, encoding="utf-8", newline="\n")
+        _write_config(partial, {**config, "card_sha256": sha256_of(partial / CARD)})
+        files = {name: (partial / name).stat().st_size for name in _files_in(partial)}
     return ExportedRun(out, files, difference, left_out, approximation)
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
 from blair_rec.device import AUTO
-from blair_rec.errors import ConfigError, OutputError
+from blair_rec.errors import ConfigError
 from blair_rec.experiment.loading import Loaded, load_model
-from blair_rec.files import partial_of, put_in_place, refuse_foreign, work_beside
+from blair_rec.files import refuse_foreign, whole_folder
 from blair_rec.registry import trusting
 from blair_rec.serve.export.approximation import approximated
 from blair_rec.serve.export.factor_files import ITEMS, RECORD, SOURCES, write_factors
@@ -52,9 +51,8 @@ def export_vectors(
         OutputError: `out` is not an earlier export, or can't be written.
     """
     run_dir, out = Path(run_dir), Path(out)
-    target = out.resolve()  # a link keeps pointing to where the vectors are
     for file in EXPORTED:
-        refuse_foreign(target, {file}, (*EXPORTED, RECORD, SOURCES))
+        refuse_foreign(out.resolve(), {file}, (*EXPORTED, RECORD, SOURCES))
     with trusting(trusted):
         loaded = load_model(run_dir, store, device=device)
     if rules_rank is not None:
@@ -62,19 +60,11 @@ def export_vectors(
         _refuse_others(loaded)
         loaded, approximation = approximated(run_dir, loaded, rules_rank)
     recommender = Recommender(loaded.model, loaded.item_tokens, loaded.width)
-    with work_beside(target, "export", f"the vectors {out}"):
-        partial = partial_of(target)
-        try:
-            partial.mkdir(parents=True)
-            np.save(partial / ITEMS, recommender.item_vectors(), allow_pickle=False)
-            (partial / TOKENS).write_text(json.dumps(recommender.item_tokens), encoding="utf-8")
-            if rules_rank is not None:
-                write_factors(partial, run_dir, loaded, approximation)
-            put_in_place(target)
-        except OSError as error:
-            raise OutputError(f"{out} can't be written ({error.strerror}); choose another folder") from None
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    with whole_folder(out, "export", f"the vectors {out}") as partial:
+        np.save(partial / ITEMS, recommender.item_vectors(), allow_pickle=False)
+        (partial / TOKENS).write_text(json.dumps(recommender.item_tokens), encoding="utf-8")
+        if rules_rank is not None:
+            write_factors(partial, run_dir, loaded, approximation)
     return out
 
 
