@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from blair_rec.errors import SourceError
 from blair_rec.lines.rejected import Rejected
-from blair_rec.prepare.reading import jsonlines
 from blair_rec.prepare.dataset import write_items
 from blair_rec.prepare.items import ItemFile, flat
 from blair_rec.prepare.own import OwnData, prepare_own
+from blair_rec.prepare.reading import jsonlines
 
 
 def names_and_rows(
