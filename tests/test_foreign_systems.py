@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import importlib
+import itertools
 import json
 import math
 import sys
+import types
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import read_log
@@ -256,6 +259,7 @@ def test_the_page_says_minutes_epochs_and_which_trainings_still_rose(tiny: Path)
     course = module("course").Course(0)
     course.add(0.5, 0.01)
     record = {"seed": 1, "device": "cpu", "trials": 1, **course.record()}
+    record["difference_from_stock"] = {"loss": 0.0, "gradients": 3.7e-7}
     module("course").write_record(Path("lists"), "other", (), record)
     config = write_config(dataset=str(tiny), train={"epochs": 3, "patience": 0, "learning_rate": 0.5}, **sections)
     blair_rec.compare(config, "board")
@@ -263,6 +267,7 @@ def test_the_page_says_minutes_epochs_and_which_trainings_still_rose(tiny: Path)
     records = page.read_records(Path(), board)
     assert records.keys() == {"id", "other"} and records["id"]["epochs"] <= 3
     text = "\n".join(page.to_page("tiny", board, records))
+    assert "differs from that of unchanged RecTools by 0e+00 of it, the gradients by 4e-07 of the largest one" in text
     assert "| Other | 0." in text and "limited to 0 minutes (cpu)" in text
     row = next(line for line in text.splitlines() if line.startswith("| other |"))
     assert row.startswith("| other | 0.0 | ") and row.endswith("| 0.5 | 0.5 | 0.0100 | the limit | yes | 1 |")
@@ -274,3 +279,18 @@ def test_text_vectors_go_to_items_by_their_ids_and_missing_ones_are_zeros(tmp_pa
     (tmp_path / "text.ids.json").write_text('["b", "a"]', "utf-8")
     found = module("recbole_sequential").text_of(tmp_path / "text.npy", ["[PAD]", "a", "b", "c"])
     assert found.dtype == np.float32 and found.tolist() == [[0, 0], [3, 4], [1, 2], [0, 0]]
+
+
+def test_logits_without_padding_are_those_of_every_position_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = types.ModuleType("similarity")
+    base.DistanceSimilarityModule = torch.nn.Module  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "rectools", types.ModuleType("rectools"))
+    monkeypatch.setitem(sys.modules, "rectools.models.nn.transformers.similarity", base)
+    generator = torch.Generator().manual_seed(1)
+    sessions, items = (torch.randn(size, generator=generator) for size in ((3, 4, 5), (7, 5)))
+    candidates = torch.randint(1, 7, (3, 4, 6), generator=generator)
+    candidates[0, :3, 0] = candidates[1, 0, 0] = 0
+    logits = module("rectools_sequential").without_padding()()._get_pos_neg_logits(sessions, items, candidates)
+    for row, place in itertools.product(range(3), range(4)):
+        expected = items[candidates[row, place]] @ sessions[row, place] * (candidates[row, place, 0] != 0)
+        torch.testing.assert_close(logits[row, place], expected)

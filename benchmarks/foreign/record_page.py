@@ -93,6 +93,16 @@ def to_page(dataset: str, board: Mapping[str, Any], records: Mapping[str, Mappin
             f"| {name} | {record['used_minutes']:.1f} | {clock} | {threads} | {course} | {rising} | "
             f"{record.get('trials', '')} |"
         )
+    if differences := [
+        record["difference_from_stock"] for record in records.values() if "difference_from_stock" in record
+    ]:
+        loss, gradients = (max(values[name] for values in differences) for name in ("loss", "gradients"))
+        lines += [
+            "",
+            "RecTools' models don't compute the logits of padded positions, which their loss ignores. "
+            f"On the first batch the loss differs from that of unchanged RecTools by {loss:.0e} of it, "
+            f"the gradients by {gradients:.0e} of the largest one.",
+        ]
     lines += ["", "Validation NDCG@10 (epoch: figure):", ""]
     lines += [f"- {name}: {_curve(record['curve'])}" for name, record in records.items() if "curve" in record]
     return lines
