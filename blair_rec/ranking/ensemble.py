@@ -11,6 +11,7 @@ Shapes: K members, B cases, N item ids with the padding row 0, D the members' ve
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
@@ -31,8 +32,12 @@ LOWEST = -1e30
 """The score of items that aren't candidates. It is finite, because an infinite score times a weight of 0 is NaN."""
 CELLS, WEIGHTINGS = 1 << 16, 8
 """Number of scores of a member, and number of weightings, that are averaged together."""
+ROWS = 8
+"""Cases whose scores a CPU standardises together, so that they fit into its cache."""
 WHOLE = 20
 """Weights are multiples of 1 / WHOLE, that is of 1/20."""
+FEW = 100
+"""So many weightings of the simplex are measured on all cases; of more, each is measured on a part of the cases."""
 HELD = 1 << 29
 """Scores kept between two passes over the validation split, 2 GiB; the rest is computed again in each pass."""
 
@@ -133,12 +138,19 @@ def standardised(scores: Tensor) -> Tensor:
     Raises:
         ScoringError: scores that are not finite.
     """
-    items = scores[:, 1:].float()
-    if not_finite := int((~torch.isfinite(items)).any(dim=1).sum()):
-        raise ScoringError(f"{not_finite} of {len(items)} cases have scores that are not finite")
-    deviation, mean = torch.std_mean(items, dim=1, keepdim=True, correction=0)
-    result = torch.zeros_like(scores, dtype=torch.float32)
-    result[:, 1:] = (items - mean) * _inverse(deviation, items.abs().amax(dim=1, keepdim=True))
+    result = torch.empty_like(scores, dtype=torch.float32)
+    not_finite = torch.zeros((), dtype=torch.int64, device=scores.device)
+    rows = ROWS if scores.device.type == "cpu" else max(1, len(scores))
+    for part, out in zip(scores.split(rows), result.split(rows), strict=True):
+        items = part[:, 1:].float()
+        size = torch.maximum(items.amax(dim=1, keepdim=True), -items.amin(dim=1, keepdim=True))
+        not_finite += (~torch.isfinite(size)).sum()
+        deviation, mean = torch.std_mean(items, dim=1, keepdim=True, correction=0)
+        out[:, 0] = 0
+        torch.sub(items, mean, out=out[:, 1:])
+        out[:, 1:] *= _inverse(deviation, size)
+    if not_finite:
+        raise ScoringError(f"{int(not_finite)} of {len(scores)} cases have scores that are not finite")
     return result
 
 
@@ -206,37 +218,51 @@ def choose_weights(
     """Return the weighting with the highest `measure` on a split, and this measure.
 
     The search starts at the best weighting of `simplex`; of tied ones it takes the most equal one. From there it climbs
-    to the best of the `neighbours` as long as one is better, first in steps of 1/10, then of 1/20.
+    to the best of the `neighbours` as long as one is better, first in steps of 1/10, then of 1/20. With five members or
+    more the start is chosen on every n-th case, so that many weightings cost no more than a few.
 
     Args:
         masked: whether the history is removed from the candidates.
         measure: called with (higher [cases], equal [cases], miss [cases] or None), as in evaluate.metrics.
     """
 
-    scored, miss = _Scored(ensemble, split, masked, batch_size), _in_history(split) if masked else None
+    places = torch.arange(len(split), device="cpu")
+    scored, miss = _Scored(ensemble, split, masked, places.split(batch_size)), _in_history(split) if masked else None
 
-    def values_of(grid: list[Weights]) -> list[float]:
-        higher, equal = _counts(scored, len(split), torch.tensor(grid, dtype=torch.float32, device="cpu"))
-        return [measure(*counts, miss) for counts in zip(higher, equal, strict=True)]
+    def values_on(some: _Scored, cases: np.ndarray, grid: list[Weights]) -> list[float]:
+        higher, equal = _counts(some, len(split), torch.tensor(grid, dtype=torch.float32, device="cpu"))
+        of_cases = None if miss is None else miss[cases]
+        return [measure(*counts, of_cases) for counts in zip(higher[:, cases], equal[:, cases], strict=True)]
+
+    def start(grid: list[Weights]) -> list[float]:
+        part = places[:: math.ceil(len(grid) / FEW)].contiguous()
+        some = scored if len(part) == len(places) else _Scored(ensemble, split, masked, part.split(batch_size))
+        return values_on(some, part.numpy(), grid)
 
     ensemble.eval()
     with ensemble.shared_items():
-        return climbed(values_of, len(ensemble.members))
+        return climbed(lambda grid: values_on(scored, places.numpy(), grid), len(ensemble.members), start)
 
 
-def climbed(values_of: Callable[[list[Weights]], list[float]], members: int) -> tuple[Weights, float]:
+Values = Callable[[list[Weights]], list[float]]
+"""The values of several weightings."""
+
+
+def climbed(values_of: Values, members: int, start: Values | None = None) -> tuple[Weights, float]:
     """Return the weighting with the highest value, and this value: see choose_weights for the search.
 
     Args:
-        values_of: the values of several weightings.
+        start: values that choose the start; those of `values_of` if not given.
     """
 
-    def best_of(grid: list[Shares]) -> tuple[Shares, float]:
+    def best_of(grid: list[Shares], values_of: Values = values_of) -> tuple[Shares, float]:
         values = values_of([tuple(share / WHOLE for share in shares) for shares in grid])
         best = int(np.argmax(values))
         return grid[best], values[best]
 
-    chosen, value = best_of(simplex(members))
+    chosen, value = best_of(simplex(members), start or values_of)
+    if start is not None:
+        chosen, value = best_of([chosen])
     for step in (WHOLE // 10, WHOLE // 20):
         while near := neighbours(chosen, step):
             candidate, reached = best_of(near)
@@ -254,9 +280,12 @@ class _Scored:
     Shapes: [B] places in the split, [K, B, N] z-scores (LOWEST for items that aren't candidates), [B] item ids.
     """
 
-    def __init__(self, ensemble: Ensemble, split: TextSequentialDataset, masked: bool, batch_size: int) -> None:
+    def __init__(
+        self, ensemble: Ensemble, split: TextSequentialDataset, masked: bool, batches: Sequence[Tensor]
+    ) -> None:
+        """`batches` are places in the split, ascending."""
         self.ensemble, self.split, self.masked = ensemble, split, masked
-        self.cases = torch.arange(len(split), device="cpu").split(batch_size)
+        self.cases = batches
         self.history = split.histories()
         self.room = HELD
         self.held: dict[int, tuple[Tensor, Tensor]] = {}
@@ -277,7 +306,9 @@ class _Scored:
         if self.masked:
             row, item = self.history
             begin, end = np.searchsorted(row.numpy(), [int(cases[0]), int(cases[-1]) + 1])
-            out[row[begin:end] - cases[0], item[begin:end]] = True
+            place = torch.searchsorted(cases, row[begin:end])
+            mine = cases[place] == row[begin:end]  # `cases` may be a part of those between the first and the last one
+            out[place[mine], item[begin:end][mine]] = True
         case, item = torch.arange(len(cases), device="cpu"), interaction[self.split.iid_field].cpu()
         out[case, item] = False  # the target keeps its score, which the others are compared with
         return scores.masked_fill_(out, LOWEST), item

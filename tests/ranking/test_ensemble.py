@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,38 @@ def test_the_chosen_weights_are_a_local_maximum_at_or_above_the_grid(
     assert value_of(shares) == pytest.approx(value, abs=1e-12)
     others = [*simplex(3), *neighbours(shares, 1)]
     assert max(map(value_of, others)) <= value + 1e-9
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_start_on_a_part_of_the_cases_leads_to_a_local_maximum_on_all(
+    finished: Finished, data: Data, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = blair_rec.load(finished.out / "runs" / "three-1")._model.members
+
+    def chosen(few: int) -> tuple[tuple[float, ...], float]:
+        monkeypatch.setattr("blair_rec.ranking.ensemble.FEW", few)
+        seen: list[int] = []
+
+        def measure(*ranks: Any) -> float:
+            seen.append(len(ranks[0]))
+            return metric_values(["NDCG@5"], *ranks)["NDCG@5"]
+
+        found = choose_weights(Ensemble(members), data.valid, masked, measure, 37)
+        part = math.ceil(len(data.valid) / math.ceil(66 / few))
+        assert seen[:66] == [part] * 66 and set(seen[66:]) == {len(data.valid)}
+        return found
+
+    whole, _ = chosen(66)
+    weights, value = chosen(20)
+    shares = tuple(round(weight * WHOLE) for weight in weights)
+    around = [Ensemble(members, [share / WHOLE for share in one]) for one in neighbours(shares, 1)]
+    for ensemble in around:
+        found = rank(ensemble, data.valid, batch_size=1000)
+        counts = (found.higher_masked, found.equal_masked, found.target_in_history)
+        if not masked:
+            counts = (found.higher_unmasked, found.equal_unmasked, None)
+        assert metric_values(["NDCG@5"], *counts)["NDCG@5"] <= value + 1e-9
+    assert sum(whole) == pytest.approx(1)
 
 
 def test_neighbours_give_one_share_from_one_member_to_another() -> None:

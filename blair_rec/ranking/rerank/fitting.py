@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -57,18 +58,27 @@ class PooledCases:
         exact rank isn't known here, and is worse than that of all candidates.
         """
         higher, equal = np.full(len(self.item), self.n_items - 2), np.zeros(len(self.item), dtype=np.int64)
-        own = np.flatnonzero(self.is_target)
-        cases = self.case[own]
-        size = np.bincount(self.case, minlength=len(self.item))[cases]
+        own, begin, size = self._segments
         above, tied = np.zeros(len(self.case), dtype=bool), np.ones(len(self.case), dtype=bool)
         for key in keys:
             target = np.repeat(key[own], size)
             above |= tied & (key > target)
             tied &= key == target
-        open_to = ~self.is_target & ~(self.in_history & masked)
         for counted, flags in ((higher, above), (equal, tied)):
-            counted[cases] = np.bincount(self.case[flags & open_to], minlength=len(self.item))[cases]
+            flags &= self._open_masked if masked else ~self.is_target
+            counted[self.case[own]] = np.add.reduceat(flags, begin, dtype=np.int32) if len(begin) else 0
         return higher, equal
+
+    @cached_property
+    def _segments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The places of the targets, of the first candidate of their cases, and the number of candidates there."""
+        begin = np.flatnonzero(np.diff(self.case, prepend=-1))
+        return np.flatnonzero(self.is_target), begin, np.diff(begin, append=len(self.case))
+
+    @cached_property
+    def _open_masked(self) -> np.ndarray:
+        """[P] bool: the candidates that a target is compared with when the history is masked."""
+        return ~self.is_target & ~self.in_history
 
 
 class FittedStage(NamedTuple):
@@ -178,6 +188,7 @@ def collect(stage: Reranker, split: TextSequentialDataset, batch_size: int) -> P
 def best_weights(examples: PooledCases, scores: np.ndarray, masked: bool, measure: Measure) -> tuple[float, ...]:
     """Return the weights of the average that are best among the candidates; `scores` [P, K] are the members'."""
     miss = examples.target_in_history if masked else None
+    scores = np.ascontiguousarray(scores)
 
     def value(weights: np.ndarray) -> float:
         return measure(*examples.counts(masked, scores @ weights), miss)

@@ -57,24 +57,32 @@ def candidates(
     age = ages(interaction[item_seq], interaction[item_seq_len], n_items)
     old_case, old_item = torch.nonzero(age, as_tuple=True)
     inside = torch.zeros_like(age, dtype=torch.bool)
-    ranks = torch.full_like(scores, top)
-    for member, place, partial in zip(scores, ranks, lists or [False] * members, strict=True):
-        open_to = member.masked_fill(member.isnan(), -torch.inf) if partial else member.clone()
+    row = torch.arange(cases, device=scores.device).unsqueeze(1).expand(cases, top)
+    open_to = torch.empty_like(scores[0])
+    lists_of, old_of = [], []
+    for member, partial in zip(scores, lists or [False] * members, strict=True):
+        open_to.copy_(member.nan_to_num(nan=-torch.inf) if partial else member)
         open_to[:, 0] = -torch.inf
         open_to[old_case, old_item] = -torch.inf
         columns, values = best_columns(open_to, top)
         listed = values > -torch.inf  # fewer than `top` if the history holds nearly all items
-        row = torch.arange(cases, device=scores.device).unsqueeze(1).expand_as(columns)
         inside[row[listed], columns[listed]] = True
-        place.scatter_(1, columns, higher_in(values))
+        lists_of.append((listed, columns, higher_in(values)))
         old = member[old_case, old_item]
         above = (values[old_case] > old.unsqueeze(1)).sum(1)
-        place[old_case, old_item] = above.to(place)
         inside[old_case, old_item] |= (above < top) & ~old.isnan()
-        if partial:
-            place[member.isnan()] = torch.nan
+        old_of.append(above)
     case, item = torch.nonzero(inside, as_tuple=True)
-    return Pool(case, item, scores[:, case, item].T, ranks[:, case, item].T, age[case, item])
+    pair = torch.zeros_like(inside, dtype=torch.int64)
+    pair[case, item] = torch.arange(len(case), device=scores.device)
+    old_inside = inside[old_case, old_item]
+    old_pair = pair[old_case, old_item][old_inside]
+    z = scores[:, case, item]
+    rank = torch.full_like(z, top)
+    for place, (listed, columns, higher), above in zip(rank, lists_of, old_of, strict=True):
+        place[pair[row[listed], columns[listed]]] = higher[listed]
+        place[old_pair] = above[old_inside].to(place)
+    return Pool(case, item, z.T, rank.masked_fill_(z.isnan(), torch.nan).T, age[case, item])
 
 
 def higher_in(values: Tensor) -> Tensor:

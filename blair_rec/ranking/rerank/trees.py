@@ -152,7 +152,7 @@ def fit_trees(features: np.ndarray, relevant: np.ndarray, size: np.ndarray, fold
         )
 
     settings = {**PARAMETERS, "num_threads": threads_for(features)}
-    data = lightgbm.Dataset(features, relevant.astype(np.int8), group=size, params=settings, free_raw_data=False)
+    data = lightgbm.Dataset(features, relevant.astype(np.int8), group=size, params=settings)
     fold_of_pair = np.repeat(fold, size)
     folds = [(np.flatnonzero(fold_of_pair != one), np.flatnonzero(fold_of_pair == one)) for one in np.unique(fold)]
     stop = lightgbm.early_stopping(PATIENCE, verbose=False)
