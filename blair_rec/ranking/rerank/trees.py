@@ -16,8 +16,10 @@ import numpy as np
 from blair_rec.errors import CheckpointError, TrainingError
 
 THREADS, FEW = 2, 200_000
-"""Threads of LightGBM: one for FEW pairs or less, which threads would spend their time waiting for. The numbers are
+"""Threads that fit trees: one for FEW pairs or less, which threads would spend their time waiting for. The numbers are
 fixed, so that the trees don't depend on the number of cores."""
+ALONE = 10_000
+"""So few pairs get their scores from one thread. The number of threads changes no score."""
 FOLDS = 5
 MOST_CANDIDATES = 10_000
 """The most candidates of a case that LightGBM can order."""
@@ -110,12 +112,8 @@ class Trees:
             if (missing := np.isnan(features[:, column])).any():
                 features = features.copy()
                 features[missing, column] = behind[column]
-        return np.asarray(self._booster.predict(features, num_threads=threads_for(features)), dtype=np.float64)
-
-
-def threads_for(features: np.ndarray) -> int:
-    """Return the number of LightGBM's threads for these pairs, [P, F]."""
-    return THREADS if len(features) > FEW else 1
+        threads = THREADS if len(features) > ALONE else 1
+        return np.asarray(self._booster.predict(features, num_threads=threads), dtype=np.float64)
 
 
 def sha256_of_text(text: str) -> str:
@@ -151,7 +149,7 @@ def fit_trees(features: np.ndarray, relevant: np.ndarray, size: np.ndarray, fold
             "lower its key `candidates`"
         )
 
-    settings = {**PARAMETERS, "num_threads": threads_for(features)}
+    settings = {**PARAMETERS, "num_threads": THREADS if len(features) > FEW else 1}
     data = lightgbm.Dataset(features, relevant.astype(np.int8), group=size, params=settings)
     fold_of_pair = np.repeat(fold, size)
     folds = [(np.flatnonzero(fold_of_pair != one), np.flatnonzero(fold_of_pair == one)) for one in np.unique(fold)]
