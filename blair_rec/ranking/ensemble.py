@@ -229,19 +229,19 @@ def choose_weights(
     places = torch.arange(len(split), device="cpu")
     scored, miss = _Scored(ensemble, split, masked, places.split(batch_size)), _in_history(split) if masked else None
 
-    def values_on(some: _Scored, cases: np.ndarray, grid: list[Weights]) -> list[float]:
-        higher, equal = _counts(some, len(split), torch.tensor(grid, dtype=torch.float32, device="cpu"))
-        of_cases = None if miss is None else miss[cases]
-        return [measure(*counts, of_cases) for counts in zip(higher[:, cases], equal[:, cases], strict=True)]
+    def values_on(some: _Scored, step: int, grid: list[Weights]) -> list[float]:
+        counts = _counts(some, len(split), torch.tensor(grid, dtype=torch.float32, device="cpu"))
+        of_cases = None if miss is None else miss[::step]
+        return [measure(one[::step], other[::step], of_cases) for one, other in zip(*counts, strict=True)]
 
     def start(grid: list[Weights]) -> list[float]:
-        part = places[:: math.ceil(len(grid) / FEW)].contiguous()
-        some = scored if len(part) == len(places) else _Scored(ensemble, split, masked, part.split(batch_size))
-        return values_on(some, part.numpy(), grid)
+        step = math.ceil(len(grid) / FEW)
+        some = scored if step == 1 else _Scored(ensemble, split, masked, places[::step].contiguous().split(batch_size))
+        return values_on(some, step, grid)
 
     ensemble.eval()
     with ensemble.shared_items():
-        return climbed(lambda grid: values_on(scored, places.numpy(), grid), len(ensemble.members), start)
+        return climbed(lambda grid: values_on(scored, 1, grid), len(ensemble.members), start)
 
 
 Values = Callable[[list[Weights]], list[float]]
