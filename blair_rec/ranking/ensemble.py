@@ -234,11 +234,9 @@ def choose_weights(
         of_cases = None if miss is None else miss[::step]
         return [measure(one[::step], other[::step], of_cases) for one, other in zip(*counts, strict=True)]
 
-    def start(grid: list[Weights]) -> list[float]:
-        step = math.ceil(len(grid) / FEW)
-        some = scored if step == 1 else _Scored(ensemble, split, masked, places[::step].contiguous().split(batch_size))
-        return values_on(some, step, grid)
-
+    step = math.ceil(len(simplex(len(ensemble.members))) / FEW)
+    part = _Scored(ensemble, split, masked, places[::step].contiguous().split(batch_size))
+    start = None if step == 1 else lambda grid: values_on(part, step, grid)
     ensemble.eval()
     with ensemble.shared_items():
         return climbed(lambda grid: values_on(scored, 1, grid), len(ensemble.members), start)
