@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from course import LAST
+
 RESULTS = Path(__file__).parents[1] / "results"
 ENDS = {"minutes": "the limit", "patience": "no new best", "epochs": "all epochs done"}
 POINTS = 8
@@ -32,9 +34,14 @@ def own_record(run: Path) -> dict[str, Any] | None:
         curve.append({"epoch": number, "valid": (epoch["valid"] or {}).get("NDCG@10"), "minutes": used})
     curve = [point for point in curve if point["valid"] is not None]
     best = max(curve, key=lambda point: point["valid"])
-    last = best in curve[-1:]
-    return {"used_minutes": used, "epochs": len(epochs), "best": best, "curve": curve, "still_rising": last} | {
-        "ended_by": "epochs" if last else "patience"
+    planned = json.loads((run / "result.json").read_text("utf-8"))["setup"]["train"]["epochs"]
+    return {
+        "used_minutes": used,
+        "epochs": len(epochs),
+        "best": best,
+        "curve": curve,
+        "ended_by": "epochs" if len(epochs) == planned else "patience",
+        "still_rising": len(epochs) == planned and best in curve[-LAST:],
     }
 
 
@@ -49,7 +56,7 @@ def to_page(dataset: str, board: Mapping[str, Any], records: Mapping[str, Mappin
         "",
         f"All systems got the files of `blair-rec split`, and ranked the same {board['cases']:,} test cases among "
         f"{board['candidates']:,} items. The training of another system was limited to {_one_of(limits)} minutes "
-        f"({' and '.join(devices)}), validation included; ours trained until its patience was over. "
+        f"({' and '.join(devices)}), validation included; ours ended by its patience or after its epochs. "
         "The weights with the best NDCG@10 on validation (history masked) were kept. "
         "Settings are those of the authors, with one seed. "
         "Minutes are those of two cores (half of the CPU time of all threads); on a GPU, and for ours, those of the "
@@ -117,6 +124,11 @@ def _one_of(limits: Sequence[float]) -> str:
     return " or ".join(f"{limit:g}" for limit in limits) or "no"
 
 
+def _commits(found: str | Sequence[str]) -> str:
+    """The commit of all runs, or the commits of a board whose runs were made by several."""
+    return found if isinstance(found, str) else "commits " + " and ".join(found)
+
+
 def _label(row: Mapping[str, Any]) -> str:
     return row["model"] if row["items"] == "trained elsewhere" else row["variant"]
 
@@ -152,10 +164,11 @@ def main() -> None:
     records = read_records(options.folder, board)
     page = to_page(board["dataset"], board, records)
     made = board["provenance"]
+    versions = f"blair_rec {made['blair_rec']}, torch {made['torch']}"
     date = datetime.date.today().isoformat()
     page += [
         "",
-        f"{date}; {made['machine']}; blair_rec {made['blair_rec']}, torch {made['torch']}; {made['git_commit']}.",
+        f"{date}; {made['machine']}; {versions}; {_commits(made['git_commit'])}.",
     ]
     record = {"date": date, "board": board, "trainings": records}
     path = RESULTS / f"foreign-{board['dataset']}"
