@@ -266,6 +266,7 @@ def test_the_page_says_minutes_epochs_and_which_trainings_still_rose(tiny: Path)
     board = json.loads(Path("board/leaderboard.json").read_text("utf-8"))
     records = page.read_records(Path(), board)
     assert records.keys() == {"id", "other"} and records["id"]["epochs"] <= 3
+    assert records["id"]["ended_by"] == {3: "epochs"}.get(records["id"]["epochs"], "patience")
     text = "\n".join(page.to_page("tiny", board, records))
     assert "differs from that of unchanged RecTools by 0e+00 of it, the gradients by 4e-07 of the largest one" in text
     assert "| Other | 0." in text and "limited to 0 minutes (cpu)" in text
