@@ -7,8 +7,8 @@ table in its README): width 64, 1 block, 1 head, dropout 0.2, window 50, 256 neg
 epochs, patience 50. configs/paper/loo of the same repository has a width of 256, which takes four times as long.
 The best epoch is chosen on validation, as in all scripts of this folder.
 
-One thing differs from RecTools, so that a CPU gets through about 200 epochs in an hour: logits of padded positions, which
-the loss ignores, are not computed (88% of all on Beauty), and the others come from one matrix product. The first
+One thing differs from RecTools, so that a CPU gets through about 200 epochs in an hour: logits of padded positions,
+which the loss ignores, are not computed (88% of all on Beauty), and the others come from one matrix product. The first
 batch is computed both ways, and the record keeps the difference of losses and gradients.
 """
 
