@@ -1,7 +1,7 @@
 """Can one model learn the ranking of an average? Validation only; the test split is never scored.
 
     python benchmarks/distill.py --comparison RUNS -o OUT [--dataset DIR] [--teachers all,untrained]
-        [--student text_delta] [--seed 1] [--top 100] [--rung 6] [--set KEY=VALUE]
+        [--student text_delta] [--seed 1] [--top 100] [--rung 6] [--name NAME] [--set KEY=VALUE]
 
 `distill` of a variant does the same in a comparison (docs/distill.md); this measures how its settings were chosen.
 RUNS is the folder of a comparison with finished runs of the teachers' members. A teacher is one of its averages. Its
@@ -13,7 +13,7 @@ The student is a trained variant of the comparison with a full softmax. It learn
 The scores of a list are standardised before. Each a and T is trained for `--rung` epochs. The best on validation is
 trained to the end, as is the student without a teacher (a = 0), unless its run is finished. All students are compared
 with the first teacher named. Everything that is finished in OUT is used again. Written to
-benchmarks/results/distill-DATASET.{json,md}.
+benchmarks/results/distill-NAME.{json,md}, where NAME is the data set unless it is given.
 """
 
 from __future__ import annotations
@@ -198,11 +198,11 @@ def taught(bench: Bench, name: str, members: list[str]) -> tuple[dict[str, Any],
     says, kept = bench.out / name / "teacher.json", bench.out / name / "lists.safetensors"
     if says.is_file() and kept.is_file():
         return json.loads(says.read_text("utf-8")), TaughtLists.load(kept)
-    begin, masked = time.perf_counter(), bench.protocol == "masked"
-    loaded = [load_model(bench.run_folder(one), dataset=bench.data.train, device="cpu") for one in members]
+    begin, masked, device = time.perf_counter(), bench.protocol == "masked", bench.config.computed_on
+    loaded = [load_model(bench.run_folder(one), dataset=bench.data.train, device=device) for one in members]
     ensemble: Any = Ensemble([one.model for one in loaded])
     if bench.finished(name) is not None:
-        ensemble = load_model(bench.run_folder(name), dataset=bench.data.train, device="cpu").model
+        ensemble = load_model(bench.run_folder(name), dataset=bench.data.train, device=device).model
     elif bench.config.variants[name].weights != "equal":
         weights, _ = choose_weights(
             ensemble,
@@ -286,6 +286,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--top", type=int, default=100, help="items in a teacher's list")
     parser.add_argument("--rung", type=int, default=6, help="epochs after which the best trial is chosen")
+    parser.add_argument("--name", help="part of the record's file name; default: the data set")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the config")
     options = parser.parse_args(arguments)
     if not (options.comparison / "config.yaml").is_file():
@@ -307,7 +308,7 @@ def main(arguments: list[str] | None = None) -> None:
         goal = record["teachers"][teachers[0]]["value"]
         for row in (record["plain"], *(teacher["student"] for teacher in record["teachers"].values())):
             row["share"] = row["value"] / goal
-        write_record(f"distill-{dataset}", settings, record, to_page(dataset, settings, record))
+        write_record(f"distill-{options.name or dataset}", settings, record, to_page(dataset, settings, record))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -30,6 +31,8 @@ TextsDone = Callable[[int, int], None]
 
 CHUNK = 2048
 """Texts that are tokenised, sorted by length and finished together."""
+AHEAD = 2
+"""Chunks that are tokenised before the model reads them."""
 TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 32768, "cuda, unpadded": 65536}
 """On a CPU per thread, so that a layer's data fits into the caches. On a GPU as measured on an H100."""
 NEIGHBOURS = 10
@@ -44,6 +47,17 @@ class Encoded(NamedTuple):
     """[texts, text_dim] float32, not normalised."""
     cut: np.ndarray
     """[texts] bool: True where the text has more than max_length tokens, so that its end was not read."""
+
+
+class _Running(NamedTuple):
+    """A chunk whose vectors a GPU may still be computing."""
+
+    texts: Sequence[str]
+    cut: np.ndarray
+    parts: list[tuple[list[int], Tensor]]
+    """Rows of the chunk, and their vectors on the CPU."""
+    finished: Any
+    """The event after which the vectors are there; None on a CPU."""
 
 
 def load_encoder(source: EncoderSource, device: str = "cpu", tokens_per_batch: int | None = None) -> SentenceEncoder:
@@ -155,26 +169,49 @@ class TextEncoder(SentenceEncoder):
     def encode_chunks(self, chunks: Sequence[Sequence[str]], progress: TextsDone | None = None) -> Iterator[Encoded]:
         """Yield the vectors of each chunk as soon as it is done; the next chunk is tokenised meanwhile.
 
-        The vectors of a chunk depend only on that chunk, bit for bit. Raises EncodingError for vectors that aren't
-        finite.
+        A GPU gets the work of a chunk before the vectors of the chunk before it are taken from it, so that it never
+        waits for the program. The vectors of a chunk depend only on that chunk, bit for bit. Raises EncodingError for
+        vectors that aren't finite.
         """
         done, total = 0, sum(map(len, chunks))
+        behind = 1 if self.device.type == "cuda" else 0
+        running: deque[_Running] = deque()
         with ThreadPoolExecutor(max_workers=1) as ahead:
-            coming = [ahead.submit(self._tokens, chunk) for chunk in chunks[:1]]
+            coming = deque(ahead.submit(self._tokens, chunk) for chunk in chunks[:AHEAD])
             for number, chunk in enumerate(chunks):
-                tokens, cut = coming.pop().result()
-                coming = [ahead.submit(self._tokens, following) for following in chunks[number + 1 : number + 2]]
-                vectors = np.empty((len(chunk), self.text_dim), dtype=np.float32)
-                pending = []  # while a GPU computes, the next batch is put together
+                tokens, cut = coming.popleft().result()
+                coming.extend(ahead.submit(self._tokens, one) for one in chunks[number + AHEAD : number + AHEAD + 1])
+                parts = []
                 for rows in _batches([len(text) for text in tokens], self.tokens_per_batch):
-                    pending.append((rows, self._encode_batch([tokens[row] for row in rows])))
+                    batch = self._encode_batch([tokens[row] for row in rows])
+                    parts.append((rows, batch.to("cpu", non_blocking=True)))  # there once `finished` has happened
                     done += len(rows)
                     if progress is not None:
                         progress(done, total)
-                for rows, batch in pending:
-                    vectors[rows] = batch.cpu().numpy()
-                self._refuse_broken(chunk, vectors)
-                yield Encoded(vectors, cut)
+                running.append(_Running(chunk, cut, parts, self._after_this()))
+                if len(running) > behind:
+                    yield self._ended(running.popleft())
+            while running:
+                yield self._ended(running.popleft())
+
+    def _after_this(self) -> Any:
+        """Return an event that happens when the GPU has done everything asked so far; None on a CPU."""
+        import torch
+
+        if self.device.type != "cuda":
+            return None
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def _ended(self, running: _Running) -> Encoded:
+        if running.finished is not None:
+            running.finished.synchronize()
+        vectors = np.empty((len(running.texts), self.text_dim), dtype=np.float32)
+        for rows, batch in running.parts:
+            vectors[rows] = batch.numpy()
+        self._refuse_broken(running.texts, vectors)
+        return Encoded(vectors, running.cut)
 
     def _tokens(self, texts: Sequence[str]) -> tuple[TextTokens, np.ndarray]:
         """Token ids of each text with its prompt in front, special tokens included, cut at max_length; and [texts]
