@@ -58,6 +58,7 @@ CPU_ALONE = {
     "serve/batch/recommend.py _of_the_data_set": "a data set's own tensors",
     "serve/recommender.py user_vectors": "collected on the CPU, part by part",
     "serve/topk.py _users": "moved by last_states",
+    "text/encoding/encoder.py _ended": "the copies on the CPU, which the GPU has finished",
     "training/checkpoint.py _tensors": "for a file",
     "training/checkpoint.py load_training": "from a file",
     "training/checkpoint.py save_training": "for a file",

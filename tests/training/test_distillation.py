@@ -113,7 +113,7 @@ def test_a_student_learns_the_order_of_its_teacher(tiny: Path) -> None:
         model.eval()
         with torch.no_grad():
             valid = data.valid[torch.arange(len(data.valid))]
-            found = model.full_sort_predict(valid)
+            found = model.full_sort_predict(valid.to(model.device)).cpu()
         found[:, 0] = -np.inf
         history, length = valid[model.ITEM_SEQ].numpy(), valid[model.ITEM_SEQ_LEN].numpy()
         expected = (history[np.arange(len(length)), length - 1][:, None] + np.arange(3)) % n_items + 1
