@@ -86,14 +86,18 @@ def middle(runs: Sequence[dict[str, Any]], key: str) -> float:
 
 def write_record(name: str, settings: dict[str, Any], runs: dict[str, Any], page: list[str]) -> None:
     """Write benchmarks/results/NAME.json with every run, and NAME.md with the page; both say where and when."""
+    import torch
+
     from blair_rec.experiment.provenance import git_commit, provenance
 
     threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     made = {"date": datetime.date.today().isoformat(), **provenance(threads), "git_commit": git_commit()}
+    made["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     RESULTS.mkdir(exist_ok=True)
     record = {"settings": settings, "runs": runs, "provenance": made}
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     versions = ", ".join(f"{package} {made[package]}" for package in ("recbole", "torch", "numpy", "pandas", "python"))
-    page = [*page, "", f"{made['date']}, {made['machine']}, {threads} threads; {versions}; commit {made['git_commit']}"]
+    machine = ", ".join(filter(None, (made["machine"], made["gpu"], f"{threads} threads")))
+    page = [*page, "", f"{made['date']}, {machine}; {versions}; commit {made['git_commit']}"]
     (RESULTS / f"{name}.md").write_text("\n".join(page) + "\n", encoding="utf-8")
     print("\n".join(page))
