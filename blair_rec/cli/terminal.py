@@ -68,7 +68,19 @@ def show(result: Table | str) -> None:
         return
     for column in result.columns:
         column._cells = [_one_line(cell) for cell in column.cells]
+    caption, result.caption = result.caption, None
     console.print(result)
+    if caption:
+        console.print(_as_list(str(caption)), style="table.caption")
+
+
+def _as_list(text: str) -> Table:
+    """Lines such as `- a fact`; a fact that takes several lines stays to the right of its dash."""
+    listed = Table.grid(padding=(0, 1, 0, 0))
+    for line in text.splitlines():
+        dash, _, fact = line.partition(" ") if line.startswith("- ") else ("", "", line)
+        listed.add_row(dash, Text(_one_line(fact)))
+    return listed
 
 
 def show_json(text: str) -> None:

@@ -89,6 +89,17 @@ def test_a_line_break_in_a_cell_makes_no_further_row(capsys: pytest.CaptureFixtu
     )
 
 
+def test_a_long_fact_of_a_caption_stays_to_the_right_of_its_dash(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "24")
+    table = Table("a", box=None, caption=Text("- one fact of many words\n- [b]two[/b]\nmean - median"))
+    table.add_row("1")
+    show(table)
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[2:] == ["- one fact of many", "  words", "- [b]two[/b]", "  mean - median"]
+
+
 @given(st.recursive(anything, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(anything, inner, max_size=3)))
 @settings(max_examples=60, deadline=None)
 def test_json_is_safe_and_means_the_same(value: object) -> None:
