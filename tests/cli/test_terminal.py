@@ -93,11 +93,11 @@ def test_a_long_fact_of_a_caption_stays_to_the_right_of_its_dash(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "24")
-    table = Table("a", box=None, caption=Text("- one fact of many words\n- [b]two[/b]\nmean - median"))
+    table = Table("a", box=None, caption=Text("- one fact of many, many words\n- [b]two[/b]\nmean - median"))
     table.add_row("1")
     show(table)
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
-    assert lines[2:] == ["- one fact of many", "  words", "- [b]two[/b]", "  mean - median"]
+    assert lines[2:] == ["- one fact of many, many", "  words", "- [b]two[/b]", "  mean - median"]
 
 
 @given(st.recursive(anything, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(anything, inner, max_size=3)))
