@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
 from blair_rec.pretrain.pairs import TextPair
+from blair_rec.text.encoding.tokens import padded, token_ids
 
 MASKED_COUNTS = "mlm_counts"
 ON_CPU = (MASKED_COUNTS,)
@@ -33,15 +34,16 @@ class PairCollator:
         """[B] pairs -> input_ids, attention_mask [B, S, L], item_keys, context_keys [B]; and the masked words:
         mlm_input_ids, mlm_labels [B, S, L], and mlm_counts [B], how many words of each pair are masked."""
         texts = [text for pair in pairs for text in (pair.context, pair.item, pair.hard_negative) if text is not None]
-        read = self.tokenizer(
-            texts, truncation=True, max_length=self.max_length, padding=True, return_tensors="pt", verbose=False
-        )
-        batch: dict[str, Any] = {"input_ids": read["input_ids"], "attention_mask": read["attention_mask"]}
+        ids, real = padded(token_ids(self.tokenizer, texts, self.max_length), self.tokenizer.pad_token_id or 0)
+        input_ids, is_token = torch.from_numpy(ids), torch.from_numpy(real)
+        batch: dict[str, Any] = {"input_ids": input_ids, "attention_mask": is_token.long()}
         if self.mlm_probability is not None:
             collator = DataCollatorForLanguageModeling(self.tokenizer, mlm_probability=self.mlm_probability)
             # Don't use torch's own random state: the loader is ahead of the model, so resuming would not be bit-exact.
             collator.generator = torch.Generator().manual_seed(self._seed_of(pairs))
-            masked, labels = collator.torch_mask_tokens(read["input_ids"].clone())
+            special = torch.tensor(self.tokenizer.all_special_ids, device="cpu")
+            never = torch.isin(input_ids, special) | ~is_token
+            masked, labels = collator.torch_mask_tokens(input_ids.clone(), never)
             batch |= {"mlm_input_ids": masked, "mlm_labels": labels}
         batch = {name: tensor.view(len(pairs), len(texts) // len(pairs), -1) for name, tensor in batch.items()}
         if "mlm_labels" in batch:

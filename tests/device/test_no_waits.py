@@ -47,6 +47,7 @@ CPU_ALONE = {
     "models/dropout.py __call__": "not reached on any other device",
     "models/items/build.py build_side": "moved with the model that is built",
     "models/packed.py _gru4rec": "the sizes of torch's packed sequences",
+    "pretrain/batches.py __call__": "a batch before it is moved",
     "ranking/scorers/neighbours.py unit_length": "moved by the caller",
     "ranking/ensemble.py _counts": "scores that _Scored keeps on the CPU",
     "ranking/ensemble.py _in_history": "a data set's own tensors",

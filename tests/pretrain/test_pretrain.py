@@ -20,7 +20,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    DataCollatorForLanguageModeling,
+    PreTrainedTokenizerFast,
+)
 
 from blair_rec.errors import ConfigError, FolderBusy, OutputError, PairsError, PretrainingError
 from blair_rec.files import alone_in, partial_of
@@ -146,6 +153,22 @@ def a_batch(encoder: Path, n: int = 6, *, hard: bool = False) -> tuple[PairColla
         said = context_words(values, generator)
         pairs.append(TextPair(said, item, item_words(other) if hard else None, hash(item) >> 1, hash(said) >> 1, row))
     return PairCollator(AutoTokenizer.from_pretrained(encoder), 8, 0.3, seed=0), pairs
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_a_batch_is_what_transformers_pads_and_masks(encoder: Path, hard: bool) -> None:
+    collator, pairs = a_batch(encoder, n=9, hard=hard)
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
+    texts = [text for pair in pairs for text in (pair.context, pair.item, pair.hard_negative) if text is not None]
+    read = tokenizer(texts, truncation=True, max_length=8, padding=True, return_tensors="pt")
+    masking = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.3)
+    masking.generator = torch.Generator().manual_seed(collator._seed_of(pairs))
+    words, labels = masking.torch_mask_tokens(read["input_ids"].clone())
+    batch = collator(pairs)
+    expected = {**read, "mlm_input_ids": words, "mlm_labels": labels}
+    assert not read["attention_mask"].all() and (labels >= 0).any()
+    for name in ("input_ids", "attention_mask", "mlm_input_ids", "mlm_labels"):
+        torch.testing.assert_close(batch[name].flatten(0, 1), expected[name], rtol=0, atol=0)
 
 
 def a_model(encoder: Path, pooling: str = "cls", **settings: object) -> PairModel:

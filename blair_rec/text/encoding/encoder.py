@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ from blair_rec.device import moved
 from blair_rec.errors import ConfigError, EncodingError, UnknownEncoder, first_of
 from blair_rec.text.encoding.modules import LOWERCASE, STATIC, Recipe, read_recipe, steps_of
 from blair_rec.text.encoding.source import EncoderSource
-from blair_rec.text.encoding.tokens import TextTokens, lowercase, prompt_length, read_tokens
+from blair_rec.text.encoding.tokens import TextTokens, filled, lowercase, padded, prompt_length, read_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -225,26 +224,21 @@ class TextEncoder(SentenceEncoder):
         from blair_rec.text.encoding.fast import unpadded
         from blair_rec.text.encoding.layers import pool, shortened
 
-        lengths = np.array([len(text) for text in tokens])
-        longest = max(1, lengths.max())
-        real = np.arange(longest) < lengths[:, None]
-        mask = moved(torch.from_numpy(real), self.device)
+        mask = moved(torch.from_numpy(filled(tokens)), self.device)
         with torch.inference_mode():
             if self._unpadded:
                 hidden = unpadded.read(self._model, tokens, self.device)  # [texts, tokens, width]
             else:
-                hidden = self._read_padded(tokens, real)
+                hidden = self._read_padded(tokens)
             finished: Tensor = self._steps(pool(hidden, mask, self.source.pooling, self._left_out))
             return shortened(finished, self.source)
 
-    def _read_padded(self, tokens: TextTokens, real: np.ndarray) -> Tensor:
-        """[texts, longest, width]: the hidden states; `real` [texts, longest] is False at the padding."""
+    def _read_padded(self, tokens: TextTokens) -> Tensor:
+        """[texts, longest, width]: the hidden states."""
         import torch
 
-        ids = np.full(real.shape, self._tokenizer.pad_token_id or 0)
-        ids[real] = np.fromiter(chain.from_iterable(tokens), ids.dtype, int(real.sum()))
-        seen = real.copy()
-        seen[~real.any(axis=1), 0] = True  # attention to nothing at all would be NaN
+        ids, seen = padded(tokens, self._tokenizer.pad_token_id or 0)
+        seen[~seen.any(axis=1), 0] = True  # attention to nothing at all would be NaN
         inputs = [moved(torch.from_numpy(part), self.device) for part in (ids, seen)]
         hidden: Tensor = self._model(
             input_ids=inputs[0], attention_mask=inputs[1].long(), return_dict=True

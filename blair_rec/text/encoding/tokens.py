@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,15 @@ TextTokens = list[list[int]]
 """Token ids of several texts."""
 
 
+def token_ids(tokenizer: Any, texts: Sequence[str], max_length: int) -> TextTokens:
+    """The token ids of each text, special tokens included, cut at `max_length`."""
+    return _ids(tokenizer, texts, max_length, _read_fast(tokenizer, texts, max_length))
+
+
 def read_tokens(tokenizer: Any, texts: Sequence[str], max_length: int) -> tuple[TextTokens, np.ndarray]:
     """The token ids of each text, special tokens included, cut at `max_length`; and [texts] bool: which were cut."""
     encodings = _read_fast(tokenizer, texts, max_length)
-    ids: TextTokens
-    if encodings is None:
-        ids = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
-    else:
-        ids = [encoding.ids for encoding in encodings]
+    ids = _ids(tokenizer, texts, max_length, encodings)
     cut = np.zeros(len(ids), dtype=np.bool_)
     for row in [row for row, text in enumerate(ids) if len(text) >= max_length]:  # their lengths don't show it
         if encodings is not None:
@@ -26,6 +28,28 @@ def read_tokens(tokenizer: Any, texts: Sequence[str], max_length: int) -> tuple[
         else:  # a tokenizer written in Python does not keep what it cuts off
             cut[row] = len(tokenizer(texts[row], verbose=False)["input_ids"]) > max_length
     return ids, cut
+
+
+def _ids(tokenizer: Any, texts: Sequence[str], max_length: int, encodings: list[Any] | None) -> TextTokens:
+    if encodings is not None:
+        return [encoding.ids for encoding in encodings]
+    ids: TextTokens = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
+    return ids
+
+
+def filled(tokens: Sequence[Sequence[int]]) -> np.ndarray:
+    """[texts, longest] bool: False at the padding. There is at least one column, even if no text has a token."""
+    lengths = np.fromiter(map(len, tokens), np.int64, len(tokens))
+    real: np.ndarray = np.arange(max(1, lengths.max(initial=0))) < lengths[:, None]
+    return real
+
+
+def padded(tokens: Sequence[Sequence[int]], padding: int) -> tuple[np.ndarray, np.ndarray]:
+    """[texts, longest] int64 token ids with `padding` at the end, and what `filled` says."""
+    real = filled(tokens)
+    ids = np.full(real.shape, padding, dtype=np.int64)
+    ids[real] = np.fromiter(chain.from_iterable(tokens), np.int64, int(real.sum()))
+    return ids, real
 
 
 def _read_fast(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[Any] | None:
