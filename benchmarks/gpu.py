@@ -207,7 +207,7 @@ def epoch(bench: Bench) -> Found:
     here = world(bench, bench.device.type)
     n_items = int(here.train.item_num)
     found: Found = {
-        "data": "Beauty" if bench.beauty else "random, of Beauty's size",
+        "data": "Beauty" if bench.beauty else "random, tiny" if bench.small else "random, of Beauty's size",
         "users": len(here.sequences.offsets) - 1,
         "items": n_items - 1,
         "targets": here.sequences.n_targets,

@@ -21,7 +21,8 @@ def answer(leaderboard: Leaderboard) -> str:
         return f"only {leaderboard.baseline} has been run: there is nothing to compare it with"
     rivals = _rivals(others)
     unbeaten = _unbeaten(leaderboard, rivals)
-    none = "no trained variant" if unbeaten else "no variant"
+    left_out = any(row.training_free and row.control is None for row in others if row not in rivals)
+    none = "no trained variant" if unbeaten or left_out else "no variant"
     better, worse = (
         [row for row in rivals if _versus(leaderboard, row).verdict == word] for word in ("better", "worse")
     )

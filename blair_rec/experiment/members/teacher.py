@@ -79,8 +79,8 @@ def finished_teacher(config: CompareConfig, student: str, seed: int, comparison:
         folder = comparison / RUNS_FOLDER / run
         if not (folder / RESULT_FILE).is_file():
             raise ConfigError(
-                f"{student} learns from {teacher}, and {comparison} has no finished run {run}; run that comparison "
-                "with the seed of tune.seed"
+                f"{student} learns from {teacher}, and {comparison} has no finished run {run}; set tune.seed to a seed "
+                "of that comparison, or run it with this one (--seeds)"
             )
         result = load_run(folder)
         if result.hashes["config"] != hash_of(run_setup(config, name, result.seed)) or result.hashes["data"] != data:
