@@ -95,6 +95,34 @@ def test_the_vectors_of_a_chunk_depend_on_nothing_but_the_chunk(roberta: Path) -
         np.testing.assert_array_equal(next(one.encode_chunks([chunk])).vectors, encoded.vectors)
 
 
+def test_a_gpu_gets_the_next_chunk_before_it_is_waited_for(roberta: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU is played by events that say when they are asked for and waited for."""
+    encoder = TextEncoder(resolve_encoder(str(roberta), pooling="cls"))
+    chunks = [TEXTS[:2], TEXTS[2:4], TEXTS[4:], ["lamp"]]
+    expected = [encoded.vectors for encoded in encoder.encode_chunks(chunks)]
+    said: list[str] = []
+
+    class Event:
+        def __init__(self) -> None:
+            self.number = sum(line.startswith("asked") for line in said)
+            said.append(f"asked {self.number}")
+
+        def synchronize(self) -> None:
+            said.append(f"waited {self.number}")
+
+    monkeypatch.setattr(encoder, "_after_this", Event)
+    found = []
+    for encoded in encoder.encode_chunks(chunks):
+        said.append(f"got {len(found)}")
+        found.append(encoded.vectors)
+    assert said == [
+        "asked 0", "asked 1", "waited 0", "got 0", "asked 2", "waited 1", "got 1", "asked 3", "waited 2", "got 2",
+        "waited 3", "got 3",
+    ]  # fmt: skip
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 # Fewer bits
 
 

@@ -173,7 +173,6 @@ class TextEncoder(SentenceEncoder):
         vectors that aren't finite.
         """
         done, total = 0, sum(map(len, chunks))
-        behind = 1 if self.device.type == "cuda" else 0
         running: deque[_Running] = deque()
         with ThreadPoolExecutor(max_workers=1) as ahead:
             coming = deque(ahead.submit(self._tokens, chunk) for chunk in chunks[:AHEAD])
@@ -188,7 +187,7 @@ class TextEncoder(SentenceEncoder):
                     if progress is not None:
                         progress(done, total)
                 running.append(_Running(chunk, cut, parts, self._after_this()))
-                if len(running) > behind:
+                if running[-1].finished is None or len(running) > 1:
                     yield self._ended(running.popleft())
             while running:
                 yield self._ended(running.popleft())
