@@ -52,7 +52,7 @@ def test_a_student_is_tuned_with_the_lists_of_its_finished_teacher(tiny: Path, t
 
 def test_a_teacher_with_other_settings_or_seeds_is_refused(tiny: Path, tmp_path: Path) -> None:
     config = read_config(raw(tiny, *VARIANTS))
-    with pytest.raises(ConfigError, match="has no finished run pair-1; run that comparison with the seed of tune.seed"):
+    with pytest.raises(ConfigError, match="has no finished run pair-1; set tune.seed to a seed of that comparison"):
         tune(config, tmp_path / "tuned", teachers=tmp_path / "nothing")
     compare(read_config(raw(tiny, "id", "rules", "pair")), tmp_path / "runs")  # with the learning rate before tuning
     with pytest.raises(ConfigError, match="id-1 has other settings or data than this config; compare the teacher"):
