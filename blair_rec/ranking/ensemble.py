@@ -38,6 +38,8 @@ WHOLE = 20
 """Weights are multiples of 1 / WHOLE, that is of 1/20."""
 FEW = 100
 """So many weightings of the simplex are measured on all cases; of more, each is measured on a part of the cases."""
+ENOUGH = 2000
+"""A part has at least so many cases: on fewer, the best weighting is found by luck, and measuring all takes no time."""
 HELD = 1 << 29
 """Scores kept between two passes over the validation split, 2 GiB; the rest is computed again in each pass."""
 
@@ -230,11 +232,11 @@ def choose_weights(
     scored, miss = _Scored(ensemble, split, masked, places.split(batch_size)), _in_history(split) if masked else None
 
     def values_on(some: _Scored, step: int, grid: list[Weights]) -> list[float]:
-        counts = _counts(some, len(split), torch.tensor(grid, dtype=torch.float32, device="cpu"))
+        counts = _counts(some, len(places[::step]), step, torch.tensor(grid, dtype=torch.float32, device="cpu"))
         of_cases = None if miss is None else miss[::step]
-        return [measure(one[::step], other[::step], of_cases) for one, other in zip(*counts, strict=True)]
+        return [measure(one, other, of_cases) for one, other in zip(*counts, strict=True)]
 
-    step = math.ceil(len(simplex(len(ensemble.members))) / FEW)
+    step = max(1, min(math.ceil(len(simplex(len(ensemble.members))) / FEW), len(split) // ENOUGH))
     part = _Scored(ensemble, split, masked, places[::step].contiguous().split(batch_size))
     start = None if step == 1 else lambda grid: values_on(part, step, grid)
     ensemble.eval()
@@ -320,10 +322,11 @@ def _in_history(split: TextSequentialDataset) -> np.ndarray:
     return found
 
 
-def _counts(scored: _Scored, n_cases: int, weightings: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def _counts(scored: _Scored, n_cases: int, step: int, weightings: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Count the items that score higher than the target and those tied with it, for `weightings` [W, K]: [W, cases].
 
-    Scores are averaged in parts that fit into the CPU's cache.
+    The cases of `scored` are every `step`-th place of the split, `n_cases` in all. Scores are averaged in parts that fit
+    into the CPU's cache.
     """
     higher, equal = (np.zeros((len(weightings), n_cases), dtype=np.int64) for _ in range(2))
     for cases, scores, item in scored:
@@ -332,7 +335,7 @@ def _counts(scored: _Scored, n_cases: int, weightings: Tensor) -> tuple[np.ndarr
             for which in torch.arange(len(weightings), device="cpu").split(WEIGHTINGS):
                 mixed = (weightings[which] @ cells).view(len(which), len(some), -1)
                 own = mixed.gather(2, item[some].expand(len(which), -1).unsqueeze(2)).numpy()
-                place = np.ix_(which.numpy(), cases[some].numpy())
+                place = np.ix_(which.numpy(), cases[some].numpy() // step)
                 # NumPy counts booleans twice as fast as torch sums them.
                 higher[place] = np.count_nonzero(mixed.numpy() > own, axis=2)
                 equal[place] = np.count_nonzero(mixed.numpy() == own, axis=2) - 1

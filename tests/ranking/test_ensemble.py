@@ -197,6 +197,7 @@ def test_a_start_is_measured_on_every_nth_case_and_the_climb_on_all(
     finished: Finished, data: Data, masked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("blair_rec.ranking.ensemble.FEW", 20)
+    monkeypatch.setattr("blair_rec.ranking.ensemble.ENOUGH", 20)
     members, grid, step = blair_rec.load(finished.out / "runs" / "three-1")._model.members, simplex(3), 4
     assert math.ceil(len(grid) / 20) == step
     seen: list[tuple[np.ndarray, ...]] = []
@@ -219,6 +220,20 @@ def test_a_start_is_measured_on_every_nth_case_and_the_climb_on_all(
     shares = tuple(round(weight * WHOLE) for weight in weights)
     around = [metric_values(["NDCG@5"], *ranked(one))["NDCG@5"] for one in neighbours(shares, 1)]
     assert max(around) <= value + 1e-9
+
+
+def test_a_start_on_few_cases_is_measured_on_all(
+    finished: Finished, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blair_rec.ranking.ensemble.FEW", 20)
+    members, seen = blair_rec.load(finished.out / "runs" / "three-1")._model.members, []
+
+    def measure(higher: np.ndarray, equal: np.ndarray, miss: np.ndarray | None) -> float:
+        seen.append(len(higher))
+        return metric_values(["NDCG@5"], higher, equal, miss)["NDCG@5"]
+
+    choose_weights(Ensemble(members), data.valid, False, measure, 37)
+    assert set(seen) == {len(data.valid)}
 
 
 def test_neighbours_give_one_share_from_one_member_to_another() -> None:

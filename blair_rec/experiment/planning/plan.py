@@ -77,7 +77,8 @@ def plan(config: CompareConfig, out: Path, encodings: Mapping[str, Vectors], dat
     """Plan the runs of a comparison, seed by seed, each after those that it is made of, and find which are finished.
 
     An average counts as finished as long as its members are the runs it was made from; making it again needs no
-    training. A student counts as finished as long as its teacher is the run that it learned from.
+    training. A student counts as finished as long as its teacher is the run that it learned from. A finished training
+    with other settings counts as finished in any case: it is refused later (still_valid), and not replaced.
 
     `encodings` are the vectors of the text variants, `data` is the hash of the data set.
 
@@ -106,7 +107,10 @@ def plan(config: CompareConfig, out: Path, encodings: Mapping[str, Vectors], dat
                 same = run.done and before.hashes["members"] is not None
                 same = same and before.hashes["members"] == _made_of(folder)
                 same = same and not unfinished & set(made_of(folder, made))
-                run = before if same else dataclasses.replace(run, done=False)
+                if same:
+                    run = before
+                elif not (run.done and _trained_otherwise(folder, setup)):
+                    run = dataclasses.replace(run, done=False)
             runs.append(run)
             unfinished |= set() if run.done else {run.folder}
     return runs
@@ -211,6 +215,15 @@ def _made_of(folder: Path) -> str | None:
         return load_run(folder).hashes.get("members")
     except BadRun:
         return None
+
+
+def _trained_otherwise(folder: Path, setup: Mapping[str, Any]) -> bool:
+    """Whether a finished run took a training, and its settings differ."""
+    try:
+        recorded = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+        return bool(recorded["setup"].get("train")) and recorded["hashes"]["config"] != hash_of(setup)
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):  # damaged: it is made again
+        return False
 
 
 def run_setup(config: CompareConfig, variant_name: str, seed: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from worlds import write_log
 
 import blair_rec
 from blair_rec.config.comparison import read_config
-from blair_rec.errors import ConfigError
+from blair_rec.errors import ChangedRuns, ConfigError
 from blair_rec.evaluate.leaderboard import Leaderboard
 from blair_rec.experiment.compare import compare, leaderboard
 from blair_rec.experiment.planning.plan import members_hash
@@ -179,6 +180,42 @@ def test_a_teacher_that_is_made_again_makes_its_student_again(tiny: Path, encode
     after = result_of(out, "student-1")
     assert after["hashes"]["members"] != before["hashes"]["members"]
     assert leaderboard(out) is not None  # nothing on it is of a run that was replaced
+
+
+@pytest.mark.parametrize(
+    ("run", "changed", "said"),
+    [
+        (
+            "student-1",
+            {"student": {"items": "id", "distill": "near", "distill_weight": 0.9}},
+            "distill.weight: 0.5 -> 0.9",
+        ),
+        ("student-1", {"student": {"items": "id", "distill": "near"}}, "distill.teacher: 'pair' -> 'near'"),
+        ("student-1", {"student": {"average": ["near", "rules"]}}, "average"),
+        ("id-1", {"id": {"items": "id", "distill": "near"}}, "distill"),
+        ("id-1", {"id": {"average": ["near", "rules"]}, "student": {"items": "id", "distill": "near"}}, "average"),
+    ],
+)
+def test_no_finished_training_is_replaced_by_one_with_other_settings(
+    tiny: Path, encoder: Path, tmp_path: Path, run: str, changed: dict[str, Any], said: str
+) -> None:
+    variants = {name: VARIANTS[name] for name in ("id", "near", "rules")} | {
+        "pair": {"average": ["near", "rules"]},
+        "student": {"items": "id", "distill": "pair"},
+    }
+    raw = raw_config(tiny, encoder, variants=variants, **{**SETTINGS, "baseline": "rules"})
+    out = tmp_path / "out"
+    compare(read_config(raw), out)
+    before, weights = result_of(out, run), weights_of(out, run)
+    raw["variants"] = variants | changed
+    recorder = Recorder()
+    with pytest.raises(ChangedRuns, match=re.escape(said)) as refused:
+        compare(read_config(raw), out, listener=recorder)
+    assert run in str(refused.value) and recorder.started_runs == []
+    assert result_of(out, run) == before
+    assert_equal(weights_of(out, run), weights)
+    compare(read_config(raw), out, fresh=True)
+    assert result_of(out, run)["setup"] != before["setup"]
 
 
 def test_the_learning_of_a_student_resumes_bit_for_bit(
