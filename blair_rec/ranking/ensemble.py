@@ -325,8 +325,8 @@ def _in_history(split: TextSequentialDataset) -> np.ndarray:
 def _counts(scored: _Scored, n_cases: int, step: int, weightings: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Count the items that score higher than the target and those tied with it, for `weightings` [W, K]: [W, cases].
 
-    The cases of `scored` are every `step`-th place of the split, `n_cases` in all. Scores are averaged in parts that fit
-    into the CPU's cache.
+    The cases of `scored` are every `step`-th place of the split, `n_cases` in all. Scores are averaged in parts that
+    fit into the CPU's cache.
     """
     higher, equal = (np.zeros((len(weightings), n_cases), dtype=np.int64) for _ in range(2))
     for cases, scores, item in scored:
