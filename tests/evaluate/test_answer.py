@@ -83,6 +83,16 @@ def test_of_many_that_do_not_differ_three_are_named_and_the_others_counted(decid
     assert answer(more) == answer(board) + ", other +2% [-4, 8] and 1 more"
 
 
+def test_a_scorer_that_is_left_out_is_not_counted_as_a_variant(decided):
+    board = with_claims(decided, text=NONE, worst=NONE, shuffled=NONE)
+    nothing = dataclasses.replace(board.rows[-1].parameters, trained=0)
+    scorer = dataclasses.replace(board.rows[-1], variant="popularity", parameters=nothing, control=None)
+    metric = dataclasses.replace(scorer.metrics["unmasked"]["NDCG@10"], mean=0.001)
+    scorer = dataclasses.replace(scorer, metrics={**scorer.metrics, "unmasked": {"NDCG@10": metric}})
+    sentence = answer(dataclasses.replace(board, rows=(*board.rows, scorer)))
+    assert sentence == answer(board).replace("no variant", "no trained variant")
+
+
 def test_a_control_alone_is_no_winner(decided):
     said = "but the control shuffled (by 12% [8, 16], p = .003) gains, so a gain may not come from the text"
     sentence = answer(with_claims(without(decided, "worst"), text=NONE, shuffled=TWELVE))

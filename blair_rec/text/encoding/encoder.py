@@ -166,11 +166,11 @@ class TextEncoder(SentenceEncoder):
         return self._width
 
     def encode_chunks(self, chunks: Sequence[Sequence[str]], progress: TextsDone | None = None) -> Iterator[Encoded]:
-        """Yield the vectors of each chunk as soon as it is done; the next chunk is tokenised meanwhile.
+        """Yield the vectors of each chunk as soon as it is done; the next ones are tokenised meanwhile.
 
-        A GPU gets the work of a chunk before the vectors of the chunk before it are taken from it, so that it never
-        waits for the program. The vectors of a chunk depend only on that chunk, bit for bit. Raises EncodingError for
-        vectors that aren't finite.
+        A GPU gets the work of a chunk before the vectors of the chunk before it are taken from it, so that it has work
+        while the program copies them. The vectors of a chunk depend only on that chunk, bit for bit. Raises
+        EncodingError for vectors that aren't finite.
         """
         done, total = 0, sum(map(len, chunks))
         running: deque[_Running] = deque()
