@@ -2,15 +2,16 @@
 
     python benchmarks/backbones.py plan DATASET -o OUT [--store STORE] [--budget 8] [--set KEY=VALUE]
     blair-rec compare OUT/trials.yaml -o OUT/trials
-    python benchmarks/backbones.py choose OUT
+    python benchmarks/backbones.py choose OUT [--set KEY=VALUE]
     blair-rec compare OUT/final.yaml -o OUT/final
     python benchmarks/backbones.py record OUT
 
 Both comparisons can be split with `--shard I/N`, and both resume. `plan` writes a comparison in which every variant is
 one trial: the same settings for both models, on IDs and, with STORE (a store of the items' text vectors), with text.
 `choose` keeps the settings of each model that are best on validation; it doesn't read the test split. `record` writes
-benchmarks/results/backbones-NAME.{json,md}. The sizes are those of configs/beauty.yaml. `--set` changes the trials'
-comparison, for example train.epochs=1 to try it out.
+benchmarks/results/backbones-NAME.{json,md}. The sizes are those of configs/beauty.yaml. `--set` of `plan` changes both
+comparisons, that of `choose` the final one: `plan --set train.epochs=10` and `choose --set train.epochs=50` make short
+trials and whole final trainings.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ def summaries(row: Any) -> dict[str, Any]:
     return {"metrics": found, "trained_parameters": row.parameters.trained}
 
 
-def to_page(name: str, final: dict[str, Any], boards: dict[str, Any]) -> list[str]:
+def to_page(name: str, final: dict[str, Any], boards: dict[str, Any], trial_epochs: int) -> list[str]:
     """Return the record as lines of Markdown."""
     trials = sorted({row["trials"] for board in boards.values() for row in board["rows"]})
     first, *others = final["evaluate"]["metrics"]
@@ -167,7 +168,8 @@ def to_page(name: str, final: dict[str, Any], boards: dict[str, Any]) -> list[st
         f"# {name}: SASRec and eSASRec, {' or '.join(map(str, trials))} trials each",
         "",
         f"History masked, mean over {counted(len(final['seeds']), 'seed')} ± their standard deviation. Both models "
-        f"tried the same settings; those that were best on validation (seed {TUNING_SEED}) are used. Sizes, loss and "
+        f"tried the same settings, at most {counted(trial_epochs, 'epoch')} each; those that were best on validation "
+        f"(seed {TUNING_SEED}) are used, for at most {counted(final['train']['epochs'], 'epoch')}. Sizes, loss and "
         "budget are the same for both. Intervals and p-values are over seeds and users.",
         "",
         f"| variant | model | {first} | vs SASRec | {' | '.join(others)} | parameters | training (s) | settings |",
@@ -212,23 +214,27 @@ def main() -> None:
     planned.add_argument("-o", "--out", type=Path, required=True)
     planned.add_argument("--store", help="a store of the items' text vectors; without it, only IDs are compared")
     planned.add_argument("--budget", type=int, default=8, help="trials of each model and item side (at most 16)")
-    planned.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for blair-rec compare")
-    for step, said in (("choose", "write OUT/final.yaml"), ("record", "write the record of OUT/final")):
-        steps.add_parser(step, help=said).add_argument("out", type=Path)
+    chosen = steps.add_parser("choose", help="write OUT/final.yaml")
+    chosen.add_argument("out", type=Path)
+    for step in (planned, chosen):
+        step.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for blair-rec compare")
+    steps.add_parser("record", help="write the record of OUT/final").add_argument("out", type=Path)
     options = parser.parse_args()
     out: Path = options.out
     if options.step == "record":
         final = read(out / "final.yaml")
         name, boards = Path(final["dataset"]).name, results(final, out)
-        trials = trial_values(read(out / "trials.yaml"), out)
+        tried = read(out / "trials.yaml")
+        trials, trial_epochs = trial_values(tried, out), tried["train"]["epochs"]
         settings = {key: value for key, value in final.items() if key not in ("dataset", "text")}  # no paths of here
-        write_record(f"backbones-{name}", settings, {"trials": trials, **boards}, to_page(name, final, boards))
+        figures = {"trial_epochs": trial_epochs, "trials": trials, **boards}
+        write_record(f"backbones-{name}", settings, figures, to_page(name, final, boards, trial_epochs))
         return
     out.mkdir(parents=True, exist_ok=True)
     if options.step == "plan":
         write(out / "trials.yaml", plan(options.dataset, options.store, options.budget), options.set)
     else:
-        write(out / "final.yaml", choose(out))
+        write(out / "final.yaml", choose(out), options.set)
 
 
 if __name__ == "__main__":

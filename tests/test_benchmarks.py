@@ -163,9 +163,9 @@ def test_backbones_get_the_same_trials_and_the_best_on_validation_is_compared(tm
     for group in ("sasrec_id", "esasrec_id"):
         best = max((f"{group}_1", f"{group}_2"), key=values.__getitem__)
         assert final["variants"][group] == {**backbones.read(tmp_path / "trials.yaml")["variants"][best], "trials": 2}
-    backbones.write(tmp_path / "final.yaml", final | {"seeds": [1, 2]})
+    backbones.write(tmp_path / "final.yaml", final | {"seeds": [1, 2]}, ["train.epochs=2"])
     compare(load_config(tmp_path / "final.yaml"), tmp_path / "final")
     read = backbones.read(tmp_path / "final.yaml")
-    page = "\n".join(backbones.to_page("tiny", read, backbones.results(read, tmp_path)))
-    assert "SASRec and eSASRec, 2 trials each" in page
+    page = "\n".join(backbones.to_page("tiny", read, backbones.results(read, tmp_path), 1))
+    assert "SASRec and eSASRec, 2 trials each" in page and "at most 1 epoch each" in page and "2 epochs. Sizes" in page
     assert "| sasrec_id | SASRec | 0." in page and "| esasrec_id | eSASRec | 0." in page
