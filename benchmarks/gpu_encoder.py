@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from blair_rec.pretrain import train as training
+from blair_rec.pretrain.model import compile_layers
 from blair_rec.pretrain.settings import PretrainConfig
 from blair_rec.text.encoding.encoder import TextEncoder
 from blair_rec.text.encoding.source import resolve_encoder
@@ -61,14 +61,6 @@ def build_encoder(folder: Path, small: bool) -> Path:
     RobertaForMaskedLM(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
     return folder
-
-
-def compile_layers(model: nn.Module) -> None:
-    """Compile the layers of a transformer by torch; once, since all layers are equal."""
-    for stack in model.modules():
-        if isinstance(stack, nn.ModuleList) and len({type(layer) for layer in stack}) == 1 and len(stack) > 1:
-            for layer in stack:
-                layer.compile(dynamic=True)
 
 
 def operations(lengths: np.ndarray, shape: dict[str, int]) -> float:
@@ -144,15 +136,8 @@ def pretraining(bench: Any, product_rate: Callable[..., float]) -> Found:
     # Both texts are read once unchanged and once with masked words; a backward pass costs two forward passes.
     found["operations a step"] = 3 * (2 * operations(lengths, shape) + words)
     found["seconds a step"] = {}
-    whole = training.load_language_model
-
-    def compiled(*arguments: Any, **named: Any) -> Any:
-        model = whole(*arguments, **named)
-        compile_layers(model)
-        return model
-
-    ways = {"as it is": whole, **({"layers compiled": compiled} if bench.device.type == "cuda" else {})}
-    for name, load in ways.items():
+    ways = {"as it is": False, **({"layers compiled": True} if bench.device.type == "cuda" else {})}
+    for name, compiled in ways.items():
         at: dict[int, float] = {}
 
         def progress(done: int, total: int, loss: float, at: dict[int, float] = at) -> None:
@@ -160,10 +145,9 @@ def pretraining(bench: Any, product_rate: Callable[..., float]) -> Found:
                 bench.wait()
                 at[done] = time.perf_counter()
 
-        training.load_language_model = load
         with bench.peak(found, f"peak bytes, {name}"):
-            training.pretrain(config, folder, "cls", bench.folder / name, progress=progress)
+            way = config.model_copy(update={"compile": compiled})
+            training.pretrain(way, folder, "cls", bench.folder / name, progress=progress)
         found["seconds a step"][name] = (at[steps] - at[skip]) / (steps - skip)
         print("pretraining", name, found["seconds a step"], flush=True)
-    training.load_language_model = whole
     return found

@@ -161,6 +161,18 @@ def load_language_model(path: Path, tokenizer: PreTrainedTokenizerBase, mlm: boo
     return model
 
 
+def compile_layers(model: nn.Module) -> None:
+    """Make torch.compile compile the layers of a transformer at their first call. All layers share the compiled code.
+
+    A whole model would be compiled again for every length of its texts; a layer is not, because `dynamic` keeps the
+    sizes open.
+    """
+    for stack in model.modules():
+        if isinstance(stack, nn.ModuleList) and len({type(layer) for layer in stack}) == 1:
+            for layer in stack:
+                layer.compile(dynamic=True)
+
+
 def word_heads(model: PreTrainedModel) -> list[nn.Module]:
     """A masked language model's modules other than its encoder: one in BERT, RoBERTa, MPNet and others."""
     return [module for name, module in model.named_children() if name != model.base_model_prefix]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch._dynamo.exc import TorchDynamoException
 from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerBase,
@@ -27,7 +28,7 @@ from blair_rec.device import choose_device, device_name
 from blair_rec.errors import OutputError, PretrainingError
 from blair_rec.files import partial_of, put_in_place, refuse_foreign, work_beside, write_text
 from blair_rec.pretrain.batches import PairCollator
-from blair_rec.pretrain.model import PairModel, export, load_language_model
+from blair_rec.pretrain.model import PairModel, compile_layers, export, load_language_model
 from blair_rec.pretrain.pairs import TextPairs, open_pairs, split_pairs
 from blair_rec.pretrain.retrieval import embedder, retrieval
 from blair_rec.pretrain.settings import PretrainConfig
@@ -60,7 +61,8 @@ def pretrain(
 
     Raises:
         PairsError: the pairs can't be read, or are too few to train on.
-        PretrainingError: a tokenizer of another model, a loss that is not finite, or checkpoints of another config.
+        PretrainingError: a tokenizer of another model, a loss that is not finite, checkpoints of another config,
+            or layers that can't be compiled.
         OutputError: `out` exists already, holds files that are not ours, or can't be written.
         FolderBusy: another process trains there.
     """
@@ -104,7 +106,7 @@ def _trained(
 ) -> dict[str, Any]:
     """Train in `work`, put the encoder at `out`, and return the record."""
     identity = {**to_dict(config), "pairs_sha256": pairs.sha256, "start": str(start), "pooling": pooling}
-    del identity["device"]  # it is the same training on any device
+    del identity["device"], identity["compile"]  # it is the same training on any device, compiled or not
     checkpoint = _resume(work, identity, fresh)
     tokenizer = AutoTokenizer.from_pretrained(start)
     set_seed(config.seed)
@@ -134,7 +136,15 @@ def _trained(
         logger.info(
             "training on %d pairs of %d items, %d pairs held out", len(training), training.n_items, len(held_out)
         )
-        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if config.compile:
+            compile_layers(model.encoder)
+        try:
+            result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except TorchDynamoException as err:
+            raise PretrainingError(
+                f"PyTorch can't compile the encoder's layers here ({str(err).splitlines()[0]}); install a C++ "
+                "compiler, such as g++, and for a GPU Triton, or set `compile: false`"
+            ) from err
     record = {
         "config": to_dict(config),
         "pairs_sha256": pairs.sha256,
@@ -228,7 +238,8 @@ def _measure(
 ) -> dict[str, float] | None:
     if len(held_out) == 0:
         return None
-    return retrieval(embedder(model.encoder, tokenizer, model.pooling, config.max_length), held_out)
+    with torch.compiler.set_stance("force_eager"):  # compiling for these few texts would take longer than they do
+        return retrieval(embedder(model.encoder, tokenizer, model.pooling, config.max_length), held_out)
 
 
 def _write(

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -459,6 +460,39 @@ def test_a_killed_training_goes_on_to_the_same_weights(encoder: Path, tmp_path: 
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert not work.exists()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_layers_train_the_same_encoder(encoder: Path, tmp_path: Path) -> None:
+    pairs = write_world(tmp_path / "pairs.tsv", 60, 2)
+    calls = torch._dynamo.utils.counters["stats"]["calls_captured"]
+    records = [
+        pretrain(small(pairs, compile=compiled), encoder, "cls", tmp_path / str(compiled)) for compiled in (False, True)
+    ]
+    assert torch._dynamo.utils.counters["stats"]["calls_captured"] > calls, "something was compiled"
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("False", "True")]
+    assert weights[0].keys() == weights[1].keys()
+    # Biases of keys have no gradient but rounding, which Adam scales up; they don't change a vector.
+    texts = ["item0x1 item1x2", "said0x1 noise3"]
+    plain, compiled = (TextEncoder(resolve_encoder(str(tmp_path / str(way)))).encode(texts) for way in (False, True))
+    np.testing.assert_allclose(plain, compiled, atol=2e-4)
+    start = TextEncoder(resolve_encoder(str(encoder), pooling="cls")).encode(texts)
+    assert np.abs(plain - start).max() > 0.01, "the bound is far below what training changes"
+    assert records[1]["config"]["compile"] and records[0]["before"] == records[1]["before"]
+
+
+def test_a_machine_that_cannot_compile_is_an_error(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch._dynamo.reset()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    pairs = write_world(tmp_path / "pairs.tsv", 60, 2)
+    with pytest.raises(
+        PretrainingError, match=r"can't compile .* \(.*no-such-compiler.*\); .* or set `compile: false`"
+    ):
+        pretrain(small(pairs, compile=True), encoder, "cls", tmp_path / "out")
+    pretrain(small(pairs), encoder, "cls", tmp_path / "out")  # nothing stands in the way of a training without it
 
 
 # Bad input
