@@ -159,7 +159,7 @@ def compare(
             return None
         with alone_soon(out):
             write_config(whole, out, config_before)
-        listener.planned([run for run in asked if run.done or run in pending])
+        listener.planned([run for run in asked if _is_own(run, names)])
 
         def make(run: Run) -> bool:
             return make_once(run, made, out, partial(_train, whole, data, stores, fresh, listener), listener)

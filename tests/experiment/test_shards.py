@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import interrupted
 
 from blair_rec.cli import main
-from blair_rec.config.comparison import CompareConfig, read_config
+from blair_rec.config.comparison import CompareConfig, load_config, read_config
 from blair_rec.errors import ConfigError
 from blair_rec.experiment.compare import compare
+from blair_rec.experiment.listener import Job, Listener
 from blair_rec.experiment.planning.shards import shard_names
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -170,6 +172,18 @@ def test_the_runs_of_a_shard_are_the_same_whatever_is_finished(
         assert main(["compare", str(config), "-o", str(out), "--shard", "1/3", "--dry-run"]) == 0
         listed.append(re.findall(r"\b(?:id|text|rules|both)-\d\b", capsys.readouterr().out))
     assert listed == [["rules-1", "text-2"]] * 2  # of id-1, rules-1, text-1, id-2, text-2
+
+
+def test_the_progress_of_a_shard_counts_its_own_runs_and_averages(
+    undisturbed: tuple[Path, Path], tmp_path: Path
+) -> None:
+    class Counting(Listener):
+        def planned(self, jobs: Sequence[Job]) -> None:
+            self.jobs = {job.name: job.done for job in jobs}
+
+    out, listener = Path(shutil.copytree(undisturbed[1], tmp_path / "out")), Counting()
+    compare(load_config(undisturbed[0]), out, shard=(1, 3), listener=listener)
+    assert listener.jobs == dict.fromkeys(["rules-1", "text-2", "both-1", "both-2"], True)
 
 
 def test_shards_with_fresh_make_their_own_runs_again(tmp_path: Path) -> None:
