@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from blair_rec.config.section import write_yaml
 from blair_rec.errors import ChangedRuns, ConfigError, OutputError, first_of
@@ -41,14 +40,14 @@ from blair_rec.experiment.planning.data_files import data_folder, data_hash
 from blair_rec.experiment.planning.plan import MEMBERS_FOLDER, members_hash
 from blair_rec.experiment.provenance import code_hash, hash_of, peak_memory_mb, provenance
 from blair_rec.experiment.splits.reading import TrainingData, read_splits, with_all_items
-from blair_rec.files import partial_of, put_in_place, refuse_foreign, sha256_of, share, tidy, work_beside, write_text
+from blair_rec.files import partial_of, put_in_place, refuse_foreign, sha256_of, tidy, work_beside, write_text
 from blair_rec.models.scorer import transform_report
 from blair_rec.models.text_models import count_parameters
 from blair_rec.ranking.ensemble import Ensemble
 from blair_rec.serve.recommender import COUNTS_FILE
 from blair_rec.serve.retraining import fit_again, whole_data
 from blair_rec.serve.winner import Chosen, choose
-from blair_rec.training.checkpoint import save_weights, weights_metadata
+from blair_rec.training.checkpoint import save_tensors, save_weights, weights_metadata
 
 logger = logging.getLogger("blair_rec")
 
@@ -271,8 +270,7 @@ def _write_average(
         "refit": True,
     }
     weights = {"weights": torch.tensor(list(parts.values()), dtype=torch.float32, device="cpu")}
-    save_file(weights, partial / WEIGHTS_FILE, metadata=weights_metadata(Ensemble.__name__, None))
-    share(partial / WEIGHTS_FILE)
+    save_tensors(weights, partial / WEIGHTS_FILE, weights_metadata(Ensemble.__name__, None))
     of_source = read_json(first.folder, RESULT_FILE)
     said = {
         **_common(None, of_source, [run.folder for run in chosen.runs], final),

@@ -49,7 +49,7 @@ def save_weights(model: Scorer, path: Path, store_sha256: str | None) -> None:
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write a complete safetensors file or none.
+    """Write a complete safetensors file or none; the same tensors and metadata give the same bytes.
 
     Raises:
         OutputError: the disk is full.
@@ -57,6 +57,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str
     partial = partial_of(path)
     try:
         save_file(tensors, partial, metadata=metadata)
+        _sort_metadata(partial)
         share(partial)
         replace_file(partial, path)
     except SafetensorError as error:
@@ -65,6 +66,16 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str
         ) from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata of a safetensors file, which are in a random order, so that equal runs have equal files."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        file.seek(8)
+        file.write(json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(size))
 
 
 def load_weights(model: Scorer, path: Path, store_sha256: str | None) -> None:

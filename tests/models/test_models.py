@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 from worlds import SMALL, STOCK, built, read_log, store_for, vectors_for, with_small_times
@@ -34,7 +35,7 @@ from blair_rec.models.text_models import (
 from blair_rec.models.transforms import pca
 from blair_rec.ranking.scoring import rank
 from blair_rec.registry import BUILT_IN
-from blair_rec.training.checkpoint import load_weights, save_weights, saved_transforms
+from blair_rec.training.checkpoint import load_weights, save_tensors, save_weights, saved_transforms
 from blair_rec.training.epochs import recbole_batches, seed_everything
 
 from recbole.data.dataset import SequentialDataset
@@ -633,6 +634,18 @@ def test_weights_that_are_not_safetensors_are_refused(train: Any, tmp_path: Path
     path.write_bytes(b"PK\x03\x04 a pickle of old")
     with pytest.raises(CheckpointError, match="can't be read as safetensors"):
         load_weights(make(train, "id"), path, None)
+
+
+def test_equal_tensors_and_metadata_are_equal_files_whatever_their_order(tmp_path: Path) -> None:
+    tensors = {"b": torch.ones(3), "a": torch.arange(4), "c": torch.zeros(2, 2)}
+    metadata = {"schema": "1", "model": 'é\u007f\u0001"\\/', "store": "", "training": '{"a": [1, 2.5, null]}'}
+    names = [f"{number}.safetensors" for number in range(8)]
+    for name in names:  # safetensors writes the metadata in a random order
+        save_tensors(dict(reversed(tensors.items())), tmp_path / name, dict(reversed(metadata.items())))
+    assert len({(tmp_path / name).read_bytes() for name in names}) == 1
+    with safe_open(tmp_path / names[0], framework="pt") as file:
+        assert file.metadata() == metadata
+        assert all(torch.equal(file.get_tensor(name), tensor) for name, tensor in tensors.items())
 
 
 def test_weights_without_our_header_are_judged_by_their_tensors(train: Any, tmp_path: Path) -> None:
