@@ -17,6 +17,7 @@ from torch import Tensor
 
 from blair_rec.device import random_state, set_random_state
 from blair_rec.errors import CheckpointError, OutputError
+from blair_rec.evaluate.runs.run_files import WEIGHTS_FILE
 from blair_rec.files import partial_of, replace_file, share
 from blair_rec.models.scorer import Scorer
 
@@ -119,12 +120,20 @@ def saved_transforms(path: Path) -> dict[str, np.ndarray]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
-        raise CheckpointError(f"{path}: no saved weights there")
+        in_run = path.name == WEIGHTS_FILE and path.parent.is_dir()
+        raise CheckpointError(f"{path}: no saved weights there" + f"; {_cure(path)}" * in_run)
     try:
         with safe_open(path, framework="pt") as file:
             yield file
     except SafetensorError as error:
-        raise CheckpointError(f"{path} can't be read as safetensors ({error}); train again to replace it") from None
+        raise CheckpointError(f"{path} can't be read as safetensors ({error}); {_cure(path)}") from None
+
+
+def _cure(path: Path) -> str:
+    """Return what to do about a damaged file: the weights of a run are a part of its folder, a checkpoint is alone."""
+    if path.name == WEIGHTS_FILE:
+        return f"delete the folder {path.parent}, and make it again with the same command"
+    return f"delete {path}; then the same command begins this training again"
 
 
 def _tensors(model: Scorer) -> dict[str, Tensor]:
@@ -204,7 +213,7 @@ def load_training(
     with safe_open(path, framework="pt") as file:
         state = json.loads((file.metadata() or {}).get(STATE, "null"))
     if state is None:
-        raise CheckpointError(f"{path} holds only weights, not the training state that is needed to resume")
+        raise CheckpointError(f"{path} holds only weights, not the training state to resume from; {_cure(path)}")
     tensors = load_file(path)
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
