@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -36,6 +37,8 @@ from blair_rec.training.losses import full_softmax
 
 BLOCK = 1 << 14
 """Lists that become soft targets together."""
+LOWEST = 1e-300
+"""The lowest temperature that is used. Scores over a lower one are infinite; over this one the best item has it all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +62,17 @@ class TaughtLists:
         save_tensors({name: torch.from_numpy(array) for name, array in arrays.items()}, path, {"schema": SCHEMA})
 
     @classmethod
-    def load(cls, path: Path) -> TaughtLists:
-        """Read what `save` has written."""
-        found = {name: tensor.numpy() for name, tensor in load_file(path).items()}
-        return cls(found["items"], found["scores"], float(found["ndcg"][0]))
+    def load(cls, path: Path, shape: tuple[int, int], n_items: int) -> TaughtLists | None:
+        """Read what `save` has written; None if the file is damaged, or has lists of another shape than [C, K]."""
+        try:
+            found = {name: tensor.numpy() for name, tensor in load_file(path).items()}
+            items, scores, ndcg = found["items"], found["scores"], float(found["ndcg"].item())
+        except (SafetensorError, KeyError, OSError, TypeError, ValueError):
+            return None
+        fits = items.dtype == np.int32 and scores.dtype == np.float32 and items.shape == scores.shape == shape
+        if not fits or items.min() < 0 or items.max() >= n_items or np.isnan(scores).any():
+            return None
+        return cls(items, scores, ndcg)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +90,9 @@ def soft_targets(scores: np.ndarray, temperature: float) -> np.ndarray:
     """Return the softmax of each list's scores over `temperature`: [C, K] float32 -> [C, K] float32.
 
     The scores of a list are standardised first, over its candidates, because a list with one rule has much larger
-    scores than one with none. An item with -inf, which isn't a candidate, gets 0.
+    scores than one with none. An item with -inf, which isn't a candidate, gets 0. A list without candidates has zeros.
     """
+    temperature = max(temperature, LOWEST)
     shares = np.empty(scores.shape, dtype=np.float32)
     for begin in range(0, len(scores), BLOCK):
         block = scores[begin : begin + BLOCK]
@@ -130,12 +141,23 @@ class Distilled(EveryPosition):
         if train.loss != "full_softmax":
             raise ConfigError(f"distill is written for loss: full_softmax, not for {train.loss}")
         self.part = teaching.weight
-        self.lists = torch.from_numpy(teaching.lists.items)
-        self.shares = torch.from_numpy(soft_targets(teaching.lists.scores, teaching.temperature))
+        self.lists, self.shares = map(torch.from_numpy, self._targets(sequences, teaching))
         # The same windows over the numbers of the events, from 1 on, say which training position a target is.
         self._numbers = dataclasses.replace(sequences, items=np.arange(1, len(sequences.items) + 1))
         self._items = torch.from_numpy(np.concatenate([[0], sequences.items]))
         self._position = torch.from_numpy(np.concatenate([[0], np.cumsum(sequences.is_target) - 1]))
+
+    @staticmethod
+    def _targets(sequences: TrainingSequences, teaching: Teaching) -> tuple[np.ndarray, np.ndarray]:
+        """Return the lists and their soft targets, [C, K]; a list without candidates becomes the true item.
+
+        There the loss is the plain cross entropy.
+        """
+        items, shares = teaching.lists.items, soft_targets(teaching.lists.scores, teaching.temperature)
+        if (empty := np.flatnonzero(~shares.any(axis=1))).size:
+            items = items.copy()  # other students learn from it, too
+            items[empty, 0], shares[empty, 0] = sequences.items[sequences.is_target][empty], 1
+        return items, shares
 
     def __call__(self, epoch: int) -> StepLosses:
         seed, rank, model, train = hash_seed(self.seed, epoch), parallel.rank(), self.model, self.train

@@ -30,6 +30,13 @@ def test_soft_targets_are_a_softmax_over_the_standardised_candidates(monkeypatch
     np.testing.assert_allclose(soft_targets(100 * scores + 7, 2.0), shares, rtol=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [1e-310, 5e-324, 1e308])
+def test_soft_targets_are_shares_for_any_temperature(temperature: float) -> None:
+    scores = np.array([[9.0, 4.0, 2.0, -np.inf], [-np.inf] * 4], dtype=np.float32)
+    expected = [1, 0, 0, 0] if temperature < 1 else [1 / 3, 1 / 3, 1 / 3, 0]
+    np.testing.assert_allclose(soft_targets(scores, temperature), [expected, [0] * 4], rtol=1e-6)
+
+
 @pytest.mark.parametrize("part", [0.0, 0.5, 0.9, 1.0])
 def test_the_loss_is_that_of_both_cross_entropies_in_float64(part: float) -> None:
     torch.manual_seed(1)
@@ -78,6 +85,16 @@ def test_a_teacher_that_knows_the_next_item_teaches_what_plain_training_does(
     assert len(plain) > 1
     assert [number for _, number in plain] == [number for _, number in taught]
     assert [loss for loss, _ in taught] == pytest.approx([loss for loss, _ in plain], rel=1e-5)
+
+
+@pytest.mark.parametrize("part", [0.5, 1.0])
+def test_where_no_candidate_is_left_the_loss_is_the_plain_cross_entropy(tiny: Path, part: float) -> None:
+    model, steps, data, train = built(tiny)
+    items = np.ones((data.sequences.n_targets, 3))
+    mine = distilled(model, data, train, items, np.full(items.shape, -np.inf), part)
+    with torch.no_grad():
+        plain, taught = ([loss.item() for loss, _ in way(2)] for way in (steps, mine))
+    assert taught == pytest.approx(plain, rel=1e-5)
 
 
 def test_processes_share_the_targets_of_every_step(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

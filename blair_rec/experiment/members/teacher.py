@@ -43,7 +43,10 @@ def teaching(
     said, lists = setup["distill"], None
     kept = None if checkpoint is None else checkpoint.with_suffix(LISTS)
     if kept is not None and kept.is_file():
-        lists = TaughtLists.load(kept)
+        n_items = len(data.item_tokens)
+        lists = TaughtLists.load(kept, (data.sequences.n_targets, min(said["items"], n_items - 1)), n_items)
+        if lists is None:
+            logger.warning("%s is damaged, so the lists of %s are made again", kept, folder.name)
     if lists is None:
         begin = time.perf_counter()
         loaded = load_model(folder, dataset=data.train, device=config.computed_on)
