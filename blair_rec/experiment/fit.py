@@ -34,6 +34,7 @@ from blair_rec.models.whitening import items_that_differ
 from blair_rec.ranking.scorers import build_baseline, scorer_kind
 from blair_rec.ranking.scoring import Ranks, rank
 from blair_rec.text.store.embeddings import EmbeddingStore
+from blair_rec.training import parallel
 from blair_rec.training.distillation import Distilled, Teaching
 from blair_rec.training.epochs import EpochSteps, EveryPosition, RecboleWay, build_training
 from blair_rec.training.loop import Epoch, OnStep, fit
@@ -195,7 +196,7 @@ def _train(
     taught: Teaching | None,
 ) -> Fitted:
     train = config.train_of(variant)
-    recbole, model, steps = _built(config, variant, setup, data, vectors)
+    recbole, model, steps = parallel.in_all(_built, config, variant, setup, data, vectors)
     if taught is not None:
         steps = Distilled(model, data.sequences, recbole["MAX_ITEM_LIST_LENGTH"], train, setup["seed"], taught)
     stride = steps.stride if isinstance(steps, EveryPosition) else 1

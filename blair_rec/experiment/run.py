@@ -8,10 +8,12 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,6 +48,7 @@ from blair_rec.registry import trusting
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
 from blair_rec.training import parallel
 from blair_rec.training.checkpoint import save_weights
+from blair_rec.training.distillation import Teaching
 from blair_rec.training.loop import Epoch, OnStep
 
 TOP_K = 20
@@ -125,12 +128,12 @@ def make_run(
         fitted = make(config, run, data, data.test)
     else:
         alone = checkpoint if parallel.count() == 1 else None
-        teacher = made_of(run.folder, run.setup)[0] if variant.distill else None
+        teacher, taught = made_of(run.folder, run.setup)[0] if variant.distill else None, None
         if variant.is_trained:
             call = {"variant": run.variant, "seed": run.seed, "store": str(store[1]) if store else None}
             call["teacher"] = str(teacher) if teacher else None
             parallel.from_first(lambda: call)  # the other processes of torchrun train too: see follow
-        taught = teaching(config, run.setup, teacher, data, alone) if teacher else None
+            taught = parallel.in_all(lambda: teaching(config, run.setup, teacher, data, alone) if teacher else None)
         listed = time.perf_counter()
         fitted = fit_variant(
             config,
@@ -280,14 +283,19 @@ def _test_evaluations(folder: Path) -> int:
 def follow(config: CompareConfig, folder: Path) -> None:
     """Train together with the first process of torchrun until it sends None; the other processes call this.
 
-    Errors in training occur in all processes; only the first one reports them.
+    A TrainingError occurs in all processes; the first one reports it.
+
+    Raises:
+        BlairRecError: training failed in this process alone, so it has to report that.
     """
-    data = None
+    read = cache(lambda: training_data(config, folder))
+
+    def prepared(call: Mapping[str, Any]) -> tuple[TrainingData, EmbeddingStore | None, Teaching | None]:
+        data, store = read(), open_store(call["store"]) if call["store"] else None
+        setup, teacher = run_setup(config, call["variant"], call["seed"]), call["teacher"]
+        return data, store, teaching(config, setup, Path(teacher), data, None) if teacher else None
+
     while (call := parallel.from_first(lambda: None)) is not None:
-        data = data or training_data(config, folder)
-        store = open_store(call["store"]) if call["store"] else None
         with suppress(TrainingError), trusting(config.code):
-            setup, taught = run_setup(config, call["variant"], call["seed"]), None
-            if call["teacher"]:
-                taught = teaching(config, setup, Path(call["teacher"]), data, None)
+            data, store, taught = parallel.in_all(prepared, call)
             fit_variant(config, call["variant"], call["seed"], data, store, taught=taught)

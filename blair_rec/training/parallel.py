@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,8 @@ from torch import Tensor
 
 from blair_rec.device import AUTO, choose_device
 from blair_rec.errors import BlairRecError, TrainingError
+
+T = TypeVar("T")
 
 PATIENCE = timedelta(days=7)
 """How long the others wait for the first process while it encodes or evaluates; torchrun ends them if it fails."""
@@ -81,15 +83,39 @@ def from_first(make: Callable[[], Any]) -> Any:
     return received[0]
 
 
-def _broadcast(what: list[Any]) -> Any:
-    """Return the first process's list in all processes; it is sent as JSON text, so nothing is unpickled."""
+def in_all(make: Callable[..., T], *given: Any) -> T:
+    """Call `make(*given)` in every process and return its result; if it fails in any of them, it fails in all.
+
+    Otherwise the others would wait in training for a process that has ended.
+
+    Raises:
+        BlairRecError: in the first process, what `make` raises, or a TrainingError with the message of the process
+            where it failed; a TrainingError in the others.
+    """
+    if count() == 1:
+        return make(*given)
+    made, error = None, None
+    try:
+        made = make(*given)
+    except BlairRecError as raised:
+        error = raised
+    said = [_broadcast([None if error is None else str(error)], process)[0] for process in range(count())]
+    if error is not None and rank() == 0:
+        raise error
+    if failed := [process for process, message in enumerate(said) if message is not None]:
+        raise TrainingError(f"process {failed[0]} of {count()} failed: {said[failed[0]]}")
+    return cast(T, made)
+
+
+def _broadcast(what: list[Any], source: int = 0) -> Any:
+    """Return one process's list in all processes; it is sent as JSON text, so nothing is unpickled."""
     text = json.dumps(what).encode()
     length = torch.tensor(len(text), device=_device())
-    dist.broadcast(length, src=0)
+    dist.broadcast(length, src=source)
     letters = torch.zeros(int(length), dtype=torch.uint8, device=_device())
-    if rank() == 0:
+    if rank() == source:
         letters.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))
-    dist.broadcast(letters, src=0)
+    dist.broadcast(letters, src=source)
     return json.loads(bytes(letters.tolist()))
 
 

@@ -73,6 +73,13 @@ def in_a_group(folder: Path, out: Path) -> None:
         error = TrainingError if parallel.rank() else ScoringError
         with pytest.raises(error, match="the first process failed" if parallel.rank() else "no scores"):
             parallel.from_first(scoreless)
+        assert parallel.in_all(parallel.rank) == parallel.rank()
+        for failing in (0, 1):
+            own = parallel.rank() == failing
+            here = own and failing == 0
+            with pytest.raises(ScoringError if here else TrainingError, match="no scores") as raised:
+                parallel.in_all(scoreless if own else int)
+            assert here or str(raised.value) == f"process {failing} of 2 failed: no scores"
         with pytest.raises(TrainingError, match="the loss is nan at step"):
             train(folder, "full_softmax", learning_rate=1e30)
         for name in SETUPS:
@@ -144,6 +151,22 @@ def test_a_comparison_on_two_processes_ends_in_the_leaderboard_of_one(tmp_path: 
             assert together["metrics"]["unmasked"][name]["mean"] == pytest.approx(value["mean"], abs=2e-3), name
     files = [sorted(path.name for path in (tmp_path / name).rglob("*")) for name in ("one", "two")]
     assert files[0] == files[1]
+
+
+def test_the_message_of_a_damaged_teacher_is_reported_once(tmp_path: Path) -> None:
+    from blair_rec.cli import main
+
+    config = tmp_path / "c.yaml"
+    text = COMPARISON.format(folder=REPOSITORY / "datasets" / "tiny")
+    config.write_text(text.replace("seeds:", "  student: {items: id, distill: id}\nseeds:"), encoding="utf-8")
+    assert main(["compare", str(config), "-o", str(tmp_path / "out"), "--variants", "id,popularity"]) == 0
+    weights = tmp_path / "out" / "runs" / "id-1" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    done = torchrun("-m", "blair_rec.cli", "compare", str(config), "-o", str(tmp_path / "out"), cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1  # torchrun's own
+    assert done.stderr.count("error: ") == 1 and f"{weights} can't be read as safetensors" in done.stderr
+    assert f"delete the folder {weights.parent}" in done.stderr
 
 
 def test_other_commands_refuse_several_processes(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -102,7 +102,11 @@ def _compare_together(options: argparse.Namespace, console: Console) -> int:
             from blair_rec.experiment.planning.data_files import data_folder
             from blair_rec.experiment.run import follow
 
-            follow(config, data_folder(config.dataset))
+            try:
+                follow(config, data_folder(config.dataset))
+            except BlairRecError:  # the first process doesn't know of it
+                console.quiet = False
+                raise
             return 0
         try:
             status = _compare_alone(options, console)
