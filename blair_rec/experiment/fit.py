@@ -33,6 +33,7 @@ from blair_rec.models.transforms import check_steps
 from blair_rec.models.whitening import items_that_differ
 from blair_rec.ranking.scorers import build_baseline, scorer_kind
 from blair_rec.ranking.scoring import Ranks, rank
+from blair_rec.ranking.teacher import refuse_counted
 from blair_rec.text.store.embeddings import EmbeddingStore
 from blair_rec.training import parallel
 from blair_rec.training.distillation import Distilled, Teaching
@@ -113,7 +114,7 @@ def check_outside(config: CompareConfig, names: Collection[str]) -> None:
     """Check that the code from other packages which these variants use can be imported and accepts its options.
 
     Raises:
-        ConfigError: code can't be imported, is of the wrong kind, or doesn't accept its options.
+        ConfigError: code can't be imported, is of the wrong kind, doesn't accept its options, or can't teach.
         MissingExtra: a second stage needs LightGBM.
     """
     if any(config.variants[name].rerank for name in names):
@@ -130,6 +131,9 @@ def check_outside(config: CompareConfig, names: Collection[str]) -> None:
                     sampled_loss(config.train_of(variant), 1)
                 elif group == "transforms":
                     check_steps(variant.transforms)
+            for part in () if variant.distill is None else (variant.distill, *config.behind(variant.distill)):
+                if config.variants[part].scorer is not None:
+                    refuse_counted(scorer_kind(run_setup(config, part, config.seeds[0])))
         except ConfigError as error:
             raise ConfigError(f"variants.{name}: {error}") from None
 

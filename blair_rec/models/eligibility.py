@@ -48,6 +48,8 @@ class Eligible:
     """True: training uses every position of packed sequences. False: it uses RecBole's own batches and loss."""
     cold_items: bool
     """Whether items that came after training can be in histories and can be scored."""
+    more: tuple[str, ...] = ()
+    """The fields of a case that its scores read in addition to the history, such as user_id."""
 
 
 def recbole_models() -> dict[str, Any]:
@@ -162,8 +164,30 @@ def _tried(base: type[SequentialRecommender], settings: Mapping[str, Any]) -> El
         batch = test[torch.arange(len(test), device="cpu")].to(model.device)
         if wrong := _without_effect(model, items, batch):
             return wrong
-        extra = items.extra is not None
-        return Eligible(can_pack(base), not indexed and not extra and _takes_new_items(model, items, batch))
+        extra, more = items.extra is not None, _read_more(model, batch)
+        return Eligible(can_pack(base), not indexed and not extra and _takes_new_items(model, items, batch), more)
+
+
+class _Case(dict[str, Any]):
+    """The fields of a case, which records those that are read."""
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        super().__init__(fields)
+        self.read: set[str] = set()
+
+    def __getitem__(self, field: str) -> Any:
+        self.read.add(field)
+        return super().__getitem__(field)
+
+
+def _read_more(model: Any, batch: Any) -> tuple[str, ...]:
+    """Return the fields that a model's scores read, without those of the history."""
+    fields = batch.interaction
+    batch.interaction = case = _Case(fields)
+    with torch.no_grad():
+        model.full_sort_predict(batch)
+    batch.interaction = fields
+    return tuple(sorted(case.read - {model.ITEM_SEQ, model.ITEM_SEQ_LEN}))
 
 
 def _without_effect(model: Any, items: ItemSide, batch: Any) -> str | None:

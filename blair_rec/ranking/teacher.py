@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,19 @@ from blair_rec.training.distillation import TaughtLists
 
 CELLS = 1 << 18
 """Scores of a member that are averaged together, 1 MB."""
+
+
+def refuse_counted(kind: type[Any]) -> None:
+    """Check that a class of scorers doesn't count the training split, or can be counted again without a user.
+
+    Raises:
+        ConfigError: it does, and can't.
+    """
+    if issubclass(kind, Counted) and kind is not SequentialRules:
+        raise ConfigError(
+            f"{kind.__name__} counts the training split, and of such scorers only sequential_rules can be counted "
+            "without a user; leave it out of the teacher"
+        )
 
 
 @torch.no_grad()
@@ -40,11 +54,8 @@ def taught_lists(ensemble: Ensemble, sequences: TrainingSequences, width: int, m
     for member in ensemble.members:
         if type(member) is SequentialRules:
             without[member] = RulesWithoutUser(member, sequences)
-        elif isinstance(member, Counted):
-            raise ConfigError(
-                f"{type(member).__name__} counts the training split, and of such scorers only sequential_rules can be "
-                "counted without a user; leave it out of the teacher"
-            )
+        else:
+            refuse_counted(type(member))
     weighted = [pair for pair in zip(ensemble.members, ensemble.weights.tolist(), strict=True) if pair[1]]
     items, values = [], []
     gain, n_targets = 0.0, 0

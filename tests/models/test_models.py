@@ -416,6 +416,12 @@ def test_a_class_of_ones_own_is_tried_in_the_same_way() -> None:
     assert eligibility(Popular, SASREC) == "scores an item by something other than its vector"
 
 
+@pytest.mark.parametrize(("model", "more"), [("Caser", ("user_id",)), ("NARM", ()), ("LightSANs", ())])
+def test_fields_of_a_case_that_scores_read_besides_the_history_are_known(model: str, more: tuple[str, ...]) -> None:
+    found = eligibility(model)
+    assert isinstance(found, Eligible) and found.more == more
+
+
 def test_features_that_the_data_set_lacks_are_named(folder: Path) -> None:
     load_col = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "category"]}
     cls = model_class("SASRecF")

@@ -14,6 +14,7 @@ from blair_rec.border.recbole_keys import model_keys, unread
 from blair_rec.border.settings import CHANGE_SETTINGS, recbole_config, recbole_errors
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.section import to_dict
+from blair_rec.config.variant import VariantConfig
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.data.hidden import NewItemCases, new_item_cases
 from blair_rec.data.log import LOG_POSITION
@@ -22,6 +23,7 @@ from blair_rec.errors import BlairRecError, ConfigError, DatasetError
 from blair_rec.evaluate.metrics import check_k
 from blair_rec.experiment.planning.data_files import features_read
 from blair_rec.lines.rejected import Rejected
+from blair_rec.models.eligibility import Eligible, eligibility
 from blair_rec.models.packed import can_pack
 from blair_rec.models.text_models import model_class
 from blair_rec.training.epochs import check_loss
@@ -135,6 +137,7 @@ def _check_models(config: CompareConfig, folder: Path) -> list[type[Any]]:
                     f"distill isn't supported for {cls.__name__}, which uses RecBole's loss; use SASRec, eSASRec or "
                     "GRU4Rec"
                 )
+            _check_teacher(config, variant)
         except ConfigError as error:
             raise ConfigError(f"variants.{name}: {error}") from None
         needed = features_read(config.model_of(variant), config.recbole, folder.name)
@@ -145,6 +148,24 @@ def _check_models(config: CompareConfig, folder: Path) -> list[type[Any]]:
             )
         classes.append(cls)
     return classes
+
+
+def _check_teacher(config: CompareConfig, student: VariantConfig) -> None:
+    """
+    Raises:
+        ConfigError: a model in the student's teacher reads more than histories, which training positions don't have.
+    """
+    for part in () if student.distill is None else (student.distill, *config.behind(student.distill)):
+        model = config.model_of(config.variants[part])
+        if not config.variants[part].is_trained or can_pack(model_class(model)):
+            continue
+        found = eligibility(model_class(model))
+        if isinstance(found, Eligible) and found.more:
+            through = f"{student.distill!r}" + f" with its member {part!r}" * (part != student.distill)
+            raise ConfigError(
+                f"distill names {through}, whose model {model} reads {', '.join(found.more)} of a case, and training "
+                "positions have histories alone; name another teacher, or one without this model"
+            )
 
 
 def _read(
