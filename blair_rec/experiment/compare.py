@@ -41,7 +41,7 @@ from blair_rec.experiment.planning.locks import (
     write_config,
 )
 from blair_rec.experiment.planning.own_config import own_config
-from blair_rec.experiment.planning.plan import Run, made_of, run_names
+from blair_rec.experiment.planning.plan import Run, made_how, made_of, run_names
 from blair_rec.experiment.planning.shards import Shard, shard_names
 from blair_rec.experiment.planning.still_valid import finished_runs, refuse_changed
 from blair_rec.experiment.planning.subset import Plan, averages_of, plan_all
@@ -166,7 +166,7 @@ def compare(
 
         for run in work_off(pending, make, wait=shard is None):
             if lacking := made.lacking(run):
-                does = "learns from" if "distill" in run.setup else "averages"
+                does = made_how(run.setup)
                 logger.info("%s %s %s, which other processes make first", run.name, does, ", ".join(lacking))
             else:
                 logger.warning("another process is training %s, so it is left to that process", run.name)

@@ -28,7 +28,7 @@ from blair_rec.experiment.compare import encode_stores, planned
 from blair_rec.experiment.listener import Listener
 from blair_rec.experiment.planning.data_files import data_folder, data_hash
 from blair_rec.experiment.planning.own_config import own_config
-from blair_rec.experiment.planning.plan import outside_code, run_setup
+from blair_rec.experiment.planning.plan import outside_code, run_names, run_setup
 from blair_rec.experiment.provenance import code_hash, hash_files, hash_of, with_outside
 from blair_rec.experiment.search_space import Settings, draw, grid_of, in_words, unused_keys, with_settings
 from blair_rec.files import alone_in, refuse_taken, tidy, write_text
@@ -259,7 +259,10 @@ class _Search:
         setup = hash_of(run_setup(config, name, self.space.seed))
         code = with_outside(code_hash(store is not None), outside_code(config, name))
         teacher = self.teacher(config, name)
-        made = [] if teacher is None else [hash_files([teacher / WEIGHTS_FILE], teacher)]
+        made = []
+        if teacher is not None:
+            runs = [teacher.with_name(run) for run in run_names(config, config.behind(name), [self.space.seed])]
+            made = [hash_files([run / WEIGHTS_FILE for run in runs], teacher.parent)]
         key = hash_of([setup, self.data_sha256, store.store_sha256 if store else None, code, *made])
         job = self.job(config, name, number, epochs)
         if (key, epochs) in self.ledger:

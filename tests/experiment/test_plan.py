@@ -18,7 +18,7 @@ from blair_rec.config.comparison import CompareConfig, read_config
 from blair_rec.errors import ChangedRuns, DatasetError
 from blair_rec.experiment.compare import compare, leaderboard
 from blair_rec.experiment.planning.data_files import data_hash
-from blair_rec.experiment.planning.plan import members_hash, run_setup
+from blair_rec.experiment.planning.plan import made_how, members_hash, run_setup
 from blair_rec.experiment.provenance import code_files
 from blair_rec.models.eligibility import Eligible, eligibility
 from blair_rec.models.text_models import model_class
@@ -280,3 +280,15 @@ def test_a_control_is_drawn_for_every_seed(tmp_path: Path) -> None:
     variants = {"near": text, "shuffled": {**text, "control": "shuffle"}, "popular": SCORERS["popular"]}
     config = config_of(tiny_at(tmp_path), variants=variants, seeds=[1, 2], baseline="popular")
     assert started(config, tmp_path / "out") == ["near-1", "shuffled-1", "popular-1", "shuffled-2"]
+
+
+@pytest.mark.parametrize(
+    ("setup", "said"),
+    [
+        ({"distill": {"run": "a-1"}}, "learns from"),
+        ({"average": ["a", "b"]}, "averages"),
+        ({"rerank": ["a", "b"]}, "orders the best items of"),
+    ],
+)
+def test_a_run_that_waits_says_for_what_it_needs_the_others(setup: dict[str, Any], said: str) -> None:
+    assert made_how(setup) == said

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from comparisons import Recorder, raw_config
+from safetensors.numpy import load, save
 
 from blair_rec.config.comparison import read_config
-from blair_rec.errors import ConfigError
+from blair_rec.errors import BadRun, ConfigError
 from blair_rec.experiment.compare import compare
 from blair_rec.experiment.tune import tune
 
@@ -57,6 +58,28 @@ def test_a_teacher_with_other_settings_or_seeds_is_refused(tiny: Path, tmp_path:
     compare(read_config(raw(tiny, "id", "rules", "pair")), tmp_path / "runs")  # with the learning rate before tuning
     with pytest.raises(ConfigError, match="id-1 has other settings or data than this config; compare the teacher"):
         tune(config, tmp_path / "tuned", teachers=tmp_path / "runs")
+
+
+def test_a_teacher_that_is_damaged_or_was_made_again_is_noticed(tiny: Path, tmp_path: Path) -> None:
+    runs, out = tmp_path / "runs", tmp_path / "tuned"
+    plain = raw(tiny, *VARIANTS, space={}, budget=1, distill_space={"distill_weight": [0.5]})
+    teachers = read_config(
+        {**plain, "variants": {name: VARIANTS[name] for name in ("id", "rules", "pair")}, "tune": None}
+    )
+    compare(teachers, runs)
+    tune(read_config(plain), out, teachers=runs)
+    weights = runs / "runs" / "id-1" / "model.safetensors"
+    before = weights.read_bytes()
+    weights.unlink()
+    with pytest.raises(BadRun, match=f"{weights}: can't be read"):
+        tune(read_config(plain), out, teachers=runs)
+    tensors = load(before)
+    tensors["item_embedding.weight"] += 1  # as by other code; the weights of the average stay the same
+    weights.write_bytes(save(tensors, {"schema": "1"}))
+    compare(teachers, runs)
+    recorder = Recorder()
+    tune(read_config(plain), out, teachers=runs, listener=recorder)
+    assert recorder.started_runs == ["student, trial 1, to epoch 1"]
 
 
 def test_a_grid_for_students_needs_a_student_and_known_keys(tiny: Path, tmp_path: Path) -> None:

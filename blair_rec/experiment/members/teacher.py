@@ -15,7 +15,7 @@ from blair_rec.evaluate.runs.results import load_run
 from blair_rec.evaluate.runs.run_files import RESULT_FILE, RUNS_FOLDER
 from blair_rec.experiment.fit import Fitted
 from blair_rec.experiment.loading import load_model
-from blair_rec.experiment.planning.plan import Run, made_of, run_names, run_setup
+from blair_rec.experiment.planning.plan import Run, check_files, made_of, run_names, run_setup
 from blair_rec.experiment.provenance import hash_of
 from blair_rec.experiment.splits.reading import TrainingData
 from blair_rec.ranking.ensemble import Ensemble
@@ -74,6 +74,7 @@ def finished_teacher(config: CompareConfig, student: str, seed: int, comparison:
 
     Raises:
         ConfigError: it is not finished, or what it is made of has other settings or data than `config` says.
+        BadRun: it, or what it is made of, is damaged.
     """
     teacher = config.variants[student].distill
     assert teacher is not None
@@ -85,6 +86,7 @@ def finished_teacher(config: CompareConfig, student: str, seed: int, comparison:
                 f"{student} learns from {teacher}, and {comparison} has no finished run {run}; set tune.seed to a seed "
                 "of that comparison, or run it with this one (--seeds)"
             )
+        check_files(folder)
         result = load_run(folder)
         if result.hashes["config"] != hash_of(run_setup(config, name, result.seed)) or result.hashes["data"] != data:
             raise ConfigError(

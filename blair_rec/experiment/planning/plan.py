@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from blair_rec import registry
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.names import (
@@ -177,6 +179,27 @@ def made_from(setup: Mapping[str, Any]) -> str:
     if "distill" in setup:
         return "the run that it learned from"
     return "the runs that it averages" if "average" in setup else "the runs whose best items it orders"
+
+
+def made_how(setup: Mapping[str, Any]) -> str:
+    """What a run does with the runs that it is made of, in words."""
+    if "distill" in setup:
+        return "learns from"
+    return "averages" if "average" in setup else "orders the best items of"
+
+
+def check_files(folder: Path) -> None:
+    """Check the files of a finished run that others are made of.
+
+    Raises:
+        BadRun: the result, the ranks or the weights are missing or damaged.
+    """
+    load_run(folder)
+    try:
+        with safe_open(folder / WEIGHTS_FILE, framework="numpy"):
+            pass
+    except (OSError, SafetensorError) as error:
+        raise BadRun(folder, WEIGHTS_FILE, f"can't be read: {error}") from None
 
 
 def with_members(run: Run) -> Run:

@@ -95,8 +95,9 @@ def finished_runs(config: CompareConfig, out: Path) -> list[RunResult]:
     for result in found:
         setup = _as_made(run_setup(config, result.variant, result.seed), result.folder)
         changed[result.folder.name] = _setup_changes(result, setup)
-        if made_of(result.folder, setup) and result.hashes.get("members") != members_hash(result.folder, setup):
-            changed[result.folder.name].append(made_from(setup))
+        members = members_hash(result.folder, setup)
+        if made_of(result.folder, setup) and result.hashes.get("members") != members:
+            changed[result.folder.name].append(made_from(setup) + " (not finished)" * (members is None))
     _refuse(changed, out)
     found = [
         dataclasses.replace(

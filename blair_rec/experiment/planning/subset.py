@@ -14,7 +14,7 @@ from blair_rec.errors import BadRun, BlairRecError, ConfigError
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE, RUNS_FOLDER
 from blair_rec.experiment.item_vectors import Vectors, find_encodings
 from blair_rec.experiment.planning.data_files import data_folder, data_hash
-from blair_rec.experiment.planning.plan import Run, made_from, made_of, plan, run_names
+from blair_rec.experiment.planning.plan import Run, check_files, made_from, made_of, plan, run_names
 from blair_rec.experiment.planning.still_valid import changes
 
 logger = logging.getLogger("blair_rec")
@@ -69,15 +69,24 @@ def _check_teachers(asked: Sequence[Run], runs: Sequence[Run]) -> None:
     """
     Raises:
         ConfigError: a student is to be made, and the run of its teacher is neither finished nor made now.
+        BadRun: this run, or one that it is made of, is damaged.
     """
     there = {run.folder for run in asked} | {run.folder for run in runs if run.done}
     for run in asked:
-        lacking = [folder.name for folder in made_of(run.folder, run.setup) if folder not in there]
+        lacking = [other for other in runs if other.folder in made_of(run.folder, run.setup)]
+        lacking = [other for other in lacking if other.folder not in there]
         if "distill" in run.setup and lacking:
+            folders = [lacking[0].folder, *made_of(lacking[0].folder, lacking[0].setup)]
+            finished = [folder for folder in folders if (folder / RESULT_FILE).is_file()]
+            for folder in finished:
+                check_files(folder)
+            state = "which is not finished"
+            if lacking[0].folder in finished:
+                state = "which has to be made again, because its members are not finished or were made again"
             teacher = run.setup["distill"]["teacher"]
             raise ConfigError(
-                f"{run.name} learns from {lacking[0]}, which is not finished; name {teacher} and its members under "
-                "--variants, too"
+                f"{run.name} learns from {lacking[0].name}, {state}; name {teacher} and its members under --variants, "
+                "too"
             )
 
 
