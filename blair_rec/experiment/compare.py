@@ -123,10 +123,11 @@ def compare(
         names = None if shard is None else shard_names(whole, variants or config.variants, seeds or config.seeds, shard)
         if fresh:
             asked = [dataclasses.replace(run, done=not _is_own(run, names) and holds(run)) for run in asked]
+        renewed = [run.folder for run in asked if fresh]
         asked = [*asked, *averages_of([run.folder for run in asked if not run.done], others)]
         now = {run.folder for run in asked}
         refuse_changed([*asked, *(run for run in others if run.folder not in now)], out, accept_code)
-        made = Made([run for run in asked if not run.done], planned_now.runs)
+        made = Made([run for run in asked if not run.done], planned_now.runs, renewed)
         clear_finished(asked)
         pending = [run for run in asked if not run.done and _is_own(run, names)]
         stores: dict[str, EmbeddingStore] = {}

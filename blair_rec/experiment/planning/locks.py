@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -113,9 +113,14 @@ def holds(run: Run) -> bool:
 
 
 class Made:
-    """Which of the runs that were pending at first have been made since, by this process or another one."""
+    """Which of the runs that were pending at first have been made since, by this process or another one.
 
-    def __init__(self, pending: Sequence[Run], planned: Sequence[Run]) -> None:
+    Those in the folders `renewed` are made in any case. Other averages and students are kept if all that they are made
+    of was made again with the same result.
+    """
+
+    def __init__(self, pending: Sequence[Run], planned: Sequence[Run], renewed: Collection[Path] = ()) -> None:
+        self.renewed = set(renewed)
         # Another process may have made one just after it was planned.
         new = {run.folder for run in planned if not run.done and not made_of(run.folder, run.setup)}
         self.before = {run.folder: None if run.folder in new else _result(run.folder) for run in pending}
@@ -123,6 +128,13 @@ class Made:
     def is_made(self, folder: Path) -> bool:
         """Whether the run in `folder` was finished at first, or has been made since."""
         return folder not in self.before or _result(folder) != self.before[folder]
+
+    def keeps(self, run: Run) -> bool:
+        """Whether a finished average or student is still the one that would be made; then it counts as made."""
+        kept = run.hashes.get("members") is not None and run.folder not in self.renewed and holds(run)
+        if kept:
+            self.before.pop(run.folder, None)
+        return kept
 
     def lacking(self, run: Run) -> list[str]:
         """The names of the runs that a run waits for: the members of an average, the teacher of a student."""
@@ -149,7 +161,8 @@ def make_once(run: Run, made: Made, out: Path, train: Callable[[Run, Path], None
         with alone_with(run.folder) as work:
             run = with_members(run)  # they are finished by now
             done = dataclasses.replace(run, done=True)
-            if made.is_made(run.folder) and (run.hashes.get("members") is None or holds(done)):
+            is_made = made.is_made(run.folder) and (run.hashes.get("members") is None or holds(done))
+            if is_made or made.keeps(done):
                 refuse_changed([done], out)
                 listener.skipped(run)
             else:

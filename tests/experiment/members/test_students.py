@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,12 @@ import numpy as np
 import pytest
 from comparisons import InterruptedIn, Recorder, raw_config, tiny_at
 from encoders import build_roberta
-from safetensors.numpy import load_file
+from safetensors.numpy import load, load_file, save
 from worlds import write_log
 
 import blair_rec
 from blair_rec.config.comparison import read_config
-from blair_rec.errors import ChangedRuns, ConfigError
+from blair_rec.errors import BadRun, ChangedRuns, CheckpointError, ConfigError
 from blair_rec.evaluate.leaderboard import Leaderboard
 from blair_rec.experiment.compare import compare, leaderboard
 from blair_rec.experiment.planning.plan import members_hash
@@ -68,6 +70,13 @@ def result_of(out: Path, run: str) -> dict[str, Any]:
 def weights_of(out: Path, run: str) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = load_file(out / "runs" / run / "model.safetensors")
     return found
+
+
+def wrong_lists(kept: bytes) -> bytes:
+    """Return a file of lists with an item id that the data set doesn't have."""
+    arrays = load(kept)
+    arrays["items"][3, 4] = 81
+    return bytes(save(arrays, {"schema": "1"}))
 
 
 def assert_equal(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
@@ -150,6 +159,69 @@ def test_a_model_with_the_loss_of_recbole_cannot_be_a_student(tiny: Path, encode
         compare(read_config(raw), tmp_path / "out")
 
 
+@pytest.mark.parametrize(("teacher", "through"), [("caser", "'caser'"), ("pair", "'pair' with its member 'caser'")])
+def test_a_model_that_reads_more_than_histories_is_refused_before_any_training(
+    tiny: Path, tmp_path: Path, teacher: str, through: str
+) -> None:
+    variants = {
+        "id": {"items": "id"},
+        "caser": {"items": "id", "model": "Caser"},
+        "pair": {"average": ["id", "caser"]},
+        "student": {"items": "id", "distill": teacher},
+    }
+    recorder = Recorder()
+    with pytest.raises(
+        ConfigError, match=f"variants.student: distill names {through}, whose model Caser reads user_id"
+    ):
+        compare(
+            read_config(raw_config(tiny, "none", variants=variants, **SETTINGS)), tmp_path / "out", listener=recorder
+        )
+    assert recorder.started_runs == []
+
+
+def test_a_scorer_of_another_package_that_counts_is_refused_before_any_training(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "their_counts.py").write_text(
+        "from blair_rec.ranking.scorers.popularity import Popularity\n\n\nclass Theirs(Popularity):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    variants = {
+        "id": {"items": "id"},
+        "theirs": {"scorer": "their_counts:Theirs"},
+        "pair": {"average": ["id", "theirs"]},
+        "student": {"items": "id", "distill": "pair"},
+    }
+    recorder = Recorder()
+    with pytest.raises(ConfigError, match="variants.student: Theirs counts the training split"):
+        compare(
+            read_config(raw_config(tiny, "none", variants=variants, **SETTINGS)), tmp_path / "out", listener=recorder
+        )
+    assert recorder.started_runs == []
+
+
+def test_a_damaged_member_of_a_teacher_is_named_with_the_cure(tiny: Path, tmp_path: Path) -> None:
+    variants = {name: VARIANTS[name] for name in ("id", "rules")} | {
+        "pair": {"average": ["rules", "id"]},
+        "student": {"items": "id", "distill": "pair"},
+    }
+    config, out = read_config(raw_config(tiny, "none", variants=variants, **SETTINGS)), tmp_path / "out"
+    compare(config, out, variants=["id", "rules", "pair"])
+    weights = out / "runs" / "id-1" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(BadRun, match=re.escape(f"{weights}: can't be read")) as refused:
+        compare(config, out, variants=["student"])
+    assert f"delete {weights.parent} and run the same" in str(refused.value)
+    with pytest.raises(CheckpointError, match=re.escape(f"delete the folder {weights.parent}")):
+        compare(config, out)
+    shutil.rmtree(weights.parent)
+    with pytest.raises(ConfigError, match="learns from pair-1, which has to be made again, because its members"):
+        compare(config, out, variants=["student"])
+    recorder = Recorder()
+    compare(config, out, listener=recorder)
+    assert recorder.started_runs == ["id-1", "student-1"]  # id is trained to the same weights, so pair fits it
+
+
 def test_a_student_alone_needs_its_finished_teacher(tiny: Path, encoder: Path, tmp_path: Path) -> None:
     raw = raw_config(tiny, encoder, variants=VARIANTS, **SETTINGS)
     out, config = tmp_path / "out", read_config(raw)
@@ -177,6 +249,9 @@ def test_a_teacher_that_is_made_again_makes_its_student_again(tiny: Path, encode
     raw["train"] = {**raw["train"], "epochs": 3}
     compare(read_config(raw), out, fresh=True, variants=["id"], listener=recorder)
     assert recorder.started_runs == ["id-1", "pair-1", "student-1", "mix-1"]
+    again = Recorder()
+    compare(read_config(raw), out, fresh=True, variants=["id"], listener=again)
+    assert again.started_runs == ["id-1"]  # trained to the same weights, so all others fit it
     after = result_of(out, "student-1")
     assert after["hashes"]["members"] != before["hashes"]["members"]
     assert leaderboard(out) is not None  # nothing on it is of a run that was replaced
@@ -232,6 +307,24 @@ def test_the_learning_of_a_student_resumes_bit_for_bit(
     assert recorder.started_runs == ["no_text-1"] and recorder.epochs == 1
     assert_equal(weights_of(out, "no_text-1"), weights_of(whole, "no_text-1"))
     assert not list(out.glob("runs/.*"))
+
+
+@pytest.mark.parametrize("damage", [lambda kept: kept[: len(kept) // 2], lambda kept: b"garbage" * 20, wrong_lists])
+def test_damaged_lists_are_made_again(
+    finished: tuple[dict[str, Any], Path, Leaderboard],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    damage: Callable[[bytes], bytes],
+) -> None:
+    raw, whole, _ = finished
+    out, names = tmp_path / "out", ["id", "rules", "no_text"]
+    with pytest.raises(KeyboardInterrupt):
+        compare(read_config(raw), out, variants=names, listener=InterruptedIn(4))
+    (lists,) = out.glob("runs/.no_text-1.training/*.lists.safetensors")
+    lists.write_bytes(damage(lists.read_bytes()))
+    compare(read_config(raw), out, variants=names)
+    assert f"{lists} is damaged, so the lists of rules-1 are made again" in caplog.text
+    assert_equal(weights_of(out, "no_text-1"), weights_of(whole, "no_text-1"))
 
 
 def test_shards_make_students_after_their_teachers(
