@@ -97,7 +97,7 @@ def _encoder(encoder: Any, only_last: bool) -> Callable[..., list[Tensor]]:
             x = layer(x, x, mask)
             states.append(x)
         if only_last:
-            row = torch.arange(len(x))
+            row = torch.arange(len(x), device=x.device)
             slot = (mask[:, 0, -1] == 0).sum(1) - 1  # the mask adds 0 for an item that a slot can see
             last = each[-1](x, x[row, slot].unsqueeze(1), mask[row, :, slot].unsqueeze(2))
             states.append(last.expand_as(x))
