@@ -6,7 +6,8 @@ DIR is a folder of atomic files, such as Beauty, whose .item file has a title. M
 first word of the title, which is a brand on Beauty. Settings are RecBole's defaults, with histories of up to 50 items.
 Each model has its own process with one thread; `--together` of them run at a time. Both steps get the same batches;
 loading of the batch, loss, gradients and Adam count. The unit is CPU time, because other work on the machine disturbs
-it less than the time of a clock. Written to benchmarks/results/recbole_models-NAME.{json,md}.
+it less than the time of a clock. Written to benchmarks/results/recbole_models-NAME.{json,md}, with another batch to
+recbole_models-NAME-BATCH.{json,md}.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from typing import Any
 
 from side_by_side import write_record
 
-LONGEST, WARM_UP = 50, 2
+from blair_rec.errors import counted
+
+LONGEST, WARM_UP, BATCH = 50, 2, 256
 FEATURE = "first_word"
 
 
@@ -134,7 +137,8 @@ def to_page(options: argparse.Namespace, found: dict[str, Any]) -> list[str]:
     ratios = sorted(recboles / ours for recboles, ours in middle.values())
     lines += [
         "",
-        f"Median {median(ratios):.2f}x, least {ratios[0]:.2f}x; {sum(r >= 4 for r in ratios)} models at 4x or more.",
+        f"Median {median(ratios):.2f}x, least {ratios[0]:.2f}x; "
+        f"{counted(sum(r >= 4 for r in ratios), 'model')} at 4x or more.",
     ]
     return lines
 
@@ -144,7 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--models", nargs="+")
     parser.add_argument("--together", type=int, default=2, help="models timed at a time, each with one thread")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -175,7 +179,8 @@ def main() -> None:
         print("\n".join(page))
         return
     settings = {"steps": options.steps, "batch": options.batch, "together": options.together, "threads": 1}
-    write_record(f"recbole_models-{options.dataset.name}", settings, found, page)
+    other = "" if options.batch == BATCH else f"-{options.batch}"
+    write_record(f"recbole_models-{options.dataset.name}{other}", settings, found, page)
 
 
 if __name__ == "__main__":
