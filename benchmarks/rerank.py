@@ -138,7 +138,7 @@ def stage_of(runs: list[Any], out: Path, config: Any) -> dict[str, Any]:
 
 
 def recall_on_test(folder: Path, config: Any) -> float:
-    """Return the share of test cases whose target is a candidate outside the history."""
+    """Return the share of test cases whose target is a candidate; outside the history if the protocol is masked."""
     import torch
 
     from blair_rec.experiment.loading import load_model
@@ -150,7 +150,7 @@ def recall_on_test(folder: Path, config: Any) -> float:
     stage: Any = load_model(folder, dataset=data.train).model
     with torch.no_grad(), stage.eval().shared_items():
         found = collect(stage, test, config.evaluate.batch_size)
-    return float((found.is_target & ~found.in_history).sum() / len(test))
+    return found.recall(config.evaluate.protocol == "masked")
 
 
 def differences_of(ours: list[Any], theirs: list[Any], protocol: str) -> list[dict[str, Any]]:

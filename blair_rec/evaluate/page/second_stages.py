@@ -20,7 +20,7 @@ class RecordedStage:
     candidates: int
     """How many of the best items of each member the stage orders."""
     pool_size: float
-    """Mean number of candidates of a validation case outside its history."""
+    """Mean number of candidates of a validation case; outside its history if the stage is fitted for masking."""
     pool_recall: float
     """Share of validation cases whose target is among them."""
     trees: int

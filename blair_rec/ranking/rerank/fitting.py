@@ -6,7 +6,7 @@ pairs of a case and a candidate, K members, F features.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -46,8 +46,8 @@ class PooledCases:
     """[C] int64"""
     target_in_history: np.ndarray
     """[C] bool"""
-    pool_size: float
-    """Mean number of candidates of a case outside its history, over all cases."""
+    sizes: Mapping[bool, float]
+    """Mean number of candidates of a case, over all cases: True for those outside its history, False for all."""
     n_items: int
     """N, the padding included."""
 
@@ -69,6 +69,11 @@ class PooledCases:
             counted[self.case[own]] = np.add.reduceat(flags, begin, dtype=np.int32) if len(begin) else 0
         return higher, equal
 
+    def recall(self, masked: bool) -> float:
+        """Return the share of cases whose target is a candidate; with `masked`, a candidate outside the history."""
+        found = self.is_target & ~self.in_history if masked else self.is_target
+        return float(found.sum() / len(self.item))
+
     @cached_property
     def _segments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The places of the targets, of the first candidate of their cases, and the number of candidates there."""
@@ -88,9 +93,9 @@ class FittedStage(NamedTuple):
     ranks: Ranks
     """Of the validation split: each case ranked by trees that were fitted on other users."""
     pool_recall: float
-    """Share of validation cases whose target is a candidate outside the history."""
+    """Share of validation cases whose target is a candidate; with `masked`, a candidate outside the history."""
     pool_size: float
-    """Mean number of candidates outside the history."""
+    """Mean number of candidates of a validation case; with `masked`, of those outside the history."""
 
 
 @torch.no_grad()
@@ -132,7 +137,6 @@ def fit_stage(
         found = examples.counts(name == "masked", held_out, read[:, AVERAGE])
         ranks |= {f"higher_{name}": found[0], f"equal_{name}": found[1]}
     nothing = np.zeros((len(examples.item), 0), dtype=np.int64)
-    reached = examples.is_target & ~examples.in_history
     return FittedStage(
         stage,
         Ranks(
@@ -144,15 +148,15 @@ def fit_stage(
             topk_unmasked=nothing,
             topk_masked=nothing,
         ),
-        pool_recall=float(reached.sum() / len(examples.item)),
-        pool_size=examples.pool_size,
+        pool_recall=examples.recall(masked),
+        pool_size=examples.sizes[masked],
     )
 
 
 def collect(stage: Reranker, split: TextSequentialDataset, batch_size: int) -> PooledCases:
     """Return the candidates of a split's cases, batch by batch, without those whose target is not among them."""
     parts: list[tuple[np.ndarray, ...]] = []
-    outside = done = 0
+    outside = pairs = done = 0
     target_of = split.inter_feat[split.iid_field].cpu().numpy()
     row, seen = (pairs.cpu().numpy() for pairs in split.histories())
     n_items = len(stage.popularity)
@@ -164,7 +168,7 @@ def collect(stage: Reranker, split: TextSequentialDataset, batch_size: int) -> P
             done += len(part[stage.ITEM_SEQ_LEN])
             key = case * n_items + item
             in_history = history[np.searchsorted(history, key).clip(max=len(history) - 1)] == key
-            outside += int((~in_history).sum())
+            outside, pairs = outside + int((~in_history).sum()), pairs + len(item)
             is_target = item == target_of[case]
             found = np.isin(case, case[is_target])
             read = stage.features(pool, part)[torch.from_numpy(found).to(stage.device)].cpu().numpy()
@@ -180,7 +184,7 @@ def collect(stage: Reranker, split: TextSequentialDataset, batch_size: int) -> P
         item=target_of,
         history_length=np.bincount(row, minlength=len(split)),
         target_in_history=np.isin(target_key, history),
-        pool_size=outside / len(split),
+        sizes={True: outside / len(split), False: pairs / len(split)},
         n_items=n_items,
     )
 

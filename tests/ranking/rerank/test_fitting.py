@@ -29,9 +29,11 @@ def test_counts_are_those_of_a_loop_over_cases(sizes: list[int], masked: bool, s
         item=nothing,
         history_length=nothing,
         target_in_history=nothing > 0,
-        pool_size=1.0,
+        sizes={True: 1.0, False: 1.0},
         n_items=50,
     )
+    reached = is_target & ~in_history if masked else is_target
+    assert cases.recall(masked) == len(set(case[reached].tolist())) / len(sizes)
     keys = rng.integers(0, 3, (2, len(case)))
     higher, equal = cases.counts(masked, *keys)
     for number, size in enumerate(sizes):
