@@ -134,10 +134,12 @@ def compare(
         if pending:
             from blair_rec.experiment.elsewhere.run import check_elsewhere
             from blair_rec.experiment.fit import check_outside, check_transforms
+            from blair_rec.experiment.members.rerank import check_second_stages
             from blair_rec.experiment.run import whole_data
 
             check_outside(whole, {run.variant for run in pending})
             data = whole_data(whole, folder)
+            check_second_stages(whole, dict.fromkeys(run.variant for run in pending), data)
             check_elsewhere(whole, pending, data, data.test)
             with alone_soon(out):
                 data.rejected.write(out / REJECTED)

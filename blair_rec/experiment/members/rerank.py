@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from importlib import metadata
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor
 
 from blair_rec.config.comparison import CompareConfig
+from blair_rec.config.names import CANDIDATES
 from blair_rec.data.dataset import TextSequentialDataset
+from blair_rec.errors import TrainingError
 from blair_rec.evaluate.metrics import metric_values
 from blair_rec.evaluate.runs.results import load_run
 from blair_rec.experiment.elsewhere.run import fixed_scores, listed_scores
@@ -23,13 +26,28 @@ from blair_rec.experiment.planning.plan import Run, member_folders
 from blair_rec.experiment.splits.reading import TrainingData
 from blair_rec.ranking.ensemble import Ensemble
 from blair_rec.ranking.rerank.features import ItemTable, feature_names
-from blair_rec.ranking.rerank.fitting import FittedStage, fit_stage
+from blair_rec.ranking.rerank.fitting import FittedStage, check_split, fit_stage
 from blair_rec.ranking.rerank.second_stage import Reranker
 from blair_rec.ranking.rerank.trees import sha256_of_text
 
 LISTS_ALONE = (
     "{} gave top lists, so it has no part in the average of the members that orders all items behind the candidates"
 )
+
+
+def check_second_stages(config: CompareConfig, names: Collection[str], data: TrainingData) -> None:
+    """Check before anything is trained that second stages can be fitted on the validation split.
+
+    Raises:
+        TrainingError: it has too few users for their folds, or `candidates` is too large.
+    """
+    for name in names:
+        if (variant := config.variants[name]).rerank:
+            try:
+                masked, top = selects_on(config, variant) == "masked", variant.candidates or CANDIDATES
+                check_split(data.valid, masked, top, len(data.item_tokens))
+            except TrainingError as error:
+                raise TrainingError(f"variants.{name}: {error}") from None
 
 
 def second_stage(config: CompareConfig, run: Run, data: TrainingData, test: TextSequentialDataset) -> Fitted:

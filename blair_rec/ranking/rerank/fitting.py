@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from blair_rec.data.dataset import TextSequentialDataset
-from blair_rec.errors import TrainingError
+from blair_rec.errors import TrainingError, counted
 from blair_rec.ranking.ensemble import Ensemble, climbed
 from blair_rec.ranking.rerank.features import AVERAGE, behind_lists
 from blair_rec.ranking.rerank.second_stage import Reranker
-from blair_rec.ranking.rerank.trees import FOLDS, fit_trees
+from blair_rec.ranking.rerank.trees import FOLDS, check_candidates, fit_trees
 from blair_rec.ranking.scoring import Ranks
 
 Measure = Callable[[np.ndarray, np.ndarray, np.ndarray | None], float]
@@ -64,9 +64,9 @@ class PooledCases:
             target = np.repeat(key[own], size)
             above |= tied & (key > target)
             tied &= key == target
-        for counted, flags in ((higher, above), (equal, tied)):
+        for total, flags in ((higher, above), (equal, tied)):
             flags &= self._open_masked if masked else ~self.is_target
-            counted[self.case[own]] = np.add.reduceat(flags, begin, dtype=np.int32) if len(begin) else 0
+            total[self.case[own]] = np.add.reduceat(flags, begin, dtype=np.int32) if len(begin) else 0
         return higher, equal
 
     def recall(self, masked: bool) -> float:
@@ -200,6 +200,31 @@ def best_weights(examples: PooledCases, scores: np.ndarray, masked: bool, measur
     return climbed(lambda grid: [value(np.asarray(one, dtype=np.float32)) for one in grid], scores.shape[1])[0]
 
 
+def check_split(split: TextSequentialDataset, masked: bool, top: int, n_items: int) -> None:
+    """Check before members are trained that a second stage can be fitted on a split.
+
+    Args:
+        masked: whether cases whose target is in their history are left out, because the trees can't learn from them.
+        top: length of the members' lists of candidates.
+        n_items: N, the padding included.
+
+    Raises:
+        TrainingError: too few users for the held-out folds, or lists that are too long for LightGBM.
+    """
+    user, target = (split.inter_feat[name].cpu().numpy() for name in (split.uid_field, split.iid_field))
+    row, seen = (pairs.cpu().numpy() for pairs in split.histories())
+    learnt = np.ones(len(user), dtype=bool)
+    if masked:
+        learnt[row[seen == target[row]]] = False
+    if len(np.unique(_folds(user)[learnt])) < FOLDS:
+        users, why = len(np.unique(user[learnt])), " whose target is outside the history" if masked else ""
+        raise TrainingError(
+            f"{counted(users, 'user')} {'has' if users == 1 else 'have'} validation cases{why}, too few for the "
+            f"{FOLDS} held-out folds of a second stage; leave it out, or use a data set with more users"
+        )
+    check_candidates(min(top, n_items - 1 - int(np.bincount(row, minlength=len(user)).min())))  # of one member alone
+
+
 def folds_of(user: np.ndarray, cases: np.ndarray) -> np.ndarray:
     """Return the fold of every case, [C] int64. All cases of a user are in the same fold.
 
@@ -209,12 +234,16 @@ def folds_of(user: np.ndarray, cases: np.ndarray) -> np.ndarray:
     Raises:
         TrainingError: they have too few users.
     """
-    users, of_case = np.unique(user, return_inverse=True)
-    fold = np.random.default_rng(0).permutation(len(users)) % FOLDS
-    if len(cases) == 0 or len(np.unique(fold[of_case[cases]])) < FOLDS:
+    found = _folds(user)
+    if len(np.unique(found[cases])) < FOLDS:
         raise TrainingError(
             f"only {len(cases):,} of {len(user):,} validation cases have their target among the candidates of the "
             f"second stage, too few for {FOLDS} held-out folds; raise its key `candidates`, or choose other members"
         )
-    found: np.ndarray = fold[of_case]
+    return found
+
+
+def _folds(user: np.ndarray) -> np.ndarray:
+    users, of_case = np.unique(user, return_inverse=True)
+    found: np.ndarray = (np.random.default_rng(0).permutation(len(users)) % FOLDS)[of_case]
     return found

@@ -121,6 +121,19 @@ def sha256_of_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def check_candidates(most: int) -> None:
+    """Check the largest number of candidates of a case.
+
+    Raises:
+        TrainingError: it is above MOST_CANDIDATES.
+    """
+    if most > MOST_CANDIDATES:
+        raise TrainingError(
+            f"a case of the second stage has {most:,} candidates, but LightGBM orders at most {MOST_CANDIDATES:,}; "
+            "lower its key `candidates`"
+        )
+
+
 class FittedTrees(NamedTuple):
     """Trees fitted on all cases, and those that served to measure them."""
 
@@ -143,12 +156,7 @@ def fit_trees(features: np.ndarray, relevant: np.ndarray, size: np.ndarray, fold
     """
     import lightgbm
 
-    if (most := int(size.max(initial=0))) > MOST_CANDIDATES:
-        raise TrainingError(
-            f"a case of the second stage has {most:,} candidates, but LightGBM orders at most {MOST_CANDIDATES:,}; "
-            "lower its key `candidates`"
-        )
-
+    check_candidates(int(size.max(initial=0)))
     settings = {**PARAMETERS, "num_threads": THREADS if len(features) > FEW else 1}
     data = lightgbm.Dataset(features, relevant.astype(np.int8), group=size, params=settings)
     fold_of_pair = np.repeat(fold, size)

@@ -389,6 +389,50 @@ def test_too_few_cases_are_reported(encoder: Path, tmp_path: Path) -> None:
         compare(config, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    "users, back, protocol, message",
+    [
+        (1, 0, "masked", r"variants.second: 1 user has validation cases whose target is outside the history, too few"),
+        (4, 0, "unmasked", r"variants.second: 4 users have validation cases, too few for the 5 held-out folds of a"),
+        (6, 2, "masked", r"variants.second: 4 users have validation cases whose target is outside the history, too f"),
+    ],
+)
+def test_too_few_users_are_reported_before_anything_is_trained(
+    encoder: Path, tmp_path: Path, users: int, back: int, protocol: str, message: str
+) -> None:
+    """`back` users come back to the first item of their history as the target of validation."""
+    dataset = tiny_at(tmp_path)
+    log = read_log(dataset)
+    few = list(dict.fromkeys(user for user, *_ in log))[:users]
+    events = {user: sorted((one for one in log if one[0] == user), key=lambda one: one[2]) for user in few}
+    for user in few[:back]:
+        events[user][-2] = (user, events[user][0][1], events[user][-2][2])
+    write_log(dataset, [event for user in few for event in events[user]])
+    variants = {"id": {}, "rules": VARIANTS["rules"], "second": {"rerank": ["id", "rules"]}}
+    config = config_of(dataset, encoder, variants=variants, seeds=[1], evaluate={"protocol": protocol})
+    listener = Recorder()
+    with pytest.raises(TrainingError, match=message):
+        compare(config, tmp_path / "out", listener=listener)
+    assert not listener.started_runs
+    if back:  # without masking these users count, too
+        config = config.changed(evaluate=config.evaluate.changed(protocol="unmasked"))
+        assert compare(config, tmp_path / "out") is not None
+
+
+def test_too_many_candidates_are_reported_before_anything_is_trained(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from blair_rec.ranking.rerank import trees
+
+    monkeypatch.setattr(trees, "MOST_CANDIDATES", 19)
+    listener = Recorder()
+    with pytest.raises(
+        TrainingError, match=r"variants.no_text: a case of the second stage has 20 candidates, but Light"
+    ):
+        compare(finished.config.only(["popularity", "rules", "no_text"]), tmp_path / "out", listener=listener)
+    assert not listener.started_runs
+
+
 def test_second_stages_belong_to_no_shard(finished: Finished) -> None:
     names = shard_names(finished.config, list(VARIANTS), [1], (0, 1))
     assert names == ["popularity-1", "rules-1", "near-1", "shuffled-1"]
