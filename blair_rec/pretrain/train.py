@@ -33,6 +33,7 @@ from blair_rec.pretrain.pairs import TextPairs, open_pairs, split_pairs
 from blair_rec.pretrain.retrieval import embedder, retrieval
 from blair_rec.pretrain.settings import PretrainConfig
 from blair_rec.pretrain.trainer import LOOK, WHOLE, InBackground, Notes, OneDevice, OnPairStep, PairTrainer
+from blair_rec.text.encoding.tokens import check_room
 
 logger = logging.getLogger("blair_rec")
 
@@ -60,6 +61,7 @@ def pretrain(
     the files.
 
     Raises:
+        ConfigError: max_length leaves no token for a text.
         PairsError: the pairs can't be read, or are too few to train on.
         PretrainingError: a tokenizer of another model, a loss that is not finite, checkpoints of another config,
             or layers that can't be compiled.
@@ -72,6 +74,7 @@ def pretrain(
         raise OutputError(f"{out} is there already; choose another folder with -o, or train again with --fresh")
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    check_room(len(AutoTokenizer.from_pretrained(start)("")["input_ids"]), "", config.max_length, config.encoder)
     pairs = open_pairs(config.pairs, config.context, config.item, config.item_id, config.hard_negative)
     training, held_out = split_pairs(pairs, config.held_out, config.seed)
     steps = len(training) // config.batch_size

@@ -546,6 +546,11 @@ def test_a_loss_that_is_not_a_number_is_named_at_once(encoder: Path, tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
+def test_a_length_without_room_for_text_is_an_error_before_the_pairs_are_read(encoder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"max_length is 2, but .* adds 2 tokens to every text .special tokens."):
+        pretrain(small(tmp_path / "missing.csv", max_length=2), encoder, "cls", tmp_path / "out")
+
+
 def test_a_tokenizer_of_another_model_is_an_error(encoder: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     tokenizer.add_tokens(["onemore"])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from blair_rec.errors import ConfigError, EncoderUnavailable, EncodingError, UnknownEncoder
 from blair_rec.text.encoding import encoder
-from blair_rec.text.encoding.encoder import TextEncoder, distance_from_float32
+from blair_rec.text.encoding.encoder import TextEncoder, distance_from_float32, load_encoder
 from blair_rec.text.encoding.source import resolve_encoder
 
 
@@ -36,6 +36,33 @@ def test_texts_are_cut_at_max_length(roberta: Path) -> None:
     vectors = TextEncoder(resolve_encoder(str(roberta), pooling="cls", max_length=5)).encode(TEXTS)
     assert cosines(vectors, of_the_model_card(roberta, TEXTS, max_length=5)).min() >= 1 - 1e-5
     assert cosines(vectors, of_the_model_card(roberta, TEXTS, max_length=128)).min() < 1 - 1e-3
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"max_length": 1}, r"max_length is 1, but my-roberta adds 2 tokens to every text .special tokens., which "),
+        ({"max_length": 2}, r"leaves none for the text itself; set max_length above 2$"),
+        (
+            {"max_length": 4, "prompt": "a red lamp: "},
+            r"tokens to every text .special tokens and the prompt.*, or shorten the prom",
+        ),
+    ],
+)
+def test_a_length_without_room_for_text_is_refused_before_the_weights_are_read(
+    own_roberta: Path, settings: dict[str, Any], message: str
+) -> None:
+    source = resolve_encoder(str(own_roberta), pooling="cls", **settings)
+    (own_roberta / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ConfigError, match=message):
+        load_encoder(source)
+
+
+def test_the_smallest_length_reads_one_token(roberta: Path) -> None:
+    texts = ["red lamp", "red", "bed"]
+    vectors = TextEncoder(resolve_encoder(str(roberta), pooling="cls", max_length=3)).encode(texts)
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-5)
+    assert not np.allclose(vectors[0], vectors[2], atol=1e-3)
 
 
 def test_mean_pooling_leaves_out_the_padding(roberta: Path) -> None:

@@ -101,6 +101,20 @@ def test_the_length_of_the_model_is_its_limit(tmp_path: Path, length: int | None
     np.testing.assert_allclose(encoded.vectors, reference(folder, [*TEXTS[:3], LONG], max_length=2), atol=1e-5)
 
 
+def test_a_prompt_that_fills_the_length_is_refused(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+
+    folder, prompt = save_model2vec(tmp_path / "m"), "the lamp is red: "
+    read = len(Tokenizer.from_file(str(folder / "tokenizer.json")).encode(prompt, add_special_tokens=False).ids)
+    load_encoder(resolve_encoder(str(folder), prompt=prompt, max_length=read + 1))
+    with pytest.raises(
+        ConfigError, match=rf"max_length is {read}, but m adds {read} tokens to every text .special toke"
+    ):
+        load_encoder(resolve_encoder(str(folder), prompt=prompt, max_length=read))
+    with pytest.raises(ConfigError, match=r"max_length is 3 .by max_length in config.json., .* itself; shorten the pr"):
+        load_encoder(resolve_encoder(str(save_model2vec(tmp_path / "short", max_length=3)), prompt=prompt))
+
+
 @given(
     texts=st.lists(
         st.lists(st.sampled_from(["a", "red", "lamp", "bed", "unknown"]), max_size=9).map(" ".join), max_size=9

@@ -16,7 +16,7 @@ from blair_rec.device import moved
 from blair_rec.errors import ConfigError, EncodingError, UnknownEncoder, first_of
 from blair_rec.text.encoding.modules import LOWERCASE, STATIC, Recipe, read_recipe, steps_of
 from blair_rec.text.encoding.source import EncoderSource
-from blair_rec.text.encoding.tokens import TextTokens, filled, lowercase, padded, prompt_length, read_tokens
+from blair_rec.text.encoding.tokens import TextTokens, check_room, filled, lowercase, padded, prompt_length, read_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -279,7 +279,7 @@ def _without_itself(unit: np.ndarray) -> np.ndarray:
 
 
 def _load(source: EncoderSource, recipe: Recipe) -> tuple[Any, Any]:
-    """The tokenizer and the model, with every weight it needs."""
+    """The tokenizer and the model, with every weight it needs. Settings that read no text are refused before that."""
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
     from transformers.utils import logging as transformers_logging
@@ -291,6 +291,9 @@ def _load(source: EncoderSource, recipe: Recipe) -> tuple[Any, Any]:
     try:
         # Position 0 has to be the first token, never padding.
         tokenizer = AutoTokenizer.from_pretrained(recipe.folder, padding_side="right", **settings)
+        check_room(
+            len(tokenizer(source.prompt)["input_ids"]), source.prompt, source.max_length, source.name, source.capped_by
+        )
         config = AutoConfig.from_pretrained(recipe.folder, **settings)
         # For T5 and similar models, only the encoder is loaded.
         encodes = MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type, "").endswith("EncoderModel")
@@ -301,6 +304,8 @@ def _load(source: EncoderSource, recipe: Recipe) -> tuple[Any, Any]:
             )
         kind = AutoModelForTextEncoding if encodes else AutoModel
         model, loaded = kind.from_pretrained(recipe.folder, output_loading_info=True, **settings)
+    except ConfigError:
+        raise
     except (OSError, ValueError) as error:
         raise UnknownEncoder(f"transformers can't load {source.name} from {recipe.folder}: {error}") from error
     finally:

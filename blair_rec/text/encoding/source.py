@@ -138,6 +138,8 @@ def resolve_encoder(
     Raises UnknownEncoder for a name that the hub refuses or a folder that isn't a model, EncoderUnavailable if the hub
     can't be reached, ConfigError if `pooling: auto` finds no pooling in the files or the model has no such prompt.
     """
+    if max_length < 1:
+        raise ConfigError(f"max_length is {max_length}; at least 1 token has to be read")
     if registry.is_outside("encoders", name):
         from blair_rec.text.encoding.outside import outside_source
 
@@ -147,8 +149,6 @@ def resolve_encoder(
         raise ConfigError(f"pooling is {pooling!r}; known: auto, {', '.join(POOLINGS)}")
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; known: {', '.join(DTYPES)}")
-    if max_length < 1:
-        raise ConfigError(f"max_length is {max_length}; at least 1 token has to be read")
     if truncate_dim is not None and truncate_dim < 1:
         raise ConfigError(f"truncate_dim is {truncate_dim}; at least 1 dimension has to be kept")
     try:

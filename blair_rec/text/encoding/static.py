@@ -16,6 +16,7 @@ from blair_rec.text.encoding.encoder import Encoded, SentenceEncoder, TextsDone
 from blair_rec.text.encoding.layers import load_steps, shortened
 from blair_rec.text.encoding.modules import read_recipe, steps_of
 from blair_rec.text.encoding.source import EncoderSource
+from blair_rec.text.encoding.tokens import check_room
 
 BLOCK = 256
 """Texts whose tokens are looked up together: few enough that the vectors fit into the caches."""
@@ -38,6 +39,8 @@ class StaticEncoder(SentenceEncoder):
         self.source, self.device = source, torch.device(device)
         recipe = read_recipe(source.path, source.name)
         self._tokenizer = _tokenizer(recipe.folder)
+        before = len(self._tokenizer.encode(source.prompt, add_special_tokens=False).ids)
+        check_room(before, source.prompt, source.max_length, source.name, source.capped_by)
         table, model2vec = _table(recipe.folder)
         ids = self._tokenizer.get_vocab_size(with_added_tokens=True)
         if len(table) < ids:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from blair_rec.errors import ConfigError, counted
+
 TextTokens = list[list[int]]
 """Token ids of several texts."""
 
@@ -35,6 +37,28 @@ def _ids(tokenizer: Any, texts: Sequence[str], max_length: int, encodings: list[
         return [encoding.ids for encoding in encodings]
     ids: TextTokens = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
     return ids
+
+
+def check_room(before: int, prompt: str, max_length: int, name: str, capped_by: str = "") -> None:
+    """Check that at least one token of a text is read.
+
+    Args:
+        before: tokens of the prompt, special tokens included.
+        name: the encoder's name.
+        capped_by: what in the model's files lowered `max_length`; empty if nothing did.
+
+    Raises:
+        ConfigError: the special tokens and the prompt fill `max_length`, so that all texts would have the same vector.
+    """
+    if before < max_length:
+        return
+    what, length = "special tokens and the prompt" if prompt else "special tokens", f"max_length is {max_length}"
+    length += f" (by {capped_by})" if capped_by else ""
+    cures = [f"set max_length above {before}"] * (not capped_by) + ["shorten the prompt"] * bool(prompt)
+    raise ConfigError(
+        f"{length}, but {name} adds {counted(before, 'token')} to every text ({what}), which leaves none for the text "
+        f"itself; {', or '.join(cures or ['choose another encoder'])}"
+    )
 
 
 def filled(tokens: Sequence[Sequence[int]]) -> np.ndarray:
