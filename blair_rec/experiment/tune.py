@@ -29,6 +29,7 @@ from blair_rec.experiment.listener import Listener
 from blair_rec.experiment.planning.data_files import data_folder, data_hash
 from blair_rec.experiment.planning.own_config import own_config
 from blair_rec.experiment.planning.plan import outside_code, run_names, run_setup
+from blair_rec.experiment.planning.teachers import check_folder, check_teachers
 from blair_rec.experiment.provenance import code_hash, hash_files, hash_of, with_outside
 from blair_rec.experiment.search_space import Settings, draw, grid_of, in_words, unused_keys, with_settings
 from blair_rec.files import alone_in, refuse_taken, tidy, write_text
@@ -101,13 +102,15 @@ def tune(
     Returns the config with the chosen settings.
 
     Raises:
-        ConfigError: there is no `tune` section, a value is invalid, no variant uses a key, or a grid has fewer
-            points than the budget.
+        ConfigError: the folder of the teachers or a run in it is missing, there is no `tune` section, a value is
+            invalid, no variant uses a key, or a grid has fewer points than the budget.
         OutputError: `out` can't be written, another process works in it, or it has files with our names that no tuning
             wrote.
         DatasetError: the data can't be used. Encoding and training have more errors.
     """
-    out = Path(out)
+    out, runs = Path(out), None if teachers is None else Path(teachers)
+    if runs is not None:
+        check_folder(runs)
     config = own_config(config)
     space = config.tune
     if space is None or not (space.space or space.text_space or space.scorer_space or space.distill_space):
@@ -142,7 +145,10 @@ def tune(
         from blair_rec.experiment.fit import check_outside, check_transforms
         from blair_rec.experiment.splits.reading import training_data
 
-        folder = data_folder(config.dataset)
+        folder, data_sha256 = data_folder(config.dataset), data_hash(config)
+        for name in drawn:
+            if runs is not None and config.variants[name].distill is not None:
+                check_teachers(config, name, space.seed, runs, data_sha256)
         encodings = planned(config, out).encodings
         check_outside(config, drawn)
         data = training_data(config, folder)
@@ -152,8 +158,7 @@ def tune(
         for name, store in stores.items():
             for point in drawn[name]:
                 check_transforms(with_settings(config, name, point), name, data, store)
-        runs = None if teachers is None else Path(teachers)
-        search = _Search(space, out, data, stores, data_hash(config), on_trial, listener, runs)
+        search = _Search(space, out, data, stores, data_sha256, on_trial, listener, runs)
         listener.planned([job for name, points in drawn.items() for job in search.jobs(config, name, len(points))])
         tuned = config
         for name, points in drawn.items():

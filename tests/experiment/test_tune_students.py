@@ -52,12 +52,39 @@ def test_a_student_is_tuned_with_the_lists_of_its_finished_teacher(tiny: Path, t
 
 
 def test_a_teacher_with_other_settings_or_seeds_is_refused(tiny: Path, tmp_path: Path) -> None:
-    config = read_config(raw(tiny, *VARIANTS))
-    with pytest.raises(ConfigError, match="has no finished run pair-1; set tune.seed to a seed of that comparison"):
-        tune(config, tmp_path / "tuned", teachers=tmp_path / "nothing")
-    compare(read_config(raw(tiny, "id", "rules", "pair")), tmp_path / "runs")  # with the learning rate before tuning
-    with pytest.raises(ConfigError, match="id-1 has other settings or data than this config; compare the teacher"):
-        tune(config, tmp_path / "tuned", teachers=tmp_path / "runs")
+    config, out = read_config(raw(tiny, *VARIANTS)), tmp_path / "tuned"
+    runs, recorder = tmp_path / "runs", Recorder()
+    compare(read_config(raw(tiny, "id", "rules", "pair")), runs)  # with the learning rate before tuning
+    with pytest.raises(ConfigError, match="id-1 has other settings than this config; compare the teacher"):
+        tune(config, out, teachers=runs)
+    changed = config.tune
+    assert changed is not None
+    with pytest.raises(
+        ConfigError, match=r"no finished run pair-5; it has pair with 1 seed: 1. Set tune.seed to one of"
+    ):
+        tune(config.changed(tune=changed.changed(seed=5)), out, teachers=runs, listener=recorder)
+    with pytest.raises(
+        ConfigError, match=r"no finished run rules-7; it has rules with 1 seed: 1. The run is valid for "
+    ):
+        tune(config.changed(seeds=(7,)), out, teachers=runs, listener=recorder)
+    (runs / "runs" / "pair-1" / "result.json").unlink()
+    with pytest.raises(
+        ConfigError, match=r"no finished run pair-1; run this comparison with pair first .blair-rec compa"
+    ):
+        tune(config, out, teachers=runs, listener=recorder)
+    compare(read_config(raw(tiny, "id", "rules", "pair")), runs)
+    inter = tiny / "tiny.inter"
+    inter.write_text(inter.read_text("utf-8").rstrip().rpartition("\n")[0] + "\n", "utf-8")
+    with pytest.raises(
+        ConfigError, match=r"pair-1 used other data than this config; compare the teacher with this data"
+    ):
+        tune(config, out, teachers=runs, listener=recorder)
+    assert not recorder.started_runs
+
+
+def test_a_missing_folder_of_teachers_is_the_first_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"teachers: there is no folder .*nothing; give the folder of a comparison"):
+        tune(tmp_path / "missing.yaml", tmp_path / "tuned", teachers=tmp_path / "nothing")
 
 
 def test_a_teacher_that_is_damaged_or_was_made_again_is_noticed(tiny: Path, tmp_path: Path) -> None:

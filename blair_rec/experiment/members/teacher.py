@@ -12,10 +12,10 @@ from typing import Any
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.errors import ConfigError
 from blair_rec.evaluate.runs.results import load_run
-from blair_rec.evaluate.runs.run_files import RESULT_FILE, RUNS_FOLDER
 from blair_rec.experiment.fit import Fitted
 from blair_rec.experiment.loading import load_model
-from blair_rec.experiment.planning.plan import Run, check_files, made_of, run_names, run_setup
+from blair_rec.experiment.planning.plan import Run, made_of, run_setup
+from blair_rec.experiment.planning.teachers import check_teachers
 from blair_rec.experiment.provenance import hash_of
 from blair_rec.experiment.splits.reading import TrainingData
 from blair_rec.ranking.ensemble import Ensemble
@@ -76,24 +76,15 @@ def finished_teacher(config: CompareConfig, student: str, seed: int, comparison:
         ConfigError: it is not finished, or what it is made of has other settings or data than `config` says.
         BadRun: it, or what it is made of, is damaged.
     """
-    teacher = config.variants[student].distill
-    assert teacher is not None
-    for name in (teacher, *config.behind(teacher)):
-        (run,) = run_names(config, [name], [seed])
-        folder = comparison / RUNS_FOLDER / run
-        if not (folder / RESULT_FILE).is_file():
-            raise ConfigError(
-                f"{student} learns from {teacher}, and {comparison} has no finished run {run}; set tune.seed to a seed "
-                "of that comparison, or run it with this one (--seeds)"
-            )
-        check_files(folder)
+    folders = check_teachers(config, student, seed, comparison, data)
+    for folder in folders:
         result = load_run(folder)
-        if result.hashes["config"] != hash_of(run_setup(config, name, result.seed)) or result.hashes["data"] != data:
+        if result.hashes["config"] != hash_of(run_setup(config, result.variant, result.seed)):
             raise ConfigError(
-                f"{student} learns from {teacher}, and {folder} has other settings or data than this config; compare "
-                "the teacher with the tuned config first"
+                f"{student} learns from {config.variants[student].distill}, and {folder} has other settings than this "
+                "config; compare the teacher with the tuned config first"
             )
-    return comparison / RUNS_FOLDER / run_names(config, [teacher], [seed])[0]
+    return folders[0]
 
 
 def as_student(config: CompareConfig, run: Run, fitted: Fitted, taught: Teaching, seconds: float) -> Fitted:
