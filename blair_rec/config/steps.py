@@ -12,6 +12,8 @@ Step = str | Mapping[str, Any]
 """A name, or {name: value}."""
 
 WHITENINGS = ("zca", "pca")
+SIZES = (1e-6, 1e6)
+"""The smallest and the largest root mean square of {rescale: x}: products of such vectors fit into float32."""
 
 ITEMS_PER_DIRECTION = 4
 """Items per direction that whitening should have; with fewer, less of the text's meaning is kept.
@@ -104,7 +106,10 @@ STEPS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "pca": (_is_width, "a width, such as {pca: 64}"),
     "whiten": (lambda value: value in WHITENINGS, "{whiten: zca} or {whiten: pca}"),
     "shrink": (lambda value: is_number(value) and 0 < value <= 1, "a degree above 0, up to 1, such as {shrink: 0.5}"),
-    "rescale": (lambda value: is_number(value) and 0 < value < float("inf"), "a size, such as {rescale: 1.0}"),
+    "rescale": (
+        lambda value: is_number(value) and SIZES[0] <= value <= SIZES[1],
+        f"a size from {SIZES[0]:g} to {SIZES[1]:g}, such as {{rescale: 1.0}}",
+    ),
 }
 """By name: a check of the value, and what a message says is expected."""
 
@@ -114,7 +119,7 @@ _OF_VALUES: dict[str, dict[str, Any]] = {
     "pca": {"type": "integer", "minimum": 1},
     "whiten": {"enum": WHITENINGS},
     "shrink": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
-    "rescale": {"type": "number", "exclusiveMinimum": 0},
+    "rescale": {"type": "number", "minimum": SIZES[0], "maximum": SIZES[1]},
 }
 
 

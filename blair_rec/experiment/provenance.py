@@ -70,7 +70,6 @@ BESIDE_RUNS = (
     "experiment/search_space.py",
     "experiment/planning/own_config.py",
     "experiment/planning/subset.py",
-    "experiment/planning/teachers.py",
     "experiment/tune.py",
     # Refits, which are not ranked.
     "data/whole.py",

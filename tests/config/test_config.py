@@ -594,6 +594,8 @@ def test_steps_of_transforms_are_names_or_names_with_a_value() -> None:
         ({"shrink": 1.5}, "transforms: shrink is 1.5; expected a degree above 0, up to 1"),
         ({"rescale": -1}, "transforms: rescale is -1; expected a size"),
         ({"rescale": float("inf")}, "transforms: rescale is inf; expected a size"),
+        ({"rescale": 1e-40}, "transforms: rescale is 1e-40; expected a size from 1e-06 to 1e[+]06, such as"),
+        ({"rescale": 8e37}, "transforms: rescale is 8e[+]37; expected a size from"),
         ({"pca": 3, "shrink": 0.5}, "transforms holds .*; expected a name, or one name with its value"),
         ({}, "transforms holds .*; expected a name, or one name with its value"),
         (7, "transforms holds 7; expected a name, or one name with its value"),

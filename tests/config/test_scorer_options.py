@@ -34,6 +34,22 @@ from blair_rec.registry import BUILT_IN
             {"scorer": "text_rules", "options": {"neighbours": 2.5}},
             r"options.neighbours is 2.5; expected a whole n",
         ),
+        (
+            {"scorer": "text_rules", "options": {"source_text": 1e-40}},
+            r"source_text is 1e-40, too small to change a score; set 0, or at least 1e-06 \(options of text_rules",
+        ),
+        (
+            {"scorer": "text_rules", "options": {"target_text": 8e37}},
+            r"target_text is 8e.37; it has to be at most 1000 ",
+        ),
+        (
+            {"scorer": "text_rules", "options": {"source_power": 1e308}},
+            r"source_power is 1e.308; it has to be at most 2",
+        ),
+        (
+            {"scorer": "sequential_rules", "options": {"target_power": float("nan")}},
+            r"target_power is nan; expected a fi",
+        ),
         ({"scorer": "markov", "options": {"a": 1}}, r"options is {'a': 1}, but scorer: markov has no options; leave"),
         (
             {"items": "text", "options": {"a": 1}},

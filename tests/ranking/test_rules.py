@@ -185,6 +185,16 @@ def test_the_options_of_a_config_are_the_arguments_of_the_class_with_the_same_de
     assert taken == {key: field.default for key, field in OPTIONS[name].model_fields.items()}
 
 
+@pytest.mark.parametrize("scale", [1e-40, 3e38])
+def test_rules_that_float32_holds_only_in_part_are_refused(scale: float) -> None:
+    class Scaled(SequentialRules):
+        def table(self, sequences: TrainingSequences) -> csr_array:
+            return csr_array(super().table(sequences) * scale)
+
+    with pytest.raises(ConfigError, match=r"Scaled: \d+ of \d+ rules are too large or too small for float32"):
+        Scaled(4, *FIELDS).count(sequences_of([[1, 2, 3], [1, 2, 3, 2], [2, 3, 1]]))
+
+
 @pytest.mark.parametrize("options", [{"source_power": 1e6}, {"target_power": 1e6}, {"target_power": 100}])
 def test_rules_that_float32_cannot_hold_are_refused_and_not_ranked_by_popularity(options: dict[str, float]) -> None:
     rules, message = SequentialRules(4, *FIELDS, **options), r"\d+ of \d+ rules are too large or too small"

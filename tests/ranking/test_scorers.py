@@ -25,6 +25,7 @@ from blair_rec.evaluate.runs.results import load_runs
 from blair_rec.experiment.compare import compare
 from blair_rec.models.text_models import count_parameters
 from blair_rec.ranking.scorers import Markov, Popularity, build_baseline
+from blair_rec.ranking.scorers.neighbours import unit_length
 from blair_rec.ranking.scoring import rank
 from blair_rec.training.checkpoint import load_weights, save_weights
 
@@ -332,3 +333,9 @@ def test_neighbours_need_text_fields() -> None:
     with pytest.raises(ConfigError, match=r"variants.near uses text, but text.fields names no metadata field"):
         read_config(raw)
     assert read_config({**raw, "variants": {"id": {}, "popular": {"scorer": "popularity"}}}).variants["popular"].kind
+
+
+def test_short_vectors_keep_their_direction() -> None:
+    vectors = np.random.default_rng(0).standard_normal((5, 3))
+    vectors[4] = 0
+    torch.testing.assert_close(unit_length(vectors * 1e-30), unit_length(vectors))

@@ -5,32 +5,44 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from blair_rec.config.section import NotNegative, Section, SectionProblem
+from blair_rec.config.section import AS_GIVEN, FieldProblem, Section, SectionProblem
 
+SMALLEST_SHARE = 1e-6
+
+
+def _zero_or_seen(share: float) -> float:
+    if 0 < share < SMALLEST_SHARE:
+        raise FieldProblem([f" is {share!r}, too small to change a score; set 0, or at least {SMALLEST_SHARE:g}"])
+    return share
+
+
+# Larger or smaller values make rules that float32 can't hold, or that popularity outweighs.
+Power = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False), AS_GIVEN]
+Share = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False), AfterValidator(_zero_or_seen), AS_GIVEN]
 Size = Annotated[int, Field(ge=1)]
 
 
 class SequentialRulesOptions(Section):
     """Options of `sequential_rules`."""
 
-    source_power: NotNegative = 0
+    source_power: Power = 0
     """The rules of a source are divided by (their sum) ^ source_power; 0: not at all, 1: they become shares."""
-    target_power: NotNegative = 0
+    target_power: Power = 0
     """The rules to a target are divided by (their sum) ^ target_power; above 0, rare targets rank higher."""
 
 
 class TextRulesOptions(Section):
     """Options of `text_rules`."""
 
-    source_power: NotNegative = 0.5
+    source_power: Power = 0.5
     """As for `sequential_rules`."""
-    target_power: NotNegative = 0
+    target_power: Power = 0
     """As for `sequential_rules`."""
-    source_text: NotNegative = 0.3
+    source_text: Share = 0.3
     """How much an item uses the rules from its text neighbours, compared with its own."""
-    target_text: NotNegative = 0.3
+    target_text: Share = 0.3
     """How much a rule to an item also leads to its text neighbours, compared with the item itself."""
     neighbours: Size = 5
     """The number of text neighbours of an item."""

@@ -86,4 +86,5 @@ class RecentHistory(LastItem):
 
 def unit_length(vectors: np.ndarray) -> Tensor:
     """Scale vectors to length 1, [n, E] float32; a zero vector stays zero."""
-    return F.normalize(torch.from_numpy(np.asarray(vectors, dtype=np.float64)), dim=1).float()
+    rows = torch.from_numpy(np.asarray(vectors, dtype=np.float64))
+    return F.normalize(rows, dim=1, eps=torch.finfo(torch.float64).tiny).float()  # short vectors keep their direction

@@ -60,7 +60,9 @@ class Rules(Counted):
         self.share = torch.from_numpy(events / (1 + events.max())).float().to(device)
         self.start, self.successor = (torch.from_numpy(ids).long().to(device) for ids in (table.indptr, table.indices))
         self.transitions = torch.from_numpy(table.data).float().to(device)
-        if lost := int((~self.transitions.isfinite() | (self.transitions == 0)).sum()):
+        limits = torch.finfo(torch.float32)  # the largest rules may add up over a history; tiny ones lose digits
+        held = (self.transitions >= limits.tiny) & (self.transitions <= limits.max / 1024)
+        if lost := int((~held).sum()):
             raise ConfigError(
                 f"{type(self).__name__}: {lost:,} of {counted(len(table.data), 'rule')} are too large or too small for "
                 "float32; choose smaller options"
