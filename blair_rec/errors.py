@@ -37,6 +37,11 @@ def counted(n: int, noun: str, plural: str | None = None) -> str:
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
+def agreed(n: int, verb: str) -> str:
+    """The verb for a subject of this number: "are" and "have", or "is" and "has" for 1."""
+    return verb if n != 1 else {"are": "is", "have": "has"}[verb]
+
+
 def encoding_hint(start: bytes) -> str:
     """Advice for a file that is not UTF-8, by its first bytes."""
     if start.startswith(b"\x1f\x8b"):

@@ -318,7 +318,11 @@ def _lines(problem: Any, known: Sequence[str]) -> list[str]:
 def _at_least_one(metrics: tuple[str, ...]) -> tuple[str, ...]:
     if not metrics:
         raise FieldProblem([" is empty; name at least one, such as NDCG@10"])
+    if twice := [metric for metric in dict.fromkeys(metrics) if metrics.count(metric) > 1]:
+        raise FieldProblem([f" names {', '.join(twice)} more than once; name each metric once"])
     return metrics
 
 
-Metrics = Annotated[ListOfNames, AfterValidator(_at_least_one), Field(json_schema_extra={"minItems": 1})]
+Metrics = Annotated[
+    ListOfNames, AfterValidator(_at_least_one), Field(json_schema_extra={"minItems": 1, "uniqueItems": True})
+]

@@ -36,6 +36,7 @@ from blair_rec.config.sections import TextConfig, TrainConfig
 from blair_rec.config.steps import Step, order_problems, step_problems, step_schema
 from blair_rec.registry import TEXT_SCORERS, is_outside
 
+NO_CANDIDATES = "candidates is only for a second stage (rerank); leave it out"
 READ_BY_ITEMS = {"fusion": "id_text", "max_delta": "text_delta"}
 """Keys of a variant that only one item side reads."""
 
@@ -181,10 +182,17 @@ class VariantConfig(_WithFrom):
         if self.members:
             yield from self._problems_of_members()
             return
+        said = self.model_fields_set  # with items or a scorer, an empty default is only written out
+        if empty := [] if "items" in said or self.scorer else [name for name in ("average", "rerank") if name in said]:
+            yield from (((name,), f"{name} is empty; name at least two variants, each once") for name in empty)
+            return
         if self.weights != "validation":
-            yield ("average", "weights"), f"weights is {self.weights!r}, but the variant has no average; leave it out"
+            yield (
+                ("average", "rerank", "weights"),
+                f"weights is {self.weights!r}, but only an average or a second stage has weights; leave it out",
+            )
         if self.candidates is not None:
-            yield ("rerank", "candidates"), "candidates is only for a second stage (rerank); leave it out"
+            yield ("average", "rerank", "candidates"), NO_CANDIDATES
         for name in ("items", "model", "train", "recbole", "distill") if self.scorer is not None else ():
             if getattr(self, name) != default_of(VariantConfig, name):
                 yield ("scorer", name), f"scorer: {self.scorer} is not trained, so leave {name} out"
@@ -297,7 +305,8 @@ class VariantConfig(_WithFrom):
         own = ("average", "weights") if self.average else ("rerank", "weights", "candidates")
         for name in VariantConfig.model_fields:
             if name not in own and getattr(self, name) != default_of(VariantConfig, name):
-                yield (kind, name), f"{name} can't be set on {words}; set it on its members"
+                cure = f"{name} can't be set on {words}; set it on its members"
+                yield (kind, name), NO_CANDIDATES if name == "candidates" else cure
         if len(self.members) < 2 or len(set(self.members)) != len(self.members):
             yield (kind,), f"{kind} is {list(self.members)}; name at least two variants, each once"
         if self.rerank and self.weights == "equal":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from blair_rec.errors import counted
 from blair_rec.evaluate.cells import MARKS, _listed
 from blair_rec.evaluate.leaderboard import Leaderboard
 from blair_rec.evaluate.runs.run_files import ProtocolName
@@ -18,10 +19,10 @@ def caption(leaderboard: Leaderboard) -> str:
 
 def facts(leaderboard: Leaderboard) -> list[str]:
     """What was measured, on which data, with which encoder and versions: one fact each, without a full stop."""
-    cases = "" if leaderboard.cases == leaderboard.users else f", {leaderboard.cases:,} test cases"
+    cases = "" if leaderboard.cases == leaderboard.users else f", {counted(leaderboard.cases, 'test case')}"
     parts = [
-        f"data: {leaderboard.dataset}, test split, {leaderboard.users:,} users{cases}",
-        f"full ranking over {leaderboard.candidates:,} items",
+        f"data: {leaderboard.dataset}, test split, {counted(leaderboard.users, 'user')}{cases}",
+        f"full ranking over {counted(leaderboard.candidates, 'item')}",
         _seeds_part(leaderboard),
         _protocol_part(leaderboard),
         in_history(leaderboard),
@@ -41,7 +42,7 @@ def in_history(leaderboard: Leaderboard) -> str:
     if not count:
         return "no target is already in the user's history"
     verb, they_count = ("is", "It counts as a miss") if count == 1 else ("are", "They count as misses")
-    share = f"{count:,} of {leaderboard.cases:,} targets"
+    share = f"{count:,} of {counted(leaderboard.cases, 'target')}"
     return f"{share} {verb} already in the user's history. {they_count} when the history is masked"
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from blair_rec.errors import first_of
+from blair_rec.errors import agreed, counted, first_of
 from blair_rec.evaluate.runs.results import RunResult
 from blair_rec.evaluate.runs.run_files import ProtocolName
 
@@ -20,7 +20,7 @@ SHOWN_NOTES = 5
 """More than these few are not read; the terminal and the page show the rest on demand."""
 # Runs keep their notes as sentences, those of earlier versions too, so a note is recognised by its words.
 _CHANGES_THE_CONCLUSION = (
-    r"planned runs are not done",
+    r"planned runs? (is|are) not done",
     r"not beat training-free",
     r"^the trees of .* found nothing to learn",
     r"events later than some test|training knows what was to come",  # leak
@@ -120,7 +120,10 @@ def pending_notes(pending: Sequence[str], runs: Sequence[RunResult]) -> list[str
     if not pending:
         return []
     total = len(pending) + len({run.folder for run in runs})
-    return [f"{len(pending)} of {total} planned runs are not done yet ({first_of(pending)})"]
+    return [
+        f"{len(pending)} of {counted(total, 'planned run')} {agreed(len(pending), 'are')} not done yet "
+        f"({first_of(pending)})"
+    ]
 
 
 def accepted_notes(runs: Sequence[RunResult]) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from blair_rec.errors import counted
 from blair_rec.evaluate.runs.run_files import RunRanks
 
 TAIL = 5
@@ -38,11 +39,11 @@ def slices(ranks: RunRanks) -> tuple[Slice, ...]:
         Slice("cold", "popularity", "cold items (no training events)", count == 0),
         Slice("tail", "popularity", f"tail items (1 to {TAIL} training events)", (count >= 1) & (count <= TAIL)),
         Slice("head", "popularity", f"head items ({TAIL + 1} training events or more)", count > TAIL),
-        Slice("short", "history", f"short histories (up to {low:,} events)", length <= low),
+        Slice("short", "history", f"short histories (up to {counted(low, 'event')})", length <= low),
         Slice(
             "medium", "history", f"medium histories ({low + 1:,} to {high:,} events)", (length > low) & (length <= high)
         ),
-        Slice("long", "history", f"long histories (more than {high:,} events)", length > high),
+        Slice("long", "history", f"long histories (more than {counted(high, 'event')})", length > high),
         Slice("repeated", "repetition", "targets in the user's history", repeated),
         Slice("new", "repetition", "targets new to the user", ~repeated),
     )

@@ -25,7 +25,7 @@ from blair_rec.config.variant import VariantConfig
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.data.hidden import NewItemCases
 from blair_rec.device import device_name
-from blair_rec.errors import TrainingError
+from blair_rec.errors import TrainingError, counted
 from blair_rec.evaluate.runs.new_ranks import write_new_ranks
 from blair_rec.evaluate.runs.results import last_items, write_lists, write_result
 from blair_rec.evaluate.runs.run_files import RESULT_FILE, WEIGHTS_FILE
@@ -254,8 +254,9 @@ def _notes(config: CompareConfig, run: Run, fitted: Fitted) -> list[str]:
         notes.append(f"weights of {run.variant}: {weights} ({how})")  # the same for all seeds gives one note
     if stage := fitted.second_stage:
         notes.append(
-            f"{run.variant} orders the {stage['candidates']} best items of each member, {stage['pool_size']:.0f} per "
-            f"case; they contain the target in {stage['pool_recall']:.1%} of the validation cases"
+            f"{run.variant} orders the {counted(stage['candidates'], 'best item')} of each member, "
+            f"{stage['pool_size']:.0f} per case; they contain the target in {stage['pool_recall']:.1%} "
+            "of the validation cases"
         )
         if not any(stage["gains"]):
             notes.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from blair_rec.errors import CatalogueError, first_of
+from blair_rec.errors import CatalogueError, agreed, counted, first_of
 from blair_rec.text.catalogue import Catalogue
 from blair_rec.text.store.embeddings import EmbeddingStore
 
@@ -33,11 +33,15 @@ def catalogue_notes(
     name, wanted = catalogue.source.name, len(item_tokens)
     notes = []
     if unknown := [token for token in item_tokens if token not in lines]:
-        notes.append(f"{len(unknown):,} of {wanted:,} items are not in {name} (first: {first_of(unknown)}): {FILLED}")
+        notes.append(
+            f"{len(unknown):,} of {counted(wanted, 'item')} {agreed(len(unknown), 'are')} not in {name} "
+            f"(first: {first_of(unknown)}): {FILLED}"
+        )
         known = set(item_tokens)
         if foreign := [token for token in lines if token not in known]:
             notes.append(
-                f"{len(foreign):,} of {len(lines):,} items of {name} are not in the data set (first: "
+                f"{len(foreign):,} of {counted(len(lines), 'item')} of {name} {agreed(len(foreign), 'are')} not "
+                f"in the data set (first: "
                 f"{first_of(foreign)}): are the ids written in the same way?"
             )
     if textless := [token for token in item_tokens if lines.get(token) == ""]:
@@ -50,7 +54,8 @@ def repeat_notes(catalogue: Catalogue) -> list[str]:
     if not catalogue.repeats:
         return []
     return [
-        f"{catalogue.repeats:,} rows of {catalogue.source.name} repeat an item of an earlier row (first: "
+        f"{counted(catalogue.repeats, 'row')} of {catalogue.source.name} "
+        f"{'repeats' if catalogue.repeats == 1 else 'repeat'} an item of an earlier row (first: "
         f"{next(iter(catalogue.repeated))}): the first row with text is used"
     ]
 
@@ -70,7 +75,8 @@ def store_notes(store: EmbeddingStore, item_tokens: Sequence[str] | None = None)
     if unknown:
         where = store.path.name if store.path else "in memory"
         notes.append(
-            f"{len(unknown):,} of {wanted:,} items are not in the store {where} (first: {first_of(unknown)}): {FILLED}"
+            f"{len(unknown):,} of {counted(wanted, 'item')} {agreed(len(unknown), 'are')} not in the store "
+            f"{where} (first: {first_of(unknown)}): {FILLED}"
         )
     if textless:
         notes.append(_textless(textless, wanted, fields))
@@ -97,4 +103,5 @@ def cut_notes(store: EmbeddingStore, item_tokens: Sequence[str] | None = None) -
 
 def _textless(textless: Sequence[str], wanted: int, fields: Sequence[str]) -> str:
     said = f" in {', '.join(fields)}" if fields else ""
-    return f"{len(textless):,} of {wanted:,} items have no text{said} (first: {first_of(textless)}): {FILLED}"
+    subject = f"{len(textless):,} of {counted(wanted, 'item')} {agreed(len(textless), 'have')}"
+    return f"{subject} no text{said} (first: {first_of(textless)}): {FILLED}"

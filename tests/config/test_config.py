@@ -99,6 +99,10 @@ POOLINGS = "auto, cls, max, mean, mean_sqrt_len_tokens, weightedmean, lasttoken"
         ({"text": {"missing_text": "zero"}}, "missing_text is 'zero'; did you mean 'zeros'?"),
         ({"evaluate": {"protocol": "mask"}}, "evaluate.protocol is 'mask'; did you mean 'masked'?"),
         ({"evaluate": {"metrics": []}}, "cfg.yaml: evaluate.metrics is empty; name at least one, such as NDCG@10"),
+        (
+            {"evaluate": {"metrics": ["NDCG@10", "MRR@5", "NDCG@10"]}},
+            "evaluate.metrics names NDCG@10 more than once; name each metric once",
+        ),
         ({"variants": {"id": {"items": "texts"}}}, "variants.id.items is 'texts'; did you mean 'text'? known: id, "),
         ({"variants": {"id": {"transforms": ["centre"]}}}, "transforms is 'centre'; did you mean 'center'?"),
         ({"variants": {"id": {"control": "shuffled"}}}, "control is 'shuffled'; did you mean 'shuffle'?"),

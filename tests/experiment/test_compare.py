@@ -742,8 +742,8 @@ def test_items_that_are_repeated_without_text_and_cut_are_noted_on_the_terminal_
         board = compare(config, tmp_path / "out")
     assert board is not None
     for start in (
-        "1 rows of tiny.item repeat an item of an earlier row",
-        "1 of 80 items have no text in title",
+        "1 row of tiny.item repeats an item of an earlier row",
+        "1 of 80 items has no text in title",
         "1 of 79 texts have more than the 128 tokens that tiny-roberta reads, so their end is cut off",
     ):
         assert sum(f"data: {start}" in message for message in caplog.messages) == 1, start

@@ -346,7 +346,7 @@ def test_an_average_of_runs_that_are_no_longer_there_is_neither_shown_nor_loaded
             {"both": {"average": ["id", "t"], "weights": "test"}},
             r"weights is 'test'; known: validation, masked, unmasked, equal",
         ),
-        ({"t": {"items": "text", "weights": "equal"}}, r"weights is 'equal', but the variant has no average"),
+        ({"t": {"items": "text", "weights": "equal"}}, r"weights is 'equal', but only an average or a second st"),
     ],
 )
 def test_an_invalid_average_is_refused(variants: dict[str, Any], message: str) -> None:

@@ -492,7 +492,7 @@ def test_a_merged_store_counts_as_the_catalogues_own(
 def test_what_does_not_belong_together_is_not_merged(source: EncoderSource, tmp_path: Path) -> None:
     catalogue = shop("a lamp", "a red lamp", "bed")
     paths = encode_parts(source, catalogue, tmp_path / "parts", 3)
-    with pytest.raises(StoreError, match=r"1 of 3 parts are missing \(1/3\); encode them, then merge"):
+    with pytest.raises(StoreError, match=r"1 of 3 parts is missing \(1/3\); encode them, then merge"):
         merge_stores([paths[0], paths[2]], tmp_path / "s")
     whole = tmp_path / "whole"
     encode_catalogue(catalogue, TITLE, source, whole)
@@ -501,7 +501,7 @@ def test_what_does_not_belong_together_is_not_merged(source: EncoderSource, tmp_
     with pytest.raises(StoreError, match="merging needs at least two stores; given: 1"):
         merge_stores([whole], tmp_path / "s")
     encode_catalogue(shop("a lamp"), TITLE, source, tmp_path / "other")
-    with pytest.raises(StoreError, match="1 items are in several of the 2 stores"):
+    with pytest.raises(StoreError, match="1 item is in several of the 2 stores"):
         merge_stores([whole, tmp_path / "other"], tmp_path / "s")
     encode_catalogue(shop("x"), TITLE, dataclasses.replace(source, pooling="mean"), tmp_path / "other", fresh=True)
     with pytest.raises(StoreError, match="can't be merged: encoder's pooling is cls in the first, mean in the second"):

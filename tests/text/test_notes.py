@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blair_rec.errors import CatalogueError
+from blair_rec.errors import CatalogueError, agreed, counted
 from blair_rec.text.catalogue import Catalogue
 from blair_rec.text.notes import catalogue_notes, check_match, cut_notes, repeat_notes, store_notes
 from blair_rec.text.store.embeddings import EmbeddingStore
@@ -53,9 +53,12 @@ def test_missing_and_unknown_items_are_counted(texts: dict[str, str], wanted: se
     unknown, textless = wanted - set(texts), [token for token in items if texts.get(token) == ""]
     foreign = set(texts) - wanted
     said = [
-        f"{len(unknown)} of {len(items)} items are not in shop.csv" * bool(unknown),
-        f"{len(foreign)} of {len(texts)} items of shop.csv are not in the data set" * bool(unknown and foreign),
-        f"{len(textless)} of {len(items)} items have no text in title" * bool(textless),
+        f"{len(unknown)} of {counted(len(items), 'item')} {agreed(len(unknown), 'are')} not in shop.csv"
+        * bool(unknown),
+        f"{len(foreign)} of {counted(len(texts), 'item')} of shop.csv {agreed(len(foreign), 'are')} not in the data set"
+        * bool(unknown and foreign),
+        f"{len(textless)} of {counted(len(items), 'item')} {agreed(len(textless), 'have')} no text in title"
+        * bool(textless),
     ]
     expected = [start for start in said if start]
     assert len(notes) == len(expected)
@@ -63,8 +66,10 @@ def test_missing_and_unknown_items_are_counted(texts: dict[str, str], wanted: se
     vectors = tuple(token for token in texts if texts[token]) or ("z",)
     store = store_of(vectors, tuple(token for token in texts if not texts[token]), None)
     said = [
-        f"{len(unknown)} of {len(items)} items are not in the store in memory" * bool(unknown),
-        f"{len(textless)} of {len(items)} items have no text in title" * bool(textless),
+        f"{len(unknown)} of {counted(len(items), 'item')} {agreed(len(unknown), 'are')} not in the store in memory"
+        * bool(unknown),
+        f"{len(textless)} of {counted(len(items), 'item')} {agreed(len(textless), 'have')} no text in title"
+        * bool(textless),
     ]
     assert [note.split(" (")[0] for note in store_notes(store, items)] == [start for start in said if start]
 

@@ -137,7 +137,7 @@ def test_what_does_not_fit_together_is_refused_on_construction() -> None:
         EmbeddingStore.of(("a", "b"), np.eye(3, dtype=np.float32))
     with pytest.raises(StoreError, match="vectors are float64"):
         EmbeddingStore.of(("a", "b"), np.eye(2))
-    with pytest.raises(StoreError, match="1 item tokens are repeated"):
+    with pytest.raises(StoreError, match="1 item token is repeated"):
         EmbeddingStore.of(("a", "b"), np.eye(2, dtype=np.float32), textless=("b",))
 
 

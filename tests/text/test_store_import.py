@@ -106,8 +106,8 @@ def test_integers_as_ids_of_a_parquet_file_become_text(tmp_path: Path) -> None:
     [
         (["a", "b", "c"], [[1.0, 2.0], [1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0]], r"row 2: a vector of 4 .* row 1 has 2"),
         (["a", "b"], [[1.0], []], r"row 2: a vector of 0 numbers"),
-        (["a", "b"], [[1.0], None], r"1 rows have no vector \(first: row 2\)"),
-        (["a", "b"], [[1.0, None], [1.0, 2.0]], r"1 numbers inside the vectors are missing"),
+        (["a", "b"], [[1.0], None], r"1 row has no vector \(first: row 2\)"),
+        (["a", "b"], [[1.0, None], [1.0, 2.0]], r"1 number inside the vectors is missing"),
         (["a", "b"], [[1.0], [float("inf")]], r"1 of 2 vectors hold NaN, .*row 2, item 'b'"),
         (["a", "b"], [["1"], ["2"]], r"column vector holds list<.*string>; it has to hold lists of numbers"),
         (["a", "b"], [1.0, 2.0], r"column vector holds double; it has to hold lists of numbers"),

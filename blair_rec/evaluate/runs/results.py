@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.section import default_of
 from blair_rec.config.yaml.files import load_yaml
-from blair_rec.errors import BadRun, ConfigError, NoRuns, UnpairedRuns
+from blair_rec.errors import BadRun, ConfigError, NoRuns, UnpairedRuns, counted
 from blair_rec.evaluate.metrics import Metric, parse_metric, per_user
 from blair_rec.evaluate.runs.new_ranks import NewRanks, read_new_ranks
 from blair_rec.evaluate.runs.run_files import (
@@ -242,7 +242,8 @@ def check_depth(runs: Sequence[RunResult], metrics: Sequence[str]) -> None:
             if shallow := [text for text in metrics if parse_metric(text).k > depth]:
                 name = run_name(run.variant, run.seed)
                 raise ConfigError(
-                    f"{shallow[0]} can't be measured for {name}: its longest list has {depth} items ({protocol}); give "
+                    f"{shallow[0]} can't be measured for {name}: its longest list has {counted(depth, 'item')} "
+                    f"({protocol}); give "
                     "longer lists under `from`, or choose a smaller cutoff"
                 )
 

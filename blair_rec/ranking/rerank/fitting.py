@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from blair_rec.data.dataset import TextSequentialDataset
-from blair_rec.errors import TrainingError, counted
+from blair_rec.errors import TrainingError, agreed, counted
 from blair_rec.ranking.ensemble import Ensemble, climbed
 from blair_rec.ranking.rerank.features import AVERAGE, behind_lists
 from blair_rec.ranking.rerank.second_stage import Reranker
@@ -219,7 +219,7 @@ def check_split(split: TextSequentialDataset, masked: bool, top: int, n_items: i
     if len(np.unique(_folds(user)[learnt])) < FOLDS:
         users, why = len(np.unique(user[learnt])), " whose target is outside the history" if masked else ""
         raise TrainingError(
-            f"{counted(users, 'user')} {'has' if users == 1 else 'have'} validation cases{why}, too few for the "
+            f"{counted(users, 'user')} {agreed(users, 'have')} validation cases{why}, too few for the "
             f"{FOLDS} held-out folds of a second stage; leave it out, or use a data set with more users"
         )
     check_candidates(min(top, n_items - 1 - int(np.bincount(row, minlength=len(user)).min())))  # of one member alone
@@ -237,7 +237,8 @@ def folds_of(user: np.ndarray, cases: np.ndarray) -> np.ndarray:
     found = _folds(user)
     if len(np.unique(found[cases])) < FOLDS:
         raise TrainingError(
-            f"only {len(cases):,} of {len(user):,} validation cases have their target among the candidates of the "
+            f"only {len(cases):,} of {counted(len(user), 'validation case')} {agreed(len(cases), 'have')} their "
+            f"target among the candidates of the "
             f"second stage, too few for {FOLDS} held-out folds; raise its key `candidates`, or choose other members"
         )
     return found

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from blair_rec.errors import ConfigError, MissingEmbeddings, StoreError, TextlessItems, first_of
+from blair_rec.errors import ConfigError, MissingEmbeddings, StoreError, TextlessItems, agreed, counted, first_of
 from blair_rec.files import sha256_of
 from blair_rec.text.tokens import NO_DIGESTS, DigestIndex, Digests, TokenTable
 
@@ -173,7 +173,10 @@ def token_table(item_tokens: Sequence[str], textless: Sequence[str]) -> TokenTab
     """
     table = TokenTable.of([*item_tokens, *textless])
     if surplus := len(table) - len(table.index.first_rows()):
-        raise StoreError(f"{surplus} item tokens are repeated; each item has one row, or none if it has no text")
+        raise StoreError(
+            f"{counted(surplus, 'item token')} {agreed(surplus, 'are')} repeated; each item has one "
+            "row, or none if it has no text"
+        )
     return table
 
 

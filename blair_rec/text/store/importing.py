@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from blair_rec.errors import StoreError, first_of
+from blair_rec.errors import StoreError, agreed, counted, first_of
 from blair_rec.extras import need
 from blair_rec.text.store.embeddings import EmbeddingStore
 from blair_rec.text.store.exchange import ITEM, PAD, RECBOLE_HEADER, VECTOR, beside_of
@@ -223,16 +223,22 @@ def _vectors(column: Any, path: Path) -> np.ndarray:
         raise StoreError(f"{path}: the column {VECTOR} holds {kind}; it has to hold lists of numbers")
     if missing := column.null_count:
         row = pc.index(pc.is_null(column), True).as_py() + 1
-        raise StoreError(f"{path}: {missing} rows have no vector (first: row {row}); leave these items out")
+        raise StoreError(
+            f"{path}: {counted(missing, 'row')} {agreed(missing, 'have')} no vector (first: row "
+            f"{row}); leave these items out"
+        )
     widths = pc.list_value_length(column).to_numpy()
     if len(other := np.flatnonzero(widths != widths[:1])):
         raise StoreError(
             f"{path}, row {other[0] + 1}: a vector of {widths[other[0]]} numbers, where row 1 has {widths[0]} "
-            f"({len(other)} rows differ from it); all vectors need the same width"
+            f"({counted(len(other), 'row')} of another width); all vectors need the same width"
         )
     flat = [chunk.flatten() for chunk in column.chunks]
     if missing := sum(chunk.null_count for chunk in flat):
-        raise StoreError(f"{path}: {missing} numbers inside the vectors are missing; fill them, or leave the items out")
+        raise StoreError(
+            f"{path}: {counted(missing, 'number')} inside the vectors {agreed(missing, 'are')} "
+            "missing; fill them in, or leave the items out"
+        )
     with np.errstate(over="ignore"):
         numbers = [chunk.to_numpy(zero_copy_only=False).astype(np.float32) for chunk in flat]
     width = int(widths[0]) if len(widths) else 0

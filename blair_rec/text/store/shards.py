@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from blair_rec.errors import ConfigError, StoreError, first_of
+from blair_rec.errors import ConfigError, StoreError, agreed, counted, first_of
 from blair_rec.files import replace_file, sha256_of
 from blair_rec.text.store.embeddings import BLOCK, ON_DISK, EmbeddingStore, open_store
 from blair_rec.text.store.writer import at_work_on, put_store, refuse_replacing
@@ -187,7 +187,10 @@ def merge_stores(parts: Sequence[str | Path], out: str | Path, *, fresh: bool = 
     item_tokens = [token for store in stores for token in store.item_tokens]
     textless = [token for store in stores for token in store.textless]
     if repeated := len(item_tokens) + len(textless) - len({*item_tokens, *textless}):
-        raise StoreError(f"{repeated} items are in several of the {len(stores)} stores; each item may be in one only")
+        raise StoreError(
+            f"{counted(repeated, 'item')} {agreed(repeated, 'are')} in several of the {len(stores)} "
+            "stores; each item may be in one only"
+        )
     text_digests = np.concatenate([store.text_digests for store in stores]) if has_digests else first.text_digests[:0]
     made_from = text_hash(digests(item_tokens), text_digests, digests(textless)) if has_digests else ""
     blocks = (store.vectors[at : at + BLOCK] for store in stores for at in range(0, len(store), BLOCK))
@@ -210,7 +213,10 @@ def _in_order(stores: Sequence[EmbeddingStore]) -> list[EmbeddingStore]:
         raise StoreError(f"these are not the parts of one catalogue ({names}); give each part of one catalogue once")
     (parts,) = counts
     if lacking := [f"{part}/{parts}" for part in range(parts) if (part, parts) not in by_part]:
-        raise StoreError(f"{len(lacking)} of {parts} parts are missing ({first_of(lacking)}); encode them, then merge")
+        raise StoreError(
+            f"{len(lacking)} of {counted(parts, 'part')} {agreed(len(lacking), 'are')} missing "
+            f"({first_of(lacking)}); encode them, then merge"
+        )
     if old := [str(store.path) for store in stores if store.whole is None]:
         raise StoreError(
             f"{len(old)} of {parts} parts were written by an older version ({first_of(old)}) and don't say which "

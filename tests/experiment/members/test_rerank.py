@@ -262,6 +262,14 @@ def test_the_board_says_that_trees_found_nothing_to_learn(
     assert not any(json.loads((run / "result.json").read_text("utf-8"))["rerank"]["gains"])
 
 
+def test_the_board_says_best_item_for_one_candidate(encoder: Path, tmp_path: Path) -> None:
+    variants = {"rules": {"scorer": "sequential_rules"}, "popularity": {"scorer": "popularity"}}
+    variants["first"] = {"scorer": "two_halves:FirstHalf"}
+    variants["one"] = {"rerank": ["first", "popularity"], "candidates": 1}
+    board = compare(read_config(settings(two_halves_at(tmp_path), encoder, variants=variants)), tmp_path / "out")
+    assert board is not None and any("one orders the 1 best item of each member, " in note for note in board.notes)
+
+
 def test_each_seed_has_its_own_trees(encoder: Path, tmp_path: Path) -> None:
     variants = {name: VARIANTS[name] for name in ("rules", "shuffled")}
     variants["second"] = {"rerank": ["rules", "shuffled"], "candidates": 20}
@@ -297,7 +305,15 @@ def test_each_seed_has_its_own_trees(encoder: Path, tmp_path: Path) -> None:
             {"x": {"rerank": ["rules", "near"], "average": ["rules", "near"]}},
             r"has either average or rerank; leave one",
         ),
-        ({"x": {"average": ["rules", "near"], "candidates": 5}}, r"candidates can't be set on an average; set it on"),
+        ({"x": {"rerank": []}}, r"x.rerank is empty; name at least two variants, each once"),
+        ({"x": {"average": []}}, r"x.average is empty; name at least two variants, each once"),
+        ({"x": {"rerank": [], "candidates": 5, "weights": "masked"}}, r"^config: variants.x.rerank is empty; [^\n]*$"),
+        ({"x": {"rerank": [], "items": "text", "text": {"fields": []}}}, r"uses text, but text.fields names no metad"),
+        ({"x": {"average": ["rules", "near"], "candidates": 5}}, r"candidates is only for a second stage \(rerank\); "),
+        (
+            {"x": {"weights": "masked"}},
+            r"weights is 'masked', but only an average or a second stage has weights; leave",
+        ),
         ({"x": {"items": "id", "candidates": 5}}, r"candidates is only for a second stage \(rerank\); leave it out"),
         ({"x": {"rerank": ["rules", "near"], "candidates": 0}}, r"candidates"),
     ],
