@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -169,3 +170,42 @@ def test_backbones_get_the_same_trials_and_the_best_on_validation_is_compared(tm
     page = "\n".join(backbones.to_page("tiny", read, backbones.results(read, tmp_path), 1))
     assert "SASRec and eSASRec, 2 trials each" in page and "at most 1 epoch each" in page and "2 epochs. Sizes" in page
     assert "| sasrec_id | SASRec | 0." in page and "| esasrec_id | eSASRec | 0." in page
+
+
+@pytest.mark.usefixtures("_benchmarks")
+def test_the_page_of_a_small_gpu_run_says_that_it_is_no_measurement_and_names_its_sizes() -> None:
+    import gpu_page
+
+    seconds = {"padded, scores at every slot": 0.4, "ours, float32": 0.1}
+    alone = {"products alone, bfloat16": {"seconds": 0.002}, "ours, bfloat16": {"seconds": 0.003}}
+    parts: dict[str, dict[str, object]] = {
+        "epoch": {"seconds": seconds, "data": "random, tiny"},
+        "softmax": {"rows": alone, "targets": 64, "items": 200},
+        "ranking": {"users": 300, "items": 200, "seconds": 1.0, "threads": 2, "seconds of the CPU for all users": 3.0},
+    }
+    for part in parts.values():
+        part |= {"date": "2026-11-27", "git_commit": "abc"}
+    record = {"device": "cpu", "cores": 2, "versions": {"torch": "2"}, "small": True, "parts": parts}
+    page = gpu_page.to_markdown(record)
+    assert page.startswith("# Tiny sizes, to try the script: no measurement\n")
+    assert "an epoch of `id` (random, tiny): ours, float32 | 0.100 s, 4.0x" in page
+    assert "softmax of 64 targets over 200 items: ours, bfloat16 | 3 ms, 1.50x" in page
+    assert "| 300 users, 200 items, top-20 | 1.0 s, 3x the CPU with 2 threads |" in page
+    assert gpu_page.to_markdown({**record, "small": False}).startswith("# On a GPU\n")
+
+
+@pytest.mark.usefixtures("_benchmarks")
+@pytest.mark.parametrize("gpu", ["NVIDIA H100 80GB HBM3", None])
+def test_a_record_names_the_gpu_if_there_is_one(
+    gpu: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import side_by_side
+
+    monkeypatch.setattr(side_by_side, "RESULTS", tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu is not None)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda *device: gpu)
+    side_by_side.write_record("tried", {}, {}, ["# Title"])
+    made = json.loads((tmp_path / "tried.json").read_text("utf-8"))["provenance"]
+    assert made["gpu"] == gpu
+    page, machine = (tmp_path / "tried.md").read_text("utf-8"), made["machine"]
+    assert (f"{machine}, {gpu}, " in page) if gpu else (f"{machine}, {made['threads']} threads" in page)

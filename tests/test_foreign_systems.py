@@ -267,7 +267,9 @@ def test_the_page_says_minutes_epochs_and_which_trainings_still_rose(tiny: Path)
     records = page.read_records(Path(), board)
     assert records.keys() == {"id", "other"} and records["id"]["epochs"] <= 3
     assert records["id"]["ended_by"] == {3: "epochs"}.get(records["id"]["epochs"], "patience")
+    board["notes"].append("weights of second: id 0.6, other 0.4 (chosen on validation)")
     text = "\n".join(page.to_page("tiny", board, records))
+    assert "\n- second: id 0.6, other 0.4 (chosen on validation)\n" in text
     assert "differs from that of unchanged RecTools by 0e+00 of it, the gradients by 4e-07 of the largest one" in text
     assert "| Other | 0." in text and "limited to 0 minutes (cpu)" in text
     row = next(line for line in text.splitlines() if line.startswith("| other |"))

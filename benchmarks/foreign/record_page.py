@@ -1,6 +1,7 @@
 """Write the record of a board with foreign systems: benchmarks/results/foreign-DATASET.{json,md}.
 
     python benchmarks/foreign/record_page.py FOLDER
+    python benchmarks/foreign/record_page.py benchmarks/results/foreign-Beauty.json    # only its page
 
 FOLDER holds lists/ (run_systems.py) and board/ (`blair-rec compare board.yaml -o board`).
 """
@@ -80,6 +81,9 @@ def to_page(dataset: str, board: Mapping[str, Any], records: Mapping[str, Mappin
     for row in board["rows"]:
         values = [row["metrics"][protocol][metric]["mean"] for protocol in _protocols(board) for metric in metrics]
         lines.append(f"| {_label(row)} | " + " | ".join(f"{value:.4f}" for value in values) + " |")
+    if made := [note for note in board["notes"] if note.startswith("weights of ")]:
+        lines += ["", "Averages and second stages, with their members and the weights of these in the average:", ""]
+        lines += [f"- {note.removeprefix('weights of ')}" for note in made]
     lines += [
         "",
         "## Training",
@@ -158,23 +162,33 @@ def read_records(folder: Path, board: Mapping[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument(
+        "folder", type=Path, help="with lists/ and board/, or a record (.json) whose page is made again"
+    )
     options = parser.parse_args()
+    if options.folder.suffix == ".json":
+        print(write_page(options.folder))
+        return
     board = json.loads((options.folder / "board" / "leaderboard.json").read_text(encoding="utf-8"))
     records = read_records(options.folder, board)
-    page = to_page(board["dataset"], board, records)
-    made = board["provenance"]
-    versions = f"blair_rec {made['blair_rec']}, torch {made['torch']}"
-    date = datetime.date.today().isoformat()
-    page += [
-        "",
-        f"{date}; {made['machine']}; {versions}; {_commits(made['git_commit'])}.",
-    ]
-    record = {"date": date, "board": board, "trainings": records}
+    record = {"date": datetime.date.today().isoformat(), "board": board, "trainings": records}
     path = RESULTS / f"foreign-{board['dataset']}"
     path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(write_page(path.with_suffix(".json")))
+
+
+def write_page(path: Path) -> str:
+    """Write the page of a record next to it, and return it."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    made = record["board"]["provenance"]
+    versions = f"blair_rec {made['blair_rec']}, torch {made['torch']}"
+    page = [
+        *to_page(record["board"]["dataset"], record["board"], record["trainings"]),
+        "",
+        f"{record['date']}; {made['machine']}; {versions}; {_commits(made['git_commit'])}.",
+    ]
     path.with_suffix(".md").write_text("\n".join(page) + "\n", encoding="utf-8")
-    print("\n".join(page))
+    return "\n".join(page)
 
 
 if __name__ == "__main__":
