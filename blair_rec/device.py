@@ -38,6 +38,11 @@ def choose_device(asked: str | None = AUTO) -> str:
         device = torch.device("cuda" if asked == AUTO else asked)
     except RuntimeError:
         raise ConfigError(f"device is {asked!r}; expected auto, cpu, cuda or cuda:1") from None
+    if device.type not in ("cpu", "cuda"):
+        try:
+            torch.zeros(1, device=device).item()
+        except (RuntimeError, AssertionError):  # meta, or a kind that this build of torch doesn't have
+            raise ConfigError(f"device is {asked!r}, on which torch can't compute here; use device: cpu") from None
     if device.type != "cuda":
         return str(device)
     if not torch.cuda.is_available():

@@ -17,6 +17,7 @@ from blair_rec.device import choose_device, device_name
 from blair_rec.errors import ConfigError, TrainingError
 from blair_rec.evaluate.leaderboard import build_leaderboard
 from blair_rec.evaluate.runs.results import load_runs
+from blair_rec.experiment.compare import compare
 from blair_rec.experiment.planning.plan import run_setup
 from blair_rec.training import checkpoint
 from blair_rec.training.checkpoint import load_training, save_training
@@ -65,6 +66,22 @@ def test_one_that_is_not_there_is_told(asked: str, gpus: int, message: str, monk
     with_gpus(monkeypatch, gpus)
     with pytest.raises(ConfigError, match=message):
         choose_device(asked)
+
+
+@pytest.mark.parametrize("asked", ["meta", "mps"])
+def test_a_device_on_which_torch_computes_nothing_here_is_refused(asked: str) -> None:
+    with pytest.raises(ConfigError, match=f"device is '{asked}', on which torch can't compute here; use device: cpu"):
+        choose_device(asked)
+
+
+def test_a_comparison_looks_for_its_device_before_it_reads_the_data(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_gpus(monkeypatch, 0)
+    (tiny / "tiny.inter").write_text("no columns", "utf-8")
+    config = read_config({"dataset": str(tiny), "variants": {"id": {}}, "device": "cuda:99"})
+    with pytest.raises(ConfigError, match="device is cuda:99, but torch finds no GPU here"):
+        compare(config, tmp_path / "out")
 
 
 def test_each_process_of_torchrun_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from blair_rec.border.recbole_keys import setting_problems
 from blair_rec.config.comparison import CompareConfig, load_config
 from blair_rec.config.yaml.files import refuse
+from blair_rec.device import choose_device
 from blair_rec.errors import ConfigError, FolderBusy, OutputError
 from blair_rec.evaluate.agreement import Move, moves
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
@@ -137,6 +138,7 @@ def compare(
             from blair_rec.experiment.members.rerank import check_second_stages
             from blair_rec.experiment.run import whole_data
 
+            choose_device(whole.computed_on)  # fails early if there is no such device
             check_outside(whole, {run.variant for run in pending})
             data = whole_data(whole, folder)
             check_second_stages(whole, dict.fromkeys(run.variant for run in pending), data)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from blair_rec.config.comparison import CompareConfig, written
 from blair_rec.config.tuning import TuneConfig
 from blair_rec.config.yaml.files import refuse
+from blair_rec.device import choose_device
 from blair_rec.errors import ConfigError, ScoringError, TrainingError
 from blair_rec.evaluate.runs.run_files import WEIGHTS_FILE
 from blair_rec.experiment.compare import encode_stores, planned
@@ -150,6 +151,7 @@ def tune(
             if runs is not None and config.variants[name].distill is not None:
                 check_teachers(config, name, space.seed, runs, data_sha256)
         encodings = planned(config, out).encodings
+        choose_device(config.computed_on)  # fails early if there is no such device
         check_outside(config, drawn)
         data = training_data(config, folder)
         data.rejected.write(out / REJECTED)

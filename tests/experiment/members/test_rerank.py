@@ -452,3 +452,11 @@ def test_too_many_candidates_are_reported_before_anything_is_trained(
 def test_second_stages_belong_to_no_shard(finished: Finished) -> None:
     names = shard_names(finished.config, list(VARIANTS), [1], (0, 1))
     assert names == ["popularity-1", "rules-1", "near-1", "shuffled-1"]
+
+
+def test_a_shard_says_what_a_second_stage_waits_for(
+    finished: Finished, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="blair_rec"):
+        compare(finished.config.only(["popularity", "rules", "no_text"]), tmp_path / "out", shard=(0, 2))
+    assert "no_text-1 orders the best items of rules-1, which other processes make first" in caplog.messages
