@@ -49,7 +49,7 @@ SHARED: dict[str, Any] = {
 }
 
 
-ROW = ("variant", "model", "seeds", "trials", "train_seconds", "epochs")
+ROW = ("variant", "model", "seeds", "trials", "test_evaluations", "train_seconds", "epochs", "config_sha256")
 """Fields of a leaderboard's row that the record keeps."""
 
 
@@ -149,7 +149,7 @@ def results(final: dict[str, Any], out: Path) -> dict[str, Any]:
     for kind in dict.fromkeys(name.partition("_")[2] for name in final["variants"]):
         own = [run for run in runs if run.variant.partition("_")[2] == kind]
         board = build_leaderboard(own, f"sasrec_{kind}", final["evaluate"]["metrics"], final["evaluate"]["protocol"])
-        rows = [{name: getattr(row, name) for name in ROW} | summaries(row) for row in board.rows]
+        rows = [{name: getattr(row, name) for name in ROW} | summaries(row) | text_of(row) for row in board.rows]
         boards[kind] = {"rows": rows, "provenance": dict(board.provenance)}
     return boards
 
@@ -158,6 +158,11 @@ def summaries(row: Any) -> dict[str, Any]:
     """Return the metrics of a row, masked, and its number of trained parameters."""
     found = {name: dataclasses.asdict(summary) for name, summary in row.metrics["masked"].items()}
     return {"metrics": found, "trained_parameters": row.parameters.trained}
+
+
+def text_of(row: Any) -> dict[str, Any]:
+    """Return the encoder and the hash of the vectors of a row with text."""
+    return {} if row.encoder is None else {"encoder": dataclasses.asdict(row.encoder), "store_sha256": row.store_sha256}
 
 
 def to_page(name: str, final: dict[str, Any], boards: dict[str, Any], trial_epochs: int) -> list[str]:
@@ -172,8 +177,9 @@ def to_page(name: str, final: dict[str, Any], boards: dict[str, Any], trial_epoc
         f"(seed {TUNING_SEED}) are used, for at most {counted(final['train']['epochs'], 'epoch')}. Sizes, loss and "
         "budget are the same for both. Intervals and p-values are over seeds and users.",
         "",
-        f"| variant | model | {first} | vs SASRec | {' | '.join(others)} | parameters | training (s) | settings |",
-        f"|---|---|---:|---:|{'---:|' * len(others)}---:|---:|---|",
+        f"| variant | model | {first} | vs SASRec | {' | '.join(others)} "
+        "| parameters | epochs | training (s) | settings |",
+        f"|---|---|---:|---:|{'---:|' * len(others)}---:|---:|---:|---|",
     ]
     for board in boards.values():
         for row in board["rows"]:
@@ -185,12 +191,21 @@ def to_page(name: str, final: dict[str, Any], boards: dict[str, Any], trial_epoc
                 _difference(row["metrics"][first]["versus_baseline"]),
                 *(_value(row["metrics"][metric]) for metric in others),
                 f"{row['trained_parameters']:,}",
+                f"{row['epochs']:.0f}",
                 f"{row['train_seconds']:.0f}",
                 ", ".join(f"{key} {value}" for key, value in {**own["train"], **own["recbole"]}.items()),
             ]
             page.append(f"| {' | '.join(cells)} |")
     made = next(iter(boards.values()))["provenance"]
-    return [*page, "", f"Trained on {made['device']}; code {made['code']}, data {made['data_sha256'][:12]}."]
+    parts = [f"Trained on {made['device']}; code {made['code']}, data {made['data_sha256'][:12]}"]
+    used = {(row["encoder"]["name"], row["encoder"]["revision"], row["store_sha256"]) for row in rows_with_text(boards)}
+    parts += [f"texts by {name} ({revision}), vectors {store[:12]}" for name, revision, store in sorted(used)]
+    return [*page, "", "; ".join(parts) + "."]
+
+
+def rows_with_text(boards: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of all boards that have an encoder."""
+    return [row for board in boards.values() for row in board["rows"] if "encoder" in row]
 
 
 def _value(summary: dict[str, Any]) -> str:

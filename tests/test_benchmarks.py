@@ -167,9 +167,12 @@ def test_backbones_get_the_same_trials_and_the_best_on_validation_is_compared(tm
     backbones.write(tmp_path / "final.yaml", final | {"seeds": [1, 2]}, ["train.epochs=2"])
     compare(load_config(tmp_path / "final.yaml"), tmp_path / "final")
     read = backbones.read(tmp_path / "final.yaml")
-    page = "\n".join(backbones.to_page("tiny", read, backbones.results(read, tmp_path), 1))
+    boards = backbones.results(read, tmp_path)
+    page = "\n".join(backbones.to_page("tiny", read, boards, 1))
     assert "SASRec and eSASRec, 2 trials each" in page and "at most 1 epoch each" in page and "2 epochs. Sizes" in page
-    assert "| sasrec_id | SASRec | 0." in page and "| esasrec_id | eSASRec | 0." in page
+    assert "| sasrec_id | SASRec | 0." in page and "| esasrec_id | eSASRec | 0." in page and "texts by" not in page
+    boards["id"]["rows"][0] |= {"encoder": {"name": "mine", "revision": "r1"}, "store_sha256": "0123456789abcdef"}
+    assert backbones.to_page("tiny", read, boards, 1)[-1].endswith("; texts by mine (r1), vectors 0123456789ab.")
 
 
 @pytest.mark.usefixtures("_benchmarks")
