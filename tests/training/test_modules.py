@@ -129,6 +129,26 @@ def test_an_encoder_with_a_users_attention_uses_it() -> None:
         torch.testing.assert_close(model.encoder(x, mask_of(causal=True)), expected)
 
 
+class OwnLinear(nn.Linear):
+    """A user's projection, which adds something."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 1
+
+
+def test_an_encoder_with_a_users_projection_or_hook_uses_it() -> None:
+    for change in ("projection", "hook"):
+        model, x = Model(), torch.randn(ROWS, SLOTS, HIDDEN, dtype=torch.double)
+        attention = model.encoder.layer[0].multi_head_attention
+        if change == "projection":
+            attention.value = OwnLinear(HIDDEN, HIDDEN).double()
+        else:
+            attention.register_forward_hook(lambda module, given, out: out + 1)
+        expected = model.encoder(x, mask_of(causal=True))
+        with cheaper_modules(model, only_last=False, scores_all=False):
+            torch.testing.assert_close(model.encoder(x, mask_of(causal=True)), expected)
+
+
 class OwnDropout(nn.Dropout):
     """A user's dropout."""
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,38 @@ def test_the_message_of_a_damaged_teacher_is_reported_once(tmp_path: Path) -> No
     assert done.stderr.count("Traceback") == 1  # torchrun's own
     assert done.stderr.count("error: ") == 1 and f"{weights} can't be read as safetensors" in done.stderr
     assert f"delete the folder {weights.parent}" in done.stderr
+
+
+def test_after_an_error_within_a_step_the_first_process_waits_for_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from blair_rec.cli import main
+    from blair_rec.cli.commands import compare
+    from blair_rec.errors import DatasetError, RecBoleError
+    from blair_rec.training import parallel
+
+    config = tmp_path / "c.yaml"
+    config.write_text(COMPARISON.format(folder=REPOSITORY / "datasets" / "tiny"), encoding="utf-8")
+    told: list[Any] = []
+
+    def failing(error: Exception) -> Any:
+        def run(*_: Any) -> int:
+            raise error
+
+        return run
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(parallel, "group", lambda device: nullcontext())
+    monkeypatch.setattr(parallel, "rank", lambda: 0)
+    monkeypatch.setattr(parallel, "from_first", lambda make: told.append(make()))
+    for error, farewells in (
+        (DatasetError("no data"), [None]),  # the others wait for the next training
+        (RecBoleError("train SASRec", RuntimeError("no memory"), "line 1", "try less"), []),  # or for this very step
+    ):
+        told.clear()
+        monkeypatch.setattr(compare, "_compare_alone", failing(error))
+        assert main(["compare", str(config), "-o", str(tmp_path / "out")]) == 1
+        assert told == farewells
 
 
 def test_other_commands_refuse_several_processes(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

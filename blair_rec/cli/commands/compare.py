@@ -13,7 +13,7 @@ from rich.table import Table
 from blair_rec.cli.lists import comma_list
 from blair_rec.cli.progress import Live, add_quiet
 from blair_rec.cli.terminal import Console, processes, say, set_up_logging, show, show_json, width_of_results
-from blair_rec.errors import BlairRecError, ConfigError, counted
+from blair_rec.errors import BlairRecError, ConfigError, RecBoleError, counted
 
 if TYPE_CHECKING:  # imported when the command runs, so that --help is quick
     from blair_rec.config.comparison import CompareConfig
@@ -110,6 +110,8 @@ def _compare_together(options: argparse.Namespace, console: Console) -> int:
             return 0
         try:
             status = _compare_alone(options, console)
+        except RecBoleError:  # the others may be within a step and wait for this process, so torchrun has to stop them
+            raise
         except BlairRecError:  # after any other error torchrun stops the other processes
             parallel.from_first(lambda: None)
             raise

@@ -121,6 +121,7 @@ class Made:
 
     def __init__(self, pending: Sequence[Run], planned: Sequence[Run], renewed: Collection[Path] = ()) -> None:
         self.renewed = set(renewed)
+        self.derived = {run.folder for run in planned if made_of(run.folder, run.setup)}
         # Another process may have made one just after it was planned.
         new = {run.folder for run in planned if not run.done and not made_of(run.folder, run.setup)}
         self.before = {run.folder: None if run.folder in new else _result(run.folder) for run in pending}
@@ -130,8 +131,12 @@ class Made:
         return folder not in self.before or _result(folder) != self.before[folder]
 
     def keeps(self, run: Run) -> bool:
-        """Whether a finished average or student is still the one that would be made; then it counts as made."""
-        kept = run.hashes.get("members") is not None and run.folder not in self.renewed and holds(run)
+        """Whether a finished average or student is still the one that would be made; then it counts as made.
+
+        The hash of its members doesn't cover what these are made of. So a student is made again with its average.
+        """
+        again = any(folder in self.before and folder in self.derived for folder in made_of(run.folder, run.setup))
+        kept = not again and run.hashes.get("members") is not None and run.folder not in self.renewed and holds(run)
         if kept:
             self.before.pop(run.folder, None)
         return kept

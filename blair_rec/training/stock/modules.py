@@ -68,11 +68,18 @@ def cheaper_modules(model: Any, only_last: bool, scores_all: bool) -> Iterator[N
 
 
 def _is_recboles(encoder: Any) -> bool:
-    """Return whether a module is RecBole's transformer, with RecBole's own layers and attention."""
+    """Return whether a module is RecBole's transformer, with RecBole's own layers and attention, and without hooks."""
     return type(encoder) is layers.TransformerEncoder and all(
-        type(layer) is layers.TransformerLayer and type(layer.multi_head_attention) is layers.MultiHeadAttention
+        type(layer) is layers.TransformerLayer
+        and type(attention := layer.multi_head_attention) is layers.MultiHeadAttention
+        and type(attention.key) is type(attention.value) is nn.Linear
+        and not any(_has_hooks(module) for module in (layer, attention, attention.key, attention.value))
         for layer in encoder.layer
     )
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _dtype(model: nn.Module) -> torch.dtype:

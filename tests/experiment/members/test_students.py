@@ -21,7 +21,8 @@ from blair_rec.config.comparison import read_config
 from blair_rec.errors import BadRun, ChangedRuns, CheckpointError, ConfigError
 from blair_rec.evaluate.leaderboard import Leaderboard
 from blair_rec.experiment.compare import compare, leaderboard
-from blair_rec.experiment.planning.plan import members_hash
+from blair_rec.experiment.planning import locks
+from blair_rec.experiment.planning.plan import Run, members_hash
 from blair_rec.serve.export.folder import export_run
 from blair_rec.serve.export.vectors import export_vectors
 from blair_rec.serve.refit import refit
@@ -371,3 +372,21 @@ def test_a_student_without_text_learns_an_order_that_only_its_teacher_knows(tmp_
     assert board is not None
     found = {row.variant: row.metrics["unmasked"]["NDCG@10"].mean for row in board.rows}
     assert found["student"] > 1.5 * found["id"] and found["student"] > 0.8 * found["near"], found
+
+
+def test_a_student_is_made_again_with_the_average_that_it_learned_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def finished_run(variant: str, **setup: Any) -> Run:
+        return Run(
+            variant, 1, {"seed": 1, **setup}, {"members": "the same"}, None, tmp_path / f"{variant}-1", done=True
+        )
+
+    model = finished_run("id")
+    pair = finished_run("pair", average=["id", "rules"])
+    student = finished_run("student", distill={"run": "pair-1"})
+    monkeypatch.setattr(locks, "holds", lambda run: True)
+    made = locks.Made([model, pair, student], [model, pair, student])
+    assert not made.keeps(student), "other weights of id can give pair the same ranks, but other lists"
+    assert made.keeps(pair)
+    assert made.keeps(student), "now the average is the one that it learned from"
