@@ -197,7 +197,10 @@ def taught(bench: Bench, name: str, members: list[str]) -> tuple[dict[str, Any],
 
     says, kept = bench.out / name / "teacher.json", bench.out / name / "lists.safetensors"
     if says.is_file() and kept.is_file():
-        return json.loads(says.read_text("utf-8")), TaughtLists.load(kept)
+        n_items = len(bench.data.item_tokens)
+        shape = bench.data.sequences.n_targets, min(bench.top, n_items - 1)
+        if (found := TaughtLists.load(kept, shape, n_items)) is not None:
+            return json.loads(says.read_text("utf-8")), found
     begin, masked, device = time.perf_counter(), bench.protocol == "masked", bench.config.computed_on
     loaded = [load_model(bench.run_folder(one), dataset=bench.data.train, device=device) for one in members]
     ensemble: Any = Ensemble([one.model for one in loaded])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comparisons import Recorder, raw_config, tiny_at
+from comparisons import Recorder, end_with_other_weights, raw_config, tiny_at
 
 from blair_rec.config.comparison import CompareConfig, load_config, read_config
 from blair_rec.errors import ChangedRuns, ConfigError
@@ -119,7 +119,11 @@ def test_runs_that_are_not_asked_for_have_to_be_valid_too(whole: CompareConfig, 
     assert written(out) == before
 
 
-def test_averages_follow_the_runs_that_are_made_again(whole: CompareConfig, out: Path) -> None:
+def test_averages_follow_the_runs_that_are_made_again_with_another_result(
+    whole: CompareConfig, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert started(whole, out, variants=["id"], seeds=[1], fresh=True) == ["id-1"]
+    end_with_other_weights(monkeypatch)
     assert started(whole, out, variants=["id"], seeds=[1], fresh=True) == ["id-1", "both-1"]
     board = leaderboard(out)
     assert board is not None and len(board.rows) == 4

@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
 import yaml
 
 from blair_rec.config.comparison import CompareConfig, read_config
@@ -83,3 +85,19 @@ class InterruptedIn(Recorder):
         super().epoch(job, epoch)
         if self.epochs == self.stop:
             raise KeyboardInterrupt
+
+
+def end_with_other_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the trainings that follow end with other weights than the same trainings before."""
+    from blair_rec.experiment import fit
+
+    original = fit.fit
+
+    def changed(model: Any, *arguments: Any, **named: Any) -> Any:
+        trained = original(model, *arguments, **named)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        return trained
+
+    monkeypatch.setattr(fit, "fit", changed)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from comparisons import InterruptedIn, Recorder, config_of, raw_config, tiny_at
+from comparisons import InterruptedIn, Recorder, config_of, end_with_other_weights, raw_config, tiny_at
 from encoders import build_roberta
 from hypothesis import given
 from hypothesis import strategies as st
@@ -292,14 +292,21 @@ def test_members_come_first_and_nothing_is_trained_again(finished: Finished) -> 
     assert rows["both"].parameters.trained == sum(rows[name].parameters.trained for name in ("id", "text"))
 
 
-def test_an_average_is_made_again_after_a_member_was_trained_again(own: Finished) -> None:
+def test_an_average_is_made_again_after_a_member_was_trained_to_other_weights(
+    own: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
     again = Recorder()
     compare(own.config, own.out, listener=again)
     assert again.started_runs == []
 
     shutil.rmtree(own.out / "runs" / "text-2")
     compare(own.config, own.out, listener=again)
-    assert again.started_runs == ["text-2", "both-2", "by_text-2", "three-2", "masked-2"]
+    assert again.started_runs == ["text-2"], "to the same weights, so its averages fit it"
+
+    shutil.rmtree(own.out / "runs" / "text-2")
+    end_with_other_weights(monkeypatch)
+    compare(own.config, own.out, listener=again)
+    assert again.started_runs[1:] == ["text-2", "both-2", "by_text-2", "three-2", "masked-2"]
 
 
 def test_an_average_of_runs_that_are_no_longer_there_is_neither_shown_nor_loaded(own: Finished) -> None:

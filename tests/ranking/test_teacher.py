@@ -94,7 +94,8 @@ def test_a_list_holds_the_best_candidates_outside_the_history(cells: int, monkey
         gain += 1 / math.log2(2 + listed.index(FEW[user][at])) if FEW[user][at] in listed else 0
     assert found.ndcg == pytest.approx(gain / len(cases))
     found.save(Path("lists.safetensors"))
-    read = TaughtLists.load(Path("lists.safetensors"))
+    read = TaughtLists.load(Path("lists.safetensors"), (sequences.n_targets, 7), ITEMS)
+    assert read is not None
     np.testing.assert_array_equal(read.items, found.items)
     np.testing.assert_array_equal(read.scores, found.scores)
     assert read.ndcg == found.ndcg
