@@ -25,7 +25,7 @@ from blair_rec.config.variant import VariantConfig
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.data.hidden import NewItemCases
 from blair_rec.device import device_name
-from blair_rec.errors import TrainingError, counted
+from blair_rec.errors import ConfigError, TrainingError, counted
 from blair_rec.evaluate.runs.new_ranks import write_new_ranks
 from blair_rec.evaluate.runs.results import last_items, write_lists, write_result
 from blair_rec.evaluate.runs.run_files import RESULT_FILE, WEIGHTS_FILE
@@ -292,6 +292,11 @@ def follow(config: CompareConfig, folder: Path) -> None:
     read = cache(lambda: training_data(config, folder))
 
     def prepared(call: Mapping[str, Any]) -> tuple[TrainingData, EmbeddingStore | None, Teaching | None]:
+        if call["variant"] not in config.variants:
+            raise ConfigError(
+                f"{call['variant']} has to be made again, but only an earlier config of the folder has it; add it to "
+                "this config, or compare with one process"
+            )
         data, store = read(), open_store(call["store"]) if call["store"] else None
         setup, teacher = run_setup(config, call["variant"], call["seed"]), call["teacher"]
         return data, store, teaching(config, setup, Path(teacher), data, None) if teacher else None

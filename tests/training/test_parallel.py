@@ -202,6 +202,22 @@ def test_after_an_error_within_a_step_the_first_process_waits_for_no_other(
         assert told == farewells
 
 
+def test_a_variant_of_an_earlier_config_is_refused_by_the_other_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from blair_rec.config.comparison import load_config
+    from blair_rec.errors import ConfigError
+    from blair_rec.experiment.run import follow
+    from blair_rec.training import parallel
+
+    config = tmp_path / "c.yaml"
+    config.write_text(COMPARISON.format(folder=REPOSITORY / "datasets" / "tiny"), encoding="utf-8")
+    calls = iter([{"variant": "gone", "seed": 1, "store": None, "teacher": None}, None])
+    monkeypatch.setattr(parallel, "from_first", lambda make: next(calls))
+    with pytest.raises(ConfigError, match="gone has to be made again, but only an earlier config of the folder has it"):
+        follow(load_config(config), REPOSITORY / "datasets" / "tiny")
+
+
 def test_other_commands_refuse_several_processes(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     from blair_rec.cli import main
 
