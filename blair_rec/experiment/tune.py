@@ -30,7 +30,7 @@ from blair_rec.experiment.listener import Listener
 from blair_rec.experiment.planning.data_files import data_folder, data_hash
 from blair_rec.experiment.planning.own_config import own_config
 from blair_rec.experiment.planning.plan import outside_code, run_names, run_setup
-from blair_rec.experiment.planning.teachers import check_folder, check_teachers
+from blair_rec.experiment.planning.teachers import check_folder, finished_teachers
 from blair_rec.experiment.provenance import code_hash, hash_files, hash_of, with_outside
 from blair_rec.experiment.search_space import Settings, draw, grid_of, in_words, unused_keys, with_settings
 from blair_rec.files import alone_in, refuse_taken, tidy, write_text
@@ -149,7 +149,7 @@ def tune(
         folder, data_sha256 = data_folder(config.dataset), data_hash(config)
         for name in drawn:
             if runs is not None and config.variants[name].distill is not None:
-                check_teachers(config, name, space.seed, runs, data_sha256)
+                finished_teachers(config, name, space.seed, runs, data_sha256)
         encodings = planned(config, out).encodings
         choose_device(config.computed_on)  # fails early if there is no such device
         check_outside(config, drawn)

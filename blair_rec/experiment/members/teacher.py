@@ -15,7 +15,7 @@ from blair_rec.evaluate.runs.results import load_run
 from blair_rec.experiment.fit import Fitted
 from blair_rec.experiment.loading import load_model
 from blair_rec.experiment.planning.plan import Run, made_of, run_setup
-from blair_rec.experiment.planning.teachers import check_teachers
+from blair_rec.experiment.planning.teachers import finished_teachers
 from blair_rec.experiment.provenance import hash_of
 from blair_rec.experiment.splits.reading import TrainingData
 from blair_rec.ranking.ensemble import Ensemble
@@ -76,15 +76,14 @@ def finished_teacher(config: CompareConfig, student: str, seed: int, comparison:
         ConfigError: it is not finished, or what it is made of has other settings or data than `config` says.
         BadRun: it, or what it is made of, is damaged.
     """
-    folders = check_teachers(config, student, seed, comparison, data)
-    for folder in folders:
-        result = load_run(folder)
+    runs = finished_teachers(config, student, seed, comparison, data)
+    for result in runs:
         if result.hashes["config"] != hash_of(run_setup(config, result.variant, result.seed)):
             raise ConfigError(
-                f"{student} learns from {config.variants[student].distill}, and {folder} has other settings than this "
-                "config; compare the teacher with the tuned config first"
+                f"{student} learns from {config.variants[student].distill}, and {result.folder} has other settings "
+                "than this config; compare the teacher with the tuned config first"
             )
-    return folders[0]
+    return runs[0].folder
 
 
 def as_student(config: CompareConfig, run: Run, fitted: Fitted, taught: Teaching, seconds: float) -> Fitted:

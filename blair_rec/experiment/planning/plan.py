@@ -25,7 +25,7 @@ from blair_rec.config.section import to_dict
 from blair_rec.config.sections import TextConfig
 from blair_rec.config.variant import VariantConfig
 from blair_rec.errors import BadRun
-from blair_rec.evaluate.runs.results import load_run, run_name
+from blair_rec.evaluate.runs.results import RunResult, load_run, run_name
 from blair_rec.evaluate.runs.run_files import RANKS_FILE, RESULT_FILE, RUNS_FOLDER, WEIGHTS_FILE
 from blair_rec.experiment.elsewhere.files import files_hash
 from blair_rec.experiment.item_vectors import Vectors
@@ -188,18 +188,19 @@ def made_how(setup: Mapping[str, Any]) -> str:
     return "averages" if "average" in setup else "orders the best items of"
 
 
-def check_files(folder: Path) -> None:
-    """Check the files of a finished run that others are made of.
+def load_whole(folder: Path) -> RunResult:
+    """Load a finished run that others are made of, and check that its weights can be read, too.
 
     Raises:
         BadRun: the result, the ranks or the weights are missing or damaged.
     """
-    load_run(folder)
+    run = load_run(folder)
     try:
         with safe_open(folder / WEIGHTS_FILE, framework="numpy"):
             pass
     except (OSError, SafetensorError) as error:
         raise BadRun(folder, WEIGHTS_FILE, f"can't be read: {error}") from None
+    return run
 
 
 def with_members(run: Run) -> Run:

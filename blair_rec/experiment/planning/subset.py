@@ -14,7 +14,7 @@ from blair_rec.errors import BadRun, BlairRecError, ConfigError
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE, RUNS_FOLDER
 from blair_rec.experiment.item_vectors import Vectors, find_encodings
 from blair_rec.experiment.planning.data_files import data_folder, data_hash
-from blair_rec.experiment.planning.plan import Run, check_files, made_from, made_of, plan, run_names
+from blair_rec.experiment.planning.plan import Run, load_whole, made_from, made_of, plan, run_names
 from blair_rec.experiment.planning.still_valid import changes
 
 logger = logging.getLogger("blair_rec")
@@ -79,7 +79,7 @@ def _check_teachers(asked: Sequence[Run], runs: Sequence[Run]) -> None:
             folders = [lacking[0].folder, *made_of(lacking[0].folder, lacking[0].setup)]
             finished = [folder for folder in folders if (folder / RESULT_FILE).is_file()]
             for folder in finished:
-                check_files(folder)
+                load_whole(folder)
             state = "which is not finished"
             if lacking[0].folder in finished:
                 state = "which has to be made again, because its members are not finished or were made again"

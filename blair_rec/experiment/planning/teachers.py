@@ -6,9 +6,9 @@ from pathlib import Path
 
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.errors import ConfigError, counted
-from blair_rec.evaluate.runs.results import load_run
+from blair_rec.evaluate.runs.results import RunResult
 from blair_rec.evaluate.runs.run_files import RESULT_FILE, RUNS_FOLDER
-from blair_rec.experiment.planning.plan import check_files, is_seedless, run_names
+from blair_rec.experiment.planning.plan import is_seedless, load_whole, run_names
 
 
 def check_folder(comparison: Path) -> None:
@@ -24,8 +24,8 @@ def check_folder(comparison: Path) -> None:
         )
 
 
-def check_teachers(config: CompareConfig, student: str, seed: int, comparison: Path, data: str) -> list[Path]:
-    """Return the folders of the finished runs of a student's teacher, and of what this one is made of.
+def finished_teachers(config: CompareConfig, student: str, seed: int, comparison: Path, data: str) -> list[RunResult]:
+    """Return the finished runs of a student's teacher, and of what this one is made of.
 
     Args:
         data: the hash of the data set.
@@ -36,17 +36,17 @@ def check_teachers(config: CompareConfig, student: str, seed: int, comparison: P
     """
     teacher = config.variants[student].distill
     assert teacher is not None
-    start, folders = f"{student} learns from {teacher}, and", []
+    start, runs = f"{student} learns from {teacher}, and", []
     for name in (teacher, *config.behind(teacher)):
         (run,) = run_names(config, [name], [seed])
         folder = comparison / RUNS_FOLDER / run
         if not (folder / RESULT_FILE).is_file():
             raise ConfigError(f"{start} {comparison} has no finished run {run}; {_cure(config, name, comparison)}")
-        check_files(folder)
-        if load_run(folder).hashes["data"] != data:
+        found = load_whole(folder)
+        if found.hashes["data"] != data:
             raise ConfigError(f"{start} {folder} used other data than this config; compare the teacher with this data")
-        folders.append(folder)
-    return folders
+        runs.append(found)
+    return runs
 
 
 def _cure(config: CompareConfig, name: str, comparison: Path) -> str:
