@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +13,9 @@ from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBas
 from blair_rec.pretrain.pairs import TextPair
 from blair_rec.text.encoding.tokens import padded, token_ids
 
-MASKED_COUNTS = "mlm_counts"
-ON_CPU = (MASKED_COUNTS,)
-"""Keys of a batch that stay on the CPU: the program reads them, and would wait for a GPU to give them back."""
+LENGTHS, MASKED_COUNTS = "lengths", "mlm_counts"
+"""Keys of the arrays in a batch. The program reads them; as tensors on a GPU it would wait for them."""
+Batch = Mapping[str, Tensor | np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -30,13 +29,14 @@ class PairCollator:
     seed: int
     """Seed of the masked words: they differ between batches, but are the same whenever the batch is the same."""
 
-    def __call__(self, pairs: Sequence[TextPair]) -> dict[str, Tensor]:
-        """[B] pairs -> input_ids, attention_mask [B, S, L], item_keys, context_keys [B]; and the masked words:
-        mlm_input_ids, mlm_labels [B, S, L], and mlm_counts [B], how many words of each pair are masked."""
+    def __call__(self, pairs: Sequence[TextPair]) -> dict[str, Tensor | np.ndarray]:
+        """[B] pairs -> tensors input_ids, attention_mask [B, S, L] int64, item_keys, context_keys [B] int64, and an
+        array lengths [B, S] int64, the tokens of each text. With masked words also tensors mlm_input_ids, mlm_labels
+        [B, S, L] int64, and an array mlm_counts [B] int64, how many words of each pair are masked."""
         texts = [text for pair in pairs for text in (pair.context, pair.item, pair.hard_negative) if text is not None]
         ids, real = padded(token_ids(self.tokenizer, texts, self.max_length), self.tokenizer.pad_token_id or 0)
         input_ids, is_token = torch.from_numpy(ids), torch.from_numpy(real)
-        batch: dict[str, Any] = {"input_ids": input_ids, "attention_mask": is_token.long()}
+        tensors = {"input_ids": input_ids, "attention_mask": is_token.long()}
         if self.mlm_probability is not None:
             collator = DataCollatorForLanguageModeling(self.tokenizer, mlm_probability=self.mlm_probability)
             # Don't use torch's own random state: the loader is ahead of the model, so resuming would not be bit-exact.
@@ -44,10 +44,11 @@ class PairCollator:
             special = torch.tensor(self.tokenizer.all_special_ids, device="cpu")
             never = torch.isin(input_ids, special) | ~is_token
             masked, labels = collator.torch_mask_tokens(input_ids.clone(), never)
-            batch |= {"mlm_input_ids": masked, "mlm_labels": labels}
-        batch = {name: tensor.view(len(pairs), len(texts) // len(pairs), -1) for name, tensor in batch.items()}
-        if "mlm_labels" in batch:
-            batch[MASKED_COUNTS] = (batch["mlm_labels"] >= 0).sum(dim=(1, 2))
+            tensors |= {"mlm_input_ids": masked, "mlm_labels": labels}
+        tensors = {name: tensor.view(len(pairs), len(texts) // len(pairs), -1) for name, tensor in tensors.items()}
+        batch: dict[str, Tensor | np.ndarray] = {**tensors, LENGTHS: real.sum(axis=1).reshape(len(pairs), -1)}
+        if "mlm_labels" in tensors:
+            batch[MASKED_COUNTS] = (tensors["mlm_labels"] >= 0).sum(dim=(1, 2)).numpy()
         batch["item_keys"] = torch.tensor([pair.item_key for pair in pairs], device="cpu")
         batch["context_keys"] = torch.tensor([pair.context_key for pair in pairs], device="cpu")
         return batch

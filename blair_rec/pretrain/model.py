@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -14,11 +15,12 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokeni
 
 from blair_rec.errors import PretrainingError
 from blair_rec.files import share
-from blair_rec.pretrain.batches import MASKED_COUNTS
+from blair_rec.pretrain.batches import LENGTHS, MASKED_COUNTS
 from blair_rec.pretrain.loss import contrastive_loss, gather, processes, same_pairs
+from blair_rec.text.encoding.fast.unpadded import FIRST_POSITION
 
-Batch = Mapping[str, Tensor]
-MASKED_WORDS = ("mlm_input_ids", "attention_mask", "mlm_labels", MASKED_COUNTS)
+TEXTS = ("input_ids", "attention_mask", LENGTHS)
+MASKED_WORDS = ("mlm_input_ids", "attention_mask", LENGTHS, "mlm_labels", MASKED_COUNTS)
 
 
 class PairModel(nn.Module):
@@ -67,13 +69,12 @@ class PairModel(nn.Module):
         (head,) = word_heads(self.language_model)
         return head
 
-    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
-        """The losses of one step.
+    def forward(self, **batch: Any) -> dict[str, Tensor]:
+        """The losses of one step. It reads no number of a tensor, so the program doesn't wait for a GPU.
 
-        Shapes: input_ids, attention_mask [B, S, L] int64 with S texts per pair (context, item, and a hard negative if
-        there are any); item_keys, context_keys [B] int64; with masked words also mlm_input_ids, mlm_labels [B, S, L]
-        (-100: not predicted), and mlm_counts [B], the masked words of each pair, on the CPU. Returns loss (to be
-        minimised), contrastive and mlm, each [] float.
+        `batch` is what PairCollator makes: its tensors on the model's device, its arrays as they are. There are S texts
+        per pair: context, item, and a hard negative if there are any. Returns loss (to be minimised), contrastive and
+        mlm, each [] float.
         """
         vectors = self._vectors(batch)
         texts = [gather(vectors[:, text]) for text in range(vectors.shape[1])]
@@ -94,24 +95,32 @@ class PairModel(nn.Module):
             loss = loss + self.mlm_weight * mlm
         return {"loss": loss, "contrastive": contrastive.detach(), "mlm": mlm.detach()}
 
-    def _vectors(self, batch: Batch) -> Tensor:
+    def _vectors(self, batch: Mapping[str, Any]) -> Tensor:
         """[B, S, H]."""
-        parts = self._chunks(self._encode, batch["input_ids"], batch["attention_mask"])
-        return torch.cat(parts)
+        return torch.cat(self._chunks(self._encode, *(batch[name] for name in TEXTS)))
 
-    def _encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        hidden = self.encoder(input_ids.flatten(0, 1), attention_mask=attention_mask.flatten(0, 1)).last_hidden_state
+    def _encode(self, input_ids: Tensor, attention_mask: Tensor, lengths: np.ndarray) -> Tensor:
+        hidden = self._read(input_ids, attention_mask, lengths)
         pooled: Tensor = self.head(pool(hidden, attention_mask.flatten(0, 1), self.pooling))
         return pooled.view(*input_ids.shape[:2], -1)
 
-    def _mlm_loss(self, batch: Batch) -> Tensor:
+    def _read(self, input_ids: Tensor, attention_mask: Tensor, lengths: np.ndarray) -> Tensor:
+        """[B, S, L] -> [B * S, L, H]: the hidden states of all texts."""
+        ids, mask = input_ids.flatten(0, 1), attention_mask.flatten(0, 1)
+        seen = attention_of(self.encoder.config, mask, bool((lengths < ids.shape[1]).any()))
+        hidden: Tensor = self.encoder(ids, attention_mask=seen).last_hidden_state
+        return hidden
+
+    def _mlm_loss(self, batch: Mapping[str, Any]) -> Tensor:
         """Mean over the masked words of all processes."""
         asked = gather((batch["mlm_labels"] >= 0).sum().reshape(1)).sum().clamp(min=1) / processes()
         parts = self._chunks(self._mlm_sum, *(batch[name] for name in MASKED_WORDS))
         return torch.stack(parts).sum() / asked
 
-    def _mlm_sum(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
-        hidden = self.encoder(input_ids.flatten(0, 1), attention_mask=attention_mask.flatten(0, 1)).last_hidden_state
+    def _mlm_sum(
+        self, input_ids: Tensor, attention_mask: Tensor, lengths: np.ndarray, labels: Tensor, counts: np.ndarray
+    ) -> Tensor:
+        hidden = self._read(input_ids, attention_mask, lengths)
         # One word in seven: scores over the vocabulary cost most. Their number is known, so a GPU is not waited for.
         labels = labels.flatten()
         asked = torch.nonzero_static(labels >= 0, size=int(counts.sum())).squeeze(1)
@@ -119,13 +128,29 @@ class PairModel(nn.Module):
         total: Tensor = nn.functional.cross_entropy(scores, labels[asked], reduction="sum")
         return total
 
-    def _chunks(self, compute: Any, *tensors: Tensor) -> list[Tensor]:
+    def _chunks(self, compute: Any, *whole: Any) -> list[Tensor]:
+        """What `compute` makes of the tensors and arrays [B, ...], in chunks of pairs."""
         if self.chunk_size is None:
-            return [compute(*tensors)]
-        chunks = zip(*(tensor.split(self.chunk_size) for tensor in tensors), strict=True)
+            return [compute(*whole)]
+        starts = range(0, len(whole[0]), self.chunk_size)
+        chunks = [[one[start : start + self.chunk_size] for one in whole] for start in starts]
         if not torch.is_grad_enabled():
             return [compute(*chunk) for chunk in chunks]
         return [checkpoint(compute, *chunk, use_reentrant=False) for chunk in chunks]
+
+
+def attention_of(config: Any, mask: Tensor, padded: bool) -> Tensor | None:
+    """[n, L] int64, zeros at the padding -> the mask to call an encoder of transformers with.
+
+    A mask like the given one would be asked whether it hides anything, and the program would wait for a GPU to answer.
+    So there is no mask without padding. Otherwise [n, 1, L, L] bool is made here, as transformers would make it, but
+    only for types of model that are known to need nothing else.
+    """
+    if not padded:
+        return None
+    if config.model_type not in FIRST_POSITION or config._attn_implementation != "sdpa":
+        return mask
+    return mask.bool()[:, None, None, :].expand(-1, 1, mask.shape[1], -1)
 
 
 def pool(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:

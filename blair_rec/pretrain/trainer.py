@@ -16,7 +16,7 @@ from transformers.training_args import ParallelMode
 
 from blair_rec.device import moved
 from blair_rec.errors import PretrainingError
-from blair_rec.pretrain.batches import ON_CPU, PairCollator
+from blair_rec.pretrain.batches import Batch, PairCollator
 from blair_rec.pretrain.pairs import TextPair
 
 WEIGHTS, WHOLE = "model.safetensors", "whole"
@@ -34,7 +34,7 @@ class InBackground:
     def __init__(self, collator: PairCollator, thread: Executor) -> None:
         self.collator, self.thread = collator, thread
 
-    def __call__(self, pairs: Sequence[TextPair]) -> dict[str, Future[dict[str, Tensor]]]:
+    def __call__(self, pairs: Sequence[TextPair]) -> dict[str, Future[Batch]]:
         """Return the batch that will be there, under the key COMING."""
         return {COMING: self.thread.submit(self.collator, pairs)}
 
@@ -44,10 +44,11 @@ class PairTrainer(Trainer):
 
     losses: dict[str, Tensor]
 
-    def _prepare_inputs(self, inputs: Any) -> dict[str, Tensor]:
-        """Wait for the batch, and bring it to the device without waiting for the GPU's running work."""
-        batch: dict[str, Tensor] = inputs[COMING].result()
-        return {name: one if name in ON_CPU else moved(one, self.args.device) for name, one in batch.items()}
+    def _prepare_inputs(self, inputs: Any) -> dict[str, Any]:
+        """Wait for the batch, and bring its tensors to the device without waiting for the GPU's running work."""
+        batch: Batch = inputs[COMING].result()
+        device = self.args.device
+        return {name: moved(one, device) if isinstance(one, Tensor) else one for name, one in batch.items()}
 
     def compute_loss(  # type: ignore[override]
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, **_: Any
