@@ -115,9 +115,3 @@ def set_up_logging(console: Console, quiet: bool = False) -> None:
     log.handlers = [_Lines(console)]
     log.setLevel(logging.WARNING if quiet else logging.INFO)
     log.propagate = False
-    # A table of missing and unexpected weights of a checkpoint. If they matter, the encoder raises its own error.
-    logging.getLogger("transformers.modeling_utils").addFilter(_is_no_load_report)
-
-
-def _is_no_load_report(record: logging.LogRecord) -> bool:
-    return "LOAD REPORT" not in record.getMessage()

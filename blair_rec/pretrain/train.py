@@ -21,7 +21,6 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.utils import logging as transformers_logging
 
 from blair_rec.config.section import to_dict
 from blair_rec.device import choose_device, device_name
@@ -33,6 +32,7 @@ from blair_rec.pretrain.pairs import TextPairs, open_pairs, split_pairs
 from blair_rec.pretrain.retrieval import embedder, retrieval
 from blair_rec.pretrain.settings import PretrainConfig
 from blair_rec.pretrain.trainer import LOOK, WHOLE, InBackground, Notes, OneDevice, OnPairStep, PairTrainer
+from blair_rec.text.encoding.quiet import quiet_transformers
 from blair_rec.text.encoding.tokens import check_room
 
 logger = logging.getLogger("blair_rec")
@@ -44,6 +44,7 @@ READS = "sentence_bert_config.json"
 """File of sentence-transformers with the length that a model reads; copied, so that it stays as before training."""
 
 
+@quiet_transformers()
 def pretrain(
     config: PretrainConfig,
     start: Path,
@@ -72,8 +73,6 @@ def pretrain(
         _refuse_foreign(out)
     elif out.exists():
         raise OutputError(f"{out} is there already; choose another folder with -o, or train again with --fresh")
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     check_room(len(AutoTokenizer.from_pretrained(start)("")["input_ids"]), "", config.max_length, config.encoder)
     pairs = open_pairs(config.pairs, config.context, config.item, config.item_id, config.hard_negative)
     training, held_out = split_pairs(pairs, config.held_out, config.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -276,3 +277,28 @@ def test_blair_gives_the_similarities_of_its_model_card(monkeypatch: pytest.Monk
         pytest.skip(f"the weights of {BLAIR} are neither in the hub's cache nor in the folder BLAIR_REC_BLAIR names")
     vectors = TextEncoder(source).encode([REQUEST, *ITEMS])
     np.testing.assert_allclose(cosines(vectors[[0, 0]], vectors[1:]), SIMILARITIES, atol=1e-4)
+
+
+def test_transformers_is_silent_while_it_loads_and_as_before_afterwards(
+    own_roberta: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It would show a bar and a table, as the checkpoint has a weight too many and lacks others."""
+    import torch
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModel
+    from transformers.utils import logging as transformers_logging
+
+    weights = load_file(own_roberta / "model.safetensors")
+    kept = {key: value for key, value in weights.items() if "pooler" not in key}
+    save_file({**kept, "lm_head.bias": torch.zeros(3)}, own_roberta / "model.safetensors", {"format": "pt"})
+    logged = io.StringIO()
+    handler = logging.StreamHandler(logged)
+    transformers_logging.add_handler(handler)
+    try:
+        TextEncoder(resolve_encoder(str(own_roberta), pooling="cls"))
+        assert (capfd.readouterr(), logged.getvalue()) == (("", ""), "")
+        AutoModel.from_pretrained(own_roberta)
+        assert "LOAD REPORT" in logged.getvalue()
+        assert "Loading weights" in capfd.readouterr().err
+    finally:
+        transformers_logging.remove_handler(handler)

@@ -15,6 +15,7 @@ import numpy as np
 from blair_rec.device import moved
 from blair_rec.errors import ConfigError, EncodingError, UnknownEncoder, first_of
 from blair_rec.text.encoding.modules import LOWERCASE, STATIC, Recipe, read_recipe, steps_of
+from blair_rec.text.encoding.quiet import quiet_transformers
 from blair_rec.text.encoding.source import EncoderSource
 from blair_rec.text.encoding.tokens import TextTokens, check_room, filled, lowercase, padded, prompt_length, read_tokens
 
@@ -278,16 +279,14 @@ def _without_itself(unit: np.ndarray) -> np.ndarray:
     return products
 
 
+@quiet_transformers()
 def _load(source: EncoderSource, recipe: Recipe) -> tuple[Any, Any]:
     """The tokenizer and the model, with every weight it needs. Settings that read no text are refused before that."""
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
-    from transformers.utils import logging as transformers_logging
 
     # Code in a model's folder is never run.
     settings: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # a library doesn't draw on the terminal
     try:
         # Position 0 has to be the first token, never padding.
         tokenizer = AutoTokenizer.from_pretrained(recipe.folder, padding_side="right", **settings)
@@ -308,9 +307,6 @@ def _load(source: EncoderSource, recipe: Recipe) -> tuple[Any, Any]:
         raise
     except (OSError, ValueError) as error:
         raise UnknownEncoder(f"transformers can't load {source.name} from {recipe.folder}: {error}") from error
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()
     # Weights that a checkpoint lacks keep random values. Only the pooler may be missing: it is never used here.
     if missing := sorted(key for key in loaded["missing_keys"] if "pooler" not in key):
         raise UnknownEncoder(
