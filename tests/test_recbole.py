@@ -26,12 +26,15 @@ from blair_rec.models.eligibility import recbole_models
 from blair_rec.ranking.scoring import rank
 from blair_rec.text.catalogue import Catalogue
 from blair_rec.text.store.embeddings import EmbeddingStore
+from blair_rec.training import trainer
 from blair_rec.training.checkpoint import load_weights
+from blair_rec.training.stock.loss import stock_loss
 from blair_rec.training.trainer import TextTrainer
 
 from recbole.config import Config
 from recbole.data import create_dataset
 from recbole.model.sequential_recommender import SASRec
+from recbole.trainer import Trainer
 from recbole.utils import ModelType, get_model, get_trainer
 
 KINDS = ["id", "text", "text_init"]
@@ -314,6 +317,37 @@ def test_another_model_than_sasrec_runs_from_a_recbole_config() -> None:
     result = plugin.run_recbole(model="BLaIRNARM", dataset="tiny", config_dict=settings)
     assert 0 < result["test_result"]["recall@10"] < 1
     assert written() == [".safetensors"]
+
+
+@pytest.mark.parametrize("model", ["NARM", "BERT4Rec"])
+def test_recboles_way_takes_the_same_steps_as_recbole_but_faster_ones(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses: dict[str, list[float]] = {}
+    without = {f"{name}_prob": 0.0 for name in ("hidden_dropout", "attn_dropout")} | {"dropout_probs": [0.0, 0.0]}
+    sizes = {"embedding_size": 8, "hidden_size": 8, "inner_size": 8, "n_layers": 1, "n_heads": 1}
+    events = {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "train_neg_sample_args": None}
+    settings = {**settings_for(epochs=3, train_batch_size=32), **without, **sizes, **events}
+    faster: list[str] = []
+    monkeypatch.setattr(trainer, "stock_loss", lambda *given: (faster.append("step"), stock_loss(*given))[1])
+    for name in (model, f"BLaIR{model}"):
+        found = losses.setdefault(name, [])
+        monkeypatch.setattr(Trainer, "_generate_train_loss_output", lambda *given, to=found: to.append(given[-1]) or "")
+        plugin.run_recbole(model=name, dataset="tiny", config_dict=settings)
+        assert (len(faster) > 3) == (name != model)
+    assert len(losses[model]) == 3
+    assert losses[f"BLaIR{model}"] == pytest.approx(losses[model], rel=1e-4)
+
+
+def test_keys_of_ours_that_a_model_of_recbole_does_not_read_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    settings = settings_for("text", train_neg_sample_args=None)
+    Config(model="SASRec", dataset="tiny", config_dict=settings)
+    [said] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == "these keys have no effect on SASRec: blair_items, blair_store; use BLaIRSASRec"
+    caplog.clear()
+    Config(model="BLaIRSASRec", dataset="tiny", config_dict=settings)
+    Config(model="SASRec", dataset="tiny", config_dict=settings_for(train_neg_sample_args=None))
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 @pytest.mark.usefixtures("store")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import logging
 import os
 import sys
 import warnings
@@ -29,6 +30,7 @@ from blair_rec.errors import CheckpointError, IncompatibleVersion
 
 import recbole
 
+logger = logging.getLogger("blair_rec")
 _written: dict[Path, tuple[int, int, int]] = {}
 """Checkpoints that this process wrote through RecBole: resolved path -> (inode, modification time, size)."""
 
@@ -301,7 +303,7 @@ def let_models_complete_config() -> None:
 
     RecBole looks up defaults by model name inside its own wheel, so a model from outside has none. A class with
     `recbole_base` gets the defaults of that base. A model that this package adds has its defaults in `OWN_MODELS`. A
-    class with `complete_config` may then add its own.
+    class with `complete_config` may then add its own. Other models read no key of ours, and a warning says so.
     """
     from recbole.config import Config
 
@@ -317,6 +319,8 @@ def let_models_complete_config() -> None:
         self.internal_config_dict.update(OWN_MODELS.get(name, {}))
         if hasattr(model_class, "complete_config"):
             model_class.complete_config(self)
+        elif unread := [key for key in self.external_config_dict if key.startswith("blair_")]:
+            logger.warning("these keys have no effect on %s: %s; use BLaIR%s", model, ", ".join(unread), model)
 
     load.repaired = True  # type: ignore[attr-defined]
     Config._load_internal_config_dict = load

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from blair_rec.border.collector import TopKCollector
 from blair_rec.config.plugin import in_flat_keys, read_plugin_config
@@ -15,6 +16,7 @@ from blair_rec.training.checkpoint import load_training, load_weights, save_trai
 from blair_rec.training.epochs import EpochSteps, EveryPosition, RecboleWay, check_loss
 from blair_rec.training.loop import make_optimizer, run_epoch
 from blair_rec.training.optimizer import LearningRate
+from blair_rec.training.stock.loss import stock_loss
 
 from recbole.trainer import Trainer
 
@@ -55,10 +57,17 @@ class TextTrainer(Trainer):
         self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
     ) -> float | tuple[float, ...]:
         if not self._every_position:
+            if not self.enable_amp:  # in RecBole's mixed precision, the model's own loss
+                loss_func = loss_func or self._recboles_loss
             result: float | tuple[float, ...] = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
             return result
         self._prepare(train_data)
         return run_epoch(self.model, self.optimizer, self._steps(epoch_idx + 1))
+
+    def _recboles_loss(self, batch: Any) -> Tensor:
+        """Return RecBole's loss [] of a batch, which takes less time on a CPU."""
+        with self.model.shared_items():
+            return stock_loss(self.model, batch)
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         path = Path(kwargs.get("saved_model_file", self.saved_model_file))
