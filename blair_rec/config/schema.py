@@ -1,4 +1,4 @@
-"""The JSON Schema of the comparison file, for editors, and the tables of its keys, for the docs."""
+"""The JSON Schema of comparison and pre-training files, for editors, and the tables of their keys, for the docs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from pydantic.json_schema import GenerateJsonSchema
 
 from blair_rec.config.comparison import CompareConfig
+from blair_rec.config.section import Section
 
 SCHEMA_FILE = "comparison.schema.json"
 MODELINE = f"# yaml-language-server: $schema={SCHEMA_FILE}\n"
@@ -22,16 +23,16 @@ class _WithoutTitles(GenerateJsonSchema):
         return False
 
 
-def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of comparison files. It has no rules about several keys; reading a file checks those."""
-    found = CompareConfig.model_json_schema(schema_generator=_WithoutTitles)
+def json_schema(kind: type[Section] = CompareConfig) -> dict[str, Any]:
+    """Return the JSON Schema of files of a kind. It has no rules about several keys; reading a file checks those."""
+    found = kind.model_json_schema(schema_generator=_WithoutTitles)
     found["type"] = "object"  # unlike a section, a whole file can't be empty
     return {"$schema": GenerateJsonSchema.schema_dialect, **_tidied(found)}
 
 
-def schema_text() -> str:
+def schema_text(kind: type[Section] = CompareConfig) -> str:
     """The schema as the content of a file."""
-    return json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(json_schema(kind), indent=1, ensure_ascii=False) + "\n"
 
 
 def _tidied(value: Any) -> Any:
@@ -65,16 +66,16 @@ class KeyRow(NamedTuple):
     description: str
 
 
-def key_rows() -> list[KeyRow]:
-    """Every key of the comparison file, section by section, in the order of the models."""
-    schema = json_schema()
-    return list(_rows(schema, schema["$defs"], ""))
+def key_rows(kind: type[Section] = CompareConfig) -> list[KeyRow]:
+    """Every key of the file, section by section, in the order of the models."""
+    schema = json_schema(kind)
+    return list(_rows(schema, schema.get("$defs", {}), ""))
 
 
-def key_table() -> str:
+def key_table(kind: type[Section] = CompareConfig) -> str:
     """The rows as a table in Markdown."""
     lines = ["| key | type | default | bounds | |", "|---|---|---|---|---|"]
-    for row in key_rows():
+    for row in key_rows(kind):
         cells = [f"`{row.key}`", row.type, row.default and f"`{row.default}`", row.bounds, row.description]
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines) + "\n"

@@ -67,7 +67,7 @@ class PretrainConfig(Section):
     device: DeviceName = "auto"
     """Device to train on: cpu, cuda, cuda:1, or auto (a GPU if there is one). Training can resume on another device."""
     save_steps: FromOneOn = 500
-    """Steps between two checkpoints."""
+    """Steps between two checkpoints. If steps are slow, a process that trains alone saves one every ten minutes."""
     tensorboard: bool = False
     """Also write the loss for TensorBoard."""
     seed: int = 1

@@ -24,8 +24,8 @@ from transformers import (
 
 from blair_rec.config.section import to_dict
 from blair_rec.device import choose_device, device_name
-from blair_rec.errors import OutputError, PretrainingError
-from blair_rec.files import partial_of, put_in_place, refuse_foreign, work_beside, write_text
+from blair_rec.errors import OutputError, PretrainingError, counted
+from blair_rec.files import partial_of, put_in_place, refuse_foreign, sha256_of, work_beside, write_text
 from blair_rec.pretrain.batches import PairCollator
 from blair_rec.pretrain.model import PairModel, compile_layers, export, load_language_model
 from blair_rec.pretrain.pairs import TextPairs, open_pairs, split_pairs
@@ -57,9 +57,10 @@ def pretrain(
     """Train the encoder at `start`, and write to `out` a folder that `AutoModel.from_pretrained` reads.
 
     Checkpoints are in a hidden folder next to `out` until training is done; the same call resumes from the last one.
-    Under torchrun every process calls this. Returns the record, which is also written to `out`/pretraining.json:
-    settings, the pairs' hash, the losses, the retrieval of held-out pairs before and after training, and the names of
-    the files.
+    Under torchrun every process calls this. If these settings and pairs have made `out` before, nothing is done.
+
+    Returns the record, which is also written to `out`/pretraining.json: settings, the pairs' hash, the losses, the
+    retrieval of held-out pairs before and after training, and the names of the files.
 
     Raises:
         ConfigError: max_length leaves no token for a text.
@@ -71,6 +72,9 @@ def pretrain(
     """
     if fresh:
         _refuse_foreign(out)
+    elif (record := _finished(config, out)) is not None:
+        logger.info("%s was trained with these settings on these pairs already; train again with --fresh", out)
+        return record
     elif out.exists():
         raise OutputError(f"{out} is there already; choose another folder with -o, or train again with --fresh")
     check_room(len(AutoTokenizer.from_pretrained(start)("")["input_ids"]), "", config.max_length, config.encoder)
@@ -107,8 +111,7 @@ def _trained(
     progress: OnPairStep | None,
 ) -> dict[str, Any]:
     """Train in `work`, put the encoder at `out`, and return the record."""
-    identity = {**to_dict(config), "pairs_sha256": pairs.sha256, "start": str(start), "pooling": pooling}
-    del identity["device"], identity["compile"]  # it is the same training on any device, compiled or not
+    identity = {**_identity(to_dict(config), pairs.sha256), "start": str(start), "pooling": pooling}
     checkpoint = _resume(work, identity, fresh)
     tokenizer = AutoTokenizer.from_pretrained(start)
     set_seed(config.seed)
@@ -135,13 +138,21 @@ def _trained(
         trainer.remove_callback(PrinterCallback)
         before = _measure(model, tokenizer, held_out, config)
         set_seed(config.seed)
+        shared = len(pairs) - len(training) - len(held_out)
         logger.info(
-            "training on %d pairs of %d items, %d pairs held out", len(training), training.n_items, len(held_out)
-        )
+            "training on %s of %s, %d held out%s",
+            counted(len(training), "pair"), counted(training.n_items, "item"), len(held_out),
+            f", {shared} left out because they share a text with a held-out item" * bool(shared),
+        )  # fmt: skip
+        if checkpoint:
+            logger.info("training goes on after step %d, from its checkpoint", _step_of(checkpoint))
         if config.compile:
             compile_layers(model.encoder)
         try:
             result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except KeyboardInterrupt:
+            logger.warning("%s", _stopped(trainer.state.global_step, _last_checkpoint(work)))
+            raise
         except TorchDynamoException as err:
             raise PretrainingError(
                 f"PyTorch can't compile the encoder's layers here ({str(err).splitlines()[0]}); install a C++ "
@@ -164,6 +175,23 @@ def _trained(
     if trainer.is_world_process_zero():
         _write(model, tokenizer, start, record, out)
     return record
+
+
+def _finished(config: PretrainConfig, out: Path) -> dict[str, Any] | None:
+    """The record of the encoder at `out`, if the same settings and pairs made it."""
+    try:
+        record: dict[str, Any] = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        before = _identity(record["config"], record["pairs_sha256"])
+        return record if before == _identity(to_dict(config), sha256_of(Path(config.pairs))) else None
+    except (OSError, ValueError, TypeError, KeyError):  # none, a broken one, or of another version
+        return None
+
+
+def _identity(settings: dict[str, Any], pairs_sha256: str) -> dict[str, Any]:
+    """What makes two trainings the same: they are on any device, compiled or not."""
+    return {key: value for key, value in settings.items() if key not in ("device", "compile")} | {
+        "pairs_sha256": pairs_sha256
+    }
 
 
 def _refuse_foreign(out: Path) -> None:
@@ -221,9 +249,9 @@ def _resume(work: Path, identity: dict[str, Any], fresh: bool) -> Path | None:
     for folder in work.glob("checkpoint-*"):
         if first and (fresh or not (folder / WHOLE).is_file()):
             shutil.rmtree(folder, ignore_errors=True)
-    whole = [folder for folder in work.glob("checkpoint-*") if (folder / WHOLE).is_file()]
+    last = _last_checkpoint(work)
     text = json.dumps(identity, indent=1, sort_keys=True)
-    if whole and mark.is_file() and mark.read_text(encoding="utf-8") != text:
+    if last and mark.is_file() and mark.read_text(encoding="utf-8") != text:
         known = json.loads(mark.read_text(encoding="utf-8"))
         changed = [name for name in sorted(identity) if known.get(name) != json.loads(text).get(name)]
         raise PretrainingError(
@@ -232,7 +260,22 @@ def _resume(work: Path, identity: dict[str, Any], fresh: bool) -> Path | None:
         )
     if first:
         write_text(mark, text)
-    return max(whole, key=lambda folder: int(folder.name.split("-")[1]), default=None)
+    return last
+
+
+def _last_checkpoint(work: Path) -> Path | None:
+    whole = [folder for folder in work.glob("checkpoint-*") if (folder / WHOLE).is_file()]
+    return max(whole, key=_step_of, default=None)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])
+
+
+def _stopped(step: int, kept: Path | None) -> str:
+    if kept is None:
+        return f"stopped after step {step}, before the first checkpoint; the same command starts again (see save_steps)"
+    return f"stopped after step {step}; the same command goes on after step {_step_of(kept)}, whose checkpoint is kept"
 
 
 def _measure(

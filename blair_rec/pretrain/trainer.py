@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -24,6 +25,8 @@ WEIGHTS, WHOLE = "model.safetensors", "whole"
 COMING = "coming"
 LOOK = 10
 """Steps between two reads of the loss on a GPU."""
+SAVED_WITHIN = 600.0
+"""Seconds after which a process alone saves a checkpoint, even if `save_steps` are not done."""
 OnPairStep = Callable[[int, int, float], None]
 """Called with (steps done, total steps, loss)."""
 
@@ -123,18 +126,26 @@ class OneDevice(TrainingArguments):
 
 
 class Notes(TrainerCallback):
-    """Reports the progress, and marks complete checkpoints."""
+    """Reports the progress, asks for checkpoints where steps are slow, and marks complete ones."""
 
     def __init__(self, progress: OnPairStep | None) -> None:
         self.progress = progress
         self.trainer: PairTrainer | None = None
+        self._saved = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._saved = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # Several processes save together, and their clocks would not agree on a step.
+        if args.world_size == 1 and time.monotonic() - self._saved > SAVED_WITHIN:
+            control.should_save = True
         if self.progress is None or self.trainer is None or not state.is_world_process_zero:
             return
         if self.trainer._looks_at(state.global_step):
             self.progress(state.global_step, state.max_steps, float(self.trainer.losses["contrastive"]))
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._saved = time.monotonic()
         if state.is_world_process_zero:
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()

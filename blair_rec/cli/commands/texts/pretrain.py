@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
     command.add_argument("--device", help="auto, cpu, cuda or cuda:1, instead of device in CONFIG")
     command.add_argument("--fresh", action="store_true", help="start again instead of resuming")
     add_quiet(command)
-    command.set_defaults(command=_pretrain, takes_processes=True, goes_on=True)
+    command.set_defaults(command=_pretrain, takes_processes=True)
 
 
 def _pretrain(options: argparse.Namespace, console: Console) -> None:
