@@ -115,9 +115,9 @@ def time_model(name: str, folder: str, steps: int, batch: int) -> dict[str, Any]
 
 def to_page(options: argparse.Namespace, found: dict[str, Any]) -> list[str]:
     """Return the table, the largest gain first."""
-    from blair_rec.training.stock.loss import CUT, PRODUCT_WITH_ALL
+    from blair_rec.training.stock.loss import CUT, PADDING_COUNTED, PRODUCT_WITH_ALL
 
-    cut, product = ({cls.__name__ for cls in classes} for classes in (CUT, PRODUCT_WITH_ALL))
+    cut, product = ({cls.__name__ for cls in classes} for classes in ({**CUT, **PADDING_COUNTED}, PRODUCT_WITH_ALL))
     lines = [
         f"# A training step of RecBole's models, {options.dataset.name}",
         "",

@@ -28,7 +28,7 @@ from blair_rec.training.stock.loss import CUT, PRODUCT_WITH_ALL, stock_loss
 from blair_rec.training.stock.softmax import CatalogueSoftmax
 
 from recbole.data.interaction import Interaction
-from recbole.model.sequential_recommender import CORE, GCSAN, HRM, NARM, SHAN, SRGNN, STAMP, BERT4Rec, TransRec
+from recbole.model.sequential_recommender import CORE, GCSAN, HRM, NARM, SHAN, SINE, SRGNN, STAMP, BERT4Rec, TransRec
 
 RECBOLES_WAY = {
     name: cls
@@ -127,7 +127,7 @@ def test_every_model_has_recboles_own_loss_and_gradients(
         check_same(model, batch)
 
 
-@pytest.mark.parametrize("cls", [NARM, GCSAN, HRM, SHAN, STAMP, BERT4Rec], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", [NARM, GCSAN, HRM, SHAN, SINE, STAMP, BERT4Rec], ids=lambda cls: cls.__name__)
 def test_sampled_negatives_give_recboles_own_loss_and_gradients_too(cls: Any, folder: Path) -> None:
     model, loader = built(cls, folder, loss_type="BPR")
     check_same(model, next(iter(loader)))
@@ -139,6 +139,11 @@ def test_core_keeps_its_own_settings(also: dict[str, Any], folder: Path) -> None
     check_same(model, next(iter(loader)))
 
 
+def test_sine_keeps_the_penalty_of_its_own_loss(folder: Path) -> None:
+    model, loader = built(SINE, folder, loss_type="NLL")
+    check_same(model, next(iter(loader)))
+
+
 def test_hrm_stays_whole_where_it_takes_the_mean_over_the_padding(folder: Path) -> None:
     model, loader = built(HRM, folder, pooling_type_layer_1="average")
     assert CUT[HRM](model) is None
@@ -147,7 +152,7 @@ def test_hrm_stays_whole_where_it_takes_the_mean_over_the_padding(folder: Path) 
 
 @settings(max_examples=10)
 @given(lengths=st.lists(st.integers(1, LONGEST), min_size=1, max_size=20), seed=st.integers(0, 99))
-@pytest.mark.parametrize("cls", [CORE, SRGNN, SHAN], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", [CORE, SRGNN, SHAN, SINE], ids=lambda cls: cls.__name__)
 def test_any_lengths_in_any_order_give_the_same_loss_and_gradients(
     cls: Any, models: dict[Any, Any], lengths: list[int], seed: int
 ) -> None:
@@ -170,7 +175,7 @@ def models(folder: Path) -> dict[Any, Any]:
     """Models that hypothesis tries on many batches, each with a batch of RecBole's loader."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
-    found = {cls: built(cls, folder) for cls in (CORE, SRGNN, SHAN)}
+    found = {cls: built(cls, folder) for cls in (CORE, SRGNN, SHAN, SINE)}
     torch.set_default_dtype(before)
     return found
 
@@ -211,6 +216,15 @@ def test_each_group_is_cut_to_its_longest_history(folder: Path, monkeypatch: pyt
     assert widths == [int(batch[model.ITEM_SEQ_LEN].max())], "a group costs more than all padding"
 
 
+def test_padding_that_a_model_counts_is_one_slot(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss, "PER_GROUP", 0)
+    model, loader = built(SINE, folder)
+    batch = next(iter(loader))
+    widths = seen_widths(model)
+    stock_loss(model, batch)
+    assert sorted(widths) == [min(each + 1, LONGEST) for each in sorted(set(batch[model.ITEM_SEQ_LEN].tolist()))]
+
+
 def test_bert4rec_scores_all_items_only_for_the_masks_that_a_row_has(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +253,15 @@ def test_models_that_are_not_listed_get_whole_histories(cls: Any, folder: Path) 
     widths = seen_widths(model)
     stock_loss(model, next(iter(loader)))
     assert widths == [LONGEST]
+
+
+def test_a_forward_that_a_user_set_on_the_model_is_used(folder: Path) -> None:
+    model, loader = built(SINE, folder)
+    whole = model.forward
+    model.forward = lambda *given: 2 * whole(*given)
+    batch = next(iter(loader))
+    torch.testing.assert_close(stock_loss(model, batch), model.calculate_loss(batch))
+    assert "forward" in vars(model)
 
 
 @pytest.mark.parametrize("cls", PRODUCT_WITH_ALL, ids=lambda cls: cls.__name__)

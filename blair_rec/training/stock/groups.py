@@ -47,18 +47,20 @@ def groups_of(lengths: np.ndarray, per_group: int) -> Iterator[tuple[np.ndarray,
 
 
 @contextmanager
-def forward_in_groups(model: Any, least: int, padded_left: bool, per_group: int) -> Iterator[None]:
+def forward_in_groups(
+    model: Any, whole: Callable[..., Tensor], least: int, padded_left: bool, per_group: int
+) -> Iterator[None]:
     """Within this block, the model's forward runs group by group; its output is that of the whole batch.
 
     Only this one model changes, not its class.
 
     Args:
         model: the arguments of its forward are tensors with a row per case; one of them holds the histories [B, L].
+        whole: what runs for each group, with a cut history: the model's forward, or one that computes the same.
         least: the smallest number of slots that its forward can take.
         padded_left: whether the padding is before a history's items instead of after them.
         per_group: see group_ends.
     """
-    whole: Callable[..., Tensor] = model.forward
     longest = model.max_seq_length
 
     def forward(*inputs: Tensor) -> Tensor:

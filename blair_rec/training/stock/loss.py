@@ -12,6 +12,7 @@ from torch import Tensor
 
 from blair_rec.training.stock.groups import forward_in_groups, groups_of
 from blair_rec.training.stock.modules import cheaper_modules
+from blair_rec.training.stock.sine import sine_forward
 from blair_rec.training.stock.softmax import CatalogueSoftmax
 
 from recbole.model import sequential_recommender as models
@@ -42,8 +43,11 @@ CUT: dict[type[Any], Least] = {
     models.SRGNN: _one,
 }
 """Models whose states stay the same if a history loses its padding. Others read the padding as well, so they get all of
-it: STAMP and FOSSIL sum over it, SINE and LightSANs weight it, Caser and NextItNet run convolutions over it, FEARec a
-Fourier transform; SASRecCPR reads the last slot. TransRec reads one item, so it would gain nothing."""
+it: STAMP and FOSSIL sum over it, LightSANs weights it, Caser and NextItNet run convolutions over it, FEARec a Fourier
+transform; SASRecCPR reads the last slot. TransRec reads one item, so it would gain nothing."""
+PADDING_COUNTED: dict[type[Any], Callable[[Any], Callable[..., Tensor]]] = {models.SINE: sine_forward}
+"""Models that read the padding, and for each a forward of ours: it takes cut histories and gives what the model's gives
+for whole ones."""
 PADDED_LEFT = (models.SHAN,)
 """Models that get histories with the padding first."""
 PRODUCT_WITH_ALL = (
@@ -80,7 +84,8 @@ def stock_loss(model: Any, batch: Any) -> Tensor:
     classes with code in place of theirs run as they are. So do all models on a GPU, where groups were not measured.
     """
     base = getattr(model, "recbole_base", type(model))
-    own_code = any(getattr(type(model), name) is not getattr(base, name) for name in ("forward", "calculate_loss"))
+    methods = ("forward", "calculate_loss")
+    own_code = any(name in vars(model) or getattr(type(model), name) is not getattr(base, name) for name in methods)
     if own_code or model.device.type != "cpu":
         return _summed(model.calculate_loss(batch))
     scores_all = base in PRODUCT_WITH_ALL and model.loss_type == "CE"
@@ -89,7 +94,9 @@ def stock_loss(model: Any, batch: Any) -> Tensor:
         if base in PRODUCT_WITH_ALL:
             stack.enter_context(CatalogueSoftmax(model.n_items))
         if base in CUT and (least := CUT[base](model)) is not None:
-            stack.enter_context(forward_in_groups(model, least, base in PADDED_LEFT, PER_GROUP))
+            stack.enter_context(forward_in_groups(model, model.forward, least, base in PADDED_LEFT, PER_GROUP))
+        if base in PADDING_COUNTED:
+            stack.enter_context(forward_in_groups(model, PADDING_COUNTED[base](model), 1, False, PER_GROUP))
         if base is models.BERT4Rec:
             return torch.stack([weight * model.calculate_loss(part) for part, weight in _by_masks(model, batch)]).sum()
         return _summed(model.calculate_loss(batch))
