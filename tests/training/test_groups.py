@@ -28,7 +28,19 @@ from blair_rec.training.stock.loss import CUT, PRODUCT_WITH_ALL, stock_loss
 from blair_rec.training.stock.softmax import CatalogueSoftmax
 
 from recbole.data.interaction import Interaction
-from recbole.model.sequential_recommender import CORE, GCSAN, HRM, NARM, SHAN, SINE, SRGNN, STAMP, BERT4Rec, TransRec
+from recbole.model.sequential_recommender import (
+    CORE,
+    GCSAN,
+    HRM,
+    NARM,
+    SHAN,
+    SINE,
+    SRGNN,
+    STAMP,
+    BERT4Rec,
+    Caser,
+    TransRec,
+)
 
 RECBOLES_WAY = {
     name: cls
@@ -127,7 +139,7 @@ def test_every_model_has_recboles_own_loss_and_gradients(
         check_same(model, batch)
 
 
-@pytest.mark.parametrize("cls", [NARM, GCSAN, HRM, SHAN, SINE, STAMP, BERT4Rec], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", [NARM, GCSAN, HRM, SHAN, SINE, STAMP, BERT4Rec, Caser], ids=lambda cls: cls.__name__)
 def test_sampled_negatives_give_recboles_own_loss_and_gradients_too(cls: Any, folder: Path) -> None:
     model, loader = built(cls, folder, loss_type="BPR")
     check_same(model, next(iter(loader)))
@@ -152,7 +164,7 @@ def test_hrm_stays_whole_where_it_takes_the_mean_over_the_padding(folder: Path) 
 
 @settings(max_examples=10)
 @given(lengths=st.lists(st.integers(1, LONGEST), min_size=1, max_size=20), seed=st.integers(0, 99))
-@pytest.mark.parametrize("cls", [CORE, SRGNN, SHAN, SINE], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", [CORE, SRGNN, SHAN, SINE, Caser], ids=lambda cls: cls.__name__)
 def test_any_lengths_in_any_order_give_the_same_loss_and_gradients(
     cls: Any, models: dict[Any, Any], lengths: list[int], seed: int
 ) -> None:
@@ -175,7 +187,7 @@ def models(folder: Path) -> dict[Any, Any]:
     """Models that hypothesis tries on many batches, each with a batch of RecBole's loader."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
-    found = {cls: built(cls, folder) for cls in (CORE, SRGNN, SHAN, SINE)}
+    found = {cls: built(cls, folder) for cls in (CORE, SRGNN, SHAN, SINE, Caser)}
     torch.set_default_dtype(before)
     return found
 
@@ -216,13 +228,40 @@ def test_each_group_is_cut_to_its_longest_history(folder: Path, monkeypatch: pyt
     assert widths == [int(batch[model.ITEM_SEQ_LEN].max())], "a group costs more than all padding"
 
 
-def test_padding_that_a_model_counts_is_one_slot(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cls, most", [(SINE, LONGEST), (Caser, LONGEST + 1)], ids=["SINE", "Caser"])
+def test_padding_that_a_model_counts_is_one_slot(
+    cls: Any, most: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loss, "PER_GROUP", 0)
-    model, loader = built(SINE, folder)
+    model, loader = built(cls, folder)
     batch = next(iter(loader))
     widths = seen_widths(model)
     stock_loss(model, batch)
-    assert sorted(widths) == [min(each + 1, LONGEST) for each in sorted(set(batch[model.ITEM_SEQ_LEN].tolist()))]
+    assert sorted(widths) == [min(each + 1, most) for each in sorted(set(batch[model.ITEM_SEQ_LEN].tolist()))]
+
+
+class OwnConvolution(nn.Conv2d):
+    """A user's convolution, which adds something."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 1
+
+
+@pytest.mark.parametrize("change", ["convolution", "hook", "activation"])
+def test_casers_own_forward_runs_if_a_part_of_it_is_a_users(change: str, folder: Path) -> None:
+    model, loader = built(Caser, folder)
+    if change == "convolution":
+        stock = model.conv_h[1]
+        model.conv_h[1] = OwnConvolution(1, stock.out_channels, stock.kernel_size).double()
+    elif change == "hook":
+        model.conv_v.register_forward_hook(lambda module, given, out: out + 1)
+    else:
+        model.ac_conv = nn.Tanhshrink()
+    batch = next(iter(loader))
+    check_same(model, batch)
+    widths = seen_widths(model)
+    stock_loss(model, batch)
+    assert widths == [LONGEST]
 
 
 def test_bert4rec_scores_all_items_only_for_the_masks_that_a_row_has(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from blair_rec.training.stock.caser import caser_forward
 from blair_rec.training.stock.groups import forward_in_groups, groups_of
 from blair_rec.training.stock.modules import cheaper_modules
 from blair_rec.training.stock.sine import sine_forward
@@ -43,11 +44,14 @@ CUT: dict[type[Any], Least] = {
     models.SRGNN: _one,
 }
 """Models whose states stay the same if a history loses its padding. Others read the padding as well, so they get all of
-it: STAMP and FOSSIL sum over it, LightSANs weights it, Caser and NextItNet run convolutions over it, FEARec a Fourier
-transform; SASRecCPR reads the last slot. TransRec reads one item, so it would gain nothing."""
-PADDING_COUNTED: dict[type[Any], Callable[[Any], Callable[..., Tensor]]] = {models.SINE: sine_forward}
+it: STAMP and FOSSIL sum over it, LightSANs weights it, NextItNet runs convolutions over it, FEARec a Fourier transform;
+SASRecCPR reads the last slot. TransRec reads one item, so it would gain nothing."""
+PADDING_COUNTED: dict[type[Any], Callable[[Any], Callable[..., Tensor] | None]] = {
+    models.Caser: caser_forward,
+    models.SINE: sine_forward,
+}
 """Models that read the padding, and for each a forward of ours: it takes cut histories and gives what the model's gives
-for whole ones."""
+for whole ones. None if parts of the model are a user's."""
 PADDED_LEFT = (models.SHAN,)
 """Models that get histories with the padding first."""
 PRODUCT_WITH_ALL = (
@@ -95,8 +99,8 @@ def stock_loss(model: Any, batch: Any) -> Tensor:
             stack.enter_context(CatalogueSoftmax(model.n_items))
         if base in CUT and (least := CUT[base](model)) is not None:
             stack.enter_context(forward_in_groups(model, model.forward, least, base in PADDED_LEFT, PER_GROUP))
-        if base in PADDING_COUNTED:
-            stack.enter_context(forward_in_groups(model, PADDING_COUNTED[base](model), 1, False, PER_GROUP))
+        if base in PADDING_COUNTED and (ours := PADDING_COUNTED[base](model)) is not None:
+            stack.enter_context(forward_in_groups(model, ours, 1, False, PER_GROUP))
         if base is models.BERT4Rec:
             return torch.stack([weight * model.calculate_loss(part) for part, weight in _by_masks(model, batch)]).sum()
         return _summed(model.calculate_loss(batch))

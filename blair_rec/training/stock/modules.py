@@ -73,12 +73,13 @@ def _is_recboles(encoder: Any) -> bool:
         type(layer) is layers.TransformerLayer
         and type(attention := layer.multi_head_attention) is layers.MultiHeadAttention
         and type(attention.key) is type(attention.value) is nn.Linear
-        and not any(_has_hooks(module) for module in (layer, attention, attention.key, attention.value))
+        and not any(has_hooks(module) for module in (layer, attention, attention.key, attention.value))
         for layer in encoder.layer
     )
 
 
-def _has_hooks(module: nn.Module) -> bool:
+def has_hooks(module: nn.Module) -> bool:
+    """Return whether a module's call runs more than its forward."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
