@@ -66,7 +66,6 @@ class Recommender:
         self.known = KnownItems(item_tokens, item_counts)
         self.item_tokens = self.known.tokens[1:]
         """Every item that can be recommended."""
-        self._id_of = self.known.id_of
         self._width = width
 
     @overload
@@ -139,7 +138,7 @@ class Recommender:
             found = [list(popular) for _ in ids]
         if len(read):
             whole = HistoryIds(np.concatenate([ids[row] for row in read]), lengths[read])
-            with TopK(self._model, self._width, candidates).ready(len(self.known)) as top:
+            with self.top(candidates).ready(len(self.known)) as top:
                 parts = [top.best(part, k, exclude_history) for part in whole.split(batch_size)]
             rows = zip(
                 read.tolist(),

@@ -34,7 +34,7 @@ class FittedAgain(NamedTuple):
 
     model: Scorer
     history: tuple[Epoch, ...]
-    """None where nothing is trained."""
+    """One for each epoch; empty where nothing is trained."""
     store: Path | None
     """Of the items' text vectors."""
 

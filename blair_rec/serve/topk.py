@@ -28,7 +28,7 @@ WRITTEN_OUT = 1 << 23
 
 
 class HistoryIds(NamedTuple):
-    """HistoryIds of item ids, one after the other, each oldest first; none is empty."""
+    """Histories of item ids, one after the other, each oldest first; none is empty."""
 
     items: np.ndarray
     """[P] int64"""

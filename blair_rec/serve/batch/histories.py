@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,17 +96,12 @@ def _histories(
             f"{path} has the columns {', '.join(first.values)}; give {USER}, {ITEM} and perhaps {TIME}, an event in "
             f"each row, or {USER} and {HISTORY}, a list of items for each user"
         )
-    every = _chain(first, rows)
+    every = chain([first], rows)
     column = HISTORY if HISTORY in names else ITEM
     if column == HISTORY or (names == {USER, ITEM} and isinstance(first.values[ITEM][0], _LISTS)):
         yield from _lists(every, column, path, known, unknown, words)
     else:
         yield from _events(every, path, known, unknown).blocks()
-
-
-def _chain(first: Columns, rest: Iterator[Columns]) -> Iterator[Columns]:
-    yield first
-    yield from rest
 
 
 def _lists(
@@ -211,7 +207,6 @@ def from_frame(frame: Any) -> dict[str, list[str]]:
     rows = len(next(iter(values.values()), []))
     if rows == 0:
         return {}
-    tokens: list[str] = []
     listed = values.get(ITEM) or values.get(HISTORY) or []
     if any(isinstance(one, _LISTS) for one in listed):
         listed = [token for one in listed for token in _list(one, False, f"{where}: a history")]

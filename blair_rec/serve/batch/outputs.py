@@ -18,9 +18,9 @@ from blair_rec.lines.rows import CSV, JSON_LINES, KINDS, PARQUET
 
 COLUMNS = ("user_id", "item_id", "score", "rank", "by_popularity")
 TITLE = "title"
+"""A column more, where titles are asked for."""
 SCHEMA = 1
 """Version of the columns, in the metadata of a Parquet file."""
-"""A column more, where titles are asked for."""
 
 
 class Recommended(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,6 @@ from blair_rec.serve.batch.outputs import Output, Recommended, check_output, who
 from blair_rec.serve.items import KnownItems, OnUnknown, check_unknown
 from blair_rec.serve.recommender import load
 from blair_rec.serve.topk import HistoryIds, TopK
-
-logger = logging.getLogger("blair_rec")
 
 SCORED = 1024
 """Users whose vectors are computed together."""
