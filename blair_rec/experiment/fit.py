@@ -182,9 +182,7 @@ def model_settings(setup: Mapping[str, Any]) -> dict[str, Any]:
 
 def measured(config: CompareConfig, ranks: Ranks, protocol: str) -> dict[str, float]:
     """The metrics of the comparison under a protocol, by name."""
-    miss = ranks.target_in_history if protocol == "masked" else None
-    higher, equal = getattr(ranks, f"higher_{protocol}"), getattr(ranks, f"equal_{protocol}")
-    return metric_values(config.evaluate.metrics, higher, equal, miss)
+    return metric_values(config.evaluate.metrics, *ranks.counts(protocol))
 
 
 def _train(

@@ -53,6 +53,12 @@ class Ranks:
     topk_masked: np.ndarray
     """[B, k] item ids, best first; 0 where fewer candidates are left."""
 
+    def counts(self, protocol: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return higher, equal and miss of every case: the arguments of the functions in `evaluate.metrics`."""
+        if protocol == "masked":
+            return self.higher_masked, self.equal_masked, self.target_in_history
+        return self.higher_unmasked, self.equal_unmasked, np.zeros_like(self.target_in_history)
+
 
 @torch.no_grad()
 def rank(model: Scorer, split: TextSequentialDataset, batch_size: int, k: int = 0, first: int = 1) -> Ranks:

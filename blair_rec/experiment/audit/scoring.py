@@ -145,8 +145,7 @@ def ranked(model: Any, split: TextSequentialDataset) -> Ranks:
 
 def case_values(ranks: Ranks, metric: str, protocol: ProtocolName) -> NDArray[np.float64]:
     """[C] a metric of every case under a protocol."""
-    miss = ranks.target_in_history if protocol == "masked" else None
-    return per_user(metric, getattr(ranks, f"higher_{protocol}"), getattr(ranks, f"equal_{protocol}"), miss)
+    return per_user(metric, *ranks.counts(protocol))
 
 
 def run_ranks(ranks: Ranks, item_counts: NDArray[np.int64]) -> RunRanks:

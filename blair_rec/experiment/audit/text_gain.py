@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from blair_rec.data.sequences import TrainingSequences
-from blair_rec.evaluate.metrics import per_user
 from blair_rec.evaluate.runs.run_files import ProtocolName
 from blair_rec.evaluate.slices import TAIL
 from blair_rec.experiment.audit.facts import NEAR
-from blair_rec.experiment.audit.scoring import choose
+from blair_rec.experiment.audit.scoring import case_values, choose
 from blair_rec.ranking.scoring import Ranks
 
 NEIGHBOURS, REACH = 10, 100
@@ -125,17 +124,11 @@ def reach(
     """Compare two scorers, with text and without, on the same cases; item_counts: [N] training events."""
     n_items = len(item_counts) - 1
     k, first = min(REACH, max(1, n_items // 10)), min(10, n_items)
-
-    def found(ranks: Ranks, k: int) -> NDArray[np.float64]:
-        miss = ranks.target_in_history if protocol == "masked" else None
-        higher, equal = getattr(ranks, f"higher_{protocol}"), getattr(ranks, f"equal_{protocol}")
-        return per_user(f"Recall@{k}", higher, equal, miss)
-
     # Tied scores reach a target with the probability that a random order of ties gives; above one half counts.
-    text, counts = (found(one, k) > 0.5 for one in ranks)
+    text, counts = (case_values(one, f"Recall@{k}", protocol) > 0.5 for one in ranks)
     target = ranks[0].item
     in_tail = item_counts[target] <= TAIL
-    of_text, of_counts = (found(one, first) for one in ranks)
+    of_text, of_counts = (case_values(one, f"Recall@{first}", protocol) for one in ranks)
     reached_text, reached_counts = set(target[text].tolist()), set(target[counts].tolist())
     only_text = text & ~counts
     return Reach(

@@ -18,7 +18,7 @@ from blair_rec.errors import TrainingError
 from blair_rec.evaluate.metrics import metric_values
 from blair_rec.evaluate.runs.results import load_run
 from blair_rec.experiment.elsewhere.run import fixed_scores, listed_scores
-from blair_rec.experiment.fit import Fitted
+from blair_rec.experiment.fit import Fitted, measured
 from blair_rec.experiment.loading import Loaded, load_model, need_trees, text_tables
 from blair_rec.experiment.members.average import selects_on
 from blair_rec.experiment.members.files import files_of_member
@@ -97,7 +97,7 @@ def second_stage(config: CompareConfig, run: Run, data: TrainingData, test: Text
         time.perf_counter() - begin + sum(result.train_seconds for result in results),
         {**parameters, "trained": parameters["trained"] + trees.leaves},
         sum(result.trials for result in results),
-        best_value=_value(fitted, protocol, first),
+        best_value=measured(config, fitted.ranks, protocol)[first],
         weights={
             name: weight
             for name, weight, partial in zip(variant.rerank, fitted.stage.weights.tolist(), lists, strict=True)
@@ -107,13 +107,6 @@ def second_stage(config: CompareConfig, run: Run, data: TrainingData, test: Text
         second_stage=_report(fitted, variant.rerank),
         notes=notes,
     )
-
-
-def _value(fitted: FittedStage, protocol: str, metric: str) -> float:
-    ranks = fitted.ranks
-    miss = ranks.target_in_history if protocol == "masked" else None
-    higher, equal = getattr(ranks, f"higher_{protocol}"), getattr(ranks, f"equal_{protocol}")
-    return metric_values([metric], higher, equal, miss)[metric]
 
 
 def _report(fitted: FittedStage, members: tuple[str, ...]) -> dict[str, Any]:

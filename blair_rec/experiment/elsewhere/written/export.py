@@ -154,10 +154,9 @@ def _tops_on_validation(config: CompareConfig, run: RunResult, data: TrainingDat
 
     model = load_model(run.folder, dataset=data.train, device=config.computed_on).model
     found = rank(model, data.valid, config.evaluate.batch_size, k=run.topk("masked").shape[1])
-    miss = found.target_in_history
     return {
-        "unmasked": _Top(found.topk_unmasked, found.higher_unmasked, found.equal_unmasked, np.zeros_like(miss)),
-        "masked": _Top(found.topk_masked, found.higher_masked, found.equal_masked, miss),
+        "unmasked": _Top(found.topk_unmasked, *found.counts("unmasked")),
+        "masked": _Top(found.topk_masked, *found.counts("masked")),
     }
 
 
