@@ -262,13 +262,15 @@ class TextSequentialDataset(QuicklyRead):
             items = self.inter_feat[self.iid_field + self.config["LIST_SUFFIX"]][rows]
             row, column = torch.nonzero(items, as_tuple=True)
             return row, items[row, column]
-        position = self.inter_feat[LOG_POSITION][rows]
-        length = self.log.before(position)
-        row = torch.repeat_interleave(torch.arange(len(position), device=length.device), length)
-        nth = torch.arange(len(row), device=row.device) - torch.repeat_interleave(
-            torch.cumsum(length, 0) - length, length
-        )
-        return row, self.log.item[(position - length)[row] + nth]
+        row, event = self.log.earlier(self.inter_feat[LOG_POSITION][rows])
+        return row, self.log.item[event]
+
+    def targets_in_history(self) -> np.ndarray:
+        """Return [rows] bool: whether the target is in its own history, and so not a candidate under masking."""
+        row, item = self.histories()
+        found = np.zeros(len(self), dtype=bool)
+        found[row[item == self.inter_feat[self.iid_field][row]].numpy()] = True
+        return found
 
     def events_up_to_last_row(self) -> Tensor:
         """Return [M] bool: events up to and including the last row of their user in this split."""

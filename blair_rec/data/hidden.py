@@ -65,10 +65,7 @@ def new_item_cases(known: Any, whole: Any) -> NewItemCases:
 
     position = whole.inter_feat[LOG_POSITION]
     position = position[numbers[field][whole.log.item[position]] >= n_known]
-    length = whole.log.before(position)
-    case = torch.repeat_interleave(torch.arange(len(position), device="cpu"), length)
-    nth = torch.arange(len(case), device="cpu") - torch.repeat_interleave(torch.cumsum(length, 0) - length, length)
-    event = (position - length)[case] + nth
+    case, event = whole.log.earlier(position)
     read = numbers[field][whole.log.item[event]] < n_known
     case, event = case[read], event[read]
 

@@ -45,6 +45,13 @@ class EventLog:
         """Return the number of earlier events of the same user: [...] int64 positions in the log -> [...] int64."""
         return position - self.offsets[self.user[position]]
 
+    def earlier(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the events that `before` counts, for each of [R] positions: (row [P], position in the log [P])."""
+        length = self.before(position)
+        row = torch.repeat_interleave(torch.arange(len(position), device=length.device), length)
+        begins = torch.repeat_interleave(torch.cumsum(length, 0) - length, length)
+        return row, (position - length)[row] + torch.arange(len(row), device=row.device) - begins
+
 
 class LogRows(Interaction):
     """The rows that RecBole's augmentation would store, each held as the position of its target in the log.

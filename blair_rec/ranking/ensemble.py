@@ -47,6 +47,8 @@ Shares = tuple[int, ...]
 """A weighting: each member's part of WHOLE."""
 Weights = tuple[float, ...]
 """A weighting as shares of 1."""
+Measure = Callable[[np.ndarray, np.ndarray, np.ndarray | None], float]
+"""Called with (higher [cases], equal [cases], miss [cases] or None), as in evaluate.metrics."""
 
 
 class Ensemble(nn.Module):
@@ -214,7 +216,7 @@ def choose_weights(
     ensemble: Ensemble,
     split: TextSequentialDataset,
     masked: bool,
-    measure: Callable[[np.ndarray, np.ndarray, np.ndarray | None], float],
+    measure: Measure,
     batch_size: int,
 ) -> tuple[Weights, float]:
     """Return the weighting with the highest `measure` on a split, and this measure.
@@ -225,11 +227,12 @@ def choose_weights(
 
     Args:
         masked: whether the history is removed from the candidates.
-        measure: called with (higher [cases], equal [cases], miss [cases] or None), as in evaluate.metrics.
+        measure: what the weights maximise.
     """
 
     places = torch.arange(len(split), device="cpu")
-    scored, miss = _Scored(ensemble, split, masked, places.split(batch_size)), _in_history(split) if masked else None
+    scored = _Scored(ensemble, split, masked, places.split(batch_size))
+    miss = split.targets_in_history() if masked else None
 
     def values_on(some: _Scored, step: int, grid: list[Weights]) -> list[float]:
         counts = _counts(some, len(places[::step]), step, torch.tensor(grid, dtype=torch.float32, device="cpu"))
@@ -312,14 +315,6 @@ class _Scored:
         case, item = torch.arange(len(cases), device="cpu"), interaction[self.split.iid_field].cpu()
         out[case, item] = False  # the target keeps its score, which the others are compared with
         return scores.masked_fill_(out, LOWEST), item
-
-
-def _in_history(split: TextSequentialDataset) -> np.ndarray:
-    """Return [cases] bool: whether the target is in its own history, and so not a candidate under masking."""
-    row, item = split.histories()
-    found = np.zeros(len(split), dtype=bool)
-    found[row[item == split.inter_feat[split.iid_field][row]].numpy()] = True
-    return found
 
 
 def _counts(scored: _Scored, n_cases: int, step: int, weightings: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -50,7 +50,6 @@ CPU_ALONE = {
     "pretrain/batches.py __call__": "a batch before it is moved",
     "ranking/scorers/neighbours.py unit_length": "moved by the caller",
     "ranking/ensemble.py _counts": "scores that _Scored keeps on the CPU",
-    "ranking/ensemble.py _in_history": "a data set's own tensors",
     "ranking/ensemble.py _score": "a data set's own tensors",
     "ranking/new_items.py _new_ranks": "a data set's own tensors",
     "ranking/scoring.py _windows": "a data set's own tensors",

@@ -6,7 +6,7 @@ pairs of a case and a candidate, K members, F features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -16,14 +16,11 @@ import torch
 
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.errors import TrainingError, agreed, counted
-from blair_rec.ranking.ensemble import Ensemble, climbed
+from blair_rec.ranking.ensemble import Ensemble, Measure, climbed
 from blair_rec.ranking.rerank.features import AVERAGE, behind_lists
 from blair_rec.ranking.rerank.second_stage import Reranker
 from blair_rec.ranking.rerank.trees import FOLDS, check_candidates, fit_trees
 from blair_rec.ranking.scoring import Ranks
-
-Measure = Callable[[np.ndarray, np.ndarray, np.ndarray | None], float]
-"""Called with (higher [C], equal [C], miss [C] or None), as in evaluate.metrics."""
 
 
 @dataclass(eq=False)
@@ -174,7 +171,6 @@ def collect(stage: Reranker, split: TextSequentialDataset, batch_size: int) -> P
             read = stage.features(pool, part)[torch.from_numpy(found).to(stage.device)].cpu().numpy()
             parts.append((case[found], is_target[found], in_history[found], read))
     case_of, is_target_of, in_history_of, read_of = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    target_key = np.arange(len(split)) * n_items + target_of
     return PooledCases(
         case=case_of,
         is_target=is_target_of,
@@ -183,7 +179,7 @@ def collect(stage: Reranker, split: TextSequentialDataset, batch_size: int) -> P
         user=split.inter_feat[split.uid_field].cpu().numpy(),
         item=target_of,
         history_length=np.bincount(row, minlength=len(split)),
-        target_in_history=np.isin(target_key, history),
+        target_in_history=split.targets_in_history(),
         sizes={True: outside / len(split), False: pairs / len(split)},
         n_items=n_items,
     )
@@ -211,11 +207,8 @@ def check_split(split: TextSequentialDataset, masked: bool, top: int, n_items: i
     Raises:
         TrainingError: too few users for the held-out folds, or lists that are too long for LightGBM.
     """
-    user, target = (split.inter_feat[name].cpu().numpy() for name in (split.uid_field, split.iid_field))
-    row, seen = (pairs.cpu().numpy() for pairs in split.histories())
-    learnt = np.ones(len(user), dtype=bool)
-    if masked:
-        learnt[row[seen == target[row]]] = False
+    user, row = split.inter_feat[split.uid_field].cpu().numpy(), split.histories()[0].cpu().numpy()
+    learnt = ~split.targets_in_history() if masked else np.ones(len(user), dtype=bool)
     if len(np.unique(_folds(user)[learnt])) < FOLDS:
         users, why = len(np.unique(user[learnt])), " whose target is outside the history" if masked else ""
         raise TrainingError(
