@@ -313,7 +313,7 @@ def test_scores_of_the_matrix_are_looked_up_by_case(ours: Path, matrices: dict[s
     from blair_rec.experiment.elsewhere.run import fixed_scores, read_files
 
     config = own_config(ours, again=matrices)
-    read = read_files(config, config.variants["again"], 1, data, data.test)
+    read = read_files(config.variants["again"], 1, data, data.test)
     found = rank(fixed_scores(config, read, data, data.test), data.test, 7, k=20)
     own = load_run(ours / "out" / "runs" / "rules-1")
     for protocol in ("unmasked", "masked"):

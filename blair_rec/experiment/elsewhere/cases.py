@@ -64,7 +64,7 @@ class Cases:
 
     def in_history(self, case: np.ndarray, item: np.ndarray) -> np.ndarray:
         """[R] bool: whether each item is in the history of its case. case, item: [R] int64."""
-        return in_sorted(self.history_pairs, case * self.n_items + item)
+        return np.isin(case * self.n_items + item, self.history_pairs)
 
     @cached_property
     def history_sizes(self) -> np.ndarray:
@@ -81,18 +81,15 @@ class Cases:
         return counted(count, "user" if self.key == USER else "case")
 
 
-def in_sorted(sorted_values: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """[R] bool: whether each of `values` is among `sorted_values`."""
-    if len(sorted_values) == 0:
-        return np.zeros(len(values), dtype=bool)
-    place = np.minimum(np.searchsorted(sorted_values, values), len(sorted_values) - 1)
-    found: np.ndarray = sorted_values[place] == values
-    return found
+def tokens_of(split: TextSequentialDataset, field: str) -> np.ndarray:
+    """The tokens of a field by id, as objects; the first one is the padding token."""
+    tokens: np.ndarray = split.field2id_token[field].astype(object)
+    return tokens
 
 
 def cases_of(split: TextSequentialDataset, part: PartName) -> Cases:
     """The cases of a validation or test split."""
-    users = [str(token) for token in split.field2id_token[split.uid_field]]
+    users = tokens_of(split, split.uid_field).tolist()
     user = split.inter_feat[split.uid_field].numpy()
     single = len(np.unique(user)) == len(user)
     row, item = (part.numpy() for part in split.histories())
@@ -103,7 +100,7 @@ def cases_of(split: TextSequentialDataset, part: PartName) -> Cases:
         target=split.inter_feat[split.iid_field].numpy(),
         history_case=row,
         history_item=item,
-        item_tokens=[str(token) for token in split.field2id_token[split.iid_field]],
+        item_tokens=tokens_of(split, split.iid_field).tolist(),
         users=frozenset(users[1:]),
     )
 

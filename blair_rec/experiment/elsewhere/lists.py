@@ -163,9 +163,8 @@ def _rank_problems(
     """Problems of sorted ranks: they have to count from 0 or 1 on, and to agree with the scores."""
     if len(case) == 0:
         return
-    begins = np.flatnonzero(np.diff(case, prepend=-1))
-    place = np.arange(len(case)) - np.repeat(begins, np.diff(begins, append=len(case)))
-    first = np.repeat(rank[begins], np.diff(begins, append=len(case)))
+    place = places(case)
+    first = rank[np.arange(len(case)) - place]
     wrong = ((first != 0) & (first != 1)) | (rank != first + place)
     if lists := len(np.unique(case[wrong])):
         yield (

@@ -62,7 +62,7 @@ def rank_elsewhere(
         The errors of `read_files`; SourceError: a file that changes while it is read.
     """
     variant = config.variants[run.variant]
-    files, read = variant.elsewhere_of(run.seed), read_files(config, variant, run.seed, data, test)
+    files, read = variant.elsewhere_of(run.seed), read_files(variant, run.seed, data, test)
     model = fixed_scores(config, read, data, test, run.hashes["from"] or "")
     ranks, notes, depth = _ranks(config, model, test, read["from"], _lists(read, "from_masked"), k)
     values: dict[str, dict[str, float]] = {protocol: {} for protocol in PROTOCOLS}
@@ -88,7 +88,7 @@ def check_elsewhere(
     in_second_stages = {member for run in runs for member in config.variants[run.variant].rerank}
     for run in runs:
         if (variant := config.variants[run.variant]).is_elsewhere:
-            read = read_files(config, variant, run.seed, data, test)
+            read = read_files(variant, run.seed, data, test)
             for one, key in ((read["from"], "from_masked"), (read.get("from_valid"), "from_valid_masked")):
                 if isinstance(one, Lists):
                     cases = cases_of(test if one.part == "test" else data.valid, one.part)
@@ -98,9 +98,7 @@ def check_elsewhere(
                     listed_scores(config, read, data, test, masked)
 
 
-def read_files(
-    config: CompareConfig, variant: VariantConfig, seed: int, data: TrainingData, test: TextSequentialDataset
-) -> FilesRead:
+def read_files(variant: VariantConfig, seed: int, data: TrainingData, test: TextSequentialDataset) -> FilesRead:
     """Read and check all files of a run of another system.
 
     Raises:

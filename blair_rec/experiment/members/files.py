@@ -26,4 +26,4 @@ def files_of_member(
         return None
     if files_hash(variant, seed) != load_run(folder).hashes.get("from"):
         raise SourceError(f"the files of {name} are not those of {folder}; run the comparison again")
-    return read_files(config, variant, seed, data, test)
+    return read_files(variant, seed, data, test)

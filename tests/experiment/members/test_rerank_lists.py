@@ -169,7 +169,7 @@ def test_ties_of_exported_lists_which_depend_on_the_target_are_not_read(ours: Pa
         "from_valid": str(lists / "popularity-1.valid.unmasked.csv"),
     }
     config = config_for(ours / "tiny", other=files)
-    read = read_files(config, config.variants["other"], 1, data, data.test)
+    read = read_files(config.variants["other"], 1, data, data.test)
     scorer, _, _ = listed_scores(config, read, data, data.test, False)
     assert any(len(set(of.values())) < len(of) for of in as_others_read(Path(files["from"])).values())
     found = scorer.full_sort_predict(data.test[slice(0, len(data.test))]).numpy()
@@ -277,7 +277,7 @@ def test_absent_items_are_missing_values_and_both_parts_are_read_to_the_same_len
             files[f"{key}_masked"] = write(tmp_path / f"{part}.masked.csv", without)
         keys = ("from_masked", "from_valid_masked")
     config = config_for(ours / "tiny", other=files)
-    read = read_files(config, config.variants["other"], 1, data, data.test)
+    read = read_files(config.variants["other"], 1, data, data.test)
     scorer, whole, notes = listed_scores(config, read, data, data.test, masked)
     longest = {key: max(map(len, as_others_read(Path(files[key])).values())) for key in keys}
     depth = min(longest.values())
@@ -417,7 +417,7 @@ def test_ranks_in_one_part_and_scores_in_the_other_are_read_as_places_in_both(
         ranked = [(row["user_id"], row["item_id"], 1 + place % 12) for place, row in enumerate(rows)]
         csv.writer(file).writerows([("user_id", "item_id", "rank"), *ranked])
     config = config_for(ours / "tiny", other=lists)
-    read = read_files(config, config.variants["other"], 1, data, data.test)
+    read = read_files(config.variants["other"], 1, data, data.test)
     scorer, _, notes = listed_scores(config, read, data, data.test, False)
     assert "valid.csv gives ranks alone and test.csv scores; the second stage reads the places in both" in notes
     for split in (data.test, data.valid):
@@ -450,9 +450,9 @@ def test_exported_lists_under_the_key_of_others_are_refused(names: dict[str, str
         config = config_for(ours / "tiny", other=exported(ours, **{**right, **wrong}))
         if wrong:
             with pytest.raises(SourceError, match=words):
-                read_files(config, config.variants["other"], 1, data, data.test)
+                read_files(config.variants["other"], 1, data, data.test)
         else:
-            assert set(read_files(config, config.variants["other"], 1, data, data.test)) == set(right)
+            assert set(read_files(config.variants["other"], 1, data, data.test)) == set(right)
 
 
 def test_lists_of_test_cases_given_for_validation_are_noted(ours: Path, data: Data, tmp_path: Path) -> None:
@@ -483,7 +483,7 @@ def test_damaged_validation_lists_are_refused_or_read_as_they_are(ours: Path, da
     for seed in range(40):
         path.write_bytes(mutated(content, Random(seed)))
         try:
-            read = read_files(config, config.variants["other"], 1, data, data.test)
+            read = read_files(config.variants["other"], 1, data, data.test)
             scorer, _, _ = listed_scores(config, read, data, data.test, False)
         except BlairRecError as error:
             kinds.add("refused")

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from blair_rec.config.yaml.files import to_yaml
 from blair_rec.data.dataset import TextSequentialDataset
+from blair_rec.experiment.elsewhere.cases import tokens_of
 from blair_rec.experiment.elsewhere.lists import ITEM
 from blair_rec.lines.atomic import quoted
 
@@ -36,7 +35,8 @@ def write_recbole_files(
 
     Returns why they can't be written, or "".
     """
-    tokens = [str(one) for field in ("uid_field", "iid_field") for one in _tokens(splits["test"], field)[1:]]
+    test = splits["test"]
+    tokens = [token for field in (test.uid_field, test.iid_field) for token in tokens_of(test, field)[1:]]
     if odd := [token for token in tokens if re.search(r"\s", token)]:
         return f"not written: {len(odd):,} ids contain white space (first: {odd[0]!r}), which separates items there"
     folder = partial / RECBOLE / name
@@ -51,7 +51,7 @@ def write_recbole_files(
     settings: dict[str, Any] = {
         "benchmark_filename": list(splits),
         "alias_of_item_id": ["item_id_list"],
-        "MAX_ITEM_LIST_LENGTH": int(splits["test"].max_item_list_len),
+        "MAX_ITEM_LIST_LENGTH": int(test.max_item_list_len),
         "load_col": {"inter": ["user_id", "item_id_list", "item_id"]},
         "USER_ID_FIELD": "user_id",
         "ITEM_ID_FIELD": ITEM,
@@ -60,13 +60,9 @@ def write_recbole_files(
     return ""
 
 
-def _tokens(split: TextSequentialDataset, field: str) -> np.ndarray:
-    return np.array([str(token) for token in split.field2id_token[getattr(split, field)]], dtype=object)
-
-
 def _write_rows(path: Path, split: TextSequentialDataset) -> None:
     """A row for each case: user, the last items of the history, and the target."""
-    users, items = _tokens(split, "uid_field"), _tokens(split, "iid_field")
+    users, items = tokens_of(split, split.uid_field), tokens_of(split, split.iid_field)
     lists = split.iid_field + split.config["LIST_SUFFIX"]
     with path.open("w", encoding="utf-8", newline="") as file:
         file.write("user_id:token\titem_id_list:token_seq\titem_id:token\n")

@@ -15,7 +15,7 @@ from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.section import to_dict
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.errors import OutputError, counted, first_of
-from blair_rec.experiment.elsewhere.cases import CASE, USER, Cases, cases_of, split_hash
+from blair_rec.experiment.elsewhere.cases import CASE, USER, Cases, cases_of, split_hash, tokens_of
 from blair_rec.experiment.elsewhere.files import FORMAT, MANIFEST, changed_files, read_manifest
 from blair_rec.experiment.elsewhere.lists import ITEM
 from blair_rec.experiment.elsewhere.written.catalogue import items_table
@@ -148,18 +148,10 @@ def _write(path: Path, table: Table) -> None:
         write_parquet(path.with_suffix(".parquet"), table)
 
 
-def _names(split: TextSequentialDataset) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of users and of items by id, as objects."""
-    user, item = (
-        np.array([str(token) for token in split.field2id_token[field]], dtype=object)
-        for field in (split.uid_field, split.iid_field)
-    )
-    return user, item
-
-
 def _training_events(data: TrainingData) -> dict[str, Any]:
     """The events that training uses, user by user, oldest first."""
-    train, (users, items) = data.train, _names(data.train)
+    train = data.train
+    users, items = tokens_of(train, train.uid_field), tokens_of(train, train.iid_field)
     if train.log is not None and train.event_times is not None:
         kept = train.events_up_to_last_row().numpy()
         user, item = train.log.user.numpy()[kept], train.log.item.numpy()[kept]
@@ -174,7 +166,7 @@ def _training_events(data: TrainingData) -> dict[str, Any]:
 
 
 def _case_table(split: TextSequentialDataset, cases: Cases) -> dict[str, Any]:
-    users, items = _names(split)
+    users, items = tokens_of(split, split.uid_field), tokens_of(split, split.iid_field)
     user = split.inter_feat[split.uid_field].numpy()
     numbers = {CASE: list(cases.names)} if cases.key == CASE else {}
     times = {}
@@ -185,7 +177,7 @@ def _case_table(split: TextSequentialDataset, cases: Cases) -> dict[str, Any]:
 
 def _write_histories(path: Path, split: TextSequentialDataset, cases: Cases) -> None:
     """All items before each target, oldest first: a line of JSON for each case, and a list column in Parquet."""
-    users, items = _names(split)
+    users, items = tokens_of(split, split.uid_field), tokens_of(split, split.iid_field)
     user = users[split.inter_feat[split.uid_field].numpy()].tolist()
     ends = np.cumsum(np.bincount(cases.history_case, minlength=len(cases)))
     begins = np.concatenate([[0], ends[:-1]])
