@@ -31,13 +31,13 @@ from blair_rec.models.scorer import Scorer
 from blair_rec.models.text_models import count_parameters, model_class
 from blair_rec.models.transforms import check_steps
 from blair_rec.models.whitening import items_that_differ
-from blair_rec.ranking.scorers import build_baseline, scorer_kind
+from blair_rec.ranking.scorers import Baseline, build_baseline, scorer_kind
 from blair_rec.ranking.scoring import Ranks, rank
 from blair_rec.ranking.teacher import refuse_counted
 from blair_rec.text.store.embeddings import EmbeddingStore
 from blair_rec.training import parallel
 from blair_rec.training.distillation import Distilled, Teaching
-from blair_rec.training.epochs import EpochSteps, EveryPosition, RecboleWay, build_training
+from blair_rec.training.epochs import EpochSteps, EveryPosition, build_training
 from blair_rec.training.loop import Epoch, OnStep, fit
 from blair_rec.training.losses import sampled_loss
 
@@ -104,9 +104,7 @@ def fit_variant(
     if variant.is_trained:
         return _train(config, variant, setup, data, vectors, on_epoch, on_step, checkpoint, until, taught)
     begin = time.perf_counter()
-    recbole = _baseline_config(config, setup, data)
-    baseline = build_baseline(setup, recbole, len(data.item_tokens), vectors)
-    count_events(baseline, data.sequences)
+    baseline = counted_baseline(config, setup, data, vectors)
     return Fitted(baseline, time.perf_counter() - begin, count_parameters(baseline), variant.trials)
 
 
@@ -157,7 +155,7 @@ def check_transforms(config: CompareConfig, name: str, data: TrainingData, store
     setup = run_setup(config, name, config.seeds[0])
     try:
         if variant.is_trained:
-            _built(config, variant, setup, data, vectors)
+            build_model(config, variant, setup, data, vectors)
         else:
             build_baseline(setup, _baseline_config(config, setup, data), 0, vectors)
     except ConfigError as error:
@@ -198,7 +196,7 @@ def _train(
     taught: Teaching | None,
 ) -> Fitted:
     train = config.train_of(variant)
-    recbole, model, steps = parallel.in_all(_built, config, variant, setup, data, vectors)
+    recbole, model, steps = parallel.in_all(build_model, config, variant, setup, data, vectors)
     if taught is not None:
         steps = Distilled(model, data.sequences, recbole["MAX_ITEM_LIST_LENGTH"], train, setup["seed"], taught)
     stride = steps.stride if isinstance(steps, EveryPosition) else 1
@@ -218,7 +216,6 @@ def _train(
             on_epoch=on_epoch,
             on_step=on_step,
             checkpoint=checkpoint,
-            generators={"loader": steps.loader.generator} if isinstance(steps, RecboleWay) else None,
             until=until,
         )
     history, epoch, value = trained.history, trained.best_epoch, trained.best_value
@@ -229,19 +226,28 @@ def _train(
     return Fitted(model, seconds, parameters, variant.trials, history, epoch, value, mean_context=context)
 
 
+def counted_baseline(
+    config: CompareConfig, setup: Mapping[str, Any], data: TrainingData, vectors: ItemVectors | None
+) -> Baseline:
+    """Build the training-free scorer of a run's setup, and let it count the training split."""
+    baseline = build_baseline(setup, _baseline_config(config, setup, data), len(data.item_tokens), vectors)
+    count_events(baseline, data.sequences)
+    return baseline
+
+
 def _baseline_config(config: CompareConfig, setup: Mapping[str, Any], data: TrainingData) -> Any:
     """The RecBole config of a training-free scorer, which needs the names of fields and the device."""
     return recbole_config(model_class(setup["model"]), data.folder, {**setup["recbole"], "device": config.computed_on})
 
 
-def _built(
+def build_model(
     config: CompareConfig,
     variant: VariantConfig,
     setup: Mapping[str, Any],
     data: TrainingData,
     vectors: ItemVectors | None,
 ) -> tuple[Any, Any, EpochSteps]:
-    """RecBole's config, the model as initialised with the seed, and its training steps."""
+    """Return RecBole's config, the model of a run's setup as initialised with the seed, and its training steps."""
     train, split = config.train_of(variant), copy.copy(data.train)
     split.item_vectors = vectors
     settings = {**model_settings(setup), "train_batch_size": train.batch_size, "device": config.computed_on}

@@ -10,21 +10,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from blair_rec.border.settings import CHANGE_SETTINGS, recbole_config, recbole_errors
+from blair_rec.border.settings import CHANGE_SETTINGS, recbole_errors
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.sections import TrainConfig
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.data.sequences import training_sequences
 from blair_rec.data.whole import whole_log
-from blair_rec.experiment.fit import model_settings
+from blair_rec.experiment.fit import build_model, counted_baseline
 from blair_rec.experiment.loading import text_vectors
 from blair_rec.experiment.splits.reading import TrainingData
-from blair_rec.models.counting import count_events
 from blair_rec.models.scorer import Scorer
-from blair_rec.models.text_models import model_class
-from blair_rec.ranking.scorers import Counted, build_baseline
 from blair_rec.training.checkpoint import load_training, save_training
-from blair_rec.training.epochs import EpochSteps, RecboleWay, build_training
+from blair_rec.training.epochs import EpochSteps
 from blair_rec.training.loop import Epoch, make_optimizer, run_epoch
 from blair_rec.training.optimizer import LearningRate
 
@@ -66,26 +63,21 @@ def fit_again(
         CheckpointError, StoreError, MissingEmbeddings, TextlessItems: of the text vectors.
         TrainingError: a loss that is not finite.
     """
-    setup = result["setup"]
-    cls = model_class(setup["model"])
+    setup, variant = result["setup"], config.variants[result["variant"]]
     opened, vectors = text_vectors(run_dir, result, data.item_tokens, store)
     path = None if opened is None else opened.path
     if setup["scorer"] is not None:
-        recbole = recbole_config(cls, data.folder, {**setup["recbole"], "device": config.computed_on})
-        baseline = build_baseline(setup, recbole, len(data.item_tokens), vectors)
-        if isinstance(baseline, Counted):
-            count_events(baseline, data.sequences)
-        return FittedAgain(baseline, (), path)
-    train = config.train_of(config.variants[result["variant"]])
-    split = data.train.copy(data.train.inter_feat)
-    split.item_vectors = vectors
-    settings = {**model_settings(setup), "train_batch_size": train.batch_size, "device": config.computed_on}
-    recbole = recbole_config(cls, data.folder, settings)
+        return FittedAgain(counted_baseline(config, setup, data, vectors), (), path)
+    _, model, steps = build_model(config, variant, setup, data, vectors)
     epochs = (result["selection"] or {}).get("epoch", 0)
     with recbole_errors(f"train {setup['model']} again", CHANGE_SETTINGS):
-        model, steps = build_training(cls, recbole, split, data.sequences, train, setup["seed"])
         history = train_for(
-            model, steps, train, epochs, checkpoint, lambda done, total: progress(run_dir.name, done, total)
+            model,
+            steps,
+            config.train_of(variant),
+            epochs,
+            checkpoint,
+            lambda done, total: progress(run_dir.name, done, total),
         )
     return FittedAgain(model, history, path)
 
@@ -108,10 +100,9 @@ def train_for(
     """
     optimizer = make_optimizer(model, train)
     rate = LearningRate(optimizer, train.learning_rate, train.warmup_steps, train.schedule, train.epochs * len(steps))
-    generators = {"loader": steps.loader.generator} if isinstance(steps, RecboleWay) else {}
     history: list[Epoch] = []
     if checkpoint.is_file():
-        state, _ = load_training(checkpoint, model, optimizer, generators)
+        state, _ = load_training(checkpoint, model, optimizer, steps.generators)
         history = [Epoch(**epoch) for epoch in state["history"]]
         rate.go_on_from(state["steps"])
     total = epochs * len(steps)
@@ -124,6 +115,6 @@ def train_for(
         loss = run_epoch(model, optimizer, steps(epoch), tell)
         history.append(Epoch(epoch, loss, time.perf_counter() - begin, 0.0, None))
         state = {"history": [dataclasses.asdict(line) for line in history], "steps": rate.steps}
-        save_training(checkpoint, model, optimizer, state, generators)
+        save_training(checkpoint, model, optimizer, state, steps.generators)
     model.eval()
     return tuple(history)

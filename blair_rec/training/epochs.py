@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -40,6 +40,10 @@ With several processes, each gets its share of every batch. An empty share has a
 class EpochSteps(Protocol):
     """The training steps of every epoch."""
 
+    @property
+    def generators(self) -> Mapping[str, torch.Generator]:
+        """The random generators that steps use in addition to the global ones; checkpoints hold their states."""
+
     def __len__(self) -> int:
         """Return the number of steps of an epoch; with packed windows it is an estimate."""
 
@@ -60,6 +64,7 @@ class EveryPosition:
         self.stride = width if train.stride is None else train.stride
         if self.stride > width:
             raise ConfigError(f"stride is {self.stride}; it can't be more than MAX_ITEM_LIST_LENGTH, {width}")
+        self.generators: Mapping[str, torch.Generator] = {}
         self._can_record = model.device.type == "cuda" and can_record(model) and train.loss == "full_softmax"
         self._recorded: RecordedStep | None = None
         self._room: Room | None = None
@@ -137,6 +142,7 @@ class RecboleWay:
 
     def __init__(self, model: Any, loader: Any) -> None:
         self.model, self.loader = model, loader
+        self.generators = {"loader": loader.generator}
 
     def __len__(self) -> int:
         return len(self.loader)

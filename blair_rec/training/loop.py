@@ -130,13 +130,12 @@ def fit(
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     on_step: OnStep = lambda done, total, loss: None,
     checkpoint: Path | None = None,
-    generators: Mapping[str, torch.Generator] | None = None,
     until: int | None = None,
 ) -> Trained:
     """Train until more than `train.patience` validations in a row bring no new best; then restore the best weights.
 
     `checkpoint` is written after every epoch. If the file exists, training resumes from it, bit for bit as if it had
-    never stopped. `generators` are the random generators of the steps, in addition to the global ones. With several
+    never stopped. With several
     processes, only the first one validates and writes. `until` is an epoch to stop after for now; training can later
     resume from the checkpoint.
 
@@ -150,7 +149,7 @@ def fit(
     best_epoch, best_value, without_best = 0, -np.inf, 0
     best = _copy(model)
     if checkpoint is not None and checkpoint.is_file():
-        state, best = load_training(checkpoint, model, optimizer, generators or {})
+        state, best = load_training(checkpoint, model, optimizer, steps.generators)
         history = [Epoch(**epoch) for epoch in state["history"]]
         best_epoch, best_value, without_best = state["best_epoch"], state["best_value"], state["without_best"]
         rate.go_on_from(state["steps"])
@@ -177,7 +176,7 @@ def fit(
                 "without_best": without_best,
                 "steps": rate.steps,
             }
-            save_training(checkpoint, model, optimizer, state, generators or {}, best)
+            save_training(checkpoint, model, optimizer, state, steps.generators, best)
     model.load_state_dict(best)
     model.eval()
     return Trained(tuple(history), best_epoch, float(best_value))

@@ -11,7 +11,7 @@ import torch
 from comparisons import config_of
 
 from blair_rec.errors import ConfigError
-from blair_rec.experiment.fit import _built
+from blair_rec.experiment.fit import build_model
 from blair_rec.experiment.planning.plan import run_setup
 from blair_rec.experiment.splits.reading import training_data
 from blair_rec.training import distillation
@@ -62,7 +62,7 @@ def built(tiny: Path, **train: Any) -> tuple[Any, Any, Any, Any]:
     config = config_of(tiny, "none", variants={"id": {"items": "id"}}, train=base, recbole={**sizes, **keep_all})
     data = training_data(config, tiny)
     variant = config.variants["id"]
-    _, model, steps = _built(config, variant, run_setup(config, "id", 1), data, None)
+    _, model, steps = build_model(config, variant, run_setup(config, "id", 1), data, None)
     return model, steps, data, config.train_of(variant)
 
 
