@@ -36,11 +36,11 @@ def write_log(path: Path, log: RawLog) -> None:
             )
 
 
-def histories(log: RawLog, longest: int) -> Iterator[str]:
-    """Yield the history of each event of a sorted log: at most the last `longest` items, joined by spaces."""
+def histories(log: RawLog) -> Iterator[str]:
+    """Yield the history of each event of a sorted log: at most the last HISTORY items, joined by spaces."""
     names = log.items.to_list()
     items = [names[item] for item in log.table["item"].to_list()]
-    for row, before in enumerate(np.minimum(position_and_length(log)[0], longest).tolist()):
+    for row, before in enumerate(np.minimum(position_and_length(log)[0], HISTORY).tolist()):
         yield " ".join(items[row - before : row])
 
 
@@ -48,7 +48,7 @@ BENCHMARK = {"recbole": {"benchmark_filename": list(SPLITS), "alias_of_item_id":
 """Sections that a comparison needs for the files of write_benchmark."""
 
 
-def write_benchmark(folder: Path, name: str, log: RawLog, split: np.ndarray, longest: int = HISTORY) -> dict[str, int]:
+def write_benchmark(folder: Path, name: str, log: RawLog, split: np.ndarray) -> dict[str, int]:
     """Write NAME.train.inter, NAME.valid.inter and NAME.test.inter; return the number of rows of each.
 
     An event without a history gets no row, because there is nothing to predict it from. Upstream skips it, too.
@@ -63,7 +63,7 @@ def write_benchmark(folder: Path, name: str, log: RawLog, split: np.ndarray, lon
         for file in files:
             file.write(_row([*columns, "timestamp:float"]))
         events = log.table.select("user", "item", *rating, "time").iter_rows()
-        for (user, item, *rest), history, place in zip(events, histories(log, longest), split.tolist(), strict=True):
+        for (user, item, *rest), history, place in zip(events, histories(log), split.tolist(), strict=True):
             if history:
                 files[place].write(_row([users[user], history, items[item], *map(str, rest)]))
                 rows[SPLITS[place]] += 1
