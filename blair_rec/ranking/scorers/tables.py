@@ -32,6 +32,8 @@ def pairs_within(sequences: TrainingSequences, reach: int, n_items: int) -> csr_
 def divided_by_degree(table: csr_array, source_power: float, target_power: float) -> csr_array:
     """Divide each entry (i, j) by (sum of row i) ^ source_power and by (sum of column j) ^ target_power.
 
+    The table may also have a row for only some of the items.
+
     Raises:
         ConfigError: the powers are so large that entries become 0 or infinite.
     """

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array, diags_array
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from blair_rec.data.sequences import TrainingSequences
 from blair_rec.errors import ConfigError
 from blair_rec.ranking.scorers.rules import SequentialRules
-from blair_rec.ranking.scorers.tables import pairs_within
+from blair_rec.ranking.scorers.tables import divided_by_degree, pairs_within
 
 TOGETHER = 512
 """Training positions that are scored together, about."""
@@ -97,10 +97,7 @@ class RulesWithoutUser:
         table = self.counts[key % self.rules.n_items] - self._own(batch, slot, len(key))
         table.data[table.data < 0.5 / self.rules.REACH] = 0  # smaller than any count: left over by rounding
         table.eliminate_zeros()
-        degree = np.asarray(table.sum(axis=1), dtype=np.float64)
-        if self.rules.source_power:
-            factor = np.power(np.where(degree > 0, degree, 1), -float(self.rules.source_power))
-            table = csr_array(diags_array(factor) @ table)
+        table = divided_by_degree(table, self.rules.source_power, 0)
         position, place, age = batch.history(width)
         history = csr_array((1 / age, (position, slot[place])), (len(batch.targets), len(key)))
         found = (history @ table).astype(np.float32).toarray()
