@@ -7,9 +7,6 @@ from importlib.util import find_spec
 
 from blair_rec.errors import MissingExtra
 
-SECOND_STAGE = ("rerank", "a second stage (rerank)")
-"""Extra and purpose of LightGBM."""
-
 
 def need(library: str, extra: str, what_for: str) -> None:
     """Import `library`, before the work begins.

@@ -24,13 +24,13 @@ from blair_rec.evaluate.metrics import metric_values
 from blair_rec.experiment.item_vectors import item_vectors
 from blair_rec.experiment.planning.plan import run_setup
 from blair_rec.experiment.splits.reading import TrainingData
-from blair_rec.extras import SECOND_STAGE, need
 from blair_rec.models.counting import count_events
 from blair_rec.models.items import item_kind
 from blair_rec.models.scorer import Scorer
 from blair_rec.models.text_models import count_parameters, model_class
 from blair_rec.models.transforms import check_steps
 from blair_rec.models.whitening import items_that_differ
+from blair_rec.ranking.rerank.trees import need_trees
 from blair_rec.ranking.scorers import Baseline, build_baseline, scorer_kind
 from blair_rec.ranking.scoring import Ranks, rank
 from blair_rec.ranking.teacher import refuse_counted
@@ -116,7 +116,7 @@ def check_outside(config: CompareConfig, names: Collection[str]) -> None:
         MissingExtra: a second stage needs LightGBM.
     """
     if any(config.variants[name].rerank for name in names):
-        need("lightgbm", *SECOND_STAGE)
+        need_trees()
     for name in names:
         variant, setup = config.variants[name], run_setup(config, name, config.seeds[0])
         try:

@@ -22,14 +22,13 @@ from blair_rec.evaluate.runs.run_files import WEIGHTS_FILE
 from blair_rec.experiment.fit import model_settings
 from blair_rec.experiment.item_vectors import item_vectors
 from blair_rec.experiment.planning.plan import member_folders, members_hash
-from blair_rec.extras import SECOND_STAGE, need
 from blair_rec.models.items import controlled
 from blair_rec.models.scorer import Scorer
 from blair_rec.models.text_models import model_class
 from blair_rec.ranking.ensemble import Ensemble
 from blair_rec.ranking.rerank.features import ItemTable
 from blair_rec.ranking.rerank.second_stage import Reranker
-from blair_rec.ranking.rerank.trees import TREES_FILE, Trees, sha256_of_text
+from blair_rec.ranking.rerank.trees import TREES_FILE, Trees, need_trees, sha256_of_text
 from blair_rec.ranking.scorers import build_baseline
 from blair_rec.ranking.scorers.neighbours import unit_length
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
@@ -126,15 +125,6 @@ def text_tables(names: Sequence[str], folders: Sequence[Path], members: Sequence
         rows = controlled(table, setup["control"], setup["seed"])
         found[key] = name, F.pad(unit_length(rows if transforms is None else transforms.apply(rows)), (0, 0, 1, 0))
     return dict(found.values())
-
-
-def need_trees() -> None:
-    """Check that LightGBM can be imported.
-
-    Raises:
-        MissingExtra: it is not installed.
-    """
-    need("lightgbm", *SECOND_STAGE)
 
 
 def _second_stage(

@@ -19,7 +19,7 @@ from blair_rec.evaluate.metrics import metric_values
 from blair_rec.evaluate.runs.results import load_run
 from blair_rec.experiment.elsewhere.run import fixed_scores, listed_scores
 from blair_rec.experiment.fit import Fitted, measured
-from blair_rec.experiment.loading import Loaded, load_model, need_trees, text_tables
+from blair_rec.experiment.loading import Loaded, load_model, text_tables
 from blair_rec.experiment.members.average import selects_on
 from blair_rec.experiment.members.files import files_of_member
 from blair_rec.experiment.planning.plan import Run, member_folders
@@ -28,7 +28,7 @@ from blair_rec.ranking.ensemble import Ensemble
 from blair_rec.ranking.rerank.features import ItemTable, feature_names
 from blair_rec.ranking.rerank.fitting import FittedStage, check_split, fit_stage
 from blair_rec.ranking.rerank.second_stage import Reranker
-from blair_rec.ranking.rerank.trees import sha256_of_text
+from blair_rec.ranking.rerank.trees import need_trees, sha256_of_text
 
 LISTS_ALONE = (
     "{} gave top lists, so it has no part in the average of the members that orders all items behind the candidates"

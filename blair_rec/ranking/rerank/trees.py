@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from blair_rec.errors import CheckpointError, TrainingError
+from blair_rec.extras import need
 
 THREADS, FEW = 2, 200_000
 """Threads that fit trees: one for FEW pairs or less, which threads would spend their time waiting for. The numbers are
@@ -66,11 +67,6 @@ class Trees:
             raise CheckpointError(f"the trees of a second stage can't be read: {error}") from None
 
     @property
-    def n_features(self) -> int:
-        """F"""
-        return int(self._booster.num_feature())
-
-    @property
     def count(self) -> int:
         """Number of trees."""
         return int(self._booster.num_trees())
@@ -114,6 +110,15 @@ class Trees:
                 features[missing, column] = behind[column]
         threads = THREADS if len(features) > ALONE else 1
         return np.asarray(self._booster.predict(features, num_threads=threads), dtype=np.float64)
+
+
+def need_trees() -> None:
+    """Check that LightGBM can be imported.
+
+    Raises:
+        MissingExtra: it is not installed, or can't be loaded.
+    """
+    need("lightgbm", "rerank", "a second stage (rerank)")
 
 
 def sha256_of_text(text: str) -> str:

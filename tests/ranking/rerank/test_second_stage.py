@@ -150,7 +150,7 @@ def test_trees_are_read_back_from_their_text_bit_by_bit() -> None:
     fitted = fit_trees(**given_).trees
     again = Trees(fitted.text)
     np.testing.assert_array_equal(again.scores(given_["features"]), fitted.scores(given_["features"]))
-    assert (again.count, again.leaves, again.n_features) == (fitted.count, fitted.leaves, 3)
+    assert (again.count, again.leaves, len(again.gains)) == (fitted.count, fitted.leaves, 3)
     assert again.leaves == sum(tree["num_leaves"] for tree in again._booster.dump_model()["tree_info"])
     assert sha256_of_text(again.text) == sha256_of_text(fitted.text)
 
