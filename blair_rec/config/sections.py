@@ -16,7 +16,7 @@ from blair_rec.config.names import (
     MissingText,
     PoolingName,
     PrecisionName,
-    ProtocolChoice,
+    ProtocolName,
     SamplingName,
     ScheduleName,
     TemplateName,
@@ -161,7 +161,7 @@ class TrainConfig(Section):
 class EvaluateConfig(Section):
     """Metrics, and the protocol by which validation selects models."""
 
-    protocol: ProtocolChoice = "unmasked"
+    protocol: ProtocolName = "unmasked"
     """unmasked (items of the user's history can be recommended again) or masked (they can't). Selection uses this
     protocol; both are reported."""
     metrics: Metrics = ("NDCG@10", "Recall@10")

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from blair_rec.config.names import ProtocolName
 from blair_rec.errors import ConfigError
 from blair_rec.evaluate.runs.results import RunResult, check_paired
-from blair_rec.evaluate.runs.run_files import PROTOCOLS, ProtocolName
+from blair_rec.evaluate.runs.run_files import PROTOCOLS
 from blair_rec.evaluate.significance import Difference, Floats, PairedSample, corrected, differences
 
 

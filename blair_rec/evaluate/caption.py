@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from blair_rec.config.names import ProtocolName
 from blair_rec.errors import counted
 from blair_rec.evaluate.cells import MARKS, _listed
 from blair_rec.evaluate.leaderboard import Leaderboard
-from blair_rec.evaluate.runs.run_files import ProtocolName
 
 HISTORY: dict[ProtocolName, str] = {"unmasked": "history not masked", "masked": "history masked"}
 VERSIONS = ("blair_rec", "recbole", "torch", "numpy", "python", "git_commit")

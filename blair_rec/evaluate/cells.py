@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from blair_rec.config.names import ELSEWHERE
+from blair_rec.config.names import ELSEWHERE, ProtocolName
 from blair_rec.evaluate.answer import p_value
 from blair_rec.evaluate.leaderboard import Leaderboard, Row, Summary
-from blair_rec.evaluate.runs.run_files import ProtocolName
 from blair_rec.evaluate.significance import Interval
 
 MARKS = {"better": "▲", "worse": "▼", "too few seeds": "?", "too few users": "?"}

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from blair_rec.config.names import ProtocolName
 from blair_rec.errors import ConfigError
 from blair_rec.evaluate.metrics import TopLists, check_k, parse_metric, top_lists
 from blair_rec.evaluate.notes import (
@@ -23,7 +24,7 @@ from blair_rec.evaluate.notes import (
 )
 from blair_rec.evaluate.runs.new_items import NewItemsTable, new_items_table, scores
 from blair_rec.evaluate.runs.results import RunResult, check_depth, check_paired, check_same_setup
-from blair_rec.evaluate.runs.run_files import PROTOCOLS, EncoderUsed, Parameters, ProtocolName
+from blair_rec.evaluate.runs.run_files import PROTOCOLS, EncoderUsed, Parameters
 from blair_rec.evaluate.significance import Difference, Floats, PairedSample, corrected, differences
 from blair_rec.evaluate.slices import Slice, slices
 

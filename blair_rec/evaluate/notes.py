@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from blair_rec.config.names import ProtocolName
 from blair_rec.errors import agreed, counted, first_of
 from blair_rec.evaluate.runs.results import RunResult
-from blair_rec.evaluate.runs.run_files import ProtocolName
 
 if TYPE_CHECKING:
     from blair_rec.evaluate.leaderboard import Row

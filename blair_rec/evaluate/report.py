@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from blair_rec.config.names import ProtocolName
 from blair_rec.evaluate.across import labels, standings
 from blair_rec.evaluate.answer import answer
 from blair_rec.evaluate.caption import HISTORY, _versions, caption, facts
@@ -28,7 +29,7 @@ from blair_rec.evaluate.formats.tex import to_tex
 from blair_rec.evaluate.leaderboard import SCHEMA, Leaderboard, Row
 from blair_rec.evaluate.notes import SHOWN_NOTES
 from blair_rec.evaluate.runs import new_items
-from blair_rec.evaluate.runs.run_files import PROTOCOLS, ProtocolName
+from blair_rec.evaluate.runs.run_files import PROTOCOLS
 from blair_rec.files import write_text
 
 if TYPE_CHECKING:

@@ -9,10 +9,11 @@ import pytest
 from worlds import write_log
 
 from blair_rec.config.comparison import CompareConfig
+from blair_rec.config.names import ProtocolName
 from blair_rec.config.sections import TextConfig, TrainConfig
 from blair_rec.config.variant import VariantConfig
 from blair_rec.evaluate.runs.results import RunResult, load_run
-from blair_rec.evaluate.runs.run_files import PROTOCOLS, ProtocolName
+from blair_rec.evaluate.runs.run_files import PROTOCOLS
 from blair_rec.experiment.planning.plan import Run, run_setup
 from blair_rec.experiment.run import make_run, whole_data
 from blair_rec.text.store.embeddings import EmbeddingStore

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from blair_rec.config.names import ProtocolName
 from blair_rec.evaluate.answer import answer
 from blair_rec.evaluate.leaderboard import Leaderboard
 from blair_rec.evaluate.page.cards import ItemCards, ItemMap
@@ -15,7 +16,7 @@ from blair_rec.evaluate.page.examples import Examples, pick_examples
 from blair_rec.evaluate.page.gains import Gain, relative_gains, slice_gains
 from blair_rec.evaluate.page.second_stages import SecondStage, second_stages
 from blair_rec.evaluate.runs.results import RunResult
-from blair_rec.evaluate.runs.run_files import PROTOCOLS, ProtocolName
+from blair_rec.evaluate.runs.run_files import PROTOCOLS
 
 MAP_CATEGORIES = 6
 """The most frequent categories that get a colour on the map."""

@@ -9,9 +9,9 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from blair_rec.config.names import ProtocolName
 from blair_rec.evaluate.page.cards import ItemCards
 from blair_rec.evaluate.runs.results import RunResult
-from blair_rec.evaluate.runs.run_files import ProtocolName
 
 EXAMPLES = 12
 SHOWN_ITEMS = 8

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from blair_rec.config.names import ProtocolName
 from blair_rec.evaluate.leaderboard import Leaderboard, Row, Summary
-from blair_rec.evaluate.runs.run_files import ProtocolName
 from blair_rec.evaluate.significance import Interval
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from blair_rec.config.names import ProtocolName
 from blair_rec.errors import UnpairedRuns, counted
 from blair_rec.evaluate.metrics import per_user
 from blair_rec.evaluate.runs.results import RunResult, run_name
-from blair_rec.evaluate.runs.run_files import PROTOCOLS, ProtocolName
+from blair_rec.evaluate.runs.run_files import PROTOCOLS
 
 NEW_METRICS = ("NDCG@10", "Recall@10")
 CANNOT = "can't score new items"

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from blair_rec.config.names import ProtocolName
 from blair_rec.errors import BadRun
-from blair_rec.evaluate.runs.run_files import ProtocolName, read_arrays
+from blair_rec.evaluate.runs.run_files import read_arrays
 
 NEW_ITEMS_FILE = "new_items.npz"
 COUNTS = ("higher_unmasked", "equal_unmasked", "higher_masked", "equal_masked", "higher_new", "equal_new")

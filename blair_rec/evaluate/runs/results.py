@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blair_rec.config.comparison import CompareConfig
+from blair_rec.config.names import ProtocolName
 from blair_rec.config.section import default_of
 from blair_rec.config.yaml.files import load_yaml
 from blair_rec.errors import BadRun, ConfigError, NoRuns, UnpairedRuns, counted
@@ -36,7 +37,6 @@ from blair_rec.evaluate.runs.run_files import (
     TOPK_FILE,
     EpochRecord,
     Histories,
-    ProtocolName,
     Result,
     RunRanks,
     curve_of,

@@ -17,16 +17,16 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from blair_rec.config.names import ControlName, ProtocolName
 from blair_rec.errors import BadRun, RefitRun, first_of
 from blair_rec.evaluate.runs.checks import typed
 
-ProtocolName = Literal["unmasked", "masked"]
-PROTOCOLS: tuple[ProtocolName, ...] = ("unmasked", "masked")
+PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
 SCHEMA = 1
 RESULT_FILE, RANKS_FILE, CONFIG_FILE, RUNS_FOLDER = "result.json", "ranks.npz", "config.yaml", "runs"
 TOPK_FILE, HISTORIES_FILE, ITEMS_FILE, CURVE_FILE = "topk.npz", "histories.npz", "items.json", "history.jsonl"
@@ -80,7 +80,7 @@ class Result:
     """RecBole's name, such as "SASRec"."""
     items: str
     """The item side: "id", "text_init", ..."""
-    control: Literal["shuffle", "random"] | None
+    control: ControlName | None
     transforms: list[str]
     dataset: str
     selection: Selection | None

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blair_rec import __version__
+from blair_rec.config.names import ProtocolName
 from blair_rec.errors import OutputError
 from blair_rec.evaluate.metrics import per_user
 from blair_rec.evaluate.notes import by_importance
-from blair_rec.evaluate.runs.run_files import PROTOCOLS, ProtocolName
+from blair_rec.evaluate.runs.run_files import PROTOCOLS
 from blair_rec.evaluate.slices import slices
 from blair_rec.experiment.audit.checks import Given, check_all
 from blair_rec.experiment.audit.facts import data_facts, text_facts

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blair_rec.config.comparison import CompareConfig
+from blair_rec.config.names import ProtocolName
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.data.shuffled import shuffled_histories
 from blair_rec.errors import DatasetError
-from blair_rec.evaluate.runs.run_files import ProtocolName
 from blair_rec.evaluate.significance import Interval
 from blair_rec.experiment.audit.facts import DAY
 from blair_rec.experiment.audit.scoring import (

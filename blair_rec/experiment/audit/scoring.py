@@ -15,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 
 from blair_rec import registry
+from blair_rec.config.names import ProtocolName
 from blair_rec.config.steps import FEWEST_PER_DIRECTION
 from blair_rec.data.dataset import ItemVectors, TextSequentialDataset
 from blair_rec.data.log import LOG_POSITION
 from blair_rec.errors import BlairRecError
 from blair_rec.evaluate.metrics import metric_values, per_user
-from blair_rec.evaluate.runs.run_files import ProtocolName, RunRanks
+from blair_rec.evaluate.runs.run_files import RunRanks
 from blair_rec.evaluate.significance import MIN_USERS, Interval, relative_intervals
 from blair_rec.experiment.splits.reading import TrainingData
 from blair_rec.models.whitening import items_that_differ

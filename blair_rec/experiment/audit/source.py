@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blair_rec.config.comparison import CompareConfig, load_config, read_config
-from blair_rec.config.names import ProtocolChoice
+from blair_rec.config.names import ProtocolName
 from blair_rec.config.sections import TextConfig
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.errors import DatasetError
@@ -48,7 +48,7 @@ class Asked:
     config: CompareConfig
     """A comparison of the same data set with training-free scorers alone."""
     folder: Path
-    protocol: ProtocolChoice | None
+    protocol: ProtocolName | None
     """The protocol of a comparison file; None for a folder."""
     metrics: tuple[str, ...]
     text: TextConfig | None

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from blair_rec.config.names import ProtocolName
 from blair_rec.data.sequences import TrainingSequences
-from blair_rec.evaluate.runs.run_files import ProtocolName
 from blair_rec.evaluate.slices import TAIL
 from blair_rec.experiment.audit.facts import NEAR
 from blair_rec.experiment.audit.scoring import case_values, choose

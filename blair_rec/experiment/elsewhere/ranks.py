@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from blair_rec.config.names import ProtocolName
 from blair_rec.errors import SourceError, counted
-from blair_rec.evaluate.runs.run_files import ProtocolName
 from blair_rec.experiment.elsewhere.cases import Cases
 from blair_rec.experiment.elsewhere.lists import Lists, places
 

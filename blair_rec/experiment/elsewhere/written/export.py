@@ -12,9 +12,10 @@ import numpy as np
 
 from blair_rec import __version__
 from blair_rec.config.comparison import CompareConfig, load_config
+from blair_rec.config.names import ProtocolName
 from blair_rec.errors import ChangedRuns, ConfigError, OutputError, counted
 from blair_rec.evaluate.runs.results import RunResult
-from blair_rec.evaluate.runs.run_files import CONFIG_FILE, PROTOCOLS, ProtocolName
+from blair_rec.evaluate.runs.run_files import CONFIG_FILE, PROTOCOLS
 from blair_rec.experiment.elsewhere.cases import Cases, PartName, cases_of, split_hash
 from blair_rec.experiment.elsewhere.files import FORMAT, MANIFEST
 from blair_rec.experiment.elsewhere.lists import ITEM, RANK, SCORE
