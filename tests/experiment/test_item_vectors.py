@@ -50,7 +50,7 @@ def imported(encoded: Path, folder: Path, rows: int | None = None) -> EmbeddingS
     """The vectors of the finished comparison, exported and imported again; all, or some of them."""
     (path,) = (encoded / "out" / "stores").iterdir()
     store = open_store(path)
-    some = EmbeddingStore.of(store.item_tokens[:rows], store.rows(store.item_tokens[:rows]))
+    some = EmbeddingStore.of(store.item_tokens[:rows], store.table(store.item_tokens[:rows]))
     export_store(some, folder / "vectors.npy")
     return import_store(folder / "vectors.npy", folder / "mine", encoder="another-tool")
 
@@ -129,7 +129,7 @@ def test_other_vectors_in_the_same_place_are_another_comparison(encoded: Path, t
     config = given(encoded, tmp_path / "mine")
     compare(config, tmp_path / "out")
     write_store(
-        tmp_path / "mine", store.item_tokens, store.rows(store.item_tokens) * 2 + 1, encoder=store.encoder, template={}
+        tmp_path / "mine", store.item_tokens, store.table(store.item_tokens) * 2 + 1, encoder=store.encoder, template={}
     )
     with pytest.raises(ChangedRuns, match="the text vectors"):
         compare(config, tmp_path / "out")

@@ -349,7 +349,7 @@ def test_a_model_that_can_take_text_trains_an_epoch_and_is_ranked(folder: Path, 
             assert not side.weight[0].any() and side.weight.isfinite().all()
     assert values["id"] != values["text"] != values["text_init"] != values["id"]
     table: Any = item_side(fitted.model).table  # of text_init
-    started = pca(store.rows([str(token) for token in data.item_tokens[1:]]).astype(np.float64), table.shape[1])
+    started = pca(store.table([str(token) for token in data.item_tokens[1:]]).astype(np.float64), table.shape[1])
     assert not np.allclose(table.detach().numpy() / table.norm().item(), started / np.linalg.norm(started))
 
 

@@ -440,7 +440,7 @@ def with_a_twin(finished: Finished, path: Path) -> Path:
     write_store(
         path,
         ["i05", "twin"],
-        first.rows(["i05", "i05"]),
+        first.table(["i05", "i05"]),
         textless=(),
         encoder=first.encoder,
         template=first.template,

@@ -206,7 +206,7 @@ def more_items(run: Path, path: Path, **changed: Any) -> Path:
     """A store like the run's with two items more: `twin` has the text of i05, `textless` none."""
     own = open_store(only_store(run))
     tokens = [*own.item_tokens, "twin"]
-    vectors = np.vstack([own.vectors, own.rows(["i05"])])
+    vectors = np.vstack([own.vectors, own.table(["i05"])])
     made = {"encoder": dict(own.encoder), "template": dict(own.template), **changed}
     write_store(path, tokens, vectors, textless=("textless",), text_sha256="0" * 64, **made)
     return path

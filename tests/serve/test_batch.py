@@ -347,7 +347,7 @@ def test_a_full_disk_and_an_interruption_leave_the_older_file(
 def test_a_store_of_more_items_makes_them_recommendable(done: Path) -> None:
     run = done / "out" / "runs" / "near-1"
     own = open_store(next((done / "out" / "stores").iterdir()))
-    vectors = np.vstack([own.vectors, own.rows(["i05"])])
+    vectors = np.vstack([own.vectors, own.table(["i05"])])
     made = {"encoder": dict(own.encoder), "template": dict(own.template)}
     write_store(Path("more"), [*own.item_tokens, "twin"], vectors, textless=(), text_sha256="0" * 64, **made)
     write_histories(Path("h.csv"), {"user_id": ["a", "b"], "item_id": ["i05", "twin"]})

@@ -287,8 +287,8 @@ def test_only_new_and_changed_texts_are_encoded(
     changed = shop("bed", "a red lamp", None, "a small bed", "a lamp", "in bed", "in bed")
     again = encode_catalogue(changed, TITLE, source, tmp_path / "s")
     assert counts == [2]
-    np.testing.assert_array_equal(again.rows(["item0", "item1", "item4"]), first.vectors[[3, 1, 0]])
-    np.testing.assert_array_equal(again.rows(["item5"]), again.rows(["item6"]))
+    np.testing.assert_array_equal(again.table(["item0", "item1", "item4"]), first.vectors[[3, 1, 0]])
+    np.testing.assert_array_equal(again.table(["item5"]), again.table(["item6"]))
     assert again.textless == ("item2",)
     fresh = encode_catalogue(changed, TITLE, source, tmp_path / "fresh")
     np.testing.assert_allclose(again.vectors, fresh.vectors, atol=1e-5)

@@ -54,7 +54,7 @@ def test_the_raw_pair_is_the_one_upstream_writes_and_reads(tmp_path: Path) -> No
     (tmp_path / "All_Beauty.data_maps").write_text(json.dumps(maps))
     VECTORS[:3].tofile(tmp_path / "All_Beauty.blair-roberta-base.feature")
     store = import_store(tmp_path / "All_Beauty.blair-roberta-base.feature", tmp_path / "s", encoder="blair")
-    np.testing.assert_array_equal(store.rows(["x", "y", "z"]), VECTORS[[1, 0, 2]])
+    np.testing.assert_array_equal(store.table(["x", "y", "z"]), VECTORS[[1, 0, 2]])
 
     export_store(store, tmp_path / "new" / "All_Beauty.blair.feature")
     # And how its loader takes a token's row.

@@ -40,7 +40,7 @@ def change_header(path: Path, **changes: Any) -> None:
 @given(st.permutations("abcdef"))
 def test_rows_come_back_in_the_order_asked_for(asked: list[str]) -> None:
     store = EmbeddingStore.of(tuple("abcdef"), np.eye(6, dtype=np.float32))
-    assert [store.item_tokens[vector.argmax()] for vector in store.rows(asked)] == asked
+    assert [store.item_tokens[vector.argmax()] for vector in store.table(asked)] == asked
 
 
 odd_tokens = st.lists(st.text(max_size=6), min_size=1, max_size=6, unique=True)
@@ -54,7 +54,7 @@ def test_any_token_survives_the_disk(tmp_path_factory: pytest.TempPathFactory, t
     store = open_store(path)
     assert store.item_tokens == tuple(dict.fromkeys(odd))
     for row, token in enumerate(store.item_tokens):
-        np.testing.assert_array_equal(store.rows([token]), store.vectors[row : row + 1])
+        np.testing.assert_array_equal(store.table([token]), store.vectors[row : row + 1])
 
 
 def test_everything_survives_the_disk_and_vectors_are_memory_mapped(tmp_path: Path) -> None:
@@ -80,9 +80,9 @@ def test_unknown_items_and_items_without_text_are_distinguished() -> None:
     with pytest.raises(TextlessItems, match=r"2 of 3 items have no text \(first: u, t\).*missing_text: mean"):
         store.table(["u", "a", "t"])
     with pytest.raises(MissingEmbeddings, match="first: z"):
-        store.rows(["a", "z"])
+        store.table(["a", "z"])
     with pytest.raises(TextlessItems, match="first: t"):
-        store.rows(["t", "a"])
+        store.table(["t", "a"])
 
 
 def test_mean_and_zeros_fill_in_for_unknown_and_textless_items() -> None:
@@ -98,7 +98,7 @@ def test_a_table_is_a_copy_that_may_be_written_to(tmp_path: Path) -> None:
     store = make(tmp_path / "s")
     table = store.table(["b"])
     table += 1
-    np.testing.assert_array_equal(store.rows(["b"]), [[4, 5, 6, 7]])
+    np.testing.assert_array_equal(store.table(["b"]), [[4, 5, 6, 7]])
 
 
 @pytest.mark.parametrize("missing_text", ["error", "mean", "zeros"])
@@ -320,9 +320,9 @@ def test_any_other_content_is_another_identity(tmp_path: Path, other: dict[str, 
 
 def test_a_store_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
     old = make(tmp_path / "s")
-    np.testing.assert_array_equal(make(tmp_path / "s", ("x",)).rows(["x"]), [[0, 1, 2, 3]])
+    np.testing.assert_array_equal(make(tmp_path / "s", ("x",)).table(["x"]), [[0, 1, 2, 3]])
     assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
-    np.testing.assert_array_equal(old.rows(["c"]), [[8, 9, 10, 11]])  # whoever has the old one open keeps it
+    np.testing.assert_array_equal(old.table(["c"]), [[8, 9, 10, 11]])  # whoever has the old one open keeps it
 
 
 def test_a_failure_while_writing_leaves_the_old_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -428,9 +428,9 @@ def test_half_the_bits_round_to_the_nearest(tmp_path: Path, dtype: str, bits: in
     tokens = tuple(map(str, range(50)))
     store = make(tmp_path / "s", tokens, vectors=vectors, dtype=dtype)
     assert (store.dtype, store.vectors.itemsize) == (dtype, 2)
-    assert store.rows(tokens).dtype == np.float32
-    np.testing.assert_allclose(store.rows(tokens), vectors, rtol=2.0**-bits, atol=1e-7)
-    np.testing.assert_array_equal(np.concatenate(list(store.blocks(7))), store.rows(tokens))
+    assert store.table(tokens).dtype == np.float32
+    np.testing.assert_allclose(store.table(tokens), vectors, rtol=2.0**-bits, atol=1e-7)
+    np.testing.assert_array_equal(np.concatenate(list(store.blocks(7))), store.table(tokens))
 
 
 def test_bfloat16_is_that_of_torch() -> None:
@@ -459,7 +459,7 @@ def test_millions_of_rows_are_opened_without_reading_them(tmp_path: Path) -> Non
         "import resource, sys; import numpy; from blair_rec.text.store.embeddings import open_store\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak(); store = open_store(sys.argv[1], verify=False); opened = peak() - before\n"
-        "print(opened, store.rows(['item 77'])[0].tolist(), store.tokens.at([199_999]))"
+        "print(opened, store.table(['item 77'])[0].tolist(), store.tokens.at([199_999]))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], capture_output=True, text=True, check=True)
     opened, rest = done.stdout.split(" ", 1)

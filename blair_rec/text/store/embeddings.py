@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
+from blair_rec.config.names import MissingText
 from blair_rec.errors import ConfigError, MissingEmbeddings, StoreError, TextlessItems, agreed, counted, first_of
 from blair_rec.files import sha256_of
 from blair_rec.text.tokens import NO_DIGESTS, DigestIndex, Digests, TokenTable
@@ -23,7 +24,7 @@ TOKENS, ENDS, INDEX = "item_tokens.bin", "item_token_ends.npy", "item_token_inde
 FILES = (VECTORS, TEXTS, TOKENS, ENDS, INDEX)
 CUT = "text_cut.npy"
 """Which texts were cut; imported stores and those of older versions have no such file."""
-MISSING_TEXT = ("error", "mean", "zeros")
+MISSING_TEXT = get_args(MissingText)
 ON_DISK = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 """NumPy has no bfloat16: its 16 bits are stored as they are, and the header says what they mean."""
 ABOUT_USE = ("asked_for", "query_prompt")
@@ -44,7 +45,7 @@ class EmbeddingStore:
     tokens: TokenTable = field(repr=False)
     """Items with a vector, in row order, followed by those without text."""
     vectors: np.ndarray = field(repr=False)
-    """[rows, text_dim] as stored on disk, not normalised; `rows`, `table` and `blocks` give float32."""
+    """[rows, text_dim] as stored on disk, not normalised; `table` and `blocks` give float32."""
     dtype: str = "float32"
     """float32, float16, or bfloat16 (then `vectors` are its bits as uint16)."""
     text_digests: Digests = field(default_factory=lambda: NO_DIGESTS, repr=False)
@@ -109,13 +110,6 @@ class EmbeddingStore:
         """[at most `rows`, text_dim] float32, one block after the other: the whole store in bounded memory."""
         for start in range(0, len(self), rows):
             yield as_float32(self.vectors[start : start + rows], self.dtype)
-
-    def rows(self, item_tokens: Sequence[str]) -> np.ndarray:
-        """[len(item_tokens), text_dim] float32, in the order asked for.
-
-        Raises MissingEmbeddings for items that are not in the store, TextlessItems for those listed without text.
-        """
-        return self.table(item_tokens, missing_text="error")
 
     def table(self, item_tokens: Sequence[str], missing_text: str = "error") -> np.ndarray:
         """[len(item_tokens), text_dim] float32, a new array in the order asked for: the text vectors of a data set.
