@@ -258,8 +258,8 @@ class RejectedLines(SourceError):
         total: int,
         limit: float,
         first: Sequence[str],
-        cure: str = "correct the file, or raise the limit with --max-rejected",
-        so_far: bool = False,
+        cure: str,
+        so_far: bool,
     ) -> None:
         super().__init__(
             f"{count:,} of {total:,} lines{' read so far' * so_far} can't be used; the limit is "

@@ -262,7 +262,7 @@ def read_back_own_checkpoints() -> None:
     from recbole.model.sequential_recommender import s3rec
     from recbole.trainer import trainer as upstream
 
-    if getattr(upstream.Trainer.evaluate, "repaired", False) or Version(torch.__version__).release < (2, 6):
+    if getattr(upstream.Trainer.evaluate, "repaired", False):
         return
     save, evaluate = upstream.Trainer._save_checkpoint, upstream.Trainer.evaluate
     save_pretrained = upstream.PretrainTrainer.save_pretrained_model

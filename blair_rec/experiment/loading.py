@@ -21,7 +21,7 @@ from blair_rec.errors import CheckpointError
 from blair_rec.evaluate.runs.run_files import WEIGHTS_FILE
 from blair_rec.experiment.fit import model_settings
 from blair_rec.experiment.item_vectors import item_vectors
-from blair_rec.experiment.planning.plan import member_folders, members_hash
+from blair_rec.experiment.planning.plan import made_how, member_folders, members_hash
 from blair_rec.models.items import controlled
 from blair_rec.models.scorer import Scorer
 from blair_rec.models.text_models import model_class
@@ -69,7 +69,7 @@ def load_model(run_dir: Path, store: str | Path | None = None, dataset: Any = No
             "can recommend with it; use the system that made them"
         )
     if folders := member_folders(run_dir, setup):
-        kind, does = ("average", "averages") if "average" in setup else ("second stage", "orders the best items of")
+        kind, does = "average" if "average" in setup else "second stage", made_how(setup)
         if result["hashes"]["members"] != members_hash(run_dir, setup):
             raise CheckpointError(
                 f"{run_dir} {does} {', '.join(setup.get('average') or setup['rerank'])}, but one of these runs is "

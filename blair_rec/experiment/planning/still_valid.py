@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.errors import ChangedRuns, first_of
 from blair_rec.evaluate.runs.results import RunResult, accept_code, for_every_seed, load_run, read_runs
-from blair_rec.evaluate.runs.run_files import RESULT_FILE
+from blair_rec.evaluate.runs.run_files import RESULT_FILE, read_json
 from blair_rec.experiment.planning.plan import (
     Run,
     _as_made,
@@ -42,7 +41,7 @@ def _changes_beside_code(result: RunResult, run: Run) -> list[str]:
     if run.hashes.get("from") not in (None, result.hashes.get("from")):  # None: the files were removed since
         words.append("the files of the other system")
     if run.store is not None:
-        if Path(_read(result).get("store") or "").name != run.store.name:
+        if Path(read_json(result.folder, RESULT_FILE).get("store") or "").name != run.store.name:
             words.append("the items' text, or the encoder's weights or settings")
         elif run.hashes["store"] not in (None, result.store_sha256):
             words.append("the text vectors")
@@ -54,7 +53,8 @@ def code_changes(result: RunResult, run: Run) -> list[str]:
     code = run.hashes["code"]
     if code == result.hashes.get("code") or code in result.accepted_code:
         return []
-    before, now = _read(result).get("code_files"), {**code_files(bool(run.setup.get("text"))), **run.outside}
+    before = read_json(result.folder, RESULT_FILE).get("code_files")
+    now = {**code_files(bool(run.setup.get("text"))), **run.outside}
     if not isinstance(before, Mapping):
         return ["the code of blair_rec (an earlier version, which didn't record its files)"]
     changed = [path for path in sorted({*before, *now}) if before.get(path) != now.get(path)]
@@ -129,16 +129,10 @@ def _refuse(changed: Mapping[str, list[str]], out: Path, only_code: bool = False
         raise ChangedRuns(out, stale, words, only_code)
 
 
-def _read(result: RunResult) -> dict[str, Any]:
-    """All keys of result.json, including those that RunResult doesn't have."""
-    raw: dict[str, Any] = json.loads((result.folder / RESULT_FILE).read_text(encoding="utf-8"))
-    return raw
-
-
 def _setup_changes(result: RunResult, setup: Mapping[str, Any]) -> list[str]:
     if result.hashes.get("config") == hash_of(setup):
         return []
-    before = _read(result).get("setup")
+    before = read_json(result.folder, RESULT_FILE).get("setup")
     if not isinstance(before, Mapping):
         return ["its config"]
     # Earlier versions also recorded the number of trials.

@@ -86,9 +86,9 @@ def leaks_of(train: Any, valid: Any, test: Any) -> Leaks:
         # Items in the histories of training rows were seen in training, even if they are not targets.
         lists = train.inter_feat[iid + train.config["LIST_SUFFIX"]].numpy()
         return count_leaks(user, item, part, None, also_seen=lists[lists > 0])
-    position = [split.inter_feat["blair_log_position"].numpy() for split in (valid, test)]
     part = np.where(train.events_up_to_last_row().numpy(), TRAINING, NOWHERE)
-    part[position[0]], part[position[1]] = VALIDATION, TEST
+    for split, number in ((valid, VALIDATION), (test, TEST)):
+        part[split.inter_feat.position.numpy()] = number
     return count_leaks(train.log.user.numpy(), train.log.item.numpy(), part, train.event_times)
 
 

@@ -18,7 +18,7 @@ from blair_rec.errors import ConfigError, OutputError, first_of
 from blair_rec.evaluate.runs.run_files import ITEMS_FILE, RESULT_FILE, read_json
 from blair_rec.experiment.loading import Loaded, load_model
 from blair_rec.extras import need
-from blair_rec.files import sha256_of, whole_folder
+from blair_rec.files import refuse_file, sha256_of, whole_folder
 from blair_rec.ranking.ensemble import Ensemble
 from blair_rec.serve.export.approximation import Approximation, approximated
 from blair_rec.serve.export.card import model_card
@@ -241,8 +241,7 @@ def _refuse_foreign(folder: Path) -> None:
     Raises:
         OutputError: it is a file, or holds what an export doesn't write.
     """
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file, but a folder is needed there; choose another place")
+    refuse_file(folder)
     files = _files_in(folder) if folder.is_dir() else []
     if not files:
         return
