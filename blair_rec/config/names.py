@@ -22,6 +22,7 @@ DtypeName = Literal["float32", "bfloat16", "float16"]
 TEMPLATES: tuple[TemplateName, ...] = get_args(TemplateName)
 DTYPES: tuple[DtypeName, ...] = get_args(DtypeName)
 POOLINGS: tuple[PoolingName, ...] = get_args(PoolingName)[1:]
+"""sentence-transformers' names, in the order in which it concatenates several poolings."""
 
 ENCODER = "hyp1231/blair-roberta-base"
 MAX_LENGTH = 512

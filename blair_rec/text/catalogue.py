@@ -189,10 +189,7 @@ def _recbole_items(file: AtomicFile, item_id: str | Sequence[str] | None) -> Ite
         record: dict[str, str | list[str] | None] = {
             name: cell if cell.strip() else None for name, cell in zip(names, line.cells, strict=True)
         }
-        token = _item_token(record.pop(id_name), id_name, where)
-        if "\0" in token:
-            raise CatalogueError(f"{where}: {id_name} {token[:60]!r} holds a NUL character; correct the line")
-        yield token, record
+        yield _item_token(record.pop(id_name), id_name, where), record
 
 
 def _json_items(path: Path, item_id: str | Sequence[str] | None) -> Iterator[tuple[str, Record]]:

@@ -11,8 +11,8 @@ import pytest
 from encoder_kinds import DECODERS, ENCODERS, POSITIONS, TEXTS, sentence_model
 from encoders import cosines
 
+from blair_rec.config.names import POOLINGS
 from blair_rec.text.encoding.encoder import load_encoder
-from blair_rec.text.encoding.modules import POOLINGS
 from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
 
 pytest.importorskip("sentence_transformers", reason="the reference is not installed")

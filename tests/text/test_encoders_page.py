@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from encoder_kinds import DECODERS, ENCODERS
 
+from blair_rec.config.names import POOLINGS
 from blair_rec.config.sections import TextConfig
-from blair_rec.text.encoding.modules import POOLINGS, STEPS
+from blair_rec.text.encoding.modules import STEPS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text(encoding="utf-8")
 

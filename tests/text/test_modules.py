@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from blair_rec.config.names import POOLINGS
 from blair_rec.errors import ConfigError, UnknownEncoder
-from blair_rec.text.encoding.modules import DOCUMENT_PROMPTS, FLAGS, POOLINGS, QUERY_PROMPTS, Recipe, prompt_of
+from blair_rec.text.encoding.modules import DOCUMENT_PROMPTS, FLAGS, QUERY_PROMPTS, Recipe, prompt_of
 from blair_rec.text.encoding.modules import read_recipe as read
 from blair_rec.text.encoding.source import resolve_encoder
 

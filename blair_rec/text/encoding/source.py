@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from blair_rec import registry
+from blair_rec.config.names import DTYPES, POOLINGS
 from blair_rec.errors import ConfigError, EncoderUnavailable, UnknownEncoder
+from blair_rec.files import sha256_of
 from blair_rec.text.encoding.modules import (
     DOCUMENT_PROMPTS,
     NORMALIZE,
-    POOLINGS,
     QUERY_PROMPTS,
     STEP_WEIGHTS,
     Recipe,
@@ -29,8 +30,6 @@ from blair_rec.text.encoding.packages import packaged_model
 # huggingface_hub is imported where it is used: folders, packages and finished stores don't need it.
 
 logger = logging.getLogger("blair_rec")
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 SAFE_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 PICKLED_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
@@ -257,11 +256,7 @@ def _content_revision(folder: Path, recipe: Recipe) -> str:
     files += [file for home in homes for file in _files(home, ("config.json", *STEP_WEIGHTS))]
     whole = hashlib.sha256()
     for file in dict.fromkeys(files):
-        digest = hashlib.sha256()
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-        whole.update(f"{file.relative_to(folder).as_posix()} {digest.hexdigest()}\n".encode())
+        whole.update(f"{file.relative_to(folder).as_posix()} {sha256_of(file)}\n".encode())
     return whole.hexdigest()[:16]
 
 
