@@ -11,15 +11,20 @@ REPEATED = ("--set",)
 """Options that are given again for each value."""
 
 
+def split_list(text: str) -> list[str]:
+    """Return the values of a list such as "title, brand", which may contain spaces. Empty ones are left out."""
+    return [value.strip() for value in text.split(",") if value.strip()]
+
+
 def comma_list(option: str, text: str) -> list[str]:
-    """Return the values of a list such as "1,2". Empty ones are left out.
+    """Return the values of a list such as "1,2", which contain no spaces. Empty ones are left out.
 
     Raises:
         ConfigError: values are separated by spaces.
     """
     from blair_rec.errors import ConfigError
 
-    values = [value.strip() for value in text.split(",") if value.strip()]
+    values = split_list(text)
     if any(len(value.split()) > 1 for value in values):
         words = ",".join(text.replace(",", " ").split())
         raise ConfigError(f"{option} is {text!r}; put commas and no spaces between the values: {option} {words}")

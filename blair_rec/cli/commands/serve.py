@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from blair_rec.cli.progress import Counters, add_quiet
-from blair_rec.cli.terminal import Console, say, set_up_logging
+from blair_rec.cli.terminal import Console, say
 from blair_rec.errors import ConfigError, counted
 
 
@@ -78,8 +78,6 @@ def add(commands: Any) -> None:
 def _refit(options: argparse.Namespace, console: Console) -> None:
     from blair_rec.serve.refit import refit
 
-    if options.quiet:
-        set_up_logging(console, quiet=True)
     with Counters(console, options.quiet) as counters:
 
         def report(name: str, done: int, total: int) -> None:
@@ -107,8 +105,6 @@ def _seeds(text: str | None) -> list[int] | None:
 def _recommend(options: argparse.Namespace, console: Console) -> None:
     from blair_rec.serve.batch.recommend import recommend_file
 
-    if options.quiet:
-        set_up_logging(console, quiet=True)
     with Counters(console, options.quiet) as counters:
         served = recommend_file(
             options.run,

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.progress import DownloadColumn
 
+from blair_rec.cli.lists import split_list
 from blair_rec.cli.progress import Counters, add_quiet
 from blair_rec.cli.terminal import Console, say
 
@@ -134,7 +135,7 @@ def _own(options: argparse.Namespace, console: Console) -> None:
         options.time_format,
         options.items,
         options.item_id,
-        tuple(name.strip() for name in options.fields.split(",") if name.strip()),
+        tuple(split_list(options.fields)),
         options.core,
         options.repeats == "keep",
         options.unknown == "keep",

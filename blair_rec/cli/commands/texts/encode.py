@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blair_rec.cli.lists import split_list
 from blair_rec.cli.progress import Live, add_quiet
 from blair_rec.cli.terminal import Console, say
 from blair_rec.config.names import DTYPES, ENCODER, MAX_LENGTH, POOLINGS, TEMPLATES
@@ -102,10 +103,7 @@ def _encode(options: argparse.Namespace, console: Console) -> None:
     from blair_rec.text.catalogue import iter_catalogue
     from blair_rec.text.template import Template
 
-    raw = {
-        "fields": [name.strip() for name in options.fields.split(",") if name.strip()],
-        **{key: getattr(options, key) for key in TEXT_KEYS},
-    }
+    raw = {"fields": split_list(options.fields), **{key: getattr(options, key) for key in TEXT_KEYS}}
     text = read_section(TextConfig, raw, "encode")
     if text.template == TEMPLATES[0] and not text.fields:
         _, record = next(iter_catalogue(options.items, options.item_id), ("", {}))

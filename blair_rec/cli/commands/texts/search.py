@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from blair_rec.cli.lists import split_list
 from blair_rec.cli.progress import Live
 from blair_rec.cli.terminal import Console, show, show_json
 from blair_rec.errors import ConfigError, counted
@@ -124,7 +125,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
     if files.items is None and (options.bm25 or options.fusion):
         raise ConfigError("BM25 reads the items' text; name the catalogue with --items")
     search = _open(options)
-    fields = tuple(name.strip() for name in options.fields.split(",") if name.strip())
+    fields = tuple(split_list(options.fields))
     template = text_template(search.store, fields) if options.bm25 or options.fusion else None
     texts, categories = item_facts(files.items, search.store, template, options.item_id) if files.items else ([], {})
     queries = read_queries(files, categories)
