@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # reading a config must not import numpy
 
 UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 """Units per second; a range of times fits at most one of them."""
-_1990, _2100 = 631_152_000, 4_102_444_800
+FROM_1990, TO_2100 = 631_152_000, 4_102_444_800
 """Seconds since 1970. Times are assumed to be between these two, which reveals their unit."""
 
 
@@ -35,7 +35,12 @@ def seconds_of(date: str) -> float | None:
 
 def unit_of(first: float, last: float) -> str | None:
     """Return the unit in which both times, counted since 1970, are between 1990 and 2100; None if there is none."""
-    return next((unit for unit, size in UNITS.items() if _1990 <= first / size <= last / size <= _2100), None)
+    return next((unit for unit, size in UNITS.items() if FROM_1990 <= first / size <= last / size <= TO_2100), None)
+
+
+def fits_units(times: np.ndarray) -> dict[str, np.ndarray]:
+    """For each unit: [n] bool, which of these times [n] are between 1990 and 2100 in it."""
+    return {unit: (times >= FROM_1990 * size) & (times <= TO_2100 * size) for unit, size in UNITS.items()}
 
 
 def outside_unit(times: np.ndarray) -> str:
@@ -43,7 +48,7 @@ def outside_unit(times: np.ndarray) -> str:
 
     Such numbers may be 0 for a missing time, or times in another unit, such as milliseconds among seconds.
     """
-    fits = {unit: (times >= _1990 * size) & (times <= _2100 * size) for unit, size in UNITS.items()}
+    fits = fits_units(times)
     usual = max(fits, key=lambda unit: int(fits[unit].sum()))
     odd = times[~fits[usual]]
     if not len(odd) or 2 * len(odd) >= len(times):

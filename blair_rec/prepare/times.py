@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from blair_rec.errors import SourceError
+from blair_rec.lines.dates import FROM_1990, TO_2100, UNITS, fits_units, unit_of
 
 WHOLE, NANOSECONDS, NUMBER = "whole", "nanoseconds", "number"
 WITH_ZONE = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f %Z")
@@ -28,10 +29,6 @@ EXACT = 2**53
 """float64, RecBole's type for times, can't hold every whole number above this one."""
 DIGITS = pl.Decimal(38, 22)
 """The type of NUMBER: all digits of a number below EXACT, and 22 decimal places. float64 has about 15 digits in all."""
-UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
-"""Units of times since 1970, per second."""
-_1990, _2100 = 631_152_000, 4_102_444_800
-"""Seconds since 1970. Times are assumed to be between these two, which reveals their unit."""
 
 
 def find_format(sample: pl.Series, where: str) -> str:
@@ -159,8 +156,8 @@ class OtherUnit(NamedTuple):
 
     def why(self, time: object) -> str:
         """Return why one of these times can't be used."""
-        unit = _unit_of(float(time))  # type: ignore[arg-type]
-        return f"it looks like {unit}, but most times are {self.usual}; write all in one unit"
+        number = float(time)  # type: ignore[arg-type]
+        return f"it looks like {unit_of(number, number)}, but most times are {self.usual}; write all in one unit"
 
 
 def other_unit(times: pl.Series) -> OtherUnit | None:
@@ -170,25 +167,20 @@ def other_unit(times: pl.Series) -> OtherUnit | None:
     a gap, as counters do, are in one unit.
     """
     first, last = (float(times.min()), float(times.max())) if len(times) else (0.0, 0.0)  # type: ignore[arg-type]
-    if last < _1990 or (_unit_of(first) is not None and _unit_of(first) == _unit_of(last)):
+    if last < FROM_1990 or unit_of(first, last) is not None:
         return None
     numbers = times.cast(pl.Float64).to_numpy()
-    ranges = {unit: (numbers >= _1990 * per) & (numbers <= _2100 * per) for unit, per in UNITS.items()}
+    ranges = fits_units(numbers)
     counts = {unit: int(rows.sum()) for unit, rows in ranges.items()}
     seen = [unit for unit in UNITS if counts[unit]]
     if len(seen) < 2:
         return None
     usual = max(seen, key=lambda unit: counts[unit])
-    lowest, highest = UNITS[seen[0]] * _2100, UNITS[seen[-1]] * _1990
+    lowest, highest = UNITS[seen[0]] * TO_2100, UNITS[seen[-1]] * FROM_1990
     between = int(((numbers > lowest) & (numbers < highest)).sum()) - sum(counts[unit] for unit in seen[1:-1])
     if between >= sum(counts[unit] for unit in seen if unit != usual):
         return None
     return OtherUnit(np.logical_or.reduce([ranges[unit] for unit in seen if unit != usual]), usual)
-
-
-def _unit_of(time: float) -> str | None:
-    """Return the unit in which this time is between 1990 and 2100; None if there is none."""
-    return next((unit for unit, per in UNITS.items() if _1990 * per <= time <= _2100 * per), None)
 
 
 def describe(times: pl.Series, form: str) -> str:
@@ -196,7 +188,7 @@ def describe(times: pl.Series, form: str) -> str:
     first, last = float(times.min()), float(times.max())  # type: ignore[arg-type]
     if form not in (WHOLE, NANOSECONDS, NUMBER):
         return f"{_day(first / 10**9)} to {_day(last / 10**9)} ({form})"
-    if (unit := _unit_of(last)) is not None and unit == _unit_of(first):
+    if (unit := unit_of(first, last)) is not None:
         return f"{_day(first / UNITS[unit])} to {_day(last / UNITS[unit])} ({unit} since 1970)"
     return f"{first:.15g} to {last:.15g}"
 
