@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from blair_rec.config.comparison import read_config
+from blair_rec.config.names import ENCODER
 from blair_rec.config.schema import MODELINE, SCHEMA_FILE, schema_text
 from blair_rec.config.section import write_yaml
 from blair_rec.config.steps import ITEMS_PER_DIRECTION, Step
@@ -44,7 +45,7 @@ def write_comparison(
     protocol, why = protocol_for(log)
     comparison: dict[str, Any] = {
         "dataset": str(folder),
-        "text": {**text, "encoder": "hyp1231/blair-roberta-base", "missing_text": "mean"} if text else {},
+        "text": {**text, "encoder": ENCODER, "missing_text": "mean"} if text else {},
         "recbole": {"MAX_ITEM_LIST_LENGTH": HISTORY, **settings.pop("recbole", {})},
         **settings,
         "model": "SASRec",

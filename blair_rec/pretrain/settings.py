@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from blair_rec.config.names import DtypeName, PoolingName
+from blair_rec.config.names import ENCODER, DtypeName, PoolingName
 from blair_rec.config.section import AS_GIVEN, AboveZero, DeviceName, FromOneOn, NotNegative, Section, read_section
 
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), AS_GIVEN]
@@ -18,7 +18,7 @@ class PretrainConfig(Section):
 
     pairs: str
     """CSV or TSV with a header, JSON lines or Parquet, by its ending: a language context and its item in each row."""
-    encoder: str = "hyp1231/blair-roberta-base"
+    encoder: str = ENCODER
     """Encoder that training starts from: hub name, local folder or installed package."""
     revision: str | None = None
     """Commit, tag or branch on the hub; the newest if not given."""
