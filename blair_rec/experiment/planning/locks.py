@@ -46,7 +46,7 @@ def alone_soon(folder: Path) -> Iterator[None]:
         try:
             stack.enter_context(alone_in(folder))
         except FolderBusy:
-            logger.info("another process is using %s: waiting until it has finished", folder)
+            logger.info("another process plans, or writes the leaderboard, in %s; waiting for it", folder)
             stack.enter_context(alone_in(folder, wait=PATIENCE))
         yield
 
