@@ -18,7 +18,7 @@ from torch import Tensor
 from blair_rec.device import random_state, set_random_state
 from blair_rec.errors import CheckpointError, OutputError
 from blair_rec.evaluate.runs.run_files import WEIGHTS_FILE
-from blair_rec.files import partial_of, replace_file, share
+from blair_rec.files import partial_of, refuse_unwritable, replace_file, share
 from blair_rec.models.scorer import Scorer
 
 STATE = "training_state"
@@ -52,12 +52,15 @@ def save_weights(model: Scorer, path: Path, store_sha256: str | None) -> None:
 def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
     """Write a complete safetensors file or none; the same tensors and metadata give the same bytes.
 
+    A tensor with several names, as in FEARec, is written under each of them.
+
     Raises:
-        OutputError: the disk is full.
+        OutputError: the disk is full, or the folder can't be written.
     """
     partial = partial_of(path)
+    refuse_unwritable(path.parent)
     try:
-        save_file(tensors, partial, metadata=metadata)
+        save_file(_apart(tensors), partial, metadata=metadata)
         _sort_metadata(partial)
         share(partial)
         replace_file(partial, path)
@@ -67,6 +70,17 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str
         ) from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors without shared memory, which safetensors refuses to write."""
+    apart: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if place in taken else tensor
+        taken.add(place)
+    return apart
 
 
 def _sort_metadata(path: Path) -> None:

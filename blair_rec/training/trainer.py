@@ -11,6 +11,7 @@ from torch import Tensor
 from blair_rec.border.collector import TopKCollector
 from blair_rec.config.plugin import in_flat_keys, read_plugin_config
 from blair_rec.data.sequences import training_sequences
+from blair_rec.errors import ConfigError
 from blair_rec.models.packed import can_pack
 from blair_rec.training.checkpoint import load_training, load_weights, save_training
 from blair_rec.training.epochs import EpochSteps, EveryPosition, RecboleWay, check_loss
@@ -19,6 +20,9 @@ from blair_rec.training.optimizer import LearningRate
 from blair_rec.training.stock.loss import stock_loss
 
 from recbole.trainer import Trainer
+
+ONLY_RECBOLES_WAY = ("clip_grad_norm", "enable_amp", "enable_scaler")
+"""RecBole's keys that its own training step reads, but ours doesn't."""
 
 
 class TextTrainer(Trainer):
@@ -39,6 +43,11 @@ class TextTrainer(Trainer):
         with in_flat_keys():
             check_loss(type(model), self._train)
         self._every_position = self._train.loss != "recbole" and can_pack(type(model))
+        if self._every_position and (ignored := [key for key in ONLY_RECBOLES_WAY if config[key]]):
+            raise ConfigError(
+                f"{', '.join(ignored)} would have no effect: {type(model).__name__} is trained on every position by our "
+                "own steps; leave it out, or set `blair_loss: recbole` to use RecBole's training step"
+            )
         super().__init__(config, model)
         self.eval_collector = TopKCollector(config)
         model.scores_packed = self._every_position and model.scores_by_product

@@ -19,9 +19,10 @@ from blair_rec.border.settings import recbole_config
 from blair_rec.config.sections import TrainConfig
 from blair_rec.data.dataset import ItemVectors, TextSequentialDataset
 from blair_rec.data.sequences import training_sequences
-from blair_rec.errors import ConfigError, TrainingError
+from blair_rec.errors import ConfigError, OutputError, TrainingError
 from blair_rec.models.packed import last_states
 from blair_rec.models.text_models import item_side, model_class
+from blair_rec.training.checkpoint import load_weights, save_tensors
 from blair_rec.training.epochs import EveryPosition, RecboleWay, build_training, recbole_batches, seed_everything
 from blair_rec.training.loop import Epoch, fit, make_optimizer, run_epoch
 from blair_rec.training.optimizer import LearningRate, RowAdam
@@ -420,6 +421,39 @@ def test_recboles_resume_gives_the_same_weights_bit_for_bit(tiny: Path, given: d
     whole.fit(loader, saved=False, verbose=False)
     expected = whole.model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in second.model.state_dict().items())
+
+
+@pytest.mark.parametrize("given", [{"clip_grad_norm": {"max_norm": 5}}, {"enable_amp": True}, {"enable_scaler": True}])
+def test_a_key_that_our_steps_would_ignore_is_refused(tiny: Path, given: dict[str, Any]) -> None:
+    def trainer(**settings: Any) -> TextTrainer:
+        cls = model_class("SASRec")
+        config = recbole_config(cls, str(tiny), {**SMALL, "blair_loss": "recbole", **given, **settings})
+        return TextTrainer(config, cls(config, TextSequentialDataset(config).build()[0]))
+
+    with pytest.raises(ConfigError, match=f"{next(iter(given))} would have no effect: BLaIRSASRec is trained on every"):
+        trainer(blair_loss="full_softmax")
+    assert trainer()._train.loss == "recbole"
+
+
+def test_a_parameter_with_two_names_is_saved_and_loaded(tiny: Path) -> None:
+    cls = model_class("FEARec")  # its last layer is also called layer_ramp
+    config = recbole_config(cls, str(tiny), {**SMALL, "n_layers": 2})
+    split = TextSequentialDataset(config).build()[0]
+    trainer = TextTrainer(config, cls(config, split))
+    trainer._prepare(recbole_batches(config, split))
+    trainer._save_checkpoint(0, verbose=False)
+    other = cls(config, split)
+    load_weights(other, Path(trainer.saved_model_file), None)
+    last, ramp = other.item_encoder.layer[-1], other.item_encoder.layer_ramp
+    assert last is ramp
+    expected = trainer.model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in other.state_dict().items())
+
+
+def test_a_checkpoint_folder_that_is_a_file_is_an_error_with_its_name(tiny: Path) -> None:
+    Path("taken").touch()
+    with pytest.raises(OutputError, match="taken is a file, but a folder is needed there"):
+        save_tensors({"x": torch.zeros(1)}, Path("taken", "model.safetensors"), {})
 
 
 @pytest.mark.parametrize("loss", ["full_softmax", "recbole"])
