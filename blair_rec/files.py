@@ -192,7 +192,7 @@ def whole_folder(folder: Path, kind: str, what: str) -> Iterator[Path]:
         OutputError: the folder can't be written.
         FolderBusy: another process is writing it.
     """
-    target = folder.resolve()  # so that a link keeps pointing to the data
+    target = real_place(folder)
     try:
         with work_beside(target, kind, what):
             partial = partial_of(target)
@@ -254,6 +254,22 @@ def _looking_at(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(f"{folder} can't be used ({error.strerror}); choose another folder with -o") from None
+
+
+def real_place(path: Path) -> Path:
+    """Return where a file or folder will be written: where a link points, so that the link stays.
+
+    Raises:
+        OutputError: links point to each other, or the system can't take the name.
+    """
+    try:
+        place = path.resolve()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            os.lstat(partial_of(place.parent / f".{place.name}.{'x' * 10}"))  # our longest name for it
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a loop; ValueError: a null byte
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{path} can't be used ({reason}); choose another place with -o") from None
+    return place
 
 
 def refuse_file(folder: Path) -> None:

@@ -19,6 +19,7 @@ from blair_rec.files import (
     discard,
     partial_of,
     put_in_place,
+    real_place,
     refuse_taken,
     replace_file,
     room_for,
@@ -216,6 +217,20 @@ def test_a_file_system_without_locks_is_worked_on(tmp_path: Path, monkeypatch: p
     for _ in range(2):  # nothing is left that would keep the next one out
         with alone_in(tmp_path / "out"):
             assert (tmp_path / "out").is_dir()
+
+
+def test_the_place_of_a_link_is_where_it_points_and_a_place_that_cannot_be_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("there")
+    (tmp_path / "one").symlink_to("two")
+    (tmp_path / "two").symlink_to("one")
+    assert real_place(tmp_path / "link") == (tmp_path / "there").resolve()
+    assert real_place(tmp_path / "new" / "x") == (tmp_path / "new" / "x").resolve()
+    assert real_place(Path("/")) == Path("/")
+    too_long = tmp_path / ("x" * 230)  # the name itself is allowed, but not that of the folder next to it
+    too_long.mkdir()
+    for path in (tmp_path / "one", too_long, tmp_path / ("x" * 300), tmp_path / "a\0b"):
+        with pytest.raises(OutputError, match="can't be used .*; choose another place with -o"):
+            real_place(path)
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:

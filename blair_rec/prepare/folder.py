@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import shutil
@@ -14,7 +15,7 @@ from typing import Any
 
 from blair_rec import __version__
 from blair_rec.errors import ConfigError, OutputError, first_of
-from blair_rec.files import refuse_foreign, sha256_of, whole_folder, write_text
+from blair_rec.files import real_place, refuse_foreign, sha256_of, whole_folder, write_text
 
 SCHEMA = 1
 """Version of prepared.json, and of the folder it belongs to."""
@@ -58,7 +59,7 @@ def is_done(folder: Path, asked: Mapping[str, Any], sources: Sequence[Path], fre
 def _refuse_own_work(folder: Path, files: Any) -> None:
     """Raise OutputError if a folder has files that a preparation didn't write, or changed files; they would be lost."""
     known = files if isinstance(files, dict) else {}
-    refuse_foreign(folder, {RECORD}, known)
+    refuse_foreign(folder, {RECORD}, [glob.escape(name) for name in known])
     files_there = {name: digest for name, digest in known.items() if (folder / name).is_file()}
     changed = [name for name, digest in files_there.items() if sha256_of(folder / name) != digest]
     if changed:
@@ -79,7 +80,7 @@ def new_folder(folder: Path) -> contextlib.AbstractContextManager[Path]:
 
 def reading_of(folder: Path) -> Path:
     """Return the folder that keeps what has been read of long files until this preparation is complete."""
-    target = folder.resolve()
+    target = real_place(folder)
     return target.with_name(f".{target.name}.{READING}")
 
 

@@ -250,6 +250,17 @@ def test_a_folder_that_holds_something_else_is_never_touched(tmp_path: Path, fre
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "all I have"
 
 
+def test_a_file_name_in_a_record_is_no_pattern(tmp_path: Path) -> None:
+    events = write_events(tmp_path / "events.csv")
+    prepared(tmp_path / "mine", events)
+    record = json.loads((tmp_path / "mine" / "prepared.json").read_text("utf-8"))
+    (tmp_path / "mine" / "prepared.json").write_text(json.dumps({**record, "files": {"*": ""}}), "utf-8")
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="files that this command did not write"):
+        prepare_own(OwnData(events, "who", "what", "when"), tmp_path / "mine", print, fresh=True)
+    assert (tmp_path / "mine" / "notes.txt").is_file()
+
+
 def test_a_dry_run_reports_and_writes_nothing(tmp_path: Path) -> None:
     told: list[str] = []
     prepare_own(

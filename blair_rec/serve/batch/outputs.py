@@ -13,7 +13,7 @@ import numpy as np
 
 from blair_rec.errors import ConfigError, OutputError
 from blair_rec.extras import need
-from blair_rec.files import partial_of, replace_file, work_beside
+from blair_rec.files import partial_of, real_place, replace_file, work_beside
 from blair_rec.lines.rows import CSV, JSON_LINES, KINDS, PARQUET
 
 COLUMNS = ("user_id", "item_id", "score", "rank", "by_popularity")
@@ -56,7 +56,7 @@ def check_output(out: Path, inputs: Sequence[Path | None]) -> None:
         raise ConfigError(f"{out}: unknown kind of file; known endings: {', '.join(KINDS)}")
     if out.is_dir():
         raise OutputError(f"{out} is a folder, and a file has to go there; choose another name with -o")
-    if any(path is not None and path.resolve() == out.resolve() for path in inputs):
+    if any(path is not None and path.resolve() == real_place(out) for path in inputs):
         raise ConfigError(f"{out} is read, too, and would be lost; choose another name with -o")
     if out.suffix.lower() == PARQUET:
         need("pyarrow", "prepare", "writing Parquet")
@@ -73,7 +73,7 @@ def whole_file(out: Path, tokens: Sequence[str], titles: Mapping[str, str] | Non
     Raises:
         OutputError: it can't be written, such as to a full disk; FolderBusy: another process is writing it.
     """
-    target = out.resolve()
+    target = real_place(out)
     with work_beside(target, "recommend", f"the file {out}"):
         partial = partial_of(target)
         try:

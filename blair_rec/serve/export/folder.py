@@ -18,7 +18,7 @@ from blair_rec.errors import ConfigError, OutputError, first_of
 from blair_rec.evaluate.runs.run_files import ITEMS_FILE, RESULT_FILE, read_json
 from blair_rec.experiment.loading import Loaded, load_model
 from blair_rec.extras import need
-from blair_rec.files import refuse_file, sha256_of, whole_folder
+from blair_rec.files import real_place, refuse_file, sha256_of, whole_folder
 from blair_rec.ranking.ensemble import Ensemble
 from blair_rec.serve.export.approximation import Approximation, approximated
 from blair_rec.serve.export.card import model_card
@@ -80,7 +80,7 @@ def export_run(
     if index is not None:
         need("faiss", "faiss", "an index")
     run_dir, out = Path(run_dir), Path(out)
-    _refuse_foreign(out.resolve())
+    _refuse_foreign(real_place(out))
     refuse_second_stage(run_dir)
     loaded = load_model(run_dir, store)
     approximation = None

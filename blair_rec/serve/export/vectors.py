@@ -11,7 +11,7 @@ import numpy as np
 from blair_rec.device import AUTO
 from blair_rec.errors import ConfigError
 from blair_rec.experiment.loading import Loaded, load_model
-from blair_rec.files import refuse_foreign, whole_folder
+from blair_rec.files import real_place, refuse_foreign, whole_folder
 from blair_rec.registry import trusting
 from blair_rec.serve.export.approximation import approximated
 from blair_rec.serve.export.factor_files import ITEMS, RECORD, SOURCES, write_factors
@@ -52,7 +52,7 @@ def export_vectors(
     """
     run_dir, out = Path(run_dir), Path(out)
     for file in EXPORTED:
-        refuse_foreign(out.resolve(), {file}, (*EXPORTED, RECORD, SOURCES))
+        refuse_foreign(real_place(out), {file}, (*EXPORTED, RECORD, SOURCES))
     with trusting(trusted):
         loaded = load_model(run_dir, store, device=device)
     if rules_rank is not None:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from blair_rec.errors import OutputError, StoreError
-from blair_rec.files import partial_of, put_in_place, refuse_foreign, sha256_of, tidy, work_beside
+from blair_rec.files import partial_of, put_in_place, real_place, refuse_foreign, sha256_of, tidy, work_beside
 from blair_rec.text.store.embeddings import (
     BLOCK,
     CUT,
@@ -47,14 +47,14 @@ def at_work_on(path: str | Path) -> Iterator[Path]:
     Raises OutputError if `path` can't become a store or can't be written, or if another process is writing it.
     """
     check_replaceable(path)  # before the work, not after it
-    target = Path(path).resolve()  # a link keeps pointing to where the store is
+    target = real_place(Path(path))
     with work_beside(target, WORK, f"the store {path}") as work:
         yield work
 
 
 def has_leftovers(path: str | Path) -> bool:
     """Whether a process is writing a store, or was killed while writing; at_work_on finds out which, and cleans up."""
-    target = Path(path).resolve()
+    target = real_place(Path(path))
     return target.with_name(f".{target.name}.{WORK}").exists()  # created first, removed last
 
 
@@ -105,7 +105,7 @@ def put_store(
     if not len(item_tokens):
         raise StoreError("there is no vector to store; at least one item needs text")
     tokens = token_table(item_tokens, textless)
-    target = Path(path).resolve()
+    target = real_place(Path(path))
     fresh = partial_of(target)
     fresh.mkdir(parents=True)
     try:

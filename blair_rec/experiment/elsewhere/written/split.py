@@ -30,7 +30,7 @@ from blair_rec.experiment.elsewhere.written.tables import (
 from blair_rec.experiment.planning.data_files import data_folder, data_hash
 from blair_rec.experiment.provenance import hash_of
 from blair_rec.experiment.splits.reading import TrainingData, read_splits
-from blair_rec.files import refuse_file, refuse_foreign, sha256_of, whole_folder, write_text
+from blair_rec.files import real_place, refuse_file, refuse_foreign, sha256_of, whole_folder, write_text
 
 TIME, HISTORY = "timestamp", "history"
 TABLES = ("train", "valid", "test", "items", "users")
@@ -94,7 +94,7 @@ def write_split(config: CompareConfig, out: Path, fresh: bool = False) -> Mappin
 @contextmanager
 def _new_folder(out: Path, manifest: Mapping[str, Any], fresh: bool) -> Iterator[Path | None]:
     """A temporary folder that becomes `out` at the end; None if `out` holds this very split already."""
-    target = out.resolve()
+    target = real_place(out)
     refuse_file(target)
     before = read_manifest(target / MANIFEST)
     if before is not None and not fresh:
