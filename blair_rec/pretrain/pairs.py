@@ -82,11 +82,15 @@ def open_pairs(
     one item, so that the text of a held-out item is not trained on under another id.
 
     Raises:
-        PairsError: no such file, a missing column, a line that can't be read, rows without text or with half a
-            character (how many, and where), fewer than two items.
+        PairsError: no such file, a missing column, a line that can't be read; rows without text, with half a character,
+            or with their own item as hard negative (how many, and where); fewer than two items.
     """
     path = Path(path)
     columns = [context, item, *([hard_negative] if hard_negative else [])]
+    if len(set(columns)) < len(columns):
+        raise PairsError(
+            f"context, item and hard_negative name the columns {', '.join(columns)}; give each text a column of its own"
+        )
     text_keys, id_keys, context_keys, negative_keys, empty, broken = [], [], [], [], [], []
     asked = [*columns, *([item_id] if item_id else [])]
     read, rows = open_rows(path, asked)
@@ -123,6 +127,13 @@ def open_pairs(
         sha256_of(path),
         _items_of(np.array(negative_keys, dtype=np.int64), texts, items) if hard_negative else None,
     )
+    own = np.flatnonzero(pairs.negative_keys == pairs.item_keys) if pairs.negative_keys is not None else []
+    if len(own):
+        raise PairsError(
+            f"{path}: {len(own)} of {total} pairs have their own item as {hard_negative} "
+            f"({first_of([f'row {row + 1}' for row in own[:3]])}); name a similar but wrong item there, or leave those "
+            "rows out"
+        )
     if pairs.n_items < 2:
         raise PairsError(f"{path}: {len(pairs)} pairs of {pairs.n_items} item; contrast needs at least two items")
     return pairs

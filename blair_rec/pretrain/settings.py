@@ -8,7 +8,16 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from blair_rec.config.names import ENCODER, DtypeName, PoolingName
-from blair_rec.config.section import AS_GIVEN, AboveZero, DeviceName, FromOneOn, NotNegative, Section, read_section
+from blair_rec.config.section import (
+    AS_GIVEN,
+    AboveZero,
+    DeviceName,
+    FromOneOn,
+    NotNegative,
+    RunSeed,
+    Section,
+    read_section,
+)
 
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), AS_GIVEN]
 
@@ -35,7 +44,7 @@ class PretrainConfig(Section):
     held_out: ShareBelowOne = 0.1
     """Share of the items that are held out of training, with all their contexts, to measure retrieval."""
     max_length: FromOneOn = 64
-    """Most tokens read of each text."""
+    """Most tokens read of each text. If the encoder's own limit is lower, that one applies."""
     batch_size: Annotated[int, Field(ge=2)] = 384
     """Pairs per step in each process; all other items of the step are negatives."""
     chunk_size: FromOneOn | None = None
@@ -61,7 +70,7 @@ class PretrainConfig(Section):
     accumulation: FromOneOn = 1
     """Steps whose gradients are accumulated for one optimiser step; each has its own negatives."""
     precision: Literal["auto", DtypeName] = "auto"
-    """float32, bfloat16 or float16; auto is bfloat16 where a GPU has it, and float32 elsewhere."""
+    """float32, bfloat16, or float16 (on a GPU); auto is bfloat16 where a GPU has it, and float32 elsewhere."""
     compile: bool = False
     """Compile the encoder's layers by torch.compile: faster steps on a GPU, after seconds or minutes of compiling."""
     device: DeviceName = "auto"
@@ -69,8 +78,8 @@ class PretrainConfig(Section):
     save_steps: FromOneOn = 500
     """Steps between two checkpoints. If steps are slow, a process that trains alone saves one every ten minutes."""
     tensorboard: bool = False
-    """Also write the loss for TensorBoard."""
-    seed: int = 1
+    """Also write the loss for TensorBoard, into the folder `tensorboard` of the encoder."""
+    seed: RunSeed = 1
     """Seed of the split, the order of pairs, the masked words and dropout."""
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import logging
 import math
-import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch._dynamo.exc import TorchDynamoException
 from transformers import (
     AutoTokenizer,
@@ -21,25 +22,39 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.integrations import TensorBoardCallback
 
 from blair_rec.config.section import to_dict
 from blair_rec.device import choose_device, device_name
-from blair_rec.errors import OutputError, PretrainingError, counted
-from blair_rec.files import partial_of, put_in_place, refuse_foreign, sha256_of, work_beside, write_text
+from blair_rec.errors import ConfigError, OutputError, PretrainingError, counted
+from blair_rec.files import (
+    partial_of,
+    put_in_place,
+    real_place,
+    refuse_foreign,
+    room_for,
+    sha256_of,
+    work_beside,
+    write_text,
+)
 from blair_rec.pretrain.batches import PairCollator
 from blair_rec.pretrain.model import PairModel, compile_layers, export, load_language_model
 from blair_rec.pretrain.pairs import TextPairs, open_pairs, split_pairs
+from blair_rec.pretrain.resuming import MARK, is_first, last_checkpoint, room_for_checkpoints, step_of, stopped
 from blair_rec.pretrain.retrieval import embedder, retrieval
 from blair_rec.pretrain.settings import PretrainConfig
-from blair_rec.pretrain.trainer import LOOK, WHOLE, InBackground, Notes, OneDevice, OnPairStep, PairTrainer
+from blair_rec.pretrain.trainer import LOOK, InBackground, Notes, OneDevice, OnPairStep, PairTrainer
+from blair_rec.text.encoding.modules import capped_length, read_recipe
 from blair_rec.text.encoding.quiet import quiet_transformers
 from blair_rec.text.encoding.tokens import check_room
 
 logger = logging.getLogger("blair_rec")
 
 RECORD = "pretraining.json"
-WORK, MARK = "training", "identity.json"
-"""Ending of the hidden folder next to an encoder that holds its checkpoints, and the file in it with their settings."""
+WORK = "training"
+"""Ending of the hidden folder next to an encoder that holds its checkpoints."""
+EVENTS = "tensorboard"
+"""Folder of the learning curves for TensorBoard: with the checkpoints during training, then in the encoder's folder."""
 READS = "sentence_bert_config.json"
 """File of sentence-transformers with the length that a model reads; copied, so that it stays as before training."""
 
@@ -63,21 +78,28 @@ def pretrain(
     retrieval of held-out pairs before and after training, and the names of the files.
 
     Raises:
-        ConfigError: max_length leaves no token for a text.
+        ConfigError: max_length leaves no token for a text, or the device doesn't exist or has no such precision.
         PairsError: the pairs can't be read, or are too few to train on.
-        PretrainingError: a tokenizer of another model, a loss that is not finite, checkpoints of another config,
-            or layers that can't be compiled.
+        PretrainingError: a tokenizer of another model, a loss that is not finite, checkpoints of another config or
+            damaged ones, or layers that can't be compiled.
         OutputError: `out` exists already, holds files that are not ours, or can't be written.
         FolderBusy: another process trains there.
     """
+    target = real_place(out)
     if fresh:
         _refuse_foreign(out)
-    elif (record := _finished(config, out)) is not None:
+    if config.precision == "float16" and torch.device(choose_device(config.device)).type == "cpu":
+        raise ConfigError("precision is float16, which needs a GPU; on a CPU use bfloat16 or float32")
+    length, capped_by = capped_length(read_recipe(start, config.encoder), config.max_length)
+    check_room(len(AutoTokenizer.from_pretrained(start)("")["input_ids"]), "", length, config.encoder, capped_by)
+    if capped_by:
+        logger.info("max_length is %d, but %d tokens of each text are read (%s)", config.max_length, length, capped_by)
+        config = config.changed(max_length=length)
+    if not fresh and (record := _finished(config, out)) is not None:
         logger.info("%s was trained with these settings on these pairs already; train again with --fresh", out)
         return record
-    elif out.exists():
+    if not fresh and out.exists():
         raise OutputError(f"{out} is there already; choose another folder with -o, or train again with --fresh")
-    check_room(len(AutoTokenizer.from_pretrained(start)("")["input_ids"]), "", config.max_length, config.encoder)
     pairs = open_pairs(config.pairs, config.context, config.item, config.item_id, config.hard_negative)
     training, held_out = split_pairs(pairs, config.held_out, config.seed)
     steps = len(training) // config.batch_size
@@ -85,17 +107,12 @@ def pretrain(
         raise PretrainingError(
             f"{len(training)} training pairs are less than one batch of {config.batch_size}; lower batch_size"
         )
-    target = out.resolve()  # a link keeps pointing to where the encoder is
     work = target.with_name(f".{target.name}.{WORK}")
     with contextlib.ExitStack() as stack:
-        if _is_first():  # under torchrun the first process holds the lock for all
+        if is_first():  # under torchrun the first process holds the lock for all
             refuse_foreign(work, {MARK, ".lock"}, {"*"})
             stack.enter_context(work_beside(target, WORK, f"the encoder {out}"))
         return _trained(config, start, pooling, target, work, pairs, training, held_out, fresh, progress)
-
-
-def _is_first() -> bool:
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _trained(
@@ -112,7 +129,7 @@ def _trained(
 ) -> dict[str, Any]:
     """Train in `work`, put the encoder at `out`, and return the record."""
     identity = {**_identity(to_dict(config), pairs.sha256), "start": str(start), "pooling": pooling}
-    checkpoint = _resume(work, identity, fresh)
+    checkpoint = last_checkpoint(work, identity, fresh)
     tokenizer = AutoTokenizer.from_pretrained(start)
     set_seed(config.seed)
     model = PairModel(
@@ -132,7 +149,7 @@ def _trained(
             args=_arguments(config, work),
             train_dataset=training,
             data_collator=InBackground(collator, thread),
-            callbacks=[notes],
+            callbacks=[notes, *([_curves(work / EVENTS)] if config.tensorboard else [])],
         )
         notes.trainer = trainer
         trainer.remove_callback(PrinterCallback)
@@ -145,13 +162,14 @@ def _trained(
             f", {shared} left out because they share a text with a held-out item" * bool(shared),
         )  # fmt: skip
         if checkpoint:
-            logger.info("training goes on after step %d, from its checkpoint", _step_of(checkpoint))
+            logger.info("training goes on after step %d, from its checkpoint", step_of(checkpoint))
         if config.compile:
             compile_layers(model.encoder)
         try:
-            result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            with room_for_checkpoints(work):
+                result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except KeyboardInterrupt:
-            logger.warning("%s", _stopped(trainer.state.global_step, _last_checkpoint(work)))
+            logger.warning("%s", stopped(trainer.state.global_step, work))
             raise
         except TorchDynamoException as err:
             raise PretrainingError(
@@ -173,7 +191,7 @@ def _trained(
         "after": _measure(model, tokenizer, held_out, config),
     }
     if trainer.is_world_process_zero():
-        _write(model, tokenizer, start, record, out)
+        _write(model, tokenizer, start, record, work / EVENTS, out)
     return record
 
 
@@ -205,7 +223,7 @@ def _refuse_foreign(out: Path) -> None:
                     f"an earlier version of blair_rec trained the encoder in {out} and did not note which files "
                     "it wrote, so nothing is removed; choose another folder with -o, or remove this one yourself"
                 )
-            ours = [str(name) for name in record["files"]]
+            ours = [glob.escape(str(name)) for name in record["files"]]
     refuse_foreign(out, {RECORD}, ours)
 
 
@@ -236,46 +254,17 @@ def _arguments(config: PretrainConfig, work: Path) -> TrainingArguments:
         save_total_limit=2,
         logging_steps=LOOK,
         logging_nan_inf_filter=False,
-        report_to=["tensorboard"] if config.tensorboard else [],
+        report_to=[],
         remove_unused_columns=False,
         disable_tqdm=True,
         dataloader_pin_memory=gpu,
     )
 
 
-def _resume(work: Path, identity: dict[str, Any], fresh: bool) -> Path | None:
-    """The last complete checkpoint of the same training, if there is one."""
-    first, mark = _is_first(), work / MARK
-    for folder in work.glob("checkpoint-*"):
-        if first and (fresh or not (folder / WHOLE).is_file()):
-            shutil.rmtree(folder, ignore_errors=True)
-    last = _last_checkpoint(work)
-    text = json.dumps(identity, indent=1, sort_keys=True)
-    if last and mark.is_file() and mark.read_text(encoding="utf-8") != text:
-        known = json.loads(mark.read_text(encoding="utf-8"))
-        changed = [name for name in sorted(identity) if known.get(name) != json.loads(text).get(name)]
-        raise PretrainingError(
-            f"{work} holds checkpoints of a training that used different settings ({', '.join(changed)}); "
-            "restore these settings, or train again with --fresh"
-        )
-    if first:
-        write_text(mark, text)
-    return last
-
-
-def _last_checkpoint(work: Path) -> Path | None:
-    whole = [folder for folder in work.glob("checkpoint-*") if (folder / WHOLE).is_file()]
-    return max(whole, key=_step_of, default=None)
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.split("-")[1])
-
-
-def _stopped(step: int, kept: Path | None) -> str:
-    if kept is None:
-        return f"stopped after step {step}, before the first checkpoint; the same command starts again (see save_steps)"
-    return f"stopped after step {step}; the same command goes on after step {_step_of(kept)}, whose checkpoint is kept"
+def _curves(folder: Path) -> TensorBoardCallback:
+    callback = TensorBoardCallback()
+    callback.logging_dir = str(folder)
+    return callback
 
 
 def _measure(
@@ -288,18 +277,33 @@ def _measure(
 
 
 def _write(
-    model: PairModel, tokenizer: PreTrainedTokenizerBase, start: Path, record: dict[str, Any], out: Path
+    model: PairModel,
+    tokenizer: PreTrainedTokenizerBase,
+    start: Path,
+    record: dict[str, Any],
+    curves: Path,
+    out: Path,
 ) -> None:
     partial = partial_of(out)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    export(model, tokenizer, partial)
-    if (start / READS).is_file():
-        shutil.copyfile(start / READS, partial / READS)
-    record |= {"schema": 1, "files": sorted(path.name for path in partial.iterdir())}
-    write_text(partial / RECORD, json.dumps(record, indent=1, default=_plain) + "\n")
-    _refuse_foreign(out)  # hours may have passed
-    put_in_place(out)
+    try:
+        with room_for(out):
+            export(model, tokenizer, partial)
+            if (start / READS).is_file():
+                shutil.copyfile(start / READS, partial / READS)
+            if curves.is_dir():
+                shutil.copytree(curves, partial / EVENTS)
+            record |= {"schema": 1, "files": sorted(path.name for path in partial.iterdir())}
+            write_text(partial / RECORD, json.dumps(record, indent=1, default=_plain) + "\n")
+        _refuse_foreign(out)  # hours may have passed
+        put_in_place(out)
+    except SafetensorError as error:
+        raise OutputError(
+            f"{out} can't be written ({error}); free some space, then run the same command again"
+        ) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _plain(value: Any) -> Any:

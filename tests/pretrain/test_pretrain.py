@@ -19,6 +19,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
@@ -39,6 +40,7 @@ from blair_rec.pretrain.pairs import TextPair, TextPairs, open_pairs, split_pair
 from blair_rec.pretrain.retrieval import measures
 from blair_rec.pretrain.settings import PretrainConfig, read_pretrain_config
 from blair_rec.pretrain.train import pretrain
+from blair_rec.pretrain.trainer import PairTrainer
 from blair_rec.text.encoding.encoder import TextEncoder
 from blair_rec.text.encoding.source import resolve_encoder
 
@@ -523,6 +525,22 @@ def test_a_file_that_nothing_can_be_learnt_from_is_an_error(tmp_path: Path, cont
         open_pairs(path, "review", "meta")
 
 
+def test_a_hard_negative_that_is_the_item_itself_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.tsv"
+    rows = ["one\titem a\titem a\t1", "two\titem b\titem a\t2", "three\titem a, red\titem a\t1"]
+    path.write_text("\n".join(["review\tmeta\twrong\tid", *rows]), encoding="utf-8")
+    with pytest.raises(PairsError, match=r"1 of 3 pairs have their own item as wrong \(row 1\)"):
+        open_pairs(path, "review", "meta", hard_negative="wrong")
+    with pytest.raises(PairsError, match=r"2 of 3 pairs have their own item as wrong \(row 1, row 3\)"):
+        open_pairs(path, "review", "meta", item_id="id", hard_negative="wrong")
+
+
+def test_two_texts_of_one_column_are_an_error(tmp_path: Path) -> None:
+    for names in ({"context": "meta"}, {"hard_negative": "meta"}, {"hard_negative": "review"}):
+        with pytest.raises(PairsError, match="give each text a column of its own"):
+            open_pairs(tmp_path / "none.tsv", **{"context": "review", "item": "meta", **names})
+
+
 def test_a_file_that_is_no_utf8_or_not_there_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "pairs.tsv"
     path.write_bytes(b"review\tmeta\nnice\t\xff\xfe\n")
@@ -555,6 +573,59 @@ def test_a_loss_that_is_not_a_number_is_named_at_once(encoder: Path, tmp_path: P
 def test_a_length_without_room_for_text_is_an_error_before_the_pairs_are_read(encoder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"max_length is 2, but .* adds 2 tokens to every text .special tokens."):
         pretrain(small(tmp_path / "missing.csv", max_length=2), encoder, "cls", tmp_path / "out")
+
+
+def test_texts_are_cut_at_the_encoders_own_limit(encoder: Path, tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.tsv"
+    rows = [f"said0x1 said1x{n % 5}\t" + f"item0x{n % 5} item1x{n // 5} " * 20 for n in range(25)]
+    pairs.write_text("\n".join(["review\tmeta", *rows]), encoding="utf-8")
+    longest = AutoModel.from_pretrained(encoder).config.max_position_embeddings
+    outs = [tmp_path / str(length) for length in (longest, 4 * longest)]
+    for out in outs:
+        pretrain(small(pairs, max_length=int(out.name), batch_size=4), encoder, "mean", out)
+    first, second = (load_file(out / "model.safetensors") for out in outs)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_precision_that_a_cpu_would_ignore_is_an_error(encoder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="precision is float16, which needs a GPU; on a CPU use bfloat16 or float32"):
+        pretrain(small(tmp_path / "none.tsv", precision="float16", device="cpu"), encoder, "mean", tmp_path / "out")
+
+
+def test_the_learning_curves_are_kept_with_the_encoder(encoder: Path, tmp_path: Path) -> None:
+    pairs, out = write_world(tmp_path / "pairs.tsv", 60, 2), tmp_path / "out"
+    for fresh in (False, True):
+        pretrain(small(pairs, tensorboard=True, max_steps=11), encoder, "mean", out, fresh=fresh)
+        [events] = (out / "tensorboard").iterdir()
+        assert b"train/loss" in events.read_bytes()
+
+
+def test_a_checkpoint_that_cannot_be_written_is_an_error_and_the_training_resumes(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs, out = write_world(tmp_path / "pairs.tsv", 60, 2), tmp_path / "out"
+    save, tries = PairTrainer._save, []
+
+    def full_at_second(*given: object) -> None:
+        tries.append(given)
+        if len(tries) == 2:
+            raise SafetensorError("I/O error: No space left on device")
+        save(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(PairTrainer, "_save", full_at_second)
+    with pytest.raises(OutputError, match=r"can't be written into .*No space left on device.*; free some space"):
+        pretrain(small(pairs), encoder, "mean", out)
+    seen: list[int] = []
+    pretrain(small(pairs), encoder, "mean", out, progress=lambda step, *_: seen.append(step))
+    assert seen == [3, 4]
+
+
+def test_a_place_that_cannot_be_written_is_an_error_before_training(encoder: Path, tmp_path: Path) -> None:
+    pairs = write_world(tmp_path / "pairs.tsv", 60, 2)
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("loop", "x" * 240, "x" * 300):
+        with pytest.raises(OutputError, match="can't be used .*; choose another place with -o"):
+            pretrain(small(pairs), encoder, "mean", tmp_path / name)
 
 
 def test_a_tokenizer_of_another_model_is_an_error(encoder: Path, tmp_path: Path) -> None:
@@ -600,6 +671,11 @@ def test_fresh_replaces_what_a_pretraining_wrote_and_nothing_else(encoder: Path,
     with pytest.raises(OutputError, match=r"holds 1 file that this command did not write \(first: thesis.txt\)"):
         pretrain(small(pairs), encoder, "mean", out, fresh=True)
     assert (out / "thesis.txt").is_file() and load_file(out / "model.safetensors").keys() == again.keys()
+    record = (out / "pretraining.json").read_text(encoding="utf-8")
+    (out / "pretraining.json").write_text('{"files": ["*"]}', encoding="utf-8")
+    with pytest.raises(OutputError, match="files that this command did not write"):
+        pretrain(small(pairs), encoder, "mean", out, fresh=True)
+    (out / "pretraining.json").write_text(record, encoding="utf-8")
     (out / "thesis.txt").unlink()
     work = tmp_path / ".out.training"
     (work / "checkpoint-1").mkdir(parents=True)
@@ -638,5 +714,7 @@ def test_invalid_settings_are_errors() -> None:
         read_pretrain_config({"pairs": "p.tsv", "temprature": 1}, "cfg")
     with pytest.raises(ConfigError, match="batch_size is 1"):
         read_pretrain_config({"pairs": "p.tsv", "batch_size": 1}, "cfg")
+    with pytest.raises(ConfigError, match="seed is -1; it has to be at least 0"):
+        read_pretrain_config({"pairs": "p.tsv", "seed": -1}, "cfg")
     with pytest.raises(ConfigError, match="held_out is 1"):
         read_pretrain_config({"pairs": "p.tsv", "held_out": 1}, "cfg")
