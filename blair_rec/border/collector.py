@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import blair_rec.border.apply_patches  # noqa: F401  (repairs RecBole before any part of it is used)
+from blair_rec.errors import ConfigError, counted
 
 from recbole.evaluator import Collector
 
@@ -25,6 +26,8 @@ class TopKCollector(Collector):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
+        if not self.topk:
+            raise ConfigError("topk is [], so no metric can be computed; give at least one length, such as [10]")
         self._collects_topk = self.register.need(TOPK)
         setattr(self.register, TOPK, False)  # RecBole's own code for the top-k is skipped
 
@@ -32,11 +35,16 @@ class TopKCollector(Collector):
         """Keep what the metrics need from B cases.
 
         Shapes: scores [B, N]; positive_u, positive_i [P] int64, pairs of a case and one of its targets.
+
+        Raises:
+            ConfigError: topk is longer than the list of all items.
         """
         super().eval_batch_collect(scores, interaction, positive_u, positive_i)
         if not self._collects_topk:
             return
         cases, n_items = scores.shape
+        if max(self.topk) > n_items:
+            raise ConfigError(f"topk is {self.topk}, but there are only {counted(n_items - 1, 'item')}; lower topk")
         first = torch.arange(cases, device=scores.device)[:, None] * n_items
         true = torch.unique(positive_u.to(scores.device) * n_items + positive_i.to(scores.device))
         found = torch.isin(first + largest(scores, max(self.topk)), true)

@@ -11,7 +11,8 @@ from typing import Any
 
 from blair_rec.errors import ConfigError
 
-_AT_FIRST = os.environ.get("CUDA_VISIBLE_DEVICES")
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+_AT_FIRST = os.environ.get(VISIBLE)
 """The value at the start of the process, before RecBole overwrites it."""
 
 
@@ -27,7 +28,7 @@ def gpu_id_of(given: Mapping[str, Any], visible: str | None = _AT_FIRST) -> str 
     Raises:
         ConfigError: keys that contradict each other, or an invalid device.
     """
-    device = str(given.get("device") or "auto")
+    device = "auto" if given.get("device") in (None, "") else str(given["device"])
     kind, _, number = device.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (number and (kind != "cuda" or not number.isdecimal())):
         raise ConfigError(f"device is {device!r}; expected auto, cpu, cuda, or a GPU number such as cuda:1")
@@ -45,7 +46,35 @@ def gpu_id_of(given: Mapping[str, Any], visible: str | None = _AT_FIRST) -> str 
     return None if "gpu_id" in given else visible
 
 
+def check_there(given: Mapping[str, Any], gpu_id: str | None) -> None:
+    """Raise ConfigError if a GPU was asked for that RecBole will not find; CUDA is not started for this.
+
+    Args:
+        given: the keys that the user has set.
+        gpu_id: what `gpu_id_of` returned for them.
+    """
+    import torch
+
+    if not str(given.get("device") or "").startswith("cuda"):
+        return
+    before = os.environ.get(VISIBLE)
+    os.environ[VISIBLE] = str(given.get("gpu_id", 0)) if gpu_id is None else gpu_id  # as RecBole will set it
+    try:
+        found = torch.cuda.device_count()
+    finally:
+        if before is None:
+            del os.environ[VISIBLE]
+        else:
+            os.environ[VISIBLE] = before
+    if not found:
+        raise _not_found(given["device"])
+
+
 def check_found(given: Mapping[str, Any], device: Any) -> None:
     """Raise ConfigError if a GPU was asked for but RecBole silently took the CPU."""
     if str(given.get("device") or "").startswith("cuda") and device.type == "cpu":
-        raise ConfigError(f"device is {given['device']}, but torch finds no such GPU; use device: cpu, or auto")
+        raise _not_found(given["device"])
+
+
+def _not_found(device: Any) -> ConfigError:
+    return ConfigError(f"device is {device}, but torch finds no such GPU; use device: cpu, or auto")

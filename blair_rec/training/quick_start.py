@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from blair_rec.border.gpus import gpu_id_of
+from blair_rec.border.gpus import check_there, gpu_id_of
 from blair_rec.border.recbole_keys import default_of, misspelt, wrong_values
 from blair_rec.border.settings import recbole_errors
 from blair_rec.config.plugin import in_flat_keys
@@ -70,6 +70,7 @@ def prepare(model: str, dataset: str, files: Sequence[str], settings: Mapping[st
         notes.append(f"{model} is a stock model: RecBole's own reader, data set and trainer are used, not blair_rec's")
         if (gpu_id := gpu_id_of(given)) is not None:
             added["gpu_id"] = gpu_id
+        check_there(given, gpu_id)
         if sequential:
             defaults = _sequential_defaults(cls.__name__, dataset, given)
             added.update(defaults)

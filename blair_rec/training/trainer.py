@@ -45,8 +45,8 @@ class TextTrainer(Trainer):
         self._every_position = self._train.loss != "recbole" and can_pack(type(model))
         if self._every_position and (ignored := [key for key in ONLY_RECBOLES_WAY if config[key]]):
             raise ConfigError(
-                f"{', '.join(ignored)} would have no effect: {type(model).__name__} is trained on every position by our "
-                "own steps; leave it out, or set `blair_loss: recbole` to use RecBole's training step"
+                f"{', '.join(ignored)} would have no effect: {type(model).__name__} is trained on every position by "
+                "our own steps; leave it out, or set `blair_loss: recbole` to use RecBole's training step"
             )
         super().__init__(config, model)
         self.eval_collector = TopKCollector(config)

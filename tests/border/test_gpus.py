@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
 import torch
 
-from blair_rec.border.gpus import check_found, gpu_id_of
+from blair_rec.border.gpus import VISIBLE, check_found, check_there, gpu_id_of
 from blair_rec.errors import ConfigError
 
 
@@ -39,6 +40,7 @@ def test_recbole_gets_the_gpu_that_the_keys_mean(
     [
         ({"device": "gpu"}, None, "device is 'gpu'; expected auto, cpu, cuda, or a GPU number"),
         ({"device": "cpu:1"}, None, "device is 'cpu:1'; expected"),
+        ({"device": 0}, None, "device is '0'; expected"),
         ({"device": "cuda", "use_gpu": False}, None, "use_gpu is false, but device is cuda"),
         ({"device": "cuda:1", "gpu_id": 0}, None, "gpu_id is 0, but device is cuda:1; leave one of them out"),
         ({"device": "cuda:2"}, "0,1", r"device is cuda:2, but CUDA_VISIBLE_DEVICES lists 2 GPUs \(0,1\)"),
@@ -47,6 +49,26 @@ def test_recbole_gets_the_gpu_that_the_keys_mean(
 def test_keys_that_contradict_each_other_are_refused(given: dict[str, Any], visible: str | None, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         gpu_id_of(given, visible)
+
+
+def test_a_missing_gpu_of_a_stock_model_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def count() -> int:
+        seen.append(os.environ[VISIBLE])
+        return int(os.environ[VISIBLE] in ("0", "3"))
+
+    monkeypatch.setattr(torch.cuda, "device_count", count)
+    monkeypatch.setenv(VISIBLE, "")  # an earlier run of this process used the CPU
+    check_there({"device": "cuda:1"}, "3")
+    check_there({"device": "cuda"}, None)
+    check_there({"device": "cuda", "gpu_id": 3}, None)
+    with pytest.raises(ConfigError, match="device is cuda:7, but torch finds no such GPU; use device: cpu, or auto"):
+        check_there({"device": "cuda:7"}, "7")
+    assert seen == ["3", "0", "3", "7"] and os.environ[VISIBLE] == ""
+    for given in ({}, {"device": "cpu"}, {"device": "auto"}):
+        check_there(given, None)
+    assert len(seen) == 4
 
 
 def test_a_missing_gpu_is_an_error_and_the_cpu_is_not_used_instead() -> None:

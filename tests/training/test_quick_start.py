@@ -90,6 +90,7 @@ def test_a_name_is_searched_as_in_recbole_and_then_in_this_folder(tiny: Path, mo
         ("SASRec", "datasets/tiny", {"data_path": "x"}, "datasets/tiny is a path, but data_path is 'x'"),
         ("SASRec", "datasets/ml-100k", {}, "RecBole reads its own ml-100k"),
         ("SASRec", "datasets/tiny", {"train_batch_size": "many"}, "train_batch_size is 'many'; expected a number"),
+        ("SASRec", "datasets/tiny", {"device": "cuda"}, "device is cuda, but torch finds no such GPU"),
         ("BLaIRSASRec", "datasets/tiny", {"eval_args": {"order": "RO"}}, "eval_args.order is 'RO'"),
     ],
 )
@@ -126,3 +127,29 @@ def test_the_command_says_whose_reader_is_used_and_which_keys_are_the_plugins(
     assert "blair_max_length is 0; it has to be at least 1" in capsys.readouterr().err
     assert main(["run", "--model", "SASRec", "--dataset", str(tiny), "--seed=1", "--seed=2"]) == 1
     assert "--seed is given twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", ["SASRec", "BLaIRSASRec"])
+def test_a_run_without_a_test_case_ends_with_what_was_measured(
+    tiny: Path, capsys: pytest.CaptureFixture[str], model: str
+) -> None:
+    keys = [f"--{key}={value}" for key, value in small(state="ERROR").items()]
+    split = "--eval_args={split: {LS: valid_only}, order: TO, group_by: user, mode: full}"
+    assert main(["run", "--model", model, "--dataset", str(tiny), *keys, split]) == 0
+    out, err = capsys.readouterr()
+    assert "recall@10" in out and "the test split has no case" in " ".join(err.split())
+
+
+@pytest.mark.parametrize("value", ["[5,inf)", "'[5,inf)'"])
+def test_an_interval_is_written_as_in_recbole(tiny: Path, capsys: pytest.CaptureFixture[str], value: str) -> None:
+    command = ["run", "--model", "BLaIRSASRec", "--dataset", str(tiny), f"--user_inter_num_interval={value}"]
+    assert main([*command, "--hidden_size=0"]) == 1
+    assert "error: hidden_size is 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("topk", "message"), [([100], "but there are only 80 items; lower topk"), ([], "topk is \\[\\]")]
+)
+def test_top_lists_longer_than_the_catalogue_are_an_error(tiny: Path, topk: list[int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(prepare("BLaIRSASRec", str(tiny), [], small(topk=topk)))

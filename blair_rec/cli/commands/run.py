@@ -11,6 +11,9 @@ from blair_rec.cli.terminal import Console, say, show
 from blair_rec.config.yaml.files import read_yaml
 from blair_rec.errors import ConfigError
 
+INTERVALS = ("user_inter_num_interval", "item_inter_num_interval")
+"""RecBole's keys whose value is an interval, such as [5,inf), which is not YAML."""
+
 
 def add(commands: Any) -> None:
     """Register the commands."""
@@ -39,9 +42,9 @@ def _run(options: argparse.Namespace, console: Console) -> None:
             raise ConfigError(f"{key!r} is not written as --key=value, such as --epochs=20")
         if name in settings:
             raise ConfigError(f"--{name} is given twice; leave one of them out")
-        settings[name] = (
-            None if value == "None" else read_yaml(value, key)
-        )  # RecBole's own command line reads Python values
+        # RecBole's own command line reads Python values and plain intervals.
+        plain = name in INTERVALS and value[:1] in "[("
+        settings[name] = None if value == "None" else value if plain else read_yaml(value, key)
     import blair_rec.recbole  # noqa: F401  (repairs RecBole before its first use)
     from blair_rec.training.quick_start import prepare, run
 
@@ -50,10 +53,16 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         say(console, note)
     result = run(start)
     table = Table("metric", "valid", "test", title=f"{start.model} on {start.dataset}")
-    valid = result["best_valid_result"] or {}  # empty without a validation split
-    for metric, value in result["test_result"].items():
-        table.add_row(metric, f"{valid[metric]:.4f}" if metric in valid else "", f"{value:.4f}")
+    valid, test = result["best_valid_result"] or {}, result["test_result"] or {}  # empty without such a split
+    for metric in test or valid:
+        table.add_row(metric, *(f"{split[metric]:.4f}" if metric in split else "" for split in (valid, test)))
     show(table)
+    if not test:
+        say(
+            console,
+            "the test split has no case, so nothing was measured there; check eval_args, and that users have "
+            "at least three events",
+        )
 
 
 def _models(options: argparse.Namespace, console: Console) -> None:
