@@ -144,9 +144,9 @@ def _second_stage(
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} can't be read ({error}); run the same comparison again") from None
+        raise CheckpointError(f"{path} can't be read ({error}); {_again(run_dir)}") from None
     if sha256_of_text(text) != said["trees_sha256"]:
-        raise CheckpointError(f"{path} was changed after the run, so its trees can't be used; run the comparison again")
+        raise CheckpointError(f"{path} was changed after the run, so its trees can't be used; {_again(run_dir)}")
     numbers, timed = torch.zeros(len(item_tokens), device="cpu"), ["item", "recency"] in said["features"]
     items = ItemTable(
         numbers, numbers.clone() if timed else None, text_tables(result["setup"]["rerank"], folders, members)
@@ -201,8 +201,15 @@ def _read(run_dir: Path, name: str) -> Any:
     except FileNotFoundError:
         if not run_dir.exists():
             raise CheckpointError(f"{run_dir} does not exist; give the folder of a finished run") from None
+        if (run_dir / "result.json").is_file():
+            raise CheckpointError(f"{run_dir} has no {name}; {_again(run_dir)}") from None
         runs = sorted(path.parent for path in run_dir.glob(f"runs/[!.]*/{name}"))
         which = f"one of its runs, such as {runs[0]}" if runs else "a folder such as runs/text_init-1"
         raise CheckpointError(f"{run_dir} is not a finished run: it has no {name}; give {which}") from None
     except (OSError, ValueError) as error:  # ValueError: not JSON, or not UTF-8
-        raise CheckpointError(f"{run_dir} can't be read ({error}); run the same comparison again") from error
+        raise CheckpointError(f"{run_dir / name} can't be read ({error}); {_again(run_dir)}") from error
+
+
+def _again(run_dir: Path) -> str:
+    """Return the advice for a damaged run; the same command keeps a finished run as long as its folder is there."""
+    return f"delete the folder {run_dir}, and make it again with the same command"

@@ -263,6 +263,9 @@ def test_pickled_and_foreign_arrays_are_refused(tmp_path):
         np.save(handle, np.arange(3))
     with pytest.raises(BadRun, match="it is a single array, not an .npz file"):
         load_run(file.parent)
+    file.write_bytes(bytes(200))
+    with pytest.raises(BadRun, match="can't be read: it is not a NumPy file; delete"):
+        load_run(file.parent)
 
 
 def test_a_damaged_file_is_an_error_that_names_it_or_reads_the_same(tmp_path):

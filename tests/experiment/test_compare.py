@@ -465,6 +465,11 @@ def test_what_a_killed_replacement_left_is_put_right(own: Finished) -> None:
         (lambda run: (run / "ranks.npz").write_bytes(b"PK"), r"text-2/ranks.npz: can't be read"),
         (lambda run: (run / "result.json").write_text("{"), r"text-2/result.json: can't be read"),
         (lambda run: (run / "result.json").write_text("{}"), r"text-2/result.json: has schema None"),
+        (lambda run: shutil.rmtree(run) or run.touch(), r"text-2/result.json: can't be read: Not a directory; delete"),
+        (
+            lambda run: (run / "result.json").unlink() or (run / "result.json").mkdir(),
+            r"text-2/result.json: can't be read: Is a directory; delete",
+        ),
     ],
 )
 def test_a_damaged_run_is_named_before_anything_is_trained(

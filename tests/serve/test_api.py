@@ -186,10 +186,15 @@ def test_a_folder_that_is_no_finished_run_is_told(run: Path, name: str) -> None:
     with pytest.raises(CheckpointError, match=r"runs is not a finished run: it has no result.json; give a folder"):
         blair_rec.load(run.parent)
     (run / name).write_bytes(b"{\xff")
-    with pytest.raises(CheckpointError, match=r"text-1 can't be read .*; run the same comparison again"):
+    # A comparison keeps a run whose folder has a result.json, so running it again is not enough.
+    again = "delete the folder .*text-1, and make it again with the same command"
+    with pytest.raises(CheckpointError, match=rf"text-1/{name} can't be read .*; {again}"):
         blair_rec.load(run)
     (run / name).unlink()
-    with pytest.raises(CheckpointError, match=rf"text-1 is not a finished run: it has no {name}"):
+    missing = (
+        "text-1 is not a finished run: it has no" if name == "result.json" else f"text-1 has no items.json; {again}"
+    )
+    with pytest.raises(CheckpointError, match=missing):
         blair_rec.load(run)
 
 

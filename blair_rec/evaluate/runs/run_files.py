@@ -275,10 +275,10 @@ def read_arrays(folder: Path, file: str) -> dict[str, np.ndarray]:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise BadRun(folder, file, "is missing") from None
-    # The error depends on which part of the file is damaged: the zip (RuntimeError: an unknown flag or method), a
-    # stream inside, or an array's header.
+    # The error depends on the damaged part: the zip (RuntimeError: an unknown flag or method), a stream, or a header.
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise BadRun(folder, file, f"can't be read: {error}") from error
+        what = "it is not a NumPy file" if "contains pickled" in str(error) else error  # NumPy's guess of other bytes
+        raise BadRun(folder, file, f"can't be read: {what}") from error
 
 
 def _pick(folder: Path, file: str, arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:

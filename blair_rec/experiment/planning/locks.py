@@ -124,7 +124,8 @@ class Made:
         self.derived = {run.folder for run in planned if made_of(run.folder, run.setup)}
         # Another process may have made one just after it was planned.
         new = {run.folder for run in planned if not run.done and not made_of(run.folder, run.setup)}
-        self.before = {run.folder: None if run.folder in new else _result(run.folder) for run in pending}
+        results = {run.folder: _result(run.folder) for run in pending}  # all are read, to find damage before training
+        self.before = {folder: None if folder in new else result for folder, result in results.items()}
 
     def is_made(self, folder: Path) -> bool:
         """Whether the run in `folder` was finished at first, or has been made since."""
@@ -147,11 +148,17 @@ class Made:
 
 
 def _result(folder: Path) -> bytes | None:
-    """The result.json of a finished run, which differs each time a run is made; None where there is none."""
+    """The result.json of a finished run, which differs each time a run is made; None where there is none.
+
+    Raises:
+        BadRun: it can't be read, or the run is not a folder.
+    """
     try:
         return (folder / RESULT_FILE).read_bytes()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise BadRun(folder, RESULT_FILE, f"can't be read: {error.strerror}") from None
 
 
 def make_once(run: Run, made: Made, out: Path, train: Callable[[Run, Path], None], listener: Listener) -> bool:
