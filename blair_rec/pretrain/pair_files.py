@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from blair_rec.errors import CatalogueError, PairsError
+from blair_rec.errors import SEPARATORS, CatalogueError, PairsError, encoding_hint, separator_hint
 from blair_rec.extras import need
 from blair_rec.lines.swallowed import rows_inside
 from blair_rec.text.catalogue import json_row, texts_in
@@ -16,6 +16,8 @@ Reader = tuple[Callable[[int], list[str]], Iterator[list[str]]]
 """(row -> its texts, iterator over the texts of all rows); a row can be read once the iterator has passed it."""
 
 JSON_LINES = (".jsonl", ".json", ".ndjson")
+SHOWN = 60
+"""How many characters of a column's name a message shows, and how many names."""
 BOM = b"\xef\xbb\xbf"
 
 
@@ -65,7 +67,9 @@ class _Lines:
             return line.decode("utf-8")
         except UnicodeDecodeError as error:
             where = f"{self.path}, line {self.number}"
-            raise PairsError(f"{where}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
+            with self.path.open("rb") as file:
+                hint = encoding_hint(file.read(2))
+            raise PairsError(f"{where}: not UTF-8 ({error.reason}); {hint}") from None
 
 
 RowOf = Callable[[_Lines], "list[str] | None"]
@@ -121,7 +125,7 @@ def _json_lines(path: Path, columns: Sequence[str]) -> Reader:
 def _tsv(path: Path, columns: Sequence[str]) -> Reader:
     with path.open("rb") as file:
         header = _tab_separated(next(_Lines(path, file), ""))
-    _check_columns(str(path), columns, header)
+    _check_columns(str(path), columns, header, _header_hint(path, header, {",": ".csv"}))
     places = [header.index(column) for column in columns]
 
     def row(lines: _Lines) -> list[str] | None:
@@ -150,7 +154,7 @@ def _unquoted(cell: str) -> str:
 def _csv(path: Path, columns: Sequence[str]) -> Reader:
     with path.open("rb") as file:
         header = _next_row(_Lines(path, file)) or []
-    _check_columns(str(path), columns, header)
+    _check_columns(str(path), columns, header, _header_hint(path, header, {"\t": ".tsv"}))
     places = [header.index(column) for column in columns]
 
     def row(lines: _Lines) -> list[str] | None:
@@ -241,9 +245,20 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else " ".join(texts_in(value))
 
 
-def _check_columns(where: str, columns: Sequence[str], known: Sequence[str]) -> None:
+def _header_hint(path: Path, header: Sequence[str], endings: Mapping[str, str]) -> str:
+    """Advice for a header that was read with the wrong separator; `endings` are those of files with another one."""
+    if any("\r" in name for name in header):
+        return "; its lines end with carriage returns alone: write the file again with line feeds"
+    for sign, ending in endings.items():
+        if len(header) == 1 and sign in header[0]:
+            return f"; its columns are separated by {SEPARATORS[sign]}: give the file the ending {ending}"
+    return separator_hint(path, header)
+
+
+def _check_columns(where: str, columns: Sequence[str], known: Sequence[str], hint: str = "") -> None:
     if missing := [column for column in columns if column not in known]:
-        named = ", ".join(known) or "none"
-        raise PairsError(f"{where}: no column {', '.join(map(repr, missing))}; columns: {named}")
+        names = [name if len(name) <= SHOWN else f"{name[:SHOWN]}..." for name in known[:SHOWN]]
+        named = ", ".join(names) or "none"
+        raise PairsError(f"{where}: no column {', '.join(map(repr, missing))}; columns: {named}{hint}")
     if twice := [column for column in columns if list(known).count(column) > 1]:
         raise PairsError(f"{where}: repeated columns: {', '.join(twice)}; rename one of each")

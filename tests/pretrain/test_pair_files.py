@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -169,6 +170,33 @@ def test_a_line_that_cannot_be_read_is_an_error_with_its_number(
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(PairsError, match=message):
         list(open_rows(path, ["review", "meta"])[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("p.csv", "review;meta\na;b\n", "columns: review;meta; its columns are separated by semicolons: save the file"),
+        ("p.csv", "review\tmeta\na\tb\n", "its columns are separated by tabs: give the file the ending .tsv"),
+        ("p.tsv", "review,meta\na,b\n", "its columns are separated by commas: give the file the ending .csv"),
+        ("p.tsv", "review\tmeta\ra\tb\r", "its lines end with carriage returns alone: write the file again"),
+        ("p.tsv", "x" * 999, f"columns: {'x' * 60}..."),
+    ],
+)  # fmt: skip
+def test_a_header_of_another_kind_of_file_is_an_error_with_a_cure(
+    tmp_path: Path, name: str, content: str, said: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content.encode())
+    with pytest.raises(PairsError, match=re.escape(said)):
+        open_pairs(path, "review", "meta")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin1"])
+def test_another_encoding_is_an_error_with_the_command_that_converts_it(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "p.tsv"
+    path.write_bytes("review\tmeta\ncaf\xe9\tb\n".encode(encoding))
+    with pytest.raises(PairsError, match=f"not UTF-8 .*; save it as UTF-8, for instance with `iconv -f {encoding} -t"):
+        open_pairs(path, "review", "meta")
 
 
 def test_bytes_that_are_no_text_are_an_error_in_parquet(tmp_path: Path) -> None:
