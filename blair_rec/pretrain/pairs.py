@@ -127,7 +127,7 @@ def open_pairs(
         sha256_of(path),
         _items_of(np.array(negative_keys, dtype=np.int64), texts, items) if hard_negative else None,
     )
-    own = np.flatnonzero(pairs.negative_keys == pairs.item_keys) if pairs.negative_keys is not None else []
+    own = np.flatnonzero(pairs.item_keys == (-1 if pairs.negative_keys is None else pairs.negative_keys))
     if len(own):
         raise PairsError(
             f"{path}: {len(own)} of {total} pairs have their own item as {hard_negative} "
