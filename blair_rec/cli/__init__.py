@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from typing import NoReturn
 # Everything else is imported inside functions, so that main() is already running and can handle Ctrl-C.
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
+DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""What the system says of a file that may not be read or written."""
 EXIT_PIPE = 141
 """The status that a shell gives a program that wrote to a closed pipe."""
 WHAT_A_COMMAND_DOES = {
@@ -67,6 +70,11 @@ def _main(arguments: Sequence[str] | None) -> int:
         say(console, str(error))
         return EXIT_ERROR
     except OSError as error:
+        if error.errno in DENIED and error.filename:
+            console.print("error:", style="bold red", end=" ")
+            cure = "change its permissions, or choose another file or folder"
+            say(console, f"{error.filename} can't be used ({error.strerror}); {cure}")
+            return EXIT_ERROR
         if error.errno not in FULL:
             raise
         console.print("error:", style="bold red", end=" ")

@@ -186,6 +186,20 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(
     assert Said(capsys, "compare", "cfg.yaml", "-o", "o").status == 0
 
 
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_file_that_may_not_be_used_is_one_line(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def denied(*arguments: Any, **named: Any) -> None:
+        raise OSError(code, os.strerror(code), "encoder/model.safetensors")
+
+    monkeypatch.setattr("blair_rec.experiment.item_vectors.find_encoder", denied)
+    monkeypatch.setattr("blair_rec.text.encoding.encoder.TextEncoder.__init__", denied)
+    said = Said(capsys, "compare", "cfg.yaml", "-o", "denied")
+    assert (said.status, said.out) == (1, "")
+    assert f"encoder/model.safetensors can't be used ({os.strerror(code)}); change its permissions" in said.err
+
+
 @pytest.mark.parametrize(
     "setting, expected",
     [
