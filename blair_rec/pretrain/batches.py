@@ -30,9 +30,9 @@ class PairCollator:
     """Seed of the masked words: they differ between batches, but are the same whenever the batch is the same."""
 
     def __call__(self, pairs: Sequence[TextPair]) -> dict[str, Tensor | np.ndarray]:
-        """[B] pairs -> tensors input_ids, attention_mask [B, S, L] int64, item_keys, context_keys [B] int64, and an
-        array lengths [B, S] int64, the tokens of each text. With masked words also tensors mlm_input_ids, mlm_labels
-        [B, S, L] int64, and an array mlm_counts [B] int64, how many words of each pair are masked."""
+        """[B] pairs -> tensors input_ids, attention_mask [B, S, L], item_keys, context_keys, negative_keys [B], and an
+        array lengths [B, S], the tokens of each text. With masked words also tensors mlm_input_ids, mlm_labels
+        [B, S, L], and an array mlm_counts [B], how many words of each pair are masked. All are int64."""
         texts = [text for pair in pairs for text in (pair.context, pair.item, pair.hard_negative) if text is not None]
         ids, real = padded(token_ids(self.tokenizer, texts, self.max_length), self.tokenizer.pad_token_id or 0)
         input_ids, is_token = torch.from_numpy(ids), torch.from_numpy(real)
@@ -49,8 +49,8 @@ class PairCollator:
         batch: dict[str, Tensor | np.ndarray] = {**tensors, LENGTHS: real.sum(axis=1).reshape(len(pairs), -1)}
         if "mlm_labels" in tensors:
             batch[MASKED_COUNTS] = (tensors["mlm_labels"] >= 0).sum(dim=(1, 2)).numpy()
-        batch["item_keys"] = torch.tensor([pair.item_key for pair in pairs], device="cpu")
-        batch["context_keys"] = torch.tensor([pair.context_key for pair in pairs], device="cpu")
+        for name in ("item_key", "context_key", "negative_key"):
+            batch[f"{name}s"] = torch.tensor([getattr(pair, name) for pair in pairs], device="cpu")
         return batch
 
     def _seed_of(self, pairs: Sequence[TextPair]) -> int:

@@ -15,14 +15,15 @@ def contrastive_loss(
     *,
     hard_negatives: Tensor | None = None,
     same: Tensor | None = None,
+    same_hard: Tensor | None = None,
 ) -> Tensor:
     """Mean cross entropy of each context's own item among all items of the step, by cosine over temperature.
 
     Source: the objective of BLaIR (Hou et al., arXiv:2403.03952), which is that of supervised SimCSE (Gao et al., EMNLP
     2021); hard negatives, one per pair, are further candidates for every context.
 
-    Shapes: contexts, items, hard_negatives [B, H] float; same [B, B] bool, True where item j must not be a negative of
-    context i although i != j -> [] float.
+    Shapes: contexts, items, hard_negatives [B, H] float; same, same_hard [B, B] bool, True where item j, or hard
+    negative j, must not be a negative of context i (of `same` only where i != j) -> [] float.
     """
     contexts = F.normalize(contexts, dim=1)
     scores = contexts @ F.normalize(items, dim=1).T / temperature
@@ -30,7 +31,10 @@ def contrastive_loss(
         others = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
         scores = scores.masked_fill(others, -torch.inf)
     if hard_negatives is not None:
-        scores = torch.cat([scores, contexts @ F.normalize(hard_negatives, dim=1).T / temperature], dim=1)
+        hard = contexts @ F.normalize(hard_negatives, dim=1).T / temperature
+        if same_hard is not None:
+            hard = hard.masked_fill(same_hard, -torch.inf)
+        scores = torch.cat([scores, hard], dim=1)
     return F.cross_entropy(scores, torch.arange(len(contexts), device=scores.device))
 
 

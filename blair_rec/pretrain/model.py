@@ -78,13 +78,14 @@ class PairModel(nn.Module):
         """
         vectors = self._vectors(batch)
         texts = [gather(vectors[:, text]) for text in range(vectors.shape[1])]
-        keys = [gather(batch[name]) for name in ("item_keys", "context_keys")]
+        items, said, negatives = (gather(batch[name]) for name in ("item_keys", "context_keys", "negative_keys"))
         contrastive = contrastive_loss(
             texts[0],
             texts[1],
             self.temperature,
             hard_negatives=texts[2] if len(texts) == 3 else None,
-            same=same_pairs(keys[0], keys[1]) if self.mask_false_negatives else None,
+            same=same_pairs(items, said) if self.mask_false_negatives else None,
+            same_hard=items.unsqueeze(1) == negatives.unsqueeze(0) if self.mask_false_negatives else None,
         )
         # All processes compute the same loss, but each has only its part of the gradient. Data-parallel training takes
         # the mean of these parts instead of their sum: so the gradient is multiplied here, but the value is not.

@@ -31,6 +31,8 @@ class TextPair:
     """Equal for the same context."""
     row: int
     """Number of the row in the file, from 0."""
+    negative_key: int = -1
+    """The item_key of the hard negative; -1 if it is no item of the file, or there is none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +57,8 @@ class TextPairs:
 
     def __getitem__(self, index: int) -> TextPair:
         row = int(self.rows[index])
-        return TextPair(*self.read(row), int(self.item_keys[index]), int(self.context_keys[index]), row)
+        negative = -1 if self.negative_keys is None else int(self.negative_keys[index])
+        return TextPair(*self.read(row), int(self.item_keys[index]), int(self.context_keys[index]), row, negative)
 
     def __iter__(self) -> Iterator[TextPair]:
         return (self[index] for index in range(len(self)))

@@ -66,7 +66,8 @@ class PretrainConfig(Section):
     mlm_probability: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False), AS_GIVEN] = 0.15
     """Share of the tokens that are masked and have to be predicted."""
     mask_false_negatives: bool = True
-    """Do not use a pair of the same item, or of the same context, as a negative. BLaIR's own code does use it."""
+    """Do not use a pair of the same item or the same context, or a hard negative that is the item, as a negative.
+    BLaIR's own code does use them."""
     accumulation: FromOneOn = 1
     """Steps whose gradients are accumulated for one optimiser step; each has its own negatives."""
     precision: Literal["auto", DtypeName] = "auto"

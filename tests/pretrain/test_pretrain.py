@@ -104,7 +104,12 @@ def small(pairs: Path, **settings: object) -> PretrainConfig:
 
 
 def reference_loss(
-    contexts: np.ndarray, items: np.ndarray, temperature: float, hard: np.ndarray | None, same: np.ndarray | None
+    contexts: np.ndarray,
+    items: np.ndarray,
+    temperature: float,
+    hard: np.ndarray | None,
+    same: np.ndarray | None,
+    same_hard: np.ndarray | None,
 ) -> float:
     """In float64, one context and one candidate after the other."""
 
@@ -113,9 +118,9 @@ def reference_loss(
 
     losses = []
     for i, context in enumerate(contexts):
-        candidates = [item for j, item in enumerate(items) if i == j or same is None or not same[i, j]] + (
-            [] if hard is None else list(hard)
-        )
+        candidates = [item for j, item in enumerate(items) if i == j or same is None or not same[i, j]]
+        others = [] if hard is None else hard
+        candidates += [item for j, item in enumerate(others) if same_hard is None or not same_hard[i, j]]
         total = sum(math.exp(cosine(context, candidate) / temperature) for candidate in candidates)
         losses.append(math.log(total) - cosine(context, items[i]) / temperature)
     return sum(losses) / len(losses)
@@ -134,7 +139,8 @@ def test_the_contrastive_loss_is_that_of_plain_loops(
 ) -> None:
     generator = np.random.default_rng(seed)
     contexts, items, negatives = generator.standard_normal((3, n, 5))
-    item_keys, context_keys = generator.integers(0, 4, (2, n))
+    item_keys, context_keys, negative_keys = generator.integers(0, 4, (3, n))
+    same_hard = item_keys[:, None] == negative_keys
     same = (item_keys[:, None] == item_keys) | (context_keys[:, None] == context_keys)
     ours = contrastive_loss(
         torch.from_numpy(contexts),
@@ -142,8 +148,10 @@ def test_the_contrastive_loss_is_that_of_plain_loops(
         temperature,
         hard_negatives=torch.from_numpy(negatives) if hard else None,
         same=same_pairs(torch.from_numpy(item_keys), torch.from_numpy(context_keys)) if keys else None,
+        same_hard=torch.from_numpy(same_hard) if keys else None,
     )
-    expected = reference_loss(contexts, items, temperature, negatives if hard else None, same if keys else None)
+    masks = (same, same_hard) if keys else (None, None)
+    expected = reference_loss(contexts, items, temperature, negatives if hard else None, *masks)
     assert ours.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
@@ -154,7 +162,9 @@ def a_batch(encoder: Path, n: int = 6, *, hard: bool = False) -> tuple[PairColla
         values, other = generator.integers(0, 2, (2, SLOTS))
         item = item_words(values)
         said = context_words(values, generator)
-        pairs.append(TextPair(said, item, item_words(other) if hard else None, hash(item) >> 1, hash(said) >> 1, row))
+        wrong = item_words(other) if hard else None
+        keys = [hash(text) >> 1 for text in (item, said)]
+        pairs.append(TextPair(said, item, wrong, *keys, row, hash(wrong) >> 1 if wrong else -1))
     return PairCollator(AutoTokenizer.from_pretrained(encoder), 8, 0.3, seed=0), pairs
 
 
@@ -206,7 +216,9 @@ def test_the_whole_loss_is_contrast_plus_masked_words(
             words += [-float(scores[place, label]) for place, label in enumerate(labels.tolist()) if label >= 0]
     same = np.array([[a.item == b.item or a.context == b.context for b in pairs] for a in pairs])
     assert same.sum() > len(pairs), "the batch has to hold an item twice"
-    contrast = reference_loss(vectors[:, 0], vectors[:, 1], 0.05, vectors[:, 2] if hard else None, same)
+    same_hard = np.array([[a.item == b.hard_negative for b in pairs] for a in pairs])
+    assert same_hard.any() == hard, "the item of a pair has to be a hard negative of another"
+    contrast = reference_loss(vectors[:, 0], vectors[:, 1], 0.05, vectors[:, 2] if hard else None, same, same_hard)
     assert losses["contrastive"].item() == pytest.approx(contrast, rel=1e-9)
     assert losses["loss"].item() == pytest.approx(contrast + mlm_weight * float(np.mean(words)), rel=1e-9)
 
