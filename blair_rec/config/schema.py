@@ -122,6 +122,6 @@ def _type(parts: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _bounds(parts: Sequence[Mapping[str, Any]]) -> str:
-    found = [f"{words} {one[name]}" for one in parts for name, words in _BOUNDS.items() if name in one]
+    found = [f"{words} {one[name]:,.15g}" for one in parts for name, words in _BOUNDS.items() if name in one]
     choices = [f"`{choice}`" for one in parts for choice in one.get("enum", [])]
     return ", ".join(choices or found)

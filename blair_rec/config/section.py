@@ -174,9 +174,15 @@ def _as_given(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
 AS_GIVEN = WrapValidator(_as_given)
 """Keeps a whole number an int, because a run is identified by the values as its config gives them."""
 AboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False), AS_GIVEN]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), AS_GIVEN]
+# Beyond these limits float32 overflows or rounds to 0, so that a loss could only be nan, whatever the data are.
+SMALLEST_FACTOR, LARGEST_FACTOR, LARGEST_RATE = 1e-6, 1e6, 1000
+Factor = Annotated[float, Field(ge=SMALLEST_FACTOR, le=LARGEST_FACTOR, allow_inf_nan=False), AS_GIVEN]
+FactorOrZero = Annotated[float, Field(ge=0, le=LARGEST_FACTOR, allow_inf_nan=False), AS_GIVEN]
+Rate = Annotated[float, Field(gt=0, le=LARGEST_RATE, allow_inf_nan=False), AS_GIVEN]
 ShareOfOne = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), AS_GIVEN]
-FromOneOn = Annotated[int, Field(ge=1)]
+LARGEST_COUNT = 10**9
+"""Counts above it don't fit into the integers of PyTorch and NumPy, or into any memory."""
+FromOneOn = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 RunSeed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 FromList = Field(strict=False)
 """For tuples, which YAML gives as lists."""
@@ -308,7 +314,7 @@ def _lines(problem: Any, known: Sequence[str]) -> list[str]:
         return one_of(value, names, at) or [f"{at} is {value!r}; expected one of {', '.join(names)}"]
     if "[key]" in problem["loc"]:
         return [f"{at}: a key has to be text"]
-    limits = {name: f"{limit:.15g}" for name, limit in problem.get("ctx", {}).items() if is_number(limit)}
+    limits = {name: f"{limit:,.15g}" for name, limit in problem.get("ctx", {}).items() if is_number(limit)}
     expected = _EXPECTED.get(kind, problem["msg"]).format(**limits)
     if kind == "greater_than" and problem["ctx"]["gt"] == 0:
         expected = "it has to be a positive number"

@@ -23,15 +23,16 @@ from blair_rec.config.names import (
     is_read_by,
 )
 from blair_rec.config.section import (
-    AboveZero,
+    Factor,
+    FactorOrZero,
     FromOneOn,
     KeysAndValues,
     ListOfNames,
     LossName,
     Metrics,
     NewItems,
-    NotNegative,
     Problem,
+    Rate,
     Section,
     ShareOfOne,
     default_of,
@@ -72,7 +73,7 @@ class TextConfig(Section):
     query_prompt: str | None = None
     """Text in front of every search query: a prompt's name or the text itself. null: the model's prompt for queries, if
     it has one."""
-    truncate_dim: Annotated[int, Field(ge=1)] | None = None
+    truncate_dim: FromOneOn | None = None
     """Keep only this many of the first dimensions, for models trained for it (Matryoshka). null: keep all."""
     normalize: bool | None = None
     """Whether vectors are scaled to length 1. null: as the model's files say."""
@@ -118,7 +119,7 @@ class TrainConfig(Section):
     """Correct sampled_softmax for how often each item is sampled, so that it estimates full_softmax."""
     gbce_t: ShareOfOne = 0.75
     """Calibration of gbce, from 0 (binary cross-entropy) to 1 (scores calibrated as if trained on all items)."""
-    temperature: AboveZero | None = None
+    temperature: Factor | None = None
     """If given, scores are cosines divided by this number, in training and in ranking. null: dot products. If
     this key is not set, unisrec uses 0.07."""
     precision: PrecisionName = "float32"
@@ -131,13 +132,13 @@ class TrainConfig(Section):
     The same as RecBole's stopping_step."""
     eval_every: FromOneOn = 1
     """Epochs from one validation to the next."""
-    learning_rate: AboveZero = 0.001
+    learning_rate: Rate = 0.001
     """Learning rate of Adam, after the warm-up."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps over which the learning rate rises linearly to its full value."""
     schedule: ScheduleName = "constant"
     """The learning rate after the warm-up: constant, or cosine (falls to zero at the end of all `epochs`)."""
-    weight_decay: NotNegative = 0.0
+    weight_decay: FactorOrZero = 0.0
     """L2 penalty, as in torch.optim.Adam."""
     stride: FromOneOn | None = None
     """The most targets per training window; the rest of the window is context. null: as many as the model reads, which

@@ -15,6 +15,9 @@ WHITENINGS = ("zca", "pca")
 SIZES = (1e-6, 1e6)
 """The smallest and the largest root mean square of {rescale: x}: products of such vectors fit into float32."""
 
+WIDEST = 1 << 16
+"""The largest width of {pca: k}."""
+
 ITEMS_PER_DIRECTION = 4
 """Items per direction that whitening should have; with fewer, less of the text's meaning is kept.
 
@@ -97,13 +100,13 @@ def in_yaml(steps: Sequence[Step]) -> str:
 
 
 def _is_width(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= WIDEST
 
 
 STEPS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "center": (lambda value: value is None, "no value: center"),
     "l2": (lambda value: value is None, "no value: l2"),
-    "pca": (_is_width, "a width, such as {pca: 64}"),
+    "pca": (_is_width, f"a width from 1 to {WIDEST:,}, such as {{pca: 64}}"),
     "whiten": (lambda value: value in WHITENINGS, "{whiten: zca} or {whiten: pca}"),
     "shrink": (lambda value: is_number(value) and 0 < value <= 1, "a degree above 0, up to 1, such as {shrink: 0.5}"),
     "rescale": (
@@ -116,7 +119,7 @@ STEPS: dict[str, tuple[Callable[[Any], bool], str]] = {
 _OF_VALUES: dict[str, dict[str, Any]] = {
     "center": {"type": "null"},
     "l2": {"type": "null"},
-    "pca": {"type": "integer", "minimum": 1},
+    "pca": {"type": "integer", "minimum": 1, "maximum": WIDEST},
     "whiten": {"enum": WHITENINGS},
     "shrink": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
     "rescale": {"type": "number", "minimum": SIZES[0], "maximum": SIZES[1]},

@@ -20,6 +20,7 @@ from blair_rec.config.passed_to_recbole import RecBoleSettings
 from blair_rec.config.section import (
     LARGEST_SEED,
     AboveZero,
+    Factor,
     FieldProblem,
     FromOneOn,
     ItemKind,
@@ -133,7 +134,7 @@ class VariantConfig(_WithFrom):
     Gaussian vectors)."""
     fusion: Fusion | None = None
     """How id_text joins its two vectors: sum (the default), concat or gate."""
-    max_delta: AboveZero | None = None
+    max_delta: Factor | None = None
     """How far text_delta may move an item from its text vector, as a share of that vector's length. The default is
     0.5."""
     options: KeysAndValues = Field(default_factory=dict)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from blair_rec.errors import PretrainingError, agreed, counted
 from blair_rec.pretrain.model import pool
 from blair_rec.pretrain.pairs import TextPairs
 
@@ -20,6 +21,9 @@ def retrieval(embed: Embed, pairs: TextPairs, k: int = 10) -> dict[str, float]:
     """recall@k and MRR of each context's item, by cosine among all items of `pairs`; ties are averaged over all orders.
 
     If a context belongs to several items, the best-ranked one counts.
+
+    Raises:
+        PretrainingError: vectors that are not finite.
     """
     rows = list(pairs)
     text_of = {pair.item_key: pair.item for pair in rows}
@@ -29,7 +33,14 @@ def retrieval(embed: Embed, pairs: TextPairs, k: int = 10) -> dict[str, float]:
     contexts = {key: row for row, key in enumerate(found)}
     for pair in rows:
         relevant[contexts[pair.context_key], items[pair.item_key]] = True
-    scores = _unit(embed(list(found.values()))) @ _unit(embed(list(text_of.values()))).T
+    of_contexts, of_items = embed(list(found.values())), embed(list(text_of.values()))
+    n_texts, wrong = len(found) + len(text_of), _not_finite(of_contexts) + _not_finite(of_items)
+    if wrong:
+        raise PretrainingError(
+            f"{wrong:,} of {counted(n_texts, 'held-out text')} {agreed(wrong, 'have')} vectors that are not finite; "
+            "lower learning_rate, or choose another encoder"
+        )
+    scores = _unit(of_contexts) @ _unit(of_items).T
     return measures(scores, relevant, k)
 
 
@@ -73,6 +84,11 @@ def embedder(
         return np.stack(vectors)
 
     return embed
+
+
+def _not_finite(vectors: np.ndarray) -> int:
+    """Return the number of rows that are not finite."""
+    return int((~np.isfinite(vectors).all(axis=1)).sum())
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -10,10 +10,14 @@ from pydantic import Field
 from blair_rec.config.names import ENCODER, DtypeName, PoolingName
 from blair_rec.config.section import (
     AS_GIVEN,
+    LARGEST_COUNT,
     AboveZero,
     DeviceName,
+    Factor,
+    FactorOrZero,
     FromOneOn,
-    NotNegative,
+    Problem,
+    Rate,
     RunSeed,
     Section,
     read_section,
@@ -45,7 +49,7 @@ class PretrainConfig(Section):
     """Share of the items that are held out of training, with all their contexts, to measure retrieval."""
     max_length: FromOneOn = 64
     """Most tokens read of each text. If the encoder's own limit is lower, that one applies."""
-    batch_size: Annotated[int, Field(ge=2)] = 384
+    batch_size: Annotated[int, Field(ge=2, le=LARGEST_COUNT)] = 384
     """Pairs per step in each process; all other items of the step are negatives."""
     chunk_size: FromOneOn | None = None
     """Pairs whose activations are in memory together; all if not given. Saves memory; takes about a third more time."""
@@ -53,15 +57,15 @@ class PretrainConfig(Section):
     """Passes over the pairs."""
     max_steps: FromOneOn | None = None
     """Stop after this many steps, whatever `epochs` says."""
-    learning_rate: AboveZero = 5e-5
+    learning_rate: Rate = 5e-5
     """Learning rate of AdamW; it falls linearly to zero."""
     warmup: ShareBelowOne = 0.0
     """Share of the steps in which the learning rate first rises to its value."""
-    weight_decay: NotNegative = 0.0
+    weight_decay: FactorOrZero = 0.0
     """Weight decay of AdamW."""
-    temperature: AboveZero = 0.05
+    temperature: Factor = 0.05
     """Temperature: the cosines are divided by it."""
-    mlm_weight: NotNegative = 0.1
+    mlm_weight: FactorOrZero = 0.1
     """Weight of the masked-language-modelling loss; 0 turns it off."""
     mlm_probability: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False), AS_GIVEN] = 0.15
     """Share of the tokens that are masked and have to be predicted."""
@@ -82,6 +86,12 @@ class PretrainConfig(Section):
     """Also write the loss for TensorBoard, into the folder `tensorboard` of the encoder."""
     seed: RunSeed = 1
     """Seed of the split, the order of pairs, the masked words and dropout."""
+
+    def _problems(self) -> Iterator[Problem]:
+        # AdamW multiplies all weights by 1 - learning_rate * weight_decay in each step.
+        if (decay := self.learning_rate * self.weight_decay) >= 1:
+            line = f"learning_rate * weight_decay is {decay:g}, so no weight would be kept; lower weight_decay"
+            yield ("learning_rate", "weight_decay"), f"{line} below {1 / self.learning_rate:g}"
 
 
 def read_pretrain_config(raw: Mapping[str, object], where: str) -> PretrainConfig:

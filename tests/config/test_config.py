@@ -84,7 +84,7 @@ POOLINGS = "auto, cls, max, mean, mean_sqrt_len_tokens, weightedmean, lasttoken"
         ({"seeds": "1,2"}, "cfg.yaml: seeds is '1,2'; expected a list of whole numbers, such as"),
         ({"seeds": [1, "b"]}, "cfg.yaml: seeds.1 is 'b'; expected a whole number"),
         ({"seeds": [-1]}, "cfg.yaml: seeds.0 is -1; it has to be at least 0"),
-        ({"seeds": [LARGEST_SEED + 1]}, f"seeds.0 is {LARGEST_SEED + 1}; it has to be at most {LARGEST_SEED}"),
+        ({"seeds": [LARGEST_SEED + 1]}, f"seeds.0 is {LARGEST_SEED + 1}; it has to be at most {LARGEST_SEED:,}"),
         ({"seeds": True}, "cfg.yaml: seeds is True; expected a list of whole numbers"),
         # values
         ({"train": {"epochs": -1}}, "cfg.yaml: train.epochs is -1; it has to be at least 1"),
@@ -92,6 +92,15 @@ POOLINGS = "auto, cls, max, mean, mean_sqrt_len_tokens, weightedmean, lasttoken"
         ({"train": {"weight_decay": -0.1}}, "cfg.yaml: train.weight_decay is -0.1; it has to be at least 0"),
         ({"train": {"weight_decay": float("nan")}}, "cfg.yaml: train.weight_decay is nan; expected a finite number"),
         ({"train": {"learning_rate": 0}}, "cfg.yaml: train.learning_rate is 0; it has to be a positive number"),
+        ({"train": {"learning_rate": 1e30}}, "cfg.yaml: train.learning_rate is 1e+30; it has to be at most 1,000"),
+        ({"train": {"weight_decay": 1e300}}, "cfg.yaml: train.weight_decay is 1e+300; it has to be at most 1,000,000"),
+        ({"train": {"temperature": 1e-30}}, "cfg.yaml: train.temperature is 1e-30; it has to be at least 1e-06"),
+        ({"train": {"temperature": 1e30}}, "cfg.yaml: train.temperature is 1e+30; it has to be at most 1,000,000"),
+        (
+            {"variants": {"id": {"train": {"temperature": 1e-30}}}},
+            "cfg.yaml: variants.id.train.temperature is 1e-30; it has to be at least 1e-06",
+        ),
+        ({"train": {"batch_size": 10**30}}, f"train.batch_size is {10**30}; it has to be at most 1,000,000,000"),
         ({"train": {"learning_rate": float("inf")}}, "learning_rate is inf; expected a finite number"),
         ({"train": {"loss": "full_sofmax"}}, "train.loss is 'full_sofmax'; did you mean 'full_softmax'? known: "),
         ({"text": {"max_length": 0}}, "cfg.yaml: text.max_length is 0; it has to be at least 1"),
@@ -419,8 +428,8 @@ texts = st.builds(
 trains = st.builds(
     TrainConfig,
     epochs=st.integers(1, 9),
-    learning_rate=st.floats(1e-300, 1e300),
-    weight_decay=st.floats(0, 1e300),
+    learning_rate=st.floats(1e-300, 1000),
+    weight_decay=st.floats(0, 1e6),
 )
 variants = st.just(VariantConfig()) | st.builds(
     VariantConfig,
@@ -587,9 +596,10 @@ def test_steps_of_transforms_are_names_or_names_with_a_value() -> None:
     [
         ("centre", "transforms is 'centre'; did you mean 'center'?"),
         ({"whitten": "zca"}, "transforms is 'whitten'; did you mean 'whiten'?"),
-        ("pca", r"transforms: pca is None; expected a width, such as \{pca: 64\}"),
+        ("pca", r"transforms: pca is None; expected a width from 1 to 65,536, such as \{pca: 64\}"),
         ({"pca": 0}, "transforms: pca is 0; expected a width"),
         ({"pca": 2.5}, "transforms: pca is 2.5; expected a width"),
+        ({"pca": 10**30}, "transforms: pca is 10+; expected a width from 1 to 65,536, such as"),
         ({"pca": True}, "transforms: pca is True; expected a width"),
         ({"l2": 1}, "transforms: l2 is 1; expected no value"),
         ({"whiten": "zcb"}, "transforms: whiten is 'zcb'; expected .*zca.* or .*pca"),
@@ -625,7 +635,9 @@ def test_components_can_not_be_told_apart_after_whitening(steps: tuple[Any, ...]
     [
         ({"items": "id_text", "fusion": "add"}, "fusion is 'add'; known: sum, concat, gate"),
         ({"items": "text", "fusion": "sum"}, "fusion works only with items: id_text, but this variant has items: text"),
-        ({"items": "text_delta", "max_delta": 0}, "max_delta is 0; it has to be a positive number"),
+        ({"items": "text_delta", "max_delta": 0}, "max_delta is 0; it has to be at least 1e-06"),
+        ({"items": "text_delta", "max_delta": 1e-300}, "max_delta is 1e-300; it has to be at least 1e-06"),
+        ({"items": "text_delta", "max_delta": 1e300}, r"max_delta is 1e\+300; it has to be at most 1,000,000"),
         ({"items": "text_delta", "max_delta": "much"}, "max_delta is 'much'; expected a number"),
         ({"items": "unisrec", "max_delta": 0.5}, "max_delta works only with items: text_delta, but this variant"),
     ],

@@ -137,4 +137,4 @@ def test_the_command_prints_the_table(capsys: pytest.CaptureFixture[str]) -> Non
     lines = printed.splitlines()
     assert len(lines) == 2 + len(key_rows()) and {line.count("|") for line in lines} == {6}
     passes = "The most passes over the training targets; `patience` may stop training earlier."
-    assert f"| `train.epochs` | whole number | `200` | at least 1 | {passes} |" in lines
+    assert f"| `train.epochs` | whole number | `200` | at least 1, at most 1,000,000,000 | {passes} |" in lines

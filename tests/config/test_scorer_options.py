@@ -40,7 +40,7 @@ from blair_rec.registry import BUILT_IN
         ),
         (
             {"scorer": "text_rules", "options": {"target_text": 8e37}},
-            r"target_text is 8e.37; it has to be at most 1000 ",
+            r"target_text is 8e.37; it has to be at most 1,000 ",
         ),
         (
             {"scorer": "text_rules", "options": {"source_power": 1e308}},

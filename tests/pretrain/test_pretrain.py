@@ -576,10 +576,50 @@ def test_json_lines_read_as_the_same_pairs(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_a_number_is_named_at_once(encoder: Path, tmp_path: Path) -> None:
-    pairs = write_world(tmp_path / "pairs.tsv", 60, 2)
-    with pytest.raises(PretrainingError, match=r"the loss is (nan|inf) at step \d; lower learning_rate"):
-        pretrain(small(pairs, learning_rate=1e38), encoder, "mean", tmp_path / "out")
+    pairs, broken = write_world(tmp_path / "pairs.tsv", 60, 2), encoder_without_numbers(encoder, tmp_path)
+    with pytest.raises(PretrainingError, match=r"the loss is nan at step 1; lower learning_rate"):
+        pretrain(small(pairs, held_out=0), broken, "mean", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_vectors_that_are_not_numbers_are_no_perfect_retrieval(encoder: Path, tmp_path: Path) -> None:
+    """A comparison with nan is false, so no other item would score above the right one."""
+    pairs, broken = write_world(tmp_path / "pairs.tsv", 60, 2), encoder_without_numbers(encoder, tmp_path)
+    said = r"36 of 36 held-out texts have vectors that are not finite; lower learning_rate, or choose another encoder"
+    with pytest.raises(PretrainingError, match=said):
+        pretrain(small(pairs), broken, "mean", tmp_path / "out")
+
+
+def encoder_without_numbers(encoder: Path, tmp_path: Path) -> Path:
+    """A copy of the encoder whose word vectors are nan."""
+    folder = Path(shutil.copytree(encoder, tmp_path / "broken"))
+    model = BertForMaskedLM.from_pretrained(folder)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.fill_(torch.nan)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"temperature": 1e-300}, r"temperature is 1e-300; it has to be at least 1e-06"),
+        ({"mlm_weight": 1e38}, r"mlm_weight is 1e\+38; it has to be at most 1,000,000"),
+        ({"learning_rate": 1e38}, r"learning_rate is 1e\+38; it has to be at most 1,000"),
+        ({"weight_decay": 1e300}, r"weight_decay is 1e\+300; it has to be at most 1,000,000"),
+        (
+            {"learning_rate": 0.001, "weight_decay": 2000},
+            r"learning_rate \* weight_decay is 2, so no weight would be kept; lower weight_decay below 1000",
+        ),
+        ({"seed": -1}, r"seed is -1; it has to be at least 0"),
+        ({"seed": 2**32}, r"seed is 4294967296; it has to be at most 4,294,967,295"),
+        ({"chunk_size": 10**30}, r"chunk_size is 10+; it has to be at most 1,000,000,000"),
+        ({"max_length": 10**30}, r"max_length is 10+; it has to be at most 1,000,000,000"),
+    ],
+)
+def test_settings_that_no_training_survives_are_refused(settings: dict[str, float], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        small(Path("pairs.tsv"), **settings)
 
 
 def test_a_length_without_room_for_text_is_an_error_before_the_pairs_are_read(encoder: Path, tmp_path: Path) -> None:

@@ -252,7 +252,7 @@ def test_a_stride_is_no_longer_than_the_window(tiny: Path) -> None:
         ({"loss": "bpr", "gbce_t": 0.5}, "gbce_t has no effect with loss: bpr"),
         ({"negatives": 8}, "negatives has no effect with loss: full_softmax"),
         ({"loss": "gbce", "gbce_t": 1.5}, "gbce_t is 1.5; it has to be at most 1"),
-        ({"temperature": 0}, "temperature is 0; it has to be a positive number"),
+        ({"temperature": 0}, "temperature is 0; it has to be at least 1e-06"),
         ({"loss": "bpr", "negatives": 0}, "negatives is 0; it has to be at least 1"),
         ({"log_q": "yes"}, "log_q is 'yes'; expected true or false"),
         ({"schedule": "cosin"}, "schedule is 'cosin'; did you mean 'cosine'"),

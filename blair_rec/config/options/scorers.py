@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from blair_rec.config.section import AS_GIVEN, FieldProblem, Section, SectionProblem
+from blair_rec.config.section import AS_GIVEN, FieldProblem, FromOneOn, Section, SectionProblem
 
 SMALLEST_SHARE = 1e-6
 
@@ -21,7 +21,6 @@ def _zero_or_seen(share: float) -> float:
 # Larger or smaller values make rules that float32 can't hold, or that popularity outweighs.
 Power = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False), AS_GIVEN]
 Share = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False), AfterValidator(_zero_or_seen), AS_GIVEN]
-Size = Annotated[int, Field(ge=1)]
 
 
 class SequentialRulesOptions(Section):
@@ -44,7 +43,7 @@ class TextRulesOptions(Section):
     """How much an item uses the rules from its text neighbours, compared with its own."""
     target_text: Share = 0.3
     """How much a rule to an item also leads to its text neighbours, compared with the item itself."""
-    neighbours: Size = 5
+    neighbours: FromOneOn = 5
     """The number of text neighbours of an item."""
 
 
