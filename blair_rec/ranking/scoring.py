@@ -153,9 +153,12 @@ class Products:
             raise ScoringError(f"{wrong} of {len(cases)} cases have scores that are not a number")
         # The largest rounding error of a product of H terms, in any order of summation (Higham, Accuracy and Stability
         # of Numerical Algorithms, 3.1), plus a little for the rounding of norms and bounds. The order matters because
-        # parts of different sizes may be summed in different orders.
-        off = {dtype: (cases.shape[1] + 4) * torch.finfo(dtype).eps / 2 for dtype in (torch.float32, torch.float64)}
-        self.slack = {dtype: share * largest + torch.finfo(dtype).tiny for dtype, share in off.items()}
+        # parts of different sizes may be summed in different orders. Each term may also be rounded to 0.
+        terms = cases.shape[1] + 4
+        self.slack = {
+            dtype: terms * (torch.finfo(dtype).eps / 2 * largest + torch.finfo(dtype).tiny)
+            for dtype in (torch.float32, torch.float64)
+        }
         self._held = cases.new_empty(0)
 
     def part(self, begin: int, end: int) -> Tensor:
@@ -173,8 +176,8 @@ class Products:
 
 
 def norms(vectors: Tensor) -> Tensor:
-    """Return the norm of each row, [R, H] -> [R] float64, exact up to a few rounding errors of float32."""
-    return torch.linalg.vector_norm(vectors, dim=1).double()
+    """Return the norm of each row, [R, H] -> [R] float64. In float32, squares of small numbers would be rounded to 0."""
+    return torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64)
 
 
 class GivenScores:

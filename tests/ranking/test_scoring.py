@@ -280,6 +280,21 @@ def test_float32_alone_would_rank_differently() -> None:
     assert ((above <= exact) & (exact <= above + close)).all() and (close < 10).all()
 
 
+@pytest.mark.parametrize("power", [-20, -66, -90, -124])
+def test_vectors_that_are_hardly_above_zero_are_ranked_like_larger_ones(power: int) -> None:
+    """In float32 the squares of their numbers are 0, and so is a part of the scores."""
+    random = torch.Generator().manual_seed(0)
+    cases, vectors = torch.randn(20, 8, generator=random), torch.randn(41, 8, generator=random)
+    target = torch.randint(1, 41, (20,), generator=random)
+    row, item = torch.arange(20), torch.randint(1, 41, (20,), generator=random)
+    wanted, found = (
+        scoring._rank(Products(cases * scale, ItemMatrix(vectors)), target, row, item, k=0)
+        for scale in (1.0, 2.0**power)
+    )
+    for name, values in wanted.items():
+        assert torch.equal(values, found[name]), name
+
+
 def test_no_more_scores_are_held_than_allowed(tiny_splits: tuple[Any, list[Any]], monkeypatch: Any) -> None:
     _, (train, _, test) = tiny_splits
     config, _ = built(TextSequentialDataset, TINY, model_class("SASRec"))
