@@ -50,6 +50,14 @@ def encoding_hint(start: bytes) -> str:
     return f"save it as UTF-8, for instance with `iconv -f {'utf-16' if wide else 'latin1'} -t utf-8`"
 
 
+def unusable_scores(n: int, total: int, noun: str, plural: str | None = None, kind: str = "not a number") -> str:
+    """The message about cases or histories whose scores can't be ranked; `noun` says what is counted."""
+    return (
+        f"{n:,} of {counted(total, noun, plural)} {agreed(n, 'have')} scores that are {kind}; train the model again "
+        "with a lower train.learning_rate, or correct the scorer or model if it is your own"
+    )
+
+
 SEPARATORS = {";": "semicolons", "|": "bars", "\t": "tabs", ",": "commas"}
 
 

@@ -148,6 +148,9 @@ def unread(given: Mapping[str, Any], models: Sequence[str], recboles_way: bool) 
 SIZES = ("hidden_size", "embedding_size", "inner_size", "n_layers", "n_heads", "num_layers")
 """Settings of models that count something."""
 
+RANGES = {"initializer_range": (1e-6, 1000), "layer_norm_eps": (1e-30, 1), "temperature": (1e-6, 1e6)}
+"""The lowest and the highest value with which a model can train. Beyond, its loss is nan, or never falls."""
+
 
 def wrong_values(given: Mapping[str, Any], model: str) -> list[str]:
     """Return one problem per value that RecBole can't use; a model may have further rules that are not checked here."""
@@ -171,12 +174,15 @@ def wrong_values(given: Mapping[str, Any], model: str) -> list[str]:
 
 
 def _out_of_range(given: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the problem of each size or probability with which no model can be built."""
+    """Yield the problem of each size, probability or factor with which no model can be built or trained."""
     for key, value in given.items():
         if key in SIZES and (not isinstance(value, int) or value < 1):
             yield f"{key} is {value!r}; it must be a whole number of at least 1"
         if key.endswith("dropout_prob") and not 0 <= value <= 1:
             yield f"{key} is {value!r}; it must be between 0 and 1"
+        low, high = RANGES.get(key, (value, value))
+        if not low <= value <= high:
+            yield f"{key} is {value!r}; it must be between {low:g} and {high:,.15g}"
 
 
 def only_in_recbole(given: Mapping[str, Any]) -> list[str]:

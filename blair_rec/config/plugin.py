@@ -174,6 +174,7 @@ def flat_keys_in(message: str) -> str:
         message = re.sub(rf"`(?:text\.|train\.)?{name}(?=[:`])", f"`{key}", message)
         if name in _NOT_A_WORD:
             message = re.sub(rf"(?<![\w.`]){name}(?= is )", key, message)
+    message = message.replace("train.learning_rate", "learning_rate")  # RecBole's own key
     message = re.sub(r"`text: \{fallback: \{encoder: ([^}]+)\}\}`", r"`blair_fallback: \1`", message)
     message = re.sub(r" \(`blair_\w+` in a RecBole config\)", "", message)  # this is a RecBole config
     return re.sub(r"(?<![\w`])transforms(?=: )", "blair_transforms", message)

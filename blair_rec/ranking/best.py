@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from blair_rec.errors import ScoringError
+from blair_rec.errors import ScoringError, unusable_scores
 
 
 def best_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -18,7 +18,7 @@ def best_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     columns, values = found.indices[:, :k], found.values[:, :k]
     if values.isnan().any():
         rows = int(values.isnan().any(dim=1).sum())
-        raise ScoringError(f"{rows} of {len(scores)} histories have scores that are not a number, so no best items")
+        raise ScoringError(unusable_scores(rows, len(scores), "history", "histories"))
     if found.values.shape[1] > k:  # which of equal ones is in is torch's own affair, if one is in and another is not
         last = values[:, -1]
         tied = torch.nonzero((last == found.values[:, k]) & (last > -torch.inf)).squeeze(1)

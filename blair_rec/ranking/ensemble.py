@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from blair_rec.data.dataset import TextSequentialDataset
-from blair_rec.errors import ScoringError
+from blair_rec.errors import ScoringError, unusable_scores
 from blair_rec.models.scorer import Scorer, refuse_new_items
 from blair_rec.models.transforms import FittedTransforms
 
@@ -154,7 +154,7 @@ def standardised(scores: Tensor) -> Tensor:
         torch.sub(items, mean, out=out[:, 1:])
         out[:, 1:] *= _inverse(deviation, size)
     if not_finite:
-        raise ScoringError(f"{int(not_finite)} of {len(scores)} cases have scores that are not finite")
+        raise ScoringError(unusable_scores(int(not_finite), len(scores), "case", kind="not finite"))
     return result
 
 
@@ -169,7 +169,7 @@ def standardised_lists(scores: Tensor) -> Tensor:
     listed = ~scores[:, 1:].isnan()
     given = scores[:, 1:].double().masked_fill(~listed, 0)
     if infinite := int(given.isinf().any(dim=1).sum()):
-        raise ScoringError(f"{infinite} of {len(scores)} cases have scores that are not finite")
+        raise ScoringError(unusable_scores(infinite, len(scores), "case", kind="not finite"))
     length = listed.sum(dim=1, keepdim=True).clamp(min=1)
     off = (given - given.sum(dim=1, keepdim=True) / length).masked_fill(~listed, 0)
     deviation = ((off**2).sum(dim=1, keepdim=True) / length).sqrt()

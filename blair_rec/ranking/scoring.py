@@ -11,7 +11,7 @@ from torch import Tensor
 
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.data.log import LOG_POSITION
-from blair_rec.errors import ScoringError
+from blair_rec.errors import ScoringError, unusable_scores
 from blair_rec.models.packed import can_pack, last_states
 from blair_rec.models.scorer import Scorer
 from blair_rec.models.similarity import as_query
@@ -150,7 +150,7 @@ class Products:
         self.cases, self.items, self.n_items = cases, items.vectors, len(items.vectors)
         largest = norms(cases) * items.longest
         if wrong := int((~torch.isfinite(largest.float())).sum()):
-            raise ScoringError(f"{wrong} of {len(cases)} cases have scores that are not a number")
+            raise ScoringError(unusable_scores(wrong, len(cases), "case"))
         # The largest rounding error of a product of H terms, in any order of summation (Higham, Accuracy and Stability
         # of Numerical Algorithms, 3.1), plus a little for the rounding of norms and bounds. The order matters because
         # parts of different sizes may be summed in different orders. Each term may also be rounded to 0.
@@ -176,7 +176,7 @@ class Products:
 
 
 def norms(vectors: Tensor) -> Tensor:
-    """Return the norm of each row, [R, H] -> [R] float64. In float32, squares of small numbers would be rounded to 0."""
+    """Return the norm of each row, [R, H] -> [R] float64. Float32 would round the squares of small numbers to 0."""
     return torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64)
 
 
@@ -187,7 +187,7 @@ class GivenScores:
         if scores.dim() != 2 or scores.shape[1] != n_items:
             raise ScoringError(f"{model_name} gave scores of shape {tuple(scores.shape)} for {n_items} items")
         if wrong := int(torch.isnan(scores.amax(1)).sum()):
-            raise ScoringError(f"{wrong} of {len(scores)} cases have scores that are not a number")
+            raise ScoringError(unusable_scores(wrong, len(scores), "case"))
         self.scores, self.n_items = scores, n_items
         self.slack = dict.fromkeys((torch.float32, torch.float64), scores.new_zeros(len(scores), dtype=torch.float64))
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from blair_rec.data.sequences import TrainingSequences
-from blair_rec.errors import ConfigError, ScoringError
+from blair_rec.errors import ConfigError, ScoringError, unusable_scores
 from blair_rec.ranking.ensemble import CONSTANT, Ensemble
 from blair_rec.ranking.scorers import Counted
 from blair_rec.ranking.scorers.rules import SequentialRules
@@ -109,6 +109,6 @@ def _standardised(scores: Tensor, weight: float) -> Tensor:
     off = scores - mean
     deviation = torch.linalg.vector_norm(off, dim=1, keepdim=True) / math.sqrt(scores.shape[1])
     if not_finite := int((~deviation.isfinite()).sum()):
-        raise ScoringError(f"{not_finite} of {len(scores)} training positions have scores that are not finite")
+        raise ScoringError(unusable_scores(not_finite, len(scores), "training position", kind="not finite"))
     largest = scores.abs().amax(dim=1, keepdim=True)
     return off.mul_(torch.where(deviation > CONSTANT * largest, weight / deviation, 0))

@@ -210,4 +210,7 @@ def check_finite(loss: float, step: int) -> None:
         TrainingError: it isn't; the message names the step and what to try.
     """
     if not math.isfinite(loss):
-        raise TrainingError(f"the loss is {loss} at step {step}; lower train.learning_rate, or check the vectors")
+        raise TrainingError(
+            f"the loss is {loss} at step {step}; lower train.learning_rate, or put the model's own settings "
+            "(`recbole`) back to their defaults; if that doesn't help, check the text vectors"
+        )

@@ -140,6 +140,10 @@ def test_any_other_mode_has_no_effect_and_is_refused(mode: Any) -> None:
         ({"inner_size": 8.5}, "inner_size is 8.5; it must be a whole number of at least 1"),
         ({"hidden_dropout_prob": 1.5}, "hidden_dropout_prob is 1.5; it must be between 0 and 1"),
         ({"attn_dropout_prob": -1}, "attn_dropout_prob is -1; it must be between 0 and 1"),
+        ({"initializer_range": 0}, "initializer_range is 0; it must be between 1e-06 and 1,000"),
+        ({"initializer_range": 1e30}, "initializer_range is 1e+30; it must be between 1e-06 and 1,000"),
+        ({"layer_norm_eps": 0}, "layer_norm_eps is 0; it must be between 1e-30 and 1"),
+        ({"layer_norm_eps": float("nan")}, "layer_norm_eps is nan; it must be between 1e-30 and 1"),
         ({"loss_type": "BCE"}, "loss_type is 'BCE'; known: CE, BPR"),
         (
             {"train_neg_sample_args": {}},

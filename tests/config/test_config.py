@@ -551,6 +551,7 @@ def test_flat_keys_that_cannot_be_meant_are_refused(flat: dict[str, Any], expect
             "transforms: whiten has 3 items; transforms: [center]",
             "blair_transforms: whiten has 3 items; blair_transforms: [",
         ),
+        ("the loss is nan; lower train.learning_rate", "the loss is nan; lower learning_rate"),
         ("max_length is 0; the store is there", "blair_max_length is 0; the store is there"),
         ("`blair_encoder: x` is in encoder.py", "`blair_encoder: x` is in encoder.py"),
     ],

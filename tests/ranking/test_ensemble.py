@@ -144,7 +144,7 @@ def test_z_scores_leave_the_padding_out_and_constant_users_at_zero() -> None:
 
 
 def test_scores_that_are_not_finite_are_reported() -> None:
-    with pytest.raises(ScoringError, match=r"1 of 2 cases have scores that are not finite"):
+    with pytest.raises(ScoringError, match=r"1 of 2 cases has scores that are not finite"):
         standardised(torch.tensor([[0.0, 1.0, torch.inf], [0.0, 1.0, 2.0]]))
 
 

@@ -165,7 +165,7 @@ def test_a_target_that_scores_minus_infinity_is_last_without_ties(splits: list[A
 def test_scores_that_are_not_numbers_are_counted_and_refused(splits: list[Any]) -> None:
     scores = torch.zeros(len(splits[0].log.item), splits[0].item_num)
     scores[splits[2].inter_feat[LOG_POSITION][1], 3] = torch.nan
-    with pytest.raises(ScoringError, match=r"1 of \d+ cases have scores that are not a number"):
+    with pytest.raises(ScoringError, match=r"1 of \d+ cases has scores that are not a number; train the model again"):
         rank(Oracle(scores), splits[2], 64)
 
 
@@ -332,7 +332,7 @@ def test_vectors_that_are_not_finite_are_refused(tiny_splits: tuple[Any, list[An
     model = product_model(train, config)
     with torch.no_grad():
         model.item_embedding.weight[7, 0] = torch.nan
-    with pytest.raises(ScoringError, match="50 of 50 cases have scores that are not a number"):
+    with pytest.raises(ScoringError, match="50 of 50 cases have scores that are not a number; train the model again"):
         rank(model, test, 50)
 
 

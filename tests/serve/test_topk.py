@@ -115,5 +115,5 @@ def test_among_equal_scores_the_first_column_wins(k: int, width: int, seed: int)
 
 
 def test_scores_that_are_not_a_number_are_told() -> None:
-    with pytest.raises(ScoringError, match="1 of 2 histories have scores that are not a number"):
+    with pytest.raises(ScoringError, match="1 of 2 histories has scores that are not a number"):
         best_columns(torch.tensor([[1.0, 2.0, 3.0], [1.0, float("nan"), 0.0]]), 2)

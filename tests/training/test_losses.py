@@ -272,7 +272,7 @@ def test_a_seed_draws_the_same_negatives_and_every_step_draws_others() -> None:
 def test_a_finite_loss_passes_and_any_other_stops_training_and_names_its_step() -> None:
     check_finite(3.0, 1)
     for value, name in ((math.nan, "nan"), (math.inf, "inf")):
-        with pytest.raises(TrainingError, match=f"the loss is {name} at step 17; lower train.learning_rate"):
+        with pytest.raises(TrainingError, match=f"the loss is {name} at step 17; lower train.learning_rate, or put"):
             check_finite(value, 17)
 
 

@@ -109,5 +109,5 @@ def test_masked_candidates_do_not_depend_on_the_scores_of_the_history() -> None:
 
 def test_scores_that_are_not_a_number_are_reported() -> None:
     interaction = {"items": torch.tensor([[1]]), "length": torch.tensor([1])}
-    with pytest.raises(ScoringError, match=r"1 of 1 histories have scores that are not a number"):
+    with pytest.raises(ScoringError, match=r"1 of 1 history has scores that are not a number"):
         candidates(torch.tensor([[[0.0, 1, torch.nan, 2]]]), interaction, "items", "length", 2)
