@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blair_rec.config.section import EMPTY
 from blair_rec.config.yaml.files import is_number, one_of, read_yaml
 
 if TYPE_CHECKING:
@@ -209,6 +210,9 @@ def _wrong_type(key: str, value: Any, default: Any) -> Iterator[str]:
                 yield from _interval_problems(f"val_interval: {column}", interval)
         return
     if key in ("gpu_id", "eval_args"):  # gpu_id also takes numbers; eval_args has its own check
+        return
+    if value == "" and default != "":
+        yield f"{key} is ''; {EMPTY}"
         return
     if isinstance(default, bool):
         fits, expected = isinstance(value, bool), "true or false"

@@ -17,6 +17,7 @@ from blair_rec.config.section import (
     DeviceName,
     FieldProblem,
     FromList,
+    NotEmpty,
     Problem,
     RunSeed,
     Section,
@@ -84,6 +85,7 @@ Variants = Annotated[
 Seeds = Annotated[
     tuple[RunSeed, ...],
     FromList,
+    NotEmpty,
     BeforeValidator(_is_list),
     AfterValidator(_each_once),
     Field(json_schema_extra={"minItems": 1, "uniqueItems": True}),
@@ -99,7 +101,7 @@ class CompareConfig(Section):
     """The variants by name. The leaderboard and the folders of runs use these names."""
     baseline: str = "id"
     """The variant that all others are compared with."""
-    model: str = "SASRec"
+    model: NotEmpty = "SASRec"
     """A RecBole sequential model with an item embedding. A variant can override it."""
     seeds: Seeds = (1, 2, 3)
     """Random seeds. Every variant is trained once with each seed."""

@@ -12,8 +12,8 @@ from pydantic import Field
 
 from blair_rec.config.comparison import with_temperature
 from blair_rec.config.names import TieOrder
-from blair_rec.config.section import Section
-from blair_rec.config.sections import TextConfig, TrainConfig
+from blair_rec.config.section import EMPTY, Section
+from blair_rec.config.sections import MAY_BE_EMPTY, TextConfig, TrainConfig
 from blair_rec.config.split import SplitConfig
 from blair_rec.config.variant import VariantConfig
 from blair_rec.config.yaml.files import read_yaml
@@ -106,6 +106,8 @@ def read_plugin_config(flat: Mapping[str, Any]) -> PluginConfig:
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(PLUGIN_KEYS)}"
             raise ConfigError(f"unknown key {key!r}; {hint}")
         cls, name = PLUGIN_KEYS[key]
+        if value == "" and name not in MAY_BE_EMPTY:
+            raise ConfigError(f"{key} is ''; {EMPTY}")
         if name in ("fields", "transforms") and isinstance(value, str):  # as a command line gives it
             value = read_yaml(value, key) if value.startswith(("[", "{")) else value
             value = value if isinstance(value, list) else [value]

@@ -208,7 +208,8 @@ NewItems = Annotated[
         }
     ),
 ]
-ListOfNames = Annotated[tuple[str, ...], FromList]
+NotEmpty = Annotated[str, Field(min_length=1)]
+ListOfNames = Annotated[tuple[NotEmpty, ...], FromList]
 
 
 @dataclass(frozen=True)
@@ -262,8 +263,12 @@ def part_of(section: type[Section]) -> BeforeValidator:
 
 # Problems in words
 
+EMPTY = "give a value, or leave it out"
+"""The words after a text that is empty, and has to mean something."""
+
 _EXPECTED = {
     "string_type": "expected text",
+    "string_too_short": EMPTY,
     "int_type": "expected a whole number",
     "float_type": "expected a number",
     "finite_number": "expected a finite number",

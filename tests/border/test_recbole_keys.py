@@ -130,6 +130,8 @@ def test_any_other_mode_has_no_effect_and_is_refused(mode: Any) -> None:
         ({"n_layers": True}, "n_layers is True; expected a number"),
         ({"use_gpu": "yes"}, "use_gpu is 'yes'; expected true or false"),
         ({"TIME_FIELD": 3}, "TIME_FIELD is 3; expected text"),
+        ({"TIME_FIELD": ""}, "TIME_FIELD is ''; give a value, or leave it out"),
+        ({"load_col": ""}, "load_col is ''; give a value, or leave it out"),
         ({"load_col": ["item_id"]}, "load_col is ['item_id']; expected keys and values"),
         ({"load_col": {"inter": "item_id"}}, "load_col: inter is 'item_id'; expected a list of columns"),
         ({"MAX_ITEM_LIST_LENGTH": 0}, "MAX_ITEM_LIST_LENGTH is 0; it must be a whole number of at least 1"),

@@ -15,6 +15,7 @@ from blair_rec import __version__
 from blair_rec.config.comparison import CompareConfig, load_config, read_config, written
 from blair_rec.config.passed_to_recbole import OWNED_BY, WITHOUT_EFFECT
 from blair_rec.config.plugin import PLUGIN_KEYS, in_flat_keys, read_plugin_config
+from blair_rec.config.schema import key_rows
 from blair_rec.config.section import LARGEST_SEED, to_dict, write_yaml
 from blair_rec.config.sections import EvaluateConfig, FallbackConfig, TextConfig, TrainConfig
 from blair_rec.config.split import SplitConfig
@@ -103,6 +104,18 @@ POOLINGS = "auto, cls, max, mean, mean_sqrt_len_tokens, weightedmean, lasttoken"
         ({"train": {"batch_size": 10**30}}, f"train.batch_size is {10**30}; it has to be at most 1,000,000,000"),
         ({"train": {"learning_rate": float("inf")}}, "learning_rate is inf; expected a finite number"),
         ({"train": {"loss": "full_sofmax"}}, "train.loss is 'full_sofmax'; did you mean 'full_softmax'? known: "),
+        # empty texts
+        ({"model": ""}, "cfg.yaml: model is ''; give a value, or leave it out"),
+        ({"variants": {"id": {"model": ""}}}, "cfg.yaml: variants.id.model is ''; give a value, or leave it out"),
+        ({"variants": {"id": {"from": "a.csv", "label": ""}}}, "cfg.yaml: variants.id.label is ''; give a value"),
+        ({"text": {"fields": ["title", ""]}}, "cfg.yaml: text.fields.1 is ''; give a value, or leave it out"),
+        ({"text": {"encoder": ""}}, "cfg.yaml: text.encoder is ''; give a value, or leave it out"),
+        ({"text": {"revision": ""}}, "cfg.yaml: text.revision is ''; give a value, or leave it out"),
+        ({"text": {"items": ""}}, "cfg.yaml: text.items is ''; give a value, or leave it out"),
+        ({"text": {"store": ""}}, "cfg.yaml: text.store is ''; give a value, or leave it out"),
+        ({"text": {"fallback": {"encoder": ""}}}, "cfg.yaml: text.fallback.encoder is ''; give a value"),
+        ({"variants": {"id": {"text": {"encoder": ""}}}}, "variants.id.text.encoder is ''; give a value"),
+        ({"evaluate": {"metrics": [""]}}, "cfg.yaml: evaluate.metrics.0 is ''; give a value, or leave it out"),
         ({"text": {"max_length": 0}}, "cfg.yaml: text.max_length is 0; it has to be at least 1"),
         ({"text": {"pooling": "men"}}, f"cfg.yaml: text.pooling is 'men'; did you mean 'mean'? known: {POOLINGS}"),
         ({"text": {"missing_text": "zero"}}, "missing_text is 'zero'; did you mean 'zeros'?"),
@@ -527,6 +540,10 @@ def test_flat_keys_fill_the_typed_sections_and_others_are_left_alone() -> None:
             r"blair_items is 'text', which needs item text; set blair_text_fields .* or blair_store",
         ),
         ({"blair_items": "text", "blair_text_fields": "[a"}, r"blair_text_fields: not YAML"),
+        ({"blair_store": ""}, r"^blair_store is ''; give a value, or leave it out"),
+        ({"blair_text_fields": ""}, r"^blair_text_fields is ''; give a value"),
+        ({"blair_split": ""}, r"^blair_split is ''; give a value"),
+        ({"blair_fallback": ""}, r"^blair_fallback is ''; give a value"),
         ({"blair_store": 3}, r"^blair_store is 3; expected text"),
         ({"blair_split": "leave-one-out"}, r"blair_split is 'leave-one-out'; expected keys and values"),
         ({"blair_split": {"valid": 1, "test_from": 2}}, r"blair_split\.valid: unknown key; did you mean valid_from"),
@@ -535,6 +552,23 @@ def test_flat_keys_fill_the_typed_sections_and_others_are_left_alone() -> None:
 def test_flat_keys_that_cannot_be_meant_are_refused(flat: dict[str, Any], expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         read_plugin_config(flat)
+
+
+def test_every_text_but_a_prompt_has_to_say_something() -> None:
+    """Written out for every key, so that a new one can't count an empty text as not given."""
+    for row in key_rows():
+        raw: dict[str, Any] = {"dataset": "d", "variants": {"id": {}}, "text": {"fields": ["title"]}}
+        *sections, last = ["id" if part == "NAME" else part for part in row.key.split(".")]
+        section = raw
+        for name in sections:
+            section = section.setdefault(name, {})
+        section[last] = ""
+        if row.key in ("text.prompt", "text.query_prompt"):
+            assert getattr(read_config(raw).text, last) == ""
+        else:
+            with pytest.raises(ConfigError, match=rf"\b{last}\b"):
+                read_config(raw)
+    assert read_plugin_config({"blair_prompt": "", "blair_query_prompt": ""}).text.prompt == ""
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -269,6 +270,7 @@ def test_recomputed_chunks_drop_out_the_same(tmp_path: Path) -> None:
 TWO_PROCESSES = """
 import sys, torch, torch.distributed as dist
 from pathlib import Path
+from typing import Any
 sys.path[:0] = {folders!r}
 from test_pretrain import a_batch, a_model
 encoder, out = Path({encoder!r}), Path({out!r})
@@ -611,13 +613,15 @@ def encoder_without_numbers(encoder: Path, tmp_path: Path) -> Path:
             {"learning_rate": 0.001, "weight_decay": 2000},
             r"learning_rate \* weight_decay is 2, so no weight would be kept; lower weight_decay below 1000",
         ),
+        ({"item_id": ""}, r"item_id is ''; give a value, or leave it out"),
+        ({"encoder": ""}, r"encoder is ''; give a value, or leave it out"),
         ({"seed": -1}, r"seed is -1; it has to be at least 0"),
         ({"seed": 2**32}, r"seed is 4294967296; it has to be at most 4,294,967,295"),
         ({"chunk_size": 10**30}, r"chunk_size is 10+; it has to be at most 1,000,000,000"),
         ({"max_length": 10**30}, r"max_length is 10+; it has to be at most 1,000,000,000"),
     ],
 )
-def test_settings_that_no_training_survives_are_refused(settings: dict[str, float], said: str) -> None:
+def test_settings_that_no_training_survives_are_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         small(Path("pairs.tsv"), **settings)
 
