@@ -46,7 +46,7 @@ from blair_rec.pretrain.settings import PretrainConfig
 from blair_rec.pretrain.trainer import LOOK, InBackground, Notes, OneDevice, OnPairStep, PairTrainer
 from blair_rec.text.encoding.modules import capped_length, read_recipe
 from blair_rec.text.encoding.quiet import quiet_transformers
-from blair_rec.text.encoding.tokens import check_room
+from blair_rec.text.encoding.tokens import check_length
 
 logger = logging.getLogger("blair_rec")
 
@@ -91,7 +91,7 @@ def pretrain(
     if config.precision == "float16" and torch.device(choose_device(config.device)).type == "cpu":
         raise ConfigError("precision is float16, which needs a GPU; on a CPU use bfloat16 or float32")
     length, capped_by = capped_length(read_recipe(start, config.encoder), config.max_length)
-    check_room(len(AutoTokenizer.from_pretrained(start)("")["input_ids"]), "", length, config.encoder, capped_by)
+    check_length(len(AutoTokenizer.from_pretrained(start)("")["input_ids"]), "", length, config.encoder, capped_by)
     if capped_by:
         logger.info("max_length is %d, but %d tokens of each text are read (%s)", config.max_length, length, capped_by)
         config = config.changed(max_length=length)

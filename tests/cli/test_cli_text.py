@@ -162,7 +162,12 @@ def test_vectors_go_out_and_come_back(model: Path, items: Path, capsys: pytest.C
         (["encode", "--items", "i", "--template", "blare", "-o", "s"], "did you mean 'blair'?"),
         (["encode", "--items", "i", "--fields", "t", "--dtype", "int8", "-o", "s"], "dtype is 'int8'; "),
         (["encode", "--items", "i", "--fields", "t", "--shard", "2/2", "-o", "s"], "shard is '2/2'; it has to be I/N"),
+        (["encode", "--items", "i", "--fields", "t", "--shard", "", "-o", "s"], "shard is ''; it has to be I/N"),
         (["encode", "--items", "i", "--fields", "t", "--ray-workers", "0", "-o", "s"], "at least 1 of each"),
+        (
+            ["encode", "--items", "i", "--fields", "t", "--ray-workers", "1", "--parts", "0", "-o", "s"],
+            "--parts is 0; give at least 1 of each",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_told(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:

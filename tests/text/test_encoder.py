@@ -48,6 +48,10 @@ def test_texts_are_cut_at_max_length(roberta: Path) -> None:
             {"max_length": 4, "prompt": "a red lamp: "},
             r"tokens to every text .special tokens and the prompt.*, or shorten the prom",
         ),
+        (
+            {"max_length": 4, "query_prompt": "a red lamp: "},
+            r"tokens to every query .special tokens and the query prompt.*, or shorten the query prom",
+        ),
     ],
 )
 def test_a_length_without_room_for_text_is_refused_before_the_weights_are_read(

@@ -290,9 +290,7 @@ def _load(source: EncoderSource, recipe: Recipe) -> tuple[Any, Any]:
     try:
         # Position 0 has to be the first token, never padding.
         tokenizer = AutoTokenizer.from_pretrained(recipe.folder, padding_side="right", **settings)
-        check_room(
-            len(tokenizer(source.prompt)["input_ids"]), source.prompt, source.max_length, source.name, source.capped_by
-        )
+        check_room(lambda prompt: len(tokenizer(prompt)["input_ids"]), source)
         config = AutoConfig.from_pretrained(recipe.folder, **settings)
         # For T5 and similar models, only the encoder is loaded.
         encodes = MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type, "").endswith("EncoderModel")

@@ -236,10 +236,7 @@ def capped_length(recipe: Recipe, asked: int) -> tuple[int, str]:
     """(tokens read per text, and what lowered this number from `asked`; "" if nothing did)."""
     folder, limits = recipe.folder, [(asked, "")]
     config = read_json(folder / "config.json")
-    positions = config.get("max_position_embeddings")
-    if isinstance(positions, int) and positions > 0 and not recipe.static:
-        if config.get("model_type") in OFFSET_POSITIONS:
-            positions -= (config.get("pad_token_id") or 0) + 1
+    if not recipe.static and (positions := positions_of(config)) is not None:
         limits.append((positions, f"the model's {positions} positions"))
     said = {"max_length in config.json": config.get("max_length")} if recipe.static else {}
     if not recipe.static:
@@ -253,6 +250,14 @@ def capped_length(recipe: Recipe, asked: int) -> tuple[int, str]:
         if isinstance(limit, (int, float)) and limit < asked:
             limits.append((int(limit), what))
     return min(limits, key=lambda limit: limit[0])
+
+
+def positions_of(config: Mapping[str, Any]) -> int | None:
+    """Return how many tokens a model can read, by its config.json; None if it has no such limit."""
+    positions = config.get("max_position_embeddings")
+    if not isinstance(positions, int) or positions <= 0:
+        return None
+    return positions - ((config.get("pad_token_id") or 0) + 1) * (config.get("model_type") in OFFSET_POSITIONS)
 
 
 def read_json(path: Path) -> dict[str, Any]:

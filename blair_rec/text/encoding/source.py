@@ -80,6 +80,8 @@ class EncoderSource:
     """Put in front of every text."""
     query_prompt: str = ""
     """Put in front of every query of a search instead."""
+    must_fit: bool = field(default=False, compare=False)
+    """Whether the query prompt was asked for, so that it has to leave room for a query, too."""
     truncate_dim: int | None = None
     """How many of the first dimensions are kept; all if None."""
 
@@ -167,6 +169,7 @@ def resolve_encoder(
         modules=_modules(recipe, normalize),
         prompt=prompt_of(recipe, prompt, DOCUMENT_PROMPTS, "prompt", used),
         query_prompt=prompt_of(recipe, query_prompt, QUERY_PROMPTS, "query_prompt", used),
+        must_fit=query_prompt is not None,
         truncate_dim=truncate_dim or recipe.truncate_dim,
     )  # fmt: skip
 

@@ -39,8 +39,7 @@ class StaticEncoder(SentenceEncoder):
         self.source, self.device = source, torch.device(device)
         recipe = read_recipe(source.path, source.name)
         self._tokenizer = _tokenizer(recipe.folder)
-        before = len(self._tokenizer.encode(source.prompt, add_special_tokens=False).ids)
-        check_room(before, source.prompt, source.max_length, source.name, source.capped_by)
+        check_room(lambda prompt: len(self._tokenizer.encode(prompt, add_special_tokens=False).ids), source)
         table, model2vec = _table(recipe.folder)
         ids = self._tokenizer.get_vocab_size(with_added_tokens=True)
         if len(table) < ids:

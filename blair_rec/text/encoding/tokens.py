@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from blair_rec.errors import ConfigError, counted
+
+if TYPE_CHECKING:
+    from blair_rec.text.encoding.source import EncoderSource
 
 TextTokens = list[list[int]]
 """Token ids of several texts."""
@@ -39,25 +42,42 @@ def _ids(tokenizer: Any, texts: Sequence[str], max_length: int, encodings: list[
     return ids
 
 
-def check_room(before: int, prompt: str, max_length: int, name: str, capped_by: str = "") -> None:
+def check_room(length: Callable[[str], int], source: EncoderSource) -> None:
+    """Check that at least one token of a text is read, and one of a query if the query prompt was asked for.
+
+    Args:
+        length: a prompt -> its number of tokens, special tokens included.
+
+    Raises:
+        ConfigError: as `check_length`.
+    """
+    check_length(length(source.prompt), source.prompt, source.max_length, source.name, source.capped_by)
+    if source.must_fit:
+        before = length(source.query_prompt)
+        check_length(before, source.query_prompt, source.max_length, source.name, source.capped_by, "query")
+
+
+def check_length(before: int, prompt: str, max_length: int, name: str, capped_by: str = "", read: str = "text") -> None:
     """Check that at least one token of a text is read.
 
     Args:
         before: tokens of the prompt, special tokens included.
         name: the encoder's name.
         capped_by: what in the model's files lowered `max_length`; empty if nothing did.
+        read: what is read, "text" or "query".
 
     Raises:
         ConfigError: the special tokens and the prompt fill `max_length`, so that all texts would have the same vector.
     """
     if before < max_length:
         return
-    what, length = "special tokens and the prompt" if prompt else "special tokens", f"max_length is {max_length}"
+    kind = "query prompt" if read == "query" else "prompt"
+    what, length = f"special tokens and the {kind}" if prompt else "special tokens", f"max_length is {max_length}"
     length += f" (by {capped_by})" if capped_by else ""
-    cures = [f"set max_length above {before}"] * (not capped_by) + ["shorten the prompt"] * bool(prompt)
+    cures = [f"set max_length above {before}"] * (not capped_by) + [f"shorten the {kind}"] * bool(prompt)
     raise ConfigError(
-        f"{length}, but {name} adds {counted(before, 'token')} to every text ({what}), which leaves none for the text "
-        f"itself; {', or '.join(cures or ['choose another encoder'])}"
+        f"{length}, but {name} adds {counted(before, 'token')} to every {read} ({what}), which leaves none for the "
+        f"{read} itself; {', or '.join(cures or ['choose another encoder'])}"
     )
 
 

@@ -123,15 +123,16 @@ def _encode_with_ray(options: argparse.Namespace, text: TextConfig, template: Te
     from blair_rec.experiment.item_vectors import find_encoder
     from blair_rec.text.encoding.ray_encode import encode_with_ray
 
-    if options.ray_workers < 1 or (options.parts or 1) < 1:
-        raise ConfigError(f"--ray-workers is {options.ray_workers}, --parts is {options.parts}; at least 1 of each")
+    parts = options.ray_workers if options.parts is None else options.parts
+    if options.ray_workers < 1 or parts < 1:
+        raise ConfigError(f"--ray-workers is {options.ray_workers}, --parts is {parts}; give at least 1 of each")
     with Live(console, options.quiet) as live:
         stores = encode_with_ray(
             [options.items],
             template,
             partial(find_encoder, text),
             options.out,
-            parts=options.parts or options.ray_workers,
+            parts=parts,
             workers=options.ray_workers,
             item_id=options.item_id,
             store_dtype=options.store_dtype,
@@ -149,7 +150,7 @@ def _encode_here(options: argparse.Namespace, text: TextConfig, template: Templa
     from blair_rec.text.notes import repeat_notes, store_notes
     from blair_rec.text.store.shards import parse_shard, shard_from_environment
 
-    shard = parse_shard(options.shard) if options.shard else shard_from_environment()
+    shard = shard_from_environment() if options.shard is None else parse_shard(options.shard)
     source = find_encoder(text)
     catalogue = read_catalogue(options.items, options.item_id)
     with Live(console, options.quiet) as live:
