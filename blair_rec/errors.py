@@ -38,8 +38,8 @@ def counted(n: int, noun: str, plural: str | None = None) -> str:
 
 
 def agreed(n: int, verb: str) -> str:
-    """The verb for a subject of this number: "are" and "have", or "is" and "has" for 1."""
-    return verb if n != 1 else {"are": "is", "have": "has"}[verb]
+    """The verb for a subject of this number: "are", "have" or "hold"; for 1 "is", "has" or "holds"."""
+    return verb if n != 1 else {"are": "is", "have": "has", "were": "was"}.get(verb, f"{verb}s")
 
 
 def encoding_hint(start: bytes) -> str:
@@ -50,10 +50,15 @@ def encoding_hint(start: bytes) -> str:
     return f"save it as UTF-8, for instance with `iconv -f {'utf-16' if wide else 'latin1'} -t utf-8`"
 
 
+def out_of(n: int, total: int, noun: str, verb: str, plural: str | None = None) -> str:
+    """A number out of all, with its verb: "1 of 3 rows is", "2 of 3 rows are"; `plural` is that of `counted`."""
+    return f"{n:,} of {counted(total, noun, plural)} {agreed(n, verb)}"
+
+
 def unusable_scores(n: int, total: int, noun: str, plural: str | None = None, kind: str = "not a number") -> str:
     """The message about cases or histories whose scores can't be ranked; `noun` says what is counted."""
     return (
-        f"{n:,} of {counted(total, noun, plural)} {agreed(n, 'have')} scores that are {kind}; train the model again "
+        f"{out_of(n, total, noun, 'have', plural)} scores that are {kind}; train the model again "
         "with a lower train.learning_rate, or correct the scorer or model if it is your own"
     )
 
@@ -154,8 +159,7 @@ class TextlessItems(BlairRecError, LookupError):
 
     def __init__(self, textless: Sequence[str], wanted: int) -> None:
         super().__init__(
-            f"{len(textless):,} of {counted(wanted, 'item')} {'has' if len(textless) == 1 else 'have'} no text "
-            f"(first: {first_of(textless)}); "
+            f"{out_of(len(textless), wanted, 'item', 'have')} no text (first: {first_of(textless)}); "
             "choose more text fields, or set `missing_text: mean` or `missing_text: zeros` (`blair_missing_text` in a "
             "RecBole config)"
         )
@@ -270,7 +274,7 @@ class RejectedLines(SourceError):
         so_far: bool,
     ) -> None:
         super().__init__(
-            f"{count:,} of {total:,} lines{' read so far' * so_far} can't be used; the limit is "
+            f"{count:,} of {counted(total, 'line')}{' read so far' * so_far} can't be used; the limit is "
             f"{limit:.3g} of all lines (first: {'; '.join(first)}); {cure}"
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from blair_rec.errors import counted
+from blair_rec.errors import agreed, counted, out_of
 
 
 @pytest.mark.parametrize(
@@ -12,6 +12,13 @@ from blair_rec.errors import counted
 )
 def test_a_count_agrees_with_its_noun_and_has_commas(n, expected):
     assert counted(n, "row") == expected
+
+
+@pytest.mark.parametrize(("verb", "one"), [("are", "is"), ("have", "has"), ("were", "was"), ("hold", "holds")])
+def test_a_verb_agrees_with_its_number(verb: str, one: str) -> None:
+    assert [agreed(n, verb) for n in (0, 1, 2)] == [verb, one, verb]
+    assert out_of(1, 2000, "row", verb) == f"1 of 2,000 rows {one}"
+    assert out_of(1, 1, "history", verb, "histories") == f"1 of 1 history {one}"
 
 
 @pytest.mark.parametrize(("n", "expected"), [(0, "0 categories"), (1, "1 category"), (2, "2 categories")])

@@ -256,6 +256,21 @@ def nothing_is_pickled(module: Module) -> Iterator[str]:
                 yield f"line {node.value.lineno}: allow_pickle"
 
 
+def nouns_agree_with_their_numbers(module: Module) -> Iterator[str]:
+    """`{n} of {total} rows` is wrong for a single row, so `counted` has to write the noun."""
+    for node in ast.walk(module.tree):
+        parts = node.values if isinstance(node, ast.JoinedStr) else []
+        for before, middle, total, after in zip(parts, parts[1:], parts[2:], parts[3:], strict=False):
+            if not (isinstance(before, ast.FormattedValue) and isinstance(total, ast.FormattedValue)):
+                continue
+            fixed = isinstance(total.value, ast.Name) and total.value.id.isupper()  # a constant, never 1
+            fixed = fixed or (isinstance(total.value, ast.Call) and dotted(total.value.func) == "counted")
+            if getattr(middle, "value", "") not in (" of ", " of the ") or fixed:
+                continue
+            if noun := re.match(r" (?:[a-z-]+ )?[a-z]{3,}(?<!s)s\b", str(getattr(after, "value", ""))):
+                yield f"line {node.lineno}: a number before{noun[0]!r}"
+
+
 def no_error_is_swallowed(module: Module) -> Iterator[str]:
     """A broad `except` has to end in a bare `raise`: it may clean up, not decide."""
 
@@ -283,6 +298,7 @@ CHECKS: tuple[Check, ...] = (
     only_the_command_line_prints,
     everything_public_has_a_docstring,
     nothing_is_pickled,
+    nouns_agree_with_their_numbers,
     no_error_is_swallowed,
 )
 
@@ -346,6 +362,8 @@ VIOLATIONS: list[tuple[Check, str, str, str]] = [
     (nothing_is_pickled, "blair_rec.experiment", "np.load('x', allow_pickle=True)", "line 1: allow_pickle"),
     (nothing_is_pickled, "blair_rec.experiment", "np.load('x', allow_pickle=flag)", "line 1: allow_pickle"),
     (nothing_is_pickled, "blair_rec.experiment", "frame().to_pickle('x')", "to_pickle"),
+    (nouns_agree_with_their_numbers, "blair_rec.x", "f'{n} of {len(rows):,} rows'", "a number before' rows'"),
+    (nouns_agree_with_their_numbers, "blair_rec.x", "f'{n:,} of the {all} test cases'", "before' test cases'"),
     (no_error_is_swallowed, "blair_rec.experiment", "try: a\nexcept: pass", "line 2: broad except"),
     (no_error_is_swallowed, "blair_rec.experiment", "try: a\nexcept Exception: pass", "line 2: broad except"),
     (no_error_is_swallowed, "blair_rec.x", "try: a\nexcept (OSError, BaseException): b", "line 2: broad except"),
@@ -376,6 +394,7 @@ def test_every_check_is_shown_to_fail() -> None:
         (PROGRAM, "import sys\nsys.stdout.write('hello')"),
         (PATCHES, "import torch\ntorch.load('x')\nimportlib.import_module('ray.tune')"),
         ("blair_rec.experiment", "np.load('x', allow_pickle=False)\njson.load(file)"),
+        ("blair_rec.x", 'f"{n} of {LARGEST} rows, {n} of {counted(all, noun)} leaves"'),
         ("blair_rec.experiment", "try: a\nexcept BaseException:\n    clean_up()\n    raise"),
         ("blair_rec.experiment", "try: a\nexcept OSError as error: raise Problem() from error"),
     ],

@@ -157,7 +157,7 @@ class Live(Listener):
             self._say(f"encoding {counted(total, 'text')} with {encoder}")
         speed = self.counters.speed(what)
         note = f"{speed:,.0f} items/s" if speed else ""
-        self.counters.update(what, done, total, f"{what}: {done:,} of {total:,} texts", note)
+        self.counters.update(what, done, total, f"{what}: {done:,} of {counted(total, 'text')}", note)
 
     def planned(self, jobs: Sequence[Job]) -> None:
         self.done, self.planned_runs = sum(job.done for job in jobs), len(jobs)

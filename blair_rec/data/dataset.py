@@ -18,7 +18,7 @@ from blair_rec.data.cutoffs import PARTS, part_of
 from blair_rec.data.hidden import drawn_items
 from blair_rec.data.log import LOG_POSITION, EventLog, LogRows
 from blair_rec.data.reading import QuicklyRead
-from blair_rec.errors import DatasetError
+from blair_rec.errors import DatasetError, counted
 
 logger = logging.getLogger("blair_rec")
 
@@ -123,7 +123,7 @@ class TextSequentialDataset(QuicklyRead):
         super()._change_feat_format()
         if (longest := self.inter_feat[name].shape[1]) > self.max_item_list_len:
             raise DatasetError(
-                f"the histories in {name!r} have up to {longest} items, but MAX_ITEM_LIST_LENGTH is "
+                f"the histories in {name!r} have up to {counted(longest, 'item')}, but MAX_ITEM_LIST_LENGTH is "
                 f"{self.max_item_list_len}; set it to {longest}, or shorten the histories to their last items"
             )
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from blair_rec.data.columns import read_columns
 from blair_rec.data.log import gather_windows
-from blair_rec.errors import AtomicFileError, DatasetError, first_of
+from blair_rec.errors import AtomicFileError, DatasetError, agreed, counted, first_of, out_of
 from blair_rec.lines.atomic import AtomicFile, Column
 from blair_rec.lines.dates import outside_unit
 from blair_rec.lines.rejected import Rejected
@@ -156,7 +156,7 @@ class QuicklyRead(SequentialDataset):
         for column in loaded:
             if column.kind == "token" and (gaps := int((frame[column.name].cat.codes == -1).sum())):
                 self._note(
-                    f"{column.name} is empty in {gaps:,} of {len(frame):,} lines of {file.path.name}; "
+                    f"{column.name} is empty in {gaps:,} of {counted(len(frame), 'line')} of {file.path.name}; "
                     "RecBole's padding token, [PAD], is used instead"
                 )
 
@@ -189,8 +189,8 @@ class QuicklyRead(SequentialDataset):
             tokens = self.field2id_token[field][np.flatnonzero(missing.any(axis=1)) + 1]
             columns = [str(column) for column in feat.columns[missing.any(axis=0)]]
             who = (
-                f"{len(tokens):,} of {len(feat) - 1:,} {name}s have no line in {self.dataset_name}.{name} "
-                f"(first: {first_of(tokens[:3].tolist())})"
+                f"{len(tokens):,} of {counted(len(feat) - 1, name)} {agreed(len(tokens), 'have')} no line in "
+                f"{self.dataset_name}.{name} (first: {first_of(tokens[:3].tolist())})"
             )
             if numbers := [column for column in columns if self.field2type[column] == FeatureType.FLOAT]:
                 raise DatasetError(
@@ -204,7 +204,7 @@ class QuicklyRead(SequentialDataset):
         super()._filter_inter_by_user_or_item()
         if gone := before - len(self.inter_feat):
             self._note(
-                f"{gone:,} of {before:,} events were skipped because their user or item has no line in "
+                f"{out_of(gone, before, 'event', 'were')} skipped because the user or item has no line in "
                 f"{self.dataset_name}.user or .item (filter_inter_by_user_or_item)"
             )
 

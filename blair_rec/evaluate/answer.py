@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from blair_rec.errors import agreed, counted
 from blair_rec.evaluate.leaderboard import Leaderboard, Row
 from blair_rec.evaluate.significance import Difference
 
@@ -70,7 +71,7 @@ def _undecided(leaderboard: Leaderboard, rivals: Sequence[Row], on: str, none: s
     if verdicts == {"too few seeds"}:
         return f"no claim {on}: a single seed can't tell a difference from luck; use at least two seeds, better five"
     if verdicts == {"too few users"}:
-        return f"no claim {on}: {leaderboard.users:,} users are too few"
+        return f"no claim {on}: {counted(leaderboard.users, 'user')} {agreed(leaderboard.users, 'are')} too few"
     single = [row.variant for row in rivals if _versus(leaderboard, row).verdict == "too few seeds"]
     rivals = [row for row in rivals if row.variant not in single]
     shown = ", ".join(f"{row.variant} {_signed(_versus(leaderboard, row))}" for row in rivals[:3])

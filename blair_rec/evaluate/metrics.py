@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from blair_rec.errors import ConfigError
+from blair_rec.errors import ConfigError, agreed, counted, out_of
 
 # The gain of the target at 0-based rank r below the cutoff k; from rank k on the gain is 0. The ideal DCG of one
 # target is 1, so NDCG needs no division. With one target Recall and Hit are the same.
@@ -62,8 +62,8 @@ def check_k(metrics: Sequence[str], candidates: int) -> None:
     for text in metrics:
         if (k := parse_metric(text).k) > candidates:
             raise ConfigError(
-                f"{text} needs at least {k:,} items to rank, but there are only {candidates:,}; choose k of at most "
-                f"{candidates:,}"
+                f"{text} needs at least {counted(k, 'item')} to rank, but there {agreed(candidates, 'are')} only "
+                f"{candidates:,}; choose k of at most {candidates:,}"
             )
 
 
@@ -86,7 +86,7 @@ def per_user(
         if counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer):
             raise ValueError(f"{name} has to be [users] integers, not {list(counts.shape)} {counts.dtype}")
         if (negative := int((counts < 0).sum())) > 0:
-            raise ValueError(f"{name} counts items, but {negative} of {len(counts)} values are negative")
+            raise ValueError(f"{name} counts items, but {out_of(int(negative), len(counts), 'value', 'are')} negative")
     if higher.shape != equal.shape or (miss is not None and np.shape(miss) != higher.shape):
         lengths = [len(higher), len(equal)] + ([] if miss is None else [np.size(miss)])
         raise ValueError(f"higher, equal and miss disagree about the number of users: {lengths}")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from blair_rec.config.names import ProtocolName
-from blair_rec.errors import agreed, counted, first_of
+from blair_rec.errors import first_of, out_of
 from blair_rec.evaluate.runs.results import RunResult
 
 if TYPE_CHECKING:
@@ -120,10 +120,7 @@ def pending_notes(pending: Sequence[str], runs: Sequence[RunResult]) -> list[str
     if not pending:
         return []
     total = len(pending) + len({run.folder for run in runs})
-    return [
-        f"{len(pending)} of {counted(total, 'planned run')} {agreed(len(pending), 'are')} not done yet "
-        f"({first_of(pending)})"
-    ]
+    return [f"{out_of(len(pending), total, 'planned run', 'are')} not done yet ({first_of(pending)})"]
 
 
 def accepted_notes(runs: Sequence[RunResult]) -> list[str]:

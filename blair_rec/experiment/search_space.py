@@ -14,7 +14,7 @@ from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.options.scorers import options_of
 from blair_rec.config.section import to_dict
 from blair_rec.config.variant import READ_BY_ITEMS
-from blair_rec.errors import ConfigError
+from blair_rec.errors import ConfigError, counted
 
 LEARNING_RATE = "train.learning_rate"
 
@@ -115,7 +115,7 @@ def draw(config: CompareConfig, name: str, grid: Mapping[str, list[Any]]) -> lis
 def _too_small(config: CompareConfig, name: str, grid: Mapping[str, list[Any]], size: int) -> str:
     """The message for a variant whose grid is too small for the same number of trials as the others."""
     assert config.tune is not None
-    many = "1 point" if size == 1 else f"{size} points"
+    many = counted(size, "point")
     problem = (
         f"tune: the grid of {name!r} has {many} ({', '.join(grid) or 'no keys'}), fewer than the budget of "
         f"{config.tune.budget}; every variant gets the same number of trials, so "

@@ -6,6 +6,8 @@ import datetime
 import re
 from typing import TYPE_CHECKING
 
+from blair_rec.errors import out_of
+
 if TYPE_CHECKING:  # reading a config must not import numpy
     import numpy as np
 
@@ -54,8 +56,8 @@ def outside_unit(times: np.ndarray) -> str:
     if not len(odd) or 2 * len(odd) >= len(times):
         return ""
     return (
-        f"{len(odd):,} of {len(times):,} times are before 1990 or after 2100 if read as {usual} since 1970, the unit "
-        f"of most times (first: {odd[0]:.15g}); check whether they are missing, or in another unit"
+        f"{out_of(len(odd), len(times), 'time', 'are')} before 1990 or after 2100 if read as {usual} since 1970, the "
+        f"unit of most times (first: {odd[0]:.15g}); check whether a time is missing, or in another unit"
     )
 
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from blair_rec.errors import RejectedLines
+from blair_rec.errors import RejectedLines, agreed, counted
 from blair_rec.files import write_text
 
 REJECTED = "rejected.jsonl"
@@ -62,7 +62,8 @@ class Rejected:
     def note(self, what: str) -> str:
         """Return one sentence for readers of the results; `what` names the content of the lines, such as events."""
         return (
-            f"{self.count:,} of {self.lines:,} lines of {what} can't be used and were skipped (first: {self.first[0]})"
+            f"{self.count:,} of {counted(self.lines, 'line')} of {what} can't be used and "
+            f"{agreed(self.count, 'were')} skipped (first: {self.first[0]})"
         )
 
     def write(self, path: Path) -> None:

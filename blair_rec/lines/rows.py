@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from blair_rec.errors import SourceError, counted, encoding_hint, first_of, separator_hint
+from blair_rec.errors import SourceError, counted, encoding_hint, first_of, out_of, separator_hint
 from blair_rec.extras import need
 
 ROWS = 1 << 16
@@ -214,7 +214,7 @@ def check_columns(path: object, names: Sequence[str], known: Sequence[str]) -> N
         near = get_close_matches(others[0], known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise SourceError(
-            f"{path}: {len(others)} of {len(names)} columns are unknown ({first_of(others)}); {hint}"
+            f"{path}: {out_of(len(others), len(names), 'column', 'are')} unknown ({first_of(others)}); {hint}"
             + ("is the first line, with the column names, missing? " if len(others) == len(names) else "")
             + f"leave out what is not one of: {', '.join(known)}{separator_hint(path, names)}"
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from blair_rec.errors import SourceError
+from blair_rec.errors import SourceError, counted
 from blair_rec.lines.dates import seconds_of
 
 _UNUSABLE = re.compile("[\x00\n\r\ud800-\udfff]")
@@ -123,8 +123,8 @@ def finite_numbers(values: list[Any], lines: Sequence[int], where: str) -> np.nd
         found = np.array([math.nan if (one := _finite(value)) is None else one for value in values], dtype=np.float64)
     if wrong := np.flatnonzero(~np.isfinite(found)).tolist():
         raise SourceError(
-            f"{where} is not a finite number in {len(wrong):,} of {len(values):,} rows (line {lines[wrong[0]]}: "
-            f"{str(values[wrong[0]])[:40]!r}); give a number in every row"
+            f"{where} is not a finite number in {len(wrong):,} of {counted(len(values), 'row')} (line "
+            f"{lines[wrong[0]]}: {str(values[wrong[0]])[:40]!r}); give a number in every row"
         )
     return found
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from blair_rec.config.steps import FEWEST_PER_DIRECTION, ITEMS_PER_DIRECTION, Step, equalises, in_yaml, narrowed
-from blair_rec.errors import ConfigError
+from blair_rec.errors import ConfigError, counted
 from blair_rec.models.transforms import FittedTransforms, fit_transforms
 
 SAMPLE = 500
@@ -85,7 +85,7 @@ def _crowded(vectors: np.ndarray, steps: Sequence[Step], report: Sequence[Mappin
         if items >= ITEMS_PER_DIRECTION * directions:
             continue
         better = in_yaml(narrowed(steps, max(1, items // ITEMS_PER_DIRECTION)))
-        have = f"{items:,} items for {directions:,} directions ({items / directions:.1f} for each)"
+        have = f"{counted(items, 'item')} for {counted(directions, 'direction')} ({items / directions:.1f} for each)"
         if items < FEWEST_PER_DIRECTION * directions:
             raise ConfigError(
                 f"transforms: {line['step']} has {have}. With fewer than {FEWEST_PER_DIRECTION} for each, all items "

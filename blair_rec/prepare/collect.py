@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 
-from blair_rec.errors import SourceError
+from blair_rec.errors import SourceError, counted
 from blair_rec.lines.rejected import Rejected
 from blair_rec.prepare.events import RawLog
 from blair_rec.prepare.names import unusable, why_unusable
@@ -164,7 +164,8 @@ class _Events:
         log = log.filter(~wrong) if wrong.any() else log.rechunk()
         if not log.height:
             raise SourceError(
-                f"none of {self.rejected.lines:,} lines has a usable event (first: {'; '.join(self.rejected.first)})"
+                f"none of the {counted(self.rejected.lines, 'line')} has a usable event (first: "
+                f"{'; '.join(self.rejected.first)})"
             )
         return RawLog(log, users, items, dates=not is_number)
 

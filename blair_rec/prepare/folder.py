@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from blair_rec import __version__
-from blair_rec.errors import ConfigError, OutputError, first_of
+from blair_rec.errors import ConfigError, OutputError, agreed, counted, first_of
 from blair_rec.files import real_place, refuse_foreign, sha256_of, whole_folder, write_text
 
 SCHEMA = 1
@@ -64,8 +64,9 @@ def _refuse_own_work(folder: Path, files: Any) -> None:
     changed = [name for name, digest in files_there.items() if sha256_of(folder / name) != digest]
     if changed:
         raise OutputError(
-            f"{len(changed)} files in {folder} were changed after they were prepared (first: {first_of(changed)}), and "
-            "the changes would be lost; move these files elsewhere, or choose another folder with -o"
+            f"{counted(len(changed), 'file')} in {folder} {agreed(len(changed), 'were')} changed after the preparation "
+            f"(first: {first_of(changed)}), and the changes would be lost; move what you need elsewhere, or choose "
+            "another folder with -o"
         )
 
 

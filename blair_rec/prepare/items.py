@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from blair_rec.errors import SourceError, first_of
+from blair_rec.errors import SourceError, counted, first_of
 from blair_rec.lines.rejected import Rejected
 from blair_rec.prepare.reading.blocks import Progress
 from blair_rec.prepare.reading.jsonlines import LINE, WrittenNumber, repeated_names, row_of
@@ -154,8 +154,8 @@ def check_matches(log: Collection[str], names: Names, events: Path, items: Path)
     if log and not names.known.intersection(log):
         ours, theirs = (", ".join(map(repr, sorted(some)[:3])) for some in (log, names.known))
         raise SourceError(
-            f"none of the {len(log):,} items of {events} is in {items}: the log has items such as {ours}, the items "
-            f"file such as {theirs or 'none'}; both must write an item the same way"
+            f"none of the {counted(len(log), 'item')} of {events} is in {items}: the log has items such as {ours}, the "
+            f"items file such as {theirs or 'none'}; both must write an item the same way"
         )
 
 
@@ -166,6 +166,6 @@ def check_texts(textless: int, count: int, items: ItemFile) -> None:
     """
     if textless == count:
         raise SourceError(
-            f"none of the {count:,} items of the log has text in {', '.join(items.fields)} of {items.path}; name other "
-            "fields, or prepare the log without items"
+            f"none of the {counted(count, 'item')} of the log has text in {', '.join(items.fields)} of {items.path}; "
+            "name other fields, or prepare the log without items"
         )

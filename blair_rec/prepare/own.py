@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from blair_rec.errors import ConfigError, SourceError, first_of
+from blair_rec.errors import ConfigError, SourceError, agreed, counted, first_of
 from blair_rec.lines.dates import outside_unit
 from blair_rec.lines.rejected import REJECTED, Rejected
 from blair_rec.prepare.collect import collect
@@ -154,7 +154,10 @@ def _read(
     if log.counts["users"] == log.table.height:
         tell(f"warning: no user has two events, so there is nothing to predict; is {asked.user!r} the column of users?")
     if ties := tied_by_rounding(log):
-        tell(f"times: after rounding, {ties:,} events have the same time as the event before; their order is kept")
+        tell(
+            f"times: after rounding, {counted(ties, 'event')} {agreed(ties, 'have')} the same time as the event "
+            "before; the order is kept"
+        )
     if unknown:
         what = "they stay, without text" if asked.unknown else "their events were removed"
         tell(f"items that {asked.items} doesn't have: {len(unknown):,} (first: {first_of(unknown)}); {what}")

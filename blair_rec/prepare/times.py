@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from blair_rec.errors import SourceError
+from blair_rec.errors import SourceError, agreed, counted
 from blair_rec.lines.dates import FROM_1990, TO_2100, UNITS, fits_units, unit_of
 
 WHOLE, NANOSECONDS, NUMBER = "whole", "nanoseconds", "number"
@@ -40,7 +40,10 @@ def find_format(sample: pl.Series, where: str) -> str:
     texts = sample.drop_nulls()
     texts = texts.filter(texts.str.strip_chars() != "")
     if len(sample) and not len(texts):
-        raise SourceError(f"{where}: the first {len(sample):,} times are all empty; name another column with --time")
+        raise SourceError(
+            f"{where}: the first {counted(len(sample), 'time')} {agreed(len(sample), 'are')} empty; name another "
+            "column with --time"
+        )
     reads = {form: read_times(texts, form).drop_nulls().len() for form in (WHOLE, NANOSECONDS, NUMBER, *DATES)}
     best = max(reads, key=lambda form: reads[form])  # ties go to the first format
     if read_widely(texts, best).drop_nulls().len() * 2 < max(len(texts), 1):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from blair_rec.errors import PretrainingError
+from blair_rec.errors import PretrainingError, counted
 from blair_rec.files import share
 from blair_rec.pretrain.batches import LENGTHS, MASKED_COUNTS
 from blair_rec.pretrain.loss import contrastive_loss, gather, processes, same_pairs
@@ -172,8 +172,8 @@ def load_language_model(path: Path, tokenizer: PreTrainedTokenizerBase, mlm: boo
     model: PreTrainedModel = AutoModelForMaskedLM.from_pretrained(path, dtype=torch.float32)
     if len(tokenizer) > model.config.vocab_size:
         raise PretrainingError(
-            f"the tokenizer in {path} has {len(tokenizer)} words, the model {model.config.vocab_size}: they do not "
-            "belong together; name a folder that holds both"
+            f"the tokenizer in {path} has {counted(len(tokenizer), 'word')}, the model {model.config.vocab_size}: they "
+            "do not belong together; name a folder that holds both"
         )
     if mlm and len(word_heads(model)) != 1:
         raise PretrainingError(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from blair_rec.errors import SEPARATORS, CatalogueError, PairsError, encoding_hint, separator_hint
+from blair_rec.errors import SEPARATORS, CatalogueError, PairsError, agreed, counted, encoding_hint, separator_hint
 from blair_rec.extras import need
 from blair_rec.lines.swallowed import rows_inside
 from blair_rec.text.catalogue import json_row, texts_in
@@ -192,7 +192,8 @@ def _refuse_swallowed(lines: _Lines, start: int, number: int, width: int) -> Non
     if rows := rows_inside(taken, width):
         raise PairsError(
             f"{lines.path}, line {number}: a quotation mark opens a cell here that closes in line {lines.number}, and "
-            f"{rows} of the {len(taken) - 2} lines between look like rows of their own; double the mark inside a "
+            f"{rows} of the {counted(len(taken) - 2, 'line')} between {agreed(rows, 'look')} like "
+            f"{'rows of their own' if rows != 1 else 'a row of its own'}; double the mark inside a "
             "quoted cell, or take it out"
         )
 
@@ -200,8 +201,8 @@ def _refuse_swallowed(lines: _Lines, start: int, number: int, width: int) -> Non
 def _at(places: Sequence[int], cells: Sequence[str], header: Sequence[str], where: str) -> list[str]:
     if len(cells) != len(header):
         raise PairsError(
-            f"{where}: a row has {len(cells)} columns, the header {len(header)}; look for a separator or a line break "
-            "inside a text"
+            f"{where}: a row has {counted(len(cells), 'column')}, the header {len(header)}; look for a separator or a "
+            "line break inside a text"
         )
     return [cells[place] for place in places]
 

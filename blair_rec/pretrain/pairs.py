@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from blair_rec.errors import PairsError, first_of
+from blair_rec.errors import PairsError, counted, first_of, out_of
 from blair_rec.files import sha256_of
 from blair_rec.pretrain.pair_files import open_rows
 
@@ -112,12 +112,12 @@ def open_pairs(
     total = len(text_keys) + len(broken)
     if broken:
         raise PairsError(
-            f"{path}: {len(broken)} of {total} pairs hold half of a surrogate pair, which isn't a character "
+            f"{path}: {out_of(len(broken), total, 'pair', 'hold')} half of a surrogate pair, which isn't a character "
             f"({first_of(broken)}); leave those rows out"
         )
     if empty:
         raise PairsError(
-            f"{path}: {len(empty)} of {total} pairs have an empty {' or '.join(asked)} "
+            f"{path}: {out_of(len(empty), total, 'pair', 'have')} an empty {' or '.join(asked)} "
             f"({first_of(empty)}); leave those rows out"
         )
     texts = np.array(text_keys, dtype=np.int64)
@@ -138,7 +138,10 @@ def open_pairs(
             "rows out"
         )
     if pairs.n_items < 2:
-        raise PairsError(f"{path}: {len(pairs)} pairs of {pairs.n_items} item; contrast needs at least two items")
+        raise PairsError(
+            f"{path}: {counted(len(pairs), 'pair')} of {counted(pairs.n_items, 'item')}; contrast needs at least two "
+            "items"
+        )
     return pairs
 
 
@@ -161,8 +164,8 @@ def split_pairs(pairs: TextPairs, held_out: float, seed: int) -> tuple[TextPairs
     training = pairs.take(~out & ~shared)
     if training.n_items < 2:
         raise PairsError(
-            f"holding out {count} of {len(items)} items leaves {len(training)} pairs of {training.n_items} items to "
-            "train on; lower held_out, or bring more items"
+            f"holding out {count} of {counted(len(items), 'item')} leaves {counted(len(training), 'pair')} of "
+            f"{counted(training.n_items, 'item')} to train on; lower held_out, or bring more items"
         )
     return training, pairs.take(out)
 

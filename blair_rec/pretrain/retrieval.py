@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from blair_rec.errors import PretrainingError, agreed, counted
+from blair_rec.errors import PretrainingError, out_of
 from blair_rec.pretrain.model import pool
 from blair_rec.pretrain.pairs import TextPairs
 
@@ -37,7 +37,7 @@ def retrieval(embed: Embed, pairs: TextPairs, k: int = 10) -> dict[str, float]:
     n_texts, wrong = len(found) + len(text_of), _not_finite(of_contexts) + _not_finite(of_items)
     if wrong:
         raise PretrainingError(
-            f"{wrong:,} of {counted(n_texts, 'held-out text')} {agreed(wrong, 'have')} vectors that are not finite; "
+            f"{out_of(wrong, n_texts, 'held-out text', 'have')} vectors that are not finite; "
             "lower learning_rate, or choose another encoder"
         )
     scores = _unit(of_contexts) @ _unit(of_items).T

@@ -7,7 +7,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from blair_rec.errors import ConfigError
+from blair_rec.errors import ConfigError, agreed
 
 
 class GivenHistories:
@@ -44,7 +44,8 @@ class GivenHistories:
         every = [token for history in self.tokens for token in history]
         if not_text := [token for token in every if not isinstance(token, str)]:
             raise ConfigError(
-                f"item tokens are text, but {len(not_text)} of {len(every)} are not (first: {not_text[0]!r})"
+                f"item tokens are text, but {len(not_text)} of {len(every)} {agreed(len(not_text), 'are')} not "
+                f"(first: {not_text[0]!r})"
             )
 
     def __len__(self) -> int:

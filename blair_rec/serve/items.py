@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from blair_rec.errors import ConfigError, UnknownItems, first_of
+from blair_rec.errors import ConfigError, UnknownItems, agreed, first_of
 
 OnUnknown = Literal["error", "skip"]
 ON_UNKNOWN: tuple[OnUnknown, ...] = ("error", "skip")
@@ -87,7 +87,8 @@ def as_tokens(tokens: Iterable[str], name: str) -> list[str]:
     listed = list(tokens)
     if wrong := [token for token in listed if not isinstance(token, str)]:
         raise ConfigError(
-            f"{name}: item tokens are text, but {len(wrong)} of {len(listed)} are not (first: {wrong[0]!r})"
+            f"{name}: item tokens are text, but {len(wrong)} of {len(listed)} {agreed(len(wrong), 'are')} not (first: "
+            f"{wrong[0]!r})"
         )
     return listed
 

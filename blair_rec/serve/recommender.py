@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from blair_rec.device import AUTO
-from blair_rec.errors import BadRun, ConfigError, StoreError, UnknownItems
+from blair_rec.errors import BadRun, ConfigError, StoreError, UnknownItems, out_of
 from blair_rec.evaluate.runs.run_files import HISTORIES_FILE, read_arrays
 from blair_rec.experiment.loading import Loaded, load_model
 from blair_rec.models.scorer import Scorer
@@ -197,7 +197,9 @@ class Recommender:
             UnknownItems, ConfigError: unknown items, or histories without any, where they are an error.
         """
         if unknown == "error" and (empty := sum(len(history) == 0 for history in given.tokens)):
-            raise ConfigError(f"{empty} of {len(given)} histories are empty; a next item needs at least one")
+            raise ConfigError(
+                f"{out_of(empty, len(given), 'history', 'are', 'histories')} empty; a next item needs at least one"
+            )
         ids = [self.known.ids(history) for history in given.tokens]
         if unknown == "error" and any((one == 0).any() for one in ids):
             missing = [

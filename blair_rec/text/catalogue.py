@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from blair_rec.errors import CatalogueError, separator_hint
+from blair_rec.errors import CatalogueError, agreed, counted, separator_hint
 from blair_rec.lines.atomic import AtomicFile
 from blair_rec.lines.swallowed import rows_inside
 
@@ -53,7 +53,10 @@ class Catalogue:
 
     def __post_init__(self) -> None:
         if len(self.item_tokens) != len(self.records):
-            raise CatalogueError(f"{self.source}: {len(self.item_tokens)} item tokens for {len(self.records)} records")
+            raise CatalogueError(
+                f"{self.source}: {counted(len(self.item_tokens), 'item token')} for "
+                f"{counted(len(self.records), 'record')}"
+            )
         if not self.item_tokens:
             raise CatalogueError(f"{self.source} holds no item; a catalogue needs at least one")
         if surplus := len(self.item_tokens) - len(set(self.item_tokens)):
@@ -221,8 +224,8 @@ def _table_items(path: Path, item_id: str | Sequence[str] | None) -> Iterator[tu
             continue
         if len(cells) != len(names):
             raise CatalogueError(
-                f"{where}: {len(cells)} cells where the first line has {len(names)}; look for a separator or a "
-                "quotation mark inside a text"
+                f"{where}: {counted(len(cells), 'cell')} where the first line has {len(names)}; look for a separator "
+                "or a quotation mark inside a text"
             )
         record: dict[str, Value] = {
             name: cell if cell.strip() else None for name, cell in zip(names, cells, strict=True)
@@ -255,8 +258,10 @@ def _table_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
                 if len(taken) > 2 and (swallowed := rows_inside(taken, len(cells))):
                     raise CatalogueError(
                         f"{path}, line {line + 1}: a quotation mark opens a cell here that closes in line "
-                        f"{rows.line_num}, and {swallowed} of the {len(taken) - 2} lines between look like rows of "
-                        "their own; double the mark inside a quoted cell, or take it out"
+                        f"{rows.line_num}, and {swallowed} of the {counted(len(taken) - 2, 'line')} between "
+                        f"{agreed(swallowed, 'look')} like "
+                        f"{'rows of their own' if swallowed != 1 else 'a row of its own'}; double the mark inside a "
+                        "quoted cell, or take it out"
                     )
                 taken.clear()
                 line = rows.line_num

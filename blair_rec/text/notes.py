@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from blair_rec.errors import CatalogueError, agreed, counted, first_of
+from blair_rec.errors import CatalogueError, agreed, counted, first_of, out_of
 from blair_rec.text.catalogue import Catalogue
 from blair_rec.text.store.embeddings import EmbeddingStore
 
@@ -21,7 +21,7 @@ def check_match(catalogue: Catalogue, item_tokens: Sequence[str]) -> None:
     if len(unknown) * 2 > len(item_tokens):
         raise CatalogueError(
             f"{catalogue.source} is the catalogue of other items: it has {len(item_tokens) - len(unknown)} of the "
-            f"{len(item_tokens)} items of the data set (missing: {first_of(unknown)}; it has: "
+            f"{counted(len(item_tokens), 'item')} of the data set (missing: {first_of(unknown)}; it has: "
             f"{first_of(catalogue.item_tokens)}); name the file that has these items, with ids written in the same way"
         )
 
@@ -34,8 +34,7 @@ def catalogue_notes(
     notes = []
     if unknown := [token for token in item_tokens if token not in lines]:
         notes.append(
-            f"{len(unknown):,} of {counted(wanted, 'item')} {agreed(len(unknown), 'are')} not in {name} "
-            f"(first: {first_of(unknown)}): {FILLED}"
+            f"{out_of(len(unknown), wanted, 'item', 'are')} not in {name} (first: {first_of(unknown)}): {FILLED}"
         )
         known = set(item_tokens)
         if foreign := [token for token in lines if token not in known]:
@@ -75,8 +74,8 @@ def store_notes(store: EmbeddingStore, item_tokens: Sequence[str] | None = None)
     if unknown:
         where = store.path.name if store.path else "in memory"
         notes.append(
-            f"{len(unknown):,} of {counted(wanted, 'item')} {agreed(len(unknown), 'are')} not in the store "
-            f"{where} (first: {first_of(unknown)}): {FILLED}"
+            f"{out_of(len(unknown), wanted, 'item', 'are')} not in the store {where} (first: {first_of(unknown)}): "
+            f"{FILLED}"
         )
     if textless:
         notes.append(_textless(textless, wanted, fields))
@@ -96,12 +95,12 @@ def cut_notes(store: EmbeddingStore, item_tokens: Sequence[str] | None = None) -
     length, asked, capped_by = store.encoder["max_length"], store.cut["asked_length"], store.cut["capped_by"]
     why = f"max_length is {length}" if asked <= length else f"max_length {asked} became {length}: {capped_by}"
     return [
-        f"{cut:,} of {len(flags):,} texts have more than the {length} tokens that {store.encoder['name']} reads, so "
-        f"their end is cut off ({why})"
+        f"{out_of(cut, len(flags), 'text', 'have')} more than the {counted(length, 'token')} that "
+        f"{store.encoder['name']} reads, so {'its' if cut == 1 else 'their'} end is cut off ({why})"
     ]
 
 
 def _textless(textless: Sequence[str], wanted: int, fields: Sequence[str]) -> str:
     said = f" in {', '.join(fields)}" if fields else ""
-    subject = f"{len(textless):,} of {counted(wanted, 'item')} {agreed(len(textless), 'have')}"
+    subject = f"{out_of(len(textless), wanted, 'item', 'have')}"
     return f"{subject} no text{said} (first: {first_of(textless)}): {FILLED}"

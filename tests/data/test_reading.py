@@ -199,7 +199,7 @@ def test_a_line_that_can_not_be_used_is_skipped_counted_and_reported(
     found = json.loads(kept)
     assert (found["file"], found["line"], found["text"]) == ("shop.inter", 102, line)
     assert found["why"].startswith(why)
-    assert f"1 of 201 lines of events can't be used and were skipped (first: shop.inter, line 102: {why}" in caplog.text
+    assert f"1 of 201 lines of events can't be used and was skipped (first: shop.inter, line 102: {why}" in caplog.text
 
 
 def test_more_than_one_in_twenty_lines_is_an_error_with_the_first_lines(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_times_outside_the_unit_of_most_are_counted(tmp_path: Path, odd: list[in
     times = [*range(1_700_000_000, 1_700_000_040), *odd]
     data = read(write_inter(tmp_path / "shop", "".join(f"u{at % 4}\ti{at % 7}\t{at}\n" for at in times)))
     assert [note[:44] for note in data.reading_notes] == [
-        f"timestamp in shop.inter: {len(odd)} of {len(times)} times are before"[:44]
+        f"timestamp in shop.inter: {len(odd)} of {len(times)} times {'is' if len(odd) == 1 else 'are'} before"[:44]
     ] * bool(odd)
 
 
@@ -363,14 +363,14 @@ def test_an_unknown_token_is_recboles_padding_and_counted(tmp_path: Path) -> Non
     assert data.item_feat["kind"].tolist() == [0, *[1] * 5, 0, 0]
     assert data.reading_notes == [
         "kind is empty in 1 of 6 lines of shop.item; RecBole's padding token, [PAD], is used instead",
-        "1 of 7 items have no line in shop.item (first: i6); RecBole's padding is used for kind",
+        "1 of 7 items has no line in shop.item (first: i6); RecBole's padding is used for kind",
     ]
 
 
 def test_events_that_recbole_skips_without_features_are_counted(tmp_path: Path) -> None:
     data = read(write_features(tmp_path / "shop", PRICED[:6]), load_col=FEATURES["load_col"])
     (note,) = data.reading_notes
-    assert note.startswith("14 of 100 events were skipped because their user or item has no line")
+    assert note.startswith("14 of 100 events were skipped because the user or item has no line")
     assert len(data.inter_feat) == 86
 
 

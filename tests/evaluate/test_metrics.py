@@ -143,7 +143,7 @@ def test_an_enormous_cutoff_needs_no_enormous_table():
 
 def test_invalid_counts_are_refused():
     zeros = np.zeros(3, dtype=np.int64)
-    with pytest.raises(ValueError, match="higher counts items, but 1 of 3 values are negative"):
+    with pytest.raises(ValueError, match="higher counts items, but 1 of 3 values is negative"):
         per_user("NDCG@10", np.array([0, -1, 2]), zeros)
     with pytest.raises(ValueError, match=r"equal has to be \[users\] integers, not \[3\] float64"):
         per_user("NDCG@10", zeros, np.full(3, np.nan))

@@ -749,7 +749,7 @@ def test_items_that_are_repeated_without_text_and_cut_are_noted_on_the_terminal_
     for start in (
         "1 row of tiny.item repeats an item of an earlier row",
         "1 of 80 items has no text in title",
-        "1 of 79 texts have more than the 128 tokens that tiny-roberta reads, so their end is cut off",
+        "1 of 79 texts has more than the 128 tokens that tiny-roberta reads, so its end is cut off",
     ):
         assert sum(f"data: {start}" in message for message in caplog.messages) == 1, start
         assert sum(note.startswith(start) for note in board.notes) == 1

@@ -87,7 +87,7 @@ def test_ranks_count_without_gaps_and_agree_with_the_scores(ranks: list[int], me
 @pytest.mark.parametrize(
     "header, message",
     [
-        (("user_id", "item_id", "rating"), "1 of 3 columns are unknown \\(rating\\)"),
+        (("user_id", "item_id", "rating"), "1 of 3 columns is unknown \\(rating\\)"),
         (("case_id", "item_id", "score"), "give user_id, item_id, and score or rank"),
     ],
 )

@@ -225,7 +225,7 @@ def test_what_a_user_adds_or_changes_in_a_prepared_folder_is_never_replaced(tmp_
     (out / "notes.txt").rename(tmp_path / "notes.txt")
     with (out / "mine.yaml").open("a") as file:
         file.write("# tuned by hand\n")
-    with pytest.raises(OutputError, match=r"1 files in .*mine were changed .*first: mine.yaml.*would be lost"):
+    with pytest.raises(OutputError, match=r"1 file in .*mine was changed .*first: mine.yaml.*would be lost"):
         prepare_own(asked, out, print, fresh=True)
     assert "# tuned by hand" in (out / "mine.yaml").read_text()
     (out / "mine.yaml").rename(tmp_path / "mine.yaml")
@@ -401,11 +401,11 @@ def test_a_broken_file_gives_a_clear_error_or_its_good_lines(
     [
         ("who,what,when\n", None, r"a\.csv has no event after its first line"),
         ("who;what;when\na;b;1\n", None, "no column 'who'.*separated by semicolons: save the file with commas"),
-        ("who,what,when\na,b,\nc,d, \n", None, "the first 2 times are all empty; name another column with --time"),
+        ("who,what,when\na,b,\nc,d, \n", None, "the first 2 times are empty; name another column with --time"),
         (
             "who,what,when\na,b,1\n",
             "sku,name,room\nb, ,\n",
-            r"none of the 1 items of .* has text in name, room of .*name other fields",
+            r"none of the 1 item of .* has text in name, room of .*name other fields",
         ),
         ("who,what,when\na,b,1\n", '{"sku": "b", "name": "x", "name": "y", "room": "z"}\n', "'name' occurs twice"),
     ],
@@ -427,7 +427,7 @@ def test_a_log_or_items_without_what_is_needed_are_named(
 def test_missing_times_written_as_zero_are_reported(tmp_path: Path) -> None:
     lines = [("u", f"i{at}", at) for at in (0, *range(1_700_000_000, 1_700_000_009))]
     told = prepared(tmp_path / "out", write_events(tmp_path / "a.csv", lines))
-    assert sum("1 of 10 times are before 1990" in line and "(first: 0)" in line for line in told) == 1
+    assert sum("1 of 10 times is before 1990" in line and "(first: 0)" in line for line in told) == 1
 
 
 def test_missing_values_of_parquet_are_no_text(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_each_query_asks_for_one_item_of_the_pool(tmp_path: Path, name: str, poo
 def test_queries_for_items_that_are_not_in_the_pool_are_an_error(tmp_path: Path) -> None:
     pool = "sampled_item_metadata_1M.jsonl"
     source = upstream_form(tmp_path / "source", pool, queries=[*QUERIES, ("3", "a third thing", "B9")])
-    with pytest.raises(SourceError, match=r"queries ask for 1 items that are not in the pool \(first: B9\)"):
+    with pytest.raises(SourceError, match=r"queries ask for 1 item outside the pool \(first: B9\)"):
         prepare_search(SearchData("amazon-c4", source), tmp_path / "out", print)
     assert not (tmp_path / "out").exists()
 

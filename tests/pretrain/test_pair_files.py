@@ -209,7 +209,7 @@ def test_bytes_that_are_no_text_are_an_error_in_parquet(tmp_path: Path) -> None:
 def test_half_a_character_is_an_error_that_counts(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text('{"review": "\\ud83d", "meta": "a"}\n{"review": "\\ud83d\\ude00", "meta": "b"}\n', encoding="utf-8")
-    with pytest.raises(PairsError, match=r"1 of 2 pairs hold half of a surrogate pair.* \(row 1\)"):
+    with pytest.raises(PairsError, match=r"1 of 2 pairs holds half of a surrogate pair.* \(row 1\)"):
         open_pairs(path, "review", "meta")
 
 

@@ -529,7 +529,7 @@ def test_a_machine_that_cannot_compile_is_an_error(
         ),
         ("review\tmeta\nnice\titem a\ngood\titem a\n", "2 pairs of 1 item; contrast needs at least two"),
         ("review\ttext\nnice\titem a\n", "no column 'meta'; columns: review, text"),
-        ("review\tmeta\nnice\n", "a row has 1 columns, the header 2"),
+        ("review\tmeta\nnice\n", "a row has 1 column, the header 2"),
     ],
 )
 def test_a_file_that_nothing_can_be_learnt_from_is_an_error(tmp_path: Path, content: str, message: str) -> None:

@@ -120,10 +120,10 @@ def test_every_item_can_be_recommended(done: Path) -> None:
     [
         ("i01", 10, ConfigError, r"histories are lists of item tokens; got a string, so wrap it: \[\['item', ...\]\]"),
         (["i01", "i02"], 10, ConfigError, r"histories are lists of item tokens; got a string"),
-        ([["i01"], []], 10, ConfigError, r"1 of 2 histories are empty; a next item needs at least one"),
+        ([["i01"], []], 10, ConfigError, r"1 of 2 histories is empty; a next item needs at least one"),
         ([["i01", "x1"], ["x2"]], 3, UnknownItems, r"the model doesn't have 2 of 3 item tokens .first: x1, x"),
         ([["[PAD]"]], 3, UnknownItems, r"the model doesn't have 1 of 1 item token"),
-        ([["i01", 2]], 3, ConfigError, r"item tokens are text, but 1 of 2 are not \(first: 2\)"),
+        ([["i01", 2]], 3, ConfigError, r"item tokens are text, but 1 of 2 is not \(first: 2\)"),
         ([["i01"], ["i02", "i03", "i02"]], 79, ConfigError, r"k is 79; it has to be between 1 and 78, the items left"),
         ([["i01"]], 0, ConfigError, r"k is 0; it has to be between 1 and 79"),
     ],

@@ -26,6 +26,7 @@ from blair_rec.experiment.compare import compare
 from blair_rec.serve.batch import histories as reading
 from blair_rec.serve.batch import outputs, recommend
 from blair_rec.serve.batch.histories import Unknown, read_histories
+from blair_rec.serve.batch.recommend import Served
 from blair_rec.serve.items import KnownItems
 from blair_rec.text.store.embeddings import open_store
 from blair_rec.text.store.writer import write_store
@@ -127,8 +128,8 @@ def test_all_users_of_a_run_with_hidden_items_are_those_of_the_data_set_and_what
         assert (served.hidden_items, served.hidden_events) == (len(set(hidden)), len(hidden)) and hidden
         (note,) = served.notes(3)
         assert note.startswith(
-            f"hidden from this run (evaluate.new_items): {len(set(hidden))} items with {len(hidden)} events; they are "
-            "neither in the histories nor recommended."
+            f"hidden from this run (evaluate.new_items): {len(set(hidden))} items with {len(hidden)} events: not in "
+            "the histories, and not recommended."
         )
         assert {row["item_id"] for row in read_output(Path("best.csv"))} <= known
     [store] = (tmp_path / "out" / "stores").iterdir()
@@ -178,7 +179,7 @@ def test_unknown_items_are_an_error_or_skipped_and_counted(run: Path) -> None:
     assert [(row["item_id"], row["score"]) for row in rows[2:4]] == [tuple(one) for one in popular]
     assert served.notes(2) == [
         "unknown items skipped: 2 (first: new, newer)",
-        "without a known item: 1 of 3 users; they got the most popular items, which the column by_popularity says",
+        "1 of 3 users has no known item and got the most popular items; the column by_popularity says so",
     ]
 
 
@@ -188,7 +189,18 @@ def test_users_with_too_few_items_left_get_fewer_and_that_is_counted(run: Path) 
     served = blair_rec.recommend_file(run, "best.csv", histories="h.csv", k=3, only="only.txt")
     found = lists_of(read_output(Path("best.csv")))
     assert found["u1"] == ["i03"] and set(found["u2"]) == {"i01", "i02", "i03"}
-    assert served.notes(3) == ["with fewer than 3 items left to recommend: 1 of 2 users; they have fewer rows"]
+    assert served.notes(3) == [
+        "1 of 2 users has fewer than 3 items left to recommend, so the file has fewer rows there"
+    ]
+
+
+def test_notes_of_a_single_user_are_in_the_singular() -> None:
+    assert Served(users=1, by_popularity=1, short=1, hidden_items=1, hidden_events=1).notes(1) == [
+        "hidden from this run (evaluate.new_items): 1 item with 1 event: not in the histories, and not recommended. "
+        "`blair-rec refit` learns hidden items, and --extra-items adds those with a text vector",
+        "1 of 1 user has no known item and got the most popular items; the column by_popularity says so",
+        "1 of 1 user has fewer than 1 item left to recommend, so the file has fewer rows there",
+    ]
 
 
 def test_ids_stay_text(run: Path, tmp_path: Path) -> None:
@@ -252,8 +264,8 @@ BROKEN = [
     ("h.csv", b"", "h.csv is empty, or its first line is"),
     ("h.csv", b"user_id,item_id\n", "h.csv holds no row"),
     ("h.jsonl", b"\n\n", "h.jsonl holds no row"),
-    ("h.csv", b"user_id,item_id,rating\nu,i01,5\n", r"1 of 3 columns are unknown \(rating\); leave out"),
-    ("h.csv", b"user_id,item_id,timestmap\nu,i01,5\n", "columns are unknown .timestmap.; did you mean 'timestamp'?"),
+    ("h.csv", b"user_id,item_id,rating\nu,i01,5\n", r"1 of 3 columns is unknown \(rating\); leave out"),
+    ("h.csv", b"user_id,item_id,timestmap\nu,i01,5\n", "columns is unknown .timestmap.; did you mean 'timestamp'?"),
     ("h.csv", b"user_id;item_id\nu;i01\n", "its columns are separated by semicolons"),
     ("h.csv", b"user_id,user_id\nu,i01\n", "several columns are called 'user_id'"),
     ("h.csv", b"user_id\nu\n", "h.csv has the columns user_id; give user_id, item_id and perhaps timestamp"),

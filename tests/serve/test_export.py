@@ -292,7 +292,7 @@ def test_histories_come_as_lists_as_events_or_by_user(exported: Export, tmp_path
         ('{"user": 1, "item_id": ["i01"]}', [], "h.jsonl, line 1 is not a history"),
         ('{"user_id": [1], "item_id": ["i01"]}', [], "h.jsonl, line 1 is not a history"),
         ("3", [], "h.jsonl, line 1 is not a history"),
-        ('["i01", "x1", "x2"]', [], "2 items of the histories are unknown (first: 'x1')"),
+        ('["i01", "x1", "x2"]', [], "unknown items in the histories: 2 (first: 'x1')"),
         ('["i01", ["i02"]]', [], "h.jsonl, line 1 is not a history"),
         ('["i01", 5]', [], "h.jsonl, line 1 is not a history"),
         ('["i01"]', ["-k", "80"], "k is 80; it has to be between 1 and 79, the items left"),

@@ -81,7 +81,7 @@ def test_events_of_a_frame_without_times_stay_in_their_order(model: Recommender)
 @pytest.mark.parametrize(
     "frame, message",
     [
-        (pd.DataFrame({"user": ["a"], "item_id": ["i01"]}), "the frame: 1 of 2 columns are unknown .user.; did"),
+        (pd.DataFrame({"user": ["a"], "item_id": ["i01"]}), "the frame: 1 of 2 columns is unknown .user.; did"),
         (pd.DataFrame({"user_id": ["a", None], "item_id": ["i01", "i02"]}), "line 2: user_id is empty"),
         (pd.DataFrame({"user_id": ["a", "b"], "item_id": ["i01", 2]}), "line 2: item_id is a number here and text in"),
         (pd.DataFrame({"user_id": [1.5], "item_id": ["i01"]}), "line 1: user_id is '1.5', a float; ids are text"),
@@ -109,7 +109,7 @@ def test_allowed_and_denied_items(model: Recommender) -> None:
 
 def test_unknown_items_are_skipped_when_that_is_asked_for(model: Recommender) -> None:
     with_unknown = [["i01", "new", "i02"], ["new"], []]
-    with pytest.raises(ConfigError, match="1 of 3 histories are empty"):
+    with pytest.raises(ConfigError, match="1 of 3 histories is empty"):
         model.recommend(with_unknown)
     with pytest.raises(UnknownItems, match="the model doesn't have 2 of 4 item tokens .first: new, new.*skip"):
         model.recommend(with_unknown[:2])
@@ -131,7 +131,7 @@ def test_the_most_popular_items_are_those_with_most_training_events(model: Recom
     "arguments, error, message",
     [
         ({"allow": "i01"}, ConfigError, r"allow is a string; give several item tokens, such as \['i01'\]"),
-        ({"deny": [1]}, ConfigError, "deny: item tokens are text, but 1 of 1 are not"),
+        ({"deny": [1]}, ConfigError, "deny: item tokens are text, but 1 of 1 is not"),
         ({"allow": ["i02", "no"]}, UnknownItems, "the model doesn't have 1 of 2 item tokens"),
         ({"allow": []}, ConfigError, "no item is left to recommend"),
         ({"allow": ["i01", "i02"], "k": 2}, ConfigError, "k is 2; it has to be between 1 and 1, the items left"),

@@ -157,7 +157,7 @@ def test_item_id_goes_before_parent_asin_and_the_caller_before_both(tmp_path: Pa
             '{"item_id": "1", "a": ' + "[" * 3000 + "]" * 3000 + "}",
             r"line 1: lists or objects are nested too deeply",
         ),
-        ("a.tsv", "item_id\ttitle\n1\ta\n2\n", r"line 3: 1 cells where the first line has 2"),
+        ("a.tsv", "item_id\ttitle\n1\ta\n2\n", r"line 3: 1 cell where the first line has 2"),
         ("a.csv.gz", "not gzip", r"broken gzip file"),
         ("a.jsonl.gz", "not gzip", r"broken gzip file"),
     ],
@@ -302,7 +302,7 @@ def test_bytes_that_are_not_utf8_are_found(tmp_path: Path) -> None:
 
 
 def test_as_many_records_as_tokens() -> None:
-    with pytest.raises(CatalogueError, match="2 item tokens for 1 records"):
+    with pytest.raises(CatalogueError, match="2 item tokens for 1 record"):
         Catalogue(("a", "b"), ({},), Path("x.item"))
 
 

@@ -539,7 +539,7 @@ def test_parts_that_an_older_version_wrote_are_opened_and_completed_but_not_merg
         header["store_sha256"] = identity_of(header)
         (path / "store.json").write_text(json.dumps(header))
         assert open_store(path).whole is None
-    with pytest.raises(StoreError, match=r"2 of 2 parts were written by an older version .*encode them again"):
+    with pytest.raises(StoreError, match=r"2 of 2 parts were written by an older version .*encode again"):
         merge_stores(paths, tmp_path / "s")
     counts = counting(monkeypatch)
     encode_parts(source, catalogue, tmp_path / "parts", 2)
@@ -606,7 +606,7 @@ class WithoutEncodings:
 
 
 def test_a_part_without_text_is_reported(source: EncoderSource, tmp_path: Path) -> None:
-    message = "none of the 1 items of part 1/2 has text in title; choose other fields or fewer parts"
+    message = "none of the 1 item of part 1/2 has text in title; choose other fields or fewer parts"
     with pytest.raises(EncodingError, match=message):
         encode_catalogue(shop("a lamp", None), TITLE, source, tmp_path / "s", shard=(1, 2))
 

@@ -114,7 +114,7 @@ def test_recbole_reads_the_additional_feature_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("token", ["a\tb", "a\nb", "", "a\rb"])
 def test_tokens_that_recboles_files_cannot_hold_are_refused(tmp_path: Path, token: str) -> None:
     with pytest.raises(
-        StoreError, match=r"1 of 4 item tokens are empty or hold a tab or line end .*\.npy or \.parquet"
+        StoreError, match=r"1 of 4 item tokens is empty or holds a tab or line end .*\.npy or \.parquet"
     ):
         export_store(store_of((token, *TOKENS[1:])), tmp_path / "a.itememb")
     assert list(tmp_path.iterdir()) == []
@@ -159,7 +159,7 @@ def test_a_failure_leaves_no_half_written_file(tmp_path: Path, monkeypatch: pyte
         (
             "a.itememb",
             {"a.itememb": b"i:token\tv:float_seq\nx\t1 2\ny\t1\n"},
-            r"line 3: 1 numbers, where line 2 has",
+            r"line 3: 1 number, where line 2 has",
         ),
         ("a.itememb", {"a.itememb": b"i:token\tv:float_seq\nx\t1 two\n"}, r"a\.itememb, line 2: 'two' is not a number"),
         ("a.parquet", {"a.parquet": b"x" * 99}, r"a\.parquet can't be read"),

@@ -80,7 +80,7 @@ def test_texts_that_are_cut_are_counted_among_the_items_asked_for() -> None:
         "2 of 3 texts have more than the 256 tokens that mini reads, so their end is cut off (max_length 512 became "
         "256: max_seq_length in sentence_bert_config.json)"
     ]
-    assert cut_notes(store, ["c", "b", "t", "z"])[0].startswith("1 of 2 texts have more than the 256 tokens")
+    assert cut_notes(store, ["c", "b", "t", "z"])[0].startswith("1 of 2 texts has more than the 256 tokens")
     assert cut_notes(store, ["b", "z"]) == []
 
 

@@ -92,7 +92,7 @@ def test_queries_without_a_relevant_item_do_not_count_and_lost_items_do() -> Non
     "grades, threshold, error, expected",
     [
         ({"i0": 1.0}, 0.0, ConfigError, "relevant_from is 0.0; it has to be above 0"),
-        ({"i0": 1.0}, 2.0, ConfigError, "none of the 1 queries has an item of grade 2 or more"),
+        ({"i0": 1.0}, 2.0, ConfigError, "none of the 1 query has an item of grade 2 or more"),
         ({"x": 1.0, "y": 1.0, "i0": 1.0}, 1.0, StoreError, r"no vector for 2 of 3 relevant items \(first: x, y, i0"),
     ],
 )

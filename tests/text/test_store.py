@@ -144,7 +144,7 @@ def test_what_does_not_fit_together_is_refused_on_construction() -> None:
 def test_vectors_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
     vectors = np.ones((3, 4), dtype=np.float32)
     vectors[1, 2] = np.inf
-    with pytest.raises(StoreError, match=r"1 of 3 vectors hold NaN or infinity \(first rows: \[1\]\)"):
+    with pytest.raises(StoreError, match=r"1 of 3 vectors holds NaN or infinity \(first rows: \[1\]\)"):
         make(tmp_path / "s", vectors=vectors)
     assert list(tmp_path.iterdir()) == []
 
@@ -245,7 +245,7 @@ def test_vectors_that_are_not_finite_are_refused_though_every_checksum_holds(tmp
     content["encoder"] = {key: value for key, value in header["encoder"].items() if key != "asked_for"}
     header["store_sha256"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     (tmp_path / "s" / "store.json").write_text(json.dumps(header))
-    with pytest.raises(StoreError, match="1 of 3 vectors hold NaN or infinity"):
+    with pytest.raises(StoreError, match="1 of 3 vectors holds NaN or infinity"):
         open_store(tmp_path / "s")
 
 
@@ -446,7 +446,7 @@ def test_bfloat16_is_that_of_torch() -> None:
 
 
 def test_what_float16_cannot_hold_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="1 of 3 vectors hold NaN or infinity"):
+    with pytest.raises(StoreError, match="1 of 3 vectors holds NaN or infinity"):
         make(tmp_path / "s", vectors=np.float32([[1], [70_000], [2]]), dtype="float16")
 
 

@@ -81,7 +81,7 @@ def _refit(options: argparse.Namespace, console: Console) -> None:
     with Counters(console, options.quiet) as counters:
 
         def report(name: str, done: int, total: int) -> None:
-            counters.update(name, done, total, f"{name}: {done:,} of {total:,} training steps")
+            counters.update(name, done, total, f"{name}: {done:,} of {counted(total, 'training step')}")
 
         out = refit(
             options.run,

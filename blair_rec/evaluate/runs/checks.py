@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from blair_rec.errors import first_of
+from blair_rec.errors import counted, first_of
 
 
 def typed(kind: Any, value: Any, where: str) -> Any:
@@ -33,7 +33,9 @@ def typed(kind: Any, value: Any, where: str) -> Any:
         hints, names = get_type_hints(kind), [one.name for one in fields(kind)]
         needed = [one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING]
         if missing := [name for name in needed if name not in value]:
-            raise ValueError(f"{where} lacks {len(missing)} of {len(needed)} keys ({first_of(missing)})".strip())
+            raise ValueError(
+                f"{where} lacks {len(missing)} of {counted(len(needed), 'key')} ({first_of(missing)})".strip()
+            )
         names = [name for name in names if name in value]
         inside = f"{where}." if where else ""
         return make(**{name: typed(hints[name], value[name], inside + name) for name in names})

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blair_rec.config.names import ProtocolName
-from blair_rec.errors import BadRun
+from blair_rec.errors import BadRun, counted
 from blair_rec.evaluate.runs.run_files import read_arrays
 
 NEW_ITEMS_FILE = "new_items.npz"
@@ -69,12 +69,13 @@ class NewRanks:
         last = int(self.known) + len(self.tokens) - 1
         if wrong := int(((self.item < self.known) | (self.item > last)).sum()):
             raise ValueError(
-                f"item is out of bounds in {wrong} of {len(self.item)} cases, expected {self.known} to {last}"
+                f"item is out of bounds in {wrong} of {counted(len(self.item), 'case')}, expected {self.known} to "
+                f"{last}"
             )
         for part, most in (("unmasked", last - 1), ("masked", last - 1), ("new", len(self.tokens) - 1)):
             higher, equal = getattr(self, f"higher_{part}"), getattr(self, f"equal_{part}")
             if wrong := int(((higher < 0) | (equal < 0) | (higher + equal > most)).sum()):
-                raise ValueError(f"counts of {part} are out of bounds in {wrong} of {len(higher)} cases")
+                raise ValueError(f"counts of {part} are out of bounds in {wrong} of {counted(len(higher), 'case')}")
 
     @property
     def reason(self) -> str:
@@ -107,7 +108,9 @@ def new_ranks_of(folder: Path, arrays: Mapping[str, np.ndarray]) -> NewRanks:
     """The arrays of a new_items.npz. Raises BadRun."""
     names = [one.name for one in fields(NewRanks)]
     if missing := [name for name in names if name not in arrays]:
-        raise BadRun(folder, NEW_ITEMS_FILE, f"lacks {len(missing)} of {len(names)} arrays ({', '.join(missing)})")
+        raise BadRun(
+            folder, NEW_ITEMS_FILE, f"lacks {len(missing)} of {counted(len(names), 'array')} ({', '.join(missing)})"
+        )
     try:
         return NewRanks(**{name: arrays[name] for name in names})
     except ValueError as error:

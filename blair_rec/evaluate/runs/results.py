@@ -257,13 +257,13 @@ def check_paired(runs: Sequence[RunResult]) -> None:
         if run.dataset != first.dataset:
             problem = f"the data sets are {first.dataset} and {run.dataset}"
         elif ours.candidates != theirs.candidates:
-            problem = f"they rank {ours.candidates:,} and {theirs.candidates:,} items"
+            problem = f"they rank {ours.candidates:,} and {counted(theirs.candidates, 'item')}"
         elif len(ours.user) != len(theirs.user):
-            problem = f"they have {len(ours.user):,} and {len(theirs.user):,} test cases"
+            problem = f"they have {len(ours.user):,} and {counted(len(theirs.user), 'test case')}"
         elif differing := int(((ours.user != theirs.user) | (ours.item != theirs.item)).sum()):
-            problem = f"user or target differ in {differing:,} of {len(ours.user):,} test cases"
+            problem = f"user or target differ in {differing:,} of {counted(len(ours.user), 'test case')}"
         elif differing := int((ours.target_in_history != theirs.target_in_history).sum()):
-            problem = f"the histories differ in whether they contain the target in {differing:,} test cases"
+            problem = f"the histories differ in whether they contain the target in {counted(differing, 'test case')}"
         if problem is not None:
             raise UnpairedRuns(run_name(first.variant, first.seed), run_name(run.variant, run.seed), problem)
 

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blair_rec.config.names import ControlName, ProtocolName
-from blair_rec.errors import BadRun, RefitRun, first_of
+from blair_rec.errors import BadRun, RefitRun, counted, first_of
 from blair_rec.evaluate.runs.checks import typed
 
 PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
@@ -168,7 +168,7 @@ class RunRanks:
         wrong = (values < low) | (values > (np.iinfo(np.int64).max if high is None else high))
         if wrong.any():
             bound = f"at least {low}" if high is None else f"{low} to {high}"
-            raise ValueError(f"{name} is out of bounds in {wrong.sum()} of {len(values)} cases, expected {bound}")
+            raise ValueError(f"{name} is out of bounds in {wrong.sum()} of {counted(len(values), 'case')}: not {bound}")
 
     @property
     def candidates(self) -> int:
@@ -202,9 +202,9 @@ class Histories:
         if len(self.offsets) == 0 or self.offsets[0] != 0 or self.offsets[-1] != len(self.items):
             raise ValueError(f"offsets have to begin with 0 and end with the number of items, {len(self.items)}")
         if wrong := int(((lengths < 0) | (lengths > LAST_ITEMS)).sum()):
-            raise ValueError(f"{wrong} of {len(lengths)} histories are shorter than 0 or longer than {LAST_ITEMS}")
+            raise ValueError(f"lengths of histories are not in 0 to {LAST_ITEMS}: {wrong} of {len(lengths)}")
         if wrong := int(((self.items < 1) | (self.items >= len(self.item_counts))).sum()):
-            raise ValueError(f"{wrong} of {len(self.items)} item ids are not in 1 to {len(self.item_counts) - 1}")
+            raise ValueError(f"item ids are not in 1 to {len(self.item_counts) - 1}: {wrong} of {len(self.items)}")
         if len(self.item_counts) == 0 or self.item_counts[0] != 0 or (self.item_counts < 0).any():
             raise ValueError("item_counts are not valid: counts can't be negative, and the padding's count has to be 0")
 
@@ -284,7 +284,7 @@ def read_arrays(folder: Path, file: str) -> dict[str, np.ndarray]:
 def _pick(folder: Path, file: str, arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
     """The named arrays of a file; others, from later versions, are ignored."""
     if missing := [name for name in names if name not in arrays]:
-        raise BadRun(folder, file, f"lacks {len(missing)} of {len(names)} arrays ({first_of(missing)})")
+        raise BadRun(folder, file, f"lacks {len(missing)} of {counted(len(names), 'array')} ({first_of(missing)})")
     return {name: arrays[name] for name in names}
 
 
@@ -306,14 +306,14 @@ def histories_of(folder: Path, arrays: Mapping[str, np.ndarray], ranks: RunRanks
         raise BadRun(folder, HISTORIES_FILE, str(error)) from error
     sizes, wanted = (len(histories.offsets) - 1, len(histories.item_counts) - 1), (len(ranks.user), ranks.candidates)
     if sizes != wanted:
-        problem = f"has {sizes[0]} test cases and {sizes[1]} items, but {RANKS_FILE} has {wanted[0]} and {wanted[1]}"
+        problem = f"test cases: {sizes[0]}, items: {sizes[1]}; but {RANKS_FILE} has {wanted[0]} and {wanted[1]}"
         raise BadRun(folder, HISTORIES_FILE, problem)
     for name, ours, theirs in (
         ("history_length", np.diff(histories.offsets), np.minimum(ranks.history_length, LAST_ITEMS)),
         ("target_count", histories.item_counts[ranks.item], ranks.target_count),
     ):
         if differing := int((ours != theirs).sum()):
-            raise BadRun(folder, HISTORIES_FILE, f"contradicts {name} in {differing} of {len(ours)} test cases")
+            raise BadRun(folder, HISTORIES_FILE, f"contradicts {name} in {differing} of {counted(len(ours), 'case')}")
     return histories
 
 
@@ -326,7 +326,7 @@ def topk_of(folder: Path, arrays: Mapping[str, np.ndarray], ranks: RunRanks) -> 
             found = f"{items.dtype} {list(items.shape)}"
             raise BadRun(folder, TOPK_FILE, f"{protocol} is {found}, expected int32 [{len(ranks.user)}, k]")
         if wrong := int(((items < 0) | (items > ranks.candidates)).any(axis=1).sum()):
-            raise BadRun(folder, TOPK_FILE, f"{protocol} has unknown item ids in {wrong} of {len(items)} test cases")
+            raise BadRun(folder, TOPK_FILE, f"{protocol}: unknown item ids in {wrong} of {counted(len(items), 'case')}")
     return {protocol: arrays[protocol] for protocol in PROTOCOLS}
 
 

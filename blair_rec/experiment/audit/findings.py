@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from blair_rec.errors import counted
+from blair_rec.errors import agreed, counted, out_of
 from blair_rec.evaluate.metrics import parse_metric
 from blair_rec.evaluate.significance import MIN_USERS
 from blair_rec.experiment.audit.checks import Change, Checks, CutoffCheck
@@ -55,7 +55,8 @@ def _floor(report: AuditReport) -> Iterator[str]:
     best = singles[0]
     value = best.metrics[protocol][metric]
     within = f" [{value.ci95[0]:.4f}, {value.ci95[1]:.4f}]" if value.ci95 else ""
-    how = f"on {report.cases:,} of {report.tests:,} test cases, drawn at random" if report.cases < report.tests else ""
+    of_tests = f"{report.cases:,} of {counted(report.tests, 'test case')}"
+    how = f"on {of_tests}, drawn at random" if report.cases < report.tests else ""
     if value.ci95:
         so = f"so a trained model has to beat {value.ci95[1]:.4f} to clear this floor"
     else:
@@ -91,8 +92,8 @@ def _basis(report: AuditReport) -> Iterator[str]:
     if (ties := checks.ties) is not None:
         days = ", because times are whole days" if report.data.whole_days else ""
         yield (
-            f"{ties.tied:,} of {ties.neighbours:,} pairs of successive events have tied timestamps{days}, so their "
-            "order is not known"
+            f"{ties.tied:,} of {counted(ties.neighbours, 'pair')} of successive events {agreed(ties.tied, 'have')} "
+            f"tied timestamps{days}, so their order is not known"
         )
         yield _tie_sentence(ties.changes, report.metrics[0])
     elif report.data.times is not None:
@@ -203,8 +204,9 @@ def _text(report: AuditReport) -> Iterator[str]:
             )
     if near.alone:
         yield (
-            f"{near.alone:,} of {report.data.items:,} items share no training user with another item, "
-            f"and {near.alone_with_text:,} of these have text, so only text can place them"
+            f"{out_of(near.alone, report.data.items, 'item', 'share')} no training user with another "
+            f"item, and {near.alone_with_text:,} of these {agreed(near.alone_with_text, 'have')} text, so only text "
+            "can place them"
         )
     yield from _reach(gain, report)
 

@@ -19,7 +19,7 @@ from blair_rec.config.names import ProtocolName
 from blair_rec.config.steps import FEWEST_PER_DIRECTION
 from blair_rec.data.dataset import ItemVectors, TextSequentialDataset
 from blair_rec.data.log import LOG_POSITION
-from blair_rec.errors import BlairRecError
+from blair_rec.errors import BlairRecError, counted
 from blair_rec.evaluate.metrics import metric_values, per_user
 from blair_rec.evaluate.runs.run_files import RunRanks
 from blair_rec.evaluate.significance import MIN_USERS, Interval, relative_intervals
@@ -103,7 +103,9 @@ def drop_slow(fitted: FittedScorers, split: TextSequentialDataset, cases: int) -
         seconds = (time.process_time() - begin) * cases / len(probe)
         if len(probe) == PROBE and seconds > SLOWEST:
             del fitted.models[name]
-            fitted.left_out[name] = f"it would take about {seconds:,.0f} seconds on {cases:,} test cases"
+            fitted.left_out[name] = (
+                f"it would take about {counted(round(seconds), 'second')} on {counted(cases, 'test case')}"
+            )
 
 
 def transforms_for(vectors: NDArray[np.float32]) -> list[str]:

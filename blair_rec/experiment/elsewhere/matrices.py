@@ -67,7 +67,7 @@ def read_matrix(path: Path, cases: Cases) -> Matrix:
         if len(ids[name]) != count:
             what = "rows" if name == cases.key else "columns"
             raise SourceError(
-                f"{path}: {len(ids[name]):,} ids in {name} for {count:,} {what} of scores; give one for each"
+                f"{path}: {counted(len(ids[name]), 'id')} in {name} for {count:,} {what} of scores; give one for each"
             )
     skipped = {name for name in ids[cases.key] if name not in cases.number_of and name in cases.users}
     skipped = skipped if cases.key == USER else set()

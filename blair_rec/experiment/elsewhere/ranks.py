@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from blair_rec.config.names import ProtocolName
-from blair_rec.errors import SourceError, counted
+from blair_rec.errors import SourceError, agreed, counted
 from blair_rec.experiment.elsewhere.cases import Cases
 from blair_rec.experiment.elsewhere.lists import Lists, places
 
@@ -112,14 +112,13 @@ def _short(cases: Cases, lists: Lists, protocol: str, k: int) -> list[str]:
             "" if protocol == "unmasked" else " after the history is removed, so give k and the history, or from_masked"
         )
         raise SourceError(
-            f"{lists.path}: the metrics need lists of {k} items ({protocol}), and the longest has {depth}{more}; give "
-            "longer lists, or choose metrics with a smaller cutoff"
+            f"{lists.path}: the metrics need lists of {counted(k, 'item')} ({protocol}), and the longest has "
+            f"{depth}{more}; give longer lists, or choose metrics with a smaller cutoff"
         )
     short = (given > 0) & (lengths < np.minimum(k, full))
     if not short.any():
         return []
     return [
-        f"{name}: {int(short.sum()):,} of {counted(int((given > 0).sum()), 'list')} "
-        f"{'are' if short.sum() > 1 else 'is'} shorter than {k} items ({protocol}): a target that is not in them "
-        "counts as a miss"
+        f"{name}: {int(short.sum()):,} of {counted(int((given > 0).sum()), 'list')} {agreed(int(short.sum()), 'are')} "
+        f"shorter than {counted(k, 'item')} ({protocol}): a target that is not in them counts as a miss"
     ]

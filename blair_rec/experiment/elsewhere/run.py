@@ -165,7 +165,7 @@ def listed_scores(
     depth, notes = min(of_test.longest, of_valid.longest), []
     if of_test.longest != of_valid.longest:
         notes.append(
-            f"{of_test.path.name} lists up to {of_test.longest:,} items and {of_valid.path.name} up to "
+            f"{of_test.path.name} lists up to {counted(of_test.longest, 'item')} and {of_valid.path.name} up to "
             f"{of_valid.longest:,}; the second stage reads the first {depth:,} of both"
         )
     if mixed := of_test.ranked != of_valid.ranked:

@@ -65,7 +65,9 @@ def verify(path: Path, folder: Path, part: PartName = "test", masked: bool = Fal
         if masked:
             raise SourceError(f"{path}: a full score matrix serves both protocols; give it as `from`")
         matrix = read_matrix(path, cases)
-        lines = [f"{path}: scores of {cases.n_items - 1:,} items for {cases.called(len(cases))}, both protocols"]
+        lines = [
+            f"{path}: scores of {counted(cases.n_items - 1, 'item')} for {cases.called(len(cases))}, both protocols"
+        ]
         if matrix.skipped:
             lines.append(f"{counted(matrix.skipped, 'row')} of users without a {part} case will be skipped")
         return lines
@@ -74,7 +76,7 @@ def verify(path: Path, folder: Path, part: PartName = "test", masked: bool = Fal
     given = lengths[lengths > 0]
     lines = [
         f"{path}: {counted(len(given), 'list')} for {cases.called(len(cases))}, "
-        f"{given.min()} to {given.max()} items, median {np.median(given):g}"
+        f"{given.min()} to {counted(int(given.max()), 'item')}, median {np.median(given):g}"
     ]
     notes = list_notes(cases, None if masked else lists, lists if masked else None, k)
     tied = (np.diff(lists.case) == 0) & (np.diff(lists.score) == 0)

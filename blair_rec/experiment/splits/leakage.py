@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.names import AFTER_CUTOFF
+from blair_rec.errors import agreed, counted, out_of
 from blair_rec.lines.rejected import REJECTED
 
 if TYPE_CHECKING:  # takes torch and RecBole
@@ -49,25 +50,24 @@ class Leaks:
         if self.before_training:
             notes.append(
                 f"training contains events later than some test cases ({self.later_training or 0:,} of "
-                f"{self.training:,} training events, {self.before_training:,} of {self.tests:,} test cases); set the "
-                "config key `split` (valid_from, test_from) to cut all users at the same times"
+                f"{counted(self.training, 'training event')}, {self.before_training:,} of "
+                f"{counted(self.tests, 'test case')}); set the config key `split` (valid_from, test_from) to cut all "
+                "users at the same times"
             )
         if self.tied:
             share = "shares its" if self.tied == 1 else "share their"
             notes.append(
-                f"{self.tied:,} of {self.tests:,} test targets {share} timestamp with the event before; file order "
-                "decides which is predicted (key `ties`, docs/configuration.md)"
+                f"{self.tied:,} of {counted(self.tests, 'test target')} {share} timestamp with the event before; file "
+                "order decides which is predicted (key `ties`, docs/configuration.md)"
             )
         if self.unseen:
-            verb = "occurs" if self.unseen == 1 else "occur"
             notes.append(
-                f"{self.unseen:,} of {self.tests:,} test targets never {verb} in training, so without text nothing "
-                "is known about them"
+                f"{self.unseen:,} of {counted(self.tests, 'test target')} never {agreed(self.unseen, 'occur')} in "
+                "training, so without text nothing is known about them"
             )
         if self.without_test:
-            verb = "has" if self.without_test == 1 else "have"
             notes.append(
-                f"{self.without_test:,} of {self.users:,} users {verb} no test case: too few events, or none in the "
+                f"{out_of(self.without_test, self.users, 'user', 'have')} no test case: too few events, or none in the "
                 "test period"
             )
         if self.duplicates:
@@ -146,12 +146,12 @@ def text_notes(fields: Sequence[str], texts: Sequence[str]) -> list[str]:
     nearly = f", and {similar - same:,} more differ only in case, punctuation or word order" if similar > same else ""
     if not same:
         return [
-            f"the texts ({', '.join(fields)}) of {similar:,} of {len(texts):,} items differ only in case, punctuation "
-            "or word order from another one, so text can hardly tell these items apart"
+            f"the texts ({', '.join(fields)}) of {out_of(similar, len(texts), 'item', 'differ')} only in case, "
+            "punctuation or word order from another one, so text can hardly tell these items apart"
         ]
     return [
-        f"{same:,} of {len(texts):,} items share identical text ({', '.join(fields)}){nearly}, so text can't tell them "
-        "apart"
+        f"{out_of(same, len(texts), 'item', 'share')} identical text ({', '.join(fields)}){nearly}, so text can't tell "
+        "them apart"
     ]
 
 
@@ -173,12 +173,15 @@ def new_items_notes(config: CompareConfig, cases: NewItemCases | None) -> list[s
     items = cases.known - 1 + len(cases.tokens)
     drawn = "no event before `valid_from`" if config.evaluate.new_items == AFTER_CUTOFF else "drawn by their ids"
     notes = [
-        f"{len(cases.tokens):,} of {items:,} items ({drawn}) and all their events were hidden from training and "
-        f"selection; {len(cases.split):,} more test cases have one of them as target and are measured on their own, as "
-        "new items; histories hold known items alone"
+        f"{len(cases.tokens):,} of {counted(items, 'item')} ({drawn}) and all their events were hidden from training "
+        f"and selection; {counted(len(cases.split), 'more test case')} with one of them as target "
+        f"{agreed(len(cases.split), 'are')} measured apart, as new items; histories hold known items alone"
     ]
     if cases.left_out:
-        notes.append(f"{cases.left_out:,} test cases of new items were left out: no known item comes before the target")
+        notes.append(
+            f"{counted(cases.left_out, 'test case')} of new items {agreed(cases.left_out, 'were')} left out: no known "
+            "item comes before the target"
+        )
     return notes
 
 

@@ -19,7 +19,7 @@ from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.data.hidden import NewItemCases, new_item_cases
 from blair_rec.data.log import LOG_POSITION
 from blair_rec.data.sequences import TrainingSequences, training_sequences
-from blair_rec.errors import BlairRecError, ConfigError, DatasetError
+from blair_rec.errors import BlairRecError, ConfigError, DatasetError, agreed, counted
 from blair_rec.evaluate.metrics import check_k
 from blair_rec.experiment.planning.data_files import features_read
 from blair_rec.lines.rejected import Rejected
@@ -193,9 +193,10 @@ def _check_cases(config: CompareConfig, splits: dict[str, TextSequentialDataset]
 
 def _log_ties(config: CompareConfig, train: TextSequentialDataset) -> None:
     if train.tied_neighbours:
-        pairs = f"{train.tied_neighbours:,} of {train.neighbours:,} pairs of successive events"
+        pairs = f"{train.tied_neighbours:,} of {counted(train.neighbours, 'pair')} of successive events"
         order = "that of the file" if config.ties == "stored" else "random"
-        logger.info("%s have tied timestamps; their order is %s (key `ties`, docs/configuration.md)", pairs, order)
+        have = agreed(train.tied_neighbours, "have")
+        logger.info("%s %s tied timestamps; their order is %s (key `ties`, docs/configuration.md)", pairs, have, order)
 
 
 def _unread_settings(config: CompareConfig, classes: Sequence[type[Any]]) -> tuple[str, ...]:

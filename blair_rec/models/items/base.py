@@ -102,7 +102,9 @@ class ItemSide(nn.Module):
             # An id that isn't shared would get another item's vector. This is checked on the CPU alone, since the check
             # would wait for a GPU; which ids are looked up doesn't depend on the device.
             if ids.device.type == "cpu" and not torch.equal(known[place], ids):
-                raise IndexError(f"{int((known[place] != ids).sum())} looked-up items are not among the shared ids")
+                raise IndexError(
+                    f"looked-up items that are not among the shared ids: {int((known[place] != ids).sum())}"
+                )
             return F.embedding(place, rows)
         return F.embedding(ids, self.weight)
 

@@ -107,7 +107,8 @@ def _cells(
             if not line.strip():
                 continue
             raise SourceError(
-                f"{archive.filename}: line {number} of {name} has {len(cells)} cells, but {count} are expected"
+                f"{archive.filename}: line {number} of {name} has {counted(len(cells), 'cell')}, but {count} are "
+                "expected"
             )
         yield cells
 

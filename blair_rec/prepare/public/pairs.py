@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from blair_rec.errors import ConfigError, SourceError
+from blair_rec.errors import ConfigError, SourceError, counted
 from blair_rec.lines.rejected import REJECTED, Rejected
 from blair_rec.prepare.events import VALID_FROM
 from blair_rec.prepare.folder import Hashes, Tell, is_done, need_room, new_folder, write_record
@@ -79,8 +79,10 @@ def prepare_pairs(
         meta = _meta(sources[1], wanted, rejected, progress)
         count = _write(partial / "pairs.tsv", drawn, meta)
         if not count:
-            raise SourceError(f"no pair is left of {rejected.lines:,} lines; use a larger share or another category")
-        tell(f"pairs: {count:,} about {meta.height:,} items")
+            raise SourceError(
+                f"no pair is left of {counted(rejected.lines, 'line')}; use a larger share or another category"
+            )
+        tell(f"pairs: {count:,} about {counted(meta.height, 'item')}")
         found: dict[str, Any] = {"pairs": count, "rejected_lines": rejected.count}
         write_record(partial, asdict(asked), hashes, found)
     return True

@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from blair_rec.errors import SourceError, first_of
+from blair_rec.errors import SourceError, counted, first_of
 from blair_rec.lines.rejected import REJECTED, Rejected
 from blair_rec.prepare.folder import Hashes, Tell, is_done, need_room, new_folder, write_record
 from blair_rec.prepare.public.sources import in_folder, need, on_hub
@@ -145,7 +145,7 @@ def _graded(sources: list[Path], out: Path, rejected: Rejected, progress: Progre
 
 def _check_items(asked_for: list[str], known: Iterable[str]) -> None:
     if lost := sorted(set(asked_for) - set(known)):
-        raise SourceError(f"queries ask for {len(lost):,} items that are not in the pool (first: {first_of(lost)})")
+        raise SourceError(f"queries ask for {counted(len(lost), 'item')} outside the pool (first: {first_of(lost)})")
 
 
 def _write_line(file: Any, row: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from blair_rec.data.dataset import TextSequentialDataset
-from blair_rec.errors import TrainingError, agreed, counted
+from blair_rec.errors import TrainingError, agreed, counted, out_of
 from blair_rec.ranking.ensemble import Ensemble, Measure, climbed
 from blair_rec.ranking.rerank.features import AVERAGE, behind_lists
 from blair_rec.ranking.rerank.second_stage import Reranker
@@ -230,7 +230,7 @@ def folds_of(user: np.ndarray, cases: np.ndarray) -> np.ndarray:
     found = _folds(user)
     if len(np.unique(found[cases])) < FOLDS:
         raise TrainingError(
-            f"only {len(cases):,} of {counted(len(user), 'validation case')} {agreed(len(cases), 'have')} their "
+            f"only {out_of(len(cases), len(user), 'validation case', 'have')} their "
             f"target among the candidates of the "
             f"second stage, too few for {FOLDS} held-out folds; raise its key `candidates`, or choose other members"
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from blair_rec.config.comparison import load_config
-from blair_rec.errors import ConfigError, SourceError, counted, first_of
+from blair_rec.errors import ConfigError, SourceError, counted, first_of, out_of
 from blair_rec.evaluate.page.cards import CARDS_FILE, read_cards
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE
 from blair_rec.experiment.planning.data_files import data_folder
@@ -55,19 +55,15 @@ class Served:
         if self.hidden_items:
             found.append(
                 f"hidden from this run (evaluate.new_items): {counted(self.hidden_items, 'item')} with "
-                f"{counted(self.hidden_events, 'event')}; they are neither in the histories nor recommended. "
-                "`blair-rec refit` learns them, and --extra-items adds those with a text vector"
+                f"{counted(self.hidden_events, 'event')}: not in the histories, and not recommended. `blair-rec refit` "
+                "learns hidden items, and --extra-items adds those with a text vector"
             )
-        of_users = f"of {self.users:,} users"
         if self.by_popularity:
-            found.append(
-                f"without a known item: {self.by_popularity:,} {of_users}; they got the most popular items, which the "
-                "column by_popularity says"
-            )
+            no_item = out_of(self.by_popularity, self.users, "user", "have")
+            found.append(f"{no_item} no known item and got the most popular items; the column by_popularity says so")
         if self.short:
-            found.append(
-                f"with fewer than {k} items left to recommend: {self.short:,} {of_users}; they have fewer rows"
-            )
+            few = out_of(self.short, self.users, "user", "have")
+            found.append(f"{few} fewer than {counted(k, 'item')} left to recommend, so the file has fewer rows there")
         return found
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from blair_rec.errors import BadRun, ConfigError
+from blair_rec.errors import BadRun, ConfigError, counted
 from blair_rec.evaluate.runs.run_files import HISTORIES_FILE, Histories, read_arrays
 from blair_rec.experiment.loading import Loaded
 from blair_rec.serve.export.factored import factored, tables_in, with_factors
@@ -42,7 +42,8 @@ class Approximation:
                 "items"
             )
         return (
-            f"{said}; {self.overlap * BEST:.1f} of {BEST} best items are the run's own ({self.histories:,} histories)"
+            f"{said}; {self.overlap * BEST:.1f} of {BEST} best items are the run's own "
+            f"({counted(self.histories, 'history', 'histories')})"
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from blair_rec.config.comparison import load_config
 from blair_rec.config.yaml.files import to_yaml
-from blair_rec.errors import BlairRecError
+from blair_rec.errors import BlairRecError, counted
 from blair_rec.evaluate.leaderboard import build_leaderboard
 from blair_rec.evaluate.report import to_markdown
 from blair_rec.evaluate.runs.results import RunResult
@@ -112,8 +112,8 @@ def _data(config: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     hashes = config["run"]["hashes"] or {}
     known = {key: value for key, value in hashes.items() if value}
     lines = [
-        f"{config['run']['dataset']}: {config['items']:,} items; the newest {config['window']:,} items of a history "
-        "are read.",
+        f"{config['run']['dataset']}: {counted(config['items'], 'item')}; the newest "
+        f"{counted(config['window'], 'item')} of a history are read.",
         *(f"- {key} hash: `{value}`" for key, value in known.items()),
     ]
     if result.get("refit"):

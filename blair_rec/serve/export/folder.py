@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import blair_rec
-from blair_rec.errors import ConfigError, OutputError, first_of
+from blair_rec.errors import ConfigError, OutputError, counted, first_of
 from blair_rec.evaluate.runs.run_files import ITEMS_FILE, RESULT_FILE, read_json
 from blair_rec.experiment.loading import Loaded, load_model
 from blair_rec.extras import need
@@ -255,8 +255,8 @@ def _refuse_foreign(folder: Path) -> None:
         ) from None
     if foreign := [name for name in files if name not in ours]:
         raise OutputError(
-            f"{folder} holds {len(foreign)} files that an export does not write (first: {first_of(foreign)}), and they "
-            "would be lost; choose another folder"
+            f"{folder} holds {counted(len(foreign), 'file')} that an export does not write (first: "
+            f"{first_of(foreign)}) and would delete; choose another folder"
         )
     if (folder / CARD).is_file() and sha256_of(folder / CARD) != card:
         raise OutputError(f"{folder / CARD} was changed since it was written, and that would be lost; move it first")

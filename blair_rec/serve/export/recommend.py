@@ -84,7 +84,7 @@ class ExportedModel:
     def rows(self, histories: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
         """The newest items of each history, oldest first, as far as the window reaches: rows [B, L], lengths [B]."""
         if unknown := [item for history in histories for item in history if item not in self.row_of]:
-            raise ValueError(f"{len(unknown)} items of the histories are unknown (first: {unknown[0]!r})")
+            raise ValueError(f"unknown items in the histories: {len(unknown)} (first: {unknown[0]!r})")
         if not histories or not all(map(len, histories)):
             raise ValueError("there are no histories, or some are empty")
         length = np.array([min(len(history), self.window) for history in histories], dtype=np.int64)

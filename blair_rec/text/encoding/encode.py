@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from blair_rec.device import AUTO, choose_device
-from blair_rec.errors import ConfigError, EncodingError, OutputError, StoreError
+from blair_rec.errors import ConfigError, EncodingError, OutputError, StoreError, counted
 from blair_rec.registry import trusting
 from blair_rec.text.catalogue import Catalogue, read_catalogue
 from blair_rec.text.encoding.encoder import CHUNK, SentenceEncoder, TextsDone, distance_from_float32, load_encoder
@@ -143,7 +143,7 @@ def encode_texts(
     if not items.texts:
         of_part = f" of part {shard[0]}/{shard[1]}" if shard else ""
         raise EncodingError(
-            f"none of the {len(items.textless)} items{of_part} has text in {', '.join(template.fields)}; "
+            f"none of the {counted(len(items.textless), 'item')}{of_part} has text in {', '.join(template.fields)}; "
             "choose other fields" + " or fewer parts" * bool(shard)
         )
     if not fresh:

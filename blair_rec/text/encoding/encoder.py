@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from blair_rec.device import moved
-from blair_rec.errors import ConfigError, EncodingError, UnknownEncoder, first_of
+from blair_rec.errors import ConfigError, EncodingError, UnknownEncoder, counted, first_of
 from blair_rec.text.encoding.modules import LOWERCASE, STATIC, Recipe, read_recipe, steps_of
 from blair_rec.text.encoding.quiet import quiet_transformers
 from blair_rec.text.encoding.source import EncoderSource
@@ -111,7 +111,7 @@ class SentenceEncoder(ABC):
         broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
         if broken:
             raise EncodingError(
-                f"{self.source.name} gave NaN or infinity for {len(broken)} of {len(texts)} texts "
+                f"{self.source.name} gave NaN or infinity for {len(broken)} of {counted(len(texts), 'text')} "
                 f"(first: {first_of([repr(texts[row][:60]) for row in broken])}); its weights are probably damaged, "
                 f"or too large for {self.source.dtype}"
             )

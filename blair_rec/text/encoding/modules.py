@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from blair_rec.config.names import POOLINGS
-from blair_rec.errors import ConfigError, UnknownEncoder
+from blair_rec.errors import ConfigError, UnknownEncoder, counted
 
 FLAGS = {
     "pooling_mode_cls_token": "cls",
@@ -237,7 +237,7 @@ def capped_length(recipe: Recipe, asked: int) -> tuple[int, str]:
     folder, limits = recipe.folder, [(asked, "")]
     config = read_json(folder / "config.json")
     if not recipe.static and (positions := positions_of(config)) is not None:
-        limits.append((positions, f"the model's {positions} positions"))
+        limits.append((positions, f"the model's {counted(positions, 'position')}"))
     said = {"max_length in config.json": config.get("max_length")} if recipe.static else {}
     if not recipe.static:
         said["model_max_length in tokenizer_config.json"] = read_json(folder / "tokenizer_config.json").get(

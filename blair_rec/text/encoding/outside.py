@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from blair_rec import registry
-from blair_rec.errors import ConfigError, EncodingError
+from blair_rec.errors import ConfigError, EncodingError, counted
 from blair_rec.text.encoding.encoder import Encoded, SentenceEncoder, TextsDone
 from blair_rec.text.encoding.source import EncoderSource
 
@@ -83,7 +83,7 @@ class OutsideEncoder(SentenceEncoder):
         vectors = np.asarray(self._encoder.encode(list(texts)), dtype=np.float32)
         if vectors.ndim != 2 or len(vectors) != len(texts):
             raise EncodingError(
-                f"{self.source.name} returned an array of shape {list(vectors.shape)} for {len(texts)} texts; `encode` "
-                "has to return one row for each text"
+                f"{self.source.name} returned an array of shape {list(vectors.shape)} for "
+                f"{counted(len(texts), 'text')}; `encode` has to return one row for each text"
             )
         return vectors

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from blair_rec.errors import ConfigError
+from blair_rec.errors import ConfigError, counted
 from blair_rec.extras import need
 from blair_rec.text.search.nearest import Found
 
@@ -35,7 +35,7 @@ class WordIndex:
         self._count = len(texts)
         tokens = _words(texts, return_ids=True)
         if not any(tokens.ids):
-            raise ConfigError(f"none of the {len(texts)} texts contains a word, so BM25 can't search them")
+            raise ConfigError(f"none of the {counted(len(texts), 'text')} contains a word, so BM25 can't search them")
         self._index = bm25s.BM25(k1=K1, b=B)
         self._index.index(tokens, show_progress=False)
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from blair_rec.errors import ConfigError, SourceError, StoreError, first_of
+from blair_rec.errors import ConfigError, SourceError, StoreError, counted, first_of
 from blair_rec.text.catalogue import Value, iter_catalogue, json_row, texts_in
 from blair_rec.text.search.nearest import Found
 from blair_rec.text.store.embeddings import EmbeddingStore
@@ -186,7 +186,7 @@ def item_facts(
         if category := texts_in(record.get("category")):
             categories.setdefault(token, category[0])
     if template and not any(texts):
-        wanted = f"{items} has no text in {', '.join(template.fields)} for any of the {len(store)} items"
+        wanted = f"{items} has no text in {', '.join(template.fields)} for any of the {counted(len(store), 'item')}"
         raise StoreError(f"{wanted} of {store.path}; name the catalogue that was encoded")
     return texts, categories
 
@@ -213,13 +213,16 @@ class Judgement:
             raise ConfigError(f"relevant_from is {relevant_from}; it has to be above 0, the grade of all other items")
         kept = tuple(query for query in queries if max(query.grades.values()) >= relevant_from)
         if not kept:
-            raise ConfigError(f"none of the {len(queries)} queries has an item of grade {relevant_from:g} or more")
+            raise ConfigError(
+                f"none of the {counted(len(queries), 'query', 'queries')} has an item of grade {relevant_from:g} or "
+                "more"
+            )
         judgement = cls(kept, tuple(_by_row(query, store) for query in kept), relevant_from)
         lost, relevant = judgement.lost, sum(map(len, judgement.relevant))
         if lost * 2 > relevant:
             known = ", ".join(store.tokens.at(range(min(3, len(store)))))
             raise StoreError(
-                f"the store {store.path} has no vector for {lost} of {relevant} relevant items (first: "
+                f"the store {store.path} has no vector for {lost} of {counted(relevant, 'relevant item')} (first: "
                 f"{first_of(list(kept[0].grades))}; the store has: {known}); encode the items that are graded"
             )
         return judgement

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from blair_rec.errors import ConfigError, StoreError
+from blair_rec.errors import ConfigError, StoreError, out_of
 from blair_rec.text.store.embeddings import EmbeddingStore, as_float32
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def checked_queries(queries: np.ndarray | Sequence[Any], store: EmbeddingStore, 
     if found.ndim != 2 or found.shape[1] != store.text_dim:
         raise StoreError(f"queries have the shape {list(found.shape)}; this store needs [queries, {store.text_dim}]")
     if broken := int((~np.isfinite(found).all(axis=1)).sum()):
-        raise StoreError(f"{broken} of {len(found)} queries hold NaN or infinity")
+        raise StoreError(f"{out_of(broken, len(found), 'query', 'hold', 'queries')} NaN or infinity")
     check_k(k)
     if metric == "cosine":
         lengths = np.linalg.norm(found, axis=1, keepdims=True)

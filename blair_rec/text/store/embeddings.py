@@ -14,7 +14,16 @@ from typing import Any, get_args
 import numpy as np
 
 from blair_rec.config.names import MissingText
-from blair_rec.errors import ConfigError, MissingEmbeddings, StoreError, TextlessItems, agreed, counted, first_of
+from blair_rec.errors import (
+    ConfigError,
+    MissingEmbeddings,
+    StoreError,
+    TextlessItems,
+    agreed,
+    counted,
+    first_of,
+    out_of,
+)
 from blair_rec.files import sha256_of
 from blair_rec.text.tokens import NO_DIGESTS, DigestIndex, Digests, TokenTable
 
@@ -80,7 +89,7 @@ class EmbeddingStore:
         if vectors.ndim != 2 or vectors.dtype != np.float32:
             raise StoreError(f"vectors are {vectors.dtype} {vectors.shape}; they have to be float32 [rows, text_dim]")
         if len(item_tokens) != len(vectors):
-            raise StoreError(f"{len(item_tokens)} item tokens for {len(vectors)} vectors")
+            raise StoreError(f"{counted(len(item_tokens), 'item token')} for {counted(len(vectors), 'vector')}")
         return cls(token_table(item_tokens, textless), vectors, **other)
 
     def __len__(self) -> int:
@@ -142,7 +151,7 @@ class EmbeddingStore:
         if len(unknown) * 2 > len(item_tokens):
             raise StoreError(
                 f"{self._where} belongs to another catalogue: it has {len(item_tokens) - len(unknown)} of the "
-                f"{len(item_tokens)} items (missing: {first_of(unknown)}; it has: "
+                f"{counted(len(item_tokens), 'item')} (missing: {first_of(unknown)}; it has: "
                 f"{first_of(self.tokens.at(range(min(3, len(self)))))}); encode the data set's own items"
             )
         if missing_text == "error":
@@ -151,7 +160,9 @@ class EmbeddingStore:
             if textless := [item_tokens[at] for at in np.flatnonzero(rows >= len(self)).tolist()]:
                 raise TextlessItems(textless, wanted=len(item_tokens))
         if len(rows) and not has_vector.any():
-            raise StoreError(f"{self._where} has no vector for any of the {len(rows)} items; choose more text fields")
+            raise StoreError(
+                f"{self._where} has no vector for any of the {counted(len(rows), 'item')}; choose more text fields"
+            )
         return np.where(has_vector, rows, -1)
 
     @property
@@ -216,7 +227,9 @@ def open_store(path: str | Path, verify: bool = True) -> EmbeddingStore:
     except OSError as error:
         raise StoreError(f"{path / TOKENS} can't be read ({error.strerror}); encode again") from error
     if size != ends[-1]:
-        raise StoreError(f"{path / TOKENS} is cut off or damaged ({size} bytes, not {ends[-1]}); encode again")
+        raise StoreError(
+            f"{path / TOKENS} is cut off or damaged ({counted(size, 'byte')}, not {ends[-1]:,}); encode again"
+        )
     cut = header.get("cut")
     cut_rows = None if cut is None else _mapped(path / CUT, "|b1", (rows,))
     blob = np.memmap(path / TOKENS, np.uint8, "r") if size else np.empty(0, np.uint8)
@@ -237,7 +250,7 @@ def open_store(path: str | Path, verify: bool = True) -> EmbeddingStore:
         path=path,
     )
     if verify and (broken := sum(int((~np.isfinite(block).all(axis=1)).sum()) for block in store.blocks())):
-        raise StoreError(f"{path}: {broken} of {len(store)} vectors hold NaN or infinity; encode again")
+        raise StoreError(f"{path}: {out_of(broken, len(store), 'vector', 'hold')} NaN or infinity; encode again")
     return store
 
 

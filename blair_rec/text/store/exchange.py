@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from blair_rec.errors import OutputError, StoreError, first_of
+from blair_rec.errors import OutputError, StoreError, agreed, first_of, out_of
 from blair_rec.extras import need
 from blair_rec.files import partial_of, replace_file
 from blair_rec.text.store.embeddings import EmbeddingStore
@@ -111,8 +111,8 @@ def _write_parquet(store: EmbeddingStore, path: Path) -> None:
 def _write_itememb(store: EmbeddingStore, path: Path) -> None:
     if odd := [token for token in store.item_tokens if not token or set(token) & set("\t\n\r")]:
         raise StoreError(
-            f"{len(odd)} of {len(store)} item tokens are empty or hold a tab or line end (first: {odd[0]!r}), which "
-            "RecBole's files can't hold; export to .npy or .parquet"
+            f"{out_of(len(odd), len(store), 'item token', 'are')} empty or {agreed(len(odd), 'hold')} a tab or line "
+            f"end (first: {odd[0]!r}), which RecBole's files can't hold; export to .npy or .parquet"
         )
     with _open(path, "w") as file:
         file.write(RECBOLE_HEADER)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from blair_rec.errors import StoreError, agreed, counted, first_of
+from blair_rec.errors import StoreError, agreed, counted, first_of, out_of
 from blair_rec.extras import need
 from blair_rec.text.store.embeddings import EmbeddingStore
 from blair_rec.text.store.exchange import ITEM, PAD, RECBOLE_HEADER, VECTOR, beside_of
@@ -67,14 +67,14 @@ def _refuse_broken(path: Path, item_tokens: Sequence[str], vectors: np.ndarray) 
     """Raise StoreError if there are no vectors, or if they have no numbers or are not finite."""
     if not vectors.size:
         raise StoreError(
-            f"{path} holds {vectors.shape[0]} vectors of width {vectors.shape[1]}; there is nothing to store"
+            f"{path} holds {counted(vectors.shape[0], 'vector')} of width {vectors.shape[1]}; there is nothing to store"
         )
     broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
     if broken:
         first = ", ".join(f"row {row + 1}, item {item_tokens[row]!r}" for row in broken[:3])
         raise StoreError(
-            f"{path}: {len(broken)} of {len(vectors)} vectors hold NaN, infinity, or numbers too large for float32 "
-            f"(first: {first}); leave these items out, or make their vectors again"
+            f"{path}: {out_of(len(broken), len(vectors), 'vector', 'hold')} NaN, infinity, or numbers too large for "
+            f"float32 (first: {first}); leave those items out, or make new vectors for them"
         )
 
 
@@ -121,7 +121,8 @@ def _read_npy(path: Path, ids: Path) -> Read:
         )
     if len(array) != len(item_tokens):
         raise StoreError(
-            f"{path} holds {len(array)} rows, but {ids} has {len(item_tokens)} item ids{_padding(array, item_tokens)}"
+            f"{path} holds {counted(len(array), 'row')}, but {ids} has "
+            f"{counted(len(item_tokens), 'item id')}{_padding(array, item_tokens)}"
         )
     with np.errstate(over="ignore"):  # what is too large becomes infinite, which is refused
         return item_tokens, array.astype(np.float32)
@@ -263,15 +264,15 @@ def _read_feature(path: Path, ids: Path) -> Read:
     size = path.stat().st_size
     if not items or size == 0 or size % (4 * items):
         raise StoreError(
-            f"{path} holds {size} bytes, which is not a whole number of float32 vectors for the {items} items of "
-            f"{ids}: the two files don't belong together, or one is cut off"
+            f"{path} holds {counted(size, 'byte')}, which is not a whole number of float32 vectors for the "
+            f"{counted(items, 'item')} of {ids}: the two files don't belong together, or one is cut off"
         )
     flat = np.fromfile(path, "<f4")
     width = len(flat) // (items + 1)
     if len(flat) % (items + 1) == 0 and not flat[:width].any() and flat[width : 2 * width].any():
         raise StoreError(
-            f"{path} begins with {width} zeros, and its size is that of {items + 1} vectors: the first row is that of "
-            "a padding item, which this format leaves out; write the file without that row"
+            f"{path} begins with {counted(width, 'zero')}, and its size is that of {counted(items + 1, 'vector')}: the "
+            "first row is that of a padding item, which this format leaves out; write the file without that row"
         )
     # Row = id - 1: upstream writes no row for the padding.
     return _tokens([token for _, token in by_id[1:]], str(ids)), flat.reshape(items, -1)
@@ -295,8 +296,8 @@ def _read_itememb(path: Path, _: Path) -> Read:
                 vector = np.array([_number(text, path, number) for text in numbers.split(" ")], dtype=np.float64)
                 if vectors and len(vector) != len(vectors[0]):
                     raise StoreError(
-                        f"{path}, line {number}: {len(vector)} numbers, where line 2 has {len(vectors[0])}; all "
-                        "vectors need the same width"
+                        f"{path}, line {number}: {counted(len(vector), 'number')}, where line 2 has {len(vectors[0])}; "
+                        "all vectors need the same width"
                     )
                 values.append(token)
                 with np.errstate(over="ignore"):

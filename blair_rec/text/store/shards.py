@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from blair_rec.errors import ConfigError, StoreError, agreed, counted, first_of
+from blair_rec.errors import ConfigError, StoreError, agreed, counted, first_of, out_of
 from blair_rec.files import replace_file, sha256_of
 from blair_rec.text.store.embeddings import BLOCK, ON_DISK, EmbeddingStore, open_store
 from blair_rec.text.store.writer import at_work_on, put_store, refuse_replacing
@@ -214,15 +214,17 @@ def _in_order(stores: Sequence[EmbeddingStore]) -> list[EmbeddingStore]:
     (parts,) = counts
     if lacking := [f"{part}/{parts}" for part in range(parts) if (part, parts) not in by_part]:
         raise StoreError(
-            f"{len(lacking)} of {counted(parts, 'part')} {agreed(len(lacking), 'are')} missing "
-            f"({first_of(lacking)}); encode them, then merge"
+            f"{out_of(len(lacking), parts, 'part', 'are')} missing ({first_of(lacking)}); encode them, then merge"
         )
     if old := [str(store.path) for store in stores if store.whole is None]:
         raise StoreError(
-            f"{len(old)} of {parts} parts were written by an older version ({first_of(old)}) and don't say which "
-            "catalogue they are part of; encode them again with the same command: their vectors are kept"
+            f"{out_of(len(old), parts, 'part', 'were')} written by an older version "
+            f"({first_of(old)}), which did not note the catalogue; encode again with the same command: all vectors "
+            "are kept"
         )
-    wholes = {f"{store.path} of {store.whole['items']} items": store.whole for store in stores if store.whole}
+    wholes = {
+        f"{store.path} of {counted(store.whole['items'], 'item')}": store.whole for store in stores if store.whole
+    }
     if any(whole != stores[0].whole for whole in wholes.values()):
         raise StoreError(
             f"these are parts of different catalogues, or of one that has changed ({first_of(list(wholes), 9)}); "

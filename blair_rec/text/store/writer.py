@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from blair_rec.errors import OutputError, StoreError
+from blair_rec.errors import OutputError, StoreError, counted, out_of
 from blair_rec.files import partial_of, put_in_place, real_place, refuse_foreign, sha256_of, tidy, work_beside
 from blair_rec.text.store.embeddings import (
     BLOCK,
@@ -169,9 +169,11 @@ def _write_vectors(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, i
 
     checksum = _write(path, write)
     if broken:
-        raise StoreError(f"{len(broken)} of {shape[0]} vectors hold NaN or infinity (first rows: {broken[:3]})")
+        raise StoreError(
+            f"{out_of(len(broken), shape[0], 'vector', 'hold')} NaN or infinity (first rows: {broken[:3]})"
+        )
     if written != shape[0]:
-        raise StoreError(f"{written} vectors for {shape[0]} item tokens")
+        raise StoreError(f"{counted(written, 'vector')} for {counted(shape[0], 'item token')}")
     return checksum
 
 

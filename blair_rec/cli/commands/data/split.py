@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blair_rec.cli.terminal import Console, say
-from blair_rec.errors import ConfigError, counted
+from blair_rec.errors import ConfigError, agreed, counted
 
 if TYPE_CHECKING:  # imported when the command runs, so that --help is quick
     from blair_rec.config.comparison import CompareConfig
@@ -57,7 +57,10 @@ def _split(options: argparse.Namespace, console: Console) -> None:
     words = ", ".join(counted(counts[name], noun) for name, noun in nouns.items())
     say(console, f"{options.out}: {words}")
     if tied := counts["successive_events_with_tied_times"]:
-        pairs = f"{tied:,} of {counts['successive_events']:,} pairs of successive events have tied timestamps"
+        pairs = (
+            f"{tied:,} of {counted(counts['successive_events'], 'pair')} of successive events {agreed(tied, 'have')} "
+            "tied timestamps"
+        )
         say(console, f"{pairs}; keep the order of the files (ties: {manifest['ties']})")
     if why := manifest.get("recbole"):
         say(console, f"RecBole's files were {why}")

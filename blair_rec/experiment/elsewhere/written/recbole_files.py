@@ -9,6 +9,7 @@ from typing import Any
 
 from blair_rec.config.yaml.files import to_yaml
 from blair_rec.data.dataset import TextSequentialDataset
+from blair_rec.errors import agreed, counted
 from blair_rec.experiment.elsewhere.cases import tokens_of
 from blair_rec.experiment.elsewhere.lists import ITEM
 from blair_rec.lines.atomic import quoted
@@ -38,7 +39,10 @@ def write_recbole_files(
     test = splits["test"]
     tokens = [token for field in (test.uid_field, test.iid_field) for token in tokens_of(test, field)[1:]]
     if odd := [token for token in tokens if re.search(r"\s", token)]:
-        return f"not written: {len(odd):,} ids contain white space (first: {odd[0]!r}), which separates items there"
+        return (
+            f"not written: {counted(len(odd), 'id')} {agreed(len(odd), 'contain')} white space (first: {odd[0]!r}), "
+            "which separates items there"
+        )
     folder = partial / RECBOLE / name
     folder.mkdir(parents=True)
     for part, split in splits.items():
