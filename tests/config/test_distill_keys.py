@@ -17,6 +17,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "divided": {"scorer": "sequential_rules", "options": {"target_power": 0.5}},
     "popular": {"scorer": "popularity"},
     "all": {"average": ["delta", "rules"]},
+    "near": {"scorer": "last_item"},
+    "untrained": {"average": ["rules", "near"]},
     "counts": {"average": ["id", "popular"]},
     "second": {"rerank": ["id", "rules"]},
     "other": {"from": "lists.csv"},
@@ -28,14 +30,14 @@ def config_of(**more: Any) -> CompareConfig:
     return read_config({"dataset": "tiny", "text": {"fields": ["title"]}, "variants": {**VARIANTS, **more}})
 
 
-@pytest.mark.parametrize("teacher", ["all", "rules", "delta", "id", "shuffled"])
+@pytest.mark.parametrize("teacher", ["all", "rules", "delta", "id", "shuffled", "untrained"])
 @pytest.mark.parametrize("items", ["id", "text_delta"])
 def test_any_item_side_learns_from_averages_models_and_rules(teacher: str, items: str) -> None:
     config = config_of(student={"items": items, "distill": teacher, "distill_weight": 0.5})
     assert run_setup(config, "student", 1)["distill"] == {
         "teacher": teacher, "run": f"{teacher}-1", "weight": 0.5, "temperature": 1.0, "items": 100
     }  # fmt: skip
-    assert config.behind("student") == ((teacher, "delta", "rules") if teacher == "all" else (teacher,))
+    assert config.behind("student") == (teacher, *config.variants[teacher].members)
 
 
 @pytest.mark.parametrize(
@@ -45,13 +47,24 @@ def test_any_item_side_learns_from_averages_models_and_rules(teacher: str, items
         ({"distill": "al"}, r"variants.student.distill is 'al'; did you mean 'all'"),
         (
             {"distill": "student"},
-            r"names 'student', which learns from a teacher itself; name a teacher without distill",
+            r"names 'student', which learns from a teacher itself; a teacher is a model without distill, a scorer",
         ),
-        ({"distill": "second"}, r"names 'second', a second stage, whose trees are fitted on validation cases"),
-        ({"distill": "other"}, r"names 'other', trained elsewhere: another system's scores are not for the training"),
+        (
+            {"distill": "second"},
+            r"names 'second', a second stage, .* order some items alone; a teacher is a model",
+        ),
+        (
+            {"distill": "other"},
+            r"names 'other', trained elsewhere: .* training positions; a teacher is a model",
+        ),
         (
             {"distill": "counts"},
             r"names 'counts' with its member 'popular', whose scorer popularity counts the training",
+        ),
+        (
+            {"distill": "popular"},
+            r"names 'popular', .* the position to predict included; a teacher is a model without distill, a scorer "
+            r"\(sequential_rules, last_item, mean_history, recent_history\), or an average of these",
         ),
         ({"distill": "divided"}, r"names 'divided', whose rules have a target_power"),
         ({"distill": "all", "items": "text", "control": "shuffle"}, r"so control: shuffle is no control"),

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from blair_rec.config.yaml.files import one_of
+from blair_rec.registry import TEXT_SCORERS
 
 if TYPE_CHECKING:
     from blair_rec.config.variant import VariantConfig
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
 COUNTED = ("popularity", "markov", "text_rules")
 """Our scorers that count the training split and can't be counted again without one user. The other one that counts,
 `sequential_rules`, can."""
+CAN_TEACH = (
+    "a teacher is a model without distill, a scorer (sequential_rules, "
+    f"{', '.join(one for one in TEXT_SCORERS if one not in COUNTED)}), or an average of these"
+)
+"""What a message says that a teacher has to be."""
 
 
 def teacher_problems(variants: Mapping[str, VariantConfig], student: VariantConfig) -> Iterator[str]:
@@ -27,20 +33,20 @@ def teacher_problems(variants: Mapping[str, VariantConfig], student: VariantConf
     if teacher.rerank:
         yield (
             f".distill names {name!r}, a second stage, whose trees are fitted on validation cases and order some items "
-            "alone; name an average of its members"
+            f"alone; {CAN_TEACH}"
         )
         return
     parts = {member: variants[member] for member in teacher.average if member in variants} or {name: teacher}
     for part, variant in parts.items():
         through = f"{name!r}" if part == name else f"{name!r} with its member {part!r}"
         if variant.distill is not None:
-            why = "which learns from a teacher itself; name a teacher without distill"
+            why = f"which learns from a teacher itself; {CAN_TEACH}"
         elif variant.is_elsewhere:
-            why = "trained elsewhere: another system's scores are not for the training positions"
+            why = f"trained elsewhere: another system's scores are not for the training positions; {CAN_TEACH}"
         elif variant.scorer in COUNTED:
             why = (
-                f"whose scorer {variant.scorer} counts the training split, the position to predict included; of these "
-                "scorers only sequential_rules can be counted without a user"
+                f"whose scorer {variant.scorer} counts the training split, the position to predict included; "
+                f"{CAN_TEACH}"
             )
         elif variant.scorer == "sequential_rules" and variant.options.get("target_power"):
             why = "whose rules have a target_power, so they can't be counted without a user; leave target_power out"
