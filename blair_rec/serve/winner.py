@@ -42,12 +42,11 @@ class Chosen:
         found: dict[Path, float] = {}
         for run in self.runs:
             raw = read_json(run.folder, RESULT_FILE)
-            if members := raw["setup"].get("rerank"):
+            if raw["setup"].get("rerank"):
                 raise ConfigError(
                     f"{self.variant} is a second stage (rerank), which can't be refitted: its trees are fitted on "
                     f"validation events, on which a refit trains its members. Use the run as it is ({run.folder}, with "
-                    f"`blair-rec recommend` or blair_rec.load), or name another variant with --variant, such as an "
-                    f"average of {', '.join(members)}"
+                    f"`blair-rec recommend` or blair_rec.load), or {self._another()}"
                 )
             folders = member_folders(run.folder, raw["setup"])
             weights = [raw["weights"][name] for name in raw["setup"]["average"]] if folders else [1.0]
@@ -60,9 +59,20 @@ class Chosen:
                     f"{folder.name} is a student (distill), which can't be refitted: its teacher, {said['teacher']}, "
                     "has no lists for the validation and test events, on which a refit trains. Use the run as it is "
                     f"({self.runs[0].folder}, with `blair-rec recommend`, `blair-rec export` or blair_rec.load), or "
-                    "name another variant with --variant"
+                    f"{self._another()}"
                 )
         return kept
+
+    def _another(self) -> str:
+        """What to refit instead, with the command for it: a single run takes no --variant, its comparison does."""
+        names = [name for name in self.config.variants if self._can_be_refitted(name)]
+        known = f" (possible: {first_of(names)})" if names else ""
+        return f"refit another variant{known}: `blair-rec refit {self.comparison} --variant NAME -o DIR`"
+
+    def _can_be_refitted(self, name: str) -> bool:
+        variant = self.config.variants[name]
+        parts = [variant, *(self.config.variants[member] for member in variant.average)]
+        return not any(part.rerank or part.distill or part.is_elsewhere or part.control for part in parts)
 
 
 def choose(run: Path, variant: str | None = None, seeds: Sequence[int] | None = None) -> Chosen:

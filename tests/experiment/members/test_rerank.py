@@ -345,7 +345,8 @@ def test_export_refit_and_vectors_refuse_it_and_say_what_to_do(finished: Finishe
     ):
         export_run(run, tmp_path / "exported")
     with pytest.raises(
-        ConfigError, match=r"second is a second stage .rerank., which can't be refitted: .* --variant, su"
+        ConfigError,
+        match=r"second is a second stage .rerank., which can't be refitted: .*out --variant NAME -o DIR`$",
     ):
         blair_rec.refit(run, tmp_path / "refitted")
     with pytest.raises(ConfigError, match=r"second is a second stage"):

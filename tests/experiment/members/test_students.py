@@ -151,6 +151,10 @@ def test_a_refit_of_a_student_or_of_its_average_is_refused(
     for variant in ("student", "mix"):
         with pytest.raises(ConfigError, match=r"student-1 is a student \(distill\), which can't be refitted"):
             refit(out, tmp_path / "refit", variant=variant)
+    with pytest.raises(ConfigError) as raised:  # of a single run, --variant can't choose another one
+        refit(out / "runs" / "student-1", tmp_path / "refit")
+    assert "refit another variant (possible: " in str(raised.value)
+    assert str(raised.value).endswith(f"`blair-rec refit {out.resolve()} --variant NAME -o DIR`")
 
 
 def test_a_model_with_the_loss_of_recbole_cannot_be_a_student(tiny: Path, encoder: Path, tmp_path: Path) -> None:
