@@ -133,7 +133,7 @@ def open_pairs(
     own = np.flatnonzero(pairs.item_keys == (-1 if pairs.negative_keys is None else pairs.negative_keys))
     if len(own):
         raise PairsError(
-            f"{path}: {len(own)} of {total} pairs have their own item as {hard_negative} "
+            f"{path}: {out_of(len(own), total, 'pair', 'have')} the pair's own item as {hard_negative} "
             f"({first_of([f'row {row + 1}' for row in own[:3]])}); name a similar but wrong item there, or leave those "
             "rows out"
         )

@@ -159,7 +159,7 @@ def _trained(
         logger.info(
             "training on %s of %s, %d held out%s",
             counted(len(training), "pair"), counted(training.n_items, "item"), len(held_out),
-            f", {shared} left out because they share a text with a held-out item" * bool(shared),
+            f", {shared} left out for sharing a text with a held-out item" * bool(shared),
         )  # fmt: skip
         if checkpoint:
             logger.info("training goes on after step %d, from its checkpoint", step_of(checkpoint))

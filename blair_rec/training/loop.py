@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from blair_rec.training.checkpoint import load_training, save_training
 from blair_rec.training.epochs import EpochSteps, StepLosses
 from blair_rec.training.losses import check_finite
 from blair_rec.training.optimizer import LearningRate, RowAdam
+
+logger = logging.getLogger("blair_rec")
 
 READ_TOGETHER = {"cpu": 1, "cuda": 32}
 """Number of steps whose losses are read together, by kind of device."""
@@ -135,9 +138,8 @@ def fit(
     """Train until more than `train.patience` validations in a row bring no new best; then restore the best weights.
 
     `checkpoint` is written after every epoch. If the file exists, training resumes from it, bit for bit as if it had
-    never stopped. With several
-    processes, only the first one validates and writes. `until` is an epoch to stop after for now; training can later
-    resume from the checkpoint.
+    never stopped. With several processes, only the first one validates and writes. `until` is an epoch to stop after
+    for now; training can later resume from the checkpoint.
 
     Raises:
         TrainingError: a loss that is not finite.
@@ -153,6 +155,8 @@ def fit(
         history = [Epoch(**epoch) for epoch in state["history"]]
         best_epoch, best_value, without_best = state["best_epoch"], state["best_value"], state["without_best"]
         rate.go_on_from(state["steps"])
+        if until is None:  # tuning goes on from every checkpoint that it asked for
+            logger.info("training goes on after epoch %d, from its checkpoint", len(history))
     last = train.epochs if until is None else min(until, train.epochs)
     for epoch in range(len(history) + 1, last + 1):
         if without_best > train.patience:

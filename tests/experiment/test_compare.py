@@ -254,14 +254,18 @@ def test_the_same_config_in_another_folder_gives_the_same_ranks(finished: Finish
     assert_same_ranks(tmp_path / "again", finished.out)
 
 
-def test_an_interrupted_comparison_keeps_finished_runs_and_resumes(finished: Finished, tmp_path: Path) -> None:
+def test_an_interrupted_comparison_keeps_finished_runs_and_resumes(
+    finished: Finished, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     out, listener = tmp_path / "out", InterruptedIn(epoch=6)  # the second epoch of the third run
     with pytest.raises(KeyboardInterrupt):
         compare(finished.config, out, listener=listener)
     assert listener.finished_runs == ALL[:2] and listener.started_runs == ALL[:3]
     assert sorted(path.name for path in (out / "runs").iterdir()) == sorted([*ALL[:2], f".{ALL[2]}.training"])
     rest = Recorder()
-    compare(finished.config, out, listener=rest)
+    with caplog.at_level(logging.INFO, "blair_rec"):
+        compare(finished.config, out, listener=rest)
+    assert "training goes on after epoch 1, from its checkpoint" in caplog.messages
     assert rest.started_runs == ALL[2:] and rest.encoded == []
     assert rest.epochs == finished.listener.epochs - 5, "the epochs before the interrupted one are trained again"
     assert_same_ranks(out, finished.out)
