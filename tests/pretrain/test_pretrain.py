@@ -543,7 +543,7 @@ def test_a_hard_negative_that_is_the_item_itself_is_an_error(tmp_path: Path) -> 
     path = tmp_path / "pairs.tsv"
     rows = ["one\titem a\titem a\t1", "two\titem b\titem a\t2", "three\titem a, red\titem a\t1"]
     path.write_text("\n".join(["review\tmeta\twrong\tid", *rows]), encoding="utf-8")
-    with pytest.raises(PairsError, match=r"1 of 3 pairs have the pair's own item as wrong \(row 1\)"):
+    with pytest.raises(PairsError, match=r"1 of 3 pairs has the pair's own item as wrong \(row 1\)"):
         open_pairs(path, "review", "meta", hard_negative="wrong")
     with pytest.raises(PairsError, match=r"2 of 3 pairs have the pair's own item as wrong \(row 1, row 3\)"):
         open_pairs(path, "review", "meta", item_id="id", hard_negative="wrong")
