@@ -142,7 +142,11 @@ class RecboleWay:
 
     def __init__(self, model: Any, loader: Any) -> None:
         self.model, self.loader = model, loader
-        self.generators = {"loader": loader.generator}
+
+    @property
+    def generators(self) -> Mapping[str, torch.Generator]:
+        """The generator of the loader."""
+        return {"loader": self.loader.generator}
 
     def __len__(self) -> int:
         return len(self.loader)
