@@ -102,6 +102,20 @@ def test_a_step_needs_no_number_and_no_other_device(tmp_path: Path, max_length: 
     assert loss.device.type == "meta"
 
 
+@pytest.mark.parametrize("max_length", [3, 8])
+def test_texts_without_padding_have_no_mask_so_that_the_fastest_attention_takes_them(
+    tmp_path: Path, max_length: int
+) -> None:
+    folder = build_encoder(tmp_path / "encoder")
+    collator, pairs = a_batch(folder)
+    model, masks = a_model(folder), []
+    model.encoder.register_forward_pre_hook(
+        lambda module, args, given: masks.append(given["attention_mask"]), with_kwargs=True
+    )
+    model(**type(collator)(collator.tokenizer, max_length, 0.3, 0)(pairs))
+    assert [mask is None for mask in masks] == [max_length == 3] * 2, "the texts, and those with masked words"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_mask_hides_the_padding_as_that_of_transformers_does(kind: str) -> None:
     config: PretrainedConfig = KINDS[kind]
