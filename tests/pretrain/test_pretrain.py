@@ -732,7 +732,12 @@ def test_fresh_replaces_what_a_pretraining_wrote_and_nothing_else(encoder: Path,
     with pytest.raises(OutputError, match="files that this command did not write"):
         pretrain(small(pairs), encoder, "mean", out, fresh=True)
     (out / "pretraining.json").write_text(record, encoding="utf-8")
-    (out / "thesis.txt").unlink()
+    (out / "thesis.txt").rename(out / "1_Pooling" / "thesis.txt")
+    with pytest.raises(
+        OutputError, match=r"holds 1 file that this command did not write \(first: 1_Pooling/thesis.txt\)"
+    ):
+        pretrain(small(pairs), encoder, "mean", out, fresh=True)
+    (out / "1_Pooling" / "thesis.txt").unlink()
     work = tmp_path / ".out.training"
     (work / "checkpoint-1").mkdir(parents=True)
     with pytest.raises(OutputError, match="holds checkpoint-1 but no .lock or identity.json"):
