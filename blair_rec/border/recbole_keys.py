@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,9 +182,10 @@ def _out_of_range(given: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key} is {value!r}; it must be a whole number of at least 1"
         if key.endswith("dropout_prob") and not 0 <= value <= 1:
             yield f"{key} is {value!r}; it must be between 0 and 1"
-        low, high = RANGES.get(key, (value, value))
-        if not low <= value <= high:
-            yield f"{key} is {value!r}; it must be between {low:g} and {high:,.15g}"
+        low, high = RANGES.get(key, (-inf, inf))
+        if not low <= value <= high:  # nan is in no range
+            cure = f"it must be between {low:g} and {high:,.15g}" if key in RANGES else "give a number"
+            yield f"{key} is {value!r}; {cure}"
 
 
 def only_in_recbole(given: Mapping[str, Any]) -> list[str]:

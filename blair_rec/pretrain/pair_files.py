@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from blair_rec.errors import SEPARATORS, CatalogueError, PairsError, agreed, counted, encoding_hint, separator_hint
+from blair_rec.errors import SEPARATORS, CatalogueError, PairsError, counted, encoding_hint, separator_hint
 from blair_rec.extras import need
-from blair_rec.lines.swallowed import rows_inside
+from blair_rec.lines.swallowed import swallowed
 from blair_rec.text.catalogue import json_row, texts_in
 
 Reader = tuple[Callable[[int], list[str]], Iterator[list[str]]]
@@ -189,13 +189,8 @@ def _refuse_swallowed(lines: _Lines, start: int, number: int, width: int) -> Non
     with lines.path.open("rb") as file:
         file.seek(start)
         taken = file.read(lines.at - start).decode("utf-8").rstrip("\r\n").split("\n")
-    if rows := rows_inside(taken, width):
-        raise PairsError(
-            f"{lines.path}, line {number}: a quotation mark opens a cell here that closes in line {lines.number}, and "
-            f"{rows} of the {counted(len(taken) - 2, 'line')} between {agreed(rows, 'look')} like "
-            f"{'rows of their own' if rows != 1 else 'a row of its own'}; double the mark inside a "
-            "quoted cell, or take it out"
-        )
+    if problem := swallowed(taken, width, lines.number):
+        raise PairsError(f"{lines.path}, line {number}: {problem}")
 
 
 def _at(places: Sequence[int], cells: Sequence[str], header: Sequence[str], where: str) -> list[str]:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from blair_rec.errors import CatalogueError, agreed, counted, separator_hint
+from blair_rec.errors import CatalogueError, counted, separator_hint
 from blair_rec.lines.atomic import AtomicFile
-from blair_rec.lines.swallowed import rows_inside
+from blair_rec.lines.swallowed import swallowed
 
 Value: TypeAlias = "str | bool | list[Any] | dict[str, Any] | None"
 """The value of an item's field, as the file holds it."""
@@ -255,14 +255,8 @@ def _table_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             else:
                 rows = csv.reader(noted(file), strict=True)
             for cells in rows:
-                if len(taken) > 2 and (swallowed := rows_inside(taken, len(cells))):
-                    raise CatalogueError(
-                        f"{path}, line {line + 1}: a quotation mark opens a cell here that closes in line "
-                        f"{rows.line_num}, and {swallowed} of the {counted(len(taken) - 2, 'line')} between "
-                        f"{agreed(swallowed, 'look')} like "
-                        f"{'rows of their own' if swallowed != 1 else 'a row of its own'}; double the mark inside a "
-                        "quoted cell, or take it out"
-                    )
+                if len(taken) > 2 and (problem := swallowed(taken, len(cells), rows.line_num)):
+                    raise CatalogueError(f"{path}, line {line + 1}: {problem}")
                 taken.clear()
                 line = rows.line_num
                 yield line, cells

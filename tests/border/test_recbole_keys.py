@@ -146,6 +146,7 @@ def test_any_other_mode_has_no_effect_and_is_refused(mode: Any) -> None:
         ({"initializer_range": 1e30}, "initializer_range is 1e+30; it must be between 1e-06 and 1,000"),
         ({"layer_norm_eps": 0}, "layer_norm_eps is 0; it must be between 1e-30 and 1"),
         ({"layer_norm_eps": float("nan")}, "layer_norm_eps is nan; it must be between 1e-30 and 1"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan; give a number"),
         ({"loss_type": "BCE"}, "loss_type is 'BCE'; known: CE, BPR"),
         (
             {"train_neg_sample_args": {}},

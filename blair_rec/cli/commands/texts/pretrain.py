@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ def add(commands: Any) -> None:
 
 def _pretrain(options: argparse.Namespace, console: Console) -> None:
     need("accelerate", "pretrain", "pre-training")
+    from blair_rec.pretrain.resuming import is_first
     from blair_rec.pretrain.settings import read_pretrain_config
     from blair_rec.pretrain.train import pretrain
     from blair_rec.text.encoding.modules import STATIC
@@ -53,15 +53,14 @@ def _pretrain(options: argparse.Namespace, console: Console) -> None:
             f"pooling {source.pooling}, modules {', '.join(source.modules) or 'none'}; set `pooling: cls`, or choose "
             "another encoder"
         )
-    alone = os.environ.get("RANK", "0") == "0"
-    with Counters(console, options.quiet or not alone) as counters:
+    with Counters(console, options.quiet or not is_first()) as counters:
 
         def progress(done: int, total: int, loss: float) -> None:
             note = f"contrastive loss {loss:.3f}"
             counters.update(source.name, done, total, f"{source.name}, step {done:,} of {total:,}: {note}", note)
 
         record = pretrain(config, source.path, source.pooling, options.out, fresh=options.fresh, progress=progress)
-    if not alone:
+    if not is_first():
         return
     if record["before"] is not None:
         contexts, items = record["before"]["contexts"], record["before"]["items"]
