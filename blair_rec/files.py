@@ -264,9 +264,10 @@ def real_place(path: Path) -> Path:
     """
     try:
         place = path.resolve()
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-            os.lstat(partial_of(place.parent / f".{place.name}.{'x' * 10}"))  # our longest name for it
-    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a loop; ValueError: a null byte
+        for used in (place, partial_of(place.parent / f".{place.name}.{'x' * 10}")):  # our longest name for it, too
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+                os.stat(used)
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a loop, before Python 3.13
         reason = getattr(error, "strerror", None) or error
         raise OutputError(f"{path} can't be used ({reason}); choose another place with -o") from None
     return place
