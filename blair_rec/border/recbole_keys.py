@@ -74,7 +74,7 @@ UNREAD = {
     "ENTITY_ID_FIELD": "",
     "tail_ratio": "",
 }
-"""Settings that RecBole knows but a comparison ignores, with what to use instead."""
+"""Settings of RecBole that a comparison ignores, with what to use instead."""
 
 READ_RECBOLES_WAY = {
     "train_neg_sample_args": "`train.negatives` and `train.sampling` control this, or set `train.loss: recbole`",

@@ -107,7 +107,7 @@ def _place_in_recbole(error: BaseException) -> str | None:
 
 
 class ItemsOnly:
-    """A data set that knows only its items: enough to build a model and load trained weights into it."""
+    """A data set that contains only its items: enough to build a model and load trained weights into it."""
 
     def __init__(self, config: Config, n_items: int, item_vectors: Any) -> None:
         self.item_num = n_items

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
-"""What the system says of a file that may not be read or written."""
+"""Error numbers of the system for a file that may not be read or written."""
 EXIT_PIPE = 141
 """The status that a shell gives a program that wrote to a closed pipe."""
 WHAT_A_COMMAND_DOES = {

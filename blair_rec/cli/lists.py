@@ -12,12 +12,12 @@ REPEATED = ("--set",)
 
 
 def split_list(text: str) -> list[str]:
-    """Return the values of a list such as "title, brand", which may contain spaces. Empty ones are left out."""
+    """Return the values of a list such as "title, brand", which may contain spaces. Empty ones are skipped."""
     return [value.strip() for value in text.split(",") if value.strip()]
 
 
 def comma_list(option: str, text: str) -> list[str]:
-    """Return the values of a list such as "1,2", which contain no spaces. Empty ones are left out.
+    """Return the values of a list such as "1,2", which contain no spaces. Empty ones are skipped.
 
     Raises:
         ConfigError: values are separated by spaces.
@@ -32,7 +32,7 @@ def comma_list(option: str, text: str) -> list[str]:
 
 
 def list_hint(words: Sequence[str], unknown: Sequence[str]) -> str:
-    """What to write, if the first word that the parser could not use follows an option that takes one word; else ''.
+    """Return a hint if the first word that the parser could not use follows an option that takes one word; else ''.
 
     words: all words of the command line; unknown: those that the parser could not use.
     """

@@ -46,7 +46,7 @@ SIZE = 1024
 
 
 class Finding(NamedTuple):
-    """What one check found."""
+    """The result of one check."""
 
     state: str
     """ok, note (works, but may surprise), slow, or broken."""
