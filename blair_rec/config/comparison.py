@@ -122,7 +122,7 @@ class CompareConfig(Section):
     """Device for encoding, training and ranking: cpu, cuda, cuda:1, or auto (a GPU if there is one). Finished runs from
     another device are kept; each result names its device."""
     tune: TuneConfig | None = None
-    """What `blair-rec tune` tries; `blair-rec compare` ignores it."""
+    """The search of `blair-rec tune`; `blair-rec compare` ignores it."""
 
     stand_ins: ClassVar[Mapping[str, Any]] = {"dataset": "data"}
 

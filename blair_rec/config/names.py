@@ -61,7 +61,7 @@ def is_read_by(loss: str, name: str) -> bool:
 
 
 ELSEWHERE = "trained elsewhere"
-"""What the board says of a variant whose recommendations another system made."""
+"""The kind of a variant whose recommendations another system made, as the board shows it."""
 FROM = ("from", "from_masked", "from_valid", "from_valid_masked")
 """Keys of a variant that name files of another system."""
 MATRICES = (".npz", ".npy")

@@ -60,9 +60,9 @@ class KeyRow(NamedTuple):
     """The full path, such as train.epochs or variants.NAME.items."""
     type: str
     default: str
-    """As written in YAML; "" for a required key, and for keys and values."""
+    """The default as written in YAML; "" for a required key, and for keys and values."""
     bounds: str
-    """Such as "at least 1", or the choices of the key."""
+    """The limits of the value, such as "at least 1", or the choices of the key."""
     description: str
 
 

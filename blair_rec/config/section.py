@@ -189,7 +189,7 @@ FromList = Field(strict=False)
 
 
 def _new_items(which: Any) -> Any:
-    """Checked before pydantic does, which would say what two types it could have been."""
+    """Check the value before pydantic does, because its message would name two types."""
     if which is None or which == AFTER_CUTOFF or (is_number(which) and 0 < which <= MOST_NEW_ITEMS):
         return which
     raise FieldProblem([f" is {which!r}; expected a share above 0 and up to {MOST_NEW_ITEMS}, or {AFTER_CUTOFF}"])

@@ -81,7 +81,7 @@ class TextConfig(Section):
     fallback: FallbackConfig | None = None
     """Another encoder, used only if the hub can't be reached. null: none."""
     missing_text: MissingText = "error"
-    """What an item without text gets: error (stop with an error), mean (the mean of all vectors) or zeros."""
+    """How to treat an item without text: error (stop with an error), mean (use the mean of all vectors) or zeros."""
     items: NotEmpty | None = None
     """File with the item metadata: RecBole's .item, JSON lines, CSV or TSV. null: the data set's own .item file."""
     store: NotEmpty | None = None

@@ -92,7 +92,7 @@ StudentGrid = Annotated[KeysAndValues, AfterValidator(_only(*OF_STUDENTS)), _sch
 
 
 class TuneConfig(Section):
-    """What `blair-rec tune` tries: the same number of configurations for each variant, sampled from a grid."""
+    """The search of `blair-rec tune`: the same number of configurations for each variant, sampled from a grid."""
 
     space: Grid = Field(default_factory=dict)
     """Grid for models without text: values of train.KEY and recbole.KEY, such as {train.learning_rate: [0.001, 0.003]}.
@@ -101,7 +101,7 @@ class TuneConfig(Section):
     """Grid for variants that use text. It can also contain keys such as {transforms: [[center], [whiten]]}."""
     scorer_space: ScorerGrid = Field(default_factory=dict)
     """Grid for training-free scorers: values of options.KEY, such as {options.source_power: [0, 0.5]}. Each scorer gets
-    the options that it has. At least one scorer of the comparison has to have each of them."""
+    the options that it has. Each option has to be one of at least one scorer of the comparison."""
     distill_space: StudentGrid = Field(default_factory=dict)
     """Grid for students (`distill`), in addition to that of their item side: values of distill_weight and
     distill_temperature."""

@@ -60,7 +60,7 @@ def _steps(steps: Any) -> Any:
 
 
 def _files(value: Any) -> Any:
-    """Checked before pydantic does, which would name two types for each wrong value."""
+    """Check the value before pydantic does, because its message would name two types."""
     if value is None or (isinstance(value, str) and value):
         return value
     if not isinstance(value, Mapping) or not value:
@@ -122,7 +122,7 @@ class VariantConfig(_WithFrom):
     """Top lists of the same system for the validation cases without the items of the history, where `from_masked` has
     those of the test cases."""
     label: NotEmpty | None = None
-    """What the board calls a system of `from`, such as HSTU (RecTools)."""
+    """The name of a system of `from` on the board, such as HSTU (RecTools)."""
 
     items: ItemKind = "id"
     """The item side, which turns item ids into vectors: id, text, text_init, text_delta, id_text, unisrec, sasrec_text,
@@ -337,7 +337,7 @@ class VariantConfig(_WithFrom):
 
     @property
     def kind(self) -> str:
-        """What scores the items: the model's item side, the scorer, "average", "rerank", or "trained elsewhere"."""
+        """The item side of the model, or the scorer, or "average", "rerank" or "trained elsewhere"."""
         if self.is_elsewhere:
             return ELSEWHERE
         if self.members:

@@ -36,9 +36,9 @@ class TextRulesOptions(Section):
     """Options of `text_rules`."""
 
     source_power: Power = 0.5
-    """As for `sequential_rules`."""
+    """See `sequential_rules`."""
     target_power: Power = 0
-    """As for `sequential_rules`."""
+    """See `sequential_rules`."""
     source_text: Share = 0.3
     """How much an item uses the rules from its text neighbours, compared with its own."""
     target_text: Share = 0.3

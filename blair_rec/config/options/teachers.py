@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from blair_rec.config.variant import VariantConfig
 
 COUNTED = ("popularity", "markov", "text_rules")
-"""Our scorers that count the training split and can't be counted again without one user. The other one that counts,
-`sequential_rules`, can."""
+"""Our scorers that count the training split and can't be counted again without one user. `sequential_rules` counts it,
+too, but can be counted again."""
 CAN_TEACH = (
     "a teacher is a model without distill, a scorer (sequential_rules, "
     f"{', '.join(one for one in TEXT_SCORERS if one not in COUNTED)}), or an average of these"
 )
-"""What a message says that a teacher has to be."""
+"""The allowed teachers, in the words of a message."""
 
 
 def teacher_problems(variants: Mapping[str, VariantConfig], student: VariantConfig) -> Iterator[str]:

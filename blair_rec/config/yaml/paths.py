@@ -47,7 +47,7 @@ def _variant(variant: Any, beside: Path, name: str) -> Any:
 
 
 def _elsewhere(files: Any, beside: Path, where: str) -> Any:
-    """The files of another system become absolute paths: their content, not their place, is part of a run."""
+    """Make the paths of another system's files absolute. Their content identifies a run, not their place."""
     if isinstance(files, Mapping):
         return {seed: _elsewhere(file, beside, f"{where}.{seed}") for seed, file in files.items()}
     return _found(files, beside, where, Path.is_file, absolute=True) if isinstance(files, str) else files
