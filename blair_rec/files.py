@@ -24,7 +24,7 @@ _LEFTOVER = re.compile(r"\.(?P<name>.+?)\.\d+-[0-9a-f]{8}\.(?P<kind>partial|old|
 """Our temporary names. They contain a process id; a plain name such as .shop.old may be somebody else's."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says of a full disk, a quota, and a limit on the size of files."""
+"""Error numbers of the system for a full disk, a quota, and a limit on the size of files."""
 
 
 def _temporary(path: Path, kind: str) -> Path:

@@ -80,7 +80,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "esci": "blair_rec.prepare.public.search:prepare_search",
     },
 }
-"""What each of our names refers to, by group. `sources` are the raw data that `blair-rec prepare` reads."""
+"""The class or function of each of our names, by group. `sources` are the raw data that `blair-rec prepare` reads."""
 TEXT_SCORERS = (*_NEIGHBOURS, *_COUNTED_WITH_TEXT)
 """Scorers that use text vectors; the others only count events."""
 SAMPLED_LOSSES = tuple(_SAMPLED)
@@ -134,7 +134,7 @@ def is_outside(group: str, name: str | None) -> bool:
 
 
 def plugins(group: str) -> dict[str, Plugin]:
-    """What installed packages add to a group, by name. Their code is not imported.
+    """Return the plugins that installed packages add to a group, by name. Their code is not imported.
 
     A package in the working directory doesn't count as installed, even if Python would find it.
 

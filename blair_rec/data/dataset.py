@@ -59,7 +59,7 @@ class TextSequentialDataset(QuicklyRead):
     neighbours = 0
     """Pairs of consecutive events of a user; 0 for benchmark files, which have no times."""
     tied_neighbours = 0
-    """Such pairs with tied times: they keep file order, or get a random order with `blair_ties: shuffled`."""
+    """Pairs of these with tied times. They keep file order, or get a random order with `blair_ties: shuffled`."""
     without_history = 0
     """Events of this part of a `blair_split` that are their user's first and so have no history to predict from."""
     new_items: float | str | None = None

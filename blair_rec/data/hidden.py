@@ -15,7 +15,7 @@ from blair_rec.data.log import LOG_POSITION, EventLog
 
 
 def drawn_items(items: Sequence[str], share: float) -> list[str]:
-    """A share of these items, at least one of them, drawn by their ids alone: neither order nor text has a say."""
+    """Return a share of these items, at least one, at random by their ids alone; order and text change nothing."""
     ordered = sorted(items)
     count = max(1, round(share * len(ordered)))
     return [ordered[place] for place in np.random.default_rng(NEW_ITEMS_DRAW).permutation(len(ordered))[:count]]
@@ -47,7 +47,7 @@ class NewItemCases:
     split: Any
     """A TextSequentialDataset over known and new items, as `rank` takes it; it may hold no case."""
     left_out: int
-    """Cases that aren't there because no known item comes before the target."""
+    """Number of cases that are skipped, because no known item comes before the target."""
 
 
 def new_item_cases(known: Any, whole: Any) -> NewItemCases:

@@ -45,7 +45,7 @@ def kind_of(path: Path) -> str:
 def read_columns(path: Path, known: Sequence[str], told: OnRead = lambda done, total: None) -> Iterator[Columns]:
     """The rows of a file that has some of the `known` columns and no others; values stay as the file has them.
 
-    CSV holds nothing but text; numbers, texts and lists of the others are Python's.
+    Values of CSV are text; values of the other kinds are Python's numbers, texts and lists.
 
     Raises:
         SourceError: no such file, an unreadable or an empty one, or one with other columns; the line is named.
@@ -97,7 +97,7 @@ def _csv(path: Path, file: TextIO, known: Sequence[str]) -> Iterator[Columns]:
         rows: list[list[str]] = []
         lines: list[int] = []
         for row in reader:
-            if row:  # an empty line is nothing, neither good nor bad
+            if row:  # an empty line is no row, but no error either
                 if len(row) != len(header):
                     raise SourceError(
                         f"{path}, line {reader.line_num}: {counted(len(row), 'column')} where there should be "

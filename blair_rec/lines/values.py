@@ -13,7 +13,7 @@ from blair_rec.errors import SourceError, counted
 from blair_rec.lines.dates import seconds_of
 
 _UNUSABLE = re.compile("[\x00\n\r\ud800-\udfff]")
-"""Half a character, or what no id has but where a stray quotation mark made one cell of several lines."""
+"""Half a character; or NUL or a line break, which an id only has if a stray quotation mark merged several lines."""
 
 
 class Ids:

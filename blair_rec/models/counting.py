@@ -51,7 +51,7 @@ def count_events(counts: Counts, sequences: TrainingSequences) -> None:
 
 
 class _Before:
-    """What a module holds before it counts."""
+    """The state of a module before it counts."""
 
     def __init__(self, module: nn.Module) -> None:
         self.attributes, self.saved = _attributes(module), _saved(module)

@@ -31,7 +31,7 @@ class Transform:
 
     def __init__(self) -> None:
         self.arrays: dict[str, np.ndarray] = {}
-        """What the fit found; `apply` and `report` read nothing else."""
+        """The result of the fit; `apply` and `report` read nothing else."""
 
     def fit(self, vectors: np.ndarray) -> None:
         """Fit on the vectors of the catalogue, [n, E] float64."""
@@ -185,7 +185,7 @@ class FittedTransforms:
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """What the fits found, under names such as '0.mean'; a checkpoint needs nothing else of the transforms."""
+        """The arrays of all fits, under names such as '0.mean'; a checkpoint needs nothing else of the transforms."""
         return {
             f"{place}.{name}": array for place, step in enumerate(self.steps) for name, array in step.arrays.items()
         }

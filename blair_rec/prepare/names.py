@@ -9,9 +9,9 @@ MISSING = ["[PAD]", "#N/A N/A", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"]
 MISSING += ["nan", "-nan", "NaN", "-NaN", "NA", "N/A", "n/a", "#NA", "#N/A", "<NA>", "null", "NULL", "None"]
 """Names that RecBole, or the pandas it reads files with, treats as missing."""
 NO_CELL = r'[\x00-\x1f\x7f"]|[^\S ]|^ | $'
-"""What a cell can't hold: tabs separate cells, and pandas removes quotation marks. A space inside is fine."""
+"""A pattern of characters that no cell can hold: tabs separate cells, and pandas removes quotation marks."""
 NO_PART = r" "
-"""What a name in a list can't hold: spaces separate the items of a history."""
+"""The character that no name in a list can hold: spaces separate the items of a history."""
 
 
 def unusable(names: pl.Series, in_lists: bool) -> np.ndarray:

@@ -130,7 +130,7 @@ class PairModel(nn.Module):
         return total
 
     def _chunks(self, compute: Any, *whole: Any) -> list[Tensor]:
-        """What `compute` makes of the tensors and arrays [B, ...], in chunks of pairs."""
+        """Return the results of `compute` on tensors and arrays [B, ...], one for each chunk of pairs."""
         if self.chunk_size is None:
             return [compute(*whole)]
         starts = range(0, len(whole[0]), self.chunk_size)

@@ -206,7 +206,7 @@ def _finished(config: PretrainConfig, out: Path) -> dict[str, Any] | None:
 
 
 def _identity(settings: dict[str, Any], pairs_sha256: str) -> dict[str, Any]:
-    """What makes two trainings the same: they are on any device, compiled or not."""
+    """Everything that decides whether two trainings are the same. The device and compiling don't count."""
     return {key: value for key, value in settings.items() if key not in ("device", "compile")} | {
         "pairs_sha256": pairs_sha256
     }
