@@ -81,7 +81,7 @@ def _undecided(leaderboard: Leaderboard, rivals: Sequence[Row], on: str, none: s
 
 
 def _where(leaderboard: Leaderboard, row: Row) -> list[str]:
-    """For which items the variant is better, as far as the popularity slices can tell."""
+    """The items for which the variant is better, by the popularity slices."""
     by_popularity = [(name, part) for name, part in row.slices.items() if part.by == "popularity"]
     gaining = []
     for name, part in by_popularity:

@@ -18,7 +18,7 @@ def caption(leaderboard: Leaderboard) -> str:
 
 
 def facts(leaderboard: Leaderboard) -> list[str]:
-    """What was measured, on which data, with which encoder and versions: one fact each, without a full stop."""
+    """Return the facts behind a board: data, protocol, encoder, versions and so on, each without a full stop."""
     cases = "" if leaderboard.cases == leaderboard.users else f", {counted(leaderboard.cases, 'test case')}"
     parts = [
         f"data: {leaderboard.dataset}, test split, {counted(leaderboard.users, 'user')}{cases}",

@@ -41,7 +41,7 @@ class Score(NamedTuple):
     slice: str
     """The test cases: "all", or the name of a slice."""
     metric: str
-    """Such as "NDCG@10", on the test split."""
+    """The metric on the test split, such as "NDCG@10"."""
     value: float
 
 
@@ -70,7 +70,7 @@ class SliceSummary:
     label: str
     """For a reader: "tail items (1 to 5 training events)"."""
     by: str
-    """What the slice is by: "popularity", "history" or "repetition"."""
+    """The property that defines the slice: "popularity", "history" or "repetition"."""
     users: int
     cases: int
     metrics: Summaries
@@ -129,7 +129,7 @@ class Leaderboard:
     protocol: ProtocolName
     """The protocol that orders the rows."""
     selected_on: tuple[str, ...]
-    """What validation selected on, such as "NDCG@10 unmasked"; several if runs differ, empty if nothing was trained."""
+    """The metric of validation, such as "NDCG@10 unmasked"; several if runs differ, empty if nothing was trained."""
     metrics: tuple[str, ...]
     """The first one orders the rows."""
     users: int
@@ -142,7 +142,7 @@ class Leaderboard:
     provenance: Mapping[str, Scalar | list[Scalar]]
     """Versions, commit, machine; a list if runs differ."""
     notes: tuple[str, ...]
-    """What a reader has to know before believing the table; what changes a conclusion most comes first."""
+    """Facts that may change a conclusion from the table; the most important ones come first."""
     rows: tuple[Row, ...]
     new_items: NewItemsTable | None = None
     """None where no items were hidden (evaluate.new_items)."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Scalar = str | int | None
 TEXT_CODE = "code_of_text"
 SHOWN_NOTES = 5
-"""More than these few are not read; the terminal and the page show the rest on demand."""
+"""Number of notes that are shown; the terminal and the page show the rest on demand."""
 # Runs keep their notes as sentences, those of earlier versions too, so a note is recognised by its words.
 _CHANGES_THE_CONCLUSION = (
     r"planned runs? (is|are) not done",

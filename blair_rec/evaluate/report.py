@@ -266,7 +266,7 @@ def _slice_table(leaderboard: Leaderboard) -> str:
 
 
 def _top_lists_table(leaderboard: Leaderboard) -> str:
-    """What the variants recommend: this shows whether a gain comes from popular items alone."""
+    """A table about the recommended items. It shows whether a gain comes from popular items alone."""
     lines = []
     for row in leaderboard.rows:
         lists = row.top_lists[leaderboard.protocol]

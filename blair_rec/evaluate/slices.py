@@ -19,9 +19,9 @@ class Slice:
     """One slice of the test cases."""
 
     name: str
-    """Such as "tail"."""
+    """The name of the slice, such as "tail"."""
     by: str
-    """What the slice is by: "popularity", "history" or "repetition"; the slices of each add up to all test cases."""
+    """The property that defines it: "popularity", "history" or "repetition". Each one divides all test cases."""
     label: str
     """For a reader: "tail items (1 to 5 training events)"."""
     cases: NDArray[np.bool_]

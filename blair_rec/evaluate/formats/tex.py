@@ -30,7 +30,7 @@ NEEDS_T1 = frozenset("«»ÐÞðþĄąĐđĘęĮįŊŋŲų")
 BEYOND_LATIN = frozenset("–—‘’“”„…•†‡‰€™")
 """Signs after LAST_LATIN that pdfLaTeX prints."""
 LAST_LATIN, NOT_PRINTED = "\u017f", frozenset("ĦħĸĿŀŉŦŧſ")
-"""pdfLaTeX prints the letters up to LAST_LATIN but these."""
+"""Letters up to LAST_LATIN that pdfLaTeX can't print."""
 FITTED = (
     r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
     r"\resizebox*{!}{\ifdim\totalheight>0.65\textheight 0.65\textheight\else\totalheight\fi}{%",
@@ -72,7 +72,7 @@ def to_tex(leaderboard: Leaderboard) -> str:
 
 
 def _letters(text: str) -> list[str]:
-    """What LaTeX needs for the letters of a text that its default fonts lack."""
+    """Say what LaTeX needs for this text; an empty list if its default fonts have all letters."""
     signs = sorted(set(text))
     beyond = [sign for sign in signs if sign > LAST_LATIN and sign not in BEYOND_LATIN or sign in NOT_PRINTED]
     if beyond:

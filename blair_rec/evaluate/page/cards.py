@@ -1,4 +1,4 @@
-"""What the page shows about items: titles, categories, and maps of their text vectors."""
+"""Facts about items for the page: titles, categories, and maps of their text vectors."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class PageData:
     maps: tuple[MapData, ...]
     examples: Examples
     second_stages: tuple[SecondStage, ...] = ()
-    """What each second stage reads."""
+    """For each second stage, the importance of its features."""
 
 
 def page_data(board: Leaderboard, runs: Sequence[RunResult], cards: ItemCards) -> PageData:

@@ -21,7 +21,7 @@ class Gain:
     """Over seeds and users."""
     verdict: str
     group: str = ""
-    """What the slice is by, such as "popularity"."""
+    """The property that defines the slice, such as "popularity"."""
 
 
 def relative_gains(board: Leaderboard, metric: str, protocol: ProtocolName) -> tuple[Gain, ...]:

