@@ -86,8 +86,9 @@ def compare(
 
     Args:
         config: a comparison file, or the result of load_config.
-        variants, seeds: what to run now; default: all. The folder's config and leaderboard keep the rest. Seeds that
-            are not in the config replace its seeds.
+        out: the folder of the comparison, created if needed.
+        variants, seeds: the ones to run now; default: all. The folder's config and leaderboard keep the rest. Seeds
+            that are not in the config replace its seeds.
         fresh: repeat these runs, and encode texts again if their vectors were made by other code. A finished run is
             kept until the new one is complete.
         accept_code: keep finished runs that were made by other code, and record that in them.
@@ -99,8 +100,9 @@ def compare(
     Several processes may work in `out`: each run is trained by one of them. A plain comparison waits for runs that
     another process is training; a shard does not.
 
-    Returns the leaderboard. Returns None while the baseline has no finished run, for a shard that leaves runs to other
-    processes, and with `encode_only`.
+    Returns:
+        The leaderboard; None while the baseline has no finished run, for a shard that leaves runs to other processes,
+        and with `encode_only`.
 
     Raises:
         ChangedRuns: `out` has runs of another config, data set, store or code, and `fresh` is false.
@@ -233,11 +235,13 @@ def planned(
 def leaderboard(out: str | Path) -> Leaderboard | None:
     """Render a comparison folder's finished runs again: leaderboard.{md,csv,json,tex,html} and results.jsonl.
 
-    Returns None and writes nothing while the baseline has no finished run. While another process works in the folder,
-    the leaderboard is made from the finished runs, but its files are not written. Code that the folder's config names
-    is not imported.
+    While another process works in the folder, the leaderboard is made from the finished runs, but its files are not
+    written. Code that the folder's config names is not imported.
 
         board = blair_rec.leaderboard("runs/mine")
+
+    Returns:
+        The leaderboard; None while the baseline has no finished run. Then nothing is written.
 
     Raises:
         NoRuns, BadRun, UnpairedRuns, ChangedRuns, ConfigError: the folder is not a comparison, or is damaged.

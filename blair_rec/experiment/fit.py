@@ -65,11 +65,11 @@ class Fitted:
     mean_context: float | None = None
     """Mean number of history items from which a training target is predicted; needed to compare training speeds."""
     valid: Ranks | None = None
-    """Of a second stage: validation cases ranked by trees that were fitted on other users; None for all others."""
+    """The validation cases of a second stage, ranked by trees fitted on other users; None for other runs."""
     second_stage: Mapping[str, Any] = field(default_factory=dict)
-    """What result.json says of a second stage."""
+    """The facts about a second stage in result.json; empty for other runs."""
     teacher: Mapping[str, Any] = field(default_factory=dict)
-    """What result.json says of the teacher of a student."""
+    """The facts about a student's teacher in result.json; empty for other runs."""
     notes: Sequence[str] = ()
     """Notes for readers on the members of a second stage, or on a student's teacher."""
 

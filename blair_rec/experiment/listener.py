@@ -11,7 +11,7 @@ class Job(Protocol):
 
     @property
     def name(self) -> str:
-        """Such as id-1."""
+        """The name of the run, such as id-1."""
 
     @property
     def epochs(self) -> int:

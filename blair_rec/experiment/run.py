@@ -206,7 +206,7 @@ def make_run(
             topk = {"unmasked": ranks.topk_unmasked, "masked": ranks.topk_masked}
             curve = [dataclasses.asdict(epoch) for epoch in fitted.history]
             write_lists(partial, arrays, topk, data.histories, data.item_tokens, curve)
-            if (cases := data.new_items) is not None:  # last of all: the model takes them in
+            if (cases := data.new_items) is not None:  # last of all, because this adds them to the model
                 vectors = new_vectors(run.folder, run.setup, store and store[0], data.item_tokens[1:], cases.tokens)
                 write_new_ranks(partial, rank_new_items(fitted.model, vectors, cases, config.evaluate.batch_size))
             put_in_place(run.folder)

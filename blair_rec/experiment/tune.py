@@ -95,12 +95,14 @@ def tune(
 
     Args:
         config: a comparison file, or the result of load_config.
+        out: the folder of the tuning; it is created if needed.
         teachers: the folder of a comparison with finished runs of the teachers of the config's students (`distill`),
             made with the settings that tuning chooses and with its seed. Students are tuned last.
         listener: receives the progress: texts encoded, trials started, epochs trained, trials finished.
         on_trial: called with each new trial when it is finished.
 
-    Returns the config with the chosen settings.
+    Returns:
+        The config with the chosen settings.
 
     Raises:
         ConfigError: the folder of the teachers or a run in it is missing, there is no `tune` section, a value is
@@ -248,7 +250,7 @@ class _Search:
         return [*(rung for rung in self.space.rungs if rung < last), last]
 
     def jobs(self, config: CompareConfig, name: str, points: int) -> list[_Job]:
-        """As many jobs as `best` runs for this number of points; which points continue after a rung isn't known yet."""
+        """Return as many jobs as `best` runs for this number of points. It isn't known yet which points continue."""
         jobs: list[_Job] = []
         for epochs in self.stages(config, name):
             jobs += [self.job(config, name, number + 1, epochs) for number in range(points)]
@@ -300,7 +302,7 @@ class _Search:
         return finished_teacher(config, name, self.space.seed, self.teachers, self.data_sha256)
 
     def teaching(self, config: CompareConfig, name: str) -> Teaching | None:
-        """What a student learns with these settings; the lists of a teacher are made once. None for other variants."""
+        """Return a student's lists and loss settings; None for other variants. A teacher's lists are made once."""
         if (folder := self.teacher(config, name)) is None:
             return None
         from blair_rec.experiment.members.teacher import teaching

@@ -1,1 +1,1 @@
-"""What a data set is worth before anything is trained: facts, a floor for models, checks, what text can add."""
+"""Audit a data set before anything is trained: facts, a floor for models, checks, and what text can add."""

@@ -53,7 +53,7 @@ class TieCheck:
     neighbours: int
     """Pairs of successive events of a user."""
     tied: int
-    """Such pairs with tied times."""
+    """Pairs of successive events with tied times."""
     tests: int
     tied_tests: int
     """Test targets with the time of the event before: the order of ties decides which of the two is the target."""
@@ -102,7 +102,7 @@ class Checks:
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """What all checks start from."""
+    """The input of all checks."""
 
     asked: Asked
     found: AuditData

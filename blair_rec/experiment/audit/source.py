@@ -43,7 +43,7 @@ NO_TIMES = (
 
 @dataclass(frozen=True)
 class Asked:
-    """What to audit: the data set of a comparison, and the settings that matter for it."""
+    """The data set to audit, and the settings of its comparison that an audit uses."""
 
     config: CompareConfig
     """A comparison of the same data set with training-free scorers alone."""
@@ -135,7 +135,7 @@ def read_again(asked: Asked, config: CompareConfig) -> AuditData:
     """Read the same data with a changed config, without logging a second time what is wrong with its files.
 
     Raises:
-        As read_data.
+        The errors of `read_data`.
     """
     disabled, logger.disabled = logger.disabled, True
     try:

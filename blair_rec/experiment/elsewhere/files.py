@@ -74,9 +74,9 @@ def check_manifest(path: Path, split_sha256: str) -> None:
 
 
 def is_exported(path: Path) -> bool:
-    """Whether top lists lie where `blair-rec leaderboard --export` wrote them, by the manifest next to them.
+    """Whether top lists come from `blair-rec leaderboard --export`, by the manifest next to them.
 
-    Their scores are places, but items tied with the target have the same score: so they tell something of the target.
+    Their scores count down with the rank, but items tied with the target have its score. So ties reveal the target.
 
     Raises:
         SourceError: the manifest can't be read.

@@ -71,7 +71,7 @@ class Lists:
 
 
 def lost_in_float32(case: np.ndarray, score: np.ndarray) -> bool:
-    """Whether most of the order is lost in 32-bit numbers: a tenth of the neighbours that differ become ties.
+    """Whether 32-bit numbers lose the order: over a tenth of the neighbours with different scores become ties.
 
     case: [R], ascending; score: [R] float64 or integers, falling within a case.
     """

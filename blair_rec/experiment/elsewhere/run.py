@@ -36,11 +36,11 @@ FROM_TEST = ("from", "from_masked")
 
 @dataclass(frozen=True, eq=False)
 class Elsewhere:
-    """What a run of another system gives."""
+    """The result of another system's run."""
 
     fitted: Fitted
     ranks: Ranks
-    """Of the test cases."""
+    """The ranks of the test cases."""
     valid: dict[str, dict[str, float]]
     """Metrics on the validation split, by protocol; empty without from_valid."""
     notes: list[str]
@@ -125,7 +125,7 @@ def read_files(variant: VariantConfig, seed: int, data: TrainingData, test: Text
 def fixed_scores(
     config: CompareConfig, read: FilesRead, data: TrainingData, test: TextSequentialDataset, digest: str = ""
 ) -> FixedScores:
-    """A scorer for the cases of which there are score matrices."""
+    """Return a scorer for the cases that have score matrices."""
     parts = (("from", test), ("from_valid", data.valid))
     matrices = [(split, one) for key, split in parts if isinstance(one := read.get(key), Matrix)]
     return FixedScores(test, torch.device(choose_device(config.computed_on)), matrices, digest)
@@ -134,11 +134,11 @@ def fixed_scores(
 def listed_scores(
     config: CompareConfig, read: FilesRead, data: TrainingData, test: TextSequentialDataset, masked: bool
 ) -> tuple[FixedScores, bool, list[str]]:
-    """A scorer for the cases of which there are top lists, whether all lists hold all items, and notes.
+    """Return a scorer for the cases that have top lists, whether all lists hold all items, and notes.
 
     For a second stage. Lists for validation and test are read up to the same length, because the trees also learn
-    from absences. Lists that were exported from a board are read without ties, which may tell of the target. If one
-    file has scores and the other one ranks alone, the places are read in both.
+    from absences. Lists that were exported from a board are read without ties, which would reveal the target. If
+    only one of the two files has scores, the ranks of both are used.
 
     Args:
         masked: read the lists without the history, if there are some for both parts.

@@ -93,11 +93,11 @@ class FixedScores(nn.Module):
         return torch.from_numpy(found).to(self.device)
 
     def shared_items(self) -> AbstractContextManager[Any]:
-        """Does nothing."""
+        """Do nothing: the scores are given."""
         return nullcontext()
 
     def user_vectors(self, interaction: Any) -> NoReturn:
-        """There are none.
+        """Refuse: another system gives scores, but no vectors.
 
         Raises:
             ScoringError: always.
@@ -105,7 +105,7 @@ class FixedScores(nn.Module):
         raise ScoringError(NO_VECTORS)
 
     def item_matrix(self) -> NoReturn:
-        """There is none.
+        """Refuse: another system gives scores, but no vectors.
 
         Raises:
             ScoringError: always.
@@ -121,7 +121,7 @@ class FixedScores(nn.Module):
         refuse_new_items("another system made the scores")
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:  # type: ignore[override]
-        """The hash of the files, where the scores stay: what was made of them is made again when they change."""
+        """Return the hash of the files instead of the scores; if it changes, results of these scores are made again."""
         return {"files": torch.tensor(list(self._digest.encode()), dtype=torch.uint8, device="cpu")}
 
 

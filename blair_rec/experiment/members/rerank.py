@@ -110,7 +110,7 @@ def second_stage(config: CompareConfig, run: Run, data: TrainingData, test: Text
 
 
 def _report(fitted: FittedStage, members: tuple[str, ...]) -> dict[str, Any]:
-    """What result.json says of a second stage, under the key `rerank`."""
+    """The facts about a second stage in result.json, under the key `rerank`."""
     stage, trees = fitted.stage, fitted.stage.trees
     assert trees is not None
     gains = trees.gains

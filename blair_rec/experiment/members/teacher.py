@@ -1,4 +1,4 @@
-"""What a student learns from the finished run of its teacher, and what its own run says about it."""
+"""Make the lists that a student learns from its teacher's finished run, and record the teacher in the student's run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def teaching(
     """Return the lists of the teacher whose finished run is in `folder`, and how a student learns from them.
 
     Args:
-        setup: that of the student's run.
+        setup: the set-up of the student's run.
         checkpoint: the student's checkpoint; the lists are kept next to it, so that training resumes bit for bit.
 
     Raises:
@@ -87,10 +87,10 @@ def finished_teacher(config: CompareConfig, student: str, seed: int, comparison:
 
 
 def as_student(config: CompareConfig, run: Run, fitted: Fitted, taught: Teaching, seconds: float) -> Fitted:
-    """Return what was fitted with the costs of the teacher added, and with what a reader has to know about it.
+    """Return the fitted student with the costs of its teacher added, and with notes and facts about the teacher.
 
     Args:
-        seconds: how long the lists took.
+        seconds: the time that making the lists took.
     """
     (folder,) = made_of(run.folder, run.setup)
     teacher, name = load_run(folder), run.setup["distill"]["teacher"]

@@ -1,7 +1,7 @@
-"""One process per run: who trains a run holds its lock, and keeps its checkpoint next to the run until it is finished.
+"""One process per run: the one that trains a run holds its lock, and keeps its checkpoint next to the unfinished run.
 
-A run `runs/id-1` is made in `runs/.id-1.training`. That folder holds the lock, which the system ends with the process,
-and the checkpoint, from which whoever takes the run next goes on.
+A run `runs/id-1` is made in `runs/.id-1.training`. That folder holds the lock and the checkpoint. The system
+frees the lock when the process ends. The process that takes the run next resumes from the checkpoint.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ T = TypeVar("T")
 
 WORK, LOCK = ".training", ".lock"
 PATIENCE = 600.0
-"""Seconds to wait for the files of the folder itself. To plan or to render takes a process less than that."""
+"""Seconds to wait for the folder's own lock. Planning and rendering take less time than that."""
 POLL = 1.0
 """Seconds between two looks at runs or stores that other processes are making."""
 
 
 @contextmanager
 def alone_soon(folder: Path) -> Iterator[None]:
-    """The lock of `folder`'s own files, once other processes have written theirs.
+    """Lock the folder's own files, after waiting for other processes that write them.
 
     Raises:
         FolderBusy: another process kept it for longer than `PATIENCE`; OutputError: the folder can't be written.
@@ -53,7 +53,7 @@ def alone_soon(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def alone_with(folder: Path) -> Iterator[Path]:
-    """Take the run in `folder`, clear away what killed processes left half-written of it, and give its work folder.
+    """Lock the run in `folder`, remove half-written files of killed processes, and give its work folder.
 
     The work folder is removed at the end unless it holds a checkpoint.
 
@@ -73,7 +73,7 @@ def alone_with(folder: Path) -> Iterator[Path]:
 
 
 def checkpoint_in(work: Path, run: Run) -> Path:
-    """Where a run in training is kept: under another name for any other config, data, store or version."""
+    """The checkpoint of a run in training. Each config, data set, store and version gives it another name."""
     return work / f"{hash_of(dict(run.hashes))[:16]}.safetensors"
 
 
@@ -84,7 +84,7 @@ def forget_checkpoints(work: Path) -> None:
 
 
 def clear_up(runs: Path) -> None:
-    """Clear away what killed processes left half-written in `runs`; runs that other processes train are left alone."""
+    """Remove half-written files of killed processes in `runs`, except from runs that other processes train."""
     for name in left_behind(runs) | {path.name.removesuffix(WORK) for path in runs.glob(f".*{WORK}")}:
         try:
             with alone_with(runs / name.removeprefix(".").removesuffix(WORK)):
@@ -94,7 +94,7 @@ def clear_up(runs: Path) -> None:
 
 
 def clear_finished(runs: Sequence[Run]) -> None:
-    """Remove the checkpoints of finished runs: their processes were killed just before they would have done so."""
+    """Remove the checkpoints of finished runs whose processes were killed before they did so."""
     for run in runs:
         if run.done and run.folder.with_name(f".{run.folder.name}{WORK}").exists():
             try:
@@ -105,7 +105,7 @@ def clear_finished(runs: Sequence[Run]) -> None:
 
 
 def holds(run: Run) -> bool:
-    """Whether a run is finished, undamaged, and made under the conditions, and of the members, that are there now."""
+    """Whether a run is finished, undamaged, and still valid: its settings, data and members are the current ones."""
     try:
         return run.done and not changes(run) and load_run(run.folder).hashes.get("members") == run.hashes.get("members")
     except BadRun:
@@ -113,10 +113,10 @@ def holds(run: Run) -> bool:
 
 
 class Made:
-    """Which of the runs that were pending at first have been made since, by this process or another one.
+    """The pending runs that have been made since the start, by this process or another one.
 
-    Those in the folders `renewed` are made in any case. Other averages and students are kept if all that they are made
-    of was made again with the same result.
+    Runs in the folders `renewed` are made in any case. Other averages and students are kept if their members or their
+    teacher were made again with the same result.
     """
 
     def __init__(self, pending: Sequence[Run], planned: Sequence[Run], renewed: Collection[Path] = ()) -> None:
@@ -148,7 +148,7 @@ class Made:
 
 
 def _result(folder: Path) -> bytes | None:
-    """The result.json of a finished run, which differs each time a run is made; None where there is none.
+    """The result.json of a finished run, which differs each time a run is made; None if there is none.
 
     Raises:
         BadRun: it can't be read, or the run is not a folder.
@@ -162,10 +162,10 @@ def _result(folder: Path) -> bytes | None:
 
 
 def make_once(run: Run, made: Made, out: Path, train: Callable[[Run, Path], None], listener: Listener) -> bool:
-    """Make a run with `train`, unless it lacks members or another process has it; whether it is made now.
+    """Make a run with `train`, unless it lacks members or another process has it; return whether it is made now.
 
     Raises:
-        ChangedRuns: another process has made it meanwhile, under other conditions.
+        ChangedRuns: another process has made it meanwhile, with other settings, data or code.
     """
     if made.lacking(run):
         return False
@@ -219,7 +219,7 @@ def once_free(make: Callable[[], T], what: str) -> T:
 
 
 def config_text(out: Path) -> str | None:
-    """What the config of a comparison's folder says now; None where there is none."""
+    """Read the config of a comparison's folder; None if there is none."""
     path = out / CONFIG_FILE
     return path.read_text(encoding="utf-8") if path.is_file() else None
 

@@ -61,7 +61,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Such as id-1."""
+        """The name of the run, such as id-1."""
         return self.folder.name
 
     @property
@@ -119,7 +119,7 @@ def plan(config: CompareConfig, out: Path, encodings: Mapping[str, Vectors], dat
 
 
 def _order(config: CompareConfig, name: str) -> int:
-    """A variant's place in a plan: behind all that it is made of. Other systems are checked before any training."""
+    """A variant's place in a plan: after all that it is made of. Other systems are checked before any training."""
     variant = config.variants[name]
     if variant.is_elsewhere:
         return 0
@@ -175,14 +175,14 @@ def made_of(folder: Path, setup: Mapping[str, Any]) -> list[Path]:
 
 
 def made_from(setup: Mapping[str, Any]) -> str:
-    """What has changed if the members of a run, or its teacher, are other ones, in words."""
+    """Name the runs that a run is made of, such as "the runs that it averages"."""
     if "distill" in setup:
         return "the run that it learned from"
     return "the runs that it averages" if "average" in setup else "the runs whose best items it orders"
 
 
 def made_how(setup: Mapping[str, Any]) -> str:
-    """What a run does with the runs that it is made of, in words."""
+    """Say what a run does with the runs that it is made of, such as "averages"."""
     if "distill" in setup:
         return "learns from"
     return "averages" if "average" in setup else "orders the best items of"
@@ -242,7 +242,7 @@ def _made_of(folder: Path) -> str | None:
 
 
 def _trained_otherwise(folder: Path, setup: Mapping[str, Any]) -> bool:
-    """Whether a finished run took a training, and its settings differ."""
+    """Whether a finished run was trained, with other settings."""
     try:
         recorded = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
         return bool(recorded["setup"].get("train")) and recorded["hashes"]["config"] != hash_of(setup)

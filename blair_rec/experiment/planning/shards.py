@@ -15,7 +15,8 @@ Shard = tuple[int, int]
 def shard_names(config: CompareConfig, variants: Collection[str], seeds: Collection[int], shard: Shard) -> list[str]:
     """The names of the runs that one shard makes: every n-th of those of `variants` and `seeds`, from the i-th on.
 
-    Averages, second stages and students belong to no shard: whoever sees all that they are made of finished makes them.
+    Averages, second stages and students belong to no shard: a process that finds their members or teacher finished
+    makes them.
 
     Raises:
         ConfigError: a shard that isn't one of 0/n to (n - 1)/n.

@@ -68,7 +68,7 @@ def plan_all(
 def _check_teachers(asked: Sequence[Run], runs: Sequence[Run]) -> None:
     """
     Raises:
-        ConfigError: a student is to be made, and the run of its teacher is neither finished nor made now.
+        ConfigError: a student is made now, but the run of its teacher is neither finished nor made now.
         BadRun: this run, or one that it is made of, is damaged.
     """
     there = {run.folder for run in asked} | {run.folder for run in runs if run.done}

@@ -50,7 +50,7 @@ def finished_teachers(config: CompareConfig, student: str, seed: int, comparison
 
 
 def _cure(config: CompareConfig, name: str, comparison: Path) -> str:
-    """What to do about a missing run of a variant."""
+    """Say what to do about a missing run of a variant."""
     results = (comparison / RUNS_FOLDER).glob(f"{name}-*/{RESULT_FILE}")
     seeds = sorted(int(seed) for path in results if (seed := path.parent.name.rpartition("-")[2]).isdecimal())
     if not seeds:

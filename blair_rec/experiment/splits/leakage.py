@@ -156,13 +156,13 @@ def text_notes(fields: Sequence[str], texts: Sequence[str]) -> list[str]:
 
 
 def repeated_texts(texts: Sequence[str]) -> tuple[int, int]:
-    """The number of texts that another one equals: as they are, and but for case, punctuation and word order."""
+    """The number of texts that equal another one: exactly, and apart from case, punctuation and word order."""
     same = _repeated(texts)
     return same, _repeated([" ".join(sorted(re.findall(r"\w+", text.casefold()))) for text in texts])
 
 
 def new_items_notes(config: CompareConfig, cases: NewItemCases | None) -> list[str]:
-    """How new items were measured, or that they were not."""
+    """Notes on how new items were measured, or that they were not."""
     if cases is None:
         how = "hides a share of the items and measures them"
         which: float | str = 0.05

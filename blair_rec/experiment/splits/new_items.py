@@ -20,9 +20,9 @@ def new_vectors(
     """The vectors of new items for a run's scorer, or for each member of an average; None where no text is used.
 
     Args:
-        run_dir: the run's folder, beside which its members are.
-        setup: its set-up (plan.run_setup).
-        store: its text vectors; those of members are opened where their runs found them.
+        run_dir: the run's folder; the folders of its members are next to it.
+        setup: the run's set-up (plan.run_setup).
+        store: the run's text vectors; stores of members are opened where their runs found them.
         known, new: item tokens, without the padding.
 
     Raises:
@@ -41,7 +41,7 @@ def new_vectors(
 def _vectors(store: EmbeddingStore, setup: Mapping[str, Any], known: Sequence[str], new: Sequence[str]) -> np.ndarray:
     """[new items, E]; an item without text gets what `missing_text` says, and a mean is that of the known items.
 
-    A control takes the text of new items away, too: they are shuffled among themselves, or drawn by lot.
+    A control also replaces the vectors of new items: they are shuffled among themselves, or random.
     """
     missing_text = setup["text"]["missing_text"]
     rows = store.find([*known, *new], missing_text)[len(known) :]

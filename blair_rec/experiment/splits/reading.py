@@ -110,7 +110,7 @@ def read_new_items(config: CompareConfig, folder: Path, test: TextSequentialData
         test: the test split of `read_splits`, which has no hidden item.
 
     Raises:
-        As `read_splits`.
+        The errors of `read_splits`.
     """
     if config.evaluate.new_items is None:
         return None
