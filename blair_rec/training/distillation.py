@@ -77,13 +77,13 @@ class TaughtLists:
 
 @dataclass(frozen=True, eq=False)
 class Teaching:
-    """What a student learns from its teacher, and how much."""
+    """The lists that a student learns from its teacher, and their weight in the loss."""
 
     lists: TaughtLists
     weight: float
     """The teacher's part of the loss, from 0 to 1."""
     temperature: float
-    """Of the softmax over each list; above 0."""
+    """The temperature of the softmax over each list; above 0."""
 
 
 def soft_targets(scores: np.ndarray, temperature: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a second stage reads of a candidate: its members' scores and ranks, its item, the history, similarity of text.
+"""The features of a candidate in a second stage: members' scores and ranks, the item, the history, similar text.
 
 Shapes: K members, B cases, N item ids with the padding row 0, L items of a history at most, P pairs of a case and a
 candidate (pool.py), F features, E text_dim.
@@ -35,7 +35,7 @@ class Feature(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ItemTable:
-    """What is the same in all histories: numbers and vectors of each item."""
+    """The features of items that no history changes: numbers and vectors of each item."""
 
     popularity: Tensor
     """[N] float32: the logarithm of 1 + training events."""

@@ -88,7 +88,7 @@ class FittedStage(NamedTuple):
 
     stage: Reranker
     ranks: Ranks
-    """Of the validation split: each case ranked by trees that were fitted on other users."""
+    """The ranks of the validation split: each case is ranked by trees that were fitted on other users."""
     pool_recall: float
     """Share of validation cases whose target is a candidate; with `masked`, a candidate outside the history."""
     pool_size: float

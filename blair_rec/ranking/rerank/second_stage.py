@@ -77,7 +77,7 @@ class Reranker(nn.Module):
 
     @property
     def items(self) -> ItemTable:
-        """What the trees read of items."""
+        """The features of items that the trees read."""
         return ItemTable(self.popularity, self.recency if len(self.recency) else None, self._texts)
 
     def eval(self) -> Reranker:
