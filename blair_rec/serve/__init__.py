@@ -1,1 +1,1 @@
-"""The winner put to work."""
+"""Use the winner of a comparison: refit it, recommend with it, and export it."""

@@ -1,4 +1,4 @@
-"""What `recommend` takes in Python: lists of histories, any iterable of them, NumPy arrays, mappings, frames."""
+"""The histories that `recommend` takes in Python: lists, other iterables, NumPy arrays, mappings, frames."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class GivenHistories:
             ConfigError: a string instead of a list of histories or tokens, or tokens that are not text.
         """
         self.users: list[str] | None = None
-        """Of a mapping or a frame."""
+        """The users of a mapping or a frame; None for other histories."""
         if is_frame(histories):
             from blair_rec.serve.batch.histories import from_frame
 

@@ -1,4 +1,4 @@
-"""The items that a model knows, by token and by id, which of them may be recommended, and which are bought most."""
+"""The items of a model by token and by id: which ones may be recommended, and which ones have the most events."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ ON_UNKNOWN: tuple[OnUnknown, ...] = ("error", "skip")
 
 
 class KnownItems:
-    """Item tokens by item id, with the events of each where they are known."""
+    """Item tokens by item id, with the number of events of each if it is known."""
 
     def __init__(self, tokens: Sequence[str], counts: np.ndarray | None = None) -> None:
         """
         Args:
             tokens: [N]; the first one is the padding's.
-            counts: [N] events of each; None where they are not known. Items behind them have none.
+            counts: [N] number of events of each; None if unknown. It may be shorter: later items have no events.
         """
         self.tokens = tuple(tokens)
         self.id_of: Mapping[str, int] = {token: item_id for item_id, token in enumerate(self.tokens) if item_id > 0}
@@ -30,21 +30,21 @@ class KnownItems:
             self._counts[: len(counts)] = counts
 
     def __len__(self) -> int:
-        """N, the padding included."""
+        """Return N, the padding included."""
         return len(self.tokens)
 
     def ids(self, tokens: Iterable[str]) -> np.ndarray:
-        """[n] int64 item ids; 0 for a token that is not known."""
+        """Return [n] int64 item ids; 0 for an unknown token."""
         return np.fromiter((self.id_of.get(token, 0) for token in tokens), dtype=np.int64)
 
     def candidates(
         self, allow: Iterable[str] | None, deny: Iterable[str], unknown: OnUnknown
     ) -> tuple[np.ndarray, list[str]]:
-        """What may be recommended: [C] int64 ids, ascending; and the given tokens that are not known, and were skipped.
+        """Return the item ids that may be recommended, [C] int64 ascending, and the unknown tokens that were skipped.
 
         Raises:
-            UnknownItems: tokens that are not known, where `unknown` is error.
-            ConfigError: nothing is left; or a string or another kind of token is given.
+            UnknownItems: unknown tokens, where `unknown` is error.
+            ConfigError: no item is left; or a token is not text, or a string is given instead of a list.
         """
         skipped: list[str] = []
         chosen = np.ones(len(self), dtype=bool) if allow is None else np.zeros(len(self), dtype=bool)
@@ -63,10 +63,10 @@ class KnownItems:
         return found, skipped
 
     def most_popular(self, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The candidates by falling number of events, then by id, and these numbers: two of [C] int64.
+        """Return the candidates by falling number of events, then by id, and these numbers: two arrays [C] int64.
 
         Raises:
-            ConfigError: the numbers of events are not known.
+            ConfigError: the numbers of events are unknown.
         """
         if self._counts is None:
             raise ConfigError(
@@ -103,7 +103,7 @@ def check_unknown(unknown: str) -> None:
 
 
 def least_left(candidates: Collection[int], histories: Iterable[np.ndarray]) -> int:
-    """How many candidates are left for the history that holds most of them."""
+    """Return the smallest number of candidates that a history leaves."""
     allowed = set(candidates)
     taken = max((len(allowed.intersection(ids.tolist())) for ids in histories), default=0)
     return len(allowed) - taken

@@ -27,7 +27,7 @@ COUNTS_FILE = "item_counts.npy"
 
 
 class Recommendation(NamedTuple):
-    """An item and what the model gives it; scores compare within one history alone."""
+    """An item and its score. Scores can only be compared within one history."""
 
     item_token: str
     score: float
@@ -45,21 +45,21 @@ class PopularItem(Recommendation):
 
     @property
     def by_popularity(self) -> bool:
-        """Always: no item of the history was known."""
+        """Always True: no item of the history was known."""
         return True
 
 
 class Recommender:
-    """A trained model and the items it knows."""
+    """A trained model and its items."""
 
     def __init__(
         self, model: Scorer, item_tokens: Sequence[str], width: int, item_counts: np.ndarray | None = None
     ) -> None:
         """
         Args:
-            item_tokens: by item id; the first one is the padding's.
-            width: items of a history that the model reads, at most.
-            item_counts: events of each item by item id, for histories without a known item.
+            item_tokens: [N] by item id; the first one is the padding's.
+            width: the most items of a history that the model reads.
+            item_counts: [N] number of events of each item by item id, for histories without a known item.
         """
         model.eval()
         self._model = model
@@ -103,23 +103,30 @@ class Recommender:
         deny: Iterable[str] = (),
         unknown: OnUnknown = "error",
     ) -> Any:
-        """The k best next items for each history of item tokens, oldest first; best first.
+        """Return the k best next items for each history of item tokens.
 
-        A model reads the newest items of a history, as many as its window holds. Among equal scores the item comes
-        first that the run numbered first.
+        A model reads the newest items of a history, as many as fit into its window. Items with equal scores are in the
+        order of `item_tokens`.
 
         Args:
-            histories: any iterable of histories, or a NumPy array with a history in each row. For a mapping from users
-                to histories, or a frame (columns user_id and item_id, perhaps timestamp; or user_id and history), the
-                answer is a dict by user.
+            histories: an iterable of histories, each with the oldest item first; or a NumPy array with a history in
+                each row; or a mapping from users to histories; or a frame of pandas or Polars. A frame has the columns
+                user_id, item_id and optionally timestamp, or user_id and history.
+            k: the number of items for each history.
             exclude_history: never recommend an item of the history again.
+            batch_size: histories that are scored together; it changes only speed and memory.
             allow, deny: item tokens. `allow` allows no other items; `deny` excludes these.
-            unknown: what to do with item tokens that the model doesn't know: error, or skip. A history that holds no
-                other gets the most popular items then, each a PopularItem.
+            unknown: how to treat unknown item tokens: error, or skip. With skip, a history without a known item gets
+                the most popular items, each as a PopularItem.
+
+        Returns:
+            For each history a list of Recommendation (item_token, score), best first. For a mapping or a frame, these
+            lists are in a dict by user.
 
         Raises:
-            UnknownItems: tokens that the model was not trained with, where they are an error.
-            ConfigError: an empty history, or a k that is larger than the number of items left.
+            UnknownItems: unknown tokens, where `unknown` is error.
+            ConfigError: an empty history, or k is below 1 or larger than the number of items left.
+            ScoringError: scores that are not a number.
         """
         check_unknown(unknown)
         given = GivenHistories(histories)
@@ -154,13 +161,13 @@ class Recommender:
         return found if given.users is None else dict(zip(given.users, found, strict=True))
 
     def top(self, candidates: np.ndarray) -> TopK:
-        """What finds the best of these items, ids in ascending order, for many histories of item ids."""
+        """Return a function that ranks `candidates` (ids, ascending) for many histories of item ids."""
         return TopK(self._model, self._width, candidates)
 
     def item_vectors(self) -> np.ndarray:
-        """[items, D] float32, in the order of `item_tokens`: their inner product with `user_vectors` ranks the items.
+        """Return [items, D] float32 in the order of `item_tokens`. Inner products with `user_vectors` rank the items.
 
-        For one nearest-neighbour index. Of an ensemble these are its members' vectors side by side.
+        The vectors fit into one nearest-neighbour index. An ensemble has its members' vectors side by side.
 
         Raises:
             ConfigError: scores that are not inner products, such as a Markov chain's.
@@ -172,12 +179,12 @@ class Recommender:
 
     @torch.no_grad()
     def user_vectors(self, histories: Iterable[Iterable[str]], batch_size: int = 1024) -> np.ndarray:
-        """[histories, D] float32: what `item_vectors` is searched with after each history of item tokens.
+        """Return [histories, D] float32: for each history of item tokens the query for a search in `item_vectors`.
 
-        Items of the history can be retrieved, too. Inner products can only be compared within one history.
+        A search may also retrieve items of the history. Inner products can only be compared within one history.
 
         Raises:
-            UnknownItems: tokens that the model was not trained with.
+            UnknownItems: unknown tokens.
             ConfigError: an empty history, or scores that are not inner products.
         """
         self._check_vectors()
@@ -191,7 +198,7 @@ class Recommender:
         return torch.cat(parts).numpy()
 
     def _ids(self, given: GivenHistories, unknown: OnUnknown) -> list[np.ndarray]:
-        """Item ids of each history, without those that are not known.
+        """Return the item ids of each history, without unknown items.
 
         Raises:
             UnknownItems, ConfigError: unknown items, or histories without any, where they are an error.
@@ -237,7 +244,7 @@ def load(
     trusted: Collection[str] = (),
     vectors: str | Path | None = None,
 ) -> Recommender:
-    """A finished run (the folder runs/VARIANT-SEED of a comparison), ready to recommend.
+    """Load a finished run (the folder runs/VARIANT-SEED of a comparison) or a refit; return its Recommender.
 
         recommender = blair_rec.load("runs/mine/runs/text-1")
         recommender.recommend([["item-1", "item-7"]], k=10)  # the 10 best next items of each history, best first
@@ -245,20 +252,20 @@ def load(
 
     Args:
         store: the store of the items' text vectors, if it was moved after the run.
-        extra_items: a store of more items, by the same encoder from the same fields. Those that the run doesn't know,
-            and that have a text, can then be recommended and be part of histories. Nothing is trained.
+        extra_items: a store of more items, by the same encoder from the same fields. Its items that are not in the run
+            and have a text can then be recommended and be part of histories. Nothing is trained.
         device: cpu, cuda, cuda:1, or auto: a GPU if there is one. A run made on one device loads on any other.
-        trusted: every `module:Class` of the run that may be imported. Other code is never
-            imported because a run names it. Names of installed packages' entry points need not be listed.
-        vectors: a folder that `export_vectors` made of the run with `rules_rank`. Everything is then scored by its
-            vectors, approximately, and `user_vectors` makes the queries for them.
+        trusted: every `module:Class` of the run that may be imported. No other code that a run names is imported.
+            Names of installed packages' entry points need not be listed.
+        vectors: a folder that `export_vectors` made from the run with `rules_rank`. Scores are then approximate: they
+            come from these vectors. `user_vectors` makes the queries for them.
 
     Raises:
         CheckpointError: not a run's folder, or its store is missing (the message names the store's hash).
         MissingEmbeddings, StoreError: the store doesn't cover the items, or the extra one used other settings; or
             `vectors` are of another run.
-        ConfigError: extra items for a run that knows its items by more than their text; a device or a package that
-            isn't there.
+        ConfigError: extra items for a run that needs more of an item than its text; or a device or a package is
+            missing.
         UntrustedCode: the run names a `module:Class` that is not `trusted`.
     """
     with trusting(trusted):
@@ -272,7 +279,7 @@ def load(
 
 
 def item_counts_of(run_dir: Path) -> np.ndarray | None:
-    """[N] int64, the events of each item by item id that a run or a refit was trained on; None without such a file.
+    """Return [N] int64: the events of each item id in the training of a run or refit; None without such a file.
 
     Raises:
         BadRun: the file is damaged.
@@ -289,7 +296,7 @@ def item_counts_of(run_dir: Path) -> np.ndarray | None:
 
 
 def _append_items(loaded: Loaded, extra: EmbeddingStore) -> list[str]:
-    """The items of a store that the run doesn't know, appended to its model."""
+    """Append the items of a store that are not in the run to its model; return their tokens."""
     known = set(loaded.item_tokens)
     rows = [row for row, token in enumerate(extra.item_tokens) if token not in known]
     for part in loaded.members or (loaded,):

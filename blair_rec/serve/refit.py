@@ -1,6 +1,6 @@
-"""`blair_rec.refit(run, out)`: the winner of a comparison, trained on the whole log, ready to be put to work.
+"""`blair_rec.refit(run, out)`: train the winner of a comparison again, on the whole log, to recommend with it.
 
-DIR/result.json         what it is (`refit: true`), the runs that it was made from, and their hashes
+DIR/result.json         facts about it (`refit: true`), the runs that it was made from, and their hashes
 DIR/model.safetensors   the weights, or those of an average; DIR/members/NAME-SEED/ then holds its members, each as DIR
 DIR/items.json          item tokens by item id
 DIR/item_counts.npy     [N] int64, events of each item in the whole log, by item id
@@ -63,7 +63,7 @@ logger = logging.getLogger("blair_rec")
 WRITTEN = (WEIGHTS_FILE, ITEMS_FILE, COUNTS_FILE, CURVE_FILE, CONFIG_FILE, CARDS_FILE, MEMBERS_FOLDER)
 """The files of a refit, next to its result.json."""
 KEPT = ("variant", "seed", "model", "items", "control", "transforms", "dataset", "encoder", "store_sha256", "selection")
-"""What a refit says of itself as the run that it was made from does."""
+"""The keys of result.json that a refit copies from its run."""
 
 OnTrained = Callable[[str, int, int], None]
 """Called with (the name of the run, training steps done, steps in all)."""
@@ -85,22 +85,22 @@ def refit(
         blair_rec.load("models/mine").recommend([["item-1", "item-7"]], k=10)
 
     An average keeps its weights, and its members are trained again. With several seeds, an item's score is the mean of
-    the seeds' z-scores. The folder opens as a finished run does, and is never ranked. Started again after an
-    interruption, it resumes in the same epoch. An earlier refit in `out` stays until the new one is whole.
+    the seeds' z-scores. `load` opens the folder like a finished run, but no leaderboard ranks it. An interrupted refit
+    resumes in the same epoch. An earlier refit in `out` is kept until the new one is complete.
 
     Args:
-        run: the folder of a comparison, whose best variant by validation is taken, or that of one of its runs.
+        run: the folder of a comparison, for its best variant on validation; or the folder of one of its runs.
         variant: another variant of the comparison.
-        seeds: some of its seeds; all if not given.
-        store: where the items' text vectors are now, if they were moved after the run.
+        seeds: the seeds to use; all if not given.
+        store: the store of the items' text vectors, if it was moved after the run.
         progress: called with (the name of the run, training steps done, steps in all).
 
     Returns `out`.
 
     Raises:
-        ConfigError, NoRuns, BadRun, ChangedRuns, RefitRun: nothing that can be refitted, or data that has changed.
-        CheckpointError, StoreError: the text vectors are not there.
-        OutputError: `out` can't be written, or holds something else; FolderBusy: another process is at work on it.
+        ConfigError, NoRuns, BadRun, ChangedRuns, RefitRun: there is nothing to refit, or the data has changed.
+        CheckpointError, StoreError: the text vectors are missing or damaged.
+        OutputError: `out` can't be written, or holds something else; FolderBusy: another process is using it.
         DatasetError, TrainingError: as in training.
     """
     out = Path(out)
@@ -154,7 +154,7 @@ def is_refit(folder: Path) -> bool:
 def _check_place(target: Path) -> None:
     """
     Raises:
-        OutputError: the folder holds anything but an earlier refit, or lies among the runs of a comparison.
+        OutputError: the folder holds anything but an earlier refit, or is among the runs of a comparison.
     """
     if target.parent.name == RUNS_FOLDER and (target.parent.parent / CONFIG_FILE).is_file():
         raise OutputError(
@@ -168,7 +168,7 @@ def _check_place(target: Path) -> None:
 def _check_unchanged(chosen: Chosen, results: dict[Path, Any]) -> None:
     """
     Raises:
-        ChangedRuns: the data set's files are others than when the runs were made.
+        ChangedRuns: the data set's files have changed since the runs were made.
     """
     data = data_hash(chosen.config)
     if changed := [folder.name for folder, result in results.items() if result["hashes"].get("data") != data]:
@@ -183,13 +183,13 @@ def _check_unchanged(chosen: Chosen, results: dict[Path, Any]) -> None:
 
 
 def _key(result: Any) -> str:
-    """What a refit of one run depends on, in short: pieces of another one are not taken for it."""
+    """A short hash of all that a refit of one run depends on, so that files of another refit are not resumed."""
     epoch = (result["selection"] or {}).get("epoch", 0)
     return hash_of([result["hashes"], code_hash(bool(result["setup"].get("text"))), epoch])[:16]
 
 
 def _of_the_config(chosen: Chosen) -> dict[str, str]:
-    """The comparison's own files that a refit takes along, by name; the data set is found from anywhere."""
+    """The comparison's own files that a refit copies, by name; the path of the data set becomes absolute."""
     dataset = chosen.config.dataset
     path = str(Path(dataset).resolve()) if Path(dataset).is_dir() else dataset
     files = {CONFIG_FILE: write_yaml(with_all_items(chosen.config).changed(dataset=path))}

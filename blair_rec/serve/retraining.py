@@ -1,4 +1,4 @@
-"""One finished run, trained or counted again on the whole log: as long as validation chose, with nothing to select."""
+"""Train or count one finished run again on the whole log, for as many epochs as validation chose."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from blair_rec.training.optimizer import LearningRate
 
 
 class FittedAgain(NamedTuple):
-    """What scores the items of a run, made from the whole log."""
+    """The model of a run, trained or counted again on the whole log."""
 
     model: Scorer
     history: tuple[Epoch, ...]
-    """One for each epoch; empty where nothing is trained."""
+    """One record for each epoch; empty if nothing is trained."""
     store: Path | None
-    """Of the items' text vectors."""
+    """The store of the items' text vectors; None if the run uses no text."""
 
 
 def whole_data(data: TrainingData, test: TextSequentialDataset) -> TrainingData:
-    """The same data with every case of all three splits to train on."""
+    """Return the same data, with the cases of all three splits for training."""
     whole = whole_log([data.train, data.valid, test])
     sequences = training_sequences(whole)
     counts = np.bincount(sequences.items, minlength=len(data.item_tokens))
@@ -57,10 +57,10 @@ def fit_again(
 
     Args:
         result: the run's result.json; the run is not an average.
-        store: where its text vectors are, if not where the run found them.
+        store: the store of its text vectors, if it was moved after the run.
 
     Raises:
-        CheckpointError, StoreError, MissingEmbeddings, TextlessItems: of the text vectors.
+        CheckpointError, StoreError, MissingEmbeddings, TextlessItems: the text vectors don't cover the items.
         TrainingError: a loss that is not finite.
     """
     setup, variant = result["setup"], config.variants[result["variant"]]
@@ -92,8 +92,8 @@ def train_for(
 ) -> tuple[Epoch, ...]:
     """Train for `epochs` epochs and keep the last weights. A `checkpoint` is written after each epoch.
 
-    The learning rate takes the course that it has over all of `train.epochs`, as far as these epochs go: it is the
-    course by which validation chose their number.
+    The learning rate is scheduled over all of `train.epochs`, even if `epochs` is smaller: validation chose the number
+    of epochs with that schedule.
 
     Raises:
         TrainingError: a loss that is not finite. CheckpointError: a checkpoint of another model.

@@ -1,4 +1,4 @@
-"""A model and histories of item ids -> the k best items of each, exactly, in pieces that fit a processor's caches.
+"""Find the k best items for histories of item ids, exactly, in pieces that fit into a processor's caches.
 
 Shapes: B histories, P items of all of them, C candidates, N item ids with the padding row 0, D width of the vectors.
 """
@@ -22,7 +22,8 @@ from blair_rec.ranking.ensemble import Ensemble, standardised
 CHUNK = {"cpu": 1 << 20, "cuda": 1 << 26}
 """Scores computed and searched together, by kind of device."""
 FEWEST_ROWS = 64
-"""Histories that meet a piece of the items together, at least: each time all of the piece is read from memory."""
+"""The least number of histories that are multiplied with a piece of the items together: each time, the whole piece is
+read from memory."""
 WRITTEN_OUT = 1 << 23
 """Scores in memory together if a model gives them for all items."""
 
@@ -31,17 +32,17 @@ class HistoryIds(NamedTuple):
     """Histories of item ids, one after the other, each oldest first; none is empty."""
 
     items: np.ndarray
-    """[P] int64"""
+    """[P] int64 item ids."""
     lengths: np.ndarray
-    """[B] int64"""
+    """[B] int64 number of items in each history."""
 
     def recent(self, width: int) -> tuple[np.ndarray, np.ndarray]:
-        """Where the newest items of each begin, `width` at most, and how many they are: [B], [B] int64."""
+        """Return where the newest `width` items of each begin, and how many there are: [B], [B] int64."""
         kept = np.minimum(self.lengths, width)
         return np.cumsum(self.lengths) - kept, kept
 
     def split(self, size: int) -> Iterator[HistoryIds]:
-        """The same, `size` histories at a time."""
+        """Yield the same histories, `size` at a time."""
         ends = np.concatenate([[0], np.cumsum(self.lengths)])
         for begin in range(0, len(self.lengths), size):
             lengths = self.lengths[begin : begin + size]
@@ -52,13 +53,13 @@ class BestItems(NamedTuple):
     """The best candidates of each history, best first; among equal scores the one of the lowest id."""
 
     items: np.ndarray
-    """[B, k] int64; 0 where a history has fewer candidates left."""
+    """[B, k] int64 item ids; 0 where a history has fewer candidates left."""
     scores: np.ndarray
     """[B, k] float32; -inf there."""
 
 
 class TopK:
-    """Finds the best of some items for any histories, with a model that scores them."""
+    """Finds the best candidates for any histories, by the scores of a model."""
 
     _ids: Tensor
     """[C] int64 the candidates, while `ready`."""
@@ -68,16 +69,16 @@ class TopK:
     def __init__(self, model: Scorer, width: int, candidates: np.ndarray | None = None) -> None:
         """
         Args:
-            width: items of a history that the model reads, at most.
-            candidates: [C] int64 ids of what may be found, ascending; all items if not given.
+            width: the most items of a history that the model reads.
+            candidates: [C] int64 ids of the items that may be found, ascending; all items if not given.
         """
         self.model, self.width, self.candidates = model, width, candidates
         self._tables: dict[int, Tensor] = {}
-        """By the model, or the member of an ensemble, that scores by product, its items [C, D] or [N, D]."""
+        """Item vectors [C, D] or [N, D], by `id()` of the model or of each member that scores by product."""
 
     @contextmanager
     def ready(self, n_items: int) -> Iterator[TopK]:
-        """Within this block items' vectors are computed once; n_items is N."""
+        """Compute the items' vectors once, for use within this block; n_items is N."""
         self.model.eval()
         device = self.model.device
         candidates = np.arange(1, n_items) if self.candidates is None else self.candidates
@@ -95,7 +96,7 @@ class TopK:
 
     @torch.no_grad()
     def best(self, histories: HistoryIds, k: int, exclude_history: bool) -> BestItems:
-        """The k best candidates of each history, inside `ready`.
+        """Return the k best candidates of each history; call it inside `ready`.
 
         Raises:
             ScoringError: scores that are not a number.
@@ -109,7 +110,7 @@ class TopK:
         return BestItems(items, scores)
 
     def _by_product(self, histories: HistoryIds, k: int, exclude_history: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        """Columns and scores [b, k] of a few histories at a time, which meet the items piece by piece."""
+        """Yield columns and scores [b, k] of a few histories at a time; items are scored piece by piece."""
         users, table, done = self._users(self.model, histories), self._tables[id(self.model)], 0
         chunk = CHUNK.get(users.device.type, WRITTEN_OUT)
         size = max(FEWEST_ROWS, chunk // len(table))
@@ -135,7 +136,7 @@ class TopK:
             yield columns[:, :k], values[:, :k]
 
     def _written_out(self, histories: HistoryIds, k: int, exclude_history: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same of a model that gives the scores of all items, or of an ensemble."""
+        """Do the same for a model that scores all items at once, or for an ensemble."""
         for part in histories.split(max(1, WRITTEN_OUT // len(self._column))):
             if isinstance(self.model, Ensemble):
                 weights = self.model.weights.tolist()
@@ -181,7 +182,7 @@ class TopK:
         return users
 
     def interaction(self, histories: HistoryIds) -> dict[str, Tensor]:
-        """The newest items of each history, as many as the model reads, as its fields."""
+        """Return the newest items of each history, as many as the model reads, in the fields of an interaction."""
         first, length = histories.recent(self.width)
         items = np.zeros((len(length), self.width), dtype=np.int64)
         inside = np.arange(self.width) < length[:, None]

@@ -1,4 +1,4 @@
-"""Which finished runs are put to work: the variant that is best on validation, or the one that the user names."""
+"""Choose the finished runs to use: those of the best variant on validation, or of the one that the user names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger("blair_rec")
 
 @dataclass(frozen=True)
 class Chosen:
-    """A variant of a comparison, and its runs that are wanted."""
+    """A variant of a comparison, and its chosen runs."""
 
     config: CompareConfig
     comparison: Path
@@ -32,9 +32,9 @@ class Chosen:
     """One for each seed; a single one if the variant has no randomness."""
 
     def parts(self) -> dict[Path, float]:
-        """The folders of the runs that score items, and what each counts in the mean over seeds; the sum is 1.
+        """The folders of the runs that score items, and the weight of each in the mean over seeds; the sum is 1.
 
-        An average counts as its members, with its weights; a member whose weight is 0 is left out.
+        An average is replaced by its members, with its weights; members with weight 0 are skipped.
 
         Raises:
             ConfigError: the variant is a second stage or a student, or averages a student.
@@ -64,7 +64,7 @@ class Chosen:
         return kept
 
     def _another(self) -> str:
-        """What to refit instead, with the command for it: a single run takes no --variant, its comparison does."""
+        """Name other variants, with the command to refit one: a single run takes no --variant, its comparison does."""
         names = [name for name in self.config.variants if self._can_be_refitted(name)]
         known = f" (possible: {first_of(names)})" if names else ""
         return f"refit another variant{known}: `blair-rec refit {self.comparison} --variant NAME -o DIR`"
@@ -76,20 +76,19 @@ class Chosen:
 
 
 def choose(run: Path, variant: str | None = None, seeds: Sequence[int] | None = None) -> Chosen:
-    """The runs that `run` names: the folder of one run, or that of a comparison.
+    """Choose the runs to use. `run` is the folder of one run or of a comparison.
 
-    Of a comparison, the variant with the best mean over its seeds on validation, under the protocol and by the metric
-    that order the board; nothing of the test split is looked at. Controls, whose text means nothing on purpose, and
-    averages with one of them or their students are never chosen, but can be named. Systems of `from` can't be used
-    here at all.
+    In a comparison, the best variant is the one with the highest mean over its seeds on validation. Protocol and metric
+    are those that order the board; the test split is not used. Controls, averages with a control, and students of these
+    are never chosen, but `variant` can name them. Systems of `from` can't be used.
 
     Args:
-        variant: a variant of the comparison, in place of the best one.
-        seeds: the seeds that are wanted; all that are finished if not given.
+        variant: a variant of the comparison, instead of the best one.
+        seeds: the seeds to use; all finished ones if not given.
 
     Raises:
-        ConfigError: neither kind of folder, or no finished run of this variant or seed.
-        NoRuns, BadRun, UnpairedRuns, ChangedRuns: runs that are missing, damaged, or made with another config.
+        ConfigError: `run` is neither kind of folder, or there is no finished run of this variant or seed.
+        NoRuns, BadRun, UnpairedRuns, ChangedRuns: runs are missing, damaged, or made with another config.
     """
     if (run / RESULT_FILE).is_file():
         return _named_run(run, variant, seeds)

@@ -1,1 +1,1 @@
-"""Recommendations for many users: histories from a file, the best items into another one."""
+"""Recommendations for many users: read histories from a file, and write the best items to another file."""

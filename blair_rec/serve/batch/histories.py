@@ -1,8 +1,7 @@
-"""Columns of events, or of a list for each user, as histories of item ids: in order of time, block by block.
+"""Turn a file of events, or of a list for each user, into histories of item ids, in the order of time.
 
-Events of one user are put in order by their times; those of equal time, or all where there are no times, stay in the
-order of the file. Ids are text: "007" is not "7". Whole numbers of JSON or Parquet become their digits, where nothing
-else is in the column.
+Events of one user are sorted by their times. Tied events, and events without times, stay in file order. Ids are text:
+"007" is not "7". A column of JSON or Parquet that holds only whole numbers becomes text, too.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ class UserBlock(NamedTuple):
     lengths: np.ndarray
     """[len(users)] int64; 0 for a user without a known item."""
     done: int
-    """How many users there have been, with these."""
+    """Number of users so far, these included."""
     total: int | None
-    """How many there are; None while nobody knows."""
+    """Number of all users; None while it is unknown."""
 
 
 @dataclass
 class Unknown:
-    """Item tokens that the model doesn't know: an error, or counted and left out."""
+    """Unknown item tokens: they are an error, or skipped and counted."""
 
     policy: OnUnknown
     skipped: int = 0
@@ -51,10 +50,10 @@ class Unknown:
     first: list[str] = field(default_factory=list)
 
     def see(self, tokens: Sequence[str], ids: np.ndarray, where: str) -> None:
-        """`ids` [n] of `tokens` [n] are 0 where they are not known.
+        """Count the unknown items among `tokens` [n]: those whose `ids` [n] are 0.
 
         Raises:
-            UnknownItems: there is one, and it is an error. SourceError: one that can't be meant as an id.
+            UnknownItems: there are some, and the policy is error. SourceError: one of them can't be an id.
         """
         if ids.all():
             return
@@ -71,15 +70,15 @@ class Unknown:
 def read_histories(
     path: Path, known: KnownItems, unknown: Unknown, told: OnRead = lambda done, total: None
 ) -> Iterator[UserBlock]:
-    """The histories in a file of events (user_id, item_id, perhaps timestamp), or of lists (user_id, and history or
-    item_id).
+    """Yield the histories in a file of events (columns user_id, item_id and perhaps timestamp) or of lists.
 
-    In CSV a list is written with spaces between its items. A file of lists is passed on while it is read. Of
-    events, 16 bytes each stay in memory until all are read. Users come in the order of their first rows.
+    A file of lists has the columns user_id and history (or item_id); in CSV, spaces separate the items of a list. It is
+    passed on while it is read. Events need 16 bytes each in memory until all are read. Users are in the order of their
+    first rows.
 
     Raises:
         SourceError: a file that can't be read, is empty, or holds other columns or values; the line is named.
-        UnknownItems: items that the model doesn't know, where they are an error.
+        UnknownItems: unknown items, where they are an error.
         MissingExtra: Parquet without pyarrow.
     """
     yield from _histories(read_columns(path, KNOWN, told), path, known, unknown, kind_of(path) == CSV)
@@ -139,11 +138,11 @@ def _list(value: Any, words: bool, where: str) -> list[Any]:
 
 
 class _Events:
-    """Events as they come, with a number for each user."""
+    """Events in file order, with a number for each user."""
 
     def __init__(self) -> None:
         self.number: dict[str, int] = {}
-        """Of each user, in the order of their first rows."""
+        """The number of each user, in the order of their first rows."""
         self.users: list[np.ndarray] = []
         """int32; all events, those of unknown items included."""
         self.items: list[np.ndarray] = []
@@ -152,7 +151,7 @@ class _Events:
         """int64 or float64; None if there are no times."""
 
     def blocks(self) -> Iterator[UserBlock]:
-        """All users with their histories in order."""
+        """Yield all users with their histories, oldest items first."""
         user, item = np.concatenate(self.users), np.concatenate(self.items)
         self.users.clear()
         self.items.clear()
@@ -188,7 +187,7 @@ def _events(rows: Iterable[Columns], path: object, known: KnownItems, unknown: U
 def in_blocks(
     users: list[str], items: np.ndarray, lengths: np.ndarray, before: int, total: int | None
 ) -> Iterator[UserBlock]:
-    """Users with their histories, one after the other in `items`, BLOCK of them at a time."""
+    """Yield BLOCK users at a time; `items` holds their histories one after the other."""
     ends = np.concatenate([[0], np.cumsum(lengths)])
     for begin in range(0, len(users), BLOCK):
         end = min(begin + BLOCK, len(users))
@@ -196,7 +195,7 @@ def in_blocks(
 
 
 def from_frame(frame: Any) -> dict[str, list[str]]:
-    """The histories in a frame of pandas or Polars with the columns that `read_histories` reads, by user.
+    """Return the histories by user in a frame of pandas or Polars, with the columns that `read_histories` reads.
 
     Raises:
         SourceError: other columns or values; the row is named, counted from 1.
@@ -222,7 +221,7 @@ def from_frame(frame: Any) -> dict[str, list[str]]:
 
 
 def _python_values(column: Any) -> list[Any]:
-    """Python values. Times of pandas and Polars become numbers of their unit, missing values None."""
+    """Return Python values. Times of pandas and Polars become numbers of their unit, missing values None."""
     values = [None if _is_missing(value) else value for value in column.to_list()]
     if str(column.dtype).lower().startswith("datetime") and None not in values:
         in_pandas = type(column).__module__.partition(".")[0] == "pandas"

@@ -1,4 +1,4 @@
-"""Recommendations as Parquet, CSV or JSON lines: a row for each user and rank, whole files or none."""
+"""Write recommendations as Parquet, CSV or JSON lines, with a row for each user and rank; never half a file."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from blair_rec.lines.rows import CSV, JSON_LINES, KINDS, PARQUET
 
 COLUMNS = ("user_id", "item_id", "score", "rank", "by_popularity")
 TITLE = "title"
-"""A column more, where titles are asked for."""
+"""The additional column for titles."""
 SCHEMA = 1
 """Version of the columns, in the metadata of a Parquet file."""
 
 
 class Recommended(NamedTuple):
-    """What was found for some users, user after user, the best item first."""
+    """The recommendations for some users, user after user, the best item first."""
 
     users: Sequence[str]
     row: np.ndarray
-    """[R] int64: whose each recommendation is, by place in `users`."""
+    """[R] int64: the user of each recommendation, as an index of `users`."""
     items: np.ndarray
     """[R] int64 item ids."""
     scores: np.ndarray
@@ -36,7 +36,7 @@ class Recommended(NamedTuple):
     rank: np.ndarray
     """[R] int64 from 1."""
     by_popularity: np.ndarray
-    """[R] bool"""
+    """[R] bool: whether the user has no known item and gets the most popular ones."""
 
 
 class Output(Protocol):
@@ -49,7 +49,7 @@ class Output(Protocol):
 def check_output(out: Path, inputs: Sequence[Path | None]) -> None:
     """
     Raises:
-        ConfigError: an ending that says nothing, or one of the files that are read.
+        ConfigError: an unknown ending, or one of the files that are read.
         OutputError: a folder. MissingExtra: Parquet without pyarrow.
     """
     if out.suffix.lower() not in KINDS:
@@ -64,11 +64,11 @@ def check_output(out: Path, inputs: Sequence[Path | None]) -> None:
 
 @contextmanager
 def whole_file(out: Path, tokens: Sequence[str], titles: Mapping[str, str] | None) -> Iterator[Output]:
-    """A file that gets its name at the end of this block, in place of an older one; after an error there is none.
+    """Open a file for writing. It appears at the end of this block; after an error, an older file stays as it was.
 
     Args:
         tokens: [N] item tokens by item id.
-        titles: by item token, for a column of them; None for none.
+        titles: by item token, for a column of titles; None for no such column.
 
     Raises:
         OutputError: it can't be written, such as to a full disk; FolderBusy: another process is writing it.
@@ -150,7 +150,7 @@ def _quoted(text: str | None) -> str:
 
 
 def shortest(scores: np.ndarray) -> list[str]:
-    """[R] float32 as the shortest decimals that mean the same number."""
+    """Write [R] float32 as the shortest decimals that read back as the same numbers."""
     return [
         f"{score:.9g}" if float(np.float32(f"{score:.7g}")) != score else f"{score:.7g}" for score in scores.tolist()
     ]

@@ -1,4 +1,4 @@
-"""`blair_rec.recommend_file`: the best items for every user of a file, or of the data set, into a file."""
+"""`blair_rec.recommend_file`: write the best items for every user of a file, or of the data set, to a file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OnServed = Callable[[str, int, int], None]
 
 @dataclass
 class Served:
-    """What was written."""
+    """The counts of a written file of recommendations."""
 
     users: int = 0
     rows: int = 0
@@ -40,15 +40,15 @@ class Served:
     short: int = 0
     """Users for whom fewer than k items were left."""
     skipped: int = 0
-    """Events, and items allowed or denied, that the model doesn't know."""
+    """Events of unknown items, and unknown items that were allowed or denied."""
     first_skipped: tuple[str, ...] = ()
     hidden_items: int = 0
-    """Items of the data set that the comparison hid from the run (evaluate.new_items), and that it can't recommend."""
+    """Items that the comparison hid from the run (evaluate.new_items). The run can't recommend them."""
     hidden_events: int = 0
     """Events of these items, which are not in the histories."""
 
     def notes(self, k: int) -> list[str]:
-        """What a reader of the file has to know, in words; nothing where all went the usual way."""
+        """Return sentences for readers of the file, on unusual counts; empty if there are none."""
         found = []
         if self.skipped:
             found.append(f"unknown items skipped: {self.skipped:,} (first: {first_of(self.first_skipped)})")
@@ -83,11 +83,11 @@ def recommend_file(
     store: str | Path | None = None,
     progress: OnServed = lambda what, done, total: None,
 ) -> Served:
-    """The k best items for many users, into a Parquet, CSV or JSON lines file that is whole or not there.
+    """Write the k best items for many users to a Parquet, CSV or JSON lines file, which appears when it is complete.
 
-    Its columns are user_id, item_id, score (which compares within one user), rank from 1, and by_popularity: true for
-    users without a known item, who get the most popular items, with the number of their events as score. Users come in
-    the order of their first rows.
+    The columns are user_id, item_id, score, rank (from 1) and by_popularity. Scores can only be compared within one
+    user. Users without a known item get the most popular items: for them by_popularity is true, and the score is the
+    item's number of events. Users are in the order of their first rows.
 
         blair_rec.recommend_file("runs/mine/refit", "best.csv", histories="histories.csv", k=10)
 
@@ -95,16 +95,20 @@ def recommend_file(
         run: a finished run, or a refit, which has seen the newest events.
         histories: a .parquet, .csv or .jsonl file with the columns user_id, item_id and optionally timestamp (one event
             per row), or user_id and history (a list of items per row; in CSV with spaces between the items).
-        all_users: instead of `histories`, recommend to all users of the data set, from all their events. A run doesn't
-            know the items that its comparison hid (evaluate.new_items): their events are left out and counted.
+        all_users: instead of `histories`, recommend to all users of the data set, from all their events. Items that the
+            comparison hid from the run (evaluate.new_items) are unknown: their events are skipped and counted.
         k: the number of items per user.
-        titles: a column of the items' titles.
+        titles: add a column of the items' titles.
         only, deny: files that name items (a column item_id, or a text file with one item id per line). `only`
             allows no other items; `deny` excludes these.
-        unknown: whether items that the model doesn't know are an error, or skipped and counted.
+        exclude_history: never recommend an item of the history again.
+        unknown: whether unknown items are an error (error), or skipped and counted (skip).
         extra_items: a store of more items, by the same encoder from the same fields; they can be recommended, too.
         store: the store of the items' text vectors, if it was moved after the run.
         progress: called with (what is counted, the number done, the number in all).
+
+    Returns:
+        The counts of the file: users, rows, users without a known item, and skipped items.
 
     Raises:
         ConfigError: neither histories nor all_users, or both; k is below 1 or above the number of
@@ -178,7 +182,7 @@ def _serve(
 
 
 def read_items(path: Path) -> list[str]:
-    """Item tokens: the column item_id of a CSV, JSON lines or Parquet file, or the lines of any other text file.
+    """Read item tokens: the column item_id of a CSV, JSON lines or Parquet file, or the lines of another text file.
 
     Raises:
         SourceError: a file that can't be read, is empty, or holds something else.
@@ -203,14 +207,14 @@ def read_items(path: Path) -> list[str]:
 
 
 def _comparison_of(run: Path) -> Path:
-    """The folder with the comparison's own files: a refit takes them along, a run lies below them."""
+    """Return the folder with the comparison's own files: a refit has copies, a run is in a folder below them."""
     return run if (run / CONFIG_FILE).is_file() else run.resolve().parent.parent
 
 
 def _titles(run: Path) -> dict[str, str]:
     """
     Raises:
-        ConfigError: none are known. BadItemCards: they can't be read.
+        ConfigError: there are no titles. BadItemCards: they can't be read.
     """
     titles = dict(read_cards(_comparison_of(run)).titles)
     if not titles:
@@ -219,9 +223,9 @@ def _titles(run: Path) -> dict[str, str]:
 
 
 def _of_the_data_set(run: Path, known: KnownItems, unknown: Unknown, served: Served) -> Iterator[UserBlock]:
-    """All users of the data set of a run, as it is now, with all their events in the order of time.
+    """Read all users of a run's data set, as it is now, with all their events in the order of time.
 
-    Hidden items that the run doesn't know are counted in `served`.
+    Hidden items of the run are counted in `served`.
     """
     path = _comparison_of(run) / CONFIG_FILE
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""A run whose rules between items are approximated by vectors, and how far its best items are from the run's own."""
+"""Approximate a run's rules between items by vectors, and measure how well its best items stay the same."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BEST, CASES, BATCH = 10, 1000, 256
 
 @dataclass(frozen=True)
 class Approximation:
-    """What the vectors of rules keep of them."""
+    """A measure of how well vectors of rules reproduce the rules."""
 
     rank: int
     kept: tuple[float, ...]
@@ -32,7 +32,7 @@ class Approximation:
     """How many histories of the run's test cases were compared."""
 
     def __str__(self) -> str:
-        """One sentence, or two."""
+        """Say it in one or two sentences."""
         kept = ", ".join(f"{100 * share:.1f}%" for share in self.kept)
         tables = "the table of rules" if len(self.kept) == 1 else "the tables of rules"
         said = f"scores are approximate: vectors of rank {self.rank} keep {kept} of the squared norm of {tables}"
@@ -48,7 +48,7 @@ class Approximation:
 
 
 def approximated(run_dir: Path, loaded: Loaded, rank: int) -> tuple[Loaded, Approximation]:
-    """Return a run with vectors of this rank in the place of its rules, and what they keep of them.
+    """Return a run with vectors of this rank instead of its rules, and how well they reproduce the rules.
 
     Raises:
         ConfigError: the run has no rules between items, or the rank is not a whole number between 1 and the number of
@@ -70,7 +70,7 @@ def approximated(run_dir: Path, loaded: Loaded, rank: int) -> tuple[Loaded, Appr
 
 
 def _overlap(run_dir: Path, exact: Loaded, approximate: Loaded) -> tuple[float | None, int]:
-    """The mean share of the best items that both have in common, without those of the history; how many histories."""
+    """Return the mean share of best items outside the history that both have in common, and the number of histories."""
     if not (run_dir / HISTORIES_FILE).is_file():
         return None, 0
     arrays = read_arrays(run_dir, HISTORIES_FILE)

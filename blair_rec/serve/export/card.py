@@ -1,4 +1,4 @@
-"""The model card of an exported folder: what it is, what it was measured to do, what it needs, what it can't do."""
+"""Write the model card of an exported folder: a description, measured results, requirements and limits."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CITATIONS = {
     "sasrec_text": "Hou et al., Bridging Language and Items for Retrieval and Recommendation, 2024",
     "hyp1231/blair": "Hou et al., Bridging Language and Items for Retrieval and Recommendation, 2024",
 }
-"""By what a part or its encoder is called; the last key is how BLaIR's names begin."""
+"""By the name of a part or of its encoder; the last key is the beginning of BLaIR's names."""
 
 
 def model_card(run_dir: Path, config: Mapping[str, Any], difference: float, left_out: Sequence[str]) -> str:
@@ -135,7 +135,7 @@ def _licences(encoders: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _of_teacher(result: Mapping[str, Any]) -> str:
-    """A sentence on the text that a student has learned from through its teacher."""
+    """A sentence on the text that a student's teacher used."""
     said = result.get("distill") or {}
     if not said.get("uses_text"):
         return ""
@@ -168,7 +168,7 @@ def _limits(config: Mapping[str, Any], difference: float, refit: bool) -> str:
 
 
 def _results(run_dir: Path, result: Mapping[str, Any]) -> str:
-    """The comparison's tables, with controls, intervals, leaks and ties; of the run alone where there is none."""
+    """The comparison's tables, with controls, intervals, leaks and ties; or else the run's own metrics."""
     folder = run_dir.resolve()
     if result.get("refit"):
         folder = (folder / str(result["source"][0]["run"])).resolve()
@@ -191,7 +191,7 @@ def _results(run_dir: Path, result: Mapping[str, Any]) -> str:
 
 
 def _without_paths(run: RunResult) -> RunResult:
-    """The run; what was asked for as its encoder names no folder of this machine."""
+    """The run, without folders of this machine in the name of its encoder."""
     if run.encoder is None:
         return run
     return replace(run, encoder=replace(run.encoder, asked_for=public_name(run.encoder.asked_for)))

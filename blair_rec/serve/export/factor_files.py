@@ -1,8 +1,8 @@
-"""The files that an export of vectors has for rules between items: what queries are made of, and what was lost.
+"""The files for rules between items in an export of vectors: the vectors of queries, and the error of the scores.
 
 rules.json says how exact the scores are, which run the vectors are from, and which columns of items.npy belong to each
-table of rules. rules_sources.npy is [items, R] float32 for each table, side by side: what a history adds up. So queries
-fit the items' vectors on any machine, although an SVD may differ from machine to machine.
+table of rules. rules_sources.npy is [items, R] float32 for each table, side by side; a query is a sum of these vectors.
+They are saved because an SVD may differ between machines, and queries have to fit the items' vectors.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def write_factors(folder: Path, run_dir: Path, loaded: Loaded, approximation: Ap
 
 
 def read_factors(folder: Path, run_dir: Path, loaded: Loaded) -> Loaded:
-    """Return a run with the rules' vectors of an export in the place of its rules.
+    """Return a run with the vectors of an export instead of its rules.
 
     Raises:
         StoreError: the folder is not an export with `rules_rank`, was changed, or is from another run.
@@ -90,7 +90,7 @@ def read_factors(folder: Path, run_dir: Path, loaded: Loaded) -> Loaded:
 
 
 def _weights_of(run_dir: Path) -> list[str]:
-    """The hashes of the weights of a run and of an average's members, which say whether it is the same run."""
+    """The hashes of the weights of a run, or of an average's members; they identify the run."""
     own = sha256_of(run_dir / WEIGHTS_FILE)
     folders = member_folders(run_dir, read_json(run_dir, RESULT_FILE)["setup"])
     return [own, *(one for folder in folders for one in _weights_of(folder))]

@@ -1,4 +1,4 @@
-"""Rules between items as a product of vectors: their table is replaced by a product of two factors of low rank.
+"""Replace the table of rules between items by a product of two factors of low rank.
 
 Shapes: B cases, N item ids with the padding row 0, R rank of the factors.
 """
@@ -22,11 +22,11 @@ from blair_rec.ranking.ensemble import Ensemble
 from blair_rec.ranking.scorers import Baseline, Rules
 
 BALANCE = 0.25
-"""Rows and columns of a table are divided by this power of their sums before the SVD, and multiplied with it after it.
+"""Rows and columns of a table are divided by this power of their sums before the SVD, and multiplied by it afterwards.
 
 Without it (0) the SVD spends its rank on the most frequent items. benchmarks/rules_svd.py measures both."""
 CELLS = 1 << 20
-"""Numbers of a table that meet their products together."""
+"""Numbers of a table that are compared with their products together."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,15 @@ class Factors:
     """A table [N, N] as sources @ targets.T, without the row and the column of the padding."""
 
     sources: np.ndarray
-    """[N - 1, R] float32: those of a history are added up."""
+    """[N - 1, R] float32; a user's vector is a weighted sum of those of the history."""
     targets: np.ndarray
-    """[N - 1, R] float32: their products with that sum are the scores."""
+    """[N - 1, R] float32; the products with the user's vector are the scores."""
     kept: float
     """1 - |table - product|^2 / |table|^2, the share of the table's squared norm that is kept."""
 
 
 def factors_of(table: csr_array, rank: int, balance: float = BALANCE) -> Factors:
-    """Return two factors of a table [N, N] by a truncated SVD; both get the root of each singular value.
+    """Return two factors of a table [N, N] by a truncated SVD; each gets the square root of the singular values.
 
     ARPACK starts from a vector of ones, so that the same machine finds the same factors again. For a rank of at least
     half the number of items, the table is made dense and gets a full SVD.
@@ -96,7 +96,7 @@ class FactoredRules(Baseline):
     def __init__(self, rules: Rules, sources: np.ndarray, targets: np.ndarray) -> None:
         """
         Args:
-            rules: which items of a history count, and by which weights.
+            rules: the rules; they decide which items of a history count, with which weights.
             sources: [N - 1, R] float32.
             targets: [N - 1, R + 1] float32; the last column is added to the scores of every history.
         """
@@ -135,21 +135,21 @@ def factored(rules: Rules, rank: int, balance: float = BALANCE) -> tuple[Factore
 
 
 def scorers_in(scorer: Scorer) -> list[Scorer]:
-    """Return the members of an average, and of averages in it, in their order; of another scorer itself."""
+    """Return the members of an average, and of averages in it, in their order; for another scorer only itself."""
     return [one for part in scorer.members for one in scorers_in(part)] if isinstance(scorer, Ensemble) else [scorer]
 
 
 def tables_in(scorer: Scorer) -> list[Rules]:
-    """Return those of `scorers_in` that score by a table of rules, which can be factored.
+    """Return the scorers of `scorers_in` whose table of rules can be factored.
 
-    Rules of another package that score in their own way are not among them.
+    Rules of another package with a scoring of their own are not among them.
     """
     own = Rules.full_sort_predict
     return [one for one in scorers_in(scorer) if isinstance(one, Rules) and type(one).full_sort_predict is own]
 
 
 def with_factors(loaded: Loaded, made: Iterator[FactoredRules]) -> Loaded:
-    """Return a run with factored rules in the place of its `tables_in`, in their order."""
+    """Return a run in which these factored rules replace its `tables_in`, in their order."""
     if isinstance(loaded.model, Ensemble):
         members = tuple(with_factors(member, made) for member in loaded.members)
         average = Ensemble([member.model for member in members], loaded.model.weights.tolist())

@@ -1,4 +1,4 @@
-"""A finished run -> a folder of ONNX files, arrays and JSON, checked against the run before it gets its name."""
+"""Export a finished run as a folder of ONNX files, arrays and JSON, and check its scores against the run's."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ Z_SCORES = (
     "then the sum of the members, each times its weight"
 )
 TOLERANCE = 1e-4
-"""How far a score may be from torch's, as a share of the standard deviation of a history's scores."""
+"""The largest difference allowed from torch's scores, as a share of the standard deviation of a history's scores."""
 CHECKED = 32
-"""Histories that are scored both ways."""
+"""Number of histories that are scored by the run and by the export."""
 
 
 class ExportedRun(NamedTuple):
-    """What an export has written."""
+    """The result of an export."""
 
     folder: Path
     files: dict[str, int]
-    """By name, their bytes."""
+    """Size of each file in bytes, by name."""
     difference: float
     """The largest difference from torch's scores, in standard deviations of a history's scores."""
     left_out: tuple[str, ...]
     """Members of an average whose weight is 0."""
     approximation: Approximation | None = None
-    """What vectors keep of rules between items; None without `rules_rank`."""
+    """How well vectors reproduce rules between items; None without `rules_rank`."""
 
 
 def export_run(
@@ -60,15 +60,15 @@ def export_run(
     index: str | None = None,
     rules_rank: int | None = None,
 ) -> ExportedRun:
-    """Write what recommends as a finished run does, without torch, RecBole and blair_rec; docs/export.md describes it.
+    """Write a folder that recommends like a finished run, without torch, RecBole and blair_rec (docs/export.md).
 
-    Some random histories are scored both ways first. An earlier export is replaced when the new one is whole; a folder
-    with anything else in it stays as it is.
+    Before the folder appears, random histories are scored by it and by the run, and compared. An earlier export is
+    replaced when the new one is complete; a folder with anything else in it is not changed.
 
     Args:
         store: as for `load`.
         index: "faiss" adds an index of the item vectors of each part that has some.
-        rules_rank: write rules between items as vectors of this rank, which are approximate, instead of a matrix.
+        rules_rank: write rules between items as vectors of this rank instead of a matrix; scores are approximate.
 
     Raises:
         ConfigError: the run can't be exported (and why); CheckpointError, StoreError and others as `load`.
@@ -116,7 +116,7 @@ def refuse_second_stage(run_dir: Path) -> None:
 
 
 def _write(run_dir: Path, loaded: Loaded, folder: Path, index: str | None) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Everything but the card. The config, and the members that were left out."""
+    """Write everything but the card; return the config, and the members with weight 0, which are skipped."""
     from blair_rec.serve.export.recommend import SCHEMA  # takes onnxruntime, which the package itself does without
 
     result = read_json(run_dir, RESULT_FILE)
@@ -165,7 +165,7 @@ def _write(run_dir: Path, loaded: Loaded, folder: Path, index: str | None) -> tu
 
 
 def _names(names: Sequence[str], members: int) -> list[str]:
-    """Of an average's members; runs of several seeds may share one."""
+    """Return names of an average's members; "member-1" and so on if `names` are too few or repeated (several seeds)."""
     if len(names) == len(set(names)) == members:
         return list(names)
     return [f"member-{number}" for number in range(1, members + 1)]
@@ -176,16 +176,16 @@ def _write_config(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _files_in(folder: Path) -> list[str]:
-    """Every file below `folder`, as members/text/items.npy."""
+    """The paths of all files in `folder` and its subfolders, such as members/text/items.npy."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
 
 
 @torch.no_grad()
 def _largest_difference(loaded: Loaded, folder: Path) -> float:
-    """Between the scores of random histories by the folder's files and by the run itself.
+    """Return the largest difference between the scores of random histories by the folder and by the run.
 
     Raises:
-        ConfigError: they differ, so that the model computes more than was written.
+        ConfigError: they differ, so the model computes more than the files do.
     """
     model, count = loaded.model, len(loaded.item_tokens) - 1
     random = np.random.default_rng(0)
@@ -211,7 +211,7 @@ def _largest_difference(loaded: Loaded, folder: Path) -> float:
 
 
 def _scores(folder: Path, histories: list[list[str]]) -> np.ndarray:
-    """[histories, items] by the folder's files; one history alone and the others together, as callers do.
+    """Return scores [histories, items] by the folder's files. One history is scored alone, the others together.
 
     Raises:
         ConfigError: the files can't be run.
@@ -236,7 +236,7 @@ def _scores(folder: Path, histories: list[list[str]]) -> np.ndarray:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Make sure that `folder` may be replaced: it is free, empty, or an export as it was written.
+    """Check that `folder` may be replaced: it is missing, empty, or an unchanged export.
 
     Raises:
         OutputError: it is a file, or holds what an export doesn't write.

@@ -30,9 +30,9 @@ MASKED = "BERT4Rec"
 
 
 class UserEncoder(nn.Module):
-    """item_vectors [B, L, H] float32, oldest item first, and lengths [B] int64 -> [B, H], ready to meet item vectors.
+    """item_vectors [B, L, H] float32, oldest item first, and lengths [B] int64 -> users' vectors [B, H] float32.
 
-    What is behind a history's length makes no difference.
+    The product with an item's vector is the item's score. Vectors after a history's length are ignored.
     """
 
     model: Any
@@ -53,7 +53,7 @@ class UserEncoder(nn.Module):
         setattr(self.model.get_submodule(parent), last, self.held)
 
     def forward(self, item_vectors: Tensor, lengths: Tensor) -> Tensor:
-        """As the class says."""
+        """Return users' vectors; shapes are those of the class."""
         place = torch.arange(item_vectors.shape[1], device=lengths.device)
         known = place < lengths[:, None]
         vectors = torch.where(known[..., None], item_vectors, self.padding)
@@ -71,7 +71,7 @@ class UserEncoder(nn.Module):
 
 
 class _Held(nn.Module):
-    """In the place of a model's items: the vectors of the history at hand, whatever ids are looked up."""
+    """A replacement of a model's item embedding. It returns the given vectors of histories, whatever the ids are."""
 
     vectors: Tensor | None = None
 
@@ -80,14 +80,14 @@ class _Held(nn.Module):
 
 
 class NeighbourEncoder(nn.Module):
-    """The same of a scorer by neighbours: the mean of the vectors, of all of them or by their age."""
+    """The user encoder of a scorer by neighbours: a mean of the history's item vectors, weighted as the scorer does."""
 
     def __init__(self, scorer: LastItem) -> None:
         super().__init__()
         self.kind = type(scorer)
 
     def forward(self, item_vectors: Tensor, lengths: Tensor) -> Tensor:
-        """As UserEncoder's."""
+        """Return users' vectors; shapes are those of `UserEncoder`."""
         age = lengths[:, None] - torch.arange(item_vectors.shape[1])
         if issubclass(self.kind, RecentHistory):
             weights = torch.where(age > 0, 1 / age.clamp(min=1), 0.0)
@@ -100,7 +100,7 @@ class NeighbourEncoder(nn.Module):
 
 
 class RulesEncoder(nn.Module):
-    """The same of rules whose table is a product: sources [B, L, R] of the history's items -> [B, R + 1]."""
+    """The user encoder of rules whose table is a product: sources [B, L, R] of the history's items -> [B, R + 1]."""
 
     def __init__(self, reach: int) -> None:
         """`reach` is how many of the newest items of a history count."""
@@ -108,7 +108,7 @@ class RulesEncoder(nn.Module):
         self.reach = reach
 
     def forward(self, item_vectors: Tensor, lengths: Tensor) -> Tensor:
-        """The sources' sum, each divided by its age, and a 1 for the popularity."""
+        """Return the sum of the sources, each divided by its age, and a 1 for the popularity."""
         age = lengths[:, None] - torch.arange(item_vectors.shape[1])
         weights = torch.where((age > 0) & (age <= self.reach), 1 / age.clamp(min=1), 0.0)
         total = (weights[:, None, :] @ item_vectors)[:, 0]
@@ -116,7 +116,7 @@ class RulesEncoder(nn.Module):
 
 
 class ItemProjection(nn.Module):
-    """store_vectors [M, E] float32, as a store has them -> item vectors [M, H]: the transforms in float64, the rest.
+    """store_vectors [M, E] float32, as a store has them -> item vectors [M, H] float32; transforms run in float64.
 
     `side` is an item side that takes new items. A LastItem scorer only has vectors of length 1.
     """
@@ -127,7 +127,7 @@ class ItemProjection(nn.Module):
         self.rows = _Rows(copy.deepcopy(side)) if isinstance(side, ItemSide) else None
 
     def forward(self, store_vectors: Tensor) -> Tensor:
-        """As the class says."""
+        """Return item vectors; shapes are those of the class."""
         table = store_vectors.double()
         for step in self.steps:
             table = step(table)
@@ -140,7 +140,7 @@ class ItemProjection(nn.Module):
 
 
 class _Rows(nn.Module):
-    """An item side's rows, as what functional_call can call."""
+    """An item side's rows as a module, which functional_call can call."""
 
     def __init__(self, side: ItemSide) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ def _lengths(vectors: Tensor) -> Tensor:
 
 
 def encoder_of(model: Any, name: str) -> UserEncoder:
-    """What reads histories in a trained model.
+    """Return the part of a trained model that turns a history into a user's vector.
 
     Raises:
         ConfigError: its scores are not products of a vector of the history and one of each item, or it reads more of a
@@ -200,14 +200,14 @@ def encoder_of(model: Any, name: str) -> UserEncoder:
 
 
 def reads_any_length(model: Any) -> bool:
-    """Whether histories may be padded to any length; other models of RecBole's are given their whole window."""
+    """Whether histories may be padded to any length; other models of RecBole get their whole window."""
     return not isinstance(model, TextScorer) or can_pack(type(model))
 
 
 def write_user_encoder(
     encoder: UserEncoder | NeighbourEncoder | RulesEncoder, width: int, window: int | None, path: Path
 ) -> None:
-    """As an ONNX file, for any number of histories, of any length if `window` is None.
+    """Write an encoder as an ONNX file, for any number of histories, of any length if `window` is None.
 
     Raises:
         ConfigError: it can't be written in ONNX (and why).
@@ -221,7 +221,7 @@ def write_user_encoder(
 
 
 def write_text_projection(projection: ItemProjection, text_dim: int, path: Path) -> None:
-    """As an ONNX file, for any number of items.
+    """Write a projection as an ONNX file, for any number of items.
 
     Raises:
         ConfigError: it can't be written in ONNX (and why).
@@ -253,7 +253,7 @@ def _write(module: nn.Module, example: Any, shapes: Any, names: tuple[list[str],
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter warns of what its own parts will stop doing, and logs a line for each of its passes."""
+    """Silence the exporter: it warns of its own deprecated parts, and logs a line for each of its passes."""
     logs = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     before = [log.level for log in logs]
     for log in logs:

@@ -1,4 +1,4 @@
-"""An exported folder -> the Hugging Face hub."""
+"""Upload an exported folder to the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from blair_rec.errors import ConfigError, OutputError
 
 
 def check_name(name: str) -> None:
-    """Make sure that the hub could have a repository of this name.
+    """Check that this is a valid name of a repository on the hub.
 
     Raises:
-        ConfigError: it couldn't.
+        ConfigError: it is not.
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
@@ -25,7 +25,7 @@ def check_name(name: str) -> None:
 
 
 def push(folder: Path, name: str) -> str:
-    """Upload every file of a folder to the model repository `name`, which is made if it isn't there; its address.
+    """Upload every file of a folder to the model repository `name`, created if needed; return its address.
 
     Other files in the repository are not changed.
 

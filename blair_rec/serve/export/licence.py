@@ -18,7 +18,7 @@ UNKNOWN = "unknown: check"
 def encoder_licence(encoder: Mapping[str, Any]) -> str:
     """The `license` in an encoder's model card, or "unknown: check" if there is no card or it names no licence.
 
-    Looked at are the card in the encoder's folder or package, the one in the hub's local cache, and the hub.
+    It looks for a card in the encoder's folder or package, in the hub's local cache, and on the hub.
 
     Args:
         encoder: name and asked_for, as a store has them.
@@ -31,7 +31,7 @@ def encoder_licence(encoder: Mapping[str, Any]) -> str:
 
 
 def public_name(asked_for: str) -> str:
-    """What was asked for, without the folders of this machine: a hub's or package's name, or a folder's last part."""
+    """An encoder's name without the folders of this machine: a hub's or package's name, or a folder's last part."""
     return Path(asked_for).name if Path(asked_for).is_absolute() or asked_for.count("/") > 1 else asked_for
 
 
@@ -65,7 +65,7 @@ def _of_the_hub(name: str) -> str | None:
 
 
 def _front_matter(path: Path) -> dict[str, Any]:
-    """The YAML between the first two lines of dashes; {} where there is none."""
+    """Return the YAML between the first two lines of dashes; {} if there is none."""
     try:
         text = path.read_text(encoding="utf-8")
         found = read_yaml(text.split("---")[1], str(path)) if text.startswith("---") and text.count("---") > 1 else None

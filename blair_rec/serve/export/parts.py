@@ -1,4 +1,4 @@
-"""One scorer of a run -> its files in an exported folder, and what config.json says of it."""
+"""Write one scorer of a run: its files in an exported folder, and its settings in config.json."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from blair_rec.text.store.embeddings import as_float32
 CHECKED, TOLERANCE = 7, 1e-4
 """Text vectors that are projected both by torch and by ONNX; the largest difference allowed, in standard deviations."""
 LINKS, AT_BUILDING = 32, 200
-"""Of faiss's HNSW graph: links of an item, and candidates looked at for each when it is built."""
+"""Settings of faiss's HNSW graph: links of an item, and candidates compared with each new item."""
 
 
 def write_part(part: Loaded, name: str, folder: Path, window: int, index: str | None) -> dict[str, Any]:
-    """The files of a model or a baseline, and its settings for config.json; `window` is the whole export's.
+    """Write the files of a model or a baseline; return its settings for config.json. `window` is the whole export's.
 
     Raises:
         ConfigError: it can't be exported (and why).
@@ -62,7 +62,7 @@ def write_part(part: Loaded, name: str, folder: Path, window: int, index: str | 
 
 
 def _kind_of(side: Any) -> str:
-    """The name of an item side in a comparison; that of its class where the registry doesn't know it."""
+    """The name of an item side in a comparison; the name of its class if it is not in the registry."""
     if not isinstance(side, ItemSide):
         return "id"
     known = (kind for kind in registry.names("items") if kind != "id")
@@ -117,7 +117,7 @@ def _neighbours(model: LastItem, part: Loaded, folder: Path) -> dict[str, Any]:
 
 
 def _text(part: Loaded) -> dict[str, Any]:
-    """What the text vectors were made by; nothing of a part that knows no text. A path of this machine stays here."""
+    """The facts about a part's text vectors, without paths of this machine; empty if the part uses no text."""
     if part.store is None:
         return {}
     encoder, fitted = dict(part.store.encoder), part.model.fitted_transforms
@@ -133,7 +133,7 @@ def _text(part: Loaded) -> dict[str, Any]:
 
 
 def _projection(projection: ItemProjection, part: Loaded, folder: Path) -> None:
-    """The file that makes new items' vectors.
+    """Write the file that makes new items' vectors.
 
     Raises:
         ConfigError: it makes other vectors than the model does.
@@ -157,7 +157,7 @@ def _projection(projection: ItemProjection, part: Loaded, folder: Path) -> None:
 
 
 def _counted(model: Baseline, name: str, folder: Path, window: int) -> dict[str, Any]:
-    """Rules between items as a CSR matrix, and the scores that are added for every history."""
+    """Write rules between items as a CSR matrix, and the scores that are added for every history."""
     size = model.n_items - 1
     if isinstance(model, Rules):
         rules = (model.transitions.numpy(), model.successor.numpy(), model.start.numpy())
@@ -180,7 +180,7 @@ def _counted(model: Baseline, name: str, folder: Path, window: int) -> dict[str,
 
 
 def _factored(model: FactoredRules, folder: Path, window: int) -> dict[str, Any]:
-    """Rules as vectors: those that a history adds up, and those that its sum is multiplied with."""
+    """Write rules as vectors: the ones that are summed over a history, and the ones that the sum is multiplied with."""
     sources, targets = (part[1:].cpu().numpy() for part in (model.sources, model.targets))
     reach = model.rules.LAST_ITEMS or window
     write_user_encoder(RulesEncoder(reach), sources.shape[1], None, folder / "user_encoder.onnx")
@@ -201,7 +201,7 @@ def _factored(model: FactoredRules, folder: Path, window: int) -> dict[str, Any]
 
 
 def _write_index(vectors: np.ndarray, cosine: bool, path: Path) -> None:
-    """An HNSW graph over what users' vectors meet, by inner product."""
+    """Write an HNSW graph over the items' vectors, for search by inner product."""
     import faiss
 
     lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -40,11 +40,11 @@ class ExportedPart:
         self.bias = np.load(folder / "item_bias.npy", allow_pickle=False) if config["item_bias"] else np.zeros(1, "f4")
 
     def users(self, rows: np.ndarray, length: np.ndarray) -> np.ndarray:
-        """[B, H], whose products with `keys` [N, H] are the scores; rows and length as of `ExportedModel.rows`."""
+        """Users' vectors [B, H]; products with `keys` [N, H] are scores. Arguments are from `ExportedModel.rows`."""
         return np.asarray(self.encoder.run(None, {"item_vectors": self.inputs[rows], "lengths": length})[0])
 
     def scores(self, rows: np.ndarray, length: np.ndarray) -> np.ndarray:
-        """[B, N] float32; in an average z-scores over the items of each history, times the weight."""
+        """Scores [B, N] float32; in an average, z-scores over the items of each history, times the weight."""
         if self.config["kind"] == "counted":  # what followed the items of a history, by their age; the newest has 1
             age = length[:, None] - np.arange(rows.shape[1])
             case, place = ((age > 0) & (age <= self.config["reach"])).nonzero()
@@ -61,7 +61,7 @@ class ExportedPart:
 
 
 class ExportedModel:
-    """What the folder holds. `extra` is a .npy file of text vectors of new items; their ids are in its .ids.json."""
+    """The models of the folder. `extra` is a .npy file of text vectors of new items; their ids are in its .ids.json."""
 
     def __init__(self, folder: str | Path, extra: str | Path | None = None) -> None:
         folder, vectors = Path(folder), None
@@ -82,7 +82,7 @@ class ExportedModel:
         self.row_of = {item: row for row, item in enumerate(self.items)}
 
     def rows(self, histories: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
-        """The newest items of each history, oldest first, as far as the window reaches: rows [B, L], lengths [B]."""
+        """The newest items of each history, as many as fit into the window, oldest first: rows [B, L], lengths [B]."""
         if unknown := [item for history in histories for item in history if item not in self.row_of]:
             raise ValueError(f"unknown items in the histories: {len(unknown)} (first: {unknown[0]!r})")
         if not histories or not all(map(len, histories)):
@@ -94,12 +94,12 @@ class ExportedModel:
         return rows, length
 
     def scores(self, histories: Sequence[Sequence[str]]) -> np.ndarray:
-        """[B, N] float32, in the order of `items`."""
+        """Scores [B, N] float32, in the order of `items`."""
         rows, length = self.rows(histories)
         return np.asarray(sum(part.scores(rows, length) for part in self.parts))
 
     def recommend(self, histories: Sequence[Sequence[str]], k: int = 10, repeat: bool = False) -> list[list[Any]]:
-        """[(item, score), ...] of the k best items after each history, best first; with `repeat` its own ones, too."""
+        """The k best items for each history, [(item, score), ...], best first; `repeat` allows those of the history."""
         taken = 0 if repeat else max((len(set(history)) for history in histories), default=0)
         if not 1 <= k <= len(self.items) - taken:
             raise ValueError(f"k is {k}; it has to be between 1 and {len(self.items) - taken}, the items left")

@@ -1,4 +1,4 @@
-"""`blair_rec.export_vectors(run_dir, out)`: the item vectors of a finished run, for a nearest-neighbour index."""
+"""`blair_rec.export_vectors(run_dir, out)`: write the item vectors of a run, for a nearest-neighbour index."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from blair_rec.serve.recommender import Recommender
 
 TOKENS = "items.json"
 EXPORTED = (ITEMS, TOKENS)
-"""What every export has. A single items.json may belong to something else."""
+"""The files that every export has. A single items.json may belong to something else."""
 
 
 def export_vectors(
@@ -32,22 +32,30 @@ def export_vectors(
     trusted: Collection[str] = (),
     rules_rank: int | None = None,
 ) -> Path:
-    """The item vectors of a finished run, for a nearest-neighbour index by inner product, in a separate folder.
+    """Write the item vectors of a finished run into a folder, for a nearest-neighbour index by inner product.
 
     OUT/items.npy is [items, D] float32, OUT/items.json the item token of each row. An earlier export is replaced when
-    the new one is whole; a folder with anything else in it stays as it is. `load(run_dir).user_vectors(histories)`
-    gives the queries. `store`, `device` and `trusted` are those of `load`. Returns OUT.
+    the new one is complete; a folder with anything else in it is not changed. `load(run_dir).user_vectors(histories)`
+    gives the queries.
 
         folder = blair_rec.export_vectors("runs/mine/runs/text-1", "vectors")
         numpy.load(folder / "items.npy")
 
     Rules between items (markov, sequential_rules, text_rules) are not inner products. With `rules_rank`, vectors of
     this rank approximate each table of rules, and `load(run_dir, vectors=OUT).user_vectors(histories)` gives the
-    queries. OUT/rules.json says how much the vectors keep, OUT/rules_sources.npy is what queries are made of.
+    queries. OUT/rules.json says how exact the scores are; OUT/rules_sources.npy has the vectors that make the queries.
+
+    Args:
+        run_dir: a finished run, or a refit.
+        store, device, trusted: as for `load`.
+        rules_rank: the rank of the vectors that approximate rules; None for a run without rules.
+
+    Returns:
+        The path of OUT.
 
     Raises:
-        ConfigError: scores that are not inner products; a rank that is not between 1 and the number of items, or that
-            is given for a run without rules; CheckpointError and others as `load`.
+        ConfigError: the scores are not inner products; or `rules_rank` is not between 1 and the number of items, or the
+            run has no rules. CheckpointError and others: see `load`.
         OutputError: `out` is not an earlier export, or can't be written.
     """
     run_dir, out = Path(run_dir), Path(out)
@@ -69,7 +77,7 @@ def export_vectors(
 
 
 def _refuse_others(loaded: Loaded) -> None:
-    """Make sure that rules are the only scores that have to be approximated, before that takes its time.
+    """Check, before the slow approximation, that all scores except those of rules are inner products.
 
     Raises:
         ConfigError: other scores are not inner products.
