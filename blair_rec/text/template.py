@@ -59,7 +59,7 @@ class Template:
         return blair_text(record, keep_unicode=self.name == "blair_unicode")
 
     def header(self) -> dict[str, Any]:
-        """What a store records about the template, so that vectors of other lines are never reused for these."""
+        """The facts about the template that a store records, so that vectors of other lines are never reused."""
         return {"name": self.name, "version": TEMPLATE_VERSION, "fields": list(self.fields)}
 
 

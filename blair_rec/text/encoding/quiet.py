@@ -1,4 +1,4 @@
-"""What transformers prints while it loads or trains a model, kept off the terminal: a library doesn't draw there."""
+"""Keep the output of transformers off the terminal while it loads or trains a model: a library prints nothing."""
 
 from __future__ import annotations
 

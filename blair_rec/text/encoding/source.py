@@ -66,9 +66,9 @@ class EncoderSource:
     max_length: int
     """Most tokens read per text, special tokens included; the rest is cut off."""
     capped_by: str = ""
-    """What lowered max_length below `asked_length`; empty if nothing did."""
+    """The limit that lowered max_length below `asked_length`; empty if none did."""
     dtype: str = "float32"
-    """What the model computes in: float32, bfloat16 or, on a GPU, float16."""
+    """The precision that the model computes in: float32, bfloat16 or, on a GPU, float16."""
     asked_length: int = field(default=0, compare=False)
     """The max_length that was asked for."""
     outside: bool = field(default=False, compare=False)
@@ -90,7 +90,7 @@ class EncoderSource:
         return dataclasses.replace(self, prompt=self.query_prompt)
 
     def header(self) -> dict[str, Any]:
-        """What a store records about the encoder; without the path, which differs between machines.
+        """The facts about the encoder that a store records; without the path, which differs between machines.
 
         Keys that later versions added are recorded only if they have a value, so that older stores stay valid.
         """

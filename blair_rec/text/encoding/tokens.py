@@ -97,7 +97,7 @@ def padded(tokens: Sequence[Sequence[int]], padding: int) -> tuple[np.ndarray, n
 
 
 def _read_fast(tokenizer: Any, texts: Sequence[str], max_length: int) -> list[Any] | None:
-    """What the Rust tokenizer reads, cut as transformers cuts it; None for a tokenizer written in Python.
+    """Tokenize texts in Rust, and cut them as transformers does; None for a tokenizer written in Python.
 
     transformers' own call adds masks and offsets, and takes half as long again.
     """

@@ -196,7 +196,7 @@ class Judgement:
     """Queries whose relevant items are known, as rows of a store."""
 
     queries: tuple[Query, ...]
-    """Those with a relevant item."""
+    """The queries with a relevant item."""
     grades: tuple[Mapping[int, float], ...]
     """[queries] grades above 0 by row; each item that is not in the store has its own key, -1 or below."""
     relevant_from: float = 1.0

@@ -1,4 +1,4 @@
-"""A sentence -> the items with the nearest text vectors."""
+"""Search the items whose text vectors are nearest to a sentence."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ logger = logging.getLogger("blair_rec")
 
 @dataclass(frozen=True)
 class Hit:
-    """One item that was found."""
+    """One retrieved item."""
 
     item_token: str
     score: float
@@ -56,15 +56,22 @@ class TextSearch:
         device: str | None = None,
         item_id: str | None = None,
     ) -> None:
-        """`store` is an open store or its folder. `items` gives the titles; a file is read again at each search.
-        `item_id` names the field of that file with the item tokens, if it is not called item_id or parent_asin.
+        """
+        Args:
+            store: an open store or its folder.
+            encoder: where the store's encoder is now, such as a folder that has moved; another encoder is refused. It
+                is required for an imported store, which doesn't name its encoder.
+            items: the catalogue or item file that gives the titles; a file is read again at each search.
+            metric: cosine or dot.
+            approximate: search with faiss, whose index is built once and kept next to the store.
+            device: cpu, cuda, cuda:1, or auto: a GPU if there is one.
+            item_id: the field of the item file with the item tokens; by default item_id or parent_asin.
 
-        `encoder` says where the store's encoder is now, such as a folder that has moved; another encoder is refused. It
-        is required for an imported store, which doesn't say what made it. `approximate` searches with faiss, whose
-        index is built once and kept next to the store. `metric` is cosine or dot.
-
-        Raises StoreError if the encoder is another one or unknown, UnknownEncoder or EncoderUnavailable if it can't be
-        found, ConfigError for an unknown metric, MissingExtra without faiss.
+        Raises:
+            StoreError: the store is damaged, or its encoder is another one or unknown.
+            UnknownEncoder, EncoderUnavailable: the encoder can't be found.
+            ConfigError: an unknown metric or device.
+            MissingExtra: `approximate` without faiss.
         """
         self.store = store if isinstance(store, EmbeddingStore) else open_store(store, verify=False)
         self.items, self.item_id = items, item_id
@@ -76,9 +83,11 @@ class TextSearch:
             raise StoreError(f"{self.encoder.source.name} makes {made}; name the encoder that made the store")
 
     def search(self, queries: Sequence[str], k: int = 10) -> list[list[Hit]]:
-        """The nearest k items of each query, the nearest first; ties are in the order of the store.
+        """Return the k nearest items of each query, the nearest first; ties are in the order of the store.
 
-        Raises ConfigError for an empty query, or a k below 1.
+        Raises:
+            ConfigError: an empty query, or k is below 1.
+            CatalogueError: the item file can't be read.
         """
         check_asked(queries, k)
         found = self.index.search(self.encoder.encode(queries), k)

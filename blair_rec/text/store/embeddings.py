@@ -208,10 +208,13 @@ def open_store(path: str | Path, verify: bool = True) -> EmbeddingStore:
         store = blair_rec.open_store("stores/mine")
         store.vectors  # [items, text_dim], one row for each of store.item_tokens
 
-    With `verify` everything is read once, to check the checksums of all files and of the header, and that all vectors
-    are finite. Without it only schema, dtypes, shapes and sizes are checked, in the same time for any number of rows.
+    Args:
+        path: the folder of the store.
+        verify: read everything once, to check the checksums of all files and that all vectors are finite. Without it
+            only schema, dtypes, shapes and sizes are checked, in the same time for any number of rows.
 
-    Raises StoreError, which says what failed.
+    Raises:
+        StoreError: the store is missing, damaged, or of another version.
     """
     path = Path(path)
     header = _read_header(path)
