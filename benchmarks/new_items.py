@@ -23,7 +23,7 @@ WAYS = {
     "hidden": ["evaluate.new_items=0.05"],
     "cutoff": ["evaluate.new_items=after_cutoff", "split={valid_from: '2014-03-01', test_from: '2014-05-01'}"],
 }
-"""What each way sets. The cut-off dates leave about a tenth of Beauty's events for validation and for testing each."""
+"""The settings of each way. The dates leave about a tenth of Beauty's events for validation and a tenth for testing."""
 TITLES = {
     "hidden": "5% of the items hidden, leave-one-out",
     "cutoff": "Cut-off times 2014-03-01 and 2014-05-01, items without an event before the first one",

@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 CONSTRAINTS = REPOSITORY / "constraints.txt"
 RESULTS = REPOSITORY / "benchmarks" / "results" / "pythons"
 WHOLE = REPOSITORY / ".venv" / "tests.xml"
-"""What `make test` wrote about the whole suite."""
+"""The results of the whole suite, as `make test` wrote them."""
 FAST = ["-m", "not slow"]
 SHOWN = ("recbole", "torch", "transformers", "numpy", "scipy", "pandas")
 QUICK = ["--seeds", "1", "--set", "train.epochs=1"]

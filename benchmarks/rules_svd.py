@@ -1,4 +1,4 @@
-"""What a truncated SVD of sequential rules costs, on the validation split of a data set; the test split is never read.
+"""The loss of accuracy by a truncated SVD of sequential rules, on the validation split; no test split is read.
 
     BLAIR_REC_DATA=DIR python benchmarks/rules_svd.py [--data Beauty] [--store STORE] [--cases 1500] [--others 6000]
 

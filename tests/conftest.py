@@ -1,4 +1,4 @@
-"""What every test can rely on: its own working directory, one thread, the tiny data set, and a tiny encoder."""
+"""The set-up of every test: its own working directory, one thread, the tiny data set, and a tiny encoder."""
 
 from __future__ import annotations
 

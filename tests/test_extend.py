@@ -66,7 +66,7 @@ def compared(world: Path) -> Path:
 
 
 def result(out: Path, run: str) -> Any:
-    """What a run says of itself."""
+    """The result.json of a run."""
     return json.loads((out / "runs" / run / "result.json").read_text("utf-8"))
 
 

@@ -110,7 +110,7 @@ def test_readme_stays_short() -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """What a link to a heading of the page may end with, as GitHub makes it."""
+    """The anchors of the page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 

@@ -213,7 +213,7 @@ def test_cross_entropy_learns_every_position_unless_told_otherwise(monkeypatch: 
 
 
 class Payload:
-    """What a pickle can do: write a file when it is loaded."""
+    """An example of what a pickle can do: write a file when it is loaded."""
 
     def __reduce__(self) -> Any:
         return Path.touch, (Path("executed"),)

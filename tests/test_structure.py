@@ -190,7 +190,7 @@ IMPORTED_AS = {"ruamel.yaml": "ruamel", "faiss-cpu": "faiss", "pystemmer": "Stem
 
 
 def declared_libraries() -> set[str]:
-    """What setup.cfg requires, by the name it is imported by. RecBole's own requirements are not ours to lean on."""
+    """The libraries that setup.cfg requires, by the name of import. RecBole's own requirements don't count."""
     setup = configparser.ConfigParser()
     setup.read(REPOSITORY / "setup.cfg", encoding="utf-8")
     extras = [value for name, value in setup["options.extras_require"].items() if name not in {"test", "dev", "docs"}]
@@ -233,6 +233,23 @@ def everything_public_has_a_docstring(module: Module) -> Iterator[str]:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
             if not (ast.get_docstring(node) or "").strip():
                 yield f"line {node.lineno}: {node.name} has no docstring"
+
+
+HALF_A_SENTENCE = re.compile(r"\s*(?:Of|As|What|Those|Such)\b", re.IGNORECASE)
+"""Words that begin no docstring: an imperative or a noun phrase has to come first."""
+
+
+def docstrings(tree: ast.Module) -> Iterator[ast.Constant]:
+    """Docstrings of modules, classes and functions, and those below an attribute: all strings that do nothing."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.value
+
+
+def docstrings_begin_with_a_verb_or_a_noun(module: Module) -> Iterator[str]:
+    for docstring in docstrings(module.tree):
+        if begin := HALF_A_SENTENCE.match(str(docstring.value)):
+            yield f"line {docstring.lineno}: a docstring begins with {begin[0].strip()!r}; name the thing first"
 
 
 PICKLERS = ("pickle", "_pickle", "cPickle", "dill", "joblib", "cloudpickle", "shelve", "marshal")
@@ -297,6 +314,7 @@ CHECKS: tuple[Check, ...] = (
     every_library_is_declared,
     only_the_command_line_prints,
     everything_public_has_a_docstring,
+    docstrings_begin_with_a_verb_or_a_noun,
     nothing_is_pickled,
     nouns_agree_with_their_numbers,
     no_error_is_swallowed,
@@ -317,6 +335,18 @@ def test_the_package_keeps_its_shape(check: Check) -> None:
     modules = package_modules()
     assert {"", *LEVELS} <= {part_of(module.name) for module in modules}
     wrongs = [f"{module.name}, {wrong}" for module in modules for wrong in check(module)]
+    assert not wrongs, "\n".join(wrongs)
+
+
+def test_docstrings_outside_of_the_package_begin_with_a_verb_or_a_noun() -> None:
+    paths = [path for folder in ("benchmarks", "docs", "tests") for path in (REPOSITORY / folder).rglob("*.py")]
+    assert {REPOSITORY / "docs" / "hooks" / "site.py", Path(__file__)} <= set(paths)
+    wrongs = [
+        f"{path.relative_to(REPOSITORY)}, {wrong}"
+        for path in paths
+        if REPOSITORY / "tests" / "fixtures" not in path.parents  # files as older versions wrote them
+        for wrong in docstrings_begin_with_a_verb_or_a_noun(Module(path.stem, path.read_text("utf-8")))
+    ]
     assert not wrongs, "\n".join(wrongs)
 
 
@@ -353,6 +383,9 @@ VIOLATIONS: list[tuple[Check, str, str, str]] = [
     (everything_public_has_a_docstring, "blair_rec.experiment", "'''\nLate.\n'''", "no docstring on the first line"),
     (everything_public_has_a_docstring, "blair_rec.x", "'''A.'''\ndef f(): pass", "line 2: f has no docstring"),
     (everything_public_has_a_docstring, "blair_rec.x", "'''A.'''\nclass C: pass", "line 2: C has no docstring"),
+    (docstrings_begin_with_a_verb_or_a_noun, "blair_rec.x", "'''What it does.'''", "line 1: a docstring"),
+    (docstrings_begin_with_a_verb_or_a_noun, "blair_rec.x", "def f():\n    '''\n    As g.'''", "line 2: a docstring"),
+    (docstrings_begin_with_a_verb_or_a_noun, "blair_rec.x", "n: str\n'Such as x.'", "begins with 'Such'"),
     (nothing_is_pickled, "blair_rec.experiment", "from pickle import loads", "imports pickle"),
     (nothing_is_pickled, "blair_rec.experiment", "def f():\n    import joblib", "imports joblib"),
     (nothing_is_pickled, "blair_rec.experiment", "import torch\ntorch.load('x')", "line 2: torch.load"),
@@ -394,6 +427,7 @@ def test_every_check_is_shown_to_fail() -> None:
         (PROGRAM, "import sys\nsys.stdout.write('hello')"),
         (PATCHES, "import torch\ntorch.load('x')\nimportlib.import_module('ray.tune')"),
         ("blair_rec.experiment", "np.load('x', allow_pickle=False)\njson.load(file)"),
+        ("blair_rec.x", "def f():\n    '''Assign what is given, such as x.'''"),
         ("blair_rec.x", 'f"{n} of {LARGEST} rows, {n} of {counted(all, noun)} leaves"'),
         ("blair_rec.experiment", "try: a\nexcept BaseException:\n    clean_up()\n    raise"),
         ("blair_rec.experiment", "try: a\nexcept OSError as error: raise Problem() from error"),
@@ -469,7 +503,7 @@ TEXT_FILES = {".cfg", ".css", ".csv", ".html", ".json", ".jsonl", ".md", ".py", 
 
 
 def repository_texts() -> Iterator[Path]:
-    """What is committed, as far as it is text; of a checkout's folders only those that the layout names."""
+    """The text files of the repository, in the folders that the layout names."""
     yield from (
         path for path in REPOSITORY.iterdir() if path.suffix in TEXT_FILES or path.name in {"Makefile", "LICENSE"}
     )

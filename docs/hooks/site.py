@@ -23,7 +23,7 @@ LOADED = re.compile(
     r"""|\burl\(["']?(?:https?:)?//""",
     re.IGNORECASE,
 )
-"""What makes a browser load a file from another host."""
+"""Code that makes a browser load a file from another host."""
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:

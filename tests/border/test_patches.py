@@ -240,7 +240,7 @@ def test_a_checkpoint_that_was_changed_since_is_refused(stock_run: tuple[Path, d
 
 
 class Payload:
-    """What a pickle can do: write a file when it is loaded."""
+    """An example of what a pickle can do: write a file when it is loaded."""
 
     def __reduce__(self) -> Any:
         return Path.touch, (Path("executed"),)

@@ -69,7 +69,7 @@ def here(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Said:
-    """What a command said: exit status, standard output and standard error, without the breaks of a narrow screen."""
+    """A command's exit status, standard output and standard error, without the breaks of a narrow screen."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> None:
         capsys.readouterr()

@@ -31,7 +31,7 @@ def encode(model: Path, items: Path, *more: str) -> int:
 
 
 def told(capsys: pytest.CaptureFixture[str], status: int, *arguments: str) -> str:
-    """What a command says on standard output, or its error."""
+    """Run a command; return its standard output, or its error."""
     assert main(list(arguments)) == status
     said = capsys.readouterr()
     return said.err if status else said.out

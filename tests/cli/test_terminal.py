@@ -34,7 +34,7 @@ def _own_logging() -> Iterator[None]:
 
 
 TURNING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
-"""What turns the direction of text."""
+"""Bidirectional classes of characters that turn the direction of text."""
 
 
 def is_safe(shown: str) -> bool:

@@ -490,7 +490,7 @@ def test_what_is_written_is_plain_yaml_and_holds_only_what_was_set() -> None:
 
 @given(configs)
 def test_a_run_is_known_by_the_same_hash_whether_defaults_are_written_out_or_not(config: CompareConfig) -> None:
-    """Of `temperature` alone the default says something: null in the place of what unisrec has by itself."""
+    """Only `temperature` is an exception: null, its default, overrides the temperature that unisrec has by itself."""
     full = to_dict(config)
     if "temperature" not in config.train.model_fields_set:
         del full["train"]["temperature"]

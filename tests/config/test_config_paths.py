@@ -103,7 +103,7 @@ def test_what_is_nowhere_and_what_is_no_path_stays_as_it_is_written(tmp_path: Pa
 def test_a_file_inside_the_data_folder_that_it_names_is_found_from_anywhere(
     here: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `prepare -o data/shop` writes data/shop/shop.yaml."""
+    """`prepare -o data/shop` writes such a file: data/shop/shop.yaml."""
     text = {"template": "blair", "items": "data/shop/items.jsonl"}
     path = write(tmp_path / "data" / "shop", dataset="data/shop", text=text)
     (path.parent / "items.jsonl").write_text("there")

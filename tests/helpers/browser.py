@@ -40,7 +40,7 @@ class Page:
         _post(f"{self._session}/url", {"url": path.as_uri()})
 
     def run(self, script: str) -> Any:
-        """What a script returns, as JSON knows it."""
+        """Run a script and return its result as a JSON value."""
         return _post(f"{self._session}/execute/sync", {"script": script, "args": []})
 
     def press(self, key: str) -> None:
@@ -51,7 +51,7 @@ class Page:
             self._devtools("Input.dispatchKeyEvent", event if kind == "keyDown" else {**event, "text": ""})
 
     def complaints(self) -> list[str]:
-        """What the console has said since the last question: errors, warnings, blocked or failed loads."""
+        """Return new messages of the console: errors, warnings, blocked or failed loads."""
         return [entry["message"] for entry in _post(f"{self._session}/se/log", {"type": "browser"})]
 
     def _devtools(self, command: str, parameters: dict[str, Any]) -> None:

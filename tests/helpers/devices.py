@@ -84,12 +84,12 @@ class World:
 
     @property
     def vectors(self) -> ItemVectors:
-        """Of the items' text."""
+        """The vectors of the items' text."""
         vectors: ItemVectors = self.splits[0].item_vectors
         return vectors
 
     def scorer(self, name: str) -> Any:
-        """What is counted or looked up, on the same device."""
+        """Build a training-free scorer on the same device."""
         setup = {"scorer": name, "transforms": ["center"], "control": None, "seed": 1}
         baseline = build_baseline(setup, self.config, self.splits[0].item_num, self.vectors)
         if isinstance(baseline, Counted):

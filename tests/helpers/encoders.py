@@ -52,7 +52,7 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def of_the_model_card(folder: Path, texts: list[str], max_length: int) -> np.ndarray:
-    """What BLaIR's model card does, before it normalises."""
+    """Encode texts with the code of BLaIR's model card, without its normalisation."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 

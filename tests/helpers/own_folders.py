@@ -34,7 +34,7 @@ Row = tuple[Any, ...]
 
 
 class Plain(NamedTuple):
-    """What a plain reader finds in a file."""
+    """The content of a file as a plain reader finds it."""
 
     rows: list[Row]
     """The wanted cells of each line that can be used: texts, numbers, or lists of texts."""
@@ -87,7 +87,7 @@ def plainly(content: bytes, wanted: dict[str, str], needed: tuple[str, ...]) -> 
 
 
 def value_of(cell: str, kind: str, needed: bool) -> Any:
-    """What a cell says; None if it can't be used."""
+    """The value of a cell; None if it can't be used."""
     if "\0" in cell:
         return None
     if kind == "float_seq":

@@ -35,7 +35,7 @@ SMALL: dict[str, Any] = {
 """A RecBole config that trains in no time."""
 
 STOCK: dict[str, Any] = {"train_neg_sample_args": None, "load_col": {"inter": ["user_id", "item_id", "timestamp"]}}
-"""What RecBole's own models need to be told, and ours know."""
+"""Settings that RecBole's own models need; for ours they are defaults."""
 
 Event = tuple[str, str, int]
 """User, item, time."""

@@ -1,4 +1,4 @@
-"""What count may do: set buffers that were registered before. Everything else would be lost, or change the data."""
+"""`count` may only set buffers that were registered before. Other changes would be lost, or change the data."""
 
 from __future__ import annotations
 

@@ -322,7 +322,7 @@ def test_a_model_that_can_not_take_text_says_why_wherever_it_is_asked_for(train:
 
 @pytest.mark.parametrize("model", sorted(ELIGIBLE))
 def test_a_model_that_can_take_text_trains_an_epoch_and_is_ranked(folder: Path, store: Any, model: str) -> None:
-    """As in a comparison, and with RecBole's own losses; frozen vectors stay those of the store."""
+    """Train as in a comparison, and with RecBole's own losses; frozen vectors stay those of the store."""
     variants = {"id": {}, "text": {"items": "text"}, "text_init": {"items": "text_init"}}
     load_col = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "category"]}
     known = set(model_keys(model)) | {"MAX_ITEM_LIST_LENGTH"}

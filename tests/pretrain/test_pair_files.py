@@ -29,7 +29,7 @@ def as_csv(rows: Rows, path: Path) -> None:
 
 
 def as_tsv(rows: Rows, path: Path) -> None:
-    """As pandas writes it: quoted where a cell holds the separator or a quotation mark."""
+    """Write the file as pandas does: a cell with a separator or a quotation mark is quoted."""
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, delimiter="\t", lineterminator="\n").writerows([COLUMNS, *rows])
 

@@ -34,7 +34,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def test_an_average_is_standardised_over_known_and_new_items(tiny: Path) -> None:
-    """What an ensemble has computed from its known items alone is not used again."""
+    """An ensemble doesn't reuse statistics of its known items alone."""
     known, cases = read(tiny)
     dice, n_known = np.random.default_rng(0), cases.known - 1
     first, second = dice.standard_normal((2, n_known + len(cases.tokens), 12)).astype(np.float32)

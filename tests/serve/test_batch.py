@@ -65,7 +65,7 @@ def lists_of(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
 
 
 def expected_of(run: Path, histories: dict[str, list[str]], k: int, **options: Any) -> dict[str, list[str]]:
-    """What `recommend` gives for lists."""
+    """The recommendations of `recommend` for lists."""
     found = blair_rec.load(run).recommend(histories, k, **options)
     return {user: [one.item_token for one in best] for user, best in found.items()}
 

@@ -127,7 +127,7 @@ def test_a_text_that_is_read_in_small_letters(tmp_path: Path) -> None:
 
 
 def test_a_model_in_a_folder_of_its_own_is_found(tmp_path: Path) -> None:
-    """As older releases of sentence-transformers saved it."""
+    """Older releases of sentence-transformers saved models like this."""
     folder = sentence_model(tmp_path / "model", behind=lambda width: [normalize()])
     inside = folder / "0_Transformer"
     inside.mkdir()

@@ -75,7 +75,7 @@ def test_a_folder_that_only_shares_the_name_does_not_hide_a_package(
 
 
 def install(site: Path, module: str, code: str) -> None:
-    """What pip leaves of a distribution of one package with this code."""
+    """Write the files of an installed distribution with one package of this code, as pip does."""
     (site / module).mkdir(parents=True)
     (site / module / "__init__.py").write_text(code)
     info = site / f"{module}-1.0.dist-info"
@@ -255,7 +255,7 @@ def hub(own_roberta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def point_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What HF_ENDPOINT does before huggingface_hub is imported."""
+    """Do what HF_ENDPOINT does before huggingface_hub is imported."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", url)

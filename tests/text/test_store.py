@@ -380,7 +380,7 @@ def test_a_second_process_learns_that_the_store_is_being_written(tmp_path: Path)
 
 
 def small_disk(kilobytes: int, code: str, mode: str = "rw") -> str:
-    """What `code` prints in a process that has a file system of that size at ./disk, read-only at the end if asked."""
+    """The output of `code` in a process with a small file system at ./disk, read-only if `mode` is ro."""
     if shutil.which("unshare") is None:
         pytest.skip("no `unshare` here, which mounts a small file system")
     script = (

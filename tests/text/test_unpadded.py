@@ -30,7 +30,7 @@ def one_text_at_a_time(
     longest: int,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """What attention_within_texts computes, by torch's ordinary attention of each text."""
+    """Compute attention_within_texts by torch's ordinary attention, text by text."""
     assert attention_mask is None and longest == int(starts.diff().max())
     found = torch.zeros_like(query)
     for begin, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):

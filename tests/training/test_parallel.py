@@ -64,7 +64,7 @@ def train(folder: Path, name: str, **more: Any) -> tuple[list[float], dict[str, 
 
 
 def in_a_group(folder: Path, out: Path) -> None:
-    """What each process of the test does: all set-ups, one after another."""
+    """Run all set-ups, one after another; each process of the test does this."""
     from blair_rec.training import parallel
 
     with parallel.group():

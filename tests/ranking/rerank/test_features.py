@@ -1,4 +1,4 @@
-"""What a second stage reads, against NumPy case by case."""
+"""The features of a second stage, compared with NumPy case by case."""
 
 from __future__ import annotations
 
