@@ -3,7 +3,7 @@
     python benchmarks/new_items.py DATASET -o RUNS [--epochs 50] [--seeds 1,2,3] [--ways hidden,cutoff] [--set K=VALUE]
 
 DATASET is a folder of atomic files with epoch seconds and titles, such as BeautyDated. Settings are those of
-configs/new-items.yaml. RUNS/hidden and RUNS/cutoff are comparisons: an interrupted benchmark goes on where it stopped.
+configs/new-items.yaml. RUNS/hidden and RUNS/cutoff are comparisons: an interrupted benchmark resumes.
 Written to benchmarks/results/new_items-NAME.{json,md}, unless `--epochs` asks for fewer than the config does.
 """
 

@@ -1,7 +1,7 @@
 """Rec-PCA: components of the text that are penalised by the co-occurrence graph, with a trained delta.
 
 Source: Zhu and Zhang, Break the Optimization Barrier of LLM-Enhanced Recommenders: A Theoretical Analysis and Practical
-Framework, 2026 (arXiv 2604.20490). Its code was not at hand. This follows the abstract: item vectors of length 1, and a
+Framework, 2026 (arXiv 2604.20490). Without its code, this follows the abstract: item vectors of length 1, and a
 reduction of the width that keeps the text and penalises the total variation over a graph of items that occur together.
 How the two are weighed, the edges and the delta are ours.
 """

@@ -5,12 +5,12 @@
 STORE is a store of the items' text vectors (`blair-rec encode`). Each method of METHODS has six settings. SASRec is
 trained with each of them for --screen-epochs epochs, and with the best setting of each method to the end. Everything
 that METHODS doesn't set comes from configs/beauty.yaml. `blair-rec tune` does the training: every setting is a variant
-with one trial. It never reads the test split. The script can be stopped at any time. The same command then goes on and
+with one trial. It never reads the test split. The script can be stopped at any time. The same command then resumes and
 repeats no finished trial. After a change of code or settings, `tune` repeats the trials that depend on it, and the
 record has the last result of each.
 
 The methods `alphafuse`, `whitenrec_plus`, `graph_components` and `frequency_gate` are item sides outside of the
-package, in the modules beside this one. The script writes benchmarks/results/screening-NAME.{json,md}, where NAME is
+package, in the modules next to this one. The script writes benchmarks/results/screening-NAME.{json,md}, where NAME is
 the name of the data set.
 """
 

@@ -1,7 +1,7 @@
 """WhitenRec+: two degrees of whitening of the text, through one MLP.
 
 Source: Zhang et al., Are ID Embeddings Necessary? Whitening Pre-trained Text Embeddings for Effective Sequential
-Recommendation, ICDE 2024 (arXiv 2402.10602). No code of the authors was at hand: this follows the paper's description,
+Recommendation, ICDE 2024 (arXiv 2402.10602). Without the authors' code, this follows the paper's description,
 and the MLP is that of `items: text`.
 """
 

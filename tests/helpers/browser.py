@@ -18,7 +18,7 @@ CHROMIUM = next(
 )
 CHROMEDRIVER = shutil.which("chromedriver")
 MISSING = None if CHROMIUM and CHROMEDRIVER else "Chromium and ChromeDriver are not installed (Debian: chromium-driver)"
-# It asks nobody for anything: pages are files.
+# It needs no network: pages are files.
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"),
@@ -86,7 +86,7 @@ def _post(address: str, content: dict[str, Any]) -> Any:
 
 
 def _call(request: urllib.request.Request) -> Any:
-    # Whatever proxy the machine has, the driver stands beside us.
+    # The driver runs on this machine, so no proxy is used.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(request, timeout=60) as answer:
         return json.loads(answer.read())["value"]

@@ -21,7 +21,7 @@ INNER = {"intermediate_size": 64}
 LONG = {"max_position_embeddings": POSITIONS}
 SPECIAL = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 
-# Model type -> settings of its config. Large random weights: with the usual small ones all texts would look alike.
+# Model type -> settings of its config. Large random weights: with the usual small ones all vectors would be similar.
 ENCODERS: dict[str, dict[str, Any]] = {
     "albert": {**SIZES, **INNER, **LONG, "embedding_size": 16},
     "bert": {**SIZES, **INNER, **LONG},

@@ -36,7 +36,7 @@ def build_roberta(folder: Path) -> Path:
     bpe.train_from_iterator(TEXTS, vocab_size=300, special_tokens=special, show_progress=False)
     bpe.save_model(str(folder))
     torch.manual_seed(0)
-    # Large random weights: with the usual small ones all texts would look alike.
+    # Large random weights: with the usual small ones all texts would have nearly the same vector.
     config = RobertaConfig(
         vocab_size=bpe.get_vocab_size(), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
         intermediate_size=64, max_position_embeddings=130, initializer_range=0.3,

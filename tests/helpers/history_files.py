@@ -46,7 +46,7 @@ def world() -> Path:
 
 
 def content_of(random: Random) -> dict[str, list[Any]]:
-    """Events, or a list for each user; now and then with items that nobody knows, or numbers as ids."""
+    """Events, or a list for each user; now and then with unknown items, or numbers as ids."""
     users = [f"u{n}" for n in range(random.randint(1, 6))] if random.random() < 0.8 else [1, 2, 30]
     pool = [*ITEMS, *["new", "007", "7"] * (random.random() < 0.3)]
     if random.random() < 0.3:

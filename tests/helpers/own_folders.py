@@ -25,7 +25,7 @@ NUL = "\ue000"
 """Written in place of a NUL character."""
 """Which file suffers: the log, the items, or one of three benchmark files."""
 ALLOWED = 0.05
-"""The share of the events that may be left out."""
+"""The share of the events that may be skipped."""
 USERS = ("u1", "u2", "u3", "null", "N/A", "5")
 ITEMS = ("NA", "None", "nan", '7"', "i1", "i2", "i3", "007", "7")
 TEXTS = ("fine", "", "NA", '7" tablet', '"Open quote', 'say "so"', "a\tb", '"', '""', "x" * 300, "été", '"all of it"')
@@ -204,7 +204,7 @@ def accident(folder: Path, kind: str, random: Random) -> None:
 
 
 def expected_events(folder: Path, kind: str, names: dict[str, str]) -> tuple[list[list[Row]], int]:
-    """By file the events that can be used, and how many lines are left out.
+    """By file the events that can be used, and the number of skipped lines.
 
     Raises:
         Unreadable: the folder has to be refused.
