@@ -9,7 +9,9 @@ from blair_rec.errors import ScoringError, unusable_scores
 
 
 def best_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k highest scores of each row, the highest first, the lowest column among equals: [B, C] -> two of [B, k].
+    """Return columns and values of the k highest scores of each row: [B, C] -> two of [B, k].
+
+    The highest score is first; equal scores are in the order of their columns.
 
     Raises:
         ScoringError: scores that are not a number.
@@ -19,7 +21,7 @@ def best_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if values.isnan().any():
         rows = int(values.isnan().any(dim=1).sum())
         raise ScoringError(unusable_scores(rows, len(scores), "history", "histories"))
-    if found.values.shape[1] > k:  # which of equal ones is in is torch's own affair, if one is in and another is not
+    if found.values.shape[1] > k:  # of equal ones at the end, torch keeps any
         last = values[:, -1]
         tied = torch.nonzero((last == found.values[:, k]) & (last > -torch.inf)).squeeze(1)
         if len(tied):

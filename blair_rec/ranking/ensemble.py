@@ -37,9 +37,9 @@ ROWS = 8
 WHOLE = 20
 """Weights are multiples of 1 / WHOLE, that is of 1/20."""
 FEW = 100
-"""So many weightings of the simplex are measured on all cases; of more, each is measured on a part of the cases."""
+"""Up to this many weightings of the simplex are measured on all cases; more of them are measured on a part."""
 ENOUGH = 2000
-"""A part has at least so many cases: on fewer, the best weighting is found by luck, and measuring all takes no time."""
+"""The least number of cases in a part: with fewer, chance decides, and measuring all cases takes little time."""
 HELD = 1 << 29
 """Scores kept between two passes over the validation split, 2 GiB; the rest is computed again in each pass."""
 

@@ -1,4 +1,4 @@
-"""A fitted scorer and test cases whose targets are new items -> their ranks among all items and among the new ones."""
+"""Rank targets that are new items, by a fitted scorer: among all items, and among the new ones alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def rank_new_items(
 ) -> NewRanks:
     """Append the new items to the scorer, as `load(run, extra_items=STORE)` does, and rank them.
 
-    The scorer is changed for good, so this is the last thing to do with it.
+    The scorer stays changed, so don't use it for anything else afterwards.
 
     Args:
         vectors: [new items, E] text vectors as the store has them: one array for the scorer, or one for each member of

@@ -26,7 +26,7 @@ def refuse_counted(kind: type[Any]) -> None:
     """Check that a class of scorers doesn't count the training split, or can be counted again without a user.
 
     Raises:
-        ConfigError: it does, and can't.
+        ConfigError: it counts the split, and can't be counted again without a user.
     """
     if issubclass(kind, Counted) and kind is not SequentialRules:
         raise ConfigError(

@@ -41,7 +41,7 @@ def weights_metadata(model: str, store_sha256: str | None) -> dict[str, str]:
 def save_weights(model: Scorer, path: Path, store_sha256: str | None) -> None:
     """Save the trained weights as safetensors, under a temporary name first.
 
-    Frozen tables are left out: they can be made again from their store and the fitted transforms, which are saved.
+    Frozen tables are not saved: they can be made again from their store and the fitted transforms, which are saved.
 
     Raises:
         OutputError: the disk is full.

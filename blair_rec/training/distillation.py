@@ -1,7 +1,7 @@
 """The steps of a student: the loss also asks for the teacher's best items at every training position.
 
-Source: Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network" (2015) for soft targets beside the true
-one; Tang and Wang, "Ranking distillation" (KDD 2018, arXiv 1809.07428) for a teacher's top list at every training
+Source: Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network" (2015) for soft targets next to the
+target; Tang and Wang, "Ranking distillation" (KDD 2018, arXiv 1809.07428) for a teacher's top list at every training
 position. There each item of the list is a binary target; here the list is one soft target of a full softmax.
 
 Shapes: C training positions, P targets of a batch, K items in a list, N item ids with the padding row 0, H hidden_size.
@@ -110,11 +110,11 @@ def soft_targets(scores: np.ndarray, temperature: float) -> np.ndarray:
 def distillation_loss(
     query: Tensor, targets: Tensor, weight: Tensor, items: Tensor, shares: Tensor, part: float, precision: torch.dtype
 ) -> Tensor:
-    """Return (1 - part) * cross entropy of the true items + part * cross entropy of the teacher's soft targets.
+    """Return (1 - part) * cross entropy of the targets + part * cross entropy of the teacher's soft targets.
 
     Both are means over the targets, among all items but the padding. The cross entropy of any distribution over items
     is the log of the softmax's sum minus the mean score under this distribution. So the loss is the plain one, plus
-    `part` times the difference between the true item's score and the teacher's mean score.
+    `part` times the difference between the target's score and the teacher's mean score.
 
     Shapes: query [P, H], targets [P] int64, weight [N, H], items [P, K] int, shares [P, K] (each row sums to 1) -> [].
     """
@@ -149,7 +149,7 @@ class Distilled(EveryPosition):
 
     @staticmethod
     def _targets(sequences: TrainingSequences, teaching: Teaching) -> tuple[np.ndarray, np.ndarray]:
-        """Return the lists and their soft targets, [C, K]; a list without candidates becomes the true item.
+        """Return the lists and their soft targets, [C, K]; a list without candidates becomes the target.
 
         There the loss is the plain cross entropy.
         """

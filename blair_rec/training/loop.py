@@ -155,7 +155,7 @@ def fit(
         history = [Epoch(**epoch) for epoch in state["history"]]
         best_epoch, best_value, without_best = state["best_epoch"], state["best_value"], state["without_best"]
         rate.go_on_from(state["steps"])
-        if until is None:  # tuning goes on from every checkpoint that it asked for
+        if until is None:  # tuning resumes from every checkpoint that it asked for
             logger.info("training goes on after epoch %d, from its checkpoint", len(history))
     last = train.epochs if until is None else min(until, train.epochs)
     for epoch in range(len(history) + 1, last + 1):

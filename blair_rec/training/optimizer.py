@@ -14,7 +14,7 @@ class RowAdam(torch.optim.Adam):
     """torch's fused Adam; of a parameter with a sparse gradient, only the rows in the gradient are updated.
 
     Plain Adam spends most of its time on rows that the step didn't read: their moments decay and move these rows for a
-    while. Here that is left out, as in torch.optim.SparseAdam, so a step costs the same for 500,000 items as for 5,000.
+    while. Here they don't move, as in torch.optim.SparseAdam, so a step costs the same for 500,000 items as for 5,000.
     The bias correction counts all steps, whichever rows they read.
     """
 
@@ -52,7 +52,7 @@ class RowAdam(torch.optim.Adam):
 
 @dataclass
 class LearningRate:
-    """Sets the learning rate of an optimiser, for the first step and then after each step, whoever takes the step.
+    """Sets the learning rate of an optimiser for the first step, and then after each step by a hook.
 
     The rate rises over `warmup_steps` to `height`. Then it stays there (constant) or falls along a cosine to 0 at the
     end of `total_steps` (Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, ICLR 2017).

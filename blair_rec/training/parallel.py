@@ -86,7 +86,7 @@ def from_first(make: Callable[[], Any]) -> Any:
 def in_all(make: Callable[..., T], *given: Any) -> T:
     """Call `make(*given)` in every process and return its result; if it fails in any of them, it fails in all.
 
-    Otherwise the others would wait in training for a process that has ended.
+    If only that process failed, the others would wait for it forever in training.
 
     Raises:
         BlairRecError: in the first process, what `make` raises, or a TrainingError with the message of the process

@@ -20,7 +20,7 @@ AVERAGE = 0
 READ = 10
 """Number of last items of a history whose text is compared with a candidate's."""
 BEHIND = 1e30
-"""A rank behind all lists; with a minus a score below all."""
+"""A rank after all lists; its negative is a score below all others."""
 CASES = 32
 """Cases whose texts are compared together, so that their vectors fit into a processor's caches."""
 

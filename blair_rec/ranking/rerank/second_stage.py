@@ -27,8 +27,8 @@ CELLS = 1 << 24
 class Reranker(nn.Module):
     """A second stage over finished scorers. Its weights and the items' numbers are tensors, its trees are text.
 
-    A score is a place: candidates come before all other items, whose order is that of the members' average. Candidates
-    that the trees give the same score have the order of the average, too. Only the order of scores has a meaning.
+    A score is only a place in the ranking. Candidates come before all other items, which the members' average orders.
+    The average also orders candidates to which the trees give the same score.
     Members that gave top lists have no part in the average, because most items have no score of theirs.
     """
 

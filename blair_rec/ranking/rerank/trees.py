@@ -17,10 +17,10 @@ from blair_rec.errors import CheckpointError, TrainingError
 from blair_rec.extras import need
 
 THREADS, FEW = 2, 200_000
-"""Threads that fit trees: one for FEW pairs or less, which threads would spend their time waiting for. The numbers are
-fixed, so that the trees don't depend on the number of cores."""
+"""Threads that fit trees: one for FEW pairs or less, because more threads would only wait for each other. The numbers
+are fixed, so that the trees don't depend on the number of cores."""
 ALONE = 10_000
-"""So few pairs get their scores from one thread. The number of threads changes no score."""
+"""Up to this many pairs are scored by one thread. The number of threads changes no score."""
 FOLDS = 5
 MOST_CANDIDATES = 10_000
 """The most candidates of a case that LightGBM can order."""
@@ -122,7 +122,7 @@ def need_trees() -> None:
 
 
 def sha256_of_text(text: str) -> str:
-    """Return the SHA-256 of trees, by which a run's file is known to be the one it wrote."""
+    """Return the SHA-256 of trees, to check that the file of a run is unchanged."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 

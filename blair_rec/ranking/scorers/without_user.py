@@ -1,4 +1,4 @@
-"""Rules that are counted without the user whose next item they are asked for, as a teacher needs them.
+"""Count rules without the user whose next item is scored, as a teacher needs them.
 
 Shapes: B training positions of a batch, M events of their sequences, N item ids with the padding row 0.
 """

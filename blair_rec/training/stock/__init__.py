@@ -1,1 +1,1 @@
-"""The loss of RecBole's stock models, computed faster on a CPU: groups of like length, and a softmax in chunks."""
+"""The loss of RecBole's stock models, computed faster on a CPU: groups of similar length, and a softmax in chunks."""

@@ -20,8 +20,8 @@ def caser_forward(model: Any) -> Callable[..., Tensor] | None:
     """Return a forward that gives for histories cut to W slots what Caser's own gives for all `max_seq_length` slots.
 
     A convolution is linear, so a window's value is that of its slots minus the padding's vector, plus that of a window
-    full of padding. The difference is 0 in the slots that were cut off. Windows full of padding are alike, so one does
-    for all of them. None if the convolutions or their activation are not RecBole's.
+    full of padding. The difference is 0 in the slots that were cut off. All windows full of padding have the same
+    value, so it is computed once. None if the convolutions or their activation are not RecBole's.
     """
     parts = [model.conv_v, *model.conv_h]
     if type(model.ac_conv) is not nn.ReLU or any(type(part) is not nn.Conv2d for part in parts):

@@ -1,4 +1,4 @@
-"""Groups of rows of like length, each cut to its longest, so that less is computed for padding.
+"""Groups of rows of similar length, each cut to its longest, so that less is computed for padding.
 
 Shapes: B rows of a batch, L slots of a history (padded), G rows of a group, W slots of a cut history.
 """

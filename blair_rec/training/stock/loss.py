@@ -51,7 +51,7 @@ PADDING_COUNTED: dict[type[Any], Callable[[Any], Callable[..., Tensor] | None]] 
     models.SINE: sine_forward,
 }
 """Models that read the padding, and for each a forward of ours: it takes cut histories and gives what the model's gives
-for whole ones. None if parts of the model are a user's."""
+for whole ones. None if the user has changed parts of the model."""
 PADDED_LEFT = (models.SHAN,)
 """Models that get histories with the padding first."""
 PRODUCT_WITH_ALL = (
@@ -84,7 +84,7 @@ PER_PART = 64
 def stock_loss(model: Any, batch: Any) -> Tensor:
     """Return the loss [] of a batch as RecBole's own `calculate_loss` gives it, up to rounding; dropout is as random.
 
-    On a CPU, models of the lists above run in groups of like length and score the items in chunks. Other models and
+    On a CPU, models of the lists above run in groups of similar length and score the items in chunks. Other models and
     classes with code in place of theirs run as they are. So do all models on a GPU, where groups were not measured.
     """
     base = getattr(model, "recbole_base", type(model))
@@ -111,7 +111,7 @@ def _summed(loss: Tensor | tuple[Tensor, ...]) -> Tensor:
 
 
 def _by_masks(model: Any, batch: Any) -> Iterator[tuple[Any, float]]:
-    """Yield parts of a batch of BERT4Rec with the share of its targets in each: rows with a like number of targets.
+    """Yield parts of a batch of BERT4Rec with the share of its targets in each: rows with similar numbers of targets.
 
     RecBole scores all items for every mask that a row could have, and gives a weight of 0 to those that it doesn't have
     (and to a mask in the first slot). The masks of a row are at the end of its fields.

@@ -1,7 +1,7 @@
 """Cheaper forms of modules that RecBole's models consist of; they compute the same, up to rounding, in fewer passes.
 
 A small model's step on a CPU consists of many short passes over its states. Each pass that two functions share saves
-about as much as the arithmetic itself. Dropout is as random as before, but its numbers are others than torch's.
+about as much as the arithmetic itself. Dropout is as random as before, but with other random numbers.
 
 Shapes: G rows of a group, W slots of a history, R slots whose states are computed (W or 1), H hidden_size.
 """

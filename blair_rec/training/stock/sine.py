@@ -1,4 +1,4 @@
-"""RecBole's SINE on histories without most of their padding. SINE weights every slot, so one slot stands for the rest.
+"""RecBole's SINE on histories without most of their padding. SINE weights every slot, so one slot replaces the rest.
 
 Shapes: G rows of a group, W slots of a cut history, S slots with the one for the rest (W or W + 1), K interests,
 H embedding_size.
@@ -18,7 +18,7 @@ from torch import Tensor
 def sine_forward(model: Any) -> Callable[..., Tensor]:
     """Return a forward that gives for histories cut to W slots what SINE's own gives for all `max_seq_length` slots.
 
-    SINE has no dropout and no positions, so the slots of a history's padding are all alike. The padding that was cut
+    SINE has no dropout and no positions, so all slots of a history's padding are equal. The padding that was cut
     off is one slot: its exponential counts once for each slot that was cut off, in every softmax over the slots.
     """
     count = model.k
@@ -30,7 +30,7 @@ def sine_forward(model: Any) -> Callable[..., Tensor]:
         if rest:
             history = F.pad(history, (0, 1))
         items = model.item_embedding(history)  # [G, S, H]
-        times = items.new_zeros(history.shape[1], 1)  # the logarithm of how many slots each stands for
+        times = items.new_zeros(history.shape[1], 1)  # the logarithm of the number of slots that each replaces
         if rest:
             times[-1] = math.log(rest)
         hidden = (items @ both).tanh_().view(*history.shape, 1 + count, -1)
