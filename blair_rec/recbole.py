@@ -38,7 +38,14 @@ logger = logging.getLogger("blair_rec")
 
 
 def run_recbole(*settings: Any, **more: Any) -> dict[str, Any]:
-    """RecBole's `run_recbole`; our errors name the `blair_*` keys."""
+    """Call RecBole's `run_recbole` with the same arguments; our errors name the `blair_*` keys.
+
+    Returns:
+        RecBole's results: best_valid_score, valid_score_bigger, best_valid_result and test_result.
+
+    Raises:
+        BlairRecError: a setting or file that our models can't use. RecBole's own errors are passed on.
+    """
     with in_flat_keys():
         result: dict[str, Any] = _run_recbole(*settings, **more)
     return result
@@ -95,6 +102,9 @@ class PluginDataset(TextSequentialDataset):
 
 def with_text(base: type) -> type:
     """Return BLaIR<Name>, the version of a RecBole sequential model that can use text, and register it with RecBole.
+
+    Args:
+        base: a class of RecBole sequential models, RecBole's or your own.
 
     Raises:
         ConfigError: `base` is not a class of sequential models.

@@ -27,25 +27,28 @@ class Job(Protocol):
 
 
 class Listener:
-    """Receives the progress of a comparison or of tuning; the command line shows it."""
+    """Receives the progress of a comparison or of tuning. Inherit from it, and override the methods that you need."""
 
     def encoding(self, encoder: str, done: int, total: int) -> None:
-        """`done` of `total` texts are encoded."""
+        """Report that `done` of `total` texts are encoded."""
 
     def planned(self, jobs: Sequence[Job]) -> None:
-        """All jobs are known; the first training has not started."""
+        """Report all jobs, before the first training starts."""
 
     def started(self, job: Job) -> None:
-        """A training begins."""
+        """Report that a training begins."""
 
     def step(self, job: Job, done: int, total: int, loss: float) -> None:
-        """`done` of about `total` training steps of an epoch are done; `loss` is that of the last step."""
+        """Report that `done` of about `total` steps of an epoch are done; `loss` is that of the last step."""
 
     def epoch(self, job: Job, epoch: Any) -> None:
-        """An epoch (training.loop.Epoch) of the job is done."""
+        """Report that an epoch (a training.loop.Epoch) of the job is done."""
 
     def finished(self, job: Job, value: float, seconds: float, settings: str = "") -> None:
-        """The job's result is written; `value` is its best validation metric, `settings` are those of a trial."""
+        """Report that the job's result is written.
+
+        `value` is its best validation metric, `seconds` its time, and `settings` are those of a trial, in words.
+        """
 
     def skipped(self, job: Job) -> None:
-        """A planned job was already finished."""
+        """Report that a planned job was already finished."""

@@ -1,4 +1,4 @@
-"""Checks of what a figure rests on: ties, order of histories, masking, and the way of splitting."""
+"""Check choices that a figure depends on: ties, order of histories, masking, and the way of splitting."""
 
 from __future__ import annotations
 

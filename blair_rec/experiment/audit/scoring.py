@@ -37,7 +37,7 @@ PER_EVENT = 60
 """An event of a history costs as much as this many scores."""
 PROBE, SLOWEST = 256, 60.0
 """Cases that are ranked to predict the time of all, and the longest prediction in seconds of processor time. Scorers
-that need longer are left out."""
+that need longer are skipped."""
 FEW_COUNTED = 2
 """Scorers in the average that count events; the best one that reads text alone joins them."""
 
@@ -59,9 +59,9 @@ class FittedScorers:
 def fit_scorers(
     data: TrainingData, vectors: NDArray[np.float32] | None, transforms: Sequence[Any], names: Sequence[str] = ()
 ) -> FittedScorers:
-    """Fit our training-free scorers, all or those in `names`; those that refuse this data set are named as left out.
+    """Fit our training-free scorers, all or those in `names`; those that refuse this data set are named as skipped.
 
-    vectors: [N, E] the text vectors by item id; None leaves out the scorers that use text.
+    vectors: [N, E] the text vectors by item id; None skips the scorers that use text.
     """
     config, n_items = data.train.config, len(data.item_tokens)
     recbole = {key: config[key] for key in ("ITEM_ID_FIELD", "LIST_SUFFIX", "ITEM_LIST_LENGTH_FIELD")}
@@ -93,7 +93,7 @@ def fit_scorers(
 
 
 def drop_slow(fitted: FittedScorers, split: TextSequentialDataset, cases: int) -> None:
-    """Leave out the scorers that would need more than SLOWEST seconds for this number of cases."""
+    """Remove the scorers that would need more than SLOWEST seconds for this number of cases."""
     probe = sampled(split, np.arange(min(PROBE, len(split))))
     for name, model in list(fitted.models.items()):
         if len(fitted.models) == 1:

@@ -37,7 +37,7 @@ class Neighbours:
     by_chance: float
     """The same share for random neighbours."""
     alone: int
-    """Items that share no training user with any other item, so that co-occurrence reaches them never."""
+    """Items that share no training user with any other item, so that co-occurrence never reaches them."""
     alone_with_text: int
     """Items among these that have text."""
     near: float
