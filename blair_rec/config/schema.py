@@ -17,7 +17,7 @@ MODELINE = f"# yaml-language-server: $schema={SCHEMA_FILE}\n"
 
 
 class _WithoutTitles(GenerateJsonSchema):
-    """Leaves out titles, which would only repeat the names of keys."""
+    """Omits titles, which would only repeat the names of keys."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False

@@ -63,7 +63,7 @@ class TextSequentialDataset(QuicklyRead):
     without_history = 0
     """Events of this part of a `blair_split` that are their user's first and so have no history to predict from."""
     new_items: float | str | None = None
-    """Which items are left out with all their events: evaluate.new_items."""
+    """The items that are hidden with all their events: evaluate.new_items."""
 
     def __init__(self, config: Any, new_items: float | str | None = None) -> None:
         """

@@ -24,7 +24,7 @@ WITHOUT_ZONE = (
     "%Y/%m/%d",
 )
 DATES = (*WITH_ZONE, *WITHOUT_ZONE)
-"""Formats, tried in this order. 03/04/2023 is not among them, because day and month can't be told apart."""
+"""Formats, tried in this order. 03/04/2023 is not among them, because it is unclear which number is the day."""
 EXACT = 2**53
 """float64, RecBole's type for times, can't hold every whole number above this one."""
 DIGITS = pl.Decimal(38, 22)

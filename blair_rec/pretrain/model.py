@@ -143,9 +143,9 @@ class PairModel(nn.Module):
 def attention_of(config: Any, mask: Tensor, padded: bool) -> Tensor | None:
     """[n, L] int64, zeros at the padding -> the mask to call an encoder of transformers with.
 
-    A mask like the given one would be asked whether it hides anything, and the program would wait for a GPU to answer.
-    So there is no mask without padding. Otherwise [n, 1, L, L] bool is made here, as transformers would make it, but
-    only for types of model that are known to need nothing else.
+    transformers checks whether a mask like the given one hides anything, and this check would wait for a GPU. So there
+    is no mask without padding. With padding, [n, 1, L, L] bool is made here as transformers would make it, but only for
+    types of model that need nothing else.
     """
     if not padded:
         return None

@@ -95,7 +95,8 @@ def refit(
         store: the store of the items' text vectors, if it was moved after the run.
         progress: called with (the name of the run, training steps done, steps in all).
 
-    Returns `out`.
+    Returns:
+        The path of `out`.
 
     Raises:
         ConfigError, NoRuns, BadRun, ChangedRuns, RefitRun: there is nothing to refit, or the data has changed.

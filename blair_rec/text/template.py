@@ -133,7 +133,7 @@ def text_hash(item_tokens: Digests, texts: Digests, textless: Digests) -> str:
 
 
 def item_text(record: Record, fields: Sequence[str]) -> str:
-    """The chosen fields of one item, in order, as a single line; missing fields leave no trace.
+    """The chosen fields of one item, in order, as a single line; missing fields add nothing.
 
     Every run of whitespace, line breaks included, becomes one space. An item without any text gives "".
     """

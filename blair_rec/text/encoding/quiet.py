@@ -10,7 +10,7 @@ from contextlib import contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Within this block transformers draws no progress bar and logs errors only; afterwards its settings are as before.
 
-    Its table of missing and unexpected weights is a warning too. Whoever loads a model here checks the weights.
+    Its table of missing and unexpected weights is a warning too. Code that loads a model here has to check the weights.
     """
     from transformers.utils import logging
 

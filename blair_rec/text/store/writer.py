@@ -97,7 +97,7 @@ def put_store(
     `blocks` are the vectors as stored on disk, block by block. `said` holds the header's encoder, template,
     text_sha256, shard and, for a part, whole. `cut` ([rows] bool) says which texts are longer than the encoder reads,
     None if unknown; `read` holds asked_length and capped_by. The folder gets its name only when it is complete, so that
-    nobody opens half a store. POSIX can't swap two folders: while an old store is replaced, there is none for an
+    no process opens half a store. POSIX can't swap two folders: while an old store is replaced, there is none for an
     instant. After a crash in that instant, the next process that writes restores the old store.
 
     Raises StoreError for vectors that aren't finite, repeated tokens, or a full disk.
