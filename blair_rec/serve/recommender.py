@@ -251,6 +251,7 @@ def load(
         recommender.item_vectors()  # [items, D] float32, in the order of recommender.item_tokens
 
     Args:
+        run_dir: the folder of the run or of the refit.
         store: the store of the items' text vectors, if it was moved after the run.
         extra_items: a store of more items, by the same encoder from the same fields. Its items that are not in the run
             and have a text can then be recommended and be part of histories. Nothing is trained.
@@ -262,6 +263,7 @@ def load(
 
     Raises:
         CheckpointError: not a run's folder, or its store is missing (the message names the store's hash).
+        BadRun: a file of the run is damaged.
         MissingEmbeddings, StoreError: the store doesn't cover the items, or the extra one used other settings; or
             `vectors` are of another run.
         ConfigError: extra items for a run that needs more of an item than its text; or a device or a package is
