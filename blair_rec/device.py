@@ -31,7 +31,7 @@ def choose_device(asked: str | None = AUTO) -> str:
     """
     import torch
 
-    asked = asked or AUTO
+    asked = AUTO if asked is None else asked
     if asked == AUTO and not torch.cuda.is_available():
         return "cpu"
     try:

@@ -60,6 +60,7 @@ def test_the_device_that_is_asked_for_is_taken(
             "device cuda:2 doesn't exist: torch finds 2 GPUs here, numbered from cuda:0; choose one of them$",
         ),
         ("gpu", 2, "device is 'gpu'; expected auto, cpu, cuda or cuda:1"),
+        ("", 0, "device is ''; expected auto, cpu, cuda or cuda:1"),
     ],
 )
 def test_one_that_is_not_there_is_told(asked: str, gpus: int, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,8 +137,9 @@ def test_a_config_names_the_device_and_recboles_key_may_leave_out_gpus() -> None
     assert read_config({**said, "recbole": {"use_gpu": False}}).computed_on == "cpu"
     with pytest.raises(ConfigError, match="recbole.use_gpu is false, but device is 'cuda'; leave use_gpu out"):
         read_config({**said, "recbole": {"use_gpu": False}, "device": "cuda"})
-    with pytest.raises(ConfigError, match="device is 'gpu'; expected auto, cpu, cuda, or a GPU by its number"):
-        read_config({**said, "device": "gpu"})
+    for wrong in ("gpu", ""):
+        with pytest.raises(ConfigError, match=f"device is '{wrong}'; expected auto, cpu, cuda, or a GPU by its number"):
+            read_config({**said, "device": wrong})
     with pytest.raises(ConfigError, match="recbole.device belongs to device"):
         read_config({**said, "recbole": {"device": "cuda"}})
 
@@ -156,15 +158,16 @@ def test_a_board_of_runs_from_several_devices_says_so(tmp_path: Path) -> None:
     assert "runs differ in device: cpu, A GPU" in board.notes
 
 
+@pytest.mark.parametrize("device", ["gpu", ""])
 @pytest.mark.parametrize("command", ["compare", "tune", "pretrain"])
 def test_the_command_line_takes_the_place_of_the_configs_device(
-    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str, device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "my.yaml"
     pairs = "{pairs: pairs.csv, encoder: none, device: cpu}"
     config.write_text(pairs if command == "pretrain" else "{dataset: tiny, variants: {id: {}}, device: cpu}", "utf-8")
-    assert main([command, str(config), "-o", str(tmp_path / "out"), "--device", "gpu"]) == 1
-    assert "device is 'gpu'; expected auto, cpu, cuda, or a GPU by its number" in " ".join(
+    assert main([command, str(config), "-o", str(tmp_path / "out"), "--device", device]) == 1
+    assert f"device is {device!r}; expected auto, cpu, cuda, or a GPU by its number" in " ".join(
         capsys.readouterr().err.split()
     )
 

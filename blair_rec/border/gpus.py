@@ -28,7 +28,7 @@ def gpu_id_of(given: Mapping[str, Any], visible: str | None = _AT_FIRST) -> str 
     Raises:
         ConfigError: keys that contradict each other, or an invalid device.
     """
-    device = "auto" if given.get("device") in (None, "") else str(given["device"])
+    device = "auto" if given.get("device") is None else str(given["device"])
     kind, _, number = device.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (number and (kind != "cuda" or not number.isdecimal())):
         raise ConfigError(f"device is {device!r}; expected auto, cpu, cuda, or a GPU number such as cuda:1")

@@ -38,6 +38,7 @@ def test_recbole_gets_the_gpu_that_the_keys_mean(
 @pytest.mark.parametrize(
     ("given", "visible", "message"),
     [
+        ({"device": ""}, None, "device is ''; expected auto, cpu, cuda, or a GPU number"),
         ({"device": "gpu"}, None, "device is 'gpu'; expected auto, cpu, cuda, or a GPU number"),
         ({"device": "cpu:1"}, None, "device is 'cpu:1'; expected"),
         ({"device": 0}, None, "device is '0'; expected"),

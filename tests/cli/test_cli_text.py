@@ -49,6 +49,17 @@ def test_parts_are_encoded_and_merged(model: Path, items: Path, capsys: pytest.C
     assert capsys.readouterr().err == "", "the merged store is the catalogue's own: nothing is encoded"
 
 
+@pytest.mark.parametrize("device", ["", "gpu", "cuda:99"])
+def test_a_wrong_device_is_an_error_even_if_nothing_has_to_be_encoded(
+    model: Path, items: Path, device: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert encode(model, items, "--fields", "title") == 0
+    assert encode(model, items, "--fields", "title", "--device", "auto") == 0
+    capsys.readouterr()
+    assert encode(model, items, "--fields", "title", "--device", device) == 1
+    assert f"device is {repr(device) if device != 'cuda:99' else device}" in capsys.readouterr().err
+
+
 def test_torchrun_decides_on_the_part(
     model: Path, items: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -167,6 +178,11 @@ def test_vectors_go_out_and_come_back(model: Path, items: Path, capsys: pytest.C
         (
             ["encode", "--items", "i", "--fields", "t", "--ray-workers", "1", "--parts", "0", "-o", "s"],
             "--parts is 0; give at least 1 of each",
+        ),
+        (["encode", "--items", "i", "--fields", "t", "--ray-workers", "1", "--device", "", "-o", "s"], "device has no"),
+        (
+            ["encode", "--items", "i", "--fields", "t", "--ray-workers", "1", "--shard", "0/2", "-o", "s"],
+            "shard has no",
         ),
     ],
 )

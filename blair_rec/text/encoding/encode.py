@@ -146,11 +146,14 @@ def encode_texts(
     the store lists them. `progress` is called as in SentenceEncoder.encode_chunks. `code` is a hash of the code that
     makes vectors, for the store's header; with `renew`, a store of other or unknown code is made again.
 
-    Raises ConfigError for an unknown dtype, EncodingError if no item has text, StoreError if the disk is full,
-    OutputError if `path` can't become a store, is a store of other settings, or another process writes there.
+    Raises ConfigError for an unknown dtype or a device that isn't there, EncodingError if no item has text, StoreError
+    if the disk is full, OutputError if `path` can't become a store, is a store of other settings, or another process
+    writes there.
     """
     if store_dtype not in ON_DISK:
         raise ConfigError(f"store_dtype is {store_dtype!r}; known: {', '.join(ON_DISK)}")
+    if device not in (None, AUTO):  # a wrong name is an error, even if the store is complete and nothing is computed
+        choose_device(device)
     path = Path(path)
     check_replaceable(path)  # before the work, not after it
     if not items.texts:

@@ -70,14 +70,15 @@ class TextSearch:
         Raises:
             StoreError: the store is damaged, or its encoder is another one or unknown.
             UnknownEncoder, EncoderUnavailable: the encoder can't be found.
-            ConfigError: an unknown metric or device.
+            ConfigError: an unknown metric, or a device that is not there.
             MissingExtra: `approximate` without faiss.
         """
+        chosen = choose_device(device)
         self.store = store if isinstance(store, EmbeddingStore) else open_store(store, verify=False)
         self.items, self.item_id = items, item_id
         self.index: Index = _index(self.store, metric, approximate)
         with trusting(() if encoder is None else {encoder}):  # named by the caller, not by the store
-            self.encoder = load_encoder(encoder_of(self.store, encoder).for_queries(), choose_device(device))
+            self.encoder = load_encoder(encoder_of(self.store, encoder).for_queries(), chosen)
         if self.encoder.text_dim != self.store.text_dim:
             made = f"vectors of width {self.encoder.text_dim}, and the store's have {self.store.text_dim}"
             raise StoreError(f"{self.encoder.source.name} makes {made}; name the encoder that made the store")

@@ -126,6 +126,8 @@ def _encode_with_ray(options: argparse.Namespace, text: TextConfig, template: Te
     parts = options.ray_workers if options.parts is None else options.parts
     if options.ray_workers < 1 or parts < 1:
         raise ConfigError(f"--ray-workers is {options.ray_workers}, --parts is {parts}; give at least 1 of each")
+    if given := [name for name in ("device", "shard") if getattr(options, name) is not None]:
+        raise ConfigError(f"--{given[0]} has no effect with --ray-workers, whose workers share the work; leave it out")
     with Live(console, options.quiet) as live:
         stores = encode_with_ray(
             [options.items],
