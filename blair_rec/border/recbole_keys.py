@@ -109,10 +109,18 @@ def setting_problems(config: CompareConfig) -> list[str]:
         own = [*misspelt(variant.recbole, model), *wrong_values(variant.recbole, model)]
         problems += [f"variants.{name}.recbole: {line}" for line in own]
     for name in ("space", "text_space") if config.tune is not None else ():
-        grid = [key.partition(".")[2] for key in getattr(config.tune, name) if key.startswith("recbole.")]
-        lines = misspelt(dict.fromkeys(grid), config.model)
+        tried = getattr(config.tune, name)
+        grid = {key.partition(".")[2]: tried[key] for key in tried if key.startswith("recbole.")}
+        lines = misspelt(grid, config.model)
         lines += [] if lines else [f"{key} has no effect" for key in unread(dict.fromkeys(grid), config.models, True)]
-        problems += [f"tune.{name}: recbole: {line}" for line in lines]
+        lines += [
+            line
+            for key, values in grid.items()
+            for value in values
+            for model in config.models
+            for line in wrong_value(key, value, model)
+        ]
+        problems += [f"tune.{name}: recbole: {line}" for line in dict.fromkeys(lines)]
     return problems
 
 
@@ -156,36 +164,47 @@ RANGES = {"initializer_range": (1e-6, 1000), "layer_norm_eps": (1e-30, 1), "temp
 
 def wrong_values(given: Mapping[str, Any], model: str) -> list[str]:
     """Return one problem per value that RecBole can't use; a model may have further rules that are not checked here."""
-    defaults = {**_shared_defaults(), **_model_defaults(model.removeprefix("BLaIR"))}
-    problems = [line for key, value in given.items() for line in _wrong_type(key, value, defaults.get(key))]
-    length = given.get("MAX_ITEM_LIST_LENGTH", 1)
-    if is_number(length) and (length < 1 or length != int(length)):
-        problems.append(f"MAX_ITEM_LIST_LENGTH is {length!r}; it must be a whole number of at least 1")
-    problems += _out_of_range({key: value for key, value in given.items() if is_number(value) and key in defaults})
-    if "loss_type" in defaults and given.get("loss_type", "CE") not in (*LOSS_TYPES, defaults["loss_type"]):
-        problems.append(f"loss_type is {given['loss_type']!r}; known: {', '.join(LOSS_TYPES)}")
-    sampled = given.get("train_neg_sample_args")
-    if sampled not in (None, "None") and given.get("loss_type", defaults.get("loss_type")) == "CE":
+    problems = [line for key, value in given.items() for line in wrong_value(key, value, model)]
+    sampled, loss_type = given.get("train_neg_sample_args"), given.get("loss_type", default_of("loss_type", model))
+    if sampled not in (None, "None") and loss_type == "CE":
         problems.append(
             "train_neg_sample_args samples negatives for loss_type: BPR, but loss_type is CE, which scores all items; "
             "leave train_neg_sample_args out, or set loss_type to BPR"
         )
-    if given.get("repeatable", True) is False:
-        problems.append("repeatable is false, but a sequential model may recommend items again; leave it out")
-    return problems + _eval_args_problems(given.get("eval_args"))
+    return problems
 
 
-def _out_of_range(given: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the problem of each size, probability or factor with which no model can be built or trained."""
-    for key, value in given.items():
-        if key in SIZES and (not isinstance(value, int) or value < 1):
-            yield f"{key} is {value!r}; it must be a whole number of at least 1"
-        if key.endswith("dropout_prob") and not 0 <= value <= 1:
+def wrong_value(key: str, value: Any, model: str) -> Iterator[str]:
+    """Yield the problems of one value, whatever the other settings are."""
+    default = default_of(key, model)
+    yield from _wrong_type(key, value, default)
+    if key == "MAX_ITEM_LIST_LENGTH" and is_number(value) and (not value >= 1 or value % 1):
+        yield f"{key} is {value!r}; it must be a whole number of at least 1"
+    elif default is not None:
+        yield from _out_of_range(key, value)
+    if key == "loss_type" and default is not None and value not in (*LOSS_TYPES, default):
+        yield f"loss_type is {value!r}; known: {', '.join(LOSS_TYPES)}"
+    if key == "repeatable" and value is False:
+        yield "repeatable is false, but a sequential model may recommend items again; leave it out"
+    if key == "eval_args":
+        yield from _eval_args_problems(value)
+
+
+def _out_of_range(key: str, value: Any) -> Iterator[str]:
+    """Yield the problem of a size, probability or factor with which no model can be built or trained."""
+    if "dropout" in key:
+        shares = value if isinstance(value, (list, tuple)) else [value]
+        if any(is_number(share) and not 0 <= share <= 1 for share in shares):
             yield f"{key} is {value!r}; it must be between 0 and 1"
-        low, high = RANGES.get(key, (-inf, inf))
-        if not low <= value <= high:  # nan is in no range
-            cure = f"it must be between {low:g} and {high:,.15g}" if key in RANGES else "give a number"
-            yield f"{key} is {value!r}; {cure}"
+        return
+    if not is_number(value):
+        return
+    if key in SIZES and (not isinstance(value, int) or value < 1):
+        yield f"{key} is {value!r}; it must be a whole number of at least 1"
+    low, high = RANGES.get(key, (-inf, inf))
+    if not low <= value <= high:  # nan is in no range
+        cure = f"it must be between {low:g} and {high:,.15g}" if key in RANGES else "give a number"
+        yield f"{key} is {value!r}; {cure}"
 
 
 def only_in_recbole(given: Mapping[str, Any]) -> list[str]:

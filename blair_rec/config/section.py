@@ -245,17 +245,21 @@ KeysAndValues = Annotated[Mapping[str, Any], BeforeValidator(lambda value: {} if
 """Keys and values that another section, or RecBole, reads."""
 
 
+def problems_one_by_one(section: type[Section], values: Mapping[str, Any]) -> Sequence[str]:
+    """The problems of some keys of a section, each checked alone."""
+    try:
+        section(**{str(key): value for key, value in values.items()})
+    except SectionProblem as error:
+        return error.of_one_key
+    return ()
+
+
 def part_of(section: type[Section]) -> BeforeValidator:
     """Check some keys of a section one by one. Whether they fit together is checked later, with all keys."""
 
     def check(values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        try:
-            section(**{str(key): value for key, value in values.items()})
-        except SectionProblem as error:
-            if error.of_one_key:
-                raise FieldProblem([f".{line}" for line in error.of_one_key]) from None
+        if isinstance(values, Mapping) and (lines := problems_one_by_one(section, values)):
+            raise FieldProblem([f".{line}" for line in lines])
         return values
 
     return BeforeValidator(check, json_schema_input_type=section)

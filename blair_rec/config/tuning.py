@@ -15,9 +15,10 @@ from blair_rec.config.section import (
     KeysAndValues,
     RunSeed,
     Section,
+    problems_one_by_one,
 )
 from blair_rec.config.sections import TrainConfig
-from blair_rec.config.variant import TEXT_KEYS
+from blair_rec.config.variant import TEXT_KEYS, VariantConfig
 from blair_rec.config.yaml.files import one_of
 
 TUNED = tuple(f"train.{name}" for name in TrainConfig.model_fields if name not in ("epochs", "patience", "eval_every"))
@@ -73,10 +74,15 @@ def _schema_of_only(*known: str) -> WithJsonSchema:
 
 
 def _values(key: str, values: Any) -> list[str]:
-    """The problem of the values of a key, if they have one."""
+    """The problems of the values of a key. RecBole's keys are checked later (border/recbole_keys.py)."""
     if not isinstance(values, (list, tuple)) or not values or any(values.count(value) > 1 for value in values):
         return [f": {key} is {values!r}; expected a list of values, each once"]
-    return []
+    part, dot, name = key.rpartition(".")
+    of_options = next((section for section in OPTIONS.values() if name in section.model_fields), Section)
+    sections: Mapping[str, type[Section]] = {"train": TrainConfig, "options": of_options, "": VariantConfig}
+    if part not in sections:
+        return []
+    return [f": {part}{dot}{line}" for one in values for line in problems_one_by_one(sections[part], {name: one})]
 
 
 def _rising(rungs: tuple[int, ...]) -> tuple[int, ...]:

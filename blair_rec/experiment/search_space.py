@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from blair_rec.border.recbole_keys import setting_problems
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.options.scorers import options_of
 from blair_rec.config.section import to_dict
 from blair_rec.config.variant import READ_BY_ITEMS
+from blair_rec.config.yaml.files import refuse
 from blair_rec.errors import ConfigError, counted
 
 LEARNING_RATE = "train.learning_rate"
@@ -106,7 +108,7 @@ def draw(config: CompareConfig, name: str, grid: Mapping[str, list[Any]]) -> lis
     ]
     for point in points:
         try:
-            with_settings(config, name, point)
+            refuse(setting_problems(with_settings(config, name, point)))
         except ConfigError as error:
             raise ConfigError(f"tune: {name} with {in_words(point)}: {error}") from None
     return points

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blair_rec.border.recbole_keys import setting_problems
 from blair_rec.config.comparison import CompareConfig, written
 from blair_rec.config.tuning import TuneConfig
 from blair_rec.config.yaml.files import refuse
@@ -124,6 +125,7 @@ def tune(
             f"tune: rungs {off} are not multiples of train.eval_every ({config.train.eval_every}), so there is no "
             "validation in these epochs; choose multiples"
         )
+    refuse(setting_problems(config))
     names = [config.baseline, *(name for name in config.variants if name != config.baseline)]
     names.sort(key=lambda name: config.variants[name].distill is not None)
     if teachers is None and config.variants[names[-1]].distill is not None:

@@ -136,6 +136,8 @@ def test_any_other_mode_has_no_effect_and_is_refused(mode: Any) -> None:
         ({"load_col": {"inter": "item_id"}}, "load_col: inter is 'item_id'; expected a list of columns"),
         ({"MAX_ITEM_LIST_LENGTH": 0}, "MAX_ITEM_LIST_LENGTH is 0; it must be a whole number of at least 1"),
         ({"MAX_ITEM_LIST_LENGTH": 2.5}, "MAX_ITEM_LIST_LENGTH is 2.5; it must be a whole number"),
+        ({"MAX_ITEM_LIST_LENGTH": float("nan")}, "MAX_ITEM_LIST_LENGTH is nan; it must be a whole number"),
+        ({"MAX_ITEM_LIST_LENGTH": float("inf")}, "MAX_ITEM_LIST_LENGTH is inf; it must be a whole number"),
         ({"hidden_size": 0}, "hidden_size is 0; it must be a whole number of at least 1"),
         ({"n_layers": -1}, "n_layers is -1; it must be a whole number of at least 1"),
         ({"n_heads": 2.0}, "n_heads is 2.0; it must be a whole number of at least 1"),
@@ -214,6 +216,34 @@ def test_a_problem_names_its_part_of_the_file() -> None:
 def test_a_grid_over_an_unread_setting_is_refused() -> None:
     config = compared(tune={"space": {"recbole.embedding_size": [8, 16]}})
     assert setting_problems(config) == ["tune.space: recbole: embedding_size has no effect"]
+
+
+def test_each_value_of_a_grid_is_checked_alone_as_the_settings_are() -> None:
+    space = {
+        "recbole.hidden_dropout_prob": [0.5, 2],
+        "recbole.n_layers": [1, 0, 2.5],
+        "recbole.loss_type": ["CE", "BPR", "BCE"],
+        "recbole.train_neg_sample_args": [None, {"sample_num": 4}],  # fits to one loss_type of the grid
+        "recbole.use_gpu": ["yes"],
+    }
+    expected = [
+        "hidden_dropout_prob is 2; it must be between 0 and 1",
+        "n_layers is 0; it must be a whole number of at least 1",
+        "n_layers is 2.5; it must be a whole number of at least 1",
+        "loss_type is 'BCE'; known: CE, BPR",
+        "use_gpu is 'yes'; expected true or false",
+    ]
+    for name in ("space", "text_space"):
+        found = setting_problems(compared(tune={name: space}, train={"loss": "recbole"}))
+        assert found == [f"tune.{name}: recbole: {line}" for line in expected]
+
+
+@pytest.mark.parametrize(
+    ("model", "key", "value"),
+    [("GRU4Rec", "dropout_prob", 2), ("CORE", "sess_dropout", -1), ("NARM", "dropout_probs", [0.25, 1.5])],
+)
+def test_dropout_is_a_probability_by_every_name(model: str, key: str, value: Any) -> None:
+    assert wrong_values({key: value}, model) == [f"{key} is {value!r}; it must be between 0 and 1"]
 
 
 def test_defaults_are_recboles() -> None:

@@ -377,6 +377,12 @@ def test_runs_that_are_made_again_say_how_often_the_test_split_was_looked_at(
         ({"space": {"transforms": [["l2"]]}}, r"space: a key is 'transforms'; "),
         ({"space": {"train.learning_rate": 0.1}}, r"space: train.learning_rate is 0.1; expected a list of values"),
         ({"space": {"train.learning_rate": [0.1, 0.1]}}, r"expected a list of values, each once"),
+        ({"space": {"train.learning_rate": [0.1, -1, 0]}}, r"space: train.learning_rate is -1; .*number\n.* is 0; "),
+        ({"space": {"train.batch_size": [0]}}, r"tune.space: train.batch_size is 0; it has to be at least 1"),
+        ({"space": {"train.loss": ["gbce", "bce"]}}, r"tune.space: train.loss is 'bce'; did you mean 'gbce'"),
+        ({"text_space": {"transforms": [["l3"]]}}, r"tune.text_space: transforms\S* is 'l3'"),
+        ({"distill_space": {"distill_weight": [0.5, 2]}}, r"tune.distill_space: distill_weight is 2; it has to be at"),
+        ({"scorer_space": {"options.target_power": [-1]}}, r"tune.scorer_space: options.target_power is -1; it has to"),
         ({"rungs": [3, 2]}, r"rungs are \[3, 2\]; give epochs from 1 on, in rising order"),
         ({"budget": 0}, r"budget is 0; it has to be at least 1"),
         ({"spaces": {}}, r"tune.spaces: unknown key; did you mean space\?"),
@@ -411,11 +417,25 @@ def test_a_grid_that_can_not_be_meant(section: dict[str, Any], message: str) -> 
             r"the grid of 'id' has 6 points \(.*fewer than the budget of 7; every variant",
         ),
         (
-            {"tune": {**TUNE, "space": {"train.learning_rate": [0.1, -1, 2, 3]}}},
-            r"tune: id with learning_rate -1: learn",
+            {"tune": {"space": {"recbole.n_layers": [1, 2, 0]}, "budget": 1}, "variants": {"id": VARIANTS["id"]}},
+            r"^tune.space: recbole: n_layers is 0; it must be a whole number of at least 1$",
         ),
         (
-            {"tune": {**TUNE, "text_space": {**TUNE["text_space"], "fusion": ["concat", "add"]}}},
+            {
+                "tune": {
+                    "space": {
+                        "recbole.loss_type": ["CE"],
+                        "recbole.train_neg_sample_args": [{"sample_num": 4}],
+                    },
+                    "budget": 1,
+                },
+                "train": {"loss": "recbole"},
+                "variants": {"id": VARIANTS["id"]},
+            },
+            r"^tune: id with loss_type \"CE\", train_neg_sample_args .*: recbole: train_neg_sample_args samples neg",
+        ),
+        (
+            {"tune": {**TUNE, "text_space": {**TUNE["text_space"], "fusion": ["concat", "gate"]}}},
             r"tune.text_space: no variant of this comparison uses fusion, which only items: id_text reads; ",
         ),
         (

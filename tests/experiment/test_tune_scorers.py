@@ -78,12 +78,3 @@ def test_an_option_that_no_scorer_of_the_comparison_has_is_refused_with_the_clos
     with pytest.raises(ConfigError, match=f"^{re.escape(expected)}$"):
         tune(changed, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_value_that_an_option_can_not_have_is_refused_before_anything_runs(
-    tiny: Path, encoder: Path, tmp_path: Path
-) -> None:
-    config = to_tune(tiny, encoder, scorer_space={"options.source_power": [0, -1]})
-    with pytest.raises(ConfigError, match=r"tune: rules with .*options.source_power is -1; it has to be at least 0"):
-        tune(config, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
