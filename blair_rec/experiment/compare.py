@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -235,8 +236,8 @@ def planned(
 def leaderboard(out: str | Path) -> Leaderboard | None:
     """Render a comparison folder's finished runs again: leaderboard.{md,csv,json,tex,html} and results.jsonl.
 
-    While another process works in the folder, the leaderboard is made from the finished runs, but its files are not
-    written. Code that the folder's config names is not imported.
+    If the folder can't be written, or another process works in it, the files are not written, with a warning. Code that
+    the folder's config names is not imported.
 
         board = blair_rec.leaderboard("runs/mine")
 
@@ -245,16 +246,21 @@ def leaderboard(out: str | Path) -> Leaderboard | None:
 
     Raises:
         NoRuns, BadRun, UnpairedRuns, ChangedRuns, ConfigError: the folder is not a comparison, or is damaged.
-        OutputError: the leaderboard can't be written into `out`.
+        OutputError: a file of the leaderboard can't be written, such as on a full disk.
     """
     out = Path(out)
     _config_in(out)  # fails before a lock file is written into a folder that is not a comparison
-    try:
-        with alone_in(out):
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(alone_in(out))
+        except FolderBusy:
+            why = f"another process works in {out}"
+        except OutputError as error:  # the folder of a colleague, for example
+            why = str(error).rpartition("; ")[0]
+        else:
             return _rendered(out)
-    except FolderBusy:
-        logger.warning("another process works in %s, so this one doesn't write the files of the leaderboard", out)
-        return _board(out, None)[0]
+    logger.warning("%s, so the files of the leaderboard are not written", why)
+    return _board(out, None)[0]
 
 
 def _rendered(out: Path, baseline: str | None = None) -> Leaderboard | None:

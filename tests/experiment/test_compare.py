@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import logging
 import math
@@ -22,6 +23,7 @@ from comparisons import VARIANTS, InterruptedIn, Recorder, config_of, raw_config
 from encoders import build_roberta
 from worlds import read_log, write_log
 
+from blair_rec import cli
 from blair_rec.config.comparison import CompareConfig, load_config, read_config
 from blair_rec.errors import (
     BadRun,
@@ -236,6 +238,24 @@ def test_rendering_again_writes_the_same_files(own: Finished) -> None:
     again = {path.name: path.read_bytes() for path in own.out.glob("leaderboard.*")}
     assert again == before
     assert not any(str(own.out.parent).encode() in text for text in again.values()), "no path of this machine"
+
+
+def test_the_board_of_a_folder_that_can_not_be_written_is_shown_and_its_files_stay(
+    own: Finished, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def denied(*arguments: Any, **named: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    before = contents(own.out)
+    for method in ("touch", "write_text", "mkdir"):
+        monkeypatch.setattr(Path, method, denied)
+    assert cli.main(["leaderboard", str(own.out)]) == 0
+    said = capsys.readouterr()
+    assert own.board.rows[0].variant in said.out and "NDCG@10" in said.out
+    assert (
+        f"{own.out} can't be written (Permission denied), so the files of the leaderboard are not written" in said.err
+    )
+    assert contents(own.out) == before
 
 
 # Again
