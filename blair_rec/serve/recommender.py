@@ -20,7 +20,7 @@ from blair_rec.serve.export.factored import scorers_in, tables_in
 from blair_rec.serve.given import GivenHistories
 from blair_rec.serve.items import KnownItems, OnUnknown, check_unknown, least_left
 from blair_rec.serve.topk import HistoryIds, TopK
-from blair_rec.text.store.embeddings import EmbeddingStore, open_store
+from blair_rec.text.store.embeddings import ABOUT_USE, EmbeddingStore, open_store
 
 COUNTS_FILE = "item_counts.npy"
 """Where a refit keeps the events of each item."""
@@ -313,6 +313,6 @@ def _append_items(loaded: Loaded, extra: EmbeddingStore) -> list[str]:
 
 def _different_settings(store: EmbeddingStore, other: EmbeddingStore) -> list[str]:
     """'encoder', 'template': what differs in how two stores were made."""
-    encoders = [{k: v for k, v in made.encoder.items() if k != "asked_for"} for made in (store, other)]
+    encoders = [{k: v for k, v in made.encoder.items() if k not in ABOUT_USE} for made in (store, other)]
     differing = {"encoder": encoders[0] != encoders[1], "template": dict(store.template) != dict(other.template)}
     return [name for name, differs in differing.items() if differs]

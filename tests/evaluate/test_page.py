@@ -478,7 +478,10 @@ def test_another_encoder_needs_no_quick_start_package(tmp_path: Path) -> None:
     for variant in ("text", "more"):
         world_run(tmp_path, variant, 1, encoder={**MINILM, "name": "org/one"})
     world_run(tmp_path, "other", 1, encoder={**MINILM, "name": "org/two", "asked_for": "org/two"})
+    folder = {**MINILM, "name": "org/two", "asked_for": "models/two", "fallback": False}
+    world_run(tmp_path, "folder", 1, encoder=folder)
     html = to_html(data_of(tmp_path), {})
+    assert html.count("the fallback for") == 1 and "org/two (folder models/two) for folder" in html
     assert re.search("The vectors of (text and more|more and text) come from <b>org/one</b>", html)
     assert re.search(r"with the same encoders \((org/one and org/two|org/two and org/one)\) gives", html)
     assert "pip install blair-rec==0.1.0" in html

@@ -154,6 +154,16 @@ def test_an_encoder_that_was_asked_for_and_used_is_named_once(tmp_path):
     assert "Encoder: hyp1231/blair-roberta-base." in caption(board_of(tmp_path))
 
 
+def test_a_folder_is_no_fallback(tmp_path):
+    folder = {**MINILM, "name": "x", "asked_for": "encoders/x", "fallback": False}
+    fake_run(tmp_path)
+    fake_run(tmp_path, "text", encoder=folder)
+    fake_run(tmp_path, "large", encoder={**folder, "asked_for": "org/x", "fallback": True})
+    sentence = caption(board_of(tmp_path))
+    assert "x (folder encoders/x) for text" in sentence
+    assert "x (asked for: org/x) for large" in sentence
+
+
 def test_several_encoders_are_named_with_their_variants(tmp_path):
     fake_run(tmp_path)
     fake_run(tmp_path, "text", encoder={**MINILM, "asked_for": MINILM["name"]})

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from blair_rec.errors import BadRun, BlairRecError, ConfigError, NoRuns, UnpairedRuns
 from blair_rec.evaluate.metrics import per_user
+from blair_rec.evaluate.runs.encoder_used import EncoderUsed
 from blair_rec.evaluate.runs.results import last_items, load_run, load_runs, write_lists, write_result
-from blair_rec.evaluate.runs.run_files import EncoderUsed, RunRanks
+from blair_rec.evaluate.runs.run_files import RunRanks
 
 
 def test_a_run_that_was_written_is_read_back_unchanged(tmp_path):

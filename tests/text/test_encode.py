@@ -112,8 +112,9 @@ def test_a_store_of_other_code_is_read_or_made_again_as_the_caller_says(source: 
 
 
 def test_a_store_that_is_read_says_what_this_caller_asked_for(source: EncoderSource, tmp_path: Path) -> None:
-    fallback = dataclasses.replace(source, asked_for="hyp1231/blair-roberta-base")
-    assert encode_catalogue(CATALOGUE, TITLE, fallback, tmp_path / "s").encoder["asked_for"] == fallback.asked_for
+    fallback = dataclasses.replace(source, asked_for="hyp1231/blair-roberta-base", fallback=True)
+    made = encode_catalogue(CATALOGUE, TITLE, fallback, tmp_path / "s").encoder
+    assert (made["asked_for"], made["fallback"]) == (fallback.asked_for, True)
     assert encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s").encoder == source.header()
 
 

@@ -448,6 +448,7 @@ def test_a_fallback_is_used_with_a_warning_if_the_hub_cannot_be_reached(
     with caplog.at_level(logging.WARNING, logger="blair_rec"):
         source = resolve_encoder(Hub.NAME, revision="v1", pooling="cls", max_length=99, fallback=str(own_roberta))
     assert (source.asked_for, source.name, source.path) == (Hub.NAME, "my-roberta", own_roberta)
+    assert source.fallback and not resolve_encoder("my-roberta", pooling="cls").fallback
     assert (source.pooling, source.max_length) == ("mean", 99), "pooling is the fallback's own"
     [record] = caplog.records
     assert re.fullmatch(

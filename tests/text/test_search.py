@@ -159,6 +159,13 @@ def test_the_stores_own_encoder_is_found_with_its_pooling_and_length(store: Embe
     assert (source.path, source.pooling, source.max_length, source.dtype) == (model.resolve(), "cls", 20, "float32")
 
 
+def test_the_stores_encoder_is_found_by_a_link(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "latest").symlink_to(model)
+    source = resolve_encoder(str(tmp_path / "latest"), pooling="cls")
+    encode(WORLD, source, tmp_path / "s")
+    assert encoder_of(open_store(tmp_path / "s")).revision == source.revision
+
+
 def test_an_encoder_that_has_moved_is_named_and_another_one_is_refused(
     store: EmbeddingStore, model: Path, tmp_path: Path
 ) -> None:

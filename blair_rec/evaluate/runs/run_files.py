@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from blair_rec.config.names import ControlName, ProtocolName
 from blair_rec.errors import BadRun, RefitRun, counted, first_of
 from blair_rec.evaluate.runs.checks import typed
+from blair_rec.evaluate.runs.encoder_used import EncoderUsed
 
 PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
 SCHEMA = 1
@@ -33,23 +34,6 @@ TOPK_FILE, HISTORIES_FILE, ITEMS_FILE, CURVE_FILE = "topk.npz", "histories.npz",
 WEIGHTS_FILE = "model.safetensors"
 LAST_ITEMS = 20
 """Number of last items kept of each history, for display."""
-
-
-@dataclass(frozen=True)
-class EncoderUsed:
-    """The text encoder of a run."""
-
-    name: str
-    """The encoder that made the vectors."""
-    asked_for: str
-    """The encoder that the configuration names; differs from `name` if a fallback was used."""
-    revision: str | None
-    pooling: str | None
-    max_length: int | None
-    """In tokens."""
-
-    def __str__(self) -> str:
-        return self.name if self.name == self.asked_for else f"{self.name} (asked for: {self.asked_for})"
 
 
 @dataclass(frozen=True)

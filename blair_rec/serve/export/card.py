@@ -127,7 +127,7 @@ def _licences(encoders: Mapping[str, Mapping[str, Any]]) -> str:
     lines = []
     for name, said in encoders.items():
         asked = said.get("asked_for")
-        instead = f" (asked for: {asked})" if asked not in (None, name) else ""
+        instead = f" (asked for: {asked})" if said.get("fallback", asked not in (None, name)) else ""
         read = f"pooling {said.get('pooling')}, {said.get('max_length')} tokens"
         lines.append(f"- {name}{instead}: licence {said['licence']}; {read}")
     lines.append("\nThe licence of the data and of this model is not recorded: check before you publish.")

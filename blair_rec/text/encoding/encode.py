@@ -183,7 +183,8 @@ def encode_texts(
             return None  # no vector depends on it, but searches read it from the store
         # An earlier caller may have got this encoder as a fallback: note what this caller asked for.
         cut = {**store.cut, **_length(source)} if store.cut else None
-        return dataclasses.replace(store, encoder={**store.encoder, "asked_for": source.asked_for}, cut=cut)
+        asked = {"asked_for": source.asked_for, "fallback": source.fallback}
+        return dataclasses.replace(store, encoder={**store.encoder, **asked}, cut=cut)
 
     if not has_leftovers(path) and (store := the_same(old_store())):
         return store

@@ -84,6 +84,8 @@ class EncoderSource:
     """Whether the query prompt was asked for, so that it has to leave room for a query, too."""
     truncate_dim: int | None = None
     """How many of the first dimensions are kept; all if None."""
+    fallback: bool = False
+    """Whether the fallback is used instead of `asked_for`."""
 
     def for_queries(self) -> EncoderSource:
         """The same encoder with the prompt for queries."""
@@ -103,6 +105,7 @@ class EncoderSource:
         return {
             "name": self.name,
             "asked_for": self.asked_for,
+            "fallback": self.fallback,
             "revision": self.revision,
             "pooling": self.pooling,
             "max_length": self.max_length,
@@ -161,7 +164,7 @@ def resolve_encoder(
             fallback, max_length=max_length, dtype=dtype, truncate_dim=truncate_dim, normalize=normalize
         )
         logger.warning("%s; asked for %s, using %s, as `fallback` says", unavailable.why, name, source.name)
-        return dataclasses.replace(source, asked_for=name)
+        return dataclasses.replace(source, asked_for=name, fallback=True)
     recipe = read_recipe(folder, used)
     length, capped_by = capped_length(recipe, max_length)
     return EncoderSource(

@@ -128,7 +128,8 @@ def encoder_of(store: EmbeddingStore, encoder: str | None = None) -> EncoderSour
         logger.warning("%s doesn't say which encoder made its vectors; assuming that it was %s", where, encoder)
         return resolve_encoder(encoder)
     # A folder is found by the path that was asked for, and a fallback by its own name.
-    is_folder = Path(said["asked_for"]).expanduser().is_dir() and Path(said["asked_for"]).name == said["name"]
+    folder = Path(said["asked_for"]).expanduser()
+    is_folder = folder.is_dir() and folder.resolve().name == said["name"]
     name = encoder or (said["asked_for"] if is_folder else said["name"])
     of_hub = encoder is None and not is_folder and len(said["revision"]) == 40
     source = resolve_encoder(

@@ -36,7 +36,7 @@ CUT = "text_cut.npy"
 MISSING_TEXT = get_args(MissingText)
 ON_DISK = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 """NumPy has no bfloat16: its 16 bits are stored as they are, and the header says what they mean."""
-ABOUT_USE = ("asked_for", "query_prompt")
+ABOUT_USE = ("asked_for", "fallback", "query_prompt")
 """Keys of the encoder's entry in a header that no vector depends on."""
 BLOCK = 65536
 """Rows read or written together, since a store may be larger than the memory."""
@@ -60,8 +60,8 @@ class EmbeddingStore:
     text_digests: Digests = field(default_factory=lambda: NO_DIGESTS, repr=False)
     """[rows, 2] digests of the texts that were encoded; [0, 2] for imported vectors."""
     encoder: Mapping[str, Any] = field(default_factory=dict)
-    """name, asked_for, revision, pooling, max_length and dtype of the encoder; modules, prompt, query_prompt and
-    truncate_dim if it has them; and its distance from float32."""
+    """name, asked_for, fallback, revision, pooling, max_length and dtype of the encoder; modules, prompt, query_prompt
+    and truncate_dim if it has them; and its distance from float32."""
     template: Mapping[str, Any] = field(default_factory=dict)
     """name, version and fields of the template that made the lines."""
     text_sha256: str = ""
@@ -308,9 +308,9 @@ def _verify_checksums(path: Path, header: Mapping[str, Any]) -> None:
 def identity_of(header: Mapping[str, Any]) -> str:
     """SHA-256 of a header, without this hash itself and without the keys that don't decide the vectors.
 
-    These keys are the name that was asked for (it concerns the run), the prompt for queries (it concerns searches),
-    which texts were cut (it follows from texts and encoder), and the hash of the code. So stores without these keys
-    keep their hash.
+    These keys are the name that was asked for and whether it is a fallback's (both concern the run), the prompt for
+    queries (it concerns searches), which texts were cut (it follows from texts and encoder), and the hash of the code.
+    So stores without these keys keep their hash.
     """
     content = {key: value for key, value in header.items() if key not in ("store_sha256", "cut", "code")}
     content["encoder"] = {key: value for key, value in header["encoder"].items() if key not in ABOUT_USE}
