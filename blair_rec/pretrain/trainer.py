@@ -126,7 +126,7 @@ class OneDevice(TrainingArguments):
 
 
 class Notes(TrainerCallback):
-    """Reports the progress, asks for checkpoints where steps are slow, and marks complete ones."""
+    """Reports the progress, has the last loss recorded, asks for checkpoints where steps are slow, and marks them."""
 
     def __init__(self, progress: OnPairStep | None) -> None:
         self.progress = progress
@@ -140,6 +140,8 @@ class Notes(TrainerCallback):
         # Several processes save together, and their clocks would not agree on a step.
         if args.world_size == 1 and time.monotonic() - self._saved > SAVED_WITHIN:
             control.should_save = True
+        if state.global_step == state.max_steps:
+            control.should_log = True  # else the record would lack the steps after the last multiple of LOOK
         if self.progress is None or self.trainer is None or not state.is_world_process_zero:
             return
         if self.trainer._looks_at(state.global_step):

@@ -648,10 +648,23 @@ def test_a_precision_that_a_cpu_would_ignore_is_an_error(encoder: Path, tmp_path
         pretrain(small(tmp_path / "none.tsv", precision="float16", device="cpu"), encoder, "mean", tmp_path / "out")
 
 
+@pytest.mark.parametrize(("steps", "recorded"), [(1, [1]), (10, [10]), (12, [10, 12])])
+def test_the_record_has_a_loss_of_every_ten_steps_and_of_the_last_ones(
+    encoder: Path, tmp_path: Path, steps: int, recorded: list[int]
+) -> None:
+    told: list[float] = []
+    config = small(write_world(tmp_path / "pairs.tsv", 60, 2), max_steps=steps, mlm_weight=0)
+    record = pretrain(config, encoder, "mean", tmp_path / "out", progress=lambda done, total, loss: told.append(loss))
+    assert [line["step"] for line in record["losses"]] == recorded
+    last = told[recorded[-2] if len(recorded) > 1 else 0 :]
+    assert record["losses"][-1]["loss"] == pytest.approx(np.mean(last), rel=1e-3)
+    assert json.loads((tmp_path / "out" / "pretraining.json").read_text("utf-8"))["losses"] == record["losses"]
+
+
 def test_the_learning_curves_are_kept_with_the_encoder(encoder: Path, tmp_path: Path) -> None:
     pairs, out = write_world(tmp_path / "pairs.tsv", 60, 2), tmp_path / "out"
     for fresh in (False, True):
-        pretrain(small(pairs, tensorboard=True, max_steps=11), encoder, "mean", out, fresh=fresh)
+        pretrain(small(pairs, tensorboard=True), encoder, "mean", out, fresh=fresh)
         [events] = (out / "tensorboard").iterdir()
         assert b"train/loss" in events.read_bytes()
 
