@@ -5,11 +5,14 @@ RecBole's Config reads only `gpu_id`, and overwrites CUDA_VISIBLE_DEVICES with i
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
 
 from blair_rec.errors import ConfigError
+
+logger = logging.getLogger("blair_rec")
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _AT_FIRST = os.environ.get(VISIBLE)
@@ -47,15 +50,18 @@ def gpu_id_of(given: Mapping[str, Any], visible: str | None = _AT_FIRST) -> str 
 
 
 def check_there(given: Mapping[str, Any], gpu_id: str | None) -> None:
-    """Raise ConfigError if a GPU was asked for that RecBole will not find; CUDA is not started for this.
+    """Check before RecBole starts that it will find the GPU that was asked for; CUDA is not started for this.
 
     Args:
         given: the keys that the user has set.
         gpu_id: what `gpu_id_of` returned for them.
+
+    Raises:
+        ConfigError: there is no such GPU; for `use_gpu: True` this is a warning.
     """
     import torch
 
-    if not str(given.get("device") or "").startswith("cuda"):
+    if not _asks_for_gpu(given):
         return
     before = os.environ.get(VISIBLE)
     os.environ[VISIBLE] = str(given.get("gpu_id", 0)) if gpu_id is None else gpu_id  # as RecBole will set it
@@ -67,14 +73,26 @@ def check_there(given: Mapping[str, Any], gpu_id: str | None) -> None:
         else:
             os.environ[VISIBLE] = before
     if not found:
-        raise _not_found(given["device"])
+        _not_found(given)
 
 
 def check_found(given: Mapping[str, Any], device: Any) -> None:
-    """Raise ConfigError if a GPU was asked for but RecBole silently took the CPU."""
-    if str(given.get("device") or "").startswith("cuda") and device.type == "cpu":
-        raise _not_found(given["device"])
+    """Check that RecBole did not silently take the CPU instead of a GPU that was asked for.
+
+    Raises:
+        ConfigError: it did; for `use_gpu: True` this is a warning.
+    """
+    if _asks_for_gpu(given) and device.type == "cpu":
+        _not_found(given)
 
 
-def _not_found(device: Any) -> ConfigError:
-    return ConfigError(f"device is {device}, but torch finds no such GPU; use device: cpu, or auto")
+def _asks_for_gpu(given: Mapping[str, Any]) -> bool:
+    kind = str(given.get("device") or "auto").partition(":")[0]
+    return kind == "cuda" or (kind == "auto" and given.get("use_gpu") is True)
+
+
+def _not_found(given: Mapping[str, Any]) -> None:
+    if given.get("device") in (None, "auto"):
+        logger.warning("use_gpu is true, but torch finds no GPU, so the CPU computes")
+        return
+    raise ConfigError(f"device is {given['device']}, but torch finds no such GPU; use device: cpu, or auto")

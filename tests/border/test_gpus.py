@@ -77,3 +77,29 @@ def test_a_missing_gpu_is_an_error_and_the_cpu_is_not_used_instead() -> None:
         check_found({"device": "cuda:1"}, torch.device("cpu"))
     for given in ({}, {"device": "cpu"}, {"device": "auto"}):
         check_found(given, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("given", "warns"),
+    [
+        ({"use_gpu": True}, True),
+        ({"use_gpu": True, "device": "auto"}, True),
+        ({"use_gpu": True, "device": "cpu"}, False),
+        ({"use_gpu": False}, False),
+        ({}, False),
+    ],
+)
+def test_the_cpu_instead_of_use_gpu_is_a_warning(
+    given: dict[str, Any], warns: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    expected = ["use_gpu is true, but torch finds no GPU, so the CPU computes"] * warns
+    for check in (lambda: check_found(given, torch.device("cpu")), lambda: check_there(given, None)):
+        caplog.clear()
+        check()
+        assert [record.getMessage() for record in caplog.records] == expected
+    caplog.clear()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    check_found(given, torch.device("cuda:0"))
+    check_there(given, None)
+    assert not caplog.records
