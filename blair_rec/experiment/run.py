@@ -202,13 +202,13 @@ def make_run(
             arrays = {name: getattr(ranks, name) for name in RANK_ARRAYS}
             arrays["target_count"] = data.item_counts[ranks.item]
             arrays["n_candidates"] = np.array(len(data.item_tokens) - 1)
-            write_result(partial, result, arrays)
             topk = {"unmasked": ranks.topk_unmasked, "masked": ranks.topk_masked}
             curve = [dataclasses.asdict(epoch) for epoch in fitted.history]
             write_lists(partial, arrays, topk, data.histories, data.item_tokens, curve)
             if (cases := data.new_items) is not None:  # last of all, because this adds them to the model
                 vectors = new_vectors(run.folder, run.setup, store and store[0], data.item_tokens[1:], cases.tokens)
                 write_new_ranks(partial, rank_new_items(fitted.model, vectors, cases, config.evaluate.batch_size))
+            write_result(partial, result, arrays)  # after all files whose hashes it gets
             put_in_place(run.folder)
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)

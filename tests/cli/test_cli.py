@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from comparisons import tiny_at, write_config
 from encoders import build_roberta
+from fake_runs import without_hashes
 
 import blair_rec
 from blair_rec.cli import main, progress, terminal
@@ -315,6 +316,7 @@ def test_results_that_moved_beyond_noise_are_named_and_end_with_status_1(
         for name in ("higher_unmasked", "equal_unmasked", "higher_masked", "equal_masked"):
             arrays[name][:] = 0
         np.savez_compressed(path, **arrays)
+        without_hashes(path.parent)
     said = Said(capsys, "compare", "cfg.yaml", "-o", "new", "--json", "--check", "out")
     assert said.status == 1
     assert json.loads(said.out)["baseline"] == "id"

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from fake_runs import fake_run
 
-from blair_rec.errors import UnpairedRuns
+from blair_rec.errors import BadRun, UnpairedRuns
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
 from blair_rec.evaluate.report import to_csv, to_markdown
 from blair_rec.evaluate.runs.new_items import table_cells
-from blair_rec.evaluate.runs.new_ranks import COUNTS, NewRanks, write_new_ranks
-from blair_rec.evaluate.runs.results import load_runs
+from blair_rec.evaluate.runs.new_ranks import COUNTS, NewRanks
+from blair_rec.evaluate.runs.results import load_run, load_runs
 
 
 def new_ranks(higher: list[int], equal: list[int], why: str = "", **changes: Any) -> NewRanks:
@@ -51,7 +51,7 @@ def board_of(folder: Path, text_2: NewRanks | None = None) -> Leaderboard:
         ("text", 1, new_ranks([0, 4, 30], [0, 0, 0])),
         ("text", 2, text_2 or new_ranks([2, 8, 30], [0, 3, 0])),
     ):
-        write_new_ranks(fake_run(folder, variant, seed), ranks)
+        fake_run(folder, variant, seed, new_items=ranks)
     return build_leaderboard(load_runs(folder), "id", ["NDCG@10"], "unmasked")
 
 
@@ -97,5 +97,22 @@ def test_runs_over_other_new_items_are_not_put_into_one_table(tmp_path: Path) ->
 def test_where_no_test_case_has_a_new_item_as_target_there_is_no_table(tmp_path: Path) -> None:
     nothing = {name: np.zeros(0, np.int64) for name in ("user", "item", "history_length", *COUNTS)}
     for seed in (1, 2):
-        write_new_ranks(fake_run(tmp_path, "id", seed), new_ranks([], [], **nothing))
+        fake_run(tmp_path, "id", seed, new_items=new_ranks([], [], **nothing))
     assert build_leaderboard(load_runs(tmp_path), "id", ["NDCG@10"], "unmasked").new_items is None
+
+
+def test_a_file_of_new_items_that_was_swapped_removed_or_added_is_found(tmp_path: Path) -> None:
+    board_of(tmp_path)
+    one, two = (tmp_path / "runs" / f"text-{seed}" / "new_items.npz" for seed in (1, 2))
+    other, own = two.read_bytes(), one.read_bytes()
+    one.write_bytes(other)
+    with pytest.raises(BadRun, match=r"text-1/new_items.npz: is not the file that this run wrote"):
+        _ = load_run(one.parent).new_items
+    one.unlink()
+    with pytest.raises(BadRun, match=r"text-1/new_items.npz: is missing; delete .*text-1 and run the same"):
+        _ = load_run(one.parent).new_items
+    added = fake_run(tmp_path, "text", 3)
+    assert load_run(added).new_items is None
+    (added / one.name).write_bytes(own)
+    with pytest.raises(BadRun, match=r"text-3/new_items.npz: is not the file that this run wrote"):
+        _ = load_run(added).new_items

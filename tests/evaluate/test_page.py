@@ -87,9 +87,9 @@ def world_run(comparison: Path, variant: str, seed: int, epochs: int = 6, **chan
         changes = {"control": "shuffle", **changes}
     folder = comparison / "runs" / f"{variant}-{seed}"
     folder.mkdir(parents=True)
-    write_result(folder, fake_result(variant, seed, **changes), ranks)
     lists = {"offsets": offsets, "items": items, "item_counts": counts}
     write_lists(folder, ranks, topk, lists, ["[PAD]", *(f"i{item:02d}" for item in range(1, ITEMS + 1))], curve)
+    write_result(folder, fake_result(variant, seed, **changes), ranks)
 
 
 RANK_ARRAYS = (

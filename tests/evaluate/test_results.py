@@ -6,17 +6,21 @@ import dataclasses
 import json
 import math
 import random
+import shutil
+from hashlib import sha256
 
 import numpy as np
 import pytest
-from fake_runs import MINILM, fake_lists, fake_ranks, fake_result, fake_run
+from fake_runs import MINILM, fake_lists, fake_ranks, fake_result, fake_run, without_hashes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blair_rec.errors import BadRun, BlairRecError, ConfigError, NoRuns, UnpairedRuns
+from blair_rec.evaluate.leaderboard import build_leaderboard
 from blair_rec.evaluate.metrics import per_user
+from blair_rec.evaluate.runs import results
 from blair_rec.evaluate.runs.encoder_used import EncoderUsed
-from blair_rec.evaluate.runs.results import last_items, load_run, load_runs, write_lists, write_result
+from blair_rec.evaluate.runs.results import accept_code, last_items, load_run, load_runs, write_lists, write_result
 from blair_rec.evaluate.runs.run_files import RunRanks
 
 
@@ -39,10 +43,11 @@ def test_result_json_is_sorted_indented_and_carries_its_schema(tmp_path):
     folder = fake_run(tmp_path)
     text = (folder / "result.json").read_text(encoding="utf-8")
     content = json.loads(text)
-    assert content == {"schema": 1, **fake_result()}
+    hashes = {path.name: sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    del hashes["result.json"]
+    assert sorted(hashes) == ["histories.npz", "history.jsonl", "items.json", "ranks.npz", "topk.npz"]
+    assert content == {"schema": 1, "files": hashes, **fake_result()}
     assert text == json.dumps(content, indent=2, sort_keys=True) + "\n"
-    files = ["histories.npz", "history.jsonl", "items.json", "ranks.npz", "result.json", "topk.npz"]
-    assert sorted(path.name for path in folder.iterdir()) == files
 
 
 def test_the_lists_of_a_run_are_read_back_unchanged(tmp_path):
@@ -117,12 +122,15 @@ def test_invalid_histories_are_not_written(tmp_path, name, change, problem):
         write_lists(tmp_path, ranks, **{**lists, "histories": histories})
 
 
-@pytest.mark.parametrize("file, ask", [
-    ("topk.npz", lambda run: run.topk("masked")),
-    ("histories.npz", lambda run: run.histories),
-    ("items.json", lambda run: run.item_tokens),
-    ("history.jsonl", lambda run: run.curve),
-])  # fmt: skip
+LISTS = {
+    "topk.npz": lambda run: run.topk("masked"),
+    "histories.npz": lambda run: run.histories,
+    "items.json": lambda run: run.item_tokens,
+    "history.jsonl": lambda run: run.curve,
+}
+
+
+@pytest.mark.parametrize("file, ask", LISTS.items())
 def test_a_missing_or_damaged_list_is_named_when_it_is_read(tmp_path, file, ask):
     folder = fake_run(tmp_path)
     (folder / file).write_bytes(b"{")
@@ -269,8 +277,11 @@ def test_pickled_and_foreign_arrays_are_refused(tmp_path):
         load_run(file.parent)
 
 
-def test_a_damaged_file_is_an_error_that_names_it_or_reads_the_same(tmp_path):
+@pytest.mark.parametrize("hashed", [True, False])
+def test_a_damaged_file_is_an_error_that_names_it_or_without_hashes_reads_the_same(tmp_path, hashed):
     file = fake_run(tmp_path) / "ranks.npz"
+    if not hashed:
+        without_hashes(file.parent)
     whole, expected = file.read_bytes(), load_run(file.parent).ranks
     dice = random.Random(0)
     refused = 0
@@ -287,7 +298,75 @@ def test_a_damaged_file_is_an_error_that_names_it_or_reads_the_same(tmp_path):
         else:
             for name in fake_ranks():
                 np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
-    assert refused >= 100
+    assert refused == 200 if hashed else 100 <= refused < 200
+
+
+NOT_ITS_OWN = "is not the file that this run wrote: its SHA-256 is not that in result.json; delete .*"
+
+
+def board_of(comparison):
+    return build_leaderboard(load_runs(comparison), "id", ["NDCG@10"], "unmasked")
+
+
+@pytest.mark.parametrize("file", ["ranks.npz", "topk.npz"])
+def test_files_that_two_runs_of_the_same_data_swapped_are_found(tmp_path, file):
+    one, two = fake_run(tmp_path, "id"), fake_run(tmp_path, "text")
+    board_of(tmp_path)
+    (one / file).rename(tmp_path / "kept")
+    (two / file).rename(one / file)
+    (tmp_path / "kept").rename(two / file)
+    with pytest.raises(BadRun, match=rf"id-1/{file}: {NOT_ITS_OWN}id-1 and run the same `blair-rec compare` again"):
+        board_of(tmp_path)
+    shutil.rmtree(one)
+    fake_run(tmp_path, "id")
+    with pytest.raises(BadRun, match=rf"text-1/{file}: {NOT_ITS_OWN}text-1 and run the same"):
+        board_of(tmp_path)
+    shutil.rmtree(two)
+    fake_run(tmp_path, "text")
+    board_of(tmp_path)
+
+
+@pytest.mark.parametrize("file", LISTS)
+def test_a_list_that_was_written_again_is_found(tmp_path, file):
+    """Only its compression or its spaces differ, so it can be read."""
+    folder = fake_run(tmp_path)
+    if file.endswith(".npz"):
+        np.savez(folder / file, **np.load(folder / file))
+    else:
+        (folder / file).write_text((folder / file).read_text().replace(", ", ","))
+    with pytest.raises(BadRun, match=rf"id-1/{file}: {NOT_ITS_OWN}"):
+        LISTS[file](load_run(folder))
+    without_hashes(folder)
+    LISTS[file](load_run(folder))
+
+
+def test_no_file_is_hashed_twice_for_one_board(tmp_path, monkeypatch):
+    """A run that is valid for all seeds counts once for each of them."""
+    for seed in (1, 2, 3):
+        fake_run(tmp_path, "id", seed)
+    fake_run(tmp_path, "rules", seedless=True)
+    hashed = []
+    monkeypatch.setattr(results, "sha256_of", lambda path: hashed.append(path) or sha256(path.read_bytes()).hexdigest())
+    assert {row.variant: row.seeds for row in board_of(tmp_path).rows} == {"id": (1, 2, 3), "rules": (1, 2, 3)}
+    assert len(hashed) == len(set(hashed))
+    assert {path.name for path in hashed} == {"ranks.npz", "topk.npz", "histories.npz"}
+
+
+def test_a_run_of_an_early_version_has_no_hashes_and_the_same_board(tmp_path):
+    for variant in ("id", "text"):
+        fake_run(tmp_path, variant)
+    before = board_of(tmp_path)
+    without_hashes(tmp_path / "runs" / "id-1")
+    assert load_run(tmp_path / "runs" / "id-1").files == {}
+    assert board_of(tmp_path) == before
+
+
+def test_a_run_keeps_its_hashes_when_other_code_is_accepted(tmp_path):
+    folder = fake_run(tmp_path)
+    before = load_run(folder).files
+    accept_code(folder, "c1", "the code of blair_rec (scoring.py)")
+    after = load_run(folder)
+    assert after.files == before != {} and after.accepted_code == {"c1": "the code of blair_rec (scoring.py)"}
 
 
 def test_a_run_for_all_seeds_comes_once_for_each_of_the_configs_or_of_its_default(tmp_path):

@@ -149,9 +149,10 @@ def test_nothing_is_written_outside_the_output_folder(finished: Finished) -> Non
     }  # fmt: skip
     assert {path.name for path in (finished.out / "runs").iterdir()} == set(ALL)
     for run in ALL:
-        assert {path.name for path in (finished.out / "runs" / run).iterdir()} == {
-            "result.json", "ranks.npz", "topk.npz", "histories.npz", "history.jsonl", "model.safetensors", "items.json",
-        }  # fmt: skip
+        hashed = {"ranks.npz", "topk.npz", "histories.npz", "history.jsonl", "items.json"}
+        names = {path.name for path in (finished.out / "runs" / run).iterdir()}
+        assert names == hashed | {"result.json", "model.safetensors"}
+        assert load_run(finished.out / "runs" / run).files.keys() == hashed
         modes = {path.stat().st_mode for path in (finished.out / "runs" / run).iterdir()}
         assert len(modes) == 1, "whoever can read one file of a run can read all"
 
@@ -487,6 +488,10 @@ def test_what_a_killed_replacement_left_is_put_right(own: Finished) -> None:
     [
         (lambda run: (run / "ranks.npz").unlink(), r"text-2/ranks.npz: is missing; delete .*text-2 and run the same"),
         (lambda run: (run / "ranks.npz").write_bytes(b"PK"), r"text-2/ranks.npz: can't be read"),
+        (
+            lambda run: shutil.copy(run.with_name("text-1") / "ranks.npz", run),
+            r"text-2/ranks.npz: is not the file that this run wrote: .*; delete .*text-2 and run the same",
+        ),
         (lambda run: (run / "result.json").write_text("{"), r"text-2/result.json: can't be read"),
         (lambda run: (run / "result.json").write_text("{}"), r"text-2/result.json: has schema None"),
         (lambda run: shutil.rmtree(run) or run.touch(), r"text-2/result.json: can't be read: Not a directory; delete"),

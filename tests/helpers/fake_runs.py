@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from blair_rec.evaluate.runs.new_ranks import NewRanks, write_new_ranks
 from blair_rec.evaluate.runs.results import write_lists, write_result
 
 MINILM = {
@@ -94,15 +96,32 @@ def fake_lists(ranks: dict[str, np.ndarray], model: str = "") -> dict[str, Any]:
     }
 
 
-def fake_run(comparison: Path, variant: str = "id", seed: int = 1, ranks: Any = None, **changes: Any) -> Path:
+def fake_run(
+    comparison: Path,
+    variant: str = "id",
+    seed: int = 1,
+    ranks: Any = None,
+    new_items: NewRanks | None = None,
+    **changes: Any,
+) -> Path:
     """A finished run in DIR/runs/VARIANT-SEED; returns its folder."""
     folder = comparison / "runs" / f"{variant}-{seed}"
     folder.mkdir(parents=True)
     # Ranks differ between variants, and are the same every time.
     ranks = fake_ranks(seed=sum(map(ord, variant)) + seed) if ranks is None else ranks
-    write_result(folder, fake_result(variant, seed, **changes), ranks)
     write_lists(folder, ranks, **fake_lists(ranks, f"{variant}-{seed}"))
+    if new_items is not None:
+        write_new_ranks(folder, new_items)
+    write_result(folder, fake_result(variant, seed, **changes), ranks)
     return folder
+
+
+def without_hashes(folder: Path) -> None:
+    """Make a finished run one of an early version, whose files may be changed."""
+    path = folder / "result.json"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    del result["files"]
+    path.write_text(json.dumps(result), encoding="utf-8")
 
 
 def fake_decided(comparison: Path) -> Path:

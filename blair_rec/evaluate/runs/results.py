@@ -7,11 +7,10 @@ a run is always complete: it is written under a name with a leading dot, which i
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from blair_rec.config.section import default_of
 from blair_rec.config.yaml.files import load_yaml
 from blair_rec.errors import BadRun, ConfigError, NoRuns, UnpairedRuns, counted
 from blair_rec.evaluate.metrics import Metric, parse_metric, per_user
-from blair_rec.evaluate.runs.new_ranks import NewRanks, read_new_ranks
+from blair_rec.evaluate.runs.new_ranks import NEW_ITEMS_FILE, NewRanks, read_new_ranks
 from blair_rec.evaluate.runs.run_files import (
     CONFIG_FILE,
     CURVE_FILE,
@@ -50,8 +49,11 @@ from blair_rec.evaluate.runs.run_files import (
     tokens_of,
     topk_of,
 )
-from blair_rec.files import write_text
+from blair_rec.files import sha256_of, write_text
 
+Content = TypeVar("Content")
+HASHED = (RANKS_FILE, TOPK_FILE, HISTORIES_FILE, ITEMS_FILE, CURVE_FILE, NEW_ITEMS_FILE)
+"""The files that boards are made from. result.json has the SHA-256 of each."""
 # These have to be the same for all seeds of a variant, because results are averaged over seeds.
 SHARED_BY_SEEDS = ("model", "items", "control", "transforms", "encoder", "store_sha256", "trials", "parameters")
 
@@ -62,11 +64,23 @@ class RunResult(Result):
 
     folder: Path
     ranks: RunRanks
+    contents: dict[str, Any] = field(default_factory=dict, kw_only=True)
+    """The other files that were read so far, by name; the copies of a run for several seeds share it."""
 
-    @cached_property
+    def _content(self, file: str, read: Callable[[], Content]) -> Content:
+        """Read a file and check its hash when it is first needed. Raises BadRun."""
+        if file not in self.contents:
+            content = read()
+            _check_hash(self.folder, file, self.files)
+            self.contents[file] = content
+        found: Content = self.contents[file]
+        return found
+
+    @property
     def histories(self) -> Histories:
         """The last items before every target. Raises BadRun."""
-        return histories_of(self.folder, read_arrays(self.folder, HISTORIES_FILE), self.ranks)
+        folder, file = self.folder, HISTORIES_FILE
+        return self._content(file, lambda: histories_of(folder, read_arrays(folder, file), self.ranks))
 
     @property
     def item_counts(self) -> NDArray[np.int64]:
@@ -75,27 +89,24 @@ class RunResult(Result):
 
     def topk(self, protocol: ProtocolName) -> NDArray[np.int32]:
         """[cases, k] item ids, best first; 0 if there are fewer candidates. Raises BadRun."""
-        return self._topk[protocol]
+        folder, file = self.folder, TOPK_FILE
+        return self._content(file, lambda: topk_of(folder, read_arrays(folder, file), self.ranks))[protocol]
 
-    @cached_property
-    def _topk(self) -> dict[ProtocolName, NDArray[np.int32]]:
-        return topk_of(self.folder, read_arrays(self.folder, TOPK_FILE), self.ranks)
-
-    @cached_property
+    @property
     def item_tokens(self) -> tuple[str, ...]:
         """[N] by item id; the first one is the padding token. Raises BadRun."""
-        return tokens_of(self.folder, read_json(self.folder, ITEMS_FILE), self.ranks)
+        folder, file = self.folder, ITEMS_FILE
+        return self._content(file, lambda: tokens_of(folder, read_json(folder, file), self.ranks))
 
-    @cached_property
+    @property
     def new_items(self) -> NewRanks | None:
         """The ranks of targets that are new items; None where none were hidden. Raises BadRun."""
-        return read_new_ranks(self.folder)
+        return self._content(NEW_ITEMS_FILE, lambda: read_new_ranks(self.folder))
 
-    @cached_property
+    @property
     def curve(self) -> tuple[EpochRecord, ...]:
         """The epochs that ran; empty if nothing was trained. Raises BadRun."""
-        lines = read_text(self.folder, CURVE_FILE).splitlines()
-        return curve_of(self.folder, [parse_json(self.folder, CURVE_FILE, line) for line in lines])
+        return self._content(CURVE_FILE, lambda: _read_curve(self.folder))
 
     def per_user(self, metric: Metric | str, protocol: ProtocolName) -> NDArray[np.float64]:
         """[cases] float64, the metric of every test case, in the same order for all runs of a comparison."""
@@ -108,9 +119,11 @@ def run_name(variant: str, seed: int) -> str:
 
 
 def write_result(folder: Path, result: Mapping[str, Any], ranks: Mapping[str, np.ndarray]) -> None:
-    """Write result.json and ranks.npz into an existing folder, which the caller renames when it is complete.
+    """Write ranks.npz and result.json into an existing folder, which the caller renames when it is complete.
 
-    result: the keys of `Result`, as plain JSON values; "schema" is added. ranks: the arrays of `RunRanks`.
+    All other files of the run have to be there already, because result.json gets their hashes.
+
+    result: the keys of `Result`, as plain JSON values; "schema" and "files" are added. ranks: the arrays of `RunRanks`.
     Raises BadRun for anything that `load_run` could not read, such as a NaN; then nothing is written.
     """
     result = {"schema": SCHEMA, **result}
@@ -118,12 +131,13 @@ def write_result(folder: Path, result: Mapping[str, Any], ranks: Mapping[str, np
     result_of(folder, result)
     ranks_of(folder, ranks)
     try:
-        text = _to_json(result)
+        _to_json(result)
     except (TypeError, ValueError) as error:
         raise BadRun(folder, RESULT_FILE, str(error)) from error
-    (folder / RESULT_FILE).write_text(text, encoding="utf-8")
-    arrays: dict[str, Any] = {field.name: ranks[field.name] for field in fields(RunRanks)}
+    arrays: dict[str, Any] = {one.name: ranks[one.name] for one in fields(RunRanks)}
     np.savez_compressed(folder / RANKS_FILE, **arrays)
+    files = {file: sha256_of(folder / file) for file in HASHED if (folder / file).is_file()}
+    (folder / RESULT_FILE).write_text(_to_json({**result, "files": files}), encoding="utf-8")
 
 
 def accept_code(folder: Path, code: str, changed: str) -> None:
@@ -148,7 +162,7 @@ def write_lists(
     item_tokens: Sequence[str],
     curve: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Write the other files of a run, topk.npz, histories.npz, items.json and history.jsonl, after `write_result`.
+    """Write the other files of a run, topk.npz, histories.npz, items.json and history.jsonl, before `write_result`.
 
     ranks: as for `write_result`; the other files have to fit them. topk: [cases, k] integers, best first.
     histories: the arrays of `Histories`. curve: the keys of `EpochRecord`, one mapping per epoch.
@@ -162,7 +176,7 @@ def write_lists(
     curve_of(folder, curve)
     arrays: dict[str, Any] = {protocol: topk[protocol] for protocol in PROTOCOLS}
     np.savez_compressed(folder / TOPK_FILE, **arrays)
-    arrays = {field.name: histories[field.name] for field in fields(Histories)}
+    arrays = {one.name: histories[one.name] for one in fields(Histories)}
     np.savez_compressed(folder / HISTORIES_FILE, **arrays)
     (folder / ITEMS_FILE).write_text(json.dumps(list(item_tokens)), encoding="utf-8")
     (folder / CURVE_FILE).write_text("".join(json.dumps(line) + "\n" for line in curve), encoding="utf-8")
@@ -183,8 +197,25 @@ def load_run(folder: Path) -> RunResult:
     """Load one finished run. Raises BadRun, which names the file that is missing, damaged or wrong."""
     folder = Path(folder)
     result = result_of(folder, read_json(folder, RESULT_FILE))
-    values = {field.name: getattr(result, field.name) for field in fields(Result)}
-    return RunResult(**values, folder=folder, ranks=ranks_of(folder, read_arrays(folder, RANKS_FILE)))
+    ranks = ranks_of(folder, read_arrays(folder, RANKS_FILE))
+    _check_hash(folder, RANKS_FILE, result.files)
+    return RunResult(**{one.name: getattr(result, one.name) for one in fields(Result)}, folder=folder, ranks=ranks)
+
+
+def _read_curve(folder: Path) -> tuple[EpochRecord, ...]:
+    """Read the history.jsonl of a run. Raises BadRun."""
+    lines = read_text(folder, CURVE_FILE).splitlines()
+    return curve_of(folder, [parse_json(folder, CURVE_FILE, line) for line in lines])
+
+
+def _check_hash(folder: Path, file: str, files: Mapping[str, str]) -> None:
+    """Raise BadRun if a file is not the one that was written with its run; `files` is that of `Result`."""
+    if not files:  # an early version wrote the run
+        return
+    found = sha256_of(folder / file) if (folder / file).is_file() else None
+    if found != files.get(file):
+        problem = f"is not the file that this run wrote: its SHA-256 is not that in {RESULT_FILE}"
+        raise BadRun(folder, file, problem if found else "is missing")
 
 
 def load_runs(comparison: Path) -> list[RunResult]:

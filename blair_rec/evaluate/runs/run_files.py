@@ -100,6 +100,8 @@ class Result:
     """The largest cutoff that can be measured on lists of another system; empty if all items have scores."""
     accepted_code: dict[str, str] = field(default_factory=dict, kw_only=True)
     """By hash of the code that the run was accepted for: what changed, in words."""
+    files: dict[str, str] = field(default_factory=dict, kw_only=True)
+    """SHA-256 of each other file that boards are made from, by name; empty in runs of early versions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,9 +219,8 @@ def result_of(folder: Path, raw: Any) -> Result:
         raise BadRun(folder, RESULT_FILE, f"contains a {type(raw).__name__}, expected an object")
     if raw.get("refit"):
         raise RefitRun(folder)
-    if raw.get("schema") != SCHEMA:
-        found = f"has schema {raw.get('schema')!r}, but this version of blair_rec reads {SCHEMA}"
-        raise BadRun(folder, RESULT_FILE, found)
+    if (found := raw.get("schema")) != SCHEMA:
+        raise BadRun(folder, RESULT_FILE, f"has schema {found!r}, but this version of blair_rec reads {SCHEMA}")
     try:
         return typed(Result, raw, "")
     except ValueError as error:
@@ -320,9 +321,8 @@ def tokens_of(folder: Path, raw: Any, ranks: RunRanks) -> tuple[str, ...]:
         tokens = typed(list[str], raw, "items")
     except ValueError as error:
         raise BadRun(folder, ITEMS_FILE, str(error)) from error
-    if len(tokens) != ranks.candidates + 1:
-        problem = f"has {len(tokens)} item tokens, expected {ranks.candidates} and the padding token"
-        raise BadRun(folder, ITEMS_FILE, problem)
+    if (found := len(tokens)) != ranks.candidates + 1:
+        raise BadRun(folder, ITEMS_FILE, f"has {found} item tokens, expected {ranks.candidates} and the padding token")
     return tuple(tokens)
 
 
