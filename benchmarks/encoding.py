@@ -116,7 +116,9 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def neighbours(vectors: np.ndarray, k: int = 10) -> np.ndarray:
     """[n, k] the nearest other rows by cosine."""
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    from blair_rec.text.unit import unit_rows
+
+    unit = unit_rows(vectors)
     scores = unit @ unit.T
     np.fill_diagonal(scores, -np.inf)
     return np.argpartition(-scores, k, axis=1)[:, :k]

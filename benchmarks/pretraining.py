@@ -150,10 +150,10 @@ def by_cosine(encoder: str, reviews: list[str], metas: list[str]) -> tuple[Score
     """Return the cosines, and the encoder's revision."""
     from blair_rec.text.encoding.encoder import TextEncoder
     from blair_rec.text.encoding.source import resolve_encoder
+    from blair_rec.text.unit import unit_rows
 
     source = resolve_encoder(encoder, pooling="auto", max_length=READS)
-    vectors = TextEncoder(source).encode([*reviews, *metas]).astype(np.float64)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = unit_rows(TextEncoder(source).encode([*reviews, *metas]).astype(np.float64))
     return vectors[: len(reviews)] @ vectors[len(reviews) :].T, source.revision
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from blair_rec import registry
 from blair_rec.config.steps import STEPS, Step, read_step, step_name
 from blair_rec.errors import ConfigError
+from blair_rec.text.unit import unit_rows
 
 RELATIVE_RANK = 1e-10
 """Directions whose variance is below this share of the largest contain rounding errors, not text."""
@@ -70,8 +71,7 @@ class L2(Transform):
 
     def apply(self, vectors: np.ndarray) -> np.ndarray:
         """Map rows: [m, E] -> [m, E]."""
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > self.arrays["least"])
+        return unit_rows(vectors, self.arrays["least"])
 
 
 class Rescale(Transform):

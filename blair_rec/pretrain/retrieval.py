@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from blair_rec.errors import PretrainingError, out_of
 from blair_rec.pretrain.model import pool
 from blair_rec.pretrain.pairs import TextPairs
+from blair_rec.text.unit import unit_rows
 
 Embed = Callable[[Sequence[str]], np.ndarray]
 """Texts -> [n, H] vectors."""
@@ -40,7 +41,7 @@ def retrieval(embed: Embed, pairs: TextPairs, k: int = 10) -> dict[str, float]:
             f"{out_of(wrong, n_texts, 'held-out text', 'have')} vectors that are not finite; "
             "lower learning_rate, or choose another encoder"
         )
-    scores = _unit(of_contexts) @ _unit(of_items).T
+    scores = unit_rows(of_contexts) @ unit_rows(of_items).T
     return measures(scores, relevant, k)
 
 
@@ -89,7 +90,3 @@ def embedder(
 def _not_finite(vectors: np.ndarray) -> int:
     """Return the number of rows that are not finite."""
     return int((~np.isfinite(vectors).all(axis=1)).sum())
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from comparisons import config_of, tiny_at
 from encoders import build_roberta
 from worlds import write_log
@@ -20,6 +21,7 @@ from blair_rec.errors import ConfigError, OutputError, StoreError
 from blair_rec.experiment.compare import compare
 from blair_rec.ranking.scorers import LastItem
 from blair_rec.serve.export.folder import export_run
+from blair_rec.serve.export.graphs import ItemProjection
 from blair_rec.serve.export.recommend import ExportedModel
 
 ITEMS = 80
@@ -227,6 +229,16 @@ def test_rules_with_a_rank_have_an_index_and_without_one_the_refusal_names_it(do
         len({model.items[row] for row in near} & dict(best).keys()) for near, best in zip(rows, expected, strict=True)
     ]
     assert np.mean(found) >= 4
+
+
+def test_an_exported_projection_keeps_the_direction_of_short_vectors_as_the_scorer_does() -> None:
+    vectors = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32) * np.float32(1e-15)
+    vectors[4] = 0
+    scorer = LastItem(vectors, (), "items", "length")
+    assert scorer.fitted_transforms is not None
+    found = ItemProjection(scorer, scorer.fitted_transforms)(torch.from_numpy(vectors))
+    torch.testing.assert_close(found, scorer.item_matrix()[1:])
+    assert found.norm(dim=1).tolist() == pytest.approx([1, 1, 1, 1, 0])
 
 
 @pytest.mark.parametrize("rank", [2.5, "8", True, float("nan")])

@@ -108,6 +108,14 @@ def test_lengths_at_which_float16_would_lose_a_product_are_ranked_right(scale: f
         np.testing.assert_array_equal(found.rows, expected.rows)
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_length_of_a_query_changes_no_order(metric: str) -> None:
+    store, queries = store_of(vectors_with_ties()), queries_for(vectors_with_ties())
+    expected = ExactIndex(store, metric, block_rows=50).search(queries, 20)
+    found = ExactIndex(store, metric, block_rows=50).search(queries * 2.0**-160, 20)
+    np.testing.assert_array_equal(found.rows, expected.rows)
+
+
 @given(
     st.lists(st.lists(st.integers(-3, 3), min_size=3, max_size=3), min_size=1, max_size=40),
     st.lists(st.integers(-3, 3), min_size=3, max_size=3),

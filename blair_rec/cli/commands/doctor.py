@@ -205,10 +205,11 @@ def encoders(name: str) -> Iterator[Finding]:
     import numpy as np
 
     from blair_rec.text.encoding.encoder import load_encoder
+    from blair_rec.text.unit import unit_rows
 
     try:
         source = _find(name)
-        vectors = load_encoder(source).encode([REQUEST, *ITEMS]).astype(np.float64)
+        unit = unit_rows(load_encoder(source).encode([REQUEST, *ITEMS]).astype(np.float64))
     except EncoderUnavailable as error:
         yield Finding(
             "note", f"{name} was not checked: {error.why}", "let this machine reach the hub (HF_ENDPOINT names a "
@@ -218,7 +219,6 @@ def encoders(name: str) -> Iterator[Finding]:
     except BlairRecError as error:
         yield Finding("broken", str(error))
         return
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     found = (unit[1:] @ unit[0]).tolist()
     said, card = (", ".join(f"{value:.4f}" for value in values) for values in (found, SIMILARITIES))
     if max(abs(a - b) for a, b in zip(found, SIMILARITIES, strict=True)) <= TOLERANCE:

@@ -18,6 +18,7 @@ from blair_rec.evaluate.slices import TAIL
 from blair_rec.experiment.audit.facts import NEAR
 from blair_rec.experiment.audit.scoring import case_values, choose
 from blair_rec.ranking.scoring import Ranks
+from blair_rec.text.unit import unit_rows
 
 NEIGHBOURS, REACH = 10, 100
 """Neighbours of an item that are compared, and the rank up to which a scorer reaches a target."""
@@ -51,9 +52,8 @@ def compare_neighbours(sequences: TrainingSequences, vectors: NDArray[np.float32
     divided by the geometric mean of the items' numbers of sequences.
     """
     n_items = len(vectors)
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = vectors / np.where(length > 0, length, 1)
-    has_text = length[:, 0] > 0
+    unit = unit_rows(vectors)
+    has_text = unit.any(axis=1)
     row = np.repeat(np.arange(len(sequences.offsets) - 1), np.diff(sequences.offsets))
     taken = csr_array((np.ones(len(row)), (row, sequences.items)), (len(sequences.offsets) - 1, n_items))
     taken.data[:] = 1  # an item counts once in a sequence

@@ -132,7 +132,7 @@ class ItemProjection(nn.Module):
         for step in self.steps:
             table = step(table)
         if self.rows is None:
-            return (table / _lengths(table).clamp(min=1e-12)).float()
+            return _unit(table).float()
         table = table.float()
         own = {name: value for name, value in self.rows.state_dict().items() if name == "side.delta"}
         zero = {name: table.new_zeros(table.shape[0], value.shape[1]) for name, value in own.items()}
@@ -168,17 +168,17 @@ class _Step(nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         if issubclass(self.kind, L2):
-            lengths = _lengths(vectors)
-            return torch.where(lengths > self.least, vectors / lengths.clamp(min=1e-300), 0.0)
+            return _unit(vectors, self.least)
         if issubclass(self.kind, Rescale):
             return vectors * self.factor
         vectors = vectors - self.first - self.mean
         return vectors @ self.matrix if self._multiplies else vectors
 
 
-def _lengths(vectors: Tensor) -> Tensor:
-    """[M, E] -> [M, 1]."""
-    return vectors.square().sum(dim=1, keepdim=True).sqrt()
+def _unit(vectors: Tensor, least: Tensor | float = 0.0) -> Tensor:
+    """`unit_rows` as a graph: [M, E] float64 -> the same shape; rows that are not longer than `least` become zero."""
+    lengths = vectors.square().sum(dim=1, keepdim=True).sqrt()
+    return torch.where(lengths > least, vectors / lengths.clamp(min=1e-300), 0.0)
 
 
 def encoder_of(model: Any, name: str) -> UserEncoder:

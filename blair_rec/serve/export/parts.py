@@ -29,6 +29,7 @@ from blair_rec.serve.export.graphs import (
 )
 from blair_rec.serve.export.licence import encoder_licence, public_name
 from blair_rec.text.store.embeddings import as_float32
+from blair_rec.text.unit import unit_rows
 
 CHECKED, TOLERANCE = 7, 1e-4
 """Text vectors that are projected both by torch and by ONNX; the largest difference allowed, in standard deviations."""
@@ -204,8 +205,7 @@ def _write_index(vectors: np.ndarray, cosine: bool, path: Path) -> None:
     """Write an HNSW graph over the items' vectors, for search by inner product."""
     import faiss
 
-    lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    keys = vectors / lengths if cosine else vectors
+    keys = unit_rows(vectors) if cosine else vectors
     index = faiss.IndexHNSWFlat(keys.shape[1], LINKS, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction = AT_BUILDING
     index.add(np.ascontiguousarray(keys, dtype=np.float32))

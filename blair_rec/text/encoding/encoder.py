@@ -18,6 +18,7 @@ from blair_rec.text.encoding.modules import LOWERCASE, STATIC, Recipe, read_reci
 from blair_rec.text.encoding.quiet import quiet_transformers
 from blair_rec.text.encoding.source import EncoderSource
 from blair_rec.text.encoding.tokens import TextTokens, check_room, filled, lowercase, padded, prompt_length, read_tokens
+from blair_rec.text.unit import unit_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -255,8 +256,7 @@ def distance_from_float32(encoder: SentenceEncoder, texts: Sequence[str], sample
     """
     chosen = [texts[int(at)] for at in np.linspace(0, len(texts) - 1, min(sample, len(texts)))]
     exact = load_encoder(dataclasses.replace(encoder.source, dtype="float32"), str(encoder.device))
-    a, b = encoder.encode(chosen).astype(np.float64), exact.encode(chosen).astype(np.float64)
-    a, b = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in (a, b))
+    a, b = (unit_rows(one.encode(chosen).astype(np.float64)) for one in (encoder, exact))
     cosines = (a * b).sum(axis=1)
     found = {"texts": len(chosen), "cosine_min": float(cosines.min()), "cosine_mean": float(cosines.mean())}
     if len(chosen) > NEIGHBOURS:

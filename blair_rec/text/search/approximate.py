@@ -15,6 +15,7 @@ from blair_rec.extras import need
 from blair_rec.files import sha256_of, write_text
 from blair_rec.text.search.nearest import Found, check_metric, checked_queries, exact_scores
 from blair_rec.text.store.embeddings import EmbeddingStore, as_float32
+from blair_rec.text.unit import unit_rows
 
 SCHEMA = 1
 """Version of the JSON file next to an index."""
@@ -100,10 +101,7 @@ def _build(store: EmbeddingStore, metric: str) -> Any:
 
 
 def _prepared(vectors: np.ndarray, metric: str) -> np.ndarray:
-    if metric == "dot":
-        return np.ascontiguousarray(vectors)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    return np.ascontiguousarray(vectors) if metric == "dot" else unit_rows(vectors)
 
 
 def _header(path: Path) -> Path:

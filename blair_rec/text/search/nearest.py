@@ -11,6 +11,7 @@ import numpy as np
 
 from blair_rec.errors import ConfigError, StoreError, out_of
 from blair_rec.text.store.embeddings import EmbeddingStore, as_float32
+from blair_rec.text.unit import unit_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,7 +102,7 @@ class ExactIndex:
         import torch
 
         of_query = np.linalg.norm(queries, axis=1)
-        wanted = torch.from_numpy((queries / np.maximum(of_query, TINY)[:, None]).astype(np.float32))
+        wanted = torch.from_numpy(unit_rows(queries).astype(np.float32))
         buffer = torch.empty(self.block_rows, self.store.text_dim, device="cpu")
         for start in range(0, len(self.store), self.block_rows):
             block = self._vectors[start : start + self.block_rows]
@@ -180,7 +181,4 @@ def checked_queries(queries: np.ndarray | Sequence[Any], store: EmbeddingStore, 
     if broken := int((~np.isfinite(found).all(axis=1)).sum()):
         raise StoreError(f"{out_of(broken, len(found), 'query', 'hold', 'queries')} NaN or infinity")
     check_k(k)
-    if metric == "cosine":
-        lengths = np.linalg.norm(found, axis=1, keepdims=True)
-        found = np.divide(found, lengths, out=np.zeros_like(found), where=lengths > 0)
-    return found
+    return unit_rows(found) if metric == "cosine" else found
