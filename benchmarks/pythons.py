@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-CONSTRAINTS = REPOSITORY / "constraints.txt"
 RESULTS = REPOSITORY / "benchmarks" / "results" / "pythons"
 WHOLE = REPOSITORY / ".venv" / "tests.xml"
 """The results of the whole suite, as `make test` wrote them."""

@@ -115,7 +115,7 @@ def measured(config: Any, out: Path, members: list[str]) -> dict[str, Any]:
         "seconds": {
             name: float(np.mean([run.wall_seconds for run in runs[name]])) for name in (STAGE, NO_TEXT, AVERAGE)
         },
-        "stages": {name: stage_of(runs[name], out, config) for name in (STAGE, NO_TEXT)},
+        "stages": {name: stage_of(runs[name], config) for name in (STAGE, NO_TEXT)},
         "differences": {
             f"{one} - {other}": {protocol: differences_of(runs[one], runs[other], protocol) for protocol in PROTOCOLS}
             for one, other in COMPARED
@@ -123,7 +123,7 @@ def measured(config: Any, out: Path, members: list[str]) -> dict[str, Any]:
     }
 
 
-def stage_of(runs: list[Any], out: Path, config: Any) -> dict[str, Any]:
+def stage_of(runs: list[Any], config: Any) -> dict[str, Any]:
     """Return what the first seed's second stage recorded, and its pool recall on the test split."""
     first = runs[0]
     recorded: dict[str, Any] = json.loads((first.folder / "result.json").read_text("utf-8"))["rerank"]

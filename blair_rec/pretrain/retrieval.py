@@ -18,10 +18,10 @@ Embed = Callable[[Sequence[str]], np.ndarray]
 """Texts -> [n, H] vectors."""
 
 
-def retrieval(embed: Embed, pairs: TextPairs, k: int = 10) -> dict[str, float]:
-    """recall@k and MRR of each context's item, by cosine among all items of `pairs`; ties are averaged over all orders.
+def retrieval(embed: Embed, pairs: TextPairs) -> dict[str, float]:
+    """recall@10 and MRR of each context's item, by cosine among all items of `pairs`.
 
-    If a context belongs to several items, the best-ranked one counts.
+    Ties are averaged over all orders. If a context belongs to several items, the best-ranked one counts.
 
     Raises:
         PretrainingError: vectors that are not finite.
@@ -42,7 +42,7 @@ def retrieval(embed: Embed, pairs: TextPairs, k: int = 10) -> dict[str, float]:
             "lower learning_rate, or choose another encoder"
         )
     scores = unit_rows(of_contexts) @ unit_rows(of_items).T
-    return measures(scores, relevant, k)
+    return measures(scores, relevant)
 
 
 def measures(scores: np.ndarray, relevant: np.ndarray, k: int = 10) -> dict[str, float]:
