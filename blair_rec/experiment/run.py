@@ -29,7 +29,7 @@ from blair_rec.errors import ConfigError, TrainingError, counted
 from blair_rec.evaluate.runs.new_ranks import write_new_ranks
 from blair_rec.evaluate.runs.results import last_items, write_lists, write_result
 from blair_rec.evaluate.runs.run_files import RESULT_FILE, WEIGHTS_FILE
-from blair_rec.experiment.elsewhere.run import rank_elsewhere
+from blair_rec.experiment.elsewhere.run import Elsewhere, rank_elsewhere
 from blair_rec.experiment.fit import Fitted, fit_variant, measured
 from blair_rec.experiment.members.average import average, selects_on
 from blair_rec.experiment.members.rerank import second_stage
@@ -43,7 +43,7 @@ from blair_rec.models.scorer import transform_report
 from blair_rec.ranking.new_items import rank_new_items
 from blair_rec.ranking.rerank.second_stage import Reranker
 from blair_rec.ranking.rerank.trees import TREES_FILE
-from blair_rec.ranking.scoring import rank
+from blair_rec.ranking.scoring import Ranks, rank
 from blair_rec.registry import trusting
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
 from blair_rec.training import parallel
@@ -118,12 +118,55 @@ def make_run(
         TrainingError, ScoringError: the loss or scores are not finite.
         SourceError: files of another system that are damaged, don't fit the split, or are too short.
     """
+    begin = time.perf_counter()
+    made = _make(config, run, data, store, on_epoch, on_step, checkpoint)
+    protocol, metric = selects_on(config, config.variants[run.variant]), config.evaluate.metrics[0]
+    value = made.valid[protocol].get(metric, math.nan)
+    selection = {"protocol": protocol, "metric": metric, "value": value, "epoch": made.fitted.best_epoch}
+
+    partial = partial_of(run.folder)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        with room_for(run.folder):
+            _write(config, run, data, store, made, selection, begin, partial)
+            put_in_place(run.folder)
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
+            checkpoint.with_suffix(LISTS).unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return value
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a run makes before it is written."""
+
+    fitted: Fitted
+    ranks: Ranks
+    """Of the test cases."""
+    valid: Mapping[str, Mapping[str, float]]
+    """Metrics on the validation split, by protocol."""
+    elsewhere: Elsewhere | None = None
+    """What another system gave; None for our own runs."""
+
+
+def _make(
+    config: CompareConfig,
+    run: Run,
+    data: Data,
+    store: tuple[EmbeddingStore, Path] | None,
+    on_epoch: Callable[[Epoch], None],
+    on_step: OnStep,
+    checkpoint: Path | None,
+) -> _Outcome:
+    """Train one run, or make it from its members, and evaluate it. Arguments and errors as of make_run."""
     variant, begin = config.variants[run.variant], time.perf_counter()
-    elsewhere = None
     if variant.is_elsewhere:
-        elsewhere = rank_elsewhere(config, run, data, data.test, TOP_K)
-        fitted, ranks, values = elsewhere.fitted, elsewhere.ranks, elsewhere.valid
-    elif variant.members:
+        given = rank_elsewhere(config, run, data, data.test, TOP_K)
+        return _Outcome(given.fitted, given.ranks, given.valid, given)
+    if variant.members:
         make = average if variant.average else second_stage
         fitted = make(config, run, data, data.test)
     else:
@@ -135,87 +178,75 @@ def make_run(
             parallel.from_first(lambda: call)  # the other processes of torchrun train too: see follow
             taught = parallel.in_all(lambda: teaching(config, run.setup, teacher, data, alone) if teacher else None)
         listed = time.perf_counter()
-        fitted = fit_variant(
-            config,
-            run.variant,
-            run.seed,
-            data,
-            store[0] if store else None,
-            on_epoch,
-            alone,
-            on_step,
-            taught=taught,
-        )
+        opened = store[0] if store else None
+        fitted = fit_variant(config, run.variant, run.seed, data, opened, on_epoch, alone, on_step, taught=taught)
         if taught is not None:
             fitted = as_student(config, run, fitted, taught, listed - begin)
-    if elsewhere is None:
-        ranks = rank(fitted.model, data.test, config.evaluate.batch_size, k=TOP_K)
-        values = _on_validation(config, variant, fitted, data)
-    protocol, metric = selects_on(config, variant), config.evaluate.metrics[0]
-    value = values[protocol].get(metric, math.nan)
-    selection = {"protocol": protocol, "metric": metric, "value": value, "epoch": fitted.best_epoch}
+    ranks = rank(fitted.model, data.test, config.evaluate.batch_size, k=TOP_K)
+    return _Outcome(fitted, ranks, _on_validation(config, variant, fitted, data))
 
-    partial = partial_of(run.folder)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        with room_for(run.folder):
-            save_weights(fitted.model, partial / WEIGHTS_FILE, run.hashes["store"])
-            if isinstance(fitted.model, Reranker) and fitted.model.trees is not None:
-                (partial / TREES_FILE).write_text(fitted.model.trees.text, encoding="utf-8", newline="\n")
-            result = {
-                "variant": run.variant,
-                "seed": run.seed,
-                "model": config.model_of(variant),
-                "items": variant.kind,
-                "control": variant.control,
-                "transforms": [step_name(step) for step in variant.transforms],
-                "transform_report": transform_report(fitted.model),
-                "dataset": Path(data.folder).name,
-                "selection": None if fitted.best_value is None else selection,
-                "epochs": len(fitted.history),
-                "train_seconds": fitted.seconds,
-                "mean_context": fitted.mean_context,
-                "wall_seconds": time.perf_counter() - begin,
-                "peak_memory_mb": None if elsewhere else peak_memory_mb(),
-                "elsewhere": any(one.is_elsewhere for one in _scoring(config, variant)),
-                "depth": elsewhere.depth if elsewhere else {},
-                "from": elsewhere.files if elsewhere else {},
-                "notes": [*data.notes, *_notes(config, run, fitted), *(elsewhere.notes if elsewhere else ())],
-                "test_evaluations": _test_evaluations(run.folder) + 1,
-                "encoder": dict(store[0].encoder) if store else None,
-                "store_sha256": run.hashes["store"],
-                "store": os.path.relpath(store[1], run.folder) if store else None,
-                "parameters": dict(fitted.parameters),
-                "tied_neighbours": data.train.tied_neighbours,
-                "trials": fitted.trials,
-                "weights": dict(fitted.weights),
-                **({"rerank": dict(fitted.second_stage)} if fitted.second_stage else {}),
-                **({"distill": dict(fitted.teacher)} if fitted.teacher else {}),
-                "hashes": dict(run.hashes),
-                "code_files": {**code_files(variant.uses_text), **run.outside},
-                "seedless": run.seedless,
-                "setup": run.setup,
-                "provenance": provenance(torch.get_num_threads(), device_name(fitted.model.device)),
-                "valid": values,
-            }
-            arrays = {name: getattr(ranks, name) for name in RANK_ARRAYS}
-            arrays["target_count"] = data.item_counts[ranks.item]
-            arrays["n_candidates"] = np.array(len(data.item_tokens) - 1)
-            topk = {"unmasked": ranks.topk_unmasked, "masked": ranks.topk_masked}
-            curve = [dataclasses.asdict(epoch) for epoch in fitted.history]
-            write_lists(partial, arrays, topk, data.histories, data.item_tokens, curve)
-            if (cases := data.new_items) is not None:  # last of all, because this adds them to the model
-                vectors = new_vectors(run.folder, run.setup, store and store[0], data.item_tokens[1:], cases.tokens)
-                write_new_ranks(partial, rank_new_items(fitted.model, vectors, cases, config.evaluate.batch_size))
-            write_result(partial, result, arrays)  # after all files whose hashes it gets
-            put_in_place(run.folder)
-        if checkpoint is not None:
-            checkpoint.unlink(missing_ok=True)
-            checkpoint.with_suffix(LISTS).unlink(missing_ok=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return value
+
+def _write(
+    config: CompareConfig,
+    run: Run,
+    data: Data,
+    store: tuple[EmbeddingStore, Path] | None,
+    made: _Outcome,
+    selection: Mapping[str, Any],
+    begin: float,
+    partial: Path,
+) -> None:
+    """Write the files of a run, which began at `begin`, into the folder `partial`."""
+    variant, fitted, ranks, elsewhere = config.variants[run.variant], made.fitted, made.ranks, made.elsewhere
+    save_weights(fitted.model, partial / WEIGHTS_FILE, run.hashes["store"])
+    if isinstance(fitted.model, Reranker) and fitted.model.trees is not None:
+        (partial / TREES_FILE).write_text(fitted.model.trees.text, encoding="utf-8", newline="\n")
+    result = {
+        "variant": run.variant,
+        "seed": run.seed,
+        "model": config.model_of(variant),
+        "items": variant.kind,
+        "control": variant.control,
+        "transforms": [step_name(step) for step in variant.transforms],
+        "transform_report": transform_report(fitted.model),
+        "dataset": Path(data.folder).name,
+        "selection": None if fitted.best_value is None else selection,
+        "epochs": len(fitted.history),
+        "train_seconds": fitted.seconds,
+        "mean_context": fitted.mean_context,
+        "wall_seconds": time.perf_counter() - begin,
+        "peak_memory_mb": None if elsewhere else peak_memory_mb(),
+        "elsewhere": any(one.is_elsewhere for one in _scoring(config, variant)),
+        "depth": elsewhere.depth if elsewhere else {},
+        "from": elsewhere.files if elsewhere else {},
+        "notes": [*data.notes, *_notes(config, run, fitted), *(elsewhere.notes if elsewhere else ())],
+        "test_evaluations": _test_evaluations(run.folder) + 1,
+        "encoder": dict(store[0].encoder) if store else None,
+        "store_sha256": run.hashes["store"],
+        "store": os.path.relpath(store[1], run.folder) if store else None,
+        "parameters": dict(fitted.parameters),
+        "tied_neighbours": data.train.tied_neighbours,
+        "trials": fitted.trials,
+        "weights": dict(fitted.weights),
+        **({"rerank": dict(fitted.second_stage)} if fitted.second_stage else {}),
+        **({"distill": dict(fitted.teacher)} if fitted.teacher else {}),
+        "hashes": dict(run.hashes),
+        "code_files": {**code_files(variant.uses_text), **run.outside},
+        "seedless": run.seedless,
+        "setup": run.setup,
+        "provenance": provenance(torch.get_num_threads(), device_name(fitted.model.device)),
+        "valid": made.valid,
+    }
+    arrays = {name: getattr(ranks, name) for name in RANK_ARRAYS}
+    arrays["target_count"] = data.item_counts[ranks.item]
+    arrays["n_candidates"] = np.array(len(data.item_tokens) - 1)
+    topk = {"unmasked": ranks.topk_unmasked, "masked": ranks.topk_masked}
+    curve = [dataclasses.asdict(epoch) for epoch in fitted.history]
+    write_lists(partial, arrays, topk, data.histories, data.item_tokens, curve)
+    if (cases := data.new_items) is not None:  # after all other uses of the model, because this adds them to it
+        vectors = new_vectors(run.folder, run.setup, store and store[0], data.item_tokens[1:], cases.tokens)
+        write_new_ranks(partial, rank_new_items(fitted.model, vectors, cases, config.evaluate.batch_size))
+    write_result(partial, result, arrays)  # after all files whose hashes it gets
 
 
 def _on_validation(
