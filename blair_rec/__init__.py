@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from blair_rec.deprecation import Renamed
+    from blair_rec.experiment.board import leaderboard as leaderboard
     from blair_rec.experiment.compare import compare as compare
-    from blair_rec.experiment.compare import leaderboard as leaderboard
     from blair_rec.experiment.tune import tune as tune
     from blair_rec.serve.batch.recommend import recommend_file as recommend_file
     from blair_rec.serve.export.vectors import export_vectors as export_vectors
@@ -38,7 +38,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "compare": "blair_rec.experiment.compare",
     "tune": "blair_rec.experiment.tune",
-    "leaderboard": "blair_rec.experiment.compare",
+    "leaderboard": "blair_rec.experiment.board",
     "encode": "blair_rec.text.encoding.encode",
     "open_store": "blair_rec.text.store.embeddings",
     "TextSearch": "blair_rec.text.search.sentences",

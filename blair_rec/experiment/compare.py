@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import time
@@ -12,18 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blair_rec.border.recbole_keys import setting_problems
-from blair_rec.config.comparison import CompareConfig, load_config
+from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.yaml.files import refuse
 from blair_rec.device import choose_device
-from blair_rec.errors import ConfigError, FolderBusy, OutputError
-from blair_rec.evaluate.agreement import Move, moves
-from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
+from blair_rec.evaluate.leaderboard import Leaderboard
 from blair_rec.evaluate.metrics import parse_metric
 from blair_rec.evaluate.notes import SHOWN_NOTES, by_importance
 from blair_rec.evaluate.page.cards import CARDS_FILE, PAGE_FILE, write_cards
-from blair_rec.evaluate.report import REPORT_FILES, write_reports
-from blair_rec.evaluate.runs.results import RunResult, load_run, load_runs
+from blair_rec.evaluate.report import REPORT_FILES
+from blair_rec.evaluate.runs.results import load_run
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE, RUNS_FOLDER
+from blair_rec.experiment.board import rendered
 from blair_rec.experiment.item_cards import comparison_cards
 from blair_rec.experiment.item_vectors import ITEM_FIELD, Vectors, items_reader
 from blair_rec.experiment.listener import Listener
@@ -43,12 +41,12 @@ from blair_rec.experiment.planning.locks import (
     write_config,
 )
 from blair_rec.experiment.planning.own_config import own_config
-from blair_rec.experiment.planning.plan import Run, made_how, made_of, run_names
+from blair_rec.experiment.planning.plan import Run, made_how, made_of
 from blair_rec.experiment.planning.shards import Shard, shard_names
-from blair_rec.experiment.planning.still_valid import finished_runs, refuse_changed
+from blair_rec.experiment.planning.still_valid import refuse_changed
 from blair_rec.experiment.planning.subset import Plan, averages_of, plan_all
 from blair_rec.experiment.splits.leakage import file_notes, leaks_of, new_items_notes
-from blair_rec.files import alone_in, refuse_taken, tidy
+from blair_rec.files import refuse_taken, tidy
 from blair_rec.lines.rejected import REJECTED
 from blair_rec.registry import trusting
 from blair_rec.text.notes import cut_notes
@@ -136,30 +134,7 @@ def compare(
         pending = [run for run in asked if not run.done and _is_own(run, names)]
         stores: dict[str, EmbeddingStore] = {}
         if pending:
-            from blair_rec.experiment.elsewhere.run import check_elsewhere
-            from blair_rec.experiment.fit import check_outside, check_transforms
-            from blair_rec.experiment.members.rerank import check_second_stages
-            from blair_rec.experiment.run import whole_data
-
-            choose_device(whole.computed_on)  # fails early if there is no such device
-            check_outside(whole, {run.variant for run in pending})
-            data = whole_data(whole, folder)
-            check_second_stages(whole, dict.fromkeys(run.variant for run in pending), data)
-            check_elsewhere(whole, pending, data, data.test)
-            with alone_soon(out):
-                data.rejected.write(out / REJECTED)
-            wanted = {run.variant: encodings[run.variant] for run in asked if run.store}
-            missing = {name: whole.text_of(whole.variants[name]).missing_text for name in wanted}
-            for vectors, missing_text in dict.fromkeys((wanted[name], missing[name]) for name in wanted):
-                vectors.check(data.all_items, missing_text)
-            data.notes = _notes(whole, data, wanted)
-            stores = encode_stores(
-                {run.variant: encodings[run.variant] for run in pending if run.store}, listener, fresh
-            )
-            for name, store in stores.items():  # check before training that they cover the items
-                store.find(data.all_items, missing[name])
-                check_transforms(whole, name, data, store)
-            data.notes = _with_cut_texts(data, stores)
+            data, stores = _prepared(whole, folder, out, asked, pending, encodings, listener, fresh)
             asked = [_with_store(run, stores) for run in asked]
             pending = [_with_store(run, stores) for run in pending]
             refuse_changed(asked, out, accept_code)
@@ -184,7 +159,46 @@ def compare(
             tokens = load_run(asked[0].folder).item_tokens
             field, read = config.recbole.get("ITEM_ID_FIELD", ITEM_FIELD), items_reader(config.recbole)
             write_cards(out, comparison_cards(folder, encodings.values(), tokens, field, read))
-            return _rendered(out, config.only(variants).baseline if variants else config.baseline)
+            return rendered(out, config.only(variants).baseline if variants else config.baseline)
+
+
+def _prepared(
+    config: CompareConfig,
+    folder: Path,
+    out: Path,
+    asked: Sequence[Run],
+    pending: Sequence[Run],
+    encodings: Mapping[str, Vectors],
+    listener: Listener,
+    fresh: bool,
+) -> tuple[Data, dict[str, EmbeddingStore]]:
+    """Read the data set, check what can be checked before training, and encode the texts of the pending runs.
+
+    Returns the data, and the store of each pending variant that uses text. Checks come before texts are encoded.
+    """
+    from blair_rec.experiment.elsewhere.run import check_elsewhere
+    from blair_rec.experiment.fit import check_outside, check_transforms
+    from blair_rec.experiment.members.rerank import check_second_stages
+    from blair_rec.experiment.run import whole_data
+
+    choose_device(config.computed_on)  # fails early if there is no such device
+    check_outside(config, {run.variant for run in pending})
+    data = whole_data(config, folder)
+    check_second_stages(config, dict.fromkeys(run.variant for run in pending), data)
+    check_elsewhere(config, pending, data, data.test)
+    with alone_soon(out):
+        data.rejected.write(out / REJECTED)
+    wanted = {run.variant: encodings[run.variant] for run in asked if run.store}
+    missing = {name: config.text_of(config.variants[name]).missing_text for name in wanted}
+    for vectors, missing_text in dict.fromkeys((wanted[name], missing[name]) for name in wanted):
+        vectors.check(data.all_items, missing_text)
+    data.notes = _notes(config, data, wanted)
+    stores = encode_stores({run.variant: encodings[run.variant] for run in pending if run.store}, listener, fresh)
+    for name, store in stores.items():  # check before training that they cover the items
+        store.find(data.all_items, missing[name])
+        check_transforms(config, name, data, store)
+    data.notes = _with_cut_texts(data, stores)
+    return data, stores
 
 
 def _is_own(run: Run, names: Collection[str] | None) -> bool:
@@ -231,85 +245,6 @@ def planned(
     refuse(setting_problems(config))
     with trusting(config.code):
         return plan_all(config, out, variants, seeds)
-
-
-def leaderboard(out: str | Path) -> Leaderboard | None:
-    """Render a comparison folder's finished runs again: leaderboard.{md,csv,json,tex,html} and results.jsonl.
-
-    If the folder can't be written, or another process works in it, the files are not written, with a warning. Code that
-    the folder's config names is not imported.
-
-        board = blair_rec.leaderboard("runs/mine")
-
-    Returns:
-        The leaderboard; None while the baseline has no finished run. Then nothing is written.
-
-    Raises:
-        NoRuns, BadRun, UnpairedRuns, ChangedRuns, ConfigError: the folder is not a comparison, or is damaged.
-        OutputError: a file of the leaderboard can't be written, such as on a full disk.
-    """
-    out = Path(out)
-    _config_in(out)  # fails before a lock file is written into a folder that is not a comparison
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(alone_in(out))
-        except FolderBusy:
-            why = f"another process works in {out}"
-        except OutputError as error:  # the folder of a colleague, for example
-            why = str(error).rpartition("; ")[0]
-        else:
-            return _rendered(out)
-    logger.warning("%s, so the files of the leaderboard are not written", why)
-    return _board(out, None)[0]
-
-
-def _rendered(out: Path, baseline: str | None = None) -> Leaderboard | None:
-    """Write and return the board; `baseline` is used while the config's baseline has no finished run."""
-    board, runs = _board(out, baseline)
-    if board is None:
-        return None
-    from blair_rec.evaluate.page.render import write_page  # imports Matplotlib, which planning doesn't need
-
-    try:
-        write_reports(board, out)
-        write_page(board, runs, out)
-    except OSError as error:
-        raise OutputError(f"{out} can't be written ({error.strerror}), so there is no leaderboard in it") from None
-    return board
-
-
-def _board(out: Path, baseline: str | None) -> tuple[Leaderboard | None, list[RunResult]]:
-    config = _config_in(out)
-    runs = finished_runs(config, out)
-    finished = {run.variant for run in runs}
-    baseline = config.baseline if config.baseline in finished else baseline
-    if baseline not in finished:
-        return None, runs
-    names = {run.folder.name for run in runs}
-    pending = [name for name in run_names(config, config.variants, config.seeds) if name not in names]
-    evaluate = config.evaluate
-    return build_leaderboard(runs, baseline, evaluate.metrics, evaluate.protocol, pending), runs
-
-
-def check(out: Path, other: Path) -> list[Move]:
-    """Compare the metrics of a comparison's finished runs with those of an older one: did they change beyond noise?
-
-    Raises:
-        NoRuns, BadRun, ConfigError: a folder is not a comparison, or is damaged, or they have no variant in common.
-        UnpairedRuns: they ranked different items or test cases.
-    """
-    config = _config_in(out)
-    return moves(finished_runs(config, out), load_runs(other), config.evaluate.metrics)
-
-
-def _config_in(out: Path) -> CompareConfig:
-    path = out / CONFIG_FILE
-    if not path.is_file():
-        what = "does not exist"
-        if out.exists():
-            what = f"is not the folder of a comparison: it has no {path.name}"
-        raise ConfigError(f"{out} {what}; give the folder that was used with -o")
-    return load_config(path)
 
 
 def encode_stores(encodings: dict[str, Vectors], listener: Listener, renew: bool = False) -> dict[str, EmbeddingStore]:

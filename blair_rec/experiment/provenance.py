@@ -60,6 +60,7 @@ BESIDE_RUNS = (
     "experiment/planning/locks.py",
     "experiment/planning/still_valid.py",
     "experiment/planning/shards.py",
+    "experiment/board.py",
     "experiment/compare.py",
     "experiment/elsewhere/verify.py",
     "experiment/elsewhere/written/",

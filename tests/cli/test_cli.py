@@ -28,7 +28,7 @@ from blair_rec.config.comparison import load_config
 from blair_rec.evaluate.answer import answer
 from blair_rec.evaluate.runs.results import load_run
 from blair_rec.evaluate.runs.run_files import EpochRecord
-from blair_rec.experiment.compare import leaderboard
+from blair_rec.experiment.board import leaderboard
 from blair_rec.experiment.planning.plan import Run
 from blair_rec.text.store.embeddings import open_store
 

@@ -239,7 +239,7 @@ def test_a_closed_pipe_for_messages_leaves_no_traceback(hostile: Path) -> None:
     ("command", "patched", "expected"),
     [
         ("search", "blair_rec.text.search.sentences.TextSearch", "interrupted\n"),
-        ("leaderboard", "blair_rec.experiment.compare.leaderboard", "interrupted\n"),
+        ("leaderboard", "blair_rec.experiment.board.leaderboard", "interrupted\n"),
         (
             "compare",
             "blair_rec.experiment.compare.compare",

@@ -16,7 +16,8 @@ from worlds import store_for
 from blair_rec import cli
 from blair_rec.config.comparison import CompareConfig, load_config
 from blair_rec.errors import DatasetError
-from blair_rec.experiment.compare import compare, leaderboard
+from blair_rec.experiment.board import leaderboard
+from blair_rec.experiment.compare import compare
 from blair_rec.experiment.planning.data_files import data_folder
 from blair_rec.experiment.planning.plan import run_setup
 

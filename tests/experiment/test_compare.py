@@ -43,7 +43,8 @@ from blair_rec.evaluate.leaderboard import Leaderboard
 from blair_rec.evaluate.page.cards import read_cards
 from blair_rec.evaluate.runs.results import load_run
 from blair_rec.experiment import item_vectors
-from blair_rec.experiment.compare import compare, leaderboard
+from blair_rec.experiment.board import leaderboard
+from blair_rec.experiment.compare import compare
 from blair_rec.experiment.planning import locks
 from blair_rec.experiment.provenance import code_files
 from blair_rec.files import alone_in, partial_of, put_in_place, tidy

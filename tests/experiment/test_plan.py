@@ -16,7 +16,8 @@ import blair_rec.recbole  # noqa: F401  (repairs RecBole before anything of it i
 from blair_rec.border.settings import recbole_config
 from blair_rec.config.comparison import CompareConfig, read_config
 from blair_rec.errors import ChangedRuns, DatasetError
-from blair_rec.experiment.compare import compare, leaderboard
+from blair_rec.experiment.board import leaderboard
+from blair_rec.experiment.compare import compare
 from blair_rec.experiment.planning.data_files import data_hash
 from blair_rec.experiment.planning.plan import made_how, members_hash, run_setup
 from blair_rec.experiment.provenance import code_files

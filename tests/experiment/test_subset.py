@@ -12,7 +12,8 @@ from comparisons import Recorder, end_with_other_weights, raw_config, tiny_at
 
 from blair_rec.config.comparison import CompareConfig, load_config, read_config
 from blair_rec.errors import ChangedRuns, ConfigError
-from blair_rec.experiment.compare import compare, leaderboard
+from blair_rec.experiment.board import leaderboard
+from blair_rec.experiment.compare import compare
 
 VARIANTS = {
     "id": {"items": "id"},

@@ -23,7 +23,8 @@ from blair_rec.config.comparison import CompareConfig, read_config
 from blair_rec.errors import ChangedRuns, CheckpointError, ConfigError, OutputError, ScoringError
 from blair_rec.evaluate.leaderboard import Leaderboard
 from blair_rec.evaluate.metrics import metric_values
-from blair_rec.experiment.compare import compare, leaderboard
+from blair_rec.experiment.board import leaderboard
+from blair_rec.experiment.compare import compare
 from blair_rec.experiment.planning.data_files import data_folder
 from blair_rec.experiment.run import Data, whole_data
 from blair_rec.ranking.ensemble import WHOLE, Ensemble, choose_weights, neighbours, simplex, standardised

@@ -218,7 +218,7 @@ def _asked(options: argparse.Namespace) -> tuple[list[str] | None, list[int] | N
 
 def _check(out: Path, other: Path, console: Console) -> int:
     """Show how every metric moved. The exit status is 1 if one moved beyond noise, or if that can't be decided."""
-    from blair_rec.experiment.compare import check
+    from blair_rec.experiment.board import check
 
     found = check(out, other)
     for move in found:
@@ -275,7 +275,7 @@ def _export(folder: Path, kind: str, part: PartName, console: Console) -> None:
 
 def _leaderboard(options: argparse.Namespace, console: Console) -> None:
     from blair_rec.evaluate.report import to_terminal_across
-    from blair_rec.experiment.compare import leaderboard
+    from blair_rec.experiment.board import leaderboard
 
     if options.cases is not None and options.export is None:
         raise ConfigError("--cases says what --export writes; give --export, too")

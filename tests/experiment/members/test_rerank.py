@@ -24,7 +24,8 @@ from blair_rec.errors import BadRun, ChangedRuns, CheckpointError, ConfigError, 
 from blair_rec.evaluate.leaderboard import Leaderboard
 from blair_rec.evaluate.page.second_stages import second_stages
 from blair_rec.evaluate.runs.results import load_run
-from blair_rec.experiment.compare import compare, leaderboard
+from blair_rec.experiment.board import leaderboard
+from blair_rec.experiment.compare import compare
 from blair_rec.experiment.planning.data_files import data_folder
 from blair_rec.experiment.planning.shards import shard_names
 from blair_rec.experiment.run import whole_data

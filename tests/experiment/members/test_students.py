@@ -20,7 +20,8 @@ import blair_rec
 from blair_rec.config.comparison import read_config
 from blair_rec.errors import BadRun, ChangedRuns, CheckpointError, ConfigError
 from blair_rec.evaluate.leaderboard import Leaderboard
-from blair_rec.experiment.compare import compare, leaderboard
+from blair_rec.experiment.board import leaderboard
+from blair_rec.experiment.compare import compare
 from blair_rec.experiment.planning import locks
 from blair_rec.experiment.planning.plan import Run, members_hash
 from blair_rec.serve.export.folder import export_run
