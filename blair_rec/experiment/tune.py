@@ -120,28 +120,7 @@ def tune(
     if space is None or not (space.space or space.text_space or space.scorer_space or space.distill_space):
         what = "the config has no tune section" if space is None else "the tune section has no values to try"
         raise ConfigError(f"{what}; add a grid, such as\n{EXAMPLE}")
-    if off := [rung for rung in space.rungs if rung % config.train.eval_every]:
-        raise ConfigError(
-            f"tune: rungs {off} are not multiples of train.eval_every ({config.train.eval_every}), so there is no "
-            "validation in these epochs; choose multiples"
-        )
-    refuse(setting_problems(config))
-    names = [config.baseline, *(name for name in config.variants if name != config.baseline)]
-    names.sort(key=lambda name: config.variants[name].distill is not None)
-    if teachers is None and config.variants[names[-1]].distill is not None:
-        raise ConfigError(
-            f"tune: {names[-1]} learns from {config.variants[names[-1]].distill}, whose finished run is needed; name "
-            "the folder of its comparison with --teachers, or leave the student out"
-        )
-    grids = {name: grid_of(config, name) for name in names}
-    drawn, problems = dict[str, list[Settings]](), unused_keys(config, grids)
-    for name, grid in grids.items():
-        if grid or config.variants[name].is_trained:
-            try:
-                drawn[name] = draw(config, name, grid)
-            except ConfigError as error:
-                problems.append(str(error))
-    refuse(problems)
+    drawn = _drawn(config, space, teachers is not None)
     refuse_taken(
         out, (TRIALS_FILE, TUNED_FILE, CHECKPOINTS, REJECTED), (TRIALS_FILE,)
     )  # before the lock file is written
@@ -174,6 +153,38 @@ def tune(
             tuned = tuned.changed(variants={**tuned.variants, name: variant})
         write_text(out / TUNED_FILE, written(tuned))
     return tuned
+
+
+def _drawn(config: CompareConfig, space: TuneConfig, taught: bool) -> dict[str, list[Settings]]:
+    """The settings to try for each variant that is tuned, students last; `taught`: whether teachers are given.
+
+    Raises:
+        ConfigError: a value is invalid, no variant uses a key, a grid has fewer points than the budget, a rung has no
+            validation, or a student has no teacher.
+    """
+    if off := [rung for rung in space.rungs if rung % config.train.eval_every]:
+        raise ConfigError(
+            f"tune: rungs {off} are not multiples of train.eval_every ({config.train.eval_every}), so there is no "
+            "validation in these epochs; choose multiples"
+        )
+    refuse(setting_problems(config))
+    names = [config.baseline, *(name for name in config.variants if name != config.baseline)]
+    names.sort(key=lambda name: config.variants[name].distill is not None)
+    if not taught and config.variants[names[-1]].distill is not None:
+        raise ConfigError(
+            f"tune: {names[-1]} learns from {config.variants[names[-1]].distill}, whose finished run is needed; name "
+            "the folder of its comparison with --teachers, or leave the student out"
+        )
+    grids = {name: grid_of(config, name) for name in names}
+    drawn, problems = dict[str, list[Settings]](), unused_keys(config, grids)
+    for name, grid in grids.items():
+        if grid or config.variants[name].is_trained:
+            try:
+                drawn[name] = draw(config, name, grid)
+            except ConfigError as error:
+                problems.append(str(error))
+    refuse(problems)
+    return drawn
 
 
 def read_trials(path: Path) -> list[Trial]:
