@@ -141,15 +141,15 @@ def make_run(
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What a run makes before it is written."""
+    """The results of a run, before they are written."""
 
     fitted: Fitted
     ranks: Ranks
-    """Of the test cases."""
+    """Ranks of the test cases."""
     valid: Mapping[str, Mapping[str, float]]
     """Metrics on the validation split, by protocol."""
     elsewhere: Elsewhere | None = None
-    """What another system gave; None for our own runs."""
+    """Ranks and notes from another system's files; None for our own runs."""
 
 
 def _make(
@@ -161,7 +161,7 @@ def _make(
     on_step: OnStep,
     checkpoint: Path | None,
 ) -> _Outcome:
-    """Train one run, or make it from its members, and evaluate it. Arguments and errors as of make_run."""
+    """Train one run, or make it from its members, and evaluate it; arguments and errors are those of make_run."""
     variant, begin = config.variants[run.variant], time.perf_counter()
     if variant.is_elsewhere:
         given = rank_elsewhere(config, run, data, data.test, TOP_K)
