@@ -136,7 +136,7 @@ def test_a_run_without_its_comparison_has_a_card_without_the_table(done: Path, t
     alone = Path(shutil.copytree(done / "rules-1", tmp_path / "alone"))
     export_run(alone, tmp_path / "x")
     card = (tmp_path / "x" / "README.md").read_text("utf-8")
-    assert "The comparison that this run comes from was not at hand" in card and "- masked: NDCG@10 0." in card
+    assert "The comparison of this run was not found" in card and "- masked: NDCG@10 0." in card
     assert "the model card has no table of results" in caplog.text
 
 

@@ -180,11 +180,11 @@ def _results(run_dir: Path, result: Mapping[str, Any]) -> str:
             board = build_leaderboard(runs, config.baseline, config.evaluate.metrics, config.evaluate.protocol)
             lines = to_markdown(board).splitlines()
             return "\n".join(f"##{line}" if line.startswith("#") else line for line in lines)
-        why = f"{folder} lies in no comparison"
+        why = f"{folder} is not in the folder of a comparison"
     except BlairRecError as error:
         why = str(error)
     logger.warning("the model card has no table of results: %s", why)
-    lines = ["The comparison that this run comes from was not at hand. On validation:\n"]
+    lines = ["The comparison of this run was not found. The metrics on validation:\n"]
     for protocol, metrics in (result.get("valid") or {}).items():
         lines += [f"- {protocol}: {', '.join(f'{name} {value:.4f}' for name, value in metrics.items())}"]
     return "\n".join([*lines, *(f"- Note: {note}" for note in result.get("notes") or ())])
