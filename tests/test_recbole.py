@@ -148,6 +148,10 @@ def test_a_misspelt_key_names_the_near_one() -> None:
         ({"blair_items": "texts"}, "items is 'texts'; did you mean 'text'"),
         ({"blair_items": "text"}, "set blair_text_fields .*, or blair_store"),
         ({"blair_items": "id", "blair_transforms": ["center"]}, "id uses no text"),
+        ({"hidden_size": 0}, "hidden_size is 0; it must be a whole number of at least 1"),
+        ({"MAX_ITEM_LIST_LENGTH": 0}, "MAX_ITEM_LIST_LENGTH is 0; it must be a whole number of at least 1"),
+        ({"hidden_dropout_prob": 2}, "hidden_dropout_prob is 2; it must be between 0 and 1"),
+        ({"eval_args": {"order": "RO"}}, "eval_args.order is 'RO', but a sequential model needs events in time order"),
         ({"blair_loss": "full_softmax", "loss_type": "BPR"}, "blair_loss is full_softmax, but loss_type is 'BPR'"),
     ],
 )

@@ -12,8 +12,10 @@ import torch
 
 import blair_rec.border.apply_patches  # noqa: F401  (repairs RecBole before any part of it is used)
 from blair_rec.border.gpus import gpu_id_of
+from blair_rec.border.recbole_keys import wrong_values
 from blair_rec.config.plugin import read_plugin_config
 from blair_rec.config.section import to_dict
+from blair_rec.config.yaml.files import refuse
 from blair_rec.device import AUTO, choose_device
 from blair_rec.errors import BlairRecError, CheckpointError, ConfigError, RecBoleError
 
@@ -144,7 +146,7 @@ def complete_config(config: Config) -> None:
     needs times, but RecBole's default doesn't load them.
 
     Raises:
-        ConfigError: an unknown `blair_*` key, or an invalid value.
+        ConfigError: an unknown `blair_*` key, or a value that can't be used.
     """
     defaults, given = config.internal_config_dict, config.external_config_dict
     plugin = read_plugin_config(given)
@@ -170,7 +172,8 @@ def complete_config(config: Config) -> None:
                 "leave blair_loss out to train with loss_type, or set loss_type to CE"
             )
         defaults.update(blair_loss="recbole", blair_temperature=None)
-    if not isinstance(config, TypedConfig):  # run_recbole looks for pickles; a comparison doesn't
+    if not isinstance(config, TypedConfig):  # a comparison has checked its settings, and doesn't look for pickles
+        refuse(wrong_values(given, config.model))
         _refuse_stray_pickles(config, merged)
         if (gpu_id := gpu_id_of(given)) is not None:
             given["gpu_id"] = gpu_id

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blair_rec.border.recbole_keys import setting_problems
 from blair_rec.config.comparison import CompareConfig, written
@@ -193,17 +193,28 @@ def read_trials(path: Path) -> list[Trial]:
     Raises:
         ConfigError: a line is not a trial.
     """
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    lines = path.read_bytes().rstrip().split(b"\n") if path.is_file() else []
     trials = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines if lines != [b""] else [], start=1):
         try:
             content = dict(json.loads(line))
             if content.pop("schema", SCHEMA) != SCHEMA:  # earlier versions wrote none
                 raise ValueError("another version of blair_rec wrote it")
-            trials.append(Trial(**content))
-        except (TypeError, ValueError) as error:
+            trials.append(_checked(Trial(**content)))
+        except (TypeError, ValueError, RecursionError) as error:
             raise ConfigError(f"{path}, line {number} is not a trial ({error}); delete the line to repeat it") from None
     return trials
+
+
+def _checked(trial: Trial) -> Trial:
+    """The trial; raises ValueError for a value of another type, or a number that is not finite."""
+    kinds: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "Settings": dict}
+    for one in dataclasses.fields(Trial):
+        value = getattr(trial, one.name)
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if isinstance(value, bool) or not isinstance(value, kinds[str(one.type)]) or not finite:
+            raise ValueError(f"{one.name} is {value!r}")
+    return trial
 
 
 @dataclass(frozen=True)

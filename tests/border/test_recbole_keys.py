@@ -249,3 +249,17 @@ def test_dropout_is_a_probability_by_every_name(model: str, key: str, value: Any
 def test_defaults_are_recboles() -> None:
     assert (default_of("loss_type", "SASRec"), default_of("TIME_FIELD", "BLaIRSASRec")) == ("CE", "timestamp")
     assert default_of("no_such_thing", "SASRec") is None
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "message"),
+    [
+        ("hidden_size", [64, 0], "hidden_size is 0; it must be a whole number of at least 1"),
+        ("MAX_ITEM_LIST_LENGTH", [0], "MAX_ITEM_LIST_LENGTH is 0; it must be a whole number of at least 1"),
+        ("hidden_dropout_prob", [0.1, 5], "hidden_dropout_prob is 5; it must be between 0 and 1"),
+        ("n_layers", ["two"], "n_layers is 'two'; expected a number"),
+    ],
+)
+def test_a_grid_over_values_that_no_model_takes_is_refused(key: str, values: list[Any], message: str) -> None:
+    config = compared(tune={"space": {f"recbole.{key}": values}})
+    assert setting_problems(config) == [f"tune.space: recbole: {message}"]

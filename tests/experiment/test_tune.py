@@ -502,3 +502,33 @@ def test_a_variant_has_no_data_of_its_own(tiny: Path, encoder: Path, tmp_path: P
     variants = {"id": {}, "b": {"recbole": {"MAX_ITEM_LIST_LENGTH": 5}}}
     with pytest.raises(ConfigError, match=r"variants.b.recbole: MAX_ITEM_LIST_LENGTH is not among the settings"):
         compare(config_of(tiny, encoder, variants=variants), tmp_path / "out")
+
+
+GOOD = {
+    "variant": "id", "number": 1, "settings": {}, "epochs": 2, "value": 0.5, "best_epoch": 1, "seconds": 1,
+    "setup": "a", "key": "b",
+}  # fmt: skip
+
+
+def test_trials_are_read_up_to_an_empty_last_line(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text("\n")
+    assert read_trials(tmp_path / "t.jsonl") == []
+    (tmp_path / "t.jsonl").write_text(json.dumps({**GOOD, "settings": {"a": "x\u2028y"}}, ensure_ascii=False) + "\n\n")
+    assert [trial.settings for trial in read_trials(tmp_path / "t.jsonl")] == [{"a": "x\u2028y"}]
+
+
+@pytest.mark.parametrize("name", list(GOOD))
+@pytest.mark.parametrize("value", [None, [], True, float("nan"), float("-inf"), ["x"]])
+def test_a_trial_with_a_value_of_another_kind_is_named(name: str, value: Any, tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text(f"{json.dumps(GOOD)}\n{json.dumps({**GOOD, name: value})}\n")
+    with pytest.raises(
+        ConfigError, match=rf"t.jsonl, line 2 is not a trial \({name} is .*delete the line to repeat it"
+    ):
+        read_trials(tmp_path / "t.jsonl")
+
+
+@pytest.mark.parametrize("line", [b"\xff", b"[" * 100_000, b"[1]", b"3"])
+def test_a_line_that_is_no_object_is_named(line: bytes, tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_bytes(line + b"\n")
+    with pytest.raises(ConfigError, match=r"t.jsonl, line 1 is not a trial"):
+        read_trials(tmp_path / "t.jsonl")
