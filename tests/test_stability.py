@@ -14,7 +14,7 @@ from safetensors import safe_open
 import blair_rec
 from blair_rec.errors import ConfigError, OutputError
 from blair_rec.evaluate.page.cards import read_cards
-from blair_rec.experiment.tune import read_trials
+from blair_rec.experiment.tuning.trials import read_trials
 from blair_rec.prepare.folder import is_done
 from blair_rec.serve.export.recommend import ExportedModel
 

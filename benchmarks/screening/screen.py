@@ -133,7 +133,8 @@ def name_of(method: str, number: int) -> str:
 
 def tried(plan: Mapping[str, Any], file: Path, folder: Path) -> dict[str, Any]:
     """Run `tune` over a comparison, which is written to `file`; return the trial of each variant, by name."""
-    from blair_rec.experiment.tune import TRIALS_FILE, read_trials, tune
+    from blair_rec.experiment.tune import tune
+    from blair_rec.experiment.tuning.trials import TRIALS_FILE, read_trials
 
     file.write_text(yaml.safe_dump(dict(plan), sort_keys=False), encoding="utf-8")
     tune(

@@ -68,7 +68,7 @@ BESIDE_RUNS = (
     "experiment/splits/leakage.py",
     "experiment/listener.py",
     "experiment/provenance.py",
-    "experiment/search_space.py",
+    "experiment/tuning/",
     "experiment/planning/own_config.py",
     "experiment/planning/subset.py",
     "experiment/tune.py",

@@ -8,7 +8,6 @@ the learning rate. Tuning never sees test cases: `TrainingData` has none, and mo
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import math
 import shutil
@@ -17,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from blair_rec.border.recbole_keys import setting_problems
 from blair_rec.config.comparison import CompareConfig, written
@@ -33,7 +32,8 @@ from blair_rec.experiment.planning.own_config import own_config
 from blair_rec.experiment.planning.plan import outside_code, run_names, run_setup
 from blair_rec.experiment.planning.teachers import check_folder, finished_teachers
 from blair_rec.experiment.provenance import code_hash, hash_files, hash_of, with_outside
-from blair_rec.experiment.search_space import Settings, draw, grid_of, in_words, unused_keys, with_settings
+from blair_rec.experiment.tuning.search_space import Settings, draw, grid_of, in_words, unused_keys, with_settings
+from blair_rec.experiment.tuning.trials import TRIALS_FILE, Trial, read_trials, write_trials
 from blair_rec.files import alone_in, refuse_taken, tidy, write_text
 from blair_rec.lines.rejected import REJECTED
 from blair_rec.registry import trusting
@@ -45,9 +45,7 @@ if TYPE_CHECKING:  # takes torch and RecBole
 
 logger = logging.getLogger("blair_rec")
 
-SCHEMA = 1
-"""Version of the lines of trials.jsonl."""
-TRIALS_FILE, TUNED_FILE, CHECKPOINTS = "trials.jsonl", "tuned.yaml", "checkpoints"
+TUNED_FILE, CHECKPOINTS = "tuned.yaml", "checkpoints"
 KEPT = 3
 """One of this many trials continues after a rung."""
 
@@ -55,26 +53,6 @@ EXAMPLE = """tune:
   space: {train.learning_rate: [0.001, 0.003], recbole.hidden_dropout_prob: [0.2, 0.5]}
   text_space: {transforms: [[center], [{shrink: 0.5}]]}
   budget: 4"""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One configuration of one variant, trained up to a rung: a line of trials.jsonl."""
-
-    variant: str
-    number: int
-    """From 1, in the order in which they are drawn."""
-    settings: Settings
-    epochs: int
-    """The last epoch, unless patience stopped training earlier."""
-    value: float
-    """The best validation result, for the metric and protocol that select."""
-    best_epoch: int
-    seconds: float
-    setup: str
-    """Hash of the configuration; different hashes count as different trials."""
-    key: str
-    """Hash of configuration, data, text vectors and code; `value` is valid as long as it is the same."""
 
 
 def tune(
@@ -187,36 +165,6 @@ def _drawn(config: CompareConfig, space: TuneConfig, taught: bool) -> dict[str, 
     return drawn
 
 
-def read_trials(path: Path) -> list[Trial]:
-    """Read the trials of earlier sessions; empty without the file.
-
-    Raises:
-        ConfigError: a line is not a trial.
-    """
-    lines = path.read_bytes().rstrip().split(b"\n") if path.is_file() else []
-    trials = []
-    for number, line in enumerate(lines if lines != [b""] else [], start=1):
-        try:
-            content = dict(json.loads(line))
-            if content.pop("schema", SCHEMA) != SCHEMA:  # earlier versions wrote none
-                raise ValueError("another version of blair_rec wrote it")
-            trials.append(_checked(Trial(**content)))
-        except (TypeError, ValueError, RecursionError) as error:
-            raise ConfigError(f"{path}, line {number} is not a trial ({error}); delete the line to repeat it") from None
-    return trials
-
-
-def _checked(trial: Trial) -> Trial:
-    """The trial; raises ValueError for a value of another type, or a number that is not finite."""
-    kinds: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "Settings": dict}
-    for one in dataclasses.fields(Trial):
-        value = getattr(trial, one.name)
-        finite = not isinstance(value, float) or math.isfinite(value)
-        if isinstance(value, bool) or not isinstance(value, kinds[str(one.type)]) or not finite:
-            raise ValueError(f"{one.name} is {value!r}")
-    return trial
-
-
 @dataclass(frozen=True)
 class _Job:
     """A trial up to a rung, for the listener."""
@@ -307,8 +255,7 @@ class _Search:
         seconds = time.perf_counter() - begin
         trial = Trial(name, number, settings, epochs, value, best_epoch, seconds, setup, key)
         self.ledger[key, epochs] = trial
-        lines = ({"schema": SCHEMA, **dataclasses.asdict(one)} for one in self.ledger.values())
-        write_text(self.out / TRIALS_FILE, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        write_trials(self.out / TRIALS_FILE, self.ledger.values())
         self.listener.finished(job, value, seconds, in_words(settings))
         self.on_trial(trial)
         return trial

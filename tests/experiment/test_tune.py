@@ -27,9 +27,10 @@ from blair_rec.experiment.compare import compare
 from blair_rec.experiment.fit import fit_variant
 from blair_rec.experiment.planning.data_files import data_folder
 from blair_rec.experiment.run import whole_data
-from blair_rec.experiment.search_space import chosen, draw, grid_of, with_settings
 from blair_rec.experiment.splits.reading import training_data
-from blair_rec.experiment.tune import Trial, read_trials, tune
+from blair_rec.experiment.tune import tune
+from blair_rec.experiment.tuning.search_space import chosen, draw, grid_of, with_settings
+from blair_rec.experiment.tuning.trials import Trial, read_trials
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "id": {"items": "id"},

@@ -14,8 +14,9 @@ from encoders import build_roberta
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.errors import ConfigError
 from blair_rec.experiment.compare import compare
-from blair_rec.experiment.search_space import chosen, draw, grid_of
-from blair_rec.experiment.tune import Trial, tune
+from blair_rec.experiment.tune import tune
+from blair_rec.experiment.tuning.search_space import chosen, draw, grid_of
+from blair_rec.experiment.tuning.trials import Trial
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "id": {"items": "id"},

@@ -20,8 +20,8 @@ import blair_rec.recbole as plugin
 from blair_rec.config.steps import FEWEST_PER_DIRECTION, ITEMS_PER_DIRECTION, Step
 from blair_rec.errors import ConfigError
 from blair_rec.experiment.compare import compare
-from blair_rec.experiment.search_space import draw, grid_of
 from blair_rec.experiment.tune import tune
+from blair_rec.experiment.tuning.search_space import draw, grid_of
 from blair_rec.models.transforms import apply_transforms
 from blair_rec.models.whitening import fit_checked, items_that_differ
 from blair_rec.text.store.writer import write_store

@@ -54,7 +54,7 @@ def _tune(options: argparse.Namespace, console: Console) -> None:
 
 def _chosen(config: CompareConfig) -> Table:
     """A table of the settings chosen for each variant."""
-    from blair_rec.experiment.search_space import chosen, in_words
+    from blair_rec.experiment.tuning.search_space import chosen, in_words
 
     table = Table("variant", "trials", "settings", title=f"{Path(config.dataset).name}: chosen on validation")
     for name, variant in config.variants.items():

@@ -1,0 +1,1 @@
+"""The settings that a tuning tries, and the file that keeps its trials."""
