@@ -191,6 +191,29 @@ def test_what_is_not_ours_stays(done: Path, tmp_path: Path) -> None:
     assert files_of(tmp_path) == before - {"x/members/notes.txt"}
 
 
+def test_a_folder_of_others_is_not_searched_through(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a whole disk: three files are enough to refuse it."""
+    (tmp_path / "home").mkdir()
+    seen = []
+
+    def files(folder: Path, pattern: str) -> Iterator[Path]:
+        for number in range(1000):
+            seen.append(number)
+            yield folder / f"{number}.txt"
+
+    monkeypatch.setattr(Path, "rglob", files)
+    with pytest.raises(OutputError, match=r"holds 0.txt, 1.txt, 2.txt and is not an earlier export"):
+        export_run(done / "rules-1", tmp_path / "home")
+    assert len(seen) == 3
+
+
+def test_the_command_that_comes_next_can_be_pasted(done: Path, tmp_path: Path, capsys: Any) -> None:
+    assert main(["export", str(done / "rules-1"), "-o", str(tmp_path / "my export")]) == 0
+    assert f"try `python '{tmp_path}/my export/recommend.py' histories.jsonl -k 10`" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 def test_a_full_disk_and_an_interruption_leave_what_was_there(
     error: BaseException, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any

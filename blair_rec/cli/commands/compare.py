@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,7 +160,7 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
         return 0
     if board is None and shard is not None:
         say(console, f"shard {options.shard} has ended; there is no leaderboard yet. When all shards have ended:")
-        say(console, f"blair-rec compare {options.config} -o {out}")
+        say(console, shlex.join(["blair-rec", "compare", str(options.config), "-o", str(out)]))
         return 0
     if board is None:
         say(console, f"no leaderboard yet: the baseline {config.baseline!r} has no finished run in {out}")

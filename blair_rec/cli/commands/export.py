@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,8 @@ def _export(options: argparse.Namespace, console: Console) -> None:
         return
     made = export_run(options.run, options.out, options.store, options.index, options.rules_rank)
     _tell(made)
-    say(Console(), f"{made.folder}: try `python {made.folder / 'recommend.py'} histories.jsonl -k 10`")
+    command = shlex.join(["python", str(made.folder / "recommend.py"), "histories.jsonl", "-k", "10"])
+    say(Console(), f"{made.folder}: try `{command}`")
     if options.push is not None:
         say(Console(), f"uploaded to {push(made.folder, options.push)}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,8 @@ def _refit(options: argparse.Namespace, console: Console) -> None:
             progress=report,
         )
     if not options.quiet:
-        say(console, f"the refit is in {out}; next: blair-rec recommend {out} --all-users -o FILE")
+        command = shlex.join(["blair-rec", "recommend", str(out), "--all-users", "-o", "FILE"])
+        say(console, f"the refit is in {out}; next: {command}")
 
 
 def _seeds(text: str | None) -> list[int] | None:

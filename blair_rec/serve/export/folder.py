@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -242,7 +243,8 @@ def _refuse_foreign(folder: Path) -> None:
         OutputError: it is a file, or holds what an export doesn't write.
     """
     refuse_file(folder)
-    files = _files_in(folder) if folder.is_dir() else []
+    # Not more than a few: the folder may be a whole disk.
+    files = sorted(islice((path for path in folder.rglob("*") if not path.is_dir()), 3)) if folder.is_dir() else []
     if not files:
         return
     try:
@@ -250,10 +252,9 @@ def _refuse_foreign(folder: Path) -> None:
         ours = {CONFIG, CARD, *config["files"]}
         card = config["card_sha256"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise OutputError(
-            f"{folder} holds {first_of(files)} and is not an earlier export; choose another folder"
-        ) from None
-    if foreign := [name for name in files if name not in ours]:
+        names = first_of([path.relative_to(folder).as_posix() for path in files])
+        raise OutputError(f"{folder} holds {names} and is not an earlier export; choose another folder") from None
+    if foreign := [name for name in _files_in(folder) if name not in ours]:
         raise OutputError(
             f"{folder} holds {counted(len(foreign), 'file')} that an export does not write (first: "
             f"{first_of(foreign)}) and would delete; choose another folder"

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,7 +66,7 @@ class ExportedModel:
 
     def __init__(self, folder: str | Path, extra: str | Path | None = None) -> None:
         folder, vectors = Path(folder), None
-        config = json.loads((folder / "config.json").read_text("utf-8"))
+        config = read_json(folder / "config.json")
         if config["schema"] != SCHEMA:
             raise ValueError(f"config.json has schema {config['schema']}; this program reads {SCHEMA}")
         for name, sha256 in config["files"].items():
@@ -73,7 +74,7 @@ class ExportedModel:
                 raise ValueError(f"{name} is not the file that was exported; get the folder again")
         self.items = list(json.loads((folder / "items.json").read_text("utf-8")))
         if extra is not None:
-            ids, known = json.loads(Path(extra).with_suffix(".ids.json").read_text("utf-8")), set(self.items)
+            ids, known = read_json(Path(extra).with_suffix(".ids.json")), set(self.items)
             pairs = zip(ids, np.load(extra, allow_pickle=False), strict=True)
             new = {item: vector for item, vector in pairs if item not in known}
             vectors, self.items = np.array([*new.values()]) if new else None, [*self.items, *new]
@@ -114,16 +115,25 @@ class ExportedModel:
         return found
 
 
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; a ValueError names it if it is damaged."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); get it again") from error
+
+
 def read_histories(path: str) -> dict[Any, list[str]]:
     """By user; each line is [item, ...], or {"user_id": user, "item_id": item or [item, ...]}."""
     histories: dict[Any, list[str]] = {}
-    for number, line in enumerate(Path(path).read_text("utf-8").rstrip().split("\n"), start=1):
+    for number, line in enumerate(Path(path).read_text("utf-8-sig").rstrip().split("\n"), start=1):
         try:
             row = json.loads(line)
             user, items = (number, row) if isinstance(row, list) else (row["user_id"], row["item_id"])
             histories.setdefault(user, []).extend(items := items if isinstance(items, list) else [items])
-            "".join(items)  # a TypeError unless all of them are text
-        except (ValueError, KeyError, TypeError) as error:
+            if type(user) not in (str, int) or not set(map(type, items)) <= {str}:  # true, 1 and 1.0 would be one user
+                raise TypeError("an id is of another kind")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{path}, line {number} is not a history. {read_histories.__doc__}") from error
     return histories
 
@@ -139,11 +149,14 @@ def main() -> None:
     try:
         histories, model = read_histories(given.histories), ExportedModel(Path(__file__).parent, given.extra)
         found = model.recommend(list(histories.values()), given.k, given.repeat)
+        for user, best in zip(histories, found, strict=True):
+            for rank, (item, score) in enumerate(best, start=1):
+                sys.stdout.write(json.dumps({"user_id": user, "item_id": item, "score": score, "rank": rank}) + "\n")
+        sys.stdout.flush()
     except (OSError, ValueError) as error:
-        parser.exit(1, f"error: {error}\n")
-    for user, best in zip(histories, found, strict=True):
-        for rank, (item, score) in enumerate(best, start=1):
-            sys.stdout.write(json.dumps({"user_id": user, "item_id": item, "score": score, "rank": rank}) + "\n")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python would write the rest at its end, and fail again
+        closed = isinstance(error, BrokenPipeError)  # the reader has enough, as `head` does
+        parser.exit(141 if closed else 1, None if closed else f"error: {error}\n")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -200,7 +201,7 @@ def _say_made(out: Path, made: bool, console: Console) -> None:
 
 
 def _say_what_next(out: Path, console: Console) -> None:
-    say(console, f"next: blair-rec compare {out / out.name}.yaml")
+    say(console, f"next: {shlex.join(['blair-rec', 'compare', f'{out / out.name}.yaml'])}")
 
 
 class Reading:

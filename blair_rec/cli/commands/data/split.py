@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,8 @@ def _split(options: argparse.Namespace, console: Console) -> None:
         say(console, f"{pairs}; keep the order of the files (ties: {manifest['ties']})")
     if why := manifest.get("recbole"):
         say(console, f"RecBole's files were {why}")
-    say(console, f"next: check the lists of another system with `blair-rec verify FILE --split {options.out}`")
+    command = shlex.join(["blair-rec", "verify", "FILE", "--split", str(options.out)])
+    say(console, f"next: check the lists of another system with `{command}`")
 
 
 def _config(data: str, changes: Sequence[str]) -> CompareConfig:
