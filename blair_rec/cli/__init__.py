@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from typing import NoReturn
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 """Error numbers of the system for a file that may not be read or written."""
+NO_FILE = (errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR)
+"""Error numbers of the system for a path that leads to no file, or to one of another kind."""
 EXIT_PIPE = 141
 """The status that a shell gives a program that wrote to a closed pipe."""
 WHAT_A_COMMAND_DOES = {
@@ -31,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     141 means that the reader closed the output early, as in `blair-rec ... | head`. There is never a traceback.
     """
+    _prepare_streams()
     try:
         try:
             return _main(arguments)
@@ -44,17 +48,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
+def _prepare_streams() -> None:
+    """Make sure that every character can be written: as "?" where the terminal has another encoding than UTF-8."""
+    for name in ("stdout", "stderr"):
+        if (stream := getattr(sys, name)) is None:  # closed by the caller, as in `blair-rec ... >&-`
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (open to the end)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def _main(arguments: Sequence[str] | None) -> int:
     from blair_rec.cli.lists import list_hint
     from blair_rec.cli.terminal import Console, processes, say, set_up_logging
-    from blair_rec.errors import BlairRecError, ConfigError
+    from blair_rec.errors import BlairRecError, ConfigError, out_of
     from blair_rec.files import FULL
 
     console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")  # under torchrun one process prints
     parser = _parser()
+    given = sys.argv[1:] if arguments is None else arguments
+    if wrong := [word for word in given if not _is_unicode(word)]:
+        many = f"{out_of(len(wrong), len(given), 'argument', 'are')} not"
+        parser.error(
+            f"{wrong[0]} is not {sys.getfilesystemencoding().upper()} ({many}); rename the file or folder, or type the "
+            "text again in a UTF-8 terminal"
+        )
     options, keys = parser.parse_known_args(arguments)
     if keys and not options.takes_keys:
-        hint = list_hint(sys.argv[1:] if arguments is None else arguments, keys)
+        hint = list_hint(given, keys)
         parser.error(f"unrecognized arguments: {' '.join(keys)}{hint}")
     options.keys = keys
     set_up_logging(console, quiet=options.quiet)
@@ -70,9 +90,9 @@ def _main(arguments: Sequence[str] | None) -> int:
         say(console, str(error))
         return EXIT_ERROR
     except OSError as error:
-        if error.errno in DENIED and error.filename:
+        if error.errno in (*DENIED, *NO_FILE) and error.filename:
             console.print("error:", style="bold red", end=" ")
-            cure = "change its permissions, or choose another file or folder"
+            cure = "change its permissions, or " * (error.errno in DENIED) + "choose another file or folder"
             say(console, f"{error.filename} can't be used ({error.strerror}); {cure}")
             return EXIT_ERROR
         if error.errno not in FULL:
@@ -85,6 +105,15 @@ def _main(arguments: Sequence[str] | None) -> int:
         goes_on = "; finished work is kept: run the same command again to resume"
         say(console, "interrupted" + goes_on * options.goes_on)
         return EXIT_INTERRUPTED
+
+
+def _is_unicode(word: str) -> bool:
+    """Whether a word of the command line holds no bytes that Python could not read as text."""
+    try:
+        word.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class _Parser(argparse.ArgumentParser):

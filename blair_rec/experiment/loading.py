@@ -206,6 +206,8 @@ def _read(run_dir: Path, name: str) -> Any:
         runs = sorted(path.parent for path in run_dir.glob(f"runs/[!.]*/{name}"))
         which = f"one of its runs, such as {runs[0]}" if runs else "a folder such as runs/text_init-1"
         raise CheckpointError(f"{run_dir} is not a finished run: it has no {name}; give {which}") from None
+    except NotADirectoryError:
+        raise CheckpointError(f"{run_dir} is not a folder; give the folder of a finished run") from None
     except (OSError, ValueError) as error:  # ValueError: not JSON, or not UTF-8
         raise CheckpointError(f"{run_dir / name} can't be read ({error}); {_again(run_dir)}") from error
 

@@ -270,3 +270,33 @@ def test_an_interruption_is_one_line(
     assert main(COMMANDS[command][1]) == 130
     shown = capsys.readouterr()
     assert shown.out == "" and shown.err.startswith(expected) and shown.err.count("\n") == 1
+
+
+# What the caller's terminal can't take
+
+
+@pytest.mark.parametrize("streams", ["1", "2", "1 2"])
+def test_a_closed_stream_leaves_no_traceback(streams: str, hostile: Path) -> None:
+    closed = " ".join(f"{number}>&-" for number in streams.split())
+    command = f"{sys.executable} -m blair_rec.cli store info --help {closed}"
+    done = subprocess.run(["sh", "-c", command], cwd=hostile, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_a_terminal_without_unicode_shows_question_marks(hostile: Path) -> None:
+    """A pipe on Windows, or a terminal in ISO-8859-1, can't show the signs of a leaderboard."""
+    command = [sys.executable, "-m", "blair_rec.cli", *COMMANDS["leaderboard"][1]]
+    plain = {**os.environ, "PYTHONIOENCODING": "ascii:strict"}
+    done = subprocess.run(command, cwd=hostile, env=plain, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "?" in done.stdout and "Traceback" not in done.stderr
+
+
+def test_arguments_that_are_no_text_are_refused_before_anything_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    word = os.fsdecode(b"caf\xe9")
+    with pytest.raises(SystemExit) as ended:
+        main(["search", str(tmp_path), word, "lamp"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "error: caf\ufffd is not UTF-8 (1 of 4 arguments is not); rename the file or folder" in said
