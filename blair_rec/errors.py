@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -61,6 +62,17 @@ def unusable_scores(n: int, total: int, noun: str, plural: str | None = None, ki
         f"{out_of(n, total, noun, 'have', plural)} scores that are {kind}; train the model again "
         "with a lower train.learning_rate, or correct the scorer or model if it is your own"
     )
+
+
+def check_whole(name: str, value: object, least: int | None = None) -> None:
+    """
+    Raises:
+        ConfigError: `value` is no whole number of Python or NumPy, or is below `least`; `name` is what it is called.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise ConfigError(f"{name} is {value!r}; give a whole number, such as 10")
+    if least is not None and value < least:
+        raise ConfigError(f"{name} is {value}; it has to be at least {least}")
 
 
 SEPARATORS = {";": "semicolons", "|": "bars", "\t": "tabs", ",": "commas"}

@@ -194,11 +194,15 @@ def _parquet(path: Path, known: Sequence[str], told: OnRead) -> Iterator[Columns
 
 
 def _python(column: Any) -> list[Any]:
-    """Python's values; times as whole numbers of their unit."""
+    """Python's values; times as whole numbers of their unit, days as their dates, decimals as floats."""
     import pyarrow
 
     if pyarrow.types.is_timestamp(column.type):
         column = column.cast(pyarrow.int64())
+    elif pyarrow.types.is_date(column.type):
+        column = column.cast(pyarrow.date32()).cast(pyarrow.string())
+    elif pyarrow.types.is_decimal(column.type):
+        column = column.cast(pyarrow.float64())
     values: list[Any] = column.to_pylist()
     return values
 

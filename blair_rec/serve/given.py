@@ -33,6 +33,8 @@ class GivenHistories:
             histories = histories.values()
         if isinstance(histories, np.ndarray):
             histories = histories.tolist()
+        if not isinstance(histories, Iterable):
+            raise ConfigError(f"histories are {histories!r}; give a list of lists of item tokens: [['item', ...]]")
         listed = None if isinstance(histories, (str, bytes)) else list(histories)
         if listed is None or any(isinstance(history, (str, bytes)) for history in listed):
             raise ConfigError("histories are lists of item tokens; got a string, so wrap it: [['item', ...]]")

@@ -84,6 +84,8 @@ def as_tokens(tokens: Iterable[str], name: str) -> list[str]:
     """
     if isinstance(tokens, str):
         raise ConfigError(f"{name} is a string; give several item tokens, such as [{tokens!r}]")
+    if not isinstance(tokens, Iterable):
+        raise ConfigError(f"{name} is {tokens!r}; give a list of item tokens")
     listed = list(tokens)
     if wrong := [token for token in listed if not isinstance(token, str)]:
         raise ConfigError(

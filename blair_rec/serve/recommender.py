@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from blair_rec.device import AUTO
-from blair_rec.errors import BadRun, ConfigError, StoreError, UnknownItems, out_of
+from blair_rec.errors import BadRun, ConfigError, StoreError, UnknownItems, check_whole, out_of
 from blair_rec.evaluate.runs.run_files import HISTORIES_FILE, read_arrays
 from blair_rec.experiment.loading import Loaded, load_model
 from blair_rec.models.scorer import Scorer
@@ -132,6 +132,8 @@ class Recommender:
         given = GivenHistories(histories)
         candidates, _ = self.known.candidates(allow, deny, unknown)
         ids = self._ids(given, unknown)
+        check_whole("k", k)
+        check_whole("batch_size", batch_size, least=1)
         left = least_left(candidates.tolist(), ids if exclude_history else [])
         if not 1 <= k <= left:
             raise ConfigError(f"k is {k}; it has to be between 1 and {left}, the items left")
@@ -188,6 +190,7 @@ class Recommender:
             ConfigError: an empty history, or scores that are not inner products.
         """
         self._check_vectors()
+        check_whole("batch_size", batch_size, least=1)
         ids = self._ids(GivenHistories(histories), "error")
         if not ids:
             return np.zeros((0, self.item_vectors().shape[1]), np.float32)

@@ -25,7 +25,7 @@ import torch
 
 from blair_rec.config.section import write_yaml
 from blair_rec.errors import ChangedRuns, ConfigError, OutputError, first_of
-from blair_rec.evaluate.page.cards import CARDS_FILE
+from blair_rec.evaluate.page.cards import CARDS_FILE, read_cards
 from blair_rec.evaluate.runs.run_files import (
     CONFIG_FILE,
     CURVE_FILE,
@@ -100,6 +100,7 @@ def refit(
 
     Raises:
         ConfigError, NoRuns, BadRun, ChangedRuns, RefitRun: there is nothing to refit, or the data has changed.
+        BadItemCards: the comparison's file of titles is damaged.
         CheckpointError, StoreError: the text vectors are missing or damaged.
         OutputError: `out` can't be written, or holds something else; FolderBusy: another process is using it.
         DatasetError, TrainingError: as in training.
@@ -196,6 +197,7 @@ def _of_the_config(chosen: Chosen) -> dict[str, str]:
     files = {CONFIG_FILE: write_yaml(with_all_items(chosen.config).changed(dataset=path))}
     cards = chosen.comparison / CARDS_FILE
     if cards.is_file():
+        read_cards(chosen.comparison)  # a damaged file is not passed on
         files[CARDS_FILE] = cards.read_text(encoding="utf-8")
     return files
 

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from blair_rec.config.comparison import CompareConfig, load_config
-from blair_rec.errors import ChangedRuns, ConfigError, first_of
+from blair_rec.errors import ChangedRuns, ConfigError, check_whole, first_of
 from blair_rec.evaluate.runs.results import RunResult, load_run
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE, read_json
 from blair_rec.experiment.planning.plan import member_folders, run_setup
@@ -90,6 +90,10 @@ def choose(run: Path, variant: str | None = None, seeds: Sequence[int] | None = 
         ConfigError: `run` is neither kind of folder, or there is no finished run of this variant or seed.
         NoRuns, BadRun, UnpairedRuns, ChangedRuns: runs are missing, damaged, or made with another config.
     """
+    for seed in () if seeds is None else seeds:
+        check_whole("a seed", seed, least=0)
+    if seeds is not None and (len(seeds) == 0 or len(set(seeds)) < len(seeds)):
+        raise ConfigError(f"seeds are {list(seeds)}; give at least one, and each once")
     if (run / RESULT_FILE).is_file():
         return _named_run(run, variant, seeds)
     config = _config_of(run)

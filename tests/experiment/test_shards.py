@@ -104,6 +104,13 @@ def test_a_shard_that_there_is_not_is_refused(shard: tuple[int, int]) -> None:
         shard_names(config, config.variants, [1], shard)
 
 
+@pytest.mark.parametrize("shard", ["0/2", (0, 2, 3), (0.5, 2), ("0", "2"), 5, None])
+def test_a_shard_that_is_no_pair_of_numbers_is_refused(shard: Any) -> None:
+    config = config_of(["id"], [1])
+    with pytest.raises(ConfigError, match=r"^shard is .*; it has to be I/N.*in Python the tuple \(0, 4\)"):
+        shard_names(config, config.variants, [1], shard)
+
+
 # Processes
 
 

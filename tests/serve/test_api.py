@@ -295,3 +295,29 @@ def test_every_kind_of_item_side_comes_back_with_its_options_and_its_transforms(
             score_of = dict(found)  # those that score the same but for rounding may stand in another order
             ours = [score_of.get(token, found[-1].score) for token in tokens]
             assert ours == pytest.approx([score for _, score in found], rel=1e-5, abs=1e-6), variant
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"k": 1.5}, "k is 1.5; give a whole number"),
+        ({"k": "3"}, "k is '3'; give a whole number"),
+        ({"k": None}, "k is None; give a whole number"),
+        ({"k": True}, "k is True; give a whole number"),
+        ({"batch_size": 0}, "batch_size is 0; it has to be at least 1"),
+        ({"batch_size": -1}, "batch_size is -1; it has to be at least 1"),
+        ({"batch_size": 2.0}, "batch_size is 2.0; give a whole number"),
+        ({"allow": 5}, "allow is 5; give a list of item tokens"),
+        ({"deny": 5}, "deny is 5; give a list of item tokens"),
+        ({"histories": None}, "histories are None; give a list of lists of item tokens"),
+        ({"histories": 5}, "histories are 5; give a list of lists of item tokens"),
+    ],
+)
+def test_arguments_of_another_kind_are_one_line(run: Path, given: dict[str, Any], message: str) -> None:
+    recommender = blair_rec.load(run)
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        recommender.recommend(**{"histories": [["i01"]], "k": 2, **given})
+    if "batch_size" in given or "histories" in given:
+        with pytest.raises(ConfigError, match=f"^{message}"):
+            recommender.user_vectors(**{"histories": [["i01"]], **given})
+    assert recommender.recommend([["i01"]], np.int64(2)) == recommender.recommend([["i01"]], 2)

@@ -412,3 +412,31 @@ def test_a_comparison_without_titles_says_so(tmp_path: Path, tiny: Path) -> None
     blair_rec.compare(file, tmp_path / "out")
     with pytest.raises(ConfigError, match="no titles of the items are known"):
         blair_rec.recommend_file(tmp_path / "out" / "runs" / "p-1", "best.csv", all_users=True, titles=True)
+
+
+def test_a_file_that_vanishes_while_it_is_read_is_not_taken_for_the_output(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> Any:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "h.csv")
+        yield
+
+    write_histories(Path("h.csv"), EVENTS)
+    monkeypatch.setattr(recommend, "read_histories", gone)
+    with pytest.raises(FileNotFoundError, match=r"h\.csv"):
+        blair_rec.recommend_file(run, "best.csv", histories="h.csv", k=3)
+    assert not Path("best.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        pyarrow.array([3, 2, 1, 1, 3], pyarrow.date32()),
+        pyarrow.array([day * 86_400_000 for day in (3, 2, 1, 1, 3)], pyarrow.date64()),
+        pyarrow.array([3, 2, 1, 1, 3], pyarrow.decimal128(5, 1)),
+    ],
+)
+def test_days_and_decimals_of_parquet_are_times(run: Path, times: Any) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({**EVENTS, "timestamp": times}), "h.parquet")
+    blair_rec.recommend_file(run, "best.csv", histories="h.parquet", k=4)
+    assert lists_of(read_output(Path("best.csv"))) == expected_of(run, IN_ORDER, 4)

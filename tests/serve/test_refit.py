@@ -19,7 +19,7 @@ from worlds import read_log, write_log
 
 import blair_rec
 from blair_rec.cli import main
-from blair_rec.errors import ChangedRuns, ConfigError, OutputError, RefitRun
+from blair_rec.errors import BadItemCards, ChangedRuns, ConfigError, OutputError, RefitRun
 from blair_rec.evaluate.runs.results import load_runs
 from blair_rec.experiment.compare import compare
 from blair_rec.experiment.fit import fit_variant
@@ -254,3 +254,28 @@ def test_the_command_refits_and_says_what_can_not_be(
     ):
         assert main(["refit", *arguments, "-o", "other"]) == 1
         assert message in " ".join(capsys.readouterr().err.split()) and not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"),
+    [
+        ([1, 1], r"seeds are \[1, 1\]; give at least one, and each once"),
+        ([], r"seeds are \[\]; give at least one"),
+        (["1"], "a seed is '1'; give a whole number"),
+        ("1", "a seed is '1'; give a whole number"),
+        ([None], "a seed is None; give a whole number"),
+    ],
+)
+def test_seeds_that_can_not_be_meant_are_refused(done: Path, tmp_path: Path, seeds: Any, message: str) -> None:
+    for variant in ("id", "rules"):
+        with pytest.raises(ConfigError, match=message):
+            blair_rec.refit(done / "out", tmp_path / "refit", variant=variant, seeds=seeds)
+    assert not (tmp_path / "refit").exists()
+
+
+def test_damaged_titles_are_not_passed_on(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done / "out", tmp_path / "out")
+    (tmp_path / "out" / "item_cards.json").write_bytes(b"\xff\x00")
+    with pytest.raises(BadItemCards, match="item_cards.json"):
+        blair_rec.refit(tmp_path / "out", tmp_path / "refit", variant="rules")
+    assert not (tmp_path / "refit").exists()

@@ -9,6 +9,7 @@ import shutil
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +17,12 @@ from encoders import BLAIR, REQUEST, SIMILARITIES, build_roberta, cosines
 from encoders import ITEMS as OF_THE_MODEL_CARD
 
 from blair_rec.cli import main
-from blair_rec.errors import CatalogueError, EncoderUnavailable, OutputError, StoreError
+from blair_rec.errors import CatalogueError, ConfigError, EncoderUnavailable, OutputError, StoreError
 from blair_rec.text.catalogue import Catalogue, read_catalogue
 from blair_rec.text.encoding.encode import encode_catalogue
 from blair_rec.text.encoding.encoder import TextEncoder
 from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
-from blair_rec.text.search.sentences import Hit, TextSearch, encoder_of
+from blair_rec.text.search.sentences import Hit, TextSearch, check_asked, encoder_of
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
 from blair_rec.text.store.writer import write_store
 from blair_rec.text.template import Template
@@ -303,3 +304,18 @@ def test_what_cannot_be_searched_is_refused(
     Path("items.csv").write_text("item_id,title\nlamp,x\n")
     assert expected in run(capsys, 1, arguments)
     assert open_store("s").store_sha256 == store.store_sha256
+
+
+@pytest.mark.parametrize(
+    ("queries", "k", "expected"),
+    [
+        (["lamp", "caf\udce9"], 1, "query 2 of 2 can't be read: remove the half character"),
+        (["lamp", None], 1, r"1 of 2 queries is not text \(None\)"),
+        ("lamp", 1, r"queries are a string; give a list of sentences, such as \['lamp'\]"),
+        (["lamp"], 1.5, "k is 1.5; give a whole number"),
+        (["lamp"], "3", "k is '3'; give a whole number"),
+    ],
+)
+def test_queries_that_are_no_text_are_refused(queries: Any, k: Any, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        check_asked(queries, k)

@@ -21,8 +21,12 @@ def shard_names(config: CompareConfig, variants: Collection[str], seeds: Collect
     Raises:
         ConfigError: a shard that isn't one of 0/n to (n - 1)/n.
     """
+    of_two = isinstance(shard, tuple) and len(shard) == 2 and all(type(number) is int for number in shard)
+    if not of_two or not 0 <= shard[0] < shard[1]:
+        said = "/".join(map(str, shard)) if of_two else repr(shard)
+        raise ConfigError(
+            f"shard is {said}; it has to be I/N, where I runs from 0 to N - 1, such as 0/4 (in Python the tuple (0, 4))"
+        )
     part, parts = shard
-    if not 0 <= part < parts:
-        raise ConfigError(f"shard is {part}/{parts}; it has to be I/N, where I runs from 0 to N - 1, such as 0/4")
     own = [name for name in variants if not config.variants[name].made_of]
     return run_names(config, own, seeds)[part::parts]

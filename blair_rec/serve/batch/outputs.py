@@ -54,9 +54,10 @@ def check_output(out: Path, inputs: Sequence[Path | None]) -> None:
     """
     if out.suffix.lower() not in KINDS:
         raise ConfigError(f"{out}: unknown kind of file; known endings: {', '.join(KINDS)}")
-    if out.is_dir():
+    place = real_place(out)
+    if place.is_dir():
         raise OutputError(f"{out} is a folder, and a file has to go there; choose another name with -o")
-    if any(path is not None and path.resolve() == real_place(out) for path in inputs):
+    if any(path is not None and path.resolve() == place for path in inputs):
         raise ConfigError(f"{out} is read, too, and would be lost; choose another name with -o")
     if out.suffix.lower() == PARQUET:
         need("pyarrow", "prepare", "writing Parquet")
@@ -81,6 +82,8 @@ def whole_file(out: Path, tokens: Sequence[str], titles: Mapping[str, str] | Non
                 yield output
             replace_file(partial, target)
         except OSError as error:
+            if error.filename not in (None, str(partial), str(target)):  # a file that is read in this block
+                raise
             raise OutputError(
                 f"{out} can't be written ({error.strerror or error}), and nothing was left there; choose another place "
                 "with -o"

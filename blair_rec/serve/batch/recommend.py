@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from blair_rec.config.comparison import load_config
-from blair_rec.errors import ConfigError, SourceError, counted, first_of, out_of
+from blair_rec.errors import ConfigError, SourceError, check_whole, counted, first_of, out_of
 from blair_rec.evaluate.page.cards import CARDS_FILE, read_cards
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE
 from blair_rec.experiment.planning.data_files import data_folder
@@ -123,6 +123,7 @@ def recommend_file(
     if (histories is None) == (not all_users):
         raise ConfigError("name either a file of histories (--histories FILE), or all users of the data set")
     check_unknown(unknown)
+    check_whole("k", k)
     check_output(out, files)
     recommender = load(run, store, extra_items)
     known, policy = recommender.known, Unknown(unknown)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from blair_rec.errors import ConfigError, StoreError, out_of
+from blair_rec.errors import ConfigError, StoreError, check_whole, out_of
 from blair_rec.text.store.embeddings import EmbeddingStore, as_float32
 from blair_rec.text.unit import unit_rows
 
@@ -167,12 +167,6 @@ def check_metric(metric: str) -> None:
         raise ConfigError(f"metric is {metric!r}; known: {', '.join(METRICS)}")
 
 
-def check_k(k: int) -> None:
-    """Raise ConfigError for a number of items below 1."""
-    if k < 1:
-        raise ConfigError(f"k is {k}; it has to be at least 1")
-
-
 def checked_queries(queries: np.ndarray | Sequence[Any], store: EmbeddingStore, metric: str, k: int) -> np.ndarray:
     """[queries, text_dim] float64, of length 1 for cosine. Raises as ExactIndex.search does."""
     found: np.ndarray = np.asarray(queries, np.float64)
@@ -180,5 +174,5 @@ def checked_queries(queries: np.ndarray | Sequence[Any], store: EmbeddingStore, 
         raise StoreError(f"queries have the shape {list(found.shape)}; this store needs [queries, {store.text_dim}]")
     if broken := int((~np.isfinite(found).all(axis=1)).sum()):
         raise StoreError(f"{out_of(broken, len(found), 'query', 'hold', 'queries')} NaN or infinity")
-    check_k(k)
+    check_whole("k", k, least=1)
     return unit_rows(found) if metric == "cosine" else found

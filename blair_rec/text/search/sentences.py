@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from blair_rec.device import choose_device
-from blair_rec.errors import ConfigError, StoreError
+from blair_rec.errors import ConfigError, StoreError, check_whole, out_of
 from blair_rec.registry import trusting
 from blair_rec.text.catalogue import Catalogue, Record, iter_catalogue, texts_in
 from blair_rec.text.encoding.encoder import load_encoder
 from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
-from blair_rec.text.search.nearest import ExactIndex, Index, check_k
+from blair_rec.text.search.nearest import ExactIndex, Index
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
 from blair_rec.text.template import Template
 from blair_rec.text.titles import TITLE_FIELDS, first_field, short_title
@@ -100,11 +101,21 @@ class TextSearch:
         ]
 
 
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+"""A surrogate, which Python makes of bytes that are not UTF-8; no tokenizer can read it."""
+
+
 def check_asked(queries: Sequence[str], k: int) -> None:
-    """Raise ConfigError for an empty query, or a number of items below 1."""
+    """Raise ConfigError for a query that is empty, no text or no Unicode, or for a number of items below 1."""
+    if isinstance(queries, str):
+        raise ConfigError(f"queries are a string; give a list of sentences, such as [{queries!r}]")
+    if wrong := [query for query in queries if not isinstance(query, str)]:
+        raise ConfigError(f"{out_of(len(wrong), len(queries), 'query', 'are', 'queries')} not text ({wrong[0]!r})")
     if blank := [number for number, query in enumerate(queries, start=1) if not query.strip()]:
         raise ConfigError(f"query {blank[0]} of {len(queries)} is empty; write a sentence, such as 'a blue cup'")
-    check_k(k)
+    if broken := [number for number, query in enumerate(queries, start=1) if HALF_CHARACTER.search(query)]:
+        raise ConfigError(f"query {broken[0]} of {len(queries)} can't be read: remove the half character (a surrogate)")
+    check_whole("k", k, least=1)
 
 
 def _index(store: EmbeddingStore, metric: str, approximate: bool) -> Index:
