@@ -82,6 +82,8 @@ def _main(arguments: Sequence[str] | None) -> int:
         if processes() > 1 and not options.takes_processes:
             known = "`compare`, `encode` and `pretrain`"
             raise ConfigError(f"only {known} can use several processes; start this command without torchrun")
+        if not _has_working_directory():
+            raise ConfigError("the working directory was removed; change to another one, then run the command again")
         return options.command(options, console) or 0
     except BlairRecError as error:
         if options.takes_parts:  # the other processes may succeed, so this one has to report
@@ -105,6 +107,15 @@ def _main(arguments: Sequence[str] | None) -> int:
         goes_on = "; finished work is kept: run the same command again to resume"
         say(console, "interrupted" + goes_on * options.goes_on)
         return EXIT_INTERRUPTED
+
+
+def _has_working_directory() -> bool:
+    """Whether the folder in which the command was started is still there."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _is_unicode(word: str) -> bool:

@@ -300,3 +300,14 @@ def test_arguments_that_are_no_text_are_refused_before_anything_is_done(
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert "error: caf\ufffd is not UTF-8 (1 of 4 arguments is not); rename the file or folder" in said
+
+
+def test_a_working_directory_that_was_removed_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    command = f"rmdir ../gone && {sys.executable} -m blair_rec.cli leaderboard {tmp_path}"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path / "gone", capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith(
+        "the working directory was removed; change to another one, then run the command again\n"
+    )
+    assert done.stderr.count("\n") == 1
