@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
