@@ -36,6 +36,7 @@ BESIDE = {
     "evaluate/runs/__init__.py": "nothing",
     "evaluate/runs/results.py": "the files of a run",
     "evaluate/runs/run_files.py": "the files of a run",
+    "evaluate/runs/encoder_used.py": "the files of a run",
     "evaluate/runs/checks.py": "the files of a run",
     "evaluate/runs/new_ranks.py": "the files of a run",
     "text/search/__init__.py": "nothing",
