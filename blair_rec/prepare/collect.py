@@ -164,8 +164,7 @@ class _Events:
         log = log.filter(~wrong) if wrong.any() else log.rechunk()
         if not log.height:
             raise SourceError(
-                f"none of the {counted(self.rejected.lines, 'line')} has a usable event (first: "
-                f"{'; '.join(self.rejected.first)})"
+                f"none of the {counted(self.rejected.lines, 'line')} has a usable event ({self.rejected.examples})"
             )
         return RawLog(log, users, items, dates=not is_number)
 
@@ -189,7 +188,7 @@ class _Events:
         at = event[self.columns[2]]
         if isinstance(at, int) and self.time_format not in (WHOLE, NANOSECONDS, NUMBER):
             event[self.columns[2]] = str(np.datetime64(at, "ns"))  # a reader looks for the date of the file
-        self.rejected.add(source, line, f"{name} {value!r} can't be used: {why}", str(event))
+        self.rejected.add(source, line, f"{name} {value!r} can't be used: {why}", str(event), f"{name}: {why}")
 
 
 def _is_null(series: pl.Series) -> np.ndarray:

@@ -22,6 +22,8 @@ from blair_rec.prepare.reading.blocks import Progress
 from blair_rec.prepare.reading.records import columns_of, need_columns, read_table
 from blair_rec.prepare.times import describe
 
+NOWHERE = Path(os.devnull)
+
 
 @dataclass(frozen=True)
 class OwnData:
@@ -93,7 +95,7 @@ def prepare_own(
         OutputError: the folder can't be written, or has other content.
     """
     if dry:
-        _read(asked, Rejected(Path(os.devnull), asked.max_rejected), tell, progress)
+        _read(asked, Rejected(NOWHERE, asked.max_rejected), tell, progress)
         return True
     if is_done(folder, asdict(asked), asked.sources, fresh):
         return False
@@ -164,7 +166,7 @@ def _read(
     if names is not None and names.surplus and asked.items is not None:
         tell(names.repeats(asked.items))
     if rejected.count:
-        tell(f"lines that can't be used: {rejected.count:,} (first: {rejected.first[0]}); they are in {REJECTED}")
+        tell(rejected.summary(dry=rejected.path == NOWHERE))
     found = {
         "steps": counts,
         "time_format": time_format,

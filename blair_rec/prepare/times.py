@@ -133,7 +133,8 @@ def why_not(text: object, form: str) -> str:
     if form not in (WHOLE, NANOSECONDS, NUMBER):
         if "%Z" in form:
             return f"it is not written as {form!r}; %Z reads UTC and GMT only: write other zones as +0100, for %z"
-        return f"it is not written as {form!r}, or not between 1678 and 2261; --time-format names another pattern"
+        wrong = f"it is not written as {form!r}, or not between 1678 and 2261"
+        return f"{wrong}; write all times in one pattern, which --time-format can name"
     try:
         number = Decimal(said)
     except InvalidOperation:

@@ -384,7 +384,7 @@ def test_an_empty_history_of_a_benchmark_file_is_skipped(tmp_path: Path) -> None
     columns = {"load_col": {"inter": ["user_id", "item_id_list", "item_id"]}, "alias_of_item_id": ["item_id_list"]}
     data = read(tmp_path / "shop", benchmark_filename=["train", "valid", "test"], **columns)
     assert data.file_size_list == [40, 40, 40]
-    assert data.rejected.first == ["shop.train.inter, line 42: item_id_list is empty"]
+    assert data.rejected.examples == "first: shop.train.inter, line 42: item_id_list is empty"
 
 
 @pytest.mark.parametrize(("kind", "files"), [("inter", 60), ("item", 60), ("benchmark", 40)])

@@ -196,7 +196,7 @@ def test_broken_lines_are_listed_with_the_data_set(tmp_path: Path) -> None:
         (9, "1 column instead of 3"),
         (8, "when 'never' can't be used: it is not a number"),
     ]
-    assert any(line.startswith("lines that can't be used: 2 (first: events.csv, line") for line in told)
+    assert any(line.startswith("lines that can't be used: 2 (1 such as events.csv, line") for line in told)
 
 
 def test_the_same_command_does_nothing_again(tmp_path: Path) -> None:
@@ -439,3 +439,21 @@ def test_missing_values_of_parquet_are_no_text(tmp_path: Path) -> None:
     pl.DataFrame({"sku": [b"\xff"], "name": ["x"]}).write_parquet(tmp_path / "items.parquet")
     with pytest.raises(SourceError, match=r"column 'sku' can't be converted to text .*; write it as text"):
         prepared(tmp_path / "bad", tmp_path / "a.csv", **{**asked, "fields": ("name",)})
+
+
+def test_the_column_of_ids_may_also_be_a_text(tmp_path: Path) -> None:
+    items = tmp_path / "items.jsonl"
+    items.write_text("".join(json.dumps({"name": name}) + "\n" for name in ("cup", "jug", "pan")), encoding="utf-8")
+    events = write_events(tmp_path / "events.csv")
+    prepared(tmp_path / "mine", events, items=items, item_id="name", fields=("name",))
+    assert rows(tmp_path / "mine" / "mine.item")[1:] == [["cup", "cup"], ["jug", "jug"], ["pan", "pan"]]
+
+
+def test_a_dry_run_names_every_reason_and_says_that_no_file_is_there(tmp_path: Path) -> None:
+    events = write_events(tmp_path / "events.csv", [*EVENTS, ("ann", "big cup", 4), ("ann", "cup", None)])
+    told: list[str] = []
+    asked = OwnData(events, "who", "what", "when", max_rejected=0.5)
+    assert prepare_own(asked, tmp_path / "mine", told.append, dry=True)
+    (said,) = [line for line in told if line.startswith("lines that can't be used: 2 (")]
+    assert "when '' can't be used" in said and "what 'big cup' can't be used" in said
+    assert said.endswith("rejected.jsonl will list them")

@@ -150,7 +150,7 @@ def prepare_amazon(
         if names.surplus:
             tell(names.repeats(meta))
         if rejected.count:
-            tell(f"lines that can't be used: {rejected.count:,} (first: {rejected.first[0]}); they are in {REJECTED}")
+            tell(rejected.summary())
         settings = _write_events(asked, folder, partial, log, split, meta.stat().st_size * 2, tell)
         rows = items.rows(wanted, progress, names.repeated)
         textless = write_items(partial / f"{folder.name}.item", rows, items.fields, partial / CATALOGUE)

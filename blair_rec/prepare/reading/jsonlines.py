@@ -172,7 +172,7 @@ def fields_among(path: Path, asked: Sequence[str]) -> list[str]:
         missing = [name for name in missing if not _has_field(block, name)]
         if not missing:
             break
-    return [name for name in asked if name not in missing]
+    return [name for name in dict.fromkeys(asked) if name not in missing]
 
 
 def _has_field(block: bytes, name: str) -> bool:
