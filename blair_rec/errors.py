@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import shlex
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -76,6 +77,11 @@ def check_whole(name: str, value: object, least: int | None = None) -> None:
 
 
 SEPARATORS = {";": "semicolons", "|": "bars", "\t": "tabs", ",": "commas"}
+
+
+def shell_line(*words: object) -> str:
+    """Return a command line that a shell reads as these words, whatever spaces paths have."""
+    return shlex.join(str(word) for word in words)
 
 
 def separator_hint(path: object, columns: Sequence[str]) -> str:
@@ -281,13 +287,13 @@ class RejectedLines(SourceError):
         count: int,
         total: int,
         limit: float,
-        first: Sequence[str],
+        examples: str,
         cure: str,
         so_far: bool,
     ) -> None:
         super().__init__(
             f"{count:,} of {counted(total, 'line')}{' read so far' * so_far} can't be used; the limit is "
-            f"{limit:.3g} of all lines (first: {'; '.join(first)}); {cure}"
+            f"{limit:.3g} of all lines ({examples}); {cure}"
         )
 
 

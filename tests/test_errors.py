@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from blair_rec.errors import agreed, counted, out_of
+from blair_rec.errors import agreed, counted, out_of, shell_line
 
 
 @pytest.mark.parametrize(
@@ -24,3 +26,9 @@ def test_a_verb_agrees_with_its_number(verb: str, one: str) -> None:
 @pytest.mark.parametrize(("n", "expected"), [(0, "0 categories"), (1, "1 category"), (2, "2 categories")])
 def test_an_irregular_plural_is_given_by_hand(n, expected):
     assert counted(n, "category", "categories") == expected
+
+
+def test_a_command_with_spaces_in_a_path_can_be_pasted_into_a_shell():
+    assert (
+        shell_line("blair-rec", "compare", Path("my shop/my shop.yaml")) == "blair-rec compare 'my shop/my shop.yaml'"
+    )

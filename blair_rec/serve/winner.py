@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from blair_rec.config.comparison import CompareConfig, load_config
-from blair_rec.errors import ChangedRuns, ConfigError, check_whole, first_of
+from blair_rec.errors import ChangedRuns, ConfigError, check_whole, first_of, shell_line
 from blair_rec.evaluate.runs.results import RunResult, load_run
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE, read_json
 from blair_rec.experiment.planning.plan import member_folders, run_setup
@@ -67,7 +67,8 @@ class Chosen:
         """Name other variants, with the command to refit one: a single run takes no --variant, its comparison does."""
         names = [name for name in self.config.variants if self._can_be_refitted(name)]
         known = f" (possible: {first_of(names)})" if names else ""
-        return f"refit another variant{known}: `blair-rec refit {self.comparison} --variant NAME -o DIR`"
+        refit = shell_line("blair-rec", "refit", self.comparison, "--variant", "NAME", "-o", "DIR")
+        return f"refit another variant{known}: `{refit}`"
 
     def _can_be_refitted(self, name: str) -> bool:
         variant = self.config.variants[name]
@@ -169,7 +170,8 @@ def _best(config: CompareConfig, by_variant: dict[str, list[RunResult]]) -> str:
         )
     order = sorted(values, key=lambda name: (-values[name], name))
     shown = [f"{name} {values[name]:.4f}" for name in order]
-    logger.info("best on validation by %s %s, mean over seeds: %s", metric, protocol, first_of(shown))
+    best = "the best on validation by %s %s, mean over seeds, is %s: %s"
+    logger.info(best, metric, protocol, order[0], first_of(shown))
     if pending := [name for name in config.variants if name not in by_variant and not _is_control(config, name)]:
         logger.warning("variants without a finished run were not considered: %s", ", ".join(pending))
     return order[0]

@@ -50,6 +50,8 @@ def test_three_commands_lead_from_a_users_csv_to_a_leaderboard(
         "lines that can't be used: 1 (first: orders.csv, line" in said
         and "next: blair-rec compare shop/shop.yaml" in said
     )
+    assert main([*prepare, "-o", "my shop"]) == 0
+    assert "next: blair-rec compare 'my shop/my shop.yaml'" in capsys.readouterr().err
     encode = ["encode", "--items", "shop/shop.item", "--fields", "name,kind", "--encoder", encoder]
     assert main([*encode, "--pooling", "cls", "-o", "store"]) == 0
     assert len(open_store("store").item_tokens) == 80

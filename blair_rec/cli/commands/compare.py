@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from rich.table import Table
 from blair_rec.cli.lists import comma_list
 from blair_rec.cli.progress import Live, add_quiet
 from blair_rec.cli.terminal import Console, processes, say, set_up_logging, show, show_json, width_of_results
-from blair_rec.errors import BlairRecError, ConfigError, RecBoleError, counted
+from blair_rec.errors import BlairRecError, ConfigError, RecBoleError, counted, shell_line
 
 if TYPE_CHECKING:  # imported when the command runs, so that --help is quick
     from blair_rec.config.comparison import CompareConfig
@@ -160,7 +159,7 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
         return 0
     if board is None and shard is not None:
         say(console, f"shard {options.shard} has ended; there is no leaderboard yet. When all shards have ended:")
-        say(console, shlex.join(["blair-rec", "compare", str(options.config), "-o", str(out)]))
+        say(console, shell_line("blair-rec", "compare", options.config, "-o", out))
         return 0
     if board is None:
         say(console, f"no leaderboard yet: the baseline {config.baseline!r} has no finished run in {out}")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from blair_rec.cli.terminal import Console, say, show
-from blair_rec.errors import ConfigError
+from blair_rec.errors import ConfigError, shell_line
 
 if TYPE_CHECKING:
     from blair_rec.serve.export.folder import ExportedRun
@@ -60,8 +59,10 @@ def _export(options: argparse.Namespace, console: Console) -> None:
         return
     made = export_run(options.run, options.out, options.store, options.index, options.rules_rank)
     _tell(made)
-    command = shlex.join(["python", str(made.folder / "recommend.py"), "histories.jsonl", "-k", "10"])
-    say(Console(), f"{made.folder}: try `{command}`")
+    say(
+        Console(),
+        f"{made.folder}: try `{shell_line('python', made.folder / 'recommend.py', 'histories.jsonl', '-k', 10)}`",
+    )
     if options.push is not None:
         say(Console(), f"uploaded to {push(made.folder, options.push)}")
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 from typing import Any
 
 from blair_rec.cli.progress import Counters, add_quiet
 from blair_rec.cli.terminal import Console, say
-from blair_rec.errors import ConfigError, counted
+from blair_rec.errors import ConfigError, counted, shell_line
 
 
 def add(commands: Any) -> None:
@@ -93,8 +92,10 @@ def _refit(options: argparse.Namespace, console: Console) -> None:
             progress=report,
         )
     if not options.quiet:
-        command = shlex.join(["blair-rec", "recommend", str(out), "--all-users", "-o", "FILE"])
-        say(console, f"the refit is in {out}; next: {command}")
+        say(
+            console,
+            f"the refit is in {out}; next: {shell_line('blair-rec', 'recommend', out, '--all-users', '-o', 'FILE')}",
+        )
 
 
 def _seeds(text: str | None) -> list[int] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from rich.table import Table
 from blair_rec.cli.commands.compare import add_changes, config_of
 from blair_rec.cli.progress import Live, add_quiet
 from blair_rec.cli.terminal import Console, say, show
+from blair_rec.errors import shell_line
 
 if TYPE_CHECKING:  # imported when the command runs, so that --help is quick
     from blair_rec.config.comparison import CompareConfig
@@ -48,7 +48,7 @@ def _tune(options: argparse.Namespace, console: Console) -> None:
     show(_chosen(tuned))
     path = out / TUNED_FILE
     # -o, because compare names its folder after the file by default, and this file has the same name in every tuning.
-    command = shlex.join(["blair-rec", "compare", str(path), "-o", str(out / "compared")])
+    command = shell_line("blair-rec", "compare", path, "-o", out / "compared")
     say(console, f"wrote {path}; to evaluate it on the test split, run: {command}")
 
 

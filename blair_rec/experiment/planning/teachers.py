@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from blair_rec.config.comparison import CompareConfig
-from blair_rec.errors import ConfigError, counted
+from blair_rec.errors import ConfigError, counted, shell_line
 from blair_rec.evaluate.runs.results import RunResult
 from blair_rec.evaluate.runs.run_files import RESULT_FILE, RUNS_FOLDER
 from blair_rec.experiment.planning.plan import is_seedless, load_whole, run_names
@@ -54,7 +54,8 @@ def _cure(config: CompareConfig, name: str, comparison: Path) -> str:
     results = (comparison / RUNS_FOLDER).glob(f"{name}-*/{RESULT_FILE}")
     seeds = sorted(int(seed) for path in results if (seed := path.parent.name.rpartition("-")[2]).isdecimal())
     if not seeds:
-        return f"run this comparison with {name} first (blair-rec compare CONFIG -o {comparison})"
+        compare = shell_line("blair-rec", "compare", "CONFIG", "-o", comparison)
+        return f"run this comparison with {name} first ({compare})"
     there = f"it has {name} with {counted(len(seeds), 'seed')}: {', '.join(map(str, seeds))}"
     if is_seedless(config, name):
         return f"{there}. The run is valid for every seed; put the seed of its name first in `seeds`"

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import blair_rec
-from blair_rec.errors import ConfigError, OutputError, counted, first_of
+from blair_rec.errors import ConfigError, OutputError, counted, first_of, shell_line
 from blair_rec.evaluate.runs.run_files import ITEMS_FILE, RESULT_FILE, read_json
 from blair_rec.experiment.loading import Loaded, load_model
 from blair_rec.extras import need
@@ -109,9 +109,10 @@ def refuse_second_stage(run_dir: Path) -> None:
     path = run_dir / RESULT_FILE
     members = read_json(run_dir, RESULT_FILE).get("setup", {}).get("rerank") if path.is_file() else None
     if members:
+        recommend = shell_line("blair-rec", "recommend", run_dir)
         raise ConfigError(
             f"{run_dir} is a second stage (rerank), which can't be exported: its trees read the scores of all members. "
-            f"Recommend with `blair-rec recommend {run_dir}` or blair_rec.load, or export an average of its members "
+            f"Recommend with `{recommend}` or blair_rec.load, or export an average of its members "
             f"({', '.join(members)})"
         )
 

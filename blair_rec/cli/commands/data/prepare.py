@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from rich.progress import DownloadColumn
 from blair_rec.cli.lists import split_list
 from blair_rec.cli.progress import Counters, add_quiet
 from blair_rec.cli.terminal import Console, say
+from blair_rec.errors import shell_line
 
 
 def add(commands: Any) -> None:
@@ -201,7 +201,7 @@ def _say_made(out: Path, made: bool, console: Console) -> None:
 
 
 def _say_what_next(out: Path, console: Console) -> None:
-    say(console, f"next: {shlex.join(['blair-rec', 'compare', f'{out / out.name}.yaml'])}")
+    say(console, f"next: {shell_line('blair-rec', 'compare', out / f'{out.name}.yaml')}")
 
 
 class Reading:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blair_rec.cli.terminal import Console, say
-from blair_rec.errors import ConfigError, agreed, counted
+from blair_rec.errors import ConfigError, agreed, counted, shell_line
 
 if TYPE_CHECKING:  # imported when the command runs, so that --help is quick
     from blair_rec.config.comparison import CompareConfig
@@ -65,8 +64,8 @@ def _split(options: argparse.Namespace, console: Console) -> None:
         say(console, f"{pairs}; keep the order of the files (ties: {manifest['ties']})")
     if why := manifest.get("recbole"):
         say(console, f"RecBole's files were {why}")
-    command = shlex.join(["blair-rec", "verify", "FILE", "--split", str(options.out)])
-    say(console, f"next: check the lists of another system with `{command}`")
+    verify = shell_line("blair-rec", "verify", "FILE", "--split", options.out)
+    say(console, f"next: check the lists of another system with `{verify}`")
 
 
 def _config(data: str, changes: Sequence[str]) -> CompareConfig:

@@ -12,7 +12,7 @@ from rich.table import Table
 from blair_rec.cli.progress import Counters, add_quiet
 from blair_rec.cli.terminal import Console, say, show
 from blair_rec.config.yaml.files import load_yaml
-from blair_rec.errors import ConfigError, counted
+from blair_rec.errors import ConfigError, counted, shell_line
 from blair_rec.extras import need
 
 
@@ -69,4 +69,4 @@ def _pretrain(options: argparse.Namespace, console: Console) -> None:
         for name in ("recall@10", "mrr"):
             table.add_row(name, f"{record['before'][name]:.4f}", f"{record['after'][name]:.4f}")
         show(table)
-    say(console, f"the encoder is in {options.out}; use it with --encoder {options.out}")
+    say(console, f"the encoder is in {options.out}; use it with {shell_line('--encoder', options.out)}")
