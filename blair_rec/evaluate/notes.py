@@ -120,7 +120,7 @@ def pending_notes(pending: Sequence[str], runs: Sequence[RunResult]) -> list[str
     if not pending:
         return []
     total = len(pending) + len({run.folder for run in runs})
-    return [f"{out_of(len(pending), total, 'planned run', 'are')} not done yet ({first_of(pending)})"]
+    return [f"{out_of(len(pending), total, 'planned run', 'are')} not done yet (first: {first_of(pending)})"]
 
 
 def accepted_notes(runs: Sequence[RunResult]) -> list[str]:

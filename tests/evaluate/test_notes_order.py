@@ -14,7 +14,7 @@ from blair_rec.experiment.splits.leakage import Leaks, text_notes
 CLEAN = Leaks(
     users=9, without_test=0, tests=8, unseen=0, tied=0, duplicates=0, before_training=0, training=50, later_training=0
 )
-PENDING = "1 of 8 planned runs is not done yet (id-2)"
+PENDING = "1 of 8 planned runs is not done yet (first: id-2)"
 BEATEN = "text (0.0527) does not beat training-free rules (0.0569) on NDCG@10 (unmasked)"
 NO_SPLIT = "the trees of both found nothing to learn, so it orders its candidates by the average of its members"
 NO_TEXT = "3 of 80 items have no text in title (first: a, b, c): `missing_text` decides on their vectors"

@@ -466,6 +466,20 @@ def test_a_training_free_scorer_has_no_neural_model(tmp_path: Path) -> None:
     assert (rows["neighbours"][0], rows["neighbours"][5]) == ("–", "–")
 
 
+def test_an_encoder_in_a_folder_is_no_fallback(tmp_path: Path) -> None:
+    world_run(tmp_path, "id", 1)
+    world_run(tmp_path, "text", 1, encoder={**MINILM, "name": "mine", "asked_for": "encoders/mine"})
+    html = to_html(data_of(tmp_path), {})
+    assert "Encoder: mine (folder encoders/mine)" in html and "the fallback for" not in html
+
+
+def test_names_in_backticks_are_code_and_stay_escaped(tmp_path: Path) -> None:
+    notes = ["set `split` to <b>", "one ` alone"]
+    world_run(tmp_path, "id", 1, notes=notes)
+    html = to_html(data_of(tmp_path), {})
+    assert "<code>split</code> to &lt;b&gt;" in html and "one ` alone" in html
+
+
 def test_runs_without_text_need_no_encoder_to_repeat(tmp_path: Path) -> None:
     world_run(tmp_path, "id", 1)
     html = to_html(data_of(tmp_path), {})

@@ -77,7 +77,7 @@ def test_a_subset_of_a_new_comparison_runs_it_and_the_board_counts_the_rest(
     assert load_config(out / "config.yaml") == whole
     board = leaderboard(out)
     assert board is not None and {row.variant: row.seeds for row in board.rows} == {"id": (1,), "rules": (1,)}
-    assert "4 of 6 planned runs are not done yet (both-1, popular-1, id-2)" in board.notes
+    assert "4 of 6 planned runs are not done yet (first: both-1, popular-1, id-2)" in board.notes
     assert started(whole, out) == ["popular-1", "both-1", "id-2", "both-2"]
     board = leaderboard(out)
     assert board is not None and not [note for note in board.notes if "planned" in note]

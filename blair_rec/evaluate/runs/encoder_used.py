@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -18,13 +19,15 @@ class EncoderUsed:
     max_length: int | None
     """In tokens."""
     fallback: bool | None = None
-    """Whether the fallback was used. Older files don't say it: there another name counts as the fallback's."""
+    """Whether the fallback was used. Older files don't say it: there a name that is not the folder's is the fallback's."""
 
     @property
     def fallback_for(self) -> str:
         """The encoder that could not be used; empty if no fallback was used."""
-        other = self.name != self.asked_for
-        return self.asked_for if (other if self.fallback is None else self.fallback) else ""
+        used = self.fallback
+        if used is None:
+            used = self.name not in (self.asked_for, Path(self.asked_for).name)
+        return self.asked_for if used else ""
 
     def __str__(self) -> str:
         if self.fallback_for:
