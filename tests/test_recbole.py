@@ -390,11 +390,14 @@ class MySASRec(SASRec):
 def test_a_users_own_model_runs_with_text() -> None:
     model = plugin.with_text(MySASRec)
     assert get_model("BLaIRMySASRec") is model and model.__name__ == "BLaIRMySASRec"
-    settings = {**settings_for("text"), "hidden_act": "gelu", "layer_norm_eps": 1e-12, "initializer_range": 0.02}
-    settings["loss_type"] = "CE"
-    result = plugin.run_recbole(model="BLaIRMySASRec", dataset="tiny", config_dict=settings)
+    result = plugin.run_recbole(model="BLaIRMySASRec", dataset="tiny", config_dict=settings_for("text"))
     assert 0 <= result["test_result"]["recall@10"] < 1
     assert Path("saved").exists() and written() == [".safetensors"]
+
+
+def test_a_users_own_model_has_the_defaults_of_the_model_that_it_inherits_from() -> None:
+    config = Config(model=plugin.with_text(MySASRec), dataset="tiny", config_dict={"data_path": "datasets"})
+    assert (config["loss_type"], config["n_layers"], config["hidden_act"]) == ("CE", 2, "gelu")
 
 
 def test_what_is_no_sequential_model_is_refused() -> None:

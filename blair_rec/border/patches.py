@@ -25,7 +25,7 @@ import torch
 from packaging.version import Version
 from scipy import sparse
 
-from blair_rec.border.recbole_keys import OWN_MODELS
+from blair_rec.border.recbole_keys import OWN_MODELS, name_of_defaults
 from blair_rec.errors import CheckpointError, IncompatibleVersion
 
 import recbole
@@ -302,8 +302,9 @@ def let_models_complete_config() -> None:
     """`"../properties/model/" + model + ".yaml"` (recbole/config/configurator.py, Config._load_internal_config_dict).
 
     RecBole looks up defaults by model name inside its own wheel, so a model from outside has none. A class with
-    `recbole_base` gets the defaults of that base. A model that this package adds has its defaults in `OWN_MODELS`. A
-    class with `complete_config` may then add its own. Other models read no key of ours, and a warning says so.
+    `recbole_base` gets the defaults of that base, or of the model that it inherits from. A model that this package adds
+    has its defaults in `OWN_MODELS`. A class with `complete_config` may then add its own. Other models read no key of
+    ours, and a warning says so.
     """
     from recbole.config import Config
 
@@ -314,7 +315,7 @@ def let_models_complete_config() -> None:
     @functools.wraps(upstream)
     def load(self: Any, model: str, model_class: Any, dataset: str) -> None:
         base = getattr(model_class, "recbole_base", None)
-        name = base.__name__ if base else model
+        name = name_of_defaults(base) if base else model
         upstream(self, name, model_class, dataset)
         self.internal_config_dict.update(OWN_MODELS.get(name, {}))
         if hasattr(model_class, "complete_config"):

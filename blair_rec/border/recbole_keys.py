@@ -304,6 +304,11 @@ def _properties() -> Path:
     return Path(spec.origin).parent / "properties"
 
 
+def name_of_defaults(model: type) -> str:
+    """Return the model whose defaults a class has: its own, or those of the nearest model that it inherits from."""
+    return next((base.__name__ for base in model.__mro__ if _model_defaults(base.__name__)), model.__name__)
+
+
 def _read(name: str) -> dict[str, Any]:
     file = _properties() / name
     text = file.read_text(encoding="utf-8") if file.is_file() else ""

@@ -17,6 +17,7 @@ from blair_rec.config.section import (
     DeviceName,
     FieldProblem,
     FromList,
+    ModelName,
     NotEmpty,
     Problem,
     RunSeed,
@@ -101,7 +102,7 @@ class CompareConfig(Section):
     """The variants by name. The leaderboard and the folders of runs use these names."""
     baseline: str = "id"
     """The variant that all others are compared with."""
-    model: NotEmpty = "SASRec"
+    model: ModelName = "SASRec"
     """A RecBole sequential model with an item embedding. A variant can override it."""
     seeds: Seeds = (1, 2, 3)
     """Random seeds. Every variant is trained once with each seed."""

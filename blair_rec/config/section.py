@@ -209,6 +209,8 @@ NewItems = Annotated[
     ),
 ]
 NotEmpty = Annotated[str, Field(min_length=1)]
+ModelName = Annotated[NotEmpty, AfterValidator(lambda name: name.removeprefix("BLaIR"))]
+"""RecBole's name of a model. The plugin's name for it, such as BLaIRSASRec, means the same in a comparison."""
 ListOfNames = Annotated[tuple[NotEmpty, ...], FromList]
 
 

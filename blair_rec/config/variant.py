@@ -26,6 +26,7 @@ from blair_rec.config.section import (
     ItemKind,
     KeysAndValues,
     ListOfNames,
+    ModelName,
     NotEmpty,
     Problem,
     ScorerName,
@@ -141,7 +142,7 @@ class VariantConfig(_WithFrom):
     options: KeysAndValues = Field(default_factory=dict)
     """Options of the scorer, by name, such as {source_power: 0.5}; docs/scorers.md lists them. An item side or a scorer
     from another package or `module:Class` gets them as arguments of its constructor."""
-    model: NotEmpty | None = None
+    model: ModelName | None = None
     """Another RecBole sequential model for this variant, such as GRU4Rec. null: the comparison's `model`."""
     text: Annotated[KeysAndValues, part_of(TextConfig)] = Field(default_factory=dict)
     """Keys of the text section to override for this variant, such as the encoder."""

@@ -709,3 +709,9 @@ def test_steps_reach_the_plugin_as_a_command_line_gives_them() -> None:
         ("center", ("center",)),
     ):
         assert read_plugin_config({**flat, "blair_transforms": text}).variant.transforms == steps
+
+
+def test_the_plugins_name_of_a_model_means_the_same_model() -> None:
+    variants = {"id": {"items": "id"}, "gru": {"items": "id", "model": "BLaIRGRU4Rec"}}
+    config = read_config({**LEAST, "model": "BLaIRSASRec", "variants": variants}, "cfg.yaml")
+    assert (config.model, config.variants["gru"].model) == ("SASRec", "GRU4Rec")
