@@ -16,7 +16,7 @@ import hashlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -218,17 +218,22 @@ def load(group: str, name: str) -> Any:
         ) from error
 
 
-def load_class(group: str, name: str, base: type) -> Any:
-    """Import the class of a name, which has to be a subclass of `base`.
+def load_class(group: str, name: str, base: type, needs: Sequence[str] = ()) -> Any:
+    """Import the class of a name, which has to be a subclass of `base` with its own methods `needs`.
 
     Raises:
-        ConfigError: it is not a subclass of `base`; or an error of `load`.
+        ConfigError: it is not a subclass of `base`, or lacks such a method; or an error of `load`.
         UntrustedCode: as for `load`.
     """
     found = load(group, name)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ConfigError(
             f"the {OPEN[group]} {name} is not a subclass of {base.__module__}.{base.__qualname__}; make it one"
+        )
+    if missing := [f"`{method}`" for method in needs if getattr(found, method) is getattr(base, method)]:
+        methods = "method" if len(missing) == 1 else "methods"
+        raise ConfigError(
+            f"the {OPEN[group]} {name} lacks the {methods} {' and '.join(missing)}; docs/extend.md says what to return"
         )
     return found
 

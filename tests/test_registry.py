@@ -256,6 +256,14 @@ class Side(ItemSide):
         return self.some_of(self.table, which)[:, : self.width]
 
 
+class Rowless(ItemSide):
+    pass
+
+
+class Fitless(Transform):
+    pass
+
+
 class Counts(Popularity):
     def __init__(self, n_items, item_seq, item_seq_len, events=1):
         super().__init__(n_items, item_seq, item_seq_len)
@@ -281,9 +289,9 @@ def whole(own, others, margin):
     return own - margin
 """
 POINTS = {
-    "items": {"side": "other_parts:Side", "wrong_side": "other_parts:Near"},
+    "items": {"side": "other_parts:Side", "wrong_side": "other_parts:Near", "rowless": "other_parts:Rowless"},
     "scorers": {"counts": "other_parts:Counts", "near": "other_parts:Near", "wrong": "other_parts:whole"},
-    "transforms": {"halves": "other_parts:Halves", "wrong_step": "other_parts:Side"},
+    "transforms": {"halves": "other_parts:Halves", "wrong_step": "other_parts:Side", "fitless": "other_parts:Fitless"},
     "losses": {"whole": "other_parts:whole"},
 }
 
@@ -353,6 +361,13 @@ def test_what_is_of_another_kind_takes_no_such_options_or_has_the_wrong_shape_is
         blair_rec.errors.TrainingError, match=r"the loss whole returns \[4\], not one number; return the mean"
     ):
         loss(torch.zeros(4), torch.zeros(4, 2), torch.zeros(2))
+
+
+def test_a_part_without_a_method_that_it_needs_is_told(parts: Path) -> None:
+    with pytest.raises(ConfigError, match="the item side rowless lacks the method `rows`; docs/extend.md says what"):
+        side(items="rowless")
+    with pytest.raises(ConfigError, match="the transform fitless lacks the methods `fit` and `apply`"):
+        fit_transforms(text_vectors(), ["fitless"])
 
 
 def test_what_is_wrong_with_a_part_is_told_before_the_data_is_read(

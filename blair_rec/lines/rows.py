@@ -220,5 +220,5 @@ def check_columns(path: object, names: Sequence[str], known: Sequence[str]) -> N
         raise SourceError(
             f"{path}: {out_of(len(others), len(names), 'column', 'are')} unknown ({first_of(others)}); {hint}"
             + ("is the first line, with the column names, missing? " if len(others) == len(names) else "")
-            + f"leave out what is not one of: {', '.join(known)}{separator_hint(path, names)}"
+            + f"columns can be called {', '.join(known)}; rename yours, or leave them out{separator_hint(path, names)}"
         )

@@ -262,7 +262,7 @@ def _made(step: Step) -> Transform:
         UntrustedCode: as registry.load.
     """
     name, value = read_step(step)
-    kind = registry.load_class("transforms", name, Transform)
+    kind = registry.load_class("transforms", name, Transform, needs=("fit", "apply"))
     if name in STEPS or not isinstance(value, Mapping):
         given, options = ([] if value is None else [value]), {}
     else:

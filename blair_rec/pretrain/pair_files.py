@@ -255,6 +255,7 @@ def _check_columns(where: str, columns: Sequence[str], known: Sequence[str], hin
     if missing := [column for column in columns if column not in known]:
         names = [name if len(name) <= SHOWN else f"{name[:SHOWN]}..." for name in known[:SHOWN]]
         named = ", ".join(names) or "none"
-        raise PairsError(f"{where}: no column {', '.join(map(repr, missing))}; columns: {named}{hint}")
+        cure = hint or "; the keys context, item, item_id and hard_negative name the columns of your file"
+        raise PairsError(f"{where}: no column {', '.join(map(repr, missing))}; columns: {named}{cure}")
     if twice := [column for column in columns if list(known).count(column) > 1]:
         raise PairsError(f"{where}: repeated columns: {', '.join(twice)}; rename one of each")

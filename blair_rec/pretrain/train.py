@@ -99,7 +99,10 @@ def pretrain(
         logger.info("%s was trained with these settings on these pairs already; train again with --fresh", out)
         return record
     if not fresh and out.exists():
-        raise OutputError(f"{out} is there already; choose another folder with -o, or train again with --fresh")
+        raise OutputError(
+            f"{out} is there already{_what_changed(config, out)}; choose another folder with -o, or train again with "
+            "--fresh"
+        )
     pairs = open_pairs(config.pairs, config.context, config.item, config.item_id, config.hard_negative)
     training, held_out = split_pairs(pairs, config.held_out, config.seed)
     steps = len(training) // config.batch_size
@@ -197,12 +200,26 @@ def _trained(
 
 def _finished(config: PretrainConfig, out: Path) -> dict[str, Any] | None:
     """The record of the encoder at `out`, if the same settings and pairs made it."""
+    record, changed = _compared(config, out)
+    return None if changed else record
+
+
+def _what_changed(config: PretrainConfig, out: Path) -> str:
+    """Words on the settings that made the encoder at `out` and are different now; empty without a record."""
+    record, changed = _compared(config, out)
+    names = ["the pairs" if key == "pairs_sha256" else key for key in changed]
+    return "" if record is None else f", trained with different settings or pairs ({', '.join(names)})"
+
+
+def _compared(config: PretrainConfig, out: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """The record of the encoder at `out`, if there is one, and the settings that differ from it."""
     try:
         record: dict[str, Any] = json.loads((out / RECORD).read_text(encoding="utf-8"))
         before = _identity(record["config"], record["pairs_sha256"])
-        return record if before == _identity(to_dict(config), sha256_of(Path(config.pairs))) else None
+        now = _identity(to_dict(config), sha256_of(Path(config.pairs)))
+        return record, [key for key in {**before, **now} if before.get(key) != now.get(key)]
     except (OSError, ValueError, TypeError, KeyError):  # none, a broken one, or of another version
-        return None
+        return None, []
 
 
 def _identity(settings: dict[str, Any], pairs_sha256: str) -> dict[str, Any]:

@@ -528,7 +528,10 @@ def test_a_machine_that_cannot_compile_is_an_error(
             r"2 of 3 pairs have an empty review or meta \(row 1, row 3\)",
         ),
         ("review\tmeta\nnice\titem a\ngood\titem a\n", "2 pairs of 1 item; contrast needs at least two"),
-        ("review\ttext\nnice\titem a\n", "no column 'meta'; columns: review, text"),
+        (
+            "review\ttext\nnice\titem a\n",
+            "no column 'meta'; columns: review, text; the keys context, item, item_id and",
+        ),
         ("review\tmeta\nnice\n", "a row has 1 column, the header 2"),
     ],
 )

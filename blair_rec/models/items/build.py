@@ -88,7 +88,7 @@ def item_kind(variant: VariantConfig) -> type[ItemSide]:
     Raises:
         ConfigError, UntrustedCode: as in build_items, for the class.
     """
-    kind: type[ItemSide] = registry.load_class("items", variant.items, ItemSide)
+    kind: type[ItemSide] = registry.load_class("items", variant.items, ItemSide, needs=("rows",))
     if registry.is_outside("items", variant.items):
         registry.check_call("items", variant.items, kind, 2, variant.options)
     return kind

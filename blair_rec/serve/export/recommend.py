@@ -85,9 +85,9 @@ class ExportedModel:
     def rows(self, histories: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
         """The newest items of each history, as many as fit into the window, oldest first: rows [B, L], lengths [B]."""
         if unknown := [item for history in histories for item in history if item not in self.row_of]:
-            raise ValueError(f"unknown items in the histories: {len(unknown)} (first: {unknown[0]!r})")
+            raise ValueError(f"unknown items in the histories: {len(unknown)} (first: {unknown[0]!r}); remove them")
         if not histories or not all(map(len, histories)):
-            raise ValueError("there are no histories, or some are empty")
+            raise ValueError("there are no histories, or some are empty; recommend popular items there")
         length = np.array([min(len(history), self.window) for history in histories], dtype=np.int64)
         rows = np.zeros((len(histories), length.max(initial=self.least)), dtype=np.int64)
         for row, history, size in zip(rows, histories, length, strict=True):

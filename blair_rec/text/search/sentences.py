@@ -141,6 +141,11 @@ def encoder_of(store: EmbeddingStore, encoder: str | None = None) -> EncoderSour
     # A folder is found by the path that was asked for, and a fallback by its own name.
     folder = Path(said["asked_for"]).expanduser()
     is_folder = folder.is_dir() and folder.resolve().name == said["name"]
+    if encoder is None and not is_folder and said["asked_for"] != said["name"] == folder.name:
+        raise StoreError(
+            f"{where} was made by the encoder in the folder {said['asked_for']}, which is not there; name its folder "
+            "(--encoder), or run this command where the store was made"
+        )
     name = encoder or (said["asked_for"] if is_folder else said["name"])
     of_hub = encoder is None and not is_folder and len(said["revision"]) == 40
     source = resolve_encoder(
