@@ -38,7 +38,6 @@ BESIDE = {
     "evaluate/runs/run_files.py": "the files of a run",
     "evaluate/runs/encoder_used.py": "the files of a run",
     "evaluate/runs/checks.py": "the files of a run",
-    "evaluate/runs/encoder_used.py": "the name of an encoder",
     "evaluate/runs/new_ranks.py": "the files of a run",
     "text/search/__init__.py": "nothing",
 }

@@ -171,7 +171,7 @@ def test_models_of_a_transformer_and_its_pooling_have_the_header_and_revision_th
     write(own_roberta, "config_sentence_transformers.json", {"prompts": {"query": "", "document": ""}})
     after = resolve_encoder(str(own_roberta))
     assert after.header() == before.header()
-    assert list(after.header()) == ["name", "asked_for", "revision", "pooling", "max_length", "dtype"]
+    assert list(after.header()) == ["name", "asked_for", "fallback", "revision", "pooling", "max_length", "dtype"]
 
 
 def test_weights_of_every_module_count_for_the_revision(own_roberta: Path) -> None:
