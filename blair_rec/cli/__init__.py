@@ -61,7 +61,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     from blair_rec.cli.lists import list_hint
     from blair_rec.cli.terminal import Console, processes, say, set_up_logging
     from blair_rec.errors import BlairRecError, ConfigError, out_of
-    from blair_rec.files import FULL
+    from blair_rec.files.writing import FULL
 
     console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")  # under torchrun one process prints
     parser = _parser()

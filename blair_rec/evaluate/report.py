@@ -30,7 +30,7 @@ from blair_rec.evaluate.leaderboard import SCHEMA, Leaderboard, Row
 from blair_rec.evaluate.notes import SHOWN_NOTES
 from blair_rec.evaluate.runs import new_items
 from blair_rec.evaluate.runs.run_files import PROTOCOLS
-from blair_rec.files import write_text
+from blair_rec.files.writing import write_text
 
 if TYPE_CHECKING:
     from rich.table import Table

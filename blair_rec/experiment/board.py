@@ -15,7 +15,7 @@ from blair_rec.evaluate.runs.results import RunResult, load_runs
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE
 from blair_rec.experiment.planning.plan import run_names
 from blair_rec.experiment.planning.still_valid import finished_runs
-from blair_rec.files import alone_in
+from blair_rec.files.locks import alone_in
 
 logger = logging.getLogger("blair_rec")
 

@@ -46,7 +46,8 @@ from blair_rec.experiment.planning.shards import Shard, shard_names
 from blair_rec.experiment.planning.still_valid import refuse_changed
 from blair_rec.experiment.planning.subset import Plan, averages_of, plan_all
 from blair_rec.experiment.splits.leakage import file_notes, leaks_of, new_items_notes
-from blair_rec.files import refuse_taken, tidy
+from blair_rec.files.places import refuse_taken
+from blair_rec.files.writing import tidy
 from blair_rec.lines.rejected import REJECTED
 from blair_rec.registry import trusting
 from blair_rec.text.notes import cut_notes

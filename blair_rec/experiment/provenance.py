@@ -55,7 +55,7 @@ BESIDE_RUNS = (
     "deprecation.py",
     "errors.py",
     "extras.py",
-    "files.py",
+    "files/",
     "experiment/audit/",
     "experiment/planning/locks.py",
     "experiment/planning/still_valid.py",

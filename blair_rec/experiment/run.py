@@ -38,7 +38,7 @@ from blair_rec.experiment.planning.plan import Run, made_of, run_setup
 from blair_rec.experiment.provenance import code_files, peak_memory_mb, provenance
 from blair_rec.experiment.splits.new_items import new_vectors
 from blair_rec.experiment.splits.reading import TrainingData, read_new_items, read_splits, training_data
-from blair_rec.files import partial_of, put_in_place, room_for
+from blair_rec.files.writing import partial_of, put_in_place, room_for
 from blair_rec.models.scorer import transform_report
 from blair_rec.ranking.new_items import rank_new_items
 from blair_rec.ranking.rerank.second_stage import Reranker

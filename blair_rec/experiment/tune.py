@@ -34,7 +34,9 @@ from blair_rec.experiment.planning.teachers import check_folder, finished_teache
 from blair_rec.experiment.provenance import code_hash, hash_files, hash_of, with_outside
 from blair_rec.experiment.tuning.search_space import Settings, draw, grid_of, in_words, unused_keys, with_settings
 from blair_rec.experiment.tuning.trials import TRIALS_FILE, Trial, read_trials, write_trials
-from blair_rec.files import alone_in, refuse_taken, tidy, write_text
+from blair_rec.files.locks import alone_in
+from blair_rec.files.places import refuse_taken
+from blair_rec.files.writing import tidy, write_text
 from blair_rec.lines.rejected import REJECTED
 from blair_rec.registry import trusting
 from blair_rec.text.store.embeddings import EmbeddingStore

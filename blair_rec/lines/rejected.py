@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from blair_rec.errors import RejectedLines, agreed, counted
-from blair_rec.files import write_text
+from blair_rec.files.writing import write_text
 
 REJECTED = "rejected.jsonl"
 SHOWN = 3

@@ -11,7 +11,7 @@ from blair_rec.config.names import ENCODER
 from blair_rec.config.schema import MODELINE, SCHEMA_FILE, schema_text
 from blair_rec.config.section import write_yaml
 from blair_rec.config.steps import ITEMS_PER_DIRECTION, Step
-from blair_rec.files import write_text
+from blair_rec.files.writing import write_text
 from blair_rec.prepare.dataset import HISTORY
 from blair_rec.prepare.events import RawLog, first_of_each_pair
 

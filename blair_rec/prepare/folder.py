@@ -15,7 +15,10 @@ from typing import Any
 
 from blair_rec import __version__
 from blair_rec.errors import ConfigError, OutputError, agreed, counted, first_of
-from blair_rec.files import real_place, refuse_foreign, sha256_of, whole_folder, write_text
+from blair_rec.files.contents import sha256_of
+from blair_rec.files.locks import whole_folder
+from blair_rec.files.places import real_place, refuse_foreign
+from blair_rec.files.writing import write_text
 
 SCHEMA = 1
 """Version of prepared.json, and of the folder it belongs to."""

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from blair_rec.errors import PretrainingError, counted
-from blair_rec.files import share
+from blair_rec.files.writing import share
 from blair_rec.pretrain.batches import LENGTHS, MASKED_COUNTS
 from blair_rec.pretrain.loss import contrastive_loss, gather, processes, same_pairs
 from blair_rec.text.encoding.fast.unpadded import FIRST_POSITION

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from blair_rec.errors import PairsError, counted, first_of, out_of
-from blair_rec.files import sha256_of
+from blair_rec.files.contents import sha256_of
 from blair_rec.pretrain.pair_files import open_rows
 
 HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")

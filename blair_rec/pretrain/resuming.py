@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from blair_rec.errors import OutputError, PretrainingError
-from blair_rec.files import write_text
+from blair_rec.files.writing import write_text
 from blair_rec.pretrain.trainer import WEIGHTS, WHOLE
 
 MARK = "identity.json"

@@ -27,16 +27,10 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 from blair_rec.config.section import to_dict
 from blair_rec.device import choose_device, device_name
 from blair_rec.errors import ConfigError, OutputError, PretrainingError, counted, first_of
-from blair_rec.files import (
-    partial_of,
-    put_in_place,
-    real_place,
-    refuse_foreign,
-    room_for,
-    sha256_of,
-    work_beside,
-    write_text,
-)
+from blair_rec.files.contents import sha256_of
+from blair_rec.files.locks import work_beside
+from blair_rec.files.places import real_place, refuse_foreign
+from blair_rec.files.writing import partial_of, put_in_place, room_for, write_text
 from blair_rec.pretrain.batches import PairCollator
 from blair_rec.pretrain.model import PairModel, compile_layers, export, load_language_model
 from blair_rec.pretrain.pairs import TextPairs, open_pairs, split_pairs

@@ -40,16 +40,10 @@ from blair_rec.experiment.planning.data_files import data_folder, data_hash
 from blair_rec.experiment.planning.plan import MEMBERS_FOLDER, members_hash
 from blair_rec.experiment.provenance import code_hash, hash_of, peak_memory_mb, provenance
 from blair_rec.experiment.splits.reading import TrainingData, read_splits, with_all_items
-from blair_rec.files import (
-    partial_of,
-    put_in_place,
-    real_place,
-    refuse_foreign,
-    sha256_of,
-    tidy,
-    work_beside,
-    write_text,
-)
+from blair_rec.files.contents import sha256_of
+from blair_rec.files.locks import work_beside
+from blair_rec.files.places import real_place, refuse_foreign
+from blair_rec.files.writing import partial_of, put_in_place, tidy, write_text
 from blair_rec.models.scorer import transform_report
 from blair_rec.models.text_models import count_parameters
 from blair_rec.ranking.ensemble import Ensemble

@@ -18,7 +18,8 @@ from torch import Tensor
 from blair_rec.device import random_state, set_random_state
 from blair_rec.errors import CheckpointError, OutputError
 from blair_rec.evaluate.runs.run_files import WEIGHTS_FILE
-from blair_rec.files import partial_of, refuse_unwritable, replace_file, share
+from blair_rec.files.places import refuse_unwritable
+from blair_rec.files.writing import partial_of, replace_file, share
 from blair_rec.models.scorer import Scorer
 
 STATE = "training_state"

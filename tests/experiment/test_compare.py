@@ -47,7 +47,8 @@ from blair_rec.experiment.board import leaderboard
 from blair_rec.experiment.compare import compare
 from blair_rec.experiment.planning import locks
 from blair_rec.experiment.provenance import code_files
-from blair_rec.files import alone_in, partial_of, put_in_place, tidy
+from blair_rec.files.locks import alone_in
+from blair_rec.files.writing import partial_of, put_in_place, tidy
 from blair_rec.text.encoding.encode import encode_catalogue
 from blair_rec.text.encoding.source import resolve_encoder
 
@@ -599,7 +600,7 @@ def test_a_folder_whose_files_another_process_keeps_is_busy(
 
 def test_the_lock_is_of_the_system_and_ends_with_the_process(tmp_path: Path) -> None:
     script = (
-        "import sys, time, pathlib\nfrom blair_rec.files import alone_in\n"
+        "import sys, time, pathlib\nfrom blair_rec.files.locks import alone_in\n"
         "with alone_in(pathlib.Path('out')):\n    print('in', flush=True)\n    time.sleep(60)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from blair_rec.files import sha256_of
+from blair_rec.files.contents import sha256_of
 from blair_rec.prepare.own import OwnData, prepare_own
 from blair_rec.prepare.public.pairs import Pairs, prepare_pairs
 from blair_rec.prepare.public.reviews import Amazon, prepare_amazon

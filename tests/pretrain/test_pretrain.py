@@ -33,7 +33,8 @@ from transformers import (
 )
 
 from blair_rec.errors import ConfigError, FolderBusy, OutputError, PairsError, PretrainingError
-from blair_rec.files import alone_in, partial_of
+from blair_rec.files.locks import alone_in
+from blair_rec.files.writing import partial_of
 from blair_rec.pretrain.batches import PairCollator
 from blair_rec.pretrain.loss import contrastive_loss, same_pairs
 from blair_rec.pretrain.model import PairModel, load_language_model

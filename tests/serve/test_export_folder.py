@@ -22,7 +22,7 @@ import blair_rec
 from blair_rec.cli import main
 from blair_rec.errors import CheckpointError, ConfigError, MissingExtra, OutputError
 from blair_rec.experiment.compare import compare
-from blair_rec.files import sha256_of
+from blair_rec.files.contents import sha256_of
 from blair_rec.serve.export.folder import export_run
 from blair_rec.serve.export.licence import UNKNOWN, encoder_licence
 from blair_rec.serve.export.recommend import ExportedModel

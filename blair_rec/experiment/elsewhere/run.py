@@ -25,7 +25,7 @@ from blair_rec.experiment.elsewhere.scores import FixedScores
 from blair_rec.experiment.fit import Fitted, measured
 from blair_rec.experiment.planning.plan import Run
 from blair_rec.experiment.splits.reading import TrainingData
-from blair_rec.files import sha256_of
+from blair_rec.files.contents import sha256_of
 from blair_rec.ranking.scoring import Ranks, rank
 
 FilesRead = Mapping[str, Lists | Matrix]

@@ -22,7 +22,8 @@ from blair_rec.experiment.listener import Listener
 from blair_rec.experiment.planning.plan import Run, made_of, with_members
 from blair_rec.experiment.planning.still_valid import changes, refuse_changed
 from blair_rec.experiment.provenance import hash_of
-from blair_rec.files import alone_in, discard, left_behind, tidy, write_text
+from blair_rec.files.locks import alone_in
+from blair_rec.files.writing import discard, left_behind, tidy, write_text
 
 logger = logging.getLogger("blair_rec")
 

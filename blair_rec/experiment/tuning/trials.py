@@ -12,7 +12,7 @@ from typing import Any
 
 from blair_rec.errors import ConfigError
 from blair_rec.experiment.tuning.search_space import Settings
-from blair_rec.files import write_text
+from blair_rec.files.writing import write_text
 
 SCHEMA = 1
 """Version of the lines of trials.jsonl."""

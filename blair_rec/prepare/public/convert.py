@@ -13,7 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from blair_rec.errors import SourceError, counted, first_of
-from blair_rec.files import alone_in, partial_of, put_in_place
+from blair_rec.files.locks import alone_in
+from blair_rec.files.writing import partial_of, put_in_place
 from blair_rec.lines.atomic import AtomicFile
 from blair_rec.lines.rejected import REJECTED, Rejected
 from blair_rec.prepare.public.download import member, opened_zip

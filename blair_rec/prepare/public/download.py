@@ -19,7 +19,9 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from blair_rec.errors import OutputError, SourceError
-from blair_rec.files import alone_in, replace_file, sha256_of, write_text
+from blair_rec.files.contents import sha256_of
+from blair_rec.files.locks import alone_in
+from blair_rec.files.writing import replace_file, write_text
 from blair_rec.prepare.folder import Tell, as_bytes, need_room
 from blair_rec.prepare.reading.blocks import Progress
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from blair_rec.errors import SourceError
-from blair_rec.files import sha256_of
+from blair_rec.files.contents import sha256_of
 from blair_rec.prepare.folder import Tell, need_room
 
 Find = Callable[[str], "Path | None"]

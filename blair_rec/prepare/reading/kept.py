@@ -12,7 +12,7 @@ from typing import NamedTuple
 import polars as pl
 
 from blair_rec import __version__
-from blair_rec.files import write_text
+from blair_rec.files.writing import write_text
 from blair_rec.prepare.reading import blocks
 
 PART = 16

@@ -13,7 +13,9 @@ import numpy as np
 
 from blair_rec.errors import ConfigError, OutputError
 from blair_rec.extras import need
-from blair_rec.files import partial_of, real_place, replace_file, work_beside
+from blair_rec.files.locks import work_beside
+from blair_rec.files.places import real_place
+from blair_rec.files.writing import partial_of, replace_file
 from blair_rec.lines.rows import CSV, JSON_LINES, KINDS, PARQUET
 
 COLUMNS = ("user_id", "item_id", "score", "rank", "by_popularity")

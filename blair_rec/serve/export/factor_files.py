@@ -18,7 +18,7 @@ from blair_rec.errors import StoreError
 from blair_rec.evaluate.runs.run_files import RESULT_FILE, WEIGHTS_FILE, read_json
 from blair_rec.experiment.loading import Loaded
 from blair_rec.experiment.planning.plan import member_folders
-from blair_rec.files import sha256_of
+from blair_rec.files.contents import sha256_of
 from blair_rec.serve.export.approximation import Approximation
 from blair_rec.serve.export.factored import FactoredRules, scorers_in, tables_in, with_factors
 

@@ -19,7 +19,9 @@ from blair_rec.errors import ConfigError, OutputError, counted, first_of, shell_
 from blair_rec.evaluate.runs.run_files import ITEMS_FILE, RESULT_FILE, read_json
 from blair_rec.experiment.loading import Loaded, load_model
 from blair_rec.extras import need
-from blair_rec.files import real_place, refuse_file, sha256_of, whole_folder
+from blair_rec.files.contents import sha256_of
+from blair_rec.files.locks import whole_folder
+from blair_rec.files.places import real_place, refuse_file
 from blair_rec.ranking.ensemble import Ensemble
 from blair_rec.serve.export.approximation import Approximation, approximated
 from blair_rec.serve.export.card import model_card

@@ -11,7 +11,8 @@ import numpy as np
 from blair_rec.device import AUTO
 from blair_rec.errors import ConfigError
 from blair_rec.experiment.loading import Loaded, load_model
-from blair_rec.files import real_place, refuse_foreign, whole_folder
+from blair_rec.files.locks import whole_folder
+from blair_rec.files.places import real_place, refuse_foreign
 from blair_rec.registry import trusting
 from blair_rec.serve.export.approximation import approximated
 from blair_rec.serve.export.factor_files import ITEMS, RECORD, SOURCES, write_factors

@@ -11,7 +11,7 @@ from typing import Any
 
 from blair_rec.errors import CatalogueError, EncodingError, MissingExtra
 from blair_rec.extras import need
-from blair_rec.files import sha256_of
+from blair_rec.files.contents import sha256_of
 from blair_rec.text.catalogue import JSON_SUFFIXES, Number, Value, catalogue_of, json_row
 from blair_rec.text.encoding.encode import encode_texts
 from blair_rec.text.encoding.encoder import TextsDone

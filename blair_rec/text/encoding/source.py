@@ -14,7 +14,7 @@ from typing import Any
 from blair_rec import registry
 from blair_rec.config.names import DTYPES, POOLINGS
 from blair_rec.errors import ConfigError, EncoderUnavailable, UnknownEncoder
-from blair_rec.files import sha256_of
+from blair_rec.files.contents import sha256_of
 from blair_rec.text.encoding.modules import (
     DOCUMENT_PROMPTS,
     NORMALIZE,

@@ -12,7 +12,8 @@ import numpy as np
 
 from blair_rec.errors import OutputError
 from blair_rec.extras import need
-from blair_rec.files import sha256_of, write_text
+from blair_rec.files.contents import sha256_of
+from blair_rec.files.writing import write_text
 from blair_rec.text.search.nearest import Found, check_metric, checked_queries, exact_scores
 from blair_rec.text.store.embeddings import EmbeddingStore, as_float32
 from blair_rec.text.unit import unit_rows

@@ -24,7 +24,7 @@ from blair_rec.errors import (
     first_of,
     out_of,
 )
-from blair_rec.files import sha256_of
+from blair_rec.files.contents import sha256_of
 from blair_rec.text.tokens import NO_DIGESTS, DigestIndex, Digests, TokenTable
 
 SCHEMA = 2

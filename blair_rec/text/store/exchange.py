@@ -11,7 +11,7 @@ import numpy as np
 
 from blair_rec.errors import OutputError, StoreError, agreed, first_of, out_of
 from blair_rec.extras import need
-from blair_rec.files import partial_of, replace_file
+from blair_rec.files.writing import partial_of, replace_file
 from blair_rec.text.store.embeddings import EmbeddingStore
 
 PAD = "[PAD]"

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from blair_rec.errors import ConfigError, StoreError, agreed, counted, first_of, out_of
-from blair_rec.files import replace_file, sha256_of
+from blair_rec.files.contents import sha256_of
+from blair_rec.files.writing import replace_file
 from blair_rec.text.store.embeddings import BLOCK, ON_DISK, EmbeddingStore, open_store
 from blair_rec.text.store.writer import at_work_on, put_store, refuse_replacing
 from blair_rec.text.template import text_hash

@@ -11,7 +11,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 from blair_rec.errors import OutputError, StoreError, counted, out_of
-from blair_rec.files import partial_of, put_in_place, real_place, refuse_foreign, sha256_of, tidy, work_beside
+from blair_rec.files.contents import sha256_of
+from blair_rec.files.locks import work_beside
+from blair_rec.files.places import real_place, refuse_foreign
+from blair_rec.files.writing import partial_of, put_in_place, tidy
 from blair_rec.text.store.embeddings import (
     BLOCK,
     CUT,

@@ -24,7 +24,9 @@ from blair_rec.experiment.planning.data_files import data_folder, data_hash
 from blair_rec.experiment.planning.still_valid import finished_runs
 from blair_rec.experiment.splits.reading import read_splits
 from blair_rec.extras import need
-from blair_rec.files import alone_in, partial_of, refuse_taken, replace_file, tidy, write_text
+from blair_rec.files.locks import alone_in
+from blair_rec.files.places import refuse_taken
+from blair_rec.files.writing import partial_of, replace_file, tidy, write_text
 
 if TYPE_CHECKING:
     from blair_rec.data.dataset import TextSequentialDataset

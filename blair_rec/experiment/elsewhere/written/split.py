@@ -30,7 +30,10 @@ from blair_rec.experiment.elsewhere.written.tables import (
 from blair_rec.experiment.planning.data_files import data_folder, data_hash
 from blair_rec.experiment.provenance import hash_of
 from blair_rec.experiment.splits.reading import TrainingData, read_splits
-from blair_rec.files import real_place, refuse_file, refuse_foreign, sha256_of, whole_folder, write_text
+from blair_rec.files.contents import sha256_of
+from blair_rec.files.locks import whole_folder
+from blair_rec.files.places import real_place, refuse_file, refuse_foreign
+from blair_rec.files.writing import write_text
 
 TIME, HISTORY = "timestamp", "history"
 TABLES = ("train", "valid", "test", "items", "users")

@@ -1,26 +1,20 @@
-"""Files and folders are replaced whole or not at all, by one process at a time, whatever happens to the others."""
+"""Files and folders are replaced whole or not at all, whatever happens to the process or the disk."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import in_another_process
 
 from blair_rec.errors import FolderBusy, OutputError
-from blair_rec.files import (
-    alone_in,
+from blair_rec.files.writing import (
     discard,
     partial_of,
     put_in_place,
-    real_place,
-    refuse_taken,
     replace_file,
     room_for,
     share,
@@ -28,14 +22,7 @@ from blair_rec.files import (
     write_text,
 )
 
-
-def in_another_process(code: str, *arguments: Any) -> str:
-    script = (
-        "import sys\nfrom pathlib import Path\nfrom blair_rec.files import *\nfrom blair_rec.files import _sync\n"
-        + code
-    )
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+USE = "from blair_rec.files.writing import partial_of\n"
 
 
 def new(folder: Path, text: str) -> Path:
@@ -51,7 +38,7 @@ def names(folder: Path) -> list[str]:
 def test_no_two_processes_share_a_temporary_name(tmp_path: Path) -> None:
     ours, theirs = (
         str(partial_of(tmp_path / "run")),
-        in_another_process("print(partial_of(Path(sys.argv[1])))", tmp_path / "run"),
+        in_another_process(f"{USE}print(partial_of(Path(sys.argv[1])))", tmp_path / "run"),
     )
     assert ours != theirs
     read, write = os.pipe()
@@ -92,7 +79,7 @@ def test_two_processes_that_write_one_folder_at_once_get_one_whole_folder_and_wo
 
 def test_what_another_process_left_is_tidied_and_nothing_else(tmp_path: Path) -> None:
     in_another_process(
-        "root = Path(sys.argv[1])\n"
+        f"{USE}root = Path(sys.argv[1])\n"
         "partial_of(root / 'a.b').mkdir()\n"
         "partial_of(root / 'config.yaml').touch()\n"
         "(root / 'gone').mkdir()\n(root / 'gone').rename(str(partial_of(root / 'gone')).replace('.partial', '.old'))\n"
@@ -107,18 +94,6 @@ def test_what_another_process_left_is_tidied_and_nothing_else(tmp_path: Path) ->
     assert len(names(tmp_path)) == 6 and not [name for name in names(tmp_path) if name.startswith(".a.b")]
     tidy(tmp_path)
     assert names(tmp_path) == [".bashrc.old", ".run-1.old", "gone", "kept"]
-
-
-def test_files_of_ones_own_are_not_taken_for_those_of_a_command(tmp_path: Path) -> None:
-    refuse_taken(tmp_path / "new", ("config.yaml",), ())
-    (tmp_path / "notes.txt").touch()
-    refuse_taken(tmp_path, ("config.yaml", "runs"), ())
-    (tmp_path / "config.yaml").touch()
-    with pytest.raises(OutputError, match="holds config.yaml, which this command did not write and would replace"):
-        refuse_taken(tmp_path, ("config.yaml", "runs"), ("runs/*/result.json",))
-    (tmp_path / "runs" / "id-1").mkdir(parents=True)
-    (tmp_path / "runs" / "id-1" / "result.json").touch()
-    refuse_taken(tmp_path, ("config.yaml", "runs"), ("runs/*/result.json",))
 
 
 def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_after(
@@ -166,33 +141,6 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
     assert names(tmp_path) == ["plain"]
 
 
-def test_the_second_process_reads_that_another_one_is_at_work(tmp_path: Path) -> None:
-    try_it = (
-        "from blair_rec.errors import FolderBusy\ntry:\n    with alone_in(Path(sys.argv[1])): print('in')\n"
-        "except FolderBusy as error: print(error)"
-    )
-    with alone_in(tmp_path / "out"):
-        said = in_another_process(try_it, tmp_path / "out")
-        with pytest.raises(FolderBusy, match="another process is using"), alone_in(tmp_path / "out"):
-            pass
-    assert said.startswith(f"another process is using {tmp_path / 'out'}; wait until it has finished, or choose")
-    assert in_another_process(try_it, tmp_path / "out") == "in"
-
-
-def test_a_folder_that_is_removed_while_another_process_enters_is_busy_and_no_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    touch = Path.touch
-
-    def removed_before(path: Path, *arguments: Any, **options: Any) -> None:
-        shutil.rmtree(path.parent)
-        touch(path, *arguments, **options)
-
-    monkeypatch.setattr(Path, "touch", removed_before)
-    with pytest.raises(FolderBusy, match="somebody else"), alone_in(tmp_path / "work", "somebody else writes it"):
-        pass
-
-
 def test_a_folder_is_discarded_although_others_enter_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """rmtree alone fails where a file appears between its listing and the removal of the folder."""
     rmdir = os.rmdir
@@ -206,41 +154,6 @@ def test_a_folder_is_discarded_although_others_enter_it(tmp_path: Path, monkeypa
     monkeypatch.setattr(os, "rmdir", after_they_came)
     discard(tmp_path / "work")
     assert names(tmp_path) == ["work"]
-
-
-@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_is_worked_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    def refused(*_: Any) -> None:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(fcntl, "flock", refused)
-    for _ in range(2):  # nothing is left that would keep the next one out
-        with alone_in(tmp_path / "out"):
-            assert (tmp_path / "out").is_dir()
-
-
-def test_the_place_of_a_link_is_where_it_points_and_a_place_that_cannot_be_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to("there")
-    (tmp_path / "one").symlink_to("two")
-    (tmp_path / "two").symlink_to("one")
-    assert real_place(tmp_path / "link") == (tmp_path / "there").resolve()
-    assert real_place(tmp_path / "new" / "x") == (tmp_path / "new" / "x").resolve()
-    assert real_place(Path("/")) == Path("/")
-    too_long = tmp_path / ("x" * 230)  # the name itself is allowed, but not that of the folder next to it
-    too_long.mkdir()
-    for path in (tmp_path / "one", too_long, tmp_path / ("x" * 300), tmp_path / "a\0b"):
-        with pytest.raises(OutputError, match="can't be used .*; choose another place with -o"):
-            real_place(path)
-
-
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    unwritable = pytest.raises(OutputError, match=r"can't be written \(File exists\); choose another folder with -o")
-    with unwritable, alone_in(tmp_path / "file"):
-        pass
-    (tmp_path / "out" / ".lock").mkdir(parents=True)
-    with pytest.raises(OutputError, match=r"can't be locked \(Is a directory\)"), alone_in(tmp_path / "out"):
-        pass
 
 
 def test_a_full_disk_is_said_of_the_folder_and_other_errors_stay(tmp_path: Path) -> None:
