@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from blair_rec.errors import FolderBusy, OutputError
 from blair_rec.files.places import real_place
-from blair_rec.files.writing import FULL, _temporary, discard, partial_of, put_in_place, tidy
+from blair_rec.files.writing import FULL, discard, partial_of, put_in_place, tidy
 
 
 @contextlib.contextmanager
@@ -29,7 +29,7 @@ def alone_in(folder: Path, busy: str | None = None, wait: float = 0.0) -> Iterat
     lock = FileLock(folder / ".lock", fallback_to_soft=False)  # a soft lock would outlive a killed process
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = _temporary(folder / ".lock", "new")
+        probe = partial_of(folder / ".lock")
         probe.touch()
         probe.unlink()
     except FileNotFoundError:  # another process has just removed the folder, which it had locked

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import fnmatch
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from blair_rec.errors import OutputError, counted, first_of
@@ -33,7 +33,8 @@ def real_place(path: Path) -> Path:
         for used in (place, partial_of(place.parent / f".{place.name}.{'x' * 10}")):  # our longest name for it, too
             with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
                 os.stat(used)
-    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a loop, before Python 3.13
+    except (OSError, RuntimeError, ValueError) as error:
+        # ValueError: a null byte in the name. RuntimeError: links that point to each other, before Python 3.13.
         reason = getattr(error, "strerror", None) or error
         raise OutputError(f"{path} can't be used ({reason}); choose another place with -o") from None
     return place
@@ -103,14 +104,23 @@ def refuse_foreign(folder: Path, markers: Collection[str], others: Collection[st
         if not folder.exists():
             return
         names = sorted(entry.name for entry in folder.iterdir())
-    foreign = [name for name in names if not any(fnmatch.fnmatchcase(name, ours) for ours in (*markers, *others))]
-    if foreign:
-        raise OutputError(
-            f"{folder} holds {counted(len(foreign), 'file')} that this command did not write (first: "
-            f"{first_of(foreign)}) and would delete; choose another folder"
-        )
+    ours = (*markers, *others)
+    refuse_loss(folder, [name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in ours)])
     if names and not any(fnmatch.fnmatchcase(name, marker) for name in names for marker in markers):
         raise OutputError(
             f"{folder} holds {first_of(names)} but no {' or '.join(sorted(markers))}, so this command did not write "
             "it; choose another folder"
+        )
+
+
+def refuse_loss(folder: Path, foreign: Sequence[str]) -> None:
+    """Check that replacing `folder` deletes no files of others; `foreign` are the names of such files in it.
+
+    Raises:
+        OutputError: there are some.
+    """
+    if foreign:
+        raise OutputError(
+            f"{folder} holds {counted(len(foreign), 'file')} that this command did not write (first: "
+            f"{first_of(foreign)}) and would delete; choose another folder"
         )

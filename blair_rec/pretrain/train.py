@@ -26,10 +26,10 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from blair_rec.config.section import to_dict
 from blair_rec.device import choose_device, device_name
-from blair_rec.errors import ConfigError, OutputError, PretrainingError, counted, first_of
-from blair_rec.files.contents import sha256_of
+from blair_rec.errors import ConfigError, OutputError, PretrainingError, counted
+from blair_rec.files.contents import files_in, sha256_of
 from blair_rec.files.locks import work_beside
-from blair_rec.files.places import real_place, refuse_foreign
+from blair_rec.files.places import real_place, refuse_foreign, refuse_loss
 from blair_rec.files.writing import partial_of, put_in_place, room_for, write_text
 from blair_rec.pretrain.batches import PairCollator
 from blair_rec.pretrain.model import PairModel, compile_layers, export, load_language_model
@@ -236,16 +236,9 @@ def _refuse_foreign(out: Path) -> None:
                 )
             ours = [str(name) for name in record["files"]]
     refuse_foreign(out, {RECORD}, {glob.escape(name.partition("/")[0]) for name in ours})
-    inside = [name for name in _files_in(out) if "/" in name and name.partition("/")[0] not in ours]
-    if foreign := [name for name in inside if name not in ours]:  # an earlier record names folders, not what they hold
-        raise OutputError(
-            f"{out} holds {counted(len(foreign), 'file')} that this command did not write (first: "
-            f"{first_of(foreign)}) and would delete; choose another folder"
-        )
-
-
-def _files_in(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    # An earlier record names folders, not what they hold.
+    inside = [name for name in files_in(out) if "/" in name and name.partition("/")[0] not in ours]
+    refuse_loss(out, [name for name in inside if name not in ours])
 
 
 def _arguments(config: PretrainConfig, work: Path) -> TrainingArguments:
@@ -315,7 +308,7 @@ def _write(
                 shutil.copyfile(start / READS, partial / READS)
             if curves.is_dir():
                 shutil.copytree(curves, partial / EVENTS)
-            record |= {"schema": 1, "files": _files_in(partial)}
+            record |= {"schema": 1, "files": files_in(partial)}
             write_text(partial / RECORD, json.dumps(record, indent=1, default=_plain) + "\n")
         _refuse_foreign(out)  # hours may have passed
         put_in_place(out)

@@ -182,7 +182,7 @@ def test_what_is_not_ours_stays(done: Path, tmp_path: Path) -> None:
     (tmp_path / "x" / "members").mkdir()
     (tmp_path / "x" / "members" / "notes.txt").write_text("mine")
     before = files_of(tmp_path)
-    with pytest.raises(OutputError, match=r"holds 1 file that an export does not write \(first: members/notes.txt\)"):
+    with pytest.raises(OutputError, match=r"holds 1 file that this command did not write \(first: members/notes.txt\)"):
         export_run(done / "popular-1", tmp_path / "x")
     (tmp_path / "x" / "members" / "notes.txt").unlink()
     (tmp_path / "x" / "README.md").write_text("my own card")

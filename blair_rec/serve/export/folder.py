@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 import blair_rec
-from blair_rec.errors import ConfigError, OutputError, counted, first_of, shell_line
+from blair_rec.errors import ConfigError, OutputError, first_of, shell_line
 from blair_rec.evaluate.runs.run_files import ITEMS_FILE, RESULT_FILE, read_json
 from blair_rec.experiment.loading import Loaded, load_model
 from blair_rec.extras import need
-from blair_rec.files.contents import sha256_of
+from blair_rec.files.contents import files_in, sha256_of
 from blair_rec.files.locks import whole_folder
-from blair_rec.files.places import real_place, refuse_file
+from blair_rec.files.places import real_place, refuse_file, refuse_loss
 from blair_rec.ranking.ensemble import Ensemble
 from blair_rec.serve.export.approximation import Approximation, approximated
 from blair_rec.serve.export.card import model_card
@@ -98,7 +98,7 @@ def export_run(
         card = model_card(run_dir, config, difference, left_out)
         (partial / CARD).write_text(card, encoding="utf-8", newline="\n")
         _write_config(partial, {**config, "card_sha256": sha256_of(partial / CARD)})
-        files = {name: (partial / name).stat().st_size for name in _files_in(partial)}
+        files = {name: (partial / name).stat().st_size for name in files_in(partial)}
     return ExportedRun(out, files, difference, left_out, approximation)
 
 
@@ -161,7 +161,7 @@ def _write(run_dir: Path, loaded: Loaded, folder: Path, index: str | None) -> tu
         "least_length": max(part.pop("least_length") for part in parts),
         "average": average,
         "parts": parts,
-        "files": {name: sha256_of(folder / name) for name in _files_in(folder)},
+        "files": {name: sha256_of(folder / name) for name in files_in(folder)},
     }
     _write_config(folder, config)
     used_names = {name for name, *_ in used}
@@ -177,11 +177,6 @@ def _names(names: Sequence[str], members: int) -> list[str]:
 
 def _write_config(folder: Path, config: dict[str, Any]) -> None:
     (folder / CONFIG).write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _files_in(folder: Path) -> list[str]:
-    """The paths of all files in `folder` and its subfolders, such as members/text/items.npy."""
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
 
 
 @torch.no_grad()
@@ -257,10 +252,6 @@ def _refuse_foreign(folder: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         names = first_of([path.relative_to(folder).as_posix() for path in files])
         raise OutputError(f"{folder} holds {names} and is not an earlier export; choose another folder") from None
-    if foreign := [name for name in _files_in(folder) if name not in ours]:
-        raise OutputError(
-            f"{folder} holds {counted(len(foreign), 'file')} that an export does not write (first: "
-            f"{first_of(foreign)}) and would delete; choose another folder"
-        )
+    refuse_loss(folder, [name for name in files_in(folder) if name not in ours])
     if (folder / CARD).is_file() and sha256_of(folder / CARD) != card:
         raise OutputError(f"{folder / CARD} was changed since it was written, and that would be lost; move it first")
