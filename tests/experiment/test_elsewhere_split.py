@@ -151,6 +151,10 @@ def test_a_split_is_written_once_and_other_folders_are_safe(tiny: Path, tmp_path
     ):
         write_split(config(tiny, evaluate={"protocol": "masked"}), out, fresh=True)
     (out / "recbole" / "mine.csv").unlink()
+    (out / "recbole" / "mine.csv").symlink_to("on_a_disk_that_is_not_mounted.csv")
+    with pytest.raises(OutputError, match="1 file that this command did not write, .*recbole/mine.csv"):
+        write_split(config(tiny, evaluate={"protocol": "masked"}), out, fresh=True)
+    (out / "recbole" / "mine.csv").unlink()
     with pytest.raises(OutputError, match="holds another split"):
         write_split(config(tiny, text={"fields": ["category"]}), out)
     assert write_split(config(tiny, evaluate={"protocol": "masked"}), out, fresh=True)["protocol"] == "masked"

@@ -30,7 +30,7 @@ from blair_rec.experiment.elsewhere.written.tables import (
 from blair_rec.experiment.planning.data_files import data_folder, data_hash
 from blair_rec.experiment.provenance import hash_of
 from blair_rec.experiment.splits.reading import TrainingData, read_splits
-from blair_rec.files.contents import sha256_of
+from blair_rec.files.contents import files_in, sha256_of
 from blair_rec.files.locks import whole_folder
 from blair_rec.files.places import real_place, refuse_file, refuse_foreign
 from blair_rec.files.writing import write_text
@@ -88,8 +88,7 @@ def write_split(config: CompareConfig, out: Path, fresh: bool = False) -> Mappin
         manifest["counts"] = _counts(data, train, valid_cases, test_cases)
         if left_out:
             manifest["recbole"] = left_out
-        files = sorted(path for path in partial.rglob("*") if path.is_file())
-        manifest["files"] = {path.relative_to(partial).as_posix(): sha256_of(path) for path in files}
+        manifest["files"] = {name: sha256_of(partial / name) for name in files_in(partial)}
         write_text(partial / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     return manifest
 
@@ -117,11 +116,10 @@ def _new_folder(out: Path, manifest: Mapping[str, Any], fresh: bool) -> Iterator
 
 def _refuse_own_work(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Raise OutputError if a folder to replace has files of others, or files that were changed: they would be lost."""
-    there = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     files = manifest.get("files")
     known = files if isinstance(files, Mapping) else {}
     changed = set(changed_files(folder, manifest))
-    lost = [name for name in there if name != MANIFEST and (name not in known or name in changed)]
+    lost = [name for name in files_in(folder) if name != MANIFEST and (name not in known or name in changed)]
     if lost:
         raise OutputError(
             f"{folder} holds {counted(len(lost), 'file')} that this command did not write, or that changed since "
