@@ -41,7 +41,7 @@ SIDES = ("text", "evaluate", "prepare")
 PROGRAM = "blair_rec.serve.export.recommend"  # a program of its own, which exported folders hold a copy of
 PLAIN_FILES = "blair_rec.experiment.elsewhere.written"  # what other systems read
 PATCHES = "blair_rec.border.patches"  # where RecBole is patched, the one module with exceptions of its own
-LONGEST_FILE, FULLEST_FOLDER, WIDEST_TOP = 350, 12, 8
+LONGEST_FILE, FULLEST_FOLDER, WIDEST_TOP = 350, 12, 7
 
 
 @dataclass(frozen=True)
