@@ -51,7 +51,7 @@ class Rejected:
         kinds = sorted(self.kinds.values(), key=lambda kind: -kind.count)
         if len(kinds) == 1:
             return f"first: {'; '.join(kinds[0].first)}"
-        shown = [f"{kind.count:,} such as {kind.first[0]}" for kind in kinds[:SHOWN]]
+        shown = [f"{kind.count:,} such as " * (kind.count > 1) + kind.first[0] for kind in kinds[:SHOWN]]
         if len(kinds) > SHOWN:
             shown.append(f"{sum(kind.count for kind in kinds[SHOWN:]):,} for other reasons")
         return "; ".join(shown)

@@ -819,7 +819,7 @@ def test_rejected_lines_are_on_the_board_and_in_a_file(tiny: Path, encoder: Path
     assert board is not None
     assert (
         f"2 of {len(lines) + 1:,} lines of events can't be used and were skipped "
-        "(first: tiny.inter, line 6: timestamp is empty); they are in rejected.jsonl"
+        "(tiny.inter, line 6: timestamp is empty; tiny.inter, line 7: user_id is empty); they are in rejected.jsonl"
     ) in board.notes
     rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text("utf-8").splitlines()]
     assert [(one["line"], one["why"]) for one in rejected] == [(6, "timestamp is empty"), (7, "user_id is empty")]

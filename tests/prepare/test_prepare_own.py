@@ -196,7 +196,7 @@ def test_broken_lines_are_listed_with_the_data_set(tmp_path: Path) -> None:
         (9, "1 column instead of 3"),
         (8, "when 'never' can't be used: it is not a number"),
     ]
-    assert any(line.startswith("lines that can't be used: 2 (1 such as events.csv, line") for line in told)
+    assert any(line.startswith("lines that can't be used: 2 (events.csv, line") for line in told)
 
 
 def test_the_same_command_does_nothing_again(tmp_path: Path) -> None:
