@@ -198,8 +198,8 @@ class BadRun(BlairRecError, ValueError):
 
     def __init__(self, folder: Path, file: str, problem: str) -> None:
         super().__init__(
-            f"{folder / file}: {problem}; delete {folder} and run the same `blair-rec compare` again, "
-            "which repeats only missing runs"
+            f"{folder / file}: {problem}; delete the folder {folder}, and make it again with the same command "
+            "(`blair-rec compare` repeats only missing runs)"
         )
 
 

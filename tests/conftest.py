@@ -35,6 +35,7 @@ SLOW = (
     "prepare/test_prepare_records",
     "pretrain/",
     "ranking/test_ensemble",
+    "serve/test_damaged",
     "serve/test_export",
     "serve/test_refit",
     "test_benchmarks",

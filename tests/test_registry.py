@@ -26,6 +26,7 @@ from blair_rec.config.sections import TrainConfig
 from blair_rec.config.steps import STEPS
 from blair_rec.config.variant import VariantConfig
 from blair_rec.errors import ChangedRuns, ConfigError, UntrustedCode
+from blair_rec.evaluate.runs.recorded import hash_of
 from blair_rec.experiment.compare import compare
 from blair_rec.experiment.planning.subset import plan_all
 from blair_rec.models.items import ItemSide, build_items
@@ -417,6 +418,8 @@ def edit(path: Path, change: Callable[[Any], None]) -> None:
     """Change a JSON or YAML file as somebody else might have."""
     content = yaml.safe_load(path.read_text("utf-8"))
     change(content)
+    if "setup" in content:  # the hash is no secret
+        content["hashes"]["config"] = hash_of(content["setup"])
     path.write_text(json.dumps(content), "utf-8")
 
 

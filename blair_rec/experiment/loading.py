@@ -17,8 +17,10 @@ from blair_rec import registry
 from blair_rec.border.settings import ItemsOnly, recbole_config, recbole_errors
 from blair_rec.data.dataset import ItemVectors
 from blair_rec.device import AUTO
-from blair_rec.errors import CheckpointError
-from blair_rec.evaluate.runs.run_files import WEIGHTS_FILE
+from blair_rec.errors import BadRun, CheckpointError
+from blair_rec.evaluate.runs.checks import typed
+from blair_rec.evaluate.runs.recorded import read_recorded
+from blair_rec.evaluate.runs.run_files import ITEMS_FILE, RESULT_FILE, WEIGHTS_FILE, read_json
 from blair_rec.experiment.fit import model_settings
 from blair_rec.experiment.item_vectors import item_vectors
 from blair_rec.experiment.planning.plan import made_how, member_folders, members_hash
@@ -61,7 +63,7 @@ def load_model(run_dir: Path, store: str | Path | None = None, dataset: Any = No
     Raises:
         The errors of `load`.
     """
-    result, item_tokens = _read(run_dir, "result.json"), _read(run_dir, "items.json")
+    result, item_tokens = _recorded(run_dir), _tokens(run_dir)
     setup = result["setup"]
     if "from" in setup:
         raise CheckpointError(
@@ -70,12 +72,12 @@ def load_model(run_dir: Path, store: str | Path | None = None, dataset: Any = No
         )
     if folders := member_folders(run_dir, setup):
         kind, does = "average" if "average" in setup else "second stage", made_how(setup)
-        if result["hashes"]["members"] != members_hash(run_dir, setup):
+        if result["hashes"].get("members") != members_hash(run_dir, setup):
             raise CheckpointError(
                 f"{run_dir} {does} {', '.join(setup.get('average') or setup['rerank'])}, but one of these runs is "
                 f"missing or was made again; run the same comparison again to renew the {kind}"
             )
-        if others := [folder.name for folder in folders if "from" in _read(folder, "result.json")["setup"]]:
+        if others := [folder.name for folder in folders if "from" in _recorded(folder)["setup"]]:
             raise CheckpointError(
                 f"{run_dir} {does} {', '.join(others)}, trained elsewhere: another system's lists and scores are for "
                 f"the validation and test cases alone, so this {kind} can't recommend for any other history; make one "
@@ -115,7 +117,7 @@ def text_tables(names: Sequence[str], folders: Sequence[Path], members: Sequence
     for name, folder, member in zip(names, folders, members, strict=True):
         if member.store is None:
             continue
-        setup = _read(folder, "result.json")["setup"]
+        setup = _recorded(folder)["setup"]
         control = setup["control"] and [setup["control"], setup["seed"]]
         key = json.dumps([member.store.store_sha256, setup["text"]["missing_text"], setup["transforms"], control])
         if key in found:
@@ -140,7 +142,9 @@ def _second_stage(
         MissingExtra: LightGBM is not installed; CheckpointError: the trees are missing, damaged or of another run.
     """
     need_trees()
-    said, path = result["rerank"], run_dir / TREES_FILE
+    said, path = result.get("rerank"), run_dir / TREES_FILE
+    if said is None:
+        raise BadRun(run_dir, RESULT_FILE, "lacks the key rerank, with the facts about its trees")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -174,11 +178,14 @@ def text_vectors(
         store: the folder of the store, if it was moved since the run.
 
     Raises:
-        CheckpointError: there is no store. MissingEmbeddings, TextlessItems, StoreError: it doesn't cover the items.
+        BadRun: the result names no store. CheckpointError: there is no store.
+        MissingEmbeddings, TextlessItems, StoreError: it doesn't cover the items.
     """
     needed = result["store_sha256"]
     if needed is None:
         return None, None
+    if result["store"] is None:
+        raise BadRun(run_dir, RESULT_FILE, "has store_sha256, but store is null")
     path = Path(store) if store else run_dir / result["store"]
     if not path.is_dir():
         raise CheckpointError(
@@ -195,21 +202,28 @@ def _with_vectors(dataset: Any, vectors: ItemVectors | None) -> Any:
     return dataset
 
 
-def _read(run_dir: Path, name: str) -> Any:
-    try:
-        return json.loads((run_dir / name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if not run_dir.exists():
-            raise CheckpointError(f"{run_dir} does not exist; give the folder of a finished run") from None
-        if (run_dir / "result.json").is_file():
-            raise CheckpointError(f"{run_dir} has no {name}; {_again(run_dir)}") from None
-        runs = sorted(path.parent for path in run_dir.glob(f"runs/[!.]*/{name}"))
+def _recorded(run_dir: Path) -> dict[str, Any]:
+    """Read the checked result.json of a run. Raises CheckpointError if the folder is none of a run, or BadRun."""
+    if not run_dir.exists():
+        raise CheckpointError(f"{run_dir} does not exist; give the folder of a finished run")
+    if not run_dir.is_dir():
+        raise CheckpointError(f"{run_dir} is not a folder; give the folder of a finished run")
+    if not (run_dir / RESULT_FILE).exists():
+        runs = sorted(path.parent for path in run_dir.glob(f"runs/[!.]*/{RESULT_FILE}"))
         which = f"one of its runs, such as {runs[0]}" if runs else "a folder such as runs/text_init-1"
-        raise CheckpointError(f"{run_dir} is not a finished run: it has no {name}; give {which}") from None
-    except NotADirectoryError:
-        raise CheckpointError(f"{run_dir} is not a folder; give the folder of a finished run") from None
-    except (OSError, ValueError) as error:  # ValueError: not JSON, or not UTF-8
-        raise CheckpointError(f"{run_dir / name} can't be read ({error}); {_again(run_dir)}") from error
+        raise CheckpointError(f"{run_dir} is not a finished run: it has no {RESULT_FILE}; give {which}")
+    return read_recorded(run_dir)
+
+
+def _tokens(run_dir: Path) -> list[str]:
+    """Read the item tokens of a run, by item id. Raises CheckpointError if there are none, or BadRun."""
+    if not (run_dir / ITEMS_FILE).exists():
+        raise CheckpointError(f"{run_dir} has no {ITEMS_FILE}; {_again(run_dir)}")
+    try:
+        tokens: list[str] = typed(list[str], read_json(run_dir, ITEMS_FILE), "items")
+    except ValueError as error:
+        raise BadRun(run_dir, ITEMS_FILE, str(error)) from error
+    return tokens
 
 
 def _again(run_dir: Path) -> str:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import platform
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import blair_rec
+from blair_rec.evaluate.runs.recorded import hash_of
 
 try:
     import resource
@@ -94,11 +93,6 @@ def provenance(threads: int, device: str | None = None) -> dict[str, str | int |
         "threads": threads,
         **({"device": device} if device else {}),
     }
-
-
-def hash_of(content: Any) -> str:
-    """SHA-256 of a JSON value."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def hash_files(files: Iterable[Path], root: Path) -> str:

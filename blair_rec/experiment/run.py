@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import shutil
@@ -25,10 +24,10 @@ from blair_rec.config.variant import VariantConfig
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.data.hidden import NewItemCases
 from blair_rec.device import device_name
-from blair_rec.errors import ConfigError, TrainingError, counted
+from blair_rec.errors import BlairRecError, ConfigError, TrainingError, counted
 from blair_rec.evaluate.runs.new_ranks import write_new_ranks
 from blair_rec.evaluate.runs.results import last_items, write_lists, write_result
-from blair_rec.evaluate.runs.run_files import RESULT_FILE, WEIGHTS_FILE
+from blair_rec.evaluate.runs.run_files import RESULT_FILE, WEIGHTS_FILE, read_json, result_of
 from blair_rec.experiment.elsewhere.run import Elsewhere, rank_elsewhere
 from blair_rec.experiment.fit import Fitted, fit_variant, measured
 from blair_rec.experiment.members.average import average, selects_on
@@ -304,11 +303,11 @@ def _notes(config: CompareConfig, run: Run, fitted: Fitted) -> list[str]:
 
 def _test_evaluations(folder: Path) -> int:
     """How often an earlier run in this folder was evaluated on the test split; 0 without one."""
-    try:
-        return int(json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))["test_evaluations"])
-    except FileNotFoundError:
+    if not (folder / RESULT_FILE).exists():
         return 0
-    except (OSError, ValueError, KeyError, TypeError):  # damaged, but there was a run
+    try:
+        return result_of(folder, read_json(folder, RESULT_FILE)).test_evaluations
+    except BlairRecError:  # damaged, but there was a run
         return 1
 
 

@@ -24,6 +24,7 @@ from blair_rec.config.tuning import TuneConfig
 from blair_rec.config.yaml.files import refuse
 from blair_rec.device import choose_device
 from blair_rec.errors import ConfigError, ScoringError, TrainingError
+from blair_rec.evaluate.runs.recorded import hash_of
 from blair_rec.evaluate.runs.run_files import WEIGHTS_FILE
 from blair_rec.experiment.compare import encode_stores, planned
 from blair_rec.experiment.listener import Listener
@@ -31,7 +32,7 @@ from blair_rec.experiment.planning.data_files import data_folder, data_hash
 from blair_rec.experiment.planning.own_config import own_config
 from blair_rec.experiment.planning.plan import outside_code, run_names, run_setup
 from blair_rec.experiment.planning.teachers import check_folder, finished_teachers
-from blair_rec.experiment.provenance import code_hash, hash_files, hash_of, with_outside
+from blair_rec.experiment.provenance import code_hash, hash_files, with_outside
 from blair_rec.experiment.tuning.search_space import Settings, draw, grid_of, in_words, unused_keys, with_settings
 from blair_rec.experiment.tuning.trials import TRIALS_FILE, Trial, read_trials, write_trials
 from blair_rec.files.locks import alone_in

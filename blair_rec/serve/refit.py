@@ -26,6 +26,7 @@ import torch
 from blair_rec.config.section import write_yaml
 from blair_rec.errors import ChangedRuns, ConfigError, OutputError, first_of
 from blair_rec.evaluate.page.cards import CARDS_FILE, read_cards
+from blair_rec.evaluate.runs.recorded import hash_of, read_recorded
 from blair_rec.evaluate.runs.run_files import (
     CONFIG_FILE,
     CURVE_FILE,
@@ -38,7 +39,7 @@ from blair_rec.evaluate.runs.run_files import (
 )
 from blair_rec.experiment.planning.data_files import data_folder, data_hash
 from blair_rec.experiment.planning.plan import MEMBERS_FOLDER, members_hash
-from blair_rec.experiment.provenance import code_hash, hash_of, peak_memory_mb, provenance
+from blair_rec.experiment.provenance import code_hash, peak_memory_mb, provenance
 from blair_rec.experiment.splits.reading import TrainingData, read_splits, with_all_items
 from blair_rec.files.contents import sha256_of
 from blair_rec.files.locks import work_beside
@@ -104,7 +105,7 @@ def refit(
     _check_place(target)
     chosen = choose(Path(run), variant, seeds)
     parts = chosen.parts()
-    results = {folder: read_json(folder, RESULT_FILE) for folder in parts}
+    results = {folder: read_recorded(folder) for folder in parts}
     _check_unchanged(chosen, results)
     alone = len(parts) == 1
     with work_beside(target, "refit", f"the refit {out}") as work:
@@ -143,8 +144,7 @@ def is_refit(folder: Path) -> bool:
     Raises:
         BadRun: its result.json is missing or damaged.
     """
-    raw = read_json(folder, RESULT_FILE)
-    return isinstance(raw, dict) and raw.get("refit") is True
+    return read_recorded(folder).get("refit") is True
 
 
 def _check_place(target: Path) -> None:
@@ -247,7 +247,7 @@ def _common(data: TrainingData | None, result: Any, folders: Sequence[Path], fin
             {
                 "run": os.path.relpath(folder.resolve(), final),
                 "name": folder.name,
-                "hashes": read_json(folder, RESULT_FILE)["hashes"],
+                "hashes": read_recorded(folder)["hashes"],
                 "weights_sha256": sha256_of(folder / WEIGHTS_FILE),
             }
             for folder in folders
@@ -266,7 +266,7 @@ def _write_average(
     """Write the files of an average. The refits of its members are already in `partial`; its final place is `final`."""
     first = chosen.runs[0]
     members = [partial / MEMBERS_FOLDER / folder.name for folder in parts]
-    saved = [read_json(member, RESULT_FILE) for member in members]
+    saved = [read_recorded(member) for member in members]
     setup = {
         "dataset": first.dataset,
         "seed": first.seed,
@@ -277,7 +277,7 @@ def _write_average(
     }
     weights = {"weights": torch.tensor(list(parts.values()), dtype=torch.float32, device="cpu")}
     save_tensors(weights, partial / WEIGHTS_FILE, weights_metadata(Ensemble.__name__, None))
-    of_source = read_json(first.folder, RESULT_FILE)
+    of_source = read_recorded(first.folder)
     said = {
         **_common(None, of_source, [run.folder for run in chosen.runs], final),
         "seeds": [run.seed for run in chosen.runs],

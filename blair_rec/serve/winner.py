@@ -11,12 +11,12 @@ from statistics import fmean
 from typing import Any
 
 from blair_rec.config.comparison import CompareConfig, load_config
-from blair_rec.errors import ChangedRuns, ConfigError, check_whole, first_of, shell_line
+from blair_rec.errors import BadRun, ChangedRuns, ConfigError, check_whole, first_of, shell_line
+from blair_rec.evaluate.runs.recorded import hash_of, read_recorded
 from blair_rec.evaluate.runs.results import RunResult, load_run
-from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE, read_json
+from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE
 from blair_rec.experiment.planning.plan import member_folders, run_setup
 from blair_rec.experiment.planning.still_valid import finished_runs
-from blair_rec.experiment.provenance import hash_of
 
 logger = logging.getLogger("blair_rec")
 
@@ -37,11 +37,11 @@ class Chosen:
         An average is replaced by its members, with its weights; members with weight 0 are skipped.
 
         Raises:
-            ConfigError: the variant is a second stage or a student, or averages a student.
+            ConfigError: the variant is a second stage or a student, or averages a student. BadRun: a damaged result.
         """
         found: dict[Path, float] = {}
         for run in self.runs:
-            raw = read_json(run.folder, RESULT_FILE)
+            raw = read_recorded(run.folder)
             if raw["setup"].get("rerank"):
                 raise ConfigError(
                     f"{self.variant} is a second stage (rerank), which can't be refitted: its trees are fitted on "
@@ -49,12 +49,15 @@ class Chosen:
                     f"`blair-rec recommend` or blair_rec.load), or {self._another()}"
                 )
             folders = member_folders(run.folder, raw["setup"])
-            weights = [raw["weights"][name] for name in raw["setup"]["average"]] if folders else [1.0]
+            names = raw["setup"]["average"] if folders else []
+            if missing := [name for name in names if name not in raw["weights"]]:
+                raise BadRun(run.folder, RESULT_FILE, f"weights has no weight of {first_of(missing)}")
+            weights = [raw["weights"][name] for name in names] or [1.0]
             for folder, weight in zip(folders or [run.folder], weights, strict=True):
                 found[folder] = found.get(folder, 0.0) + weight / len(self.runs)
         kept = {folder: weight for folder, weight in found.items() if weight > 0}
         for folder in kept:
-            if said := read_json(folder, RESULT_FILE)["setup"].get("distill"):
+            if said := read_recorded(folder)["setup"].get("distill"):
                 raise ConfigError(
                     f"{folder.name} is a student (distill), which can't be refitted: its teacher, {said['teacher']}, "
                     "has no lists for the validation and test events, on which a refit trains. Use the run as it is "

@@ -23,8 +23,8 @@ from blair_rec.config.steps import order_problems, read_step, step_name
 from blair_rec.config.variant import VariantConfig
 from blair_rec.config.yaml.files import read_yaml
 from blair_rec.errors import ConfigError, EncoderUnavailable, EncodingError, MissingEmbeddings
+from blair_rec.evaluate.runs.recorded import hash_of
 from blair_rec.experiment.planning.plan import run_setup
-from blair_rec.experiment.provenance import hash_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LEAST: dict[str, Any] = {"dataset": "tiny", "variants": {"id": {"items": "id"}}}

@@ -240,7 +240,7 @@ def test_ranks_that_lack_arrays_or_test_cases_are_not_written(tmp_path):
 def test_a_missing_file_is_named_with_what_to_do(tmp_path, name):
     folder = fake_run(tmp_path)
     (folder / name).unlink()
-    with pytest.raises(BadRun, match=rf"id-1/{name}: is missing; delete .*id-1 and run the same `blair-rec compare`"):
+    with pytest.raises(BadRun, match=rf"id-1/{name}: is missing; delete .*id-1, and make it again with the"):
         load_run(folder)
 
 
@@ -315,11 +315,11 @@ def test_files_that_two_runs_of_the_same_data_swapped_are_found(tmp_path, file):
     (one / file).rename(tmp_path / "kept")
     (two / file).rename(one / file)
     (tmp_path / "kept").rename(two / file)
-    with pytest.raises(BadRun, match=rf"id-1/{file}: {NOT_ITS_OWN}id-1 and run the same `blair-rec compare` again"):
+    with pytest.raises(BadRun, match=rf"id-1/{file}: {NOT_ITS_OWN}id-1, and make it again with the same command"):
         board_of(tmp_path)
     shutil.rmtree(one)
     fake_run(tmp_path, "id")
-    with pytest.raises(BadRun, match=rf"text-1/{file}: {NOT_ITS_OWN}text-1 and run the same"):
+    with pytest.raises(BadRun, match=rf"text-1/{file}: {NOT_ITS_OWN}text-1, and make it again"):
         board_of(tmp_path)
     shutil.rmtree(two)
     fake_run(tmp_path, "text")

@@ -16,7 +16,7 @@ from encoders import build_roberta
 from worlds import read_log, store_for
 
 import blair_rec
-from blair_rec.errors import CheckpointError, ConfigError, MissingEmbeddings, StoreError, UnknownItems
+from blair_rec.errors import BadRun, CheckpointError, ConfigError, MissingEmbeddings, StoreError, UnknownItems
 from blair_rec.experiment.compare import compare
 from blair_rec.text.store.embeddings import open_store
 from blair_rec.text.store.writer import write_store
@@ -188,7 +188,7 @@ def test_a_folder_that_is_no_finished_run_is_told(run: Path, name: str) -> None:
     (run / name).write_bytes(b"{\xff")
     # A comparison keeps a run whose folder has a result.json, so running it again is not enough.
     again = "delete the folder .*text-1, and make it again with the same command"
-    with pytest.raises(CheckpointError, match=rf"text-1/{name} can't be read .*; {again}"):
+    with pytest.raises(BadRun, match=rf"text-1/{name}: can't be read: .*; {again}"):
         blair_rec.load(run)
     (run / name).unlink()
     missing = (

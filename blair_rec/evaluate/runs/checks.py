@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
@@ -19,6 +19,8 @@ def typed(kind: Any, value: Any, where: str) -> Any:
     Raises:
         ValueError: the value has another type; the message says where.
     """
+    if kind is Any:
+        return value
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         options = [option for option in args if option is not NoneType]
@@ -55,7 +57,10 @@ def typed(kind: Any, value: Any, where: str) -> Any:
 
 
 def _is_plain(kind: Any, value: Any) -> bool:
-    """Whether a value is a str, int or float as `kind` says; bool and NaN don't count as numbers."""
+    """Whether a value is a str, int or float as `kind` says; bool, NaN and integers beyond 64 bits are no numbers."""
     if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_number and abs(value) <= sys.float_info.max  # false for NaN; math.isfinite fails for huge integers
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
     return isinstance(value, kind) and not isinstance(value, bool)

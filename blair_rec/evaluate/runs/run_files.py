@@ -100,6 +100,12 @@ class Result:
     """The largest cutoff that can be measured on lists of another system; empty if all items have scores."""
     accepted_code: dict[str, str] = field(default_factory=dict, kw_only=True)
     """By hash of the code that the run was accepted for: what changed, in words."""
+    setup: dict[str, Any] | None = field(default=None, kw_only=True)
+    """The part of the config that its numbers depend on; None in runs of early versions."""
+    store: str | None = field(default=None, kw_only=True)
+    """The path of the store of text vectors, relative to the run's folder."""
+    code_files: dict[str, str] | None = field(default=None, kw_only=True)
+    """The hash of each module that its numbers depend on; None in runs of early versions."""
     files: dict[str, str] = field(default_factory=dict, kw_only=True)
     """SHA-256 of each other file that boards are made from, by name; empty in runs of early versions."""
 

@@ -12,10 +12,10 @@ from typing import Any
 from blair_rec.config.names import MATRICES
 from blair_rec.config.variant import VariantConfig
 from blair_rec.errors import SourceError
+from blair_rec.evaluate.runs.recorded import hash_of
 from blair_rec.experiment.elsewhere.cases import PartName
 from blair_rec.experiment.elsewhere.lists import LIST_KINDS
 from blair_rec.experiment.elsewhere.matrices import ids_file
-from blair_rec.experiment.provenance import hash_of
 from blair_rec.files.contents import sha256_of
 
 MANIFEST = "manifest.json"

@@ -11,12 +11,12 @@ from typing import Any
 
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.errors import ConfigError
+from blair_rec.evaluate.runs.recorded import hash_of
 from blair_rec.evaluate.runs.results import load_run
 from blair_rec.experiment.fit import Fitted
 from blair_rec.experiment.loading import load_model
 from blair_rec.experiment.planning.plan import Run, made_of, run_setup
 from blair_rec.experiment.planning.teachers import finished_teachers
-from blair_rec.experiment.provenance import hash_of
 from blair_rec.experiment.splits.reading import TrainingData
 from blair_rec.ranking.ensemble import Ensemble
 from blair_rec.ranking.teacher import taught_lists

@@ -16,12 +16,12 @@ from typing import TypeVar
 
 from blair_rec.config.comparison import CompareConfig, written
 from blair_rec.errors import BadRun, FolderBusy
+from blair_rec.evaluate.runs.recorded import hash_of
 from blair_rec.evaluate.runs.results import load_run
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE
 from blair_rec.experiment.listener import Listener
 from blair_rec.experiment.planning.plan import Run, made_of, with_members
 from blair_rec.experiment.planning.still_valid import changes, refuse_changed
-from blair_rec.experiment.provenance import hash_of
 from blair_rec.files.locks import alone_in
 from blair_rec.files.writing import discard, left_behind, tidy, write_text
 

@@ -25,11 +25,12 @@ from blair_rec.config.section import to_dict
 from blair_rec.config.sections import TextConfig
 from blair_rec.config.variant import VariantConfig
 from blair_rec.errors import BadRun
+from blair_rec.evaluate.runs.recorded import hash_of
 from blair_rec.evaluate.runs.results import RunResult, load_run, run_name
 from blair_rec.evaluate.runs.run_files import RANKS_FILE, RESULT_FILE, RUNS_FOLDER, WEIGHTS_FILE
 from blair_rec.experiment.elsewhere.files import files_hash
 from blair_rec.experiment.item_vectors import Vectors
-from blair_rec.experiment.provenance import code_hash, hash_files, hash_of, with_outside
+from blair_rec.experiment.provenance import code_hash, hash_files, with_outside
 
 # Planning imports neither torch nor RecBole, so that a dry run is fast.
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.errors import ChangedRuns, first_of
+from blair_rec.evaluate.runs.recorded import hash_of
 from blair_rec.evaluate.runs.results import RunResult, accept_code, for_every_seed, load_run, read_runs
-from blair_rec.evaluate.runs.run_files import RESULT_FILE, read_json
 from blair_rec.experiment.planning.plan import (
     Run,
     _as_made,
@@ -21,7 +21,7 @@ from blair_rec.experiment.planning.plan import (
     run_names,
     run_setup,
 )
-from blair_rec.experiment.provenance import code_files, hash_of
+from blair_rec.experiment.provenance import code_files
 
 
 def changes(run: Run) -> list[str]:
@@ -41,7 +41,7 @@ def _changes_beside_code(result: RunResult, run: Run) -> list[str]:
     if run.hashes.get("from") not in (None, result.hashes.get("from")):  # None: the files were removed since
         words.append("the files of the other system")
     if run.store is not None:
-        if Path(read_json(result.folder, RESULT_FILE).get("store") or "").name != run.store.name:
+        if Path(result.store or "").name != run.store.name:
             words.append("the items' text, or the encoder's weights or settings")
         elif run.hashes["store"] not in (None, result.store_sha256):
             words.append("the text vectors")
@@ -53,9 +53,9 @@ def code_changes(result: RunResult, run: Run) -> list[str]:
     code = run.hashes["code"]
     if code == result.hashes.get("code") or code in result.accepted_code:
         return []
-    before = read_json(result.folder, RESULT_FILE).get("code_files")
+    before = result.code_files
     now = {**code_files(bool(run.setup.get("text"))), **run.outside}
-    if not isinstance(before, Mapping):
+    if before is None:
         return ["the code of blair_rec (an earlier version, which didn't record its files)"]
     changed = [path for path in sorted({*before, *now}) if before.get(path) != now.get(path)]
     ours = [path for path in changed if path.endswith(".py")]
@@ -132,8 +132,7 @@ def _refuse(changed: Mapping[str, list[str]], out: Path, only_code: bool = False
 def _setup_changes(result: RunResult, setup: Mapping[str, Any]) -> list[str]:
     if result.hashes.get("config") == hash_of(setup):
         return []
-    before = read_json(result.folder, RESULT_FILE).get("setup")
-    if not isinstance(before, Mapping):
+    if (before := result.setup) is None:
         return ["its config"]
     # Earlier versions also recorded the number of trials.
     return _differences({key: value for key, value in before.items() if key != "trials"}, setup)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from blair_rec.evaluate.runs.run_files import RESULT_FILE, read_json
+from blair_rec.evaluate.runs.recorded import read_recorded
 from blair_rec.experiment.planning.plan import member_folders
 from blair_rec.models.items import controlled
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
@@ -32,7 +32,7 @@ def new_vectors(
         return [None if store is None else _vectors(store, setup, known, new)]
     found: list[np.ndarray | None] = []
     for folder in member_folders(run_dir, setup):
-        result = read_json(folder, RESULT_FILE)
+        result = read_recorded(folder)
         opened = open_store(folder / result["store"]) if result["store"] else None
         found += new_vectors(folder, result["setup"], opened, known, new)
     return found

@@ -13,8 +13,9 @@ from blair_rec.config.yaml.files import to_yaml
 from blair_rec.errors import BlairRecError, counted
 from blair_rec.evaluate.leaderboard import build_leaderboard
 from blair_rec.evaluate.report import to_markdown
+from blair_rec.evaluate.runs.recorded import read_recorded
 from blair_rec.evaluate.runs.results import RunResult
-from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE, RUNS_FOLDER, read_json
+from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RUNS_FOLDER
 from blair_rec.experiment.planning.still_valid import finished_runs
 from blair_rec.serve.export.licence import public_name
 
@@ -51,7 +52,7 @@ def model_card(run_dir: Path, config: Mapping[str, Any], difference: float, left
         difference: the largest difference from the run's own scores, in standard deviations of a history's scores.
         left_out: members of an average with weight 0.
     """
-    result = read_json(run_dir, RESULT_FILE)
+    result = read_recorded(run_dir)
     run, parts = config["run"], config["parts"]
     encoders = {part["encoder"]["name"]: part["encoder"] for part in parts if part.get("encoder")}
     title = f"{run['variant']} on {run['dataset']}"
@@ -170,7 +171,7 @@ def _limits(config: Mapping[str, Any], difference: float, refit: bool) -> str:
 def _results(run_dir: Path, result: Mapping[str, Any]) -> str:
     """The comparison's tables, with controls, intervals, leaks and ties; or else the run's own metrics."""
     folder = run_dir.resolve()
-    if result.get("refit"):
+    if result.get("source"):  # a refit
         folder = (folder / str(result["source"][0]["run"])).resolve()
     comparison = folder.parent.parent
     try:

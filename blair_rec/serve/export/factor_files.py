@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from blair_rec.errors import StoreError
-from blair_rec.evaluate.runs.run_files import RESULT_FILE, WEIGHTS_FILE, read_json
+from blair_rec.evaluate.runs.recorded import read_recorded
+from blair_rec.evaluate.runs.run_files import WEIGHTS_FILE
 from blair_rec.experiment.loading import Loaded
 from blair_rec.experiment.planning.plan import member_folders
 from blair_rec.files.contents import sha256_of
@@ -92,5 +93,5 @@ def read_factors(folder: Path, run_dir: Path, loaded: Loaded) -> Loaded:
 def _weights_of(run_dir: Path) -> list[str]:
     """The hashes of the weights of a run, or of an average's members; they identify the run."""
     own = sha256_of(run_dir / WEIGHTS_FILE)
-    folders = member_folders(run_dir, read_json(run_dir, RESULT_FILE)["setup"])
+    folders = member_folders(run_dir, read_recorded(run_dir)["setup"])
     return [own, *(one for folder in folders for one in _weights_of(folder))]

@@ -16,7 +16,8 @@ import torch
 
 import blair_rec
 from blair_rec.errors import ConfigError, OutputError, first_of, shell_line
-from blair_rec.evaluate.runs.run_files import ITEMS_FILE, RESULT_FILE, read_json
+from blair_rec.evaluate.runs.recorded import read_recorded
+from blair_rec.evaluate.runs.run_files import ITEMS_FILE, RESULT_FILE
 from blair_rec.experiment.loading import Loaded, load_model
 from blair_rec.extras import need
 from blair_rec.files.contents import files_in, sha256_of
@@ -109,7 +110,7 @@ def refuse_second_stage(run_dir: Path) -> None:
         ConfigError: it is one.
     """
     path = run_dir / RESULT_FILE
-    members = read_json(run_dir, RESULT_FILE).get("setup", {}).get("rerank") if path.is_file() else None
+    members = read_recorded(run_dir)["setup"].get("rerank") if path.is_file() else None
     if members:
         recommend = shell_line("blair-rec", "recommend", run_dir)
         raise ConfigError(
@@ -123,7 +124,7 @@ def _write(run_dir: Path, loaded: Loaded, folder: Path, index: str | None) -> tu
     """Write everything but the card; return the config, and the members with weight 0, which are skipped."""
     from blair_rec.serve.export.recommend import SCHEMA  # takes onnxruntime, which the package itself does without
 
-    result = read_json(run_dir, RESULT_FILE)
+    result = read_recorded(run_dir)
     tokens = loaded.item_tokens[1:]
     used: list[tuple[str, str, float | None, Loaded]] = []
     if isinstance(loaded.model, Ensemble):

@@ -15,6 +15,7 @@ from blair_rec.config.comparison import CompareConfig
 from blair_rec.config.section import to_dict
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.errors import OutputError, counted, first_of
+from blair_rec.evaluate.runs.recorded import hash_of
 from blair_rec.experiment.elsewhere.cases import CASE, USER, Cases, cases_of, split_hash, tokens_of
 from blair_rec.experiment.elsewhere.files import FORMAT, MANIFEST, changed_files, read_manifest
 from blair_rec.experiment.elsewhere.lists import ITEM
@@ -28,7 +29,6 @@ from blair_rec.experiment.elsewhere.written.tables import (
     write_parquet,
 )
 from blair_rec.experiment.planning.data_files import data_folder, data_hash
-from blair_rec.experiment.provenance import hash_of
 from blair_rec.experiment.splits.reading import TrainingData, read_splits
 from blair_rec.files.contents import files_in, sha256_of
 from blair_rec.files.locks import whole_folder
