@@ -126,7 +126,7 @@ class OneDevice(TrainingArguments):
 
 
 class Notes(TrainerCallback):
-    """Reports the progress, has the last loss recorded, asks for checkpoints where steps are slow, and marks them."""
+    """Reports the progress, asks for checkpoints where steps are slow, has losses recorded before them, marks them."""
 
     def __init__(self, progress: OnPairStep | None) -> None:
         self.progress = progress
@@ -140,8 +140,10 @@ class Notes(TrainerCallback):
         # Several processes save together, and their clocks would not agree on a step.
         if args.world_size == 1 and time.monotonic() - self._saved > SAVED_WITHIN:
             control.should_save = True
-        if state.global_step == state.max_steps:
-            control.should_log = True  # else the record would lack the steps after the last multiple of LOOK
+        # The record would lack the steps after the last multiple of LOOK. A checkpoint holds no losses since the last
+        # record, so a resumed training would lack them.
+        if state.global_step == state.max_steps or control.should_save:
+            control.should_log = True
         if self.progress is None or self.trainer is None or not state.is_world_process_zero:
             return
         if self.trainer._looks_at(state.global_step):

@@ -55,6 +55,15 @@ def test_ctrl_c_says_what_is_kept_and_that_is_true(
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_a_resumed_training_records_the_losses_of_an_undisturbed_one(folder: Path, tmp_path: Path) -> None:
+    config = small(write_world(tmp_path / "pairs.tsv", 60, 2), save_steps=4, max_steps=12)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config, folder, "cls", tmp_path / "out", progress=stop_after(6))
+    resumed = pretrain(config, folder, "cls", tmp_path / "out")["losses"]
+    assert resumed == pretrain(config, folder, "cls", tmp_path / "whole")["losses"]
+    assert [line["step"] for line in resumed] == [4, 8, 10, 12]
+
+
 def test_where_steps_are_slow_a_checkpoint_is_saved_by_the_clock(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
