@@ -130,6 +130,8 @@ def compare(
         asked = [*asked, *averages_of([run.folder for run in asked if not run.done], others)]
         now = {run.folder for run in asked}
         refuse_changed([*asked, *(run for run in others if run.folder not in now)], out, accept_code)
+        for warning in planned_now.warnings:  # not before: a refused comparison changes no board
+            logger.warning("%s", warning)
         made = Made([run for run in asked if not run.done], planned_now.runs, renewed)
         clear_finished(asked)
         pending = [run for run in asked if not run.done and _is_own(run, names)]

@@ -111,6 +111,15 @@ def test_runs_that_are_no_longer_named_or_valid_are_left_out_with_a_warning(
     )
 
 
+def test_a_refused_comparison_says_nothing_about_the_board(
+    whole: CompareConfig, out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    narrow = whole.only(["rules", "popular"]).changed(ties="shuffled", baseline="rules")
+    with caplog.at_level(logging.WARNING, logger="blair_rec"), pytest.raises(ChangedRuns, match="ties: 'stored'"):
+        compare(narrow, out)
+    assert not [message for message in caplog.messages if "leaves out" in message]
+
+
 def test_runs_that_are_not_asked_for_have_to_be_valid_too(whole: CompareConfig, out: Path) -> None:
     longer = whole.changed(train=whole.train.changed(epochs=2))
     before = written(out)

@@ -251,6 +251,8 @@ def _show_plan(found: Plan, out: Path, console: Console, fresh: bool) -> None:
             state = f"done, but changed since: {'; '.join(changed)}" if (changed := changes(run)) else "done"
         table.add_row(run.folder.name, config.variants[run.variant].kind, state)
     show(table)
+    for warning in found.warnings:
+        say(console, warning)
     for encoding in dict.fromkeys(found.encodings.values()):
         if encoding.catalogue is None:
             say(console, f"vectors of {encoding.encoder} from {encoding.path}")

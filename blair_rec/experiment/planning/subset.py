@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,6 @@ from blair_rec.experiment.item_vectors import Vectors, find_encodings
 from blair_rec.experiment.planning.data_files import data_folder, data_hash
 from blair_rec.experiment.planning.plan import Run, load_whole, made_from, made_of, plan, run_names
 from blair_rec.experiment.planning.still_valid import changes
-
-logger = logging.getLogger("blair_rec")
 
 STORES_FOLDER = "stores"
 
@@ -34,6 +31,8 @@ class Plan:
     """The runs of the whole comparison."""
     asked: list[Run]
     """The runs to make now, including finished ones."""
+    warnings: tuple[str, ...] = ()
+    """Warnings about the folder's earlier config and its variants. They are void if the comparison is refused."""
 
 
 def plan_all(
@@ -42,7 +41,7 @@ def plan_all(
     """Plan the runs of `config` in `out`, of which only some variants and seeds may be made now.
 
     Variants and seeds that are only in the folder's earlier config are kept if their finished runs are still valid;
-    others are left out with a warning.
+    others are left out, and the plan has a warning for each.
 
     Raises the errors of compare.planned.
     """
@@ -54,15 +53,16 @@ def plan_all(
     stores = out / STORES_FOLDER
     finished = _variants_with_runs(config, out)
     encodings = find_encodings(config, folder, stores, only={*variants, *finished})
-    before = _config_before(out)
+    warnings: list[str] = []
+    before = _config_before(out, warnings)
     if before is not None:
-        config, kept = _with_kept(config, before, out, encodings, data)
+        config, kept = _with_kept(config, before, out, encodings, data, warnings)
         encodings = {name: found for name in config.variants if (found := {**encodings, **kept}.get(name))}
     runs = plan(config, out, encodings, data)
     names = run_names(config, variants, seeds)
     asked = [run for run in runs if run.folder.name in names]
     _check_teachers(asked, runs)
-    return Plan(config, encodings, runs, asked)
+    return Plan(config, encodings, runs, asked, tuple(warnings))
 
 
 def _check_teachers(asked: Sequence[Run], runs: Sequence[Run]) -> None:
@@ -106,16 +106,22 @@ def averages_of(remade: Collection[Path], runs: Sequence[Run]) -> list[Run]:
 
 
 def _with_kept(
-    config: CompareConfig, before: CompareConfig, out: Path, encodings: dict[str, Vectors], data: str
+    config: CompareConfig,
+    before: CompareConfig,
+    out: Path,
+    encodings: dict[str, Vectors],
+    data: str,
+    warnings: list[str],
 ) -> tuple[CompareConfig, dict[str, Vectors]]:
-    """The config extended by the folder's earlier config, and the vectors of the added variants."""
+    """The config extended by the folder's earlier config, and the vectors of the added variants.
+
+    Warnings about variants that are left out are appended to `warnings`.
+    """
     added = {name: variant for name, variant in before.variants.items() if name not in config.variants}
     for name in _untrusted(before, added):
-        logger.warning(
-            "the board leaves out %s: it uses Python code and is only in the folder's %s, whose code is not imported; "
-            "add it to your config to keep it",
-            name,
-            CONFIG_FILE,
+        warnings.append(
+            f"the board leaves out {name}: it uses Python code and is only in the folder's {CONFIG_FILE}, whose code "
+            "is not imported; add it to your config to keep it"
         )
         del added[name]
     # Keep the order of seeds: runs that don't depend on the seed have the first one in their name.
@@ -127,7 +133,7 @@ def _with_kept(
         with_runs = _variants_with_runs(both, out) & set(added)
         found = find_encodings(both, data_folder(config.dataset), out / STORES_FOLDER, only=with_runs)
     except BlairRecError as error:
-        logger.warning("the board leaves out variants that are only in the folder's %s: %s", CONFIG_FILE, error)
+        warnings.append(f"the board leaves out variants that are only in the folder's {CONFIG_FILE}: {error}")
         return config, {}
     named, holding, left_out = run_names(both, config.variants, config.seeds), [], {}
     for run in plan(both, out, {**encodings, **found}, data):
@@ -138,8 +144,8 @@ def _with_kept(
             else:
                 holding.append(run)
     for name, words in left_out.items():
-        logger.warning(
-            "the board leaves out %s: not in the config, and used different settings (%s)", name, "; ".join(words)
+        warnings.append(
+            f"the board leaves out {name}: not in the config, and used different settings ({'; '.join(words)})"
         )
     kept_variants = {run.variant for run in holding}
     known = kept_variants | set(config.variants)
@@ -176,13 +182,13 @@ def _variants_with_runs(config: CompareConfig, out: Path) -> set[str]:
     }
 
 
-def _config_before(out: Path) -> CompareConfig | None:
-    """The config in a folder; None if there is none, or it can't be read."""
+def _config_before(out: Path, warnings: list[str]) -> CompareConfig | None:
+    """The config in a folder; None if there is none, or it can't be read, with a warning."""
     path = out / CONFIG_FILE
     if not path.is_file():
         return None
     try:
         return load_config(path)
     except ConfigError as error:
-        logger.warning("%s can't be read and is replaced: %s", path, error)
+        warnings.append(f"{path} can't be read and is replaced: {error}")
         return None
