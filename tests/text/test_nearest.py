@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blair_rec.errors import ConfigError, MissingExtra, OutputError, StoreError
+from blair_rec.errors import ConfigError, MissingExtra, StoreError
 from blair_rec.text.search import nearest
 from blair_rec.text.search.nearest import METRICS, ExactIndex, Found
 from blair_rec.text.store.embeddings import ON_DISK, EmbeddingStore, as_float32, as_stored, open_store
@@ -215,7 +215,7 @@ def test_an_index_is_made_once_and_again_for_another_store(clustered: EmbeddingS
     assert not list(tmp_path.glob(".*.partial"))
 
 
-def test_an_index_that_is_not_ours_is_made_again_and_a_read_only_folder_is_reported(
+def test_an_index_that_is_not_ours_is_made_again_and_in_a_read_only_folder_it_stays_in_memory(
     clustered: EmbeddingStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     faiss = pytest.importorskip("faiss", reason="faiss (the extra `faiss`) is not installed")
@@ -249,8 +249,16 @@ def test_an_index_that_is_not_ours_is_made_again_and_a_read_only_folder_is_repor
         raise RuntimeError("read-only")
 
     monkeypatch.setattr(faiss, "write_index", refuse)
-    with pytest.raises(OutputError, match=r"can't be written \(read-only\)"):
-        ApproximateIndex(clustered)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="blair_rec"):
+        in_memory = ApproximateIndex(clustered, "cosine", probed=1.0)
+    [message] = caplog.messages
+    assert "can't be written (read-only), so it is used in memory" in message
+    best = ExactIndex(clustered).search(queries, 3)
+    np.testing.assert_array_equal(in_memory.search(queries, 3).rows, best.rows)
+    path.write_bytes(b"no index")
+    assert ApproximateIndex(clustered, "dot").search(queries, 3).rows.tolist() == made_again.rows.tolist()
+    assert path.read_bytes() == b"no index"
 
 
 def test_faiss_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from blair_rec.errors import OutputError
 from blair_rec.extras import need
 from blair_rec.files.contents import sha256_of
 from blair_rec.files.writing import write_text
@@ -44,9 +44,10 @@ class ApproximateIndex:
     def __init__(self, store: EmbeddingStore, metric: str = "cosine", probed: float = SHARE_PROBED) -> None:
         """`probed` is the share of cells to search; 1 searches all.
 
-        An index that was changed since it was written, or that is of another store, is built again, with a warning.
+        An index that was changed since it was written, or that is of another store, is built again, with a warning. An
+        index that can't be written is used in memory, with a warning.
 
-        Raises MissingExtra without faiss, OutputError if the index can't be written.
+        Raises MissingExtra without faiss.
         """
         need("faiss", "faiss", "approximate search")
         import faiss
@@ -54,17 +55,17 @@ class ApproximateIndex:
         check_metric(metric)
         self.store, self.metric = store, metric
         path = index_path(store, metric)
-        if path is not None and path.is_file():
-            if not _is_ours(path, store, metric):  # faiss trusts what it reads, so it reads nothing else
-                logger.warning("the search index %s is of another store, or was changed: building it again", path)
-                path.unlink()
-        if path is None or not path.is_file():
+        saved = path if path is not None and path.is_file() else None
+        if saved is not None and not _is_ours(saved, store, metric):  # faiss trusts what it reads: it reads only ours
+            logger.warning("the search index %s is of another store, or was changed: building it again", path)
+            saved = None
+        if saved is not None:
+            self._index = faiss.read_index(str(saved), faiss.IO_FLAG_MMAP)
+        else:
             logger.info("building a search index of %d vectors", len(store))
             self._index = _build(store, metric)
             if path is not None:
                 _write(self._index, path, store, metric)
-        else:
-            self._index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
         self._index.nprobe = max(1, round(self._index.nlist * probed))
 
     def search(self, queries: np.ndarray, k: int) -> Found:
@@ -132,8 +133,12 @@ def _write(index: Any, path: Path, store: EmbeddingStore, metric: str) -> None:
         write_text(_header(path), json.dumps({"schema": SCHEMA, **_said(partial, store, metric)}, indent=1) + "\n")
         partial.replace(path)
     except (OSError, RuntimeError) as error:  # faiss has one kind of error for all
-        raise OutputError(
-            f"the search index {path} can't be written ({error}); free some disk space, or copy the store elsewhere"
-        ) from error
+        logger.warning(
+            "the search index %s can't be written (%s), so it is used in memory and built again each time; free some "
+            "disk space, or copy the store to a folder that can be written",
+            path,
+            " ".join(str(error).split()),
+        )
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
