@@ -10,22 +10,22 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from blair_rec.errors import FolderBusy, OutputError
-from blair_rec.files.places import real_place
+from blair_rec.files.places import ANOTHER, real_place
 from blair_rec.files.writing import FULL, discard, partial_of, put_in_place, tidy
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path, busy: str | None = None, wait: float = 0.0) -> Iterator[None]:
+def alone_in(folder: Path, busy: str | None = None, wait: float = 0.0, cure: str = ANOTHER) -> Iterator[None]:
     """Create `folder` and lock it for this process. The system unlocks it when the process ends, even if it is killed.
 
     On a file system without locks, two processes are not kept apart. `busy` is the error message for the others.
-    `wait` is how many seconds to wait for another process to leave the folder.
+    `wait` is how many seconds to wait for another process to leave the folder. `cure` says what else to do.
 
     Raises:
         OutputError: the folder can't be written.
         FolderBusy: another process is using it.
     """
-    at_work = f"another process is using {folder}; wait until it has finished, or choose another folder with -o"
+    at_work = f"another process is using {folder}; wait until it has finished, or {cure}"
     lock = FileLock(folder / ".lock", fallback_to_soft=False)  # a soft lock would outlive a killed process
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -35,13 +35,13 @@ def alone_in(folder: Path, busy: str | None = None, wait: float = 0.0) -> Iterat
     except FileNotFoundError:  # another process has just removed the folder, which it had locked
         raise FolderBusy(busy or at_work) from None
     except OSError as error:
-        raise OutputError(f"{folder} can't be written ({error.strerror}); choose another folder with -o") from None
+        raise OutputError(f"{folder} can't be written ({error.strerror}); {cure}") from None
     try:
         lock.acquire(timeout=wait, poll_interval=0.1, blocking=wait > 0)
     except (Timeout, FileNotFoundError):
         raise FolderBusy(busy or at_work) from None
     except (PermissionError, IsADirectoryError) as error:
-        raise OutputError(f"{folder} can't be locked ({error.strerror}); choose another folder with -o") from None
+        raise OutputError(f"{folder} can't be locked ({error.strerror}); {cure}") from None
     except OSError:  # a file system without locks
         pass
     try:

@@ -12,6 +12,9 @@ from pathlib import Path
 from blair_rec.errors import OutputError, counted, first_of
 from blair_rec.files.writing import partial_of
 
+ANOTHER = "choose another folder with -o"
+"""The usual cure."""
+
 
 @contextlib.contextmanager
 def _looking_at(folder: Path) -> Iterator[None]:
@@ -66,13 +69,14 @@ def refuse_unwritable(folder: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
-def refuse_taken(folder: Path, names: Collection[str], markers: Collection[str]) -> None:
+def refuse_taken(folder: Path, names: Collection[str], markers: Collection[str], cure: str = ANOTHER) -> None:
     """Check that the files a command will write or remove in `folder` are its own; other files may be there, too.
 
     Args:
         names: the files that the command may replace or remove there.
         markers: shell patterns of files that show that the command, or a related one, wrote the folder; the lock of
             `alone_in` always shows it.
+        cure: what to do instead.
 
     Raises:
         OutputError: some of `names` exist, but no marker does.
@@ -84,8 +88,7 @@ def refuse_taken(folder: Path, names: Collection[str], markers: Collection[str])
         taken = sorted(name for name in names if (folder / name).exists())
     if taken:
         raise OutputError(
-            f"{folder} holds {first_of(taken)}, which this command did not write and would replace; choose another "
-            "folder with -o"
+            f"{folder} holds {first_of(taken)}, which this command did not write and would replace; {cure}"
         )
 
 

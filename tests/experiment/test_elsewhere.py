@@ -14,7 +14,7 @@ import pytest
 from comparisons import Recorder, config_of
 
 import blair_rec
-from blair_rec.errors import ChangedRuns, CheckpointError, ConfigError, SourceError
+from blair_rec.errors import ChangedRuns, CheckpointError, ConfigError, OutputError, SourceError
 from blair_rec.evaluate.leaderboard import Leaderboard, Row
 from blair_rec.evaluate.runs.results import load_run
 from blair_rec.experiment.compare import compare
@@ -98,6 +98,13 @@ def test_own_lists_exported_and_read_back_give_the_own_row_exactly(ours: Path, k
     ]
     assert differences(row_of(board, "rules_again")) == expected
     assert row_of(board, "id_again").trials == 3
+
+
+def test_lists_that_cannot_be_written_have_a_cure_without_o(ours: Path, tmp_path: Path) -> None:
+    shutil.copytree(ours / "out", tmp_path / "out")
+    (tmp_path / "out" / "lists" / ".lock").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"lists can't be locked \(.*\); make the folder writable, or copy the"):
+        export_lists(tmp_path / "out", "csv")
 
 
 def test_the_board_says_that_it_was_trained_elsewhere_and_keeps_its_label(ours: Path, tmp_path: Path) -> None:

@@ -63,3 +63,12 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "out" / ".lock").mkdir(parents=True)
     with pytest.raises(OutputError, match=r"can't be locked \(Is a directory\)"), alone_in(tmp_path / "out"):
         pass
+
+
+def test_a_folder_without_o_has_another_cure(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    inside = tmp_path / "file" / "in"
+    with pytest.raises(OutputError, match=r"\(Not a directory\); choose another folder with -o$"), alone_in(inside):
+        pass
+    with pytest.raises(OutputError, match=r"\(Not a directory\); move it$"), alone_in(inside, cure="move it"):
+        pass

@@ -22,6 +22,12 @@ def test_files_of_ones_own_are_not_taken_for_those_of_a_command(tmp_path: Path) 
     refuse_taken(tmp_path, ("config.yaml", "runs"), ("runs/*/result.json",))
 
 
+def test_a_place_without_o_has_another_cure(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(OutputError, match=r"and would replace; move it$"):
+        refuse_taken(tmp_path, ("config.yaml",), (), "move it")
+
+
 def test_the_place_of_a_link_is_where_it_points_and_a_place_that_cannot_be_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("there")
     (tmp_path / "one").symlink_to("two")

@@ -218,6 +218,8 @@ def test_a_cache_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     for name in ("file/amazon", "c" * 300):
         with pytest.raises(OutputError, match="BLAIR_REC_CACHE names another folder"):
             get(RemoteFile("https://example.com/a.gz"), tmp_path / name, str(tmp_path), print)
+        with pytest.raises(OutputError, match="can't be written .*; BLAIR_REC_CACHE names another folder"):
+            get(RemoteFile("https://example.com/a.gz"), tmp_path / name, None, print)
 
 
 @pytest.mark.parametrize("note", [b"", b"\xff\xfe", b"nonsense"])

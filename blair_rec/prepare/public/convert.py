@@ -40,7 +40,10 @@ def converted(source: Path, convert: Callable[[Path, Path], None]) -> Path:
         FolderBusy: another process is converting there.
     """
     folder = source.with_name(f"{source.name}.converted-{VERSION}")
-    with alone_in(source.parent, f"another process is converting files in {source.parent}; wait until it has finished"):
+    busy = f"another process is converting files in {source.parent}; wait until it has finished"
+    with alone_in(
+        source.parent, busy, cure="copy its files to a folder that can be written, and name it with --source"
+    ):
         if not folder.is_dir() or folder.stat().st_mtime < source.stat().st_mtime:
             partial = partial_of(folder)
             try:

@@ -32,6 +32,7 @@ TIMEOUT = 60
 """Seconds without any byte after which a connection counts as lost."""
 LOCAL = ("127.0.0.1", "::1", "localhost")
 """Hosts on this machine, where plain HTTP is allowed."""
+ANOTHER_CACHE = "BLAIR_REC_CACHE names another folder for the cache"
 BEGINS = {".gz": b"\x1f\x8b", ".zip": b"PK"}
 """First bytes of a file, by its ending."""
 
@@ -86,7 +87,7 @@ def get(file: RemoteFile, cache: Path, source: str | None, tell: Tell, progress:
     path = cache / file.name
     url = file.url if source is None else f"{source.rstrip('/')}/{file.name}"
     busy = f"another process is downloading to {cache}; wait until it has finished"
-    with _cache_errors(cache), alone_in(cache, busy):
+    with _cache_errors(cache), alone_in(cache, busy, cure=ANOTHER_CACHE):
         if not path.is_file():
             _download(url, path, tell, progress)
         try:
@@ -104,8 +105,7 @@ def _cache_errors(cache: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(
-            f"{error.filename or cache} can't be read or written ({error.strerror or error}); BLAIR_REC_CACHE names "
-            "another folder for the cache"
+            f"{error.filename or cache} can't be read or written ({error.strerror or error}); {ANOTHER_CACHE}"
         ) from None
 
 

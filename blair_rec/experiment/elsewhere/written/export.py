@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 LISTS = "lists"
 """The folder of the files, in that of the comparison."""
 EXPORTS = ("trec", "parquet", "csv")
+WRITABLE = "make the folder writable, or copy the comparison to one that is"
+"""What to do if the lists can't be written: they have no other place."""
 
 
 class _Top(NamedTuple):
@@ -98,10 +100,10 @@ def export_lists(out: Path, kind: str, part: PartName = "test") -> dict[Path, in
         for run in runs
         for protocol in PROTOCOLS
     }
-    refuse_taken(folder, [*names.values(), MANIFEST], (MANIFEST,))
+    refuse_taken(folder, [*names.values(), MANIFEST], (MANIFEST,), "move these files away")
     found = {}
     try:
-        with alone_in(folder):
+        with alone_in(folder, f"another process writes {folder}; wait until it has finished", cure=WRITABLE):
             for name in names.values():
                 tidy(folder, name)
             for run in runs:
@@ -124,7 +126,7 @@ def export_lists(out: Path, kind: str, part: PartName = "test") -> dict[Path, in
             }
             write_text(folder / MANIFEST, json.dumps({**manifest, "split_sha256": identity}, indent=1) + "\n")
     except OSError as error:
-        raise OutputError(f"{folder} can't be written ({error.strerror or error})") from None
+        raise OutputError(f"{folder} can't be written ({error.strerror or error}); {WRITABLE}") from None
     return found
 
 
