@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -348,3 +349,30 @@ def test_a_file_of_windows_and_a_damaged_config(exported: Export, tmp_path: Path
     (tmp_path / "x" / "config.json").write_text("{")
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "config.json is damaged (" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_file_that_is_not_utf_8_is_named(exported: Export, tmp_path: Path) -> None:
+    (tmp_path / "h.jsonl").write_bytes('["Müsli"]'.encode("latin-1"))
+    command = [sys.executable, str(exported("rules") / "recommend.py"), "h.jsonl"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: h.jsonl is not UTF-8 (") and done.stderr.endswith("save it as UTF-8\n")
+
+
+def test_a_closed_output_is_no_traceback(exported: Export, tmp_path: Path) -> None:
+    command = shlex.join([sys.executable, str(exported("rules") / "recommend.py"), many(tmp_path)])
+    for closed in (">&-", ">&- 2>&-"):
+        done = subprocess.run(f"{command} {closed}", shell=True, cwd=tmp_path, stderr=subprocess.PIPE, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_the_form_of_the_lines_is_said_in_plain_words(exported: Export, tmp_path: Path) -> None:
+    (tmp_path / "h.jsonl").write_text("3")
+    command = [sys.executable, str(exported("rules") / "recommend.py")]
+    said = (
+        'JSON lines: a list of items, or {"user_id": USER, "item_id": ITEM}, where ITEM is an item or a list of items'
+    )
+    help_text = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
+    assert said in " ".join(help_text.split())
+    done = subprocess.run([*command, "h.jsonl"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stderr == f"error: h.jsonl, line 1 is not a history; give {said}\n"

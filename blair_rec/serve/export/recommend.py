@@ -14,6 +14,7 @@ from onnxruntime import InferenceSession
 from scipy.sparse import csr_array
 
 SCHEMA, BATCH, CPU = 1, 32, ["CPUExecutionProvider"]
+LINES = 'JSON lines: a list of items, or {"user_id": USER, "item_id": ITEM}, where ITEM is an item or a list of items'
 
 
 class ExportedPart:
@@ -124,9 +125,13 @@ def read_json(path: Path) -> Any:
 
 
 def read_histories(path: str) -> dict[Any, list[str]]:
-    """By user; each line is [item, ...], or {"user_id": user, "item_id": item or [item, ...]}."""
+    """The items of each user, in the order of the lines; a list without a user has the number of its line."""
     histories: dict[Any, list[str]] = {}
-    for number, line in enumerate(Path(path).read_text("utf-8-sig").rstrip().split("\n"), start=1):
+    try:
+        text = Path(path).read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from error
+    for number, line in enumerate(text.rstrip().split("\n"), start=1):
         try:
             row = json.loads(line)
             user, items = (number, row) if isinstance(row, list) else (row["user_id"], row["item_id"])
@@ -134,25 +139,25 @@ def read_histories(path: str) -> dict[Any, list[str]]:
             if type(user) not in (str, int) or not set(map(type, items)) <= {str}:  # true, 1 and 1.0 would be one user
                 raise TypeError("an id is of another kind")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ValueError(f"{path}, line {number} is not a history. {read_histories.__doc__}") from error
+            raise ValueError(f"{path}, line {number} is not a history; give {LINES}") from error
     return histories
 
 
 def main() -> None:
     """The command line: writes recommendations to standard output as JSON lines."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("histories", help=f"JSON lines, a user's oldest item first. {read_histories.__doc__}")
+    parser.add_argument("histories", help=f"{LINES}; a user's oldest item comes first")
     parser.add_argument("-k", type=int, default=10, help="items for each user")
     parser.add_argument("--extra", metavar="X.npy", help="text vectors of new items, with their ids in X.ids.json")
     parser.add_argument("--repeat", action="store_true", help="items of the history may come again")
-    given = parser.parse_args()
+    given, out = parser.parse_args(), sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (None: it was closed)
     try:
         histories, model = read_histories(given.histories), ExportedModel(Path(__file__).parent, given.extra)
         found = model.recommend(list(histories.values()), given.k, given.repeat)
         for user, best in zip(histories, found, strict=True):
             for rank, (item, score) in enumerate(best, start=1):
-                sys.stdout.write(json.dumps({"user_id": user, "item_id": item, "score": score, "rank": rank}) + "\n")
-        sys.stdout.flush()
+                out.write(json.dumps({"user_id": user, "item_id": item, "score": score, "rank": rank}) + "\n")
+        out.flush()
     except (OSError, ValueError) as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python would write the rest at its end, and fail again
         closed = isinstance(error, BrokenPipeError)  # the reader has enough, as `head` does
