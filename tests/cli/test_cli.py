@@ -238,7 +238,10 @@ def test_what_is_wrong_is_told_in_one_message(
         (["cfg.yaml", "--variants", "txt"], r"--variants is 'txt'; did you mean 'text'\? known: id, text"),
         (["cfg.yaml", "--variants", ""], r"--variants is ''; known: id, text"),
         (["cfg.yaml", "--seeds", ""], r"seeds are \[\]; give at least one, each once"),
-        (["cfg.yaml", "--seeds", "1,x"], r"seeds.1 is 'x'; expected a whole number"),
+        (
+            ["cfg.yaml", "--seeds", "1,x"],
+            r"--seeds: 'x' is no whole number; give one such as 10, with commas between several: --seeds 1,2",
+        ),
         (["cfg.yaml", "--seeds", "1 2"], r"--seeds is '1 2'; put commas and no spaces between the values: --seeds 1,2"),
         (["cfg.yaml", "--variants", "id text"], r"--variants is 'id text'; put commas .*: --variants id,text"),
         (["cfg.yaml", "--set", "train.epochs=["], r"--set train.epochs=\[: not YAML"),

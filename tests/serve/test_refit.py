@@ -247,7 +247,7 @@ def test_the_command_refits_and_says_what_can_not_be(
     assert main(["refit", str(done / "out"), "-o", "refit", "--variant", "popular"]) == 0
     assert "the refit is in refit" in capsys.readouterr().err and refitting.is_refit(tmp_path / "refit")
     for arguments, message in (
-        ([str(done / "out"), "--seeds", "one"], "--seeds is 'one'; give whole numbers"),
+        ([str(done / "out"), "--seeds", "one"], "--seeds: 'one' is no whole number"),
         ([str(done / "out"), "--variant", "no"], "no finished run of a variant 'no'; finished: all, id"),
         ([str(done / "out" / "runs" / "id-1"), "--seeds", "1"], "id-1 is one run; give the folder of its comparison"),
         ([str(done)], "give the folder of a comparison"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from blair_rec.cli.lists import comma_list
+from blair_rec.cli.numbers import seed_list
 from blair_rec.cli.progress import Live, add_quiet
 from blair_rec.cli.terminal import Console, processes, say, set_up_logging, show, show_json, width_of_results
 from blair_rec.errors import BlairRecError, ConfigError, RecBoleError, counted, shell_line
@@ -212,8 +213,8 @@ def _asked(options: argparse.Namespace) -> tuple[list[str] | None, list[int] | N
         return variants, None
     from blair_rec.config.comparison import load_config
 
-    seeds = ",".join(comma_list("--seeds", options.seeds))
-    return variants, list(load_config(options.config, [f"seeds=[{seeds}]"]).seeds)
+    seeds = seed_list(comma_list("--seeds", options.seeds))
+    return variants, list(load_config(options.config, [f"seeds={json.dumps(seeds)}"]).seeds)
 
 
 def _check(out: Path, other: Path, console: Console) -> int:

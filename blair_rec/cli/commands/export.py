@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from blair_rec.cli.numbers import whole
 from blair_rec.cli.terminal import Console, say, show
 from blair_rec.errors import ConfigError, shell_line
 
@@ -29,7 +30,7 @@ def add(commands: Any) -> None:
     command.add_argument("--index", choices=["faiss"], help="add a search index of the item vectors")
     command.add_argument(
         "--rules-rank",
-        type=int,
+        type=whole,
         metavar="R",
         help="write rules between items as vectors of rank R, such as 512: an index can search them, but their scores "
         "are approximate",

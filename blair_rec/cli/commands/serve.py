@@ -6,9 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from blair_rec.cli.lists import comma_list
+from blair_rec.cli.numbers import seed_list, whole
 from blair_rec.cli.progress import Counters, add_quiet
 from blair_rec.cli.terminal import Console, say
-from blair_rec.errors import ConfigError, counted, shell_line
+from blair_rec.errors import counted, shell_line
 
 
 def add(commands: Any) -> None:
@@ -42,7 +44,7 @@ def add(commands: Any) -> None:
         "-o", "--out", type=Path, required=True, metavar="FILE", help="output file, .parquet, .csv or .jsonl, "
         "with user_id, item_id, score, rank, by_popularity (true for users without a known item)"
     )  # fmt: skip
-    command.add_argument("-k", type=int, default=10, help="the number of items per user (default: 10)")
+    command.add_argument("-k", type=whole, default=10, help="the number of items per user (default: 10)")
     command.add_argument("--titles", action="store_true", help="add a column with the items' titles")
     command.add_argument(
         "--only",
@@ -87,7 +89,7 @@ def _refit(options: argparse.Namespace, console: Console) -> None:
             options.run,
             options.out,
             variant=options.variant,
-            seeds=_seeds(options.seeds),
+            seeds=None if options.seeds is None else seed_list(comma_list("--seeds", options.seeds)),
             store=options.store,
             progress=report,
         )
@@ -96,13 +98,6 @@ def _refit(options: argparse.Namespace, console: Console) -> None:
             console,
             f"the refit is in {out}; next: {shell_line('blair-rec', 'recommend', out, '--all-users', '-o', 'FILE')}",
         )
-
-
-def _seeds(text: str | None) -> list[int] | None:
-    try:
-        return None if text is None else [int(seed) for seed in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"--seeds is {text!r}; give whole numbers with commas between them, such as 1,2") from None
 
 
 def _recommend(options: argparse.Namespace, console: Console) -> None:

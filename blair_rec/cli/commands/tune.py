@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from blair_rec.cli.commands.compare import add_changes, config_of
+from blair_rec.cli.numbers import whole
 from blair_rec.cli.progress import Live, add_quiet
 from blair_rec.cli.terminal import Console, say, show
 from blair_rec.errors import shell_line
@@ -23,7 +24,7 @@ def add(commands: Any) -> None:
         "tune", help="tune every variant with the same number of trials, on the validation split"
     )
     command.add_argument("config", type=Path, metavar="CONFIG", help="a comparison file (YAML) with a tune section")
-    command.add_argument("--budget", type=int, metavar="N", help="trials for each variant, instead of tune.budget")
+    command.add_argument("--budget", type=whole, metavar="N", help="trials for each variant, instead of tune.budget")
     command.add_argument(
         "--teachers",
         type=Path,

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from blair_rec.errors import ConfigError, SourceError, counted
+from blair_rec.errors import ConfigError, SourceError, check_whole, counted
 from blair_rec.lines.rejected import REJECTED, Rejected
 from blair_rec.prepare.events import VALID_FROM
-from blair_rec.prepare.folder import Hashes, Tell, is_done, need_room, new_folder, write_record
+from blair_rec.prepare.folder import Hashes, Tell, check_limits, is_done, need_room, new_folder, write_record
 from blair_rec.prepare.items import ItemFile, flat
 from blair_rec.prepare.public.reviews import check_category, finder, meta_file, raw_reviews
 from blair_rec.prepare.reading.blocks import Progress
@@ -49,6 +49,8 @@ class Pairs:
         check_category(self.category, self.source)
         if not 0 < self.share <= 1:
             raise ConfigError(f"share is {self.share}; it must be more than 0 and at most 1")
+        check_whole("seed", self.seed, least=0)
+        check_limits(0, self.max_rejected)
 
 
 def prepare_pairs(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -136,10 +137,10 @@ def marks(settings: Mapping[str, Any]) -> list[Any]:
 
 def parse_shard(text: str) -> tuple[int, int]:
     """'0/4' -> (0, 4): part 0 of 4, counted from 0. Raises ConfigError for anything else."""
-    part, slash, parts = text.partition("/")
-    if not (slash and part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    if found is None or int(found[1]) >= int(found[2]):
         raise ConfigError(f"shard is {text!r}; it has to be I/N, where I runs from 0 to N - 1, such as 0/4")
-    return int(part), int(parts)
+    return int(found[1]), int(found[2])
 
 
 def shard_from_environment() -> tuple[int, int] | None:

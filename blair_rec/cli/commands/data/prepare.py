@@ -10,6 +10,7 @@ from typing import Any
 from rich.progress import DownloadColumn
 
 from blair_rec.cli.lists import split_list
+from blair_rec.cli.numbers import number, whole
 from blair_rec.cli.progress import Counters, add_quiet
 from blair_rec.cli.terminal import Console, say
 from blair_rec.errors import shell_line
@@ -37,7 +38,11 @@ def add(commands: Any) -> None:
         help="the columns of --items that form the text for the encoder, such as title,brand",
     )
     own.add_argument(
-        "--core", type=int, default=0, metavar="K", help="remove users and items with fewer than K events (default: 0)"
+        "--core",
+        type=whole,
+        default=0,
+        metavar="K",
+        help="remove users and items with fewer than K events (default: 0)",
     )
     own.add_argument(
         "--repeats",
@@ -57,7 +62,7 @@ def add(commands: Any) -> None:
     amazon = kinds.add_parser("amazon-2023", help="a category of Amazon Reviews 2023")
     amazon.add_argument("--category", required=True, help="such as All_Beauty")
     amazon.add_argument(
-        "--core", type=int, default=5, metavar="K", help="0 or 5 as published, or another number (default: 5)"
+        "--core", type=whole, default=5, metavar="K", help="0 or 5 as published, or another number (default: 5)"
     )
     amazon.add_argument(
         "--split",
@@ -74,9 +79,11 @@ def add(commands: Any) -> None:
         "--pairs", action="store_true", help="write pairs of review and item text, to pre-train an encoder"
     )
     amazon.add_argument(
-        "--share", type=float, default=0.1, help="with --pairs: the share of reviews to use (default: 0.1)"
+        "--share", type=number, default=0.1, help="with --pairs: the share of reviews to use (default: 0.1)"
     )
-    amazon.add_argument("--seed", type=int, default=0, help="with --pairs: the seed for choosing reviews (default: 0)")
+    amazon.add_argument(
+        "--seed", type=whole, default=0, help="with --pairs: the seed for choosing reviews (default: 0)"
+    )
     _add_common(amazon, _amazon)
 
     named = kinds.add_parser(
@@ -90,7 +97,7 @@ def add(commands: Any) -> None:
     )
     named.add_argument(
         "--core",
-        type=int,
+        type=whole,
         metavar="K",
         help="remove users and items with fewer than K events (default: 5 for Amazon, 0 for MovieLens)",
     )
@@ -115,7 +122,7 @@ def _add_common(command: Any, handler: Callable[[argparse.Namespace, Console], N
     )
     command.add_argument(
         "--max-rejected",
-        type=float,
+        type=number,
         default=0.01,
         metavar="SHARE",
         help="the largest share of unusable lines to accept (default: 0.01)",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blair_rec.cli.numbers import whole
 from blair_rec.cli.terminal import Console, say
 from blair_rec.errors import ConfigError, agreed, counted, shell_line
 
@@ -43,7 +44,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--masked", action="store_true", help="FILE has no items of the histories (from_masked, from_valid_masked)"
     )
-    command.add_argument("-k", type=int, default=10, help="the largest cutoff of the metrics (default: 10)")
+    command.add_argument("-k", type=whole, default=10, help="the largest cutoff of the metrics (default: 10)")
     command.set_defaults(command=_verify)
 
 

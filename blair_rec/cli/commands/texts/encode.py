@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blair_rec.cli.lists import split_list
+from blair_rec.cli.numbers import whole
 from blair_rec.cli.progress import Live, add_quiet
 from blair_rec.cli.terminal import Console, say
 from blair_rec.config.names import DTYPES, ENCODER, MAX_LENGTH, POOLINGS, TEMPLATES
@@ -60,7 +61,7 @@ def _add_encode(commands: Any) -> None:
     )
     command.add_argument("--query-prompt", help="the same for search queries")
     command.add_argument(
-        "--truncate-dim", type=int, metavar="N", help="keep only the first N dimensions (Matryoshka models)"
+        "--truncate-dim", type=whole, metavar="N", help="keep only the first N dimensions (Matryoshka models)"
     )
     command.add_argument(
         "--normalize",
@@ -68,7 +69,7 @@ def _add_encode(commands: Any) -> None:
         help="scale vectors to length 1, or not (default: as the model's files say)",
     )
     command.add_argument(
-        "--max-length", type=int, default=MAX_LENGTH, help=f"the most tokens read per item (default: {MAX_LENGTH})"
+        "--max-length", type=whole, default=MAX_LENGTH, help=f"the most tokens read per item (default: {MAX_LENGTH})"
     )
     command.add_argument(
         "--dtype", default=DTYPES[0], help=f"precision of the encoder: {', '.join(DTYPES)} (on a GPU); default: float32"
@@ -83,10 +84,13 @@ def _add_encode(commands: Any) -> None:
         help="encode only part I of N (I from 0; default: RANK and WORLD_SIZE, if these are set)",
     )
     command.add_argument(
-        "--ray-workers", type=int, metavar="N", help="encode on a Ray cluster in parts, one worker per part; N workers"
+        "--ray-workers",
+        type=whole,
+        metavar="N",
+        help="encode on a Ray cluster in parts, one worker per part; N workers",
     )
     command.add_argument(
-        "--parts", type=int, metavar="N", help="with --ray-workers: the number of parts (default: one per worker)"
+        "--parts", type=whole, metavar="N", help="with --ray-workers: the number of parts (default: one per worker)"
     )
     command.add_argument("-o", "--out", type=Path, required=True, metavar="STORE", help="folder of the store")
     command.add_argument(

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from blair_rec.cli.lists import split_list
+from blair_rec.cli.numbers import number, whole
 from blair_rec.cli.progress import Live
 from blair_rec.cli.terminal import Console, show, show_json
 from blair_rec.errors import ConfigError, counted
@@ -29,7 +30,7 @@ def add(commands: Any) -> None:
         "queries", nargs="+", metavar="QUERY", help='a sentence, such as "something to rinse grains in"'
     )
     search.add_argument("--items", type=Path, metavar="FILE", help="the catalogue, to show titles")
-    search.add_argument("-k", type=int, default=10, help="the number of items (default: 10)")
+    search.add_argument("-k", type=whole, default=10, help="the number of items (default: 10)")
     search.add_argument("--json", action="store_true", help="print a line of JSON for each query")
     search.set_defaults(command=_search)
 
@@ -54,7 +55,7 @@ def add(commands: Any) -> None:
     )
     evaluate.add_argument(
         "--relevant-from",
-        type=float,
+        type=number,
         default=1.0,
         metavar="GRADE",
         help="the lowest grade that counts as relevant (default: 1)",
