@@ -17,7 +17,7 @@ from blair_rec import registry
 from blair_rec.border.settings import ItemsOnly, recbole_config, recbole_errors
 from blair_rec.data.dataset import ItemVectors
 from blair_rec.device import AUTO
-from blair_rec.errors import BadRun, CheckpointError
+from blair_rec.errors import BadRun, CheckpointError, ConfigError
 from blair_rec.evaluate.runs.checks import typed
 from blair_rec.evaluate.runs.recorded import read_recorded
 from blair_rec.evaluate.runs.run_files import ITEMS_FILE, RESULT_FILE, WEIGHTS_FILE, read_json
@@ -63,6 +63,20 @@ def load_model(run_dir: Path, store: str | Path | None = None, dataset: Any = No
     Raises:
         The errors of `load`.
     """
+    loaded = _load(run_dir, store, dataset, device)
+    if store is not None and not _stores(loaded):
+        raise ConfigError(f"{run_dir} uses no text, so the store {store} has no effect; leave it out")
+    return loaded
+
+
+def _stores(loaded: Loaded) -> list[EmbeddingStore]:
+    """The stores that a scorer and its members read."""
+    own = [] if loaded.store is None else [loaded.store]
+    return [*own, *(store for member in loaded.members for store in _stores(member))]
+
+
+def _load(run_dir: Path, store: str | Path | None, dataset: Any, device: str) -> Loaded:
+    """Load a scorer, as `load_model` does, or a member of it, which may use no text."""
     result, item_tokens = _recorded(run_dir), _tokens(run_dir)
     setup = result["setup"]
     if "from" in setup:
@@ -83,7 +97,7 @@ def load_model(run_dir: Path, store: str | Path | None = None, dataset: Any = No
                 f"the validation and test cases alone, so this {kind} can't recommend for any other history; make one "
                 "without this member"
             )
-        members = tuple(load_model(folder, store, dataset, device) for folder in folders)
+        members = tuple(_load(folder, store, dataset, device) for folder in folders)
         ensemble = Ensemble([member.model for member in members])
         if "rerank" in setup:
             return _second_stage(run_dir, result, folders, members, ensemble, item_tokens)

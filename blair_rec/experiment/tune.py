@@ -87,8 +87,8 @@ def tune(
         The config with the chosen settings.
 
     Raises:
-        ConfigError: the folder of the teachers or a run in it is missing, there is no `tune` section, a value is
-            invalid, no variant uses a key, or a grid has fewer points than the budget.
+        ConfigError: the folder of the teachers or a run in it is missing, the config has no student for them, there is
+            no `tune` section, a value is invalid, no variant uses a key, or a grid has fewer points than the budget.
         OutputError: `out` can't be written, another process works in it, or it has files with our names that no tuning
             wrote.
         DatasetError: the data can't be used. Encoding and training have more errors.
@@ -101,6 +101,8 @@ def tune(
     if space is None or not (space.space or space.text_space or space.scorer_space or space.distill_space):
         what = "the config has no tune section" if space is None else "the tune section has no values to try"
         raise ConfigError(f"{what}; add a grid, such as\n{EXAMPLE}")
+    if runs is not None and not any(variant.distill for variant in config.variants.values()):
+        raise ConfigError("--teachers has no effect: no variant of the config is a student (distill); leave it out")
     drawn = _drawn(config, space, teachers is not None)
     refuse_taken(
         out, (TRIALS_FILE, TUNED_FILE, CHECKPOINTS, REJECTED), (TRIALS_FILE,)

@@ -106,6 +106,8 @@ def refit(
     chosen = choose(Path(run), variant, seeds)
     parts = chosen.parts()
     results = {folder: read_recorded(folder) for folder in parts}
+    if store is not None and all(result["store_sha256"] is None for result in results.values()):
+        raise ConfigError(f"{chosen.variant} uses no text, so the store {store} has no effect; leave it out")
     _check_unchanged(chosen, results)
     alone = len(parts) == 1
     with work_beside(target, "refit", f"the refit {out}") as work:

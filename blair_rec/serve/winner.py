@@ -113,6 +113,8 @@ def choose(run: Path, variant: str | None = None, seeds: Sequence[int] | None = 
         )
     found = by_variant[variant]
     if found[0].seedless:
+        if seeds is not None:
+            logger.warning("%s doesn't depend on the seed, so the seeds that you chose have no effect", variant)
         found = found[:1]
     elif seeds is not None:
         known = [result.seed for result in found]

@@ -66,8 +66,8 @@ def test_decimal_numbers_are_read(value: float) -> None:
     [
         "prepare csv --events {here}/e.csv --user u --item i --time t -o out --dry-run --core",
         "prepare csv --events {here}/e.csv --user u --item i --time t -o out --max-rejected",
-        "prepare amazon-2023 --category X --source {here} --core 0 --pairs -o out --seed",
-        "prepare amazon-2023 --category X --source {here} --core 0 --pairs -o out --share",
+        "prepare amazon-2023 --category X --source {here} --pairs -o out --seed",
+        "prepare amazon-2023 --category X --source {here} --pairs -o out --share",
         "prepare amazon-2023 --category X --source {here} -o out --core",
         "prepare fetch movielens/ml-1m --source {here} -o out --core",
         "encode --items {here}/e.csv --item-id i --fields t --encoder {here}/none -o out --max-length",

@@ -14,6 +14,7 @@ from blair_rec.cli.lists import comma_list
 from blair_rec.cli.numbers import seed_list
 from blair_rec.cli.progress import Live, add_quiet
 from blair_rec.cli.terminal import Console, processes, say, set_up_logging, show, show_json, width_of_results
+from blair_rec.cli.unused import refuse_unused
 from blair_rec.errors import BlairRecError, ConfigError, RecBoleError, counted, shell_line
 
 if TYPE_CHECKING:  # imported when the command runs, so that --help is quick
@@ -131,13 +132,20 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
     out = options.out or Path("runs") / options.config.stem
     variants, seeds = _asked(options)
     shard = None if options.shard is None else parse_shard(options.shard)
+    of_board = {"json": "--json", "notes": "--notes", "check": "--check", "tensorboard": "--tensorboard"}
     if options.dry_run:
+        of_runs = {"encode_only": "--encode-only", "accept_code": "--accept-code"}
+        refuse_unused(options, {**of_board, **of_runs}, "with --dry-run, which only lists runs")
         found = planned(config, out, variants, seeds)
         if shard is not None:
             names = shard_names(found.config, variants or config.variants, seeds or config.seeds, shard)
             found = replace(found, asked=[run for run in found.asked if run.name in names])
         _show_plan(found, out, console, options.fresh)
         return 0
+    if options.encode_only:
+        refuse_unused(options, of_board, "with --encode-only, which trains nothing")
+    if options.json:
+        refuse_unused(options, {"notes": "--notes"}, "with --json, which has all notes")
     if options.check is not None:
         load_runs(options.check)  # report problems there before the training, not after it
     quiet = options.quiet or options.json

@@ -13,6 +13,7 @@ from blair_rec.cli.lists import split_list
 from blair_rec.cli.numbers import number, whole
 from blair_rec.cli.progress import Counters, add_quiet
 from blair_rec.cli.terminal import Console, say
+from blair_rec.cli.unused import refuse_unused
 from blair_rec.errors import shell_line
 
 
@@ -53,7 +54,6 @@ def add(commands: Any) -> None:
     own.add_argument(
         "--unknown",
         choices=("keep", "drop"),
-        default="keep",
         help="events with items that are not in --items: keep (default) or drop",
     )
     own.add_argument("--dry-run", action="store_true", help="show what the files contain, then exit")
@@ -61,13 +61,10 @@ def add(commands: Any) -> None:
 
     amazon = kinds.add_parser("amazon-2023", help="a category of Amazon Reviews 2023")
     amazon.add_argument("--category", required=True, help="such as All_Beauty")
-    amazon.add_argument(
-        "--core", type=whole, default=5, metavar="K", help="0 or 5 as published, or another number (default: 5)"
-    )
+    amazon.add_argument("--core", type=whole, metavar="K", help="0 or 5 as published, or another number (default: 5)")
     amazon.add_argument(
         "--split",
         choices=("last_out", "timestamp"),
-        default="last_out",
         help="the test split: each user's last event (last_out, default), or all events after a date (timestamp)",
     )
     amazon.add_argument("--source", type=Path, metavar="DIR", help="a local folder with the files (default: the hub)")
@@ -78,12 +75,8 @@ def add(commands: Any) -> None:
     amazon.add_argument(
         "--pairs", action="store_true", help="write pairs of review and item text, to pre-train an encoder"
     )
-    amazon.add_argument(
-        "--share", type=number, default=0.1, help="with --pairs: the share of reviews to use (default: 0.1)"
-    )
-    amazon.add_argument(
-        "--seed", type=whole, default=0, help="with --pairs: the seed for choosing reviews (default: 0)"
-    )
+    amazon.add_argument("--share", type=number, help="with --pairs: the share of reviews to use (default: 0.1)")
+    amazon.add_argument("--seed", type=whole, help="with --pairs: the seed for choosing reviews (default: 0)")
     _add_common(amazon, _amazon)
 
     named = kinds.add_parser(
@@ -135,6 +128,8 @@ def _add_common(command: Any, handler: Callable[[argparse.Namespace, Console], N
 def _own(options: argparse.Namespace, console: Console) -> None:
     from blair_rec.prepare.own import OwnData, prepare_own
 
+    if options.items is None:
+        refuse_unused(options, {"item_id": "--item-id", "unknown": "--unknown"}, "without --items")
     asked = OwnData(
         options.events,
         options.user,
@@ -146,7 +141,7 @@ def _own(options: argparse.Namespace, console: Console) -> None:
         tuple(split_list(options.fields)),
         options.core,
         options.repeats == "keep",
-        options.unknown == "keep",
+        options.unknown != "drop",
         options.max_rejected,
     )
     with Reading(console, options.quiet) as reading:
@@ -162,13 +157,17 @@ def _amazon(options: argparse.Namespace, console: Console) -> None:
 
     with Reading(console, options.quiet) as reading:
         if options.pairs:
-            pairs = Pairs(options.category, options.source, options.share, options.seed, options.max_rejected)
+            names = {"core": "--core", "split": "--split", "raw": "--raw", "benchmark": "--benchmark"}
+            refuse_unused(options, names, "with --pairs")
+            share = 0.1 if options.share is None else options.share
+            pairs = Pairs(options.category, options.source, share, options.seed or 0, options.max_rejected)
             made = prepare_pairs(pairs, options.out, reading.tell, reading.progress, fresh=options.fresh)
         else:
+            refuse_unused(options, {"share": "--share", "seed": "--seed"}, "without --pairs")
             asked = Amazon(
                 options.category,
-                options.core,
-                options.split,
+                5 if options.core is None else options.core,
+                options.split or "last_out",
                 options.source,
                 options.raw,
                 options.benchmark,

@@ -11,6 +11,7 @@ from blair_rec.cli.lists import split_list
 from blair_rec.cli.numbers import whole
 from blair_rec.cli.progress import Live, add_quiet
 from blair_rec.cli.terminal import Console, say
+from blair_rec.cli.unused import refuse_unused
 from blair_rec.config.names import DTYPES, ENCODER, MAX_LENGTH, POOLINGS, TEMPLATES
 from blair_rec.errors import ConfigError, counted
 
@@ -116,6 +117,7 @@ def _encode(options: argparse.Namespace, console: Console) -> None:
         )
     template = Template(text.template, text.fields)
     if options.ray_workers is None:
+        refuse_unused(options, {"parts": "--parts"}, "without --ray-workers")
         named = {text.encoder, *([text.fallback.encoder] if text.fallback else [])}
         with trusting(named):  # the user named them on the command line
             _encode_here(options, text, template, console)
@@ -130,8 +132,8 @@ def _encode_with_ray(options: argparse.Namespace, text: TextConfig, template: Te
     parts = options.ray_workers if options.parts is None else options.parts
     if options.ray_workers < 1 or parts < 1:
         raise ConfigError(f"--ray-workers is {options.ray_workers}, --parts is {parts}; give at least 1 of each")
-    if given := [name for name in ("device", "shard") if getattr(options, name) is not None]:
-        raise ConfigError(f"--{given[0]} has no effect with --ray-workers, whose workers share the work; leave it out")
+    shared = {"device": "--device", "shard": "--shard"}
+    refuse_unused(options, shared, "with --ray-workers, whose workers share the work")
     with Live(console, options.quiet) as live:
         stores = encode_with_ray(
             [options.items],

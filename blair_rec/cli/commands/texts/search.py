@@ -15,6 +15,7 @@ from blair_rec.cli.lists import split_list
 from blair_rec.cli.numbers import number, whole
 from blair_rec.cli.progress import Live
 from blair_rec.cli.terminal import Console, show, show_json
+from blair_rec.cli.unused import refuse_unused
 from blair_rec.errors import ConfigError, counted
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ def _open(options: argparse.Namespace) -> TextSearch:
 def _search(options: argparse.Namespace, console: Console) -> None:
     from blair_rec.text.search.sentences import check_asked
 
+    if options.items is None:
+        refuse_unused(options, {"item_id": "--item-id"}, "without --items")
     check_asked(options.queries, options.k)  # before the encoder is loaded
     found = _open(options).search(options.queries, options.k)
     for query, hits in zip(options.queries, found, strict=True):
@@ -125,6 +128,10 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
     files = SearchFiles(files.queries, options.qrels or files.grades, options.items or files.items)
     if files.items is None and (options.bm25 or options.fusion):
         raise ConfigError("BM25 reads the items' text; name the catalogue with --items")
+    if files.items is None:
+        refuse_unused(options, {"item_id": "--item-id"}, "without --items")
+    if not (options.bm25 or options.fusion):
+        refuse_unused(options, {"fields": "--fields"}, "without --bm25 or --fusion")
     search = _open(options)
     fields = tuple(split_list(options.fields))
     template = text_template(search.store, fields) if options.bm25 or options.fusion else None
