@@ -60,7 +60,7 @@ class ApproximateIndex:
             logger.warning("the search index %s is of another store, or was changed: building it again", path)
             saved = None
         if saved is not None:
-            self._index = faiss.read_index(str(saved), faiss.IO_FLAG_MMAP)
+            self._index: Any = faiss.read_index(str(saved), faiss.IO_FLAG_MMAP)
         else:
             logger.info("building a search index of %d vectors", len(store))
             self._index = _build(store, metric)
