@@ -646,15 +646,3 @@ def test_a_name_that_no_file_can_have_is_one_line(here: Path, capsys: pytest.Cap
 def test_a_file_in_the_place_of_a_run_is_never_to_be_deleted(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = Said(capsys, "export", "cfg.yaml", "-o", "x")
     assert said.err == "error: cfg.yaml is not a folder; give the folder of a finished run\n"
-
-
-def test_a_folder_that_cannot_be_written_still_shows_its_leaderboard(
-    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = Said(capsys, "leaderboard", "out").out
-    files = {path: path.stat().st_mtime_ns for path in (here / "out").iterdir()}
-    monkeypatch.setattr("blair_rec.experiment.compare.os.access", lambda path, mode: False)
-    said = Said(capsys, "leaderboard", "out")
-    assert (said.status, said.out) == (0, before)
-    assert "out can't be written, so the files of the leaderboard stay as they are" in said.err
-    assert {path: path.stat().st_mtime_ns for path in (here / "out").iterdir()} == files
