@@ -35,6 +35,7 @@ def write_run(folder: Path, items: int) -> Path:
     import blair_rec.recbole  # noqa: F401
     from blair_rec.border.settings import ItemsOnly, recbole_config
     from blair_rec.config.comparison import read_config
+    from blair_rec.evaluate.runs.recorded import hash_of
     from blair_rec.experiment.fit import model_settings
     from blair_rec.experiment.planning.plan import run_setup
     from blair_rec.models.text_models import model_class
@@ -49,14 +50,28 @@ def write_run(folder: Path, items: int) -> Path:
     model: Any = cls(recbole, ItemsOnly(recbole, items + 1, None))
     folder.mkdir(parents=True)
     save_weights(model, folder / "model.safetensors", None)
+    trained = sum(weights.numel() for weights in model.parameters())
     result = {
         "schema": 1,
         "variant": "id",
         "seed": 1,
-        "setup": setup,
-        "store_sha256": None,
+        "model": "SASRec",
+        "items": "id",
+        "control": None,
+        "transforms": [],
+        "dataset": "shop",
+        "selection": None,
+        "epochs": 0,
+        "train_seconds": 0.0,
+        "wall_seconds": 0.0,
+        "encoder": None,
         "store": None,
-        "hashes": {},
+        "store_sha256": None,
+        "parameters": {"trained": trained, "frozen": 0},
+        "weights": {},
+        "hashes": {"config": hash_of(setup)},
+        "setup": setup,
+        "notes": [],
     }
     (folder / "result.json").write_text(json.dumps(result), "utf-8")
     (folder / "items.json").write_text(json.dumps(["[PAD]", *(f"i{n}" for n in range(items))]), "utf-8")

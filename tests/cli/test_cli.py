@@ -260,7 +260,7 @@ def test_what_is_wrong_in_the_arguments_is_told_in_one_message(
 
 def test_a_damaged_run_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "out" / "runs" / "text-1" / "ranks.npz").write_bytes(b"")
-    expected = r"out/runs/text-1/ranks.npz: can't be read: .*; delete out/runs/text-1 and run the same"
+    expected = r"out/runs/text-1/ranks.npz: can't be read: .*; delete the folder out/runs/text-1, and make it again"
     refused(capsys, expected, "compare", "cfg.yaml", "-o", "out")
     refused(capsys, expected, "leaderboard", "out")
 

@@ -36,7 +36,7 @@ LISTS = "lists"
 """The folder of the files, in that of the comparison."""
 EXPORTS = ("trec", "parquet", "csv")
 WRITABLE = "make the folder writable, or copy the comparison to one that is"
-"""What to do if the lists can't be written: they have no other place."""
+"""The cure if the lists can't be written: they have no other place."""
 
 
 class _Top(NamedTuple):
