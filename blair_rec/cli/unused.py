@@ -13,7 +13,7 @@ def refuse_unused(options: argparse.Namespace, names: dict[str, str], why: str) 
         why: when these options have no effect, such as "without --items".
 
     Raises:
-        ConfigError: one is given: it is not None, False or empty.
+        ConfigError: one is given: it is not None, False or an empty list.
     """
     from blair_rec.errors import ConfigError
 
@@ -24,4 +24,4 @@ def refuse_unused(options: argparse.Namespace, names: dict[str, str], why: str) 
 
 
 def _is_given(value: object) -> bool:
-    return value is not None and value is not False and value != "" and value != []  # 0 is given
+    return value is not None and value is not False and value != []  # 0 and "" are given

@@ -179,7 +179,10 @@ def test_vectors_go_out_and_come_back(model: Path, items: Path, capsys: pytest.C
             ["encode", "--items", "i", "--fields", "t", "--ray-workers", "1", "--parts", "0", "-o", "s"],
             "--parts is 0; give at least 1 of each",
         ),
-        (["encode", "--items", "i", "--fields", "t", "--ray-workers", "1", "--device", "", "-o", "s"], "device has no"),
+        (
+            ["encode", "--items", "i", "--fields", "t", "--ray-workers", "1", "--device", "", "-o", "s"],
+            "--device has no",
+        ),
         (
             ["encode", "--items", "i", "--fields", "t", "--ray-workers", "1", "--shard", "0/2", "-o", "s"],
             "shard has no",

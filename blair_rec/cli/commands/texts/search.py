@@ -51,9 +51,7 @@ def add(commands: Any) -> None:
     evaluate.add_argument(
         "--fusion", action="store_true", help="add both searches combined, by the sum of their scores"
     )
-    evaluate.add_argument(
-        "--fields", default="", metavar="A,B", help="the fields for BM25 (default: those of the store)"
-    )
+    evaluate.add_argument("--fields", metavar="A,B", help="the fields for BM25 (default: those of the store)")
     evaluate.add_argument(
         "--relevant-from",
         type=number,
@@ -133,7 +131,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
     if not (options.bm25 or options.fusion):
         refuse_unused(options, {"fields": "--fields"}, "without --bm25 or --fusion")
     search = _open(options)
-    fields = tuple(split_list(options.fields))
+    fields = tuple(split_list(options.fields or ""))
     template = text_template(search.store, fields) if options.bm25 or options.fusion else None
     texts, categories = item_facts(files.items, search.store, template, options.item_id) if files.items else ([], {})
     queries = read_queries(files, categories)
