@@ -39,6 +39,7 @@ BESIDE = {
     "evaluate/__init__.py": "nothing",
     "evaluate/runs/__init__.py": "nothing",
     "evaluate/runs/results.py": "the files of a run",
+    "evaluate/runs/recorded.py": "the files of a run",
     "evaluate/runs/run_files.py": "the files of a run",
     "evaluate/runs/encoder_used.py": "the files of a run",
     "evaluate/runs/checks.py": "the files of a run",

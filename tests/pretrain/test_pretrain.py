@@ -657,7 +657,7 @@ def test_the_record_has_a_loss_of_every_ten_steps_and_of_the_last_ones(
     encoder: Path, tmp_path: Path, steps: int, recorded: list[int]
 ) -> None:
     told: list[float] = []
-    config = small(write_world(tmp_path / "pairs.tsv", 60, 2), max_steps=steps, mlm_weight=0)
+    config = small(write_world(tmp_path / "pairs.tsv", 60, 2), max_steps=steps, mlm_weight=0, save_steps=100)
     record = pretrain(config, encoder, "mean", tmp_path / "out", progress=lambda done, total, loss: told.append(loss))
     assert [line["step"] for line in record["losses"]] == recorded
     last = told[recorded[-2] if len(recorded) > 1 else 0 :]

@@ -217,7 +217,7 @@ def test_a_damaged_member_of_a_teacher_is_named_with_the_cure(tiny: Path, tmp_pa
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(BadRun, match=re.escape(f"{weights}: can't be read")) as refused:
         compare(config, out, variants=["student"])
-    assert f"delete {weights.parent} and run the same" in str(refused.value)
+    assert f"delete the folder {weights.parent}, and make it again" in str(refused.value)
     with pytest.raises(CheckpointError, match=re.escape(f"delete the folder {weights.parent}")):
         compare(config, out)
     shutil.rmtree(weights.parent)
