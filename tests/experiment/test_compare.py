@@ -488,11 +488,11 @@ def test_what_a_killed_replacement_left_is_put_right(own: Finished) -> None:
 @pytest.mark.parametrize(
     "damage, expected",
     [
-        (lambda run: (run / "ranks.npz").unlink(), r"text-2/ranks.npz: is missing; delete .*text-2 and run the same"),
+        (lambda run: (run / "ranks.npz").unlink(), r"text-2/ranks.npz: is missing; delete .*text-2, and make it again"),
         (lambda run: (run / "ranks.npz").write_bytes(b"PK"), r"text-2/ranks.npz: can't be read"),
         (
             lambda run: shutil.copy(run.with_name("text-1") / "ranks.npz", run),
-            r"text-2/ranks.npz: is not the file that this run wrote: .*; delete .*text-2 and run the same",
+            r"text-2/ranks.npz: is not the file that this run wrote: .*; delete .*text-2, and make it again",
         ),
         (lambda run: (run / "result.json").write_text("{"), r"text-2/result.json: can't be read"),
         (lambda run: (run / "result.json").write_text("{}"), r"text-2/result.json: has schema None"),
