@@ -43,7 +43,6 @@ BESIDE = {
     "evaluate/runs/run_files.py": "the files of a run",
     "evaluate/runs/encoder_used.py": "the files of a run",
     "evaluate/runs/checks.py": "the files of a run",
-    "evaluate/runs/recorded.py": "the files of a run",
     "evaluate/runs/new_ranks.py": "the files of a run",
     "text/search/__init__.py": "nothing",
 }
