@@ -109,7 +109,7 @@ def test_a_file_of_new_items_that_was_swapped_removed_or_added_is_found(tmp_path
     with pytest.raises(BadRun, match=r"text-1/new_items.npz: is not the file that this run wrote"):
         _ = load_run(one.parent).new_items
     one.unlink()
-    with pytest.raises(BadRun, match=r"text-1/new_items.npz: is missing; delete .*text-1 and run the same"):
+    with pytest.raises(BadRun, match=r"text-1/new_items.npz: is missing; delete .*text-1, and make it again"):
         _ = load_run(one.parent).new_items
     added = fake_run(tmp_path, "text", 3)
     assert load_run(added).new_items is None
