@@ -32,13 +32,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (
-            "compare {done}/cfg.yaml --dry-run --json --check out",
-            "--json, --check have no effect with --dry-run, which",
-        ),
-        ("compare {done}/cfg.yaml --dry-run --accept-code", "--accept-code has no effect with --dry-run"),
-        ("compare {done}/cfg.yaml --encode-only --notes", "--notes has no effect with --encode-only, which trains"),
-        ("compare {done}/cfg.yaml --json --notes", "--notes has no effect with --json, which has all notes"),
+        ("compare {done}/cfg.yaml --dry-run --json", "--json has no effect with --dry-run, which"),
+        ("compare {done}/cfg.yaml --encode-only --json", "--json has no effect with --encode-only, which trains"),
         ("refit {done}/out -o refit --store {done}", "rules uses no text, so the store"),
         ("recommend {done}/out/runs/rules-1 --all-users -o x.csv --store {done}", "uses no text, so the store"),
         ("encode --items e --fields a -o s --parts 2", "--parts has no effect without --ray-workers; leave it out"),

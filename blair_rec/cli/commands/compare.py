@@ -132,10 +132,9 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
     out = options.out or Path("runs") / options.config.stem
     variants, seeds = _asked(options)
     shard = None if options.shard is None else parse_shard(options.shard)
-    of_board = {"json": "--json", "notes": "--notes", "check": "--check", "tensorboard": "--tensorboard"}
+    # Other options may stay when --dry-run or --encode-only is added to a command.
     if options.dry_run:
-        of_runs = {"encode_only": "--encode-only", "accept_code": "--accept-code"}
-        refuse_unused(options, {**of_board, **of_runs}, "with --dry-run, which only lists runs")
+        refuse_unused(options, {"json": "--json", "encode_only": "--encode-only"}, "with --dry-run, which lists runs")
         found = planned(config, out, variants, seeds)
         if shard is not None:
             names = shard_names(found.config, variants or config.variants, seeds or config.seeds, shard)
@@ -143,9 +142,7 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
         _show_plan(found, out, console, options.fresh)
         return 0
     if options.encode_only:
-        refuse_unused(options, of_board, "with --encode-only, which trains nothing")
-    if options.json:
-        refuse_unused(options, {"notes": "--notes"}, "with --json, which has all notes")
+        refuse_unused(options, {"json": "--json"}, "with --encode-only, which trains nothing")
     if options.check is not None:
         load_runs(options.check)  # report problems there before the training, not after it
     quiet = options.quiet or options.json
