@@ -1,1 +1,1 @@
-"""Text files read line by line: RecBole's atomic files, and lines that can't be used."""
+"""Files read piece by piece: RecBole's atomic files, columns of tables, NumPy's arrays, and lines that can't be used."""

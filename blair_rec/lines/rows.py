@@ -217,8 +217,9 @@ def check_columns(path: object, names: Sequence[str], known: Sequence[str]) -> N
     if others := [name for name in names if name not in known]:
         near = get_close_matches(others[0], known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
+        shown = first_of([name or "one without a name" for name in others])
         raise SourceError(
-            f"{path}: {out_of(len(others), len(names), 'column', 'are')} unknown ({first_of(others)}); {hint}"
+            f"{path}: {out_of(len(others), len(names), 'column', 'are')} unknown ({shown}); {hint}"
             + ("is the first line, with the column names, missing? " if len(others) == len(names) else "")
             + f"columns can be called {', '.join(known)}; rename yours, or leave them out{separator_hint(path, names)}"
         )

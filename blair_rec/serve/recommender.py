@@ -13,6 +13,7 @@ from blair_rec.device import AUTO
 from blair_rec.errors import BadRun, ConfigError, StoreError, UnknownItems, check_whole, out_of
 from blair_rec.evaluate.runs.run_files import HISTORIES_FILE, read_arrays
 from blair_rec.experiment.loading import Loaded, load_model
+from blair_rec.lines.arrays import load_array
 from blair_rec.models.scorer import Scorer
 from blair_rec.registry import trusting
 from blair_rec.serve.export.factor_files import read_factors
@@ -291,7 +292,7 @@ def item_counts_of(run_dir: Path) -> np.ndarray | None:
     """
     if (run_dir / COUNTS_FILE).is_file():
         try:
-            return np.asarray(np.load(run_dir / COUNTS_FILE, allow_pickle=False), dtype=np.int64)
+            return np.array(load_array(run_dir / COUNTS_FILE), dtype=np.int64)
         except (OSError, ValueError) as error:
             raise BadRun(run_dir, COUNTS_FILE, f"can't be read: {error}") from error
     if not (run_dir / HISTORIES_FILE).is_file():

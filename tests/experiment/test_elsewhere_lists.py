@@ -84,10 +84,18 @@ def test_ranks_count_without_gaps_and_agree_with_the_scores(ranks: list[int], me
         read_lists(lists_of(rows, ("user_id", "item_id", "score", "rank")), world())
 
 
+def test_all_lists_count_from_the_same_number() -> None:
+    header = ("user_id", "item_id", "rank")
+    assert len(read_lists(lists_of([("u0", "i01", 0), ("u1", "i02", 0)], header), world()).case) == 2
+    with pytest.raises(SourceError, match="the ranks of 1 list are not 0, 1, 2, ... \\(first: user_id u1\\)"):
+        read_lists(lists_of([("u0", "i01", 0), ("u1", "i02", 1)], header), world())
+
+
 @pytest.mark.parametrize(
     "header, message",
     [
         (("user_id", "item_id", "rating"), "1 of 3 columns is unknown \\(rating\\)"),
+        (("", "item_id", "score"), "1 of 3 columns is unknown \\(one without a name\\)"),
         (("case_id", "item_id", "score"), "give user_id, item_id, and score or rank"),
     ],
 )

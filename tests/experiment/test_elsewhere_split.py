@@ -207,6 +207,7 @@ def test_verify_says_what_is_in_a_file_and_refuses_a_changed_split(
         ({"keys": "test"}, "doesn't say what names a test case"),
         ({"keys": {"test": "name"}}, "doesn't say what names a test case"),
         ({"files": {}}, "lacks the hashes of 4 files of the split \\(first: histories_test.jsonl, items.csv, test.csv"),
+        ({"keys": {"test": "case_id"}}, "manifest.json and the files of the test cases don't fit each other"),
         ({"files": None}, "1 file of the split changed or missing \\(first: manifest.json\\)"),
         ({"format": "other"}, "has no manifest.json of `blair-rec split`"),
     ],

@@ -12,8 +12,6 @@ DIR/runs/text_init-1/history.jsonl    one `EpochRecord` per line: the learning c
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -26,6 +24,7 @@ from blair_rec.config.names import ControlName, ProtocolName
 from blair_rec.errors import BadRun, RefitRun, counted, first_of
 from blair_rec.evaluate.runs.checks import typed
 from blair_rec.evaluate.runs.encoder_used import EncoderUsed
+from blair_rec.lines.arrays import load_arrays
 
 PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
 SCHEMA = 1
@@ -259,17 +258,11 @@ def read_json(folder: Path, file: str) -> Any:
 def read_arrays(folder: Path, file: str) -> dict[str, np.ndarray]:
     """Read all arrays of an .npz file; pickled objects are refused. Raises BadRun."""
     try:
-        loaded = np.load(folder / file, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            raise ValueError("it is a single array, not an .npz file")
-        with loaded as archive:
-            return {name: archive[name] for name in archive.files}
+        return load_arrays(folder / file)
     except FileNotFoundError:
         raise BadRun(folder, file, "is missing") from None
-    # The error depends on the damaged part: the zip (RuntimeError: an unknown flag or method), a stream, or a header.
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        what = "it is not a NumPy file" if "contains pickled" in str(error) else error  # NumPy's guess of other bytes
-        raise BadRun(folder, file, f"can't be read: {what}") from error
+    except (OSError, ValueError) as error:
+        raise BadRun(folder, file, f"can't be read: {error}") from error
 
 
 def _pick(folder: Path, file: str, arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -67,7 +67,7 @@ def check_manifest(path: Path, split_sha256: str) -> None:
     manifest = read_manifest(path.parent / MANIFEST)
     if manifest is not None and manifest.get("split_sha256") != split_sha256:
         raise SourceError(
-            f"{path} lies next to the {MANIFEST} of another split (data set {manifest.get('dataset')!r}, made "
+            f"{path} lies next to the {MANIFEST} of another split (data set {manifest.get('dataset')!r}, made by "
             f"{manifest.get('made_by')}): its cases, order of ties or items differ. Make the lists for the split of "
             f"this comparison (`blair-rec split CONFIG`), or move them away from that {MANIFEST}"
         )
@@ -114,8 +114,10 @@ def read_manifest(path: Path) -> Mapping[str, Any] | None:
         SourceError: it can't be read.
     """
     try:
+        if not path.is_file():
+            return None
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:  # it has just been removed
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise SourceError(f"{path} can't be read ({error}); run `blair-rec split` again") from None

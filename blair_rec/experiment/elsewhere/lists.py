@@ -160,16 +160,16 @@ def _order(case: np.ndarray, item: np.ndarray, score: np.ndarray | None, rank: n
 def _rank_problems(
     path: Path, case: np.ndarray, rank: np.ndarray, score: np.ndarray | None, cases: Cases
 ) -> Iterator[str]:
-    """Problems of sorted ranks: they have to count from 0 or 1 on, and to agree with the scores."""
+    """Problems of sorted ranks: all lists have to count from 0, or all from 1, and to agree with the scores."""
     if len(case) == 0:
         return
-    place = places(case)
-    first = rank[np.arange(len(case)) - place]
-    wrong = ((first != 0) & (first != 1)) | (rank != first + place)
+    start = 0 if rank.min() == 0 else 1
+    wrong = rank != start + places(case)
     if lists := len(np.unique(case[wrong])):
         yield (
-            f"{path}: the ranks of {counted(lists, 'list')} are not 1, 2, 3, ... (first: {cases.key} "
-            f"{cases.names[case[wrong][0]]}); number each list without gaps and repeats, or give scores alone"
+            f"{path}: the ranks of {counted(lists, 'list')} are not {start}, {start + 1}, {start + 2}, ... (first: "
+            f"{cases.key} {cases.names[case[wrong][0]]}); number each list without gaps and repeats, all from "
+            f"{start}, or give scores alone"
         )
     elif score is not None:
         rising = (np.diff(case) == 0) & (np.diff(score) > 0)
@@ -218,7 +218,7 @@ def _checked(path: Path, names: Sequence[str], cases: Cases) -> Sequence[str]:
     Raises:
         SourceError: one that is needed is missing.
     """
-    where = f"{path} has the columns {', '.join(names)}"
+    where = f"{path} has the columns {', '.join(names) or 'none'}"
     if cases.key not in names:
         if cases.key == CASE:
             raise SourceError(

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
 from blair_rec.errors import SourceError, counted, first_of
 from blair_rec.experiment.elsewhere.cases import USER, Cases
 from blair_rec.experiment.elsewhere.lists import ITEM, lost_in_float32
+from blair_rec.lines.arrays import load_array, load_arrays
 
+T = TypeVar("T")
 SCORES = "scores"
 ROWS = 1 << 10
 """Rows that are checked together."""
@@ -132,9 +132,7 @@ def _id_problems(path: Path, name: str, ids: Sequence[str], wanted: Sequence[str
 
 
 def _from_npz(path: Path, key: str) -> tuple[np.ndarray, dict[str, list[str]]]:
-    loaded = _load(path)
-    if isinstance(loaded, np.ndarray):
-        raise SourceError(f"{path} is a single array, not an .npz file; end its name with .npy")
+    loaded = _loaded(path, load_arrays)
     wanted = (SCORES, key, ITEM)
     if missing := [name for name in wanted if name not in loaded]:
         raise SourceError(
@@ -145,10 +143,7 @@ def _from_npz(path: Path, key: str) -> tuple[np.ndarray, dict[str, list[str]]]:
 
 
 def _from_npy(path: Path, key: str) -> tuple[np.ndarray, dict[str, list[str]]]:
-    loaded = _load(path)
-    if not isinstance(loaded, np.ndarray):
-        raise SourceError(f"{path} holds several arrays; end its name with .npz")
-    ids = {}
+    loaded, ids = _loaded(path, load_array), {}
     for name in (key, ITEM):
         file = ids_file(path, name)
         try:
@@ -159,19 +154,13 @@ def _from_npy(path: Path, key: str) -> tuple[np.ndarray, dict[str, list[str]]]:
     return loaded, ids
 
 
-def _load(path: Path) -> Any:
-    """An array, mapped from the disk, or the arrays of an .npz file by name."""
+def _loaded(path: Path, load: Callable[[Path], T]) -> T:
     if not path.is_file():
         raise SourceError(f"{path} is not there, or not a file")
     try:
-        if path.suffix.lower() == ".npy":
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    # The error depends on which part of the file is damaged: the zip, a stream inside, or an array's header.
-    except (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        why = str(error).partition("\n")[0] or type(error).__name__
-        raise SourceError(f"{path} can't be read as arrays of numbers and text ({why}); write it again") from None
+        return load(path)
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path} can't be read as arrays of numbers and text ({error}); write it again") from None
 
 
 def _texts(path: Path, name: str, values: np.ndarray) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
@@ -58,7 +59,14 @@ def verify(path: Path, folder: Path, part: PartName = "test", masked: bool = Fal
             f"{folder / MANIFEST} lacks the hashes of {counted(len(unlisted), 'file')} of the split (first: "
             f"{first_of(unlisted)}), so they may have changed; write the split again"
         )
-    cases = cases_in(folder, part, manifest)
+    try:
+        cases = cases_in(folder, part, manifest)
+    except (LookupError, TypeError, ValueError, csv.Error) as error:
+        if isinstance(error, SourceError):
+            raise
+        raise SourceError(
+            f"{folder}: {MANIFEST} and the files of the {part} cases don't fit each other; write the split again"
+        ) from None
     check_manifest(path, str(manifest.get("split_sha256")))
     check_exported(path, part, masked)
     if is_matrix(path):
@@ -113,8 +121,6 @@ def _column(path: Path, name: str) -> list[Any]:
     """One column of a file of the split."""
     known = (USER, CASE, ITEM, TIME, HISTORY)
     if path.name == "items.csv":  # its other columns are the fields of the catalogue
-        import csv
-
         with path.open(encoding="utf-8", newline="") as file:
             return [row[0] for row in csv.reader(file)][1:]
     return [value for columns in read_columns(path, known) for value in columns.values[name]]

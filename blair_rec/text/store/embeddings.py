@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any, get_args
 
 import numpy as np
@@ -25,6 +24,7 @@ from blair_rec.errors import (
     out_of,
 )
 from blair_rec.files.contents import sha256_of
+from blair_rec.lines.arrays import load_array
 from blair_rec.text.tokens import NO_DIGESTS, DigestIndex, Digests, TokenTable
 
 SCHEMA = 2
@@ -279,8 +279,8 @@ def _read_header(path: Path) -> dict[str, Any]:
 def _mapped(path: Path, dtype: str, shape: tuple[int, ...], name: str = "") -> np.ndarray:
     """Memory-map an array file, and check that it is what the header says."""
     try:
-        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:  # last two: a damaged first line
+        array: np.ndarray = load_array(path)
+    except (OSError, ValueError) as error:
         raise StoreError(f"{path} can't be read ({error}); encode again") from error
     if array.dtype.str != dtype or array.shape != shape:
         said = f"{name or dtype} {shape}"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 
 from blair_rec.errors import StoreError, agreed, counted, first_of, out_of
 from blair_rec.extras import need
+from blair_rec.lines.arrays import load_array
 from blair_rec.text.store.embeddings import EmbeddingStore
 from blair_rec.text.store.exchange import ITEM, PAD, RECBOLE_HEADER, VECTOR, beside_of
 from blair_rec.text.store.writer import refuse_replacing, write_store
@@ -151,8 +151,8 @@ def _array(path: Path) -> np.ndarray:
         if file.read(6) != np.lib.format.MAGIC_PREFIX:
             raise StoreError(f"{path} is not a .npy file; write it with numpy.save(path, array)")
     try:
-        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError, TokenError, OverflowError, TypeError) as error:
+        array: np.ndarray = load_array(path)
+    except ValueError as error:
         if "Python objects" in str(error) or "Object arrays" in str(error):
             raise StoreError(
                 f"{path} holds Python objects, which are never loaded: they can run code; save plain numbers with "
