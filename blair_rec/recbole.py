@@ -17,7 +17,7 @@ from typing import Any
 
 import blair_rec.border.apply_patches  # noqa: F401  (has to come before any import of RecBole)
 from blair_rec.border.gpus import check_found
-from blair_rec.config.plugin import in_flat_keys, read_plugin_config, text_keys
+from blair_rec.config.plugin import PluginConfig, in_flat_keys, read_plugin_config, text_keys
 from blair_rec.data.dataset import ItemVectors, TextSequentialDataset
 from blair_rec.experiment.item_vectors import find_encoder, find_encoding, item_vectors, items_reader
 from blair_rec.models.eligibility import Eligible, eligibility, recbole_models
@@ -54,17 +54,19 @@ def run_recbole(*settings: Any, **more: Any) -> dict[str, Any]:
 class PluginDataset(TextSequentialDataset):
     """The data set of a `blair_*` config. Building it encodes the items' text or opens the store."""
 
+    made_with: PluginConfig | None = None
+    """The keys with which it was built; it may be read from a pickle later."""
+
     def build(self) -> list[Any]:
         """Return the training, validation and test splits, with the items' vectors if the config uses text."""
         check_found(self.config.external_config_dict, self.config["device"])
         with in_flat_keys():
-            self.item_vectors = self._item_vectors()
-        self.config["blair_store_sha256"] = self.item_vectors.store_sha256 if self.item_vectors else None
+            self.made_with = read_plugin_config({**self.config.external_config_dict})
+            self.item_vectors = self._item_vectors(self.made_with)
         splits: list[Any] = super().build()
         return splits
 
-    def _item_vectors(self) -> ItemVectors | None:
-        plugin = read_plugin_config({**self.config.external_config_dict})
+    def _item_vectors(self, plugin: PluginConfig) -> ItemVectors | None:
         if not plugin.variant.uses_text:
             given = [key for key in text_keys() if self.config.external_config_dict.get(key)]
             if given:

@@ -20,7 +20,7 @@ from worlds import SMALL, store_for
 import blair_rec.recbole as plugin
 from blair_rec.border.settings import recbole_config
 from blair_rec.config.plugin import read_plugin_config
-from blair_rec.errors import ConfigError, DatasetError, MissingEmbeddings, StoreError
+from blair_rec.errors import ConfigError, DatasetError, MissingEmbeddings, OutputError, StoreError
 from blair_rec.evaluate.metrics import metric_values
 from blair_rec.models.eligibility import recbole_models
 from blair_rec.ranking.scoring import rank
@@ -152,6 +152,7 @@ def test_a_misspelt_key_names_the_near_one() -> None:
         ({"MAX_ITEM_LIST_LENGTH": 0}, "MAX_ITEM_LIST_LENGTH is 0; it must be a whole number of at least 1"),
         ({"hidden_dropout_prob": 2}, "hidden_dropout_prob is 2; it must be between 0 and 1"),
         ({"eval_args": {"order": "RO"}}, "eval_args.order is 'RO', but a sequential model needs events in time order"),
+        ({"checkpoint_dir": None}, "checkpoint_dir is None; name a folder"),
         ({"blair_loss": "full_softmax", "loss_type": "BPR"}, "blair_loss is full_softmax, but loss_type is 'BPR'"),
     ],
 )
@@ -240,6 +241,48 @@ def test_a_pickle_that_was_asked_for_is_the_users_own_affair() -> None:
     assert Path(saved).is_file()
     again = create_dataset(config_of(dataset_save_path=saved))
     assert len(again.build()[0]) == len(create_dataset(config_of(dataset_save_path=saved)).build()[0]) > 0
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("kind", ["dataset", "dataloaders"])
+def test_saved_data_give_the_same_results_and_other_data_keys_are_refused(kind: str) -> None:
+    """RecBole compares only its own keys, so text, ties or split of an earlier run would be used unseen."""
+    first = run(settings_for("text", **{f"save_{kind}": True}))
+    name = {"dataset": "tiny-PluginDataset.pth", "dataloaders": "tiny-for-BLaIRSASRec-dataloader.pth"}[kind]
+    saved = {f"{kind}_save_path": str(Path("saved", name))}
+    assert run(settings_for("text", **saved)) == first == run(settings_for("text", checkpoint_dir="other"))
+    store_for(Path("others"), TOKENS)
+    with pytest.raises(
+        ConfigError, match="saved with other values of blair_store; set them as they were, or leave out"
+    ):
+        run(settings_for("text", **{**saved, "blair_store": "others"}))
+    with pytest.raises(ConfigError, match="saved with other values of blair_ties"):
+        run(settings_for("id", blair_ties="shuffled", **saved))
+
+
+@pytest.mark.usefixtures("store")
+def test_a_checkpoint_from_saved_data_names_its_store(store: EmbeddingStore) -> None:
+    run(settings_for("text", save_dataloaders=True, checkpoint_dir="first"))
+    saved = {"dataloaders_save_path": "first/tiny-for-BLaIRSASRec-dataloader.pth"}
+    run(settings_for("text", **saved))
+    (checkpoint,) = Path("saved").glob("*.safetensors")
+    with safe_open(checkpoint, framework="pt") as file:
+        assert file.metadata()["store_sha256"] == store.store_sha256
+
+
+def test_events_are_in_time_order_unless_eval_args_say_otherwise() -> None:
+    split = {"split": {"LS": "valid_and_test"}, "group_by": "user"}
+    assert run(settings_for(eval_args=split)) == run(settings_for(eval_args={**split, "order": "TO"}))
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "x" * 300, "a\0b"])
+def test_a_checkpoint_dir_that_cannot_be_a_folder_is_an_error_before_training(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("file").touch()
+    monkeypatch.setattr(TextTrainer, "fit", lambda *_, **__: pytest.fail("training began"))
+    with pytest.raises(OutputError, match="checkpoint_dir is .*, which can't be a folder .*; name another one"):
+        run(settings_for(checkpoint_dir=name))
 
 
 def test_text_settings_without_a_text_side_are_named(caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,6 @@ import functools
 import importlib
 import importlib.util
 import logging
-import os
 import sys
 import warnings
 from importlib.machinery import ModuleSpec
@@ -26,13 +25,12 @@ from packaging.version import Version
 from scipy import sparse
 
 from blair_rec.border.recbole_keys import OWN_MODELS, name_of_defaults
-from blair_rec.errors import CheckpointError, IncompatibleVersion
+from blair_rec.border.stock_checkpoints import load_own_checkpoint, remember
+from blair_rec.errors import IncompatibleVersion
 
 import recbole
 
 logger = logging.getLogger("blair_rec")
-_written: dict[Path, tuple[int, int, int]] = {}
-"""Checkpoints that this process wrote through RecBole: resolved path -> (inode, modification time, size)."""
 
 
 def repair_recbole() -> None:
@@ -51,6 +49,7 @@ def repair_recbole() -> None:
     scale_gradients_without_warning()
     read_data_without_warning()
     read_back_own_checkpoints()
+    load_own_data_and_model()
     let_models_complete_config()
 
 
@@ -271,13 +270,12 @@ def read_back_own_checkpoints() -> None:
     def save_and_remember(self: Any, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         path = Path(kwargs.get("saved_model_file", self.saved_model_file))
         save(self, epoch, verbose=verbose, **kwargs)
-        if path.exists():  # under DDP only the first process writes
-            _written[path.resolve()] = _fingerprint(path)
+        remember(path)
 
     @functools.wraps(save_pretrained)
     def save_pretrained_and_remember(self: Any, epoch: int, saved_model_file: str) -> None:
         save_pretrained(self, epoch, saved_model_file)
-        _written[Path(saved_model_file).resolve()] = _fingerprint(Path(saved_model_file))
+        remember(Path(saved_model_file))
 
     @functools.wraps(evaluate)
     def evaluate_best(
@@ -296,6 +294,31 @@ def read_back_own_checkpoints() -> None:
     upstream.Trainer.evaluate = evaluate_best
     upstream.PretrainTrainer.save_pretrained_model = save_pretrained_and_remember
     s3rec.torch = _Replaced(torch, load=lambda path: load_own_checkpoint(Path(path), torch.device("cpu")))
+
+
+def load_own_data_and_model() -> None:
+    """`checkpoint = torch.load(model_file)` (recbole/quick_start/quick_start.py, load_data_and_model).
+
+    See read_back_own_checkpoints. Files of our models hold weights alone, and an error says what to do with them.
+    """
+    package: Any = importlib.import_module("recbole.quick_start")
+    module: Any = importlib.import_module("recbole.quick_start.quick_start")
+
+    def load_data_and_model(model_file: str | Path) -> tuple[Any, ...]:
+        """Return config, model, data set, and training, validation and test data of a checkpoint of this process."""
+        checkpoint = load_own_checkpoint(Path(model_file), torch.device("cpu"))
+        config = checkpoint["config"]
+        module.init_seed(config["seed"], config["reproducibility"])
+        module.init_logger(config)
+        dataset = module.create_dataset(config)
+        splits = module.data_preparation(config, dataset)
+        module.init_seed(config["seed"], config["reproducibility"])
+        model = module.get_model(config["model"])(config, splits[0]._dataset).to(config["device"])
+        model.load_state_dict(checkpoint["state_dict"])
+        model.load_other_parameter(checkpoint.get("other_parameter"))
+        return (config, model, dataset, *splits)
+
+    package.load_data_and_model = module.load_data_and_model = load_data_and_model
 
 
 def let_models_complete_config() -> None:
@@ -325,26 +348,3 @@ def let_models_complete_config() -> None:
 
     load.repaired = True  # type: ignore[attr-defined]
     Config._load_internal_config_dict = load
-
-
-def load_own_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """Load a stock RecBole checkpoint that this process wrote and that nothing has changed since.
-
-    Raises:
-        CheckpointError: the file is missing, was written by another process, or has changed.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path} doesn't exist; train with saved=True, or evaluate with load_best_model=False")
-    if _written.get(path.resolve()) != _fingerprint(path):
-        raise CheckpointError(
-            f"{path} was not written by this process, and reading a RecBole checkpoint can run code from the file; "
-            "if you trust it, load it yourself with torch.load(path, weights_only=False) and pass its 'state_dict' to "
-            "model.load_state_dict, then evaluate with load_best_model=False"
-        )
-    checkpoint: dict[str, Any] = torch.load(path, map_location=device, weights_only=False)
-    return checkpoint
-
-
-def _fingerprint(path: Path) -> tuple[int, int, int]:
-    status = os.stat(path)
-    return status.st_ino, status.st_mtime_ns, status.st_size

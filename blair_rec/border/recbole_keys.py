@@ -84,6 +84,8 @@ READ_RECBOLES_WAY = {
 
 SPLITS = ("RS", "LS", "TS")
 LOSS_TYPES = ("CE", "BPR")
+VALUE_METRICS = ("auc", "gauc", "mae", "rmse", "logloss")
+"""RecBole's metrics without a cutoff."""
 LEAVE_ONE_OUT = ("valid_and_test", "valid_only", "test_only")
 EVAL_ARGS = ("split", "order", "group_by", "mode")
 
@@ -155,8 +157,9 @@ def unread(given: Mapping[str, Any], models: Sequence[str], recboles_way: bool) 
     return [f"{key} ({hint})" if hint else key for key, hint in found.items()]
 
 
-SIZES = ("hidden_size", "embedding_size", "inner_size", "n_layers", "n_heads", "num_layers")
-"""Settings of models that count something."""
+OF_MODEL = ("hidden_size", "embedding_size", "inner_size", "n_layers", "n_heads", "num_layers")
+SIZES = (*OF_MODEL, "train_batch_size", "eval_batch_size")
+"""Settings that count something."""
 
 RANGES = {"initializer_range": (1e-6, 1000), "layer_norm_eps": (1e-30, 1), "temperature": (1e-6, 1e6)}
 """The lowest and the highest value with which a model can train. Beyond, its loss is nan, or never falls."""
@@ -171,6 +174,11 @@ def wrong_values(given: Mapping[str, Any], model: str) -> list[str]:
             "train_neg_sample_args samples negatives for loss_type: BPR, but loss_type is CE, which scores all items; "
             "leave train_neg_sample_args out, or set loss_type to BPR"
         )
+    metric, names, cutoffs = (given.get(key, default_of(key, model)) for key in ("valid_metric", "metrics", "topk"))
+    names, cutoffs = ([one] if isinstance(one, (str, int)) else one or [] for one in (names, cutoffs))
+    measured = [f"{one}" if str(one).lower() in VALUE_METRICS else f"{one}@{k}" for one in names for k in cutoffs]
+    if cutoffs and isinstance(metric, str) and metric.lower() not in map(str.lower, measured):
+        problems.append(f"valid_metric is {metric!r}; choose one of metrics and topk: {', '.join(measured) or 'none'}")
     return problems
 
 
@@ -186,6 +194,8 @@ def wrong_value(key: str, value: Any, model: str) -> Iterator[str]:
         yield f"loss_type is {value!r}; known: {', '.join(LOSS_TYPES)}"
     if key == "repeatable" and value is False:
         yield "repeatable is false, but a sequential model may recommend items again; leave it out"
+    if key == "benchmark_filename" and value is not None and not (isinstance(value, (list, tuple)) and len(value) == 3):
+        yield f"{key} is {value!r}; name the files of training, validation and test, such as [train, valid, test]"
     if key == "eval_args":
         yield from _eval_args_problems(value)
 
@@ -211,7 +221,7 @@ def only_in_recbole(given: Mapping[str, Any]) -> list[str]:
     """Return the problem of an evaluation mode that RecBole has but a comparison doesn't."""
     args = given.get("eval_args")
     mode = args.get("mode", "full") if isinstance(args, Mapping) else "full"
-    if set(mode.values() if isinstance(mode, Mapping) else [mode]) <= {"full"}:
+    if all(one == "full" for one in (mode.values() if isinstance(mode, Mapping) else [mode])):
         return []
     return [
         f"eval_args.mode is {mode!r}, which has no effect in a comparison: every target is ranked among all items; "
@@ -282,6 +292,10 @@ def _eval_args_problems(args: Any) -> list[str]:
             f"eval_args.order is {order!r}, but a sequential model needs events in time order; "
             "set it to TO, or leave it out"
         )
+    mode = args.get("mode", "full")
+    if not all(_MODE.fullmatch(str(one)) for one in (mode.values() if isinstance(mode, Mapping) else [mode])):
+        known = "full, labeled, or uni100 and pop100 for 100 sampled negatives"
+        problems.append(f"eval_args.mode is {mode!r}; known: {known}")
     if group_by not in ("user", "none", "None", None):
         problems.append(f"eval_args.group_by is {group_by!r}; known: user, none")
     if not isinstance(split, Mapping) or len(split) != 1 or next(iter(split)) not in SPLITS:
@@ -295,6 +309,9 @@ def _eval_args_problems(args: Any) -> list[str]:
         fits = len(shares) == 3 and all(is_number(share) and share >= 0 for share in shares) and sum(shares) > 0
         expected = "the shares of training, validation and test, such as [0.8, 0.1, 0.1]"
     return problems if fits else [*problems, f"eval_args.split: {kind} is {parts!r}; expected {expected}"]
+
+
+_MODE = re.compile("full|labeled|(uni|pop)[1-9][0-9]*")
 
 
 def _properties() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -177,6 +178,8 @@ def complete_config(config: Config) -> None:
         _refuse_stray_pickles(config, merged)
         if (gpu_id := gpu_id_of(given)) is not None:
             given["gpu_id"] = gpu_id
+    if isinstance(args := given.get("eval_args"), Mapping):  # RecBole fills a missing order with RO, then refuses it
+        given["eval_args"] = {"order": "TO", **args}
     item = merged["ITEM_ID_FIELD"]
     needed = [merged["USER_ID_FIELD"], item]
     needed.append(item + merged["LIST_SUFFIX"] if merged.get("benchmark_filename") else merged["TIME_FIELD"])
@@ -187,11 +190,13 @@ def complete_config(config: Config) -> None:
 
 def _refuse_stray_pickles(config: Config, merged: Mapping[str, Any]) -> None:
     """Refuse pickles that RecBole would load only because they are in its folder (recbole/data/utils.py)."""
+    if not isinstance(merged["checkpoint_dir"], str):
+        raise ConfigError(f"checkpoint_dir is {merged['checkpoint_dir']!r}; name a folder")
     folder = Path(merged["checkpoint_dir"])
     names = (f"{config.dataset}-PluginDataset.pth", f"{config.dataset}-for-{config.model}-dataloader.pth")
     asked_for = {merged.get("dataset_save_path"), merged.get("dataloaders_save_path")}
     for path in (folder / name for name in names):
-        if path.exists() and str(path) not in asked_for:
+        if os.path.exists(path) and str(path) not in asked_for:  # False for a name that can't be used
             raise ConfigError(
                 f"{path} is in checkpoint_dir, and RecBole would load it unasked; it is a pickle, which can run code; "
                 "remove it, or name it as dataset_save_path or dataloaders_save_path"

@@ -86,6 +86,17 @@ def text_keys() -> list[str]:
     return [key for key, (cls, name) in PLUGIN_KEYS.items() if cls is TextConfig or name in of_vectors]
 
 
+def differing_data(now: PluginConfig, then: PluginConfig) -> list[str]:
+    """The flat keys by which the data of two configs differ: ties, split, and the text if `now` uses it."""
+    pairs = [(PluginConfig, now, then)] + [(TextConfig, now.text, then.text)] * now.variant.uses_text
+    return [
+        key
+        for cls, ours, theirs in pairs
+        for key, (owner, name) in PLUGIN_KEYS.items()
+        if owner is cls and getattr(ours, name) != getattr(theirs, name)
+    ]
+
+
 def read_plugin_config(flat: Mapping[str, Any]) -> PluginConfig:
     """Read the `blair_*` keys of a RecBole config; all other keys are RecBole's and are ignored.
 

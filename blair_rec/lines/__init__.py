@@ -1,1 +1,1 @@
-"""Files read piece by piece: RecBole's atomic files, columns of tables, NumPy's arrays, and lines that can't be used."""
+"""Files read piece by piece: atomic files, columns of tables, NumPy's arrays, and lines that can't be used."""

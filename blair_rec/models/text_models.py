@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from blair_rec.border.settings import complete_config
-from blair_rec.config.plugin import PLUGIN_KEYS
+from blair_rec.config.plugin import PLUGIN_KEYS, PluginConfig, differing_data, read_plugin_config
 from blair_rec.config.variant import VariantConfig
 from blair_rec.data.sequences import TrainingSequences
 from blair_rec.errors import ConfigError
@@ -104,6 +104,10 @@ def with_text(base: type[SequentialRecommender]) -> type[SequentialRecommender]:
             self.item_side_name = item_embedding_name(self, self.n_items)
             self.set_temperature(config["blair_temperature"])
             variant = _variant_of(config)
+            if (made_with := getattr(dataset, "made_with", None)) is not None:
+                _refuse_other_data(config, made_with)
+                vectors = dataset.item_vectors
+                config["blair_store_sha256"] = vectors.store_sha256 if vectors else None
             if variant.items == "id":
                 return
             vectors = getattr(dataset, "item_vectors", None)
@@ -143,6 +147,21 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 def _refuse_ineligible(base: Any) -> None:
     if reason := why_not(base):
         raise ConfigError(f"{base.__name__} can't take item text: it {reason}")
+
+
+def _refuse_other_data(config: Any, made_with: PluginConfig) -> None:
+    """Refuse a data set whose text, ties or split differ from the config: RecBole compares only its own keys.
+
+    This happens with dataset_save_path and dataloaders_save_path.
+
+    Raises:
+        ConfigError: some differ.
+    """
+    if differing := differing_data(read_plugin_config({**config.external_config_dict}), made_with):
+        raise ConfigError(
+            f"the data set was saved with other values of {', '.join(differing)}; set them as they were, or leave out "
+            "dataset_save_path and dataloaders_save_path, so that the data set is made again"
+        )
 
 
 def _variant_of(config: Any) -> VariantConfig:

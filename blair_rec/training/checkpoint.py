@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from blair_rec.device import random_state, set_random_state
-from blair_rec.errors import CheckpointError, OutputError
+from blair_rec.errors import CheckpointError, OutputError, counted
 from blair_rec.evaluate.runs.run_files import WEIGHTS_FILE
 from blair_rec.files.places import refuse_unwritable
 from blair_rec.files.writing import partial_of, replace_file, share
@@ -73,6 +73,19 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str
         partial.unlink(missing_ok=True)
 
 
+def make_folder(key: str, folder: Path) -> None:
+    """Create the folder that a setting names.
+
+    Raises:
+        OutputError: the folder can't be created.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{key} is {str(folder)!r}, which can't be a folder ({reason}); name another one") from None
+
+
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors without shared memory, which safetensors refuses to write."""
     apart: dict[str, Tensor] = {}
@@ -114,7 +127,12 @@ def load_weights(model: Scorer, path: Path, store_sha256: str | None) -> None:
     try:
         model.load_state_dict({name: tensor for name, tensor in load_file(path).items() if _is_weight(name)})
     except RuntimeError as error:
-        raise CheckpointError(f"{path} holds weights of another model: {error}") from None
+        first, *others = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
+        more = f" and {counted(len(others), 'more problem')}" * bool(others)
+        raise CheckpointError(
+            f"{path} holds weights of another model or of other settings ({first[:200]}){more}; give a checkpoint of "
+            "this model with these settings"
+        ) from None
     saved, transforms = saved_transforms(path), model.fitted_transforms
     if saved and transforms and (other := _differing(saved, transforms.arrays)):
         raise CheckpointError(
@@ -150,6 +168,8 @@ def _cure(path: Path) -> str:
     """Return what to do about a damaged file: the weights of a run are a part of its folder, a checkpoint is alone."""
     if path.name == WEIGHTS_FILE:
         return f"delete the folder {path.parent}, and make it again with the same command"
+    if path.suffix != ".safetensors":
+        return "give a .safetensors file, as the models of blair_rec write it"
     return f"delete {path}; then the same command begins this training again"
 
 

@@ -13,7 +13,7 @@ from blair_rec.config.plugin import in_flat_keys, read_plugin_config
 from blair_rec.data.sequences import training_sequences
 from blair_rec.errors import ConfigError
 from blair_rec.models.packed import can_pack
-from blair_rec.training.checkpoint import load_training, load_weights, save_training
+from blair_rec.training.checkpoint import load_training, load_weights, make_folder, save_training
 from blair_rec.training.epochs import EpochSteps, EveryPosition, RecboleWay, check_loss
 from blair_rec.training.loop import make_optimizer, run_epoch
 from blair_rec.training.optimizer import LearningRate
@@ -48,6 +48,7 @@ class TextTrainer(Trainer):
                 f"{', '.join(ignored)} would have no effect: {type(model).__name__} is trained on every position by "
                 "our own steps; leave it out, or set `blair_loss: recbole` to use RecBole's training step"
             )
+        make_folder("checkpoint_dir", Path(config["checkpoint_dir"]))
         super().__init__(config, model)
         self.eval_collector = TopKCollector(config)
         model.scores_packed = self._every_position and model.scores_by_product
@@ -112,6 +113,8 @@ class TextTrainer(Trainer):
         if hasattr(self, "_rate"):
             return
         train, width, seed = self._train, self.config["MAX_ITEM_LIST_LENGTH"], self.config["seed"]
+        if train_data.generator is None:  # RecBole takes it away when it saves the data (save_dataloaders)
+            train_data.generator = train_data.sampler.generator = torch.Generator().manual_seed(seed)
         self._generators = {"loader": train_data.generator}
         sequences = training_sequences(train_data._dataset)
         self.model.count(sequences)

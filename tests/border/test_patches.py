@@ -28,7 +28,10 @@ from worlds import SMALL, STOCK
 
 import blair_rec.recbole
 from blair_rec.border import patches
+from blair_rec.border.stock_checkpoints import load_own_checkpoint
 from blair_rec.errors import CheckpointError, IncompatibleVersion
+
+from recbole.utils import get_trainer
 
 TINY = Path(__file__).resolve().parents[2] / "datasets" / "tiny"
 
@@ -218,11 +221,11 @@ def test_stock_sasrec_trains_saves_and_loads_its_best_model(stock_run: tuple[Pat
 
 def test_a_checkpoint_of_this_process_is_read_back(stock_run: tuple[Path, dict[str, Any]]) -> None:
     (checkpoint,) = (stock_run[0] / "saved").iterdir()
-    found = patches.load_own_checkpoint(checkpoint, torch.device("cpu"))
+    found = load_own_checkpoint(checkpoint, torch.device("cpu"))
     assert found["state_dict"]["item_embedding.weight"].shape == (81, 8)
     assert found["epoch"] == 0
     relative = Path(os.path.relpath(checkpoint))
-    assert patches.load_own_checkpoint(relative, torch.device("cpu")).keys() == found.keys()
+    assert load_own_checkpoint(relative, torch.device("cpu")).keys() == found.keys()
 
 
 def test_a_checkpoint_that_was_changed_since_is_refused(stock_run: tuple[Path, dict[str, Any]]) -> None:
@@ -232,7 +235,7 @@ def test_a_checkpoint_that_was_changed_since_is_refused(stock_run: tuple[Path, d
         file.write(b"!")
     try:
         with pytest.raises(CheckpointError, match="not written by this process.* can run code from the file"):
-            patches.load_own_checkpoint(checkpoint, torch.device("cpu"))
+            load_own_checkpoint(checkpoint, torch.device("cpu"))
     finally:
         with checkpoint.open("r+b") as file:
             file.truncate(kept.st_size)
@@ -250,7 +253,7 @@ def test_a_foreign_checkpoint_is_refused_and_nothing_of_it_runs(tmp_path: Path) 
     foreign = tmp_path / "SASRec.pth"
     foreign.write_bytes(pickle.dumps(Payload()))
     with pytest.raises(CheckpointError, match="SASRec.pth was not written by this process.*weights_only=False"):
-        patches.load_own_checkpoint(foreign, torch.device("cpu"))
+        load_own_checkpoint(foreign, torch.device("cpu"))
     assert not Path("executed").exists()
     pickle.loads(foreign.read_bytes())  # noqa: S301  (our own bytes: the payload does work)
     assert Path("executed").exists()
@@ -259,7 +262,7 @@ def test_a_foreign_checkpoint_is_refused_and_nothing_of_it_runs(tmp_path: Path) 
 def test_a_copy_of_an_own_checkpoint_is_foreign(stock_run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     (checkpoint,) = (stock_run[0] / "saved").iterdir()
     with pytest.raises(CheckpointError, match="not written by this process"):
-        patches.load_own_checkpoint(Path(shutil.copy2(checkpoint, tmp_path)), torch.device("cpu"))
+        load_own_checkpoint(Path(shutil.copy2(checkpoint, tmp_path)), torch.device("cpu"))
 
 
 def test_s3rec_continues_only_from_a_pretraining_of_this_process(
@@ -283,9 +286,33 @@ def test_s3rec_continues_only_from_a_pretraining_of_this_process(
     logging.getLogger().handlers[:] = handlers
 
 
+def test_data_and_model_of_an_own_checkpoint_are_loaded_and_others_are_refused(
+    stock_run: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recbole.quick_start import load_data_and_model
+
+    folder, result = stock_run
+    (checkpoint,) = (folder / "saved").iterdir()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.chdir(folder)
+    handlers = list(logging.getLogger().handlers)
+    config, model, dataset, *_, test = load_data_and_model(str(checkpoint))
+    logging.getLogger().handlers[:] = handlers
+    assert dataset.item_num == 81 and type(model).__name__ == "SASRec" and Path(config["data_path"]).name == "tiny"
+    found = get_trainer(config["MODEL_TYPE"], "SASRec")(config, model).evaluate(test, load_best_model=False)
+    assert dict(found) == dict(result["test_result"])
+    with pytest.raises(CheckpointError, match="not written by this process"):
+        load_data_and_model(shutil.copy2(checkpoint, tmp_path))
+    (tmp_path / "BLaIRSASRec.safetensors").touch()
+    with pytest.raises(
+        CheckpointError, match="of a model of blair_rec, but no config and no data set; make config, data"
+    ):
+        load_data_and_model(tmp_path / "BLaIRSASRec.safetensors")
+
+
 def test_a_missing_checkpoint_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="gone.pth doesn't exist; train with saved=True"):
-        patches.load_own_checkpoint(tmp_path / "gone.pth", torch.device("cpu"))
+        load_own_checkpoint(tmp_path / "gone.pth", torch.device("cpu"))
 
 
 GRAPHS = {

@@ -163,6 +163,13 @@ def test_any_other_mode_has_no_effect_and_is_refused(mode: Any) -> None:
         ({"eval_args": {"spilt": {}}}, "a key of eval_args is 'spilt'; did you mean 'split'?"),
         ({"eval_args": {"order": "RO"}}, "eval_args.order is 'RO', but a sequential model"),
         ({"eval_args": {"group_by": "item"}}, "eval_args.group_by is 'item'; known: user, none"),
+        ({"eval_args": {"mode": "uniX"}}, "eval_args.mode is 'uniX'; known: full, labeled, or uni100 and pop100"),
+        ({"eval_args": {"mode": ["full"]}}, "eval_args.mode is ['full']; known: full"),
+        ({"eval_args": {"mode": {"valid": "full", "test": "uni0"}}}, "eval_args.mode is {'valid': 'full', 'test': 'un"),
+        ({"train_batch_size": 0}, "train_batch_size is 0; it must be a whole number of at least 1"),
+        ({"benchmark_filename": ["train", "test"]}, "benchmark_filename is ['train', 'test']; name the files of train"),
+        ({"valid_metric": "NDCG@5"}, "valid_metric is 'NDCG@5'; choose one of metrics and topk: Recall@10, MRR@10"),
+        ({"metrics": [], "valid_metric": "MRR@10"}, "valid_metric is 'MRR@10'; choose one of metrics and topk: none"),
         ({"eval_args": {"split": None}}, "eval_args.split is None; expected one of RS, LS and TS"),
         ({"eval_args": {"split": {"RS": [1], "LS": "valid_only"}}}, "eval_args.split is {"),
         ({"eval_args": {"split": {"XX": 1}}}, "eval_args.split is {'XX': 1}; expected one of RS, LS and TS"),
@@ -189,6 +196,9 @@ def test_a_value_that_recbole_can_not_use_is_a_problem(given: dict[str, Any], pr
         {"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "group_by": None}},
         {"user_inter_num_interval": "[0,4] ; (1e3,inf)", "item_inter_num_interval": "[-.5, 2.)"},
         {"val_interval": {"timestamp": "[0,inf)", "class": ["a", "b"]}},
+        {"eval_args": {"mode": {"valid": "pop20", "test": "full"}}, "benchmark_filename": ["train", "valid", "test"]},
+        {"valid_metric": "ndcg@5", "metrics": "NDCG", "topk": 5},
+        {"valid_metric": "AUC", "metrics": ["AUC"], "eval_args": {"mode": "uni100"}},
         {"anything": object()},
     ],
 )
@@ -204,7 +214,7 @@ def test_a_problem_names_its_part_of_the_file() -> None:
     )
     starts = [
         "recbole: unknown key 'hiden_size'",
-        "recbole: eval_args.mode is 'uni100'",
+        "recbole: eval_args.mode is 'uni100', which has no effect",
         "variants.b.recbole: unknown key 'n_layer'",
         "variants.b.recbole: n_heads is 'two'",
         "tune.space: recbole: unknown key 'n_layrs'",

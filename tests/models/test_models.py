@@ -629,8 +629,13 @@ def test_weights_of_another_model_are_refused(train: Any, tmp_path: Path) -> Non
     with pytest.raises(CheckpointError, match="holds weights of another model"):
         load_weights(make(train, "id"), path, None)
     save_weights(make(train, "id", hidden_size=16), path, None)
-    with pytest.raises(CheckpointError, match="holds weights of another model"):
+    with pytest.raises(
+        CheckpointError, match=r"or of other settings \(size mismatch .*\) and [0-9]+ more problems; give"
+    ):
         load_weights(make(train, "id"), path, None)
+    (tmp_path / "other.bin").write_bytes(b"RecBole's pickle")
+    with pytest.raises(CheckpointError, match="other.bin can't be read .*; give a .safetensors file"):
+        load_weights(make(train, "id"), tmp_path / "other.bin", None)
 
 
 def test_weights_that_are_not_safetensors_are_refused(train: Any, tmp_path: Path) -> None:
