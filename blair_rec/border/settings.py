@@ -113,6 +113,7 @@ class ItemsOnly:
     """A data set that contains only its items: enough to build a model and load trained weights into it."""
 
     def __init__(self, config: Config, n_items: int, item_vectors: Any) -> None:
+        self.made_with = None  # see PluginDataset
         self.item_num = n_items
         self.item_vectors = item_vectors
         self._item_field = config["ITEM_ID_FIELD"]
