@@ -15,8 +15,6 @@ from typing import NoReturn
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 """Error numbers of the system for a file that may not be read or written."""
-NO_FILE = (errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR)
-"""Error numbers of the system for a path that leads to no file, or to one of another kind."""
 EXIT_PIPE = 141
 """The status that a shell gives a program that wrote to a closed pipe."""
 WHAT_A_COMMAND_DOES = {
@@ -92,15 +90,18 @@ def _main(arguments: Sequence[str] | None) -> int:
         say(console, str(error))
         return EXIT_ERROR
     except OSError as error:
-        if error.errno in (*DENIED, *NO_FILE) and error.filename:
-            console.print("error:", style="bold red", end=" ")
-            cure = "change its permissions, or " * (error.errno in DENIED) + "choose another file or folder"
-            say(console, f"{error.filename} can't be used ({error.strerror}); {cure}")
-            return EXIT_ERROR
+        place = error.filename2 or error.filename  # the second one is where a temporary file was to go
         if error.errno not in FULL:
-            raise
+            no_temporary = "temporary directory" in str(error.strerror)  # Python's tempfile tried several folders
+            if not place and not no_temporary:  # not an error of a file, such as one of the network
+                raise
+            cure = "change its permissions, or " * (error.errno in DENIED) + "choose another file or folder"
+            cure = "set TMPDIR to a folder that can be written" if no_temporary else cure
+            console.print("error:", style="bold red", end=" ")
+            say(console, f"{place or 'a temporary file'} can't be used ({error.strerror}); {cure}")
+            return EXIT_ERROR
         console.print("error:", style="bold red", end=" ")
-        where = f"{error.filename} can't be written" if error.filename else "a file can't be written"
+        where = f"{place} can't be written" if place else "a file can't be written"
         say(console, f"{where} ({error.strerror}); free some space, then run the same command again")
         return EXIT_ERROR
     except KeyboardInterrupt:

@@ -48,6 +48,22 @@ class QuicklyRead(SequentialDataset):
         if self.rejected.count:
             logger.warning("data: %s", self.rejected.note("events"))
 
+    def _load_inter_feat(self, token: str, dataset_path: str) -> None:
+        """Load the events like RecBole.
+
+        Raises:
+            DatasetError: a file of events is missing.
+        """
+        parts = self.benchmark_filename_list
+        names = [f"{token}.inter"] if parts is None else [f"{token}.{part}.inter" for part in parts]
+        if missing := [name for name in names if not Path(dataset_path, name).is_file()]:
+            wanted = f"{token}.inter" if parts is None else "the files that benchmark_filename names"
+            raise DatasetError(
+                f"{dataset_path} has no {first_of(missing)}; a data set {token} needs {wanted}, so correct the name of "
+                "the folder or of the file"
+            )
+        super()._load_inter_feat(token, dataset_path)
+
     def _load_feat(self, filepath: str, source: Any) -> pd.DataFrame | None:
         """Load a file like RecBole, but skip unusable lines of events; in other files such a line is an error.
 

@@ -202,6 +202,29 @@ def test_a_file_that_may_not_be_used_is_one_line(
 
 
 @pytest.mark.parametrize(
+    "error, expected",
+    [
+        (FileExistsError(errno.EEXIST, "File exists", "o/checkpoints"), "o/checkpoints can't be used (File exists)"),
+        (OSError(errno.EIO, "Input/output error", "tiny.inter"), "tiny.inter can't be used (Input/output error)"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", ".o.1.partial", None, "o"), "o can't be used (Is a direc"),
+        (
+            FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['tmp']"),
+            "a temporary file can't be used (No usable temporary directory found in ['tmp']); set TMPDIR to a folder",
+        ),
+    ],
+)
+def test_any_error_of_the_system_about_a_file_is_one_line(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: OSError, expected: str
+) -> None:
+    def broken(*arguments: Any, **named: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("blair_rec.experiment.item_vectors.find_encoder", broken)
+    said = Said(capsys, "compare", "cfg.yaml", "-o", "o")
+    assert (said.status, said.out) == (1, "") and f"error: {expected}" in said.err
+
+
+@pytest.mark.parametrize(
     "setting, expected",
     [
         ("variants.text.items=txt", r"cfg.yaml: variants.text.items is 'txt'; did you mean 'text'\? known: id, text"),

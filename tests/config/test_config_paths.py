@@ -15,7 +15,7 @@ from worlds import store_for
 
 from blair_rec import cli
 from blair_rec.config.comparison import CompareConfig, load_config
-from blair_rec.errors import DatasetError
+from blair_rec.errors import ConfigError, DatasetError
 from blair_rec.experiment.board import leaderboard
 from blair_rec.experiment.compare import compare
 from blair_rec.experiment.planning.data_files import data_folder
@@ -156,3 +156,11 @@ def test_an_encoder_and_a_store_beside_the_file_are_used(tmp_path: Path) -> None
     board = compare(load_config(write(project, **raw)), tmp_path / "out")
     assert board is not None
     assert {row.variant: row.encoder.name for row in board.rows if row.encoder} == {"near": "mine", "given": "made up"}
+
+
+def test_a_file_of_a_data_set_is_no_config(tmp_path: Path) -> None:
+    (tmp_path / "shop.inter").write_text("user_id:token\titem_id:token\n")
+    with pytest.raises(
+        ConfigError, match="shop.inter is a file of a data set, not a YAML file; a data set is named by"
+    ):
+        load_config(tmp_path / "shop.inter")

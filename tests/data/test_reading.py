@@ -427,3 +427,19 @@ def test_token_ids_are_those_of_the_tokens() -> None:
     ids = TokenIds(np.array(["[PAD]", "b", "a"]))
     assert dict(ids) == {"[PAD]": 0, "b": 1, "a": 2} and len(ids) == 3 and ids["a"] == 2
     assert "c" not in ids
+
+
+def test_a_missing_file_of_events_is_named(tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "shop.train.inter").write_text("user_id:token\titem_id:token\titem_id_list:token_seq\n")
+    columns = {"alias_of_item_id": ["item_id_list"], "benchmark_filename": ["train", "valid", "test"]}
+    for said, message in (
+        ({}, "shop has no shop.inter; a data set shop needs shop.inter, so correct the name"),
+        (
+            columns,
+            "shop has no shop.valid.inter, shop.test.inter; a data set shop needs the files that benchmark_filen",
+        ),
+    ):
+        config = recbole_config(model_class("SASRec"), str(tmp_path / "shop"), {**SMALL, **said})
+        with pytest.raises(DatasetError, match=message):
+            TextSequentialDataset(config)

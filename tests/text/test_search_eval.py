@@ -92,7 +92,7 @@ def test_queries_without_a_relevant_item_do_not_count_and_lost_items_do() -> Non
     "grades, threshold, error, expected",
     [
         ({"i0": 1.0}, 0.0, ConfigError, "relevant_from is 0.0; it has to be above 0"),
-        ({"i0": 1.0}, 2.0, ConfigError, "none of the 1 query has an item of grade 2 or more"),
+        ({"i0": 1.0}, 2.0, ConfigError, r"no query has an item of grade 2 or more \(queries with grades: 1\)"),
         ({"x": 1.0, "y": 1.0, "i0": 1.0}, 1.0, StoreError, r"no vector for 2 of 3 relevant items \(first: x, y, i0"),
     ],
 )
@@ -252,6 +252,16 @@ def test_esci_is_read_row_by_row_with_its_labels(tmp_path: Path) -> None:
         ({"qrels_tsv": "query_id\titem_id\tgrade\n9\tB1\t1\n"}, SourceError, "line 2: .* has no query '9'"),
         ({"qrels_tsv": "query_id\titem_id\tgrade\n1\tB1\tgood\n"}, SourceError, "line 2: the grade is 'good'"),
         ({"qrels_tsv": "query_id\titem_id\tgrade\n1\tB1\tnan\n"}, SourceError, "line 2: the grade is 'nan'"),
+        (
+            {"qrels_tsv": "query_id\titem_id\tgrade\n1\tB1\t1\n1\tB1\t1\n1\tB1\t2\n"},
+            SourceError,
+            "line 4: item B1 has grade 1 for this query already; give it one grade",
+        ),
+        (
+            {"qrels_tsv": "query_id\titem_id\tgrade\n1\tB1\t1\t2\n"},
+            SourceError,
+            "line 2 has more columns than the first line",
+        ),
         ({"qrels_tsv": "query_id\tgrade\n1\t1\n"}, SourceError, "line 2: item_id or product_id is missing"),
         ({"qrels_tsv": "query_id\titem_id\tgrade\n1\tB1\n"}, SourceError, "line 2: grade or esci_label is missing"),
     ],
@@ -349,7 +359,8 @@ def test_the_report_is_a_table(world: Path, capsys: pytest.CaptureFixture[str]) 
         (["s"], "give either --data DIR or --queries FILE"),
         (["s", "--data", ".", "--queries", "q.csv"], "give either --data"),
         (["s", "--queries", "queries.jsonl", "--qrels", "qrels.tsv", "--bm25"], "name the catalogue with --items"),
-        (["s", "--data", ".", "--relevant-from", "2"], "none of the 5 queries has an item of grade 2 or more"),
+        (["s", "--data", ".", "--relevant-from", "2"], "no query has an item of grade 2 or more (queries with"),
+        (["s", "--data", ".", "--fields", "title"], "--fields is what BM25 reads; add --bm25 or --fusion"),
         (["s", "--data", ".", "--bm25", "--fields", "name"], "no text in name for any of the 6 items"),
         (["s", "--data", "nowhere"], "nowhere holds no queries"),
     ],

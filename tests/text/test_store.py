@@ -167,6 +167,11 @@ def test_a_folder_without_a_header_is_no_store(tmp_path: Path) -> None:
         ({"text_dim": 5}, r"vectors.npy holds float32 \(3, 4\), but the header says float32 \(3, 5\)"),
         ({"rows": 2}, r"but the header says float32 \(2, 4\)"),
         ({"dtype": "float16"}, "but the header says float16"),
+        ({"rows": "3"}, "store.json was changed: rows can't be '3'; encode again"),
+        ({"encoder": 5, "template": []}, "store.json was changed: encoder, template can't be 5"),
+        ({"shard": 7}, "shard can't be 7"),
+        ({"cut": 3}, "cut can't be 3"),
+        ({"sha256": None}, "sha256 can't be None"),
     ],
 )
 def test_a_header_that_does_not_match_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -180,7 +185,12 @@ def test_a_header_that_does_not_match_is_refused(tmp_path: Path, changes: dict[s
 
 @pytest.mark.parametrize(
     "content, message",
-    [("{", "can't be read"), ("[]", "is not a store header"), ('{"schema": 2}', "lacks rows, textless, text_dim")],
+    [
+        ("{", "can't be read"),
+        ("[" * 100_000, "can't be read"),
+        ("[]", "is not a store header"),
+        ('{"schema": 2}', "lacks rows, textless, text_dim"),
+    ],
 )
 def test_a_broken_header_is_refused(tmp_path: Path, content: str, message: str) -> None:
     make(tmp_path / "s")

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutations import mutated
 
-from blair_rec.errors import BlairRecError, OutputError, StoreError
+from blair_rec.errors import BlairRecError, ConfigError, OutputError, StoreError
 from blair_rec.text.store.embeddings import open_store
 from blair_rec.text.store.importing import import_store
 
@@ -41,6 +41,11 @@ def test_numbers_of_every_kind_and_ids_that_are_numbers_are_imported(tmp_path: P
     store = import_store(write_npy(tmp_path, THREE.astype(dtype), [7, "8", 9]), tmp_path / "s", encoder="e")
     assert store.item_tokens == ("7", "8", "9")
     np.testing.assert_array_equal(store.vectors, THREE)
+
+
+def test_an_unknown_precision_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="store_dtype is 'int8'; known: float32, float16, bfloat16"):
+        import_store(tmp_path / "missing.npy", tmp_path / "s", encoder="e", dtype="int8")
 
 
 @pytest.mark.parametrize("content", [b"a\nb\n7\n", b"\xef\xbb\xbfa\r\nb\r\n7\r\n", b"a\nb\n7"])

@@ -50,6 +50,8 @@ def load_yaml(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]
         ConfigError: the file is missing, not UTF-8, not YAML, or doesn't hold keys and values.
     """
     path = Path(path)
+    if path.suffix in (".inter", ".item", ".user"):
+        raise ConfigError(f"{path} is a file of a data set, not a YAML file; a data set is named by its folder")
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

@@ -246,7 +246,7 @@ def parse_json(folder: Path, file: str, text: str) -> Any:
     """Parse the text of `file` as JSON. Raises BadRun."""
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadRun(folder, file, f"can't be read: {error}") from error
 
 

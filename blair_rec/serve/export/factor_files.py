@@ -63,7 +63,7 @@ def read_factors(folder: Path, run_dir: Path, loaded: Loaded) -> Loaded:
             f"{folder} has no {Path(error.filename).name}, so it is no export with rules_rank; load the run without "
             "`vectors`, or export it again with rules_rank"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise StoreError(f"{folder / RECORD} can't be read ({error}); export the run again") from error
     if schema != SCHEMA:
         raise StoreError(

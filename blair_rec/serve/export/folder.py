@@ -250,7 +250,7 @@ def _refuse_foreign(folder: Path) -> None:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         ours = {CONFIG, CARD, *config["files"]}
         card = config["card_sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
         names = first_of([path.relative_to(folder).as_posix() for path in files])
         raise OutputError(f"{folder} holds {names} and is not an earlier export; choose another folder") from None
     refuse_loss(folder, [name for name in files_in(folder) if name not in ours])

@@ -120,7 +120,7 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file; a ValueError names it if it is damaged."""
     try:
         return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}); get it again") from error
 
 

@@ -13,14 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from blair_rec.device import AUTO, choose_device
-from blair_rec.errors import ConfigError, EncodingError, OutputError, StoreError, counted
+from blair_rec.errors import EncodingError, OutputError, StoreError, counted
 from blair_rec.registry import trusting
 from blair_rec.text.catalogue import Catalogue, read_catalogue
 from blair_rec.text.encoding.encoder import CHUNK, SentenceEncoder, TextsDone, distance_from_float32, load_encoder
 from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
-from blair_rec.text.store.embeddings import HEADER, ON_DISK, EmbeddingStore, as_stored, open_store
+from blair_rec.text.store.embeddings import HEADER, EmbeddingStore, as_stored, open_store
 from blair_rec.text.store.shards import KnownVectors, Pieces, deciding, marks, settings_mark, shard_path
-from blair_rec.text.store.writer import at_work_on, cannot_write, check_replaceable, has_leftovers, put_store
+from blair_rec.text.store.writer import (
+    at_work_on,
+    cannot_write,
+    check_dtype,
+    check_replaceable,
+    has_leftovers,
+    put_store,
+)
 from blair_rec.text.template import ItemTexts, Template
 from blair_rec.text.tokens import DigestIndex
 
@@ -150,8 +157,7 @@ def encode_texts(
     if the disk is full, OutputError if `path` can't become a store, is a store of other settings, or another process
     writes there.
     """
-    if store_dtype not in ON_DISK:
-        raise ConfigError(f"store_dtype is {store_dtype!r}; known: {', '.join(ON_DISK)}")
+    check_dtype(store_dtype)
     if device not in (None, AUTO):  # a wrong name is an error, even if the store is complete and nothing is computed
         choose_device(device)
     path = Path(path)

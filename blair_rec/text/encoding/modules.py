@@ -269,5 +269,5 @@ def read_json(path: Path) -> dict[str, Any]:
 def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnknownEncoder(f"{path} is broken ({error}); get the model again") from error

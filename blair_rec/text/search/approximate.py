@@ -119,7 +119,7 @@ def _is_ours(path: Path, store: EmbeddingStore, metric: str) -> bool:
     """Whether an index is, byte for byte, the one that was written for this store."""
     try:
         said = json.loads(_header(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # missing or broken: the index can't be checked
+    except (OSError, ValueError, RecursionError):  # missing or broken: the index can't be checked
         return False
     return isinstance(said, dict) and {**said, "schema": SCHEMA} == {"schema": SCHEMA, **_said(path, store, metric)}
 

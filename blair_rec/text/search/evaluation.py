@@ -96,12 +96,12 @@ def read_queries(files: SearchFiles, category_of: Mapping[str, str] | None = Non
             raise SourceError(f"{where}: the query_id {query_id} is already used; give each query its own query_id")
         categories[query_id] = str(row.get("category") or "")
         if files.grades is None:
-            grades.setdefault(query_id, {})[_cell(row, ITEM, where)] = _grade(row, where)
+            _add_grade(grades.setdefault(query_id, {}), row, where)
     for where, row in _rows(files.grades) if files.grades else ():
         query_id = _cell(row, QUERY_ID, where)
         if query_id not in texts:
             raise SourceError(f"{where}: {files.queries} has no query {query_id!r}")
-        grades.setdefault(query_id, {})[_cell(row, ITEM, where)] = _grade(row, where)
+        _add_grade(grades.setdefault(query_id, {}), row, where)
     best = {query_id: max(items, key=lambda token: items[token]) for query_id, items in grades.items()}
     of_item = category_of or {}
     return [
@@ -127,7 +127,10 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Value]]]:
                 comma = path.suffix == ".csv"  # in a TSV file a quotation mark is an ordinary character
                 table = csv.DictReader(file) if comma else csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
                 numbered = ((table.line_num, row) for row in table)
-            yield from ((f"{path}, line {number}", row) for number, row in numbered)
+            for number, row in numbered:
+                if None in row:  # csv's key for further cells
+                    raise SourceError(f"{path}, line {number} has more columns than the first line; leave them out")
+                yield f"{path}, line {number}", row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SourceError(f"{path} can't be read ({error})") from error
 
@@ -138,6 +141,13 @@ def _cell(row: Mapping[str, Value], names: Sequence[str], where: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise SourceError(f"{where}: {' or '.join(names)} is missing or empty; columns: {', '.join(map(str, row))}")
     return value
+
+
+def _add_grade(grades: dict[str, float], row: Mapping[str, Value], where: str) -> None:
+    """Add the grade of a row to those of its query; the same grade twice is no error."""
+    item, grade = _cell(row, ITEM, where), _grade(row, where)
+    if grades.setdefault(item, grade) != grade:
+        raise SourceError(f"{where}: item {item} has grade {grades[item]:g} for this query already; give it one grade")
 
 
 def _grade(row: Mapping[str, Value], where: str) -> float:
@@ -214,8 +224,8 @@ class Judgement:
         kept = tuple(query for query in queries if max(query.grades.values()) >= relevant_from)
         if not kept:
             raise ConfigError(
-                f"none of the {counted(len(queries), 'query', 'queries')} has an item of grade {relevant_from:g} or "
-                "more"
+                f"no query has an item of grade {relevant_from:g} or more (queries with grades: {len(queries):,}); "
+                "give such grades, or a lower relevant_from"
             )
         judgement = cls(kept, tuple(_by_row(query, store) for query in kept), relevant_from)
         lost, relevant = judgement.lost, sum(map(len, judgement.relevant))

@@ -257,22 +257,32 @@ def open_store(path: str | Path, verify: bool = True) -> EmbeddingStore:
     return store
 
 
+HEADER_KINDS: Mapping[str, Any] = {
+    **dict.fromkeys(("rows", "textless", "text_dim", "text_digests"), int),
+    **dict.fromkeys(("encoder", "template", "sha256"), dict),
+    **dict.fromkeys(("dtype", "text_sha256", "store_sha256"), str),
+    "shard": (list, type(None)),
+}
+"""The keys that a header needs, with the types of their values."""
+
+
 def _read_header(path: Path) -> dict[str, Any]:
     if not (path / HEADER).is_file():
         raise StoreError(f"{path} is not an embedding store (it has no {HEADER}); run `blair-rec encode` to make one")
     try:
         header = json.loads((path / HEADER).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path / HEADER} can't be read ({error}); encode again") from error
     if not isinstance(header, dict) or "schema" not in header:
         raise StoreError(f"{path / HEADER} is not a store header; encode again")
     if header["schema"] != SCHEMA:
         which = "an older version wrote it" if header["schema"] == 1 else "another version wrote it"
         raise StoreError(f"{path} has schema {header['schema']!r} ({which}); this version reads {SCHEMA}; encode again")
-    wanted = ("rows", "textless", "text_dim", "dtype", "text_digests", "encoder", "template", "text_sha256", "shard",
-              "sha256", "store_sha256")  # fmt: skip
-    if lacking := [key for key in wanted if key not in header]:
+    if lacking := [key for key in HEADER_KINDS if key not in header]:
         raise StoreError(f"{path / HEADER} lacks {', '.join(lacking)}; encode again")
+    kinds = {**HEADER_KINDS, "cut": (dict, type(None)), "whole": (dict, type(None)), "code": str}
+    if wrong := [key for key, kind in kinds.items() if key in header and not isinstance(header[key], kind)]:
+        raise StoreError(f"{path / HEADER} was changed: {', '.join(wrong)} can't be {header[wrong[0]]!r}; encode again")
     return header
 
 

@@ -14,7 +14,7 @@ from blair_rec.extras import need
 from blair_rec.lines.arrays import load_array
 from blair_rec.text.store.embeddings import EmbeddingStore
 from blair_rec.text.store.exchange import ITEM, PAD, RECBOLE_HEADER, VECTOR, beside_of
-from blair_rec.text.store.writer import refuse_replacing, write_store
+from blair_rec.text.store.writer import check_dtype, refuse_replacing, write_store
 
 Read = tuple[Sequence[str], np.ndarray]
 """The item token of each row, and [rows, text_dim] float32."""
@@ -40,6 +40,7 @@ def import_store(
     Raises StoreError for files that can't be read or don't fit each other, for vectors that aren't finite numbers, and
     for invalid item ids; OutputError if `out` is a store already; and as write_store does.
     """
+    check_dtype(dtype)
     path = Path(path)
     readers: dict[str, Callable[[Path, Path], Read]] = {
         ".npy": _read_npy, ".parquet": _read_parquet, ".feature": _read_feature, ".itememb": _read_itememb,

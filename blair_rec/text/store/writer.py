@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from blair_rec.errors import OutputError, StoreError, counted, out_of
+from blair_rec.errors import ConfigError, OutputError, StoreError, counted, out_of
 from blair_rec.files.contents import sha256_of
 from blair_rec.files.locks import work_beside
 from blair_rec.files.places import real_place, refuse_foreign
@@ -61,6 +61,15 @@ def has_leftovers(path: str | Path) -> bool:
     return target.with_name(f".{target.name}.{WORK}").exists()  # created first, removed last
 
 
+def check_dtype(dtype: str) -> None:
+    """
+    Raises:
+        ConfigError: no precision that a store can have.
+    """
+    if dtype not in ON_DISK:
+        raise ConfigError(f"store_dtype is {dtype!r}; known: {', '.join(ON_DISK)}")
+
+
 def write_store(
     path: str | Path,
     item_tokens: Sequence[str],
@@ -76,6 +85,7 @@ def write_store(
 
     Raises as at_work_on and put_store do.
     """
+    check_dtype(dtype)
     EmbeddingStore.of(item_tokens, vectors, textless)  # the same checks as for reading
     blocks = (as_stored(vectors[start : start + BLOCK], dtype) for start in range(0, len(vectors), BLOCK))
     header = {"encoder": dict(encoder), "template": dict(template), "text_sha256": text_sha256, "shard": None}
