@@ -360,7 +360,7 @@ def test_the_report_is_a_table(world: Path, capsys: pytest.CaptureFixture[str]) 
         (["s", "--data", ".", "--queries", "q.csv"], "give either --data"),
         (["s", "--queries", "queries.jsonl", "--qrels", "qrels.tsv", "--bm25"], "name the catalogue with --items"),
         (["s", "--data", ".", "--relevant-from", "2"], "no query has an item of grade 2 or more (queries with"),
-        (["s", "--data", ".", "--fields", "title"], "--fields is what BM25 reads; add --bm25 or --fusion"),
+        (["s", "--data", ".", "--fields", "title"], "--fields has no effect without --bm25 or --fusion"),
         (["s", "--data", ".", "--bm25", "--fields", "name"], "no text in name for any of the 6 items"),
         (["s", "--data", "nowhere"], "nowhere holds no queries"),
     ],
