@@ -92,8 +92,8 @@ def discard(folder: Path) -> None:
 def tidy(parent: Path, name: str | None = None) -> None:
     """Clean up after killed processes in `parent`: remove half-written files, and bring back folders half replaced.
 
-    With `name`, clean up only after that file or folder, because other processes may be using its neighbours. No
-    process may be using what is cleaned up, so call this inside `alone_in`.
+    With `name`, clean up only after that file or folder, because other processes may be using its neighbours. Call
+    this inside `alone_in`, so that no other process uses these files.
     """
     for left in sorted(parent.iterdir()) if parent.is_dir() else ():
         match = _LEFTOVER.fullmatch(left.name)

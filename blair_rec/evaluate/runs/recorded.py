@@ -1,4 +1,4 @@
-"""Read the whole result.json of a run or a refit, for its users. Types and the hash of its set-up are checked here."""
+"""Read the result.json of a run or a refit, to use it. The types and the hash of the set-up are checked here."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Recorded:
 
 
 def read_recorded(folder: Path) -> dict[str, Any]:
-    """Read the result.json of a run or a refit. Raises BadRun; what is returned has the types of `Recorded`."""
+    """Read the result.json of a run or a refit; its values have the types of `Recorded`. Raises BadRun."""
     raw = read_json(folder, RESULT_FILE)
     if not isinstance(raw, Mapping):
         raise BadRun(folder, RESULT_FILE, f"contains a {type(raw).__name__}, expected an object")
