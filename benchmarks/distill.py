@@ -74,7 +74,8 @@ class Bench:
 
     def finished(self, name: str) -> Any:
         """Return the result of a finished run, without its test ranks; None if it is not finished."""
-        from blair_rec.evaluate.runs.run_files import RESULT_FILE, read_json, result_of
+        from blair_rec.evaluate.runs.recorded import result_of
+        from blair_rec.evaluate.runs.run_files import RESULT_FILE, read_json
 
         folder = self.run_folder(name)
         return result_of(folder, read_json(folder, RESULT_FILE)) if (folder / RESULT_FILE).is_file() else None

@@ -24,8 +24,9 @@ from blair_rec.evaluate.notes import (
 )
 from blair_rec.evaluate.runs.encoder_used import EncoderUsed
 from blair_rec.evaluate.runs.new_items import NewItemsTable, new_items_table, scores
+from blair_rec.evaluate.runs.recorded import Parameters
 from blair_rec.evaluate.runs.results import RunResult, check_depth, check_paired, check_same_setup
-from blair_rec.evaluate.runs.run_files import PROTOCOLS, Parameters
+from blair_rec.evaluate.runs.run_files import PROTOCOLS
 from blair_rec.evaluate.significance import Difference, Floats, PairedSample, corrected, differences
 from blair_rec.evaluate.slices import Slice, slices
 

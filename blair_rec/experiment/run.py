@@ -26,8 +26,9 @@ from blair_rec.data.hidden import NewItemCases
 from blair_rec.device import device_name
 from blair_rec.errors import BlairRecError, ConfigError, TrainingError, counted
 from blair_rec.evaluate.runs.new_ranks import write_new_ranks
+from blair_rec.evaluate.runs.recorded import result_of
 from blair_rec.evaluate.runs.results import last_items, write_lists, write_result
-from blair_rec.evaluate.runs.run_files import RESULT_FILE, WEIGHTS_FILE, read_json, result_of
+from blair_rec.evaluate.runs.run_files import RESULT_FILE, WEIGHTS_FILE, read_json
 from blair_rec.experiment.elsewhere.run import Elsewhere, rank_elsewhere
 from blair_rec.experiment.fit import Fitted, fit_variant, measured
 from blair_rec.experiment.members.average import average, selects_on

@@ -26,14 +26,13 @@ import torch
 from blair_rec.config.section import write_yaml
 from blair_rec.errors import ChangedRuns, ConfigError, OutputError, first_of
 from blair_rec.evaluate.page.cards import CARDS_FILE, read_cards
-from blair_rec.evaluate.runs.recorded import hash_of, read_recorded
+from blair_rec.evaluate.runs.recorded import SCHEMA, hash_of, read_recorded
 from blair_rec.evaluate.runs.run_files import (
     CONFIG_FILE,
     CURVE_FILE,
     ITEMS_FILE,
     RESULT_FILE,
     RUNS_FOLDER,
-    SCHEMA,
     WEIGHTS_FILE,
     read_json,
 )

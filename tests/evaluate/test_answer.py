@@ -12,8 +12,8 @@ from fake_runs import fake_decided, fake_ranks, fake_run
 
 from blair_rec.evaluate.answer import answer, p_value
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
+from blair_rec.evaluate.runs.recorded import Parameters
 from blair_rec.evaluate.runs.results import load_runs
-from blair_rec.evaluate.runs.run_files import Parameters
 
 
 @pytest.fixture(scope="module")

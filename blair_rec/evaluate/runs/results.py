@@ -22,6 +22,7 @@ from blair_rec.config.yaml.files import load_yaml
 from blair_rec.errors import BadRun, ConfigError, NoRuns, UnpairedRuns, counted
 from blair_rec.evaluate.metrics import Metric, parse_metric, per_user
 from blair_rec.evaluate.runs.new_ranks import NEW_ITEMS_FILE, NewRanks, read_new_ranks
+from blair_rec.evaluate.runs.recorded import SCHEMA, Result, result_of
 from blair_rec.evaluate.runs.run_files import (
     CONFIG_FILE,
     CURVE_FILE,
@@ -32,11 +33,9 @@ from blair_rec.evaluate.runs.run_files import (
     RANKS_FILE,
     RESULT_FILE,
     RUNS_FOLDER,
-    SCHEMA,
     TOPK_FILE,
     EpochRecord,
     Histories,
-    Result,
     RunRanks,
     curve_of,
     histories_of,
@@ -45,7 +44,6 @@ from blair_rec.evaluate.runs.run_files import (
     read_arrays,
     read_json,
     read_text,
-    result_of,
     tokens_of,
     topk_of,
 )

@@ -1,7 +1,7 @@
 """The files of a finished run, checked when they are written and when they are read.
 
 DIR/config.yaml                       the comparison, with its variants in order
-DIR/runs/text_init-1/result.json      a `Result`: what was run, with which settings, and its validation metrics
+DIR/runs/text_init-1/result.json      what was run, with which settings, and its validation metrics: see recorded.py
 DIR/runs/text_init-1/ranks.npz        `RunRanks`: the rank of the target of every test case
 DIR/runs/text_init-1/topk.npz         by protocol, the top-k items of every test case
 DIR/runs/text_init-1/histories.npz    `Histories`: the last items before every target, and training events of items
@@ -13,100 +13,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blair_rec.config.names import ControlName, ProtocolName
-from blair_rec.errors import BadRun, RefitRun, counted, first_of
+from blair_rec.config.names import ProtocolName
+from blair_rec.errors import BadRun, counted, first_of
 from blair_rec.evaluate.runs.checks import typed
-from blair_rec.evaluate.runs.encoder_used import EncoderUsed
 from blair_rec.lines.arrays import load_arrays
 
 PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
-SCHEMA = 1
 RESULT_FILE, RANKS_FILE, CONFIG_FILE, RUNS_FOLDER = "result.json", "ranks.npz", "config.yaml", "runs"
 TOPK_FILE, HISTORIES_FILE, ITEMS_FILE, CURVE_FILE = "topk.npz", "histories.npz", "items.json", "history.jsonl"
 WEIGHTS_FILE = "model.safetensors"
 LAST_ITEMS = 20
 """Number of last items kept of each history, for display."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The validation result that selected the weights."""
-
-    protocol: ProtocolName
-    metric: str
-    value: float
-    epoch: int
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """Numbers of scalar parameters of the model."""
-
-    trained: int
-    frozen: int
-
-
-@dataclass(frozen=True)
-class Result:
-    """The keys of result.json (plus "schema"). Other keys are ignored."""
-
-    variant: str
-    seed: int
-    model: str
-    """RecBole's name, such as "SASRec"."""
-    items: str
-    """The item side: "id", "text_init", ..."""
-    control: ControlName | None
-    transforms: list[str]
-    dataset: str
-    selection: Selection | None
-    """None if nothing was trained, so nothing was selected."""
-    epochs: int
-    """Number of epochs that ran, including those after the best."""
-    train_seconds: float
-    wall_seconds: float
-    """Time of the whole run: training, scoring and writing."""
-    peak_memory_mb: int | None
-    """Peak memory of the process so far; None if the system doesn't report it."""
-    encoder: EncoderUsed | None
-    """None for a variant without text."""
-    store_sha256: str | None
-    parameters: Parameters
-    trials: int
-    """Number of configurations that were tried before this one was chosen."""
-    test_evaluations: int
-    """How often this variant and seed were evaluated on the test split in this folder, also with other settings."""
-    hashes: dict[str, str | None]
-    """Hashes of "config", "data", "store" and "code". A run stays valid while they match, or its code is accepted."""
-    provenance: dict[str, str | int | None]
-    """Versions, commit, machine."""
-    valid: dict[ProtocolName, dict[str, float]]
-    """Metrics on the validation split."""
-    notes: list[str]
-    """Notes for readers: what checks of data, text and settings found."""
-    seedless: bool = field(default=False, kw_only=True)
-    """Whether it doesn't depend on the seed, so that it is valid for every seed."""
-    elsewhere: bool = field(default=False, kw_only=True)
-    """Whether another system made its scores, or a member's. Then parameters and costs are unknown."""
-    depth: dict[ProtocolName, int] = field(default_factory=dict, kw_only=True)
-    """The largest cutoff that can be measured on lists of another system; empty if all items have scores."""
-    accepted_code: dict[str, str] = field(default_factory=dict, kw_only=True)
-    """By hash of the code that the run was accepted for: what changed, in words."""
-    setup: dict[str, Any] | None = field(default=None, kw_only=True)
-    """The part of the config that its numbers depend on; None in runs of early versions."""
-    store: str | None = field(default=None, kw_only=True)
-    """The path of the store of text vectors, relative to the run's folder."""
-    code_files: dict[str, str] | None = field(default=None, kw_only=True)
-    """The hash of each module that its numbers depend on; None in runs of early versions."""
-    files: dict[str, str] = field(default_factory=dict, kw_only=True)
-    """SHA-256 of each other file that boards are made from, by name; empty in runs of early versions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,20 +140,6 @@ class EpochRecord:
     valid_seconds: float
     valid: dict[str, float] | None
     """Validation metrics under the protocol of the selection; None in epochs without validation."""
-
-
-def result_of(folder: Path, raw: Any) -> Result:
-    """Convert a parsed result.json to a Result. Raises BadRun, or RefitRun if it was also trained on test events."""
-    if not isinstance(raw, Mapping):
-        raise BadRun(folder, RESULT_FILE, f"contains a {type(raw).__name__}, expected an object")
-    if raw.get("refit"):
-        raise RefitRun(folder)
-    if (found := raw.get("schema")) != SCHEMA:
-        raise BadRun(folder, RESULT_FILE, f"has schema {found!r}, but this version of blair_rec reads {SCHEMA}")
-    try:
-        return typed(Result, raw, "")
-    except ValueError as error:
-        raise BadRun(folder, RESULT_FILE, str(error)) from error
 
 
 def read_text(folder: Path, file: str) -> str:
