@@ -20,6 +20,8 @@ from blair_rec.pretrain.trainer import WEIGHTS, WHOLE
 
 MARK = "identity.json"
 """File next to the checkpoints that holds the settings of their training."""
+IN_WORDS = {"pairs_sha256": "the pairs", "start_files": "the encoder's files"}
+"""Names for a message, of what identifies a training besides its settings."""
 PARTS = (WEIGHTS, "optimizer.pt", "scheduler.pt", "trainer_state.json")
 """Files of a whole checkpoint. Hugging Face's Trainer begins silently with new ones if some are missing."""
 
@@ -87,12 +89,16 @@ def _refuse_other_settings(work: Path, now: Mapping[str, Any]) -> None:
             f"{work / MARK} is missing or damaged, so the settings of the checkpoints there are unknown; train again "
             "with --fresh"
         )
-    changed = [name for name in sorted({*known, *now}) if known.get(name) != now.get(name)]
-    if changed:
+    if changed := changed_names(known, now):
         raise PretrainingError(
             f"{work} holds checkpoints of a training that used different settings ({', '.join(changed)}); "
             "restore these settings, or train again with --fresh"
         )
+
+
+def changed_names(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the names of what differs between the identities of two trainings, for a message."""
+    return [IN_WORDS.get(name, name) for name in {**before, **now} if before.get(name) != now.get(name)]
 
 
 def _refuse_damaged(folder: Path, processes: int) -> None:

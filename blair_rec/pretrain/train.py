@@ -34,7 +34,15 @@ from blair_rec.files.writing import partial_of, put_in_place, room_for, write_te
 from blair_rec.pretrain.batches import PairCollator
 from blair_rec.pretrain.model import PairModel, compile_layers, export, load_language_model
 from blair_rec.pretrain.pairs import TextPairs, open_pairs, split_pairs
-from blair_rec.pretrain.resuming import MARK, is_first, last_checkpoint, room_for_checkpoints, step_of, stopped
+from blair_rec.pretrain.resuming import (
+    MARK,
+    changed_names,
+    is_first,
+    last_checkpoint,
+    room_for_checkpoints,
+    step_of,
+    stopped,
+)
 from blair_rec.pretrain.retrieval import embedder, retrieval
 from blair_rec.pretrain.settings import PretrainConfig
 from blair_rec.pretrain.trainer import LOOK, InBackground, Notes, OneDevice, OnPairStep, PairTrainer
@@ -89,13 +97,13 @@ def pretrain(
     if capped_by:
         logger.info("max_length is %d, but %d tokens of each text are read (%s)", config.max_length, length, capped_by)
         config = config.changed(max_length=length)
-    if not fresh and (record := _finished(config, out)) is not None:
+    if not fresh and (record := _finished(config, start, out)) is not None:
         logger.info("%s was trained with these settings on these pairs already; train again with --fresh", out)
         return record
     if not fresh and out.exists():
         raise OutputError(
-            f"{out} is there already{_what_changed(config, out)}; choose another folder with -o, or train again with "
-            "--fresh"
+            f"{out} is there already{_what_changed(config, start, out)}; choose another folder with -o, or train again "
+            "with --fresh"
         )
     pairs = open_pairs(config.pairs, config.context, config.item, config.item_id, config.hard_negative)
     training, held_out = split_pairs(pairs, config.held_out, config.seed)
@@ -125,7 +133,8 @@ def _trained(
     progress: OnPairStep | None,
 ) -> dict[str, Any]:
     """Train in `work`, put the encoder at `out`, and return the record."""
-    identity = {**_identity(to_dict(config), pairs.sha256), "start": str(start), "pooling": pooling}
+    start_files = _files_of(start)
+    identity = {**_identity(to_dict(config), pairs.sha256, start_files), "start": str(start), "pooling": pooling}
     checkpoint = last_checkpoint(work, identity, fresh)
     tokenizer = AutoTokenizer.from_pretrained(start)
     set_seed(config.seed)
@@ -176,6 +185,7 @@ def _trained(
     record = {
         "config": to_dict(config),
         "pairs_sha256": pairs.sha256,
+        "start_files": start_files,
         "training_pairs": len(training),
         "training_items": training.n_items,
         "held_out_pairs": len(held_out),
@@ -192,35 +202,38 @@ def _trained(
     return record
 
 
-def _finished(config: PretrainConfig, out: Path) -> dict[str, Any] | None:
-    """The record of the encoder at `out`, if the same settings and pairs made it."""
-    record, changed = _compared(config, out)
+def _finished(config: PretrainConfig, start: Path, out: Path) -> dict[str, Any] | None:
+    """The record of the encoder at `out`, if the same settings, pairs and encoder made it."""
+    record, changed = _compared(config, start, out)
     return None if changed else record
 
 
-def _what_changed(config: PretrainConfig, out: Path) -> str:
+def _what_changed(config: PretrainConfig, start: Path, out: Path) -> str:
     """Words on the settings that made the encoder at `out` and are different now; empty without a record."""
-    record, changed = _compared(config, out)
-    names = ["the pairs" if key == "pairs_sha256" else key for key in changed]
-    return "" if record is None else f", trained with different settings or pairs ({', '.join(names)})"
+    record, changed = _compared(config, start, out)
+    return "" if record is None else f", trained with different settings or pairs ({', '.join(changed)})"
 
 
-def _compared(config: PretrainConfig, out: Path) -> tuple[dict[str, Any] | None, list[str]]:
+def _compared(config: PretrainConfig, start: Path, out: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """The record of the encoder at `out`, if there is one, and the settings that differ from it."""
     try:
         record: dict[str, Any] = json.loads((out / RECORD).read_text(encoding="utf-8"))
-        before = _identity(record["config"], record["pairs_sha256"])
-        now = _identity(to_dict(config), sha256_of(Path(config.pairs)))
-        return record, [key for key in {**before, **now} if before.get(key) != now.get(key)]
+        files = _files_of(start)
+        before = _identity(record["config"], record["pairs_sha256"], record.get("start_files", files))
+        return record, changed_names(before, _identity(to_dict(config), sha256_of(Path(config.pairs)), files))
     except (OSError, ValueError, TypeError, KeyError):  # none, a broken one, or of another version
         return None, []
 
 
-def _identity(settings: dict[str, Any], pairs_sha256: str) -> dict[str, Any]:
+def _identity(settings: dict[str, Any], pairs_sha256: str, start_files: dict[str, str]) -> dict[str, Any]:
     """Everything that decides whether two trainings are the same. The device and compiling don't count."""
-    return {key: value for key, value in settings.items() if key not in ("device", "compile")} | {
-        "pairs_sha256": pairs_sha256
-    }
+    counting = {key: value for key, value in settings.items() if key not in ("device", "compile")}
+    return counting | {"pairs_sha256": pairs_sha256, "start_files": start_files}
+
+
+def _files_of(start: Path) -> dict[str, str]:
+    """The SHA-256 of each file of the encoder that training starts from: a local folder may change."""
+    return {path.name: sha256_of(path) for path in sorted(start.iterdir()) if path.is_file()}
 
 
 def _refuse_foreign(out: Path) -> None:

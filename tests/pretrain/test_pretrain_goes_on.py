@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from test_pretrain import build_encoder, small, write_world
 
 from blair_rec.cli import main
-from blair_rec.errors import OutputError
+from blair_rec.errors import OutputError, PretrainingError
 from blair_rec.pretrain import trainer
 from blair_rec.pretrain.train import pretrain
 
@@ -102,3 +102,15 @@ def test_the_same_training_is_not_done_again(folder: Path, tmp_path: Path, capsy
     with pytest.raises(OutputError, match=r"different settings or pairs \(.*the pairs\)"):
         pretrain(small(pairs, **{key: value for key, value in settings.items() if key != "pairs"}), folder, "cls", out)
     assert {file.name: file.stat().st_mtime_ns for file in out.iterdir()} == before
+
+
+def test_an_encoder_that_has_changed_in_its_folder_makes_another_training(folder: Path, tmp_path: Path) -> None:
+    config = small(write_world(tmp_path / "pairs.tsv", 60, 2), save_steps=2, max_steps=4)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config, folder, "cls", tmp_path / "out", progress=stop_after(3))
+    pretrain(config, folder, "cls", tmp_path / "finished")
+    build_encoder(folder, dropout=0.1, seed=1)
+    with pytest.raises(PretrainingError, match=r"a training that used different settings \(the encoder's files\)"):
+        pretrain(config, folder, "cls", tmp_path / "out")
+    with pytest.raises(OutputError, match=r"trained with different settings or pairs \(the encoder's files\)"):
+        pretrain(config, folder, "cls", tmp_path / "finished")
