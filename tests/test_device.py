@@ -113,16 +113,16 @@ def test_a_checkpoint_holds_the_state_of_each_gpu_and_one_without_is_read(
     optimizer = make_optimizer(world.model, world.train)
     states = {torch.device("cuda:0"): torch.tensor([1, 2]).byte(), torch.device("cuda:1"): torch.tensor([3, 4]).byte()}
     set_to: dict[torch.device, list[int]] = {}
-    save_training(tmp_path / "before.safetensors", world.model, optimizer, {}, {})
+    save_training(tmp_path / "before.safetensors", world.model, optimizer, {}, {}, {})
     monkeypatch.setattr(checkpoint, "_gpus", lambda model: list(states))
     monkeypatch.setattr(checkpoint, "random_state", states.__getitem__)
     monkeypatch.setattr(checkpoint, "set_random_state", lambda gpu, state: set_to.update({gpu: state.tolist()}))
-    save_training(tmp_path / "now.safetensors", world.model, optimizer, {}, {})
+    save_training(tmp_path / "now.safetensors", world.model, optimizer, {}, {}, {})
     new = load_file(tmp_path / "now.safetensors").keys() - load_file(tmp_path / "before.safetensors").keys()
     assert new == {"generator/gpu0", "generator/gpu1"}
-    load_training(tmp_path / "before.safetensors", world.model, optimizer, {})
+    load_training(tmp_path / "before.safetensors", world.model, optimizer, {}, {})
     assert set_to == {}
-    load_training(tmp_path / "now.safetensors", world.model, optimizer, {})
+    load_training(tmp_path / "now.safetensors", world.model, optimizer, {}, {})
     assert set_to == {torch.device("cuda:0"): [1, 2], torch.device("cuda:1"): [3, 4]}
 
 

@@ -6,19 +6,23 @@ import dataclasses
 import logging
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blair_rec.border.recbole_keys import setting_problems
 from blair_rec.config.comparison import CompareConfig
+from blair_rec.config.section import to_dict
 from blair_rec.config.yaml.files import refuse
 from blair_rec.device import choose_device
+from blair_rec.errors import CheckpointError, first_of
 from blair_rec.evaluate.leaderboard import Leaderboard
 from blair_rec.evaluate.metrics import parse_metric
 from blair_rec.evaluate.notes import SHOWN_NOTES, by_importance
 from blair_rec.evaluate.page.cards import CARDS_FILE, PAGE_FILE, write_cards
 from blair_rec.evaluate.report import REPORT_FILES
+from blair_rec.evaluate.runs.recorded import differences
 from blair_rec.evaluate.runs.results import load_run
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE, RUNS_FOLDER
 from blair_rec.experiment.board import rendered
@@ -221,14 +225,30 @@ def _train(
     """Train and write a run. It resumes from the checkpoint in its work folder, unless `fresh`."""
     from blair_rec.experiment.run import make_run
 
+    checkpoint = checkpoint_in(work, run)
     if fresh:
         forget_checkpoints(work)
+    elif not checkpoint.is_file():
+        for used in _other_checkpoints(work, run):
+            logger.warning("%s begins again: its checkpoint used %s; restore these to resume it", run.name, used)
     listener.started(run)
     begin = time.perf_counter()
     store = (stores[run.variant], run.store) if run.store else None
     callbacks = partial(listener.epoch, run), partial(listener.step, run)
-    value = make_run(config, run, data, store, *callbacks, checkpoint=checkpoint_in(work, run))
+    value = make_run(config, run, data, store, *callbacks, checkpoint=checkpoint)
     listener.finished(run, value, time.perf_counter() - begin)
+
+
+def _other_checkpoints(work: Path, run: Run) -> list[str]:
+    """Say what each checkpoint of the run's unfinished trainings used that the run doesn't use now."""
+    from blair_rec.training.checkpoint import settings_of
+
+    found = []
+    for path in sorted(work.glob("*.safetensors")):
+        with suppress(CheckpointError):  # the lists of a teacher, or a damaged file
+            changed = first_of(differences(settings_of(path), to_dict(run.setup)))
+            found.append(f"different settings ({changed})" if changed else "other data, text vectors or code")
+    return found
 
 
 def planned(

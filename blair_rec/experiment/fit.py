@@ -97,6 +97,7 @@ def fit_variant(
     Raises:
         MissingEmbeddings, TextlessItems, StoreError: the store doesn't cover the items.
         TrainingError, ScoringError: the loss or scores are not finite.
+        CheckpointError: a checkpoint of other settings, or not a whole one.
     """
     variant, setup, vectors = config.variants[name], run_setup(config, name, seed), None
     if store is not None:
@@ -216,6 +217,7 @@ def _train(
             on_epoch=on_epoch,
             on_step=on_step,
             checkpoint=checkpoint,
+            settings=setup,
             until=until,
         )
     history, epoch, value = trained.history, trained.best_epoch, trained.best_value

@@ -12,6 +12,7 @@ import numpy as np
 
 from blair_rec.border.settings import CHANGE_SETTINGS, recbole_errors
 from blair_rec.config.comparison import CompareConfig
+from blair_rec.config.section import to_dict
 from blair_rec.config.sections import TrainConfig
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.data.sequences import training_sequences
@@ -96,13 +97,14 @@ def train_for(
     of epochs with that schedule.
 
     Raises:
-        TrainingError: a loss that is not finite. CheckpointError: a checkpoint of another model.
+        TrainingError: a loss that is not finite. CheckpointError: a checkpoint of other settings or of another model.
     """
     optimizer = make_optimizer(model, train)
     rate = LearningRate(optimizer, train.learning_rate, train.warmup_steps, train.schedule, train.epochs * len(steps))
     history: list[Epoch] = []
+    settings = {"train": to_dict(train)}
     if checkpoint.is_file():
-        state, _ = load_training(checkpoint, model, optimizer, steps.generators)
+        state, _ = load_training(checkpoint, model, optimizer, steps.generators, settings)
         history = [Epoch(**epoch) for epoch in state["history"]]
         rate.go_on_from(state["steps"])
     total = epochs * len(steps)
@@ -115,6 +117,6 @@ def train_for(
         loss = run_epoch(model, optimizer, steps(epoch), tell)
         history.append(Epoch(epoch, loss, time.perf_counter() - begin, 0.0, None))
         state = {"history": [dataclasses.asdict(line) for line in history], "steps": rate.steps}
-        save_training(checkpoint, model, optimizer, state, steps.generators)
+        save_training(checkpoint, model, optimizer, state, steps.generators, settings)
     model.eval()
     return tuple(history)

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from blair_rec.device import random_state, set_random_state
-from blair_rec.errors import CheckpointError, OutputError, counted
+from blair_rec.errors import CheckpointError, OutputError, counted, first_of
+from blair_rec.evaluate.runs.recorded import differences
 from blair_rec.evaluate.runs.run_files import WEIGHTS_FILE
 from blair_rec.files.places import refuse_unwritable
 from blair_rec.files.writing import partial_of, replace_file, share
@@ -199,14 +200,18 @@ def save_training(
     optimizer: torch.optim.Optimizer,
     state: Mapping[str, Any],
     generators: Mapping[str, torch.Generator],
+    settings: Mapping[str, Any],
     best: Mapping[str, Tensor] | None = None,
     store_sha256: str | None = None,
 ) -> None:
     """Save a whole checkpoint in one file, under a temporary name first, so that it is never half-written.
 
-    It holds the model, the best weights so far, the optimiser, `state` (what JSON can hold) and the random states of
-    Python, NumPy, torch (of the CPU and of every GPU that holds weights) and `generators`. load_weights can read the
-    model's weights from it, too.
+    It holds the model, the best weights so far, the optimiser, `state` and `settings` (what JSON can hold), and the
+    random states of Python, NumPy, torch (of the CPU and of every GPU that holds weights) and `generators`.
+    load_weights can read the model's weights from it, too.
+
+    Args:
+        settings: all settings that the weights depend on; `load_training` refuses others.
 
     Raises:
         OutputError: the disk is full.
@@ -224,6 +229,7 @@ def save_training(
     tensors["generator/numpy"] = torch.from_numpy(np.asarray(keys).astype(np.int64))
     everything = {
         **state,
+        "settings": _plain(settings),
         "groups": moments["param_groups"],
         "numpy": [kind, *numbers],
         "python": random.getstate(),
@@ -236,6 +242,7 @@ def load_training(
     model: Scorer,
     optimizer: torch.optim.Optimizer,
     generators: Mapping[str, torch.Generator],
+    settings: Mapping[str, Any],
     store_sha256: str | None = None,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Restore everything that `save_training` saved; return the state and the best weights.
@@ -244,13 +251,17 @@ def load_training(
     happens on a GPU if the checkpoint holds no random state of a GPU.
 
     Raises:
-        CheckpointError: no such file, not a whole checkpoint, of another model, or trained on another store.
+        CheckpointError: no such file, not a whole checkpoint, of a training with other settings, of another model, or
+            trained on another store.
     """
+    state = _training_state(path)
+    if changed := differences(state.pop("settings"), _plain(settings)):
+        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        raise CheckpointError(
+            f"{path} is the checkpoint of a training that used different settings ({first_of(changed, 5)}{more}); "
+            "restore these settings, or train without this checkpoint"
+        )
     load_weights(model, path, store_sha256)
-    with safe_open(path, framework="pt") as file:
-        state = json.loads((file.metadata() or {}).get(STATE, "null"))
-    if state is None:
-        raise CheckpointError(f"{path} holds only weights, not the training state to resume from; {_cure(path)}")
     tensors = load_file(path)
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -269,6 +280,32 @@ def load_training(
     version, keys, gauss = state.pop("python")
     random.setstate((version, tuple(keys), gauss))
     return state, {name.removeprefix("best/"): tensor for name, tensor in tensors.items() if name.startswith("best/")}
+
+
+def settings_of(path: Path) -> Mapping[str, Any]:
+    """Return the settings of the training that a checkpoint belongs to.
+
+    Raises:
+        CheckpointError: not a whole checkpoint.
+    """
+    settings: Mapping[str, Any] = _training_state(path)["settings"]
+    return settings
+
+
+def _training_state(path: Path) -> dict[str, Any]:
+    with _opened(path) as file:
+        state = json.loads((file.metadata() or {}).get(STATE, "null"))
+    if state is None:
+        raise CheckpointError(f"{path} holds only weights, not the training state to resume from; {_cure(path)}")
+    if "settings" not in state:
+        raise CheckpointError(f"{path} is of an earlier version, which did not record the settings; {_cure(path)}")
+    found: dict[str, Any] = state
+    return found
+
+
+def _plain(settings: Mapping[str, Any]) -> Any:
+    """Return settings as JSON gives them back, so that they can be compared with those of a checkpoint."""
+    return json.loads(json.dumps(settings, default=str))
 
 
 def _gpus(model: Scorer) -> list[torch.device]:

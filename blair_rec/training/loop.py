@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from blair_rec.config.section import to_dict
 from blair_rec.config.sections import TrainConfig
 from blair_rec.models.text_models import item_side
 from blair_rec.training import parallel
@@ -133,25 +134,28 @@ def fit(
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     on_step: OnStep = lambda done, total, loss: None,
     checkpoint: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
     until: int | None = None,
 ) -> Trained:
     """Train until more than `train.patience` validations in a row bring no new best; then restore the best weights.
 
     `checkpoint` is written after every epoch. If the file exists, training resumes from it, bit for bit as if it had
-    never stopped. With several processes, only the first one validates and writes. `until` is an epoch to stop after
-    for now; training can later resume from the checkpoint.
+    never stopped. With several processes, only the first one validates and writes. `settings` are all that the weights
+    depend on (default: `train`); a checkpoint of other ones is refused. `until` is an epoch to stop after for now;
+    training can later resume from the checkpoint.
 
     Raises:
         TrainingError: a loss that is not finite.
-        CheckpointError: a checkpoint of another model, or not a whole one.
+        CheckpointError: a checkpoint of other settings or of another model, or not a whole one.
     """
+    settings = {"train": to_dict(train)} if settings is None else settings
     optimizer = make_optimizer(model, train)
     rate = LearningRate(optimizer, train.learning_rate, train.warmup_steps, train.schedule, train.epochs * len(steps))
     history: list[Epoch] = []
     best_epoch, best_value, without_best = 0, -np.inf, 0
     best = _copy(model)
     if checkpoint is not None and checkpoint.is_file():
-        state, best = load_training(checkpoint, model, optimizer, steps.generators)
+        state, best = load_training(checkpoint, model, optimizer, steps.generators, settings)
         history = [Epoch(**epoch) for epoch in state["history"]]
         best_epoch, best_value, without_best = state["best_epoch"], state["best_value"], state["without_best"]
         rate.go_on_from(state["steps"])
@@ -180,7 +184,7 @@ def fit(
                 "without_best": without_best,
                 "steps": rate.steps,
             }
-            save_training(checkpoint, model, optimizer, state, steps.generators, best)
+            save_training(checkpoint, model, optimizer, state, steps.generators, settings, best)
     model.load_state_dict(best)
     model.eval()
     return Trained(tuple(history), best_epoch, float(best_value))

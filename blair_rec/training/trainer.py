@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ import torch
 from torch import Tensor
 
 from blair_rec.border.collector import TopKCollector
-from blair_rec.config.plugin import in_flat_keys, read_plugin_config
-from blair_rec.data.sequences import training_sequences
+from blair_rec.config.plugin import PLUGIN_KEYS, PluginConfig, in_flat_keys, read_plugin_config
+from blair_rec.config.section import to_dict
+from blair_rec.config.sections import TextConfig, TrainConfig
+from blair_rec.config.variant import VariantConfig
+from blair_rec.data.sequences import TrainingSequences, training_sequences
 from blair_rec.errors import ConfigError
 from blair_rec.models.packed import can_pack
 from blair_rec.training.checkpoint import load_training, load_weights, make_folder, save_training
@@ -23,6 +27,15 @@ from recbole.trainer import Trainer
 
 ONLY_RECBOLES_WAY = ("clip_grad_norm", "enable_amp", "enable_scaler")
 """RecBole's keys that its own training step reads, but ours doesn't."""
+MAY_CHANGE = (
+    # Where the files are, where training runs, and what it prints.
+    "checkpoint_dir", "data_path", "dataloaders_save_path", "dataset_save_path", "device", "gpu_id", "local_rank",
+    "log_wandb", "loss_decimal_place", "metric_decimal_place", "save_dataloaders", "save_dataset", "show_progress",
+    "state", "use_gpu", "wandb_project", "worker",
+    # When training stops, and what is measured besides valid_metric.
+    "epochs", "eval_batch_size", "eval_step", "metrics", "stopping_step", "topk",
+)  # fmt: skip
+"""RecBole's keys that may change before a training is resumed. All others count, so no new one can be forgotten."""
 
 
 class TextTrainer(Trainer):
@@ -33,7 +46,8 @@ class TextTrainer(Trainer):
     _rate: LearningRate
 
     def __init__(self, config: Any, model: Any) -> None:
-        self._train = read_plugin_config(config.external_config_dict).train.changed(
+        self._plugin = read_plugin_config(config.external_config_dict)
+        self._train = self._plugin.train.changed(
             loss=config["blair_loss"],
             batch_size=config["train_batch_size"],
             learning_rate=config["learning_rate"],
@@ -87,7 +101,8 @@ class TextTrainer(Trainer):
             "best_valid_score": float(self.best_valid_score),
             "steps": self._rate.steps,
         }
-        save_training(path, self.model, self.optimizer, state, self._generators, store_sha256=self._store_sha256)
+        generators, store = self._generators, self._store_sha256
+        save_training(path, self.model, self.optimizer, state, generators, self._settings, store_sha256=store)
         if verbose:
             self.logger.info(f"Saving current: {path}")
 
@@ -95,13 +110,14 @@ class TextTrainer(Trainer):
         """Train as RecBole's `fit` does; after resume_checkpoint, resume with the epoch after the checkpoint's.
 
         Raises:
-            CheckpointError: a checkpoint of another model, or trained on another store.
+            CheckpointError: a checkpoint of other settings, data or model, or trained on another store.
             TrainingError: a loss that is not finite.
         """
         self._prepare(train_data)
         if self._resume_from is not None:
             path, self._resume_from = self._resume_from, None
-            state, _ = load_training(path, self.model, self.optimizer, self._generators, self._store_sha256)
+            generators, store = self._generators, self._store_sha256
+            state, _ = load_training(path, self.model, self.optimizer, generators, self._settings, store)
             self.start_epoch, self.cur_step = state["epoch"] + 1, state["cur_step"]
             self.best_valid_score = state["best_valid_score"]
             self._rate.go_on_from(state["steps"])
@@ -118,12 +134,34 @@ class TextTrainer(Trainer):
         self._generators = {"loader": train_data.generator}
         sequences = training_sequences(train_data._dataset)
         self.model.count(sequences)
+        self._settings = self._settings_of_training(sequences)
         if self._every_position:
             self._steps = EveryPosition(self.model, sequences, width, train, seed)
         else:
             self._steps = RecboleWay(self.model, train_data)
         total = self.epochs * len(self._steps)
         self._rate = LearningRate(self.optimizer, self.learning_rate, train.warmup_steps, train.schedule, total)
+
+    def _settings_of_training(self, sequences: TrainingSequences) -> dict[str, Any]:
+        """Return all that the weights and the best validation score depend on. The hash of the store is apart."""
+        sections = {
+            VariantConfig: self._plugin.variant,
+            TextConfig: self._plugin.text,
+            TrainConfig: self._train,
+            PluginConfig: self._plugin,
+        }
+        known = self.config.final_config_dict.items()
+        kept = {key: value for key, value in known if key not in MAY_CHANGE and not key.startswith("blair_")}
+        ours = {
+            key: to_dict(getattr(sections[cls], name))
+            for key, (cls, name) in PLUGIN_KEYS.items()
+            if cls is not TextConfig or name == "missing_text"  # the hash of the store covers the others
+        }
+        end = {} if self._train.schedule == "constant" else {"epochs": self.epochs}
+        data = hashlib.sha256()
+        for part in (sequences.items, sequences.offsets, sequences.is_target):
+            data.update(part.tobytes())
+        return {**kept, **ours, **end, "training events": data.hexdigest()[:12]}
 
     def resume_checkpoint(self, resume_file: str | Path) -> None:
         """Make the next `fit` resume from a checkpoint of this trainer."""

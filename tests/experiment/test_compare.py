@@ -295,14 +295,37 @@ def test_an_interrupted_comparison_keeps_finished_runs_and_resumes(
     assert sorted(path.name for path in (out / "runs").iterdir()) == sorted(ALL)
 
 
-def test_an_interrupted_training_is_not_resumed_with_another_config(finished: Finished, tmp_path: Path) -> None:
+def test_an_interrupted_training_is_not_resumed_with_another_config(
+    finished: Finished, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(KeyboardInterrupt):
         compare(finished.config, tmp_path / "out", listener=InterruptedIn(epoch=2))
     assert len([*(tmp_path / "out" / "runs" / ".id-1.training").glob("*.safetensors")]) == 1
-    slower = finished.config.train.changed(learning_rate=finished.config.train.learning_rate / 2)
+    assert "begins again" not in caplog.text
+    rate = finished.config.train.learning_rate
+    slower = finished.config.train.changed(learning_rate=rate / 2)
     listener = Recorder()
     compare(finished.config.changed(train=slower), tmp_path / "out", listener=listener)
     assert listener.epochs == finished.listener.epochs
+    assert [line for line in caplog.messages if "begins again" in line] == [
+        "id-1 begins again: its checkpoint used different settings "
+        f"(train.learning_rate: {rate} -> {rate / 2}); restore these to resume it"
+    ]
+
+
+def test_a_training_that_begins_again_with_the_same_settings_says_what_else_it_may_be(
+    finished: Finished, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        compare(finished.config, tmp_path / "out", listener=InterruptedIn(epoch=2))
+    (checkpoint,) = (tmp_path / "out" / "runs" / ".id-1.training").glob("*.safetensors")
+    checkpoint.rename(checkpoint.with_name("of_other_code.safetensors"))
+    checkpoint.with_name("damaged.safetensors").write_text("no tensors", encoding="utf-8")
+    with pytest.raises(KeyboardInterrupt):
+        compare(finished.config, tmp_path / "out", listener=InterruptedIn(epoch=1))
+    assert [line for line in caplog.messages if "begins again" in line] == [
+        "id-1 begins again: its checkpoint used other data, text vectors or code; restore these to resume it"
+    ]
 
 
 def test_a_process_that_is_killed_loses_only_the_run_at_work(finished: Finished, encoder: Path, tmp_path: Path) -> None:

@@ -176,3 +176,15 @@ def _checked(kind: type[Keys], folder: Path, raw: Any) -> Keys:
 def hash_of(content: Any) -> str:
     """SHA-256 of a JSON value."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def differences(before: Any, now: Any, where: str = "") -> list[str]:
+    """Describe each leaf by which two JSON values differ, such as 'train.epochs: 3 -> 5'."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        keys = [*now, *(key for key in before if key not in now)]
+        return [
+            line
+            for key in keys
+            for line in differences(before.get(key), now.get(key), f"{where}{'.' * bool(where)}{key}")
+        ]
+    return [] if before == now else [f"{where}: {before!r} -> {now!r}"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from blair_rec.config.comparison import CompareConfig
 from blair_rec.errors import ChangedRuns, first_of
-from blair_rec.evaluate.runs.recorded import hash_of
+from blair_rec.evaluate.runs.recorded import differences, hash_of
 from blair_rec.evaluate.runs.results import RunResult, accept_code, for_every_seed, load_run, read_runs
 from blair_rec.experiment.planning.plan import (
     Run,
@@ -135,16 +135,4 @@ def _setup_changes(result: RunResult, setup: Mapping[str, Any]) -> list[str]:
     if (before := result.setup) is None:
         return ["its config"]
     # Earlier versions also recorded the number of trials.
-    return _differences({key: value for key, value in before.items() if key != "trials"}, setup)
-
-
-def _differences(before: Any, now: Any, where: str = "") -> list[str]:
-    """'train.epochs: 3 -> 5' for every leaf that differs."""
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        keys = [*now, *(key for key in before if key not in now)]
-        return [
-            line
-            for key in keys
-            for line in _differences(before.get(key), now.get(key), f"{where}{'.' * bool(where)}{key}")
-        ]
-    return [] if before == now else [f"{where}: {before!r} -> {now!r}"]
+    return differences({key: value for key, value in before.items() if key != "trials"}, setup)
