@@ -6,9 +6,9 @@ computation runs on the chosen device.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
+from blair_rec import torchrun
 from blair_rec.errors import ConfigError, counted
 
 if TYPE_CHECKING:  # imported inside functions, because planning and --help don't need torch
@@ -47,10 +47,10 @@ def choose_device(asked: str | None = AUTO) -> str:
         return str(device)
     if not torch.cuda.is_available():
         raise ConfigError(f"device is {asked}, but torch finds no GPU here; use device: cpu, or auto")
-    own, found = os.environ.get("LOCAL_RANK"), torch.cuda.device_count()
-    if device.index is not None and own is not None and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+    own, found = torchrun.local_rank(), torch.cuda.device_count()
+    if device.index is not None and own is not None and torchrun.local_count() > 1:
         raise ConfigError(f"device is {asked}, but torchrun gives each process its own GPU; use device: cuda")
-    index = int(own or 0) if device.index is None else device.index
+    index = (own or 0) if device.index is None else device.index
     if index >= found:
         raise ConfigError(
             f"device cuda:{index} doesn't exist: torch finds {counted(found, 'GPU')} here, numbered from cuda:0; "

@@ -56,12 +56,13 @@ def _prepare_streams() -> None:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
+    from blair_rec import torchrun
     from blair_rec.cli.lists import list_hint
-    from blair_rec.cli.terminal import Console, processes, say, set_up_logging
+    from blair_rec.cli.terminal import Console, say, set_up_logging
     from blair_rec.errors import BlairRecError, ConfigError, out_of
     from blair_rec.files.writing import FULL
 
-    console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")  # under torchrun one process prints
+    console = Console(stderr=True)
     parser = _parser()
     given = sys.argv[1:] if arguments is None else arguments
     if wrong := [word for word in given if not _is_unicode(word)]:
@@ -77,7 +78,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     options.keys = keys
     set_up_logging(console, quiet=options.quiet)
     try:
-        if processes() > 1 and not options.takes_processes:
+        console.quiet = torchrun.rank() > 0  # one process prints
+        if torchrun.count() > 1 and not options.takes_processes:
             known = "`compare`, `encode` and `pretrain`"
             raise ConfigError(f"only {known} can use several processes; start this command without torchrun")
         if not _has_working_directory():

@@ -45,11 +45,6 @@ class Console(rich.console.Console):
         raise
 
 
-def processes() -> int:
-    """The number of processes that `torchrun` started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def say(console: Console, text: str, style: str = "") -> None:
     """Print one line without wrapping it, so that it can be found in a log."""
     console.print(text, style=style, soft_wrap=True)

@@ -24,6 +24,7 @@ from transformers import (
 )
 from transformers.integrations.integration_utils import TensorBoardCallback
 
+from blair_rec import torchrun
 from blair_rec.config.section import to_dict
 from blair_rec.device import choose_device, device_name
 from blair_rec.errors import ConfigError, OutputError, PretrainingError, counted
@@ -80,13 +81,15 @@ def pretrain(
     retrieval of held-out pairs before and after training, and the names of the files.
 
     Raises:
-        ConfigError: max_length leaves no token for a text, or the device doesn't exist or has no such precision.
+        ConfigError: max_length leaves no token for a text, the device doesn't exist or has no such precision, or a
+            variable of torchrun is missing or wrong.
         PairsError: the pairs can't be read, or are too few to train on.
         PretrainingError: a tokenizer of another model, a loss that is not finite, checkpoints of another config or
             damaged ones, or layers that can't be compiled.
         OutputError: `out` exists already, holds files that are not ours, or can't be written.
         FolderBusy: another process trains there.
     """
+    torchrun.check_group()
     target = real_place(out)
     if fresh:
         _refuse_foreign(out)

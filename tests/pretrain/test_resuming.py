@@ -71,6 +71,7 @@ def test_checkpoints_of_unknown_settings_are_an_error(work: Path, content: str |
 
 def test_another_number_of_processes_is_another_training(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
     with pytest.raises(PretrainingError, match=r"used different settings \(processes\)"):
         last_checkpoint(work, SETTINGS, fresh=False)
     last_checkpoint(work, SETTINGS, fresh=True)
@@ -82,6 +83,7 @@ def test_another_number_of_processes_is_another_training(work: Path, monkeypatch
 
 
 def test_a_fresh_training_resumes_nothing_in_any_process(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")  # it may look before the first process has removed the checkpoints
     assert last_checkpoint(work, SETTINGS, fresh=True) is None
     assert len(list(work.glob("checkpoint-*"))) == 3

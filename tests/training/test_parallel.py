@@ -189,6 +189,7 @@ def test_after_an_error_within_a_step_the_first_process_waits_for_no_other(
         return run
 
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setattr(parallel, "group", lambda device: nullcontext())
     monkeypatch.setattr(parallel, "rank", lambda: 0)
     monkeypatch.setattr(parallel, "from_first", lambda make: told.append(make()))
@@ -222,6 +223,7 @@ def test_other_commands_refuse_several_processes(monkeypatch: pytest.MonkeyPatch
     from blair_rec.cli import main
 
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
     assert main(["leaderboard", "."]) == 1
     assert "only `compare`, `encode` and `pretrain` can use several processes" in capsys.readouterr().err
     monkeypatch.setenv("RANK", "1")

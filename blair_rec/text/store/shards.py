@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from blair_rec import torchrun
 from blair_rec.errors import ConfigError, StoreError, agreed, counted, first_of, out_of
 from blair_rec.files.contents import sha256_of
 from blair_rec.files.writing import replace_file
@@ -144,9 +144,9 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def shard_from_environment() -> tuple[int, int] | None:
-    """This process's part under torchrun, which sets RANK and WORLD_SIZE; None for a single process."""
-    parts = int(os.environ.get("WORLD_SIZE", "1"))
-    return (int(os.environ["RANK"]), parts) if parts > 1 and "RANK" in os.environ else None
+    """This process's part under torchrun; None for a single process. Raises ConfigError as torchrun.rank."""
+    parts = torchrun.count()
+    return (torchrun.rank(), parts) if parts > 1 else None
 
 
 def shard_path(path: str | Path, shard: tuple[int, int]) -> Path:
