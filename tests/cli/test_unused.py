@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,10 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("compare {done}/cfg.yaml --dry-run --json", "--json has no effect with --dry-run, which"),
         ("compare {done}/cfg.yaml --encode-only --json", "--json has no effect with --encode-only, which trains"),
+        ("compare {done}/cfg.yaml --encode-only", "--encode-only has no effect without a variant whose text has to be"),
+        ("compare {done}/cfg.yaml --encoder x", "--encoder has no effect without a variant that uses the shared enc"),
+        ("compare {done}/cfg.yaml --dry-run --encoder x", "--encoder has no effect without a variant that uses"),
+        ("tune {done}/cfg.yaml --encoder x", "--encoder has no effect without a variant that uses the shared encoder"),
         ("refit {done}/out -o refit --store {done}", "rules uses no text, so the store"),
         ("recommend {done}/out/runs/rules-1 --all-users -o x.csv --store {done}", "uses no text, so the store"),
         ("encode --items e --fields a -o s --parts 2", "--parts has no effect without --ray-workers; leave it out"),
@@ -53,6 +58,30 @@ def test_an_option_without_effect_is_an_error(
 ) -> None:
     assert main(command.format(done=done).split()) == 1
     assert said in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("text", [{"encoder": "own"}, {"store": "vectors"}])
+def test_an_encoder_that_only_other_variants_would_use_is_an_error(
+    text: dict[str, str], done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    variants = {"id": {}, "own": {"items": "text", "text": text}}
+    file = write_config(tmp_path / "own.yaml", done / "tiny", "shared", variants=variants, seeds=[1])
+    assert main(["compare", str(file), "--encoder", "x"]) == 1
+    assert "--encoder has no effect without a variant that uses the shared encoder" in capsys.readouterr().err
+
+
+def test_a_shard_without_a_leaderboard_says_that_nothing_was_checked_and_how_to_check(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its command for the leaderboard repeats the options that decide the runs."""
+    more = ["--set", "evaluate.batch_size=7", "--seeds", "3", "--device", "cpu"]
+    command = ["compare", str(done / "cfg.yaml"), "-o", str(tmp_path / "out"), *more, "--check", str(done / "out")]
+    assert main([*command, "--shard", "1/2"]) == 0
+    said, again = capsys.readouterr().err.splitlines()[-2:]
+    assert f"no leaderboard yet, so nothing was compared with {done / 'out'}. When all" in said
+    assert main(shlex.split(again)[1:]) == 0
+    assert f"agrees with {done / 'out'}" in capsys.readouterr().err
+    assert {shlex.quote(word) for word in command} <= {*again.split()}
 
 
 def test_teachers_without_a_student_are_an_error(done: Path, tmp_path: Path) -> None:

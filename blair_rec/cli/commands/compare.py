@@ -20,6 +20,7 @@ from blair_rec.errors import BlairRecError, ConfigError, RecBoleError, counted, 
 
 if TYPE_CHECKING:  # imported when the command runs, so that --help is quick
     from blair_rec.config.comparison import CompareConfig
+    from blair_rec.config.variant import VariantConfig
     from blair_rec.evaluate.leaderboard import Leaderboard
     from blair_rec.experiment.elsewhere.cases import PartName
     from blair_rec.experiment.planning.subset import Plan
@@ -144,6 +145,8 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
         return 0
     if options.encode_only:
         refuse_unused(options, {"json": "--json"}, "with --encode-only, which trains nothing")
+        if not _encoded(config):
+            refuse_unused(options, {"encode_only": "--encode-only"}, "without a variant whose text has to be encoded")
     if options.check is not None:
         load_runs(options.check)  # report problems there before the training, not after it
     quiet = options.quiet or options.json
@@ -164,13 +167,15 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
     if options.encode_only:
         say(console, f"the text vectors are in {out / 'stores'}; start again without --encode-only to train")
         return 0
+    unchecked = "" if options.check is None else f", so nothing was compared with {options.check}"
     if board is None and shard is not None:
-        say(console, f"shard {options.shard} has ended; there is no leaderboard yet. When all shards have ended:")
-        say(console, shell_line("blair-rec", "compare", options.config, "-o", out))
+        what = f"shard {options.shard} has ended; there is no leaderboard yet{unchecked}"
+        say(console, f"{what}. When all shards have ended:")
+        say(console, shell_line("blair-rec", "compare", options.config, "-o", out, *_same_settings(options)))
         return 0
     if board is None:
-        say(console, f"no leaderboard yet: the baseline {config.baseline!r} has no finished run in {out}")
-        return 0
+        say(console, f"no leaderboard yet: the baseline {config.baseline!r} has no finished run in {out}{unchecked}")
+        return int(options.check is not None)
     if options.json:
         show_json(to_json(board).rstrip())
     else:
@@ -193,8 +198,20 @@ def add_changes(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", help="auto, cpu, cuda or cuda:1, instead of device in CONFIG")
 
 
+def _same_settings(options: argparse.Namespace) -> list[str]:
+    """The options of a shard that the command for its leaderboard needs, too."""
+    named = [f"--{name}" for name in ("seeds", "variants", "encoder", "device", "check")]
+    given = [[name, str(value)] for name in named if (value := getattr(options, name[2:])) is not None]
+    given += [["--set", setting] for setting in options.set]
+    return [word for words in given for word in words] + ["--accept-code"] * options.accept_code
+
+
 def config_of(options: argparse.Namespace) -> CompareConfig:
-    """Read the comparison file and apply --encoder, --device and --set."""
+    """Read the comparison file and apply --encoder, --device and --set.
+
+    Raises:
+        ConfigError: the file can't be used, or --encoder has no effect.
+    """
     from blair_rec.experiment.planning.own_config import own_config
 
     overrides = []
@@ -205,7 +222,15 @@ def config_of(options: argparse.Namespace) -> CompareConfig:
     if options.device is not None:
         overrides.append(f"device={json.dumps(options.device)}")
     overrides += options.set
-    return own_config(options.config, overrides)
+    config = own_config(options.config, overrides)
+    if all("encoder" in variant.text for variant in _encoded(config)):
+        refuse_unused(options, {"encoder": "--encoder"}, "without a variant that uses the shared encoder")
+    return config
+
+
+def _encoded(config: CompareConfig) -> list[VariantConfig]:
+    """The variants whose text is encoded; the others use no text, or a store that is there."""
+    return [one for one in config.variants.values() if one.uses_text and config.text_of(one).store is None]
 
 
 def _asked(options: argparse.Namespace) -> tuple[list[str] | None, list[int] | None]:
