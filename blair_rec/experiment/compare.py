@@ -117,7 +117,7 @@ def compare(
     """
     listener, out = listener or Listener(), Path(out)
     config = own_config(config)
-    refuse_taken(out, WRITTEN, (f"{RUNS_FOLDER}/*/{RESULT_FILE}",))  # before a lock is put there
+    refuse_taken(out, WRITTEN, (f"{RUNS_FOLDER}/*/{RESULT_FILE}",), folders=(RUNS_FOLDER,))  # before the lock file
     with trusting(config.code):
         with alone_soon(out):
             tidy(out)

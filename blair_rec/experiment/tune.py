@@ -36,7 +36,7 @@ from blair_rec.experiment.provenance import code_hash, hash_files, with_outside
 from blair_rec.experiment.tuning.search_space import Settings, draw, grid_of, in_words, unused_keys, with_settings
 from blair_rec.experiment.tuning.trials import TRIALS_FILE, Trial, read_trials, write_trials
 from blair_rec.files.locks import alone_in
-from blair_rec.files.places import refuse_taken
+from blair_rec.files.places import refuse_taken, refuse_unwritable
 from blair_rec.files.writing import tidy, write_text
 from blair_rec.lines.rejected import REJECTED
 from blair_rec.registry import trusting
@@ -104,9 +104,9 @@ def tune(
     if runs is not None and not any(variant.distill for variant in config.variants.values()):
         raise ConfigError("--teachers has no effect: no variant of the config is a student (distill); leave it out")
     drawn = _drawn(config, space, teachers is not None)
-    refuse_taken(
-        out, (TRIALS_FILE, TUNED_FILE, CHECKPOINTS, REJECTED), (TRIALS_FILE,)
-    )  # before the lock file is written
+    names = (TRIALS_FILE, TUNED_FILE, CHECKPOINTS, REJECTED)
+    refuse_taken(out, names, (TRIALS_FILE,), folders=(CHECKPOINTS,))  # before the lock file is written
+    refuse_unwritable(out / CHECKPOINTS)
     with trusting(config.code), alone_in(out):
         tidy(out)
         from blair_rec.experiment.fit import check_outside, check_transforms

@@ -69,24 +69,31 @@ def refuse_unwritable(folder: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
-def refuse_taken(folder: Path, names: Collection[str], markers: Collection[str], cure: str = ANOTHER) -> None:
+def refuse_taken(
+    folder: Path, names: Collection[str], markers: Collection[str], cure: str = ANOTHER, folders: Collection[str] = ()
+) -> None:
     """Check that the files a command will write or remove in `folder` are its own; other files may be there, too.
 
     Args:
-        names: the files that the command may replace or remove there.
+        names: the files and folders that the command may replace or remove there.
         markers: shell patterns of files that show that the command, or a related one, wrote the folder; the lock of
             `alone_in` always shows it.
         cure: what to do instead.
+        folders: which of `names` are folders.
 
     Raises:
-        OutputError: some of `names` exist, but no marker does.
+        OutputError: some of `names` exist, but no marker does; or one is a folder where a file is needed, or a file
+            where a folder is needed.
     """
     refuse_file(folder)
     with _looking_at(folder):
-        if any(next(folder.glob(marker), None) for marker in (".lock", *markers)):
-            return
-        taken = sorted(name for name in names if (folder / name).exists())
-    if taken:
+        there = sorted(name for name in names if (folder / name).exists())
+        is_ours = any(next(folder.glob(marker), None) for marker in (".lock", *markers))
+        wrong = [name for name in there if (folder / name).is_dir() != (name in folders)]
+    if is_ours and wrong:
+        kinds = ("file", "folder") if wrong[0] in folders else ("folder", "file")
+        raise OutputError(f"{folder / wrong[0]} is a {kinds[0]}, but a {kinds[1]} is needed there; remove it, or {cure}")
+    if taken := [] if is_ours else there:
         raise OutputError(
             f"{folder} holds {first_of(taken)}, which this command did not write and would replace; {cure}"
         )

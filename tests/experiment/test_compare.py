@@ -133,6 +133,17 @@ def test_a_folder_with_files_of_ones_own_by_our_names_is_left_as_it_is(
     assert contents(out) == before
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "leaderboard.md", "results.jsonl", "leaderboard.html", "item_cards.json"])
+def test_a_folder_in_the_place_of_a_file_is_found_before_anything_is_encoded(
+    name: str, encoder: Path, tmp_path: Path, tiny: Path
+) -> None:
+    (tmp_path / "out" / name).mkdir(parents=True)
+    (tmp_path / "out" / ".lock").touch()
+    with pytest.raises(OutputError, match=f"{name} is a folder, but a file is needed there; remove it, or choose"):
+        compare(config_of(tiny, encoder), tmp_path / "out")
+    assert contents(tmp_path / "out") == {".lock": b""}
+
+
 # What a comparison leaves
 
 

@@ -21,7 +21,7 @@ from worlds import read_log, with_other_last_items, write_log
 from blair_rec import cli
 from blair_rec.config.comparison import CompareConfig, load_config
 from blair_rec.data.dataset import TextSequentialDataset
-from blair_rec.errors import ConfigError, TrainingError
+from blair_rec.errors import ConfigError, OutputError, TrainingError
 from blair_rec.experiment import tune as tuning
 from blair_rec.experiment.compare import compare
 from blair_rec.experiment.fit import fit_variant
@@ -301,6 +301,29 @@ def test_with_a_budget_of_one_each_variant_has_one_trial_as_it_is(tiny: Path, en
     assert {name: variant.trials for name, variant in after.variants.items()} == {
         "id": 1, "text": 1, "near": 0, "popular": 0,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["tuned.yaml", "trials.jsonl", "rejected.jsonl"])
+def test_a_folder_in_the_place_of_a_file_is_found_before_the_first_trial(
+    name: str, tiny: Path, encoder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out" / name).mkdir(parents=True)
+    (tmp_path / "out" / ".lock").touch()
+    trials: list[Trial] = []
+    with pytest.raises(OutputError, match=f"{name} is a folder, but a file is needed there; remove it"):
+        tune(tuned_config(tiny, encoder), tmp_path / "out", on_trial=trials.append)
+    assert trials == [] and not (tmp_path / "out" / "stores").exists()
+
+
+def test_a_file_in_the_place_of_the_checkpoints_is_found_before_the_first_trial(
+    tiny: Path, encoder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".lock").touch()
+    (tmp_path / "out" / "checkpoints").touch()
+    with pytest.raises(OutputError, match="checkpoints is a file, but a folder is needed there"):
+        tune(tuned_config(tiny, encoder), tmp_path / "out")
+    assert not (tmp_path / "out" / "stores").exists()
 
 
 # What comes of it

@@ -19,7 +19,18 @@ def test_files_of_ones_own_are_not_taken_for_those_of_a_command(tmp_path: Path) 
         refuse_taken(tmp_path, ("config.yaml", "runs"), ("runs/*/result.json",))
     (tmp_path / "runs" / "id-1").mkdir(parents=True)
     (tmp_path / "runs" / "id-1" / "result.json").touch()
-    refuse_taken(tmp_path, ("config.yaml", "runs"), ("runs/*/result.json",))
+    refuse_taken(tmp_path, ("config.yaml", "runs"), ("runs/*/result.json",), folders=("runs",))
+
+
+def test_a_folder_in_the_place_of_a_file_is_named_and_the_other_way_round(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    (tmp_path / "board.md").mkdir()
+    with pytest.raises(OutputError, match=r"board.md is a folder, but a file is needed there; remove it, or choose"):
+        refuse_taken(tmp_path, ("board.md", "runs"), (), folders=("runs",))
+    (tmp_path / "board.md").rmdir()
+    (tmp_path / "runs").touch()
+    with pytest.raises(OutputError, match=r"runs is a file, but a folder is needed there; remove it, or choose"):
+        refuse_taken(tmp_path, ("board.md", "runs"), (), folders=("runs",))
 
 
 def test_a_place_without_o_has_another_cure(tmp_path: Path) -> None:
