@@ -121,6 +121,8 @@ def test_a_folder_of_models_that_is_not_there_is_named_and_not_the_hub(
     (tmp_path / "mine").mkdir()
     with pytest.raises(EncoderUnavailable, match="there is no folder mine/nosuch, and the hub can't be reached"):
         resolve_encoder("mine/nosuch")
+    with pytest.raises(EncoderUnavailable, match="there is no folder or installed package nosuch, and the hub can't"):
+        resolve_encoder("nosuch")
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./nowhere", "~/no-such-folder-here", "a/b/c", "models/"])

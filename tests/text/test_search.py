@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import unicodedata
 from collections.abc import Sequence
@@ -178,12 +179,44 @@ def test_an_encoder_that_has_moved_is_named_and_another_one_is_refused(
         TextSearch(store, str(moved))
 
 
-def test_a_folder_that_is_gone_is_named_and_not_looked_up_on_the_hub(store: EmbeddingStore, tmp_path: Path) -> None:
-    gone = dataclasses.replace(store, encoder={**store.encoder, "asked_for": "encoders/tiny-roberta"})
-    with pytest.raises(
-        StoreError, match="by the encoder in the folder encoders/tiny-roberta, which is not there; name"
-    ):
+FOLDER = "the encoder in the folder {}, which is not there; name its folder as `encoder` "
+NEITHER = (
+    "the encoder tiny-roberta, a folder or a package, and neither is here; install the package, or name the folder"
+)
+PACKAGED = "the encoder letters of my-parts 1.0, which is not installed; install it"
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"asked_for": "encoders/tiny-roberta"}, FOLDER.format("encoders/tiny-roberta")),
+        ({"asked_for": "encoders/latest"}, FOLDER.format("encoders/latest")),  # it was a link to tiny-roberta
+        ({"asked_for": "tiny-roberta"}, NEITHER),
+        ({"asked_for": BLAIR, "fallback": True}, NEITHER),
+        ({"asked_for": "letters", "name": "letters", "pooling": "own", "revision": "my-parts 1.0 a1b2c3"}, PACKAGED),
+    ],
+)
+def test_an_encoder_that_is_gone_is_named_and_not_looked_up_on_the_hub(
+    said: dict[str, Any], expected: str, store: EmbeddingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(*_: Any, **__: Any) -> None:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr("blair_rec.text.encoding.source._hub", asked)
+    gone = dataclasses.replace(store, encoder={**store.encoder, **said})
+    with pytest.raises(StoreError, match=re.escape(f"was made by {expected}")):
         encoder_of(gone)
+
+
+def test_a_link_that_leads_to_another_folder_now_is_another_encoder(
+    store: EmbeddingStore, model: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(model, tmp_path / "other"))
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "layer_norm_eps": 0.5}))
+    Path("latest").symlink_to(other)
+    with pytest.raises(StoreError, match=r"made by tiny-roberta at revision .* but latest is at .*; name the same enc"):
+        encoder_of(dataclasses.replace(store, encoder={**store.encoder, "asked_for": "latest"}))
 
 
 def test_a_fallback_is_found_under_its_own_name(store: EmbeddingStore) -> None:
@@ -200,7 +233,9 @@ def test_a_store_that_was_imported_needs_its_encoder_named(
     monkeypatch.setattr(logging.getLogger("blair_rec"), "propagate", True)
     vectors = np.eye(2, 32, dtype=np.float32)
     imported = write_store(tmp_path / "s", ["a", "b"], vectors, encoder={"name": "unknown"}, template={})
-    with pytest.raises(StoreError, match=r"s doesn't say which encoder made its vectors; name it \(--encoder\)"):
+    with pytest.raises(
+        StoreError, match=r"s doesn't say which encoder made its vectors; name it as `encoder` \(on the"
+    ):
         TextSearch(imported)
     config = {"pooling_mode_cls_token": True}
     pooled = Path(shutil.copytree(model, tmp_path / "pooled"))

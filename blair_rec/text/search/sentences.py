@@ -5,25 +5,30 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from blair_rec import registry
 from blair_rec.device import choose_device
 from blair_rec.errors import ConfigError, StoreError, check_whole, out_of
-from blair_rec.registry import trusting
 from blair_rec.text.catalogue import Catalogue, Record, iter_catalogue, texts_in
 from blair_rec.text.encoding.encoder import load_encoder
-from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
+from blair_rec.text.encoding.outside import OWN
+from blair_rec.text.encoding.source import EncoderSource, is_here, resolve_encoder
 from blair_rec.text.search.nearest import ExactIndex, Index
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
 from blair_rec.text.template import Template
 from blair_rec.text.titles import TITLE_FIELDS, first_field, short_title
 
 logger = logging.getLogger("blair_rec")
+
+COMMIT = 40
+"""Digits of a commit on the hub. The revision of a folder or a package is shorter, or has the package's name."""
+ENCODER_OPTION = "as `encoder` (on the command line: --encoder)"
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ class TextSearch:
         self.store = store if isinstance(store, EmbeddingStore) else open_store(store, verify=False)
         self.items, self.item_id = items, item_id
         self.index: Index = _index(self.store, metric, approximate)
-        with trusting(() if encoder is None else {encoder}):  # named by the caller, not by the store
+        with registry.trusting(() if encoder is None else {encoder}):  # named by the caller, not by the store
             self.encoder = load_encoder(encoder_of(self.store, encoder).for_queries(), chosen)
         if self.encoder.text_dim != self.store.text_dim:
             made = f"vectors of width {self.encoder.text_dim}, and the store's have {self.store.text_dim}"
@@ -135,29 +140,25 @@ def encoder_of(store: EmbeddingStore, encoder: str | None = None) -> EncoderSour
     where = f"the store {store.path}" if store.path else "the store"
     if "revision" not in said:
         if encoder is None:
-            raise StoreError(f"{where} doesn't say which encoder made its vectors; name it (--encoder)")
+            raise StoreError(f"{where} doesn't say which encoder made its vectors; name it {ENCODER_OPTION}")
         logger.warning("%s doesn't say which encoder made its vectors; assuming that it was %s", where, encoder)
         return resolve_encoder(encoder)
     # A folder is found by the path that was asked for, and a fallback by its own name.
-    folder = Path(said["asked_for"]).expanduser()
-    is_folder = folder.is_dir() and folder.resolve().name == said["name"]
-    if encoder is None and not is_folder and said["asked_for"] != said["name"] == folder.name:
-        raise StoreError(
-            f"{where} was made by the encoder in the folder {said['asked_for']}, which is not there; name its folder "
-            "(--encoder), or run this command where the store was made"
-        )
+    folder, of_hub = Path(said["asked_for"]).expanduser(), encoder is None and len(said["revision"]) == COMMIT
+    is_folder = not of_hub and not said.get("fallback") and folder.is_dir()
     name = encoder or (said["asked_for"] if is_folder else said["name"])
-    of_hub = encoder is None and not is_folder and len(said["revision"]) == 40
+    if encoder is None and not of_hub:
+        _refuse_gone(said, name, where)
     source = resolve_encoder(
         name,
-        revision=said["revision"] if of_hub else None,
+        revision=said["revision"] if of_hub and not is_here(name) else None,
         pooling=said["pooling"],
         max_length=said["max_length"],
     )
     if source.revision != said["revision"]:
         raise StoreError(
             f"{where} was made by {said['name']} at revision {said['revision']}, but {name} is at {source.revision}: "
-            "their vectors can't be compared; name the same encoder (--encoder), or encode again"
+            f"their vectors can't be compared; name the same encoder {ENCODER_OPTION}, or encode again"
         )
     # Queries pass through the same modules as the store's vectors, even if a newer version would add some.
     return dataclasses.replace(
@@ -167,6 +168,30 @@ def encoder_of(store: EmbeddingStore, encoder: str | None = None) -> EncoderSour
         query_prompt=said.get("query_prompt", ""),
         truncate_dim=said.get("truncate_dim"),
     )
+
+
+def _refuse_gone(said: Mapping[str, Any], name: str, where: str) -> None:
+    """Check that an encoder which was no hub model is still here, so that the hub is not asked for its name.
+
+    Args:
+        said: the store's facts about it.
+        name: its name or path here.
+        where: the store, for the message.
+
+    Raises:
+        StoreError: it isn't.
+    """
+    if said["pooling"] == OWN:
+        if not registry.is_outside("encoders", name):
+            package = said["revision"].rpartition(" ")[0]
+            raise StoreError(f"{where} was made by the encoder {name} of {package}, which is not installed; install it")
+        return
+    if is_here(name):
+        return
+    what = f"the encoder {name}, a folder or a package, and neither is here; install the package, or name the"
+    if said["asked_for"] != said["name"] and not said.get("fallback"):
+        what = f"the encoder in the folder {said['asked_for']}, which is not there; name its"
+    raise StoreError(f"{where} was made by {what} folder {ENCODER_OPTION}, or search where the store was made")
 
 
 def titles_of(
