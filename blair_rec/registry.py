@@ -16,7 +16,7 @@ import hashlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -230,20 +230,39 @@ def load_class(group: str, name: str, base: type, needs: Sequence[str] = ()) -> 
         raise ConfigError(
             f"the {OPEN[group]} {name} is not a subclass of {base.__module__}.{base.__qualname__}; make it one"
         )
-    if missing := [f"`{method}`" for method in needs if getattr(found, method) is getattr(base, method)]:
-        methods = "method" if len(missing) == 1 else "methods"
-        raise ConfigError(
-            f"the {OPEN[group]} {name} lacks the {methods} {' and '.join(missing)}; docs/extend.md says what to return"
-        )
+    check_methods(group, name, found, dict.fromkeys(needs, base))
     return found
 
 
-def check_call(group: str, name: str, code: Callable[..., Any], given: int, options: Mapping[str, Any]) -> None:
+def check_methods(group: str, name: str, kind: type, needs: Mapping[str, type]) -> None:
+    """Check that a class has its own methods.
+
+    Args:
+        needs: the methods, each with the class whose method only says that it is missing. A method counts as its own if
+            `kind` does not inherit from that class.
+
+    Raises:
+        ConfigError: it lacks some.
+    """
+    if missing := [
+        f"`{method}`" for method, base in needs.items() if getattr(kind, method, None) is vars(base)[method]
+    ]:
+        *others, last = missing
+        methods = f"methods {', '.join(others)} and {last}" if others else f"method {last}"
+        raise ConfigError(f"the {OPEN[group]} {name} lacks the {methods}; docs/extend.md says what to return")
+
+
+def check_call(group: str, name: str, code: Any, given: int, options: Mapping[str, Any]) -> None:
     """Check that the code of a name can be called with `given` values of ours, followed by the user's options.
 
     Raises:
         ConfigError: it can't; the message shows its signature.
     """
+    if not callable(code):
+        raise ConfigError(
+            f"the {OPEN[group]} {name} is {type(code).__name__} {code!r:.40}, which can't be called; name a class or a "
+            "function (docs/extend.md)"
+        )
     try:
         signature = inspect.signature(code)
     except ValueError:  # written in C

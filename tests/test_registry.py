@@ -32,8 +32,10 @@ from blair_rec.experiment.planning.subset import plan_all
 from blair_rec.models.items import ItemSide, build_items
 from blair_rec.models.transforms import Transform, fit_transforms
 from blair_rec.prepare.public.search import SearchData
-from blair_rec.ranking.scorers import Baseline, build_baseline
+from blair_rec.ranking.scorers import Baseline, build_baseline, scorer_kind
 from blair_rec.testing.items import replaced_embedding, text_vectors
+from blair_rec.text.encoding.encoder import load_encoder
+from blair_rec.text.encoding.source import resolve_encoder
 from blair_rec.training.losses import sampled_loss
 
 REPOSITORY = Path(__file__).parents[1]
@@ -369,6 +371,86 @@ def test_a_part_without_a_method_that_it_needs_is_told(parts: Path) -> None:
         side(items="rowless")
     with pytest.raises(ConfigError, match="the transform fitless lacks the methods `fit` and `apply`"):
         fit_transforms(text_vectors(), ["fitless"])
+
+
+METHODLESS = """
+from blair_rec.ranking.scorers import Baseline, Counted, LastItem, Rules
+
+
+class Empty(Counted):
+    pass
+
+
+class Uncounted(Counted):
+    scores_by_product = False
+
+    def full_sort_predict(self, interaction):
+        return interaction
+
+
+class Unscored(Baseline):
+    def user_vectors(self, interaction):
+        return interaction
+
+
+class Productless(Baseline):  # ranking multiplies, because it says that its scores are products
+    def full_sort_predict(self, interaction):
+        return interaction
+
+
+class Tableless(Rules):
+    pass
+
+
+class OwnCount(Rules):
+    def count(self, sequences):
+        pass
+
+
+class Whole(Uncounted):
+    def count(self, sequences):
+        pass
+
+
+class Near(LastItem):
+    pass
+
+
+number = 5
+"""
+SCORERS = {"Empty": "methods `count`, `user_vectors` and `item_matrix`", "Uncounted": "method `count`"} | {
+    "Unscored": "method `item_matrix`",
+    "Productless": "methods `user_vectors` and `item_matrix`",
+    "Tableless": "method `table`",
+}
+
+
+@pytest.mark.parametrize("name", SCORERS)
+def test_a_scorer_that_lacks_a_method_is_told_before_anything_is_trained(
+    name: str, install: Install, tiny: Path, tmp_path: Path
+) -> None:
+    install("other", {"scorers": {"mine": f"methodless:{name}"}}, METHODLESS)
+    config = config_of(tiny, "none", variants={"id": {}, "own": {"scorer": "mine"}})
+    expected = f"variants.own: the scorer mine lacks the {SCORERS[name]}; docs/extend.md says what"
+    with pytest.raises(ConfigError, match=expected):
+        compare(config, tmp_path / "out")
+    assert [*(tmp_path / "out").glob("runs/*")] == []
+
+
+@pytest.mark.parametrize("name", ["OwnCount", "Whole", "Near"])
+def test_a_scorer_needs_only_the_methods_that_are_called(name: str, install: Install) -> None:
+    install("other", {"scorers": {"mine": f"methodless:{name}"}}, METHODLESS)
+    text = {"fields": ["title"]} if name == "Near" else None
+    assert scorer_kind({"scorer": "mine", "text": text}).__name__ == name
+
+
+def test_a_loss_or_an_encoder_that_cant_be_called_is_told(install: Install) -> None:
+    install("other", {"losses": {"mine": "methodless:number"}, "encoders": {"mine": "methodless:number"}}, METHODLESS)
+    expected = "the {} mine is int 5, which can't be called; name a class or a function"
+    with pytest.raises(ConfigError, match=expected.format("loss")):
+        sampled_loss(TrainConfig(loss="mine"), 5)
+    with pytest.raises(ConfigError, match=expected.format("encoder")):
+        load_encoder(resolve_encoder("mine"))
 
 
 def test_what_is_wrong_with_a_part_is_told_before_the_data_is_read(

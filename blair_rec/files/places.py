@@ -91,10 +91,8 @@ def refuse_taken(
         is_ours = any(next(folder.glob(marker), None) for marker in (".lock", *markers))
         wrong = [name for name in there if (folder / name).is_dir() != (name in folders)]
     if is_ours and wrong:
-        kinds = ("file", "folder") if wrong[0] in folders else ("folder", "file")
-        raise OutputError(
-            f"{folder / wrong[0]} is a {kinds[0]}, but a {kinds[1]} is needed there; remove it, or {cure}"
-        )
+        what = "a file, but a folder" if wrong[0] in folders else "a folder, but a file"
+        raise OutputError(f"{folder / wrong[0]} is {what} is needed there; remove it, or {cure}")
     if taken := [] if is_ours else there:
         raise OutputError(
             f"{folder} holds {first_of(taken)}, which this command did not write and would replace; {cure}"

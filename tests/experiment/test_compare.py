@@ -133,9 +133,7 @@ def test_a_folder_with_files_of_ones_own_by_our_names_is_left_as_it_is(
     assert contents(out) == before
 
 
-@pytest.mark.parametrize(
-    "name", ["config.yaml", "leaderboard.md", "results.jsonl", "leaderboard.html", "item_cards.json"]
-)
+@pytest.mark.parametrize("name", ["config.yaml", "leaderboard.md", "leaderboard.html", "item_cards.json"])
 def test_a_folder_in_the_place_of_a_file_is_found_before_anything_is_encoded(
     name: str, encoder: Path, tmp_path: Path, tiny: Path
 ) -> None:

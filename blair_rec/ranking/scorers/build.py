@@ -15,7 +15,8 @@ from blair_rec.config.steps import Step
 from blair_rec.data.dataset import ItemVectors
 from blair_rec.errors import ConfigError
 from blair_rec.models.items import controlled
-from blair_rec.ranking.scorers.base import Baseline
+from blair_rec.ranking.scorers.base import Baseline, Counted
+from blair_rec.ranking.scorers.rules import Rules
 
 
 def build_baseline(setup: Mapping[str, Any], recbole: Any, n_items: int, vectors: ItemVectors | None) -> Baseline:
@@ -58,12 +59,13 @@ def scorer_kind(setup: Mapping[str, Any]) -> Any:
     """Return the class of a run's scorer; `make_baseline` calls it.
 
     Raises:
-        ConfigError: a scorer of another package is not a Baseline, doesn't take its options, or needs text that the
-            variant doesn't name; UntrustedCode: as registry.load.
+        ConfigError: a scorer of another package is not a Baseline, lacks a method, doesn't take its options, or needs
+            text that the variant doesn't name; UntrustedCode: as registry.load.
     """
     name = setup["scorer"]
     kind = registry.load_class("scorers", name, Baseline)
     if registry.is_outside("scorers", name):
+        registry.check_methods("scorers", name, kind, _needed(kind))
         if kind.uses_text != bool(setup.get("text")):
             raise ConfigError(
                 f"the scorer {name} uses item text, but its variant has neither text nor transforms; add text, or "
@@ -73,3 +75,13 @@ def scorer_kind(setup: Mapping[str, Any]) -> Any:
             )
         registry.check_call("scorers", name, kind, 5 if kind.uses_text else 3, setup.get("options") or {})
     return kind
+
+
+def _needed(kind: type[Baseline]) -> dict[str, type]:
+    """The methods that a scorer has to have of its own, each with the class that only names it."""
+    needed: dict[str, type] = {"count": Counted}
+    if kind.count is Rules.count:
+        needed["table"] = Rules
+    if kind.scores_by_product or kind.full_sort_predict is Baseline.full_sort_predict:
+        needed |= {"user_vectors": Baseline, "item_matrix": Baseline}
+    return needed
