@@ -1,14 +1,17 @@
 """Choose the device that computes, from the `device` of a config, and manage a GPU's random state.
 
+Also read which of torchrun's processes this one is.
+
 Data is read, shuffled and sampled on the CPU, so that one seed gives the same batches on every device. Only the
 computation runs on the chosen device.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from typing import TYPE_CHECKING
 
-from blair_rec import torchrun
 from blair_rec.errors import ConfigError, counted
 
 if TYPE_CHECKING:  # imported inside functions, because planning and --help don't need torch
@@ -47,8 +50,8 @@ def choose_device(asked: str | None = AUTO) -> str:
         return str(device)
     if not torch.cuda.is_available():
         raise ConfigError(f"device is {asked}, but torch finds no GPU here; use device: cpu, or auto")
-    own, found = torchrun.local_rank(), torch.cuda.device_count()
-    if device.index is not None and own is not None and torchrun.local_count() > 1:
+    own, found = _number("LOCAL_RANK"), torch.cuda.device_count()
+    if device.index is not None and own is not None and (_number("LOCAL_WORLD_SIZE") or 1) > 1:
         raise ConfigError(f"device is {asked}, but torchrun gives each process its own GPU; use device: cuda")
     index = (own or 0) if device.index is None else device.index
     if index >= found:
@@ -97,3 +100,58 @@ def _generator(gpu: torch.device) -> torch.Generator:
 
     torch.cuda.init()  # creates the generators
     return torch.cuda.default_generators[torch.cuda.current_device() if gpu.index is None else gpu.index]
+
+
+def process_count() -> int:
+    """Return the number of processes that torchrun started; 1 without it.
+
+    Raises:
+        ConfigError: WORLD_SIZE is not a whole number.
+    """
+    return _number("WORLD_SIZE") or 1
+
+
+def process_rank() -> int:
+    """Return this process's number, from 0; 0 for a single process.
+
+    Raises:
+        ConfigError: RANK or WORLD_SIZE is not a whole number, or they contradict each other.
+    """
+    number, processes = _number("RANK"), process_count()
+    if processes == 1:
+        return 0
+    if number is None or number >= processes:
+        state = "not set" if number is None else str(number)
+        raise ConfigError(
+            f"the environment variable WORLD_SIZE is {processes}, but RANK is {state}; start the processes with "
+            "torchrun, which numbers them from 0 on, or unset both variables"
+        )
+    return number
+
+
+def check_group() -> None:
+    """Check that several processes can find each other, before they try to; does nothing for a single process.
+
+    Raises:
+        ConfigError: the first one's address or port is not set; or as `process_rank`.
+    """
+    processes = process_count()
+    process_rank()
+    if processes > 1 and (_number("MASTER_PORT") is None or not os.environ.get("MASTER_ADDR")):
+        raise ConfigError(
+            f"the environment variable WORLD_SIZE is {processes}, but MASTER_ADDR or MASTER_PORT is not set, so the "
+            "processes can't find each other; start them with torchrun, which sets all of these, or unset WORLD_SIZE"
+        )
+
+
+def _number(name: str) -> int | None:
+    """The whole number in an environment variable; None if it is not set, or empty."""
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return None
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise ConfigError(
+            f"the environment variable {name} is {text!r}, which is not a whole number; start the processes with "
+            "torchrun, which sets it, or unset it"
+        )
+    return int(text)

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from blair_rec import torchrun
 from blair_rec.cli import main
-from blair_rec.device import choose_device
+from blair_rec.device import check_group, choose_device, process_count, process_rank
 from blair_rec.errors import ConfigError
 from blair_rec.pretrain.resuming import is_first
 from blair_rec.text.store.shards import shard_from_environment
@@ -27,14 +26,14 @@ def given(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
 @pytest.mark.parametrize("variables", [{}, {"WORLD_SIZE": "1", "RANK": "0"}, {"RANK": "3"}, {"WORLD_SIZE": ""}])
 def test_a_single_process_is_the_first_one(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     given(monkeypatch, **variables)
-    assert (torchrun.count(), torchrun.rank(), torchrun.local_rank(), torchrun.local_count()) == (1, 0, None, 1)
+    assert (process_count(), process_rank()) == (1, 0)
     assert is_first() and shard_from_environment() is None
-    torchrun.check_group()
+    check_group()
 
 
 def test_each_process_has_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    given(monkeypatch, WORLD_SIZE="4", RANK="3", LOCAL_RANK="1", LOCAL_WORLD_SIZE="2")
-    assert (torchrun.count(), torchrun.rank(), torchrun.local_rank(), torchrun.local_count()) == (4, 3, 1, 2)
+    given(monkeypatch, WORLD_SIZE="4", RANK="3")
+    assert (process_count(), process_rank()) == (4, 3)
     assert not is_first() and shard_from_environment() == (3, 4)
 
 
@@ -56,7 +55,7 @@ def test_variables_that_are_wrong_are_one_line(
     tmp_path: Path,
 ) -> None:
     given(monkeypatch, **variables)
-    for read in (torchrun.rank, is_first, shard_from_environment):
+    for read in (process_rank, is_first, shard_from_environment):
         with pytest.raises(ConfigError, match=said):
             read()
     for command in (["doctor"], ["compare", "my.yaml"], ["encode", "--items", "i.csv", "--fields", "a", "-o", "s"]):

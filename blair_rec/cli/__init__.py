@@ -56,9 +56,9 @@ def _prepare_streams() -> None:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    from blair_rec import torchrun
     from blair_rec.cli.lists import list_hint
     from blair_rec.cli.terminal import Console, say, set_up_logging
+    from blair_rec.device import process_count, process_rank
     from blair_rec.errors import BlairRecError, ConfigError, out_of
     from blair_rec.files.writing import FULL
 
@@ -78,8 +78,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     options.keys = keys
     set_up_logging(console, quiet=options.quiet)
     try:
-        console.quiet = torchrun.rank() > 0  # one process prints
-        if torchrun.count() > 1 and not options.takes_processes:
+        console.quiet = process_rank() > 0  # one process prints
+        if process_count() > 1 and not options.takes_processes:
             known = "`compare`, `encode` and `pretrain`"
             raise ConfigError(f"only {known} can use several processes; start this command without torchrun")
         if not _has_working_directory():

@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from blair_rec import torchrun
+from blair_rec.device import process_count, process_rank
 from blair_rec.errors import OutputError, PretrainingError
 from blair_rec.files.writing import write_text
 from blair_rec.pretrain.trainer import WEIGHTS, WHOLE
@@ -28,7 +28,7 @@ PARTS = (WEIGHTS, "optimizer.pt", "scheduler.pt", "trainer_state.json")
 
 def is_first() -> bool:
     """Return whether this is the only process, or the first one of torchrun."""
-    return torchrun.rank() == 0
+    return process_rank() == 0
 
 
 def last_checkpoint(work: Path, identity: Mapping[str, Any], fresh: bool) -> Path | None:
@@ -43,7 +43,7 @@ def last_checkpoint(work: Path, identity: Mapping[str, Any], fresh: bool) -> Pat
         PretrainingError: the checkpoints are of another training, or the last one is damaged.
     """
     settings = dict(identity)
-    if (processes := torchrun.count()) > 1:
+    if (processes := process_count()) > 1:
         settings["processes"] = processes  # a step has the pairs of all of them
     whole = [] if fresh else _whole(work)
     if is_first():

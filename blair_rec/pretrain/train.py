@@ -24,9 +24,8 @@ from transformers import (
 )
 from transformers.integrations.integration_utils import TensorBoardCallback
 
-from blair_rec import torchrun
 from blair_rec.config.section import to_dict
-from blair_rec.device import choose_device, device_name
+from blair_rec.device import check_group, choose_device, device_name
 from blair_rec.errors import ConfigError, OutputError, PretrainingError, counted
 from blair_rec.files.contents import files_in, sha256_of
 from blair_rec.files.locks import work_beside
@@ -89,7 +88,7 @@ def pretrain(
         OutputError: `out` exists already, holds files that are not ours, or can't be written.
         FolderBusy: another process trains there.
     """
-    torchrun.check_group()
+    check_group()
     target = real_place(out)
     if fresh:
         _refuse_foreign(out)

@@ -16,8 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from blair_rec import torchrun
-from blair_rec.device import AUTO, choose_device
+from blair_rec.device import AUTO, check_group, choose_device
 from blair_rec.errors import BlairRecError, TrainingError
 
 T = TypeVar("T")
@@ -34,7 +33,7 @@ def group(device: str = AUTO) -> Iterator[None]:
         ConfigError: more processes than GPUs, or one GPU named for all of them (see choose_device); or a variable of
             torchrun is missing or wrong.
     """
-    torchrun.check_group()
+    check_group()
     own = torch.device(choose_device(device))
     if own.type == "cuda":
         torch.cuda.set_device(own)  # from here on "cuda" means this one

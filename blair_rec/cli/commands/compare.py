@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from blair_rec import torchrun
 from blair_rec.cli.lists import comma_list
 from blair_rec.cli.numbers import seed_list
 from blair_rec.cli.progress import Live, add_quiet
 from blair_rec.cli.terminal import Console, say, set_up_logging, show, show_json, width_of_results
 from blair_rec.cli.unused import refuse_unused
+from blair_rec.device import process_count
 from blair_rec.errors import BlairRecError, ConfigError, RecBoleError, counted, shell_line
 
 if TYPE_CHECKING:  # imported when the command runs, so that --help is quick
@@ -91,7 +91,7 @@ def _add_notes(command: argparse.ArgumentParser) -> None:
 
 
 def _compare(options: argparse.Namespace, console: Console) -> int:
-    if torchrun.count() > 1 and not options.dry_run:
+    if process_count() > 1 and not options.dry_run:
         return _compare_together(options, console)
     return _compare_alone(options, console)
 

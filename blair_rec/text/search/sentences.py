@@ -18,7 +18,8 @@ from blair_rec.errors import ConfigError, StoreError, check_whole, out_of
 from blair_rec.text.catalogue import Catalogue, Record, iter_catalogue, texts_in
 from blair_rec.text.encoding.encoder import load_encoder
 from blair_rec.text.encoding.outside import OWN
-from blair_rec.text.encoding.source import EncoderSource, is_here, resolve_encoder
+from blair_rec.text.encoding.packages import is_here
+from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
 from blair_rec.text.search.nearest import ExactIndex, Index
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
 from blair_rec.text.template import Template

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from blair_rec import torchrun
+from blair_rec.device import process_count, process_rank
 from blair_rec.errors import ConfigError, StoreError, agreed, counted, first_of, out_of
 from blair_rec.files.contents import sha256_of
 from blair_rec.files.writing import replace_file
@@ -144,9 +144,9 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def shard_from_environment() -> tuple[int, int] | None:
-    """This process's part under torchrun; None for a single process. Raises ConfigError as torchrun.rank."""
-    parts = torchrun.count()
-    return (torchrun.rank(), parts) if parts > 1 else None
+    """This process's part under torchrun; None for a single process. Raises ConfigError as process_rank."""
+    parts = process_count()
+    return (process_rank(), parts) if parts > 1 else None
 
 
 def shard_path(path: str | Path, shard: tuple[int, int]) -> Path:
