@@ -243,11 +243,15 @@ class ChangedRuns(BlairRecError):
     """Finished runs that used other settings, data or code than the comparison has now."""
 
     def __init__(self, out: object, runs: Sequence[str], changes: Sequence[str], only_code: bool = False) -> None:
-        keep = "; if the new code gives the same results, keep them with --accept-code" if only_code else ""
+        keep = (
+            "; if the new code gives the same results, keep them with `accept_code` (--accept-code)"
+            if only_code
+            else ""
+        )
         super().__init__(
             f"{counted(len(runs), 'finished run')} in {out} ({first_of(runs)}) used different settings, data or code: "
-            f"{'; '.join(changes)}. Old and new results don't belong in one table: use another folder (-o), or train "
-            f"again with --fresh{keep}"
+            f"{'; '.join(changes)}. Old and new results don't belong in one table: use another folder, or train "
+            f"again with `fresh` (--fresh){keep}"
         )
 
 

@@ -95,5 +95,5 @@ def _config_in(out: Path) -> CompareConfig:
         what = "does not exist"
         if out.exists():
             what = f"is not the folder of a comparison: it has no {path.name}"
-        raise ConfigError(f"{out} {what}; give the folder that was used with -o")
+        raise ConfigError(f"{out} {what}; give the output folder of `compare`")
     return load_config(path)

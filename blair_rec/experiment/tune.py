@@ -102,7 +102,9 @@ def tune(
         what = "the config has no tune section" if space is None else "the tune section has no values to try"
         raise ConfigError(f"{what}; add a grid, such as\n{EXAMPLE}")
     if runs is not None and not any(variant.distill for variant in config.variants.values()):
-        raise ConfigError("--teachers has no effect: no variant of the config is a student (distill); leave it out")
+        raise ConfigError(
+            "teachers (--teachers) have no effect: no variant of the config is a student (distill); leave them out"
+        )
     drawn = _drawn(config, space, teachers is not None)
     names = (TRIALS_FILE, TUNED_FILE, CHECKPOINTS, REJECTED)
     refuse_taken(out, names, (TRIALS_FILE,), folders=(CHECKPOINTS,))  # before the lock file is written
@@ -156,7 +158,7 @@ def _drawn(config: CompareConfig, space: TuneConfig, taught: bool) -> dict[str, 
     if not taught and config.variants[names[-1]].distill is not None:
         raise ConfigError(
             f"tune: {names[-1]} learns from {config.variants[names[-1]].distill}, whose finished run is needed; name "
-            "the folder of its comparison with --teachers, or leave the student out"
+            "the folder of its comparison as `teachers` (--teachers), or leave the student out"
         )
     grids = {name: grid_of(config, name) for name in names}
     drawn, problems = dict[str, list[Settings]](), unused_keys(config, grids)

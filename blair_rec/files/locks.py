@@ -65,7 +65,7 @@ def work_beside(target: Path, kind: str, what: str) -> Iterator[Path]:
         FolderBusy: another process is writing `target`.
     """
     work = target.with_name(f".{target.name}.{kind}")
-    busy = f"another process is writing {what}; wait until it has finished, or choose another place with -o"
+    busy = f"another process is writing {what}; wait until it has finished, or choose another place"
     with alone_in(work, busy):
         for name in (target.name, work.name):
             tidy(target.parent, name)
@@ -101,6 +101,4 @@ def whole_folder(folder: Path, kind: str, what: str) -> Iterator[Path]:
                 shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         cure = "make room, or choose" if error.errno in FULL else "choose"
-        raise OutputError(
-            f"{folder} can't be written ({error.strerror or error}); {cure} another folder with -o"
-        ) from None
+        raise OutputError(f"{folder} can't be written ({error.strerror or error}); {cure} another folder") from None

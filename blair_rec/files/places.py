@@ -12,7 +12,7 @@ from pathlib import Path
 from blair_rec.errors import OutputError, counted, first_of
 from blair_rec.files.writing import partial_of
 
-ANOTHER = "choose another folder with -o"
+ANOTHER = "choose another folder"
 """The usual cure."""
 
 
@@ -22,7 +22,7 @@ def _looking_at(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"{folder} can't be used ({error.strerror}); choose another folder with -o") from None
+        raise OutputError(f"{folder} can't be used ({error.strerror}); choose another folder") from None
 
 
 def real_place(path: Path) -> Path:
@@ -39,7 +39,7 @@ def real_place(path: Path) -> Path:
     except (OSError, RuntimeError, ValueError) as error:
         # ValueError: a null byte in the name. RuntimeError: links that point to each other, before Python 3.13.
         reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{path} can't be used ({reason}); choose another place with -o") from None
+        raise OutputError(f"{path} can't be used ({reason}); choose another place") from None
     return place
 
 

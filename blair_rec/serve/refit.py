@@ -133,7 +133,7 @@ def refit(
                 write_text(partial / name, content)
             put_in_place(target)
         except OSError as error:
-            raise OutputError(f"{out} can't be written ({error.strerror}); choose another folder with -o") from None
+            raise OutputError(f"{out} can't be written ({error.strerror}); choose another folder") from None
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return out

@@ -171,7 +171,8 @@ def _best(config: CompareConfig, by_variant: dict[str, list[RunResult]]) -> str:
     values = {name: value for name, value in values.items() if not math.isnan(value)}
     if not values:
         raise ConfigError(
-            f"no finished variant but controls and other systems has {metric} on validation; name one with --variant"
+            f"no finished variant but controls and other systems has {metric} on validation; name one as `variant` "
+            "(--variant)"
         )
     order = sorted(values, key=lambda name: (-values[name], name))
     shown = [f"{name} {values[name]:.4f}" for name in order]

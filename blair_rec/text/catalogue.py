@@ -25,7 +25,7 @@ JSON_SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 LONGEST_CELL = 2**31 - 1
 """Most characters of a CSV cell; by default Python's csv module refuses more than 131,072."""
-_ID_HINT = "; name it with --item-id (in a comparison file: recbole: {ITEM_ID_FIELD: ...})"
+_ID_HINT = "; name it as `item_id` (--item-id; in a comparison file: recbole: {ITEM_ID_FIELD: ...})"
 ID_FIELDS = ("item_id", "parent_asin")
 """Default names of the field with the item token: RecBole's, then Amazon Reviews 2023's."""
 

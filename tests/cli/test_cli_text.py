@@ -124,7 +124,7 @@ def test_encode_without_fields_names_those_of_the_file(
     said = told(capsys, 1, "encode", "--items", str(tmp_path / "shop.csv"), "--item-id", "sku", "-o", "s")
     assert "--fields is missing; " in said and said.endswith("It has: titel, preis\n")
     assert encode(model, tmp_path / "shop.csv", "--fields", "titel") == 1
-    assert "fields: sku, titel, preis; name it with --item-id" in capsys.readouterr().err
+    assert "fields: sku, titel, preis; name it as `item_id` (--item-id;" in capsys.readouterr().err
 
 
 def test_a_store_of_other_settings_is_replaced_only_if_fresh_is_said(
@@ -133,7 +133,10 @@ def test_a_store_of_other_settings_is_replaced_only_if_fresh_is_said(
     assert encode(model, items, "--fields", "title") == 0
     first = open_store("s").store_sha256
     assert encode(model, items, "--fields", "title", "--max-length", "9") == 1
-    assert "max_length was 128, now 9); choose another folder, or replace it with --fresh" in capsys.readouterr().err
+    assert (
+        "max_length was 128, now 9); choose another folder, or replace it with `fresh` (--fresh)"
+        in capsys.readouterr().err
+    )
     np.save(tmp_path / "a.npy", np.eye(2))
     (tmp_path / "a.ids.json").write_text("[1, 2]")
     assert "--fresh" in told(capsys, 1, "store", "import", "a.npy", "-o", "s")

@@ -87,7 +87,9 @@ def test_a_shard_without_a_leaderboard_says_that_nothing_was_checked_and_how_to_
 def test_teachers_without_a_student_are_an_error(done: Path, tmp_path: Path) -> None:
     space = {"budget": 1, "scorer_space": {"options.source_power": [0.5]}}
     config = config_of(done / "tiny", "none", variants=VARIANTS, baseline="rules", tune=space)
-    with pytest.raises(ConfigError, match="--teachers has no effect: no variant of the config is a student"):
+    with pytest.raises(
+        ConfigError, match=r"teachers \(--teachers\) have no effect: no variant of the config is a student"
+    ):
         tune(config, tmp_path / "tuned", teachers=done / "out")
 
 

@@ -401,7 +401,7 @@ def test_a_changed_config_is_refused_and_the_change_named(own: Finished) -> None
         own.config.changed(train=train),
         own.out,
         r"^8 finished runs in .*out \(id-1, text-1, text_init-1\) used different settings, data or code: "
-        r"train.loss: 'full_softmax' -> 'recbole'; train.epochs: 2 -> 1\. .*another folder \(-o\).*--fresh$",
+        r"train.loss: 'full_softmax' -> 'recbole'; train.epochs: 2 -> 1\. .*another folder, .*`fresh` \(--fresh\)$",
     )
 
 

@@ -197,8 +197,8 @@ def test_the_modules_that_changed_are_named(own: tuple[CompareConfig, Path]) -> 
     config, out = own
     made_before(out, "fit.py", "evaluate/metrics.py")
     expected = (
-        r"^6 finished runs in .* data or code: the code of blair_rec \(evaluate/metrics.py, fit.py\)\. .*--fresh; "
-        r"if the new code gives the same results, keep them with --accept-code$"
+        r"^6 finished runs in .* data or code: the code of blair_rec \(evaluate/metrics.py, fit.py\)\. .*\(--fresh\); "
+        r"if the new code gives the same results, keep them with `accept_code` \(--accept-code\)$"
     )
     with pytest.raises(ChangedRuns, match=expected):
         compare(config, out)

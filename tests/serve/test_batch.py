@@ -197,7 +197,7 @@ def test_users_with_too_few_items_left_get_fewer_and_that_is_counted(run: Path) 
 def test_notes_of_a_single_user_are_in_the_singular() -> None:
     assert Served(users=1, by_popularity=1, short=1, hidden_items=1, hidden_events=1).notes(1) == [
         "hidden from this run (evaluate.new_items): 1 item with 1 event: not in the histories, and not recommended. "
-        "`blair-rec refit` learns hidden items, and --extra-items adds those with a text vector",
+        "`blair-rec refit` learns hidden items, and `extra_items` (--extra-items) adds those with a text vector",
         "1 of 1 user has no known item and got the most popular items; the column by_popularity says so",
         "1 of 1 user has fewer than 1 item left to recommend, so the file has fewer rows there",
     ]

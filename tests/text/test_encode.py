@@ -185,7 +185,7 @@ def test_a_store_of_another_encoder_or_other_settings_is_kept_unless_fresh_is_se
     first = encode_catalogue(CATALOGUE, TITLE, source, tmp_path / "s")
     dtype = settings.pop("store_dtype", "float32")
     now = dataclasses.replace(source, **settings)
-    with pytest.raises(OutputError, match=rf"used different settings \({said}.*replace it with --fresh"):
+    with pytest.raises(OutputError, match=rf"used different settings \({said}.*replace it with `fresh` \(--fresh\)"):
         encode_catalogue(CATALOGUE, Template("fields", tuple(fields)), now, tmp_path / "s", store_dtype=dtype)
     assert open_store(tmp_path / "s").store_sha256 == first.store_sha256
 

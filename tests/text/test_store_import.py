@@ -154,7 +154,9 @@ def test_the_row_of_a_padding_item_in_a_feature_file_is_found(tmp_path: Path) ->
 def test_a_store_that_is_there_is_replaced_only_if_fresh_is_set(tmp_path: Path) -> None:
     path = write_npy(tmp_path, THREE, ["a", "b", "c"])
     import_store(path, tmp_path / "s", encoder="e")
-    with pytest.raises(OutputError, match=r"s is a store already; choose another place, or replace it with --fresh"):
+    with pytest.raises(
+        OutputError, match=r"s is a store already; choose another place, or replace it with `fresh` \(--fresh\)"
+    ):
         import_store(path, tmp_path / "s", encoder="other")
     assert open_store(tmp_path / "s").encoder["name"] == "e"
     assert import_store(path, tmp_path / "s", encoder="other", fresh=True).encoder["name"] == "other"

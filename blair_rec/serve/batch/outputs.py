@@ -58,9 +58,9 @@ def check_output(out: Path, inputs: Sequence[Path | None]) -> None:
         raise ConfigError(f"{out}: unknown kind of file; known endings: {', '.join(KINDS)}")
     place = real_place(out)
     if place.is_dir():
-        raise OutputError(f"{out} is a folder, and a file has to go there; choose another name with -o")
+        raise OutputError(f"{out} is a folder, and a file has to go there; choose another name")
     if any(path is not None and path.resolve() == place for path in inputs):
-        raise ConfigError(f"{out} is read, too, and would be lost; choose another name with -o")
+        raise ConfigError(f"{out} is read, too, and would be lost; choose another name")
     if out.suffix.lower() == PARQUET:
         need("pyarrow", "prepare", "writing Parquet")
 
@@ -87,8 +87,7 @@ def whole_file(out: Path, tokens: Sequence[str], titles: Mapping[str, str] | Non
             if error.filename not in (None, str(partial), str(target)):  # a file that is read in this block
                 raise
             raise OutputError(
-                f"{out} can't be written ({error.strerror or error}), and nothing was left there; choose another place "
-                "with -o"
+                f"{out} can't be written ({error.strerror or error}), and nothing was left there; choose another place"
             ) from None
         finally:
             partial.unlink(missing_ok=True)

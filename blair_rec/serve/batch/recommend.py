@@ -56,7 +56,7 @@ class Served:
             found.append(
                 f"hidden from this run (evaluate.new_items): {counted(self.hidden_items, 'item')} with "
                 f"{counted(self.hidden_events, 'event')}: not in the histories, and not recommended. `blair-rec refit` "
-                "learns hidden items, and --extra-items adds those with a text vector"
+                "learns hidden items, and `extra_items` (--extra-items) adds those with a text vector"
             )
         if self.by_popularity:
             no_item = out_of(self.by_popularity, self.users, "user", "have")
@@ -121,7 +121,9 @@ def recommend_file(
     out, run = Path(out), Path(run)
     files = [None if path is None else Path(path) for path in (histories, only, deny)]
     if (histories is None) == (not all_users):
-        raise ConfigError("name either a file of histories (--histories FILE), or all users of the data set")
+        raise ConfigError(
+            "name either a file of histories (--histories FILE), or all users of the data set (--all-users)"
+        )
     check_unknown(unknown)
     check_whole("k", k)
     check_output(out, files)
@@ -230,13 +232,15 @@ def _of_the_data_set(run: Path, known: KnownItems, unknown: Unknown, served: Ser
     """
     path = _comparison_of(run) / CONFIG_FILE
     if not path.is_file():
-        raise ConfigError(f"the data set of {run} is not known, because {path} is missing; give --histories")
+        raise ConfigError(
+            f"the data set of {run} is not known, because {path} is missing; give `histories` (--histories)"
+        )
     config = load_config(path)
     folder = data_folder(config.dataset)
     data, _ = read_splits(with_all_items(config), folder)
     log = data.train.log
     if log is None:
-        raise ConfigError("a data set of benchmark files holds no whole histories; give --histories")
+        raise ConfigError("a data set of benchmark files holds no whole histories; give `histories` (--histories)")
     id_of_item, item_of_event = known.ids(data.item_tokens), log.item.numpy()
     used = np.bincount(item_of_event, minlength=len(data.item_tokens)) > 0
     missing = np.flatnonzero(used & (id_of_item == 0))

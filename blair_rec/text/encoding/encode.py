@@ -262,7 +262,7 @@ def _refuse_other(path: Path, source: EncoderSource, template: Template, store_d
     if changes := [f"{key} was {there!r}, now {here!r}" for key, (there, here) in made.items() if there != here]:
         raise OutputError(
             f"{path} is a store that used different settings ({'; '.join(changes)}); choose another folder, or "
-            "replace it with --fresh"
+            "replace it with `fresh` (--fresh)"
         )
 
 

@@ -199,4 +199,4 @@ def refuse_replacing(path: str | Path) -> None:
     """Raise OutputError if a store is at `path`, or anything else that must not be lost."""
     check_replaceable(path)
     if (Path(path) / HEADER).exists():
-        raise OutputError(f"{path} is a store already; choose another place, or replace it with --fresh")
+        raise OutputError(f"{path} is a store already; choose another place, or replace it with `fresh` (--fresh)")
