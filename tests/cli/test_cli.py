@@ -271,7 +271,7 @@ def test_what_is_wrong_is_told_in_one_message(
         (["cfg.yaml", "-o", "cfg.yaml/out"], r"cfg.yaml/out can't be written \(Not a directory\); choose another"),
         (
             ["cfg.yaml", "-o", "out", "--set", "train.epochs=2"],
-            r"4 finished .* \(id-1, text-1, id-2\) used different settings, .*: train.epochs: 1 -> 2\. .* --fresh",
+            r"4 finished .* \(id-1, text-1, id-2\) used different settings, .*: train.epochs: 1 -> 2\. .* \(--fresh\)",
         ),
     ],
 )

@@ -602,7 +602,10 @@ def test_a_copied_run_does_not_count_as_another_seed(own: Finished) -> None:
 
 
 def test_a_folder_that_is_not_a_comparison_is_refused(tmp_path: Path, own: Finished) -> None:
-    with pytest.raises(ConfigError, match=r"is not the folder of a comparison: it has no config.yaml; give the folder"):
+    with pytest.raises(
+        ConfigError,
+        match=r"is not the folder of a comparison: it has no config.yaml; give the output folder of `compare`",
+    ):
         leaderboard(tmp_path)
     shutil.rmtree(own.out / "runs")
     with pytest.raises(NoRuns, match="holds no finished run"):

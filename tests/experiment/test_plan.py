@@ -225,7 +225,8 @@ def test_accepting_code_accepts_nothing_else_and_notes_nothing_then(own: tuple[C
     files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     train = config.train.changed(epochs=2)
     with pytest.raises(
-        ChangedRuns, match=r"\(id-1, id-2\) used different settings, data or code: train.epochs: 1 -> 2\. .*--fresh$"
+        ChangedRuns,
+        match=r"\(id-1, id-2\) used different settings, data or code: train.epochs: 1 -> 2\. .*\(--fresh\)$",
     ):
         compare(config.changed(train=train), out, accept_code=True)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == files

@@ -551,7 +551,7 @@ def test_parts_that_an_older_version_wrote_are_opened_and_completed_but_not_merg
 def test_a_merged_store_replaces_another_one_only_if_fresh_is_set(source: EncoderSource, tmp_path: Path) -> None:
     paths = encode_parts(source, shop("a lamp", "bed"), tmp_path / "parts", 2)
     first = encode_catalogue(shop("x"), TITLE, source, tmp_path / "s")
-    with pytest.raises(OutputError, match=r"is a store already; .* --fresh"):
+    with pytest.raises(OutputError, match=r"is a store already; .* .--fresh."):
         merge_stores(paths, tmp_path / "s")
     assert open_store(tmp_path / "s").store_sha256 == first.store_sha256
     assert len(merge_stores(paths, tmp_path / "s", fresh=True)) == 2

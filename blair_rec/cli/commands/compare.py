@@ -145,8 +145,6 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
         return 0
     if options.encode_only:
         refuse_unused(options, {"json": "--json"}, "with --encode-only, which trains nothing")
-        if not _encoded(config):
-            refuse_unused(options, {"encode_only": "--encode-only"}, "without a variant whose text has to be encoded")
     if options.check is not None:
         load_runs(options.check)  # report problems there before the training, not after it
     quiet = options.quiet or options.json
@@ -165,7 +163,8 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
             listener=live,
         )
     if options.encode_only:
-        say(console, f"the text vectors are in {out / 'stores'}; start again without --encode-only to train")
+        where = f"the text vectors are in {out / 'stores'}" if _encoded(config) else "no variant needs new text vectors"
+        say(console, f"{where}; start again without --encode-only to train")
         return 0
     unchecked = "" if options.check is None else f", so nothing was compared with {options.check}"
     if board is None and shard is not None:
