@@ -39,8 +39,7 @@ def load_own_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
             "if you trust it, load it yourself with torch.load(path, weights_only=False) and pass its 'state_dict' to "
             "model.load_state_dict, then evaluate with load_best_model=False"
         )
-    checkpoint: dict[str, Any] = torch.load(path, map_location=device, weights_only=False)
-    return checkpoint
+    return torch.load(path, map_location=device, weights_only=False)
 
 
 def _fingerprint(path: Path) -> tuple[int, int, int]:

@@ -177,8 +177,7 @@ class TextSequentialDataset(QuicklyRead):
             DatasetError: cut-off times leave a part empty, or are dates and the unit of the times is unknown.
         """
         if self._cutoffs is None:
-            splits: list[Any] = super().build()
-            return splits
+            return super().build()
         self._change_feat_format()
         assert self.event_times is not None
         of_event = part_of(self.event_times, self._cutoffs, self.dataset_name)
@@ -193,8 +192,7 @@ class TextSequentialDataset(QuicklyRead):
     def leave_one_out(self, group_by: str | None, leave_one_mode: str) -> list[Any]:
         """Split like RecBole: hold out the last events of every user that has other events."""
         if group_by is None or leave_one_mode not in LEFT_OUT:
-            splits: list[Any] = super().leave_one_out(group_by, leave_one_mode)  # raises RecBole's error
-            return splits
+            return super().leave_one_out(group_by, leave_one_mode)  # raises RecBole's error
         parts = LEFT_OUT[leave_one_mode]
 
         def cuts(size: np.ndarray) -> list[np.ndarray]:
@@ -218,8 +216,7 @@ class TextSequentialDataset(QuicklyRead):
     def time_based_split(self, ratios: Sequence[float], group_by: str | None) -> list[Any]:
         """Split like RecBole 1.2.1: the latest share of events for testing, the rest by shares per user."""
         if group_by is None:
-            splits: list[Any] = super().time_based_split(ratios, group_by)
-            return splits
+            return super().time_based_split(ratios, group_by)
         shares = [ratio / sum(ratios) for ratio in ratios]
         time, group = self.inter_feat[self.time_field].numpy(), self.inter_feat[group_by].numpy()
         early = time <= np.percentile(time, 100 * (1 - shares[-1]))

@@ -23,8 +23,7 @@ def shuffled_histories(split: TextSequentialDataset, seed: int = 0) -> TextSeque
         lists = split.inter_feat[name]
         key = torch.from_numpy(generator.random(lists.shape)).masked_fill_(lists == 0, 2)  # padding stays at the end
         columns = {**split.inter_feat.interaction, name: lists.gather(1, torch.argsort(key, dim=1))}
-        benchmark: TextSequentialDataset = split.copy(Interaction(columns))
-        return benchmark
+        return split.copy(Interaction(columns))
     position = split.inter_feat[LOG_POSITION]
     length = split.log.before(position)
     size = length + 1

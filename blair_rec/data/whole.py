@@ -15,8 +15,7 @@ def whole_log(splits: Sequence[TextSequentialDataset]) -> TextSequentialDataset:
     """Return the cases of all these splits of one data set, each with its own history; the splits are not changed."""
     first = splits[0]
     if first.log is None:  # benchmark files: the rows contain their histories
-        whole: TextSequentialDataset = first.copy(cat_interactions([split.inter_feat for split in splits]))
-        return whole
+        return first.copy(cat_interactions([split.inter_feat for split in splits]))
     rows = first.inter_feat.select(slice(None))
     rows.position = torch.cat([split.inter_feat.position for split in splits]).sort().values
     whole = first.copy(rows)

@@ -83,8 +83,7 @@ class LiGRLayer(nn.Module):
             x = activation(gated) * factor
         else:
             x = activation(x)
-        out: Tensor = self.outer(drop(x, self.hidden_dropout))
-        return out
+        return self.outer(drop(x, self.hidden_dropout))
 
 
 class eSASRec(SASRec):  # spelt as in the paper, since RecBole finds a model by the name of its class
@@ -120,8 +119,7 @@ class eSASRec(SASRec):  # spelt as in the paper, since RecBole finds a model by 
         x = drop(x, self.dropout.p)
         for layer in self.layers:
             x = layer(x, _attend_padded, drop)
-        state: Tensor = self.gather_indexes(x, item_seq_len - 1)
-        return state
+        return self.gather_indexes(x, item_seq_len - 1)
 
 
 def _attend_padded(layer: LiGRLayer, x: Tensor) -> Tensor:

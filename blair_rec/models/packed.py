@@ -98,8 +98,7 @@ def _esasrec(model: Any, packed: Packed, dropout: Dropout, tokens: Tensor | None
     for layer in others:
         x = layer(x, lambda layer, x: _heads(layer, x, packed, masks, dropout, None), dropout)
     select = _keep if tokens is None else lambda x: _Collect.apply(x, tokens)
-    state: Tensor = last(x, lambda layer, x: _heads(layer, x, packed, masks, dropout, tokens), dropout, select)
-    return state
+    return last(x, lambda layer, x: _heads(layer, x, packed, masks, dropout, tokens), dropout, select)
 
 
 def _causal_masks(packed: Packed, like: Tensor) -> list[Tensor | None]:
@@ -145,8 +144,7 @@ def _attention(
     context = _heads(layer, x, packed, masks, dropout, tokens)
     if tokens is not None:
         x = _Collect.apply(x, tokens)
-    added: Tensor = layer.LayerNorm(dropout(layer.dense(context), layer.out_dropout.p) + x)
-    return added
+    return layer.LayerNorm(dropout(layer.dense(context), layer.out_dropout.p) + x)
 
 
 def _heads(
@@ -168,8 +166,7 @@ def _heads(
         context = _attend(projected, mask, layer.attn_dropout.p if layer.training else 0.0, dropout)
         contexts.append(context.transpose(1, 2).reshape(count * size, heads * width))
     slots_read = packed.slot_of_token if tokens is None else packed.slot_of_token[tokens]
-    collected: Tensor = _Collect.apply(torch.cat(contexts), slots_read)
-    return collected
+    return _Collect.apply(torch.cat(contexts), slots_read)
 
 
 def _attend(projected: Tensor, mask: Tensor | None, probability: float, dropout: Dropout) -> Tensor:
@@ -188,8 +185,7 @@ def _attend(projected: Tensor, mask: Tensor | None, probability: float, dropout:
 def _feed_forward(layer: Any, x: Tensor, dropout: Dropout) -> Tensor:
     """RecBole's FeedForward; its GELU is the exact one, which torch computes in one pass."""
     activation = F.gelu if layer.intermediate_act_fn == layer.gelu else layer.intermediate_act_fn
-    added: Tensor = layer.LayerNorm(dropout(layer.dense_2(activation(layer.dense_1(x))), layer.dropout.p) + x)
-    return added
+    return layer.LayerNorm(dropout(layer.dense_2(activation(layer.dense_1(x))), layer.dropout.p) + x)
 
 
 def _gru4rec(model: Any, packed: Packed, dropout: Dropout, tokens: Tensor | None) -> Tensor:
@@ -203,5 +199,4 @@ def _gru4rec(model: Any, packed: Packed, dropout: Dropout, tokens: Tensor | None
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order), device=x.device)
     states, _ = model.gru_layers(PackedSequence(x[order], torch.from_numpy(longer)))  # sizes are read on the CPU
-    dense: Tensor = model.dense(states.data[back if tokens is None else back[tokens]])
-    return dense
+    return model.dense(states.data[back if tokens is None else back[tokens]])

@@ -150,8 +150,7 @@ class Similarity:
         if self.blair_temperature is not None or self.scores_packed:
             users, items = self.user_vectors(interaction), self.item_matrix()
             return torch.mm(users, items.T, out=self._room(users, items))
-        scores: Tensor = super().full_sort_predict(interaction)  # type: ignore[misc]
-        return scores
+        return super().full_sort_predict(interaction)  # type: ignore[misc]
 
     def _room(self, users: Tensor, items: Tensor) -> Tensor | None:
         """Return memory for the scores, [B, N], or None if they have to get new memory."""

@@ -133,8 +133,7 @@ def model_class(name: str) -> type[SequentialRecommender]:
 
 def item_side(model: Any) -> nn.Embedding | ItemSide:
     """Return the module of this model that turns item ids into vectors."""
-    side: nn.Embedding | ItemSide = model.get_submodule(model.item_side_name)
-    return side
+    return model.get_submodule(model.item_side_name)
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

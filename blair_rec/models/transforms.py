@@ -269,8 +269,7 @@ def _made(step: Step) -> Transform:
         given, options = [], dict(value)
     if name not in STEPS:
         registry.check_call("transforms", name, kind, len(given), options)
-    transform: Transform = kind(*given, **options)
-    return transform
+    return kind(*given, **options)
 
 
 def _widened(matrix: np.ndarray, width: int) -> np.ndarray:

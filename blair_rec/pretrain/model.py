@@ -60,8 +60,7 @@ class PairModel(nn.Module):
     @property
     def encoder(self) -> nn.Module:
         """The encoder, which is kept after training."""
-        encoder: nn.Module = self.language_model.base_model
-        return encoder
+        return self.language_model.base_model
 
     @property
     def words(self) -> nn.Module:
@@ -109,8 +108,7 @@ class PairModel(nn.Module):
         """[B, S, L] -> [B * S, L, H]: the hidden states of all texts."""
         ids, mask = input_ids.flatten(0, 1), attention_mask.flatten(0, 1)
         seen = attention_of(self.encoder.config, mask, bool((lengths < ids.shape[1]).any()))
-        hidden: Tensor = self.encoder(ids, attention_mask=seen).last_hidden_state
-        return hidden
+        return self.encoder(ids, attention_mask=seen).last_hidden_state
 
     def _mlm_loss(self, batch: Mapping[str, Any]) -> Tensor:
         """Mean over the masked words of all processes."""
@@ -126,8 +124,7 @@ class PairModel(nn.Module):
         labels = labels.flatten()
         asked = torch.nonzero_static(labels >= 0, size=int(counts.sum())).squeeze(1)
         scores = self.words(hidden.flatten(0, 1)[asked])
-        total: Tensor = nn.functional.cross_entropy(scores, labels[asked], reduction="sum")
-        return total
+        return nn.functional.cross_entropy(scores, labels[asked], reduction="sum")
 
     def _chunks(self, compute: Any, *whole: Any) -> list[Tensor]:
         """Return the results of `compute` on tensors and arrays [B, ...], one for each chunk of pairs."""

@@ -297,8 +297,7 @@ def item_counts_of(run_dir: Path) -> np.ndarray | None:
             raise BadRun(run_dir, COUNTS_FILE, f"can't be read: {error}") from error
     if not (run_dir / HISTORIES_FILE).is_file():
         return None
-    counts: np.ndarray | None = read_arrays(run_dir, HISTORIES_FILE).get("item_counts")
-    return counts
+    return read_arrays(run_dir, HISTORIES_FILE).get("item_counts")
 
 
 def _append_items(loaded: Loaded, extra: EmbeddingStore) -> list[str]:

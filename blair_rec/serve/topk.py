@@ -178,8 +178,7 @@ class TopK:
             first, length = histories.recent(self.width)
             states = last_states(model, torch.from_numpy(histories.items), first, length)
             return as_query(states, model.blair_temperature).float()
-        users: Tensor = model.user_vectors(self.interaction(histories)).float()
-        return users
+        return model.user_vectors(self.interaction(histories)).float()
 
     def interaction(self, histories: HistoryIds) -> dict[str, Tensor]:
         """Return the newest items of each history, as many as the model reads, in the fields of an interaction."""

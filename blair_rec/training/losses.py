@@ -113,8 +113,7 @@ def softmax_over_rows(
     if hidden.device.type != "cpu":
         held = held * 4 // precision.itemsize
     chunk = chunk or max(16, held // len(weight))
-    loss: Tensor = _FullSoftmax.apply(hidden, rows, weight, chunk, precision, counts)
-    return loss
+    return _FullSoftmax.apply(hidden, rows, weight, chunk, precision, counts)
 
 
 def sampled_scores(

@@ -74,8 +74,7 @@ class TextTrainer(Trainer):
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
         if self._every_position and self.learner.lower() == "adam":
             return make_optimizer(self.model, self._train)
-        optimizer: torch.optim.Optimizer = super()._build_optimizer(**kwargs)
-        return optimizer
+        return super()._build_optimizer(**kwargs)
 
     def _train_epoch(
         self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
@@ -83,8 +82,7 @@ class TextTrainer(Trainer):
         if not self._every_position:
             if not self.enable_amp:  # in RecBole's mixed precision, the model's own loss
                 loss_func = loss_func or self._recboles_loss
-            result: float | tuple[float, ...] = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
-            return result
+            return super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
         self._prepare(train_data)
         return run_epoch(self.model, self.optimizer, self._steps(epoch_idx + 1))
 

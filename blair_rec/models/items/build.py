@@ -104,6 +104,5 @@ def controlled(rows: np.ndarray, control: str | None, seed: int) -> np.ndarray:
     if control == "shuffle":
         return rows[generator.permutation(len(rows))]
     if control == "random":
-        drawn: np.ndarray = generator.standard_normal(rows.shape) * np.sqrt(np.mean(rows**2))
-        return drawn
+        return generator.standard_normal(rows.shape) * np.sqrt(np.mean(rows**2))
     return rows

@@ -39,6 +39,5 @@ class IdTextItems(ItemSide):
             return text + ids
         both = torch.cat([text, ids], dim=1)
         if self.fusion == "concat":
-            joined: Tensor = self.join(both)
-            return joined
+            return self.join(both)
         return torch.lerp(ids, text, torch.sigmoid(self.gate(both)))

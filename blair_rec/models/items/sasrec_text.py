@@ -33,5 +33,4 @@ class SASRecTextItems(ItemSide):
     def rows(self, which: Tensor | None = None) -> Tensor:
         """Return [C - 1, H], or [K, H] for `which` [K]."""
         drop = self._dropout()
-        rows: Tensor = self.second(drop(F.relu(self.first(drop(self.some_of(self.table, which), DROPOUT))), DROPOUT))
-        return rows
+        return self.second(drop(F.relu(self.first(drop(self.some_of(self.table, which), DROPOUT))), DROPOUT))

@@ -22,5 +22,4 @@ class TextItems(ItemSide):
 
     def rows(self, which: Tensor | None = None) -> Tensor:
         """Return [C - 1, H], or [K, H] for `which` [K]."""
-        rows: Tensor = self.mlp(self.some_of(self.table, which))
-        return rows
+        return self.mlp(self.some_of(self.table, which))

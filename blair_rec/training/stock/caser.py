@@ -51,8 +51,7 @@ def caser_forward(model: Any) -> Callable[..., Tensor] | None:
 
         hidden = model.dropout(torch.cat([columns.transpose(0, 1).flatten(1), best], 1))
         users = model.user_embedding(user).squeeze(1)
-        state: Tensor = model.ac_fc(model.fc2(torch.cat([model.ac_fc(model.fc1(hidden)), users], 1)))
-        return state
+        return model.ac_fc(model.fc2(torch.cat([model.ac_fc(model.fc1(hidden)), users], 1)))
 
     return forward
 

@@ -129,7 +129,6 @@ def _layer(layer: Any) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         shares = attention.attn_dropout(torch.add(mask, scores, alpha=1 / math.sqrt(width)).softmax(-1))
         context = torch.bmm(shares.flatten(0, 1), value).view(len(x), heads, read.shape[1], width)
         context = attention.out_dropout(attention.dense(context.transpose(1, 2).flatten(2)))
-        state: Tensor = feed_forward(attention.LayerNorm(context + read))
-        return state
+        return feed_forward(attention.LayerNorm(context + read))
 
     return forward
