@@ -128,10 +128,15 @@ def factored(rules: Rules, rank: int, balance: float = BALANCE) -> tuple[Factore
     Raises:
         ConfigError: as `factors_of`.
     """
-    parts = (part.cpu().numpy() for part in (rules.transitions, rules.successor, rules.start))
-    found = factors_of(csr_array(tuple(parts), (rules.n_items, rules.n_items)), rank, balance)
+    found = factors_of(table_of(rules), rank, balance)
     popularity = (rules.share[1:] * rules.POPULARITY).cpu().numpy()
     return FactoredRules(rules, found.sources, np.column_stack([found.targets, popularity])), found.kept
+
+
+def table_of(rules: Rules) -> csr_array:
+    """Return the table of rules between items, [N, N] float32."""
+    parts = (part.cpu().numpy() for part in (rules.transitions, rules.successor, rules.start))
+    return csr_array(tuple(parts), (rules.n_items, rules.n_items))
 
 
 def scorers_in(scorer: Scorer) -> list[Scorer]:

@@ -16,7 +16,7 @@ from blair_rec.models.items import ItemSide
 from blair_rec.models.similarity import Similarity
 from blair_rec.models.text_models import item_side
 from blair_rec.ranking.scorers import Baseline, LastItem, Popularity, Rules
-from blair_rec.serve.export.factored import FactoredRules
+from blair_rec.serve.export.factored import FactoredRules, table_of
 from blair_rec.serve.export.graphs import (
     MASKED,
     ItemProjection,
@@ -161,12 +161,11 @@ def _counted(model: Baseline, name: str, folder: Path, window: int) -> dict[str,
     """Write rules between items as a CSR matrix, and the scores that are added for every history."""
     size = model.n_items - 1
     if isinstance(model, Rules):
-        rules = (model.transitions.numpy(), model.successor.numpy(), model.start.numpy())
-        table = csr_array(csr_array(rules, (model.n_items, model.n_items))[1:, 1:])
-        added = model.share.numpy()[1:] * np.float32(model.POPULARITY)
+        table = csr_array(table_of(model)[1:, 1:])
+        added = model.share.cpu().numpy()[1:] * np.float32(model.POPULARITY)
         reach = model.LAST_ITEMS or window
     elif isinstance(model, Popularity):
-        table, added, reach = csr_array((size, size), dtype=np.float32), model.counts.numpy()[1:], 1
+        table, added, reach = csr_array((size, size), dtype=np.float32), model.counts.cpu().numpy()[1:], 1
     else:
         raise ConfigError(f"{name} can't be exported: this version does not know how to write {type(model).__name__}")
     np.savez(
