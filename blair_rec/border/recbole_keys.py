@@ -51,28 +51,14 @@ READ_BY_MODEL = {"FEARec": ("contrast", "sim", "tau", "use_filter")}
 
 UNREAD = {
     "gpu_id": "`device` chooses the GPU",
-    "shuffle": "",
-    "state": "",
-    "show_progress": "",
-    "loss_decimal_place": "",
-    "metric_decimal_place": "",
     "valid_metric_bigger": "a metric is known to be better when it is larger",
-    "log_wandb": "",
-    "wandb_project": "",
-    "dataset_save_path": "",
-    "dataloaders_save_path": "",
-    "config_file": "",
-    "require_pow": "",
     "neg_sampling": "`train.negatives` and `train.sampling` control the negatives",
     "training_neg_sample_num": "`train.negatives` sets the number of negatives",
-    "kg_reverse_r": "",
-    "entity_kg_num_interval": "",
-    "relation_kg_num_interval": "",
-    "HEAD_ENTITY_ID_FIELD": "",
-    "TAIL_ENTITY_ID_FIELD": "",
-    "RELATION_ID_FIELD": "",
-    "ENTITY_ID_FIELD": "",
-    "tail_ratio": "",
+    **dict.fromkeys(("shuffle", "state", "show_progress", "loss_decimal_place", "metric_decimal_place"), ""),
+    **dict.fromkeys(("log_wandb", "wandb_project", "config_file", "require_pow", "kg_reverse_r", "tail_ratio"), ""),
+    **dict.fromkeys(("dataset_save_path", "dataloaders_save_path"), ""),
+    **dict.fromkeys(("entity_kg_num_interval", "relation_kg_num_interval", "RELATION_ID_FIELD"), ""),
+    **dict.fromkeys(("HEAD_ENTITY_ID_FIELD", "TAIL_ENTITY_ID_FIELD", "ENTITY_ID_FIELD"), ""),
 }
 """Settings of RecBole that a comparison ignores, with what to use instead."""
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from blair_rec.models.similarity import SCORE_BY_PRODUCT
 from blair_rec.training.stock.caser import caser_forward
 from blair_rec.training.stock.groups import forward_in_groups, groups_of
 from blair_rec.training.stock.modules import cheaper_modules
@@ -54,25 +55,8 @@ PADDING_COUNTED: dict[type[Any], Callable[[Any], Callable[..., Tensor] | None]] 
 for whole ones. None if the user has changed parts of the model."""
 PADDED_LEFT = (models.SHAN,)
 """Models that get histories with the padding first."""
-PRODUCT_WITH_ALL = (
-    models.CORE,
-    models.Caser,
-    models.FDSA,
-    models.FEARec,
-    models.FOSSIL,
-    models.GCSAN,
-    models.GRU4RecF,
-    models.HRM,
-    models.LightSANs,
-    models.NARM,
-    models.NextItNet,
-    models.SASRecF,
-    models.SHAN,
-    models.SINE,
-    models.SRGNN,
-    models.STAMP,
-)
-"""Models whose loss is the cross entropy of states times the vectors of all items."""
+PRODUCT_WITH_ALL = {*SCORE_BY_PRODUCT, models.CORE} - {models.SASRec, models.GRU4Rec}
+"""Models whose loss is the cross entropy of states times the vectors of all items, and that can't be packed."""
 ONLY_LAST = (models.FDSA, models.GCSAN, models.SASRecF)
 """Models with RecBole's transformer that read each history's last state alone."""
 PER_GROUP = 512
