@@ -91,11 +91,12 @@ class Bench:
     def train(self, name: str, part: float, temperature: float, lists: Any, until: int | None = None) -> Any:
         """Train the student, or resume its training, up to an epoch; return a loop.Trained."""
         from blair_rec.border.settings import recbole_config
+        from blair_rec.evaluate.runs.run_files import EpochRecord
         from blair_rec.experiment.fit import model_settings
         from blair_rec.models.text_models import model_class
         from blair_rec.training.distillation import Distilled, Teaching
         from blair_rec.training.epochs import build_training
-        from blair_rec.training.loop import Epoch, fit
+        from blair_rec.training.loop import fit
 
         split, train = copy.copy(self.data.train), self.config.train_of(self.variant)
         split.item_vectors = self.vectors
@@ -108,7 +109,7 @@ class Bench:
             teaching = Teaching(lists, part, temperature)
             steps = Distilled(model, self.data.sequences, width, train, self.seed, teaching)
 
-        def said(epoch: Epoch) -> None:
+        def said(epoch: EpochRecord) -> None:
             value = "" if epoch.valid is None else f"{epoch.valid[self.metric]:.4f}"
             seconds = f"{epoch.train_seconds:.0f} + {epoch.valid_seconds:.0f} s"
             print(f"{name}: epoch {epoch.epoch}, loss {epoch.loss:.4f}, {value}, {seconds}", flush=True)

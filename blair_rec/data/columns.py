@@ -115,8 +115,7 @@ def _line_by_line(
 def _column(column: Column, cells: np.ndarray, within: str) -> Tokens | np.ndarray:
     """Convert checked cells to the values of their column's kind."""
     if column.kind == "token":
-        codes, tokens = pd.factorize(cells)
-        return codes, tokens
+        return pd.factorize(cells)
     if column.kind == "token_seq":
         return split_cells(cells, within)
     if column.kind == "float":

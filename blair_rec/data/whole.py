@@ -18,5 +18,4 @@ def whole_log(splits: Sequence[TextSequentialDataset]) -> TextSequentialDataset:
         return first.copy(cat_interactions([split.inter_feat for split in splits]))
     rows = first.inter_feat.select(slice(None))
     rows.position = torch.cat([split.inter_feat.position for split in splits]).sort().values
-    whole = first.copy(rows)
-    return whole
+    return first.copy(rows)

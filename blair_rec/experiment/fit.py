@@ -21,6 +21,7 @@ from blair_rec.config.variant import VariantConfig
 from blair_rec.data.dataset import ItemVectors
 from blair_rec.errors import ConfigError
 from blair_rec.evaluate.metrics import metric_values
+from blair_rec.evaluate.runs.run_files import EpochRecord
 from blair_rec.experiment.item_vectors import item_vectors
 from blair_rec.experiment.planning.plan import run_setup
 from blair_rec.experiment.splits.reading import TrainingData
@@ -38,7 +39,7 @@ from blair_rec.text.store.embeddings import EmbeddingStore
 from blair_rec.training import parallel
 from blair_rec.training.distillation import Distilled, Teaching
 from blair_rec.training.epochs import EpochSteps, EveryPosition, build_training
-from blair_rec.training.loop import Epoch, OnStep, fit
+from blair_rec.training.loop import OnStep, fit
 from blair_rec.training.losses import sampled_loss
 
 logger = logging.getLogger("blair_rec")
@@ -55,7 +56,7 @@ class Fitted:
     """Number of parameters: trained and frozen."""
     trials: int
     """Number of configurations that were tried before this one was chosen."""
-    history: tuple[Epoch, ...] = ()
+    history: tuple[EpochRecord, ...] = ()
     best_epoch: int = 0
     """The epoch whose weights validation selected; 0 if nothing was trained."""
     best_value: float | None = None
@@ -80,7 +81,7 @@ def fit_variant(
     seed: int,
     data: TrainingData,
     store: EmbeddingStore | None,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_epoch: Callable[[EpochRecord], None] = lambda epoch: None,
     checkpoint: Path | None = None,
     on_step: OnStep = lambda done, total, loss: None,
     until: int | None = None,
@@ -190,7 +191,7 @@ def _train(
     setup: Mapping[str, Any],
     data: TrainingData,
     vectors: ItemVectors | None,
-    on_epoch: Callable[[Epoch], None],
+    on_epoch: Callable[[EpochRecord], None],
     on_step: OnStep,
     checkpoint: Path | None,
     until: int | None,

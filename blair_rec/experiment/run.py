@@ -28,7 +28,7 @@ from blair_rec.errors import BlairRecError, ConfigError, TrainingError, counted
 from blair_rec.evaluate.runs.new_ranks import write_new_ranks
 from blair_rec.evaluate.runs.recorded import result_of
 from blair_rec.evaluate.runs.results import last_items, write_lists, write_result
-from blair_rec.evaluate.runs.run_files import RESULT_FILE, WEIGHTS_FILE, read_json
+from blair_rec.evaluate.runs.run_files import RESULT_FILE, WEIGHTS_FILE, EpochRecord, read_json
 from blair_rec.experiment.elsewhere.run import Elsewhere, rank_elsewhere
 from blair_rec.experiment.fit import Fitted, fit_variant, measured
 from blair_rec.experiment.members.average import average, selects_on
@@ -49,7 +49,7 @@ from blair_rec.text.store.embeddings import EmbeddingStore, open_store
 from blair_rec.training import parallel
 from blair_rec.training.checkpoint import save_weights
 from blair_rec.training.distillation import Teaching
-from blair_rec.training.loop import Epoch, OnStep
+from blair_rec.training.loop import OnStep
 
 TOP_K = 20
 """Number of top items kept per test case, for coverage, popularity and examples in reports."""
@@ -101,7 +101,7 @@ def make_run(
     run: Run,
     data: Data,
     store: tuple[EmbeddingStore, Path] | None,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_epoch: Callable[[EpochRecord], None] = lambda epoch: None,
     on_step: OnStep = lambda done, total, loss: None,
     checkpoint: Path | None = None,
 ) -> float:
@@ -157,7 +157,7 @@ def _make(
     run: Run,
     data: Data,
     store: tuple[EmbeddingStore, Path] | None,
-    on_epoch: Callable[[Epoch], None],
+    on_epoch: Callable[[EpochRecord], None],
     on_step: OnStep,
     checkpoint: Path | None,
 ) -> _Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +88,8 @@ def write_items(
             textless += not any(cells)
             file.write(_row([row["item_id"], *map(quoted, cells)]))
             if lines is not None:
-                lines.write(json.dumps(_catalogued(row)).encode() + b"\n")
+                lines.write(json.dumps(as_numbers(row)).encode() + b"\n")
     return textless
-
-
-def _catalogued(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row for JSON, in which numbers inside lists and mappings are numbers."""
-    return {name: as_numbers(value) for name, value in row.items()}
 
 
 def _row(cells: Sequence[str]) -> bytes:

@@ -50,9 +50,9 @@ def gather(tensor: Tensor) -> Tensor:
     Gradients flow only into this process's own part, as in BLaIR's code. Each process computes the whole loss, and the
     gradients of all processes' parts add up to its gradient.
     """
-    if not (dist.is_available() and dist.is_initialized()):
+    if processes() == 1:
         return tensor
-    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    parts = [torch.empty_like(tensor) for _ in range(processes())]
     dist.all_gather(parts, tensor.detach().contiguous())
     parts[dist.get_rank()] = tensor
     return torch.cat(parts)

@@ -9,6 +9,7 @@ from typing import IO, Any
 
 from blair_rec.errors import SEPARATORS, CatalogueError, PairsError, counted, encoding_hint, separator_hint
 from blair_rec.extras import need
+from blair_rec.lines.atomic import unquoted
 from blair_rec.lines.swallowed import swallowed
 from blair_rec.text.catalogue import json_row, texts_in
 
@@ -125,8 +126,7 @@ def _json_lines(path: Path, columns: Sequence[str]) -> Reader:
 def _tsv(path: Path, columns: Sequence[str]) -> Reader:
     with path.open("rb") as file:
         header = _tab_separated(next(_Lines(path, file), ""))
-    _check_columns(str(path), columns, header, _header_hint(path, header, {",": ".csv"}))
-    places = [header.index(column) for column in columns]
+    places = _places(path, columns, header, {",": ".csv"})
 
     def row(lines: _Lines) -> list[str] | None:
         line = next(lines)
@@ -141,21 +141,13 @@ def _tsv(path: Path, columns: Sequence[str]) -> Reader:
 
 
 def _tab_separated(line: str) -> list[str]:
-    return [_unquoted(cell) for cell in line.rstrip("\r\n").split("\t")]
-
-
-def _unquoted(cell: str) -> str:
-    """A cell without pandas' quoting: marks around a cell that has quotation marks inside, which are doubled."""
-    inside = cell[1:-1]
-    quoted = len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inside.replace('""', "")
-    return inside.replace('""', '"') if quoted and ('""' in inside or not inside) else cell
+    return [unquoted(cell) for cell in line.rstrip("\r\n").split("\t")]
 
 
 def _csv(path: Path, columns: Sequence[str]) -> Reader:
     with path.open("rb") as file:
         header = _next_row(_Lines(path, file)) or []
-    _check_columns(str(path), columns, header, _header_hint(path, header, {"\t": ".tsv"}))
-    places = [header.index(column) for column in columns]
+    places = _places(path, columns, header, {"\t": ".tsv"})
 
     def row(lines: _Lines) -> list[str] | None:
         start, number = lines.at, lines.number + 1
@@ -239,6 +231,12 @@ def _plain(value: Any) -> Any:
 def _text(value: Any) -> str:
     """The texts in a value, joined by spaces; a single text is kept as it is."""
     return value if isinstance(value, str) else " ".join(texts_in(value))
+
+
+def _places(path: Path, columns: Sequence[str], header: Sequence[str], endings: Mapping[str, str]) -> list[int]:
+    """Return where the columns are in a header; `endings` as in _header_hint."""
+    _check_columns(str(path), columns, header, _header_hint(path, header, endings))
+    return [header.index(column) for column in columns]
 
 
 def _header_hint(path: Path, header: Sequence[str], endings: Mapping[str, str]) -> str:

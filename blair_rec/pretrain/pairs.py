@@ -123,7 +123,7 @@ def open_pairs(
     texts = np.array(text_keys, dtype=np.int64)
     items = _joined(id_keys, text_keys) if item_id else texts
     pairs = TextPairs(
-        lambda row: _three(read(row), len(columns)),
+        lambda row: _three(*read(row)[: len(columns)]),
         np.arange(len(texts)),
         items,
         np.array(context_keys, dtype=np.int64),
@@ -170,8 +170,8 @@ def split_pairs(pairs: TextPairs, held_out: float, seed: int) -> tuple[TextPairs
     return training, pairs.take(out)
 
 
-def _three(values: list[str], n_texts: int) -> tuple[str, str, str | None]:
-    return values[0], values[1], values[2] if n_texts == 3 else None
+def _three(context: str, item: str, hard_negative: str | None = None) -> tuple[str, str, str | None]:
+    return context, item, hard_negative
 
 
 def _joined(ids: list[int], texts: list[int]) -> np.ndarray:

@@ -99,14 +99,13 @@ def pretrain(
     if capped_by:
         logger.info("max_length is %d, but %d tokens of each text are read (%s)", config.max_length, length, capped_by)
         config = config.changed(max_length=length)
-    if not fresh and (record := _finished(config, start, out)) is not None:
+    if not fresh and out.exists():
+        record, changed = _compared(config, start, out)
+        if record is None or changed:
+            why = "" if record is None else f", trained with different settings or pairs ({', '.join(changed)})"
+            raise OutputError(f"{out} is there already{why}; choose another folder with -o, or train again with --fresh")
         logger.info("%s was trained with these settings on these pairs already; train again with --fresh", out)
         return record
-    if not fresh and out.exists():
-        raise OutputError(
-            f"{out} is there already{_what_changed(config, start, out)}; choose another folder with -o, or train again "
-            "with --fresh"
-        )
     pairs = open_pairs(config.pairs, config.context, config.item, config.item_id, config.hard_negative)
     training, held_out = split_pairs(pairs, config.held_out, config.seed)
     steps = len(training) // config.batch_size
@@ -202,18 +201,6 @@ def _trained(
     if trainer.is_world_process_zero():
         _write(model, tokenizer, start, record, work / EVENTS, out)
     return record
-
-
-def _finished(config: PretrainConfig, start: Path, out: Path) -> dict[str, Any] | None:
-    """The record of the encoder at `out`, if the same settings, pairs and encoder made it."""
-    record, changed = _compared(config, start, out)
-    return None if changed else record
-
-
-def _what_changed(config: PretrainConfig, start: Path, out: Path) -> str:
-    """Words on the settings that made the encoder at `out` and are different now; empty without a record."""
-    record, changed = _compared(config, start, out)
-    return "" if record is None else f", trained with different settings or pairs ({', '.join(changed)})"
 
 
 def _compared(config: PretrainConfig, start: Path, out: Path) -> tuple[dict[str, Any] | None, list[str]]:

@@ -17,13 +17,14 @@ from blair_rec.config.sections import TrainConfig
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.data.sequences import training_sequences
 from blair_rec.data.whole import whole_log
+from blair_rec.evaluate.runs.run_files import EpochRecord
 from blair_rec.experiment.fit import build_model, counted_baseline
 from blair_rec.experiment.loading import text_vectors
 from blair_rec.experiment.splits.reading import TrainingData
 from blair_rec.models.scorer import Scorer
 from blair_rec.training.checkpoint import load_training, save_training
 from blair_rec.training.epochs import EpochSteps
-from blair_rec.training.loop import Epoch, make_optimizer, run_epoch
+from blair_rec.training.loop import make_optimizer, run_epoch
 from blair_rec.training.optimizer import LearningRate
 
 
@@ -31,7 +32,7 @@ class FittedAgain(NamedTuple):
     """The model of a run, trained or counted again on the whole log."""
 
     model: Scorer
-    history: tuple[Epoch, ...]
+    history: tuple[EpochRecord, ...]
     """One record for each epoch; empty if nothing is trained."""
     store: Path | None
     """The store of the items' text vectors; None if the run uses no text."""
@@ -90,7 +91,7 @@ def train_for(
     epochs: int,
     checkpoint: Path,
     on_step: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[Epoch, ...]:
+) -> tuple[EpochRecord, ...]:
     """Train for `epochs` epochs and keep the last weights. A `checkpoint` is written after each epoch.
 
     The learning rate is scheduled over all of `train.epochs`, even if `epochs` is smaller: validation chose the number
@@ -101,11 +102,11 @@ def train_for(
     """
     optimizer = make_optimizer(model, train)
     rate = LearningRate(optimizer, train.learning_rate, train.warmup_steps, train.schedule, train.epochs * len(steps))
-    history: list[Epoch] = []
+    history: list[EpochRecord] = []
     settings = {"train": to_dict(train)}
     if checkpoint.is_file():
         state, _ = load_training(checkpoint, model, optimizer, steps.generators, settings)
-        history = [Epoch(**epoch) for epoch in state["history"]]
+        history = [EpochRecord(**epoch) for epoch in state["history"]]
         rate.go_on_from(state["steps"])
     total = epochs * len(steps)
     for epoch in range(len(history) + 1, epochs + 1):
@@ -115,7 +116,7 @@ def train_for(
             on_step(min(before + done, total), total)
 
         loss = run_epoch(model, optimizer, steps(epoch), tell)
-        history.append(Epoch(epoch, loss, time.perf_counter() - begin, 0.0, None))
+        history.append(EpochRecord(epoch, loss, time.perf_counter() - begin, 0.0, None))
         state = {"history": [dataclasses.asdict(line) for line in history], "steps": rate.steps}
         save_training(checkpoint, model, optimizer, state, steps.generators, settings)
     model.eval()

@@ -22,17 +22,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from blair_rec.config.sections import TrainConfig
-from blair_rec.data.packing import growth_on
 from blair_rec.data.sequences import TrainingSequences
-from blair_rec.device import moved, seed_device
+from blair_rec.device import moved
 from blair_rec.errors import ConfigError
 from blair_rec.models.dropout import BitDropout
 from blair_rec.models.packed import hidden_states
 from blair_rec.models.similarity import as_key, as_query
 from blair_rec.models.text_models import item_side
-from blair_rec.training import parallel
 from blair_rec.training.checkpoint import SCHEMA, save_tensors
-from blair_rec.training.epochs import EveryPosition, StepLosses, hash_seed
+from blair_rec.training.epochs import EveryPosition, StepLosses
 from blair_rec.training.losses import full_softmax
 
 BLOCK = 1 << 14
@@ -160,13 +158,10 @@ class Distilled(EveryPosition):
         return items, shares
 
     def __call__(self, epoch: int) -> StepLosses:
-        seed, rank, model, train = hash_seed(self.seed, epoch), parallel.rank(), self.model, self.train
-        own_seed = hash_seed(seed, rank) if rank else seed
-        dropout = BitDropout(own_seed)
-        seed_device(model.device, own_seed)
-        growth, precision = growth_on(model.device), getattr(torch, train.precision)
-        windows = self._numbers.batches(self.width, self.stride, train.batch_size, seed, parallel.share(), growth)
-        for numbers in windows:
+        seed, own_seed = self._seeds(epoch)
+        model, train, dropout = self.model, self.train, BitDropout(own_seed)
+        precision = getattr(torch, train.precision)
+        for numbers in self._batches(self._numbers, seed):
             learnt = torch.nonzero(numbers.targets).squeeze(1)
             position = self._position[numbers.targets[learnt]]
             items, shares = (moved(part[position], model.device) for part in (self.lists, self.shares))

@@ -75,13 +75,11 @@ class EveryPosition:
         return math.ceil(self.sequences.n_targets / self.train.batch_size)
 
     def __call__(self, epoch: int) -> StepLosses:
-        seed, rank, model, train = hash_seed(self.seed, epoch), parallel.rank(), self.model, self.train
-        own_seed = hash_seed(seed, rank) if rank else seed
-        dropout = BitDropout(own_seed)
-        seed_device(model.device, own_seed)
-        negatives = self._negatives(seed) if train.draws_items else None
-        growth, recorded = growth_on(model.device), None
-        for packed in self.sequences.batches(self.width, self.stride, train.batch_size, seed, parallel.share(), growth):
+        seed, own_seed = self._seeds(epoch)
+        model, dropout, recorded, negatives = self.model, BitDropout(own_seed), None, None
+        if self.train.draws_items:  # the negatives are the same in all processes
+            negatives = Negatives(self.target_counts, self.train.negatives, self.train.sampling, seed)
+        for packed in self._batches(self.sequences, seed):
             # Sizes that depend on values are found on the CPU, so nothing has to wait for a GPU.
             learnt = torch.nonzero(packed.targets).squeeze(1)
             if self._can_record and len(learnt):
@@ -100,6 +98,18 @@ class EveryPosition:
                 hidden = hidden_states(model, packed, dropout, some)
                 yield self._loss(hidden, packed.targets[learnt], drawn), len(learnt)
 
+    def _seeds(self, epoch: int) -> tuple[int, int]:
+        """Return the seed of an epoch, and the seed of this process in it, with which its GPU is seeded, too."""
+        seed, rank = hash_seed(self.seed, epoch), parallel.rank()
+        own_seed = hash_seed(seed, rank) if rank else seed
+        seed_device(self.model.device, own_seed)
+        return seed, own_seed
+
+    def _batches(self, sequences: TrainingSequences, seed: int) -> Iterator[Packed]:
+        """Return this process's share of each batch of an epoch."""
+        growth = growth_on(self.model.device)
+        return sequences.batches(self.width, self.stride, self.train.batch_size, seed, parallel.share(), growth)
+
     def _recorded_step(self, packed: Packed, learnt: Tensor, dropout: BitDropout, seed: int) -> RecordedStep | None:
         """Return the step as a graph, recorded on first use; None if that fails, or if the first batch doesn't fit."""
         if self._recorded is None:
@@ -117,10 +127,6 @@ class EveryPosition:
             self._recorded = recorded_or_none(step, numbers, seed)
             self._can_record = self._recorded is not None
         return self._recorded
-
-    def _negatives(self, seed: int) -> Negatives:
-        """Return the negatives of an epoch; they are the same in all processes."""
-        return Negatives(self.target_counts, self.train.negatives, self.train.sampling, seed)
 
     def _loss(
         self, hidden: Tensor, targets: Tensor, drawn: tuple[Tensor, ...] | None, counts: Tensor | None = None
@@ -191,13 +197,13 @@ def build_training(
     """
     check_loss(model_class, train)
     seed_everything(seed)
-    if train.loss != "recbole" and can_pack(model_class):
-        model = model_class(config, split).to(config["device"])
-        model.count(sequences)
-        return model, EveryPosition(model, sequences, config["MAX_ITEM_LIST_LENGTH"], train, seed)
-    batches = recbole_batches(config, split)  # before the model, which reads what the loader puts into the config
+    every_position = train.loss != "recbole" and can_pack(model_class)
+    # Before the model, which reads what the loader puts into the config.
+    batches = None if every_position else recbole_batches(config, split)
     model = model_class(config, split).to(config["device"])
     model.count(sequences)
+    if every_position:
+        return model, EveryPosition(model, sequences, config["MAX_ITEM_LIST_LENGTH"], train, seed)
     if parallel.rank():  # each process draws its own dropout; the generator of the batches stays the same in all
         torch.manual_seed(hash_seed(seed, parallel.rank()))
     return model, RecboleWay(model, batches)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from blair_rec.config.section import to_dict
 from blair_rec.config.sections import TrainConfig
+from blair_rec.evaluate.runs.run_files import EpochRecord
 from blair_rec.models.text_models import item_side
 from blair_rec.training import parallel
 from blair_rec.training.checkpoint import load_training, save_training
@@ -32,24 +33,10 @@ OnStep = Callable[[int, int, float], None]
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """One line of history.jsonl."""
-
-    epoch: int
-    """Counted from 1."""
-    loss: float
-    """Mean over the targets of the epoch."""
-    train_seconds: float
-    valid_seconds: float
-    valid: Mapping[str, float] | None
-    """Metrics by name; None in epochs without validation."""
-
-
-@dataclass(frozen=True)
 class Trained:
     """Result of a finished training; the best weights are back in the model."""
 
-    history: tuple[Epoch, ...]
+    history: tuple[EpochRecord, ...]
     best_epoch: int
     best_value: float
 
@@ -131,7 +118,7 @@ def fit(
     metric: str,
     train: TrainConfig,
     *,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_epoch: Callable[[EpochRecord], None] = lambda epoch: None,
     on_step: OnStep = lambda done, total, loss: None,
     checkpoint: Path | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -151,12 +138,12 @@ def fit(
     settings = {"train": to_dict(train)} if settings is None else settings
     optimizer = make_optimizer(model, train)
     rate = LearningRate(optimizer, train.learning_rate, train.warmup_steps, train.schedule, train.epochs * len(steps))
-    history: list[Epoch] = []
+    history: list[EpochRecord] = []
     best_epoch, best_value, without_best = 0, -np.inf, 0
     best = _copy(model)
     if checkpoint is not None and checkpoint.is_file():
         state, best = load_training(checkpoint, model, optimizer, steps.generators, settings)
-        history = [Epoch(**epoch) for epoch in state["history"]]
+        history = [EpochRecord(**epoch) for epoch in state["history"]]
         best_epoch, best_value, without_best = state["best_epoch"], state["best_value"], state["without_best"]
         rate.go_on_from(state["steps"])
         if until is None:  # tuning resumes from every checkpoint that it asked for
@@ -170,7 +157,7 @@ def fit(
         trained = time.perf_counter()
         due = epoch % train.eval_every == 0 or epoch == train.epochs
         valid = parallel.from_first(lambda: dict(validate())) if due else None
-        history.append(Epoch(epoch, loss, trained - begin, time.perf_counter() - trained, valid))
+        history.append(EpochRecord(epoch, loss, trained - begin, time.perf_counter() - trained, valid))
         on_epoch(history[-1])
         if valid is not None and valid[metric] > best_value:
             best_epoch, best_value, without_best, best = epoch, valid[metric], 0, _copy(model)

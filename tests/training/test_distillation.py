@@ -14,7 +14,7 @@ from blair_rec.errors import ConfigError
 from blair_rec.experiment.fit import build_model
 from blair_rec.experiment.planning.plan import run_setup
 from blair_rec.experiment.splits.reading import training_data
-from blair_rec.training import distillation
+from blair_rec.training import distillation, parallel
 from blair_rec.training.distillation import Distilled, TaughtLists, Teaching, distillation_loss, soft_targets
 from blair_rec.training.loop import make_optimizer, run_epoch
 
@@ -105,8 +105,8 @@ def test_processes_share_the_targets_of_every_step(tiny: Path, monkeypatch: pyte
         whole = [number for _, number in steps(1)]
         shared = []
         for rank in range(2):
-            monkeypatch.setattr(distillation.parallel, "rank", lambda rank=rank: rank)
-            monkeypatch.setattr(distillation.parallel, "share", lambda rank=rank: slice(rank, None, 2))
+            monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
+            monkeypatch.setattr(parallel, "share", lambda rank=rank: slice(rank, None, 2))
             shared.append([number for _, number in steps(1)])
     assert [sum(parts) for parts in zip(*shared, strict=True)] == whole
 

@@ -20,11 +20,12 @@ from blair_rec.config.sections import TrainConfig
 from blair_rec.data.dataset import ItemVectors, TextSequentialDataset
 from blair_rec.data.sequences import training_sequences
 from blair_rec.errors import ConfigError, OutputError, TrainingError
+from blair_rec.evaluate.runs.run_files import EpochRecord
 from blair_rec.models.packed import last_states
 from blair_rec.models.text_models import item_side, model_class
 from blair_rec.training.checkpoint import load_weights, make_folder, save_tensors
 from blair_rec.training.epochs import EveryPosition, RecboleWay, build_training, recbole_batches, seed_everything
-from blair_rec.training.loop import Epoch, fit, make_optimizer, run_epoch
+from blair_rec.training.loop import fit, make_optimizer, run_epoch
 from blair_rec.training.optimizer import LearningRate, RowAdam
 from blair_rec.training.trainer import TextTrainer
 
@@ -124,7 +125,7 @@ def test_the_loss_of_an_epoch_is_the_mean_over_its_targets_and_every_step_is_rep
     assert told == [(1, 2.0), (2, 6.0)]
 
 
-def run(tiny: Path, train: TrainConfig, **settings: Any) -> tuple[list[Epoch], dict[str, Tensor], Any]:
+def run(tiny: Path, train: TrainConfig, **settings: Any) -> tuple[list[EpochRecord], dict[str, Tensor], Any]:
     """A training from beginning to end, where the last epoch is always the best."""
     model, steps, split = built(tiny, train)
     rising = itertools.count(0.0)
@@ -161,7 +162,7 @@ def test_a_resumed_training_gives_the_same_weights_bit_for_bit(tiny: Path, name:
     def go(checkpoint: Path | None, until: int = 4) -> dict[str, Tensor]:
         model, steps, _ = built(tiny, train)
 
-        def on_epoch(epoch: Epoch) -> None:
+        def on_epoch(epoch: EpochRecord) -> None:
             if epoch.epoch > until:
                 raise Interrupted
 
