@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -42,6 +42,12 @@ def counted(n: int, noun: str, plural: str | None = None) -> str:
 def agreed(n: int, verb: str) -> str:
     """The verb for a subject of this number: "are", "have" or "hold"; for 1 "is", "has" or "holds"."""
     return verb if n != 1 else {"are": "is", "have": "has", "were": "was"}.get(verb, f"{verb}s")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "did you mean 'x'? " for the known name that is closest; "" if none is close."""
+    near = get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]!r}? " if near else ""
 
 
 def encoding_hint(start: bytes) -> str:
@@ -131,8 +137,7 @@ class MissingField(CatalogueError):
     """A text field that no item of the catalogue has."""
 
     def __init__(self, field: str, known: Sequence[str], where: str) -> None:
-        near = get_close_matches(field, known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = did_you_mean(field, known)
         super().__init__(f"{where}: no item has a field {field!r}; {hint}known fields: {', '.join(known) or 'none'}")
 
 

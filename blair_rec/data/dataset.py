@@ -17,6 +17,7 @@ from blair_rec.config.split import SplitConfig
 from blair_rec.data.cutoffs import PARTS, part_of
 from blair_rec.data.hidden import drawn_items
 from blair_rec.data.log import LOG_POSITION, EventLog, LogRows
+from blair_rec.data.packing import places_in
 from blair_rec.data.reading import QuicklyRead
 from blair_rec.errors import DatasetError, counted
 
@@ -232,7 +233,7 @@ class TextSequentialDataset(QuicklyRead):
         codes = pd.factorize(group)[0]
         order = np.argsort(codes, kind="stable")
         size = np.bincount(codes)
-        nth = np.arange(len(order)) - np.repeat(np.cumsum(size) - size, size)
+        _, nth = places_in(size)
         bounds = cuts(size)
         part = sum((nth >= np.repeat(bound, size)).astype(np.int8) for bound in bounds)
         return self._split_rows([order[part == number] for number in range(len(bounds) + 1)])

@@ -92,6 +92,12 @@ def pack(
     )
 
 
+def places_in(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return for groups of these sizes, one after the other, each member's group and its place there: two [P] int64."""
+    group = np.repeat(np.arange(len(lengths)), lengths)
+    return group, np.arange(len(group)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+
+
 def block_lengths(longest: int, growth: int) -> np.ndarray:
     """Return 1, `growth`, growth**2, ..., `longest`: with a growth of 2, fewer slots are empty than filled."""
     return np.minimum(growth ** np.arange(math.ceil(math.log(longest, growth)) + 1), longest)

@@ -10,7 +10,7 @@ import torch
 
 from blair_rec.data.dataset import TextSequentialDataset
 from blair_rec.data.log import LOG_POSITION
-from blair_rec.data.packing import GROWTH, Packed, pack
+from blair_rec.data.packing import GROWTH, Packed, pack, places_in
 from blair_rec.errors import DatasetError
 
 
@@ -46,7 +46,7 @@ class TrainingSequences:
         With a stride of 1 every target has the longest possible context, as in RecBole's rows.
         """
         length = np.diff(self.offsets)
-        before = (np.arange(len(self.items)) - np.repeat(self.offsets[:-1], length))[self.is_target]
+        before = places_in(length)[1][self.is_target]
         # In a sequence that is cut, the last input of a target is with equal probability the first to the stride-th
         # new input of its window. Up to `shared` more inputs precede these, if the sequence has that many.
         shared = width - stride
@@ -68,8 +68,7 @@ class TrainingSequences:
         inputs = np.diff(self.offsets) - 1  # the last event is never an input
         head = np.where(inputs > stride, generator.integers(1, stride + 1, len(inputs)), inputs)
         count = np.where(inputs > 0, 1 - (-(inputs - head) // stride), 0)
-        sequence = np.repeat(np.arange(len(inputs)), count)
-        nth = np.arange(len(sequence)) - np.repeat(np.cumsum(count) - count, count)
+        sequence, nth = places_in(count)
         new = np.where(nth == 0, 0, head[sequence] + (nth - 1) * stride)
         begin = np.maximum(new - (width - stride), 0)
         end = np.minimum(head[sequence] + nth * stride, inputs[sequence])
@@ -157,10 +156,10 @@ def fold_prefixes(user: np.ndarray, lists: np.ndarray, length: np.ndarray, targe
     is_target = np.zeros(len(items), dtype=bool)
     items[ends - 1], is_target[ends - 1] = target, True
     begins = np.flatnonzero(~continues)
-    row = np.repeat(begins, length[begins])
-    column = np.arange(len(row)) - np.repeat(np.cumsum(length[begins]) - length[begins], length[begins])
-    items[(ends - added)[row] + column] = lists[row, column]
-    offsets = np.append((ends - added)[begins], len(items)).astype(np.int64)
+    first = (ends - added)[begins]
+    sequence, column = places_in(length[begins])
+    items[first[sequence] + column] = lists[begins[sequence], column]
+    offsets = np.append(first, len(items)).astype(np.int64)
     return TrainingSequences(items, offsets, is_target)
 
 

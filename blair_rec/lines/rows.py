@@ -5,11 +5,10 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from blair_rec.errors import SourceError, counted, encoding_hint, first_of, out_of, separator_hint
+from blair_rec.errors import SourceError, counted, did_you_mean, encoding_hint, first_of, out_of, separator_hint
 from blair_rec.extras import need
 
 ROWS = 1 << 16
@@ -215,11 +214,10 @@ def check_columns(path: object, names: Sequence[str], known: Sequence[str]) -> N
     if twice := [name for name in dict.fromkeys(names) if list(names).count(name) > 1]:
         raise SourceError(f"{path}: several columns are called {twice[0]!r}; rename all but one")
     if others := [name for name in names if name not in known]:
-        near = get_close_matches(others[0], known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
         shown = first_of([name or "one without a name" for name in others])
         raise SourceError(
-            f"{path}: {out_of(len(others), len(names), 'column', 'are')} unknown ({shown}); {hint}"
+            f"{path}: {out_of(len(others), len(names), 'column', 'are')} unknown ({shown}); "
+            + did_you_mean(others[0], known)
             + ("is the first line, with the column names, missing? " if len(others) == len(names) else "")
             + f"columns can be called {', '.join(known)}; rename yours, or leave them out{separator_hint(path, names)}"
         )

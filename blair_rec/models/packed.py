@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from blair_rec.data.packing import Packed, growth_on, pack
+from blair_rec.data.packing import Packed, growth_on, pack, places_in
 from blair_rec.models.ligr import eSASRec
 
 from recbole.model.sequential_recommender import GRU4Rec, SASRec
@@ -191,8 +191,7 @@ def _feed_forward(layer: Any, x: Tensor, dropout: Dropout) -> Tensor:
 def _gru4rec(model: Any, packed: Packed, dropout: Dropout, tokens: Tensor | None) -> Tensor:
     x = dropout(model.item_embedding(packed.items), model.emb_dropout.p)
     length = packed.lengths  # already on the CPU, so nothing waits for a GPU
-    window = np.repeat(np.arange(len(length)), length)
-    position = np.arange(len(window)) - np.repeat(np.cumsum(length) - length, length)
+    window, position = places_in(length)
     # torch packs time step by time step, the longest sequence first.
     order = torch.from_numpy(np.lexsort((-window, position))).to(x.device)
     longer = np.bincount(length)[::-1].cumsum()[::-1][1:].copy()

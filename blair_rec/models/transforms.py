@@ -51,14 +51,12 @@ class Center(Transform):
     """`center`: subtract the mean vector."""
 
     def fit(self, vectors: np.ndarray) -> None:
-        """Fit on the vectors of the catalogue, [n, E] float64."""
         # The first vector is subtracted before the mean. So a coordinate that is the same for all items becomes exactly
         # 0, not the rounding error of a mean, which whitening would scale up to variance 1.
         first = vectors[:1].copy()
         self.arrays = {"first": first, "mean": (vectors - first).mean(axis=0)}
 
     def apply(self, vectors: np.ndarray) -> np.ndarray:
-        """Map rows: [m, E] -> [m, E]."""
         return vectors - self.arrays["first"] - self.arrays["mean"]
 
 
@@ -66,11 +64,9 @@ class L2(Transform):
     """`l2`: scale every vector to length 1; a vector that is only a rounding error becomes zero."""
 
     def fit(self, vectors: np.ndarray) -> None:
-        """Fit on the vectors of the catalogue, [n, E] float64."""
         self.arrays = {"least": np.array(RELATIVE_LENGTH * np.linalg.norm(vectors, axis=1).max())}
 
     def apply(self, vectors: np.ndarray) -> np.ndarray:
-        """Map rows: [m, E] -> [m, E]."""
         return unit_rows(vectors, self.arrays["least"])
 
 
@@ -82,12 +78,10 @@ class Rescale(Transform):
         self._rms = rms
 
     def fit(self, vectors: np.ndarray) -> None:
-        """Fit on the vectors of the catalogue, [n, E] float64."""
         found = np.sqrt(np.mean(vectors**2))
         self.arrays = {"factor": np.array(self._rms / found if found > 0 else 1.0)}
 
     def apply(self, vectors: np.ndarray) -> np.ndarray:
-        """Map rows: [m, E] -> [m, E]."""
         return vectors * self.arrays["factor"]
 
 
@@ -98,7 +92,6 @@ class Spectral(Center):
     """
 
     def fit(self, vectors: np.ndarray) -> None:
-        """Fit on the vectors of the catalogue, [n, E] float64."""
         super().fit(vectors)
         directions, variances = _principal(super().apply(vectors))
         self.arrays["rank"], self.arrays["explained_variance"] = np.array(len(variances)), np.array(1.0)
@@ -112,7 +105,6 @@ class Spectral(Center):
         raise NotImplementedError
 
     def apply(self, vectors: np.ndarray) -> np.ndarray:
-        """Map rows: [m, E] -> [m, E']."""
         return super().apply(vectors) @ self.arrays["matrix"]
 
     def report(self) -> dict[str, float]:

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from blair_rec.errors import PretrainingError, out_of
 from blair_rec.pretrain.model import pool
 from blair_rec.pretrain.pairs import TextPairs
+from blair_rec.text.encoding.tokens import padded, token_ids
 from blair_rec.text.unit import unit_rows
 
 Embed = Callable[[Sequence[str]], np.ndarray]
@@ -70,19 +71,15 @@ def embedder(
         was_training, device = encoder.training, next(encoder.parameters()).device
         encoder.eval()
         order = np.argsort([len(text) for text in texts], kind="stable")
-        vectors = [np.empty(0)] * len(texts)
+        vectors = []
         for begin in range(0, len(texts), batch_size):
-            some = order[begin : begin + batch_size]
-            read = tokenizer(
-                [texts[i] for i in some], truncation=True, max_length=max_length, padding=True, return_tensors="pt"
-            ).to(device)
-            hidden = encoder(read["input_ids"], attention_mask=read["attention_mask"]).last_hidden_state
-            for i, vector in zip(
-                some, pool(hidden, read["attention_mask"], pooling).float().cpu().numpy(), strict=True
-            ):
-                vectors[i] = vector
+            some = [texts[row] for row in order[begin : begin + batch_size]]
+            ids, real = padded(token_ids(tokenizer, some, max_length), tokenizer.pad_token_id or 0)
+            mask = torch.from_numpy(real).long().to(device)
+            hidden = encoder(torch.from_numpy(ids).to(device), attention_mask=mask).last_hidden_state
+            vectors.append(pool(hidden, mask, pooling).float().cpu().numpy())
         encoder.train(was_training)
-        return np.stack(vectors)
+        return np.concatenate(vectors)[np.argsort(order)]
 
     return embed
 

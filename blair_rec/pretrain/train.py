@@ -103,7 +103,8 @@ def pretrain(
         record, changed = _compared(config, start, out)
         if record is None or changed:
             why = "" if record is None else f", trained with different settings or pairs ({', '.join(changed)})"
-            raise OutputError(f"{out} is there already{why}; choose another folder with -o, or train again with --fresh")
+            cure = "choose another folder with -o, or train again with --fresh"
+            raise OutputError(f"{out} is there already{why}; {cure}")
         logger.info("%s was trained with these settings on these pairs already; train again with --fresh", out)
         return record
     pairs = open_pairs(config.pairs, config.context, config.item, config.item_id, config.hard_negative)

@@ -7,7 +7,8 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from blair_rec.errors import ConfigError, agreed
+from blair_rec.errors import ConfigError
+from blair_rec.serve.items import check_are_text
 
 
 class GivenHistories:
@@ -43,12 +44,7 @@ class GivenHistories:
         self.tokens: list[Sequence[str]] = [
             history.tolist() if isinstance(history, np.ndarray) else list(history) for history in listed
         ]
-        every = [token for history in self.tokens for token in history]
-        if not_text := [token for token in every if not isinstance(token, str)]:
-            raise ConfigError(
-                f"item tokens are text, but {len(not_text)} of {len(every)} {agreed(len(not_text), 'are')} not "
-                f"(first: {not_text[0]!r})"
-            )
+        check_are_text([token for history in self.tokens for token in history])
 
     def __len__(self) -> int:
         return len(self.tokens)

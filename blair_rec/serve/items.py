@@ -87,12 +87,20 @@ def as_tokens(tokens: Iterable[str], name: str) -> list[str]:
     if not isinstance(tokens, Iterable):
         raise ConfigError(f"{name} is {tokens!r}; give a list of item tokens")
     listed = list(tokens)
-    if wrong := [token for token in listed if not isinstance(token, str)]:
-        raise ConfigError(
-            f"{name}: item tokens are text, but {len(wrong)} of {len(listed)} {agreed(len(wrong), 'are')} not (first: "
-            f"{wrong[0]!r})"
-        )
+    check_are_text(listed, f"{name}: ")
     return listed
+
+
+def check_are_text(tokens: Sequence[object], where: str = "") -> None:
+    """
+    Raises:
+        ConfigError: tokens that are not text.
+    """
+    if wrong := [token for token in tokens if not isinstance(token, str)]:
+        raise ConfigError(
+            f"{where}item tokens are text, but {len(wrong)} of {len(tokens)} {agreed(len(wrong), 'are')} not "
+            f"(first: {wrong[0]!r})"
+        )
 
 
 def check_unknown(unknown: str) -> None:

@@ -57,10 +57,7 @@ def prepare(model: str, dataset: str, files: Sequence[str], settings: Mapping[st
         ConfigError: no such model, file or data set, a misspelt setting, or an invalid value.
     """
     cls = model_class(model) if model.startswith("BLaIR") else _stock_model(model)
-    given: dict[str, Any] = {}
-    for file in files:
-        given.update(load_yaml(file))
-    given.update(settings)
+    given = _given(files, settings)
     sequential = cls.type == ModelType.SEQUENTIAL
     if sequential:  # other models have settings that these two checks don't cover
         refuse([*misspelt(given, model), *wrong_values(given, model)])
@@ -105,13 +102,15 @@ def run(start: QuickStart) -> dict[str, Any]:
 
 def code_named(start: QuickStart) -> set[str]:
     """Return every `module:Class` in the settings and files; they may be imported, since the caller wrote them."""
-    given: dict[str, Any] = {}
-    for file in start.files:
-        given.update(load_yaml(file))
-    given.update(start.settings)
+    given = _given(start.files, start.settings)
     values = [value for key, value in given.items() if key.startswith("blair_")]
     inside = [name for value in values if isinstance(value, list) for step in value for name in _names_in(step)]
     return {value for value in [*values, *inside] if isinstance(value, str) and is_code(value)}
+
+
+def _given(files: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of all files, and `settings`, which go before them."""
+    return {**{key: value for file in files for key, value in load_yaml(file).items()}, **settings}
 
 
 def _names_in(step: Any) -> list[Any]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from blair_rec.errors import ConfigError
+from blair_rec.errors import ConfigError, did_you_mean
 
 
 def read_yaml(text: str, where: str) -> Any:
@@ -90,9 +89,7 @@ def one_of(value: Any, known: Sequence[str], where: str) -> list[str]:
     """The problem of a text that is not one of the known ones, with the closest one."""
     if not isinstance(value, str) or value in known:  # a value that is not text gets an error about its type
         return []
-    near = get_close_matches(value, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return [f"{where} is {value!r}; {hint}known: {', '.join(known)}"]
+    return [f"{where} is {value!r}; {did_you_mean(value, known)}known: {', '.join(known)}"]
 
 
 def is_number(value: Any) -> bool:

@@ -32,7 +32,6 @@ class IdTextItems(ItemSide):
         self.start_at_size(self.ids, *self.mlp[2].parameters())
 
     def rows(self, which: Tensor | None = None) -> Tensor:
-        """Return [C - 1, H], or [K, H] for `which` [K]."""
         text: Tensor = self.mlp(self.some_of(self.table, which))
         ids = self.some_of(self.ids, which)
         if self.fusion == "sum":

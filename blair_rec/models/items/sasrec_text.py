@@ -31,6 +31,5 @@ class SASRecTextItems(ItemSide):
         self.start_at_size(self.second.weight)
 
     def rows(self, which: Tensor | None = None) -> Tensor:
-        """Return [C - 1, H], or [K, H] for `which` [K]."""
         drop = self._dropout()
         return self.second(drop(F.relu(self.first(drop(self.some_of(self.table, which), DROPOUT))), DROPOUT))

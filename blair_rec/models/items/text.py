@@ -21,5 +21,4 @@ class TextItems(ItemSide):
         self.start_at_size(*self.mlp[2].parameters())
 
     def rows(self, which: Tensor | None = None) -> Tensor:
-        """Return [C - 1, H], or [K, H] for `which` [K]."""
         return self.mlp(self.some_of(self.table, which))

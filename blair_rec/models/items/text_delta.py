@@ -35,7 +35,6 @@ class TextDeltaItems(ItemSide):
         return ({"pca": hidden_size}, "l2")
 
     def rows(self, which: Tensor | None = None) -> Tensor:
-        """Return [C - 1, H], or [K, H] for `which` [K]."""
         bound = self.max_delta * self.length
         content, delta = self.some_of(self.table, which), self.some_of(self.delta, which)
         size = delta.norm(dim=1, keepdim=True)

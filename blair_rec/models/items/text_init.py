@@ -24,5 +24,4 @@ class TextInitItems(ItemSide):
         return ({"pca": hidden_size},)
 
     def rows(self, which: Tensor | None = None) -> Tensor:
-        """Return [C - 1, H], or [K, H] for `which` [K]."""
         return self.some_of(self.table, which)

@@ -36,7 +36,6 @@ class UniSRecItems(ItemSide):
         self.start_at_size(self.projection)
 
     def rows(self, which: Tensor | None = None) -> Tensor:
-        """Return [C - 1, H], or [K, H] for `which` [K]."""
         table = self.some_of(self.table, which)
         gates, drop = self._gates(table), self._dropout()
         # (x - shift) W is computed as x W - shift W, so the shift needs no gradient as large as the table.

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from blair_rec.errors import ConfigError, SourceError, first_of
+from blair_rec.errors import ConfigError, SourceError, did_you_mean, first_of
 from blair_rec.lines.rejected import REJECTED, Rejected
 from blair_rec.prepare.collect import collect
 from blair_rec.prepare.comparison import write_comparison
@@ -95,9 +94,7 @@ def check_category(category: str, source: Path | None) -> None:
     """
     known = categories()
     if source is None and category not in known:
-        near = get_close_matches(category, known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"no category {category!r}; {hint}known: {', '.join(known)}")
+        raise ConfigError(f"no category {category!r}; {did_you_mean(category, known)}known: {', '.join(known)}")
 
 
 def finder(source: Path | None, tell: Tell) -> Find:

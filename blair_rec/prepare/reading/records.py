@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 import polars as pl
 
-from blair_rec.errors import SourceError, separator_hint
+from blair_rec.errors import SourceError, did_you_mean, separator_hint
 from blair_rec.lines.rejected import Rejected
 from blair_rec.prepare.reading.blocks import Progress, See, blocks_of, is_gzipped, is_unicode, texts_of
 from blair_rec.prepare.reading.jsonlines import JsonLines, fields_among, first_fields
@@ -106,14 +105,14 @@ def need_columns(path: Path, asked: Sequence[str]) -> None:
         if column not in known and is_json:
             known = first_fields(path)
             raise SourceError(
-                f"{path}: no line has a field {column!r}; {_near(column, known)}fields of the first lines: "
+                f"{path}: no line has a field {column!r}; {did_you_mean(column, known)}fields of the first lines: "
                 f"{', '.join(known)}"
             )
         if column not in known:
-            cure = ""
+            hint, cure = did_you_mean(column, known), ""
             if kind_of(path) not in (*JSON_LINES, ".parquet"):
                 cure = separator_hint(path, known) or "; the first line has to be the names of the columns"
-            raise SourceError(f"{path}: no column {column!r}; {_near(column, known)}columns: {', '.join(known)}{cure}")
+            raise SourceError(f"{path}: no column {column!r}; {hint}columns: {', '.join(known)}{cure}")
         if known.count(column) > 1:
             places = [str(place) for place, name in enumerate(known, 1) if name == column]
             raise SourceError(
@@ -191,8 +190,3 @@ def _header(path: Path, separator: str) -> list[str]:
     if not any(cells):
         raise SourceError(f"{path} is empty, or its first line is; the first line must name the columns")
     return cells
-
-
-def _near(name: str, known: Sequence[str]) -> str:
-    near = get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]!r}? " if near else ""

@@ -115,7 +115,6 @@ class _Csv(_Lines):
         self.writer.writerow([*COLUMNS, *[TITLE] * (titles is not None)])
 
     def write(self, found: Recommended) -> None:
-        """Add the rows."""
         columns: list[Any] = [
             np.array(found.users, dtype=object)[found.row].tolist(),
             self.tokens[found.items].tolist(),
@@ -130,7 +129,6 @@ class _Csv(_Lines):
 
 class _Json(_Lines):
     def write(self, found: Recommended) -> None:
-        """Add the rows."""
         users = np.array([_quoted(user) for user in found.users], dtype=object)
         tokens = {item: _quoted(self.tokens[item]) for item in np.unique(found.items).tolist()}
         titles = self.titles
@@ -182,7 +180,6 @@ class _Parquet:
         self.writer.close()
 
     def write(self, found: Recommended) -> None:
-        """Add the rows."""
         arrow = self.arrow
         items = arrow.array(found.items)
         columns = [

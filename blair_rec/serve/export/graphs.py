@@ -53,7 +53,6 @@ class UserEncoder(nn.Module):
         setattr(self.model.get_submodule(parent), last, self.held)
 
     def forward(self, item_vectors: Tensor, lengths: Tensor) -> Tensor:
-        """Return users' vectors; shapes are those of the class."""
         place = torch.arange(item_vectors.shape[1], device=lengths.device)
         known = place < lengths[:, None]
         vectors = torch.where(known[..., None], item_vectors, self.padding)
@@ -80,14 +79,16 @@ class _Held(nn.Module):
 
 
 class NeighbourEncoder(nn.Module):
-    """The user encoder of a scorer by neighbours: a mean of the history's item vectors, weighted as the scorer does."""
+    """The user encoder of a scorer by neighbours: a mean of the history's item vectors, weighted as the scorer does.
+
+    Shapes are those of `UserEncoder`.
+    """
 
     def __init__(self, scorer: LastItem) -> None:
         super().__init__()
         self.kind = type(scorer)
 
     def forward(self, item_vectors: Tensor, lengths: Tensor) -> Tensor:
-        """Return users' vectors; shapes are those of `UserEncoder`."""
         age = lengths[:, None] - torch.arange(item_vectors.shape[1])
         if issubclass(self.kind, RecentHistory):
             weights = torch.where(age > 0, 1 / age.clamp(min=1), 0.0)
@@ -127,7 +128,6 @@ class ItemProjection(nn.Module):
         self.rows = _Rows(copy.deepcopy(side)) if isinstance(side, ItemSide) else None
 
     def forward(self, store_vectors: Tensor) -> Tensor:
-        """Return item vectors; shapes are those of the class."""
         table = store_vectors.double()
         for step in self.steps:
             table = step(table)
