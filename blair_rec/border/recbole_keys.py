@@ -268,12 +268,8 @@ def _eval_args_problems(args: Any) -> list[str]:
     if not isinstance(args, Mapping):
         return [f"eval_args is {args!r}; expected keys and values, such as {{split: {{LS: valid_and_test}}}}"]
     problems = [line for key in args for line in one_of(key, EVAL_ARGS, "a key of eval_args")]
-    order, group_by, split = (
-        args.get("order", "TO"),
-        args.get("group_by", "user"),
-        args.get("split", {"LS": "test_only"}),
-    )
-    if order != "TO":
+    group_by, split = args.get("group_by", "user"), args.get("split", {"LS": "test_only"})
+    if (order := args.get("order", "TO")) != "TO":
         problems.append(
             f"eval_args.order is {order!r}, but a sequential model needs events in time order; "
             "set it to TO, or leave it out"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,22 +76,27 @@ def new_item_cases(known: Any, whole: Any) -> NewItemCases:
     order = order[torch.argsort(case[order], stable=True)]
     event, case = event[order], case[order]
     size = torch.bincount(case, minlength=len(position))[kept]
-    ends = torch.cumsum(size, 0)
 
     fields = {}
     for name, values in whole.log.fields.items():
         if name not in numbers and name in known.field2id_token:
             numbers[name] = torch.from_numpy(_numbers(known, whole, name))
         fields[name] = numbers[name][values[event]] if name in numbers else values[event]
-    starts = torch.repeat_interleave(ends - size, size)
-    rows = known.inter_feat.select(slice(0))
-    rows.log = CaseLog(fields, whole.uid_field, field, torch.cat([ends.new_zeros(1), ends]), starts)
-    rows.position = ends - 1
-    split = known.copy(rows)
-    split.log = rows.log
+    split = with_cases(known, fields, size)
     tokens = [str(token) for token in whole.field2id_token[field][new]]
     split.field2id_token = {**split.field2id_token, field: np.append(split.field2id_token[field], tokens)}
     return NewItemCases(n_known, tokens, split, len(position) - len(kept))
+
+
+def with_cases(split: Any, fields: Mapping[str, Tensor], size: Tensor) -> Any:
+    """Return a copy of a split with these cases: `size` [R] int64 events of each, its history and then its target."""
+    ends = torch.cumsum(size, 0)
+    offsets, starts = torch.cat([ends.new_zeros(1), ends]), torch.repeat_interleave(ends - size, size)
+    rows = split.inter_feat.select(slice(0))
+    rows.log, rows.position = CaseLog(fields, split.uid_field, split.iid_field, offsets, starts), ends - 1
+    cases = split.copy(rows)
+    cases.log = rows.log
+    return cases
 
 
 def _numbers(known: Any, whole: Any, field: str) -> np.ndarray:

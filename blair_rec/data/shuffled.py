@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from blair_rec.data.dataset import TextSequentialDataset
-from blair_rec.data.hidden import CaseLog
+from blair_rec.data.hidden import with_cases
 from blair_rec.data.log import LOG_POSITION
 
 from recbole.data.interaction import Interaction
@@ -35,11 +35,4 @@ def shuffled_histories(split: TextSequentialDataset, seed: int = 0) -> TextSeque
     order = torch.from_numpy(np.lexsort((key.numpy(), case.numpy())))
     fields = {name: values[event] for name, values in split.log.fields.items()}
     fields[split.iid_field] = fields[split.iid_field][order]
-    starts = torch.repeat_interleave(ends - size, size)
-    rows = split.inter_feat.select(slice(None))
-    offsets = torch.cat([ends.new_zeros(1), ends])
-    rows.log = CaseLog(fields, split.uid_field, split.iid_field, offsets, starts)
-    rows.position = ends - 1
-    shuffled: TextSequentialDataset = split.copy(rows)
-    shuffled.log = rows.log
-    return shuffled
+    return with_cases(split, fields, size)

@@ -7,7 +7,7 @@ query, and category if known) and qrels.tsv (query_id, item_id, grade: higher is
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -88,14 +88,17 @@ def _one_item_each(sources: list[Path], out: Path, rejected: Rejected, progress:
     # process_esci.py writes the item as `item`, but all of its readers expect `item_id`.
     item = "item_id" if columns_among(pool, ["item_id"]) else "item"
     category_of: dict[str, str] = {}
-    with (out / "items.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+
+    def items() -> Iterator[dict[str, Any]]:
         for table, lines in read_table(pool, [item, "metadata", "category"], rejected, progress):
             for (name, text, category), line in zip(table.iter_rows(), lines, strict=True):
                 if not name or name in category_of:
                     rejected.add(pool, line, f"{item} {name!r} is empty or occurs twice", "")
                     continue
                 category_of[name] = category or ""
-                _write_line(file, {"item_id": name, "metadata": text or "", "category": category or ""})
+                yield {"item_id": name, "metadata": text or "", "category": category or ""}
+
+    _write_lines(out / "items.jsonl", items())
     asked: list[tuple[str, str, str]] = []
     seen: set[str] = set()
     for table, lines in read_table(queries, ["qid", "query", "item_id"], rejected, progress):
@@ -106,9 +109,8 @@ def _one_item_each(sources: list[Path], out: Path, rejected: Rejected, progress:
             seen.add(query_id)
             asked.append((query_id, query, name))
     _check_items([name for _, _, name in asked], category_of)
-    with (out / "queries.jsonl").open("w", encoding="utf-8", newline="\n") as file:
-        for query_id, query, name in asked:
-            _write_line(file, {"query_id": query_id, "query": query, "category": category_of[name]})
+    rows = ({"query_id": one, "query": query, "category": category_of[name]} for one, query, name in asked)
+    _write_lines(out / "queries.jsonl", rows)
     _write_qrels(out, ((query_id, name, 1) for query_id, _, name in asked))
     return {"items": len(category_of), "queries": len(asked), "grades": len(asked)}
 
@@ -124,23 +126,23 @@ def _graded(sources: list[Path], out: Path, rejected: Rejected, progress: Progre
         raise SourceError(f"{examples} has no example for the test split of the small version in locale us")
     if unknown := sorted(set(rows["esci_label"].fill_null("none")) - set(GRADES)):
         raise SourceError(f"{examples}: unknown labels {first_of(unknown)}; known: {', '.join(GRADES)}")
-    wanted, items = set(rows["product_id"]), 0
+    wanted = set(rows["product_id"])
     found: set[str] = set()
-    with (out / "items.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+
+    def items() -> Iterator[dict[str, Any]]:
         for table, _ in read_table(products, ["product_id", "product_locale", *PRODUCT], rejected, progress):
             for name, locale, *texts in table.iter_rows():
                 if locale == "us" and name in wanted and name not in found:
                     found.add(name)
-                    _write_line(file, {"item_id": name, **dict(zip(PRODUCT.values(), texts, strict=True))})
-                    items += 1
+                    yield {"item_id": name, **dict(zip(PRODUCT.values(), texts, strict=True))}
+
+    _write_lines(out / "items.jsonl", items())
     _check_items(sorted(wanted), found)
     queries = rows.select("query_id", "query").unique("query_id", keep="first", maintain_order=True)
-    with (out / "queries.jsonl").open("w", encoding="utf-8", newline="\n") as file:
-        for query_id, query in queries.iter_rows():
-            _write_line(file, {"query_id": query_id, "query": query})
+    _write_lines(out / "queries.jsonl", ({"query_id": one, "query": query} for one, query in queries.iter_rows()))
     grades = rows.select("query_id", "product_id", "esci_label").iter_rows()
     _write_qrels(out, ((query_id, name, GRADES[label]) for query_id, name, label in grades))
-    return {"items": items, "queries": queries.height, "grades": rows.height}
+    return {"items": len(found), "queries": queries.height, "grades": rows.height}
 
 
 def _check_items(asked_for: list[str], known: Iterable[str]) -> None:
@@ -148,8 +150,9 @@ def _check_items(asked_for: list[str], known: Iterable[str]) -> None:
         raise SourceError(f"queries ask for {counted(len(lost), 'item')} outside the pool (first: {first_of(lost)})")
 
 
-def _write_line(file: Any, row: dict[str, Any]) -> None:
-    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _write_qrels(out: Path, rows: Iterable[tuple[str, str, int]]) -> None:

@@ -158,10 +158,8 @@ class _Rows:
         The last line of a complete `row` is ignored if the first line alone doesn't have the right width: in
         `"first\\nsecond",meta` each later line starts inside a cell, and the last line contains the end of that cell.
         """
-        if row and not _has_width(self.lines[at], self.width):
-            taken = self.lines[at + 1 : min(end - 1, at + 1 + JUDGED)]
-        else:
-            taken = self.lines[at + 1 : min(end, at + 1 + JUDGED)]
+        last = end - 1 if row and not _has_width(self.lines[at], self.width) else end
+        taken = self.lines[at + 1 : min(last, at + 1 + JUDGED)]
         alone = (cells_alone(line) for line in taken if line.count(",") >= self.width - 1)
         wide = [cells for cells in alone if len(cells) == self.width]
         if 2 * len(wide) <= len(taken):

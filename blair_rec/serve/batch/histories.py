@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,7 +100,7 @@ def _histories(
     if column == HISTORY or (names == {USER, ITEM} and isinstance(first.values[ITEM][0], _LISTS)):
         yield from _lists(every, column, path, known, unknown, words)
     else:
-        yield from _events(every, path, known, unknown).blocks()
+        yield from _events(every, path, known, unknown)
 
 
 def _lists(
@@ -137,51 +137,31 @@ def _list(value: Any, words: bool, where: str) -> list[Any]:
     return list(value.tolist() if isinstance(value, np.ndarray) else value)
 
 
-class _Events:
-    """Events in file order, with a number for each user."""
-
-    def __init__(self) -> None:
-        self.number: dict[str, int] = {}
-        """The number of each user, in the order of their first rows."""
-        self.users: list[np.ndarray] = []
-        """int32; all events, those of unknown items included."""
-        self.items: list[np.ndarray] = []
-        """int32"""
-        self.times: list[np.ndarray] = []
-        """int64 or float64; None if there are no times."""
-
-    def blocks(self) -> Iterator[UserBlock]:
-        """Yield all users with their histories, oldest items first."""
-        user, item = np.concatenate(self.users), np.concatenate(self.items)
-        self.users.clear()
-        self.items.clear()
-        order = np.arange(len(user))
-        if self.times:
-            order = np.argsort(np.concatenate(self.times), kind="stable")
-            self.times.clear()
-        order = order[np.argsort(user[order], kind="stable")]
-        order = order[item[order] > 0]
-        lengths = np.bincount(user[order], minlength=len(self.number))
-        yield from in_blocks(list(self.number), item[order].astype(np.int64), lengths, 0, len(self.number))
-
-
-def _events(rows: Iterable[Columns], path: object, known: KnownItems, unknown: Unknown) -> _Events:
-    events, user_ids, item_ids, times = _Events(), Ids(path, USER), Ids(path, ITEM), Times(path, TIME)
-    number = events.number
+def _events(rows: Iterable[Columns], path: object, known: KnownItems, unknown: Unknown) -> Iterator[UserBlock]:
+    """Read all events, then yield the histories of all users, oldest items first."""
+    number: dict[str, int] = {}  # of each user, in the order of their first rows
+    user_ids, item_ids, times = Ids(path, USER), Ids(path, ITEM), Times(path, TIME)
+    users_of, items_of, times_of = [], [], []  # blocks of all events, those of unknown items included
     for columns in rows:
         users = user_ids(columns.values[USER], columns.lines)
         before = len(number)
-        codes = np.fromiter((number.setdefault(user, len(number)) for user in users), np.int32, len(users))
-        for user in list(number)[before:] if len(number) > before else ():
+        users_of.append(np.fromiter((number.setdefault(user, len(number)) for user in users), np.int32, len(users)))
+        for user in islice(number, before, None):
             check_text(user, USER, path)
         tokens = item_ids(columns.values[ITEM], columns.lines)
         ids = known.ids(tokens)
         unknown.see(tokens, ids, str(path))
-        events.users.append(codes)
-        events.items.append(ids.astype(np.int32))
+        items_of.append(ids.astype(np.int32))
         if TIME in columns.values:
-            events.times.append(times(columns.values[TIME], columns.lines))
-    return events
+            times_of.append(times(columns.values[TIME], columns.lines))
+    user, item = np.concatenate(users_of), np.concatenate(items_of)
+    del users_of, items_of  # so that nothing is in memory twice
+    order = np.argsort(np.concatenate(times_of), kind="stable") if times_of else np.arange(len(user))
+    del times_of
+    order = order[np.argsort(user[order], kind="stable")]
+    order = order[item[order] > 0]
+    lengths = np.bincount(user[order], minlength=len(number))
+    yield from in_blocks(list(number), item[order].astype(np.int64), lengths, 0, len(number))
 
 
 def in_blocks(
