@@ -123,7 +123,7 @@ def assert_the_same(model: blair_rec.serve.recommender.Recommender, ours: Any, h
     best = model.recommend(histories, 20)
     for row, (expected, found) in enumerate(zip(best, ours.recommend(histories, 20), strict=True)):
         assert not {item for item, _ in found} & set(histories[row])
-        there = [theirs[row, place[item]] for item, _ in found]  # ties may stand in another order
+        there = [theirs[row, place[item]] for item, _ in found]  # scores that differ by rounding may change places
         assert there == pytest.approx([score for _, score in expected], abs=2e-4 * spread[row, 0])
 
 
@@ -252,6 +252,22 @@ def test_items_that_are_known_already_stay_as_they_are(exported: Export, tmp_pat
     )
     assert again.items == plain.items
     assert (again.scores([["i05"]]) == plain.scores([["i05"]])).all()
+
+
+def test_of_equal_scores_the_first_items_are_recommended_as_the_run_does() -> None:
+    from blair_rec.serve.export.recommend import ExportedModel
+
+    class Tied(ExportedModel):
+        def __init__(self) -> None:
+            self.items = [f"i{number}" for number in range(2000)]
+            self.row_of = {item: row for row, item in enumerate(self.items)}
+
+        def scores(self, histories: Any) -> np.ndarray:
+            scores = np.zeros((len(histories), len(self.items)), np.float32)
+            scores[:, 7] = 1
+            return scores
+
+    assert Tied().recommend([["i0"]], 3) == [[("i7", 1.0), ("i1", 0.0), ("i2", 0.0)]]
 
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -111,7 +111,8 @@ class ExportedModel:
             some = [histories[case] for case in cases]
             for case, history, scores in zip(cases, some, self.scores(some), strict=True):
                 scores[[] if repeat else [self.row_of[item] for item in history]] = -np.inf
-                best = sorted(np.argpartition(scores, -k)[-k:], key=lambda row: (-scores[row], row))
+                rows = np.flatnonzero(scores >= np.partition(scores, -k)[-k])  # more than k if some are equal
+                best = rows[np.argsort(-scores[rows], kind="stable")][:k]
                 found[case] = [(self.items[row], float(scores[row])) for row in best]
         return found
 
