@@ -30,11 +30,9 @@ class Parse(Protocol):
 
     def __call__(self, block: bytes) -> pl.DataFrame:
         """Parse whole lines into one row each; raises Misfit or Polars' exceptions if it can't."""
-        ...
 
     def why(self, line: bytes) -> str:
         """Return what is wrong with a line that can't be parsed; "" if unknown."""
-        ...
 
 
 class Separated:

@@ -146,8 +146,8 @@ def _events(rows: Iterable[Columns], path: object, known: KnownItems, unknown: U
         users = user_ids(columns.values[USER], columns.lines)
         before = len(number)
         users_of.append(np.fromiter((number.setdefault(user, len(number)) for user in users), np.int32, len(users)))
-        for user in islice(number, before, None):
-            check_text(user, USER, path)
+        for new in islice(number, before, None):
+            check_text(new, USER, path)
         tokens = item_ids(columns.values[ITEM], columns.lines)
         ids = known.ids(tokens)
         unknown.see(tokens, ids, str(path))
