@@ -107,7 +107,8 @@ def _main(arguments: Sequence[str] | None) -> int:
         say(console, f"{where} ({error.strerror}); free some space, then run the same command again")
         return EXIT_ERROR
     except KeyboardInterrupt:
-        goes_on = "; finished work is kept: run the same command again to resume"
+        again = "again without --fresh" if getattr(options, "fresh", False) else "again"  # --fresh trains all again
+        goes_on = f"; finished work is kept: run the same command {again} to resume"
         say(console, "interrupted" + goes_on * options.goes_on)
         return EXIT_INTERRUPTED
 

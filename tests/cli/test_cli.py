@@ -167,6 +167,10 @@ def test_an_interruption_ends_with_status_130_and_keeps_what_is_finished(
     assert (said.status, said.out) == (130, "")
     assert said.err.splitlines()[-1] == ("interrupted; finished work is kept: run the same command again to resume")
     assert sorted(path.name for path in (here / "o" / "runs").iterdir()) == ["id-1", "text-1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(progress.Live, "epoch", interrupt)
+        said = Said(capsys, "compare", "cfg.yaml", "-o", "o", "--fresh")
+    assert said.err.splitlines()[-1].endswith("run the same command again without --fresh to resume")
     said = Said(capsys, "compare", "cfg.yaml", "-o", "o")
     assert said.status == 0 and "\nalready finished: 2 of 4 runs\nid-2: " in said.err
 
@@ -549,7 +553,8 @@ def test_a_comparison_whose_baseline_is_not_done_yet_is_told(here: Path, capsys:
     for run in ("id-1", "id-2"):
         shutil.rmtree(here / "out" / "runs" / run)
     said = Said(capsys, "leaderboard", "out")
-    assert (said.status, said.out, said.err) == (0, "", "out: the baseline has no finished run yet\n")
+    told = "out: the baseline has no finished run yet; run `compare` for it first\n"
+    assert (said.status, said.out, said.err) == (0, "", told)
 
 
 # encode

@@ -316,7 +316,7 @@ def _leaderboard(options: argparse.Namespace, console: Console) -> None:
     for folder in options.folders:
         board = leaderboard(folder)
         if board is None:
-            say(console, f"{folder}: the baseline has no finished run yet")
+            say(console, f"{folder}: the baseline has no finished run yet; run `compare` for it first")
         else:
             _show_board(board, options.notes)
             boards.append(board)

@@ -185,38 +185,41 @@ def _encode_here(options: argparse.Namespace, text: TextConfig, template: Templa
         say(Console(), f"cosine of {source.dtype} and float32 vectors of {counted(far['texts'], 'text')}: {cosines}")
 
 
+A_STORE = "a folder that `encode`, `store import` or `compare` (OUT/stores/...) wrote"
+
+
 def _add_store(commands: Any) -> None:
     store = commands.add_parser("store", help="inspect, check, join and convert stores of text vectors")
     jobs = store.add_subparsers(metavar="JOB", required=True)
     info = jobs.add_parser("info", help="show what a store contains")
-    info.add_argument("store", type=Path)
+    info.add_argument("store", type=Path, metavar="STORE", help=A_STORE)
     info.set_defaults(command=_info)
     verify = jobs.add_parser("verify", help="read every byte of a store and check it")
-    verify.add_argument("stores", type=Path, nargs="+", metavar="STORE")
+    verify.add_argument("stores", type=Path, nargs="+", metavar="STORE", help=A_STORE)
     verify.set_defaults(command=_verify)
     merge = jobs.add_parser("merge", help="join several stores, such as the parts that encode --shard wrote")
-    merge.add_argument("parts", type=Path, nargs="+", metavar="STORE")
-    merge.add_argument("-o", "--out", type=Path, required=True, metavar="STORE")
+    merge.add_argument("parts", type=Path, nargs="+", metavar="STORE", help="the stores to join, without common items")
+    merge.add_argument("-o", "--out", type=Path, required=True, metavar="STORE", help="folder of the joined store")
     merge.add_argument("--fresh", action="store_true", help="replace an existing store")
     merge.set_defaults(command=_merge)
     export = jobs.add_parser(
         "export", help="write a store as .npy, .parquet, .feature or .itememb; the ending of FILE decides"
     )
-    export.add_argument("store", type=Path)
-    export.add_argument("-o", "--out", type=Path, required=True, metavar="FILE")
+    export.add_argument("store", type=Path, metavar="STORE", help=A_STORE)
+    export.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="a new file, such as vectors.npy")
     export.set_defaults(command=_export)
     take = jobs.add_parser("import", help="make a store from a .npy, .parquet, .feature or .itememb file")
-    take.add_argument("file", type=Path)
+    take.add_argument("file", type=Path, metavar="FILE", help="the vectors, a row for each item")
     take.add_argument(
         "--ids",
         type=Path,
         help="the item ids, if not next to the file: a JSON list, a text file with one id per line, or .data_maps",
     )
-    take.add_argument("--encoder", default="unknown", help="the encoder's name to record in the store")
+    take.add_argument("--encoder", default="unknown", help="the encoder that made the vectors (default: unknown)")
     take.add_argument(
         "--store-dtype", default="float32", help=f"precision on disk: {', '.join(DTYPES)} (default: float32)"
     )
-    take.add_argument("-o", "--out", type=Path, required=True, metavar="STORE")
+    take.add_argument("-o", "--out", type=Path, required=True, metavar="STORE", help="folder of the new store")
     take.add_argument("--fresh", action="store_true", help="replace an existing store")
     take.set_defaults(command=_import)
 

@@ -64,8 +64,14 @@ def add(commands: Any) -> None:
 
 
 def _add_common(command: Any) -> None:
-    command.add_argument("store", type=Path, metavar="STORE", help="a folder that `encode` wrote")
-    command.add_argument("--item-id", metavar="FIELD", help="the field of --items that holds the item ids")
+    command.add_argument(
+        "store", type=Path, metavar="STORE", help="a folder that `encode` or `compare` (OUT/stores/...) wrote"
+    )
+    command.add_argument(
+        "--item-id",
+        metavar="FIELD",
+        help="the field of --items that holds the item ids (default: item_id or parent_asin)",
+    )
     command.add_argument("--encoder", help="the store's encoder, if it was moved")
     command.add_argument("--metric", default="cosine", help="cosine or dot (default: cosine)")
     command.add_argument(
