@@ -50,7 +50,7 @@ def _grid(key: str, values: Any, known: Sequence[str]) -> list[str]:
     """The problems of one line of a grid."""
     section, _, name = key.partition(".")
     if not (section == "recbole" and name) and key not in known:
-        return [*one_of(key, known, ": a key"), ": other keys are recbole.KEY"]
+        return one_of(key, [*known, "recbole.KEY"], ": a key")
     return _values(key, values)
 
 

@@ -203,8 +203,8 @@ def text_vectors(
     path = Path(store) if store else run_dir / result["store"]
     if not path.is_dir():
         raise CheckpointError(
-            f"{run_dir} was trained with the text vectors of store {needed}, but there is no store at {path}; pass its "
-            "folder as store=, or make it again with `blair-rec encode`"
+            f"{run_dir} was trained with the text vectors of store {needed}, but there is no store at {path}; give its "
+            "folder (--store, in Python store=), or make it again with `blair-rec encode`"
         )
     opened = open_store(path)
     return opened, item_vectors(opened, item_tokens, result["setup"]["text"]["missing_text"])
@@ -224,7 +224,9 @@ def _recorded(run_dir: Path) -> dict[str, Any]:
         raise CheckpointError(f"{run_dir} is not a folder; give the folder of a finished run")
     if not (run_dir / RESULT_FILE).exists():
         runs = sorted(path.parent for path in run_dir.glob(f"runs/[!.]*/{RESULT_FILE}"))
-        which = f"one of its runs, such as {runs[0]}" if runs else "a folder such as runs/text_init-1"
+        which = "a folder such as runs/mine/runs/text-1"
+        if runs:
+            which = f"one of its runs, such as {runs[0]}, or a refit of its best variant (`blair-rec refit`)"
         raise CheckpointError(f"{run_dir} is not a finished run: it has no {RESULT_FILE}; give {which}")
     return read_recorded(run_dir)
 

@@ -102,5 +102,7 @@ def check_fields(fields: Sequence[str]) -> None:
         SourceError: a field name that can't be written in the first line of an .item file.
     """
     for field in fields:
-        if not field or field == "item_id" or any(sign in field for sign in ":\t\r\n") or fields.count(field) > 1:
+        if fields.count(field) > 1:
+            raise SourceError(f"--fields names {field!r} twice; name each column once")
+        if not field or field == "item_id" or any(sign in field for sign in ":\t\r\n"):
             raise SourceError(f"the field {field!r} can't be a column of an .item file; change --fields")

@@ -284,6 +284,7 @@ def test_the_record_names_what_was_written(tmp_path: Path) -> None:
         ({"fields": ("title",)}, "--fields needs --items: it names text columns"),
         ({"item": "who"}, "must be three different columns"),
         ({"items": Path("items.csv"), "fields": ("item_id",)}, "'item_id' can't be a column of an .item file"),
+        ({"items": Path("items.csv"), "fields": ("a", "a")}, "^--fields names 'a' twice; name each column once"),
         ({"items": Path("items.csv"), "fields": ("a:b",)}, "'a:b' can't be a column of an .item file"),
     ],
 )

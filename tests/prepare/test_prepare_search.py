@@ -122,5 +122,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     with pytest.raises(SourceError, match=r"test\.csv was not found"):
         prepare_search(SearchData("amazon-c4", tmp_path / "source"), tmp_path / "out", print)
-    with pytest.raises(SourceError, match=r"esci needs --source.*sampled_item_metadata_esci\.jsonl"):
+    with pytest.raises(
+        SourceError, match=r"esci needs --source: .* and .*esci\.jsonl, or with .* and .*products\.parquet$"
+    ):
         SearchData("esci")

@@ -410,7 +410,7 @@ def test_a_comparison_without_titles_says_so(tmp_path: Path, tiny: Path) -> None
     (tiny / "tiny.item").unlink()
     file = write_config(tmp_path / "my.yaml", tiny, "none", variants={"p": {"scorer": "popularity"}}, baseline="p")
     blair_rec.compare(file, tmp_path / "out")
-    with pytest.raises(ConfigError, match="no titles of the items are known"):
+    with pytest.raises(ConfigError, match="no titles of the items are known: .*these names: title, .*; leave "):
         blair_rec.recommend_file(tmp_path / "out" / "runs" / "p-1", "best.csv", all_users=True, titles=True)
 
 

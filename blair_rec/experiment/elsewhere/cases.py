@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # imports torch and RecBole, which checking a file doesn't ne
     from blair_rec.data.dataset import TextSequentialDataset
 
 PartName = Literal["valid", "test"]
+IN_WORDS: Mapping[PartName, str] = {"valid": "validation", "test": "test"}
+"""The name of a part in messages."""
 USER, CASE = "user_id", "case_id"
 
 

@@ -13,7 +13,7 @@ from blair_rec.config.names import MATRICES
 from blair_rec.config.variant import VariantConfig
 from blair_rec.errors import SourceError
 from blair_rec.evaluate.runs.recorded import hash_of
-from blair_rec.experiment.elsewhere.cases import PartName
+from blair_rec.experiment.elsewhere.cases import IN_WORDS, PartName
 from blair_rec.experiment.elsewhere.lists import LIST_KINDS
 from blair_rec.experiment.elsewhere.matrices import ids_file
 from blair_rec.files.contents import sha256_of
@@ -96,12 +96,13 @@ def check_exported(path: Path, part: PartName, masked: bool) -> None:
     found = EXPORTED_NAME.search(path.stem)
     if found is None:  # it was given another name
         return
-    of_part, protocol = ("valid" if found[1] else "test"), found[2]
+    of_part: PartName = "valid" if found[1] else "test"
+    protocol = found[2]
     if of_part != part or (masked and protocol == "unmasked"):
         key = f"from{'_valid' if of_part == 'valid' else ''}{'_masked' if protocol == 'masked' else ''}"
         raise SourceError(
-            f"{path} was exported for the {of_part} cases, history {protocol}, so it belongs under {key}; give the "
-            f"lists of the {part} cases here"
+            f"{path} was exported for the {IN_WORDS[of_part]} cases, history {protocol}, so it belongs under {key}; "
+            f"give the lists of the {IN_WORDS[part]} cases here"
             if of_part != part
             else f"{path} was exported with the history among the candidates, so it belongs under {key}"
         )

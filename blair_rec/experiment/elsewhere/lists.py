@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from blair_rec.errors import SourceError, counted, encoding_hint, first_of
-from blair_rec.experiment.elsewhere.cases import CASE, USER, Cases, PartName
+from blair_rec.experiment.elsewhere.cases import CASE, IN_WORDS, USER, Cases, PartName
 from blair_rec.lines.rows import KINDS, ROWS, Columns, read_columns
 from blair_rec.lines.values import Ids, finite_numbers
 
@@ -222,12 +222,14 @@ def _checked(path: Path, names: Sequence[str], cases: Cases) -> Sequence[str]:
     if cases.key not in names:
         if cases.key == CASE:
             raise SourceError(
-                f"{where}; users have several {cases.part} cases here, so give each row its {CASE}, as in the split's "
-                f"{cases.part}.csv"
+                f"{where}; users have several {IN_WORDS[cases.part]} cases here, so give each row its {CASE}, as in "
+                f"{cases.part}.csv of the split"
             )
         raise SourceError(f"{where}; give {USER}, {ITEM}, and {SCORE} or {RANK}")
     if cases.key == USER and CASE in names:
-        raise SourceError(f"{where}; every user has one {cases.part} case here, so leave {CASE} out and give {USER}")
+        raise SourceError(
+            f"{where}; every user has one {IN_WORDS[cases.part]} case here, so leave {CASE} out and give {USER}"
+        )
     if ITEM not in names or not {SCORE, RANK} & set(names):
         raise SourceError(f"{where}; give {cases.key}, {ITEM}, and {SCORE} or {RANK}")
     return names

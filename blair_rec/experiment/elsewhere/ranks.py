@@ -8,7 +8,7 @@ import numpy as np
 
 from blair_rec.config.names import ProtocolName
 from blair_rec.errors import SourceError, agreed, counted
-from blair_rec.experiment.elsewhere.cases import Cases
+from blair_rec.experiment.elsewhere.cases import IN_WORDS, Cases
 from blair_rec.experiment.elsewhere.lists import Lists, places
 
 
@@ -77,7 +77,7 @@ def list_notes(cases: Cases, first: Lists | None, masked: Lists | None, k: int) 
         name = one.path.name
         if one.skipped:
             users = counted(one.skipped, "user")
-            notes.append(f"{name}: the lists of {users} without a {cases.part} case were skipped")
+            notes.append(f"{name}: the lists of {users} without a {IN_WORDS[cases.part]} case were skipped")
         if empty := int((one.lengths(len(cases)) == 0).sum()):
             of_all = f"{empty:,} of {cases.called(len(cases))}"
             notes.append(f"{name} has no list for {of_all}: their targets count as misses")
@@ -86,13 +86,14 @@ def list_notes(cases: Cases, first: Lists | None, masked: Lists | None, k: int) 
     notes += _short(cases, last, "masked", k) if last is not None else []
     for one in (one for one in (first, masked) if one is not None):
         if not (one.item == cases.target[one.case]).any():
-            notes.append(f"{one.path.name}: no list has its target; make sure that they are for the {cases.part} cases")
+            part = IN_WORDS[cases.part]
+            notes.append(f"{one.path.name}: no list has its target; make sure that they are for the {part} cases")
     if masked is not None and (listed := int(cases.in_history(masked.case, masked.item).sum())):
         notes.append(f"{masked.path.name} lists {counted(listed, 'item')} of the history, which masking removes")
     if first is not None and len(cases.history_pairs) and not cases.in_history(first.case, first.item).any():
         notes.append(
             f"{first.path.name} lists no item of any history, so its system may have masked them: then the unmasked "
-            "figures are too high"
+            "figures are too high, and the lists belong under from_masked (`verify --masked`)"
         )
     return notes
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from blair_rec.errors import ConfigError, SourceError, counted, first_of
-from blair_rec.experiment.elsewhere.cases import CASE, USER, Cases, PartName
+from blair_rec.experiment.elsewhere.cases import CASE, IN_WORDS, USER, Cases, PartName
 from blair_rec.experiment.elsewhere.files import (
     MANIFEST,
     changed_files,
@@ -48,7 +48,7 @@ def verify(path: Path, folder: Path, part: PartName = "test", masked: bool = Fal
         raise SourceError(f"{folder} has no {MANIFEST} of `blair-rec split`; give the folder that it wrote with -o")
     keys = manifest.get("keys")
     if not isinstance(keys, Mapping) or keys.get(part) not in (USER, CASE):
-        raise SourceError(f"{folder / MANIFEST} doesn't say what names a {part} case; write the split again")
+        raise SourceError(f"{folder / MANIFEST} doesn't say what names a {IN_WORDS[part]} case; write the split again")
     if changed := changed_files(folder, manifest):
         raise SourceError(
             f"{folder}: {counted(len(changed), 'file')} of the split changed or missing (first: {first_of(changed)}); "
@@ -65,7 +65,8 @@ def verify(path: Path, folder: Path, part: PartName = "test", masked: bool = Fal
         if isinstance(error, SourceError):
             raise
         raise SourceError(
-            f"{folder}: {MANIFEST} and the files of the {part} cases don't fit each other; write the split again"
+            f"{folder}: {MANIFEST} and the files of the {IN_WORDS[part]} cases don't fit each other; write the split "
+            "again"
         ) from None
     check_manifest(path, str(manifest.get("split_sha256")))
     check_exported(path, part, masked)
@@ -77,7 +78,7 @@ def verify(path: Path, folder: Path, part: PartName = "test", masked: bool = Fal
             f"{path}: scores of {counted(cases.n_items - 1, 'item')} for {cases.called(len(cases))}, both protocols"
         ]
         if matrix.skipped:
-            lines.append(f"{counted(matrix.skipped, 'row')} of users without a {part} case will be skipped")
+            lines.append(f"{counted(matrix.skipped, 'row')} of users without a {IN_WORDS[part]} case will be skipped")
         return lines
     lists = read_lists(path, cases)
     lengths = lists.lengths(len(cases))

@@ -51,7 +51,9 @@ class SearchData:
 
     def __post_init__(self) -> None:
         if self.source is None and self.name == "esci":
-            raise SourceError("esci needs --source: a folder with " + " and ".join((*ESCI_FILES, "or", *ESCI_ORIGINAL)))
+            raise SourceError(
+                f"esci needs --source: a folder with {' and '.join(ESCI_FILES)}, or with {' and '.join(ESCI_ORIGINAL)}"
+            )
 
 
 def prepare_search(

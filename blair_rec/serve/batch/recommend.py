@@ -21,6 +21,7 @@ from blair_rec.serve.batch.outputs import Output, Recommended, check_output, who
 from blair_rec.serve.items import KnownItems, OnUnknown, check_unknown
 from blair_rec.serve.recommender import load
 from blair_rec.serve.topk import HistoryIds, TopK
+from blair_rec.text.titles import TITLE_FIELDS
 
 SCORED = 1024
 """Users whose vectors are computed together."""
@@ -221,7 +222,11 @@ def _titles(run: Path) -> dict[str, str]:
     """
     titles = dict(read_cards(_comparison_of(run)).titles)
     if not titles:
-        raise ConfigError(f"no titles of the items are known: {_comparison_of(run)} has none in {CARDS_FILE}")
+        raise ConfigError(
+            f"no titles of the items are known: {_comparison_of(run)} has none in {CARDS_FILE}; a title comes from a "
+            f"column of the items with one of these names: {', '.join(TITLE_FIELDS)}; leave --titles out, or rename a "
+            "column and run `compare` again"
+        )
     return titles
 
 

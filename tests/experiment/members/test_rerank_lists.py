@@ -434,7 +434,7 @@ def exported(ours: Path, **names: str) -> dict[str, str]:
     [
         ({"from_valid": "unmasked"}, "exported for the test cases, history unmasked, so it belongs under from; give"),
         ({"from_valid_masked": "masked"}, "exported for the test cases, history masked, so it belongs under from_mas"),
-        ({"from": "valid.unmasked"}, "was exported for the valid cases, history unmasked, .* under from_valid; give"),
+        ({"from": "valid.unmasked"}, "exported for the validation cases, history unmasked, .* under from_valid; give"),
         ({"from_masked": "unmasked"}, "with the history among the candidates, so it belongs under from"),
     ],
 )
@@ -471,7 +471,7 @@ def test_lists_of_test_cases_given_for_validation_are_noted(ours: Path, data: Da
         "other: masked.csv and masked.csv",
     ]
     assert [note for note in notes if "no list has its target" in note] == [
-        "other: masked.csv: no list has its target; make sure that they are for the valid cases"
+        "other: masked.csv: no list has its target; make sure that they are for the validation cases"
     ]
 
 
