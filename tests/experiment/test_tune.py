@@ -350,7 +350,7 @@ def test_the_command_tells_every_trial_and_where_the_config_is(
     path = write_config(
         tmp_path / "cfg.yaml", tiny, encoder, variants={"id": VARIANTS["id"]}, train={"epochs": 1}, tune=WITHOUT_TEXT
     )
-    assert cli.main(["tune", str(path), "--budget", "2", "--encoder", "another", "-o", "out"]) == 0
+    assert cli.main(["tune", str(path), "--budget", "2", "--set", "text.encoder=another", "-o", "out"]) == 0
     out, err = capsys.readouterr()
     assert err.count("on validation") == 2 and "id, trial 1, to epoch 1: 0." in err
     said = "wrote out/tuned.yaml; to evaluate it on the test split, run: "
