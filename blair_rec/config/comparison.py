@@ -32,7 +32,7 @@ from blair_rec.config.split import SplitConfig
 from blair_rec.config.steps import read_step
 from blair_rec.config.tuning import TuneConfig
 from blair_rec.config.variant import VariantConfig
-from blair_rec.config.yaml.files import load_yaml, one_of, refuse
+from blair_rec.config.yaml.files import Option, Where, load_given, one_of, refuse, shown
 from blair_rec.config.yaml.paths import with_paths
 from blair_rec.errors import ConfigError
 
@@ -49,7 +49,7 @@ def _is_list(seeds: Any) -> Any:
             [f" is {seeds}; give a list: [{seeds}] for this one seed, [1, 2, 3] for three of them"]
         )  # how many, or which one?
     if not isinstance(seeds, (list, tuple)):
-        raise FieldProblem([f" is {seeds!r}; expected a list of whole numbers, such as [1, 2]"])
+        raise FieldProblem([f" is {shown(seeds)}; expected a list of whole numbers, such as [1, 2]"])
     return seeds
 
 
@@ -282,7 +282,7 @@ class CompareConfig(Section):
         )
 
 
-def read_config(raw: Mapping[str, Any], where: str = "config") -> CompareConfig:
+def read_config(raw: Mapping[str, Any], where: str | Where = "config") -> CompareConfig:
     """Read a whole comparison from a mapping, as YAML gives it.
 
     Raises:
@@ -291,7 +291,7 @@ def read_config(raw: Mapping[str, Any], where: str = "config") -> CompareConfig:
     return read_section(CompareConfig, raw, where)
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CompareConfig:
+def load_config(path: str | Path, overrides: Sequence[str | Option] = ()) -> CompareConfig:
     """Read a comparison from a YAML file and apply `section.key=value` overrides (values read as YAML).
 
     Relative paths are looked up in the working directory first, then next to the file.
@@ -299,7 +299,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CompareConfi
     Raises:
         ConfigError: the file is missing, not UTF-8 or not YAML, or a key or value is invalid.
     """
-    return read_config(with_paths(load_yaml(path, overrides), Path(path).parent), str(path))
+    raw, where = load_given(path, overrides)
+    return read_config(with_paths(raw, Path(path).parent), where)
 
 
 def written(config: CompareConfig) -> str:
@@ -325,6 +326,6 @@ def _loss_problems(train: TrainConfig, recbole: Mapping[str, Any]) -> list[str]:
     if train.loss == "recbole" or loss_type == "CE":
         return []
     return [
-        f"recbole.loss_type is {loss_type!r}, but train.loss is {train.loss!r}, which is not RecBole's; "
+        f"recbole.loss_type is {shown(loss_type)}, but train.loss is {train.loss!r}, which is not RecBole's; "
         "leave loss_type out, or set train.loss to recbole"
     ]

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, WithJsonSchema
 
 from blair_rec.config.section import FieldProblem, KeysAndValues, to_dict
+from blair_rec.config.yaml.files import shown
 
 OWNED_BY = {
     "dataset": "dataset",
@@ -56,7 +57,7 @@ def _handed_on(settings: Mapping[str, Any]) -> Mapping[str, Any]:
         try:
             json.dumps(to_dict(value))
         except (TypeError, ValueError) as error:
-            problems.append(f".{key} is {value!r}, which can't be passed to RecBole ({error})")
+            problems.append(f".{key} is {shown(value)}, which can't be passed to RecBole ({error})")
     if problems:
         raise FieldProblem(problems)
     return settings

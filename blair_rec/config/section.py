@@ -25,7 +25,7 @@ from pydantic import (
 
 from blair_rec import registry
 from blair_rec.config.names import AFTER_CUTOFF, MOST_NEW_ITEMS
-from blair_rec.config.yaml.files import is_number, one_of, to_yaml
+from blair_rec.config.yaml.files import Where, is_number, one_of, shown, to_yaml
 from blair_rec.deprecation import Renamed, with_current_keys
 from blair_rec.errors import ConfigError
 
@@ -129,18 +129,19 @@ def default_of(section: type[Section], name: str) -> Any:
     return section.model_fields[name].get_default(call_default_factory=True)
 
 
-def read_section(cls: type[S], raw: Any, where: str) -> S:
+def read_section(cls: type[S], raw: Any, where: str | Where) -> S:
     """Read a section from YAML; `where` begins each line of the error.
 
     Raises:
         ConfigError: with all problems together: unknown keys with the closest known one, missing keys, types, values.
     """
+    where = where if isinstance(where, Where) else Where(where, {})
     if not isinstance(raw, Mapping):
-        raise ConfigError(f"{where}: expected keys and values, got {type(raw).__name__}")
+        raise ConfigError(f"{where.file}: expected keys and values, got {type(raw).__name__}")
     try:
         return cls(**{str(key): value for key, value in raw.items()})
     except ConfigError as error:
-        raise ConfigError("\n".join(f"{where}: {line}" for line in str(error).splitlines())) from None
+        raise ConfigError("\n".join(f"{where.before(line)}: {line}" for line in str(error).splitlines())) from None
 
 
 def write_yaml(config: Any) -> str:
@@ -192,7 +193,7 @@ def _new_items(which: Any) -> Any:
     """Check the value before pydantic does, because its message would name two types."""
     if which is None or which == AFTER_CUTOFF or (is_number(which) and 0 < which <= MOST_NEW_ITEMS):
         return which
-    raise FieldProblem([f" is {which!r}; expected a share above 0 and up to {MOST_NEW_ITEMS}, or {AFTER_CUTOFF}"])
+    raise FieldProblem([f" is {shown(which)}; expected a share above 0 and up to {MOST_NEW_ITEMS}, or {AFTER_CUTOFF}"])
 
 
 NewItems = Annotated[
@@ -322,14 +323,14 @@ def _lines(problem: Any, known: Sequence[str]) -> list[str]:
         return [f"{at}: missing"]
     if kind == "literal_error":
         names = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
-        return one_of(value, names, at) or [f"{at} is {value!r}; expected one of {', '.join(names)}"]
+        return one_of(value, names, at) or [f"{at} is {shown(value)}; expected one of {', '.join(names)}"]
     if "[key]" in problem["loc"]:
         return [f"{at}: a key has to be text"]
     limits = {name: f"{limit:,.15g}" for name, limit in problem.get("ctx", {}).items() if is_number(limit)}
     expected = _EXPECTED.get(kind, problem["msg"]).format(**limits)
     if kind == "greater_than" and problem["ctx"]["gt"] == 0:
         expected = "it has to be a positive number"
-    return [f"{at} is {value!r}; {expected}"]
+    return [f"{at} is {shown(value)}; {expected}"]
 
 
 def _at_least_one(metrics: tuple[str, ...]) -> tuple[str, ...]:

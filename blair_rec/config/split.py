@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from blair_rec.config.section import FieldProblem, Problem, Section
-from blair_rec.config.yaml.files import is_number
+from blair_rec.config.yaml.files import is_number, shown
 from blair_rec.lines.dates import seconds_of
 
 
@@ -19,7 +19,7 @@ def _moment(value: Any) -> Any:
     value = value.isoformat() if isinstance(value, datetime.date) else value
     known = seconds_of(value) is not None if isinstance(value, str) else is_number(value) and math.isfinite(value)
     if not known:
-        problem = f" is {value!r}; expected a number or a date such as '2024-07-01' or '2024-07-01T10:00Z'"
+        problem = f" is {shown(value)}; expected a number or a date such as '2024-07-01' or '2024-07-01T10:00Z'"
         raise FieldProblem([problem])
     return value
 

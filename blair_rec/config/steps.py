@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from blair_rec import registry
-from blair_rec.config.yaml.files import is_number, one_of
+from blair_rec.config.yaml.files import is_number, one_of, shown
 
 Step = str | Mapping[str, Any]
 """A name, or {name: value}."""
@@ -44,14 +44,14 @@ def step_name(step: Step) -> str:
 def step_problems(step: Any) -> list[str]:
     """The problems of one step's name or value; each continues a message after `transforms`."""
     if not isinstance(step, str) and not (isinstance(step, Mapping) and len(step) == 1):
-        return [f" holds {step!r}; expected a name, or one name with its value, such as {{pca: 64}}"]
+        return [f" holds {shown(step)}; expected a name, or one name with its value, such as {{pca: 64}}"]
     name, value = read_step(step)
     if not isinstance(name, str) or not registry.knows("transforms", name):
         return one_of(str(name), registry.names("transforms"), "")
     if name not in STEPS:  # from outside: its class checks the value
         return []
     fits, expected = STEPS[name]
-    return [] if fits(value) else [f": {name} is {value!r}; expected {expected}"]
+    return [] if fits(value) else [f": {name} is {shown(value)}; expected {expected}"]
 
 
 def order_problems(steps: Sequence[Step]) -> list[str]:

@@ -19,7 +19,7 @@ from blair_rec.config.section import (
 )
 from blair_rec.config.sections import TrainConfig
 from blair_rec.config.variant import TEXT_KEYS, VariantConfig
-from blair_rec.config.yaml.files import one_of
+from blair_rec.config.yaml.files import one_of, shown
 
 TUNED = tuple(f"train.{name}" for name in TrainConfig.model_fields if name not in ("epochs", "patience", "eval_every"))
 """Keys of the train section that may be tuned."""
@@ -76,7 +76,7 @@ def _schema_of_only(*known: str) -> WithJsonSchema:
 def _values(key: str, values: Any) -> list[str]:
     """The problems of the values of a key. RecBole's keys are checked later (border/recbole_keys.py)."""
     if not isinstance(values, (list, tuple)) or not values or any(values.count(value) > 1 for value in values):
-        return [f": {key} is {values!r}; expected a list of values, each once"]
+        return [f": {key} is {shown(values)}; expected a list of values, each once"]
     part, dot, name = key.rpartition(".")
     of_options = next((section for section in OPTIONS.values() if name in section.model_fields), Section)
     sections: Mapping[str, type[Section]] = {"train": TrainConfig, "options": of_options, "": VariantConfig}

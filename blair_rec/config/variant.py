@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, WithJsonSchema, create_model
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, create_model
 
 from blair_rec.config.names import (
     ELSEWHERE,
@@ -15,10 +15,10 @@ from blair_rec.config.names import (
     Fusion,
     Weighting,
 )
+from blair_rec.config.options.elsewhere import FilesElsewhere, file_of
 from blair_rec.config.options.scorers import option_problems
 from blair_rec.config.passed_to_recbole import RecBoleSettings
 from blair_rec.config.section import (
-    LARGEST_SEED,
     AboveZero,
     Factor,
     FieldProblem,
@@ -37,6 +37,7 @@ from blair_rec.config.section import (
 )
 from blair_rec.config.sections import TextConfig, TrainConfig
 from blair_rec.config.steps import Step, order_problems, step_problems, step_schema
+from blair_rec.config.yaml.files import shown
 from blair_rec.registry import TEXT_SCORERS, is_outside
 
 NO_CANDIDATES = "candidates is only for a second stage (rerank); leave it out"
@@ -54,49 +55,10 @@ class _StepSchema:
 def _steps(steps: Any) -> Any:
     """Check the steps before pydantic does, because its message would name two types for each wrong step."""
     if not isinstance(steps, (list, tuple)):
-        raise FieldProblem([f" is {steps!r}; expected a list, such as [center, {{pca: 64}}]"])
+        raise FieldProblem([f" is {shown(steps)}; expected a list, such as [center, {{pca: 64}}]"])
     if wrong := [line for step in steps for line in step_problems(step)] or order_problems(steps):
         raise FieldProblem(wrong)
     return tuple(steps)
-
-
-def _files(value: Any) -> Any:
-    """Check the value before pydantic does, because its message would name two types."""
-    if value is None or (isinstance(value, str) and value):
-        return value
-    if not isinstance(value, Mapping) or not value:
-        raise FieldProblem([f" is {value!r}; expected a file, or a file for each seed such as {{1: a.csv, 2: b.csv}}"])
-    found: dict[int, str] = {}
-    for seed, file in value.items():
-        number = int(seed) if isinstance(seed, str) and seed.isascii() and seed.isdigit() else seed
-        if type(number) is not int or not 0 <= number <= LARGEST_SEED:
-            raise FieldProblem([f" has {seed!r} where a seed is needed, a whole number from 0 on"])
-        if not isinstance(file, str) or not file:
-            raise FieldProblem([f".{number} is {file!r}; expected the name of a file"])
-        if number in found:
-            raise FieldProblem([f" names seed {number} twice"])
-        found[number] = file
-    return found
-
-
-FilesElsewhere = Annotated[
-    str | Mapping[int, str] | None,
-    BeforeValidator(_files),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "minLength": 1},
-                {"type": "object", "additionalProperties": {"type": "string"}, "minProperties": 1},
-                {"type": "null"},
-            ]
-        }
-    ),
-]
-
-
-def file_of(files: str | Mapping[int, str] | None, seed: int) -> str | None:
-    """The file for a seed; None if there is none."""
-    return files.get(seed) if isinstance(files, Mapping) else files
 
 
 _FROM = """Top lists or score matrices that another system made for the cases of `blair-rec split`: one file, or one for

@@ -23,6 +23,7 @@ from blair_rec.config.section import (
     Section,
     read_section,
 )
+from blair_rec.config.yaml.files import Where
 
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), AS_GIVEN]
 
@@ -95,7 +96,7 @@ class PretrainConfig(Section):
             yield ("learning_rate", "weight_decay"), f"{line} below {1 / self.learning_rate:g}"
 
 
-def read_pretrain_config(raw: Mapping[str, object], where: str) -> PretrainConfig:
+def read_pretrain_config(raw: Mapping[str, object], where: str | Where) -> PretrainConfig:
     """Read the settings of a pre-training from a mapping, as YAML gives it.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from blair_rec import __version__
@@ -21,7 +21,7 @@ from blair_rec.config.sections import EvaluateConfig, FallbackConfig, TextConfig
 from blair_rec.config.split import SplitConfig
 from blair_rec.config.steps import order_problems, read_step, step_name
 from blair_rec.config.variant import VariantConfig
-from blair_rec.config.yaml.files import read_yaml
+from blair_rec.config.yaml.files import Option, read_yaml, shown, to_yaml
 from blair_rec.errors import ConfigError, EncoderUnavailable, EncodingError, MissingEmbeddings
 from blair_rec.evaluate.runs.recorded import hash_of
 from blair_rec.experiment.planning.plan import run_setup
@@ -63,7 +63,7 @@ POOLINGS = "auto, cls, max, mean, mean_sqrt_len_tokens, weightedmean, lasttoken"
         ({"variants": {"a": 3}}, "cfg.yaml: variants.a is 3; expected keys and values"),
         ({"variants": ["id", "text"]}, "cfg.yaml: variants is ['id', 'text']; expected keys and values"),
         ({"variants": {}}, "cfg.yaml: variants: none; name at least the baseline"),
-        ({"variants": None}, "cfg.yaml: variants is None; expected keys and values"),
+        ({"variants": None}, "cfg.yaml: variants is null; expected keys and values"),
         ({"recbole": ["x"]}, "cfg.yaml: recbole is ['x']; expected keys and values"),
         ({"recbole": {1: 2}}, "cfg.yaml: recbole.1: a key has to be text"),
         ({"text": {"fallback": "minilm"}}, "cfg.yaml: text.fallback is 'minilm'; expected keys and values"),
@@ -71,10 +71,10 @@ POOLINGS = "auto, cls, max, mean, mean_sqrt_len_tokens, weightedmean, lasttoken"
         # types
         ({"train": {"epochs": "many"}}, "cfg.yaml: train.epochs is 'many'; expected a whole number"),
         ({"train": {"epochs": 2.5}}, "cfg.yaml: train.epochs is 2.5; expected a whole number"),
-        ({"train": {"epochs": True}}, "cfg.yaml: train.epochs is True; expected a whole number"),
+        ({"train": {"epochs": True}}, "cfg.yaml: train.epochs is true; expected a whole number"),
         ({"train": {"learning_rate": "high"}}, "cfg.yaml: train.learning_rate is 'high'; expected a number"),
         ({"dataset": 7}, "cfg.yaml: dataset is 7; expected text"),
-        ({"model": None}, "cfg.yaml: model is None; expected text"),
+        ({"model": None}, "cfg.yaml: model is null; expected text"),
         ({"text": {"encoder": ["a"]}}, "cfg.yaml: text.encoder is ['a']; expected text"),
         ({"text": {"pooling": 3}}, f"cfg.yaml: text.pooling is 3; expected one of {POOLINGS}"),
         ({"text": {"fields": "title"}}, "cfg.yaml: text.fields is 'title'; expected a list, such as [a, b]"),
@@ -86,7 +86,7 @@ POOLINGS = "auto, cls, max, mean, mean_sqrt_len_tokens, weightedmean, lasttoken"
         ({"seeds": [1, "b"]}, "cfg.yaml: seeds.1 is 'b'; expected a whole number"),
         ({"seeds": [-1]}, "cfg.yaml: seeds.0 is -1; it has to be at least 0"),
         ({"seeds": [LARGEST_SEED + 1]}, f"seeds.0 is {LARGEST_SEED + 1}; it has to be at most {LARGEST_SEED:,}"),
-        ({"seeds": True}, "cfg.yaml: seeds is True; expected a list of whole numbers"),
+        ({"seeds": True}, "cfg.yaml: seeds is true; expected a list of whole numbers"),
         # values
         ({"train": {"epochs": -1}}, "cfg.yaml: train.epochs is -1; it has to be at least 1"),
         ({"train": {"patience": -1}}, "cfg.yaml: train.patience is -1; it has to be at least 0"),
@@ -307,7 +307,7 @@ def test_what_a_variant_has_otherwise_is_checked_with_all_else_and_named_from_th
 # Files
 
 
-def load(tmp_path: Path, text: str, *overrides: str) -> CompareConfig:
+def load(tmp_path: Path, text: str, *overrides: str | Option) -> CompareConfig:
     path = tmp_path / "cfg.yaml"
     path.write_text(text, encoding="utf-8")
     return load_config(path, overrides)
@@ -360,11 +360,37 @@ def test_yaml_is_that_of_version_1_2(tmp_path: Path) -> None:
         "recbole: {a: no, b: yes, c: true, d: 0o17, e: 017, f: 1:30, g: 2_000, h: on, i: ~, j: .inf, k: 0x1F, l: +1}\n"
     )
     assert load(tmp_path, LEAST_TEXT + text).recbole == {
-        "a": "no", "b": "yes", "c": True, "d": 15, "e": 17, "f": "1:30", "g": 2000, "h": "on", "i": None,
+        "a": "no", "b": "yes", "c": True, "d": 15, "e": 17, "f": "1:30", "g": "2_000", "h": "on", "i": None,
         "j": float("inf"), "k": 31, "l": 1,
     }  # fmt: skip
     with pytest.raises(ConfigError, match=r"train\.log_q is 'yes'; expected true or false"):
         load(tmp_path, LEAST_TEXT + "train: {loss: sampled_softmax, log_q: yes}\n")
+
+
+# Section 10.3.2 of the specification of YAML 1.2.2, as it is printed there, without spaces.
+CORE_INTEGERS = {r"[-+]?[0-9]+": 10, r"0o[0-7]+": 8, r"0x[0-9a-fA-F]+": 16}
+CORE_FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
+
+
+@given(st.from_regex(r"[-+]?[0-9.][0-9abfoxeE_.+-]{0,7}", fullmatch=True) | st.from_regex(CORE_FLOAT, fullmatch=True))
+def test_numbers_are_those_of_the_core_schema(text: str) -> None:
+    assume(not text.startswith(("---", "...")) and text.isascii())  # which begin and end a document
+    base = next((base for pattern, base in CORE_INTEGERS.items() if re.fullmatch(pattern, text)), None)
+    expected: Any = text
+    if base is not None:
+        expected = int(text.removeprefix("0o").removeprefix("0x"), base)
+    elif re.fullmatch(CORE_FLOAT, text):
+        expected = float(text)
+    for given_as, found in ((text, expected), (f"[{text}]", [expected]), (f"a: {text}", {"a": expected})):
+        assert read_yaml(given_as, "x") == found
+        assert type(read_yaml(text, "x")) is type(expected)
+    assert read_yaml(to_yaml([text, expected]), "x") == [text, expected]
+
+
+@pytest.mark.parametrize("value", ["1_0", "0b11", "-0x1F", "1_0.5"])
+def test_a_number_of_yaml_1_1_has_the_wrong_type(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"cfg.yaml: train.epochs is '{value}'; expected a whole number"):
+        load(tmp_path, LEAST_TEXT + f"train: {{epochs: {value}}}\n")
 
 
 def test_a_config_that_an_earlier_version_wrote_with_all_defaults_is_read_as_the_same(tmp_path: Path) -> None:
@@ -405,13 +431,43 @@ def test_overrides_reach_into_sections_and_make_missing_ones(tmp_path: Path) -> 
         ("=5", r"--set =5: expected key=value"),
         ("dataset.name=x", r"--set dataset.name=x: 'dataset' holds a value, not keys"),
         ("train.epochs=[", r"--set train.epochs=\[: not YAML"),
-        ("train.epoch=5", r"train\.epoch: unknown key; did you mean epochs\?"),
-        ("trian.epochs=5", r"trian: unknown key; did you mean train\?"),
+        ("train.epoch=5", r"^--set train\.epoch=5: train\.epoch: unknown key; did you mean epochs\?"),
+        ("trian.epochs=5", r"^--set trian\.epochs=5: trian: unknown key; did you mean train\?"),
+        ("train.epochs=null", r"^--set train\.epochs=null: train\.epochs is null; expected a whole number"),
+        (
+            "variants={a: {items: [~, true]}}",
+            r"^--set variants=.*: variants\.a\.items is \[null, true\]; expected text",
+        ),
+        (Option('device="gpu"', "--device gpu"), r"^--device gpu: device is 'gpu'; expected auto"),
     ],
 )
-def test_an_override_that_cannot_be_meant_is_refused(tmp_path: Path, override: str, expected: str) -> None:
+def test_an_override_that_cannot_be_meant_is_refused(tmp_path: Path, override: str | Option, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         load(tmp_path, LEAST_TEXT, override)
+
+
+def test_the_file_is_named_for_its_own_problems_and_the_option_for_others(tmp_path: Path) -> None:
+    text = LEAST_TEXT + "train: {batch_size: 0}\nseed: 3\n"
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text, "train.epochs=1", "train.epochs=0", "evaluate.protocl=masked")
+    where = [line.partition(": ")[0].rpartition("/")[2] for line in str(caught.value).splitlines()]
+    assert sorted(where) == ["--set evaluate.protocl=masked", "--set train.epochs=0", "cfg.yaml", "cfg.yaml"]
+
+
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.dates()
+        | st.text(st.characters(codec="ascii", exclude_categories=["C"])),
+        lambda inside: st.lists(inside) | st.dictionaries(st.integers() | st.text("abc", min_size=1), inside),
+        max_leaves=5,
+    )
+)
+def test_a_value_is_shown_as_yaml_has_it(value: Any) -> None:
+    assume("\\" not in repr(value))  # Python escapes these, YAML doubles a quote
+    assert read_yaml(shown(value), "x") == value
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda path: path.name)
@@ -631,11 +687,11 @@ def test_steps_of_transforms_are_names_or_names_with_a_value() -> None:
     [
         ("centre", "transforms is 'centre'; did you mean 'center'?"),
         ({"whitten": "zca"}, "transforms is 'whitten'; did you mean 'whiten'?"),
-        ("pca", r"transforms: pca is None; expected a width from 1 to 65,536, such as \{pca: 64\}"),
+        ("pca", r"transforms: pca is null; expected a width from 1 to 65,536, such as \{pca: 64\}"),
         ({"pca": 0}, "transforms: pca is 0; expected a width"),
         ({"pca": 2.5}, "transforms: pca is 2.5; expected a width"),
         ({"pca": 10**30}, "transforms: pca is 10+; expected a width from 1 to 65,536, such as"),
-        ({"pca": True}, "transforms: pca is True; expected a width"),
+        ({"pca": True}, "transforms: pca is true; expected a width"),
         ({"l2": 1}, "transforms: l2 is 1; expected no value"),
         ({"whiten": "zcb"}, "transforms: whiten is 'zcb'; expected .*zca.* or .*pca"),
         ({"whiten": ["zca"]}, "transforms: whiten is .*; expected .*zca.* or .*pca"),

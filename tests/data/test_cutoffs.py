@@ -83,7 +83,7 @@ def test_dates_need_times_with_a_known_unit() -> None:
         ({"valid_from": "May", "test_from": "2024-07-01"}, "valid_from is 'May'; expected a number or a date such as"),
         ({"valid_from": 1, "test_from": "2024-07-01"}, "give two numbers or two dates"),
         ({"valid_from": "2024-07-02", "test_from": "2024-07-01"}, "valid_from has to be earlier than test_from"),
-        ({"valid_from": True, "test_from": 2}, "valid_from is True; expected a number or a date"),
+        ({"valid_from": True, "test_from": 2}, "valid_from is true; expected a number or a date"),
         ({"valid_from": "2024-02-31", "test_from": "2024-07-01"}, "valid_from is '2024-02-31'; expected a number"),
     ],
 )

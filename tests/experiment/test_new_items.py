@@ -321,7 +321,7 @@ def test_a_board_without_hidden_items_says_that_new_ones_were_not_measured(
     [
         ({"evaluate": {"new_items": 0}}, "new_items is 0; expected a share above 0 and up to 0.5, or after_cut"),
         ({"evaluate": {"new_items": 0.6}}, "evaluate.new_items is 0.6; expected a share"),
-        ({"evaluate": {"new_items": True}}, "evaluate.new_items is True; expected a share"),
+        ({"evaluate": {"new_items": True}}, "evaluate.new_items is true; expected a share"),
         ({"evaluate": {"new_items": "later"}}, "evaluate.new_items is 'later'; expected a share"),
         ({"evaluate": {"new_items": "after_cutoff"}}, "after_cutoff, and there is no `split` with cut-off times"),
         (

@@ -15,6 +15,7 @@ from blair_rec.cli.numbers import seed_list
 from blair_rec.cli.progress import Live, add_quiet
 from blair_rec.cli.terminal import Console, say, set_up_logging, show, show_json, width_of_results
 from blair_rec.cli.unused import refuse_unused
+from blair_rec.config.yaml.files import Option, changed_by
 from blair_rec.device import process_count
 from blair_rec.errors import BlairRecError, ConfigError, RecBoleError, counted, shell_line
 
@@ -132,7 +133,7 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
 
     config = config_of(options)
     out = options.out or Path("runs") / options.config.stem
-    variants, seeds = _asked(options)
+    variants, seeds = _asked(options, config)
     shard = None if options.shard is None else parse_shard(options.shard)
     # Other options may stay when --dry-run or --encode-only is added to a command.
     if options.dry_run:
@@ -215,11 +216,14 @@ def config_of(options: argparse.Namespace) -> CompareConfig:
 
     overrides = []
     if options.encoder is not None:  # the file's settings belong to its own encoder
-        overrides += [f"text.encoder={json.dumps(options.encoder)}", "text.revision=null", "text.pooling=auto"]
-        overrides += ["text.prompt=null", "text.query_prompt=null"]
-        overrides.append("text.store=null")
+        own = {"revision": None, "pooling": "auto", "prompt": None, "query_prompt": None, "store": None}
+        written = shell_line("--encoder", options.encoder)
+        overrides += [
+            Option(f"text.{key}={json.dumps(value)}", written)
+            for key, value in {"encoder": options.encoder, **own}.items()
+        ]
     if options.device is not None:
-        overrides.append(f"device={json.dumps(options.device)}")
+        overrides.append(changed_by("--device", "device", options.device))
     overrides += options.set
     config = own_config(options.config, overrides)
     if all("encoder" in variant.text for variant in _encoded(config)):
@@ -232,7 +236,7 @@ def _encoded(config: CompareConfig) -> list[VariantConfig]:
     return [one for one in config.variants.values() if one.uses_text and config.text_of(one).store is None]
 
 
-def _asked(options: argparse.Namespace) -> tuple[list[str] | None, list[int] | None]:
+def _asked(options: argparse.Namespace, config: CompareConfig) -> tuple[list[str] | None, list[int] | None]:
     """The variants and seeds of --variants and --seeds; None means all.
 
     Raises:
@@ -241,10 +245,11 @@ def _asked(options: argparse.Namespace) -> tuple[list[str] | None, list[int] | N
     variants = None if options.variants is None else comma_list("--variants", options.variants) or [""]
     if options.seeds is None:
         return variants, None
-    from blair_rec.config.comparison import load_config
-
     seeds = seed_list(comma_list("--seeds", options.seeds))
-    return variants, list(load_config(options.config, [f"seeds={json.dumps(seeds)}"]).seeds)
+    try:
+        return variants, list(config.changed(seeds=seeds).seeds)
+    except ConfigError as error:
+        raise ConfigError("\n".join(f"--seeds {options.seeds}: {line}" for line in str(error).splitlines())) from None
 
 
 def _check(out: Path, other: Path, console: Console) -> int:

@@ -12,6 +12,7 @@ from blair_rec.cli.commands.compare import add_changes, config_of
 from blair_rec.cli.numbers import whole
 from blair_rec.cli.progress import Live, add_quiet
 from blair_rec.cli.terminal import Console, say, show
+from blair_rec.config.yaml.files import changed_by
 from blair_rec.errors import shell_line
 
 if TYPE_CHECKING:  # imported when the command runs, so that --help is quick
@@ -41,7 +42,7 @@ def _tune(options: argparse.Namespace, console: Console) -> None:
     from blair_rec.experiment.tune import TUNED_FILE, tune
 
     if options.budget is not None:
-        options.set.append(f"tune.budget={options.budget}")
+        options.set.append(changed_by("--budget", "tune.budget", options.budget))
     config = config_of(options)
     out = options.out or Path("runs") / f"{options.config.stem}-tuned"
     with Live(console, options.quiet) as live:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from blair_rec.config.comparison import CompareConfig, load_config
+from blair_rec.config.yaml.files import Option
 from blair_rec.errors import ConfigError
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RUNS_FOLDER
 
 
-def own_config(config: CompareConfig | str | Path, overrides: Sequence[str] = ()) -> CompareConfig:
+def own_config(config: CompareConfig | str | Path, overrides: Sequence[str | Option] = ()) -> CompareConfig:
     """Return the given config, or read it from the caller's file, whose `module:Class` names may be imported.
 
     Raises:

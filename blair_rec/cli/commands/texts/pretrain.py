@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from rich.table import Table
 
 from blair_rec.cli.progress import Counters, add_quiet
 from blair_rec.cli.terminal import Console, say, show
-from blair_rec.config.yaml.files import load_yaml
+from blair_rec.config.yaml.files import changed_by, load_given
 from blair_rec.errors import ConfigError, counted, shell_line
 from blair_rec.extras import need
 
@@ -38,8 +37,8 @@ def _pretrain(options: argparse.Namespace, console: Console) -> None:
     from blair_rec.text.encoding.modules import STATIC
     from blair_rec.text.encoding.source import resolve_encoder
 
-    device = [] if options.device is None else [f"device={json.dumps(options.device)}"]
-    config = read_pretrain_config(load_yaml(options.config, device + options.set), str(options.config))
+    device = [] if options.device is None else [changed_by("--device", "device", options.device)]
+    config = read_pretrain_config(*load_given(options.config, device + options.set))
     source = resolve_encoder(
         config.encoder, revision=config.revision, pooling=config.pooling, max_length=config.max_length
     )
