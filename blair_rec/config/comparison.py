@@ -189,9 +189,11 @@ class CompareConfig(Section):
         """Return the same comparison with only these variants, and what their teachers are made of.
 
         Raises:
-            ConfigError: a name that is not a variant, or one whose members are not named.
+            ConfigError: a name that is not a variant or is given twice, or one whose members are not named.
         """
         refuse([line for name in names for line in one_of(name, tuple(self.variants), "--variants")])
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise ConfigError(f"--variants names {', '.join(twice)} more than once; name each variant once")
         for name in names:
             if absent := [member for member in self.variants[name].members if member not in names]:
                 raise ConfigError(

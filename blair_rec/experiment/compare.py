@@ -50,7 +50,7 @@ from blair_rec.experiment.planning.shards import Shard, shard_names
 from blair_rec.experiment.planning.still_valid import refuse_changed
 from blair_rec.experiment.planning.subset import Plan, averages_of, plan_all
 from blair_rec.experiment.splits.leakage import file_notes, leaks_of, new_items_notes
-from blair_rec.files.places import refuse_taken
+from blair_rec.files.places import refuse_taken, refuse_unwritable
 from blair_rec.files.writing import tidy
 from blair_rec.lines.rejected import REJECTED
 from blair_rec.registry import trusting
@@ -117,7 +117,7 @@ def compare(
     """
     listener, out = listener or Listener(), Path(out)
     config = own_config(config)
-    refuse_taken(out, WRITTEN, (f"{RUNS_FOLDER}/*/{RESULT_FILE}",), folders=(RUNS_FOLDER,))  # before the lock file
+    check_out(out)  # before the lock file
     with trusting(config.code):
         with alone_soon(out):
             tidy(out)
@@ -167,6 +167,16 @@ def compare(
             field, read = config.recbole.get("ITEM_ID_FIELD", ITEM_FIELD), items_reader(config.recbole)
             write_cards(out, comparison_cards(folder, encodings.values(), tokens, field, read))
             return rendered(out, config.only(variants).baseline if variants else config.baseline)
+
+
+def check_out(out: Path) -> None:
+    """Check that a comparison may be written into `out`.
+
+    Raises:
+        OutputError: `out` can't be written, or has files with our names that no comparison wrote.
+    """
+    refuse_taken(out, WRITTEN, (f"{RUNS_FOLDER}/*/{RESULT_FILE}",), folders=(RUNS_FOLDER,))
+    refuse_unwritable(out)
 
 
 def _prepared(

@@ -10,16 +10,19 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from blair_rec.errors import FolderBusy, OutputError
-from blair_rec.files.places import ANOTHER, real_place
+from blair_rec.files.places import ANOTHER, probe_in, real_place
 from blair_rec.files.writing import FULL, discard, partial_of, put_in_place, tidy
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path, busy: str | None = None, wait: float = 0.0, cure: str = ANOTHER) -> Iterator[None]:
+def alone_in(
+    folder: Path, busy: str | None = None, wait: float = 0.0, cure: str = ANOTHER, named: Path | None = None
+) -> Iterator[None]:
     """Create `folder` and lock it for this process. The system unlocks it when the process ends, even if it is killed.
 
     On a file system without locks, two processes are not kept apart. `busy` is the error message for the others.
     `wait` is how many seconds to wait for another process to leave the folder. `cure` says what else to do.
+    `named` is the file or folder that errors name, if it is not `folder`.
 
     Raises:
         OutputError: the folder can't be written.
@@ -28,26 +31,38 @@ def alone_in(folder: Path, busy: str | None = None, wait: float = 0.0, cure: str
     at_work = f"another process is using {folder}; wait until it has finished, or {cure}"
     lock = FileLock(folder / ".lock", fallback_to_soft=False)  # a soft lock would outlive a killed process
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = partial_of(folder / ".lock")
-        probe.touch()
-        probe.unlink()
-    except FileNotFoundError:  # another process has just removed the folder, which it had locked
-        raise FolderBusy(busy or at_work) from None
+        if not _can_write(folder):
+            raise FolderBusy(busy or at_work)
     except OSError as error:
-        raise OutputError(f"{folder} can't be written ({error.strerror}); {cure}") from None
+        raise OutputError(f"{named or folder} can't be written ({error.strerror}); {cure}") from None
     try:
         lock.acquire(timeout=wait, poll_interval=0.1, blocking=wait > 0)
     except (Timeout, FileNotFoundError):
         raise FolderBusy(busy or at_work) from None
     except (PermissionError, IsADirectoryError) as error:
-        raise OutputError(f"{folder} can't be locked ({error.strerror}); {cure}") from None
+        raise OutputError(f"{named or folder} can't be locked ({error.strerror}); {cure}") from None
     except OSError:  # a file system without locks
         pass
     try:
         yield
     finally:
         lock.release()
+
+
+def _can_write(folder: Path) -> bool:
+    """Create a folder and write into it; return False if another process removes the folder meanwhile.
+
+    Raises:
+        OSError: the folder can't be created or written. Some places, such as /proc, then say that it doesn't exist.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):  # another process has just removed the folder, which it had locked
+        probe_in(folder)
+        return True
+    if not folder.exists():
+        return False
+    probe_in(folder)  # it is there again, or was never removed
+    return True
 
 
 @contextlib.contextmanager
@@ -66,7 +81,7 @@ def work_beside(target: Path, kind: str, what: str) -> Iterator[Path]:
     """
     work = target.with_name(f".{target.name}.{kind}")
     busy = f"another process is writing {what}; wait until it has finished, or choose another place"
-    with alone_in(work, busy):
+    with alone_in(work, busy, named=target):
         for name in (target.name, work.name):
             tidy(target.parent, name)
         try:

@@ -17,12 +17,12 @@ ANOTHER = "choose another folder"
 
 
 @contextlib.contextmanager
-def _looking_at(folder: Path) -> Iterator[None]:
-    """Turn a system error while a folder is looked at into OutputError."""
+def _looking_at(folder: Path, verb: str = "used") -> Iterator[None]:
+    """Turn a system error while a folder is looked at into OutputError: it can't be used, or can't be `verb`."""
     try:
         yield
     except OSError as error:
-        raise OutputError(f"{folder} can't be used ({error.strerror}); choose another folder") from None
+        raise OutputError(f"{folder} can't be {verb} ({error.strerror}); choose another folder") from None
 
 
 def real_place(path: Path) -> Path:
@@ -61,12 +61,22 @@ def refuse_unwritable(folder: Path) -> None:
         OutputError: it can't.
     """
     refuse_file(folder)
-    with _looking_at(folder):
+    with _looking_at(folder, "written"):
         nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
         if not nearest.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        if not os.access(nearest, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        probe_in(nearest)
+
+
+def probe_in(folder: Path) -> None:
+    """Write an empty file into an existing folder, and remove it; permissions alone don't say whether this is possible.
+
+    Raises:
+        OSError: it is not possible.
+    """
+    probe = partial_of(folder / ".lock")
+    probe.touch()
+    probe.unlink()
 
 
 def refuse_taken(

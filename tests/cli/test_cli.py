@@ -441,6 +441,28 @@ def test_a_dry_run_tells_what_is_to_be_done_and_writes_nothing(here: Path, capsy
     assert sorted(str(path) for path in here.rglob("*")) == sorted(set(before) - gone)
 
 
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (["--check", "nowhere"], "nowhere holds no finished run"),
+        (["--device", "cuda:99"], "device"),
+        (["--variants", "id,id"], "--variants names id more than once; name each variant once"),
+        (["--tensorboard"], "new/tensorboard is a file, but a folder is needed there"),
+        (["-o", "tiny/tiny.item"], "tiny/tiny.item is a file, but a folder is needed there"),
+        (["-o", "other"], "other holds config.yaml, which this command did not write"),
+        (["-o", "/proc/x"], r"/proc/x can't be written \(.*\); choose another folder"),
+    ],
+)
+def test_a_dry_run_finds_what_the_run_finds_at_its_start(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
+    for file in (here / "new" / "tensorboard", here / "other" / "config.yaml"):
+        file.parent.mkdir()
+        file.touch()
+    for dry in ([], ["--dry-run"]):
+        refused(capsys, f"^error: {expected}", "compare", "cfg.yaml", "-o", "new", *arguments, *dry)
+
+
 def test_a_dry_run_notices_changed_text_without_encoding(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = here / "tiny" / "tiny.item"
     path.write_text(path.read_text("utf-8").replace("lamp", "torch"), encoding="utf-8")

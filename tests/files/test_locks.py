@@ -13,7 +13,8 @@ import pytest
 from processes import in_another_process
 
 from blair_rec.errors import FolderBusy, OutputError
-from blair_rec.files.locks import alone_in
+from blair_rec.files.locks import alone_in, whole_folder
+from blair_rec.files.places import refuse_unwritable
 
 
 def test_the_second_process_reads_that_another_one_is_at_work(tmp_path: Path) -> None:
@@ -62,6 +63,21 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         pass
     (tmp_path / "out" / ".lock").mkdir(parents=True)
     with pytest.raises(OutputError, match=r"can't be locked \(Is a directory\)"), alone_in(tmp_path / "out"):
+        pass
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs the folder /proc of Linux")
+@pytest.mark.parametrize("folder", [f"/proc/{name}" for name in ("x", "x/y", "1")])
+def test_a_place_where_no_folder_can_be_made_is_not_blamed_on_another_process(folder: str) -> None:
+    with (
+        pytest.raises(OutputError, match=rf"^{folder} can't be written \(.*\); choose another"),
+        alone_in(Path(folder)),
+    ):
+        pass
+    with pytest.raises(OutputError, match=rf"^{folder} can't be written \(.*\); choose another folder$"):
+        refuse_unwritable(Path(folder))
+    unwritable = pytest.raises(OutputError, match=rf"^{folder} can't be written \(.*\); choose another")
+    with unwritable, whole_folder(Path(folder), "export", "the export"):
         pass
 
 

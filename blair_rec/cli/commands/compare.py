@@ -16,7 +16,7 @@ from blair_rec.cli.progress import Live, add_quiet
 from blair_rec.cli.terminal import Console, say, set_up_logging, show, show_json, width_of_results
 from blair_rec.cli.unused import refuse_unused
 from blair_rec.config.yaml.files import Option, changed_by
-from blair_rec.device import process_count
+from blair_rec.device import choose_device, process_count
 from blair_rec.errors import BlairRecError, ConfigError, RecBoleError, counted, shell_line
 
 if TYPE_CHECKING:  # imported when the command runs, so that --help is quick
@@ -127,17 +127,25 @@ def _compare_together(options: argparse.Namespace, console: Console) -> int:
 def _compare_alone(options: argparse.Namespace, console: Console) -> int:
     from blair_rec.evaluate.report import to_json
     from blair_rec.evaluate.runs.results import load_runs
-    from blair_rec.experiment.compare import compare, planned
+    from blair_rec.experiment.compare import check_out, compare, planned
     from blair_rec.experiment.planning.shards import shard_names
+    from blair_rec.files.places import refuse_file
     from blair_rec.text.store.shards import parse_shard
 
     config = config_of(options)
     out = options.out or Path("runs") / options.config.stem
     variants, seeds = _asked(options, config)
     shard = None if options.shard is None else parse_shard(options.shard)
-    # Other options may stay when --dry-run or --encode-only is added to a command.
+    # Other options may stay when --dry-run or --encode-only is added to a command. A dry run checks them, too.
+    if options.check is not None:
+        load_runs(options.check)  # report problems there before the training, not after it
+    if options.tensorboard:
+        refuse_file(out / "tensorboard")
     if options.dry_run:
         refuse_unused(options, {"json": "--json", "encode_only": "--encode-only"}, "with --dry-run, which lists runs")
+        check_out(out)
+        if config.computed_on.startswith("cuda"):  # torch takes seconds to load, so it is not loaded for others
+            choose_device(config.computed_on)
         found = planned(config, out, variants, seeds)
         if shard is not None:
             names = shard_names(found.config, variants or config.variants, seeds or config.seeds, shard)
@@ -146,8 +154,6 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
         return 0
     if options.encode_only:
         refuse_unused(options, {"json": "--json"}, "with --encode-only, which trains nothing")
-    if options.check is not None:
-        load_runs(options.check)  # report problems there before the training, not after it
     quiet = options.quiet or options.json
     if quiet:
         set_up_logging(console, quiet)
