@@ -158,7 +158,7 @@ def test_a_board_of_runs_from_several_devices_says_so(tmp_path: Path) -> None:
     assert "runs differ in device: cpu, A GPU" in board.notes
 
 
-@pytest.mark.parametrize("device", ["gpu", ""])
+@pytest.mark.parametrize("device", ["gpu", "cuda:"])
 @pytest.mark.parametrize("command", ["compare", "tune", "pretrain"])
 def test_the_command_line_takes_the_place_of_the_configs_device(
     command: str, device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

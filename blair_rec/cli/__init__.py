@@ -8,7 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 # Everything else is imported inside functions, so that main() is already running and can handle Ctrl-C.
 
@@ -17,6 +17,8 @@ DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 """Error numbers of the system for a file that may not be read or written."""
 EXIT_PIPE = 141
 """The status that a shell gives a program that wrote to a closed pipe."""
+MAY_BE_EMPTY = ("prompt", "query_prompt", "queries")
+"""Options that mean something without text: no prompt. An empty query has a message of its own."""
 WHAT_A_COMMAND_DOES = {
     "quiet": False,
     "takes_keys": False,  # accepts RecBole's keys, which argparse doesn't list
@@ -73,8 +75,8 @@ def _main(arguments: Sequence[str] | None) -> int:
         )
     options, keys = parser.parse_known_args(arguments)
     if keys and not options.takes_keys:
-        hint = list_hint(given, keys)
-        parser.error(f"unrecognized arguments: {' '.join(keys)}{hint}")
+        hint = list_hint(given, keys) or options.parser.nearest(keys[0])
+        options.parser.error(f"unrecognized arguments: {' '.join(keys)}{hint}")
     options.keys = keys
     set_up_logging(console, quiet=options.quiet)
     try:
@@ -138,6 +140,29 @@ class _Parser(argparse.ArgumentParser):
         from blair_rec.cli.terminal import clean
 
         super().error(clean(message))
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Also put the parser of the command into `parser`, because its usage belongs to a message about its words."""
+        found, rest = super().parse_known_args(args, namespace)
+        found.parser = getattr(found, "parser", self)  # a command's parser comes before the program's
+        return found, rest
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """Refuse empty text, which would be read as no value, or as the working directory."""
+        if "" in arg_strings and action.nargs != argparse.PARSER and action.dest not in MAY_BE_EMPTY:
+            is_needed = action.required or not action.option_strings
+            raise argparse.ArgumentError(
+                action, "the value is empty; give one" + ", or leave the option out" * (not is_needed)
+            )
+        return super()._get_values(action, arg_strings)
+
+    def nearest(self, word: str) -> str:
+        """Return a hint with the option of this command that is closest to a word; "" if none is close."""
+        from difflib import get_close_matches
+
+        known = [one[2:] for one in self._option_string_actions if one.startswith("--")]  # else "--" looks alike
+        near = get_close_matches(word.lstrip("-").partition("=")[0], known, n=1)
+        return f"; did you mean --{near[0]}?" if near and word.startswith("-") else ""
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -62,7 +62,7 @@ def collect(
     if time_format is None and first:
         sample = pl.concat([chunk.table[columns[2]] for _, chunk in first])
         time_format = find_format(sample.head(SAMPLE), f"{first[0][0]}, column {columns[2]!r}")
-    events = _Events(columns, time_format or WHOLE, rejected, read)
+    events = _Events(columns, WHOLE if time_format is None else time_format, rejected, read)
     for source, chunk in itertools.chain(first, stream):
         events.add(source, chunk)
     return events.log(), events.time_format

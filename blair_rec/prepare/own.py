@@ -53,6 +53,8 @@ class OwnData:
     """The share of lines that may be rejected."""
 
     def __post_init__(self) -> None:
+        if empty := [name for name in ("time_format", "item_id") if getattr(self, name) == ""]:
+            raise ConfigError(f"{empty[0]} is empty; give a value, or leave it out")
         if self.fields and self.items is None:
             raise ConfigError("--fields needs --items: it names text columns of the items file")
         if self.items is not None and not self.fields:

@@ -49,7 +49,7 @@ def test_parts_are_encoded_and_merged(model: Path, items: Path, capsys: pytest.C
     assert capsys.readouterr().err == "", "the merged store is the catalogue's own: nothing is encoded"
 
 
-@pytest.mark.parametrize("device", ["", "gpu", "cuda:99"])
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
 def test_a_wrong_device_is_an_error_even_if_nothing_has_to_be_encoded(
     model: Path, items: Path, device: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -176,14 +176,14 @@ def test_vectors_go_out_and_come_back(model: Path, items: Path, capsys: pytest.C
         (["encode", "--items", "i", "--template", "blare", "-o", "s"], "did you mean 'blair'?"),
         (["encode", "--items", "i", "--fields", "t", "--dtype", "int8", "-o", "s"], "dtype is 'int8'; "),
         (["encode", "--items", "i", "--fields", "t", "--shard", "2/2", "-o", "s"], "shard is '2/2'; it has to be I/N"),
-        (["encode", "--items", "i", "--fields", "t", "--shard", "", "-o", "s"], "shard is ''; it has to be I/N"),
+        (["encode", "--items", "i", "--fields", "t", "--shard", "0", "-o", "s"], "shard is '0'; it has to be I/N"),
         (["encode", "--items", "i", "--fields", "t", "--ray-workers", "0", "-o", "s"], "at least 1 of each"),
         (
             ["encode", "--items", "i", "--fields", "t", "--ray-workers", "1", "--parts", "0", "-o", "s"],
             "--parts is 0; give at least 1 of each",
         ),
         (
-            ["encode", "--items", "i", "--fields", "t", "--ray-workers", "1", "--device", "", "-o", "s"],
+            ["encode", "--items", "i", "--fields", "t", "--ray-workers", "1", "--device", "gpu", "-o", "s"],
             "--device has no",
         ),
         (

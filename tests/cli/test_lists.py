@@ -56,7 +56,7 @@ def test_a_space_in_a_list_is_refused_with_what_to_write(
         main(words.split())
     assert error.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith(f"blair-rec: error: unrecognized arguments: {expected}")
+    assert last.startswith(f"blair-rec {words.split()[0]}: error: unrecognized arguments: {expected}")
     assert ";" in expected or last.endswith(expected)
 
 

@@ -458,3 +458,9 @@ def test_a_dry_run_names_every_reason_and_says_that_no_file_is_there(tmp_path: P
     (said,) = [line for line in told if line.startswith("lines that can't be used: 2 (")]
     assert "when '' can't be used" in said and "what 'big cup' can't be used" in said
     assert said.endswith("rejected.jsonl will list them")
+
+
+@pytest.mark.parametrize("name", ["time_format", "item_id"])
+def test_an_empty_name_is_not_taken_for_the_default(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is empty; give a value, or leave it out"):
+        OwnData(tmp_path / "e.csv", "user", "item", "time", **{name: ""})  # type: ignore[arg-type]

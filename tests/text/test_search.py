@@ -327,7 +327,7 @@ def test_search_gives_json(store: EmbeddingStore, items: str, capsys: pytest.Cap
     "arguments, expected",
     [
         (["nowhere", "lamp"], "nowhere is not an embedding store"),
-        (["nowhere", "lamp", "--device", ""], "device is ''; expected auto, cpu, cuda or cuda:1"),
+        (["nowhere", "lamp", "--device", "gpu"], "device is 'gpu'; expected auto, cpu, cuda or cuda:1"),
         (["s", "lamp", "-k", "0"], "k is 0; it has to be at least 1"),
         (["s", "lamp", ""], "query 2 of 2 is empty; write a sentence"),
         (["s", " \t"], "query 1 of 1 is empty"),
