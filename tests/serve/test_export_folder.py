@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import errno
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
@@ -289,14 +290,17 @@ def test_a_folder_that_was_changed_on_its_way_is_refused(
 
 
 class Hub(LocalHub):
-    """Takes what is uploaded, file by file, into its folder."""
+    """Takes what is uploaded, file by file, into its folder. Only paths that match `refused` get the status."""
+
+    refused = ""
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         self.asked.append(f"{request.command} {request.path}")
         found: dict[str, Any] = {}
         if request.path.endswith("/repos/create"):
-            found = {"url": f"{self.url}/{json.loads(body)['organization']}/{json.loads(body)['name']}"}
+            owner = json.loads(body)["organization"] or "me"
+            found = {"url": f"{self.url}/{owner}/{json.loads(body)['name']}"}
         elif "/preupload/" in request.path:
             files = json.loads(body)["files"]
             found = {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
@@ -311,7 +315,7 @@ class Hub(LocalHub):
             address = f"{self.url}/{repository}/commit/{self.COMMIT}"
             found = {"commitUrl": address, "commitOid": self.COMMIT, "commitMessage": "", "success": True}
         content = json.dumps(found).encode()
-        request.send_response(self.status)
+        request.send_response(self.status if re.search(self.refused, request.path) else 200)
         request.send_header("Content-Type", "application/json")
         request.send_header("Content-Length", str(len(content)))
         request.end_headers()
@@ -342,6 +346,22 @@ def test_a_push_uploads_the_card_and_every_file(hub: Hub, done: Path, tmp_path: 
     ExportedModel(hub.folder).recommend([["i01"]])
 
 
+def test_a_name_without_owner_is_a_repository_of_the_user(hub: Hub, done: Path, tmp_path: Path, capsys: Any) -> None:
+    assert main(["export", str(done / "rules-1"), "-o", str(tmp_path / "x"), "--push", "rules"]) == 0
+    assert f"uploaded to {hub.url}/me/rules" in capsys.readouterr().out
+    assert any("/api/models/me/rules/commit/" in asked for asked in hub.asked)
+
+
+def test_a_push_without_a_token_is_refused_before_the_work(
+    hub: Hub, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    assert main(["export", str(done / "rules-1"), "-o", str(tmp_path / "x"), "--push", "shop/rules"]) == 1
+    assert "shop/rules can't be pushed without a token" in capsys.readouterr().err
+    assert hub.asked == [] and not (tmp_path / "x").exists()
+
+
 def test_a_dry_run_shows_card_and_files_and_writes_nothing(hub: Hub, done: Path, tmp_path: Path, capsys: Any) -> None:
     arguments = ["export", str(done / "rules-1"), "-o", str(tmp_path / "x"), "--push", "shop/rules", "--dry-run"]
     assert main(arguments) == 0
@@ -356,11 +376,17 @@ def test_a_dry_run_shows_card_and_files_and_writes_nothing(hub: Hub, done: Path,
 def test_a_hub_that_refuses_is_told_and_the_folder_stays(
     status: int, expected: str, hub: Hub, done: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    hub.status = status
+    hub.status, hub.refused = status, "/repos/|/models/"
     assert main(["export", str(done / "rules-1"), "-o", str(tmp_path / "x"), "--push", "shop/rules"]) == 1
     told = capsys.readouterr().err
     assert "the hub does not take shop/rules" in told and expected in told and "is whole" in told
     ExportedModel(tmp_path / "x")
+
+    hub.refused = "/whoami"
+    assert main(["export", str(done / "rules-1"), "-o", str(tmp_path / "y"), "--push", "shop/rules"]) == 1
+    told = capsys.readouterr().err
+    assert "the hub does not take shop/rules" in told and expected in told and told.endswith("nothing was written\n")
+    assert not (tmp_path / "y").exists()
 
 
 def test_a_hub_that_is_away_is_told(hub: Hub, done: Path, tmp_path: Path, capsys: Any) -> None:
@@ -368,6 +394,7 @@ def test_a_hub_that_is_away_is_told(hub: Hub, done: Path, tmp_path: Path, capsys
     hub.server.server_close()
     assert main(["export", str(done / "rules-1"), "-o", str(tmp_path / "x"), "--push", "shop/rules"]) == 1
     assert "shop/rules can't be pushed" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_name_that_the_hub_cannot_have_is_told_before_the_work(done: Path, tmp_path: Path, capsys: Any) -> None:

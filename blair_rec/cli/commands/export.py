@@ -35,7 +35,11 @@ def add(commands: Any) -> None:
         help="write rules between items as vectors of rank R, such as 512: an index can search them, but their scores "
         "are approximate",
     )
-    command.add_argument("--push", metavar="NAME", help="upload the folder to the Hugging Face hub: owner/name")
+    command.add_argument(
+        "--push",
+        metavar="NAME",
+        help="upload the folder to the Hugging Face hub: owner/name, or the name of a repository of your own",
+    )
     command.add_argument(
         "--dry-run", action="store_true", help="show the model card and the files, but write and upload nothing"
     )
@@ -44,7 +48,7 @@ def add(commands: Any) -> None:
 
 def _export(options: argparse.Namespace, console: Console) -> None:
     from blair_rec.serve.export.folder import CARD, export_run
-    from blair_rec.serve.export.hub import check_name, push
+    from blair_rec.serve.export.hub import check_account, check_name, push
 
     if options.out is None and not options.dry_run:
         raise ConfigError("-o is missing; name the folder to write with -o DIR")
@@ -58,6 +62,8 @@ def _export(options: argparse.Namespace, console: Console) -> None:
         where = [str(options.out)] * (options.out is not None) + [f"{options.push} on the hub"] * bool(options.push)
         say(Console(), f"nothing was written{' to ' + ' or '.join(where) if where else ''} (--dry-run)")
         return
+    if options.push is not None:
+        check_account(options.push)
     made = export_run(options.run, options.out, options.store, options.index, options.rules_rank)
     _tell(made)
     say(
