@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import sys
 from importlib.machinery import ModuleSpec
+from inspect import signature
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +21,7 @@ from blair_rec.border.gpus import check_found
 from blair_rec.config.plugin import PluginConfig, in_flat_keys, read_plugin_config, text_keys
 from blair_rec.data.dataset import ItemVectors, TextSequentialDataset
 from blair_rec.experiment.item_vectors import find_encoder, find_encoding, item_vectors, items_reader
-from blair_rec.models.eligibility import Eligible, eligibility, recbole_models
+from blair_rec.models.eligibility import Eligible, check_name, eligibility, recbole_models
 from blair_rec.models.ligr import eSASRec
 from blair_rec.models.text_models import with_text as _with_text
 from blair_rec.text.notes import repeat_notes, store_notes
@@ -44,8 +45,13 @@ def run_recbole(*settings: Any, **more: Any) -> dict[str, Any]:
         RecBole's results: best_valid_score, valid_score_bigger, best_valid_result and test_result.
 
     Raises:
-        BlairRecError: a setting or file that our models can't use. RecBole's own errors are passed on.
+        BlairRecError: no model has this name, or our models can't use a setting or file. RecBole's own errors are
+            passed on.
     """
+    given = signature(_run_recbole).bind_partial(*settings, **more).arguments
+    model = given.get("model") or (given.get("config_dict") or {}).get("model")
+    if isinstance(model, str):
+        check_name(model)
     with in_flat_keys():
         result: dict[str, Any] = _run_recbole(*settings, **more)
     return result

@@ -8,7 +8,9 @@ import os
 import pickle
 import sys
 from collections.abc import Iterator, Sequence
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -22,7 +24,7 @@ from blair_rec.border.settings import recbole_config
 from blair_rec.config.plugin import read_plugin_config
 from blair_rec.errors import ConfigError, DatasetError, MissingEmbeddings, OutputError, StoreError
 from blair_rec.evaluate.metrics import metric_values
-from blair_rec.models.eligibility import recbole_models
+from blair_rec.models.eligibility import check_name, recbole_models
 from blair_rec.ranking.scoring import rank
 from blair_rec.text.catalogue import Catalogue
 from blair_rec.text.store.embeddings import EmbeddingStore
@@ -421,6 +423,32 @@ def test_a_model_that_can_not_take_text_says_so_instead_of_running() -> None:
     settings = {**settings_for("id"), "embedding_size": 8, "reg_weight": [0.0, 0.0]}
     with pytest.raises(ConfigError, match="HGN can't take item text: it has 2 item embeddings"):
         plugin.run_recbole(model="BLaIRHGN", dataset="tiny", config_dict=settings)
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("BLaIRNARN", "model is 'BLaIRNARN', which RecBole doesn't have; did you mean 'BLaIRNARM'?"),
+        ("blairsasrec", "did you mean 'BLaIRSASRec'?"),
+        ("sasrec", "did you mean 'SASRec'?"),
+        ("LightGNC", "did you mean 'LightGCN'?"),
+        ("qqqqqq", "known: ADMMSLIM, AFM, "),
+        ("BLaIRqqqqqq", "known: BLaIRBERT4Rec, "),
+    ],
+)
+def test_a_name_that_no_model_has_gets_the_closest_one(name: str, expected: str) -> None:
+    for call in (((name, "tiny"), {}), ((), {"config_dict": {"model": name}})):
+        with pytest.raises(ConfigError) as caught:
+            plugin.run_recbole(*call[0], **call[1])
+        assert expected in str(caught.value)
+
+
+def test_a_module_that_another_package_added_to_recbole_is_left_to_recbole(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("recbole.model.sequential_recommender.theirs")
+    module.__spec__ = ModuleSpec(module.__name__, None)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    check_name("Theirs")
+    check_name("XGBoost")
 
 
 class MySASRec(SASRec):

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import inspect
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,9 +33,17 @@ from blair_rec.models.packed import can_pack
 
 import recbole.data.dataset
 import recbole.trainer
-from recbole.model import sequential_recommender
+from recbole.model import (
+    context_aware_recommender,
+    general_recommender,
+    knowledge_aware_recommender,
+    sequential_recommender,
+)
 from recbole.model.abstract_recommender import AbstractRecommender, SequentialRecommender
 
+FAMILIES = (sequential_recommender, general_recommender, context_aware_recommender, knowledge_aware_recommender)
+OTHER_LIBRARIES = ("xgboost", "lightgbm")
+"""RecBole's names, in small letters, of models that these libraries make."""
 ITEMS, USERS, EVENTS = 210, 61, 8
 """Size of the made-up data. With the padding it has 211 items: no model uses this number for anything else, and it is
 more than the 100 candidates that SASRecCPR ranks a second time."""
@@ -67,11 +76,42 @@ def recbole_model(name: str) -> Any:
     """
     known = recbole_models()
     if name not in known:
-        as_written = {key.lower(): key for key in known}
-        near = get_close_matches(name.lower(), as_written, n=1)
-        hint = f"did you mean {as_written[near[0]]!r}?" if near else f"known: {', '.join(known)}"
-        raise ConfigError(f"model is {name!r}, which is not a sequential model of RecBole; {hint}")
+        raise ConfigError(f"model is {name!r}, which is not a sequential model of RecBole; {_hint(name, known)}")
     return known[name]
+
+
+def named_model(name: str) -> Any:
+    """Return the model of this name out of RecBole's models of all families and ours.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    known = {name: cls for family in FAMILIES for name, cls in vars(family).items() if inspect.isclass(cls)}
+    if name not in known:
+        is_ours = name.lower().startswith("blair")
+        names = {*known, *(f"BLaIR{one}" for one in recbole_models())}
+        names = {one for one in names if one.startswith("BLaIR") == is_ours}
+        raise ConfigError(f"model is {name!r}, which RecBole doesn't have; {_hint(name, names)}")
+    return known[name]
+
+
+def check_name(name: str) -> None:
+    """Check the name of a model for which RecBole would search, also among modules that other packages added.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    path, known = name.lower(), {one.lower() for family in FAMILIES for one in vars(family)}
+    is_added = any(find_spec(f"{family.__name__}.{path}") for family in FAMILIES) and path not in known
+    if path not in OTHER_LIBRARIES and not is_added:
+        named_model(name)
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    """The closest of the known names, in any case of letters; all of them if none is close."""
+    as_written = {one.removeprefix("BLaIR").lower(): one for one in known}
+    near = get_close_matches(name.lower().removeprefix("blair"), as_written, n=1)
+    return f"did you mean {as_written[near[0]]!r}?" if near else f"known: {', '.join(sorted(known))}"
 
 
 def eligibility(model: str | type[SequentialRecommender], settings: Mapping[str, Any] | None = None) -> Eligible | str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,20 +14,14 @@ from blair_rec.border.settings import recbole_errors
 from blair_rec.config.plugin import in_flat_keys
 from blair_rec.config.yaml.files import load_yaml, refuse
 from blair_rec.errors import ConfigError
+from blair_rec.models.eligibility import named_model
 from blair_rec.models.text_models import model_class
 from blair_rec.registry import is_code, trusting
 
 import recbole
-from recbole.model import (
-    context_aware_recommender,
-    general_recommender,
-    knowledge_aware_recommender,
-    sequential_recommender,
-)
 from recbole.quick_start import run_recbole
 from recbole.utils import ModelType
 
-FAMILIES = (sequential_recommender, general_recommender, context_aware_recommender, knowledge_aware_recommender)
 BUNDLED = "ml-100k"
 """The data set inside RecBole's package; RecBole uses it for every folder of this name."""
 
@@ -56,7 +48,7 @@ def prepare(model: str, dataset: str, files: Sequence[str], settings: Mapping[st
     Raises:
         ConfigError: no such model, file or data set, a misspelt setting, or an invalid value.
     """
-    cls = model_class(model) if model.startswith("BLaIR") else _stock_model(model)
+    cls = model_class(model) if model.startswith("BLaIR") else named_model(model)
     given = _given(files, settings)
     sequential = cls.type == ModelType.SEQUENTIAL
     if sequential:  # other models have settings that these two checks don't cover
@@ -116,16 +108,6 @@ def _given(files: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
 def _names_in(step: Any) -> list[Any]:
     """Return the names in a step of blair_transforms: the step itself, or its key."""
     return list(step) if isinstance(step, Mapping) else [step]
-
-
-def _stock_model(name: str) -> Any:
-    """Return the class of a RecBole model."""
-    known = {name: cls for family in FAMILIES for name, cls in vars(family).items() if inspect.isclass(cls)}
-    if name in known:
-        return known[name]
-    near = get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
-    raise ConfigError(f"model is {name!r}, which RecBole doesn't have; {hint}")
 
 
 def _folder_settings(dataset: str, given: Mapping[str, Any]) -> dict[str, Any]:

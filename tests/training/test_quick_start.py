@@ -84,6 +84,7 @@ def test_a_name_is_searched_as_in_recbole_and_then_in_this_folder(tiny: Path, mo
 @pytest.mark.parametrize(
     ("model", "dataset", "settings", "message"),
     [
+        ("blairsasrec", "tiny", {}, "model is 'blairsasrec', which RecBole doesn't have; did you mean 'BLaIRSASRec'"),
         ("SASRce", "tiny", {}, "model is 'SASRce', which RecBole doesn't have; did you mean 'SASRec'"),
         ("BLaIRSASRce", "tiny", {}, "not a sequential model of RecBole; did you mean 'SASRec'"),
         ("SASRec", "no/where", {}, "--dataset no/where: there is no such folder"),
