@@ -261,12 +261,14 @@ class ChangedRuns(BlairRecError):
 
 
 class UnknownItems(BlairRecError, LookupError):
-    """Item tokens that are not among a model's items."""
+    """Item tokens that are not among a model's items; `where` names the file or argument that they come from."""
 
-    def __init__(self, unknown: Sequence[str], total: int) -> None:
+    def __init__(self, unknown: Sequence[str], total: int, where: str = "") -> None:
+        prefix = f"{where}: " if where else ""
         super().__init__(
-            f"the model doesn't have {len(unknown):,} of {counted(total, 'item token')} (first: {first_of(unknown)}); "
-            'remove them, or skip them: unknown="skip" in Python, --unknown-items skip on the command line'
+            f"{prefix}the model doesn't have {len(unknown):,} of {counted(total, 'item token')} "
+            f"(first: {first_of(unknown)}); remove them, or skip them: "
+            'unknown="skip" in Python, --unknown-items skip on the command line'
         )
 
 

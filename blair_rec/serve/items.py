@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -38,9 +38,15 @@ class KnownItems:
         return np.fromiter((self.id_of.get(token, 0) for token in tokens), dtype=np.int64)
 
     def candidates(
-        self, allow: Iterable[str] | None, deny: Iterable[str], unknown: OnUnknown
+        self,
+        allow: Iterable[str] | None,
+        deny: Iterable[str],
+        unknown: OnUnknown,
+        named: tuple[object, object] = ("allow", "deny"),
     ) -> tuple[np.ndarray, list[str]]:
         """Return the item ids that may be recommended, [C] int64 ascending, and the unknown tokens that were skipped.
+
+        `named` says in errors where the allowed and the denied items come from.
 
         Raises:
             UnknownItems: unknown tokens, where `unknown` is error.
@@ -48,13 +54,13 @@ class KnownItems:
         """
         skipped: list[str] = []
         chosen = np.ones(len(self), dtype=bool) if allow is None else np.zeros(len(self), dtype=bool)
-        for tokens, value in ((allow, True), (deny, False)):
+        for tokens, value, name in ((allow, True, str(named[0])), (deny, False, str(named[1]))):
             if tokens is not None:
-                listed = as_tokens(tokens, "allow" if value else "deny")
+                listed = as_tokens(tokens, name)
                 ids = self.ids(listed)
                 skipped += [token for token, item_id in zip(listed, ids.tolist(), strict=True) if item_id == 0]
                 if skipped and unknown == "error":
-                    raise UnknownItems(skipped, len(listed))
+                    raise UnknownItems(skipped, len(listed), name)
                 chosen[ids] = value
         chosen[0] = False
         found = np.flatnonzero(chosen)
@@ -110,10 +116,3 @@ def check_unknown(unknown: str) -> None:
     """
     if unknown not in ON_UNKNOWN:
         raise ConfigError(f"unknown is {unknown!r}; known: {first_of(ON_UNKNOWN)}")
-
-
-def least_left(candidates: Collection[int], histories: Iterable[np.ndarray]) -> int:
-    """Return the smallest number of candidates that a history leaves."""
-    allowed = set(candidates)
-    taken = max((len(allowed.intersection(ids.tolist())) for ids in histories), default=0)
-    return len(allowed) - taken

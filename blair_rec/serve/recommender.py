@@ -19,7 +19,7 @@ from blair_rec.registry import trusting
 from blair_rec.serve.export.factor_files import read_factors
 from blair_rec.serve.export.factored import scorers_in, tables_in
 from blair_rec.serve.given import GivenHistories
-from blair_rec.serve.items import KnownItems, OnUnknown, check_unknown, least_left
+from blair_rec.serve.items import KnownItems, OnUnknown, check_unknown
 from blair_rec.serve.topk import HistoryIds, TopK
 from blair_rec.text.store.embeddings import ABOUT_USE, EmbeddingStore, open_store
 
@@ -113,7 +113,7 @@ class Recommender:
             histories: an iterable of histories, each with the oldest item first; or a NumPy array with a history in
                 each row; or a mapping from users to histories; or a frame of pandas or Polars. A frame has the columns
                 user_id, item_id and optionally timestamp, or user_id and history.
-            k: the number of items for each history.
+            k: the number of items for each history; fewer where fewer are left.
             exclude_history: never recommend an item of the history again.
             batch_size: histories that are scored together; it changes only speed and memory.
             allow, deny: item tokens. `allow` allows no other items; `deny` excludes these.
@@ -126,18 +126,16 @@ class Recommender:
 
         Raises:
             UnknownItems: unknown tokens, where `unknown` is error.
-            ConfigError: an empty history, or k is below 1 or larger than the number of items left.
+            ConfigError: an empty history, or k is below 1.
             ScoringError: scores that are not a number.
         """
         check_unknown(unknown)
         given = GivenHistories(histories)
         candidates, _ = self.known.candidates(allow, deny, unknown)
         ids = self._ids(given, unknown)
-        check_whole("k", k)
+        check_whole("k", k, least=1)
         check_whole("batch_size", batch_size, least=1)
-        left = least_left(candidates.tolist(), ids if exclude_history else [])
-        if not 1 <= k <= left:
-            raise ConfigError(f"k is {k}; it has to be between 1 and {left}, the items left")
+        k = min(k, len(candidates))
         lengths = np.array([len(one) for one in ids], dtype=np.int64)
         read = np.flatnonzero(lengths)
         found: list[list[Recommendation]] = [[] for _ in ids]
@@ -160,6 +158,7 @@ class Recommender:
                 found[row] = [
                     Recommendation(self.known.tokens[item], score)
                     for item, score in zip(items_of, scores_of, strict=True)
+                    if item > 0
                 ]
         return found if given.users is None else dict(zip(given.users, found, strict=True))
 

@@ -194,6 +194,21 @@ def test_users_with_too_few_items_left_get_fewer_and_that_is_counted(run: Path) 
     ]
 
 
+def test_more_items_than_there_are_can_be_asked_for(run: Path) -> None:
+    write_histories(Path("h.csv"), {"user_id": ["u1", "u2"], "item_id": ["i01", "new"]})
+    served = blair_rec.recommend_file(run, "best.csv", histories="h.csv", k=1000, unknown="skip")
+    found = lists_of(read_output(Path("best.csv")))
+    assert (len(found["u1"]), len(found["u2"]), served.short) == (79, 80, 2)
+
+
+@pytest.mark.parametrize("key", ["only", "deny"])
+def test_an_unknown_item_of_a_list_is_reported_with_the_list(run: Path, key: str) -> None:
+    write_histories(Path("h.csv"), {"user_id": ["u1"], "item_id": ["i01"]})
+    Path("list.txt").write_text("i02\nnew\n", "utf-8")
+    with pytest.raises(UnknownItems, match="^list.txt: the model doesn't have 1 of 2 item tokens .first: new"):
+        blair_rec.recommend_file(run, "best.csv", histories="h.csv", **{key: "list.txt"})
+
+
 def test_notes_of_a_single_user_are_in_the_singular() -> None:
     assert Served(users=1, by_popularity=1, short=1, hidden_items=1, hidden_events=1).notes(1) == [
         "hidden from this run (evaluate.new_items): 1 item with 1 event: not in the histories, and not recommended. "
@@ -306,8 +321,7 @@ def test_what_is_wrong_with_a_file_is_told_in_one_line(run: Path, name: str, con
 @pytest.mark.parametrize(
     "options, error, message",
     [
-        ({"k": 81}, ConfigError, "k is 81; it has to be between 1 and 80, the items that may be recommended"),
-        ({"k": 0}, ConfigError, "k is 0"),
+        ({"k": 0}, ConfigError, "k is 0; it has to be at least 1"),
         ({"all_users": True}, ConfigError, "name either a file of histories"),
         ({"histories": None}, ConfigError, "name either a file of histories"),
         ({"histories": "no.csv"}, SourceError, "no.csv is not there, or not a file"),

@@ -132,9 +132,8 @@ def test_the_most_popular_items_are_those_with_most_training_events(model: Recom
     [
         ({"allow": "i01"}, ConfigError, r"allow is a string; give several item tokens, such as \['i01'\]"),
         ({"deny": [1]}, ConfigError, "deny: item tokens are text, but 1 of 1 is not"),
-        ({"allow": ["i02", "no"]}, UnknownItems, "the model doesn't have 1 of 2 item tokens"),
+        ({"allow": ["i02", "no"]}, UnknownItems, "^allow: the model doesn't have 1 of 2 item tokens"),
         ({"allow": []}, ConfigError, "no item is left to recommend"),
-        ({"allow": ["i01", "i02"], "k": 2}, ConfigError, "k is 2; it has to be between 1 and 1, the items left"),
         ({"unknown": "ignore"}, ConfigError, "unknown is 'ignore'; known: error, skip"),
     ],
 )  # fmt: skip
@@ -143,6 +142,16 @@ def test_what_can_not_be_meant_is_told(
 ) -> None:
     with pytest.raises(error, match=message):
         model.recommend([["i01"]], **arguments)
+
+
+@pytest.mark.parametrize("k", [3, 10**17])
+def test_a_history_gets_fewer_items_if_fewer_are_left(model: Recommender, k: int) -> None:
+    allow = ["i01", "i02", "i03"]
+    whole = model.recommend([["i01", "i02"]], 3, allow=allow, exclude_history=False)[0]
+    found = model.recommend([["i01", "i02"], ["new"], ["i01", "i02", "i03"]], k, allow=allow, unknown="skip")
+    assert found[0] == [one for one in whole if one.item_token == "i03"]
+    assert len(found[1]) == 3 and found[2] == []
+    assert model.recommend([["i01", "i02"]], k, allow=allow, exclude_history=False) == [whole]
 
 
 def test_histories_of_something_else_are_told(model: Recommender) -> None:

@@ -98,7 +98,7 @@ def recommend_file(
             per row), or user_id and history (a list of items per row; in CSV with spaces between the items).
         all_users: instead of `histories`, recommend to all users of the data set, from all their events. Items that the
             comparison hid from the run (evaluate.new_items) are unknown: their events are skipped and counted.
-        k: the number of items per user.
+        k: the number of items per user; fewer where fewer are left.
         titles: add a column of the items' titles.
         only, deny: files that name items (a column item_id, or a text file with one item id per line). `only`
             allows no other items; `deny` excludes these.
@@ -126,14 +126,12 @@ def recommend_file(
             "name either a file of histories (--histories FILE), or all users of the data set (--all-users)"
         )
     check_unknown(unknown)
-    check_whole("k", k)
+    check_whole("k", k, least=1)
     check_output(out, files)
     recommender = load(run, store, extra_items)
     known, policy = recommender.known, Unknown(unknown)
     allowed, denied = (None if path is None else read_items(path) for path in files[1:])
-    candidates, skipped = known.candidates(allowed, denied or [], unknown)
-    if not 1 <= k <= len(candidates):
-        raise ConfigError(f"k is {k}; it has to be between 1 and {len(candidates)}, the items that may be recommended")
+    candidates, skipped = known.candidates(allowed, denied or [], unknown, named=(only, deny))
     named = _titles(run) if titles else None
     served = Served(skipped=len(skipped), first_skipped=tuple(skipped[:3]))
 
@@ -165,24 +163,24 @@ def _serve(
     served: Served,
 ) -> None:
     """Recommend to the users of a block, and count."""
-    users = len(block.users)
-    items, scores = np.zeros((users, k), dtype=np.int64), np.zeros((users, k), dtype=np.float32)
+    users, width = len(block.users), min(k, len(candidates))
+    items, scores = np.zeros((users, width), dtype=np.int64), np.zeros((users, width), dtype=np.float32)
     read = np.flatnonzero(block.lengths)
     whole, place = HistoryIds(block.items, block.lengths[read]), 0
     for part in whole.split(SCORED):
         rows = read[place : place + len(part.lengths)]
-        items[rows], scores[rows] = top.best(part, k, exclude_history)
+        items[rows], scores[rows] = top.best(part, width, exclude_history)
         place += len(rows)
     nothing = block.lengths == 0
     if nothing.any():
         popular, events = known.most_popular(candidates)
-        items[nothing], scores[nothing] = popular[:k], events[:k]
+        items[nothing], scores[nothing] = popular[:width], events[:width]
     row, column = np.nonzero(items)
     output.write(Recommended(block.users, row, items[row, column], scores[row, column], column + 1, nothing[row]))
     served.users += users
     served.rows += len(row)
     served.by_popularity += int(nothing.sum())
-    served.short += int((items[:, -1] == 0).sum())
+    served.short += int((np.count_nonzero(items, axis=1) < k).sum())
 
 
 def read_items(path: Path) -> list[str]:

@@ -101,10 +101,10 @@ class ExportedModel:
         return np.asarray(sum(part.scores(rows, length) for part in self.parts))
 
     def recommend(self, histories: Sequence[Sequence[str]], k: int = 10, repeat: bool = False) -> list[list[Any]]:
-        """The k best items for each history, [(item, score), ...], best first; `repeat` allows those of the history."""
-        taken = 0 if repeat else max((len(set(history)) for history in histories), default=0)
-        if not 1 <= k <= len(self.items) - taken:
-            raise ValueError(f"k is {k}; it has to be between 1 and {len(self.items) - taken}, the items left")
+        """At most k items for each history, [(item, score), ...], best first; `repeat` allows those of the history."""
+        if k < 1:
+            raise ValueError(f"k is {k}; it has to be at least 1")
+        k = min(k, len(self.items))
         found: list[list[Any]] = [[] for _ in histories]
         order = sorted(range(len(histories)), key=lambda row: len(histories[row]))  # so that little is padded
         for cases in (order[begin : begin + BATCH] for begin in range(0, max(1, len(order)), BATCH)):
@@ -113,7 +113,7 @@ class ExportedModel:
                 scores[[] if repeat else [self.row_of[item] for item in history]] = -np.inf
                 rows = np.flatnonzero(scores >= np.partition(scores, -k)[-k])  # more than k if some are equal
                 best = rows[np.argsort(-scores[rows], kind="stable")][:k]
-                found[case] = [(self.items[row], float(scores[row])) for row in best]
+                found[case] = [(self.items[row], float(scores[row])) for row in best if scores[row] > -np.inf]
         return found
 
 
