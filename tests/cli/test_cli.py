@@ -425,12 +425,12 @@ def test_a_dry_run_tells_what_is_to_be_done_and_writes_nothing(here: Path, capsy
     before = sorted(str(path) for path in here.rglob("*"))
     said = Said(capsys, "compare", "cfg.yaml", "-o", "new", "--dry-run")
     assert states(said.out) == dict.fromkeys(["id-1", "text-1", "id-2", "text-2"], "to do")
-    assert said.err == "encoding 80 items with tiny-roberta: to do\n"
+    assert said.err == "encoding 80 texts with tiny-roberta: to do\n"
 
     shutil.rmtree(here / "out" / "runs" / "id-2")
     said = Said(capsys, "compare", "cfg.yaml", "-o", "out", "--dry-run")
     assert states(said.out) == {"id-1": "done", "text-1": "done", "id-2": "to do", "text-2": "done"}
-    assert said.err == "encoding 80 items with tiny-roberta: done\n"
+    assert said.err == "encoding 80 texts with tiny-roberta: done\n"
 
     said = Said(capsys, "compare", "cfg.yaml", "-o", "out", "--dry-run", "--set", "recbole.hidden_size=16")
     assert states(said.out)["text-2"] == "done, but changed since: recbole.hidden_size: 8 -> 16"
@@ -438,6 +438,17 @@ def test_a_dry_run_tells_what_is_to_be_done_and_writes_nothing(here: Path, capsy
     assert states(said.out)["text-2"] == "done, will run again (--fresh)"
     gone = {name for name in before if "/out/runs/id-2" in name}
     assert sorted(str(path) for path in here.rglob("*")) == sorted(set(before) - gone)
+
+
+def test_a_dry_run_counts_the_texts_that_the_run_encodes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = here / "tiny" / "tiny.item"
+    head, first, second, *rest = path.read_text("utf-8").splitlines()
+    same = "\t".join([second.split("\t")[0], *first.split("\t")[1:]])
+    path.write_text("\n".join([head, first, same, *rest]) + "\n", "utf-8")
+    said = Said(capsys, "compare", "cfg.yaml", "-o", "new", "--dry-run")
+    assert said.err == "encoding 79 texts with tiny-roberta: to do\n"
+    said = Said(capsys, "compare", "cfg.yaml", "-o", "new", "--encode-only")
+    assert "encoding 79 texts with tiny-roberta\n" in said.err
 
 
 @pytest.mark.parametrize(
@@ -470,7 +481,7 @@ def test_a_dry_run_notices_changed_text_without_encoding(here: Path, capsys: pyt
         "id-1": "done",
         "text-1": "done, but changed since: the items' text, or the encoder's weights or settings",
     }
-    assert said.err == "encoding 80 items with tiny-roberta: to do\n"
+    assert said.err == "encoding 80 texts with tiny-roberta: to do\n"
 
 
 def test_a_dry_run_loads_neither_torch_nor_recbole_and_asks_the_hub_once(here: Path) -> None:
@@ -494,7 +505,7 @@ def test_a_dry_run_loads_neither_torch_nor_recbole_and_asks_the_hub_once(here: P
     assert done.stdout.endswith("loaded [] 0\n")
     assert done.stderr == (
         "warning: the hub can't be reached (no route); asked for hyp1231/blair-roberta-base, using stand-in, "
-        "as `fallback` says\nencoding 80 items with stand-in: to do\n"
+        "as `fallback` says\nencoding 80 texts with stand-in: to do\n"
     )
     assert not (here / "new").exists()
 

@@ -146,4 +146,4 @@ def test_a_dry_run_names_the_store(encoded: Path, tmp_path: Path, capsys: pytest
     assert capsys.readouterr().err == "vectors of another-tool from mine\n"
     other = ["--encoder", str(encoded / "tiny-roberta"), "--set", "text.pooling=cls"]
     assert main(["compare", str(path), "-o", "out", "--dry-run", *other]) == 0
-    assert capsys.readouterr().err == "encoding 80 items with tiny-roberta: to do\n", "another encoder, not the store"
+    assert capsys.readouterr().err == "encoding 80 texts with tiny-roberta: to do\n", "another encoder, not the store"

@@ -279,7 +279,9 @@ def _show_board(board: Leaderboard, all_notes: bool) -> None:
 
 
 def _show_plan(found: Plan, out: Path, console: Console, fresh: bool) -> None:
+    from blair_rec.experiment.item_vectors import Encoding
     from blair_rec.experiment.planning.still_valid import changes
+    from blair_rec.text.template import catalogue_texts
 
     config = found.config
     where = f"{Path(config.dataset).name}, {', '.join(config.models)}: {counted(len(found.asked), 'run')} in {out}"
@@ -296,11 +298,12 @@ def _show_plan(found: Plan, out: Path, console: Console, fresh: bool) -> None:
     for warning in found.warnings:
         say(console, warning)
     for encoding in dict.fromkeys(found.encodings.values()):
-        if encoding.catalogue is None:
+        if not isinstance(encoding, Encoding):
             say(console, f"vectors of {encoding.encoder} from {encoding.path}")
         else:
             state = "to do" if encoding.known_sha256() is None else "done"
-            say(console, f"encoding {counted(len(encoding.catalogue), 'item')} with {encoding.encoder}: {state}")
+            texts = set(catalogue_texts(encoding.catalogue, encoding.template)) - {""}  # each is encoded once
+            say(console, f"encoding {counted(len(texts), 'text')} with {encoding.encoder}: {state}")
 
 
 def _export(folder: Path, kind: str, part: PartName, console: Console) -> None:
