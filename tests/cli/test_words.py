@@ -21,7 +21,7 @@ def options_of(parser: argparse.ArgumentParser, *command: str) -> Iterator[tuple
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """What a command says that ends with status 2, on one line."""
+    """The message of a command that ends with status 2, on one line."""
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 2
