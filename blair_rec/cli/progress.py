@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -224,8 +223,9 @@ class Live(Listener):
 
 
 def _event_writer(folder: Path) -> Any:
-    """Return a writer of TensorBoard scalars into an emptied folder."""
+    """Return a writer of TensorBoard scalars; the curves of an earlier training of the run are deleted."""
     from torch.utils.tensorboard import SummaryWriter
 
-    shutil.rmtree(folder, ignore_errors=True)
+    for path in folder.glob("events.out.tfevents.*"):
+        path.unlink(missing_ok=True)
     return SummaryWriter(str(folder))

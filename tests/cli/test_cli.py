@@ -386,6 +386,12 @@ def test_event_files_hold_the_learning_curve(here: Path, capsys: pytest.CaptureF
         assert [event.value for event in events.Scalars("NDCG@10")] == pytest.approx(
             [epoch.valid["NDCG@10"] for epoch in curve if epoch.valid], rel=1e-6
         )
+    (here / "new" / "tensorboard" / "id-5" / "thesis.tex").touch()
+    assert Said(capsys, "compare", "cfg.yaml", "-o", "new", *arguments, "--fresh").status == 0
+    assert sorted(path.name.split(".")[0] for path in (here / "new" / "tensorboard" / "id-5").iterdir()) == [
+        "events",
+        "thesis",
+    ]
 
 
 def test_on_a_terminal_runs_and_epochs_are_seen_and_the_time_that_is_left() -> None:
@@ -455,7 +461,6 @@ def test_a_dry_run_counts_the_texts_that_the_run_encodes(here: Path, capsys: pyt
     "arguments, expected",
     [
         (["--check", "nowhere"], "nowhere holds no finished run"),
-        (["--device", "cuda:99"], "device"),
         (["--variants", "id,id"], "--variants names id more than once; name each variant once"),
         (["--tensorboard"], "new/tensorboard is a file, but a folder is needed there"),
         (["-o", "tiny/tiny.item"], "tiny/tiny.item is a file, but a folder is needed there"),
@@ -471,6 +476,12 @@ def test_a_dry_run_finds_what_the_run_finds_at_its_start(
         file.touch()
     for dry in ([], ["--dry-run"]):
         refused(capsys, f"^error: {expected}", "compare", "cfg.yaml", "-o", "new", *arguments, *dry)
+
+
+def test_a_dry_run_may_plan_for_a_machine_with_a_gpu(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = Said(capsys, "compare", "cfg.yaml", "-o", "new", "--dry-run", "--device", "cuda:99")
+    assert said.status == 0 and "to do" in said.out
+    assert "this comparison can't run on this machine: device" in said.err
 
 
 def test_a_dry_run_notices_changed_text_without_encoding(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

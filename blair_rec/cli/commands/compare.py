@@ -145,7 +145,10 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
         refuse_unused(options, {"json": "--json", "encode_only": "--encode-only"}, "with --dry-run, which lists runs")
         check_out(out)
         if config.computed_on.startswith("cuda"):  # torch takes seconds to load, so it is not loaded for others
-            choose_device(config.computed_on)
+            try:
+                choose_device(config.computed_on)
+            except ConfigError as error:  # a job array may be planned on a machine without a GPU
+                say(console, f"this comparison can't run on this machine: {error}")
         found = planned(config, out, variants, seeds)
         if shard is not None:
             names = shard_names(found.config, variants or config.variants, seeds or config.seeds, shard)
