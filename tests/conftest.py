@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import shutil
@@ -17,6 +18,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Read by torch when it is imported, and by every process a test starts: no test pays for an import it doesn't need.
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # tests run side by side, one on each core
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and tables would take its width
+
+# No test turns the machine off, and waiting for the disk takes longer than a small training.
+os.fsync = lambda descriptor: None
 
 # A slow machine is no failure, and examples that failed are printed, not kept in a folder.
 settings.register_profile("blair_rec", deadline=None, database=None, print_blob=True)
@@ -62,6 +66,37 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.relative_to(tests).as_posix().startswith(SLOW):
             item.add_marker("slow")
+
+
+UNDRAWN = (
+    *("cli/", "config/", "data/", "device/", "docs/", "experiment/", "models/", "prepare/", "ranking/", "serve/"),
+    *("text/", "training/", "test_"),
+)
+"""Beginnings of the modules that make comparisons, but look at no chart of leaderboard.html."""
+
+
+def leave_charts_empty(patch: pytest.MonkeyPatch) -> None:
+    """Draw nothing on leaderboard.html, and parse its template once: both take half of a small comparison's time."""
+    from blair_rec.evaluate.page import render
+
+    for plot in ("interval_plot", "curve_plot", "time_plot", "map_plot"):
+        patch.setattr(render, plot, lambda *_, **__: "")
+    patch.setattr(render, "page_engine", functools.cache(render.page_engine))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def undrawn_module(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leave charts empty in the modules of UNDRAWN. They are drawn in the tests of the page and in new processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.relative_to(REPOSITORY / "tests").as_posix().startswith(UNDRAWN):
+            leave_charts_empty(patch)
+        yield
+
+
+@pytest.fixture
+def without_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave charts empty in a test that looks only at the text of the page."""
+    leave_charts_empty(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

@@ -450,6 +450,7 @@ def test_the_page_says_what_was_run_what_won_and_how_to_repeat_it(comparison: Pa
             assert all(f"The title of {item.token}" in text for item in ranking.top)
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_a_training_free_scorer_has_no_neural_model(tmp_path: Path) -> None:
     for variant in ("id", "neighbours"):
         free = {"parameters": {"trained": 0, "frozen": 4321}} if variant == "neighbours" else {}
@@ -466,6 +467,7 @@ def test_a_training_free_scorer_has_no_neural_model(tmp_path: Path) -> None:
     assert (rows["neighbours"][0], rows["neighbours"][5]) == ("–", "–")
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_an_encoder_in_a_folder_is_no_fallback(tmp_path: Path) -> None:
     world_run(tmp_path, "id", 1)
     world_run(tmp_path, "text", 1, encoder={**MINILM, "name": "mine", "asked_for": "encoders/mine"})
@@ -473,6 +475,7 @@ def test_an_encoder_in_a_folder_is_no_fallback(tmp_path: Path) -> None:
     assert "Encoder: mine (folder encoders/mine)" in html and "the fallback for" not in html
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_names_in_backticks_are_code_and_stay_escaped(tmp_path: Path) -> None:
     notes = ["set `split` to <b>", "one ` alone"]
     world_run(tmp_path, "id", 1, notes=notes)
@@ -480,6 +483,7 @@ def test_names_in_backticks_are_code_and_stay_escaped(tmp_path: Path) -> None:
     assert "<code>split</code> to &lt;b&gt;" in html and "one ` alone" in html
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_runs_without_text_need_no_encoder_to_repeat(tmp_path: Path) -> None:
     world_run(tmp_path, "id", 1)
     html = to_html(data_of(tmp_path), {})
@@ -487,6 +491,7 @@ def test_runs_without_text_need_no_encoder_to_repeat(tmp_path: Path) -> None:
     assert "pip install blair-rec==0.1.0" in html
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_another_encoder_needs_no_quick_start_package(tmp_path: Path) -> None:
     world_run(tmp_path, "id", 1)
     for variant in ("text", "more"):
@@ -501,6 +506,7 @@ def test_another_encoder_needs_no_quick_start_package(tmp_path: Path) -> None:
     assert "pip install blair-rec==0.1.0" in html
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_a_commit_is_what_a_repetition_starts_from(tmp_path: Path) -> None:
     for variant in ("id", "text"):
         world_run(tmp_path, variant, 1, provenance={"blair_rec": "0.1.0", "git_commit": "f00ba7-dirty"})
@@ -508,6 +514,7 @@ def test_a_commit_is_what_a_repetition_starts_from(tmp_path: Path) -> None:
     assert "git checkout f00ba7  # and the changes that were not committed\npip install -c constraints.txt -e " in html
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_a_repetition_gets_the_revision_of_the_hub_that_was_used(tmp_path: Path) -> None:
     def used(name: str, revision: str, asked_for: str | None = None) -> dict[str, Any]:
         made = {"name": name, "asked_for": asked_for or name, "revision": revision}
@@ -553,6 +560,7 @@ def test_the_page_names_no_folder_of_the_machine(comparison: Path) -> None:
     assert "dataset: toy\nvariants:\n  a:\n    text:\n      encoder: minilm\nseeds:\n- 1\n" in html
 
 
+@pytest.mark.usefixtures("without_charts")
 @pytest.mark.parametrize("notes", [0, 5, 6, 8])
 def test_the_page_shows_five_notes_and_folds_the_others(comparison: Path, notes: int) -> None:
     data = data_of(comparison)
@@ -613,6 +621,7 @@ def test_titles_names_and_settings_stay_text(tmp_path: Path) -> None:
         assert f"{HOSTILE} {item.token}" in text
 
 
+@pytest.mark.usefixtures("without_charts")
 def test_without_cards_items_go_by_their_tokens_and_there_is_no_map(tmp_path: Path) -> None:
     for variant in ("id", "text"):
         world_run(tmp_path, variant, 1)
@@ -623,6 +632,7 @@ def test_without_cards_items_go_by_their_tokens_and_there_is_no_map(tmp_path: Pa
     assert 'id="map"' not in html
 
 
+@pytest.mark.usefixtures("without_charts")
 @pytest.mark.parametrize("categories", [0, 1, 2])
 def test_the_map_explains_colours_if_there_are_several(tmp_path: Path, categories: int) -> None:
     tokens = [f"i{item:02d}" for item in range(1, ITEMS + 1)]
