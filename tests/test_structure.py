@@ -324,7 +324,9 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
+@pytest.fixture(scope="module")
 def package_modules() -> list[Module]:
+    """Every module of the package, parsed once for all checks."""
     modules = []
     for path in sorted((REPOSITORY / "blair_rec").rglob("*.py")):
         parts = path.relative_to(REPOSITORY).with_suffix("").parts
@@ -334,10 +336,9 @@ def package_modules() -> list[Module]:
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_the_package_keeps_its_shape(check: Check) -> None:
-    modules = package_modules()
-    assert {"", *LEVELS} <= {part_of(module.name) for module in modules}
-    wrongs = [f"{module.name}, {wrong}" for module in modules for wrong in check(module)]
+def test_the_package_keeps_its_shape(check: Check, package_modules: list[Module]) -> None:
+    assert {"", *LEVELS} <= {part_of(module.name) for module in package_modules}
+    wrongs = [f"{module.name}, {wrong}" for module in package_modules for wrong in check(module)]
     assert not wrongs, "\n".join(wrongs)
 
 
@@ -467,9 +468,9 @@ def names_of_types(module: Module) -> Iterator[str]:
         yield from (name for name in names if re.fullmatch(r"[A-Z]+[a-z]\w*", name))
 
 
-def test_a_public_name_of_a_class_or_a_type_means_one_thing() -> None:
+def test_a_public_name_of_a_class_or_a_type_means_one_thing(package_modules: list[Module]) -> None:
     homes: dict[str, list[str]] = {}
-    for module in package_modules():
+    for module in package_modules:
         for name in names_of_types(module):
             homes.setdefault(name, []).append(module.name)
     assert not {name: modules for name, modules in homes.items() if len(modules) > 1}

@@ -64,6 +64,37 @@ def finished(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> tuple[d
     return raw, folder / "out", board
 
 
+@pytest.fixture(scope="module")
+def with_pair(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> tuple[dict[str, Any], Path]:
+    """A config with a student of an average, and its finished comparison; no test changes them."""
+    variants = {name: VARIANTS[name] for name in ("id", "near", "rules")} | {
+        "pair": {"average": ["near", "rules"]},
+        "student": {"items": "id", "distill": "pair"},
+    }
+    folder = tmp_path_factory.mktemp("pair")
+    raw = raw_config(tiny_at(folder), encoder, variants=variants, **{**SETTINGS, "baseline": "rules"})
+    compare(read_config(raw), folder / "out")
+    return raw, folder / "out"
+
+
+INTERRUPTED = ["id", "rules", "no_text"]
+
+
+@pytest.fixture(scope="module")
+def half_learned(tmp_path_factory: pytest.TempPathFactory, finished: tuple[dict[str, Any], Path, Leaderboard]) -> Path:
+    """A comparison of INTERRUPTED that ended in the second epoch of the student; no test changes it."""
+    out = tmp_path_factory.mktemp("half") / "out"
+    with pytest.raises(KeyboardInterrupt):
+        compare(read_config(finished[0]), out, variants=INTERRUPTED, listener=InterruptedIn(4))  # id has two epochs
+    return out
+
+
+@pytest.fixture
+def interrupted(half_learned: Path, tmp_path: Path) -> Path:
+    """A copy of it that the test may change."""
+    return Path(shutil.copytree(half_learned, tmp_path / "out"))
+
+
 def result_of(out: Path, run: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((out / "runs" / run / "result.json").read_text("utf-8"))
     return found
@@ -278,17 +309,12 @@ def test_a_teacher_that_is_made_again_makes_its_student_again(tiny: Path, encode
     ],
 )
 def test_no_finished_training_is_replaced_by_one_with_other_settings(
-    tiny: Path, encoder: Path, tmp_path: Path, run: str, changed: dict[str, Any], said: str
+    with_pair: tuple[dict[str, Any], Path], tmp_path: Path, run: str, changed: dict[str, Any], said: str
 ) -> None:
-    variants = {name: VARIANTS[name] for name in ("id", "near", "rules")} | {
-        "pair": {"average": ["near", "rules"]},
-        "student": {"items": "id", "distill": "pair"},
-    }
-    raw = raw_config(tiny, encoder, variants=variants, **{**SETTINGS, "baseline": "rules"})
-    out = tmp_path / "out"
-    compare(read_config(raw), out)
+    finished, done = with_pair
+    out = Path(shutil.copytree(done, tmp_path / "out"))
     before, weights = result_of(out, run), weights_of(out, run)
-    raw["variants"] = variants | changed
+    raw = {**finished, "variants": finished["variants"] | changed}
     recorder = Recorder()
     with pytest.raises(ChangedRuns, match=re.escape(said)) as refused:
         compare(read_config(raw), out, listener=recorder)
@@ -300,37 +326,31 @@ def test_no_finished_training_is_replaced_by_one_with_other_settings(
 
 
 def test_the_learning_of_a_student_resumes_bit_for_bit(
-    finished: tuple[dict[str, Any], Path, Leaderboard], tmp_path: Path
+    finished: tuple[dict[str, Any], Path, Leaderboard], interrupted: Path
 ) -> None:
     raw, whole, _ = finished
-    out, names = tmp_path / "out", ["id", "rules", "no_text"]
-    with pytest.raises(KeyboardInterrupt):
-        compare(read_config(raw), out, variants=names, listener=InterruptedIn(4))  # id has two epochs
-    (lists,) = out.glob("runs/.no_text-1.training/*.lists.safetensors")
+    (lists,) = interrupted.glob("runs/.no_text-1.training/*.lists.safetensors")
     assert load_file(lists)["items"].shape == (941, 80)
     recorder = Recorder()
-    compare(read_config(raw), out, variants=names, listener=recorder)
+    compare(read_config(raw), interrupted, variants=INTERRUPTED, listener=recorder)
     assert recorder.started_runs == ["no_text-1"] and recorder.epochs == 1
-    assert_equal(weights_of(out, "no_text-1"), weights_of(whole, "no_text-1"))
-    assert not list(out.glob("runs/.*"))
+    assert_equal(weights_of(interrupted, "no_text-1"), weights_of(whole, "no_text-1"))
+    assert not list(interrupted.glob("runs/.*"))
 
 
 @pytest.mark.parametrize("damage", [lambda kept: kept[: len(kept) // 2], lambda kept: b"garbage" * 20, wrong_lists])
 def test_damaged_lists_are_made_again(
     finished: tuple[dict[str, Any], Path, Leaderboard],
-    tmp_path: Path,
+    interrupted: Path,
     caplog: pytest.LogCaptureFixture,
     damage: Callable[[bytes], bytes],
 ) -> None:
     raw, whole, _ = finished
-    out, names = tmp_path / "out", ["id", "rules", "no_text"]
-    with pytest.raises(KeyboardInterrupt):
-        compare(read_config(raw), out, variants=names, listener=InterruptedIn(4))
-    (lists,) = out.glob("runs/.no_text-1.training/*.lists.safetensors")
+    (lists,) = interrupted.glob("runs/.no_text-1.training/*.lists.safetensors")
     lists.write_bytes(damage(lists.read_bytes()))
-    compare(read_config(raw), out, variants=names)
+    compare(read_config(raw), interrupted, variants=INTERRUPTED)
     assert f"{lists} is damaged, so the lists of rules-1 are made again" in caplog.text
-    assert_equal(weights_of(out, "no_text-1"), weights_of(whole, "no_text-1"))
+    assert_equal(weights_of(interrupted, "no_text-1"), weights_of(whole, "no_text-1"))
 
 
 def test_shards_make_students_after_their_teachers(
