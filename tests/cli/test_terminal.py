@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import unicodedata
@@ -211,7 +212,7 @@ def test_the_command_line_knows_no_other_way_to_the_terminal() -> None:
 # Pipes and interruptions
 
 
-@pytest.mark.parametrize("command", ["leaderboard", "search", "store info", "search --json", "--help", "encode --help"])
+@pytest.mark.parametrize("command", ["leaderboard", "store info", "schema", "--help", "encode --help"])
 def test_a_closed_pipe_leaves_no_traceback(command: str, hostile: Path) -> None:
     arguments = COMMANDS[command][1] if command in COMMANDS else command.split()
     command_line = [sys.executable, "-m", "blair_rec.cli", *arguments]
@@ -225,12 +226,17 @@ def test_a_closed_pipe_leaves_no_traceback(command: str, hostile: Path) -> None:
     assert (process.returncode, said) == (141, "")
 
 
-def test_a_closed_pipe_for_messages_leaves_no_traceback(hostile: Path) -> None:
-    """`compare ... 2>&1 | head`: the first line that nobody reads ends it."""
+def test_a_closed_pipe_for_messages_leaves_no_traceback(hostile: Path, tmp_path: Path) -> None:
+    """`compare ... 2>&1 | head`: the first line that nobody reads ends it. Here it says that the hub is offline."""
+    stand_in = Path(shutil.copytree(hostile / "tiny-roberta", tmp_path / "stand-in"))
+    (stand_in / "1_Pooling").mkdir()
+    (stand_in / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean"}')
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "blair_rec.cli", "compare", "cfg.yaml", "-o", "piped"]
-    done = subprocess.run(command, cwd=hostile, stdout=subprocess.PIPE, stderr=writer, check=False)
+    command = [sys.executable, "-m", "blair_rec.cli", "compare", "cfg.yaml", "-o", "piped", "--dry-run"]
+    command += ["--encoder", "org/model", "--set", f"text.fallback={{encoder: {stand_in}}}"]
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=hostile, env=offline, stdout=subprocess.PIPE, stderr=writer, check=False)
     os.close(writer)
     assert (done.returncode, done.stdout) == (141, b"")
 
