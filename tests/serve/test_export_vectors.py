@@ -191,7 +191,7 @@ def test_a_refit_has_no_histories_to_compare_lists_for(done: Path, tmp_path: Pat
 # The folder that works without torch
 
 
-@pytest.mark.parametrize("name", ["rules", "both", "all"])
+@pytest.mark.parametrize("name", ["rules", "all"])
 def test_a_folder_with_a_rank_scores_by_its_vectors_and_says_so(
     name: str, done: Path, tmp_path: Path, capsys: Any
 ) -> None:
