@@ -84,7 +84,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[RunResul
         variants=VARIANTS,
         seeds=SEEDS,
         text=TextConfig(fields=("title",)),
-        train=TrainConfig(epochs=30, eval_every=5, learning_rate=0.001, batch_size=256),
+        train=TrainConfig(epochs=12, eval_every=4, learning_rate=0.005, batch_size=512),
         recbole={
             "hidden_size": 32, "inner_size": 32, "n_layers": 1, "n_heads": 1, "MAX_ITEM_LIST_LENGTH": EVENTS,
             "hidden_dropout_prob": 0.2, "attn_dropout_prob": 0.2,

@@ -10,6 +10,7 @@ import json
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -253,7 +254,8 @@ def test_a_wrong_name_is_answered_with_the_right_one() -> None:
         Fetch("amazon-2023/All_Beauty", source="https://example.org")
 
 
-def test_every_name_has_https_addresses_of_different_files() -> None:
+def test_every_name_has_https_addresses_of_different_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(named, "_urls_of_recbole", cache(named._urls_of_recbole))
     assert [len(names()[family]) for family in ("amazon-2014", "amazon-2018", "amazon-2023")] == [24, 29, 34]
     for family, known in names().items():
         for name in known:

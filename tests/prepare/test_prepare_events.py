@@ -110,7 +110,7 @@ def test_names_are_numbered_in_the_order_in_which_they_come() -> None:
     assert log.table["user"].to_list() == [number % 100 for number in range(300)]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(REVIEWS, st.integers(1, 70))
 def test_the_first_event_of_each_pair_is_kept_however_many_are_looked_through_at_once(
     reviews: list[Review], at_once: int
