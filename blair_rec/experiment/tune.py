@@ -23,7 +23,7 @@ from blair_rec.config.comparison import CompareConfig, written
 from blair_rec.config.tuning import TuneConfig
 from blair_rec.config.yaml.files import refuse
 from blair_rec.device import choose_device
-from blair_rec.errors import ConfigError, ScoringError, TrainingError
+from blair_rec.errors import ConfigError, ScoringError, TrainingError, counted
 from blair_rec.evaluate.runs.recorded import hash_of
 from blair_rec.evaluate.runs.run_files import WEIGHTS_FILE
 from blair_rec.experiment.compare import encode_stores, planned
@@ -33,7 +33,15 @@ from blair_rec.experiment.planning.own_config import own_config
 from blair_rec.experiment.planning.plan import outside_code, run_names, run_setup
 from blair_rec.experiment.planning.teachers import check_folder, finished_teachers
 from blair_rec.experiment.provenance import code_hash, hash_files, with_outside
-from blair_rec.experiment.tuning.search_space import Settings, draw, grid_of, in_words, unused_keys, with_settings
+from blair_rec.experiment.tuning.search_space import (
+    Settings,
+    draw,
+    grid_of,
+    in_grid,
+    in_words,
+    unused_keys,
+    with_settings,
+)
 from blair_rec.experiment.tuning.trials import TRIALS_FILE, Trial, read_trials, write_trials
 from blair_rec.files.locks import alone_in
 from blair_rec.files.places import refuse_taken, refuse_unwritable
@@ -69,7 +77,7 @@ def tune(
     """Try the same number of configurations for each variant; write the best on validation to OUT/tuned.yaml.
 
     Interrupted tuning resumes where it stopped: trials in OUT/trials.jsonl are not repeated, and a larger budget only
-    adds trials. Averages are not tuned, because validation chooses their weights anyway; nor are scorers without
+    adds trials. The best of all trials of the same grid and settings is chosen, also those of a larger budget. Averages are not tuned, because validation chooses their weights anyway; nor are scorers without
     settings.
 
         tuned = blair_rec.tune("my.yaml", "runs/tuned")
@@ -218,7 +226,26 @@ class _Search:
             trials.sort(key=lambda trial: -trial.value)  # a stable sort: among ties the one drawn first
             alive = [(trial.number, trial.settings) for trial in trials[: math.ceil(len(trials) / KEPT)]]
         shutil.rmtree(self.out / CHECKPOINTS, ignore_errors=True)
-        return trials[0]
+        if earlier := self.earlier(config, name, trials):
+            logger.info(
+                "%s: %s has %s of an earlier tuning of the same grid; the best of all is chosen",
+                name,
+                self.out / TRIALS_FILE,
+                counted(len(earlier), "other trial"),
+            )
+        return max([*trials, *earlier], key=lambda trial: trial.value)  # the first one among ties
+
+    def earlier(self, config: CompareConfig, name: str, trials: list[Trial]) -> list[Trial]:
+        """The other finished trials of the same grid and settings, such as those of a larger budget."""
+        grid, epochs, known = grid_of(config, name), trials[0].epochs, {trial.key for trial in trials}
+        return [
+            trial
+            for trial in self.ledger.values()
+            if (trial.variant, trial.epochs) == (name, epochs)
+            and trial.key not in known
+            and in_grid(trial.settings, grid)
+            and trial.key == self.hashes(with_settings(config, name, trial.settings), name)[1]
+        ]
 
     def stages(self, config: CompareConfig, name: str) -> list[int]:
         """The epochs to stop after, including the last one; [0] if nothing is trained."""
@@ -244,14 +271,7 @@ class _Search:
     def trial(self, config: CompareConfig, name: str, number: int, settings: Settings, epochs: int) -> Trial:
         """The result of one point at a rung: from the file, or by training from the rung before."""
         config, store = with_settings(config, name, settings), self.stores.get(name)
-        setup = hash_of(run_setup(config, name, self.space.seed))
-        code = with_outside(code_hash(store is not None), outside_code(config, name))
-        teacher = self.teacher(config, name)
-        made = []
-        if teacher is not None:
-            runs = [teacher.with_name(run) for run in run_names(config, config.behind(name), [self.space.seed])]
-            made = [hash_files([run / WEIGHTS_FILE for run in runs], teacher.parent)]
-        key = hash_of([setup, self.data_sha256, store.store_sha256 if store else None, code, *made])
+        setup, key = self.hashes(config, name)
         job = self.job(config, name, number, epochs)
         if (key, epochs) in self.ledger:
             self.listener.skipped(job)
@@ -266,6 +286,17 @@ class _Search:
         self.listener.finished(job, value, seconds, in_words(settings))
         self.on_trial(trial)
         return trial
+
+    def hashes(self, config: CompareConfig, name: str) -> tuple[str, str]:
+        """The `setup` and the `key` of a trial with the settings of this config."""
+        store, teacher = self.stores.get(name), self.teacher(config, name)
+        setup = hash_of(run_setup(config, name, self.space.seed))
+        code = with_outside(code_hash(store is not None), outside_code(config, name))
+        made = []
+        if teacher is not None:
+            runs = [teacher.with_name(run) for run in run_names(config, config.behind(name), [self.space.seed])]
+            made = [hash_files([run / WEIGHTS_FILE for run in runs], teacher.parent)]
+        return setup, hash_of([setup, self.data_sha256, store.store_sha256 if store else None, code, *made])
 
     def teacher(self, config: CompareConfig, name: str) -> Path | None:
         """The finished run of a student's teacher; None for other variants.

@@ -205,6 +205,30 @@ def test_trials_of_another_grid_count_as_tried(done: Tuned, encoder: Path, tmp_p
     assert tune(other, tmp_path / "out").variants["id"].trials == 8
 
 
+def test_a_smaller_budget_keeps_the_best_of_all_trials_of_the_grid(
+    done: Tuned, encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Trials of another grid can't win."""
+    variants = {name: VARIANTS[name] for name in ("id", "text")}
+
+    def tuned(**tune_: Any) -> CompareConfig:
+        grids = {**WITHOUT_DELTA, "rungs": [], **tune_}
+        return tune(tuned_config(Path(done.before.dataset), encoder, variants=variants, tune=grids), tmp_path / "out")
+
+    large = tuned()
+    assert large.tune is not None
+    trials = read_trials(tmp_path / "out" / "trials.jsonl")
+    values = {name: [trial.value for trial in trials if trial.variant == name] for name in variants}
+    assert any(max(of_one) != of_one[0] for of_one in values.values()), "the first trial is the best, so all is equal"
+    caplog.set_level("INFO", "blair_rec")
+    assert tuned(budget=1) == large.changed(tune=large.tune.changed(budget=1))
+    assert f"id: {tmp_path / 'out' / 'trials.jsonl'} has 3 other trials of an earlier tuning" in caplog.text
+    assert load_config(tmp_path / "out" / "tuned.yaml").train == large.train
+    assert read_trials(tmp_path / "out" / "trials.jsonl") == trials
+    only = {"train.learning_rate": [0.003], "recbole.hidden_dropout_prob": [0.1, 0.5]}
+    assert tuned(budget=1, space=only).train.learning_rate == 0.003
+
+
 def test_a_damaged_line_is_named(done: Tuned, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "trials.jsonl").write_text((done.out / "trials.jsonl").read_text("utf-8") + "{}\n")
