@@ -77,8 +77,8 @@ def tune(
     """Try the same number of configurations for each variant; write the best on validation to OUT/tuned.yaml.
 
     Interrupted tuning resumes where it stopped: trials in OUT/trials.jsonl are not repeated, and a larger budget only
-    adds trials. The best of all trials of the same grid and settings is chosen, also those of a larger budget. Averages are not tuned, because validation chooses their weights anyway; nor are scorers without
-    settings.
+    adds trials. The best of all trials of the same grid and settings is chosen, also those of a larger budget. Averages
+    are not tuned, because validation chooses their weights anyway; nor are scorers without settings.
 
         tuned = blair_rec.tune("my.yaml", "runs/tuned")
         board = blair_rec.compare(tuned, "runs/compared")

@@ -15,7 +15,9 @@ from blair_rec.evaluate.page.cards import ItemCards
 from blair_rec.experiment import item_cards
 from blair_rec.experiment.item_cards import comparison_cards, gather_cards, item_map, telling_labels
 from blair_rec.text.catalogue import Catalogue
+from blair_rec.text.search.sentences import titles_of
 from blair_rec.text.store.embeddings import EmbeddingStore
+from blair_rec.text.template import Template
 
 
 def catalogue(**records: dict[str, Any]) -> Catalogue:
@@ -48,6 +50,20 @@ def test_the_title_is_found_under_its_usual_names(field: str) -> None:
 def test_a_catalogue_without_titles_and_no_catalogue_at_all_give_none() -> None:
     assert gather_cards(["a"], catalogue(a={"price": "7"}), []) == ItemCards()
     assert gather_cards(["a"], None, []) == ItemCards()
+
+
+def test_without_a_title_the_beginning_of_the_encoded_text_is_used_as_in_search() -> None:
+    items = catalogue(a={"Product Name": "A lamp"}, b={"title": "B", "Product Name": "a cup"}, c={"Product Name": None})
+    template = Template(fields=("Product Name",))
+    titles = gather_cards(["a", "b", "c"], items, [], template).titles
+    assert titles == {"a": "A lamp", "b": "B"}
+    assert titles == {token: one for token, one in titles_of(items, {*"abc"}, searched(template)).items() if one}
+    repeated = Catalogue(("a",), ({"rank": "7"},), Path("items.jsonl"), repeated={"a": ({"Product Name": "A"},)})
+    assert gather_cards(["a"], repeated, [], template).titles == {"a": "A"}
+
+
+def searched(template: Template) -> EmbeddingStore:
+    return EmbeddingStore.of(["a"], np.ones((1, 2), np.float32), template=template.header())
 
 
 @given(st.text("ab ", min_size=1, max_size=300))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import re
 import shutil
@@ -23,8 +24,10 @@ from blair_rec.text.catalogue import Catalogue, read_catalogue
 from blair_rec.text.encoding.encode import encode_catalogue
 from blair_rec.text.encoding.encoder import TextEncoder
 from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
+from blair_rec.text.search.evaluation import text_template
 from blair_rec.text.search.sentences import Hit, TextSearch, check_asked, encoder_of
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
+from blair_rec.text.store.importing import import_store
 from blair_rec.text.store.writer import write_store
 from blair_rec.text.template import Template
 
@@ -226,8 +229,6 @@ def test_a_fallback_is_found_under_its_own_name(store: EmbeddingStore) -> None:
 def test_a_store_that_was_imported_needs_its_encoder_named(
     model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import logging
-
     monkeypatch.setattr(logging.getLogger("blair_rec"), "propagate", True)
     vectors = np.eye(2, 32, dtype=np.float32)
     imported = write_store(tmp_path / "s", ["a", "b"], vectors, encoder={"name": "unknown"}, template={})
@@ -242,6 +243,30 @@ def test_a_store_that_was_imported_needs_its_encoder_named(
     narrow = write_store(tmp_path / "n", ["a"], np.ones((1, 8), np.float32), encoder={}, template={})
     with pytest.raises(StoreError, match="pooled makes vectors of width 32, and the store's have 8"):
         TextSearch(narrow, str(pooled))
+
+
+def test_an_imported_store_is_searched_with_the_encoder_that_it_names(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its header has no revision, and it doesn't say which text its vectors were made from."""
+    monkeypatch.setattr(logging.getLogger("blair_rec"), "propagate", True)
+    pooled = Path(shutil.copytree(model, tmp_path / "pooled"))
+    (pooled / "1_Pooling").mkdir()
+    (pooled / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
+    np.save(tmp_path / "v.npy", np.eye(2, 32, dtype=np.float32))
+    (tmp_path / "v.ids.json").write_text('["a", "b"]')
+    (tmp_path / "items.jsonl").write_text('{"item_id": "a", "title": "lamp"}\n{"item_id": "b", "Name": "cup"}\n')
+    for name in (str(pooled), "unknown"):
+        import_store(tmp_path / "v.npy", tmp_path / "s", encoder=name, fresh=True)
+        given = str(pooled) if name == "unknown" else None
+        [hits] = TextSearch(tmp_path / "s", given, tmp_path / "items.jsonl").search(["lamp"])
+        assert {hit.item_token: hit.title for hit in hits} == {"a": "lamp", "b": "cup"}
+        assert f"assuming that it was {pooled}" in caplog.text
+        caplog.clear()
+    with pytest.raises(StoreError, match="doesn't say which encoder made its vectors; name it"):
+        TextSearch(tmp_path / "s")
+    with pytest.raises(ConfigError, match="doesn't say which text its vectors were made from; name the fields"):
+        text_template(open_store(tmp_path / "s"))
 
 
 # BLaIR itself

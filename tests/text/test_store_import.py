@@ -17,6 +17,7 @@ from mutations import mutated
 from blair_rec.errors import BlairRecError, ConfigError, OutputError, StoreError
 from blair_rec.text.store.embeddings import open_store
 from blair_rec.text.store.importing import import_store
+from blair_rec.text.store.shards import merge_stores
 
 
 def write_npy(folder: Path, array: np.ndarray, ids: Any) -> Path:
@@ -349,3 +350,14 @@ def test_files_with_something_wrong_are_refused_or_read_as_another_reader_does(t
         (tmp_path / str(seed)).mkdir()
         outcomes.add(try_one(tmp_path / str(seed), kind, seed))
     assert outcomes == {"refused", "confirmed"}
+
+
+def test_imported_stores_of_different_encoders_are_not_merged(tmp_path: Path) -> None:
+    """Such stores have no revision, so only the names tell the encoders apart."""
+    for name in ("one", "other"):
+        file = write_npy(tmp_path, THREE, [f"{name}{row}" for row in range(3)])
+        import_store(file, tmp_path / name, encoder=name)
+    with pytest.raises(StoreError, match="can't be merged: encoder is one in the first, other in the second"):
+        merge_stores([tmp_path / "one", tmp_path / "other"], tmp_path / "s")
+    import_store(file, tmp_path / "other", encoder="one", fresh=True)
+    assert len(merge_stores([tmp_path / "one", tmp_path / "other"], tmp_path / "s")) == 6

@@ -116,7 +116,9 @@ def draw(config: CompareConfig, name: str, grid: Mapping[str, list[Any]]) -> lis
 
 def in_grid(settings: Settings, grid: Mapping[str, list[Any]]) -> bool:
     """Whether a grid has this point."""
-    return settings.keys() == grid.keys() and all(to_dict(value) in to_dict(grid[key]) for key, value in settings.items())
+    return settings.keys() == grid.keys() and all(
+        to_dict(value) in to_dict(grid[key]) for key, value in settings.items()
+    )
 
 
 def _too_small(config: CompareConfig, name: str, grid: Mapping[str, list[Any]], size: int) -> str:
