@@ -15,7 +15,8 @@ from blair_rec.evaluate.page.cards import ItemCards, ItemMap
 from blair_rec.experiment.item_vectors import ITEM_FIELD, ReadItems, Vectors, item_id_fields
 from blair_rec.text.catalogue import Catalogue, Record, read_catalogue, texts_in
 from blair_rec.text.store.embeddings import HEADER, EmbeddingStore, as_float32, open_store
-from blair_rec.text.titles import TITLE_FIELDS, first_field, short_title
+from blair_rec.text.template import Template
+from blair_rec.text.titles import first_field, title_of
 
 logger = logging.getLogger("blair_rec")
 
@@ -27,19 +28,24 @@ SAYS_LITTLE = 0.8
 
 
 def gather_cards(
-    item_tokens: Sequence[str], catalogue: Catalogue | None, stores: Iterable[EmbeddingStore]
+    item_tokens: Sequence[str],
+    catalogue: Catalogue | None,
+    stores: Iterable[EmbeddingStore],
+    template: Template | None = None,
 ) -> ItemCards:
-    """Make the cards of a data set's items; `catalogue` is None if it has none."""
+    """Make the cards of a data set's items; `catalogue` is None if it has none, `template` if no text is encoded."""
     wanted = set(item_tokens)
     rows = [] if catalogue is None else [row for row in catalogue.rows() if row[0] in wanted]
-    known = {name for _, record in rows for name in record}
-    title, category = first_field(TITLE_FIELDS, known), first_field(CATEGORY_FIELDS, known)
+    category = first_field(CATEGORY_FIELDS, {name for _, record in rows for name in record})
     records: dict[str, Record] = {}
+    titles: dict[str, str] = {}
     for token, record in rows:  # of several rows of an item, use the first with a title
-        if token not in records or (texts_in(record.get(title)) and not texts_in(records[token].get(title))):
+        title = title_of(record, template)
+        if token not in records or (title and token not in titles):
             records[token] = record
+            titles |= {token: title} if title else {}
     return ItemCards(
-        titles={token: short_title(text) for token, record in records.items() if (text := texts_in(record.get(title)))},
+        titles=titles,
         categories=telling_labels(
             {token: _labels(texts_in(record.get(category))) for token, record in records.items()}
         ),
@@ -61,8 +67,9 @@ def comparison_cards(
     encodings = list(encodings)
     known = [encoding.catalogue for encoding in encodings if encoding.catalogue is not None]
     catalogue = known[0] if known else _own_catalogue(folder, item_field, read)
+    template = next((one for encoding in encodings if (one := encoding.template) is not None), None)
     paths = dict.fromkeys(encoding.path for encoding in encodings if (encoding.path / HEADER).is_file())
-    return gather_cards(item_tokens, catalogue, [open_store(path, verify=False) for path in paths])
+    return gather_cards(item_tokens, catalogue, [open_store(path, verify=False) for path in paths], template)
 
 
 def _own_catalogue(folder: Path, item_field: str, read: ReadItems) -> Catalogue | None:

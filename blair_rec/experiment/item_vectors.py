@@ -22,7 +22,7 @@ from blair_rec.text.encoding.encoder import TextsDone
 from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
 from blair_rec.text.notes import catalogue_notes, check_match, cut_notes, store_notes
 from blair_rec.text.store.embeddings import HEADER, EmbeddingStore, open_store
-from blair_rec.text.template import ItemTexts, Template, catalogue_texts
+from blair_rec.text.template import ItemTexts, Template, catalogue_texts, recorded_template
 
 if TYPE_CHECKING:  # imports torch and RecBole, which are not needed to find and read stores
     from blair_rec.data.dataset import ItemVectors
@@ -49,6 +49,10 @@ class Vectors(Protocol):
     @property
     def catalogue(self) -> Catalogue | None:
         """The items that they are made from; None if unknown."""
+
+    @property
+    def template(self) -> Template | None:
+        """How the items' texts are made; None if unknown."""
 
     def known_sha256(self) -> str | None:
         """The hash of the store; None if it doesn't exist yet."""
@@ -80,6 +84,11 @@ class ReadyVectors:
     def encoder(self) -> str:
         """The encoder's name in the store."""
         return str(self.store.encoder.get("name", "unknown"))
+
+    @property
+    def template(self) -> Template | None:
+        """The template of its texts; None if the store doesn't record it."""
+        return recorded_template(self.store.template)
 
     def known_sha256(self) -> str:
         """The hash of the store."""

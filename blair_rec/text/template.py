@@ -22,6 +22,8 @@ OWN_FIELDS = {
     "blair_pretrain": ("title", "features", "description"),
 }
 """The fields of the templates that have fixed fields, by template name."""
+IMPORTED = "imported"
+"""The template's name in a store of another tool's vectors, whose texts are unknown."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,13 @@ class Template:
     def header(self) -> dict[str, Any]:
         """The facts about the template that a store records, so that vectors of other lines are never reused."""
         return {"name": self.name, "version": TEMPLATE_VERSION, "fields": list(self.fields)}
+
+
+def recorded_template(header: Mapping[str, Any]) -> Template | None:
+    """The template that a store records; None if it doesn't say which text its vectors were made from."""
+    if header.get("name") in (None, IMPORTED):
+        return None
+    return Template(header["name"], tuple(header["fields"]))
 
 
 def catalogue_texts(catalogue: Catalogue, template: Template) -> list[str]:

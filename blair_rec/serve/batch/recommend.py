@@ -222,8 +222,8 @@ def _titles(run: Path) -> dict[str, str]:
     if not titles:
         raise ConfigError(
             f"no titles of the items are known: {_comparison_of(run)} has none in {CARDS_FILE}; a title comes from a "
-            f"column of the items with one of these names: {', '.join(TITLE_FIELDS)}; leave --titles out, or rename a "
-            "column and run `compare` again"
+            f"column of the items with one of these names: {', '.join(TITLE_FIELDS)}, or else from text.fields if a "
+            "variant uses text; leave --titles out, or rename a column and run `compare` again"
         )
     return titles
 

@@ -27,7 +27,7 @@ from blair_rec.errors import ConfigError, SourceError, StoreError, counted, firs
 from blair_rec.text.catalogue import Value, iter_catalogue, json_row, texts_in
 from blair_rec.text.search.nearest import Found
 from blair_rec.text.store.embeddings import EmbeddingStore
-from blair_rec.text.template import Template
+from blair_rec.text.template import Template, recorded_template
 
 QUERY_FILES = ("queries.jsonl", "queries.tsv", "queries.csv", "test.csv")
 GRADE_FILES = ("qrels.tsv", "qrels.csv", "qrels.jsonl")
@@ -170,11 +170,11 @@ def text_template(store: EmbeddingStore, fields: Sequence[str] = ()) -> Template
     """
     if fields:
         return Template("fields", tuple(fields))
-    if not store.template:
+    if (template := recorded_template(store.template)) is None:
         raise ConfigError(
             f"the store {store.path} doesn't say which text its vectors were made from; name the fields with --fields"
         )
-    return Template(store.template["name"], tuple(store.template["fields"]))
+    return template
 
 
 def item_facts(

@@ -15,20 +15,22 @@ import numpy as np
 from blair_rec import registry
 from blair_rec.device import choose_device
 from blair_rec.errors import ConfigError, StoreError, check_whole, out_of
-from blair_rec.text.catalogue import Catalogue, Record, iter_catalogue, texts_in
+from blair_rec.text.catalogue import Catalogue, Record, iter_catalogue
 from blair_rec.text.encoding.encoder import load_encoder
 from blair_rec.text.encoding.outside import OWN
 from blair_rec.text.encoding.packages import is_here
 from blair_rec.text.encoding.source import EncoderSource, resolve_encoder
 from blair_rec.text.search.nearest import ExactIndex, Index
 from blair_rec.text.store.embeddings import EmbeddingStore, open_store
-from blair_rec.text.template import Template
-from blair_rec.text.titles import TITLE_FIELDS, first_field, short_title
+from blair_rec.text.template import recorded_template
+from blair_rec.text.titles import title_of
 
 logger = logging.getLogger("blair_rec")
 
 COMMIT = 40
 """Digits of a commit on the hub. The revision of a folder or a package is shorter, or has the package's name."""
+UNKNOWN = "unknown"
+"""The encoder's name in a store that was imported without one."""
 ENCODER_OPTION = "as `encoder` (on the command line: --encoder)"
 
 
@@ -66,8 +68,9 @@ class TextSearch:
         """
         Args:
             store: an open store or its folder.
-            encoder: where the store's encoder is now, such as a folder that has moved; another encoder is refused. It
-                is required for an imported store, which doesn't name its encoder.
+            encoder: where the store's encoder is now, such as a folder that has moved; another encoder is refused. An
+                imported store doesn't record its encoder's version, so there it is only assumed to be the same; it is
+                required if the store doesn't name its encoder.
             items: the catalogue or item file that gives the titles; a file is read again at each search.
             metric: cosine or dot.
             approximate: search with faiss, whose index is built once and kept next to the store.
@@ -139,11 +142,14 @@ def encoder_of(store: EmbeddingStore, encoder: str | None = None) -> EncoderSour
     """
     said = store.encoder
     where = f"the store {store.path}" if store.path else "the store"
-    if "revision" not in said:
-        if encoder is None:
+    if said.get("revision") is None:  # an imported store, which at most names its encoder
+        assumed = encoder or said.get("asked_for", UNKNOWN)
+        if assumed == UNKNOWN:
             raise StoreError(f"{where} doesn't say which encoder made its vectors; name it {ENCODER_OPTION}")
-        logger.warning("%s doesn't say which encoder made its vectors; assuming that it was %s", where, encoder)
-        return resolve_encoder(encoder)
+        logger.warning(
+            "%s doesn't say which version of which encoder made its vectors; assuming that it was %s", where, assumed
+        )
+        return resolve_encoder(assumed)
     # A folder is found by the path that was asked for, and a fallback by its own name.
     folder, of_hub = Path(said["asked_for"]).expanduser(), encoder is None and len(said["revision"]) == COMMIT
     is_folder = not of_hub and not said.get("fallback") and folder.is_dir()
@@ -198,26 +204,19 @@ def _refuse_gone(said: Mapping[str, Any], name: str, where: str) -> None:
 def titles_of(
     items: Catalogue | str | Path, item_tokens: set[str], store: EmbeddingStore, item_id: str | None = None
 ) -> dict[str, str]:
-    """Titles by item token: the item's title, or else the beginning of the text that was encoded.
-
-    If an item has several rows, the first one with a title or text is used.
+    """Titles by item token, as `title_of` finds them. Of several rows of an item, the first one with a title is used.
 
     Raises CatalogueError for a file that can't be read, StoreError if it has none of the items.
     """
-    template = Template(store.template["name"], tuple(store.template["fields"])) if store.template else None
+    template = recorded_template(store.template)
     rows: Iterable[tuple[str, Record]] = (
         items.rows() if isinstance(items, Catalogue) else iter_catalogue(items, item_id)
     )
     titles: dict[str, str] = {}
     for token, record in rows:
         if token in item_tokens:
-            titles[token] = titles.get(token) or _title(record, template)
+            titles[token] = titles.get(token) or title_of(record, template)
     if item_tokens and not titles:
         where = items.source if isinstance(items, Catalogue) else items
         raise StoreError(f"{where} has none of the items that were found; name the catalogue that was encoded")
     return titles
-
-
-def _title(record: Record, template: Template | None) -> str:
-    title: Any = texts_in(record.get(first_field(TITLE_FIELDS, record)))
-    return short_title(title or ([template.line(record)] if template else []))

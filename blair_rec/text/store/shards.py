@@ -173,6 +173,12 @@ def merge_stores(parts: Sequence[str | Path], out: str | Path, *, fresh: bool = 
     for store in stores[1:]:
         for what, here, there in (
             *((f"encoder's {key}", value, store.encoder.get(key)) for key, value in deciding(first.encoder).items()),
+            # Only its name is known of an imported store's encoder.
+            *(
+                [("encoder", first.encoder.get("name"), store.encoder.get("name"))]
+                if store.encoder.get("revision") is None
+                else []
+            ),
             ("template", first.template, store.template),
             ("dtype", first.dtype, store.dtype),
             ("width", first.text_dim, store.text_dim),
