@@ -63,6 +63,9 @@ def test_what_text_adds_is_not_measured_with_a_scorer_that_counts_events_too(tmp
     gain = found.report.text
     assert gain is not None and gain.reach is not None and gain.reach.hits["counts"] == 1
     assert gain.reach.text in ("last_item", "recent_history", "mean_history") and value(found, gain.reach.text) < 0.5
+    assert gain.reach.only_text == 0
+    assert said(found, "within rank").startswith(f"{gain.reach.text} reaches no test target within rank ")
+    assert f"that {gain.reach.counts} misses, so text adds no case to what counting finds; " in said(found, "within ra")
 
 
 def test_where_text_alone_predicts_the_next_item_text_has_everything_and_counts_have_nothing(tmp_path: Path) -> None:
@@ -82,6 +85,10 @@ def test_where_text_alone_predicts_the_next_item_text_has_everything_and_counts_
     assert gain.shuffled.own == 1 and gain.shuffled.shuffled < 0.2
     assert "60 of 60 test targets never occur in training" in said(found, "never occur")
     assert "so the texts say something about the next item" in said(found, "randomly reassigned")
+    assert said(found, "within rank").endswith(
+        "misses: these are the cases that text can add to what counting finds; 100% of them are items with at most 5 "
+        f"training events, against 100% of all targets; {gain.reach.text} misses 0.0% that {gain.reach.counts} reaches"
+    )
 
 
 def test_where_ties_decide_everything_shuffling_them_takes_the_scorer_to_chance(tmp_path: Path) -> None:

@@ -233,19 +233,18 @@ def _reach(gain: TextGain, report: AuditReport) -> Iterator[str]:
         )
     if (found := gain.reach) is None:
         return
-    tail = (
-        ""
-        if found.tail_only_text is None
-        else (
-            f"; {found.tail_only_text:.0%} of these targets are items with at most 5 training events, against "
-            f"{found.tail:.0%} of all targets"
+    missed = f"{found.text} misses {found.only_counts:.1%} that {found.counts} reaches"
+    if found.tail_only_text is None:
+        yield (
+            f"{found.text} reaches no test target within rank {found.k} that {found.counts} misses, so text adds no "
+            f"case to what counting finds; {missed}"
         )
-    )
-    yield (
-        f"{found.text} reaches {found.only_text:.1%} of the test targets within rank {found.k} that {found.counts} "
-        f"misses, and misses {found.only_counts:.1%} that it reaches{tail}, so these are the cases that text can "
-        "add to what counting finds"
-    )
+    else:
+        yield (
+            f"{found.text} reaches {found.only_text:.1%} of the test targets within rank {found.k} that {found.counts} "
+            f"misses: these are the cases that text can add to what counting finds; {found.tail_only_text:.0%} of them "
+            f"are items with at most 5 training events, against {found.tail:.0%} of all targets; {missed}"
+        )
     more = found.hits["either"] - found.hits["counts"]
     yield (
         f"Recall@{min(10, report.data.items)} is {found.hits['counts']:.4f} for {found.counts} and would be "
