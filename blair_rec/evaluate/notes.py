@@ -20,6 +20,7 @@ SHOWN_NOTES = 5
 """Number of notes that are shown; the terminal and the page show the rest on demand."""
 # Runs keep their notes as sentences, those of earlier versions too, so a note is recognised by its words.
 _CHANGES_THE_CONCLUSION = (
+    r"^the baseline .* has no finished run",
     r"planned runs? (is|are) not done",
     r"not beat training-free",
     r"^the trees of .* found nothing to learn",

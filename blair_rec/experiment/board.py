@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from blair_rec.config.comparison import CompareConfig, load_config
 from blair_rec.errors import ConfigError, FolderBusy, OutputError
 from blair_rec.evaluate.agreement import Move, moves
 from blair_rec.evaluate.leaderboard import Leaderboard, build_leaderboard
+from blair_rec.evaluate.notes import by_importance
 from blair_rec.evaluate.report import write_reports
 from blair_rec.evaluate.runs.results import RunResult, load_runs
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE
@@ -20,7 +23,7 @@ from blair_rec.files.locks import alone_in
 logger = logging.getLogger("blair_rec")
 
 
-def leaderboard(out: str | Path) -> Leaderboard | None:
+def leaderboard(out: str | Path) -> Leaderboard:
     """Render a comparison folder's finished runs again: leaderboard.{md,csv,json,tex,html} and results.jsonl.
 
     If the folder can't be written, or another process works in it, the files are not written, with a warning. Code that
@@ -29,7 +32,8 @@ def leaderboard(out: str | Path) -> Leaderboard | None:
         board = blair_rec.leaderboard("runs/mine")
 
     Returns:
-        The leaderboard; None while the baseline has no finished run. Then nothing is written.
+        The leaderboard. While the config's baseline has no finished run, the first finished variant of the config is
+        its baseline, and a note says so.
 
     Raises:
         NoRuns, BadRun, UnpairedRuns, ChangedRuns, ConfigError: the folder is not a comparison, or is damaged.
@@ -47,14 +51,12 @@ def leaderboard(out: str | Path) -> Leaderboard | None:
         else:
             return rendered(out)
     logger.warning("%s, so the files of the leaderboard are not written", why)
-    return _board(out, None)[0]
+    return _board(out)[0]
 
 
-def rendered(out: Path, baseline: str | None = None) -> Leaderboard | None:
-    """Write and return the board; `baseline` is used while the config's baseline has no finished run."""
-    board, runs = _board(out, baseline)
-    if board is None:
-        return None
+def rendered(out: Path) -> Leaderboard:
+    """Write and return the board."""
+    board, runs = _board(out)
     from blair_rec.evaluate.page.render import write_page  # imports Matplotlib, which planning doesn't need
 
     try:
@@ -65,17 +67,26 @@ def rendered(out: Path, baseline: str | None = None) -> Leaderboard | None:
     return board
 
 
-def _board(out: Path, baseline: str | None) -> tuple[Leaderboard | None, list[RunResult]]:
+def _board(out: Path) -> tuple[Leaderboard, list[RunResult]]:
     config = _config_in(out)
     runs = finished_runs(config, out)
-    finished = {run.variant for run in runs}
-    baseline = config.baseline if config.baseline in finished else baseline
-    if baseline not in finished:
-        return None, runs
     names = {run.folder.name for run in runs}
     pending = [name for name in run_names(config, config.variants, config.seeds) if name not in names]
-    evaluate = config.evaluate
-    return build_leaderboard(runs, baseline, evaluate.metrics, evaluate.protocol, pending), runs
+    return board_of(config, runs, pending), runs
+
+
+def board_of(config: CompareConfig, runs: Sequence[RunResult], pending: Sequence[str] = ()) -> Leaderboard:
+    """Build the board of a config's finished runs, of which there is at least one; `pending` are the others' names.
+
+    While the baseline has no finished run, the first finished variant is used instead, with a note.
+    """
+    finished, evaluate = {run.variant for run in runs}, config.evaluate
+    baseline = next(name for name in (config.baseline, *config.variants) if name in finished)
+    board = build_leaderboard(runs, baseline, evaluate.metrics, evaluate.protocol, pending)
+    if baseline == config.baseline:
+        return board
+    note = f"the baseline {config.baseline} has no finished run, so {baseline} is the baseline of this table"
+    return replace(board, notes=by_importance([note, *board.notes]))
 
 
 def check(out: Path, other: Path) -> list[Move]:

@@ -105,8 +105,8 @@ def compare(
     another process is training; a shard does not.
 
     Returns:
-        The leaderboard; None while the baseline has no finished run, for a shard that leaves runs to other processes,
-        and with `encode_only`.
+        The leaderboard; None for a shard that leaves runs to other processes, and with `encode_only`. While the
+        baseline has no finished run, the first finished variant of the config is the baseline, and a note says so.
 
     Raises:
         ChangedRuns: `out` has runs of another config, data set, store or code, and `fresh` is false.
@@ -166,7 +166,7 @@ def compare(
             tokens = load_run(asked[0].folder).item_tokens
             field, read = config.recbole.get("ITEM_ID_FIELD", ITEM_FIELD), items_reader(config.recbole)
             write_cards(out, comparison_cards(folder, encodings.values(), tokens, field, read))
-            return rendered(out, config.only(variants).baseline if variants else config.baseline)
+            return rendered(out)
 
 
 def check_out(out: Path) -> None:

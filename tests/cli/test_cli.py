@@ -560,7 +560,8 @@ def test_warnings_of_others_are_not_hidden(capsys: pytest.CaptureFixture[str]) -
 
 def test_the_leaderboard_is_rendered_again_as_compare_showed_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = Said(capsys, "compare", "cfg.yaml", "-o", "out").out
-    again = Said(capsys, "leaderboard", "out", "out")
+    shutil.copytree("out", "copy")
+    again = Said(capsys, "leaderboard", "out", "copy")
     assert (again.status, again.err) == (0, "")
     assert again.out.startswith(shown * 2)
     side_by_side = again.out.removeprefix(shown * 2)
@@ -605,8 +606,12 @@ def test_a_comparison_whose_baseline_is_not_done_yet_is_told(here: Path, capsys:
     for run in ("id-1", "id-2"):
         shutil.rmtree(here / "out" / "runs" / run)
     said = Said(capsys, "leaderboard", "out")
-    told = "out: the baseline has no finished run yet; run `compare` for it first\n"
-    assert (said.status, said.out, said.err) == (0, "", told)
+    told = f"Note: the baseline id has no finished run, so {leaderboard(Path('out')).baseline} is the baseline"
+    assert (said.status, said.err) == (0, "") and told in " ".join(said.out.split())
+
+
+def test_a_folder_that_is_given_twice_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(capsys, r"DIR: .*out is given more than once; name each folder once", "leaderboard", "out", "tiny/../out")
 
 
 # encode

@@ -596,10 +596,13 @@ def test_a_folder_that_is_not_a_comparison_is_refused(tmp_path: Path, own: Finis
         leaderboard(own.out)
 
 
-def test_there_is_no_leaderboard_without_the_baseline(own: Finished) -> None:
+def test_without_the_baseline_the_board_has_what_is_there_and_says_so(own: Finished) -> None:
     for run in ("id-1", "id-2"):
         shutil.rmtree(own.out / "runs" / run)
-    assert leaderboard(own.out) is None
+    board = leaderboard(own.out)
+    assert (board.baseline, {row.variant for row in board.rows}) == ("text", {"text", "text_init", "shuffled"})
+    assert board.notes[0] == "the baseline id has no finished run, so text is the baseline of this table"
+    assert compare(own.config, own.out, variants=["shuffled"]) == board, "compare and leaderboard say the same"
 
 
 # One process at a time

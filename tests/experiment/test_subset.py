@@ -86,6 +86,8 @@ def test_a_subset_of_a_new_comparison_runs_it_and_the_board_counts_the_rest(
 def test_without_the_baseline_the_first_variant_replaces_it(whole: CompareConfig, tmp_path: Path) -> None:
     board = compare(whole, tmp_path / "out", variants=["rules", "popular"])
     assert board is not None and board.baseline == "rules"
+    assert board.notes[0] == "the baseline id has no finished run, so rules is the baseline of this table"
+    assert leaderboard(tmp_path / "out") == board
     assert load_config(tmp_path / "out" / "config.yaml").baseline == "id"
 
 

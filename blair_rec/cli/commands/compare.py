@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from blair_rec.cli.terminal import Console, say, set_up_logging, show, show_json
 from blair_rec.cli.unused import refuse_unused
 from blair_rec.config.yaml.files import Option, changed_by
 from blair_rec.device import choose_device, process_count
-from blair_rec.errors import BlairRecError, ConfigError, RecBoleError, counted, shell_line
+from blair_rec.errors import BlairRecError, ConfigError, RecBoleError, counted, first_of, shell_line
 
 if TYPE_CHECKING:  # imported when the command runs, so that --help is quick
     from blair_rec.config.comparison import CompareConfig
@@ -177,14 +178,11 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
         say(console, f"{where}; start again without --encode-only to train")
         return 0
     unchecked = "" if options.check is None else f", so nothing was compared with {options.check}"
-    if board is None and shard is not None:
+    if board is None:  # only a shard leaves runs to other processes
         what = f"shard {options.shard} has ended; there is no leaderboard yet{unchecked}"
         say(console, f"{what}. When all shards have ended:")
         say(console, shell_line("blair-rec", "compare", options.config, "-o", out, *_same_settings(options)))
         return 0
-    if board is None:
-        say(console, f"no leaderboard yet: the baseline {config.baseline!r} has no finished run in {out}{unchecked}")
-        return int(options.check is not None)
     if options.json:
         show_json(to_json(board).rstrip())
     else:
@@ -329,16 +327,14 @@ def _leaderboard(options: argparse.Namespace, console: Console) -> None:
 
     if options.cases is not None and options.export is None:
         raise ConfigError("--cases says what --export writes; give --export, too")
-    boards, folders = [], []
-    for folder in options.folders:
-        board = leaderboard(folder)
-        if board is None:
-            say(console, f"{folder}: the baseline has no finished run yet; run `compare` for it first")
-        else:
-            _show_board(board, options.notes)
-            boards.append(board)
-            folders.append(folder)
-            if options.export is not None:
-                _export(folder, options.export, options.cases or "test", console)
+    folders: list[Path] = options.folders
+    if twice := [str(one) for one, times in Counter(path.resolve() for path in folders).items() if times > 1]:
+        raise ConfigError(f"DIR: {first_of(twice)} is given more than once; name each folder once")
+    boards = []
+    for folder in folders:
+        boards.append(leaderboard(folder))
+        _show_board(boards[-1], options.notes)
+        if options.export is not None:
+            _export(folder, options.export, options.cases or "test", console)
     if len(boards) > 1:
         show(to_terminal_across(boards, folders))

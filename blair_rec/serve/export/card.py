@@ -11,11 +11,11 @@ from typing import Any
 from blair_rec.config.comparison import load_config
 from blair_rec.config.yaml.files import to_yaml
 from blair_rec.errors import BlairRecError, counted
-from blair_rec.evaluate.leaderboard import build_leaderboard
 from blair_rec.evaluate.report import to_markdown
 from blair_rec.evaluate.runs.recorded import read_recorded
 from blair_rec.evaluate.runs.results import RunResult
 from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RUNS_FOLDER
+from blair_rec.experiment.board import board_of
 from blair_rec.experiment.planning.still_valid import finished_runs
 from blair_rec.serve.export.licence import public_name
 
@@ -178,8 +178,7 @@ def _results(run_dir: Path, result: Mapping[str, Any]) -> str:
         if folder.parent.name == RUNS_FOLDER and (comparison / CONFIG_FILE).is_file():
             config = load_config(comparison / CONFIG_FILE)
             runs = [_without_paths(run) for run in finished_runs(config, comparison)]
-            board = build_leaderboard(runs, config.baseline, config.evaluate.metrics, config.evaluate.protocol)
-            lines = to_markdown(board).splitlines()
+            lines = to_markdown(board_of(config, runs)).splitlines()
             return "\n".join(f"##{line}" if line.startswith("#") else line for line in lines)
         why = f"{folder} is not in the folder of a comparison"
     except BlairRecError as error:
