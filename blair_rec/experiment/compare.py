@@ -40,7 +40,9 @@ from blair_rec.experiment.planning.locks import (
     forget_checkpoints,
     holds,
     make_once,
+    note_replaced,
     once_free,
+    without_replaced,
     work_off,
     write_config,
 )
@@ -94,7 +96,7 @@ def compare(
         variants, seeds: the ones to run now; default: all. The folder's config and leaderboard keep the rest. Seeds
             that are not in the config replace its seeds.
         fresh: repeat these runs, and encode texts again if their vectors were made by other code. A finished run is
-            kept until the new one is complete.
+            kept until the new one is complete. To resume after an interruption, leave `fresh` out.
         accept_code: keep finished runs that were made by other code, and record that in them.
         shard: (i, n) trains every n-th run from number i on (counted from 0), for job arrays: docs/many_machines.md.
             Averages and students are made by any process that finds all their members, or their teacher, finished.
@@ -126,7 +128,7 @@ def compare(
         folder = data_folder(config.dataset)
         planned_now = planned(config, out, variants, seeds)
         asked, encodings, whole = planned_now.asked, planned_now.encodings, planned_now.config
-        others = [run for run in planned_now.runs if run not in asked]
+        others = [run for run in planned_now.runs if run.folder not in {one.folder for one in asked}]
         names = None if shard is None else shard_names(whole, variants or config.variants, seeds or config.seeds, shard)
         if fresh:
             asked = [dataclasses.replace(run, done=not _is_own(run, names) and holds(run)) for run in asked]
@@ -149,6 +151,8 @@ def compare(
             return None
         with alone_soon(out):
             write_config(whole, out, config_before)
+        if fresh:
+            note_replaced(pending)
         listener.planned([run for run in asked if _is_own(run, names)])
 
         def make(run: Run) -> bool:
@@ -277,7 +281,8 @@ def planned(
         parse_metric(metric)
     refuse(setting_problems(config))
     with trusting(config.code):
-        return plan_all(config, out, variants, seeds)
+        found = plan_all(config, out, variants, seeds)
+        return dataclasses.replace(found, asked=without_replaced(found.asked))
 
 
 def encode_stores(encodings: dict[str, Vectors], listener: Listener, renew: bool = False) -> dict[str, EmbeddingStore]:

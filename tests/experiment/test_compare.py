@@ -455,12 +455,22 @@ def test_fresh_trains_all_again_and_each_old_run_stays_until_its_successor_is_wh
     before = contents(own.out / "runs")
     with pytest.raises(KeyboardInterrupt):
         compare(config, own.out, fresh=True, listener=InterruptedIn(epoch=3))
-    after = contents(own.out / "runs")
+    after = {name: held for name, held in contents(own.out / "runs").items() if not name.startswith(".")}
     assert after.keys() == before.keys()
     assert {name.split("/")[0] for name in after if after[name] != before[name]} == {"id-1", "text-1"}
 
     with pytest.raises(ChangedRuns, match=r"^6 finished runs .*train.epochs: 2 -> 1"):
         leaderboard(own.out)  # two runs of one epoch and six of two: no table
+
+    with pytest.raises(ChangedRuns, match="used different settings, data or code: train.epochs: 1 -> 2"):
+        compare(own.config, own.out)  # neither of the two configs may mix them
+    other = own.config.changed(train=own.config.train.changed(epochs=3))
+    with pytest.raises(ChangedRuns, match=r"^8 finished runs"):
+        compare(other, own.out)  # nobody asked for a third one
+    listener = Recorder()
+    compare(config, own.out, listener=listener)
+    assert listener.started_runs == ALL[2:], "without --fresh it resumes"
+    assert {path.name for path in (own.out / "runs").iterdir()} == set(ALL)
 
     listener = Recorder()
     board = compare(config, own.out, fresh=True, listener=listener)

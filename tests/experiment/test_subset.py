@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comparisons import Recorder, end_with_other_weights, raw_config, tiny_at
+from comparisons import InterruptedIn, Recorder, end_with_other_weights, raw_config, tiny_at
 
 from blair_rec.config.comparison import CompareConfig, load_config, read_config
 from blair_rec.errors import ChangedRuns, ConfigError
@@ -139,6 +139,16 @@ def test_averages_follow_the_runs_that_are_made_again_with_another_result(
     assert started(whole, out, variants=["id"], seeds=[1], fresh=True) == ["id-1", "both-1"]
     board = leaderboard(out)
     assert board is not None and len(board.rows) == 4
+
+
+def test_an_interrupted_fresh_is_resumed_with_its_averages(whole: CompareConfig, out: Path) -> None:
+    """An average doesn't record the settings of its members, so it seems valid until they are made again."""
+    longer = whole.changed(train=whole.train.changed(epochs=2))
+    with pytest.raises(KeyboardInterrupt):
+        compare(longer, out, fresh=True, listener=InterruptedIn(epoch=1))
+    assert started(longer, out) == ["id-1", "both-1", "id-2", "both-2"], "the scorers are valid"
+    assert leaderboard(out).rows and started(longer, out) == []
+    assert not list((out / "runs").glob(".*"))
 
 
 def test_unknown_names_are_refused(whole: CompareConfig, out: Path) -> None:

@@ -1,7 +1,8 @@
 """One process per run: the one that trains a run holds its lock, and keeps its checkpoint next to the unfinished run.
 
 A run `runs/id-1` is made in `runs/.id-1.training`. That folder holds the lock and the checkpoint. The system
-frees the lock when the process ends. The process that takes the run next resumes from the checkpoint.
+frees the lock when the process ends. The process that takes the run next resumes from the checkpoint. The folder also
+has an empty file for an old run that `--fresh` replaces, so that a plain `compare` resumes an interrupted `--fresh`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ from blair_rec.evaluate.runs.run_files import CONFIG_FILE, RESULT_FILE
 from blair_rec.experiment.listener import Listener
 from blair_rec.experiment.planning.plan import Run, made_of, with_members
 from blair_rec.experiment.planning.still_valid import changes, refuse_changed
+from blair_rec.files.contents import sha256_of
 from blair_rec.files.locks import alone_in
 from blair_rec.files.writing import discard, left_behind, tidy, write_text
 
@@ -29,7 +31,7 @@ logger = logging.getLogger("blair_rec")
 
 T = TypeVar("T")
 
-WORK, LOCK = ".training", ".lock"
+WORK, LOCK, REPLACED = ".training", ".lock", ".replaced"
 PATIENCE = 600.0
 """Seconds to wait for the folder's own lock. Planning and rendering take less time than that."""
 POLL = 1.0
@@ -56,12 +58,12 @@ def alone_soon(folder: Path) -> Iterator[None]:
 def alone_with(folder: Path) -> Iterator[Path]:
     """Lock the run in `folder`, remove half-written files of killed processes, and give its work folder.
 
-    The work folder is removed at the end unless it holds a checkpoint.
+    The work folder is removed at the end unless it holds a checkpoint, or says that the finished run is replaced.
 
     Raises:
         FolderBusy: another process has this run.
     """
-    work = folder.with_name(f".{folder.name}{WORK}")
+    work = _work(folder)
     with alone_in(work, f"another process is training {folder}; wait until it has finished"):
         for name in (folder.name, work.name):
             tidy(folder.parent, name)
@@ -73,6 +75,10 @@ def alone_with(folder: Path) -> Iterator[Path]:
                 discard(work)
 
 
+def _work(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}{WORK}")
+
+
 def checkpoint_in(work: Path, run: Run) -> Path:
     """The checkpoint of a run in training. Each config, data set, store and version gives it another name."""
     return work / f"{hash_of(dict(run.hashes))[:16]}.safetensors"
@@ -82,6 +88,41 @@ def forget_checkpoints(work: Path) -> None:
     """Remove the checkpoints of a run that is finished, or that begins again."""
     for path in work.glob("*.safetensors"):
         path.unlink(missing_ok=True)
+
+
+def _forget(work: Path) -> None:
+    """Remove what a finished run leaves in its work folder."""
+    forget_checkpoints(work)
+    for path in work.glob(f"*{REPLACED}"):
+        path.unlink(missing_ok=True)
+
+
+def _replaced(run: Run) -> Path:
+    """The file that says that this finished run is replaced by one with the planned settings."""
+    return _work(run.folder) / f"{hash_of([run.hashes['config'], sha256_of(run.folder / RESULT_FILE)])[:16]}{REPLACED}"
+
+
+def note_replaced(runs: Sequence[Run]) -> None:
+    """Note for each of these runs that is finished that it is replaced, until its successor is complete."""
+    for run in runs:
+        if (run.folder / RESULT_FILE).is_file():
+            with suppress(FolderBusy), alone_with(run.folder):  # another process makes it already
+                _replaced(run).touch()
+
+
+def without_replaced(runs: Sequence[Run]) -> list[Run]:
+    """The runs, those as not done that an interrupted `--fresh` has yet to replace, and what is made of them.
+
+    Valid runs stay finished. `runs` are in the order of the plan.
+    """
+    found, again = list[Run](), set[Path]()
+    for run in runs:
+        is_old = run.done and (run.folder / RESULT_FILE).is_file() and _replaced(run).is_file() and not holds(run)
+        if is_old or again & set(made_of(run.folder, run.setup)):
+            run = dataclasses.replace(run, done=False)
+            again.add(run.folder)
+        found.append(run)
+    return found
 
 
 def clear_up(runs: Path) -> None:
@@ -97,10 +138,10 @@ def clear_up(runs: Path) -> None:
 def clear_finished(runs: Sequence[Run]) -> None:
     """Remove the checkpoints of finished runs whose processes were killed before they did so."""
     for run in runs:
-        if run.done and run.folder.with_name(f".{run.folder.name}{WORK}").exists():
+        if run.done and _work(run.folder).exists():
             try:
                 with alone_with(run.folder) as work:
-                    forget_checkpoints(work)
+                    _forget(work)
             except FolderBusy:  # another process trains it again
                 continue
 
@@ -180,7 +221,7 @@ def make_once(run: Run, made: Made, out: Path, train: Callable[[Run, Path], None
                 listener.skipped(run)
             else:
                 train(run, work)
-            forget_checkpoints(work)
+            _forget(work)
     except FolderBusy:
         return False
     return True
