@@ -8,7 +8,7 @@ from blair_rec.errors import CatalogueError, agreed, counted, first_of, out_of
 from blair_rec.text.catalogue import Catalogue
 from blair_rec.text.store.embeddings import EmbeddingStore
 
-FILLED = "`missing_text` decides what such items get"
+FILLED = "`text.missing_text` in a comparison file decides what such items get"
 
 
 def check_match(catalogue: Catalogue, item_tokens: Sequence[str]) -> None:

@@ -22,8 +22,6 @@ OWN_FIELDS = {
     "blair_pretrain": ("title", "features", "description"),
 }
 """The fields of the templates that have fixed fields, by template name."""
-IMPORTED = "imported"
-"""The template's name in a store of another tool's vectors, whose texts are unknown."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +65,10 @@ class Template:
 
 def recorded_template(header: Mapping[str, Any]) -> Template | None:
     """The template that a store records; None if it doesn't say which text its vectors were made from."""
-    if header.get("name") in (None, IMPORTED):
+    name, fields = header.get("name"), tuple(header.get("fields", ()))
+    if name not in ("fields", *OWN_FIELDS) or not fields:  # such as that of an imported store
         return None
-    return Template(header["name"], tuple(header["fields"]))
+    return Template(name, fields)
 
 
 def catalogue_texts(catalogue: Catalogue, template: Template) -> list[str]:

