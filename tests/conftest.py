@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import shutil
@@ -76,12 +75,11 @@ UNDRAWN = (
 
 
 def leave_charts_empty(patch: pytest.MonkeyPatch) -> None:
-    """Draw nothing on leaderboard.html, and parse its template once: both take half of a small comparison's time."""
+    """Draw nothing on leaderboard.html, which takes a large part of a small comparison's time."""
     from blair_rec.evaluate.page import render
 
     for plot in ("interval_plot", "curve_plot", "time_plot", "map_plot"):
         patch.setattr(render, plot, lambda *_, **__: "")
-    patch.setattr(render, "page_engine", functools.cache(render.page_engine))
 
 
 @pytest.fixture(autouse=True, scope="module")

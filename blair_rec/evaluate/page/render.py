@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -83,6 +84,7 @@ def to_html(data: PageData, config: Mapping[str, Any]) -> str:
     )
 
 
+@functools.cache
 def page_engine() -> Environment:
     """The template engine of all pages: it escapes values, and fails on a name that is not defined."""
     return Environment(

@@ -55,7 +55,7 @@ PADDING_COUNTED: dict[type[Any], Callable[[Any], Callable[..., Tensor] | None]] 
 for whole ones. None if the user has changed parts of the model."""
 PADDED_LEFT = (models.SHAN,)
 """Models that get histories with the padding first."""
-PRODUCT_WITH_ALL = {*SCORE_BY_PRODUCT, models.CORE} - {models.SASRec, models.GRU4Rec}
+PRODUCT_WITH_ALL = (*(cls for cls in SCORE_BY_PRODUCT if cls not in (models.SASRec, models.GRU4Rec)), models.CORE)
 """Models whose loss is the cross entropy of states times the vectors of all items, and that can't be packed."""
 ONLY_LAST = (models.FDSA, models.GCSAN, models.SASRecF)
 """Models with RecBole's transformer that read each history's last state alone."""
