@@ -7,17 +7,12 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from comparisons import tiny_at
-from processes import in_a_fork
-
-from blair_rec import registry
-from blair_rec.cli import main
 
 PAGE = Path(__file__).parents[1] / "docs" / "extend.md"
 SMALL = [
@@ -40,26 +35,10 @@ def run(folder: Path, *command: str, path: Path | None = None) -> subprocess.Com
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
-def forked(folder: Path, work: Callable[[], Any], path: Path | None) -> subprocess.CompletedProcess[str]:
-    """The output of `work` in a fork that has another folder to import from."""
-
-    def start() -> Any:
-        sys.path[:0] = [str(path)] if path else []
-        os.environ["COLUMNS"] = "120"
-        registry._plugins.cache_clear()
-        return work()
-
-    return in_a_fork(start, folder)
-
-
 def blair_rec(folder: Path, *command: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
     """The command line, without the folder that it runs in among the places to import from."""
-    return forked(folder, lambda: main(command), path)
-
-
-def python(folder: Path, code: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Some lines of Python."""
-    return forked(folder, lambda: exec(code, {}), path)
+    start = "import sys; sys.path.remove(''); from blair_rec.cli import main; sys.exit(main())"
+    return run(folder, sys.executable, "-c", start, *command, path=path)
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +58,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def compared(world: Path) -> Path:
-    """The page's comparison, of one seed and one epoch, in a new process."""
+    """The page's comparison, of one seed and one epoch."""
     sets = [part for setting in SMALL for part in ("--set", setting)]
-    start = "import sys; sys.path.remove(''); from blair_rec.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", start, "compare", "my.yaml", "-o", "out", *sets]
-    done = run(world, *command, path=world / "site")
+    done = blair_rec(world, "compare", "my.yaml", "-o", "out", *sets, path=world / "site")
     assert done.returncode == 0, done.stderr
     return world / "out"
 
@@ -118,7 +95,7 @@ print(len(best[0]))
 blair_rec.export_vectors({str(compared / "runs" / "hinge-1")!r}, "vectors")
 print(len(blair_rec.TextSearch({str(next((compared / "stores").iterdir()))!r}).search(["a cup"], 2)[0]))
 """
-    done = python(world, script, path=world / "site")
+    done = run(world, sys.executable, "-c", script, path=world / "site")
     assert done.returncode == 0 and done.stdout == "3\n2\n", done.stderr
 
 
@@ -126,7 +103,7 @@ def test_without_the_package_the_name_is_unknown_and_the_message_says_what_to_do
     done = blair_rec(world, "compare", "my.yaml", "-o", "out2")
     assert done.returncode != 0 and "variants.linear.items is 'linear'; known: id, text," in done.stderr
     script = f"import blair_rec; blair_rec.load({str(compared / 'runs' / 'linear-1')!r})"
-    done = python(world, script)
+    done = run(world, sys.executable, "-c", script)
     assert "ConfigError: no installed package defines the item side 'linear', the transform 'clip'; ins" in done.stderr
 
 
@@ -166,8 +143,7 @@ def test_recboles_way_takes_the_parts_as_well(world: Path) -> None:
 
 
 def test_the_pages_contract_holds(world: Path) -> None:
-    tests = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "test_my_parts.py"]
-    done = forked(world / "source", lambda: pytest.main(tests), world / "source")
+    done = run(world / "source", sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_parts.py")
     assert done.returncode == 0 and int(re.findall(r"(\d+) passed", done.stdout)[0]) > 25, done.stdout
 
 
@@ -190,8 +166,8 @@ def test_module_and_class_work_in_a_config_of_ones_own_and_in_a_run_only_where_t
     # The board is made of files alone: not even the module has to be there.
     assert blair_rec(world, "leaderboard", "own").returncode == 0
     load = "import sys, blair_rec; blair_rec.load('own/runs/own-1'{})"
-    refused = python(world, load.format(""), path=world / "source")
+    refused = run(world, sys.executable, "-c", load.format(""), path=world / "source")
     names = "trusted=['my_parts:LinearItems', 'my_parts:Clip']"
     assert "UntrustedCode: my_parts:LinearItems, my_parts:Clip: this Python code" in refused.stderr
     assert names in refused.stderr
-    assert python(world, load.format(f", {names}"), path=world / "source").returncode == 0
+    assert run(world, sys.executable, "-c", load.format(f", {names}"), path=world / "source").returncode == 0

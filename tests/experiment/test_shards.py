@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -232,18 +233,13 @@ def test_the_shell_loop_of_the_docs_makes_the_comparison_of_one_process(tmp_path
     config.rename(tmp_path / "my.yaml")
     (tmp_path / "bin").mkdir()
     command = tmp_path / "bin" / "blair-rec"
-    command.write_text('#!/bin/sh\necho "$@" >> commands.txt\n')
+    command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m blair_rec.cli "$@"\n')
     command.chmod(0o755)
-    path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, env={**os.environ, "PATH": path}, check=True)
-    first, *shards, last = [line.split() for line in (tmp_path / "commands.txt").read_text("utf-8").splitlines()]
-    assert len(shards) == 3 and all("--shard" in words for words in shards)
-    out = tmp_path / "runs" / "mine"
-    out.parent.mkdir()
-    for together in ([first], shards, [last]):
-        assert {(name, *words[:3]) for name, *words in together} == {("compare", "my.yaml", "-o", "runs/mine")}
-        processes = [interrupted.start(tmp_path / "my.yaml", out, *words[4:]) for words in together]
-        assert [interrupted.ended(process, out) for process in processes] == ["finished"] * len(together)
+    paths = {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        ["bash", "-e", "-c", script], cwd=tmp_path, env={**os.environ, **paths}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
     assert interrupted.run(tmp_path / "my.yaml", tmp_path / "whole") == "finished"
-    assert board_of(out) == board_of(tmp_path / "whole")
-    assert interrupted.differing(out, tmp_path / "whole") == []
+    assert board_of(tmp_path / "runs" / "mine") == board_of(tmp_path / "whole")
+    assert interrupted.differing(tmp_path / "runs" / "mine", tmp_path / "whole") == []

@@ -8,7 +8,8 @@ import math
 import os
 import shutil
 import signal
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from processes import in_a_fork, in_two_forks
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModel,
@@ -33,7 +32,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from blair_rec.cli import main
 from blair_rec.errors import ConfigError, FolderBusy, OutputError, PairsError, PretrainingError
 from blair_rec.files.locks import alone_in
 from blair_rec.files.writing import partial_of
@@ -270,27 +268,41 @@ def test_recomputed_chunks_drop_out_the_same(tmp_path: Path) -> None:
     assert (before - loss()).item() / step == pytest.approx(slope, rel=1e-3)
 
 
-def write_gradients_of_two(encoder: Path, out: Path) -> None:
-    """The loss and the gradients of half a batch, averaged with those of the other process; the first one writes."""
-    dist.init_process_group("gloo")
-    collator, pairs = a_batch(encoder, 8)
-    batch = collator(pairs)
-    rank = dist.get_rank()
-    model = torch.nn.parallel.DistributedDataParallel(a_model(encoder).double().train())
-    half = slice(4 * rank, 4 * rank + 4)
-    losses = model(**{name: tensor[half] for name, tensor in batch.items()})
-    losses["loss"].backward()
-    mean = losses["loss"].detach().clone()
-    dist.all_reduce(mean)
-    if rank == 0:
-        grads = {name: p.grad for name, p in model.module.named_parameters() if p.grad is not None}
-        save_file({**grads, "loss": mean / 2}, str(out))
-    dist.destroy_process_group()
+TWO_PROCESSES = """
+import sys, torch, torch.distributed as dist
+from pathlib import Path
+from typing import Any
+sys.path[:0] = {folders!r}
+from test_pretrain import a_batch, a_model
+encoder, out = Path({encoder!r}), Path({out!r})
+dist.init_process_group("gloo")
+collator, pairs = a_batch(encoder, 8)
+batch = collator(pairs)
+rank = dist.get_rank()
+model = torch.nn.parallel.DistributedDataParallel(a_model(encoder).double().train())
+half = slice(4 * rank, 4 * rank + 4)
+losses = model(**{{name: tensor[half] for name, tensor in batch.items()}})
+losses["loss"].backward()
+mean = losses["loss"].detach().clone()
+dist.all_reduce(mean)
+if rank == 0:
+    grads = {{name: p.grad for name, p in model.module.named_parameters() if p.grad is not None}}
+    from safetensors.torch import save_file
+    save_file({{**grads, "loss": mean / 2}}, str(out))
+dist.destroy_process_group()
+"""
 
 
 def test_two_processes_have_the_loss_and_the_gradients_of_one(encoder: Path, tmp_path: Path) -> None:
     out = tmp_path / "gradients.safetensors"
-    done = in_two_forks(lambda: write_gradients_of_two(encoder, out), tmp_path)
+    script = tmp_path / "two.py"
+    here = Path(__file__).parent
+    folders = [str(here), str(here.parent / "helpers")]
+    script.write_text(TWO_PROCESSES.format(folders=folders, encoder=str(encoder), out=str(out)), encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    # Equal texts get equal keys in all processes only if Python hashes them the same way.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     found = load_file(out)
     collator, pairs = a_batch(encoder, 8)
@@ -450,21 +462,17 @@ def test_a_killed_training_goes_on_to_the_same_weights(encoder: Path, tmp_path: 
     path = tmp_path / "pretrain.yaml"
     path.write_text(json.dumps(config), encoding="utf-8")
     out = tmp_path / "killed"
-    assert main(["pretrain", str(path), "-o", str(tmp_path / "whole")]) == 0
+    command = [sys.executable, "-m", "blair_rec.cli", "pretrain", str(path), "-o"]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    process = subprocess.Popen([*command, str(out)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     work = tmp_path / ".killed.training"
-
-    def kill_at_a_checkpoint() -> None:
-        while not (work / "checkpoint-20").is_dir():
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def training() -> int:
-        threading.Thread(target=kill_at_a_checkpoint, daemon=True).start()
-        return main(["pretrain", str(path), "-o", str(out)])
-
-    assert in_a_fork(training, tmp_path).returncode == -signal.SIGKILL
+    end = time.monotonic() + 60
+    while not (work / "checkpoint-20").is_dir() and time.monotonic() < end:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
     assert not out.exists() and list(work.glob("checkpoint-*"))
-    assert main(["pretrain", str(path), "-o", str(out)]) == 0
+    subprocess.run([*command, str(out)], check=True, capture_output=True)
     whole, resumed = (load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", out))
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

@@ -6,11 +6,9 @@ import dataclasses
 import json
 import logging
 import os
-import random
 import re
-import shutil
-import signal
-import time
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from test_store import small_disk
 
 from blair_rec.errors import ConfigError, EncodingError, MissingField, OutputError, StoreError
 from blair_rec.text import template
-from blair_rec.text.catalogue import Catalogue, read_catalogue
+from blair_rec.text.catalogue import Catalogue
 from blair_rec.text.encoding import encode
 from blair_rec.text.encoding.encode import encode_catalogue, store_name
 from blair_rec.text.encoding.encoder import TextEncoder
@@ -373,50 +371,66 @@ def test_a_run_that_was_broken_off_goes_on_where_it_stopped(
 
 # kill -9
 
+KILLER = """
+import os, random, shutil, signal, sys, time
+from pathlib import Path
+import torch
+from blair_rec.text.encoding import encode
+from blair_rec.text.catalogue import read_catalogue
+from blair_rec.text.encoding.encoder import TextEncoder
+from blair_rec.text.encoding.source import resolve_encoder
+from blair_rec.text.template import Template
+
+items, model, folder, rounds = sys.argv[1:]
+folder = Path(folder)
+torch.set_num_threads(1)  # a fork would wait for ever for threads of its parent's
+source = resolve_encoder(model, pooling="cls")
+encoder = TextEncoder(source)
+encode.load_encoder = lambda *settings: encoder  # a fork with everything loaded starts working immediately
+encode.CHUNK = 8
+
+def start(out):
+    if not (child := os.fork()):
+        encode.encode_catalogue(read_catalogue(items), Template("fields", ("title",)), source, out)
+        os._exit(0)
+    return child
+
+begin = time.perf_counter()
+assert os.waitpid(start(folder / "whole"), 0)[1] == 0
+seconds = time.perf_counter() - begin
+for number in range(int(rounds)):
+    killed, longest = 0, seconds
+    while killed < 2:
+        child = start(folder / f"s{number}")
+        time.sleep(random.uniform(0, longest))
+        os.kill(child, signal.SIGKILL)
+        if os.waitpid(child, 0)[1] == signal.SIGKILL:
+            killed += 1
+        else:  # it was done already: from the beginning, and sooner
+            shutil.rmtree(folder / f"s{number}")
+            longest /= 2
+    assert os.waitpid(start(folder / f"s{number}"), 0)[1] == 0
+    print(f"s{number}", killed)
+"""
+
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(
-    source: EncoderSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(source: EncoderSource, tmp_path: Path) -> None:
+    rounds = int(os.environ.get("BLAIR_REC_KILLS", "3"))
     lines = [f"i{number}\tlamp {number} " + "for reading in bed " * (number % 5) for number in range(200)]
     items = tmp_path / "shop.item"
     items.write_text("item_id:token\ttitle:token_seq\n" + "\n".join(lines) + "\n")
     (tmp_path / "out").mkdir()
-    encoder = TextEncoder(source)
-    monkeypatch.setattr(encode, "load_encoder", lambda *settings: encoder)  # a fork starts working immediately
-    monkeypatch.setattr(encode, "CHUNK", 8)
-
-    def start(name: str) -> int:
-        if not (child := os.fork()):
-            try:
-                encode_catalogue(read_catalogue(items), TITLE, source, tmp_path / "out" / name)
-                os._exit(0)
-            finally:
-                os._exit(1)
-        return child
-
-    begin = time.perf_counter()
-    assert os.waitpid(start("whole"), 0)[1] == 0
-    seconds = time.perf_counter() - begin
-    names = [f"s{number}" for number in range(int(os.environ.get("BLAIR_REC_KILLS", "3")))]
-    for name in names:
-        killed, longest = 0, seconds
-        while killed < 2:
-            child = start(name)
-            time.sleep(random.uniform(0, longest))
-            os.kill(child, signal.SIGKILL)
-            if os.waitpid(child, 0)[1] == signal.SIGKILL:
-                killed += 1
-            else:  # it was done already: from the beginning, and sooner
-                shutil.rmtree(tmp_path / "out" / name)
-                longest /= 2
-        assert os.waitpid(start(name), 0)[1] == 0
-    assert sorted(entry.name for entry in (tmp_path / "out").iterdir()) == sorted(["whole", *names])
+    command = [sys.executable, "-c", KILLER, str(items), str(source.path), str(tmp_path / "out"), str(rounds)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    killed = [line.split() for line in done.stdout.splitlines()]
+    assert len(killed) == rounds and all(int(count) == 2 for _, count in killed)
+    assert sorted(entry.name for entry in (tmp_path / "out").iterdir()) == sorted(["whole", *(n for n, _ in killed)])
     whole = contents(tmp_path / "out" / "whole")
-    assert all(contents(tmp_path / "out" / name) == whole for name in names)
+    assert all(contents(tmp_path / "out" / name) == whole for name, _ in killed)
 
 
 FULL_DISK = """
