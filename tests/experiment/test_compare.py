@@ -21,7 +21,6 @@ import numpy as np
 import pytest
 from comparisons import VARIANTS, InterruptedIn, Recorder, config_of, raw_config, tiny_at, write_config
 from encoders import build_roberta
-from processes import in_a_fork
 from worlds import read_log, write_log
 
 from blair_rec import cli
@@ -46,7 +45,6 @@ from blair_rec.evaluate.runs.results import load_run
 from blair_rec.experiment import item_vectors
 from blair_rec.experiment.board import leaderboard
 from blair_rec.experiment.compare import compare
-from blair_rec.experiment.listener import Job
 from blair_rec.experiment.planning import locks
 from blair_rec.experiment.provenance import code_files
 from blair_rec.files.locks import alone_in
@@ -339,14 +337,19 @@ def test_a_training_that_begins_again_with_the_same_settings_says_what_else_it_m
 
 def test_a_process_that_is_killed_loses_only_the_run_at_work(finished: Finished, encoder: Path, tmp_path: Path) -> None:
     path = write_config(tmp_path / "cfg.yaml", Path(finished.config.dataset), encoder)
-
-    class Killed(Recorder):
-        def epoch(self, job: Job, epoch: Any) -> None:
-            if job.name == "text-1" and epoch.epoch == 2:
-                (tmp_path / "out" / "runs" / ".text-1.1-00000000.partial").mkdir()
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    done = in_a_fork(lambda: compare(load_config(path), tmp_path / "out", listener=Killed()), tmp_path)
+    script = (
+        "import os, signal\n"
+        "import blair_rec.cli.commands.compare as commands\n"
+        "import blair_rec.cli as cli\n"
+        "class Live(commands.Live):\n"
+        "    def epoch(self, run, epoch):\n"
+        "        if run.folder.name == 'text-1' and epoch.epoch == 2:\n"
+        "            run.folder.with_name('.text-1.1-00000000.partial').mkdir()\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "commands.Live = Live\n"
+        "cli.main(['compare', 'cfg.yaml', '-o', 'out'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     runs = tmp_path / "out" / "runs"
     assert {path.name for path in runs.iterdir()} == {"id-1", ".text-1.training", ".text-1.1-00000000.partial"}
