@@ -37,6 +37,10 @@ def group(device: str = AUTO) -> Iterator[None]:
     own = torch.device(choose_device(device))
     if own.type == "cuda":
         torch.cuda.set_device(own)  # from here on "cuda" means this one
+    # The default arguments of this module keep the group that exists when an optimiser imports it. Then gloo's threads
+    # outlive the group, and can abort the process at its end. Imported before the group, it keeps none.
+    from torch.distributed import nn as _nn  # noqa: F401
+
     dist.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield

@@ -86,6 +86,9 @@ def in_a_group(folder: Path, out: Path) -> None:
         for name in SETUPS:
             losses, weights = train(folder, name)
             save_file(weights, out / f"{name}-{parallel.rank()}.safetensors", {"losses": json.dumps(losses)})
+        number = parallel.rank()
+    threads = [path.read_text(encoding="utf-8").strip() for path in Path("/proc/self/task").glob("*/comm")]
+    (out / f"threads-{number}.json").write_text(json.dumps(threads), encoding="utf-8")
 
 
 def scoreless() -> None:
@@ -133,6 +136,13 @@ variants:
   popularity: {{scorer: popularity}}
 seeds: [1]
 """
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="only Linux lists the threads there")
+def test_no_thread_of_the_group_is_left_to_abort_the_process_at_its_end(trained_by_two: Path) -> None:
+    for number in (0, 1):
+        threads = json.loads((trained_by_two / f"threads-{number}.json").read_text(encoding="utf-8"))
+        assert threads and not [name for name in threads if "gloo" in name]
 
 
 def test_a_comparison_on_two_processes_ends_in_the_leaderboard_of_one(tmp_path: Path) -> None:
