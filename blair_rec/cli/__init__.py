@@ -18,7 +18,7 @@ DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 EXIT_PIPE = 141
 """The status that a shell gives a program that wrote to a closed pipe."""
 MAY_BE_EMPTY = ("prompt", "query_prompt", "queries")
-"""Options that mean something without text: no prompt. An empty query has a message of its own."""
+"""Options that may be empty: an empty prompt means no prompt, and an empty query has its own message."""
 WHAT_A_COMMAND_DOES = {
     "quiet": False,
     "takes_keys": False,  # accepts RecBole's keys, which argparse doesn't list
@@ -157,7 +157,7 @@ class _Parser(argparse.ArgumentParser):
         return super()._get_values(action, arg_strings)
 
     def nearest(self, word: str) -> str:
-        """Return a hint with the option of this command that is closest to a word; "" if none is close."""
+        """Return a hint that names the option closest to a misspelt one; "" if none is close."""
         from difflib import get_close_matches
 
         known = [one[2:] for one in self._option_string_actions if one.startswith("--")]  # else "--" looks alike

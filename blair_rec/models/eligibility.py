@@ -108,7 +108,7 @@ def check_name(name: str) -> None:
 
 
 def _hint(name: str, known: Iterable[str]) -> str:
-    """The closest of the known names, in any case of letters; all of them if none is close."""
+    """Name the closest known name, whatever its capital letters, or all known names if none is close."""
     as_written = {one.removeprefix("BLaIR").lower(): one for one in known}
     near = get_close_matches(name.lower().removeprefix("blair"), as_written, n=1)
     return f"did you mean {as_written[near[0]]!r}?" if near else f"known: {', '.join(sorted(known))}"

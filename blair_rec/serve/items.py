@@ -98,7 +98,8 @@ def as_tokens(tokens: Iterable[str], name: str) -> list[str]:
 
 
 def check_are_text(tokens: Sequence[object], where: str = "") -> None:
-    """
+    """Check that item tokens are text.
+
     Raises:
         ConfigError: tokens that are not text.
     """

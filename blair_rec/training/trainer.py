@@ -32,7 +32,7 @@ MAY_CHANGE = (
     "checkpoint_dir", "data_path", "dataloaders_save_path", "dataset_save_path", "device", "gpu_id", "local_rank",
     "log_wandb", "loss_decimal_place", "metric_decimal_place", "save_dataloaders", "save_dataset", "show_progress",
     "state", "use_gpu", "wandb_project", "worker",
-    # When training stops, and what is measured besides valid_metric.
+    # When training stops, and which metrics are computed besides valid_metric.
     "epochs", "eval_batch_size", "eval_step", "metrics", "stopping_step", "topk",
 )  # fmt: skip
 """RecBole's keys that may change before a training is resumed. All others count, so no new one can be forgotten."""

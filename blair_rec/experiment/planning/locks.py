@@ -111,9 +111,9 @@ def note_replaced(runs: Sequence[Run]) -> None:
 
 
 def without_replaced(runs: Sequence[Run]) -> list[Run]:
-    """The runs, those as not done that an interrupted `--fresh` has yet to replace, and what is made of them.
+    """Return the runs. Those that an interrupted `--fresh` has yet to replace count as not done.
 
-    Valid runs stay finished. `runs` are in the order of the plan.
+    So do the averages and students that are made of them. `runs` are in the order of the plan.
     """
     found, again = list[Run](), set[Path]()
     for run in runs:

@@ -78,7 +78,7 @@ def scorer_kind(setup: Mapping[str, Any]) -> Any:
 
 
 def _needed(kind: type[Baseline]) -> dict[str, type]:
-    """The methods that a scorer has to have of its own, each with the class that only names it."""
+    """Return the methods that a scorer must define, each with the class whose method only raises an error."""
     needed: dict[str, type] = {"count": Counted}
     if kind.count is Rules.count:
         needed["table"] = Rules

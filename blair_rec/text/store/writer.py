@@ -62,7 +62,8 @@ def has_leftovers(path: str | Path) -> bool:
 
 
 def check_dtype(dtype: str) -> None:
-    """
+    """Check the name of a store's precision.
+
     Raises:
         ConfigError: no precision that a store can have.
     """
